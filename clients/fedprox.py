@@ -1,0 +1,43 @@
+"""Local descent that is held near the global model."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from clients.sgd import SgdClient, descend
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class FedProxClient(Client):
+    """Descent with a proximal term: half of mu times the squared distance to the global model.
+
+    Source: Li et al. (2020), equation 2, https://arxiv.org/abs/1812.06127.
+
+    Attributes:
+        mu: weight of the term; 0 is plain descent.
+        sgd: everything else.
+    """
+
+    mu: float = 0.01
+    sgd: SgdClient = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.mu >= 0, "mu", "at least 0", self.mu)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place; report as plain descent does."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        start = [parameter.detach().clone() for parameter in trained]
+
+        def proximal_term() -> Tensor:
+            moves = (p - s for p, s in zip(trained, start, strict=True))
+            return self.mu / 2 * torch.stack([move.square().sum() for move in moves]).sum()
+
+        return descend(self.sgd, model, shard, rng, proximal_term if self.mu else None)

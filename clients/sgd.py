@@ -1,0 +1,123 @@
+"""Local stochastic gradient descent: the honest client."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.models.tuning import rate_of
+from fl_sim.perturbation import as_pixels
+
+Penalty = Callable[[], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class SgdClient(Client):
+    """A few epochs of stochastic gradient descent on the client's own shard.
+
+    Source: ClientUpdate of McMahan et al. (2017), algorithm 1,
+    https://arxiv.org/abs/1602.05629; label smoothing, positive or negative, after
+    Struppek et al. (2024), equation 2, https://arxiv.org/abs/2310.06549.
+
+    Attributes:
+        learning_rate: of the head, and of everything where nothing is pretrained.
+        momentum, weight_decay: of the optimiser, which starts afresh each round.
+        batch_size, local_epochs: of a round.
+        label_smoothing: share of the uniform distribution in the targets; negative values
+            push the network away from it.
+    """
+
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    local_epochs: int = 1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
+        smoothing = self.label_smoothing
+        require(-1 < smoothing < 1, "label_smoothing", "between -1 and 1", smoothing)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place; report the mean loss and accuracy over the last epoch."""
+        return descend(self, model, shard, rng)
+
+
+def descend(
+    settings: SgdClient,
+    model: nn.Module,
+    shard: Shard,
+    rng: torch.Generator,
+    penalty: Penalty | None = None,
+) -> dict[str, float]:
+    """Run the local epochs of `settings`, adding `penalty` to each batch's loss.
+
+    Returns:
+        `train_loss` and `train_accuracy`, means over the last epoch, without the penalty.
+    """
+    optimizer = _optimizer(settings, model)
+    model.train()
+    loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    for _ in range(settings.local_epochs):
+        loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for inputs, labels in batches(shard, settings.batch_size, rng):
+            logits = model(inputs)
+            loss = smoothed_cross_entropy(logits, labels, settings.label_smoothing)
+            total = loss if penalty is None else loss + penalty()
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss_sum += loss.detach() * len(labels)
+            right += (logits.detach().argmax(1) == labels).sum()
+    return {
+        "train_loss": float(loss_sum) / len(shard),
+        "train_accuracy": int(right) / len(shard),
+    }
+
+
+def batches(
+    shard: Shard, batch_size: int, rng: torch.Generator
+) -> Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]:
+    """Yield shuffled batches, gathered by index; images come as floats in [0, 1]."""
+    for rows in torch.randperm(len(shard), generator=rng).split(batch_size):
+        inputs = shard.inputs[rows]
+        yield as_pixels(inputs) if inputs.dtype == torch.uint8 else inputs, shard.labels[rows]
+
+
+def smoothed_cross_entropy(
+    logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"], smoothing: float
+) -> Float[Tensor, ""]:
+    """Return (1 - a) NLL + a mean over classes of -log p, for any a; torch takes only a >= 0."""
+    if smoothing == 0:
+        return functional.cross_entropy(logits, labels)
+    log_p = functional.log_softmax(logits, 1)
+    nll = -log_p.gather(1, labels[:, None]).mean()
+    return (1 - smoothing) * nll - smoothing * log_p.mean()
+
+
+def _optimizer(settings: SgdClient, model: nn.Module) -> torch.optim.Optimizer:
+    """Group parameters by their rate: pretrained layers learn more slowly than the head."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(rate_of(parameter), []).append(parameter)
+    return torch.optim.SGD(
+        [{"params": own, "lr": rate * settings.learning_rate} for rate, own in groups.items()],
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        foreach=True,
+    )

@@ -1,0 +1,42 @@
+"""Sign flipping: send the opposite of an honest update."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+
+from clients.sgd import SgdClient
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.models.parameters import flat, load_flat
+
+
+@final
+@dataclass(frozen=True)
+class SignFlipClient(Client):
+    """Train honestly, then go the opposite way.
+
+    Threat model: the attacker controls what it sends, and sees no other client.
+
+    Source: Li et al. (2019), RSA, section 5, https://arxiv.org/abs/1811.03761.
+
+    Attributes:
+        scale: length of the forged update as a multiple of the honest one.
+        honest: the training whose update is reversed.
+    """
+
+    scale: float = 1.0
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.scale > 0, "scale", "above 0", self.scale)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place, then mirror the parameters at where they started."""
+        start = flat(model)
+        metrics = self.honest.train(model, shard, rng)
+        load_flat(model, start - self.scale * (flat(model) - start))
+        return metrics

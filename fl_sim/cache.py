@@ -1,0 +1,51 @@
+"""A cache on disk, keyed by content: what was computed once is read back by everybody.
+
+It lives in `$FL_SIM_CACHE`, or `~/.cache/fl_sim`. Processes that want the same entry wait for
+the one that computes it.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache; it may not exist yet."""
+    return Path(os.environ.get("FL_SIM_CACHE") or Path.home() / ".cache" / "fl_sim")
+
+
+def digest(*parts: Tensor | str | int) -> str:
+    """Return a hash of tensors (shape, dtype and content) and plain values."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            sha.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            sha.update(part.contiguous().numpy().data)
+        else:
+            sha.update(repr(part).encode())
+    return sha.hexdigest()[:32]
+
+
+def cached(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the entry `key` of `kind`, computing and storing it where there is none."""
+    path = cache_folder() / kind / f"{key}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        if not path.exists():
+            partial = path.with_suffix(f".{os.getpid()}")
+            save_file({"entry": compute().contiguous()}, partial)
+            partial.replace(path)
+    return load_file(path)["entry"]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

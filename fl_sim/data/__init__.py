@@ -1,0 +1,1 @@
+"""Images, who holds them, and who protects them."""

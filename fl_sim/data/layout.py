@@ -1,0 +1,68 @@
+"""Who protects what: the subset of images that carries noise."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which images are protected, and with whose noise.
+
+    For one seed the subsets are nested: what is protected at a fraction is also protected at
+    every larger one.
+
+    Attributes:
+        fraction: share that is protected, 0 to 1.
+        unit: share of what: of each client's `samples`, of the `clients`, of the `classes`.
+        provenance: `shared`, one noise made on everybody's images, or `client`, each client's
+            own, made on its own images.
+        withheld: leave the chosen images out instead of protecting them (the control A_clean).
+    """
+
+    fraction: float = 0.0
+    unit: Literal["samples", "clients", "classes"] = "samples"
+    provenance: Literal["shared", "client"] = "shared"
+    withheld: bool = False
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.fraction <= 1, "fraction", "between 0 and 1", self.fraction)
+
+    def chosen(
+        self,
+        clients: Int64[Tensor, " n"],
+        members: Bool[Tensor, " n"],
+        labels: Int64[Tensor, " n"],
+        num_clients: int,
+        num_classes: int,
+        seed: int,
+    ) -> Bool[Tensor, " n"]:
+        """Return the protected subset of the pool.
+
+        Members and outsiders of a client are chosen alike, each by the same share, so that
+        both kinds exist in every protected stratum.
+        """
+        if self.unit == "clients":
+            return self._first(num_clients, seed)[clients]
+        if self.unit == "classes":
+            return self._first(num_classes, seed)[labels]
+        chosen = torch.zeros(len(clients), dtype=torch.bool)
+        for client in range(num_clients):
+            for is_member in (True, False):
+                own = ((clients == client) & (members == is_member)).nonzero().squeeze(1)
+                chosen[own] = self._first(len(own), seed, client, int(is_member))
+        return chosen
+
+    def _first(self, count: int, seed: int, *labels: int) -> Bool[Tensor, " count"]:
+        order = torch.randperm(count, generator=generator(seed, "layout", self.unit, *labels))
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[order[: round(self.fraction * count)]] = True
+        return chosen

@@ -1,0 +1,150 @@
+"""Share a training set out among clients: index lists that cover it exactly once."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Int64
+from torch import Tensor, from_numpy
+
+from fl_sim import description
+from fl_sim.errors import FieldError, require
+
+Indices = npt.NDArray[np.int64]
+ATTEMPTS = 1000  # draws until every client has its minimum; Dirichlet(0.1) needs a few dozen
+
+
+class Partition(ABC):
+    """How the images are spread over the clients."""
+
+    @abstractmethod
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Return one list of indices a client; together they cover `labels` once."""
+
+
+def shares(
+    partition: Partition, labels: Int64[Tensor, " n"], num_clients: int, rng: np.random.Generator
+) -> list[Int64[Tensor, " m"]]:
+    """Split `labels` and sort each client's list.
+
+    Raises:
+        FieldError: with more clients than samples.
+    """
+    require(
+        num_clients <= len(labels),
+        "data.num_clients",
+        f"at most one client a sample, {len(labels)}",
+        num_clients,
+    )
+    return [from_numpy(np.sort(own)) for own in partition.split(labels.numpy(), num_clients, rng)]
+
+
+def _by_class(labels: Indices, rng: np.random.Generator) -> list[Indices]:
+    return [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+
+
+@final
+@dataclass(frozen=True)
+class Iid(Partition):
+    """Equal shares of a shuffled set.
+
+    Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, section 3.
+    """
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Cut a permutation into equal parts."""
+        return list(np.array_split(rng.permutation(len(labels)), num_clients))
+
+
+@final
+@dataclass(frozen=True)
+class Dirichlet(Partition):
+    """Each class is spread over the clients by a draw from Dirichlet(alpha).
+
+    Source: Hsu et al. (2019), https://arxiv.org/abs/1909.06335; the redraw until everybody
+    has `min_size` is that of Li et al. (2022), https://arxiv.org/abs/2102.02079.
+    """
+
+    alpha: float = 0.5
+    min_size: int = 10
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+        require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Draw shares class by class, again until every client has its minimum."""
+        if self.min_size * num_clients > len(labels):
+            allowed = f"at most {len(labels) // num_clients} images for each of the clients"
+            raise FieldError("partition.min_size", allowed, self.min_size)
+        classes = _by_class(labels, rng)
+        for _ in range(ATTEMPTS):
+            cuts = [self._cuts(len(own), num_clients, rng) for own in classes]
+            parts = [np.split(own, cut) for own, cut in zip(classes, cuts, strict=True)]
+            clients = [np.concatenate(column) for column in zip(*parts, strict=True)]
+            if min(map(len, clients)) >= self.min_size:
+                return clients
+        allowed = f"a split with {self.min_size} images a client within {ATTEMPTS} draws"
+        raise FieldError("partition.alpha", allowed, self.alpha)
+
+    def _cuts(self, size: int, num_clients: int, rng: np.random.Generator) -> Indices:
+        parts = rng.dirichlet(np.full(num_clients, self.alpha))
+        return (np.cumsum(parts)[:-1] * size).round().astype(np.int64)
+
+
+@final
+@dataclass(frozen=True)
+class Shards(Partition):
+    """Each client gets `classes_per_client` shards of a set sorted by class.
+
+    Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, section 3.
+    """
+
+    classes_per_client: int = 2
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        count = self.classes_per_client
+        require(count >= 1, "classes_per_client", "at least 1", count)
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Sort by class, cut into shards, deal them out."""
+        num_shards = num_clients * self.classes_per_client
+        if num_shards > len(labels):
+            allowed = f"at most {len(labels) // num_clients} shards for each of the clients"
+            raise FieldError("partition.classes_per_client", allowed, self.classes_per_client)
+        by_class = np.concatenate(_by_class(labels, rng))
+        shards = np.array_split(by_class, num_shards)
+        dealt = rng.permutation(num_shards).reshape(num_clients, self.classes_per_client)
+        return [np.concatenate([shards[s] for s in own]) for own in dealt]
+
+
+@final
+@dataclass(frozen=True)
+class PowerLaw(Partition):
+    """The same classes for all, but sizes that fall as a power of the client's rank.
+
+    Source: Li et al. (2020), https://arxiv.org/abs/1812.06127, section 5.1.
+    """
+
+    exponent: float = 1.0
+    min_size: int = 10
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.exponent >= 0, "exponent", "at least 0", self.exponent)
+        require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Cut a permutation into parts of falling size, dealt to the clients at random."""
+        spare = len(labels) - self.min_size * num_clients
+        if spare < 0:
+            allowed = f"at most {len(labels) // num_clients} images for each of the clients"
+            raise FieldError("partition.min_size", allowed, self.min_size)
+        weights = rng.permutation(np.arange(1, num_clients + 1, dtype=float) ** -self.exponent)
+        sizes = self.min_size + np.floor(spare * weights / weights.sum()).astype(np.int64)
+        sizes[: len(labels) - sizes.sum()] += 1
+        return list(np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1]))

@@ -1,0 +1,84 @@
+"""Datasets by name. A new one is one new file here."""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fl_sim.contracts import Dataset
+from fl_sim.errors import FieldError, RequestError
+from fl_sim.plugins import discover
+from fl_sim.seeding import generator
+
+
+class MissingData(RequestError):
+    """A dataset's files are nowhere to be had, or are damaged."""
+
+
+class Source(ABC):
+    """Where a dataset comes from."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def load(self, path: Path | None) -> Dataset:
+        """Return the whole dataset, from `path` or from the usual places.
+
+        Raises:
+            MissingData: naming every place tried.
+        """
+
+
+def sources() -> dict[str, Source]:
+    """Return every dataset by its name."""
+    return {cls.name: cls() for cls in discover(__name__, Source)}  # type: ignore[type-abstract]
+
+
+def load(name: str, path: str | None = None) -> Dataset:
+    """Return a dataset by its name.
+
+    Raises:
+        FieldError: for an unknown name.
+        MissingData: where its files cannot be had.
+    """
+    known = sources()
+    if name not in known:
+        raise FieldError("data.dataset", f"one of {', '.join(known)}", name)
+    return known[name].load(Path(path).expanduser() if path else None)
+
+
+def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:
+    """Return a class-balanced subset; the same one for every seed, nested over sizes.
+
+    Raises:
+        FieldError: for a size above that of the dataset.
+    """
+    train = _balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
+    test = _balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)
+    return replace(
+        dataset,
+        train_images=dataset.train_images[train],
+        train_labels=dataset.train_labels[train],
+        test_images=dataset.test_images[test],
+        test_labels=dataset.test_labels[test],
+    )
+
+
+def _balanced(
+    labels: Int64[Tensor, " n"], size: int | None, field: str, name: str
+) -> Int64[Tensor, " m"]:
+    """Return sorted positions: the first image of each class, then the second, and so on."""
+    if size is None:
+        return torch.arange(len(labels))
+    if size > len(labels):
+        raise FieldError(field, f"at most the {len(labels)} images of {name}", size)
+    shuffled = torch.randperm(len(labels), generator=generator(0, "subset", name, field))
+    by_class = labels[shuffled].argsort(stable=True)
+    counts = labels.bincount()
+    rank_in_class = torch.cat([torch.arange(int(count)) for count in counts])
+    rounds = rank_in_class.argsort(stable=True)
+    return shuffled[by_class[rounds[:size]]].sort().values

@@ -1,0 +1,73 @@
+"""CIFAR-10 and CIFAR-100, where the user has their files."""
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from fl_sim.cache import cache_folder
+from fl_sim.contracts import Dataset
+from fl_sim.data.sources import MissingData, Source
+
+
+def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
+    """Read files that are there; torchvision checks them against the published checksums.
+
+    That check is what makes its unpickling safe: only the published bytes are ever read.
+    """
+    from fl_sim.vision import torchvision
+
+    root = path or cache_folder() / "data" / name
+    open_split: Any = getattr(torchvision.datasets, reader)
+    try:
+        train, test = (open_split(str(root), train=part, download=False) for part in (True, False))
+    except RuntimeError as error:
+        raise MissingData(
+            f"data.dataset: {name} was not found or is damaged; unpack the python version of "
+            f"the files so that {root / folder} exists, or set data.path ({error})"
+        ) from None
+    (train_images, train_labels), (test_images, test_labels) = _tensors(train), _tensors(test)
+    return Dataset(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        class_names=tuple(train.classes),
+        origin=str(root),
+    )
+
+
+def _tensors(split: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(split.targets)
+
+
+@final
+class Cifar10(Source):
+    """60,000 colour photographs, 32 x 32, ten classes; read where the user has the files.
+
+    Source: Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.
+    """
+
+    name: ClassVar[str] = "cifar10"
+
+    def load(self, path: Path | None) -> Dataset:
+        """Return the dataset from `path`, or from the cache."""
+        return _load(self.name, "CIFAR10", "cifar-10-batches-py", path)
+
+
+@final
+class Cifar100(Source):
+    """60,000 colour photographs, 32 x 32, a hundred classes; read where the user has the files.
+
+    Source: Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.
+    """
+
+    name: ClassVar[str] = "cifar100"
+
+    def load(self, path: Path | None) -> Dataset:
+        """Return the dataset from `path`, or from the cache."""
+        return _load(self.name, "CIFAR100", "cifar-100-python", path)

@@ -1,0 +1,89 @@
+"""The only place that touches what Flower keeps to itself; tests/engine/test_compat.py guards it.
+
+Written for flwr 1.41 and 1.42.
+"""
+
+import logging
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl_sim.seeding import seed_for
+
+
+def be_somebody() -> None:
+    """Give this process the identity that Flower's messages ask for, unless it has one."""
+    if TaskIdentity._run_id is None:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def stamp(message: Message) -> None:
+    """Give an instruction the id that Flower's SuperLink would give it."""
+    message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
+
+
+def quiet() -> None:
+    """Silence Flower's and Ray's progress logs; errors still come through."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+@contextmanager
+def seeded_globals(seed: int, *labels: str | int) -> Iterator[None]:
+    """Name the randomness of Flower's own strategies, which draw from global generators.
+
+    The generators are put back afterwards.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    number = seed_for(seed, *labels)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def simulate(
+    main: Callable[[Grid], None], client_app: ClientApp, num_nodes: int, num_workers: int
+) -> None:
+    """Run `main` with a grid of Flower's simulation engine, on Ray.
+
+    Whatever `main` raises comes out of here.
+    """
+    from flwr.simulation import run_simulation
+
+    server_app, failures = ServerApp(), []
+
+    @server_app.main()
+    def run(grid: Grid, context: Any) -> None:
+        try:
+            main(grid)
+        except BaseException as error:
+            failures.append(error)
+
+    run_simulation(
+        server_app,
+        client_app,
+        num_supernodes=num_nodes,
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {
+                "num_cpus": num_workers,
+                "log_to_driver": False,
+                "logging_level": "ERROR",
+                "include_dashboard": False,
+            },
+        },
+    )
+    if failures:
+        raise failures[0]

@@ -1,0 +1,252 @@
+"""Steps 2 to 5 of a run: data, partition, protection, and the network they meet."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Int64, Shaped, UInt8
+from torch import Tensor, nn
+
+from fl_sim.cache import cached, digest
+from fl_sim.contracts import Client, Dataset, Protection, Shard
+from fl_sim.data.partition import shares
+from fl_sim.data.sources import load, subset
+from fl_sim.errors import require
+from fl_sim.experiment import Experiment, describe
+from fl_sim.models.features import features
+from fl_sim.models.foundation import weights_digest
+from fl_sim.models.tuning import build, calibrate
+from fl_sim.perturbation import as_pixels
+from fl_sim.seeding import generator, numpy_generator
+
+CALIBRATION = 1024  # images that set the statistics of a random, frozen front
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Every record that any client holds, in order of sample id, and who is who.
+
+    `noisy_images` holds every image as its protection would have it; which of them are
+    published so, `protected` says.
+    """
+
+    clean_images: UInt8[Tensor, "n c h w"]
+    noisy_images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    clients: Int64[Tensor, " n"]
+    members: Bool[Tensor, " n"]
+    protected: Bool[Tensor, " n"]
+    audited: Bool[Tensor, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A run before its first round: the pool, what the network sees of it, and the network."""
+
+    experiment: Experiment
+    dataset: Dataset
+    pool: Pool
+    inputs: Shaped[Tensor, "n ..."]
+    test_inputs: Shaped[Tensor, "t ..."]
+    model: nn.Sequential
+    trained: Bool[Tensor, " n"]
+    adversaries: frozenset[int]
+
+    def shard(self, client: int) -> Shard:
+        """Return what `client` trains on."""
+        own = (self.trained & (self.pool.clients == client)).nonzero().squeeze(1)
+        return Shard(client, self.inputs[own], self.pool.labels[own], own, self.dataset.num_classes)
+
+    def behaviour(self, client: int) -> Client:
+        """Return how `client` trains."""
+        adversary = self.experiment.adversary
+        if adversary is not None and client in self.adversaries:
+            return adversary.client
+        return self.experiment.client
+
+    def shard_sizes(self) -> list[int]:
+        """Return the number of training images of each client, as the server knows it."""
+        counts = self.pool.clients[self.trained].bincount(minlength=self.num_clients)
+        return [int(count) for count in counts]
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return self.experiment.data.num_clients
+
+
+@lru_cache(maxsize=2)
+def federation(text: str) -> Federation:
+    """Return the federation of an experiment given as JSON, prepared once a process."""
+    return prepare(Experiment.from_json(text))
+
+
+def prepare(experiment: Experiment) -> Federation:
+    """Load, share out, protect, and build.
+
+    Raises:
+        RequestError: for what the request gets wrong; nothing has been written by then.
+    """
+    seed, data = experiment.seed, experiment.data
+    dataset = subset(load(data.dataset, data.path), data.num_samples, data.num_test)
+    pool = _pool(experiment, dataset)
+    network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
+    inputs, test_inputs = _seen(experiment, dataset, pool, network.frozen)
+    withheld = experiment.layout.withheld & pool.protected
+    trained = pool.members & ~withheld
+    require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
+    drawn = torch.randperm(data.num_clients, generator=generator(seed, "adversaries"))
+    num_adversaries = experiment.adversary.num_clients if experiment.adversary else 0
+    return Federation(
+        experiment=experiment,
+        dataset=dataset,
+        pool=pool,
+        inputs=inputs,
+        test_inputs=test_inputs,
+        model=network.trained.to(memory_format=torch.channels_last),
+        trained=trained,
+        adversaries=frozenset(drawn[:num_adversaries].tolist()),
+    )
+
+
+def _pool(experiment: Experiment, dataset: Dataset) -> Pool:
+    data, seed = experiment.data, experiment.seed
+    labels, layout = dataset.train_labels, experiment.layout
+    rng = numpy_generator(seed, "partition")
+    parts = shares(experiment.partition, labels, data.num_clients, rng)
+    clients = torch.empty(len(labels), dtype=torch.int64)
+    for client, own in enumerate(parts):
+        clients[own] = client
+    members = _members(clients, labels, data.held_out, seed)
+    protected = layout.chosen(
+        clients, members, labels, data.num_clients, dataset.num_classes, seed
+    )
+    return Pool(
+        clean_images=dataset.train_images,
+        noisy_images=_noisy_images(experiment, dataset, clients, protected),
+        labels=labels,
+        clients=clients,
+        members=members,
+        protected=protected,
+        audited=_audited(clients, labels, protected, members, seed) & ~(layout.withheld & protected),
+    )
+
+
+def _members(
+    clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
+) -> Bool[Tensor, " n"]:
+    """Hold out the same share of each class of each client; everybody keeps an image."""
+    rank, size = _ranks(_strata(clients, labels), generator(seed, "held out"))
+    return rank >= (held_out * size).floor()
+
+
+def _audited(
+    clients: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+    members: Bool[Tensor, " n"],
+    seed: int,
+) -> Bool[Tensor, " n"]:
+    """Choose as many members as outsiders in each client, class and protected status."""
+    strata = _strata(clients, labels, protected.long())
+    kinds = _strata(strata, members.long())
+    rank, _ = _ranks(kinds, generator(seed, "audit"))
+    counts = torch.zeros(int(strata.max()) + 1, 2, dtype=torch.int64)
+    counts.index_put_((strata, members.long()), torch.ones_like(strata), accumulate=True)
+    return rank < counts.min(1).values[strata]
+
+
+def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Return one number for each combination of values."""
+    return torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
+
+
+def _ranks(
+    strata: Int64[Tensor, " n"], rng: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return each record's random rank within its stratum, and the stratum's size."""
+    shuffled = torch.randperm(len(strata), generator=rng)
+    order = shuffled[strata[shuffled].argsort(stable=True)]
+    sizes = strata.bincount()
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.empty_like(strata)
+    rank[order] = torch.arange(len(strata)) - starts[strata[order]]
+    return rank, sizes[strata]
+
+
+def _noisy_images(
+    experiment: Experiment,
+    dataset: Dataset,
+    clients: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+) -> UInt8[Tensor, "n c h w"]:
+    """Return the images with their noise.
+
+    Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
+    fraction, and held-out images carry noise of the same generator.
+    """
+    clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
+    if protection is None or not bool(protected.any()):
+        return clean
+    if experiment.layout.provenance == "shared":
+        return _noisy(protection, clean, labels, torch.arange(len(clean)), experiment.seed)
+    noisy = clean.clone()
+    for client in clients[protected].unique().tolist():
+        own = (clients == client).nonzero().squeeze(1)
+        noisy[own] = _noisy(protection, clean[own], labels[own], own, experiment.seed, client)
+    return noisy
+
+
+def _noisy(
+    protection: Protection,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    sample_ids: Int64[Tensor, " n"],
+    seed: int,
+    *owner: int,
+) -> UInt8[Tensor, "n c h w"]:
+    key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
+    own_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
+    return cached(
+        "protected", key, lambda: protection.protect(images, labels, sample_ids, own_seed)
+    )
+
+
+def _seen(
+    experiment: Experiment, dataset: Dataset, pool: Pool, frozen: nn.Sequential
+) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
+    """Return what the trained part of the network sees: images, or cached features.
+
+    Clean and noisy features are cached apart and mixed by mask.
+    """
+    if len(frozen) == 0:
+        return _mixed(pool.protected, pool.noisy_images, pool.clean_images), dataset.test_images
+    frozen.to(memory_format=torch.channels_last)
+    weights = _front_id(experiment, dataset, frozen)
+    clean = features(frozen, weights, pool.clean_images)
+    test = features(frozen, weights, dataset.test_images)
+    if pool.noisy_images is pool.clean_images:
+        return clean, test
+    return _mixed(pool.protected, features(frozen, weights, pool.noisy_images), clean), test
+
+
+def _mixed(
+    mask: Bool[Tensor, " n"], noisy: Shaped[Tensor, "n ..."], clean: Shaped[Tensor, "n ..."]
+) -> Shaped[Tensor, "n ..."]:
+    return torch.where(mask.view(-1, *[1] * (clean.dim() - 1)), noisy, clean)
+
+
+def _front_id(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -> str:
+    """Name a frozen front by all that its output depends on; calibrate a random one."""
+    model, seed = experiment.model, experiment.seed
+    name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_shape(dataset)}"
+    if model.init == "pretrained":
+        return f"{name} {weights_digest(model.backbone)}"
+    some = dataset.train_images[:CALIBRATION]
+    calibrate(frozen, as_pixels(some))
+    return f"{name} random {seed} {digest(some)}"
+
+
+def _shape(dataset: Dataset) -> tuple[int, int, int]:
+    _, channels, height, width = dataset.train_images.shape
+    return channels, height, width

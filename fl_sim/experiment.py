@@ -1,0 +1,240 @@
+"""An experiment: a whole run as one frozen value.
+
+It is written as a Python file that imports its parts and names one `EXPERIMENT`; it becomes
+JSON beside its results, and that JSON runs again.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from flwr.serverapp.strategy import Strategy
+
+from fl_sim import description
+from fl_sim.contracts import AggregationRule, Client, Protection
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Dirichlet, Partition
+from fl_sim.errors import require
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, how many, and how many owners they have.
+
+    Attributes:
+        dataset: name of a dataset, as `fl-sim list datasets` prints it.
+        num_clients: participants that share the training images.
+        num_samples: size of the class-balanced subset that is shared out; None: all.
+        num_test: size of the class-balanced subset of the test images; None: all.
+        held_out: share of each client's images, class by class, that nobody trains on: the
+            outsiders of the membership audit.
+        path: folder of the dataset's files; None: search the usual places.
+    """
+
+    dataset: str = "fashion_mnist"
+    num_clients: int = 10
+    num_samples: int | None = None
+    num_test: int | None = None
+    held_out: float = 0.25
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.num_clients >= 1, "num_clients", "at least 1", self.num_clients)
+        for name in ("num_samples", "num_test"):
+            size = getattr(self, name)
+            require(size is None or size >= 1, name, "at least 1, or None for all", size)
+        require(0 <= self.held_out <= 0.9, "held_out", "between 0 and 0.9", self.held_out)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, from which start, and which part of it is trained.
+
+    Attributes:
+        backbone: name of a network, as `fl-sim list models` prints it.
+        init: `pretrained` weights (a foundation model), or a `random` start.
+        tune: the part that is trained and travels: everything, the last block and the head,
+            or the head alone. What is frozen is computed once an image and cached.
+        norm: of networks of ours: `batch`, `group` (keeps no statistics), or `none`.
+        pixels: side to which images are scaled for a foundation model; None: its default.
+        backbone_rate: learning rate of pretrained layers as a share of the head's.
+    """
+
+    backbone: str = "small_cnn"
+    init: Literal["random", "pretrained"] = "random"
+    tune: Literal["full", "last_block", "head"] = "full"
+    norm: Literal["batch", "group", "none"] = "batch"
+    pixels: int | None = None
+    backbone_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 < self.backbone_rate <= 1, "backbone_rate", "in (0, 1]", self.backbone_rate)
+        fits = self.pixels is None or 8 <= self.pixels <= 512
+        require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
+
+    def __str__(self) -> str:
+        return f"{self.backbone}, {self.init}, {self.tune}"
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Who trains in a round: everybody, or a number of clients drawn anew each round."""
+
+    clients_per_round: int | None = None
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        count = self.clients_per_round
+        require(count is None or count >= 1, "clients_per_round", "at least 1, or None", count)
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Clients that misbehave, chosen by the seed.
+
+    Attributes:
+        client: how they behave.
+        num_clients: how many of them there are.
+    """
+
+    client: Client
+    num_clients: int = 1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.num_clients >= 0, "num_clients", "at least 0", self.num_clients)
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens when a client raises, dies, or sends what cannot be used.
+
+    Attributes:
+        on_failure: `raise` ends the run; `skip` goes on without the client; `retry` asks it
+            again, up to `retries` times, then skips it.
+        retries: further attempts under `retry`.
+        min_updates: fewest valid updates with which a round may be aggregated.
+    """
+
+    on_failure: Literal["raise", "skip", "retry"] = "skip"
+    retries: int = 2
+    min_updates: int = 1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.retries >= 0, "retries", "at least 0", self.retries)
+        require(self.min_updates >= 1, "min_updates", "at least 1", self.min_updates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A whole run as one value: same value, same seed, same bits.
+
+    Attributes:
+        name: folder of its results.
+        client: how honest participants train.
+        strategy: an aggregation rule of ours, or any built-in strategy of Flower.
+        data, partition, model, participation, failures: as their classes say.
+        protection: noise that owners add to their images; None: nobody protects.
+        layout: which images it is added to.
+        adversary: clients that misbehave; None: all are honest.
+        rounds: number of rounds.
+        seed: of everything that is drawn.
+    """
+
+    name: str
+    client: Client
+    strategy: AggregationRule | Strategy
+    data: Data = field(default_factory=Data)
+    partition: Partition = field(default_factory=Dirichlet)
+    protection: Protection | None = None
+    layout: Layout = field(default_factory=Layout)
+    model: Model = field(default_factory=Model)
+    participation: Participation = field(default_factory=Participation)
+    adversary: Adversary | None = None
+    failures: FailurePolicy = field(default_factory=FailurePolicy)
+    rounds: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.name.isidentifier(), "name", "letters, digits and _", self.name)
+        require(self.rounds >= 1, "rounds", "at least 1", self.rounds)
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        per_round, clients = self.participation.clients_per_round, self.data.num_clients
+        require(
+            per_round is None or per_round <= clients,
+            "participation.clients_per_round",
+            f"at most data.num_clients = {clients}",
+            per_round,
+        )
+        bad = self.adversary.num_clients if self.adversary else 0
+        require(bad <= clients, "adversary.num_clients", f"at most {clients} clients", bad)
+        idle = self.protection is None and not self.layout.withheld
+        fraction = self.layout.fraction
+        require(not idle or fraction == 0, "layout.fraction", "0 without a protection", fraction)
+
+    @property
+    def clients_per_round(self) -> int:
+        """Number of clients that are asked each round."""
+        return self.participation.clients_per_round or self.data.num_clients
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: a hash of everything but the seed (and the engine).
+
+        Where nothing is protected, it does not matter by what: those runs share one name.
+        """
+        value = self if self.layout.fraction > 0 else self.all_clean()
+        text = json.dumps(describe(replace(value, seed=0)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def all_clean(self) -> "Experiment":
+        """Return the control in which nobody protects (A_all)."""
+        return replace(self, protection=None, layout=Layout())
+
+    def clean_part_only(self) -> "Experiment":
+        """Return the control that trains on the clean part alone (A_clean).
+
+        The protected images are left out, so their noise does not matter; every protection
+        shares this control.
+        """
+        return replace(
+            self,
+            protection=None,
+            layout=replace(self.layout, provenance="shared", withheld=True),
+        )
+
+    def controls(self) -> dict[str, "Experiment"]:
+        """Return the runs that protection is measured against, by name."""
+        if self.protection is None or self.layout.fraction == 0:
+            return {}
+        found = {"all": self.all_clean()}
+        if self.layout.fraction < 1:
+            found["clean"] = self.clean_part_only()
+        return found
+
+    def to_json(self) -> str:
+        """Return the experiment as JSON; `from_json` gives it back."""
+        return json.dumps(describe(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Experiment":
+        """Read an experiment from JSON.
+
+        Raises:
+            RequestError: for what is no experiment, or names a class that is not allowed.
+        """
+        return description.construct(json.loads(text), cls)
+
+    def with_value(self, path: str, value: Any) -> "Experiment":
+        """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""
+        return description.with_value(self, path, value)
+
+
+def describe(value: Any) -> Any:
+    """Return a part of an experiment as plain JSON values."""
+    return description.describe(value)

@@ -1,0 +1,122 @@
+"""Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from fl_sim import description
+from fl_sim.contracts import AggregationRule, Client, Protection
+from fl_sim.data.partition import Partition
+from fl_sim.errors import RequestError
+from fl_sim.experiment import Experiment
+from fl_sim.plugins import discover
+from fl_sim.runner import Axes
+
+PLUGINS: tuple[tuple[str, type], ...] = (
+    ("strategies", AggregationRule),
+    ("clients", Client),
+    ("fl_sim.protections", Protection),
+    ("fl_sim.data", Partition),
+)
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """What a file declares.
+
+    Attributes:
+        experiment: its EXPERIMENT.
+        axes: its AXES, for a sweep; empty where it has none.
+        seeds: its SEEDS; the experiment's own where it has none.
+    """
+
+    experiment: Experiment
+    axes: Axes
+    seeds: tuple[int, ...]
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
+    """Read an experiment file and apply overrides such as `layout.fraction=0.5`.
+
+    An overridden field is no longer an axis of the sweep.
+
+    Raises:
+        RequestError: for a file that is missing or declares no experiment.
+        FieldError: for an override of an unknown field, or out of range.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RequestError(f"there is no experiment file {path}")
+    content = _read_json(path) if path.suffix == ".json" else _read_python(path)
+    experiment, axes = content.experiment, dict(content.axes)
+    for override in overrides:
+        field, separator, text = override.partition("=")
+        if not separator:
+            raise RequestError(f"--set takes field=value, such as layout.fraction=0.5; got {override!r}")
+        experiment = experiment.with_value(field, parse_value(text))
+        axes.pop(field, None)
+    return ExperimentFile(experiment, axes, content.seeds)
+
+
+def parse_value(text: str) -> Any:
+    """Return the value that a command line means.
+
+    >>> parse_value("16/255") == 16 / 255, parse_value("0.5"), parse_value("none")
+    (True, 0.5, None)
+    """
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for read_number in (int, float, lambda written: float(Fraction(written))):
+        try:
+            return read_number(text)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return _plugin(text) or text
+
+
+def _plugin(text: str) -> Any:
+    """Return a plug-in with default values, by its class name or dotted path."""
+    if "." in text and text.split(".")[0] in (*description.PACKAGES, "flwr"):
+        return description.find_class(text)()
+    for package, base in PLUGINS:
+        for cls in discover(package, base):
+            if cls.__name__ == text:
+                return cls()
+    return None
+
+
+def _read_json(path: Path) -> ExperimentFile:
+    try:
+        experiment = Experiment.from_json(path.read_text())
+    except JSONDecodeError as error:
+        raise RequestError(f"{path} is not JSON: {error}") from None
+    return ExperimentFile(experiment, {}, (experiment.seed,))
+
+
+def _read_python(path: Path) -> ExperimentFile:
+    """Run the file; experiments are code, as Makefiles are."""
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise RequestError(f"{path} is neither a Python file nor JSON")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise RequestError(f"{path}: {error}") from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise RequestError(f"{path} names no EXPERIMENT")
+    axes: Any = getattr(module, "AXES", {})
+    if not isinstance(axes, Mapping):
+        raise RequestError(f"{path}: AXES maps field paths to lists of values")
+    seeds = tuple(getattr(module, "SEEDS", (experiment.seed,)))
+    return ExperimentFile(experiment, axes, seeds)

@@ -1,0 +1,83 @@
+"""Accuracy and loss on clean test images, overall and on each client's own mix of classes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.metrics.intervals import clopper_pearson
+
+
+def class_mixes(seen: Observation) -> Float[Tensor, "k y"]:
+    """Return each client's shares of the classes; a client without records gets zeros."""
+    num_classes = seen.test_logits.shape[1]
+    cells = seen.pool_clients * num_classes + seen.pool_labels
+    counts = cells.bincount(minlength=seen.num_clients * num_classes)
+    table = counts.view(seen.num_clients, num_classes).double()
+    return table / table.sum(1, keepdim=True).clamp(min=1)
+
+
+def class_means(
+    values: Float[Tensor, " t"], labels: Int64[Tensor, " t"], num_classes: int
+) -> Float[Tensor, " y"]:
+    """Return the mean of `values` over each class; 0 for a class that does not occur."""
+    sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, values.double())
+    return sums / labels.bincount(minlength=num_classes).clamp(min=1)
+
+
+def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
+    """Return the test accuracy under each client's own mix of classes.
+
+    Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
+    by class, weighted by the client's shares. The whole test set serves every client, so small
+    clients are not measured on a handful of images.
+    """
+    right = (seen.test_logits.argmax(1) == seen.test_labels).double()
+    by_class = class_means(right, seen.test_labels, seen.test_logits.shape[1])
+    return class_mixes(seen) @ by_class
+
+
+def protected_shares(seen: Observation) -> Float[Tensor, " k"]:
+    """Return the share of each client's records that is protected."""
+    counts = seen.pool_clients.bincount(minlength=seen.num_clients)
+    marked = seen.pool_clients[seen.protected].bincount(minlength=seen.num_clients)
+    return marked.double() / counts.clamp(min=1)
+
+
+def client_groups(seen: Observation) -> list[str]:
+    """Return each client's group: `protected` above three quarters of its records, `clean`
+    below one quarter, `mixed` between.
+    """
+    shares = protected_shares(seen).tolist()
+    return ["protected" if s > 0.75 else "clean" if s < 0.25 else "mixed" for s in shares]
+
+
+@final
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """Accuracy and loss of the global model on clean test images, overall and per client.
+
+    Source: the usual definitions; per client as in LEAF (Caldas et al. 2018),
+    https://arxiv.org/abs/1812.01097, by reweighting classes. Guessing gives 1 / classes.
+    """
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        """Yield accuracy and loss, and what clients said of their training."""
+        losses = functional.cross_entropy(seen.test_logits, seen.test_labels, reduction="none")
+        right = seen.test_logits.argmax(1) == seen.test_labels
+        low, high = clopper_pearson(int(right.sum()), len(right))
+        yield Row(seen.round, "accuracy", float(right.double().mean()), low=low, high=high)
+        yield Row(seen.round, "loss", float(losses.mean()))
+        accuracies = client_accuracies(seen).tolist()
+        for client, (value, group) in enumerate(zip(accuracies, client_groups(seen), strict=True)):
+            yield Row(seen.round, "client_accuracy", value, client, group)
+        for client, share in enumerate(protected_shares(seen).tolist()):
+            yield Row(seen.round, "protected_share", share, client)
+        for update in seen.updates:
+            for name, value in update.metrics.items():
+                yield Row(seen.round, name, value, update.client)

@@ -1,0 +1,176 @@
+"""Membership leakage: can an outsider tell who was in the training set?
+
+Signals first: each record has a loss and a margin under the global model; higher scores mean
+"more likely a member". Members and outsiders are compared within the same client, class and
+protected status, so that a shift of labels or of noise is not mistaken for leakage.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
+
+MAX_FPRS = (0.01, 0.001)
+
+
+def loss_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, " n"]:
+    """Return minus the loss. Yeom et al. (2018), https://arxiv.org/abs/1709.01604."""
+    return -functional.cross_entropy(logits, labels, reduction="none")
+
+
+def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, " n"]:
+    """Return the logit-scaled confidence log p - log(1 - p), computed from the logits.
+
+    Source: Carlini et al. (2022), section 4.3, https://arxiv.org/abs/2112.03570.
+    """
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own - others.logsumexp(1)
+
+
+def auc(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+    """Return the chance that a random member scores above a random outsider; guessing: 0.5.
+
+    >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
+    0.75
+    """
+    return auc_with_interval(members, outsiders)[0]
+
+
+def balanced_accuracy(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+    """Return the best mean of hit and rejection rate over all thresholds; guessing: 0.5.
+
+    The threshold is chosen on the audited records, so this is an upper bound.
+
+    >>> balanced_accuracy(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
+    0.75
+    """
+    tpr, fpr = _rates(members, outsiders)
+    return float((0.5 + (tpr - fpr) / 2).max())
+
+
+def tpr_at_fpr(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fpr: float = 0.01
+) -> float:
+    """Return the share of members found while at most `max_fpr` of outsiders are accused.
+
+    Read off the step curve, never interpolated. Guessing gives `max_fpr`.
+    Source: Carlini et al. (2022), section 3, https://arxiv.org/abs/2112.03570.
+
+    >>> tpr_at_fpr(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]), max_fpr=0.5)
+    1.0
+    """
+    tpr, fpr = _rates(members, outsiders)
+    return float(tpr[fpr <= max_fpr].max())
+
+
+def _rates(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]
+) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
+    """Return hit and false alarm rates at every threshold, `score >= threshold`."""
+    top = torch.tensor([torch.inf])
+    thresholds = torch.cat([members, outsiders, top.to(members)]).unique()
+    hits = len(members) - torch.searchsorted(members.sort().values, thresholds)
+    alarms = len(outsiders) - torch.searchsorted(outsiders.sort().values, thresholds)
+    return hits.double() / len(members), alarms.double() / len(outsiders)
+
+
+def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Score the kept records by client and label alone: how many of their kind are members.
+
+    A baseline that sees no model. Where it beats chance, what an attack finds is the shift
+    between the pools, not membership.
+    """
+    num_classes = seen.pool_logits.shape[1]
+    kinds = (seen.pool_clients * num_classes + seen.pool_labels)[kept]
+    counts = kinds.bincount().double()
+    members = kinds[seen.members[kept]].bincount(minlength=len(counts)).double()
+    return (members / counts.clamp(min=1))[kinds].float()
+
+
+@final
+@dataclass(frozen=True)
+class Leakage(Metric):
+    """Membership attacks on the global model, by loss and by margin, on matched pools.
+
+    Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604, and the metrics of Carlini
+    et al. (2022), https://arxiv.org/abs/2112.03570. Attacker's view: any client, who holds the
+    global model. Guessing gives an AUC of 0.5.
+    """
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        """Yield the attacks overall, for protected and clean records, and per client."""
+        scores = {
+            "loss": loss_score(seen.pool_logits, seen.pool_labels),
+            "margin": margin_score(seen.pool_logits, seen.pool_labels),
+        }
+        groups = {"all": torch.ones_like(seen.audited)}
+        if bool(seen.protected.any()):
+            groups |= {"protected": seen.protected, "clean": ~seen.protected}
+        for name, score in scores.items():
+            for group, chosen in groups.items():
+                yield from self._attack(seen, name, score, seen.audited & chosen, group)
+        for client in range(seen.num_clients):
+            kept = seen.audited & (seen.pool_clients == client)
+            yield self._area(seen, "margin", scores["margin"], kept, "all", client)
+        yield self._shift(seen, scores["margin"])
+
+    def _attack(
+        self,
+        seen: Observation,
+        name: str,
+        score: Float[Tensor, " n"],
+        kept: Bool[Tensor, " n"],
+        group: str,
+    ) -> Iterator[Row]:
+        members, outsiders = score[kept & seen.members], score[kept & ~seen.members]
+        yield self._area(seen, name, score, kept, group)
+        if len(members) == 0 or len(outsiders) == 0:
+            return
+        value = balanced_accuracy(members, outsiders)
+        yield Row(seen.round, f"mia_{name}_balanced_accuracy", value, group=group)
+        for max_fpr in MAX_FPRS:
+            rate = tpr_at_fpr(members, outsiders, max_fpr)
+            low, high = clopper_pearson(round(rate * len(members)), len(members))
+            enough = len(outsiders) >= 3 / max_fpr
+            note = "" if enough else f"{len(outsiders)} outsiders; {3 / max_fpr:.0f} needed"
+            metric = f"mia_{name}_tpr_at_{max_fpr:g}"
+            yield Row(seen.round, metric, rate, -1, group, low, high, enough, note)
+
+    def _area(
+        self,
+        seen: Observation,
+        name: str,
+        score: Float[Tensor, " n"],
+        kept: Bool[Tensor, " n"],
+        group: str,
+        client: int = -1,
+    ) -> Row:
+        """Return the AUC, marked as shift where labels alone can tell."""
+        inside, outside = kept & seen.members, kept & ~seen.members
+        area, low, high = auc_with_interval(score[inside], score[outside])
+        metric = f"mia_{name}_auc"
+        if not (inside.any() and outside.any()):
+            return Row(seen.round, metric, area, client, group, low, high, False, "empty pool")
+        by_label = label_score(seen, kept)
+        is_member = seen.members[kept]
+        gate, gate_low, gate_high = auc_with_interval(by_label[is_member], by_label[~is_member])
+        honest = gate_low <= 0.5 <= gate_high
+        note = "" if honest else f"shift: labels alone reach {gate:.2f}"
+        return Row(seen.round, metric, area, client, group, low, high, honest, note)
+
+    def _shift(self, seen: Observation, score: Float[Tensor, " n"]) -> Row:
+        """Return the control: protected against clean outsiders, where nobody is a member."""
+        outside = seen.audited & ~seen.members
+        noisy, clean = score[outside & seen.protected], score[outside & ~seen.protected]
+        area, low, high = auc_with_interval(noisy, clean)
+        there = len(noisy) > 0 and len(clean) > 0
+        note = "" if there else "one of the pools is empty"
+        return Row(seen.round, "mia_shift_auc", area, -1, "all", low, high, there, note)

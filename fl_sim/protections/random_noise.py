@@ -1,0 +1,44 @@
+"""Uniform random noise: the baseline that any protection has to beat."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+
+
+@final
+@dataclass(frozen=True)
+class RandomNoise(Protection):
+    """Uniform noise, one draw a class or one an image.
+
+    Source: the baseline of Huang et al. (2021), section 4.1, https://arxiv.org/abs/2101.04898.
+    Class-wise it costs a few points of accuracy; sample-wise next to nothing.
+
+    Attributes:
+        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
+        form: one noise a class (`class`), or one an image (`sample`).
+    """
+
+    radius: float = 8 / 255
+    form: Literal["sample", "class"] = "class"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        fits = 0 < self.radius <= 1
+        require(fits, "radius", "in pixels of [0, 1], such as 16/255", self.radius)
+
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Draw uniformly from the ball."""
+        rng = generator(seed, "random_noise")
+        count = len(images) if self.form == "sample" else int(labels.max()) + 1
+        drawn = torch.rand(count, *images.shape[1:], generator=rng) * 2 - 1
+        return self.radius * (drawn if self.form == "sample" else drawn[labels])

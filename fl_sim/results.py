@@ -1,0 +1,169 @@
+"""Results: a folder a run, written once and atomically, read back as one tidy table.
+
+    <out>/<experiment>/summary.json             one entry a cell, and one a control
+    <out>/<experiment>/rows.parquet             every number of every run
+    <out>/<experiment>/<run_id>/seed=<s>/       experiment.json  environment.json  result.json
+                                                rows.parquet  failures.json  signals.parquet
+                                                samples.npz  model.safetensors
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_sim.contracts import Row
+from fl_sim.errors import RequestError
+from fl_sim.metrics.protection import extraction_ratio, utility_gap
+
+LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a run or a sweep left behind.
+
+    Attributes:
+        path: folder of the experiment.
+        rows: the tidy table, one number a row, with `run_id` and `seed`.
+        cells: one row a cell and seed: settings, final accuracy, protection and so on.
+        failures: one row a client that did not deliver.
+        complete: whether every run that was asked for finished.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    cells: pd.DataFrame
+    failures: pd.DataFrame
+    complete: bool
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN becomes null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a parquet file atomically."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    table.to_parquet(partial, index=False)
+    os.replace(partial, path)
+
+
+def rows_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return rows as a table."""
+    return pd.DataFrame(list(rows), columns=list(Row._fields))
+
+
+def run_folder(root: Path, run_id: str, seed: int) -> Path:
+    """Return the folder of one run of an experiment."""
+    return root / run_id / f"seed={seed}"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished run says of itself, or None where it has not finished."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the headline numbers of a run: of its last round, and the best accuracy."""
+    last = rows[rows["round"] == rows["round"].max()]
+    overall = last[last.client == -1]
+    accuracy = rows[(rows.metric == "accuracy") & (rows.client == -1)].value
+    fairness = overall[overall.metric.str.startswith("fairness_")]
+    costs = {m: rows[rows.metric == m].value for m in ("seconds", "bytes_down", "bytes_up")}
+    return {
+        "accuracy": float(accuracy.iloc[-1]),
+        "best_accuracy": float(accuracy.max()),
+        "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
+        "leakage": _leakage(overall),
+        "fairness": {
+            name.removeprefix("fairness_"): float(value)
+            for name, value in zip(fairness.metric, fairness.value, strict=True)
+        },
+        "cost": {name: float(values.sum()) for name, values in costs.items()}
+        | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
+    }
+
+
+def protection_numbers(
+    mix: dict[str, Any], all_clean: dict[str, Any] | None, clean: dict[str, Any] | None
+) -> dict[str, float]:
+    """Return A_all, A_clean and A_mix, last and best round, with gap and ratio.
+
+    NaN stands for a control that was not run, or cannot be: nothing is clean at fraction 1.
+    """
+    numbers: dict[str, float] = {}
+    for name, entry in (("a_all", all_clean), ("a_clean", clean), ("a_mix", mix)):
+        numbers[name] = entry["accuracy"] if entry else float("nan")
+        numbers[f"{name}_best"] = entry["best_accuracy"] if entry else float("nan")
+    numbers["utility_gap"] = utility_gap(numbers["a_clean"], numbers["a_mix"])
+    numbers["extraction_ratio"] = extraction_ratio(
+        numbers["a_all"], numbers["a_clean"], numbers["a_mix"]
+    )
+    return numbers
+
+
+def load_results(path: str | Path) -> Results:
+    """Read the results of one experiment, from its folder.
+
+    Raises:
+        RequestError: where there are none.
+    """
+    root = Path(path)
+    summary = root / "summary.json"
+    if not summary.exists():
+        raise RequestError(f"no results in {root}: {summary.name} is missing")
+    content = json.loads(summary.read_text())
+    entries = content["cells"] + content["controls"]
+    failures = [
+        {"run_id": entry["run_id"], "seed": entry["seed"], **failure}
+        for entry in entries
+        for failure in entry.get("failures", [])
+    ]
+    return Results(
+        path=root,
+        rows=pd.read_parquet(root / "rows.parquet"),
+        cells=pd.json_normalize(content["cells"]),
+        failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
+        complete=all(entry["status"] == "finished" for entry in content["cells"]),
+    )
+
+
+def _leakage(overall: pd.DataFrame) -> dict[str, Any]:
+    """Return the margin attack's numbers by group, with intervals and validity."""
+    numbers: dict[str, Any] = {}
+    for row in overall[overall.metric.str.startswith("mia_margin_")].itertuples():
+        name = str(row.metric).removeprefix("mia_margin_")
+        key = name if row.group == "all" else f"{row.group}_{name}"
+        numbers[key] = row.value
+        if name in LEAKAGE and name != "balanced_accuracy":
+            numbers |= {f"{key}_low": row.low, f"{key}_high": row.high}
+            numbers |= {f"{key}_valid": bool(row.valid), f"{key}_note": row.note}
+    shift = overall[overall.metric == "mia_shift_auc"]
+    return numbers | {"shift_auc": float(shift.value.iloc[0])}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value

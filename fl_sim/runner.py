@@ -1,0 +1,303 @@
+"""Runs and sweeps: which runs there are, side by side, and what they add up to."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from flwr.clientapp import ClientApp
+
+from fl_sim import preflight
+from fl_sim.description import label
+from fl_sim.engine import compat
+from fl_sim.engine.session import Engine, Listener, Progress, Session, run_session
+from fl_sim.errors import RequestError
+from fl_sim.experiment import Experiment
+from fl_sim.results import (
+    Results,
+    load_results,
+    protection_numbers,
+    read_result,
+    run_folder,
+    write_json,
+    write_table,
+)
+
+Axes = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run that was asked for, and the settings that tell it from the others."""
+
+    experiment: Experiment
+    settings: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The settings in words."""
+        words = [f"{path.split('.')[-1]} {value}" for path, value in self.settings.items()]
+        return ", ".join([*words, f"seed {self.experiment.seed}"])
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as far as it does not change the numbers.
+
+    Attributes:
+        out: folder of all results.
+        engine: `local`, in this process, or `flower`, Flower's simulation engine on Ray.
+        workers: processes that work at once: runs side by side on the `local` engine, Ray
+            actors of one run on `flower`.
+        resume: keep finished runs, go on with broken ones.
+        controls: also run what protection is measured against (A_all, A_clean).
+        client_app: a Flower ClientApp that stands in for the experiment's clients.
+    """
+
+    out: Path = Path("runs")
+    engine: Engine = "local"
+    workers: int = 1
+    resume: bool = False
+    controls: bool = True
+    client_app: ClientApp | None = None
+
+
+def silent(progress: Progress) -> None:
+    """Listen, and say nothing."""
+
+
+def run(
+    experiment: Experiment,
+    seeds: Iterable[int] | None = None,
+    *,
+    out: str | Path = "runs",
+    engine: Engine = "local",
+    workers: int = 1,
+    resume: bool = False,
+    controls: bool = True,
+    client_app: ClientApp | None = None,
+    listen: Listener = silent,
+) -> Results:
+    """Run an experiment once a seed, and return its results as pandas frames.
+
+    Args:
+        experiment: what to run.
+        seeds: None: the experiment's own.
+        out, engine, workers, resume, controls, client_app: as in `Options`.
+        listen: called after every round.
+
+    Raises:
+        RequestError: before any work, for what the request gets wrong.
+        RunFailed: where a run breaks off under its failure policy.
+    """
+    options = Options(Path(out), engine, workers, resume, controls, client_app)
+    return run_cells(cells_of(experiment, {}, seeds), options, listen)
+
+
+def sweep(
+    experiment: Experiment,
+    axes: Axes,
+    seeds: Iterable[int] | None = None,
+    *,
+    out: str | Path = "runs",
+    engine: Engine = "local",
+    workers: int = 1,
+    resume: bool = True,
+    controls: bool = True,
+    listen: Listener = silent,
+) -> Results:
+    """Run every cell of a grid, and return the results as pandas frames.
+
+    Args:
+        experiment: the cell that the axes start from.
+        axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`.
+        seeds, out, engine, workers, resume, controls, listen: as in `run`; finished cells
+            are kept unless `resume` is False.
+    """
+    options = Options(Path(out), engine, workers, resume, controls)
+    return run_cells(cells_of(experiment, axes, seeds), options, listen)
+
+
+def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) -> list[Cell]:
+    """Return every combination of the axes' values, once a seed.
+
+    Raises:
+        FieldError: for an unknown field or a value out of range.
+    """
+    cells = []
+    for values in product(*axes.values()):
+        changed = experiment
+        for path, value in zip(axes, values, strict=True):
+            changed = changed.with_value(path, value)
+        settings = {path: label(value) for path, value in zip(axes, values, strict=True)}
+        for seed in seeds if seeds is not None else [experiment.seed]:
+            cells.append(Cell(replace(changed, seed=seed), settings))
+    return cells
+
+
+def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
+    """Run cells and their controls, each distinct run once, and sum them up.
+
+    Raises:
+        RequestError: before any work.
+        RunFailed: for the one run of a single-run request; a sweep records failures instead.
+    """
+    if not cells:
+        raise RequestError("nothing to run: no cells, or no seeds")
+    for cell in cells:
+        preflight.check(cell.experiment)
+    jobs = {_key(cell.experiment): cell for cell in cells}
+    for control in _controls(cells) if options.controls else []:
+        jobs.setdefault(_key(control.experiment), control)
+    errors = _execute(list(jobs.values()), options, listen)
+    root = options.out / cells[0].experiment.name
+    _summarise(root, cells, [job for job in jobs.values() if job not in cells], errors)
+    return load_results(root)
+
+
+def _key(experiment: Experiment) -> tuple[str, int]:
+    return experiment.run_id, experiment.seed
+
+
+def _controls(cells: list[Cell]) -> Iterator[Cell]:
+    """Yield the controls that can be run: a rule may need more clients than hold clean data."""
+    for cell in cells:
+        for name, control in cell.experiment.controls().items():
+            yield Cell(control, {**cell.settings, "control": name})
+
+
+def _execute(
+    jobs: list[Cell], options: Options, listen: Listener
+) -> dict[tuple[str, int], str]:
+    """Run the jobs, side by side where that helps; return what went wrong, by job."""
+    compat.quiet()
+    if options.engine != "local" or options.workers == 1 or len(jobs) == 1:
+        outcomes = ((_key(job.experiment), _attempt(job, options, listen)) for job in jobs)
+        return {key: error for key, error in outcomes if error}
+    errors = {}
+    with _workers(min(options.workers, len(jobs)), listen) as pool:
+        waiting = {pool.submit(_attempt_there, job, options): job for job in jobs}
+        for future in as_completed(waiting):
+            if error := future.result():
+                errors[_key(waiting[future].experiment)] = error
+    return errors
+
+
+def _attempt(job: Cell, options: Options, listen: Listener) -> str:
+    """Run a job; return what went wrong, or nothing."""
+    root = options.out / job.experiment.name
+    session = Session(
+        folder=run_folder(root, *_key(job.experiment)),
+        engine=options.engine,
+        workers=options.workers,
+        resume=options.resume,
+        client_app=options.client_app,
+    )
+    try:
+        run_session(job.experiment, session, job.label, listen)
+    except RequestError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+_reports: Any = None  # the queue of a worker process
+
+
+def _attempt_there(job: Cell, options: Options) -> str:
+    return _attempt(job, options, _reports.put)
+
+
+def _start_worker(reports: Any) -> None:
+    """Set a worker process up, and make it end with its parent, however that one ends."""
+    global _reports
+    _reports = reports
+    compat.quiet()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _workers(count: int, listen: Listener) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes whose reports reach `listen`."""
+    context = multiprocessing.get_context("spawn")
+    reports = context.Manager().Queue()
+
+    def pass_on() -> None:
+        while (report := reports.get()) is not None:
+            listen(report)
+
+    listener = threading.Thread(target=pass_on, daemon=True)
+    listener.start()
+    with ProcessPoolExecutor(count, context, _start_worker, (reports,)) as pool:
+        yield pool
+    reports.put(None)
+    listener.join()
+
+
+def _summarise(
+    root: Path, cells: list[Cell], controls: list[Cell], errors: dict[tuple[str, int], str]
+) -> None:
+    """Write `summary.json` and `rows.parquet` of an experiment."""
+    seeds: dict[str, list[int]] = {}
+    for cell in cells:
+        own = seeds.setdefault(cell.experiment.run_id, [])
+        own.append(cell.experiment.seed) if cell.experiment.seed not in own else None
+    summary = {
+        "experiment": cells[0].experiment.name,
+        "cells": [_entry(root, cell, seeds, errors) for cell in cells],
+        "controls": [_entry(root, control, seeds, errors) for control in controls],
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    write_table(root / "rows.parquet", _all_rows(root, [*cells, *controls]))
+    write_json(root / "summary.json", summary)
+
+
+def _entry(
+    root: Path, cell: Cell, seeds: dict[str, list[int]], errors: dict[tuple[str, int], str]
+) -> dict[str, Any]:
+    run_id, seed = _key(cell.experiment)
+    result = read_result(run_folder(root, run_id, seed))
+    about = {
+        "experiment": cell.experiment.name,
+        "run_id": run_id,
+        "seed": seed,
+        "seeds": seeds.get(run_id, [seed]),
+        "settings": cell.settings,
+        "label": cell.label,
+    }
+    if result is None:
+        return {**about, "status": "failed", "error": errors.get((run_id, seed), "not finished")}
+    references = {
+        name: read_result(run_folder(root, *_key(control)))
+        for name, control in cell.experiment.controls().items()
+    }
+    own = None if cell.experiment.layout.fraction else result
+    numbers = protection_numbers(
+        result, references.get("all", own), references.get("clean", own)
+    )
+    return {**result, **about, "protection": numbers}
+
+
+def _all_rows(root: Path, cells: list[Cell]) -> pd.DataFrame:
+    tables = []
+    for run_id, seed in dict.fromkeys(_key(cell.experiment) for cell in cells):
+        path = run_folder(root, run_id, seed) / "rows.parquet"
+        if path.exists():
+            tables.append(pd.read_parquet(path).assign(run_id=run_id, seed=seed))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

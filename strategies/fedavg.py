@@ -1,0 +1,38 @@
+"""Federated averaging."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import LinearRule
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class FedAvg(LinearRule):
+    """The mean of the updates, weighted by the size of each client's shard.
+
+    Source: McMahan et al. (2017), algorithm 1, https://arxiv.org/abs/1602.05629.
+
+    Attributes:
+        server_learning_rate: factor of the mean.
+    """
+
+    server_learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        rate = self.server_learning_rate
+        require(rate > 0, "server_learning_rate", "above 0", rate)
+
+    def coefficients(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the weights, scaled to a sum of one."""
+        return weights / weights.sum()
+
+    def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
+        """Return the scaled mean; there is no state."""
+        return state, self.server_learning_rate * total

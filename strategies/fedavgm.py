@@ -1,0 +1,48 @@
+"""Federated averaging with server momentum."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import LinearRule
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class FedAvgM(LinearRule):
+    """The weighted mean of the updates, with momentum on the server.
+
+    Source: Hsu et al. (2019), section 4.3, https://arxiv.org/abs/1909.06335; heavy-ball
+    momentum, no Nesterov correction.
+
+    Attributes:
+        momentum: share of the last step that is taken again.
+        server_learning_rate: factor of the step.
+    """
+
+    momentum: float = 0.9
+    server_learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        rate = self.server_learning_rate
+        require(rate > 0, "server_learning_rate", "above 0", rate)
+
+    def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
+        """Return the velocity at rest."""
+        return torch.zeros(num_parameters, dtype=torch.float64)
+
+    def coefficients(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the weights, scaled to a sum of one."""
+        return weights / weights.sum()
+
+    def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
+        """Return the next velocity, and the step along it."""
+        velocity = self.momentum * state + total
+        return velocity, self.server_learning_rate * velocity
