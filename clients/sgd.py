@@ -79,7 +79,7 @@ def descend(
             loss = smoothed_cross_entropy(logits, labels, settings.label_smoothing)
             total = loss if penalty is None else loss + penalty()
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             loss_sum += loss.detach() * len(labels)
             right += (logits.detach().argmax(1) == labels).sum()

@@ -14,19 +14,19 @@ from strategies.trimmed_mean import TrimmedMean
 
 EXPERIMENT = Experiment(
     name="quickstart",
-    data=Data(dataset="fashion_mnist", num_clients=10, num_samples=4000, num_test=2000),
+    data=Data(dataset="fashion_mnist", num_clients=10, num_samples=3000, num_test=2000),
     partition=Dirichlet(alpha=0.5),
     protection=ErrorMinimizing(radius=16 / 255, form="class"),
     layout=Layout(fraction=0.5, unit="samples"),
     model=Model("efficientnet_lite0", init="pretrained", tune="head"),
-    client=SgdClient(learning_rate=0.05, local_epochs=1),
+    client=SgdClient(learning_rate=0.05, local_epochs=3),
     strategy=FedAvg(),
-    rounds=10,
+    rounds=8,
 )
 AXES = {
     "model": [
         Model("efficientnet_lite0", init="pretrained", tune="head"),
-        Model("small_cnn", init="random", norm="none"),
+        Model("small_cnn", init="random"),
     ],
     "layout.fraction": [0.0, 0.5, 1.0],
     "strategy": [FedAvg(), TrimmedMean(num_byzantine=2)],

@@ -11,9 +11,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-__version__ = "0.1.0"
-
-from fl_sim.experiment import (  # noqa: E402
+from fl_sim.experiment import (
     Adversary,
     Data,
     Experiment,
@@ -21,8 +19,8 @@ from fl_sim.experiment import (  # noqa: E402
     Model,
     Participation,
 )
-from fl_sim.results import load_results  # noqa: E402
-from fl_sim.runner import run, sweep  # noqa: E402
+from fl_sim.results import load_results
+from fl_sim.runner import run, sweep
 
 __all__ = [
     "Adversary",

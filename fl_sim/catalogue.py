@@ -1,6 +1,6 @@
 """What there is to choose from: every plug-in, dataset and model with its source."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fl_sim.contracts import AggregationRule, Client, Metric, Protection
 from fl_sim.data.partition import Partition
@@ -11,7 +11,7 @@ from fl_sim.plugins import discover, summary_of
 Kind = Literal[
     "protections", "strategies", "clients", "metrics", "datasets", "models", "partitions"
 ]
-PACKAGES: dict[str, tuple[str, type]] = {
+PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
     "strategies": ("strategies", AggregationRule),
     "clients": ("clients", Client),

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
-from fl_sim.data.sources import MissingData, load
+from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine.session import Engine
-from fl_sim.errors import RequestError, RunFailed
+from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.progress import live_progress
 from fl_sim.report import page, tables
 from fl_sim.results import Results, load_results
@@ -137,12 +137,10 @@ def doctor_() -> None:
 def main() -> None:
     """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(app(standalone_mode=False) or 0)
     except RequestError as error:
         _stop(f"error: {' '.join(str(error).split())}", 2)
-    except RunFailed as error:
+    except RunFailedError as error:
         _stop(f"failed: {error}", 1)
     except typer.Abort:
         _stop("interrupted; go on with --resume", 130)
@@ -170,7 +168,7 @@ def _read(
         return content
     try:
         load(data.dataset, data.path)
-    except MissingData as error:
+    except MissingDataError as error:
         _warn_loudly(data.dataset, fallback, error)
         sizes = ["data.num_samples=none", "data.num_test=none"]
         overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
@@ -178,7 +176,7 @@ def _read(
     return content
 
 
-def _warn_loudly(missing: str, fallback: str, error: MissingData) -> None:
+def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
     console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
     console.print(f"[red]{error}", soft_wrap=True)
     console.rule()

@@ -99,9 +99,9 @@ class Row(NamedTuple):
 class Observation:
     """What the metrics see after a round: scores of the global model, and who is who.
 
-    The pool holds every record of every client. `members` were trained on, the others were
-    held out; `audited` marks a subset with as many members as outsiders in each client, class
-    and protected status, on which membership attacks are honest.
+    The pool is the audited part of all records: as many members (trained on) as outsiders
+    (held out) in each client, class and protected status, on which membership attacks are
+    honest. `class_counts` and `protected_counts` are about everything that a client holds.
     """
 
     round: int
@@ -111,14 +111,19 @@ class Observation:
     pool_labels: Int64[Tensor, " n"]
     pool_clients: Int64[Tensor, " n"]
     members: Bool[Tensor, " n"]
-    audited: Bool[Tensor, " n"]
     protected: Bool[Tensor, " n"]
-    num_clients: int
+    class_counts: Int64[Tensor, "k y"]
+    protected_counts: Int64[Tensor, " k"]
     updates: tuple[Update, ...]
     num_failures: int
     seconds: float
     bytes_down: int
     bytes_up: int
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return len(self.class_counts)
 
 
 class Protection(ABC):

@@ -44,7 +44,7 @@ def label(value: Any) -> Any:
     if type(value).__str__ is not object.__str__:
         return str(value)
     default = type(value)()
-    names = [f.name for f in dataclasses.fields(value)]
+    names = _argument_names(type(value))
     changed = [n for n in names if getattr(value, n) != getattr(default, n)]
     words = ", ".join(f"{name}={_short(getattr(value, name))}" for name in changed)
     return f"{type(value).__name__}({words})" if words else type(value).__name__
@@ -149,12 +149,11 @@ def _call(cls: type, arguments: dict[str, Any]) -> Any:
 def _argument_names(cls: type) -> list[str]:
     if issubclass(cls, Strategy):
         return [name for name in inspect.signature(cls).parameters if not name.endswith("_fn")]
-    return [field.name for field in dataclasses.fields(cls)]
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    return [field.name for field in fields]
 
 
 def _arguments(owner: Any) -> dict[str, Any]:
-    if isinstance(owner, Strategy):
-        return {name: getattr(owner, name) for name in _argument_names(type(owner))}
     return {name: getattr(owner, name) for name in _argument_names(type(owner))}
 
 

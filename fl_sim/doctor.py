@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fl_sim.cache import cache_folder
 from fl_sim.catalogue import Entry
-from fl_sim.data.sources import MissingData, sources
+from fl_sim.data.sources import MissingDataError, sources
 from fl_sim.models import foundation
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
@@ -25,7 +25,7 @@ def datasets() -> list[Entry]:
     for name, source in sources().items():
         try:
             lines.append(Entry(name, "found", source.load(None).origin))
-        except MissingData as error:
+        except MissingDataError as error:
             lines.append(Entry(name, "missing", str(error)))
     return lines
 

@@ -17,7 +17,7 @@ class FieldError(RequestError):
         return FieldError(f"{prefix}.{self.field}", self.allowed, self.got)
 
 
-class RunFailed(RuntimeError):
+class RunFailedError(RuntimeError):
     """A run broke off: too few valid updates, or a failure under the policy `raise`."""
 
 

@@ -6,6 +6,7 @@ JSON beside its results, and that JSON runs again.
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from fl_sim.contracts import AggregationRule, Client, Protection
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.errors import require
+
+Axes = Mapping[str, Sequence[Any]]  # values by field path: the grid of a sweep
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Model:
         init: `pretrained` weights (a foundation model), or a `random` start.
         tune: the part that is trained and travels: everything, the last block and the head,
             or the head alone. What is frozen is computed once an image and cached.
-        norm: of networks of ours: `batch`, `group` (keeps no statistics), or `none`.
+        norm: of networks of ours: `batch`, `group` (keeps no statistics), or `off`.
         pixels: side to which images are scaled for a foundation model; None: its default.
         backbone_rate: learning rate of pretrained layers as a share of the head's.
     """
@@ -65,7 +68,7 @@ class Model:
     backbone: str = "small_cnn"
     init: Literal["random", "pretrained"] = "random"
     tune: Literal["full", "last_block", "head"] = "full"
-    norm: Literal["batch", "group", "none"] = "batch"
+    norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
     backbone_rate: float = 0.05
 

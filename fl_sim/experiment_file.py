@@ -13,11 +13,10 @@ from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.errors import RequestError
-from fl_sim.experiment import Experiment
+from fl_sim.experiment import Axes, Experiment
 from fl_sim.plugins import discover
-from fl_sim.runner import Axes
 
-PLUGINS: tuple[tuple[str, type], ...] = (
+PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("strategies", AggregationRule),
     ("clients", Client),
     ("fl_sim.protections", Protection),
@@ -57,7 +56,9 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
     for override in overrides:
         field, separator, text = override.partition("=")
         if not separator:
-            raise RequestError(f"--set takes field=value, such as layout.fraction=0.5; got {override!r}")
+            raise RequestError(
+                f"--set takes field=value, such as layout.fraction=0.5; got {override!r}"
+            )
         experiment = experiment.with_value(field, parse_value(text))
         axes.pop(field, None)
     return ExperimentFile(experiment, axes, content.seeds)

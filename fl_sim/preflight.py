@@ -7,7 +7,6 @@ from flwr.serverapp.strategy import Strategy
 from fl_sim.contracts import Dataset
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load, subset
-from fl_sim.engine.strategy import as_flower
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Data, Experiment, Model
 from fl_sim.models.tuning import build
@@ -19,8 +18,8 @@ def check(experiment: Experiment) -> None:
 
     Raises:
         FieldError: naming the field, what is allowed, and what came.
-        MissingData: where the dataset is nowhere to be had.
-        MissingWeights: naming the file to fill.
+        MissingDataError: where the dataset is nowhere to be had.
+        MissingWeightsError: naming the file to fill.
     """
     dataset = _dataset(experiment.data)
     rng = numpy_generator(experiment.seed, "partition")
@@ -56,7 +55,6 @@ def _check_strategy(experiment: Experiment) -> None:
             allowed = f"at least {needed} clients a round for {name}"
             raise FieldError("participation.clients_per_round", allowed, count)
         return
-    flower = as_flower(experiment.strategy)
     for name in ("min_train_nodes", "min_available_nodes"):
-        wanted = getattr(flower, name, 0)
+        wanted = getattr(experiment.strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)

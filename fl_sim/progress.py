@@ -25,10 +25,12 @@ def live_progress(console: Console) -> Iterator[Listener]:
     tasks = {}
 
     def listen(progress: Progress) -> None:
-        fields = {"clients": progress.clients, "accuracy": progress.accuracy}
         if progress.key not in tasks:
-            tasks[progress.key] = bars.add_task(progress.label, total=progress.rounds, **fields)
-        bars.update(tasks[progress.key], completed=progress.round, **fields)
+            tasks[progress.key] = bars.add_task(
+                progress.label, total=progress.rounds, clients=progress.clients, accuracy=0.0
+            )
+        task = tasks[progress.key]
+        bars.update(task, completed=progress.round, accuracy=progress.accuracy)
         if progress.round == progress.rounds:
             bars.remove_task(tasks.pop(progress.key))
             console.print(f"finished  accuracy {progress.accuracy:.3f}  {progress.label}")

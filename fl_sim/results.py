@@ -1,10 +1,10 @@
 """Results: a folder a run, written once and atomically, read back as one tidy table.
 
-    <out>/<experiment>/summary.json             one entry a cell, and one a control
-    <out>/<experiment>/rows.parquet             every number of every run
-    <out>/<experiment>/<run_id>/seed=<s>/       experiment.json  environment.json  result.json
-                                                rows.parquet  failures.json  signals.parquet
-                                                samples.npz  model.safetensors
+<out>/<experiment>/summary.json             one entry a cell, and one a control
+<out>/<experiment>/rows.parquet             every number of every run
+<out>/<experiment>/<run_id>/seed=<s>/       experiment.json  environment.json  result.json
+                                            rows.parquet  failures.json  signals.parquet
+                                            samples.npz  model.safetensors
 """
 
 import json

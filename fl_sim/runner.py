@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,18 +20,17 @@ from fl_sim.description import label
 from fl_sim.engine import compat
 from fl_sim.engine.session import Engine, Listener, Progress, Session, run_session
 from fl_sim.errors import RequestError
-from fl_sim.experiment import Experiment
+from fl_sim.experiment import Axes, Experiment
 from fl_sim.results import (
     Results,
     load_results,
     protection_numbers,
     read_result,
+    rows_table,
     run_folder,
     write_json,
     write_table,
 )
-
-Axes = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def run(
         listen: called after every round.
 
     Raises:
-        RequestError: before any work, for what the request gets wrong.
-        RunFailed: where a run breaks off under its failure policy.
+        RequestError: before any work, for what the request gets wrong. A run that breaks
+            off is recorded, and `complete` is False.
     """
     options = Options(Path(out), engine, workers, resume, controls, client_app)
     return run_cells(cells_of(experiment, {}, seeds), options, listen)
@@ -132,14 +131,14 @@ def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) ->
     Raises:
         FieldError: for an unknown field or a value out of range.
     """
-    cells = []
+    cells: list[Cell] = []
     for values in product(*axes.values()):
         changed = experiment
         for path, value in zip(axes, values, strict=True):
             changed = changed.with_value(path, value)
         settings = {path: label(value) for path, value in zip(axes, values, strict=True)}
-        for seed in seeds if seeds is not None else [experiment.seed]:
-            cells.append(Cell(replace(changed, seed=seed), settings))
+        wanted = seeds if seeds is not None else [experiment.seed]
+        cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
     return cells
 
 
@@ -147,8 +146,7 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
     """Run cells and their controls, each distinct run once, and sum them up.
 
     Raises:
-        RequestError: before any work.
-        RunFailed: for the one run of a single-run request; a sweep records failures instead.
+        RequestError: before any work. A run that breaks off is recorded.
     """
     if not cells:
         raise RequestError("nothing to run: no cells, or no seeds")
@@ -174,9 +172,7 @@ def _controls(cells: list[Cell]) -> Iterator[Cell]:
             yield Cell(control, {**cell.settings, "control": name})
 
 
-def _execute(
-    jobs: list[Cell], options: Options, listen: Listener
-) -> dict[tuple[str, int], str]:
+def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
     compat.quiet()
     if options.engine != "local" or options.workers == 1 or len(jobs) == 1:
@@ -288,9 +284,7 @@ def _entry(
         for name, control in cell.experiment.controls().items()
     }
     own = None if cell.experiment.layout.fraction else result
-    numbers = protection_numbers(
-        result, references.get("all", own), references.get("clean", own)
-    )
+    numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))
     return {**result, **about, "protection": numbers}
 
 
@@ -300,4 +294,4 @@ def _all_rows(root: Path, cells: list[Cell]) -> pd.DataFrame:
         path = run_folder(root, run_id, seed) / "rows.parquet"
         if path.exists():
             tables.append(pd.read_parquet(path).assign(run_id=run_id, seed=seed))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True) if tables else rows_table([])

@@ -113,9 +113,11 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, Tensor | np.ndarray | np.generic):
         name = f"t{len(tensors)}"
-        is_tensor = isinstance(value, Tensor)
-        tensors[name] = (value if is_tensor else torch.tensor(np.asarray(value))).clone()
-        return {"kind": "tensor" if is_tensor else "array", "name": name}
+        if isinstance(value, Tensor):
+            tensors[name] = value.clone()
+            return {"kind": "tensor", "name": name}
+        tensors[name] = torch.tensor(np.asarray(value))
+        return {"kind": "array", "name": name}
     if isinstance(value, ArrayRecord):
         arrays = value.to_numpy_ndarrays()
         items = [[k, _pack(a, tensors)] for k, a in zip(value, arrays, strict=True)]

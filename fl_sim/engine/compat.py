@@ -42,15 +42,15 @@ def seeded_globals(seed: int, *labels: str | int) -> Iterator[None]:
 
     The generators are put back afterwards.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     number = seed_for(seed, *labels)
     random.seed(number)
-    np.random.seed(number % 2**32)
+    np.random.seed(number % 2**32)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(python_state)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def simulate(

@@ -21,7 +21,7 @@ from fl_sim.engine.wire import (
     to_record,
     unpack_buffers,
 )
-from fl_sim.errors import RunFailed
+from fl_sim.errors import RunFailedError
 from fl_sim.experiment import FailurePolicy
 
 
@@ -67,7 +67,7 @@ class Exchange:
         """Return the valid updates in client order, and who failed.
 
         Raises:
-            RunFailed: for any failure under the policy `raise`, or with too few updates.
+            RunFailedError: for any failure under the policy `raise`, or with too few updates.
         """
         waiting = {message.metadata.dst_node_id: message for message in instructions}
         received: dict[int, Update] = {}
@@ -107,7 +107,8 @@ class Exchange:
         if reply is None:
             return Failure(number, client, "no reply")
         if reply.has_error():
-            return Failure(number, client, reply.error.reason.splitlines()[0])
+            cause = (reply.error.reason or "no reason given").splitlines()[0]
+            return Failure(number, client, cause)
         try:
             return self._checked(client, reply.content)
         except (ValueError, KeyError, TypeError) as error:
@@ -127,9 +128,7 @@ class Exchange:
         # The server's own count: what a client claims is forgeable.
         return Update(client, parameters, buffers, self.shard_sizes[client], values)
 
-    def _same_metrics(
-        self, number: int, answers: list[Update | Failure]
-    ) -> list[Update | Failure]:
+    def _same_metrics(self, number: int, answers: list[Update | Failure]) -> list[Update | Failure]:
         """Fail clients whose metrics have other names than most: strategies refuse a mixture."""
         names = Counter(tuple(sorted(a.metrics)) for a in answers if isinstance(a, Update))
         if len(names) <= 1:
@@ -145,18 +144,16 @@ class Exchange:
     def _judge(self, number: int, received: dict[int, Update], failures: list[Failure]) -> None:
         if failures and self.policy.on_failure == "raise":
             first = failures[0]
-            raise RunFailed(f"round {number}, client {first.client}: {first.cause}")
+            raise RunFailedError(f"round {number}, client {first.client}: {first.cause}")
         if len(received) < self.policy.min_updates:
             cause = f"; client {failures[0].client}: {failures[0].cause}" if failures else ""
-            raise RunFailed(
+            raise RunFailedError(
                 f"round {number}: {len(received)} valid updates, failures.min_updates is "
                 f"{self.policy.min_updates}{cause}"
             )
 
 
-def as_replies(
-    updates: list[Update], instructions: list[Message], shapes: Shapes
-) -> list[Message]:
+def as_replies(updates: list[Update], instructions: list[Message], shapes: Shapes) -> list[Message]:
     """Return checked updates as the replies that a Flower strategy aggregates."""
     by_client = {message.metadata.dst_node_id: message for message in instructions}
     replies = []

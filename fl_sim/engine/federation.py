@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from fl_sim.cache import cached, digest
@@ -13,6 +13,8 @@ from fl_sim.data.partition import shares
 from fl_sim.data.sources import load, subset
 from fl_sim.errors import require
 from fl_sim.experiment import Experiment, describe
+from fl_sim.models import parameters
+from fl_sim.models.architectures import channels_last
 from fl_sim.models.features import features
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
@@ -41,7 +43,11 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """A run before its first round: the pool, what the network sees of it, and the network."""
+    """A run before its first round: the pool, what the network sees of it, and the network.
+
+    `model` is a workbench: whoever uses it loads parameters and buffers first. Those of the
+    first round are `start` and `start_buffers`.
+    """
 
     experiment: Experiment
     dataset: Dataset
@@ -49,6 +55,8 @@ class Federation:
     inputs: Shaped[Tensor, "n ..."]
     test_inputs: Shaped[Tensor, "t ..."]
     model: nn.Sequential
+    start: Float[Tensor, " p"]
+    start_buffers: dict[str, Tensor]
     trained: Bool[Tensor, " n"]
     adversaries: frozenset[int]
 
@@ -68,6 +76,17 @@ class Federation:
         """Return the number of training images of each client, as the server knows it."""
         counts = self.pool.clients[self.trained].bincount(minlength=self.num_clients)
         return [int(count) for count in counts]
+
+    def class_counts(self) -> Int64[Tensor, "k y"]:
+        """Return how many records of each class each client holds."""
+        num_classes = self.dataset.num_classes
+        cells = self.pool.clients * num_classes + self.pool.labels
+        counts = cells.bincount(minlength=self.num_clients * num_classes)
+        return counts.view(self.num_clients, num_classes)
+
+    def protected_counts(self) -> Int64[Tensor, " k"]:
+        """Return how many records of each client are protected."""
+        return self.pool.clients[self.pool.protected].bincount(minlength=self.num_clients)
 
     @property
     def num_clients(self) -> int:
@@ -97,13 +116,16 @@ def prepare(experiment: Experiment) -> Federation:
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
     drawn = torch.randperm(data.num_clients, generator=generator(seed, "adversaries"))
     num_adversaries = experiment.adversary.num_clients if experiment.adversary else 0
+    model = channels_last(network.trained)
     return Federation(
         experiment=experiment,
         dataset=dataset,
         pool=pool,
         inputs=inputs,
         test_inputs=test_inputs,
-        model=network.trained.to(memory_format=torch.channels_last),
+        model=model,
+        start=parameters.flat(model),
+        start_buffers=parameters.buffers(model),
         trained=trained,
         adversaries=frozenset(drawn[:num_adversaries].tolist()),
     )
@@ -118,9 +140,7 @@ def _pool(experiment: Experiment, dataset: Dataset) -> Pool:
     for client, own in enumerate(parts):
         clients[own] = client
     members = _members(clients, labels, data.held_out, seed)
-    protected = layout.chosen(
-        clients, members, labels, data.num_clients, dataset.num_classes, seed
-    )
+    protected = layout.chosen(clients, members, labels, data.num_clients, dataset.num_classes, seed)
     return Pool(
         clean_images=dataset.train_images,
         noisy_images=_noisy_images(experiment, dataset, clients, protected),
@@ -128,7 +148,8 @@ def _pool(experiment: Experiment, dataset: Dataset) -> Pool:
         clients=clients,
         members=members,
         protected=protected,
-        audited=_audited(clients, labels, protected, members, seed) & ~(layout.withheld & protected),
+        audited=_audited(clients, labels, protected, members, seed)
+        & ~(layout.withheld & protected),
     )
 
 
@@ -158,7 +179,8 @@ def _audited(
 
 def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Return one number for each combination of values."""
-    return torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
+    inverse: Tensor = torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
+    return inverse
 
 
 def _ranks(
@@ -221,7 +243,7 @@ def _seen(
     """
     if len(frozen) == 0:
         return _mixed(pool.protected, pool.noisy_images, pool.clean_images), dataset.test_images
-    frozen.to(memory_format=torch.channels_last)
+    channels_last(frozen)
     weights = _front_id(experiment, dataset, frozen)
     clean = features(frozen, weights, pool.clean_images)
     test = features(frozen, weights, dataset.test_images)

@@ -36,15 +36,14 @@ class State:
 
 def initial_state(federation: Federation, strategy: Strategy) -> State:
     """Return the state before the first round."""
-    model = federation.model
-    return State(0, parameters.flat(model), parameters.buffers(model), strategy)
+    return State(0, federation.start, federation.start_buffers, strategy)
 
 
 def rounds(federation: Federation, state: State, grid: Grid) -> Iterator[State]:
     """Run the rounds that are left, yielding the state after each.
 
     Raises:
-        RunFailed: where the failure policy ends the run.
+        RunFailedError: where the failure policy ends the run.
     """
     experiment, shapes = federation.experiment, parameters.shapes(federation.model)
     exchange = Exchange(

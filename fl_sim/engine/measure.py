@@ -46,7 +46,7 @@ def observe(
     seconds: float,
 ) -> Observation:
     """Score the test set and the pool by the global model."""
-    model, pool = federation.model, federation.pool
+    model, pool, kept = federation.model, federation.pool, federation.pool.audited
     parameters.load_flat(model, state.parameters)
     parameters.load_buffers(model, state.buffers)
     size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
@@ -54,13 +54,13 @@ def observe(
         round=state.round,
         test_logits=logits(model, federation.test_inputs),
         test_labels=federation.dataset.test_labels,
-        pool_logits=logits(model, federation.inputs),
-        pool_labels=pool.labels,
-        pool_clients=pool.clients,
-        members=federation.trained,
-        audited=pool.audited,
-        protected=pool.protected,
-        num_clients=federation.num_clients,
+        pool_logits=logits(model, federation.inputs[kept]),
+        pool_labels=pool.labels[kept],
+        pool_clients=pool.clients[kept],
+        members=pool.members[kept],
+        protected=pool.protected[kept],
+        class_counts=federation.class_counts(),
+        protected_counts=federation.protected_counts(),
         updates=tuple(updates),
         num_failures=len(failures),
         seconds=seconds,

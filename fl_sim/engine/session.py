@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,6 @@ from jaxtyping import Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
-import fl_sim
 from fl_sim.engine import client_app, compat
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.federation import Federation, Pool, federation
@@ -78,14 +78,14 @@ def run_session(
 
     Raises:
         RequestError: before anything is written.
-        RunFailed: where the failure policy ends the run; its checkpoints stay.
+        RunFailedError: where the failure policy ends the run; its checkpoints stay.
     """
     torch.set_num_threads(1)  # the same everywhere: reductions depend on it
     finished = read_result(session.folder) if session.resume else None
     if finished is not None:
         return finished
     ours = federation(experiment.to_json())
-    _open_folder(experiment, session)
+    open_folder(experiment, session)
     if session.engine == "local":
         app = session.client_app or client_app.app
         return drive(ours, LocalGrid(app, experiment.data.num_clients), session, label, listen)
@@ -110,14 +110,16 @@ def drive(
     if session.resume:
         state = load_state(checkpoints, strategy) or state
     _await_nodes(grid)
-    for state in rounds(ours, state, grid):
+    for _ in rounds(ours, state, grid):
         save_state(checkpoints, state)
-        accuracy = next(row.value for row in reversed(state.rows) if row.metric == "accuracy")
-        count = experiment.clients_per_round
-        listen(
-            Progress(str(session.folder), label, state.round, experiment.rounds, count, accuracy)
-        )
+        listen(_progress(experiment, state, session, label))
     return _finish(ours, state, session, time.time() - started)
+
+
+def _progress(experiment: Experiment, state: State, session: Session, label: str) -> Progress:
+    accuracy = next(row.value for row in reversed(state.rows) if row.metric == "accuracy")
+    count = experiment.clients_per_round
+    return Progress(str(session.folder), label, state.round, experiment.rounds, count, accuracy)
 
 
 def _fresh(experiment: Experiment) -> Experiment:
@@ -134,7 +136,8 @@ def _await_nodes(grid: Grid) -> None:
         time.sleep(0.1)
 
 
-def _open_folder(experiment: Experiment, session: Session) -> None:
+def open_folder(experiment: Experiment, session: Session) -> None:
+    """Start a run's folder: anew, or where it stands when resuming."""
     if not session.resume:
         shutil.rmtree(session.folder, ignore_errors=True)
     session.folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,7 @@ def _open_folder(experiment: Experiment, session: Session) -> None:
 def environment(engine: str) -> dict[str, Any]:
     """Return what the bits of a run depend on beside the experiment."""
     return {
-        "fl_sim": fl_sim.__version__,
+        "fl_sim": version("fl-sim"),
         "commit": _commit(),
         "engine": engine,
         "python": platform.python_version(),
@@ -234,18 +237,16 @@ def _signals(ours: Federation, state: State) -> pd.DataFrame:
 
 def _save_samples(path: Path, ours: Federation) -> None:
     """Save a few images, clean and as published, and who holds how many of which class."""
-    pool, num_classes = ours.pool, ours.dataset.num_classes
+    pool = ours.pool
     rows = _one_of_each_class(pool)[:SHOWN]
-    cells = pool.clients * num_classes + pool.labels
-    counts = cells.bincount(minlength=ours.num_clients * num_classes)
     np.savez(
         path,
         clean=pool.clean_images[rows].numpy(),
         published=pool.noisy_images[rows].numpy(),
         labels=pool.labels[rows].numpy(),
         class_names=np.array(ours.dataset.class_names),
-        client_classes=counts.view(ours.num_clients, num_classes).numpy(),
-        protected=pool.clients[pool.protected].bincount(minlength=ours.num_clients).numpy(),
+        client_classes=ours.class_counts().numpy(),
+        protected=ours.protected_counts().numpy(),
     )
 
 

@@ -63,4 +63,3 @@ def order_record(experiment: str, number: int, client: int, buffers: bytes) -> C
     return ConfigRecord(
         {"experiment": experiment, "round": number, "client": client, BUFFERS: buffers}
     )
-

@@ -15,11 +15,8 @@ from fl_sim.metrics.intervals import clopper_pearson
 
 def class_mixes(seen: Observation) -> Float[Tensor, "k y"]:
     """Return each client's shares of the classes; a client without records gets zeros."""
-    num_classes = seen.test_logits.shape[1]
-    cells = seen.pool_clients * num_classes + seen.pool_labels
-    counts = cells.bincount(minlength=seen.num_clients * num_classes)
-    table = counts.view(seen.num_clients, num_classes).double()
-    return table / table.sum(1, keepdim=True).clamp(min=1)
+    counts = seen.class_counts.double()
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
 def class_means(
@@ -44,9 +41,7 @@ def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
 
 def protected_shares(seen: Observation) -> Float[Tensor, " k"]:
     """Return the share of each client's records that is protected."""
-    counts = seen.pool_clients.bincount(minlength=seen.num_clients)
-    marked = seen.pool_clients[seen.protected].bincount(minlength=seen.num_clients)
-    return marked.double() / counts.clamp(min=1)
+    return seen.protected_counts.double() / seen.class_counts.sum(1).clamp(min=1)
 
 
 def client_groups(seen: Observation) -> list[str]:

@@ -22,7 +22,8 @@ def worst_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
 
     Source: Li et al. (2020), q-FFL, section 4, https://arxiv.org/abs/1905.10497.
     """
-    return float(values.double().sort().values[: max(1, int(share * len(values)))].mean())
+    count = max(1, int(share * len(values) + 1e-9))  # 0.29 * 100 comes out below 29
+    return float(values.double().sort().values[:count].mean())
 
 
 def best_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:

@@ -2,7 +2,8 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import beta, norm, rankdata
+from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtri
 from torch import Tensor
 
 
@@ -15,8 +16,9 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     [0.0012, 0.0357]
     """
     tail = (1 - confidence) / 2
-    low = beta.ppf(tail, successes, trials - successes + 1) if successes > 0 else 0.0
-    high = beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    low = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
+    failures = trials - successes
+    high = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
     return float(low), float(high)
 
 
@@ -32,12 +34,19 @@ def auc_with_interval(
     m, n = len(positive), len(negative)
     if m == 0 or n == 0:
         return float("nan"), float("nan"), float("nan")
-    ranks = rankdata(np.concatenate([positive, negative]))
-    above = (ranks[:m] - rankdata(positive)) / n  # share of outsiders below each member
-    below = 1 - (ranks[m:] - rankdata(negative)) / m  # share of members above each outsider
+    ranks = _ranks(np.concatenate([positive, negative]))
+    above = (ranks[:m] - _ranks(positive)) / n  # share of outsiders below each member
+    below = 1 - (ranks[m:] - _ranks(negative)) / m  # share of members above each outsider
     area = float(above.mean())
     if m < 2 or n < 2:
         return area, 0.0, 1.0
     spread = float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
-    half = float(norm.ppf((1 + confidence) / 2)) * spread
+    half = float(ndtri((1 + confidence) / 2)) * spread
     return area, max(0.0, area - half), min(1.0, area + half)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each value's rank from 1, the mean rank for equal ones."""
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks: NDArray[np.float64] = counts.cumsum() - (counts - 1) / 2
+    return mean_ranks[position]

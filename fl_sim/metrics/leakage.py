@@ -111,14 +111,14 @@ class Leakage(Metric):
             "loss": loss_score(seen.pool_logits, seen.pool_labels),
             "margin": margin_score(seen.pool_logits, seen.pool_labels),
         }
-        groups = {"all": torch.ones_like(seen.audited)}
+        groups = {"all": torch.ones_like(seen.members)}
         if bool(seen.protected.any()):
             groups |= {"protected": seen.protected, "clean": ~seen.protected}
         for name, score in scores.items():
             for group, chosen in groups.items():
-                yield from self._attack(seen, name, score, seen.audited & chosen, group)
+                yield from self._attack(seen, name, score, chosen, group)
         for client in range(seen.num_clients):
-            kept = seen.audited & (seen.pool_clients == client)
+            kept = seen.pool_clients == client
             yield self._area(seen, "margin", scores["margin"], kept, "all", client)
         yield self._shift(seen, scores["margin"])
 
@@ -168,7 +168,7 @@ class Leakage(Metric):
 
     def _shift(self, seen: Observation, score: Float[Tensor, " n"]) -> Row:
         """Return the control: protected against clean outsiders, where nobody is a member."""
-        outside = seen.audited & ~seen.members
+        outside = ~seen.members
         noisy, clean = score[outside & seen.protected], score[outside & ~seen.protected]
         area, low, high = auc_with_interval(noisy, clean)
         there = len(noisy) > 0 and len(clean) > 0

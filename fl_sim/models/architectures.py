@@ -10,8 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.vision import torchvision
-
 NUM_GROUPS = 8  # of group normalisation; divides every width below
 
 
@@ -29,6 +27,11 @@ class Normalise(nn.Module):
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Return (images - mean) / std."""
         return (images - self.mean) / self.std
+
+
+def channels_last(network: nn.Sequential) -> nn.Sequential:
+    """Return the network with its weights laid out channels last, which is faster on a CPU."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class PooledRelu(nn.Module):
@@ -65,6 +68,8 @@ def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
 
     He et al. (2016), https://arxiv.org/abs/1512.03385, section 4.2.
     """
+    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+
     network = torchvision.models.resnet18(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
@@ -98,7 +103,7 @@ def _centred(channels: int) -> Normalise:
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": group_norm,
-    "none": no_norm,
+    "off": no_norm,
 }
 Architecture = Callable[[tuple[int, int, int], int, str], nn.Sequential]
 ARCHITECTURES: dict[str, Architecture] = {f.__name__: f for f in (small_cnn, resnet18)}

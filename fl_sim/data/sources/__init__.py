@@ -15,7 +15,7 @@ from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 
 
-class MissingData(RequestError):
+class MissingDataError(RequestError):
     """A dataset's files are nowhere to be had, or are damaged."""
 
 
@@ -29,7 +29,7 @@ class Source(ABC):
         """Return the whole dataset, from `path` or from the usual places.
 
         Raises:
-            MissingData: naming every place tried.
+            MissingDataError: naming every place tried.
         """
 
 
@@ -43,7 +43,7 @@ def load(name: str, path: str | None = None) -> Dataset:
 
     Raises:
         FieldError: for an unknown name.
-        MissingData: where its files cannot be had.
+        MissingDataError: where its files cannot be had.
     """
     known = sources()
     if name not in known:

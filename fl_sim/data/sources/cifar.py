@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.cache import cache_folder
 from fl_sim.contracts import Dataset
-from fl_sim.data.sources import MissingData, Source
+from fl_sim.data.sources import MissingDataError, Source
 
 
 def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
@@ -24,7 +24,7 @@ def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
     try:
         train, test = (open_split(str(root), train=part, download=False) for part in (True, False))
     except RuntimeError as error:
-        raise MissingData(
+        raise MissingDataError(
             f"data.dataset: {name} was not found or is damaged; unpack the python version of "
             f"the files so that {root / folder} exists, or set data.path ({error})"
         ) from None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fl_sim.cache import cache_folder
 from fl_sim.contracts import Dataset
-from fl_sim.data.sources import MissingData, Source
+from fl_sim.data.sources import MissingDataError, Source
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
@@ -67,9 +67,9 @@ class FashionMnist(Source):
         for place, fetch in places:
             try:
                 return _read(fetch())
-            except (MissingData, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            except (MissingDataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 tried.append(f"{place} ({str(error).splitlines()[0]})")
-        raise MissingData(
+        raise MissingDataError(
             "data.dataset: fashion_mnist was not found; tried " + "; ".join(tried)
         ) from None
 
@@ -92,13 +92,13 @@ def _idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
     """Read one IDX file, packed or not, and check its content."""
     packed, plain = folder / f"{name}.gz", folder / name
     if not (packed.exists() or plain.exists()):
-        raise MissingData(f"no {name}.gz in {folder}")
+        raise MissingDataError(f"no {name}.gz in {folder}")
     try:
         content = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     except (OSError, EOFError) as error:
-        raise MissingData(f"{packed} is damaged: {error}") from None
+        raise MissingDataError(f"{packed} is damaged: {error}") from None
     if hashlib.sha256(content).hexdigest() != CHECKSUMS[name]:
-        raise MissingData(f"{name} in {folder} is damaged: wrong checksum")
+        raise MissingDataError(f"{name} in {folder} is damaged: wrong checksum")
     num_axes = content[3]
     shape = np.frombuffer(content, dtype=">u4", count=num_axes, offset=4).astype(int)
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * num_axes)
@@ -119,7 +119,7 @@ def _call(command: list[str], folder: Path) -> None:
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     if done.returncode:
-        raise MissingData(f"{command[0]} failed: {done.stderr.strip() or done.returncode}")
+        raise MissingDataError(f"{command[0]} failed: {done.stderr.strip() or done.returncode}")
 
 
 def _from_torchvision(cache: Path) -> Path:

@@ -1,0 +1,47 @@
+# Everything is installed into .venv; `make help` lists what there is to do.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-all check format report clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## Create .venv with everything that is needed
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS="--rounds 1" and the like)
+	$(BIN)/fl-sim sweep experiments/quickstart.py --fallback-dataset digits $(ARGS)
+
+test: $(READY)  ## Run the fast tests (and those in a browser, where Chromium is installed)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not ray" $(ARGS)
+
+test-all: $(READY)  ## Run all tests: slow ones, and those that start Ray and Flower
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## Check format, lint, types and the direction of imports
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY)  ## Format the code, and mend what the linter can
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+report: $(READY)  ## Rebuild the reports of runs/, and README's tables from the measured numbers
+	$(BIN)/python -m experiments.expected --write-readme
+	@if compgen -G "runs/*/summary.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
+
+clean:  ## Remove .venv and caches; results in runs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

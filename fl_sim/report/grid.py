@@ -1,0 +1,219 @@
+"""The grid of a sweep as the report sees it: settings, each with one run a seed."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fl_sim.report.formats import value
+from fl_sim.results import Results, rows_table, run_folder
+
+FRACTION = "layout.fraction"
+PREFIX = "settings."
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One point of the grid.
+
+    Attributes:
+        values: what tells it from the others, by axis, in words.
+        cells: its entries in the summary, one a seed, failed ones too.
+        rows: the tidy rows of its finished runs.
+        folders: the folders of its finished runs, by seed.
+    """
+
+    values: dict[str, str]
+    cells: pd.DataFrame
+    rows: pd.DataFrame
+    folders: dict[int, Path]
+
+    @property
+    def label(self) -> str:
+        """The values in words, short enough for a legend."""
+        return " · ".join(
+            word if _says_enough(word) else f"{short_name(axis)} {word}"
+            for axis, word in self.values.items()
+        )
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The entries of the runs that finished."""
+        return self.cells[self.cells["status"] == "finished"]
+
+    def column(self, name: str) -> list[float]:
+        """Return a number of the summary for every finished seed; NaN where it is undefined."""
+        cells = self.finished
+        if name not in cells:
+            return [float("nan")] * len(cells)
+        return [float(item) for item in pd.to_numeric(cells[name], errors="coerce")]
+
+    def num_failures(self) -> list[float]:
+        """Return how many times a client did not deliver, for every finished seed."""
+        return [float(len(failures)) for failures in self.finished.get("failures", [])]
+
+    def metric(self, name: str, group: str = "all") -> pd.DataFrame:
+        """Return the rows of a metric about the whole federation, over all rounds."""
+        rows = self.rows
+        chosen = (rows["metric"] == name) & (rows["group"] == group) & (rows["client"] == -1)
+        return rows[chosen]
+
+    def final(self, name: str, group: str = "all") -> pd.DataFrame:
+        """Return the rows of a metric of the whole federation after the last round."""
+        return last_round(self.metric(name, group))
+
+    def clients(self, name: str) -> pd.DataFrame:
+        """Return the rows of a metric by client, after the last round of the first seed."""
+        rows = self.rows[(self.rows["metric"] == name) & (self.rows["client"] >= 0)]
+        first = rows[rows["seed"] == self.first_seed]
+        return last_round(first).sort_values("client")
+
+    @property
+    def first_seed(self) -> int | None:
+        """The first seed whose run finished."""
+        return next(iter(self.folders), None)
+
+    def signals(self) -> pd.DataFrame | None:
+        """Return the scores of the records in the first seed's run."""
+        path = self._file("signals.parquet")
+        return pd.read_parquet(path) if path else None
+
+    def samples(self) -> dict[str, "np.ndarray[Any, Any]"] | None:
+        """Return the images and the shares that the first seed's run saved."""
+        path = self._file("samples.npz")
+        if path is None:
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """The description of the first seed's run; empty where none finished."""
+        return self._json("experiment.json")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What the first seed's run ran on; empty where none finished."""
+        return self._json("environment.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self._file(name)
+        content: dict[str, Any] = json.loads(path.read_text()) if path else {}
+        return content
+
+    def _file(self, name: str) -> Path | None:
+        path = next((folder / name for folder in self.folders.values()), None)
+        return path if path and path.exists() else None
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Every setting of an experiment, in the order in which they were asked for.
+
+    Attributes:
+        results: where they come from.
+        axes: the values in words of every axis with more than one, by field path.
+        settings: one a combination.
+    """
+
+    results: Results
+    axes: dict[str, list[str]]
+    settings: list[Setting]
+
+    @property
+    def finished(self) -> list[Setting]:
+        """The settings with at least one finished run."""
+        return [setting for setting in self.settings if setting.folders]
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of the columns that tell settings apart."""
+        return [short_name(axis, tuple(self.axes)) for axis in self.axes] or ["run"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that were asked for."""
+        return sorted({int(seed) for seed in self.results.cells["seed"]})
+
+    @property
+    def name(self) -> str:
+        """The name of the experiment."""
+        return str(self.results.cells["experiment"].iloc[0])
+
+    def words(self, setting: Setting) -> list[str]:
+        """Return what tells a setting apart, one word a column of `heads`."""
+        return list(setting.values.values()) or [self.name]
+
+
+def grid_of(results: Results) -> Grid:
+    """Return the grid of an experiment's results."""
+    cells = results.cells
+    paths = [str(name) for name in cells.columns if str(name).startswith(PREFIX)]
+    words = {
+        path.removeprefix(PREFIX): [value(item, path) for item in cells[path]] for path in paths
+    }
+    axes = {axis: list(dict.fromkeys(own)) for axis, own in words.items()}
+    axes = {axis: own for axis, own in axes.items() if len(own) > 1}
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i in range(len(cells)):
+        members.setdefault(tuple(words[axis][i] for axis in axes), []).append(i)
+    by_run = _rows_by_run(results.rows)
+    settings = [
+        _setting(results.path, dict(zip(axes, key, strict=True)), cells.iloc[own], by_run)
+        for key, own in members.items()
+    ]
+    return Grid(results, axes, settings)
+
+
+def short_name(axis: str, among: tuple[str, ...] = ()) -> str:
+    """Return the last part of a field path, or all of it where others end alike.
+
+    >>> short_name("layout.fraction")
+    'fraction'
+    """
+    last = axis.split(".")[-1]
+    alike = [other for other in among if other.split(".")[-1] == last]
+    return axis if len(alike) > 1 else last.replace("_", " ")
+
+
+def last_round(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the last round of every seed."""
+    if rows.empty:
+        return rows
+    return rows[rows["round"] == rows.groupby("seed")["round"].transform("max")]
+
+
+def _setting(
+    root: Path,
+    values: dict[str, str],
+    cells: pd.DataFrame,
+    by_run: dict[tuple[str, int], pd.DataFrame],
+) -> Setting:
+    done = cells[cells["status"] == "finished"]
+    keys = [(str(a), int(b)) for a, b in zip(done["run_id"], done["seed"], strict=True)]
+    tables = [by_run[key] for key in keys if key in by_run]
+    rows = pd.concat(tables, ignore_index=True) if tables else _no_rows()
+    folders = {seed: run_folder(root, run_id, seed) for run_id, seed in keys}
+    return Setting(values, cells, rows, folders)
+
+
+def _rows_by_run(rows: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
+    if rows.empty:
+        return {}
+    runs = rows.drop_duplicates(["run_id", "seed"])
+    keys = [(str(a), int(b)) for a, b in zip(runs["run_id"], runs["seed"], strict=True)]
+    by_run = rows.groupby(["run_id", "seed"], sort=False)
+    return {key: by_run.get_group(key) for key in keys}
+
+
+def _no_rows() -> pd.DataFrame:
+    return rows_table(()).assign(run_id="", seed=0)
+
+
+def _says_enough(word: str) -> bool:
+    """Say whether a value needs no name: classes and whole parts do not, as numbers do."""
+    return word[:1].isupper() or ", " in word

@@ -1,0 +1,90 @@
+"""Protected images beside clean ones, with the noise made visible."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fl_sim.report.formats import value
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.parts import Drawing
+from fl_sim.report.style import STYLE, WIDTH, canvas, drawn
+
+GAIN = 10
+MID_GREY = 128
+MAX_SHEETS = 6
+
+Images = UInt8[np.ndarray, "n c h w"]
+
+
+def image_sheets(grid: Grid) -> list[Drawing]:
+    """Draw a sheet of images for every distinct protection that changed any."""
+    found: dict[str, Setting] = {}
+    for setting in grid.finished:
+        samples = setting.samples()
+        if samples is not None and (samples["clean"] != samples["published"]).any():
+            found.setdefault(json.dumps(setting.experiment["protection"]), setting)
+    sheets = list(found.values())[:MAX_SHEETS]
+    return [_sheet(setting, i + 1) for i, setting in enumerate(sheets)]
+
+
+def amplified(clean: Images, published: Images) -> Images:
+    """Return the noise, ten times as strong, around mid-grey."""
+    noise = published.astype(int) - clean.astype(int)
+    louder: Images = np.clip(MID_GREY + GAIN * noise, 0, 255).astype(np.uint8)
+    return louder
+
+
+def _sheet(setting: Setting, number: int) -> Drawing:
+    samples = setting.samples()
+    assert samples is not None
+    protection = setting.experiment["protection"]
+    words = protection["class"].split(".")[-1]
+    if "radius" in protection:
+        words += f", radius {value(protection['radius'], 'radius')}"
+    largest = np.abs(samples["published"].astype(int) - samples["clean"].astype(int)).max()
+    about = (
+        f"{words}: images as they were, as published, and the noise {GAIN} times as strong around "
+        f"mid-grey. The largest change of a pixel here is {largest}/255; seed {setting.first_seed}."
+    )
+    names = [str(samples["class_names"][label]) for label in samples["labels"]]
+    rows = {
+        "clean": samples["clean"],
+        "protected": samples["published"],
+        f"noise x{GAIN}": amplified(samples["clean"], samples["published"]),
+    }
+    alt = f"{about} Classes: {', '.join(names)}."
+    return drawn(f"images_{number}", _figure(rows, names), about, alt)
+
+
+@rc_context(STYLE)
+def _figure(rows: dict[str, "np.ndarray[Any, Any]"], names: Sequence[str]) -> Figure:
+    figure = canvas(len(rows) * WIDTH / 8.4 + 0.35)
+    grid = figure.subplots(len(rows), 8, squeeze=False)
+    for (title, images), own in zip(rows.items(), grid, strict=True):
+        for image, axes in zip(images, own, strict=False):
+            _image(axes, image)
+        own[0].set_ylabel(title)
+        for empty in own[len(images) :]:
+            empty.set_visible(False)
+    for name, axes in zip(names, grid[0], strict=False):
+        axes.set_title(name, fontsize=8, fontweight="normal", loc="center")
+    return figure
+
+
+def _image(axes: Axes, image: "np.ndarray[Any, Any]") -> None:
+    pixels = image.transpose(1, 2, 0)
+    grey = pixels.shape[2] == 1
+    # interpolation "none" stores pixels as they are, so that they stay sharp when enlarged
+    axes.imshow(
+        pixels[:, :, 0] if grey else pixels, cmap="grey", vmin=0, vmax=255, interpolation="none"
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

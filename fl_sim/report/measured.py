@@ -1,0 +1,126 @@
+"""Tables of what was measured, one row a setting: headline numbers, fairness, cost."""
+
+from collections.abc import Callable, Sequence
+
+from fl_sim.report.formats import (
+    COUNT,
+    INDEX,
+    MEBIBYTES,
+    MEGABYTES,
+    PERCENT,
+    POINTS,
+    SECONDS,
+    UNDEFINED,
+    Form,
+    interval,
+    over_seeds,
+)
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.parts import Cell, Section, Table, table
+from fl_sim.report.tables import A_MIX, HEADLINES, LOST, seeds_in_words
+
+FAIRNESS = (
+    ("spread, points", "fairness_spread", PERCENT),
+    ("worst 10 %, %", "fairness_worst_10_percent", PERCENT),
+    ("best 10 %, %", "fairness_best_10_percent", PERCENT),
+    ("worst client, %", "fairness_worst_client", PERCENT),
+    ("Jain", "fairness_jain", INDEX),
+    ("Gini", "fairness_gini", INDEX),
+    ("entropy", "fairness_entropy", INDEX),
+    ("protected gap, points", "fairness_protected_gap", POINTS),
+)
+COSTS = (
+    ("seconds", "cost.seconds", SECONDS),
+    ("MB up", "cost.bytes_up", MEGABYTES),
+    ("MB down", "cost.bytes_down", MEGABYTES),
+    ("peak MiB", "cost.peak_mib", MEBIBYTES),
+    ("trained parameters", "num_parameters", COUNT),
+)
+
+
+def headlines(grid: Grid) -> Section:
+    """Return the key numbers."""
+    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in (*HEADLINES, LOST)]
+    rows = [
+        [*map(Cell, grid.words(setting)), *_headline_cells(setting)] for setting in grid.settings
+    ]
+    about = [
+        f"After the last round; {seeds_in_words(grid)}. A_mix is the accuracy of the run itself; "
+        "A_clean and A_all are its controls, trained on the clean part alone and with nobody "
+        "protecting. AUC: membership attack, 0.5 is chance. Lost: times a client did not deliver.",
+    ]
+    if len(grid.seeds) > 1:
+        about.append("The spread is no confidence interval; (n/m): defined for n of m seeds.")
+    return Section(
+        "key", "Key numbers", tuple(about), (table("Key numbers", grid.heads, columns, rows),)
+    )
+
+
+def _headline_cells(setting: Setting) -> list[Cell]:
+    missing = len(setting.cells) - len(setting.finished)
+    cells = []
+    for column in (*HEADLINES, LOST):
+        alarm = f"{missing} failed" if column is A_MIX and missing else ""
+        cells.append(Cell(column.text(setting) if setting.folders else UNDEFINED, alarm=alarm))
+    return cells
+
+
+def fairness(grid: Grid) -> Section | None:
+    """Return how evenly the model serves the clients."""
+    if not grid.finished:
+        return None
+    made = setting_table(
+        grid,
+        "Fairness over clients",
+        [name for name, _, _ in FAIRNESS],
+        lambda setting: [measured_cell(setting, name, form) for _, name, form in FAIRNESS],
+    )
+    about = (
+        "Of the clients' accuracies on their own mixes of classes, after the last round. An even "
+        "federation has spread 0, Jain 1, Gini 0 and entropy 1."
+    )
+    return Section("fairness", "Fairness", (about,), (made,))
+
+
+def cost(grid: Grid) -> Section | None:
+    """Return what the runs cost."""
+    if not grid.finished:
+        return None
+    made = setting_table(
+        grid,
+        "Cost of a run",
+        [name for name, _, _ in COSTS],
+        lambda setting: [Cell(over_seeds(setting.column(name), form)) for _, name, form in COSTS],
+    )
+    about = (
+        "Over all rounds and clients. Seconds and memory hold for this machine and its load, and "
+        "include whatever else it did at the time; bytes and parameters hold anywhere."
+    )
+    return Section("cost", "Cost", (about,), (made,))
+
+
+def setting_table(
+    grid: Grid,
+    caption: str,
+    columns: Sequence[str],
+    cells: Callable[[Setting], Sequence[Cell]],
+) -> Table:
+    """Return a table with one row a setting that has any finished run."""
+    rows = [[*map(Cell, grid.words(setting)), *cells(setting)] for setting in grid.finished]
+    return table(caption, grid.heads, columns, rows)
+
+
+def measured_cell(setting: Setting, metric: str, form: Form, group: str = "all") -> Cell:
+    """Return a final number over seeds, greyed out where it should not be read.
+
+    Its interval reaches from the lowest to the highest bound of the seeds' own.
+    """
+    rows = setting.final(metric, group)
+    values = [float(item) for item in rows["value"]]
+    if not values:
+        return Cell(UNDEFINED)
+    bounds = interval(float(rows["low"].min()), float(rows["high"].max()), form)
+    doubts = [
+        str(note) for note, valid in zip(rows["note"], rows["valid"], strict=True) if not valid
+    ]
+    return Cell(over_seeds(values, form), doubts[0] if doubts else "", bounds)

@@ -1,0 +1,88 @@
+"""Small multiples: which settings share a panel, and panels side by side on one figure."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fl_sim.report.grid import FRACTION, Grid, Setting
+from fl_sim.report.style import canvas
+
+MAX_PANELS = 24
+MAX_LINES = 12  # more lines in one panel cannot be told apart
+
+
+class Panel(NamedTuple):
+    """A panel: its title, and the settings in it."""
+
+    title: str
+    settings: list[Setting]
+
+
+def line_axis(grid: Grid) -> str | None:
+    """Return the axis whose values share a panel: the fraction, or else the last that fits."""
+    if FRACTION in grid.axes:
+        return FRACTION
+    fitting = [axis for axis, values in grid.axes.items() if len(values) <= MAX_LINES]
+    return fitting[-1] if fitting else None
+
+
+def panels_of(grid: Grid, inside: str | None) -> list[Panel]:
+    """Return the finished settings by panel: all that differ in the axis `inside` only."""
+    found: dict[str, list[Setting]] = {}
+    for setting in grid.finished:
+        others = {axis: word for axis, word in setting.values.items() if axis != inside}
+        title = Setting(others, setting.cells, setting.rows, setting.folders).label
+        found.setdefault(title, []).append(setting)
+    return [Panel(title, settings) for title, settings in found.items()][:MAX_PANELS]
+
+
+def num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
+    """Return how many panels stand in a row: the values of the last axis, where they fit."""
+    outside = [values for axis, values in grid.axes.items() if axis != inside]
+    if len(outside) > 1 and 2 <= len(outside[-1]) <= 4:
+        return min(len(outside[-1]), num_panels)
+    return min(3, num_panels)
+
+
+def axes_of(
+    titles: Sequence[str], columns: int, height: float = 2.1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with one titled panel a title.
+
+    Args:
+        titles: of the panels, which may be long.
+        columns: how many panels stand in a row.
+        height: of a row of panels, in inches.
+        options: of matplotlib's `subplots`.
+    """
+    rows = -(-len(titles) // columns)
+    figure = canvas(max(2.9 if rows == 1 else 0.0, rows * height + 0.5))
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_title(_wrapped(title, 112 // columns))
+    for empty in panels[len(titles) :]:
+        empty.remove()
+    for axes in panels[max(0, len(titles) - columns) : len(titles)]:
+        axes.tick_params(labelbottom=True)  # the panel below may be missing
+    return figure, panels[: len(titles)]
+
+
+def label_outside(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
+    """Name the axes once a row and once a column."""
+    for i, panel in enumerate(axes):
+        if i % columns == 0:
+            panel.set_ylabel(y)
+        if i + columns >= len(axes):
+            panel.set_xlabel(x)
+
+
+def _wrapped(title: str, width: int) -> str:
+    """Return a title on as many lines as it takes, broken between settings if possible."""
+    lines = [""]
+    for part in title.split(" · "):
+        joined = f"{lines[-1]} · {part}" if lines[-1] else part
+        lines = [*lines[:-1], joined] if len(joined) <= width else [*lines, part]
+    return "\n".join(short for line in lines if line for short in textwrap.wrap(line, width))

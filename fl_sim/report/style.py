@@ -1,0 +1,94 @@
+"""How every figure looks, and how it becomes SVG and PNG, the same bytes each time."""
+
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fl_sim.report.parts import Drawing
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # newer than the oldest matplotlib we allow
+
+WIDTH = 9.0  # inches, of every figure
+INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
+# Okabe and Ito (2008), without the yellow, which is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: "dict[RcKeyType, Any]" = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so it is there everywhere
+    "font.size": 9,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "path.simplify_threshold": 0.5,
+    "svg.fonttype": "path",  # looks the same without our fonts
+    "savefig.dpi": 160,
+}
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def colours(count: int, ordered: bool) -> list[str]:
+    """Return colours that people with any colour vision can tell apart.
+
+    Ordered ones go from dark to light; they also serve where there are too many names.
+    """
+    if not ordered and count <= len(COLOURS):
+        return list(COLOURS[:count])
+    scale = matplotlib.colormaps["viridis"]
+    steps = [0.82 * i / max(1, count - 1) for i in range(count)]  # the light end is left out
+    return [matplotlib.colors.to_hex(scale(step)) for step in steps]
+
+
+def canvas(height: float) -> Figure:
+    """Return an empty figure of the common width."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def drawn(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
+    """Return a figure as SVG and PNG."""
+    svg, png = io.StringIO(), io.BytesIO()
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # laid out once, for both files
+        figure.savefig(svg, format="svg", metadata=NO_METADATA)
+        figure.savefig(png, format="png", metadata={"Software": None})
+    text = svg.getvalue()
+    return Drawing(name, caption, text, _inlined(text, name, alt), png.getvalue())
+
+
+def _inlined(svg: str, name: str, alt: str) -> str:
+    """Return an SVG file as an element of a page.
+
+    Several of them share the page's ids and style sheet: ids get the figure's name before
+    them, and matplotlib's rule for all elements becomes a property of the figure's own root.
+    """
+    view = re.findall(r'viewBox="([^"]*)"', svg)[0]
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    for link in (' id="', 'href="#', "url(#"):
+        body = body.replace(link, f"{link}{name}-")
+    strokes = "stroke-linejoin:round;stroke-linecap:butt"
+    return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{view}" style="{strokes}">{body}'

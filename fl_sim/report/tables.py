@@ -1,0 +1,146 @@
+"""Tables in the terminal, and the columns of headline numbers that the page shows as well."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fl_sim.report.formats import (
+    AREA,
+    COUNT,
+    MEGABYTES,
+    PERCENT,
+    POINTS,
+    RATIO,
+    SECONDS,
+    UNDEFINED,
+    Form,
+    count,
+    mean,
+    number,
+    over_seeds,
+)
+from fl_sim.report.grid import Grid, Setting, grid_of
+from fl_sim.results import Results
+
+
+class Column(NamedTuple):
+    """A headline number: its name, its unit, and its text for a setting."""
+
+    name: str
+    unit: str
+    text: Callable[[Setting], str]
+
+
+def _spread(name: str, form: Form) -> Callable[[Setting], str]:
+    return lambda setting: over_seeds(setting.column(name), form)
+
+
+def _cost(setting: Setting) -> str:
+    upload, seconds = mean(setting.column("cost.bytes_up")), mean(setting.column("cost.seconds"))
+    return f"{number(upload, MEGABYTES)}\n{number(seconds, SECONDS)}"
+
+
+# A_mix is the final accuracy of the run itself, so there is no further column for that.
+A_MIX = Column("A_mix", "%", _spread("accuracy", PERCENT))
+HEADLINES = (
+    Column("A_all", "%", _spread("protection.a_all", PERCENT)),
+    Column("A_clean", "%", _spread("protection.a_clean", PERCENT)),
+    A_MIX,
+    Column("best", "%", _spread("best_accuracy", PERCENT)),
+    Column("gap", "points", _spread("protection.utility_gap", POINTS)),
+    Column("ratio", "", _spread("protection.extraction_ratio", RATIO)),
+    Column("AUC", "", _spread("leakage.auc", AREA)),
+    Column("worst client", "%", _spread("fairness.worst_client", PERCENT)),
+)
+COST = Column("MB up", "seconds", _cost)
+LOST = Column("lost", "", lambda setting: number(sum(setting.num_failures()), COUNT))
+LEGEND = (
+    "A_all: nobody protects. A_clean: trained on the clean part alone. A_mix: the run itself "
+    "after its last round. gap = A_clean - A_mix. ratio = (A_mix - A_clean) / (A_all - A_clean). "
+    "AUC: membership attack, chance is 0.5. lost: times a client did not deliver. "
+    "(n/m): defined for n of m seeds."
+)
+
+
+def summary(results: Results) -> Table:
+    """Return the final numbers, one row a setting, averaged over seeds."""
+    grid = grid_of(results)
+    columns = [*HEADLINES, COST]
+    if any(any(setting.num_failures()) for setting in grid.settings):
+        columns.append(LOST)
+    table = Table(
+        title=f"{grid.name}: {seeds_in_words(grid)}",
+        caption=_caption(grid),
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("settings" if grid.axes else "run", min_width=18)
+    for column in columns:
+        title = column.name.replace(" ", "\n") if column.name == "worst client" else column.name
+        table.add_column(f"{title}\n{column.unit}", justify="right", no_wrap=True)
+    for setting in grid.settings:
+        table.add_row(_name(grid, setting), *_numbers(setting, columns))
+    return table
+
+
+def listing(entries: Iterable[NamedTuple]) -> Table:
+    """Return a list of things: name, what it is, where it comes from."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for head in ("what", "source"):
+        table.add_column(head, overflow="fold")
+    for entry in entries:
+        table.add_row(*(Text(str(field)) for field in entry))
+    return table
+
+
+def seeds_in_words(grid: Grid) -> str:
+    """Return how many seeds there are, and what the spread is."""
+    if len(grid.seeds) == 1:
+        return "one seed, no spread"
+    return f"mean ± sample standard deviation over {count(len(grid.seeds), 'seed')}"
+
+
+def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
+    """Return the runs that did not finish: setting, seed and error."""
+    found = []
+    for setting in grid.settings:
+        failed = setting.cells[setting.cells["status"] != "finished"]
+        if len(failed):
+            pairs = zip(failed["seed"], failed["error"], strict=True)
+            found += [(setting, int(seed), str(error)) for seed, error in pairs]
+    return found
+
+
+def _caption(grid: Grid) -> Text:
+    text = Text(LEGEND, style="not italic dim")
+    for setting, seed, error in failed_runs(grid):
+        text.append(
+            f"\nfailed: {setting.label or grid.name}, seed {seed}: {error}", style="red not dim"
+        )
+    return text
+
+
+def _name(grid: Grid, setting: Setting) -> Text:
+    """Return a row's name on two lines, which its numbers take anyway."""
+    # a blank before the bracket lets the long name of a class break there
+    return Text((setting.label or grid.name).replace(" · ", "\n", 1).replace("(", " ("))
+
+
+def _numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
+    """Return a row's numbers, the spread under the mean."""
+    missing = len(setting.cells) - len(setting.finished)
+    texts = []
+    for column in columns:
+        words = column.text(setting) if setting.folders else UNDEFINED
+        text = Text(words.replace(" ± ", "\n±").replace(" (", "\n("))
+        if column is A_MIX and missing:
+            text.append(f"\n{missing} failed", style="bold red")
+        texts.append(text)
+    return texts

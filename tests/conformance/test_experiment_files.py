@@ -1,0 +1,75 @@
+"""Every experiment file that is committed can be read, described and run in all its cells."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fl_sim.experiment import Experiment
+from fl_sim.experiment_file import read
+from fl_sim.runner import cells_of
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_there_are_experiments() -> None:
+    assert "quickstart" in {path.stem for path in FILES}
+
+
+@every_file
+def test_an_experiment_is_named_after_its_file(path: Path) -> None:
+    assert read(path).experiment.name == path.stem
+
+
+@every_file
+def test_an_experiment_opens_with_a_question(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith('"""')
+    assert first.endswith("?")
+
+
+@every_file
+def test_an_experiment_survives_json(path: Path) -> None:
+    experiment = read(path).experiment
+    again = Experiment.from_json(experiment.to_json())
+    assert again.to_json() == experiment.to_json()
+    assert again.run_id == experiment.run_id
+
+
+@every_file
+def test_the_json_beside_results_is_an_experiment_file_too(path: Path, tmp_path: Path) -> None:
+    experiment = read(path).experiment
+    written = tmp_path / "experiment.json"
+    written.write_text(experiment.to_json())
+    content = read(written)
+    assert content.experiment.run_id == experiment.run_id
+    assert (dict(content.axes), content.seeds) == ({}, (experiment.seed,))
+
+
+@every_file
+def test_every_cell_can_be_built_and_survives_json(path: Path) -> None:
+    content = read(path)
+    cells = cells_of(content.experiment, content.axes, content.seeds)
+    distinct = {(cell.experiment.to_json()) for cell in cells}
+    assert len(distinct) == len(cells)
+    for cell in cells:
+        text = cell.experiment.to_json()
+        assert Experiment.from_json(text).to_json() == text
+        assert json.dumps(cell.settings)
+
+
+@every_file
+def test_every_control_can_be_built(path: Path) -> None:
+    content = read(path)
+    for cell in cells_of(content.experiment, content.axes, content.seeds):
+        for control in cell.experiment.controls().values():
+            assert Experiment.from_json(control.to_json()).run_id == control.run_id
+
+
+@every_file
+def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
+    content = read(path)
+    cells = cells_of(content.experiment, {}, content.seeds)
+    assert {cell.experiment.run_id for cell in cells} == {content.experiment.run_id}

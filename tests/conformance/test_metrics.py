@@ -1,0 +1,227 @@
+"""Every metric, found by walking its package: known values, and numbers that say when not to
+be read."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fl_sim.contracts import Metric, Observation, Row, Update
+from fl_sim.engine.federation import prepare
+from fl_sim.engine.loop import initial_state
+from fl_sim.engine.measure import measure
+from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.experiment import Experiment
+from fl_sim.plugins import discover
+from fl_sim.seeding import generator
+from strategies.fedavg import FedAvg
+
+METRICS = [cls() for cls in discover("fl_sim.metrics", Metric)]
+every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda m: type(m).__name__)
+Maker = Callable[..., Observation]
+
+
+def sure_of(labels: Tensor, num_classes: int = 10) -> Tensor:
+    """Return logits that are right and sure."""
+    return 50 * torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def perfect(seen: Observation) -> Observation:
+    """Return an observation of a model that knows the test set and leaks every member."""
+    wrong = (seen.pool_labels + 1) % 10
+    answers = torch.where(seen.members, seen.pool_labels, wrong)
+    return replace(seen, test_logits=sure_of(seen.test_labels), pool_logits=sure_of(answers))
+
+
+def all_rows(seen: Observation) -> list[Row]:
+    return [row for metric in METRICS for row in metric.rows(seen)]
+
+
+def values(seen: Observation, metric: str, group: str = "all") -> list[float]:
+    return [row.value for row in all_rows(seen) if row.metric == metric and row.group == group]
+
+
+def readable(row: Row) -> bool:
+    """Return whether a row is a number, or says why it is none."""
+    return math.isfinite(row.value) or (not row.valid and bool(row.note))
+
+
+def part(seen: Observation, kept: Tensor) -> Observation:
+    """Return an observation whose pool is a part of the audited records."""
+    names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
+    changed: Any = {name: getattr(seen, name)[kept] for name in names}
+    return replace(seen, **changed)
+
+
+def odd_observations(seen: Observation) -> dict[str, Observation]:
+    """Return observations in which something is missing, by what."""
+    no, yes = torch.zeros(160, dtype=torch.bool), torch.ones(160, dtype=torch.bool)
+    none, all_ = torch.zeros(4, dtype=torch.int64), torch.full((4,), 80)
+    own = torch.tensor([80, 0, 0, 0])
+    extra = torch.cat([seen.class_counts, torch.zeros(1, 10, dtype=torch.int64)])
+    return {
+        "nobody is protected": replace(seen, protected=no, protected_counts=none),
+        "everybody is protected": replace(seen, protected=yes, protected_counts=all_),
+        "one client protects": replace(
+            seen, protected=torch.arange(160) < 40, protected_counts=own
+        ),
+        "nobody is audited": part(seen, no),
+        "three are audited": part(seen, torch.arange(160) < 3),
+        "only members are audited": part(seen, seen.members),
+        "only outsiders are audited": part(seen, ~seen.members),
+        "one member and one outsider are audited": part(seen, torch.arange(160) % 159 == 0),
+        "a client has no records": replace(
+            seen, class_counts=extra, protected_counts=torch.tensor([40, 40, 40, 40, 0])
+        ),
+        "one client": replace(
+            part(seen, torch.arange(160) < 40),
+            class_counts=seen.class_counts[:1],
+            protected_counts=seen.protected_counts[:1],
+        ),
+        "one class in the test set": replace(
+            seen, test_logits=torch.zeros(4, 10), test_labels=torch.ones(4, dtype=torch.int64)
+        ),
+    }
+
+
+ODD = (
+    "nobody is protected",
+    "everybody is protected",
+    "one client protects",
+    "nobody is audited",
+    "three are audited",
+    "only members are audited",
+    "only outsiders are audited",
+    "one member and one outsider are audited",
+    "a client has no records",
+    "one client",
+    "one class in the test set",
+)
+
+
+@every_metric
+def test_a_metric_yields_rows_of_its_round(metric: Metric, observation: Maker) -> None:
+    rows = list(metric.rows(observation()))
+    assert rows
+    assert all(type(row) is Row and row.round == 3 for row in rows)
+    assert all(type(row.metric) is str and -1 <= row.client < 4 for row in rows)
+
+
+@every_metric
+def test_no_two_rows_of_a_round_are_about_the_same(metric: Metric, observation: Maker) -> None:
+    keys = [(row.metric, row.client, row.group) for row in metric.rows(perfect(observation()))]
+    assert len(keys) == len(set(keys))
+
+
+def test_no_two_metrics_use_one_name(observation: Maker) -> None:
+    names = [{row.metric for row in metric.rows(observation())} for metric in METRICS]
+    assert len(set().union(*names)) == sum(map(len, names))
+
+
+@pytest.mark.parametrize("odd", ODD)
+@every_metric
+def test_every_number_is_finite_or_flagged(metric: Metric, odd: str, observation: Maker) -> None:
+    seen = odd_observations(observation())[odd]
+    assert [row for row in metric.rows(seen) if not readable(row)] == []
+
+
+def test_no_odd_observation_is_forgotten(observation: Maker) -> None:
+    assert tuple(odd_observations(observation())) == ODD
+
+
+def test_numbers_of_a_model_that_diverged_are_flagged(
+    experiment: Callable[..., Experiment],
+) -> None:
+    federation = prepare(experiment())
+    state = initial_state(federation, RuleStrategy(FedAvg()))
+    state.parameters.fill_(1e30)  # finite, so that it passes for an update; its logits are not
+    rows = measure(federation, state, [], [], seconds=1.0)
+    assert not math.isfinite(next(row.value for row in rows if row.metric == "loss"))
+    assert [row for row in rows if not readable(row)] == []
+
+
+@every_metric
+def test_intervals_enclose_their_value(metric: Metric, observation: Maker) -> None:
+    logits = torch.randn(160, 10, generator=generator(0, "pool"))
+    tests = torch.randn(30, 10, generator=generator(0, "test"))
+    for row in metric.rows(observation(pool_logits=logits, test_logits=tests)):
+        if math.isfinite(row.low) or math.isfinite(row.high):
+            assert row.low <= row.value <= row.high
+
+
+@every_metric
+def test_a_metric_leaves_what_it_sees_as_it_was(metric: Metric, observation: Maker) -> None:
+    seen = observation(pool_logits=torch.randn(160, 10, generator=generator(0, "pool")))
+    tensors = {k: v.clone() for k, v in vars(seen).items() if isinstance(v, Tensor)}
+    list(metric.rows(seen))
+    assert all(torch.equal(getattr(seen, name), before) for name, before in tensors.items())
+
+
+@every_metric
+def test_clients_metrics_do_not_disturb_a_metric(metric: Metric, observation: Maker) -> None:
+    update = Update(1, torch.zeros(3), {}, 20, {"train_loss": 2.0, "train_accuracy": 0.5})
+    assert all(readable(row) for row in metric.rows(observation(updates=(update,))))
+
+
+def test_what_clients_say_of_their_training_is_kept(observation: Maker) -> None:
+    update = Update(1, torch.zeros(3), {}, 20, {"train_loss": 2.0})
+    (row,) = [r for r in all_rows(observation(updates=(update,))) if r.metric == "train_loss"]
+    assert (row.client, row.value) == (1, 2.0)
+
+
+def test_a_guessing_model_is_at_chance_everywhere(observation: Maker) -> None:
+    seen = observation()
+    assert values(seen, "accuracy") == [0.1]
+    assert values(seen, "loss") == [pytest.approx(math.log(10), rel=1e-6)]
+    for attack in ("loss", "margin"):
+        assert set(values(seen, f"mia_{attack}_auc")) == {0.5}
+        assert values(seen, f"mia_{attack}_balanced_accuracy") == [0.5]
+        assert values(seen, f"mia_{attack}_tpr_at_0.01") == [0.0]
+    assert values(seen, "mia_shift_auc") == [0.5]
+
+
+def test_a_perfect_model_is_perfect_everywhere(observation: Maker) -> None:
+    seen = perfect(observation())
+    assert values(seen, "accuracy") == [1.0]
+    assert values(seen, "loss") == [pytest.approx(0, abs=1e-6)]
+    rows = [row for row in all_rows(seen) if row.metric == "client_accuracy"]
+    assert [(row.client, row.value) for row in rows] == [
+        (client, pytest.approx(1, rel=1e-12)) for client in range(4)
+    ]
+
+
+def test_a_model_that_knows_its_members_leaks_them_all(observation: Maker) -> None:
+    seen = perfect(observation())
+    for attack in ("loss", "margin"):
+        for group in ("all", "protected", "clean"):
+            assert set(values(seen, f"mia_{attack}_auc", group)) == {1.0}
+            assert values(seen, f"mia_{attack}_balanced_accuracy", group) == [1.0]
+            assert values(seen, f"mia_{attack}_tpr_at_0.01", group) == [1.0]
+
+
+def test_an_even_federation_is_fair(observation: Maker) -> None:
+    seen = perfect(observation())
+    even = {"spread": 0, "jain": 1, "gini": 0, "entropy": 1, "worst_client": 1}
+    for name, value in even.items():
+        assert values(seen, f"fairness_{name}") == [pytest.approx(value, abs=1e-12)]
+
+
+def test_a_rate_from_too_few_outsiders_is_not_to_be_read(observation: Maker) -> None:
+    rows = [row for row in all_rows(observation()) if row.metric == "mia_margin_tpr_at_0.01"]
+    assert {row.group for row in rows} == {"all", "protected", "clean"}
+    assert not any(row.valid for row in rows)
+    assert rows[0].note == "80 outsiders; 300 needed"
+
+
+def test_costs_are_passed_on(observation: Maker) -> None:
+    seen = observation(seconds=2.5, bytes_down=7, bytes_up=11, num_failures=3)
+    expected = {"seconds": 2.5, "bytes_down": 7, "bytes_up": 11, "failures": 3}
+    assert {name: values(seen, name) for name in expected} == {
+        name: [value] for name, value in expected.items()
+    }
+    (peak,) = values(seen, "peak_mib")
+    assert 10 < peak < 10**6

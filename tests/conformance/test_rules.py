@@ -1,0 +1,210 @@
+"""Every aggregation rule, found by walking its package, keeps the contract of a rule."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fl_sim.contracts import AggregationRule, LinearRule
+from fl_sim.description import construct, describe
+from fl_sim.engine.checkpoint import load_state, save_state
+from fl_sim.engine.loop import State
+from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.plugins import discover
+from fl_sim.seeding import generator
+from fl_sim.sums import weighted_sum
+
+RULES = [cls() for cls in discover("strategies", AggregationRule)]
+SIZE = 7
+
+# Laws that a paper's rule does not have: property -> class name -> why. A rule that is not
+# named here is held to all of them.
+EXCEPTIONS: dict[str, dict[str, str]] = {
+    "unanimous": {},
+    "translation": {},
+    "scale": {},
+}
+
+
+def name_of(rule: AggregationRule) -> str:
+    return type(rule).__name__
+
+
+def lawful(law: str) -> list[Any]:
+    """Return the rules that a law is claimed for, as parameters of a test."""
+    return [pytest.param(r, id=name_of(r)) for r in RULES if name_of(r) not in EXCEPTIONS[law]]
+
+
+every_rule = pytest.mark.parametrize("rule", RULES, ids=name_of)
+
+
+def drawn(rule: AggregationRule, seed: int, spare: int = 4) -> tuple[Tensor, Tensor]:
+    """Return updates that are whole numbers, so that moving them is exact, and weights."""
+    count = max(rule.min_updates, 3) + spare
+    rng = generator(seed, "updates", name_of(rule))
+    updates = torch.randint(-1000, 1000, (count, SIZE), generator=rng).double()
+    return updates, torch.randint(1, 50, (count,), generator=rng).double()
+
+
+def first_step(rule: AggregationRule, updates: Tensor, weights: Tensor) -> Tensor:
+    return rule.aggregate(rule.initial_state(updates.shape[1]), updates, weights)[1]
+
+
+def test_there_are_rules() -> None:
+    assert {"FedAvg", "FedAvgM", "Krum", "MultiKrum", "TrimmedMean", "CoordinateMedian"} <= {
+        name_of(rule) for rule in RULES
+    }
+
+
+def test_no_exception_names_a_rule_that_is_gone() -> None:
+    named = {name for law in EXCEPTIONS.values() for name in law}
+    assert named <= {name_of(rule) for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", lawful("unanimous"))
+@given(seed=st.integers(0, 10**6))
+def test_a_rule_agrees_with_unanimous_clients(rule: AggregationRule, seed: int) -> None:
+    updates, weights = drawn(rule, seed)
+    same = updates[:1].expand_as(updates).contiguous()
+    torch.testing.assert_close(first_step(rule, same, weights), updates[0], rtol=1e-12, atol=0)
+
+
+@every_rule
+@given(seed=st.integers(0, 10**6))
+def test_a_rule_ignores_the_order_of_clients(rule: AggregationRule, seed: int) -> None:
+    updates, weights = drawn(rule, seed)
+    order = torch.randperm(len(updates), generator=generator(seed, "order"))
+    shuffled = first_step(rule, updates[order], weights[order])
+    expected = first_step(rule, updates, weights)
+    torch.testing.assert_close(shuffled, expected, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", lawful("translation"))
+@given(seed=st.integers(0, 10**6), shift=st.integers(-(10**4), 10**4))
+def test_a_rule_moves_with_its_updates(rule: AggregationRule, seed: int, shift: int) -> None:
+    updates, weights = drawn(rule, seed)
+    moved = first_step(rule, updates + shift, weights)
+    expected = first_step(rule, updates, weights) + shift
+    torch.testing.assert_close(moved, expected, rtol=1e-12, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", lawful("scale"))
+@given(seed=st.integers(0, 10**6), factor=st.sampled_from([-8.0, -1.0, 0.0, 2**-20, 0.5, 1024.0]))
+def test_a_rule_scales_with_its_updates(rule: AggregationRule, seed: int, factor: float) -> None:
+    updates, weights = drawn(rule, seed)
+    scaled = first_step(rule, factor * updates, weights)
+    expected = factor * first_step(rule, updates, weights)
+    torch.testing.assert_close(scaled, expected, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@every_rule
+def test_a_step_has_the_type_and_length_of_the_updates(
+    rule: AggregationRule, dtype: torch.dtype
+) -> None:
+    updates, weights = drawn(rule, 0)
+    step = first_step(rule, updates.to(dtype), weights)
+    assert (step.dtype, step.shape) == (dtype, (SIZE,))
+    assert bool(step.isfinite().all())
+
+
+@every_rule
+def test_single_precision_costs_no_more_than_the_rounding_of_the_result(
+    rule: AggregationRule,
+) -> None:
+    updates, weights = drawn(rule, 1)
+    double, single = (first_step(rule, u, weights) for u in (updates, updates.float()))
+    # The updates are exact in float32, and sums are in float64: one rounding is left.
+    torch.testing.assert_close(single.double(), double, rtol=2**-24, atol=0)
+
+
+@every_rule
+def test_too_few_updates_are_refused(rule: AggregationRule) -> None:
+    for count in range(rule.min_updates):
+        with pytest.raises(ValueError, match=f"at least {rule.min_updates}; got {count}"):
+            first_step(rule, torch.ones(count, SIZE), torch.ones(count))
+
+
+@every_rule
+def test_as_many_updates_as_needed_are_enough(rule: AggregationRule) -> None:
+    count = rule.min_updates
+    rng = generator(0, "enough")
+    step = first_step(rule, torch.randn(count, SIZE, generator=rng), torch.ones(count))
+    assert bool(step.isfinite().all())
+
+
+@every_rule
+def test_updates_weights_and_state_are_left_as_they_were(rule: AggregationRule) -> None:
+    updates, weights = drawn(rule, 2)
+    state, _ = rule.aggregate(rule.initial_state(SIZE), updates, weights)
+    before = pickle.dumps((updates, weights, state))
+    rule.aggregate(state, updates, weights)
+    assert pickle.dumps((updates, weights, state)) == before
+
+
+@every_rule
+def test_a_step_shares_no_memory_with_the_updates(rule: AggregationRule) -> None:
+    updates, weights = drawn(rule, 2)
+    before = updates.clone()
+    first_step(rule, updates, weights).fill_(7.0)
+    assert torch.equal(updates, before)
+
+
+@every_rule
+def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path: Path) -> None:
+    updates, weights = drawn(rule, 3)
+    state, _ = rule.aggregate(rule.initial_state(SIZE), updates, weights)
+    kept = RuleStrategy(rule)
+    kept.rule_state = state
+    save_state(tmp_path, State(1, torch.zeros(SIZE), {}, kept))
+    restored = RuleStrategy(rule)
+    assert load_state(tmp_path, restored) is not None
+    went_on, resumed = (
+        rule.aggregate(s, updates.flip(0), weights)[1] for s in (state, restored.rule_state)
+    )
+    assert torch.equal(went_on, resumed)
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if hasattr(r, "num_byzantine")]
+)
+def test_a_rule_survives_as_many_attackers_as_it_says(rule: Any) -> None:
+    strong = dataclasses.replace(rule, num_byzantine=2)
+    honest = torch.randn(strong.min_updates, SIZE, generator=generator(4, "honest"))
+    lies = torch.stack([torch.full((SIZE,), 1e6), torch.full((SIZE,), -1e6)])
+    for attack in (lies, lies.abs(), -lies.abs(), lies.flip(0)):
+        updates = torch.cat([attack[:1], honest, attack[1:]])
+        step = first_step(strong, updates, torch.ones(len(updates)))
+        assert bool((step >= honest.min(0).values - 1e-6).all())
+        assert bool((step <= honest.max(0).values + 1e-6).all())
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if isinstance(r, LinearRule)]
+)
+def test_a_linear_rule_may_be_fed_one_update_at_a_time(rule: LinearRule) -> None:
+    updates, weights = drawn(rule, 5)
+    coefficients = rule.coefficients(weights)
+    total = torch.zeros(SIZE, dtype=torch.float64)
+    for coefficient, update in zip(coefficients, updates, strict=True):
+        total += weighted_sum(coefficient[None], update[None])
+    _, step = rule.finish(rule.initial_state(SIZE), total)
+    torch.testing.assert_close(step, first_step(rule, updates, weights), rtol=1e-12, atol=1e-9)
+
+
+@every_rule
+def test_a_rule_pickles(rule: AggregationRule) -> None:
+    assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+@every_rule
+def test_a_rule_is_described_and_constructed_again(rule: AggregationRule) -> None:
+    text = json.dumps(describe(rule))
+    assert construct(json.loads(text), AggregationRule) == rule

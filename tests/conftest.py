@@ -1,0 +1,106 @@
+"""What all tests share: a cache of their own, one thread, repeatable hypotheses, small data."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import fl_sim  # noqa: F401  turns Flower's telemetry off before any test imports flwr
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.contracts import Dataset, Observation
+from fl_sim.data.sources import load, subset
+from strategies.fedavg import FedAvg
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks, whatever the project's settings say."""
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what tests compute out of the user's cache, and the user's cache out of the tests."""
+    folder, before = tmp_path_factory.mktemp("cache"), os.environ.get("FL_SIM_CACHE")
+    os.environ["FL_SIM_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["FL_SIM_CACHE"]
+    else:
+        os.environ["FL_SIM_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute as the engine does: reductions depend on the number of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """120 training and 60 test digits, class by class alike."""
+    return subset(load("digits"), 120, 60)
+
+
+@pytest.fixture(scope="session")
+def experiment() -> Callable[..., Experiment]:
+    """Return a maker of small experiments on digits; fields can be replaced."""
+
+    def make(**fields: Any) -> Experiment:
+        usual: dict[str, Any] = {
+            "name": "test",
+            "client": SgdClient(),
+            "strategy": FedAvg(),
+            "data": Data(dataset="digits", num_clients=4, num_samples=200, num_test=60),
+            "rounds": 2,
+        }
+        return Experiment(**(usual | fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def observation() -> Callable[..., Observation]:
+    """Return a maker of observations: 4 clients, 10 classes, even pools; fields can be replaced.
+
+    Of each client and class, two members and two outsiders are in the pool, one of each is
+    protected; the clients hold twice as many records. The test set has three images of each
+    class, and the model guesses class 0.
+    """
+
+    def make(**fields: Any) -> Observation:
+        grid = torch.cartesian_prod(*(torch.arange(size) for size in (4, 10, 2, 2)))
+        usual: dict[str, Any] = {
+            "round": 3,
+            "test_logits": torch.zeros(30, 10),
+            "test_labels": torch.arange(10).repeat(3),
+            "pool_logits": torch.zeros(len(grid), 10),
+            "pool_labels": grid[:, 1].clone(),
+            "pool_clients": grid[:, 0].clone(),
+            "members": grid[:, 2] == 1,
+            "protected": grid[:, 3] == 1,
+            "class_counts": torch.full((4, 10), 8),
+            "protected_counts": torch.full((4,), 40),
+            "updates": (),
+            "num_failures": 0,
+            "seconds": 1.0,
+            "bytes_down": 10,
+            "bytes_up": 10,
+        }
+        return Observation(**(usual | fields))
+
+    return make

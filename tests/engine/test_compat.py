@@ -1,0 +1,55 @@
+"""What we use of Flower that it does not promise: a new release has to pass here first."""
+
+import random
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import strategy as flower
+
+from fl_sim.engine import compat
+
+
+def test_a_process_can_be_somebody() -> None:
+    compat.be_somebody()
+    message = Message(RecordDict(), 3, "train")
+    assert message.metadata.dst_node_id == 3
+
+
+def test_a_stamped_message_is_named_by_its_reply() -> None:
+    compat.be_somebody()
+    message = Message(RecordDict(), 3, "train")
+    compat.stamp(message)
+    reply = Message(RecordDict(), reply_to=message)
+    assert reply.metadata.reply_to_message_id == message.metadata.message_id != ""
+
+
+def test_globals_are_seeded_by_name_and_put_back() -> None:
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = random.random(), np.random.rand()  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    with compat.seeded_globals(0, "round", 1):
+        inside = random.random(), np.random.rand()  # noqa: NPY002
+    assert (random.random(), np.random.rand()) == before  # noqa: NPY002
+    with compat.seeded_globals(0, "round", 1):
+        assert (random.random(), np.random.rand()) == inside  # noqa: NPY002
+
+
+def test_flowers_simulation_can_be_imported() -> None:
+    from flwr.simulation import run_simulation
+
+    assert callable(run_simulation)
+
+
+def test_flowers_strategies_have_the_keys_we_read() -> None:
+    strategy = flower.FedAvg()
+    assert strategy.arrayrecord_key == "arrays"
+    assert strategy.min_available_nodes == 2
+
+
+def test_named_arrays_keep_their_order() -> None:
+    import torch
+
+    record = ArrayRecord({name: torch.zeros(1) for name in "zab"})
+    assert list(record) == ["z", "a", "b"]

@@ -1,0 +1,160 @@
+"""Our rules against Flower's own strategies, where both mean the same.
+
+Known differences, and how the comparison deals with them (measured for flwr 1.41):
+- Flower averages parameters in float32, ours updates in float64: they agree to a few units in
+  the last place of a float32 parameter. Parameters here are below 8, so 4e-6 is allowed.
+- Flower weights Multi-Krum by the examples that clients claim, ours does not: equal claims.
+- Flower's trimmed mean cuts a share, int(share * n), ours a number: shares that give it.
+- Flower's Krum has distances in float32 on parameters: large, well separated updates.
+- Flower's momentum starts with the first update; from a velocity at rest that is the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fl_sim.contracts import AggregationRule, Update
+from fl_sim.engine import compat
+from fl_sim.engine.exchange import Roll, as_replies
+from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.engine.wire import Shapes, from_record, to_record
+from fl_sim.seeding import generator
+from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.krum import Krum, MultiKrum
+from strategies.median import CoordinateMedian
+from strategies.trimmed_mean import TrimmedMean
+
+SHAPES: Shapes = {"front.weight": (4, 3, 2), "front.bias": (4,), "head.weight": (5, 6)}
+SIZE = 4 * 3 * 2 + 4 + 5 * 6
+TOLERANCE = 4e-6
+CLIENTS, ATTACKERS = 11, 2
+NODES: dict[str, Any] = {"min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
+
+
+class Server:
+    """Drives a strategy as the loop does, from given parameters."""
+
+    def __init__(self, strategy: Strategy, start: Tensor) -> None:
+        compat.be_somebody()
+        self.strategy, self.parameters, self.round = strategy, start.clone(), 0
+
+    def after(self, received: Tensor, examples: list[int]) -> Tensor:
+        """Return the global parameters after a round in which clients sent `received`."""
+        self.round += 1
+        instructions = list(
+            self.strategy.configure_train(
+                self.round,
+                to_record(self.parameters, SHAPES),
+                ConfigRecord(),
+                Roll(list(range(len(received)))),
+            )
+        )
+        for instruction in instructions:
+            compat.stamp(instruction)
+        updates = [
+            Update(client, own, {}, count, {"train_loss": 1.0})
+            for client, (own, count) in enumerate(zip(received, examples, strict=True))
+        ]
+        arrays, _ = self.strategy.aggregate_train(
+            self.round, as_replies(updates, instructions, SHAPES)
+        )
+        assert isinstance(arrays, ArrayRecord)
+        self.parameters = from_record(arrays, SHAPES)
+        return self.parameters
+
+
+def ours(rule: AggregationRule, start: Tensor) -> Server:
+    return Server(RuleStrategy(rule, **NODES), start)
+
+
+def drawn(seed: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Return global parameters, what eleven clients send, and how many examples they have."""
+    rng = generator(seed, "flower")
+    start = torch.randn(SIZE, generator=rng)
+    received = start + torch.randn(CLIENTS, SIZE, generator=rng)
+    received[:ATTACKERS] += 1.5 * torch.randn(ATTACKERS, SIZE, generator=rng)
+    return start, received, torch.randint(1, 100, (CLIENTS,), generator=rng).tolist()
+
+
+def is_close(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.allclose(one, other, rtol=0, atol=TOLERANCE))
+
+
+PAIRS: list[Any] = [
+    pytest.param(FedAvg(), lambda: flower.FedAvg(**NODES), False, id="FedAvg"),
+    pytest.param(CoordinateMedian(), lambda: flower.FedMedian(**NODES), False, id="median"),
+    pytest.param(
+        TrimmedMean(num_byzantine=ATTACKERS),
+        lambda: flower.FedTrimmedAvg(**NODES, beta=0.2),  # int(0.2 * 11) = 2
+        False,
+        id="trimmed mean",
+    ),
+    pytest.param(
+        Krum(num_byzantine=ATTACKERS),
+        lambda: flower.Krum(**NODES, num_malicious_nodes=ATTACKERS),
+        False,
+        id="Krum",
+    ),
+    pytest.param(
+        MultiKrum(num_byzantine=ATTACKERS),
+        lambda: flower.MultiKrum(
+            **NODES, num_malicious_nodes=ATTACKERS, num_nodes_to_select=CLIENTS - ATTACKERS
+        ),
+        True,
+        id="Multi-Krum, n - f",
+    ),
+    pytest.param(
+        MultiKrum(num_byzantine=ATTACKERS, num_selected=4),
+        lambda: flower.MultiKrum(**NODES, num_malicious_nodes=ATTACKERS, num_nodes_to_select=4),
+        True,
+        id="Multi-Krum, 4",
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("rule", "theirs", "equal_claims"), PAIRS)
+def test_a_round_of_ours_is_a_round_of_flowers(
+    rule: AggregationRule, theirs: Callable[[], Strategy], equal_claims: bool, seed: int
+) -> None:
+    start, received, examples = drawn(seed)
+    if equal_claims:
+        examples = [10] * CLIENTS
+    expected = Server(theirs(), start).after(received, examples)
+    assert is_close(ours(rule, start).after(received, examples), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_momentum_is_flowers_over_several_rounds(seed: int) -> None:
+    start, received, examples = drawn(seed)
+    theirs = flower.FedAvgM(**NODES, server_momentum=0.9, server_learning_rate=0.5)
+    peer = Server(theirs, start)
+    own = ours(FedAvgM(momentum=0.9, server_learning_rate=0.5), start)
+    moves = received - start
+    for number in range(4):
+        sent = peer.parameters + moves.roll(number, 0)
+        expected = peer.after(sent, examples)
+        assert is_close(own.after(sent, examples), expected)
+
+
+def test_a_comparison_would_notice_a_wrong_weight() -> None:
+    start, received, examples = drawn(0)
+    wrong = examples[1:] + examples[:1]
+    expected = Server(flower.FedAvg(**NODES), start).after(received, examples)
+    assert not is_close(ours(FedAvg(), start).after(received, wrong), expected)
+
+
+@pytest.mark.parametrize("num_byzantine", [1, 3])
+def test_a_comparison_would_notice_a_wrong_number_of_attackers(num_byzantine: int) -> None:
+    theirs = lambda: flower.FedTrimmedAvg(**NODES, beta=0.2)  # noqa: E731
+    start, received, examples = drawn(0)
+    expected = Server(theirs(), start).after(received, examples)
+    rule = TrimmedMean(num_byzantine=num_byzantine)
+    assert not is_close(ours(rule, start).after(received, examples), expected)

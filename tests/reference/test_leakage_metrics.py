@@ -1,0 +1,290 @@
+"""Membership metrics against scikit-learn, scipy and slow versions of their definitions.
+
+Statistical claims state their seeds; the bounds follow from the number of draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor
+
+from fl_sim.contracts import Observation, Row
+from fl_sim.data.partition import Dirichlet, shares
+from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
+from fl_sim.metrics.leakage import (
+    Leakage,
+    auc,
+    balanced_accuracy,
+    label_score,
+    loss_score,
+    margin_score,
+    tpr_at_fpr,
+)
+from fl_sim.seeding import generator, numpy_generator
+
+Maker = Callable[..., Observation]
+# Few levels, so that ties within and between the pools are the rule.
+scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(torch.tensor)
+enough_scores = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=25).map(torch.tensor)
+
+
+def labelled(members: Tensor, outsiders: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    truth = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
+    return truth, torch.cat([members, outsiders]).double().numpy()
+
+
+def rates_by_definition(members: Tensor, outsiders: Tensor) -> list[tuple[float, float]]:
+    """Try every threshold: who scores at least as much is accused."""
+    inside, outside = members.tolist(), outsiders.tolist()
+    return [
+        (
+            sum(score >= threshold for score in outside) / len(outside),
+            sum(score >= threshold for score in inside) / len(inside),
+        )
+        for threshold in [*inside, *outside, float("inf")]
+    ]
+
+
+def wins(members: Tensor, outsiders: Tensor) -> np.ndarray:
+    """Return 1 where the member (row) scores above the outsider (column), 1/2 where it ties."""
+    difference = members.double().numpy()[:, None] - outsiders.double().numpy()
+    return np.asarray((np.sign(difference) + 1) / 2)
+
+
+def delong_by_definition(members: Tensor, outsiders: Tensor) -> tuple[float, float, float]:
+    """DeLong et al. (1988): the variances of the pairwise wins by row and by column."""
+    table = wins(members, outsiders)
+    m, n = table.shape
+    area = table.sum() / (m * n)
+    by_member = sum((row.mean() - area) ** 2 for row in table) / (m - 1)
+    by_outsider = sum((column.mean() - area) ** 2 for column in table.T) / (n - 1)
+    half = norm.ppf(0.975) * np.sqrt(by_member / m + by_outsider / n)
+    return area, max(0.0, area - half), min(1.0, area + half)
+
+
+@given(scores, scores)
+def test_the_area_is_scikit_learns_with_ties(members: Tensor, outsiders: Tensor) -> None:
+    expected = roc_auc_score(*labelled(members, outsiders))
+    assert auc(members, outsiders) == pytest.approx(expected, abs=1e-12)
+
+
+@given(scores, scores)
+def test_the_area_is_the_share_of_pairs_won(members: Tensor, outsiders: Tensor) -> None:
+    assert auc(members, outsiders) == pytest.approx(wins(members, outsiders).mean(), abs=1e-12)
+
+
+def test_the_area_of_real_scores_is_scikit_learns() -> None:
+    rng = generator(0, "scores")
+    members, outsiders = torch.randn(700, generator=rng) + 0.3, torch.randn(500, generator=rng)
+    expected = roc_auc_score(*labelled(members, outsiders))
+    assert auc(members, outsiders) == pytest.approx(expected, abs=1e-12)
+
+
+@given(scores, scores)
+def test_swapping_the_pools_mirrors_the_area(members: Tensor, outsiders: Tensor) -> None:
+    assert auc(members, outsiders) == pytest.approx(1 - auc(outsiders, members), abs=1e-12)
+
+
+@given(enough_scores, enough_scores)
+def test_the_interval_is_delongs(members: Tensor, outsiders: Tensor) -> None:
+    expected = delong_by_definition(members, outsiders)
+    assert auc_with_interval(members, outsiders) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.99])
+def test_a_surer_interval_is_wider_by_the_normal_quantile(confidence: float) -> None:
+    rng = generator(1, "scores")
+    members, outsiders = torch.randn(90, generator=rng) + 0.5, torch.randn(80, generator=rng)
+    area, low, high = auc_with_interval(members, outsiders)
+    _, other_low, other_high = auc_with_interval(members, outsiders, confidence)
+    ratio = norm.ppf((1 + confidence) / 2) / norm.ppf(0.975)
+    assert other_low == pytest.approx(area - ratio * (area - low), abs=1e-12)
+    assert other_high == pytest.approx(area + ratio * (high - area), abs=1e-12)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """1,000 draws, seeds 0 to 999, 100 records a pool, true area Phi(1 / sqrt 2) = 0.760.
+
+    The count is binomial(1000, 0.95): between 929 and 971 in all but 0.3 % of such series.
+    """
+    truth = norm.cdf(1 / np.sqrt(2))
+    covered = 0
+    for seed in range(1000):
+        rng = generator(seed, "coverage")
+        members, outsiders = torch.randn(100, generator=rng) + 1, torch.randn(100, generator=rng)
+        _, low, high = auc_with_interval(members, outsiders)
+        covered += low <= truth <= high
+    low_count, high_count = binom.ppf([0.0015, 0.9985], 1000, 0.95)
+    assert low_count <= covered <= high_count
+
+
+@pytest.mark.parametrize(("m", "n"), [(200, 200), (1000, 300)])
+def test_the_area_under_the_null_stays_within_three_deviations(m: int, n: int) -> None:
+    """Seeds 0 to 99; the deviation of the null is sqrt((m + n + 1) / (12 m n))."""
+    bound = 3 * np.sqrt((m + n + 1) / (12 * m * n))
+    inside = 0
+    for seed in range(100):
+        drawn = torch.randn(m + n, generator=generator(seed, "null"))
+        inside += abs(auc(drawn[:m], drawn[m:]) - 0.5) <= bound
+    assert inside >= 99
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 5), (5, 0), (0, 0)])
+def test_an_empty_pool_has_no_area(m: int, n: int) -> None:
+    assert all(map(np.isnan, auc_with_interval(torch.zeros(m), torch.zeros(n))))
+
+
+def test_one_record_says_nothing_about_the_spread() -> None:
+    assert auc_with_interval(torch.ones(1), torch.zeros(9)) == (1.0, 0.0, 1.0)
+
+
+@given(scores, scores, st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0]))
+def test_the_hit_rate_is_the_best_of_all_thresholds(
+    members: Tensor, outsiders: Tensor, max_fpr: float
+) -> None:
+    allowed = [hit for fpr, hit in rates_by_definition(members, outsiders) if fpr <= max_fpr]
+    assert tpr_at_fpr(members, outsiders, max_fpr) == max(allowed)
+
+
+@given(scores, scores, st.sampled_from([0.01, 0.1, 0.3]))
+def test_the_hit_rate_is_read_off_scikit_learns_steps(
+    members: Tensor, outsiders: Tensor, max_fpr: float
+) -> None:
+    fpr, tpr, _ = roc_curve(*labelled(members, outsiders), drop_intermediate=False)
+    expected = tpr[fpr <= max_fpr].max()
+    assert tpr_at_fpr(members, outsiders, max_fpr) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [100, 1000, 3000])
+@pytest.mark.parametrize("max_fpr", [0.01, 0.07, 0.1, 0.3])
+def test_a_rate_that_is_met_exactly_is_allowed(count: int, max_fpr: float) -> None:
+    outsiders = torch.arange(count).float()
+    accused = round(max_fpr * count)
+    members = torch.tensor([count - accused, count - accused - 1.0])
+    assert tpr_at_fpr(members, outsiders, max_fpr) == 0.5
+
+
+@given(scores, scores)
+def test_balanced_accuracy_is_the_best_of_all_thresholds(
+    members: Tensor, outsiders: Tensor
+) -> None:
+    expected = max((hit + 1 - fpr) / 2 for fpr, hit in rates_by_definition(members, outsiders))
+    assert balanced_accuracy(members, outsiders) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("trials", "successes", "expected"),
+    [
+        (200, 2, (0.0012, 0.0357)),
+        (200, 0, (0.0, 0.0183)),
+        (500, 5, (0.0033, 0.0232)),
+        (500, 0, (0.0, 0.0074)),
+        (1000, 10, (0.0048, 0.0183)),
+        (1000, 1, (0.0, 0.0056)),
+        (5000, 50, (0.0074, 0.0132)),
+        (5000, 5, (0.0003, 0.0023)),
+        (10000, 10, (0.0005, 0.0018)),
+    ],
+)
+def test_exact_intervals_are_those_of_the_table(
+    trials: int, successes: int, expected: tuple[float, float]
+) -> None:
+    low, high = clopper_pearson(successes, trials)
+    assert (round(low, 4), round(high, 4)) == expected
+
+
+@given(trials=st.integers(1, 300), share=st.floats(0, 1), confidence=st.sampled_from([0.9, 0.95]))
+def test_exact_intervals_invert_the_binomial_test(
+    trials: int, share: float, confidence: float
+) -> None:
+    """By definition each bound is the rate at which the tail beyond the count is half of alpha."""
+    successes = round(share * trials)
+    low, high = clopper_pearson(successes, trials, confidence)
+    tail = (1 - confidence) / 2
+    if successes:
+        assert binom.sf(successes - 1, trials, low) == pytest.approx(tail, rel=1e-8)
+    else:
+        assert low == 0.0
+    if successes < trials:
+        assert binom.cdf(successes, trials, high) == pytest.approx(tail, rel=1e-8)
+    else:
+        assert high == 1.0
+
+
+@given(seed=st.integers(0, 10**6))
+def test_the_margin_is_the_logit_of_the_confidence(seed: int) -> None:
+    rng = generator(seed, "logits")
+    logits = 5 * torch.randn(8, 10, generator=rng, dtype=torch.float64)
+    labels = torch.randint(0, 10, (8,), generator=rng)
+    confidence = logits.softmax(1)[torch.arange(8), labels]
+    expected = (confidence / (1 - confidence)).log()
+    torch.testing.assert_close(margin_score(logits, labels), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss_score(logits, labels), confidence.log(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_margin_of_a_sure_model_does_not_overflow() -> None:
+    logits = torch.tensor([[200.0, 0.0, 0.0]])
+    expected = 200 - float(np.log(2))
+    assert margin_score(logits, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-6)
+
+
+def gate(seen: Observation) -> float:
+    """Return the area that labels alone reach."""
+    score = label_score(seen, torch.ones_like(seen.members))
+    return auc(score[seen.members], score[~seen.members])
+
+
+def overall(seen: Observation) -> list[Row]:
+    rows = [row for row in Leakage().rows(seen) if row.metric.endswith(("loss_auc", "margin_auc"))]
+    return [row for row in rows if row.group == "all" and row.client == -1]
+
+
+def unmatched(seed: int) -> dict[str, Tensor]:
+    """Return a pool whose members follow Dirichlet(0.1), and whose outsiders are everybody's."""
+    labels = torch.randint(0, 10, (2000,), generator=generator(seed, "labels"))
+    rng = numpy_generator(seed, "unmatched")
+    own = shares(Dirichlet(alpha=0.1, min_size=1), labels, 4, rng)
+    clients = torch.empty(2000, dtype=torch.int64)
+    for client, indices in enumerate(own):
+        clients[indices] = client
+    outsider_labels = torch.randint(0, 10, (2000,), generator=generator(seed, "outsiders"))
+    outsider_clients = torch.randint(0, 4, (2000,), generator=generator(seed, "owners"))
+    return {
+        "pool_labels": torch.cat([labels, outsider_labels]),
+        "pool_clients": torch.cat([clients, outsider_clients]),
+        "members": torch.arange(4000) < 2000,
+        "protected": torch.zeros(4000, dtype=torch.bool),
+        "pool_logits": torch.zeros(4000, 10),
+        "protected_counts": torch.zeros(4, dtype=torch.int64),
+    }
+
+
+def test_labels_alone_tell_nothing_about_a_matched_pool(observation: Maker) -> None:
+    seen = observation()
+    assert gate(seen) == 0.5
+    assert all(row.valid and row.note == "" for row in overall(seen))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_alone_unmask_an_unmatched_pool(seed: int, observation: Maker) -> None:
+    seen = observation(**unmatched(seed))
+    assert gate(seen) > 0.8
+    rows = overall(seen)
+    assert len(rows) == 2
+    assert not any(row.valid for row in rows)
+    assert all(row.note == f"shift: labels alone reach {gate(seen):.2f}" for row in rows)
+
+
+def test_the_gate_flags_each_client_by_its_own_records(observation: Maker) -> None:
+    seen = observation()
+    skewed = (seen.pool_clients == 2) & (seen.pool_labels < 5)
+    seen = replace(seen, members=torch.where(skewed, torch.tensor(True), seen.members))
+    valid = {r.client: r.valid for r in Leakage().rows(seen) if r.client >= 0}
+    assert valid == {0: True, 1: True, 2: False, 3: True}

@@ -1,0 +1,196 @@
+"""Projected sign steps and protections against what their papers say of them."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim.contracts import Dataset
+from fl_sim.data.sources import load, subset
+from fl_sim.perturbation import as_pixels, sign_steps
+from fl_sim.protections import error_minimizing
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.seeding import generator
+
+Direction = Literal["minimise", "maximise"]
+RADIUS, STEP = 8 / 255, 2 / 255
+
+
+def slopes(seed: int) -> Tensor:
+    return torch.randn(9, generator=generator(seed, "slopes"), dtype=torch.float64)
+
+
+def curved_loss(seed: int):  # type: ignore[no-untyped-def]
+    """Return sum over images of tanh(w x)^2 + sin(w x): its gradient is known by hand."""
+    weights = slopes(seed)
+
+    def loss(images: Tensor) -> Tensor:
+        score = images.flatten(1) @ weights
+        return (score.tanh() ** 2 + score.sin()).sum()
+
+    return loss
+
+
+def sign_steps_by_definition(
+    seed: int, image: list[float], noise: list[float], num_steps: int, direction: Direction
+) -> list[float]:
+    """One image, one pixel after another."""
+    weights = slopes(seed).tolist()
+    for _ in range(num_steps):
+        score = sum(w * (x + d) for w, x, d in zip(weights, image, noise, strict=True))
+        outer = 2 * math.tanh(score) * (1 - math.tanh(score) ** 2) + math.cos(score)
+        moved = []
+        for weight, pixel, change in zip(weights, image, noise, strict=True):
+            step = math.copysign(STEP, outer * weight) * (1 if direction == "maximise" else -1)
+            change = min(max(change + step, -RADIUS), RADIUS)
+            moved.append(min(max(pixel + change, 0.0), 1.0) - pixel)
+        noise = moved
+    return noise
+
+
+@pytest.mark.parametrize("direction", ["minimise", "maximise"])
+@given(seed=st.integers(0, 10**6), num_steps=st.integers(0, 7))
+def test_sign_steps_are_those_of_a_loop_over_images_and_pixels(
+    direction: Direction, seed: int, num_steps: int
+) -> None:
+    rng = generator(seed, "images")
+    images = torch.rand(4, 1, 3, 3, generator=rng, dtype=torch.float64)
+    images[0] = images[0].round()  # black and white: where clipping bites
+    start = RADIUS * (2 * torch.rand(4, 1, 3, 3, generator=rng, dtype=torch.float64) - 1)
+    noise = sign_steps(curved_loss(seed), images, start, RADIUS, STEP, num_steps, direction)
+    expected = [
+        sign_steps_by_definition(seed, image, own, num_steps, direction)
+        for image, own in zip(images.flatten(1).tolist(), start.flatten(1).tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(noise.flatten(1).numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["minimise", "maximise"])
+def test_a_linear_loss_is_driven_into_the_corner_of_the_ball(direction: Direction) -> None:
+    weights = slopes(0).view(1, 1, 3, 3)
+    images = torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64)
+    noise = sign_steps(
+        lambda x: (weights * x).sum(), images, torch.zeros_like(images), RADIUS, STEP, 10, direction
+    )
+    sign = 1 if direction == "maximise" else -1
+    expected = (sign * RADIUS * weights.sign()).expand_as(noise)
+    torch.testing.assert_close(noise, expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def some_digits() -> Dataset:
+    return subset(load("digits"), 400, 60)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("form", ["sample", "class"])
+def test_error_minimising_noise_lowers_the_loss_of_its_surrogate(
+    form: Literal["sample", "class"],
+    seed: int,
+    some_digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seeds 0 to 2, radius 16/255, 400 digits, which the surrogate learns to tell apart too."""
+    trained = []
+
+    class Remembered(error_minimizing._Surrogate):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            trained.append(self)
+
+    monkeypatch.setattr(error_minimizing, "_Surrogate", Remembered)
+    images, labels = as_pixels(some_digits.train_images), some_digits.train_labels
+    protection = ErrorMinimizing(radius=16 / 255, form=form, max_passes=10)
+    noise = protection.noise(images, labels, seed)
+    (surrogate,) = trained
+    clean, noisy = (
+        functional.cross_entropy(surrogate.model(seen), labels).item()
+        for seen in (images, images + noise)
+    )
+    assert noisy < clean
+
+
+def test_error_minimising_noise_of_a_class_is_the_same_for_all_its_images(
+    some_digits: Dataset,
+) -> None:
+    images, labels = as_pixels(some_digits.train_images), some_digits.train_labels
+    noise = ErrorMinimizing(form="class", max_passes=2).noise(images, labels, 0)
+    kinds = noise.flatten(1).unique(dim=0)
+    assert len(kinds) == 10
+    for label in range(10):
+        assert len(noise[labels == label].flatten(1).unique(dim=0)) == 1
+
+
+def test_error_minimising_noise_stops_once_the_surrogate_errs_no_more(
+    some_digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    learn = error_minimizing._Surrogate.learn
+    monkeypatch.setattr(
+        error_minimizing._Surrogate,
+        "learn",
+        lambda self, noise: (passes.append(1), learn(self, noise))[1],
+    )
+    images, labels = as_pixels(some_digits.train_images[:64]), some_digits.train_labels[:64]
+    ErrorMinimizing(stop_error=0.999, max_passes=9).noise(images, labels, 0)
+    assert len(passes) == 1
+    ErrorMinimizing(stop_error=0.0, max_passes=2, noise_steps=1).noise(images, labels, 0)
+    assert len(passes) == 3
+
+
+def blank(count: int, side: int, channels: int = 1) -> tuple[Tensor, Tensor]:
+    return torch.full((count, channels, side, side), 0.5), torch.arange(count) % 10
+
+
+@pytest.mark.parametrize(("side", "patch", "channels"), [(28, 7, 1), (32, 8, 3)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_linear_model_tells_separable_noise_apart_without_error(
+    seed: int, side: int, patch: int, channels: int
+) -> None:
+    images, labels = blank(500, side, channels)
+    noise = LinearSeparable(patch=patch).noise(images, labels, seed)
+    scaled = noise.flatten(1).numpy() * 255 / 6
+    probe = LogisticRegression(max_iter=1000).fit(scaled[:300], labels[:300].numpy())
+    assert probe.score(scaled, labels.numpy()) == 1.0
+
+
+def test_separable_noise_is_constant_on_its_patches() -> None:
+    images, labels = blank(6, 28)
+    noise = LinearSeparable(patch=7).noise(images, labels, 0)
+    patches = noise.unfold(2, 7, 7).unfold(3, 7, 7).flatten(-2)
+    assert float((patches - patches[..., :1]).abs().max()) == 0.0
+    assert len(noise[0].unique()) == 16
+
+
+def test_separable_noise_has_the_radius_as_root_mean_square() -> None:
+    images, labels = blank(20, 28)
+    noise = LinearSeparable(radius=6 / 255).noise(images, labels, 0)
+    sizes = noise.square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(sizes, torch.full((20,), 6 / 255))
+
+
+def test_random_noise_is_uniform_on_the_ball() -> None:
+    """Seed 0, 1,000 images of 28 x 28: mean and variance within five standard errors."""
+    images, labels = blank(1000, 28)
+    noise = RandomNoise(radius=0.1, form="sample").noise(images, labels, 0) / 0.1
+    count = noise.numel()
+    assert float(noise.abs().max()) <= 1
+    assert abs(float(noise.mean())) < 5 * math.sqrt(1 / 3 / count)
+    # The variance of the square of a uniform variable on [-1, 1] is 1/5 - 1/9.
+    assert abs(float(noise.square().mean()) - 1 / 3) < 5 * math.sqrt((1 / 5 - 1 / 9) / count)
+
+
+def test_random_noise_of_a_class_is_the_same_for_all_its_images() -> None:
+    images, labels = blank(50, 8)
+    noise = RandomNoise(form="class").noise(images, labels, 0)
+    assert torch.equal(noise[:10], noise[10:20])
+    assert len(noise.flatten(1).unique(dim=0)) == 10

@@ -1,0 +1,308 @@
+"""A run before its first round, on digits: who holds, protects and trains on what."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clients.nan_sender import NanSenderClient
+from clients.sgd import SgdClient
+from fl_sim import Adversary, Data, Experiment, Model
+from fl_sim.contracts import Protection
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Dirichlet, Iid
+from fl_sim.data.sources import load, subset
+from fl_sim.engine.federation import Federation, federation, prepare
+from fl_sim.errors import FieldError
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.seeding import generator
+
+Maker = Callable[..., Experiment]
+NOISE = RandomNoise(radius=16 / 255, form="sample")
+UNITS: list[Any] = ["samples", "clients", "classes"]
+
+
+def ready(experiment: Maker, **fields: Any) -> Federation:
+    usual: dict[str, Any] = {"protection": NOISE, "layout": Layout(fraction=0.5)}
+    return prepare(experiment(**(usual | fields)))
+
+
+def cells(ours: Federation, kept: Tensor) -> Tensor:
+    """Return how many of the kept records there are by client, class and protected status."""
+    pool = ours.pool
+    keys = (pool.clients * 10 + pool.labels) * 2 + pool.protected.long()
+    return keys[kept].bincount(minlength=2 * 10 * ours.num_clients)
+
+
+def test_the_pool_is_the_training_set_in_order(experiment: Maker) -> None:
+    ours, dataset = ready(experiment), subset(load("digits"), 200, 60)
+    assert torch.equal(ours.pool.clean_images, dataset.train_images)
+    assert torch.equal(ours.pool.labels, dataset.train_labels)
+    assert torch.equal(ours.test_inputs, dataset.test_images)
+
+
+def test_shards_are_disjoint_and_cover_what_is_trained_on(experiment: Maker) -> None:
+    ours = ready(experiment)
+    shards = [ours.shard(client) for client in range(4)]
+    ids = torch.cat([shard.sample_ids for shard in shards])
+    assert len(ids.unique()) == len(ids)
+    assert torch.equal(ids.sort().values, ours.trained.nonzero().squeeze(1))
+    assert [len(shard) for shard in shards] == ours.shard_sizes()
+    for client, shard in enumerate(shards):
+        assert shard.client == client
+        assert bool((ours.pool.clients[shard.sample_ids] == client).all())
+        assert torch.equal(shard.labels, ours.pool.labels[shard.sample_ids])
+        assert torch.equal(shard.inputs, ours.inputs[shard.sample_ids])
+
+
+def test_the_same_share_of_each_class_of_each_client_is_held_out(experiment: Maker) -> None:
+    for held_out in (0.0, 0.25, 0.5, 0.9):
+        data = Data(dataset="digits", num_clients=4, num_samples=400, held_out=held_out)
+        pool = ready(experiment, data=data).pool
+        for client in range(4):
+            for label in range(10):
+                own = (pool.clients == client) & (pool.labels == label)
+                assert int((~pool.members)[own].sum()) == int(held_out * int(own.sum()))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_audit_has_as_many_members_as_outsiders_in_every_cell(
+    experiment: Maker, unit: Any
+) -> None:
+    ours = ready(experiment, layout=Layout(fraction=0.5, unit=unit), partition=Dirichlet(alpha=0.3))
+    pool = ours.pool
+    inside, outside = (cells(ours, pool.audited & kind) for kind in (pool.members, ~pool.members))
+    assert torch.equal(inside, outside)
+    everybody = torch.minimum(cells(ours, pool.members), cells(ours, ~pool.members))
+    assert torch.equal(inside, everybody)  # and no more could be matched
+    assert int(inside.sum()) > 0
+
+
+def test_the_audit_does_not_depend_on_the_noise(experiment: Maker) -> None:
+    first = ready(experiment).pool.audited
+    other = ready(experiment, protection=LinearSeparable(patch=4)).pool.audited
+    assert torch.equal(first, other)
+
+
+def test_every_record_is_seen_as_it_is_published(experiment: Maker) -> None:
+    ours = ready(experiment)
+    pool = ours.pool
+    assert torch.equal(ours.inputs[pool.protected], pool.noisy_images[pool.protected])
+    assert torch.equal(ours.inputs[~pool.protected], pool.clean_images[~pool.protected])
+    changed = (ours.inputs != pool.clean_images).flatten(1).any(1)
+    assert torch.equal(changed, pool.protected)
+
+
+def test_test_images_are_never_protected(experiment: Maker) -> None:
+    clean = subset(load("digits"), 200, 60).test_images
+    for unit in UNITS:
+        layout = Layout(fraction=1.0, unit=unit)
+        assert torch.equal(ready(experiment, layout=layout).test_inputs, clean)
+
+
+@pytest.mark.parametrize("provenance", ["shared", "client"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_noise_of_an_image_does_not_depend_on_the_fraction(
+    experiment: Maker, unit: Any, provenance: Any
+) -> None:
+    some, more, all_ = (
+        ready(experiment, layout=Layout(share, unit, provenance)) for share in (0.25, 0.5, 1.0)
+    )
+    for fewer in (some, more):
+        marked = fewer.pool.protected
+        assert bool(all_.pool.protected[marked].all())
+        assert torch.equal(fewer.inputs[marked], all_.inputs[marked])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_partition_does_not_depend_on_who_protects(experiment: Maker, unit: Any) -> None:
+    clean = prepare(experiment())
+    ours = ready(experiment, layout=Layout(fraction=0.5, unit=unit))
+    assert torch.equal(clean.pool.clients, ours.pool.clients)
+    assert torch.equal(clean.pool.members, ours.pool.members)
+
+
+class SpiedNoise:
+    """Remembers what a protection was asked to protect."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[Tensor, Tensor, Tensor, int]] = []
+        protect = Protection.protect
+
+        def spy(protection: Any, images: Any, labels: Any, ids: Any, seed: Any) -> Tensor:
+            self.seen.append((images, labels, ids, seed))
+            return protect(protection, images, labels, ids, seed)
+
+        monkeypatch.setattr(Protection, "protect", spy)
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> SpiedNoise:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path))
+    return SpiedNoise(monkeypatch)
+
+
+@pytest.mark.parametrize("unit", ["samples", "clients"])
+def test_a_clients_noise_is_made_of_its_own_images_alone(
+    experiment: Maker, unit: Any, spied: SpiedNoise
+) -> None:
+    ours = ready(experiment, layout=Layout(0.5, unit, provenance="client"))
+    owners = ours.pool.clients[ours.pool.protected].unique().tolist()
+    assert len(spied.seen) == len(owners)
+    assert len({seed for *_, seed in spied.seen}) == len(owners)
+    for client, (images, labels, ids, _) in zip(owners, spied.seen, strict=True):
+        own = (ours.pool.clients == client).nonzero().squeeze(1)
+        assert torch.equal(ids, own)
+        assert torch.equal(images, ours.pool.clean_images[own])
+        assert torch.equal(labels, ours.pool.labels[own])
+
+
+def test_shared_noise_is_made_once_of_everybodys_images(
+    experiment: Maker, spied: SpiedNoise
+) -> None:
+    ours = ready(experiment)
+    ((images, _, ids, seed),) = spied.seen
+    assert torch.equal(images, ours.pool.clean_images)
+    assert torch.equal(ids, torch.arange(200))
+    assert seed == ours.experiment.seed
+
+
+def test_noise_is_made_once_and_then_read_from_disk(experiment: Maker, spied: SpiedNoise) -> None:
+    first = ready(experiment, protection=ErrorMinimizing(max_passes=1))
+    for fraction in (0.25, 1.0):
+        layout = Layout(fraction=fraction)
+        other = ready(experiment, protection=ErrorMinimizing(max_passes=1), layout=layout)
+        assert torch.equal(first.pool.noisy_images, other.pool.noisy_images)
+    assert len(spied.seen) == 1
+
+
+def test_clients_draw_other_noise_than_all_together(experiment: Maker) -> None:
+    shared = ready(experiment, layout=Layout(1.0))
+    own = ready(experiment, layout=Layout(1.0, provenance="client"))
+    assert not torch.equal(shared.inputs, own.inputs)
+
+
+def test_another_seed_makes_another_federation(experiment: Maker) -> None:
+    one, other = ready(experiment, seed=0), ready(experiment, seed=1)
+    for name in ("clients", "members", "protected", "audited", "noisy_images"):
+        assert not torch.equal(getattr(one.pool, name), getattr(other.pool, name))
+
+
+def test_the_same_experiment_makes_the_same_federation_whatever_was_drawn(
+    experiment: Maker,
+) -> None:
+    torch.manual_seed(1)
+    one = ready(experiment)
+    torch.manual_seed(2)
+    other = ready(experiment)
+    assert torch.equal(one.inputs, other.inputs)
+    assert torch.equal(one.trained, other.trained)
+    assert torch.equal(one.model[1].weight, other.model[1].weight)
+
+
+def test_the_first_control_trains_on_the_same_images_without_noise(experiment: Maker) -> None:
+    base = experiment(protection=NOISE, layout=Layout(fraction=0.5))
+    ours, control = prepare(base), prepare(base.controls()["all"])
+    assert torch.equal(control.trained, ours.trained)
+    assert torch.equal(control.inputs, ours.pool.clean_images)
+    assert not control.pool.protected.any()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_second_control_trains_on_the_clean_part_alone(experiment: Maker, unit: Any) -> None:
+    base = experiment(protection=NOISE, layout=Layout(fraction=0.5, unit=unit))
+    ours, control = prepare(base), prepare(base.controls()["clean"])
+    assert torch.equal(control.trained, ours.trained & ~ours.pool.protected)
+    ids = torch.cat([control.shard(client).sample_ids for client in range(4)])
+    assert not ours.pool.protected[ids].any()
+    assert torch.equal(control.inputs[ids], ours.pool.clean_images[ids])
+    assert not (control.pool.audited & control.pool.protected).any()
+
+
+def test_withholding_everything_is_refused(experiment: Maker) -> None:
+    with pytest.raises(FieldError, match="layout.fraction: below 1 where images are withheld"):
+        prepare(experiment(layout=Layout(fraction=1.0, withheld=True)))
+
+
+def test_counts_are_about_everything_that_a_client_holds(experiment: Maker) -> None:
+    ours = ready(experiment)
+    counts = ours.class_counts()
+    for client in range(4):
+        own = ours.pool.clients == client
+        assert counts[client].tolist() == ours.pool.labels[own].bincount(minlength=10).tolist()
+        assert int(ours.protected_counts()[client]) == int(ours.pool.protected[own].sum())
+
+
+def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker) -> None:
+    adversary = Adversary(NanSenderClient(), num_clients=2)
+    ours = prepare(experiment(adversary=adversary))
+    assert len(ours.adversaries) == 2
+    for client in range(4):
+        expected = NanSenderClient() if client in ours.adversaries else SgdClient()
+        assert ours.behaviour(client) == expected
+    chosen = {prepare(experiment(adversary=adversary, seed=s)).adversaries for s in range(6)}
+    assert len(chosen) > 1
+
+
+def test_more_adversaries_are_the_same_and_others(experiment: Maker) -> None:
+    one, two = (
+        prepare(experiment(adversary=Adversary(NanSenderClient(), num_clients=n))).adversaries
+        for n in (1, 2)
+    )
+    assert one < two
+
+
+def test_a_frozen_front_is_replaced_by_its_features(experiment: Maker) -> None:
+    model = Model("small_cnn", tune="head")
+    ours = ready(experiment, model=model)
+    assert ours.inputs.shape == (200, 64)
+    assert ours.test_inputs.shape == (60, 64)
+    assert [type(layer).__name__ for layer in ours.model] == ["Linear"]
+    clean = prepare(experiment(model=model)).inputs
+    assert torch.equal(ours.inputs[~ours.pool.protected], clean[~ours.pool.protected])
+    changed = (ours.inputs != clean).any(1)
+    assert torch.equal(changed, ours.pool.protected)
+
+
+def test_random_fronts_of_other_seeds_see_other_features(experiment: Maker) -> None:
+    model, data = Model("small_cnn", tune="head"), experiment().data
+    one, other = (
+        prepare(experiment(model=model, data=data, partition=Iid(), seed=seed)) for seed in (0, 1)
+    )
+    assert not torch.equal(one.test_inputs, other.test_inputs)
+
+
+def test_a_federation_is_prepared_once_a_process(experiment: Maker) -> None:
+    text = experiment(rounds=7).to_json()
+    assert federation(text) is federation(text)
+
+
+def test_nothing_held_out_leaves_nothing_to_audit(experiment: Maker) -> None:
+    data = replace(experiment().data, held_out=0.0)
+    ours = prepare(experiment(data=data))
+    assert ours.pool.members.all()
+    assert not ours.pool.audited.any()
+
+
+def test_features_do_not_depend_on_who_computed_first(
+    experiment: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    model = Model("small_cnn", tune="head")
+    seen = []
+    for number, order in enumerate(([0.0, 0.5], [0.5, 0.0])):
+        monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / str(number)))
+        for fraction in order:
+            ours = ready(experiment, model=model, layout=Layout(fraction=fraction))
+            if fraction:
+                seen.append(ours.inputs)
+    assert torch.equal(*seen)
+
+
+def test_a_generator_named_after_a_client_is_not_anothers() -> None:
+    draws = {torch.rand(1, generator=generator(0, "protection", c)).item() for c in range(50)}
+    assert len(draws) == 50

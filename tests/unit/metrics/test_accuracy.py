@@ -1,0 +1,79 @@
+"""Accuracy per client, by hand."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fl_sim.contracts import Observation
+from fl_sim.metrics.accuracy import (
+    Accuracy,
+    class_means,
+    class_mixes,
+    client_accuracies,
+    client_groups,
+    protected_shares,
+)
+from fl_sim.metrics.fairness import Fairness
+
+Maker = Callable[..., Observation]
+COUNTS = torch.tensor([[8, 2, 0], [0, 0, 5], [0, 0, 0], [1, 1, 2]])
+
+
+@pytest.fixture
+def seen(observation: Maker) -> Observation:
+    """Four clients, three classes; of the test images, class by class, 1/2, 2/3, 0 are right."""
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+    answers = torch.tensor([0, 1, 1, 1, 0, 0])
+    return observation(
+        test_logits=torch.nn.functional.one_hot(answers, 3).float(),
+        test_labels=labels,
+        class_counts=COUNTS,
+        protected_counts=torch.tensor([10, 1, 0, 2]),
+    )
+
+
+def test_class_means_are_means_over_each_class() -> None:
+    means = class_means(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0, 0, 2]), 4)
+    assert means.tolist() == [0.5, 0.0, 0.5, 0.0]
+
+
+def test_class_mixes_are_shares(seen: Observation) -> None:
+    expected = [[0.8, 0.2, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.25, 0.25, 0.5]]
+    assert class_mixes(seen).tolist() == expected
+
+
+def test_a_clients_accuracy_is_that_on_its_own_mix(seen: Observation) -> None:
+    expected = [0.8 / 2 + 0.2 * 2 / 3, 0.0, 0.0, 0.25 / 2 + 0.25 * 2 / 3]
+    assert client_accuracies(seen).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_accuracy_of_all_is_over_images(seen: Observation) -> None:
+    rows = {row.metric: row for row in Accuracy().rows(seen) if row.client == -1}
+    assert rows["accuracy"].value == 0.5
+    assert rows["accuracy"].low == pytest.approx(0.1181, abs=1e-4)  # 3 of 6, Clopper-Pearson
+    assert rows["accuracy"].high == pytest.approx(0.8819, abs=1e-4)
+
+
+def test_shares_and_groups_go_by_what_clients_hold(seen: Observation) -> None:
+    assert protected_shares(seen).tolist() == [1.0, 0.2, 0.0, 0.5]
+    assert client_groups(seen) == ["protected", "clean", "clean", "mixed"]
+
+
+def test_a_clients_row_says_its_group(seen: Observation) -> None:
+    rows = [row for row in Accuracy().rows(seen) if row.metric == "client_accuracy"]
+    assert [(row.client, row.group) for row in rows] == list(enumerate(client_groups(seen)))
+
+
+def test_the_protected_gap_is_protected_minus_clean(seen: Observation) -> None:
+    (gap,) = [r for r in Fairness().rows(seen) if r.metric == "fairness_protected_gap"]
+    own = client_accuracies(seen)
+    assert gap.valid
+    assert gap.value == pytest.approx(float(own[0] - own[1:3].mean()), abs=1e-12)
+
+
+def test_a_gap_without_both_groups_is_not_to_be_read(observation: Maker) -> None:
+    half = observation()
+    (gap,) = [r for r in Fairness().rows(half) if r.metric == "fairness_protected_gap"]
+    assert not gap.valid
+    assert gap.note

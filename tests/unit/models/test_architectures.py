@@ -1,0 +1,110 @@
+"""Networks as rows of stages: sizes, normalisation, and the same function as the original."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
+from fl_sim.seeding import generator, torch_seeded
+from fl_sim.vision import torchvision
+
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+
+
+def built(name: str, shape: tuple[int, int, int] = GREY, norm: str = "batch") -> nn.Sequential:
+    with torch_seeded(0, "architecture"):
+        return ARCHITECTURES[name](shape, 10, norm).eval()
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def by_hand(norm: str, side: int, channels: int) -> int:
+    """Count the parameters of the small network, layer by layer."""
+    convolutions = (channels * 9 + 1) * 16 + (16 * 9 + 1) * 32
+    norms = 0 if norm == "off" else 2 * (16 + 32)
+    return convolutions + norms + (32 * (side // 4) ** 2 + 1) * 64 + (64 + 1) * 10
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [GREY, COLOUR, (1, 8, 8)])
+def test_the_small_network_has_the_parameters_of_its_layers(
+    norm: str, shape: tuple[int, int, int]
+) -> None:
+    assert size(built("small_cnn", shape, norm)) == by_hand(norm, shape[1], shape[0])
+
+
+def test_the_small_network_has_the_size_that_its_docstring_says() -> None:
+    assert abs(size(built("small_cnn")) - 106_000) < 500
+
+
+def test_the_residual_network_has_the_size_of_the_paper() -> None:
+    """11.17 M parameters with ten classes, a 3 x 3 stem and colour images."""
+    assert size(built("resnet18", COLOUR)) == 11_173_962
+
+
+@pytest.mark.parametrize("norm", ["group", "off"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_batch_statistics_there_is_nothing_but_parameters(name: str, norm: str) -> None:
+    model = built(name, COLOUR, norm)
+    assert dict(model.state_dict().items()).keys() == dict(model.named_parameters()).keys()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_group_normalisation_has_the_same_parameters_as_batch_normalisation(name: str) -> None:
+    assert size(built(name, COLOUR, "group")) == size(built(name, COLOUR, "batch"))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), GREY, COLOUR])
+def test_a_network_scores_every_class(name: str, norm: str, shape: tuple[int, int, int]) -> None:
+    images = torch.rand(3, *shape, generator=generator(0, "images"))
+    assert built(name, shape, norm)(images).shape == (3, 10)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_normalisation_is_the_first_layer(name: str) -> None:
+    first = built(name, COLOUR)[0]
+    assert isinstance(first, Normalise)
+    assert list(first.parameters()) == []
+    assert dict(first.state_dict()) == {}
+
+
+def test_normalising_shifts_and_scales_each_channel() -> None:
+    layer = Normalise((0.5, 0.0), (0.25, 2.0))
+    images = torch.ones(1, 2, 1, 1)
+    assert layer(images).flatten().tolist() == [2.0, 0.5]
+
+
+def test_pooling_first_is_the_same_function() -> None:
+    maps = torch.randn(4, 3, 8, 8, generator=generator(0, "maps"))
+    expected = functional.max_pool2d(functional.relu(maps), 2)
+    assert torch.equal(PooledRelu()(maps), expected)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_the_layout_in_memory_does_not_change_the_function(layout: torch.memory_format) -> None:
+    images = torch.rand(5, *COLOUR, generator=generator(1, "images"))
+    model = built("small_cnn", COLOUR)
+    expected = model(images)
+    model.to(memory_format=layout)
+    torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_residual_network_is_torchvisions_cut_into_stages(
+    norm: Literal["batch", "group", "off"],
+) -> None:
+    images = torch.rand(2, *COLOUR, generator=generator(2, "images"))
+    stages = built("resnet18", COLOUR, norm)
+    with torch_seeded(0, "architecture"):
+        whole = torchvision.models.resnet18(num_classes=10, norm_layer=NORMS[norm])
+        whole.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        whole.maxpool = nn.Identity()
+    torch.testing.assert_close(stages(images), whole.eval()((images - 0.5) / 0.5))

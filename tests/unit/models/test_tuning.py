@@ -1,0 +1,200 @@
+"""Which part of a network is trained, and what stays as it was."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clients.sgd import SgdClient
+from fl_sim.contracts import Shard
+from fl_sim.errors import FieldError
+from fl_sim.experiment import Model
+from fl_sim.models import parameters
+from fl_sim.models.architectures import ARCHITECTURES
+from fl_sim.models.foundation import LITE0
+from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
+from fl_sim.seeding import generator
+
+SHAPE = (1, 28, 28)
+BACKBONES = ("small_cnn", "resnet18", LITE0, "mobilenet_v3_small")
+every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+
+
+def network(backbone: str, tune: Any, seed: int = 0, **fields: Any) -> Network:
+    return build(Model(backbone, tune=tune, **fields), SHAPE, 10, seed)
+
+
+def sizes(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def grey(count: int = 4, side: int = 28) -> Tensor:
+    return torch.rand(count, 1, side, side, generator=generator(0, "grey"))
+
+
+def whole(cut: Network) -> nn.Sequential:
+    return nn.Sequential(*cut.frozen, *cut.trained)
+
+
+@every_backbone
+def test_tuning_the_head_trains_the_last_linear_layer_alone(backbone: str) -> None:
+    cut = network(backbone, "head")
+    assert [type(layer) for layer in cut.trained] == [nn.Linear]
+    assert cut.trained[0].out_features == 10
+    assert sizes(cut.frozen) > 0
+
+
+@every_backbone
+def test_tuning_everything_freezes_nothing(backbone: str) -> None:
+    cut = network(backbone, "full")
+    assert len(cut.frozen) == 0
+    assert all(parameter.requires_grad for parameter in cut.trained.parameters())
+
+
+@every_backbone
+def test_the_last_block_is_more_than_the_head_and_less_than_everything(backbone: str) -> None:
+    head, block, full = (
+        sizes(network(backbone, tune).trained) for tune in ("head", "last_block", "full")
+    )
+    assert head < block < full
+
+
+@every_backbone
+def test_the_last_block_holds_a_convolution_or_a_layer_before_the_head(backbone: str) -> None:
+    trained = network(backbone, "last_block").trained
+    layers = [m for m in trained.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) >= 2
+    assert isinstance(layers[-1], nn.Linear)
+
+
+def test_the_last_block_of_lite0_starts_before_its_head_convolution() -> None:
+    trained = network(LITE0, "last_block").trained
+    kernels = {m.kernel_size for m in trained.modules() if isinstance(m, nn.Conv2d)}
+    assert kernels & {(3, 3), (5, 5)}  # a depthwise convolution, not 1 x 1 alone
+
+
+@every_backbone
+def test_a_cut_does_not_change_the_function(backbone: str) -> None:
+    expected = whole(network(backbone, "full")).eval()(grey())
+    for tune in ("head", "last_block"):
+        cut = network(backbone, tune)
+        found = cut.trained.eval()(cut.frozen(grey()))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_backbone
+def test_what_is_frozen_is_frozen_for_good(backbone: str) -> None:
+    cut = network(backbone, "head")
+    assert not any(parameter.requires_grad for parameter in cut.frozen.parameters())
+    assert not any(module.training for module in cut.frozen.modules())
+
+
+@every_backbone
+def test_a_seed_makes_the_same_network_whatever_was_drawn_before(backbone: str) -> None:
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        states.append(whole(network(backbone, "full")).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    other = parameters.flat(network(backbone, "full", seed=1).trained)
+    assert not torch.equal(parameters.flat(network(backbone, "full").trained), other)
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    network("small_cnn", "full")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def trained_a_little(cut: Network) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the state of the trained part before and after a round of a client."""
+    before = {name: value.clone() for name, value in cut.trained.state_dict().items()}
+    inputs = cut.frozen(grey(12)) if len(cut.frozen) else grey(12)
+    shard = Shard(0, inputs, torch.arange(12) % 10, torch.arange(12), 10)
+    SgdClient(batch_size=4).train(cut.trained, shard, generator(0, "client"))
+    return before, cut.trained.state_dict()
+
+
+@pytest.mark.parametrize("tune", ["last_block", "full"])
+def test_statistics_of_pretraining_survive_training(tune: Any) -> None:
+    cut = network(LITE0, tune, init="pretrained", pixels=32)
+    norms = [m for m in cut.trained.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(type(norm) is FrozenBatchNorm for norm in norms)
+    before, after = trained_a_little(cut)
+    statistics = [name for name in before if "running" in name or "batches" in name]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    weights = [name for name in before if name not in statistics]
+    assert all(not torch.equal(before[name], after[name]) for name in weights)
+
+
+def test_statistics_of_a_random_start_are_learned() -> None:
+    before, after = trained_a_little(network("small_cnn", "full"))
+    statistics = [name for name in before if "running" in name]
+    assert len(statistics) == 4
+    assert all(not torch.equal(before[name], after[name]) for name in statistics)
+
+
+def test_a_frozen_norm_normalises_by_its_statistics_in_every_mode() -> None:
+    norm = FrozenBatchNorm(2)
+    norm.running_mean.fill_(1.0)
+    norm.running_var.fill_(4.0)
+    maps = torch.full((3, 2, 2, 2), 5.0)
+    assert norm.train() is norm
+    assert not norm.training
+    torch.testing.assert_close(norm(maps), torch.full_like(maps, 2.0), rtol=1e-4, atol=0)
+
+
+def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
+    cut = network(LITE0, "last_block", init="pretrained", backbone_rate=0.125)
+    rates = [rate_of(parameter) for parameter in cut.trained.parameters()]
+    assert rates == [0.125] * (len(rates) - 2) + [1.0, 1.0]
+
+
+@every_backbone
+def test_a_random_start_learns_everywhere_alike(backbone: str) -> None:
+    trained = network(backbone, "full").trained
+    assert {rate_of(parameter) for parameter in trained.parameters()} == {1.0}
+
+
+def test_the_rate_is_a_share_of_the_clients() -> None:
+    """A tenth of the rate: a tenth of the first step."""
+    moves = []
+    for rate in (1.0, 0.125):
+        cut = network(LITE0, "last_block", init="pretrained", backbone_rate=rate, pixels=32)
+        shard = Shard(0, cut.frozen(grey(4)), torch.arange(4), torch.arange(4), 10)
+        before = parameters.flat(cut.trained[:-1])
+        SgdClient(learning_rate=0.01, momentum=0.0).train(cut.trained, shard, generator(0, "c"))
+        moves.append(parameters.flat(cut.trained[:-1]) - before)
+    # Differences of weights near 1 keep about seven digits of them.
+    torch.testing.assert_close(moves[1], 0.125 * moves[0], rtol=1e-2, atol=1e-6)
+
+
+def test_a_network_in_one_piece_has_no_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))
+    monkeypatch.setitem(
+        ARCHITECTURES, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10))
+    )
+    with pytest.raises(FieldError, match="model.tune: 'full' or 'head' for in_one_piece"):
+        network("in_one_piece", "last_block")
+
+
+def test_a_random_front_is_calibrated_to_zero_mean_and_unit_variance() -> None:
+    front, images = network("small_cnn", "head").frozen, grey(512)
+    calibrate(front, images)
+    assert not any(module.training for module in front.modules())
+    assert isinstance(front[2], nn.BatchNorm2d)
+    normed = front[2](front[1](front[0](images)))
+    torch.testing.assert_close(normed.mean((0, 2, 3)), torch.zeros(16), rtol=0, atol=1e-4)
+    torch.testing.assert_close(normed.var((0, 2, 3)), torch.ones(16), rtol=1e-2, atol=0)
+
+
+def test_calibration_does_not_depend_on_what_was_seen_before() -> None:
+    fronts = [network("small_cnn", "head").frozen for _ in range(2)]
+    calibrate(fronts[1], 1 - grey(30))
+    for front in fronts:
+        calibrate(front, grey(30))
+    assert torch.equal(fronts[0](grey()), fronts[1](grey()))

@@ -1,0 +1,192 @@
+"""A small results folder, made without running anything, for every test of the report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fl_sim.contracts import Row
+from fl_sim.results import (
+    Results,
+    final_numbers,
+    load_results,
+    protection_numbers,
+    rows_table,
+    run_folder,
+    write_json,
+    write_table,
+)
+
+CLASSES = ("top", "trousers", "<bag>", "boot")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a synthetic sweep looks like.
+
+    Attributes:
+        axes: values in words by field path.
+        broken: says of settings and seed whether the run failed.
+        lost: clients that did not deliver, in every run.
+        outsiders: how many audited records were not trained on.
+    """
+
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    rounds: int = 3
+    num_clients: int = 5
+    outsiders: int = 120
+    broken: Callable[[dict[str, Any], int], bool] = lambda settings, seed: False
+    lost: tuple[dict[str, Any], ...] = ()
+
+
+@pytest.fixture(scope="session")
+def make_results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sweep], Results]:
+    """Return a function that writes a sweep's results, to a new folder, and reads them back."""
+    return lambda sweep: write_sweep(tmp_path_factory.mktemp("results") / "toy", sweep)
+
+
+@pytest.fixture(scope="session")
+def sweep() -> type[Sweep]:
+    return Sweep
+
+
+def write_sweep(root: Path, sweep: Sweep) -> Results:
+    cells, tables = [], []
+    for values in product(*sweep.axes.values()):
+        settings = dict(zip(sweep.axes, values, strict=True))
+        for seed in sweep.seeds:
+            entry, rows = _write_run(root, sweep, settings, seed)
+            cells.append(entry)
+            tables.append(rows)
+    there = [table for table in tables if len(table)]
+    root.mkdir(parents=True, exist_ok=True)
+    write_table(root / "rows.parquet", pd.concat(there) if there else pd.DataFrame())
+    write_json(root / "summary.json", {"experiment": "toy", "cells": cells, "controls": []})
+    return load_results(root)
+
+
+def _write_run(
+    root: Path, sweep: Sweep, settings: dict[str, Any], seed: int
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    run_id = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    about = {
+        "experiment": "toy",
+        "run_id": run_id,
+        "seed": seed,
+        "seeds": list(sweep.seeds),
+        "settings": settings,
+        "label": str(settings),
+    }
+    if sweep.broken(settings, seed):
+        return {**about, "status": "failed", "error": "RunFailed: [no] <updates>"}, pd.DataFrame()
+    fraction = float(settings.get("layout.fraction", 0.0))
+    rng = np.random.default_rng([seed, int(run_id, 16)])
+    rows = rows_table(_rows(rng, sweep, fraction))
+    folder = run_folder(root, run_id, seed)
+    folder.mkdir(parents=True)
+    write_json(folder / "experiment.json", _experiment(settings, fraction, seed))
+    write_json(
+        folder / "environment.json", {"fl_sim": "0.1.0", "torch": "2.13.0", "engine": "local"}
+    )
+    _signals(rng, sweep).to_parquet(folder / "signals.parquet")
+    _save_samples(folder / "samples.npz", rng, sweep, fraction)
+    numbers = final_numbers(rows)
+    clean = {"accuracy": 0.6, "best_accuracy": 0.62} if fraction < 1 else None
+    controls = ({"accuracy": 0.8, "best_accuracy": 0.81}, clean) if fraction else (numbers, numbers)
+    entry = {
+        **about,
+        **numbers,
+        "engine": "local",
+        "status": "finished",
+        "dataset": "fashion_mnist",
+        "origin": "/data/fashion_mnist",
+        "num_parameters": 12810,
+        "protection": protection_numbers(numbers, *controls),
+        "failures": list(sweep.lost),
+    }
+    return entry, rows.assign(run_id=run_id, seed=seed)
+
+
+def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[Row]:
+    group = "protected" if fraction > 0.75 else "clean" if fraction < 0.25 else "mixed"
+    for i in range(1, sweep.rounds + 1):
+        own = rng.uniform(0.4, 0.9, sweep.num_clients)
+        yield Row(i, "accuracy", float(own.mean()), low=0.3, high=0.9)
+        yield Row(i, "loss", 1.0 / i)
+        for client, accuracy in enumerate(own):
+            yield Row(i, "client_accuracy", float(accuracy), client, group)
+            yield Row(i, "protected_share", fraction, client)
+        for name, number in (("seconds", 1.5), ("bytes_up", 2e6), ("bytes_down", 3e6)):
+            yield Row(i, name, number)
+        yield Row(i, "peak_mib", 512.0)
+        for name in ("spread", "worst_10_percent", "best_10_percent", "worst_client"):
+            yield Row(i, f"fairness_{name}", float(own.min()))
+        for name in ("jain", "gini", "entropy"):
+            yield Row(i, f"fairness_{name}", 0.5)
+        nan = float("nan")
+        yield Row(i, "fairness_protected_gap", nan, valid=False, note="no clients to compare")
+        yield from _leakage_rows(i, rng, sweep.outsiders)
+
+
+def _leakage_rows(i: int, rng: np.random.Generator, outsiders: int) -> Iterator[Row]:
+    area = float(rng.uniform(0.45, 0.6))
+    for group in ("all", "protected", "clean"):
+        yield Row(i, "mia_margin_auc", area, -1, group, area - 0.05, area + 0.05)
+        yield Row(i, "mia_margin_balanced_accuracy", 0.52, -1, group)
+        for rate in (0.01, 0.001):
+            enough = outsiders >= 3 / rate
+            note = "" if enough else f"{outsiders} outsiders; {3 / rate:.0f} needed"
+            metric = f"mia_margin_tpr_at_{rate:g}"
+            yield Row(i, metric, 2 * rate, -1, group, rate, 4 * rate, enough, note)
+    nan = float("nan")
+    yield Row(i, "mia_shift_auc", nan, valid=False, note="one of the pools is empty")
+
+
+def _signals(rng: np.random.Generator, sweep: Sweep) -> pd.DataFrame:
+    count = 2 * sweep.outsiders
+    member = np.arange(count) % 2 == 0
+    margin = rng.normal(size=count).round(2) + 0.3 * member
+    return pd.DataFrame({"member": member, "audited": True, "margin": margin.astype("float32")})
+
+
+def _save_samples(path: Path, rng: np.random.Generator, sweep: Sweep, fraction: float) -> None:
+    clean = rng.integers(0, 256, (len(CLASSES), 3, 8, 8), dtype=np.uint8)
+    noise = rng.integers(-8, 9, clean.shape) if fraction else np.zeros(clean.shape, int)
+    np.savez(
+        path,
+        clean=clean,
+        published=np.clip(clean + noise, 0, 255).astype(np.uint8),
+        labels=np.arange(len(CLASSES)),
+        class_names=np.array(CLASSES),
+        client_classes=np.arange(sweep.num_clients * len(CLASSES)).reshape(-1, len(CLASSES)),
+        protected=np.zeros(sweep.num_clients, int),
+    )
+
+
+def _experiment(settings: dict[str, Any], fraction: float, seed: int) -> dict[str, Any]:
+    init = "pretrained" if "pretrained" in str(settings.get("model")) else "random"
+    noise = {"class": "fl_sim.protections.random_noise.RandomNoise", "radius": 8 / 255}
+    return {
+        "class": "fl_sim.experiment.Experiment",
+        "name": "toy",
+        "client": {"class": "clients.sgd.SgdClient", "learning_rate": 0.05},
+        "strategy": {"class": "strategies.fedavg.FedAvg"},
+        "data": {"num_clients": 5, "num_samples": 400, "num_test": None, "held_out": 0.25},
+        "partition": {"class": "fl_sim.data.partition.Dirichlet", "alpha": 0.5},
+        "protection": noise if fraction else None,
+        "layout": {"class": "fl_sim.data.layout.Layout", "fraction": fraction},
+        "model": {"class": "fl_sim.experiment.Model", "backbone": init, "init": init},
+        "participation": {"class": "x.Participation", "clients_per_round": None},
+        "adversary": None,
+        "failures": {"class": "x.FailurePolicy", "on_failure": "skip"},
+        "rounds": 3,
+        "seed": seed,
+    }

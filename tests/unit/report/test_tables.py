@@ -1,0 +1,93 @@
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from fl_sim.report import tables
+
+AXES = {"layout.fraction": [0.0, 0.5, 1.0], "strategy": ["FedAvg", "Krum(num_byzantine=1)"]}
+
+
+def printed(table, width=110):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def column(table, name):
+    return next(list(own.cells) for own in table.columns if str(own.header).startswith(name))
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
+    results = make_results(sweep(axes=AXES, seeds=(0, 1, 2)))
+    table = tables.summary(results)
+    by_setting = results.cells.groupby(
+        ["settings.layout.fraction", "settings.strategy"], sort=False
+    )["accuracy"]
+    shown = [str(text) for text in column(table, "A_mix")]
+    wanted = [
+        f"{100 * mean:.1f}\n±{100 * spread:.1f}"
+        for mean, spread in zip(by_setting.mean(), by_setting.std(), strict=True)
+    ]
+    assert shown == wanted
+    text = printed(table, width)
+    assert all(line in text for words in wanted for line in words.split("\n"))
+    assert "…" not in text
+
+
+def test_gap_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
+    results = make_results(sweep(axes={"layout.fraction": [0.5]}))
+    table = tables.summary(results)
+    mix = results.cells["accuracy"].iloc[0]
+    assert [str(text) for text in column(table, "A_all")] == ["80.0"]
+    assert [str(text) for text in column(table, "A_clean")] == ["60.0"]
+    assert [str(text) for text in column(table, "gap")] == [f"{100 * (0.6 - mix):+.1f}"]
+    assert [str(text) for text in column(table, "ratio")] == [f"{(mix - 0.6) / 0.2:.2f}"]
+
+
+def test_undefined_controls_are_dashes(make_results, sweep):
+    table = tables.summary(make_results(sweep(axes={"layout.fraction": [0.5, 1.0]})))
+    assert str(column(table, "A_clean")[1]) == "-"
+    assert str(column(table, "gap")[1]) == "-"
+
+
+def test_one_run_without_axes_has_its_name_and_no_spread(make_results, sweep):
+    text = printed(tables.summary(make_results(sweep())))
+    assert "one seed, no spread" in text
+    assert "toy" in text
+    assert "±" not in text
+    assert "lost\n" not in text
+
+
+def test_failed_runs_stay_visible_with_their_error(make_results, sweep):
+    results = make_results(
+        sweep(
+            axes={"strategy": ["FedAvg", "Bulyan"]},
+            seeds=(0, 1),
+            broken=lambda settings, seed: settings["strategy"] == "Bulyan" or seed == 1,
+        )
+    )
+    table = tables.summary(results)
+    assert [str(text).split("\n")[-1] for text in column(table, "A_mix")] == [
+        "1 failed",
+        "2 failed",
+    ]
+    assert "failed: Bulyan, seed 0: RunFailed: [no] <updates>" in printed(table, 200)
+
+
+def test_lost_clients_are_counted(make_results, sweep):
+    lost = ({"round": 1, "client": 2, "cause": "NaN"}, {"round": 2, "client": 2, "cause": "NaN"})
+    table = tables.summary(make_results(sweep(seeds=(0, 1), lost=lost)))
+    assert [str(text) for text in column(table, "lost")] == ["4"]
+
+
+def test_listing_shows_every_entry_as_it_is():
+    class Entry(NamedTuple):
+        name: str
+        text: str
+        source: str
+
+    text = printed(tables.listing([Entry("Krum", "Picks [one] update.", "https://arxiv.org/x")]))
+    assert "Krum" in text
+    assert "Picks [one] update." in text
