@@ -40,7 +40,7 @@ format: $(READY)  ## Format the code, and mend what the linter can
 	$(BIN)/ruff check --quiet --fix .
 
 report: $(READY)  ## Rebuild the reports of runs/, and README's tables from the measured numbers
-	$(BIN)/python -m experiments.expected --write-readme
+	$(BIN)/fl-sim expected tables
 	@if compgen -G "runs/*/summary.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
 
 clean:  ## Remove .venv and caches; results in runs/ stay

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from clients.sgd import SgdClient, descend
+from clients.sgd import SgdClient, descend, proximal_penalty
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.errors import require
@@ -33,11 +33,4 @@ class FedProxClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report as plain descent does."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        start = [parameter.detach().clone() for parameter in trained]
-
-        def proximal_term() -> Tensor:
-            moves = (p - s for p, s in zip(trained, start, strict=True))
-            return self.mu / 2 * torch.stack([move.square().sum() for move in moves]).sum()
-
-        return descend(self.sgd, model, shard, rng, proximal_term if self.mu else None)
+        return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))

@@ -54,7 +54,7 @@ class SgdClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report the mean loss and accuracy over the last epoch."""
-        return descend(self, model, shard, rng)
+        return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
 
 
 def descend(
@@ -87,6 +87,20 @@ def descend(
         "train_loss": float(loss_sum) / len(shard),
         "train_accuracy": int(right) / len(shard),
     }
+
+
+def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
+    """Return half of mu times the squared distance to where the model stands now."""
+    if mu == 0:
+        return None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    start = [parameter.detach().clone() for parameter in trained]
+
+    def penalty() -> Tensor:
+        moves = (p - s for p, s in zip(trained, start, strict=True))
+        return mu / 2 * torch.stack([move.square().sum() for move in moves]).sum()
+
+    return penalty
 
 
 def batches(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,8 +22,8 @@ def cache_folder() -> Path:
 
 
 def digest(*parts: Tensor | str | int) -> str:
-    """Return a hash of tensors (shape, dtype and content) and plain values."""
-    sha = hashlib.sha256()
+    """Return a hash of tensors (shape, dtype and content), plain values, and the torch build."""
+    sha = hashlib.sha256(torch.__version__.encode())
     for part in parts:
         if isinstance(part, Tensor):
             sha.update(f"{part.dtype}{tuple(part.shape)}".encode())

@@ -14,7 +14,7 @@ from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.progress import live_progress
-from fl_sim.report import page, tables
+from fl_sim.report import expected, page, tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Datasets: what there is, and how to get it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+expected_app = typer.Typer(help="What experiments gave, and give.", no_args_is_help=True)
+app.add_typer(expected_app, name="expected")
 console = Console()
 
 File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
@@ -39,6 +41,7 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that work at once.  [default: the cores]")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
 Controls = Annotated[
     bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
 ]
@@ -101,6 +104,40 @@ def report(
         raise RequestError(f"no results in {path}")
     for folder in folders:
         _show(load_results(folder))
+
+
+@expected_app.command("record")
+def expected_record(
+    file: ExpectedFile,
+    minutes: Annotated[float, typer.Option(help="Wall-clock time that the runs took.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Write the results of an experiment into its expected file."""
+    expected.record(file, expected.results_of(file, out), minutes)
+    console.print(f"wrote {file}", soft_wrap=True)
+
+
+@expected_app.command("compare")
+def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
+    """Compare results with what is expected; the exit code is 1 where they differ."""
+    deviations = expected.compare(file, expected.results_of(file, out))
+    for own in deviations:
+        console.print(
+            f"{own.settings}: {own.number} {own.measured:.4f}, "
+            f"expected {own.expected:.4f} ± {own.tolerance:.4f}"
+        )
+    if deviations:
+        raise typer.Exit(1)
+    console.print("all numbers are as expected")
+
+
+@expected_app.command("tables")
+def expected_tables(
+    readme: Annotated[Path, typer.Argument(help="File with the tables.")] = Path("README.md"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the files.")] = Path("experiments"),
+) -> None:
+    """Rebuild README's tables from the expected files."""
+    console.print(f"rebuilt {', '.join(expected.write_readme(readme, folder))}")
 
 
 @app.command("list")

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from fl_sim.errors import require
 from fl_sim.perturbation import as_pixels, quantised
 from fl_sim.sums import weighted_sum
 
@@ -44,7 +43,7 @@ class Shard:
     """What one client trains on.
 
     `inputs` are `uint8` images, or float features where the backbone is frozen and its
-    features are cached.
+    features are cached. `proximal_mu` is what Flower's FedProx asks its clients to apply.
     """
 
     client: int
@@ -52,6 +51,7 @@ class Shard:
     labels: Int64[Tensor, " n"]
     sample_ids: Int64[Tensor, " n"]
     num_classes: int
+    proximal_mu: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -214,12 +214,9 @@ class AggregationRule(ABC):
 
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
         """Raise `ValueError` where there are fewer updates than the rule needs."""
-        require(
-            len(updates) >= self.min_updates,
-            "updates",
-            f"{type(self).__name__} needs at least {self.min_updates}",
-            len(updates),
-        )
+        if len(updates) < self.min_updates:
+            name, needed = type(self).__name__, self.min_updates
+            raise ValueError(f"{name} needs at least {needed} updates; got {len(updates)}")
 
 
 class LinearRule(AggregationRule):

@@ -19,6 +19,7 @@ from fl_sim.errors import FieldError, RequestError
 
 FLOWER = "flwr.serverapp.strategy"
 PACKAGES = ("fl_sim", "strategies", "clients")
+FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values
 Value = TypeVar("Value")
 
 
@@ -148,13 +149,19 @@ def _call(cls: type, arguments: dict[str, Any]) -> Any:
 
 def _argument_names(cls: type) -> list[str]:
     if issubclass(cls, Strategy):
-        return [name for name in inspect.signature(cls).parameters if not name.endswith("_fn")]
+        names = inspect.signature(cls).parameters
+        return [n for n in names if not n.endswith("_fn") and n not in FUNCTIONS]
     fields = dataclasses.fields(typing.cast(Any, cls))
     return [field.name for field in fields]
 
 
 def _arguments(owner: Any) -> dict[str, Any]:
-    return {name: getattr(owner, name) for name in _argument_names(type(owner))}
+    cls = type(owner)
+    missing = [name for name in _argument_names(cls) if not hasattr(owner, name)]
+    if missing:
+        # Flower's adaptive clipping keeps what it computed from its arguments instead of them.
+        raise RequestError(f"strategy: {cls.__name__} does not keep its {missing[0]}")
+    return {name: getattr(owner, name) for name in _argument_names(cls)}
 
 
 def _flower_arguments(strategy: Strategy) -> dict[str, Any]:

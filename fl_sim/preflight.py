@@ -55,6 +55,15 @@ def _check_strategy(experiment: Experiment) -> None:
             allowed = f"at least {needed} clients a round for {name}"
             raise FieldError("participation.clients_per_round", allowed, count)
         return
+    _refuse_client_halves(experiment.strategy)
     for name in ("min_train_nodes", "min_available_nodes"):
         wanted = getattr(experiment.strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
+
+
+def _refuse_client_halves(strategy: Strategy) -> None:
+    """Refuse strategies whose other half would have to run in the clients."""
+    name = type(strategy).__name__
+    if "ClientSide" in name or "Xgb" in name:
+        allowed = "one that needs nothing of its clients, such as server-side clipping"
+        raise FieldError("strategy", allowed, name)

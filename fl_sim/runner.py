@@ -166,7 +166,9 @@ def _key(experiment: Experiment) -> tuple[str, int]:
 
 
 def _controls(cells: list[Cell]) -> Iterator[Cell]:
-    """Yield the controls that can be run: a rule may need more clients than hold clean data."""
+    """Yield the controls of all cells; one may fail, where a rule needs more clients than
+    hold clean data, and then what it would show stays unknown.
+    """
     for cell in cells:
         for name, control in cell.experiment.controls().items():
             yield Cell(control, {**cell.settings, "control": name})
@@ -199,8 +201,6 @@ def _attempt(job: Cell, options: Options, listen: Listener) -> str:
     )
     try:
         run_session(job.experiment, session, job.label, listen)
-    except RequestError:
-        raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""

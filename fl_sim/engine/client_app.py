@@ -4,6 +4,8 @@ A node has no state of its own: each message names the experiment, the round and
 so that any node can serve any client, on every engine, with the same bits.
 """
 
+from dataclasses import replace
+
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -35,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
     shapes = parameters.shapes(ours.model)
     parameters.load_flat(ours.model, from_record(arrays, shapes))
     parameters.load_buffers(ours.model, unpack_buffers(_bytes(order)))
-    shard = ours.shard(client)
+    shard = replace(ours.shard(client), proximal_mu=_proximal_mu(message))
     rng = generator(ours.experiment.seed, "round", number, "client", client)
     metrics = ours.behaviour(client).train(ours.model, shard, rng)
     content = RecordDict(
@@ -46,6 +48,12 @@ def train(message: Message, context: Context) -> Message:
         }
     )
     return Message(content, reply_to=message)
+
+
+def _proximal_mu(message: Message) -> float:
+    """Return the weight that Flower's FedProx sends for its clients to apply."""
+    config = message.content.config_records.get("config", ConfigRecord())
+    return float(str(config.get("proximal-mu", 0.0)))
 
 
 def _bytes(order: ConfigRecord) -> bytes:

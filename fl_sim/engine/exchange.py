@@ -24,15 +24,25 @@ from fl_sim.engine.wire import (
 from fl_sim.errors import RunFailedError
 from fl_sim.experiment import FailurePolicy
 
+PATIENCE = 4  # times that a strategy may look who is there; Flower's would look for ever
+
 
 class Roll(Grid):
     """The clients of a round, as the nodes that a strategy may choose from."""
 
     def __init__(self, clients: list[int]) -> None:
         self.clients = clients
+        self.asked = 0
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the clients."""
+        """Return the clients.
+
+        Raises:
+            RunFailedError: for a strategy that waits for more clients than there are.
+        """
+        self.asked += 1
+        if self.asked > PATIENCE:
+            raise RunFailedError(f"the strategy waits for more than {len(self.clients)} clients")
         return self.clients
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,6 +51,9 @@ class Roll(Grid):
     run = property(_refuse)
     set_run = create_message = get_nodes = _refuse
     push_messages = pull_messages = send_and_receive = _refuse
+
+
+Buffers = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +75,7 @@ class Exchange:
     policy: FailurePolicy
 
     def updates(
-        self, number: int, instructions: list[Message], buffers: dict[str, torch.Tensor]
+        self, number: int, instructions: list[Message], buffers: Buffers
     ) -> tuple[list[Update], list[Failure]]:
         """Return the valid updates in client order, and who failed.
 
@@ -84,7 +97,7 @@ class Exchange:
         return [received[client] for client in sorted(received)], failures
 
     def _ask(
-        self, number: int, waiting: dict[int, Message], buffers: dict[str, torch.Tensor]
+        self, number: int, waiting: dict[int, Message], buffers: Buffers
     ) -> list[Update | Failure]:
         nodes = sorted(self.grid.get_node_ids())
         packed = pack_buffers(buffers)
@@ -98,27 +111,27 @@ class Exchange:
             for reply in self.grid.send_and_receive(list(sent.values()))
         }
         answers = [
-            self._read(number, client, replies.get(message.metadata.message_id))
+            self._read(number, client, replies.get(message.metadata.message_id), buffers)
             for client, message in sent.items()
         ]
         return self._same_metrics(number, answers)
 
-    def _read(self, number: int, client: int, reply: Message | None) -> Update | Failure:
+    def _read(
+        self, number: int, client: int, reply: Message | None, buffers: Buffers
+    ) -> Update | Failure:
         if reply is None:
             return Failure(number, client, "no reply")
         if reply.has_error():
             cause = (reply.error.reason or "no reason given").splitlines()[0]
             return Failure(number, client, cause)
         try:
-            return self._checked(client, reply.content)
+            return self._checked(client, reply.content, buffers)
         except (ValueError, KeyError, TypeError) as error:
             return Failure(number, client, str(error))
 
-    def _checked(self, client: int, content: RecordDict) -> Update:
+    def _checked(self, client: int, content: RecordDict, sent: Buffers) -> Update:
         parameters = from_record(the_arrays(content)[1], self.shapes)
-        kept = content.config_records.get(BUFFERS)
-        packed = kept[BUFFERS] if kept else b""
-        buffers = unpack_buffers(packed) if isinstance(packed, bytes) and packed else {}
+        buffers = _buffers(content, sent)
         floats = [parameters, *(b for b in buffers.values() if b.is_floating_point())]
         if not all(bool(values.isfinite().all()) for values in floats):
             raise ValueError("parameters are not finite")
@@ -151,6 +164,23 @@ class Exchange:
                 f"round {number}: {len(received)} valid updates, failures.min_updates is "
                 f"{self.policy.min_updates}{cause}"
             )
+
+
+def _buffers(content: RecordDict, sent: Buffers) -> Buffers:
+    """Return the buffers of a reply; a user's own app may leave them as they were sent.
+
+    Raises:
+        ValueError: for other names or shapes than were sent.
+    """
+    record = content.config_records.get(BUFFERS)
+    if record is None:
+        return sent
+    packed = record[BUFFERS]
+    received = unpack_buffers(packed) if isinstance(packed, bytes) else {}
+    shapes = [{n: (b.shape, b.dtype) for n, b in own.items()} for own in (received, sent)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("wrong buffers: other names, shapes or types than were sent")
+    return received
 
 
 def as_replies(updates: list[Update], instructions: list[Message], shapes: Shapes) -> list[Message]:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -54,8 +55,15 @@ def pack_buffers(buffers: dict[str, Tensor]) -> bytes:
 
 
 def unpack_buffers(content: bytes) -> dict[str, Tensor]:
-    """Return what `pack_buffers` packed."""
-    return load(content)
+    """Return what `pack_buffers` packed.
+
+    Raises:
+        ValueError: for bytes that it did not.
+    """
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ValueError(f"wrong buffers: {error}") from None
 
 
 def order_record(experiment: str, number: int, client: int, buffers: bytes) -> ConfigRecord:

@@ -1,5 +1,6 @@
 """Accuracy and loss on clean test images, overall and on each client's own mix of classes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -67,7 +68,9 @@ class Accuracy(Metric):
         right = seen.test_logits.argmax(1) == seen.test_labels
         low, high = clopper_pearson(int(right.sum()), len(right))
         yield Row(seen.round, "accuracy", float(right.double().mean()), low=low, high=high)
-        yield Row(seen.round, "loss", float(losses.mean()))
+        loss = float(losses.mean())
+        diverged = "" if math.isfinite(loss) else "the model diverged"
+        yield Row(seen.round, "loss", loss, valid=not diverged, note=diverged)
         accuracies = client_accuracies(seen).tolist()
         for client, (value, group) in enumerate(zip(accuracies, client_groups(seen), strict=True)):
             yield Row(seen.round, "client_accuracy", value, client, group)

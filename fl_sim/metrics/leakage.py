@@ -82,7 +82,7 @@ def _rates(
     return hits.double() / len(members), alarms.double() / len(outsiders)
 
 
-def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
     """Score the kept records by client and label alone: how many of their kind are members.
 
     A baseline that sees no model. Where it beats chance, what an attack finds is the shift

@@ -30,8 +30,8 @@ def accuracy_by_client(grid: Grid) -> Drawing | None:
     if not settings:
         return None
     about = (
-        "Accuracy on each client's own mix of classes after the last round, lowest first, of seed "
-        f"{settings[0].first_seed}. The dashed line is the mean over clients. A client is called "
+        "Accuracy on each client's own mix of classes after the last round, lowest first, of "
+        f"{grid.shown_seeds}. The dashed line is the mean over clients. A client is called "
         "protected above three quarters of its images, clean below one quarter, mixed between."
     )
     left = len(grid.finished) - len(settings)
@@ -48,7 +48,8 @@ def _bars_figure(settings: Sequence[Setting]) -> Figure:
     for setting, own in zip(settings, axes, strict=True):
         _bars(own, setting)
     label_outside(axes, columns, "client", "accuracy, %")
-    patches = [Patch(color=colour, label=group) for group, colour in GROUPS.items()]
+    there = {group for setting in settings for group in setting.clients("client_accuracy")["group"]}
+    patches = [Patch(color=GROUPS[group], label=group) for group in GROUPS if group in there]
     figure.legend(handles=patches, loc="outside upper left", ncols=3)
     return figure
 
@@ -72,8 +73,8 @@ def classes_by_client(grid: Grid) -> Drawing | None:
         return None
     clients, classes = partitions[0][1]["client_classes"].shape
     about = (
-        f"Images of each class at each client, trained on or held out, of seed "
-        f"{grid.finished[0].first_seed}: {count(clients, 'client')}, {classes} classes. "
+        f"Images of each class at each client, trained on or held out, of "
+        f"{grid.shown_seeds}: {count(clients, 'client')}, {classes} classes. "
         "The darker, the more."
     )
     return drawn("classes_by_client", _partitions_figure(partitions), about, about)

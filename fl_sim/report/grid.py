@@ -36,7 +36,7 @@ class Setting:
     def label(self) -> str:
         """The values in words, short enough for a legend."""
         return " · ".join(
-            word if _says_enough(word) else f"{short_name(axis)} {word}"
+            word if _says_enough(word) else f"{short_name(axis, tuple(self.values))} {word}"
             for axis, word in self.values.items()
         )
 
@@ -138,6 +138,12 @@ class Grid:
     def seeds(self) -> list[int]:
         """The seeds that were asked for."""
         return sorted({int(seed) for seed in self.results.cells["seed"]})
+
+    @property
+    def shown_seeds(self) -> str:
+        """The seeds of the runs that stand for their settings where only one can be shown."""
+        seeds = dict.fromkeys(str(setting.first_seed) for setting in self.finished)
+        return f"seed {' or '.join(seeds)}"
 
     @property
     def name(self) -> str:

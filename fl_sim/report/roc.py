@@ -61,8 +61,8 @@ def membership_roc(grid: Grid) -> Drawing | None:
         return None
     about = (
         "Membership attack by margin on the audited records, both axes logarithmic: the share of "
-        "members found against the share of outsiders wrongly accused, of seed "
-        f"{grid.finished[0].first_seed}. Dashed: guessing. Grey: below 3 / outsiders, where a rate "
+        "members found against the share of outsiders wrongly accused, of "
+        f"{grid.shown_seeds}. Dashed: guessing. Grey: below 3 / outsiders, where a rate "
         "rests on fewer than three expected false alarms and should not be read."
     )
     return drawn("membership_roc", _figure(grid, inside, curves), about, about)

@@ -66,7 +66,7 @@ def test_missing_fields_take_their_defaults() -> None:
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, lambda: 1, 1j, b"bytes"], ids=repr)
 def test_what_json_cannot_hold_is_refused(value: Any) -> None:
-    with pytest.raises(RequestError, match="cannot hold a"):
+    with pytest.raises(RequestError, match=r"cannot hold a"):
         describe(value)
 
 
@@ -102,7 +102,7 @@ def test_what_json_cannot_hold_is_refused(value: Any) -> None:
     ],
 )
 def test_only_parts_of_an_experiment_can_be_named(path: str) -> None:
-    with pytest.raises(RequestError, match="not a part of an experiment|is not allowed"):
+    with pytest.raises(RequestError, match=r"not a part of an experiment|is not allowed"):
         find_class(path)
     with pytest.raises(RequestError):
         construct({"class": path}, object)
@@ -111,26 +111,26 @@ def test_only_parts_of_an_experiment_can_be_named(path: str) -> None:
 def test_naming_a_class_does_not_start_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["fl-sim", "--help"])
     monkeypatch.delitem(sys.modules, "fl_sim.__main__", raising=False)
-    with pytest.raises(RequestError, match="not a part of an experiment"):
+    with pytest.raises(RequestError, match=r"not a part of an experiment"):
         find_class("fl_sim.__main__.main")
 
 
 @pytest.mark.parametrize("content", [{}, {"class": 3}, {"class": None}, {"fraction": 0.5}])
 def test_a_description_without_a_class_is_refused(content: Any) -> None:
-    with pytest.raises(RequestError, match="the name of its class"):
+    with pytest.raises(RequestError, match=r"the name of its class"):
         construct(content, Layout)
 
 
 @pytest.mark.parametrize("content", [None, 3, "FedAvg", [], [named(FedAvg)]])
 def test_what_is_no_description_is_refused(content: Any) -> None:
-    with pytest.raises(RequestError, match="expected a AggregationRule"):
+    with pytest.raises(RequestError, match=r"expected a AggregationRule"):
         construct(content, AggregationRule)
 
 
 def test_a_part_of_another_kind_is_refused() -> None:
-    with pytest.raises(RequestError, match="expected a Client, got FedAvg"):
+    with pytest.raises(RequestError, match=r"expected a Client, got FedAvg"):
         construct(named(FedAvg), Client)
-    with pytest.raises((RequestError, TypeError), match="honest"):
+    with pytest.raises(RequestError, match=r"honest"):
         construct(named(SignFlipClient, honest=named(FedAvg)), Client)
 
 
@@ -142,7 +142,7 @@ def test_an_unknown_field_is_refused_with_those_there_are() -> None:
 
 
 def test_a_missing_argument_is_a_request_that_is_wrong() -> None:
-    with pytest.raises(RequestError, match="QFedAvg"):
+    with pytest.raises(RequestError, match=r"QFedAvg"):
         construct({"class": "flwr.serverapp.strategy.QFedAvg"}, Strategy)
 
 
@@ -164,8 +164,8 @@ WRONG_TYPES: list[tuple[type, str, Any]] = [
 
 @pytest.mark.parametrize(("cls", "name", "value"), WRONG_TYPES)
 def test_a_value_of_a_wrong_type_is_refused_by_name(cls: type, name: str, value: Any) -> None:
-    # jaxtyping, where it is on, is quicker than our own check, and a TypeError.
-    with pytest.raises((RequestError, TypeError), match=name):
+    # jaxtyping, where it is on, is quicker than our own check, which is a FieldError.
+    with pytest.raises(RequestError, match=name):
         construct(named(cls, **{name: value}), object)
 
 
@@ -186,7 +186,7 @@ def test_the_error_says_the_field_what_is_allowed_and_what_came(
 def test_allowed_words_are_listed() -> None:
     wrong = Layout()
     object.__setattr__(wrong, "unit", "images")
-    with pytest.raises(FieldError, match="expected one of 'samples', 'clients', 'classes'; got"):
+    with pytest.raises(FieldError, match=r"expected one of 'samples', 'clients', 'classes'; got"):
         description.check_types(wrong)
 
 
@@ -224,7 +224,7 @@ def test_a_whole_part_is_changed() -> None:
 )
 def test_a_wrong_path_or_value_is_named_in_full(path: str, message: str) -> None:
     value = -1.5 if path.endswith("mu") else 1.5
-    with pytest.raises((FieldError, TypeError), match=message):
+    with pytest.raises(RequestError, match=message):
         with_value(SignFlipClient(honest=FedProxClient()), path, value)
 
 
@@ -289,7 +289,7 @@ def test_flowers_privacy_wrappers_are_described_with_what_they_wrap(cls: Any) ->
 
 
 def test_what_flower_itself_refuses_is_a_request_that_is_wrong() -> None:
-    with pytest.raises(RequestError, match="beta"):
+    with pytest.raises(RequestError, match=r"beta"):
         construct({"class": "flwr.serverapp.strategy.FedTrimmedAvg", "beta": 0.5}, Strategy)
 
 

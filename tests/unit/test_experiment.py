@@ -157,12 +157,12 @@ def test_a_field_out_of_range_is_named_by_its_path(
 def test_no_more_adversaries_than_clients(experiment: Maker) -> None:
     everybody = Adversary(NanSenderClient(), num_clients=4)
     assert experiment(adversary=everybody).adversary == everybody
-    with pytest.raises(FieldError, match="adversary.num_clients: at most 4 clients; got 5"):
+    with pytest.raises(FieldError, match=r"adversary.num_clients: at most 4 clients; got 5"):
         experiment(adversary=Adversary(NanSenderClient(), num_clients=5))
 
 
 def test_nothing_is_protected_without_a_protection(experiment: Maker) -> None:
-    with pytest.raises(FieldError, match="layout.fraction: 0 without a protection; got 0.5"):
+    with pytest.raises(FieldError, match=r"layout.fraction: 0 without a protection; got 0.5"):
         experiment(layout=Layout(fraction=0.5))
 
 
@@ -285,7 +285,7 @@ def test_json_that_is_no_experiment_is_refused(text: str) -> None:
 def test_json_without_a_client_is_refused(experiment: Maker) -> None:
     content = json.loads(experiment().to_json())
     del content["client"]
-    with pytest.raises(RequestError, match="client"):
+    with pytest.raises(RequestError, match=r"client"):
         Experiment.from_json(json.dumps(content))
 
 

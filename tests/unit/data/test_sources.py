@@ -100,14 +100,14 @@ def test_a_torn_file_is_noticed(tiny: dict[str, bytes], tmp_path: Path, cut: int
     folder = put(tmp_path / "files", tiny, packed=True)
     torn = folder / f"{NAMES[0]}.gz"
     torn.write_bytes(torn.read_bytes()[:cut])
-    with pytest.raises(MissingDataError, match="damaged"):
+    with pytest.raises(MissingDataError, match=r"damaged"):
         load("fashion_mnist", str(folder))
 
 
 def test_a_file_that_is_no_archive_is_noticed(tiny: dict[str, bytes], tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny, packed=True)
     (folder / f"{NAMES[2]}.gz").write_bytes(b"<html>not found</html>")
-    with pytest.raises(MissingDataError, match="damaged"):
+    with pytest.raises(MissingDataError, match=r"damaged"):
         load("fashion_mnist", str(folder))
 
 
@@ -120,7 +120,7 @@ def test_a_missing_file_is_named(tiny: dict[str, bytes], tmp_path: Path) -> None
 
 def test_files_of_another_dataset_are_refused(tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny_files(), packed=True)
-    with pytest.raises(MissingDataError, match="wrong checksum"):
+    with pytest.raises(MissingDataError, match=r"wrong checksum"):
         load("fashion_mnist", str(folder))
 
 
@@ -184,7 +184,7 @@ def test_damaged_files_are_never_kept(
     fetched = put(nowhere / "fetched", tiny | {NAMES[1]: b"torn"}, packed=True)
     kept: Any = fashion_mnist._keep
     monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda cache: kept(fetched, cache))
-    with pytest.raises(MissingDataError, match="mirror .*damaged"):
+    with pytest.raises(MissingDataError, match=r"mirror .*damaged"):
         load("fashion_mnist")
     assert not (nowhere / "cache" / "data" / "fashion_mnist").exists()
 

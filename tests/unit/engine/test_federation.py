@@ -225,7 +225,7 @@ def test_the_second_control_trains_on_the_clean_part_alone(experiment: Maker, un
 
 
 def test_withholding_everything_is_refused(experiment: Maker) -> None:
-    with pytest.raises(FieldError, match="layout.fraction: below 1 where images are withheld"):
+    with pytest.raises(FieldError, match=r"layout.fraction: below 1 where images are withheld"):
         prepare(experiment(layout=Layout(fraction=1.0, withheld=True)))
 
 

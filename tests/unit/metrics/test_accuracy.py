@@ -28,6 +28,7 @@ def seen(observation: Maker) -> Observation:
     return observation(
         test_logits=torch.nn.functional.one_hot(answers, 3).float(),
         test_labels=labels,
+        pool_logits=torch.zeros(160, 3),
         class_counts=COUNTS,
         protected_counts=torch.tensor([10, 1, 0, 2]),
     )

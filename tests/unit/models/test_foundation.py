@@ -160,12 +160,14 @@ def test_an_unknown_network_is_refused_with_those_there_are() -> None:
 
 
 def test_a_network_without_a_linear_head_is_refused_by_name() -> None:
-    with pytest.raises(FieldError, match="model.backbone: .*squeezenet1_0"):
+    with pytest.raises(FieldError, match=r"model.backbone: .*squeezenet1_0"):
         build(Model("squeezenet1_0", tune="head"), (3, 32, 32), 10, seed=0)
 
 
 def test_other_norms_are_refused_for_foundation_models() -> None:
-    with pytest.raises(FieldError, match="model.norm: 'batch' for mobilenet_v3_small; got 'group'"):
+    with pytest.raises(
+        FieldError, match=r"model.norm: 'batch' for mobilenet_v3_small; got 'group'"
+    ):
         build(Model("mobilenet_v3_small", norm="group"), (3, 32, 32), 10, seed=0)
 
 

@@ -178,7 +178,7 @@ def test_a_network_in_one_piece_has_no_last_block(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(
         ARCHITECTURES, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10))
     )
-    with pytest.raises(FieldError, match="model.tune: 'full' or 'head' for in_one_piece"):
+    with pytest.raises(FieldError, match=r"model.tune: 'full' or 'head' for in_one_piece"):
         network("in_one_piece", "last_block")
 
 

@@ -39,3 +39,10 @@ def test_nothing_finished(make_results, sweep):
     assert grid.finished == []
     assert grid.settings[0].column("accuracy") == []
     assert grid.settings[0].final("accuracy").empty
+
+
+def test_labels_tell_fields_of_the_same_name_apart(make_results, sweep):
+    axes = {"client.learning_rate": [0.1, 0.2], "protection.learning_rate": [0.1, 0.3]}
+    grid = grid_of(make_results(sweep(axes=axes)))
+    assert grid.settings[1].label == "client.learning_rate 0.1 · protection.learning_rate 0.3"
+    assert grid.heads == list(axes)

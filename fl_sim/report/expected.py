@@ -1,0 +1,180 @@
+"""Claims are measured: `<name>.expected.json` beside an experiment holds what it gave.
+
+A file keeps, for each setting, the mean over seeds, its spread, and how far another machine may
+be off; with the command, the seeds, the hardware, and what the papers report. README's tables
+are written from these files, so no number in the docs is typed by hand.
+"""
+
+import datetime
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fl_sim.errors import RequestError
+from fl_sim.results import Results, load_results, write_json, write_text
+
+NUMBERS = (
+    "accuracy",
+    "best_accuracy",
+    "protection.a_all",
+    "protection.a_clean",
+    "protection.utility_gap",
+    "protection.extraction_ratio",
+    "leakage.auc",
+    "fairness.worst_client",
+    "fairness.spread",
+)
+SHOWN = {
+    "accuracy": "A_mix",
+    "protection.a_all": "A_all",
+    "protection.a_clean": "A_clean",
+    "protection.utility_gap": "gap",
+    "leakage.auc": "AUC",
+    "fairness.worst_client": "worst client",
+}
+LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
+SPREADS = 2.0
+
+
+class Deviation(NamedTuple):
+    """A number that is not what was expected."""
+
+    settings: str
+    number: str
+    expected: float
+    measured: float
+    tolerance: float
+
+
+def record(path: Path, results: Results, minutes: float) -> None:
+    """Write what `results` gave into the file at `path`, keeping what people wrote there.
+
+    Args:
+        path: `<name>.expected.json`.
+        results: of the experiment, all cells finished.
+        minutes: wall-clock time that the runs took.
+    """
+    kept = _read(path) if path.exists() else {"command": "", "reported": []}
+    content = kept | {
+        "experiment": results.path.name,
+        "seeds": sorted({int(seed) for seed in results.cells["seed"]}),
+        "hardware": _hardware(results),
+        "measured": datetime.date.today().isoformat(),
+        "minutes": round(minutes, 1),
+        "numbers": _numbers(results),
+    }
+    write_json(path, content)
+
+
+def compare(path: Path, results: Results) -> list[Deviation]:
+    """Return the numbers of `results` that are further off than the file allows."""
+    measured = {(e["settings"], e["number"]): e["mean"] for e in _keyed(_numbers(results))}
+    found = []
+    for entry in _keyed(_read(path)["numbers"]):
+        value = measured.get((entry["settings"], entry["number"]), math.nan)
+        if not abs(value - entry["mean"]) <= entry["tolerance"]:
+            deviation = Deviation(
+                entry["settings"], entry["number"], entry["mean"], value, entry["tolerance"]
+            )
+            found.append(deviation)
+    return found
+
+
+def write_readme(readme: Path, folder: Path) -> list[str]:
+    """Rebuild the tables of README from the expected files; return their names.
+
+    A table stands between `<!-- name -->` and `<!-- /name -->`.
+    """
+    text, written = readme.read_text(), []
+    for path in sorted(folder.glob("*.expected.json")):
+        name = path.name.removesuffix(".expected.json")
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if found := marks.search(text):
+            table = markdown(_read(path))
+            text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
+            written.append(name)
+    write_text(readme, text)
+    return written
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """Return the numbers of an expected file as a Markdown table, in percent."""
+    settings = list(dict.fromkeys(e["settings"] for e in _keyed(content["numbers"])))
+    cells = {(e["settings"], e["number"]): e for e in _keyed(content["numbers"])}
+    lines = ["| " + " | ".join(["settings", *SHOWN.values()]) + " |"]
+    lines.append("|" + "---|" * (1 + len(SHOWN)))
+    for own in settings:
+        values = [_shown(name, cells.get((own, name))) for name in SHOWN]
+        lines.append("| " + " | ".join([own, *values]) + " |")
+    seeds = len(content["seeds"])
+    lines += ["", f"Mean ± sample standard deviation over {seeds} seeds, {content['hardware']}, "]
+    lines[-1] += f"{content['minutes']} minutes; `{content['command']}`."
+    return "\n".join(lines)
+
+
+def _shown(name: str, entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    if name == "leakage.auc":
+        return f"{entry['mean']:.3f} ± {entry['spread']:.3f}"
+    return f"{100 * entry['mean']:.1f} ± {100 * entry['spread']:.1f}"
+
+
+def _numbers(results: Results) -> list[dict[str, Any]]:
+    """Return mean and spread over seeds of every number that is defined, by setting."""
+    axes = [column for column in results.cells.columns if column.startswith("settings.")]
+    groups = (
+        results.cells.groupby(axes, sort=False, dropna=False) if axes else [((), results.cells)]
+    )
+    entries = []
+    for key, table in groups:
+        settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
+        entries += [_entry(settings, name, table[name].dropna()) for name in NUMBERS]
+    return [entry for entry in entries if entry["mean"] is not None]
+
+
+def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> dict[str, Any]:
+    if values.empty:
+        return {"settings": settings, "number": name, "mean": None}
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return {
+        "settings": settings,
+        "number": name,
+        "mean": round(float(values.mean()), 4),
+        "spread": round(spread, 4),
+        "tolerance": round(max(LEAST_TOLERANCE, SPREADS * spread), 4),
+    }
+
+
+def _keyed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return entries with their settings in words."""
+    return [
+        entry | {"settings": ", ".join(_words(*item) for item in entry["settings"].items())}
+        for entry in entries
+    ]
+
+
+def _words(path: str, value: Any) -> str:
+    return f"{path.split('.')[-1]} {value}" if not isinstance(value, str) else value
+
+
+def _hardware(results: Results) -> str:
+    found = next(results.path.glob("*/*/environment.json"), None)
+    environment = json.loads(found.read_text()) if found else {}
+    return f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise RequestError(f"there is no file {path}")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def results_of(path: Path, out: Path) -> Results:
+    """Return the results that belong to an expected file."""
+    return load_results(out / path.name.removesuffix(".expected.json"))
