@@ -2,4 +2,5 @@
 
 from fl_sim.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ def digest(*parts: Tensor | str | int) -> str:
             sha.update(f"{part.dtype}{tuple(part.shape)}".encode())
             sha.update(part.contiguous().numpy().data)
         else:
-            sha.update(repr(part).encode())
+            sha.update(f"{part!r};".encode())
     return sha.hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ reading a description never runs anything a file smuggled in.
 import dataclasses
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -29,13 +30,22 @@ def describe(value: Any) -> Any:
         return {"class": f"{FLOWER}.{type(value).__name__}", **_flower_arguments(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        hints = get_type_hints(cls)
+        fields = {n: _described(getattr(value, n), hints[n]) for n in _argument_names(cls)}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise RequestError(f"an experiment cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _described(value: Any, hint: Any) -> Any:
+    """Describe a field; a whole number where a float is meant has the name of the float."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    options = get_args(hint) or (hint,)
+    means_float = float in options and int not in options
+    return float(value) if is_whole and means_float else describe(value)
 
 
 def label(value: Any) -> Any:
@@ -92,6 +102,8 @@ def check_types(owner: Any) -> None:
     hints = get_type_hints(type(owner))
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FieldError(field.name, "a finite number", value)
         if not _fits(value, hints[field.name]):
             allowed = f"expected {_type_name(hints[field.name])}"
             raise FieldError(field.name, allowed, value)
@@ -143,8 +155,19 @@ def _call(cls: type, arguments: dict[str, Any]) -> Any:
             raise FieldError(name, f"{cls.__name__} has {', '.join(known)}", "an unknown field")
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except RequestError:
+        raise
+    except (TypeError, ValueError) as error:  # of Flower's strategies
         raise RequestError(f"{cls.__name__}: {error}") from None
+
+
+def with_defaults(cls: type) -> Any:
+    """Return an instance with the default values.
+
+    Raises:
+        RequestError: for a class that needs arguments.
+    """
+    return _call(cls, {})
 
 
 def _argument_names(cls: type) -> list[str]:

@@ -84,11 +84,11 @@ def parse_value(text: str) -> Any:
 def _plugin(text: str) -> Any:
     """Return a plug-in with default values, by its class name or dotted path."""
     if "." in text and text.split(".")[0] in (*description.PACKAGES, "flwr"):
-        return description.find_class(text)()
+        return description.with_defaults(description.find_class(text))
     for package, base in PLUGINS:
         for cls in discover(package, base):
             if cls.__name__ == text:
-                return cls()
+                return description.with_defaults(cls)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import torch
 from flwr.serverapp.strategy import Strategy
 
 from fl_sim.contracts import Dataset
@@ -43,7 +44,15 @@ def _dataset(data: Data) -> Dataset:
 
 @lru_cache(maxsize=16)
 def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    build(model, image_shape, num_classes, seed=0)
+    """Build the network and show it one image: some take only certain sizes."""
+    network = build(model, image_shape, num_classes, seed=0)
+    network.trained.eval()
+    try:
+        network.trained(network.frozen(torch.zeros(1, *image_shape)))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
+        raise FieldError("model.backbone", allowed, model.backbone) from None
 
 
 def _check_strategy(experiment: Experiment) -> None:

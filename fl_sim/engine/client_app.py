@@ -21,7 +21,7 @@ from fl_sim.engine.wire import (
     unpack_buffers,
 )
 from fl_sim.models import parameters
-from fl_sim.seeding import generator
+from fl_sim.seeding import generator, torch_seeded
 
 app = ClientApp()
 
@@ -39,7 +39,8 @@ def train(message: Message, context: Context) -> Message:
     parameters.load_buffers(ours.model, unpack_buffers(_bytes(order)))
     shard = replace(ours.shard(client), proximal_mu=_proximal_mu(message))
     rng = generator(ours.experiment.seed, "round", number, "client", client)
-    metrics = ours.behaviour(client).train(ours.model, shard, rng)
+    with torch_seeded(ours.experiment.seed, "round", number, "layers", client):  # of dropout
+        metrics = ours.behaviour(client).train(ours.model, shard, rng)
     content = RecordDict(
         {
             key: to_record(parameters.flat(ours.model), shapes),

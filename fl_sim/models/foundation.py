@@ -156,7 +156,10 @@ def _from_torchvision(backbone: str, pretrained: bool) -> Body:
     network = torchvision.models.get_model(backbone, weights=None)
     if pretrained:
         network.load_state_dict(_state(backbone))
-    name, head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    heads = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not heads:
+        raise FieldError("model.backbone", "a network with a linear head", backbone)
+    name, head = heads[-1]
     owner, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(owner), attribute, nn.Identity())
     imagenet_mean, imagenet_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

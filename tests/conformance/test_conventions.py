@@ -97,6 +97,15 @@ def test_wrong_types_of_numbers_are_refused(cls: type) -> None:
             cls(**{field.name: "many"})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+@every_plugin
+def test_numbers_that_are_not_finite_are_refused(cls: type, value: float) -> None:
+    for field in dataclasses.fields(cls):
+        if isinstance(field.default, float):
+            with pytest.raises(ValueError, match=f"^{field.name}: "):
+                cls(**{field.name: value})
+
+
 @pytest.mark.parametrize("kind", catalogue.PACKAGES)
 def test_the_catalogue_lists_exactly_what_is_found(kind: catalogue.Kind) -> None:
     package, base = catalogue.PACKAGES[kind]

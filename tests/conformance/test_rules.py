@@ -128,7 +128,7 @@ def test_single_precision_costs_no_more_than_the_rounding_of_the_result(
 @every_rule
 def test_too_few_updates_are_refused(rule: AggregationRule) -> None:
     for count in range(rule.min_updates):
-        with pytest.raises(ValueError, match=f"at least {rule.min_updates}; got {count}"):
+        with pytest.raises(ValueError, match=rf"at least {rule.min_updates} .*got {count}"):
             first_step(rule, torch.ones(count, SIZE), torch.ones(count))
 
 

@@ -28,7 +28,8 @@ from strategies.trimmed_mean import TrimmedMean
 
 FLOWER = [getattr(flower, name) for name in flower.__all__ if name not in ("Strategy", "Result")]
 PLAIN = [cls for cls in FLOWER if "DifferentialPrivacy" not in cls.__name__]
-WRAPPERS = [cls for cls in FLOWER if "DifferentialPrivacy" in cls.__name__]
+FIXED = [cls for cls in FLOWER if cls.__name__.endswith("FixedClipping")]
+ADAPTIVE = [cls for cls in FLOWER if cls.__name__.endswith("AdaptiveClipping")]
 
 
 def named(cls: Any, **fields: Any) -> dict[str, Any]:
@@ -274,18 +275,29 @@ def test_flowers_strategies_are_described_and_constructed_again(cls: type) -> No
     assert describe(again) == text
 
 
-@pytest.mark.parametrize("cls", WRAPPERS, ids=lambda cls: cls.__name__)
+def test_no_strategy_of_flower_is_forgotten() -> None:
+    assert len(FLOWER) == len(PLAIN) + len(FIXED) + len(ADAPTIVE)
+    assert len(FIXED) == len(ADAPTIVE) == 2
+
+
+@pytest.mark.parametrize("cls", FIXED, ids=lambda cls: cls.__name__)
 def test_flowers_privacy_wrappers_are_described_with_what_they_wrap(cls: Any) -> None:
-    needed: dict[str, Any] = {"noise_multiplier": 0.5, "num_sampled_clients": 40}
-    if "clipping_norm" in inspect.signature(cls).parameters:
-        needed["clipping_norm"] = 2.0
-    inner = flower.FedAvgM(server_momentum=0.9)
-    text = describe(cls(inner, **needed))
+    needed = {"noise_multiplier": 0.5, "num_sampled_clients": 40, "clipping_norm": 2.0}
+    text = describe(cls(flower.FedAvgM(server_momentum=0.9), **needed))
     assert {name: text[name] for name in needed} == needed
     assert text["strategy"]["class"] == "flwr.serverapp.strategy.FedAvgM"
+    assert text["strategy"]["server_momentum"] == 0.9
     again = construct(json.loads(json.dumps(text)), Strategy)
     assert type(again) is cls
     assert describe(again) == text
+
+
+@pytest.mark.parametrize("cls", ADAPTIVE, ids=lambda cls: cls.__name__)
+def test_a_strategy_that_forgets_its_arguments_is_refused(cls: Any) -> None:
+    """Flower's adaptive clipping keeps what it computed from its arguments instead of them."""
+    adaptive = cls(flower.FedAvg(), noise_multiplier=0.5, num_sampled_clients=40)
+    with pytest.raises(RequestError, match=rf"strategy: {cls.__name__} does not keep its"):
+        describe(adaptive)
 
 
 def test_what_flower_itself_refuses_is_a_request_that_is_wrong() -> None:
