@@ -2,9 +2,12 @@
 
 from typing import Any, Literal, NamedTuple
 
+from flwr.serverapp import strategy
+
 from fl_sim.contracts import AggregationRule, Client, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
+from fl_sim.description import FLOWER, FORGETFUL, NEED_CLIENTS
 from fl_sim.models import architectures, foundation
 from fl_sim.plugins import discover, summary_of
 
@@ -40,21 +43,18 @@ def entries(kind: Kind) -> list[Entry]:
 
 
 def _flower_strategies() -> list[Entry]:
-    """Return Flower's own strategies, which plug in unchanged."""
-    from flwr.serverapp import strategy
-
-    from fl_sim.description import FLOWER
-
-    names = [n for n in strategy.__all__ if n not in ("Strategy", "Result")]
+    """Return Flower's own strategies, which plug in unchanged, by name of their class."""
+    unusable = ("Strategy", "Result", *NEED_CLIENTS, *FORGETFUL)
     return [
-        Entry(f"{FLOWER}.{name}", summary_of(getattr(strategy, name))[0], "built into Flower")
-        for name in names
+        Entry(name, summary_of(getattr(strategy, name))[0], f"built into Flower: {FLOWER}.{name}")
+        for name in strategy.__all__
+        if name not in unusable
     ]
 
 
 def _models() -> list[Entry]:
     ours = [
-        Entry(name, (build.__doc__ or "").split("\n")[0], "random start")
+        Entry(name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start")
         for name, build in architectures.ARCHITECTURES.items()
     ]
     lite0 = Entry(

@@ -20,6 +20,15 @@ from fl_sim.errors import FieldError, RequestError
 
 FLOWER = "flwr.serverapp.strategy"
 PACKAGES = ("fl_sim", "strategies", "clients")
+# Flower strategies whose other half would have to run in the clients, and one that keeps what
+# it computed from its arguments instead of them.
+NEED_CLIENTS = (
+    "DifferentialPrivacyClientSideAdaptiveClipping",
+    "DifferentialPrivacyClientSideFixedClipping",
+    "FedXgbBagging",
+    "FedXgbCyclic",
+)
+FORGETFUL = ("DifferentialPrivacyServerSideAdaptiveClipping",)
 FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values
 Value = TypeVar("Value")
 
@@ -31,7 +40,8 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = get_type_hints(cls)
-        fields = {n: _described(getattr(value, n), hints[n]) for n in _argument_names(cls)}
+        names = _argument_names(cls)
+        fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in names}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
@@ -40,12 +50,11 @@ def describe(value: Any) -> Any:
     raise RequestError(f"an experiment cannot hold a {type(value).__name__}: {value!r}")
 
 
-def _described(value: Any, hint: Any) -> Any:
-    """Describe a field; a whole number where a float is meant has the name of the float."""
+def _as_meant(value: Any, hint: Any) -> Any:
+    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     options = get_args(hint) or (hint,)
-    means_float = float in options and int not in options
-    return float(value) if is_whole and means_float else describe(value)
+    return float(value) if is_whole and float in options and int not in options else value
 
 
 def label(value: Any) -> Any:
@@ -153,6 +162,9 @@ def _call(cls: type, arguments: dict[str, Any]) -> Any:
     for name in arguments:
         if name not in known:
             raise FieldError(name, f"{cls.__name__} has {', '.join(known)}", "an unknown field")
+    if dataclasses.is_dataclass(cls):
+        hints = get_type_hints(cls)
+        arguments = {name: _as_meant(value, hints[name]) for name, value in arguments.items()}
     try:
         return cls(**arguments)
     except RequestError:
@@ -182,7 +194,6 @@ def _arguments(owner: Any) -> dict[str, Any]:
     cls = type(owner)
     missing = [name for name in _argument_names(cls) if not hasattr(owner, name)]
     if missing:
-        # Flower's adaptive clipping keeps what it computed from its arguments instead of them.
         raise RequestError(f"strategy: {cls.__name__} does not keep its {missing[0]}")
     return {name: getattr(owner, name) for name in _argument_names(cls)}
 

@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import Strategy
 from fl_sim.contracts import Dataset
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load, subset
+from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Data, Experiment, Model
 from fl_sim.models.tuning import build
@@ -73,6 +74,6 @@ def _check_strategy(experiment: Experiment) -> None:
 def _refuse_client_halves(strategy: Strategy) -> None:
     """Refuse strategies whose other half would have to run in the clients."""
     name = type(strategy).__name__
-    if "ClientSide" in name or "Xgb" in name:
+    if name in NEED_CLIENTS:
         allowed = "one that needs nothing of its clients, such as server-side clipping"
         raise FieldError("strategy", allowed, name)

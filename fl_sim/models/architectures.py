@@ -43,7 +43,7 @@ class PooledRelu(nn.Module):
 
 
 def small_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
-    """Return two 3 x 3 convolutions of 16 and 32 maps, and two linear layers.
+    """Return two 3 x 3 convolutions (16 and 32 maps) and two linear layers.
 
     About 106,000 parameters on 28 x 28 grey images, whatever the normalisation.
     """
@@ -64,7 +64,7 @@ def small_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) ->
 
 
 def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
-    """Return ResNet-18 with the stem for small images: a 3 x 3 convolution and no pooling.
+    """Return ResNet-18 with the stem for small images: one 3 x 3 convolution, no pooling.
 
     He et al. (2016), https://arxiv.org/abs/1512.03385, section 4.2.
     """

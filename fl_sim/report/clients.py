@@ -1,13 +1,13 @@
 """Clients one by one: how well the model serves each, and who holds what."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 from fl_sim.report.formats import count
 from fl_sim.report.grid import Grid, Setting
@@ -21,7 +21,7 @@ MAX_PARTITIONS = 4
 MANY = 30  # clients or classes, above which they are not named one by one
 FEW = 14  # above which numbers do not fit into the picture
 
-Samples = dict[str, "np.ndarray[Any, Any]"]
+Samples = dict[str, NDArray[np.generic]]
 
 
 def accuracy_by_client(grid: Grid) -> Drawing | None:
@@ -105,7 +105,7 @@ def _partitions_figure(partitions: Sequence[tuple[str, Samples]]) -> Figure:
     return figure
 
 
-def _heat_map(axes: Axes, counts: "np.ndarray[Any, Any]", names: Sequence[str]) -> None:
+def _heat_map(axes: Axes, counts: NDArray[np.generic], names: Sequence[str]) -> None:
     clients, classes = counts.shape
     axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="none")
     axes.grid(visible=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fl_sim.report.formats import value
 from fl_sim.results import Results, rows_table, run_folder
@@ -82,7 +83,7 @@ class Setting:
         path = self._file("signals.parquet")
         return pd.read_parquet(path) if path else None
 
-    def samples(self) -> dict[str, "np.ndarray[Any, Any]"] | None:
+    def samples(self) -> dict[str, NDArray[np.generic]] | None:
         """Return the images and the shares that the first seed's run saved."""
         path = self._file("samples.npz")
         if path is None:

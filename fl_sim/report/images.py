@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from fl_sim.report.formats import value
 from fl_sim.report.grid import Grid, Setting
@@ -63,7 +63,7 @@ def _sheet(setting: Setting, number: int) -> Drawing:
 
 
 @rc_context(STYLE)
-def _figure(rows: dict[str, "np.ndarray[Any, Any]"], names: Sequence[str]) -> Figure:
+def _figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
     figure = canvas(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
     for (title, images), own in zip(rows.items(), grid, strict=True):
@@ -77,7 +77,7 @@ def _figure(rows: dict[str, "np.ndarray[Any, Any]"], names: Sequence[str]) -> Fi
     return figure
 
 
-def _image(axes: Axes, image: "np.ndarray[Any, Any]") -> None:
+def _image(axes: Axes, image: NDArray[np.generic]) -> None:
     pixels = image.transpose(1, 2, 0)
     grey = pixels.shape[2] == 1
     # interpolation "none" stores pixels as they are, so that they stay sharp when enlarged

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -57,6 +58,7 @@ HEADLINES = (
 )
 COST = Column("MB up", "seconds", _cost)
 LOST = Column("lost", "", lambda setting: number(sum(setting.num_failures()), COUNT))
+INDENT = 4
 LEGEND = (
     "A_all: nobody protects. A_clean: trained on the clean part alone. A_mix: the run itself "
     "after its last round. gap = A_clean - A_mix. ratio = (A_mix - A_clean) / (A_all - A_clean). "
@@ -89,14 +91,14 @@ def summary(results: Results) -> Table:
     return table
 
 
-def listing(entries: Iterable[NamedTuple]) -> Table:
-    """Return a list of things: name, what it is, where it comes from."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for head in ("what", "source"):
-        table.add_column(head, overflow="fold")
-    for entry in entries:
-        table.add_row(*(Text(str(field)) for field in entry))
+def listing(entries: Iterable[tuple[str, str, str]]) -> Table:
+    """Return a list of things: name, what it is, and under it, where it comes from."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold")
+    for name, what, source in entries:
+        table.add_row(Text(name, style="bold"))
+        table.add_row(Padding(Text(what), (0, 0, 0, INDENT)))
+        table.add_row(Padding(Text(source, style="dim"), (0, 0, 0, INDENT)))
     return table
 
 

@@ -69,7 +69,7 @@ def run_small(fl_sim: Call) -> Call:
     [
         (["--set", "layout.fracton=0.5"], ["layout.fracton", "fraction, unit", "unknown"]),
         (["--set", "layout.fraction=1.5"], ["layout.fraction", "between 0 and 1", "1.5"]),
-        (["--set", "protection.radius=16"], ["protection.radius", "16/255", "got 16"]),
+        (["--set", "protection.radius=16"], ["protection.radius", "16/255", "got 16.0"]),
         (["--set", "data.num_clients=301"], ["data.num_clients", "at most", "301"]),
         (["--set", "rounds=two"], ["rounds", "int", "'two'"]),
         (["--set", "model.backbone=resnet9"], ["model.backbone", "small_cnn", "resnet9"]),

@@ -3,9 +3,9 @@
 import dataclasses
 import inspect
 import pickle
-import sys
 
 import pytest
+from flwr.serverapp import strategy as flower
 
 from fl_sim import catalogue
 from fl_sim.contracts import AggregationRule, Client, Metric, Protection
@@ -109,9 +109,15 @@ def test_numbers_that_are_not_finite_are_refused(cls: type, value: float) -> Non
 @pytest.mark.parametrize("kind", catalogue.PACKAGES)
 def test_the_catalogue_lists_exactly_what_is_found(kind: catalogue.Kind) -> None:
     package, base = catalogue.PACKAGES[kind]
-    listed = {entry.name for entry in catalogue.entries(kind) if not entry.name.startswith("flwr.")}
-    assert listed == {cls.__name__ for cls in discover(package, base)}
-    assert sys.modules[package]
+    entries = catalogue.entries(kind)
+    ours = [entry.name for entry in entries if not entry.source.startswith("built into Flower")]
+    assert ours == [cls.__name__ for cls in discover(package, base)]
+
+
+def test_flowers_strategies_are_listed_apart_from_ours() -> None:
+    entries = catalogue.entries("strategies")
+    theirs = {entry.name for entry in entries if entry.source.startswith("built into Flower")}
+    assert {"FedAvg", "FedMedian", "Bulyan"} <= theirs <= set(flower.__all__)
 
 
 @pytest.mark.parametrize("kind", ["datasets", "models"])

@@ -85,6 +85,13 @@ def test_without_a_pull_the_proximal_client_is_plain_descent_bit_for_bit() -> No
     assert torch.equal(after(FedProxClient(mu=0.0, sgd=settings), shard), after(settings, shard))
 
 
+def test_a_pull_that_flower_asks_for_is_the_proximal_clients_bit_for_bit() -> None:
+    settings, shard = SgdClient(local_epochs=2), examples(2)
+    asked = after(settings, replace(shard, proximal_mu=0.5))
+    assert torch.equal(asked, after(FedProxClient(mu=0.5, sgd=settings), shard))
+    assert not torch.equal(asked, after(settings, shard))
+
+
 def test_a_stronger_pull_ends_nearer_to_the_start() -> None:
     settings = SgdClient(momentum=0.0, local_epochs=20, learning_rate=0.05)
     start = flat(linear())

@@ -65,7 +65,11 @@ def test_missing_fields_take_their_defaults() -> None:
     assert construct(named(TrimmedMean), AggregationRule) == TrimmedMean()
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, lambda: 1, 1j, b"bytes"], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, 2}, lambda: 1, 1j, b"bytes"],
+    ids=["object", "set", "function", "complex", "bytes"],
+)
 def test_what_json_cannot_hold_is_refused(value: Any) -> None:
     with pytest.raises(RequestError, match=r"cannot hold a"):
         describe(value)

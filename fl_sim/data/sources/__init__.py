@@ -25,8 +25,12 @@ class Source(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def load(self, path: Path | None) -> Dataset:
+    def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the whole dataset, from `path` or from the usual places.
+
+        Args:
+            path: folder of its files; None: the usual places.
+            fetch: also try what needs a network.
 
         Raises:
             MissingDataError: naming every place tried.

@@ -54,7 +54,7 @@ class Cifar10(Source):
 
     name: ClassVar[str] = "cifar10"
 
-    def load(self, path: Path | None) -> Dataset:
+    def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from `path`, or from the cache."""
         return _load(self.name, "CIFAR10", "cifar-10-batches-py", path)
 
@@ -68,6 +68,6 @@ class Cifar100(Source):
 
     name: ClassVar[str] = "cifar100"
 
-    def load(self, path: Path | None) -> Dataset:
+    def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from `path`, or from the cache."""
         return _load(self.name, "CIFAR100", "cifar-100-python", path)

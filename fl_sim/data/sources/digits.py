@@ -23,7 +23,7 @@ class Digits(Source):
 
     name: ClassVar[str] = "digits"
 
-    def load(self, path: Path | None) -> Dataset:
+    def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset; there is nothing to find, so `path` is not read."""
         content = load_digits()
         images = torch.from_numpy(content.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)

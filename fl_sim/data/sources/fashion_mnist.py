@@ -52,7 +52,7 @@ class FashionMnist(Source):
 
     name: ClassVar[str] = "fashion_mnist"
 
-    def load(self, path: Path | None) -> Dataset:
+    def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from the first place that has it."""
         if path is not None:
             return _read(path)
@@ -60,13 +60,15 @@ class FashionMnist(Source):
         places: list[tuple[str, Callable[[], Path]]] = [
             (str(cache), lambda: cache),
             (str(SYSTEM_FOLDER), lambda: SYSTEM_FOLDER),
+        ]
+        mirrors: list[tuple[str, Callable[[], Path]]] = [
             (f"apt-get download {DEBIAN_PACKAGE}", lambda: _from_debian(cache)),
             ("torchvision's mirror", lambda: _from_torchvision(cache)),
         ]
         tried = []
-        for place, fetch in places:
+        for place, folder in [*places, *(mirrors if fetch else [])]:
             try:
-                return _read(fetch())
+                return _read(folder())
             except (MissingDataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 tried.append(f"{place} ({str(error).splitlines()[0]})")
         raise MissingDataError(
