@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -179,10 +179,6 @@ def main() -> None:
         _stop(f"error: {' '.join(str(error).split())}", 2)
     except RunFailedError as error:
         _stop(f"failed: {error}", 1)
-    except typer.Abort:
-        _stop("interrupted; go on with --resume", 130)
-    except KeyboardInterrupt:
-        _stop("interrupted; go on with --resume", 130)
     except Exception as error:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:
@@ -190,7 +186,7 @@ def main() -> None:
         _stop(f"error: {show()}", 2)
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
 
@@ -233,8 +229,11 @@ def _workers(workers: int | None) -> int:
 
 
 def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
-    with live_progress(console) as listen:
-        results = runner.run_cells(cells, options, listen)
+    try:
+        with live_progress(console) as listen:
+            results = runner.run_cells(cells, options, listen)
+    except KeyboardInterrupt:
+        _stop("interrupted; go on with --resume", 130)
     _show(results)
     if not results.complete:
         raise typer.Exit(1)

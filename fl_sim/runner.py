@@ -1,14 +1,9 @@
 """Runs and sweeps: which runs there are, side by side, and what they add up to."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +26,7 @@ from fl_sim.results import (
     write_json,
     write_table,
 )
+from fl_sim.workers import side_by_side
 
 
 @dataclass(frozen=True)
@@ -177,19 +173,15 @@ def _controls(cells: list[Cell]) -> Iterator[Cell]:
 def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
     compat.quiet()
-    if options.engine != "local" or options.workers == 1 or len(jobs) == 1:
-        outcomes = ((_key(job.experiment), _attempt(job, options, listen)) for job in jobs)
-        return {key: error for key, error in outcomes if error}
-    errors = {}
-    with _workers(min(options.workers, len(jobs)), listen) as pool:
-        waiting = {pool.submit(_attempt_there, job, options): job for job in jobs}
-        for future in as_completed(waiting):
-            if error := future.result():
-                errors[_key(waiting[future].experiment)] = error
-    return errors
+    count = min(options.workers, len(jobs))
+    if options.engine == "local" and count > 1:
+        outcomes = side_by_side(partial(_attempt, options), jobs, count, listen)
+    else:
+        outcomes = ((job, _attempt(options, job, listen)) for job in jobs)
+    return {_key(job.experiment): error for job, error in outcomes if error}
 
 
-def _attempt(job: Cell, options: Options, listen: Listener) -> str:
+def _attempt(options: Options, job: Cell, listen: Listener) -> str:
     """Run a job; return what went wrong, or nothing."""
     root = options.out / job.experiment.name
     session = Session(
@@ -206,46 +198,6 @@ def _attempt(job: Cell, options: Options, listen: Listener) -> str:
     return ""
 
 
-_reports: Any = None  # the queue of a worker process
-
-
-def _attempt_there(job: Cell, options: Options) -> str:
-    return _attempt(job, options, _reports.put)
-
-
-def _start_worker(reports: Any) -> None:
-    """Set a worker process up, and make it end with its parent, however that one ends."""
-    global _reports
-    _reports = reports
-    compat.quiet()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-@contextmanager
-def _workers(count: int, listen: Listener) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes whose reports reach `listen`."""
-    context = multiprocessing.get_context("spawn")
-    reports = context.Manager().Queue()
-
-    def pass_on() -> None:
-        while (report := reports.get()) is not None:
-            listen(report)
-
-    listener = threading.Thread(target=pass_on, daemon=True)
-    listener.start()
-    with ProcessPoolExecutor(count, context, _start_worker, (reports,)) as pool:
-        yield pool
-    reports.put(None)
-    listener.join()
-
-
 def _summarise(
     root: Path, cells: list[Cell], controls: list[Cell], errors: dict[tuple[str, int], str]
 ) -> None:
@@ -253,7 +205,8 @@ def _summarise(
     seeds: dict[str, list[int]] = {}
     for cell in cells:
         own = seeds.setdefault(cell.experiment.run_id, [])
-        own.append(cell.experiment.seed) if cell.experiment.seed not in own else None
+        if cell.experiment.seed not in own:
+            own.append(cell.experiment.seed)
     summary = {
         "experiment": cells[0].experiment.name,
         "cells": [_entry(root, cell, seeds, errors) for cell in cells],

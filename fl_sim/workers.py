@@ -1,0 +1,73 @@
+"""Jobs side by side, in processes that never outlive the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from fl_sim.engine import compat
+from fl_sim.engine.session import Listener
+
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
+
+_reports: Any = None  # the queue of a worker process
+
+
+def side_by_side(
+    task: Callable[[Job, Listener], Outcome], jobs: list[Job], count: int, listen: Listener
+) -> Iterator[tuple[Job, Outcome]]:
+    """Yield each job with what `task` makes of it, as they come.
+
+    Args:
+        task: picklable; it is given the job and a listener whose reports reach `listen`.
+        jobs: what to do.
+        count: number of processes.
+        listen: called in this process, in a thread of its own.
+    """
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    leash, held = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_pass_on, args=(reports, listen), daemon=True)
+    listener.start()
+    with ProcessPoolExecutor(count, context, _start, (reports, leash)) as pool:
+        try:
+            waiting = {pool.submit(_work, task, job): job for job in jobs}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            held.close()  # ends the workers at once, whatever they are at
+            raise
+    reports.put(None)
+    listener.join()
+
+
+def _pass_on(reports: Any, listen: Listener) -> None:
+    while (report := reports.get()) is not None:
+        listen(report)
+
+
+def _work(task: Callable[[Job, Listener], Outcome], job: Job) -> Outcome:
+    return task(job, _reports.put)
+
+
+def _start(reports: Any, leash: Connection) -> None:
+    """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
+    global _reports
+    _reports = reports
+    compat.quiet()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    watch = partial(_end_with, [parent.sentinel, leash])
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with(signs: list[Any]) -> None:
+    wait(signs)
+    os._exit(1)
