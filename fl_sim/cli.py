@@ -230,7 +230,7 @@ def _workers(workers: int | None) -> int:
 
 def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
     try:
-        with live_progress(console) as listen:
+        with live_progress(console, len(runner.plan(cells, options))) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
         _stop("interrupted; go on with --resume", 130)

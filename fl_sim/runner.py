@@ -148,13 +148,19 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
         raise RequestError("nothing to run: no cells, or no seeds")
     for cell in cells:
         preflight.check(cell.experiment)
+    jobs = plan(cells, options)
+    errors = _execute(jobs, options, listen)
+    root = options.out / cells[0].experiment.name
+    _summarise(root, cells, [job for job in jobs if job not in cells], errors)
+    return load_results(root)
+
+
+def plan(cells: list[Cell], options: Options) -> list[Cell]:
+    """Return each distinct run once: the cells', then those of their controls."""
     jobs = {_key(cell.experiment): cell for cell in cells}
     for control in _controls(cells) if options.controls else []:
         jobs.setdefault(_key(control.experiment), control)
-    errors = _execute(list(jobs.values()), options, listen)
-    root = options.out / cells[0].experiment.name
-    _summarise(root, cells, [job for job in jobs.values() if job not in cells], errors)
-    return load_results(root)
+    return list(jobs.values())
 
 
 def _key(experiment: Experiment) -> tuple[str, int]:

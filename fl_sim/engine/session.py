@@ -83,6 +83,7 @@ def run_session(
     torch.set_num_threads(1)  # the same everywhere: reductions depend on it
     finished = read_result(session.folder) if session.resume else None
     if finished is not None:
+        listen(_progress(experiment, session, label, finished["rounds"], finished["accuracy"]))
         return finished
     ours = federation(experiment.to_json())
     open_folder(experiment, session)
@@ -112,14 +113,16 @@ def drive(
     _await_nodes(grid)
     for _ in rounds(ours, state, grid):
         save_state(checkpoints, state)
-        listen(_progress(experiment, state, session, label))
+        accuracy = next(row.value for row in reversed(state.rows) if row.metric == "accuracy")
+        listen(_progress(experiment, session, label, state.round, accuracy))
     return _finish(ours, state, session, time.time() - started)
 
 
-def _progress(experiment: Experiment, state: State, session: Session, label: str) -> Progress:
-    accuracy = next(row.value for row in reversed(state.rows) if row.metric == "accuracy")
-    count = experiment.clients_per_round
-    return Progress(str(session.folder), label, state.round, experiment.rounds, count, accuracy)
+def _progress(
+    experiment: Experiment, session: Session, label: str, number: int, accuracy: float
+) -> Progress:
+    clients = experiment.clients_per_round
+    return Progress(str(session.folder), label, number, experiment.rounds, clients, accuracy)
 
 
 def _fresh(experiment: Experiment) -> Experiment:
