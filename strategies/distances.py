@@ -56,7 +56,7 @@ def row_norms(
 
 def shortening(norms: Float[Tensor, " n"], bound: float) -> Float[Tensor, " n"]:
     """Return what brings vectors of these lengths down to `bound`; one for those within it."""
-    return (bound / norms.clamp(min=bound)).nan_to_num(nan=1.0)  # 0 / 0: nothing to shorten
+    return torch.where(norms > bound, bound / norms, 1.0)
 
 
 @cache
