@@ -186,7 +186,13 @@ class AggregationRule(ABC):
 
     Updates are differences to the global parameters, in client order; sums are accumulated
     in float64. The state is a tree of tensors, numbers, strings and None.
+
+    `coordinatewise` says that the rule keeps no state, and that each coordinate of its step
+    depends on nothing but the weights and that coordinate of the updates. What wraps it may then
+    hand it some coordinates at a time.
     """
+
+    coordinatewise: ClassVar[bool] = False
 
     @property
     def min_updates(self) -> int:

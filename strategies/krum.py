@@ -10,22 +10,8 @@ from torch import Tensor
 from fl_sim import description
 from fl_sim.contracts import AggregationRule
 from fl_sim.errors import require
-from fl_sim.sums import chunks, weighted_sum
-
-
-def squared_distances(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return the squared distance of every two updates, in float64.
-
-    One Gram matrix of the centred updates, accumulated in float64: without the centring, and
-    on parameters instead of updates, small differences drown in rounding.
-    """
-    gram = torch.zeros(len(updates), len(updates), dtype=torch.float64)
-    for columns in chunks(updates.shape[1]):
-        part = updates[:, columns].double()
-        part = part - part.mean(0)
-        gram += part @ part.T
-    norms = gram.diagonal()
-    return (norms[:, None] + norms[None, :] - 2 * gram).clamp(min=0).fill_diagonal_(0)
+from fl_sim.sums import weighted_sum
+from strategies.distances import squared_distances
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
@@ -104,4 +90,4 @@ class MultiKrum(AggregationRule):
         wanted = self.num_selected or len(updates) - self.num_byzantine
         chosen = krum_order(updates, self.num_byzantine)[:wanted].sort().values
         mean = torch.full((wanted,), 1 / wanted, dtype=torch.float64)
-        return state, weighted_sum(mean, updates[chosen]).to(updates.dtype)
+        return state, weighted_sum(mean, updates, chosen).to(updates.dtype)

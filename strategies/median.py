@@ -1,14 +1,14 @@
 """Coordinate-wise median."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule
-from fl_sim.sums import chunks
+from strategies.ordered import ordered_chunks
 
 
 @final
@@ -22,6 +22,8 @@ class CoordinateMedian(AggregationRule):
     Source: Yin et al. (2018), definition 1, https://arxiv.org/abs/1803.01498.
     """
 
+    coordinatewise: ClassVar[bool] = True
+
     def aggregate(
         self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
     ) -> tuple[Any, Float[Tensor, " p"]]:
@@ -29,7 +31,6 @@ class CoordinateMedian(AggregationRule):
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = (len(updates) - 1) // 2, len(updates) // 2
-        for columns in chunks(updates.shape[1]):
-            ordered = updates[:, columns].sort(0).values
+        for columns, ordered in ordered_chunks(updates):
             step[columns] = (ordered[low].double() + ordered[high].double()) / 2
         return state, step

@@ -1,7 +1,7 @@
 """Coordinate-wise trimmed mean."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_sim import description
 from fl_sim.contracts import AggregationRule
 from fl_sim.errors import require
-from fl_sim.sums import chunks
+from strategies.ordered import ordered_chunks
 
 
 @final
@@ -25,6 +25,8 @@ class TrimmedMean(AggregationRule):
     Attributes:
         num_byzantine: attackers to survive; as many values are cut on each side.
     """
+
+    coordinatewise: ClassVar[bool] = True
 
     num_byzantine: int = 1
 
@@ -44,7 +46,6 @@ class TrimmedMean(AggregationRule):
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         kept = slice(self.num_byzantine, len(updates) - self.num_byzantine)
-        for columns in chunks(updates.shape[1]):
-            ordered = updates[:, columns].sort(0).values[kept]
-            step[columns] = ordered.double().mean(0).to(step.dtype)
+        for columns, ordered in ordered_chunks(updates):
+            step[columns] = ordered[kept].contiguous().double().mean(0).to(step.dtype)
         return state, step

@@ -24,12 +24,36 @@ from fl_sim.sums import weighted_sum
 RULES = [cls() for cls in discover("strategies", AggregationRule)]
 SIZE = 7
 
+DIVIDES = "a step is divided by the root of its own square: the size of updates cancels"
+SHORTENS = "what is shortened depends on the distance from zero"
+CLIPS_FROM_THE_LAST_STEP = "moves at most `threshold` away from the last step, zero at first"
+
 # Laws that a paper's rule does not have: property -> class name -> why. A rule that is not
 # named here is held to all of them.
 EXCEPTIONS: dict[str, dict[str, str]] = {
-    "unanimous": {},
-    "translation": {},
-    "scale": {},
+    "unanimous": {
+        "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "FedAdagrad": DIVIDES,
+        "FedAdam": DIVIDES,
+        "FedYogi": DIVIDES,
+    },
+    "order": {
+        "Bucketing": "who shares a bucket is drawn for positions, not for what clients send",
+    },
+    "translation": {
+        "AdaptiveRobustClipping": SHORTENS,
+        "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "FedAdagrad": DIVIDES,
+        "FedAdam": DIVIDES,
+        "FedYogi": DIVIDES,
+        "NormBounding": SHORTENS,
+    },
+    "scale": {
+        "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "FedAdagrad": DIVIDES,
+        "FedAdam": DIVIDES,
+        "FedYogi": DIVIDES,
+    },
 }
 
 
@@ -76,7 +100,7 @@ def test_a_rule_agrees_with_unanimous_clients(rule: AggregationRule, seed: int) 
     torch.testing.assert_close(first_step(rule, same, weights), updates[0], rtol=1e-12, atol=0)
 
 
-@every_rule
+@pytest.mark.parametrize("rule", lawful("order"))
 @given(seed=st.integers(0, 10**6))
 def test_a_rule_ignores_the_order_of_clients(rule: AggregationRule, seed: int) -> None:
     updates, weights = drawn(rule, seed)
@@ -197,6 +221,19 @@ def test_a_linear_rule_may_be_fed_one_update_at_a_time(rule: LinearRule) -> None
         total += weighted_sum(coefficient[None], update[None])
     _, step = rule.finish(rule.initial_state(SIZE), total)
     torch.testing.assert_close(step, first_step(rule, updates, weights), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if r.coordinatewise]
+)
+def test_a_coordinatewise_rule_may_be_given_some_coordinates_at_a_time(
+    rule: AggregationRule,
+) -> None:
+    updates, weights = drawn(rule, 6)
+    assert rule.initial_state(SIZE) is None
+    whole = first_step(rule, updates, weights)
+    for part in (slice(0, 1), slice(2, 5), slice(5, SIZE)):
+        assert torch.equal(first_step(rule, updates[:, part], weights), whole[part])
 
 
 @every_rule

@@ -6,12 +6,15 @@ Known differences, and how the comparison deals with them (measured for flwr 1.4
 - Flower weights Multi-Krum by the examples that clients claim, ours does not: equal claims.
 - Flower's trimmed mean cuts a share, int(share * n), ours a number: shares that give it.
 - Flower's Krum has distances in float32 on parameters: large, well separated updates.
+- The second moment of Flower's FedAdagrad, FedAdam and FedYogi starts at zero, the paper's and
+  ours at tau squared; Flower's FedAdam corrects Adam's bias, with exponents from two on.
 - Flower's momentum starts with the first update; from a velocity at rest that is the same.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
@@ -25,8 +28,11 @@ from fl_sim.engine.exchange import Roll, as_replies
 from fl_sim.engine.strategy import RuleStrategy
 from fl_sim.engine.wire import Shapes, from_record, to_record
 from fl_sim.seeding import generator
+from strategies.fedadagrad import FedAdagrad
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedyogi import FedYogi
 from strategies.krum import Krum, MultiKrum
 from strategies.median import CoordinateMedian
 from strategies.trimmed_mean import TrimmedMean
@@ -142,6 +148,58 @@ def test_momentum_is_flowers_over_several_rounds(seed: int) -> None:
         sent = peer.parameters + moves.roll(number, 0)
         expected = peer.after(sent, examples)
         assert is_close(own.after(sent, examples), expected)
+
+
+def adaptive_pair(name: str, tau: float) -> tuple[AggregationRule, Any]:
+    """Return a rule and Flower's strategy of the same name, with equal settings."""
+    decay = {} if name == "FedAdagrad" else {"beta_1": 0.9, "beta_2": 0.99}
+    theirs = getattr(flower, name)(**NODES, eta=0.01, tau=tau, **decay)
+    rules = {
+        "FedAdagrad": FedAdagrad(server_learning_rate=0.01, adaptivity=tau),
+        "FedAdam": FedAdam(server_learning_rate=0.01, adaptivity=tau),
+        "FedYogi": FedYogi(server_learning_rate=0.01, adaptivity=tau),
+    }
+    return rules[name], theirs
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["FedAdagrad", "FedAdam", "FedYogi"])
+def test_adaptive_steps_are_flowers_but_for_the_start_and_the_bias(name: str, seed: int) -> None:
+    tau = 0.1
+    start, received, examples = drawn(seed)
+    rule, theirs = adaptive_pair(name, tau)
+    theirs.v_t = {key: np.full(shape, tau**2) for key, shape in SHAPES.items()}
+    peer, own = Server(theirs, start), ours(rule, start)
+    moves = received - start
+    for number in range(1, 6):
+        before = own.parameters
+        peer.parameters = before
+        expected = peer.after(before + moves.roll(number, 0), examples) - before
+        if name == "FedAdam":
+            expected *= (1 - 0.9 ** (number + 1)) / (1 - 0.99 ** (number + 1)) ** 0.5
+        after = own.after(before + moves.roll(number, 0), examples)
+        assert is_close(after - before, expected)
+        assert float((after - before).abs().max()) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["FedAdagrad", "FedYogi"])
+def test_the_start_of_the_second_moment_hardly_matters(name: str) -> None:
+    start, received, examples = drawn(0)
+    rule, theirs = adaptive_pair(name, 1e-3)
+    expected = Server(theirs, start).after(received, examples) - start
+    step = ours(rule, start).after(received, examples) - start
+    weights = torch.tensor(examples) / sum(examples)
+    large = (weights @ (received - start)).abs() > 0.1
+    assert not torch.equal(step, expected)
+    assert bool(torch.isclose(step, expected, rtol=0.01, atol=0)[large].all())
+
+
+def test_flowers_first_step_of_adam_is_a_quarter_smaller() -> None:
+    start, received, examples = drawn(0)
+    rule, theirs = adaptive_pair("FedAdam", 1e-3)
+    expected = Server(theirs, start).after(received, examples) - start
+    step = ours(rule, start).after(received, examples) - start
+    assert 0.73 < float((expected / step).median()) < 0.76
 
 
 def test_a_comparison_would_notice_a_wrong_weight() -> None:

@@ -22,6 +22,7 @@ from fl_sim.engine.strategy import RuleStrategy
 from fl_sim.engine.wire import from_record, to_record
 from fl_sim.seeding import generator
 from fl_sim.sums import COLUMNS, chunks, weighted_sum
+from strategies.distances import gram
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum, MultiKrum, krum_order, squared_distances
 from strategies.median import CoordinateMedian
@@ -125,6 +126,20 @@ def test_distances_are_summed_over_every_chunk() -> None:
     torch.testing.assert_close(squared_distances(updates), expected, rtol=1e-12, atol=0)
 
 
+def test_distances_are_exact_where_updates_share_a_large_part() -> None:
+    apart = 1e-4 * torch.randn(6, 40, generator=generator(0, "shared")).double()
+    updates = 1e5 + apart
+    expected = torch.tensor(distances_by_definition(updates), dtype=torch.float64)
+    torch.testing.assert_close(squared_distances(updates), expected, rtol=1e-9, atol=0)
+    assert torch.equal(squared_distances(updates), squared_distances(updates).T)
+
+
+def test_inner_products_from_another_origin() -> None:
+    updates = torch.randn(5, 40, generator=generator(0, "origin")).double()
+    seen = updates - updates[2]
+    torch.testing.assert_close(gram(updates, updates[2]), seen @ seen.T, rtol=1e-12, atol=1e-13)
+
+
 def test_identical_updates_are_exactly_no_distance_apart() -> None:
     update = 1e3 * torch.randn(1, 100, generator=generator(0, "same"))
     assert float(squared_distances(update.expand(5, -1).contiguous()).abs().max()) == 0.0
@@ -185,6 +200,13 @@ def test_coordinate_rules_treat_every_chunk_alike(size: int) -> None:
     assert torch.equal(median, ordered[2])
     trimmed = TrimmedMean(num_byzantine=1).aggregate(None, updates, torch.ones(5))[1]
     assert torch.equal(trimmed, ordered[1:4].double().mean(0).float())
+
+
+@pytest.mark.parametrize("rule", [CoordinateMedian(), TrimmedMean(num_byzantine=1)])
+def test_a_model_of_one_parameter_keeps_its_updates_in_order(rule: AggregationRule) -> None:
+    updates = torch.tensor([[3.0], [1.0], [2.0]])
+    assert rule.aggregate(None, updates, torch.ones(3))[1].tolist() == [2.0]
+    assert updates.tolist() == [[3.0], [1.0], [2.0]]
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 25])

@@ -1,0 +1,44 @@
+"""Yogi on the server."""
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.errors import require
+from strategies.adaptive import AdaptiveRule
+
+
+@final
+@dataclass(frozen=True)
+class FedYogi(AdaptiveRule):
+    """Server steps divided by a second moment that moves towards squares at a bounded rate.
+
+    Withstands no attacker: it rests on the weighted mean.
+
+    Source: Reddi et al. (2021), algorithm 2, https://arxiv.org/abs/2003.00295. The second
+    moment starts at `adaptivity` squared, the least that the paper allows; Flower's FedYogi
+    starts at zero. Default values are Flower's.
+
+    Attributes:
+        server_learning_rate: factor of the step; eta of the paper.
+        momentum: share of the first moment that is kept; beta 1 of the paper.
+        decay: how slowly the second moment moves; beta 2 of the paper.
+        adaptivity: added to the root of the second moment; tau of the paper.
+    """
+
+    server_learning_rate: float = 0.01
+    momentum: float = 0.9
+    adaptivity: float = 1e-3
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.decay < 1, "decay", "in [0, 1)", self.decay)
+
+    def second_moment(
+        self, last: Float[Tensor, " p"], square: Float[Tensor, " p"]
+    ) -> Float[Tensor, " p"]:
+        """Return the last moment, moved towards the square by a share of the square."""
+        return last - (1 - self.decay) * square * (last - square).sign()

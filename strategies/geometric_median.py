@@ -1,0 +1,97 @@
+"""Geometric median of the updates, also known as RFA."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import AggregationRule
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+from strategies.distances import distances_from, gram
+
+SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
+FAR = 1e6  # ratio of squared norms up to which the mean is a good enough origin
+
+
+def weiszfeld(
+    products: Float[Tensor, "n n"],
+    shares: Float[Tensor, " n"],
+    start: Float[Tensor, " n"],
+    smoothing: float,
+    num_iterations: int,
+) -> Float[Tensor, " n"]:
+    """Return the coefficients of the geometric median, by smoothed Weiszfeld steps.
+
+    Every iterate is a weighted mean of the updates, so inner products are all that is needed.
+
+    Args:
+        products: inner products of the updates, from any origin.
+        shares: how much the distance to each update counts.
+        start: coefficients of the first iterate; they sum to one.
+        smoothing: distances below it count as it.
+        num_iterations: most steps that are taken.
+    """
+    now = start
+    for _ in range(num_iterations):
+        seen = products @ now
+        squares = products.diagonal() - 2 * seen + now @ seen
+        raw = shares / squares.clamp(min=0).sqrt().clamp(min=smoothing)
+        last, now = now, raw / raw.sum()
+        if bool(((now - last).abs() <= SETTLED * now).all()):
+            break
+    return now
+
+
+@final
+@dataclass(frozen=True)
+class GeometricMedian(AggregationRule):
+    """The point with the least sum of distances to the updates.
+
+    Withstands clients that hold less than half of all examples; unweighted, less than half of
+    the clients. The sum of distances is weighted by shard sizes, as in the paper.
+
+    Source: Pillutla et al. (2022), algorithm 2, https://arxiv.org/abs/1912.13445. There each
+    iteration costs a round of communication, so that three have to do; here all but the first
+    are nearly free, and it runs until it has settled. It starts at the weighted mean.
+
+    Attributes:
+        weighted: whether a client counts by the size of its shard.
+        smoothing: distances below it count as it; nu of the paper.
+        num_iterations: most iterations.
+    """
+
+    weighted: bool = True
+    smoothing: float = 1e-6
+    num_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.smoothing > 0, "smoothing", "above 0", self.smoothing)
+        require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
+
+    def aggregate(
+        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Any, Float[Tensor, " p"]]:
+        """Return the geometric median, and the state as it came."""
+        self.check_count(updates)
+        counted = weights.double() if self.weighted else torch.ones(len(updates)).double()
+        shares = counted / counted.sum()
+        best = weiszfeld(_products(updates), shares, shares, self.smoothing, self.num_iterations)
+        return state, weighted_sum(best, updates).to(updates.dtype)
+
+
+def _products(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
+    """Return inner products from an origin from which most updates can be told apart.
+
+    Next to an update of 1e12, the mean of all is so far off that the others look alike in
+    float64. Then the origin is the update in the midst of the others.
+    """
+    products = gram(updates)
+    middle = distances_from(products).median(1).values
+    if float(products.diagonal().max()) <= FAR * float(middle.median()):
+        return products
+    return gram(updates, updates[int(middle.argmin())])
