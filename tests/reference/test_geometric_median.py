@@ -99,4 +99,4 @@ def test_more_than_half_of_the_clients_have_their_way() -> None:
 @pytest.mark.parametrize("field", ["smoothing", "num_iterations"])
 def test_values_out_of_range_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}: "):
-        GeometricMedian(**{field: 0})
+        GeometricMedian(**{field: 0.0 if field == "smoothing" else 0})

@@ -129,7 +129,9 @@ def test_buckets_of_one_change_nothing() -> None:
     updates = torch.randn(7, 30, generator=generator(0, "ones"))
     rule = Bucketing(bucket_size=1, rule=TrimmedMean(num_byzantine=2))
     step = rule.aggregate(rule.initial_state(30), updates, torch.ones(7))[1]
-    assert torch.equal(step, TrimmedMean(num_byzantine=2).aggregate(None, updates, step)[1])
+    assert torch.equal(
+        step, TrimmedMean(num_byzantine=2).aggregate(None, updates, torch.ones(7))[1]
+    )
 
 
 def test_bucketing_keeps_the_mean() -> None:
