@@ -29,6 +29,7 @@ class SgdClient(Client):
 
     Attributes:
         learning_rate: of the head, and of everything where nothing is pretrained.
+        learning_rate_decay: factor of the rate from one round to the next; 1 keeps it.
         momentum, weight_decay: of the optimiser, which starts afresh each round.
         batch_size, local_epochs: of a round.
         label_smoothing: share of the uniform distribution in the targets; negative values
@@ -36,6 +37,7 @@ class SgdClient(Client):
     """
 
     learning_rate: float = 0.05
+    learning_rate_decay: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 0.0
     batch_size: int = 32
@@ -45,6 +47,8 @@ class SgdClient(Client):
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        decay = self.learning_rate_decay
+        require(0 < decay <= 1, "learning_rate_decay", "in (0, 1]", decay)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
@@ -69,7 +73,8 @@ def descend(
     Returns:
         `train_loss` and `train_accuracy`, means over the last epoch, without the penalty.
     """
-    optimizer = _optimizer(settings, model)
+    rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
+    optimizer = _optimizer(settings, model, rate)
     model.train()
     loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
     for _ in range(settings.local_epochs):
@@ -123,14 +128,16 @@ def smoothed_cross_entropy(
     return (1 - smoothing) * nll - smoothing * log_p.mean()
 
 
-def _optimizer(settings: SgdClient, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(
+    settings: SgdClient, model: nn.Module, learning_rate: float
+) -> torch.optim.Optimizer:
     """Group parameters by their rate: pretrained layers learn more slowly than the head."""
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault(rate_of(parameter), []).append(parameter)
     return torch.optim.SGD(
-        [{"params": own, "lr": rate * settings.learning_rate} for rate, own in groups.items()],
+        [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()],
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         foreach=True,

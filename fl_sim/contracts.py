@@ -43,7 +43,8 @@ class Shard:
     """What one client trains on.
 
     `inputs` are `uint8` images, or float features where the backbone is frozen and its
-    features are cached. `proximal_mu` is what Flower's FedProx asks its clients to apply.
+    features are cached. `round` is the one that it is for, from 1; `proximal_mu` is what
+    Flower's FedProx asks its clients to apply.
     """
 
     client: int
@@ -51,6 +52,7 @@ class Shard:
     labels: Int64[Tensor, " n"]
     sample_ids: Int64[Tensor, " n"]
     num_classes: int
+    round: int = 1
     proximal_mu: float = 0.0
 
     def __len__(self) -> int:

@@ -192,7 +192,7 @@ class Experiment:
         Where nothing is protected, it does not matter by what: those runs share one name.
         """
         value = self if self.layout.fraction > 0 else self.all_clean()
-        text = json.dumps(describe(replace(value, seed=0)), sort_keys=True)
+        text = json.dumps(replace(value, seed=0).describe(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def all_clean(self) -> "Experiment":
@@ -220,9 +220,14 @@ class Experiment:
             found["clean"] = self.clean_part_only()
         return found
 
+    def describe(self) -> dict[str, Any]:
+        """Return the experiment as plain JSON values: classes by name, and their fields."""
+        described: dict[str, Any] = description.describe(self)
+        return described
+
     def to_json(self) -> str:
         """Return the experiment as JSON; `from_json` gives it back."""
-        return json.dumps(describe(self), indent=2)
+        return json.dumps(self.describe(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
@@ -236,8 +241,3 @@ class Experiment:
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""
         return description.with_value(self, path, value)
-
-
-def describe(value: Any) -> Any:
-    """Return a part of an experiment as plain JSON values."""
-    return description.describe(value)

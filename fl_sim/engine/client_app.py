@@ -37,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
     shapes = parameters.shapes(ours.model)
     parameters.load_flat(ours.model, from_record(arrays, shapes))
     parameters.load_buffers(ours.model, unpack_buffers(_bytes(order)))
-    shard = replace(ours.shard(client), proximal_mu=_proximal_mu(message))
+    shard = replace(ours.shard(client), round=number, proximal_mu=_proximal_mu(message))
     rng = generator(ours.experiment.seed, "round", number, "client", client)
     with torch_seeded(ours.experiment.seed, "round", number, "layers", client):  # of dropout
         metrics = ours.behaviour(client).train(ours.model, shard, rng)

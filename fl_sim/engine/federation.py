@@ -11,8 +11,9 @@ from fl_sim.cache import cached, digest
 from fl_sim.contracts import Client, Dataset, Protection, Shard
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load, subset
+from fl_sim.description import describe
 from fl_sim.errors import require
-from fl_sim.experiment import Experiment, describe
+from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.features import features

@@ -121,9 +121,8 @@ def check_weights(backbone: str) -> None:
 
 def _state(backbone: str) -> dict[str, Tensor]:
     check_weights(backbone)
-    state: dict[str, Tensor] = torch.load(
-        weights_path(backbone), map_location="cpu", weights_only=True
-    )
+    path = weights_path(backbone)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

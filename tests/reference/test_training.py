@@ -152,3 +152,10 @@ def test_smoothing_of_either_sign_is_cross_entropy_with_mixed_targets(
     targets = (1 - smoothing) * functional.one_hot(labels, 10) + smoothing / 10
     expected = -(targets * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(smoothed_cross_entropy(logits, labels, smoothing), expected)
+
+
+def test_a_rate_that_decays_is_that_of_its_round() -> None:
+    decayed = SgdClient(learning_rate=0.1, learning_rate_decay=0.5)
+    constant = SgdClient(learning_rate=0.025)
+    shard = examples(0)
+    assert torch.equal(after(decayed, replace(shard, round=3)), after(constant, shard))
