@@ -5,12 +5,11 @@ from functools import lru_cache
 import torch
 from flwr.serverapp.strategy import Strategy
 
-from fl_sim.contracts import Dataset
 from fl_sim.data.partition import shares
-from fl_sim.data.sources import load, subset
+from fl_sim.data.sources import load_subset
 from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
-from fl_sim.experiment import Data, Experiment, Model
+from fl_sim.experiment import Experiment, Model
 from fl_sim.models.tuning import build
 from fl_sim.seeding import numpy_generator
 
@@ -23,9 +22,10 @@ def check(experiment: Experiment) -> None:
         MissingDataError: where the dataset is nowhere to be had.
         MissingWeightsError: naming the file to fill.
     """
-    dataset = _dataset(experiment.data)
+    data = experiment.data
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
     rng = numpy_generator(experiment.seed, "partition")
-    shares(experiment.partition, dataset.train_labels, experiment.data.num_clients, rng)
+    shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     shape = dataset.train_images.shape
     _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
     _check_strategy(experiment)
@@ -36,11 +36,6 @@ def check(experiment: Experiment) -> None:
         "below 1 where images are withheld",
         layout.fraction,
     )
-
-
-@lru_cache(maxsize=4)
-def _dataset(data: Data) -> Dataset:
-    return subset(load(data.dataset, data.path), data.num_samples, data.num_test)
 
 
 @lru_cache(maxsize=16)

@@ -42,11 +42,16 @@ class Results:
     complete: bool
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -56,9 +61,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a parquet file atomically."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    table.to_parquet(partial, index=False)
-    os.replace(partial, path)
+    write_bytes(path, table.to_parquet(index=False))
 
 
 def rows_table(rows: Iterable[Row]) -> pd.DataFrame:

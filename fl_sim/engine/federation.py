@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fl_sim.cache import cached, digest
 from fl_sim.contracts import Client, Dataset, Protection, Shard
 from fl_sim.data.partition import shares
-from fl_sim.data.sources import load, subset
+from fl_sim.data.sources import load_subset
 from fl_sim.description import describe
 from fl_sim.errors import require
 from fl_sim.experiment import Experiment
@@ -108,7 +108,7 @@ def prepare(experiment: Experiment) -> Federation:
         RequestError: for what the request gets wrong; nothing has been written by then.
     """
     seed, data = experiment.seed, experiment.data
-    dataset = subset(load(data.dataset, data.path), data.num_samples, data.num_test)
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
     pool = _pool(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
     inputs, test_inputs = _seen(experiment, dataset, pool, network.frozen)

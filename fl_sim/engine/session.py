@@ -1,6 +1,7 @@
 """One run from start to finish: grid, loop, checkpoints, results."""
 
 import hashlib
+import io
 import json
 import platform
 import shutil
@@ -19,7 +20,7 @@ import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from jaxtyping import Int64
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fl_sim.engine import client_app, compat
@@ -32,7 +33,14 @@ from fl_sim.engine.strategy import as_flower
 from fl_sim.experiment import Experiment
 from fl_sim.metrics.leakage import loss_score, margin_score
 from fl_sim.models import parameters
-from fl_sim.results import final_numbers, read_result, rows_table, write_json, write_table
+from fl_sim.results import (
+    final_numbers,
+    read_result,
+    rows_table,
+    write_bytes,
+    write_json,
+    write_table,
+)
 
 Engine = Literal["local", "flower"]
 SHOWN = 8  # images on the sheet of the report
@@ -190,7 +198,7 @@ def _finish(ours: Federation, state: State, session: Session, seconds: float) ->
     write_json(folder / "failures.json", failures)
     _save_samples(folder / "samples.npz", ours)
     tensors = {"parameters": state.parameters, **state.buffers}
-    save_file(tensors, folder / "model.safetensors")
+    write_bytes(folder / "model.safetensors", save(tensors))
     result = {
         "experiment": experiment.name,
         "run_id": experiment.run_id,
@@ -242,8 +250,9 @@ def _save_samples(path: Path, ours: Federation) -> None:
     """Save a few images, clean and as published, and who holds how many of which class."""
     pool = ours.pool
     rows = _one_of_each_class(pool)[:SHOWN]
+    content = io.BytesIO()
     np.savez(
-        path,
+        content,
         clean=pool.clean_images[rows].numpy(),
         published=pool.noisy_images[rows].numpy(),
         labels=pool.labels[rows].numpy(),
@@ -251,6 +260,7 @@ def _save_samples(path: Path, ours: Federation) -> None:
         client_classes=ours.class_counts().numpy(),
         protected=ours.protected_counts().numpy(),
     )
+    write_bytes(path, content.getvalue())
 
 
 def _one_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:

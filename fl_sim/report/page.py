@@ -1,6 +1,5 @@
 """The page: one file that holds everything, and every figure beside it."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from fl_sim.report import about, clients, figures, images, leakage, measured, st
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
-from fl_sim.results import Results, write_text
+from fl_sim.results import Results, write_bytes, write_text
 
 
 def write(results: Results) -> Path:
@@ -100,14 +99,8 @@ def _write_figures(folder: Path, drawings: list[Drawing]) -> None:
     folder.mkdir(exist_ok=True)
     for drawing in drawings:
         write_text(folder / f"{drawing.name}.svg", drawing.svg)
-        _write_bytes(folder / f"{drawing.name}.png", drawing.png)
+        write_bytes(folder / f"{drawing.name}.png", drawing.png)
     names = {drawing.name for drawing in drawings}
     for path in (*folder.glob("*.svg"), *folder.glob("*.png")):
         if path.stem not in names:
             path.unlink()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,6 +54,14 @@ def load(name: str, path: str | None = None) -> Dataset:
     if name not in known:
         raise FieldError("data.dataset", f"one of {', '.join(known)}", name)
     return known[name].load(Path(path).expanduser() if path else None)
+
+
+@lru_cache(maxsize=2)
+def load_subset(
+    name: str, path: str | None, num_samples: int | None, num_test: int | None
+) -> Dataset:
+    """Return a subset of a dataset, read and checked once a process; nobody changes it."""
+    return subset(load(name, path), num_samples, num_test)
 
 
 def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:
