@@ -11,6 +11,7 @@ from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment, Model
 from fl_sim.models.tuning import build
+from fl_sim.schedule import Schedule
 from fl_sim.seeding import numpy_generator
 
 
@@ -29,6 +30,7 @@ def check(experiment: Experiment) -> None:
     shape = dataset.train_images.shape
     _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
     _check_strategy(experiment)
+    Schedule(experiment).check()
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
