@@ -18,6 +18,7 @@ from fl_sim.errors import FieldError
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Adversary
 from fl_sim.seeding import generator
+from fl_sim.triggers import Trigger
 
 LATE = "past the deadline"
 DROPPED_OUT = "dropped out"
@@ -141,6 +142,13 @@ def layers(client: Client) -> list[Client]:
     """Return a client, what it wraps, what that wraps, and so on."""
     inner = getattr(client, "honest", None)
     return [client, *(layers(inner) if isinstance(inner, Client) else [])]
+
+
+def backdoors(experiment: Experiment) -> list[tuple[Trigger, int]]:
+    """Return the trigger and the target class of every backdoor, each once."""
+    parts = [part for a in experiment.adversaries for part in layers(a.client)]
+    pairs = [(getattr(p, "trigger", None), getattr(p, "target", 0)) for p in parts]
+    return list(dict.fromkeys((t, c) for t, c in pairs if isinstance(t, Trigger)))
 
 
 def _stacked(attacks: tuple[Client, ...], honest: Client) -> Client:

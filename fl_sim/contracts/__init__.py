@@ -8,7 +8,7 @@ for every field and a line `Source:` in its docstring.
 """
 
 from fl_sim.contracts.clients import Client, ColludingClient, Collusion
-from fl_sim.contracts.metrics import Metric, Observation
+from fl_sim.contracts.metrics import Metric, Observation, Triggered
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.rules import (
@@ -35,5 +35,6 @@ __all__ = [
     "Row",
     "Senders",
     "Shard",
+    "Triggered",
     "Update",
 ]

@@ -12,6 +12,14 @@ from fl_sim.contracts.rules import Decision
 
 
 @dataclass(frozen=True, eq=False)
+class Triggered:
+    """Scores of the test images with a backdoor's trigger, and the class it asks for."""
+
+    logits: Float[Tensor, "t y"]
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
 class Observation:
     """What the metrics see after a round: scores of the global model, and who is who.
 
@@ -19,7 +27,8 @@ class Observation:
     (held out) in each client, class and protected status, on which membership attacks are
     honest. `class_counts` and `protected_counts` are about everything that a client holds.
     `decision` is what the rule did with each of the updates, which are in client order;
-    `attackers` are the clients that misbehave in this round.
+    `attackers` are the clients that misbehave in this round. `triggered` is there where any of
+    them has a backdoor.
     """
 
     round: int
@@ -39,6 +48,7 @@ class Observation:
     seconds: float
     bytes_down: int
     bytes_up: int
+    triggered: Triggered | None = None
 
     @property
     def num_clients(self) -> int:

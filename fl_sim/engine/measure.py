@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from fl_sim.contracts import Failure, Metric, Observation, Row, Update
+from fl_sim.contracts import Failure, Metric, Observation, Row, Triggered, Update
 from fl_sim.engine.federation import Federation
 from fl_sim.models import parameters
 from fl_sim.perturbation import as_pixels
 from fl_sim.plugins import discover
+from fl_sim.schedule import backdoors
 
 if TYPE_CHECKING:
     from fl_sim.engine.loop import State
@@ -68,7 +69,16 @@ def observe(
         seconds=seconds,
         bytes_down=size * (len(updates) + len(failures)),
         bytes_up=size * len(updates),
+        triggered=_triggered(federation),
     )
+
+
+def _triggered(federation: Federation) -> Triggered | None:
+    """Score the test images with the trigger that any attacker of the experiment stamps."""
+    for trigger, target in backdoors(federation.experiment):
+        stamped = trigger.stamped(federation.dataset.test_images)
+        return Triggered(logits(federation.model, stamped), target)
+    return None
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clients.nan_sender import NanSenderClient
+from clients.faulty import FaultyClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, Model
 from fl_sim.contracts import Protection
@@ -239,11 +239,11 @@ def test_counts_are_about_everything_that_a_client_holds(experiment: Maker) -> N
 
 
 def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker) -> None:
-    adversary = Adversary(NanSenderClient(), num_clients=2)
+    adversary = Adversary(FaultyClient(), num_clients=2)
     ours = prepare(experiment(adversary=adversary))
     assert len(ours.adversaries) == 2
     for client in range(4):
-        expected = NanSenderClient() if client in ours.adversaries else SgdClient()
+        expected = FaultyClient() if client in ours.adversaries else SgdClient()
         assert ours.behaviour(client) == expected
     chosen = {prepare(experiment(adversary=adversary, seed=s)).adversaries for s in range(6)}
     assert len(chosen) > 1
@@ -251,7 +251,7 @@ def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker
 
 def test_more_adversaries_are_the_same_and_others(experiment: Maker) -> None:
     one, two = (
-        prepare(experiment(adversary=Adversary(NanSenderClient(), num_clients=n))).adversaries
+        prepare(experiment(adversary=Adversary(FaultyClient(), num_clients=n))).adversaries
         for n in (1, 2)
     )
     assert one < two
