@@ -4,7 +4,7 @@ Run:    fl-sim run experiments/partial_schedule.py
 Shows:  who protected, attacked and dropped out, over the accuracy curve
 
 Half of ten clients protect their images from round 5 on. Two others turn malicious in rounds
-10 to 15. One leaves after round 12 and does not come back.
+10 to 15. One of those who protect leaves after round 12.
 """
 
 from clients.sgd import SgdClient
@@ -24,7 +24,7 @@ EXPERIMENT = Experiment(
     adversary=Adversary(
         SignFlipClient(scale=3.0), num_clients=2, among="clean", first_round=10, last_round=15
     ),
-    participation=Participation(stays=(Stay(client=4, last_round=12),)),
+    participation=Participation(stays=(Stay(client=6, last_round=12),)),
     model=Model("small_cnn", init="random"),
     client=SgdClient(learning_rate=0.05, local_epochs=2),
     strategy=FedAvg(),

@@ -16,6 +16,7 @@ def target_hits(
 ) -> tuple[int, int]:
     """Return how many images of other classes end in the target class, and how many there are.
 
+    >>> import torch
     >>> target_hits(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
     (1, 2)
     """
