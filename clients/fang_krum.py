@@ -89,5 +89,5 @@ def upper_bound(
 
 def without_diagonal(table: Float[Tensor, "m m"]) -> Float[Tensor, "m l"]:
     """Return each row without its entry on the diagonal."""
-    others: Tensor = table[~torch.eye(len(table), dtype=torch.bool)]
-    return others.view(len(table), len(table) - 1)
+    others = torch.masked_select(table, ~torch.eye(len(table), dtype=torch.bool))
+    return torch.reshape(others, (len(table), len(table) - 1))

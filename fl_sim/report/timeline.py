@@ -180,7 +180,7 @@ def _accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
     for layer, (flags, colour, words) in enumerate(spans):
         for i, (first, last) in enumerate(stretches(flags)):
             ends = first - 0.5, last + 0.5
-            order = {"linewidth": 0, "zorder": 0.5 + layer / 10}
+            order: dict[str, Any] = {"linewidth": 0, "zorder": 0.5 + layer / 10}
             axes.axvspan(*ends, color="white", **order)  # so that colours do not mix
             axes.axvspan(*ends, color=colour, alpha=0.22, **order)
             if i == 0:
