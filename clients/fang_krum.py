@@ -84,10 +84,11 @@ def upper_bound(
     near = max(1, len(table) - 2)
     best = without_diagonal(table).sort(1).values[:, :near].sum(1).min()
     others = max(1, len(table) - num_attackers - 1)  # n - 2c - 1
-    return (best / (others * max(size, 1.0))).sqrt() + away.max().sqrt() / max(size, 1.0) ** 0.5
+    moving = max(size, 1.0)
+    bound: Tensor = (best / (others * moving)).sqrt() + (away.max() / moving).sqrt()
+    return bound
 
 
 def without_diagonal(table: Float[Tensor, "m m"]) -> Float[Tensor, "m l"]:
     """Return each row without its entry on the diagonal."""
-    others = torch.masked_select(table, ~torch.eye(len(table), dtype=torch.bool))
-    return torch.reshape(others, (len(table), len(table) - 1))
+    return table[~torch.eye(len(table), dtype=torch.bool)].view(len(table), len(table) - 1)

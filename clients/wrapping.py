@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fl_sim.contracts import Client, ColludingClient, Collusion, Shard, Update
+from fl_sim.contracts import Client, ColludingClient, Collusion, Descent, Shard, Update
 from fl_sim.sums import chunks
 
 
@@ -39,8 +39,12 @@ class Colluder(Wrapper, ColludingClient):
         """Train as the wrapped client does."""
         return self.honest.train(model, shard, rng)
 
+    def descent(self, number: int) -> Descent | None:
+        """Train in a cohort where the wrapped client does: what is sent comes later."""
+        return self.honest.descent(number)
+
     def forge(self, seen: Collusion) -> Float[Tensor, "k p"]:
-        """Send `copies` of one forged update; what was trained, where nobody honest is seen."""
+        """Send what is forged; what was trained, where nobody honest is seen."""
         if len(seen.honest) == 0:
             return seen.own
         forged = self.forged(seen).to(seen.own.dtype)

@@ -11,7 +11,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from fl_sim.experiment import Data, Experiment, FailurePolicy, Model
+from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
 from fl_sim.participants import Adversary, Participation, Stay
 from fl_sim.results import load_results
 from fl_sim.runner import run, sweep
@@ -19,6 +19,7 @@ from fl_sim.runner import run, sweep
 __all__ = [
     "Adversary",
     "Data",
+    "Evaluation",
     "Experiment",
     "FailurePolicy",
     "Model",

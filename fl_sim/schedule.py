@@ -100,11 +100,18 @@ class Schedule:
 
     def _attacks(self, number: int) -> list[tuple[Adversary, frozenset[int]]]:
         """Return the adversaries of a round, each with its clients."""
-        active = [a for a in self.experiment.adversaries if a.attacks(number)]
-        return [
-            (a, self._anew(a, number) if a.drawn == "each_round" else self._pools[a])
-            for a in active
-        ]
+        if number not in self._plan:
+            active = [a for a in self.experiment.adversaries if a.attacks(number)]
+            self._plan[number] = [
+                (a, self._anew(a, number) if a.drawn == "each_round" else self._pools[a])
+                for a in active
+            ]
+        return self._plan[number]
+
+    @cached_property
+    def _plan(self) -> dict[int, list[tuple[Adversary, frozenset[int]]]]:
+        """What was drawn already: it is asked for client by client."""
+        return {}
 
     @cached_property
     def _pools(self) -> dict[Adversary, frozenset[int]]:

@@ -172,8 +172,7 @@ def _accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
     attacked = np.array([bool(column.any()) for column in line.attacked.T])
     for seed in reversed(list(setting.folders)):
         own = rows[rows["seed"] == seed].sort_values("round")
-        first = seed == setting.first_seed
-        colour, width = (INK, 1.8) if first else (PALE, 1.0)
+        colour, width = (INK, 1.8) if seed == setting.first_seed else (PALE, 1.0)
         values = 100 * own["value"].to_numpy(float)
         axes.plot(own["round"].to_numpy(int), values, color=colour, linewidth=width)
     spans = ((_starts(line), SKY, "protected"), (attacked, ORANGE, "attacked"))
