@@ -66,8 +66,11 @@ def memory_of(process: int) -> Memory | None:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except GONE:
         return None
-    sizes = {key: int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines)
-             if key in ("RssAnon", "RssFile", "RssShmem")}
+    sizes = {
+        key: int(rest.split()[0])
+        for key, _, rest in (line.partition(":") for line in lines)
+        if key in ("RssAnon", "RssFile", "RssShmem")
+    }
     if len(sizes) < 3:  # a zombie has none
         return None
     return Memory(sizes["RssAnon"], sizes["RssFile"], sizes["RssShmem"])

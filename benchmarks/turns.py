@@ -11,18 +11,20 @@ from typing import TextIO
 class Turns:
     """The child's side of the conversation; one thread of the child calls it."""
 
-    def __init__(self, orders: int, answers: int) -> None:
-        """Talk over two file descriptors."""
+    def __init__(self, orders: int, answers: int, rounds_a_turn: int = 1) -> None:
+        """Talk over two file descriptors; a turn is one round, or some."""
         self.orders: TextIO = os.fdopen(orders)
         self.answers: TextIO = os.fdopen(answers, "w", buffering=1)
-        self.begun = False
+        self.rounds_a_turn = rounds_a_turn
+        self.count = 0
 
     def next(self) -> None:
-        """Report that a round has ended, if one had begun, and wait for the next one's turn."""
-        self.answers.write("done\n" if self.begun else "ready\n")
-        self.begun = True
-        if not self.orders.readline():
-            os._exit(0)  # the parent is gone
+        """Report what has been done, if anything, and wait for the next round's turn."""
+        if self.count % self.rounds_a_turn == 0:
+            self.answers.write("done\n" if self.count else "ready\n")
+            if not self.orders.readline():
+                os._exit(0)  # the parent is gone
+        self.count += 1
 
 
 class AllAtOnce(Turns):

@@ -79,9 +79,7 @@ class PacedFedAvg(FedAvg):
         return messages
 
 
-def run(
-    turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any
-) -> None:
+def run(turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any) -> None:
     """Run the rounds of an experiment; one turn is a round."""
     from flwr.simulation import run_simulation
 

@@ -38,9 +38,7 @@ def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.
     return model
 
 
-def one_round(
-    ours: Task, model: nn.Sequential, flat: Tensor, number: int
-) -> None:
+def one_round(ours: Task, model: nn.Sequential, flat: Tensor, number: int) -> None:
     """Move the parameters to the mean of the clients', weighted by their sizes."""
     start, total, weight = flat.clone(), torch.zeros_like(flat), 0
     for client in ours.cohort(number):

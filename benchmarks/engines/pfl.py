@@ -80,7 +80,7 @@ def run(turns: Turns, experiment: str, **_: Any) -> None:
 
 
 def _shuffled(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """pfl's own datasets keep their order; the other engines shuffle."""
+    """Pfl's own datasets keep their order; the other engines shuffle."""
     order = torch.randperm(len(shard[1]))
     return [part[order] for part in shard]
 

@@ -105,9 +105,7 @@ def linear(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn
     7,850 parameters on 28 x 28 grey images with ten classes.
     """
     pixels = math.prod(image_shape)
-    return nn.Sequential(
-        _centred(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes)
-    )
+    return nn.Sequential(_centred(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes))
 
 
 def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:

@@ -58,5 +58,5 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_without_a_path_it_says_what_to_give() -> None:
-    with pytest.raises(MissingDataError, match="data.path: expected an .npz file"):
+    with pytest.raises(MissingDataError, match=r"data\.path: expected an .npz file"):
         load("npz")
