@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -31,6 +32,7 @@ def main(
     full: Annotated[bool, typer.Option(help="Also the cases that take long.")] = False,
 ) -> None:
     """Measure what a round costs: the plain loop, fl_sim, Flower and pfl, in turns."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are ended on the way out
     wanted = _chosen(engines, list(ENGINES), "engines")
     cases = all_cases(full)
     workloads = _chosen(only, list(dict.fromkeys(case.workload for case in cases)), "workloads")
@@ -55,10 +57,12 @@ def _measure(case: Case, engines: list[str], runs: int) -> list[Row]:
     def say(text: str) -> None:
         console.print(f"  {case.workload}, {case.name}: {text}", soft_wrap=True, markup=False)
 
-    if case.cold:
-        outcomes = cold_race(jobs, runs, case.budget, say)
-    else:
-        outcomes = race(jobs, runs, case.warm_up, case.budget, say)
+    case.prepare()
+    with console.status(f"{case.workload}, {case.name}: {', '.join(jobs)}"):
+        if case.cold:
+            outcomes = cold_race(jobs, runs, case.budget, say)
+        else:
+            outcomes = race(jobs, runs, case.warm_up, case.budget, say)
     say(f"measured in {time.perf_counter() - started:.0f} s")
     return [
         row_of(case.workload, case.name, engine, outcome)

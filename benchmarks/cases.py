@@ -1,5 +1,6 @@
 """A case of a workload: which engines do what, and how often."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,10 @@ from fl_sim.experiment import Experiment
 ENGINES = ("floor", "optimised", "local", "ray", "flower", "pfl")
 WORKERS = 2  # of ray and flower
 ENDLESS = 10_000  # rounds of an experiment that is stopped from outside
+
+
+def nothing() -> None:
+    """Prepare nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Case:
         warm_up: turns that do not count.
         budget: seconds of an engine's turns after which it stops early.
         cold: a turn is a whole process, from its start.
+        prepare: what has to be done before any engine starts.
     """
 
     workload: str
@@ -30,6 +36,7 @@ class Case:
     warm_up: int = 1
     budget: float = 150.0
     cold: bool = False
+    prepare: Callable[[], None] = nothing
 
 
 def rounds_of(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:

@@ -60,7 +60,12 @@ class Entrant:
         self.started = time.perf_counter()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(orders, answers), env=self._environment()
+                command,
+                stdout=log,
+                stderr=log,
+                pass_fds=(orders, answers),
+                env=self._environment(),
+                start_new_session=True,  # an interrupt is for the parent, which ends its children
             )
         os.close(orders)
         os.close(answers)
@@ -71,6 +76,10 @@ class Entrant:
         """Wait until the first round can begin, and stop it there."""
         self._hear("ready")
         self.tree.pause()
+
+    def begin(self) -> None:
+        """Forget what was before the turns that count."""
+        self.spent, self.tree.peak_mib = 0.0, 0.0
 
     def turn(self) -> Sample:
         """Let it do one round, alone on the machine."""
@@ -83,7 +92,8 @@ class Entrant:
 
     def cold_turn(self) -> Sample:
         """Let it do its first round; the cost counts from the start of the process."""
-        self._hear("ready")
+        with self.tree.watched():
+            self._hear("ready")
         return self._go(0.0, self.started)
 
     def stop(self) -> None:
@@ -148,7 +158,7 @@ def race(
         for number in range(warm_up + runs):
             for engine in list(entrants):
                 if number == warm_up:
-                    entrants[engine].tree.peak_mib = 0.0
+                    entrants[engine].begin()
                 if entrants[engine].spent > budget and samples[engine]:
                     continue
                 sample = _try(say, entrants, engine, Entrant.turn)

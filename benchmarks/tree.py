@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 INTERVAL = 0.05  # seconds between two looks at the memory of a tree
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError, OSError)
 
@@ -32,8 +32,10 @@ class Memory(NamedTuple):
 
 
 def become_reaper() -> None:
-    """Keep orphaned descendants of this process in its tree."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Keep orphaned descendants of this process in its tree, and end it with its parent."""
+    control = ctypes.CDLL(None, use_errno=True).prctl
+    control(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    control(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def processes(root: int) -> list[int]:
@@ -55,7 +57,8 @@ def processes(root: int) -> list[int]:
 def cpu_seconds_of(process: int) -> float | None:
     """Return the CPU time of one process so far, or None where it has ended."""
     try:
-        return time.clock_gettime((~process << 3) | 2)  # its CPU clock, as in clock_getcpuclockid
+        clock: int = (~process << 3) | 2  # its CPU clock, as clock_getcpuclockid names it
+        return float(time.clock_gettime(clock))
     except OSError:
         return None
 

@@ -47,7 +47,7 @@ def run(turns: Turns, experiment: str, **_: Any) -> None:
     ours = task(experiment)
     shards, rounds = ours.preloaded, ours.ours.experiment.rounds
 
-    class Paced(TrainingProcessCallback):  # type: ignore[misc, type-arg]
+    class Paced(TrainingProcessCallback):  # type: ignore[misc]
         def after_central_iteration(self, *args: Any, **kwargs: Any) -> Any:
             turns.next()
             return super().after_central_iteration(*args, **kwargs)

@@ -1,5 +1,6 @@
 """W0: what a round costs besides training. Clients send the model back as it came."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,42 +23,44 @@ SIZES = {
 QUICK = {("0.001M", 100), ("0.001M", 1000), ("0.1M", 100), ("1M", 10), ("1M", 100), ("25M", 100)}
 # What stock Flower is spared: it would need more memory than a small machine has, or minutes.
 TOO_MUCH = {("0.1M", 1000), ("1M", 1000), ("5M", 100), ("5M", 1000), ("25M", 10), ("25M", 100)}
-OURS_SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters a round
+SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters a round
 
 
 def cases(full: bool) -> list[Case]:
     """Return a case a size and number of clients."""
     grid = [(size, count) for size in SIZES for count in (10, 100, 1000)]
-    wanted = [cell for cell in grid if cell not in OURS_SPARED and (full or cell in QUICK)]
+    wanted = [cell for cell in grid if cell not in SPARED and (full or cell in QUICK)]
     return [_case(size, count) for size, count in wanted]
 
 
 def _case(size: str, num_clients: int) -> Case:
+    num_classes, pixels = SIZES[size]
+    path = cache_folder() / "benchmarks" / f"blank-{num_classes}-{pixels}.npz"
     experiment = Experiment(
         name="overhead",
         client=NoopClient(),
         strategy=FedAvg(),
-        data=Data("npz", num_clients, held_out=0.0, path=str(_blank(*SIZES[size]))),
+        data=Data("npz", num_clients, held_out=0.0, path=str(path)),
         partition=Iid(),
         model=Model("linear"),
     ).with_value("data.num_samples", num_clients)
-    engines = ("floor", "optimised", "local", "ray")
+    engines: tuple[str, ...] = ("floor", "optimised", "local", "ray")
     engines += () if (size, num_clients) in TOO_MUCH else ("flower",)
     name = f"{num_clients} clients x {size}"
-    return Case("W0", name, rounds_of(experiment, engines), budget=60.0)
+    prepare = partial(_blank, path, num_classes, pixels)
+    return Case("W0", name, rounds_of(experiment, engines), budget=60.0, prepare=prepare)
 
 
-def _blank(num_classes: int, pixels: int) -> Path:
-    """Return a file of 1,000 black images, made where there is none."""
-    path = cache_folder() / "benchmarks" / f"blank-{num_classes}-{pixels}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        train = max(1000, num_classes) if pixels < 10_000 else num_classes
-        np.savez_compressed(
-            path,
-            train_images=np.zeros((train, 1, 1, pixels), np.uint8),
-            train_labels=np.arange(train) % num_classes,
-            test_images=np.zeros((1, 1, 1, pixels), np.uint8),
-            test_labels=np.zeros(1, np.int64),
-        )
-    return path
+def _blank(path: Path, num_classes: int, pixels: int) -> None:
+    """Write black images of one row each: a thousand small ones, or a hundred large ones."""
+    if path.exists():
+        return
+    count = 1000 if pixels < 10_000 else 100
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        train_images=np.zeros((count, 1, 1, pixels), np.uint8),
+        train_labels=np.arange(count) % num_classes,
+        test_images=np.zeros((1, 1, 1, pixels), np.uint8),
+        test_labels=np.zeros(1, np.int64),
+    )

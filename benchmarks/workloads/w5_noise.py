@@ -1,5 +1,6 @@
 """W5: making noise, a thousand images. A turn is one pass over them."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -44,9 +45,11 @@ def ours(turns: Turns, method: str) -> None:
 def _protection(method: str) -> Protection:
     if method == "em":
         return ErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, stop_error=0.0, max_passes=1)
-    from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
-
-    return StableErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, surrogate_steps=1, transforms=1)
+    module: Any = importlib.import_module("fl_sim.protections.stable_error_minimizing")
+    protection: Protection = module.StableErrorMinimizing(
+        RADIUS, noise_steps=NOISE_STEPS, surrogate_steps=1, transforms=1
+    )
+    return protection
 
 
 def plain(turns: Turns) -> None:

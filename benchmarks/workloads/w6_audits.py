@@ -1,5 +1,8 @@
 """W6: shadow heads of a membership audit: 2,000 records of 1,280 features, half of them each."""
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,14 +33,13 @@ def cases(full: bool) -> list[Case]:
 
 def ours(turns: Turns, num_heads: int) -> None:
     """Train all heads in one go."""
-    from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
-
+    module: Any = importlib.import_module("fl_sim.attacks.shadow_heads")
     torch.set_num_threads(1)
-    training = HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
+    training = module.HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
     features, labels, members = _records(num_heads)
     while True:
         turns.next()
-        train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
+        module.train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
 
 
 def plain(turns: Turns, num_heads: int) -> None:
