@@ -186,18 +186,19 @@ def _accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
                 _say(axes, ends[0], words)
     for number, clients in _departures(line).items():
         axes.axvline(number - 0.5, color=GREY, linestyle=":", linewidth=1)
-        _say(axes, number - 0.5, f"client {' and '.join(map(str, clients))} leaves", low=True)
+        _say(axes, number - 0.5, f"client {' and '.join(map(str, clients))} leaves", height=0.86)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for words
     axes.set_xlim(0.5, rounds + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     axes.set_xlabel("round")
     axes.set_ylabel("accuracy, %")
 
 
-def _say(axes: Axes, place: float, words: str, low: bool = False) -> None:
-    """Write a word inside the panel, at its upper edge or its lower one."""
-    height, edge = (0.04, "bottom") if low else (0.96, "top")
+def _say(axes: Axes, place: float, words: str, height: float = 0.97) -> None:
+    """Write a word above the curves."""
     where = axes.get_xaxis_transform()
-    axes.text(place + 0.1, height, words, transform=where, va=edge, fontsize=8, color=INK)
+    axes.text(place + 0.1, height, words, transform=where, va="top", fontsize=8, color=INK)
 
 
 def _departures(line: Timeline) -> dict[int, list[int]]:
