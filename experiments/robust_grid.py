@@ -13,7 +13,7 @@ from clients.optimal_alie import OptimalAlieClient
 from clients.optimal_ipm import OptimalIpmClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Adversary, Data, Experiment, Model
+from fl_sim import Adversary, Data, Evaluation, Experiment, Model
 from fl_sim.data.partition import Dirichlet, Iid
 from strategies.fedavg import FedAvg
 from strategies.geometric_median import GeometricMedian
@@ -26,12 +26,13 @@ ATTACKERS = 2
 
 EXPERIMENT = Experiment(
     name="robust_grid",
-    data=Data(dataset="fashion_mnist", num_clients=10, num_samples=2000, num_test=2000),
+    data=Data(dataset="fashion_mnist", num_clients=10, num_samples=1600, num_test=1000),
     partition=Iid(),
     model=Model("small_cnn", init="random", norm="group"),
     client=SgdClient(learning_rate=0.05, local_epochs=1),
     strategy=FedAvg(),
-    rounds=10,
+    evaluation=Evaluation(every=4),
+    rounds=8,
 )
 AXES = {
     "partition": [Iid(), Dirichlet(alpha=0.5)],

@@ -24,7 +24,7 @@ from fl_sim.schedule import Schedule
 MAX_DRAWN = 4  # settings
 MAX_CLIENTS = 40
 FEW = 6  # departures that are named
-ORANGE, SKY = COLOURS[1], COLOURS[5]
+ORANGE, SKY, FAINT = COLOURS[1], COLOURS[5], "#a8a8a8"
 Flags = NDArray[np.bool_]
 
 
@@ -172,7 +172,7 @@ def _accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
     attacked = np.array([bool(column.any()) for column in line.attacked.T])
     for seed in reversed(list(setting.folders)):
         own = rows[rows["seed"] == seed].sort_values("round")
-        colour, width = (INK, 1.8) if seed == setting.first_seed else (PALE, 1.0)
+        colour, width = (INK, 1.8) if seed == setting.first_seed else (FAINT, 1.0)
         values = 100 * own["value"].to_numpy(float)
         axes.plot(own["round"].to_numpy(int), values, color=colour, linewidth=width)
     spans = ((_starts(line), SKY, "protected"), (attacked, ORANGE, "attacked"))
