@@ -17,7 +17,7 @@ from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.progress import live_progress
-from fl_sim.report import expected, page, tables
+from fl_sim.report import expected, tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -265,6 +265,8 @@ def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
 
 
 def _show(results: Results) -> None:
+    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+
     console.print(tables.summary(results))
     console.print(f"report: {page.write(results)}", soft_wrap=True)
 

@@ -128,10 +128,16 @@ def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
     """Return what is known of those who delivered, with what they sent beside their updates."""
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
     losses = torch.tensor([update.loss for update in collected.updates], dtype=torch.float64)
-    names = collected.updates[0].sent if collected.updates else {}
-    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in names}
+    shapes = [{n: v.shape for n, v in update.sent.items()} for update in collected.updates]
+    same = [name for name in (shapes[0] if shapes else {}) if _is_alike(name, shapes)]
+    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in same}
     reference = federation.root_update(plan.order)
     return replace(senders, losses=losses, sent=sent, reference=reference)
+
+
+def _is_alike(name: str, shapes: list[dict[str, torch.Size]]) -> bool:
+    """Return whether every client sent a vector of this name, all of one shape."""
+    return all(own.get(name) == shapes[0][name] for own in shapes)
 
 
 def mean_buffers(updates: list[Update]) -> Tensors:

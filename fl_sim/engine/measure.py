@@ -52,7 +52,8 @@ def observe(
     federation: Federation, state: "State", crew: Crew, seen: Seen, scored: bool = True
 ) -> Observation:
     """Score the test set and the pool by the global model."""
-    pool, kept, number = federation.pool, federation.pool.audited, state.round
+    pool, number = federation.pool, state.round
+    kept = pool.audited & scored
     sets = federation.examined if scored else {}
     scores = crew.scores(state.parameters, state.buffers, sets)
     none = torch.empty(0, federation.dataset.num_classes)
