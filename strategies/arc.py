@@ -9,7 +9,7 @@ from torch import Tensor
 from fl_sim.contracts import AggregationRule, Decision, Senders
 from strategies.distances import row_norms, shortening
 from strategies.median import CoordinateMedian
-from strategies.mixing import RobustWrappingRule, decide_mixed
+from strategies.mixing import RobustWrappingRule, decide_mixed, shortened_by, with_scales
 
 
 @final
@@ -44,10 +44,6 @@ class AdaptiveRobustClipping(RobustWrappingRule):
         num_clipped = 2 * attackers * (count - attackers) // count
         norms = row_norms(updates)
         scales = shortening(norms, float(norms.sort().values[count - num_clipped - 1]))
-
-        def shortened(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-            return (scales[:, None] * part).to(part.dtype)
-
-        inner = decide_mixed(self.rule, state, shortened, updates, weights, senders)
-        own = scales if inner.scales is None else scales * inner.scales
-        return Decision(inner.state, inner.step, inner.shares, own)
+        mix = shortened_by(scales)
+        inner = decide_mixed(self.rule, state, mix, updates, weights, senders)
+        return with_scales(inner, scales)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.sums import chunks, one_thread
@@ -94,3 +94,10 @@ def products_with(
 def shortening(norms: Float[Tensor, " n"], bound: float) -> Float[Tensor, " n"]:
     """Return what brings vectors of these lengths down to `bound`; one for those within it."""
     return torch.where(norms > bound, bound / norms, 1.0)
+
+
+def equal_shares(chosen: Int64[Tensor, " m"], count: int) -> Float[Tensor, " n"]:
+    """Return the same share for each position that is chosen among `count`, 0 for the others."""
+    shares = torch.zeros(count, dtype=torch.float64)
+    shares[chosen] = 1 / max(1, len(chosen))
+    return shares

@@ -11,7 +11,7 @@ from fl_sim.contracts import Decision, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 from strategies.byzantine import ByzantineRule
-from strategies.distances import squared_distances
+from strategies.distances import equal_shares, squared_distances
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
@@ -95,10 +95,3 @@ class MultiKrum(ByzantineRule):
         chosen = krum_order(updates, self.num_byzantine)[:wanted]
         shares = equal_shares(chosen, len(updates))
         return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
-
-
-def equal_shares(chosen: Int64[Tensor, " m"], count: int) -> Float[Tensor, " n"]:
-    """Return the same share for each position that is chosen among `count`, 0 for the others."""
-    shares = torch.zeros(count, dtype=torch.float64)
-    shares[chosen] = 1 / max(1, len(chosen))
-    return shares

@@ -62,6 +62,21 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
         return max(2 * self.num_byzantine + 1, self.rule.min_updates)
 
 
+def shortened_by(scales: Float[Tensor, " n"]) -> Mix:
+    """Return what multiplies every update by its factor, in float64."""
+
+    def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return (scales[:, None] * part).to(part.dtype)
+
+    return mix
+
+
+def with_scales(decision: Decision, scales: Float[Tensor, " n"]) -> Decision:
+    """Return a decision about shortened updates as one about what they were before."""
+    own = scales if decision.scales is None else scales * decision.scales
+    return Decision(decision.state, decision.step, decision.shares, own)
+
+
 def decide_mixed(
     rule: AggregationRule,
     state: Any,
