@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from clients.sgd import Penalty, SgdClient, descend
+from clients.sgd import SgdClient, descend, proximal_penalty
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.errors import require
@@ -46,13 +46,14 @@ class DittoClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train both models; leave the global one in place, and keep the own one."""
         start, statistics = flat(model), buffers(model)
+        penalty = proximal_penalty(model, self.pull)  # to where the model stands now
         metrics = self.sgd.train(model, shard, rng)
         sent, sent_statistics = flat(model), buffers(model)
         if not self.personal(model, shard.memory):
             load_flat(model, start)
             load_buffers(model, statistics)
         settings = replace(self.sgd, local_epochs=self.personal_epochs)
-        descend(settings, model, shard, rng, distance_penalty(model, start, self.pull))
+        descend(settings, model, shard, rng, penalty)
         shard.memory[OWN] = flat(model)
         shard.memory.update({BUFFER + name: value for name, value in buffers(model).items()})
         load_flat(model, sent)
@@ -70,17 +71,3 @@ class DittoClient(Client):
         load_flat(model, memory[OWN])
         load_buffers(model, {name: memory[BUFFER + name] for name in buffers(model)})
         return True
-
-
-def distance_penalty(model: nn.Module, centre: Tensor, weight: float) -> Penalty | None:
-    """Return `weight` times half the squared distance of the parameters to `centre`."""
-    if weight == 0:
-        return None
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    pieces = centre.split([parameter.numel() for parameter in trained])
-
-    def penalty() -> Tensor:
-        moves = (p.reshape(-1) - own for p, own in zip(trained, pieces, strict=True))
-        return weight / 2 * torch.stack([move.square().sum() for move in moves]).sum()
-
-    return penalty
