@@ -95,7 +95,10 @@ class ErrorMaximizing(Protection):
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
 
-        noise, enough = torch.zeros(int(labels.max()) + 1, *images.shape[1:]), self.stop_error or 0.8
+        noise, enough = (
+            torch.zeros(int(labels.max()) + 1, *images.shape[1:]),
+            self.stop_error or 0.8,
+        )
         rng = generator(seed, "error_maximizing", "subset")
         subset = turns.class_subset(len(images), self.batch_size, rng)
         for _ in range(self.max_passes):

@@ -80,7 +80,7 @@ class ErrorMinimizing(Protection):
             noise = self._sample_wise(surrogate, batches, images, labels)
         else:
             noise = self._class_wise(surrogate, batches, images, labels, seed)[labels]
-        return noise if self.apply == "full" else (noise.clamp(min=0) * 255).floor() / 255
+        return noise if self.apply == "full" else _positive_only(images, noise)
 
     def _sample_wise(
         self, surrogate: Surrogate, batches: Batches, images: Tensor, labels: Tensor
@@ -120,3 +120,11 @@ class ErrorMinimizing(Protection):
         step_size = self.step_size or self.radius / 10
         loss = surrogate.loss(labels)
         return sign_steps(loss, images, noise, self.radius, step_size, num_steps, "minimise")
+
+
+def _positive_only(
+    images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
+) -> Float[Tensor, "n c h w"]:
+    """Return what is left where the noise is clamped like an image, and the sum truncated."""
+    levels = (images * 255).round()
+    return ((levels + (noise * 255).clamp(min=0)).clamp(max=255).floor() - levels) / 255

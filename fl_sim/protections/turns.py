@@ -75,7 +75,10 @@ def shuffled(
     subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator
 ) -> tuple[Int64[Tensor, " b"], ...]:
     """Return the subset in new batches."""
-    return subset[torch.randperm(len(subset), generator=rng)].split(batch_size)
+    batches: tuple[Tensor, ...] = subset[torch.randperm(len(subset), generator=rng)].split(
+        batch_size
+    )
+    return batches
 
 
 def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
