@@ -150,7 +150,8 @@ def protect(
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on", 130)
-    console.print(tables.listing(account(manifest)))
+    for what, value, note in account(manifest):
+        console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 
 

@@ -101,7 +101,11 @@ def _against(
         yield f"the original {original} is not the one that was protected"
         return
     clean = decode(content, entry.name).pixels
-    yield from _too_far(clean[None], pixels[None], [entry.file], protection)
+    if clean.shape[1:] != pixels.shape[1:]:
+        yield f"{entry.file} has another size than its original"
+        return
+    alike = clean.expand(len(pixels), -1, -1)  # a grey image may have become a colour one
+    yield from _too_far(alike[None], pixels[None], [entry.file], protection)
 
 
 def _too_far(
@@ -111,9 +115,6 @@ def _too_far(
     protection: Protection,
 ) -> Iterator[str]:
     """Yield the images whose change is larger than the radius allows."""
-    if clean.shape[2:] != own.shape[2:]:
-        yield f"{names[0]} has another size than its original"
-        return
     change = own.int() - clean.int()
     if protection.norm == "linf":
         allowed = float(int(protection.radius * 255 + 1e-6))

@@ -63,7 +63,7 @@ def drop(out: Path) -> None:
     (out / FILE).unlink(missing_ok=True)
 
 
-def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s s"]:
+def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
     """Return images scaled to `side`, or as they are where it is None."""
     if side is None or images.shape[2:] == (side, side):
         return images
