@@ -34,3 +34,7 @@ class FedProxClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report as plain descent does."""
         return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return those of the training that it wraps."""
+        return self.sgd.local_steps(num_examples)

@@ -1,5 +1,6 @@
 """Local stochastic gradient descent: the honest client."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
@@ -59,6 +60,10 @@ class SgdClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report the mean loss and accuracy over the last epoch."""
         return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return the number of batches of all local epochs."""
+        return self.local_epochs * math.ceil(num_examples / self.batch_size)
 
 
 def descend(

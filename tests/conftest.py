@@ -96,6 +96,8 @@ def observation() -> Callable[..., Observation]:
             "class_counts": torch.full((4, 10), 8),
             "protected_counts": torch.full((4,), 40),
             "updates": (),
+            "attackers": frozenset(),
+            "decision": None,
             "num_failures": 0,
             "seconds": 1.0,
             "bytes_down": 10,

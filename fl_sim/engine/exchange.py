@@ -189,8 +189,13 @@ def as_replies(updates: list[Update], instructions: list[Message], shapes: Shape
     replies = []
     for update in updates:
         key, _ = the_arrays(by_client[update.client].content)
-        arrays: ArrayRecord = to_record(update.parameters, shapes)
+        arrays: ArrayRecord = to_record(_delta(update), shapes)
         metrics = MetricRecord({"num-examples": update.num_examples, **update.metrics})
         content = RecordDict({key: arrays, "metrics": metrics})
         replies.append(Message(content, reply_to=by_client[update.client]))
     return replies
+
+
+def _delta(update: Update) -> torch.Tensor:
+    assert update.delta is not None
+    return update.delta

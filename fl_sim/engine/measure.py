@@ -62,6 +62,8 @@ def observe(
         class_counts=federation.class_counts(),
         protected_counts=federation.protected_counts(),
         updates=tuple(updates),
+        attackers=federation.adversaries,
+        decision=None,
         num_failures=len(failures),
         seconds=seconds,
         bytes_down=size * (len(updates) + len(failures)),
