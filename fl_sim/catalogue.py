@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from flwr.serverapp import strategy
 
-from fl_sim.contracts import AggregationRule, Client, Metric, Protection
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
 from fl_sim.description import FLOWER, FORGETFUL, NEED_CLIENTS
@@ -12,10 +12,18 @@ from fl_sim.models import architectures, foundation
 from fl_sim.plugins import discover, summary_of
 
 Kind = Literal[
-    "protections", "strategies", "clients", "metrics", "datasets", "models", "partitions"
+    "protections",
+    "countermeasures",
+    "strategies",
+    "clients",
+    "metrics",
+    "datasets",
+    "models",
+    "partitions",
 ]
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
+    "countermeasures": ("fl_sim.countermeasures", Countermeasure),
     "strategies": ("strategies", AggregationRule),
     "clients": ("clients", Client),
     "metrics": ("fl_sim.metrics", Metric),

@@ -29,6 +29,7 @@ def check(experiment: Experiment) -> None:
     shape = dataset.train_images.shape
     _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
     _check_strategy(experiment)
+    _check_countermeasures(experiment)
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
@@ -49,6 +50,16 @@ def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: i
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
+
+
+def _check_countermeasures(experiment: Experiment) -> None:
+    """Refuse what needs images where clients only see cached features."""
+    adversary = experiment.adversary
+    for client in (experiment.client, *([adversary.client] if adversary else [])):
+        asked = getattr(client, "countermeasures", ())
+        fits = not asked or experiment.model.tune == "full"
+        allowed = "none where a part of the network is frozen; set model.tune=full"
+        require(fits, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
 
 
 def _check_strategy(experiment: Experiment) -> None:

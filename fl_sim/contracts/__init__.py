@@ -8,6 +8,13 @@ for every field and a line `Source:` in its docstring.
 """
 
 from fl_sim.contracts.clients import Client, ColludingClient, Collusion
+from fl_sim.contracts.countermeasures import (
+    Augmentation,
+    Countermeasure,
+    Filter,
+    Pipeline,
+    WorstCase,
+)
 from fl_sim.contracts.metrics import Metric, Observation
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.protections import Protection
@@ -21,19 +28,24 @@ from fl_sim.contracts.rules import (
 
 __all__ = [
     "AggregationRule",
+    "Augmentation",
     "Client",
     "ColludingClient",
     "Collusion",
+    "Countermeasure",
     "Dataset",
     "Decision",
     "Failure",
+    "Filter",
     "InformedRule",
     "LinearRule",
     "Metric",
     "Observation",
+    "Pipeline",
     "Protection",
     "Row",
     "Senders",
     "Shard",
     "Update",
+    "WorstCase",
 ]
