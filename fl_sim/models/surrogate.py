@@ -52,6 +52,28 @@ class Surrogate:
         self.optimizer.step()
         self._rest()
 
+    def state(self, num_steps: int) -> dict[str, Tensor]:
+        """Return all that the next step depends on, and how many were taken."""
+        momenta = {
+            f"momentum.{index}": own["momentum_buffer"]
+            for index, own in self.optimizer.state_dict()["state"].items()
+        }
+        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return {**weights, **momenta, "num_steps": torch.tensor(num_steps)}
+
+    def restore(self, state: dict[str, Tensor]) -> int:
+        """Take up a state again, and return how many steps were taken."""
+        weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
+        self.model.load_state_dict(weights)
+        momenta = {
+            int(name.removeprefix("momentum.")): {"momentum_buffer": value}
+            for name, value in state.items()
+            if name.startswith("momentum.")
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": momenta, "param_groups": groups})
+        return int(state["num_steps"])
+
     def slow_down(self, factor: float) -> None:
         """Set the learning rate to `factor` times that of the start."""
         for group in self.optimizer.param_groups:

@@ -1,5 +1,6 @@
 """What robust and stable error-minimising noise share: all but the disturbance inside."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import final
@@ -15,6 +16,7 @@ from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import Loss, check_radius, sign_steps, uniform
 from fl_sim.protections.turns import shape_of
+from fl_sim.scratch import Checkpoint
 from fl_sim.seeding import generator
 from fl_sim.transforms import draw_crop_flip
 
@@ -85,19 +87,33 @@ class RobustNoise(Protection):
         num_classes = int(labels.max()) + 1
         shape = shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
-        rows_left: list[Tensor] = []
-        for step in range(self.surrogate_steps):
-            rng = generator(seed, self.short, "step", step)
-            if not rows_left:
-                rows_left = list(torch.randperm(len(images), generator=rng).split(self.batch_size))
-            rows = rows_left.pop(0)
-            past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
-            surrogate.slow_down(0.1**past)
-            noise = self.batch_noise(surrogate, images[rows], labels[rows], rng)
-            transformed = draw_crop_flip(len(rows), self.padding, self.flip, rng)
-            seen = transformed(images[rows] + (noise * 255).round() / 255)
-            surrogate.step(seen + self.worst(surrogate.loss(labels[rows]), seen, rng), labels[rows])
+        checkpoint = Checkpoint(f"{self.short}-surrogate")
+        kept = checkpoint.kept()
+        for step in range(0 if kept is None else surrogate.restore(kept), self.surrogate_steps):
+            rows = self._rows(len(images), step, seed)
+            self._take_step(surrogate, images[rows], labels[rows], step, seed)
+            if checkpoint.due():
+                checkpoint.keep(surrogate.state(step + 1))
         return surrogate
+
+    def _rows(self, num_images: int, step: int, seed: int) -> Int64[Tensor, " m"]:
+        """Return the batch of a step; each epoch has an order of its own."""
+        epoch, number = divmod(step, math.ceil(num_images / self.batch_size))
+        order = torch.randperm(num_images, generator=generator(seed, self.short, "epoch", epoch))
+        batch: Tensor = order.split(self.batch_size)[number]
+        return batch
+
+    def _take_step(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, step: int, seed: int
+    ) -> None:
+        """Make fresh noise for a batch, and train on its worst disturbance."""
+        past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
+        surrogate.slow_down(0.1**past)
+        rng = generator(seed, self.short, "step", step)
+        noise = self.batch_noise(surrogate, images, labels, rng)
+        transformed = draw_crop_flip(len(images), self.padding, self.flip, rng)
+        seen = transformed(images + (noise * 255).round() / 255)
+        surrogate.step(seen + self.worst(surrogate.loss(labels), seen, rng), labels)
 
     @final
     def batch_noise(

@@ -1,6 +1,7 @@
 """The protected copies at the size at which noise is made, kept until all files are written."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch.nn import functional
 from fl_sim.contracts import Protection
 from fl_sim.perturbation import as_pixels, quantised
 from fl_sim.publish.account import protect_with_account
-from fl_sim.publish.request import Request, write_whole
+from fl_sim.publish.request import Request, write_whole, writing
+from fl_sim.scratch import scratch
 
-FILE = "noise.safetensors"
+FILE, WORK = "noise.safetensors", ".work"
 Watch = Callable[[str, int, int | None], None]  # stage, done, of how many
 
 
@@ -41,12 +43,16 @@ def made(
     def listen(passes: int) -> None:
         watch("passes over each image", passes // len(images), None)
 
-    protected, report = protect_with_account(
-        request.protection, images, labels, ids, request.seed, listen
-    )
+    work = request.out / WORK
+    with writing(work), scratch(work):
+        work.mkdir(exist_ok=True)
+        protected, report = protect_with_account(
+            request.protection, images, labels, ids, request.seed, listen
+        )
     account = asdict(report)
     content = save({"protected": protected.contiguous()}, {"account": json.dumps(account)})
     write_whole(path, content)
+    shutil.rmtree(work)
     return protected, account
 
 

@@ -53,11 +53,10 @@ def test_stable_noise_without_disturbance_or_adversary_is_error_minimising_on_ba
     images, labels = as_pixels(digits.train_images[:60]), digits.train_labels[:60]
     settings = StableErrorMinimizing(surrogate_steps=5, batch_size=25, random_radius=0.0, **PLAIN)
     surrogate = Surrogate(settings.surrogate, (1, 8, 8), 10, 3, settings.learning_rate)
-    batches: list[Tensor] = []
     for step, factor in enumerate((1.0, 1.0, 0.1, 0.1, 0.01)):
         rng = generator(3, "sem", "step", step)
-        batches = batches or list(torch.randperm(60, generator=rng).split(25))
-        rows = batches.pop(0)
+        order = torch.randperm(60, generator=generator(3, "sem", "epoch", step // 3))
+        rows = order.split(25)[step % 3]
         noise = minimised(surrogate, images[rows], labels[rows], rng)
         surrogate.slow_down(factor)
         surrogate.step(images[rows] + (noise * 255).round() / 255, labels[rows])

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from fl_sim import scratch
 from fl_sim.data.sources import MissingDataError
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from fl_sim.publish.account import clipped_share, protect_with_account
 from fl_sim.publish.check import check
 from fl_sim.publish.publish import account, publish
@@ -140,6 +142,31 @@ def test_an_interrupted_call_goes_on_to_the_same_bytes(folder: Path, stage: str)
     assert images_of(broken.out) == images_of(whole.out)
     first, second = (json.loads((r.out / "manifest.json").read_text()) for r in (whole, broken))
     assert first["images"] == second["images"]
+
+
+def test_noise_that_takes_long_goes_on_where_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "SECONDS", 0.0)
+    protection = StableErrorMinimizing(
+        surrogate_steps=12, batch_size=4, noise_steps=1, transforms=1, adversary_steps=1
+    )
+    whole = request_for(folder, protection=protection, out=folder.parent / "whole")
+    passes: list[int] = []
+    publish(whole, lambda stage, done, total: passes.append(done) if total is None else None)
+    broken = request_for(folder, protection=protection)
+
+    def cut(stage: str, done: int, total: int | None) -> None:
+        if total is None and done > passes[-1] // 2:
+            raise BrokenError
+
+    with pytest.raises(BrokenError):
+        publish(broken, cut)
+    left: list[int] = []
+    publish(broken, lambda stage, done, total: left.append(done) if total is None else None)
+    assert images_of(broken.out) == images_of(whole.out)
+    assert left[-1] < 0.7 * passes[-1]
+    assert not list(broken.out.glob(".work*"))
 
 
 def test_a_finished_folder_is_left_alone_and_a_damaged_one_mended(folder: Path) -> None:
