@@ -7,7 +7,7 @@ unit, such as 8 / 255. Each plug-in is one final frozen dataclass in one file, w
 for every field and a line `Source:` in its docstring.
 """
 
-from fl_sim.contracts.clients import Client, ColludingClient, Collusion
+from fl_sim.contracts.clients import Client, ColludingClient, Collusion, Descent
 from fl_sim.contracts.countermeasures import (
     Augmentation,
     Countermeasure,
@@ -35,6 +35,7 @@ __all__ = [
     "Countermeasure",
     "Dataset",
     "Decision",
+    "Descent",
     "Failure",
     "Filter",
     "InformedRule",

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from fl_sim.data.sources import MissingDataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+CHANNELS = (1, 3)
 
 
 class Labelled(NamedTuple):
@@ -148,8 +149,7 @@ class Split(NamedTuple):
 
     def as_stored(self, images: UInt8[Tensor, "n c h w"]) -> NDArray[np.uint8]:
         """Return images in the layout of the file."""
-        last = len(self.shape) == 4 and self.shape[3] in (1, 3)
-        ordered = images.permute(0, 2, 3, 1) if last else images
+        ordered = images.permute(0, 2, 3, 1) if _is_channels_last(self.shape) else images
         return ordered.reshape(self.shape).contiguous().numpy()
 
 
@@ -166,7 +166,7 @@ def read_npz(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[Split]]:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
-        raise MissingDataError(f"{path} cannot be read as an .npz file: {error}") from None
+        raise MissingDataError(f"expected an .npz file; got {path} ({error})") from None
     prefixes = [name.removesuffix("images") for name in arrays if name.endswith("images")]
     if not prefixes:
         raise MissingDataError(f"no images in {path}: it holds {', '.join(arrays) or 'nothing'}")
@@ -175,26 +175,33 @@ def read_npz(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[Split]]:
 
 def _split(path: Path, arrays: dict[str, NDArray[np.generic]], prefix: str) -> Split:
     images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
-    where = f"{prefix}images in {path}"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[1:]:
-        allowed = "uint8 [n h w], [n h w c] or [n c h w]"
-        raise MissingDataError(f"{where}: expected {allowed}, got {images.dtype} {images.shape}")
-    if labels is None or len(labels) != len(images):
-        raise MissingDataError(f"{where}: image without a label in {prefix}labels")
-    flat = labels.reshape(len(labels), -1)
-    if flat.shape[1] != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise MissingDataError(f"{prefix}labels in {path}: expected one whole number an image")
-    if len(flat) and flat.min() < 0:
-        raise MissingDataError(f"{prefix}labels in {path}: expected labels from 0")
+        _refuse(path, f"{prefix}images", "uint8 [n h w], [n c h w] or [n h w c]", images)
+    if labels is None:
+        raise MissingDataError(f"image without a label: no {prefix}labels in {path}")
+    whole = np.issubdtype(labels.dtype, np.integer) and labels.size == len(images)
+    if not whole or len(labels) != len(images) or (labels.size and labels.min() < 0):
+        wanted = f"{len(images)} whole numbers from 0, one an image"
+        _refuse(path, f"{prefix}labels", wanted, labels)
     pixels = torch.from_numpy(images)
     if images.ndim == 3:
         pixels = pixels.unsqueeze(1)
-    elif images.shape[3] in (1, 3):
+    elif _is_channels_last(images.shape):
         pixels = pixels.permute(0, 3, 1, 2)
-    elif images.shape[1] not in (1, 3):
-        raise MissingDataError(f"{where}: expected 1 or 3 channels, got {images.shape}")
-    numbers = torch.from_numpy(flat[:, 0].astype(np.int64))
+    elif images.shape[1] not in CHANNELS:
+        _refuse(path, f"{prefix}images", "1 or 3 channels", images)
+    numbers = torch.from_numpy(labels.reshape(-1).astype(np.int64))
     return Split(pixels.contiguous(), numbers, tuple(images.shape), prefix)
+
+
+def _is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether an array is [n h w c]; [n c h w] where it could be either."""
+    return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS
+
+
+def _refuse(path: Path, name: str, wanted: str, got: NDArray[np.generic]) -> NoReturn:
+    found = f"{got.dtype} of shape {got.shape}"
+    raise MissingDataError(f"{path}: expected {name} as {wanted}; got {found}")
 
 
 def stacked(pictures: list[Picture], names: list[str]) -> UInt8[Tensor, "n c h w"]:

@@ -180,3 +180,9 @@ def test_certain_targets_have_the_loss_of_labels(smoothing: float) -> None:
         smoothed_cross_entropy(logits, functional.one_hot(LABELS, 4).float(), smoothing),
         smoothed_cross_entropy(logits, LABELS, smoothing),
     )
+
+
+def test_a_client_that_changes_its_images_trains_by_itself() -> None:
+    """What trains many clients at once knows nothing of countermeasures."""
+    assert SgdClient().descent(1) is not None
+    assert SgdClient(countermeasures=(CutOut(),)).descent(1) is None

@@ -24,7 +24,7 @@ class Npz(Source):
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return what the file holds; nothing is unpickled."""
         if path is None or not path.is_file():
-            raise MissingDataError(f"data.path: npz needs an .npz file; got {path}")
+            raise MissingDataError(f"data.path: expected an .npz file of your own; got {path}")
         splits = {split.prefix: split for split in read_npz(path)[1]}
         train, test = _part(path, splits, "train_"), _part(path, splits, "test_")
         if train.images.shape[1:] != test.images.shape[1:]:

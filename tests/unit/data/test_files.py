@@ -92,13 +92,13 @@ def test_a_file_of_medmnist_is_a_dataset(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"test_images": None, "test_labels": None}, "no test_images"),
-        ({"train_labels": None}, "image without a label in train_labels"),
-        ({"train_labels": np.zeros((6, 14), np.uint8)}, "one whole number an image"),
-        ({"train_labels": -np.ones((6, 1), np.int64)}, "labels from 0"),
-        ({"train_images": np.zeros((6, 28, 28, 3))}, "expected uint8"),
+        ({"train_labels": None}, "image without a label: no train_labels"),
+        ({"train_labels": np.zeros((6, 14), np.uint8)}, "expected train_labels as 6 whole numbers"),
+        ({"train_labels": -np.ones((6, 1), np.int64)}, "whole numbers from 0"),
+        ({"train_images": np.zeros((6, 28, 28, 3))}, "expected train_images as uint8"),
         ({"train_images": np.zeros((6, 5, 5, 5), np.uint8)}, "1 or 3 channels"),
         ({"test_images": np.zeros((3, 8, 8, 3), np.uint8)}, "differ in size"),
-        ({"train_labels": np.array([[None]] * 6)}, "cannot be read"),
+        ({"train_labels": np.array([[None]] * 6)}, "expected an .npz file"),
     ],
 )
 def test_files_that_are_no_dataset_are_refused(
@@ -110,8 +110,8 @@ def test_files_that_are_no_dataset_are_refused(
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"data.path: npz needs an .npz file"):
+    with pytest.raises(MissingDataError, match=r"data.path: expected an .npz file"):
         load("npz")
     (tmp_path / "some.npz").write_bytes(b"<html>")
-    with pytest.raises(MissingDataError, match=r"cannot be read as an .npz file"):
+    with pytest.raises(MissingDataError, match=r"expected an .npz file; got"):
         load("npz", str(tmp_path / "some.npz"))
