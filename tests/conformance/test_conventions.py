@@ -8,7 +8,7 @@ import pytest
 from flwr.serverapp import strategy as flower
 
 from fl_sim import catalogue
-from fl_sim.contracts import AggregationRule, Client, Metric, Protection
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
 from fl_sim.plugins import discover, summary_of
@@ -17,6 +17,7 @@ KINDS: dict[str, type] = {
     "strategies": AggregationRule,
     "clients": Client,
     "fl_sim.protections": Protection,
+    "fl_sim.countermeasures": Countermeasure,
     "fl_sim.metrics": Metric,
     "fl_sim.data": Partition,
 }
