@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from flwr.serverapp import strategy
 
+from fl_sim.attacks.signals import MembershipAttack
 from fl_sim.contracts import AggregationRule, Client, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
@@ -12,13 +13,14 @@ from fl_sim.models import architectures, foundation
 from fl_sim.plugins import discover, summary_of
 
 Kind = Literal[
-    "protections", "strategies", "clients", "metrics", "datasets", "models", "partitions"
+    "protections", "strategies", "clients", "metrics", "attacks", "datasets", "models", "partitions"
 ]
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
     "strategies": ("strategies", AggregationRule),
     "clients": ("clients", Client),
     "metrics": ("fl_sim.metrics", Metric),
+    "attacks": ("fl_sim.attacks", MembershipAttack),
     "partitions": ("fl_sim.data", Partition),
 }
 
