@@ -147,6 +147,20 @@ def needs_references(held: Evidence, inside: int, outside: int) -> str:
     return f"needs {inside} IN and {outside} OUT references a record; got {got_in} and {got_out}"
 
 
+def margin_of(
+    logits: Float[Tensor, "*m n y"], labels: Int64[Tensor, " n"]
+) -> Float[Tensor, "*m n"]:
+    """Return the logit-scaled confidence log p - log(1 - p) of the true class.
+
+    From the logits themselves: log(1 - p) loses all digits where the model is sure.
+
+    Source: Carlini et al. (2022), section 4.3, https://arxiv.org/abs/2112.03570.
+    """
+    place = labels[:, None].expand(*logits.shape[:-1], 1)
+    own = logits.gather(-1, place).squeeze(-1)
+    return own - logits.scatter(-1, place, -torch.inf).logsumexp(-1)
+
+
 def confidence(margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     """Return the probability of the true class, in float64."""
     return margin.double().sigmoid()
@@ -158,10 +172,11 @@ def loss(margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 
 def paired_members(num_models: int, num_records: int, rng: torch.Generator) -> Bool[Tensor, "m n"]:
-    """Return who is trained on what: every record is in exactly one model of each pair.
+    """Return who is trained on what: one model of a pair on a random half, the other on the rest.
 
     Source: the shadow models of Carlini et al. (2022), section 5.1,
     https://arxiv.org/abs/2112.03570.
     """
-    coins = torch.rand(-(-num_models // 2), num_records, generator=rng) < 0.5
-    return torch.stack([coins, ~coins], 1).flatten(0, 1)[:num_models]
+    pairs = -(-num_models // 2)
+    halves = torch.rand(pairs, num_records, generator=rng).argsort(1) < num_records // 2
+    return torch.stack([halves, ~halves], 1).flatten(0, 1)[:num_models]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.attacks.label_only import label_only
+from fl_sim.attacks.signals import margin_of
 from fl_sim.contracts import Metric, Observation, Row
 from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
 
@@ -31,9 +32,7 @@ def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, 
 
     Source: Carlini et al. (2022), section 4.3, https://arxiv.org/abs/2112.03570.
     """
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return own - others.logsumexp(1)
+    return margin_of(logits, labels)
 
 
 def auc(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
