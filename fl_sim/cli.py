@@ -10,10 +10,12 @@ import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
+from fl_sim.audit.session import audit as run_audit
+from fl_sim.audit.session import run_folders
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.progress import live_progress
+from fl_sim.progress import audit_progress, live_progress
 from fl_sim.report import expected, page, tables
 from fl_sim.results import Results, load_results
 
@@ -104,6 +106,35 @@ def report(
         raise RequestError(f"no results in {path}")
     for folder in folders:
         _show(load_results(folder))
+
+
+@app.command()
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+    ],
+    tier: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+        ),
+    ] = 1,
+    references: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+    ] = None,
+) -> None:
+    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    folders = run_folders(path)
+    with audit_progress(console, len(folders)) as (listen, note, finished):
+        for folder in folders:
+            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            finished(tables.audit(str(folder), findings))
+    for root in sorted({folder.parents[1] for folder in folders}):
+        if (root / "summary.json").exists():
+            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
 
 
 @expected_app.command("record")

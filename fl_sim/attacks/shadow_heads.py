@@ -22,7 +22,7 @@ GROUP = 32  # heads trained at once
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How each head is trained: stochastic gradient descent on the cross-entropy, from zero.
+    """How each head is trained: stochastic gradient descent on the cross-entropy.
 
     Attributes:
         learning_rate, momentum, weight_decay: of the optimiser.
@@ -71,6 +71,7 @@ def train_heads(
     num_classes: int,
     training: HeadTraining,
     seed: int,
+    start: Heads | None = None,
 ) -> Heads:
     """Train one head a row of `members`, each on the records of its row.
 
@@ -81,10 +82,13 @@ def train_heads(
         num_classes: outputs of a head.
         training: how.
         seed: names the orders: same seed, same bits; each head has an order of its own.
+        start: one head that all begin with, as clients are sent it; None: zero.
     """
     require(bool(members.any(1).all()), "members", "a record for every head", "a head with none")
+    dim = features.shape[1]
+    begin = start or Heads(torch.zeros(1, num_classes, dim), torch.zeros(1, num_classes))
     groups = [
-        _Group(features, labels, members[first : first + GROUP], first, num_classes, training)
+        _Group(features, labels, members[first : first + GROUP], first, begin, training)
         for first in range(0, len(members), GROUP)
     ]
     for group in groups:
@@ -103,13 +107,13 @@ class _Group:
         labels: Int64[Tensor, " n"],
         members: Bool[Tensor, "g n"],
         first: int,
-        num_classes: int,
+        start: Heads,
         training: HeadTraining,
     ) -> None:
         self.features, self.labels, self.first, self.training = features, labels, first, training
         self.own_rows = [own.nonzero().squeeze(1) for own in members]
-        self.weight = torch.zeros(len(members), num_classes, features.shape[1])
-        self.bias = torch.zeros(len(members), num_classes)
+        self.weight = start.weight.repeat(len(members), 1, 1)
+        self.bias = start.bias.repeat(len(members), 1)
         self.weight_speed = torch.zeros_like(self.weight)
         self.bias_speed = torch.zeros_like(self.bias)
 

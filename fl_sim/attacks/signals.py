@@ -52,6 +52,8 @@ class Evidence:
         population: margins, under the target, of records that nobody trained on or audits.
         reference_population: the same under the references.
         trajectory: what the server saw of the training; None for any other attacker.
+        gradient_norm: of each audited record's loss by the target's head; None where unknown.
+        correct: whether the target is right about each audited record; None where unknown.
     """
 
     target: Float[Tensor, " n"]
@@ -60,6 +62,8 @@ class Evidence:
     population: Float[Tensor, " z"]
     reference_population: Float[Tensor, "m z"]
     trajectory: Trajectory | None = None
+    gradient_norm: Float[Tensor, " n"] | None = None
+    correct: Bool[Tensor, " n"] | None = None
 
     @property
     def inside(self) -> Float[Tensor, "m n"]:
@@ -89,32 +93,32 @@ class Signals:
     def __len__(self) -> int:
         return len(self.margin)
 
-    def evidence(
-        self,
-        target: int,
-        references: Sequence[int] | None = None,
-        trajectory: Trajectory | None = None,
-    ) -> Evidence:
-        """Return what an attacker on model `target` holds.
+    def others(self, target: int, among: Sequence[int] | None = None) -> list[int]:
+        """Return the models that may serve as references against `target`.
 
-        Args:
-            target: the attacked model.
-            references: models of the attacker; None: all but the target and a model trained on
-                exactly the records that the target was not.
-            trajectory: what the server saw of the training of the target.
+        All of `among` (None: every model) but the target, and but a model that was trained on
+        exactly the records that the target was not: no attacker has that.
         """
-        if references is None:
-            mirrored = (self.members == ~self.members[target]).all(1)
-            references = [i for i in range(len(self)) if i != target and not bool(mirrored[i])]
-        chosen = torch.tensor(references, dtype=torch.int64)
+        mirrored = (self.members == ~self.members[target]).all(1)
+        chosen = range(len(self)) if among is None else among
+        return [i for i in chosen if i != target and not bool(mirrored[i])]
+
+    def evidence(self, target: int, references: Sequence[int] | None = None) -> Evidence:
+        """Return what an attacker on model `target` holds; None: all other models, see `others`."""
+        chosen = torch.tensor(
+            self.others(target) if references is None else references, dtype=torch.int64
+        )
         return Evidence(
             target=self.margin[target],
             references=self.margin[chosen],
             reference_members=self.members[chosen],
             population=self.population[target],
             reference_population=self.population[chosen],
-            trajectory=trajectory,
         )
+
+    def records(self, chosen: Tensor) -> "Signals":
+        """Return the same models on some of the records."""
+        return Signals(self.margin[:, chosen], self.members[:, chosen], self.population)
 
 
 class MembershipAttack(ABC):
