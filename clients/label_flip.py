@@ -33,3 +33,7 @@ class LabelFlipClient(Client):
         """Train in place on the mirrored labels."""
         mirrored = replace(shard, labels=shard.num_classes - 1 - shard.labels)
         return self.honest.train(model, mirrored, rng)
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return those of the training that it wraps."""
+        return self.honest.local_steps(num_examples)

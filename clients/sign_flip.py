@@ -40,3 +40,7 @@ class SignFlipClient(Client):
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start - self.scale * (flat(model) - start))
         return metrics
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return those of the training that it wraps."""
+        return self.honest.local_steps(num_examples)

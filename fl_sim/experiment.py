@@ -120,16 +120,35 @@ class FailurePolicy:
             again, up to `retries` times, then skips it.
         retries: further attempts under `retry`.
         min_updates: fewest valid updates with which a round may be aggregated.
+        timeout: seconds of work after which a client has failed; None: no limit.
     """
 
     on_failure: Literal["raise", "skip", "retry"] = "skip"
     retries: int = 2
     min_updates: int = 1
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.retries >= 0, "retries", "at least 0", self.retries)
         require(self.min_updates >= 1, "min_updates", "at least 1", self.min_updates)
+        limit = self.timeout
+        require(limit is None or limit > 0, "timeout", "seconds above 0, or None", limit)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When the global model is scored on the test set and the audited pool.
+
+    Attributes:
+        every: number of rounds from one evaluation to the next; the last is always evaluated.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.every >= 1, "every", "at least 1", self.every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +159,7 @@ class Experiment:
         name: folder of its results.
         client: how honest participants train.
         strategy: an aggregation rule of ours, or any built-in strategy of Flower.
-        data, partition, model, participation, failures: as their classes say.
+        data, partition, model, participation, failures, evaluation: as their classes say.
         protection: noise that owners add to their images; None: nobody protects.
         layout: which images it is added to.
         adversary: clients that misbehave; None: all are honest.
@@ -159,6 +178,7 @@ class Experiment:
     participation: Participation = field(default_factory=Participation)
     adversary: Adversary | None = None
     failures: FailurePolicy = field(default_factory=FailurePolicy)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     rounds: int = 10
     seed: int = 0
 

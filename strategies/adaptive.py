@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import LinearRule
+from fl_sim.contracts import LinearRule, Senders
 from fl_sim.errors import require
 
 
@@ -43,7 +43,9 @@ class AdaptiveRule(LinearRule):
         first = torch.zeros(num_parameters, dtype=torch.float64)
         return {"first": first, "second": torch.full_like(first, self.adaptivity**2)}
 
-    def coefficients(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def coefficients(
+        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+    ) -> Float[Tensor, " n"]:
         """Return the weights, scaled to a sum of one."""
         return weights / weights.sum()
 

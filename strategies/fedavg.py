@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import LinearRule
+from fl_sim.contracts import LinearRule, Senders
 from fl_sim.errors import require
 
 
@@ -29,7 +29,9 @@ class FedAvg(LinearRule):
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
 
-    def coefficients(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def coefficients(
+        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+    ) -> Float[Tensor, " n"]:
         """Return the weights, scaled to a sum of one."""
         return weights / weights.sum()
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import LinearRule
+from fl_sim.contracts import LinearRule, Senders
 from fl_sim.errors import require
 
 
@@ -38,7 +38,9 @@ class FedAvgM(LinearRule):
         """Return the velocity at rest."""
         return torch.zeros(num_parameters, dtype=torch.float64)
 
-    def coefficients(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def coefficients(
+        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+    ) -> Float[Tensor, " n"]:
         """Return the weights, scaled to a sum of one."""
         return weights / weights.sum()
 

@@ -1,0 +1,99 @@
+"""The participant's plug-in: what it does in a round."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fl_sim.contracts.nouns import Shard, Update
+from fl_sim.contracts.rules import AggregationRule
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Stochastic gradient descent in numbers: all that there is to some clients' training.
+
+    Attributes:
+        learning_rate, momentum, weight_decay: of the optimiser, in the round at hand.
+        batch_size, local_epochs: of the round.
+        label_smoothing: share of the uniform distribution in the targets, of either sign.
+        mu: weight of half the squared distance to the received parameters.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    local_epochs: int
+    label_smoothing: float
+    mu: float = 0.0
+
+
+class Client(ABC):
+    """What a participant does in a round."""
+
+    @abstractmethod
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train `model` in place on `shard`, drawing only from `rng`.
+
+        Returns:
+            metrics of the local training; the same keys whatever the client.
+        """
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return how many optimiser steps a round takes on a shard of this size."""
+        return 1
+
+    def descent(self, number: int) -> Descent | None:
+        """Return what round `number` is if it is plain descent, else None.
+
+        Where a model allows it, an engine trains many such clients as one batch.
+        """
+        return None
+
+    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+        """Turn the global `model` into the client's own one, in place; False: it has none."""
+        return False
+
+    def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
+        """Return what is sent after training: the update; a faulty client sends something else."""
+        return (update,)
+
+
+@dataclass(frozen=True, eq=False)
+class Collusion:
+    """What colluding attackers know before they send: everything of the round.
+
+    The threat model is that of an omniscient attacker: it sees the honest updates, and knows
+    the rule and its state.
+
+    Attributes:
+        honest: updates of the honest clients of the round, in client order.
+        own: what the attackers' own training gave, in client order.
+        honest_weights, own_weights: shard sizes, as the server counts them.
+        rule, state: what will aggregate them; None where Flower's own strategies do.
+        rng: named for the round.
+    """
+
+    honest: Float[Tensor, "m p"]
+    own: Float[Tensor, "k p"]
+    honest_weights: Float[Tensor, " m"]
+    own_weights: Float[Tensor, " k"]
+    rule: AggregationRule | None
+    state: Any
+    rng: torch.Generator
+
+
+class ColludingClient(Client):
+    """A malicious participant that makes its update from those of others.
+
+    `train` gives what it would have sent by itself; then all colluders of one kind are forged
+    together, on the server's side of the simulation.
+    """
+
+    @abstractmethod
+    def forge(self, seen: Collusion) -> Float[Tensor, "k p"]:
+        """Return the updates that the colluders send, in the order of `seen.own`."""

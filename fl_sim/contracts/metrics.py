@@ -1,0 +1,63 @@
+"""The plug-in that measures a round, and what it sees."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts.nouns import Row, Update
+from fl_sim.contracts.rules import Decision
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the metrics see after a round: scores of the global model, and who is who.
+
+    The pool is the audited part of all records: as many members (trained on) as outsiders
+    (held out) in each client, class and protected status, on which membership attacks are
+    honest. `class_counts` and `protected_counts` are about everything that a client holds.
+    `decision` is what the rule did with each of the updates, which are in client order;
+    `attackers` are the clients that misbehave in this round; `personal` has the accuracy by class
+    of clients' own models after the last one, where they have any. In rounds that are not
+    evaluated there are no logits, and only metrics that need none are asked.
+    """
+
+    round: int
+    test_logits: Float[Tensor, "t y"]
+    test_labels: Int64[Tensor, " t"]
+    pool_logits: Float[Tensor, "n y"]
+    pool_labels: Int64[Tensor, " n"]
+    pool_clients: Int64[Tensor, " n"]
+    members: Bool[Tensor, " n"]
+    protected: Bool[Tensor, " n"]
+    class_counts: Int64[Tensor, "k y"]
+    protected_counts: Int64[Tensor, " k"]
+    updates: tuple[Update, ...]
+    attackers: frozenset[int]
+    decision: Decision | None
+    personal: Mapping[int, Float[Tensor, " y"]]
+    num_failures: int
+    seconds: float
+    bytes_down: int
+    bytes_up: int
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return len(self.class_counts)
+
+
+class Metric(ABC):
+    """A family of numbers about a round, each a pure function of the observation.
+
+    `needs_scores` says that it reads logits.
+    """
+
+    needs_scores: ClassVar[bool] = True
+
+    @abstractmethod
+    def rows(self, seen: Observation) -> Iterable[Row]:
+        """Yield the numbers of this family."""

@@ -1,0 +1,53 @@
+"""The owner's plug-in: what it does to its images before anybody trains on them."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from fl_sim.perturbation import as_pixels, quantised
+
+
+class Protection(ABC):
+    """What a data owner does to images before anybody trains on them.
+
+    Guarantee, by construction: shape, dtype and labels are kept; the change of every pixel
+    stays within the ball after rounding to 8 bits; the result does not depend on the order
+    of the samples.
+    """
+
+    radius: float
+    norm: ClassVar[Literal["linf", "l2"]] = "linf"
+
+    @abstractmethod
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the change of every pixel, in pixels of [0, 1], for samples in id order."""
+
+    @final
+    def protect(
+        self,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        sample_ids: Int64[Tensor, " n"],
+        seed: int,
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the protected images, in the order given.
+
+        Args:
+            images: clean images.
+            labels: their labels, which are kept.
+            sample_ids: stable ids; noise belongs to an id, not to a position.
+            seed: same seed, same pixels.
+        """
+        if len(images) == 0:
+            return images.clone()
+        order = sample_ids.argsort()
+        pixels = as_pixels(images[order])
+        noise = self.noise(pixels, labels[order], seed)
+        protected = torch.empty_like(images)
+        protected[order] = quantised(images[order], noise, self.radius, self.norm)
+        return protected

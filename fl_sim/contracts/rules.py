@@ -1,0 +1,190 @@
+"""The server's plug-in: what it does with updates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.sums import weighted_sum
+
+
+@dataclass(frozen=True, eq=False)
+class Senders:
+    """What the server knows about a round's updates beside the updates, all in client order.
+
+    Attributes:
+        clients: who sent each.
+        num_clients: number of clients in the federation.
+        round: from 1.
+        seed: of the run, for rules that draw: `generator(senders.seed, "name", senders.round)`.
+        local_steps: optimiser steps that each took, by the server's own count.
+        losses: loss of the global model on each sender's shard before it trained; NaN unless
+            the rule says `needs_losses`.
+        sent: further vectors of each sender, by name.
+        reference: the server's own update, on its root images; None unless the rule says
+            `root_samples`.
+    """
+
+    clients: Int64[Tensor, " n"]
+    num_clients: int
+    round: int
+    seed: int
+    local_steps: Float[Tensor, " n"]
+    losses: Float[Tensor, " n"]
+    sent: Mapping[str, Float[Tensor, "n p"]] = field(default_factory=dict)
+    reference: Float[Tensor, " p"] | None = None
+
+    @classmethod
+    def anonymous(cls, count: int) -> "Senders":
+        """Return senders of whom nothing is known: numbered, one step each, equal losses."""
+        ones = torch.ones(count, dtype=torch.float64)
+        return cls(torch.arange(count), count, 1, 0, ones, ones)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a rule made of a round.
+
+    Attributes:
+        state: for the next round.
+        step: to add to the global parameters.
+        shares: how much of the step each update is, in client order: of a weighted mean its
+            coefficient, of a coordinate-wise rule the share of coordinates at which the update
+            was used; 0 where it was left out. None where the rule does not say.
+        scales: the factor by which each update was shortened first; None where none can be.
+    """
+
+    state: Any
+    step: Float[Tensor, " p"]
+    shares: Float[Tensor, " n"] | None = None
+    scales: Float[Tensor, " n"] | None = None
+
+
+class AggregationRule(ABC):
+    """What the server does with updates: a pure function in update space.
+
+    Updates are differences to the global parameters, in client order; sums are accumulated
+    in float64. The state is a tree of tensors, numbers, strings and None.
+
+    `coordinatewise` says that the rule keeps no state, and that each coordinate of its step
+    depends on nothing but the weights and that coordinate of the updates. What wraps it may then
+    hand it some coordinates at a time. `needs_losses` asks for `Senders.losses`.
+    """
+
+    coordinatewise: ClassVar[bool] = False
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether the rule reads the losses of the global model on the senders' shards."""
+        return False
+
+    @property
+    def root_samples(self) -> int:
+        """Number of clean images that the server holds and trains on itself; mostly 0."""
+        return 0
+
+    def broadcast(self, state: Any) -> dict[str, Tensor]:
+        """Return the vectors that clients get beside the model, by name."""
+        return {}
+
+    @property
+    def min_updates(self) -> int:
+        """Fewest updates for which the rule is defined."""
+        return 1
+
+    def initial_state(self, num_parameters: int) -> Any:
+        """Return the state before the first round; None where the rule keeps none."""
+        return None
+
+    @abstractmethod
+    def aggregate(
+        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Any, Float[Tensor, " p"]]:
+        """Return the next state and the step to add to the global parameters.
+
+        Args:
+            state: what the previous call returned.
+            updates: one row a client, finite, in client order.
+            weights: positive; the server's own shard sizes by default.
+
+        Raises:
+            ValueError: with fewer rows than `min_updates`.
+        """
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Aggregate knowing who sent what, and say what became of each update.
+
+        A rule that only overrides `aggregate` uses nothing of the senders and explains nothing.
+        """
+        return Decision(*self.aggregate(state, updates, weights))
+
+    def check_count(self, updates: Float[Tensor, "n p"]) -> None:
+        """Raise `ValueError` where there are fewer updates than the rule needs."""
+        if len(updates) < self.min_updates:
+            name, needed = type(self).__name__, self.min_updates
+            raise ValueError(f"{name} needs at least {needed} updates; got {len(updates)}")
+
+
+class InformedRule(AggregationRule):
+    """A rule that uses what is known of the senders, or says what became of each update."""
+
+    @abstractmethod
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Aggregate, and say what became of each update; see `AggregationRule.aggregate`."""
+
+    @final
+    def aggregate(
+        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Any, Float[Tensor, " p"]]:
+        """Decide about updates of unknown senders."""
+        decision = self.decide(state, updates, weights, Senders.anonymous(len(updates)))
+        return decision.state, decision.step
+
+
+class LinearRule(InformedRule):
+    """A rule whose step depends on the updates only through one weighted sum.
+
+    The coefficients are known before any update arrives, so an engine adds updates up as they
+    come, where they come, instead of stacking them. Without some of the updates, the
+    coefficients of the others keep their proportions.
+    """
+
+    @abstractmethod
+    def coefficients(
+        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+    ) -> Float[Tensor, " n"]:
+        """Return the factor of each update in the sum."""
+
+    @abstractmethod
+    def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
+        """Return the next state and the step, from the weighted sum of the updates."""
+
+    @final
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Sum the updates by their coefficients, in float64, and finish."""
+        self.check_count(updates)
+        shares = self.coefficients(weights.double(), senders)
+        state, step = self.finish(state, weighted_sum(shares, updates))
+        return Decision(state, step.to(updates.dtype), shares)
