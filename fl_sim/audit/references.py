@@ -17,7 +17,7 @@ from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
 from fl_sim.audit.subject import Subject, load_model, scored
 from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.measure import logits
+from fl_sim.engine.scores import logits
 from fl_sim.engine.session import Listener
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
@@ -138,24 +138,19 @@ def head_training(experiment: Experiment) -> HeadTraining:
     """Return how a head is trained centrally as the federation trains it.
 
     A step of all clients at once is a step on all their batches: their number times the batch
-    size, for as many epochs as all rounds together. Settings that a client does not have are
-    those of `HeadTraining`.
+    size, for as many epochs as all rounds together. What a client does beside plain descent is
+    left out; one that is none at all is taken for `HeadTraining`'s defaults.
     """
-    usual, client = HeadTraining(), experiment.client
-
-    def setting(name: str, otherwise: float) -> float:
-        value = getattr(client, name, otherwise)
-        return float(value) if isinstance(value, int | float) else otherwise
-
+    usual, settings = HeadTraining(), experiment.client.descent(1)
     share = experiment.clients_per_round / experiment.data.num_clients
-    epochs = experiment.rounds * setting("local_epochs", 1.0) * share
+    local_epochs = settings.local_epochs if settings else 1
     return HeadTraining(
-        learning_rate=setting("learning_rate", usual.learning_rate),
-        momentum=setting("momentum", usual.momentum),
-        weight_decay=setting("weight_decay", usual.weight_decay),
-        batch_size=int(setting("batch_size", float(usual.batch_size)))
-        * experiment.clients_per_round,
-        epochs=max(1, round(epochs)),
+        learning_rate=settings.learning_rate if settings else usual.learning_rate,
+        momentum=settings.momentum if settings else usual.momentum,
+        weight_decay=settings.weight_decay if settings else usual.weight_decay,
+        batch_size=experiment.clients_per_round
+        * (settings.batch_size if settings else usual.batch_size),
+        epochs=max(1, round(experiment.rounds * local_epochs * share)),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fl_sim.attacks.gradient_norm import HeadInputs, head_gradient_norm
 from fl_sim.attacks.signals import margin_of
 from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.measure import logits
+from fl_sim.engine.scores import logits
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.metrics.membership import Records
