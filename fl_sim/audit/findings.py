@@ -36,8 +36,8 @@ CHEAP: Attacks = {
 DEAR: Attacks = {
     "LiRA online": Lira("online", "pooled"),
     "LiRA offline": Lira("offline", "shrunken"),  # pooled, it ranks as the calibrated margin does
-    "LiRA online, per-example variance": Lira("online", "per_example"),
-    "LiRA online, shrunken variance": Lira("online", "shrunken"),
+    "LiRA per-example": Lira("online", "per_example"),
+    "LiRA shrunken": Lira("online", "shrunken"),
 }
 HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
 TIERS = (FREE, {**FREE, **CHEAP}, {**FREE, **CHEAP, **DEAR})

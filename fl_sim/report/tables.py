@@ -111,13 +111,14 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
         title=title,
         caption=Text("In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %.", "not italic dim"),
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         show_edge=False,
         title_justify="left",
         caption_justify="left",
     )
     made.add_column("attack")
-    for column in ("AUC", "TPR at 1 % FPR, %", "epsilon, at least"):
-        made.add_column(column, justify="right")
+    for column in ("AUC", "TPR at 1 % FPR, %", "epsilon\nat least"):
+        made.add_column(column, justify="right", no_wrap=True)
     made.add_column("")
     overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
     for name, own in overall.groupby("attack", sort=False):
