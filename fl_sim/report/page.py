@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fl_sim.report import (
     about,
     attacks,
+    audits,
     clients,
     figures,
     images,
@@ -101,6 +102,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     _bars,
     _classes,
     leakage.leakage,
+    audits.audits,
     measured.fairness,
     _images,
     measured.cost,
