@@ -41,8 +41,9 @@ def torch_seeded(seed: int, *labels: str | int) -> Iterator[None]:
 
     The global state is put back afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also seed accelerators: without any, it queues each call for
-        # ever, with a stack trace that costs more than a small client's training.
-        torch.default_generator.manual_seed(seed_for(seed, *labels))
+    generator, before = torch.default_generator, torch.get_rng_state()
+    generator.manual_seed(seed_for(seed, *labels))  # torch.manual_seed costs a stack trace
+    try:
         yield
+    finally:
+        torch.set_rng_state(before)
