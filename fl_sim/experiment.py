@@ -132,6 +132,25 @@ class FailurePolicy:
         require(self.min_updates >= 1, "min_updates", "at least 1", self.min_updates)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured only once, after the last round, because it needs many models.
+
+    Attributes:
+        contributions: what each client's last update adds: `none`; `leave_one_out`, which
+            evaluates one model a client; `shapley`, also GTG-Shapley values, which take up to
+            a few hundred models. Either also gives cosines.
+        alone: how each client would train by itself, for as many rounds, to see what it gains
+            by taking part; None: not measured. Costs as much as the run itself.
+    """
+
+    contributions: Literal["none", "leave_one_out", "shapley"] = "none"
+    alone: Client | None = None
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A whole run as one value: same value, same seed, same bits.
@@ -140,7 +159,7 @@ class Experiment:
         name: folder of its results.
         client: how honest participants train.
         strategy: an aggregation rule of ours, or any built-in strategy of Flower.
-        data, partition, model, participation, failures: as their classes say.
+        data, partition, model, participation, failures, evaluation: as their classes say.
         protection: noise that owners add to their images; None: nobody protects.
         layout: which images it is added to.
         adversary: clients that misbehave; None: all are honest.
@@ -159,6 +178,7 @@ class Experiment:
     participation: Participation = field(default_factory=Participation)
     adversary: Adversary | None = None
     failures: FailurePolicy = field(default_factory=FailurePolicy)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     rounds: int = 10
     seed: int = 0
 

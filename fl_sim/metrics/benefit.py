@@ -1,12 +1,12 @@
 """What a client gains by taking part, over training alone on its own shard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
-from fl_sim.metrics.contribution import collaborative_fairness
+from fl_sim.metrics.contribution import correlation_row
 from fl_sim.metrics.fairness import spread
 
 
@@ -41,28 +41,21 @@ def worse_off(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
 
 
 def benefit_rows(
-    number: int, together: Float[Tensor, " k"], alone: Float[Tensor, " k"]
+    number: int,
+    clients: Sequence[int],
+    together: Float[Tensor, " m"],
+    alone: Float[Tensor, " m"],
 ) -> Iterator[Row]:
-    """Yield what each client has alone and gains together, and how that is spread.
+    """Yield what each of the clients has alone and gains together, and how that is spread.
 
     `fairness_collaboration_alone` is the correlation of the two: whether those who would do
     well alone do well together.
     """
-    for client, value in enumerate(alone.tolist()):
+    for client, value in zip(clients, alone.tolist(), strict=True):
         yield Row(number, "alone_accuracy", value, client)
-    for client, value in enumerate(benefits(together, alone).tolist()):
+    for client, value in zip(clients, benefits(together, alone).tolist(), strict=True):
         yield Row(number, "client_benefit", value, client)
     yield Row(number, "fairness_benefit_mean", mean_gain(together, alone))
     yield Row(number, "fairness_benefit_spread", gain_spread(together, alone))
     yield Row(number, "fairness_worse_off", worse_off(together, alone))
-    yield correlation_row(number, "fairness_collaboration_alone", alone, together)
-
-
-def correlation_row(
-    number: int, metric: str, given: Float[Tensor, " k"], got: Float[Tensor, " k"]
-) -> Row:
-    """Return the correlation of what clients give and get, flagged where there is none."""
-    value = collaborative_fairness(given, got)
-    there = value == value
-    note = "" if there else "all give alike, or all get alike"
-    return Row(number, metric, value, valid=there, note=note)
+    yield correlation_row(number, "alone", alone, together)

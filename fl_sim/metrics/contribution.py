@@ -5,13 +5,14 @@ A coalition's step is the weighted mean of its updates, whatever rule the run us
 zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fl_sim.contracts import Row
 from fl_sim.sums import chunks, weighted_sum
 
 Utility = Callable[[Float[Tensor, " p"]], float]
@@ -158,6 +159,29 @@ def collaborative_fairness(
     y = rewards.double() - rewards.double().mean()
     scale = x.norm() * y.norm()
     return float((x @ y / scale).clamp(-1, 1)) if _varies(x) and _varies(y) else float("nan")
+
+
+def contribution_rows(
+    number: int,
+    clients: Sequence[int],
+    rewards: Float[Tensor, " n"],
+    contributions: Mapping[str, Float[Tensor, " n"]],
+) -> Iterator[Row]:
+    """Yield what each client gives, by each measure, and how that goes with what it gets."""
+    for name, values in contributions.items():
+        for client, value in zip(clients, values.tolist(), strict=True):
+            yield Row(number, f"contribution_{name}", value, client)
+        yield correlation_row(number, name, values, rewards)
+
+
+def correlation_row(
+    number: int, name: str, given: Float[Tensor, " k"], got: Float[Tensor, " k"]
+) -> Row:
+    """Return the correlation of what clients give and get, flagged where there is none."""
+    value = collaborative_fairness(given, got)
+    there = value == value
+    note = "" if there else "all give alike, or all get alike"
+    return Row(number, f"fairness_collaboration_{name}", value, valid=there, note=note)
 
 
 def _varies(centred: Float[Tensor, " k"]) -> bool:

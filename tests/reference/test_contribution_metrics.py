@@ -16,6 +16,7 @@ from fl_sim.metrics.contribution import (
     _marginal_worths,
     coalition_step,
     collaborative_fairness,
+    contribution_rows,
     gradient_cosine,
     gtg_shapley,
     leave_one_out,
@@ -224,8 +225,20 @@ def test_a_gain_of_everybody_alike_has_no_spread() -> None:
 def test_rows_of_benefit_are_finite_or_flagged() -> None:
     even = torch.tensor([0.5, 0.5])
     for together in (even, torch.tensor([0.4, 0.9])):
-        rows = list(benefit_rows(3, together, even))
+        rows = list(benefit_rows(3, [0, 4], together, even))
         assert [row.round for row in rows] == [3] * len(rows)
         assert all(math.isfinite(row.value) or (not row.valid and row.note) for row in rows)
+        assert [row.client for row in rows if row.metric == "client_benefit"] == [0, 4]
     (correlation,) = [row for row in rows if row.metric == "fairness_collaboration_alone"]
     assert not correlation.valid
+
+
+def test_rows_of_contributions_say_who_gave_what() -> None:
+    given_ = {"shapley": torch.tensor([0.1, 0.3]), "cosine": torch.tensor([0.5, 0.5])}
+    rows = list(contribution_rows(3, [2, 5], torch.tensor([0.6, 0.9]), given_))
+    assert [(r.metric, r.client, r.value) for r in rows[:3]] == [
+        ("contribution_shapley", 2, pytest.approx(0.1)),
+        ("contribution_shapley", 5, pytest.approx(0.3)),
+        ("fairness_collaboration_shapley", -1, close(1)),
+    ]
+    assert (rows[-1].metric, rows[-1].valid) == ("fairness_collaboration_cosine", False)
