@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fl_sim.report import about, clients, figures, images, leakage, measured, starts
+from fl_sim.report import about, clients, fairness, figures, images, leakage, measured, starts
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
@@ -85,7 +85,9 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     _bars,
     _classes,
     leakage.leakage,
-    measured.fairness,
+    fairness.fairness,
+    fairness.privacy,
+    fairness.benefit,
     _images,
     measured.cost,
     about.failures,
