@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from fl_sim.report.formats import AREA, INDEX, PERCENT, POINTS, RATIO, SQUARED, Form
+from fl_sim.report.formats import AREA, INDEX, PERCENT, POINTS, RATIO, SIGNED_AREA, SQUARED, Form
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.measured import measured_cell, setting_table
 from fl_sim.report.parts import Cell, Drawing, Section, Table
 from fl_sim.report.spreads import accuracy_and_leakage, accuracy_spread
 
+KINDS = ("mixed", "protected", "attacker")  # beside clean: groups that deserve a table
 Column = tuple[str, str, str, Form]  # heading, metric, group, form
 
 ACCURACY: tuple[Column, ...] = (
@@ -41,11 +42,15 @@ PRIVACY: tuple[Column, ...] = (
     ("spread", "fairness_leakage_spread", "all", AREA),
     ("excess spread", "fairness_leakage_excess_spread", "all", AREA),
     ("Jain", "fairness_leakage_jain", "all", INDEX),
+    ("Gini", "fairness_leakage_gini", "all", INDEX),
+)
+PRIVACY_GROUPS: tuple[Column, ...] = (
     ("clean", "fairness_leakage_mean", "clean", AREA),
     ("mixed", "fairness_leakage_mean", "mixed", AREA),
     ("protected", "fairness_leakage_mean", "protected", AREA),
     ("attackers", "fairness_leakage_mean", "attacker", AREA),
-    ("protected gap", "fairness_leakage_protected_gap", "all", AREA),
+    ("protected gap", "fairness_leakage_protected_gap", "all", SIGNED_AREA),
+    ("attacker gap", "fairness_leakage_attacker_gap", "all", SIGNED_AREA),
 )
 BENEFIT: tuple[Column, ...] = (
     ("mean gain, points", "fairness_benefit_mean", "all", POINTS),
@@ -67,7 +72,7 @@ def fairness(grid: Grid) -> Section | None:
         "federation has spread, variance, parity gap and Gini 0, and Jain and entropy 1.",
     )
     parts = [_table(grid, "Fairness over clients", ACCURACY), accuracy_spread(grid)]
-    if _has(grid, GROUPS[2:4], ("protected", "attacker")):
+    if _has(grid, GROUPS[:1], KINDS):
         parts.append(_table(grid, "Groups of clients", GROUPS))
     return _section("fairness", "Fairness", about, parts)
 
@@ -82,6 +87,8 @@ def privacy(grid: Grid) -> Section | None:
         "where all leak alike; the excess spread leaves that out, and 0 is even.",
     )
     parts = [_table(grid, "Leakage over clients", PRIVACY), accuracy_and_leakage(grid)]
+    if _has(grid, PRIVACY[:1], KINDS):
+        parts.append(_table(grid, "Leakage by group of clients", PRIVACY_GROUPS))
     return _section("privacy", "Fairness of privacy", about, parts)
 
 

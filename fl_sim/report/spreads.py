@@ -49,7 +49,7 @@ def _spread_figure(grid: Grid, settings: Sequence[Setting]) -> Figure:
         there |= set(rows["group"])
         worst = rows.groupby("seed")["value"].min().mean()
         axes.plot([100 * rows["value"].mean()] * 2, [place - 0.4, place + 0.4], color=INK, lw=1.6)
-        axes.plot(100 * worst, place, marker=">", color=INK, markersize=5, linestyle="")
+        axes.plot(100 * worst, place - 0.42, marker="v", color=INK, markersize=4.5, linestyle="")
     axes.set_yticks(range(len(settings)), [setting.label or grid.name for setting in settings])
     axes.set_ylim(len(settings) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

@@ -150,7 +150,7 @@ def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[R
 def _fairness_rows(
     i: int, prefix: str, values: np.ndarray, groups: tuple[str, ...]
 ) -> Iterator[Row]:
-    for name, value in statistics(torch.from_numpy(values)).items():
+    for name, value in statistics(torch.from_numpy(values), prefix == "fairness").items():
         yield Row(i, f"{prefix}_{name}", value)
     every = [groups[client % len(groups)] for client in range(len(values))]
     yield from mean_rows(i, f"{prefix}_mean", torch.from_numpy(values), every)

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import torch
 
 from fl_sim.metrics.fairness import variance
 from fl_sim.report import fairness, page, spreads
@@ -35,13 +36,16 @@ def test_groups_have_a_table_where_there_are_several(grid, make_results, sweep):
 
 def test_privacy_is_compared_between_groups(grid):
     names = columns(fairness.privacy(grid), "Leakage over clients")
-    assert {"excess spread", "protected", "attackers", "protected gap"} <= set(names)
+    assert {"mean AUC", "excess spread", "worst client"} <= set(names)
+    names = columns(fairness.privacy(grid), "Leakage by group of clients")
+    assert {"clean", "protected", "attackers", "protected gap", "attacker gap"} <= set(names)
 
 
 def test_columns_that_no_setting_has_are_left_out(make_results, sweep):
-    names = columns(fairness.privacy(grid_of(make_results(sweep()))), "Leakage over clients")
-    assert "attackers" not in names
-    assert "clean" in names
+    some = grid_of(make_results(sweep(groups=("clean", "protected"))))
+    names = columns(fairness.fairness(some), "Groups of clients")
+    assert {"clean, %", "protected, %"} <= set(names)
+    assert not {"mixed, %", "attackers, %", "attacker gap, points"} & set(names)
 
 
 def test_gains_are_shown_where_they_were_measured(make_results, sweep, grid):
@@ -55,8 +59,6 @@ def test_gains_are_shown_where_they_were_measured(make_results, sweep, grid):
 
 
 def test_numbers_in_the_table_are_those_of_the_rows(make_results, sweep):
-    import torch
-
     results = make_results(sweep())
     rows = results.rows
     last = rows[(rows["round"] == 3) & (rows["metric"] == "client_accuracy")]
