@@ -33,6 +33,7 @@ class Data:
         held_out: share of each client's images, class by class, that nobody trains on: the
             outsiders of the membership audit.
         path: folder of the dataset's files; None: search the usual places.
+        classes: only these, numbered anew in this order; None: all.
     """
 
     dataset: str = "fashion_mnist"
@@ -41,6 +42,7 @@ class Data:
     num_test: int | None = None
     held_out: float = 0.25
     path: str | None = None
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -49,6 +51,9 @@ class Data:
             size = getattr(self, name)
             require(size is None or size >= 1, name, "at least 1, or None for all", size)
         require(0 <= self.held_out <= 0.9, "held_out", "between 0 and 0.9", self.held_out)
+        some = self.classes
+        distinct = some is None or len(set(some)) == len(some) >= 2
+        require(distinct, "classes", "at least two different ones, or None for all", some)
 
 
 @dataclass(frozen=True)
