@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format report clean
+.PHONY: help setup quickstart test test-all check format report bench clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,14 @@ format: $(READY)  ## Format the code, and mend what the linter can
 report: $(READY)  ## Rebuild the reports of runs/, and README's tables from the measured numbers
 	$(BIN)/fl-sim expected tables
 	@if compgen -G "runs/*/summary.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
+
+bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# A folder of its own: pfl's dependencies must not replace ours. Without it, its rows are left out.
+$(VENV)/pfl: $(READY)
+	-@rm -rf $@.partial && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --target $@.partial pfl==0.6.0 2> /dev/null && mv $@.partial $@
 
 clean:  ## Remove .venv and caches; results in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,6 +1,6 @@
 """Local descent that is held near the global model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from clients.sgd import SgdClient, descend, proximal_penalty
 from fl_sim import description
-from fl_sim.contracts import Client, Shard
+from fl_sim.contracts import Client, Descent, Shard
 from fl_sim.errors import require
 
 
@@ -34,6 +34,10 @@ class FedProxClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report as plain descent does."""
         return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))
+
+    def descent(self, number: int) -> Descent:
+        """Return plain descent with the term's weight."""
+        return replace(self.sgd.descent(number), mu=self.mu)
 
     def local_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim import description
-from fl_sim.contracts import Client, Shard
+from fl_sim.contracts import Client, Descent, Shard
 from fl_sim.errors import require
 from fl_sim.models.tuning import rate_of
 from fl_sim.perturbation import as_pixels
@@ -60,6 +60,17 @@ class SgdClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report the mean loss and accuracy over the last epoch."""
         return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
+
+    def descent(self, number: int) -> Descent:
+        """Return all that `train` does."""
+        return Descent(
+            learning_rate=self.learning_rate * self.learning_rate_decay ** (number - 1),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            local_epochs=self.local_epochs,
+            label_smoothing=self.label_smoothing,
+        )
 
     def local_steps(self, num_examples: int) -> int:
         """Return the number of batches of all local epochs."""

@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from fl_sim.experiment import (
     Adversary,
     Data,
+    Evaluation,
     Experiment,
     FailurePolicy,
     Model,
@@ -25,6 +26,7 @@ from fl_sim.runner import run, sweep
 __all__ = [
     "Adversary",
     "Data",
+    "Evaluation",
     "Experiment",
     "FailurePolicy",
     "Model",

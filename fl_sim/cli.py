@@ -4,13 +4,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
 from fl_sim.data.sources import MissingDataError, load
+from fl_sim.engine import interrupts
+from fl_sim.engine.cohort_choice import CohortMode
+from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.progress import live_progress
@@ -45,6 +48,16 @@ ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.
 Controls = Annotated[
     bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
 ]
+Cohort = Annotated[
+    CohortMode, typer.Option(help="Train small models many at once; auto: where that is faster.")
+]
+Inject = Annotated[
+    str | None,
+    typer.Option(metavar="KIND:CHANCE,...", help="Failures on purpose: crash, nan, hang, slow."),
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="A Ray cluster that is running, such as auto or HOST:6379.")
+]
 Fallback = Annotated[
     str | None,
     typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
@@ -62,12 +75,17 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from checkpoints.")] = False,
     out: Out = Path("runs"),
     controls: Controls = True,
+    cohort: Cohort = "auto",
+    inject: Inject = None,
+    ray_address: RayAddress = None,
     fallback: Fallback = None,
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
     content = _read(file, set_, rounds, fallback)
     wanted = _seeds(seeds) or (content.experiment.seed,)
-    options = runner.Options(out, engine, _workers(workers), resume, controls)
+    faults = Faults.read(inject) if inject else Faults()
+    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(runner.cells_of(content.experiment, {}, wanted), options)
 
 
@@ -84,12 +102,17 @@ def sweep(
     ] = True,
     out: Out = Path("runs"),
     controls: Controls = True,
+    cohort: Cohort = "auto",
+    inject: Inject = None,
+    ray_address: RayAddress = None,
     fallback: Fallback = None,
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
     content = _read(file, set_, rounds, fallback)
     wanted = _seeds(seeds) or content.seeds
-    options = runner.Options(out, engine, _workers(workers), resume, controls)
+    faults = Faults.read(inject) if inject else Faults()
+    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options)
 
 
@@ -233,7 +256,9 @@ def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
         with live_progress(console, len(runner.plan(cells, options))) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
-        _stop("interrupted; go on with --resume", 130)
+        _stop("interrupted at once; go on with --resume", 130)
+    if interrupts.wanted():
+        _stop("interrupted after the round at hand; go on with --resume", 130)
     _show(results)
     if not results.complete:
         raise typer.Exit(1)

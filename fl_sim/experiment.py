@@ -125,23 +125,29 @@ class FailurePolicy:
             again, up to `retries` times, then skips it.
         retries: further attempts under `retry`.
         min_updates: fewest valid updates with which a round may be aggregated.
+        timeout: seconds of work after which a client has failed; None: no limit.
     """
 
     on_failure: Literal["raise", "skip", "retry"] = "skip"
     retries: int = 2
     min_updates: int = 1
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.retries >= 0, "retries", "at least 0", self.retries)
         require(self.min_updates >= 1, "min_updates", "at least 1", self.min_updates)
+        limit = self.timeout
+        require(limit is None or limit > 0, "timeout", "seconds above 0, or None", limit)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured only once, after the last round, because it needs many models.
+    """When the global model is scored, and what is measured only once, after the last round.
 
     Attributes:
+        every: number of rounds from one evaluation on the test set and the audited pool to the
+            next; the last is always evaluated.
         contributions: what each client's last update adds: `none`; `leave_one_out`, which
             evaluates one model a client; `shapley`, also GTG-Shapley values, which take up to
             a few hundred models. Either also gives cosines.
@@ -149,11 +155,13 @@ class Evaluation:
             by taking part; None: not measured. Costs as much as the run itself.
     """
 
+    every: int = 1
     contributions: Literal["none", "leave_one_out", "shapley"] = "none"
     alone: Client | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)
+        require(self.every >= 1, "every", "at least 1", self.every)
 
 
 @dataclass(frozen=True, kw_only=True)

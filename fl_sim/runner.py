@@ -1,7 +1,7 @@
 """Runs and sweeps: which runs there are, side by side, and what they add up to."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,9 @@ from flwr.clientapp import ClientApp
 
 from fl_sim import preflight
 from fl_sim.description import label
-from fl_sim.engine import compat
+from fl_sim.engine import compat, interrupts
+from fl_sim.engine.cohort_choice import CohortMode
+from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine, Listener, Progress, Session, run_session
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
@@ -49,12 +51,16 @@ class Options:
 
     Attributes:
         out: folder of all results.
-        engine: `local`, in this process, or `flower`, Flower's simulation engine on Ray.
-        workers: processes that work at once: runs side by side on the `local` engine, Ray
-            actors of one run on `flower`.
+        engine: `local`, in this process; `ray`, on warm workers of Ray; or `flower`, Flower's
+            simulation engine.
+        workers: processes that work at once: runs side by side on the `local` engine, clients
+            of one run on `ray` and `flower`.
         resume: keep finished runs, go on with broken ones.
         controls: also run what protection is measured against (A_all, A_clean).
         client_app: a Flower ClientApp that stands in for the experiment's clients.
+        cohort: whether small models are trained many at once; `auto` measures what is faster.
+        faults: failures to inject, for tests.
+        ray_address: of a Ray cluster that is running already.
     """
 
     out: Path = Path("runs")
@@ -63,6 +69,15 @@ class Options:
     resume: bool = False
     controls: bool = True
     client_app: ClientApp | None = None
+    cohort: CohortMode = "auto"
+    faults: Faults = field(default_factory=Faults)
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "flower" and self.faults != Faults():
+            raise RequestError("--inject works on the engines local and ray; got flower")
+        if self.engine != "ray" and self.ray_address is not None:
+            raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
 
 
 def silent(progress: Progress) -> None:
@@ -80,6 +95,7 @@ def run(
     controls: bool = True,
     client_app: ClientApp | None = None,
     listen: Listener = silent,
+    **how: Any,
 ) -> Results:
     """Run an experiment once a seed, and return its results as pandas frames.
 
@@ -88,12 +104,13 @@ def run(
         seeds: None: the experiment's own.
         out, engine, workers, resume, controls, client_app: as in `Options`.
         listen: called after every round.
+        how: further fields of `Options`: cohort, faults, ray_address.
 
     Raises:
         RequestError: before any work, for what the request gets wrong. A run that breaks
             off is recorded, and `complete` is False.
     """
-    options = Options(Path(out), engine, workers, resume, controls, client_app)
+    options = Options(Path(out), engine, workers, resume, controls, client_app, **how)
     return run_cells(cells_of(experiment, {}, seeds), options, listen)
 
 
@@ -108,16 +125,17 @@ def sweep(
     resume: bool = True,
     controls: bool = True,
     listen: Listener = silent,
+    **how: Any,
 ) -> Results:
     """Run every cell of a grid, and return the results as pandas frames.
 
     Args:
         experiment: the cell that the axes start from.
         axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`.
-        seeds, out, engine, workers, resume, controls, listen: as in `run`; finished cells
-            are kept unless `resume` is False.
+        seeds, out, engine, workers, resume, controls, listen, how: as in `run`; finished
+            cells are kept unless `resume` is False.
     """
-    options = Options(Path(out), engine, workers, resume, controls)
+    options = Options(Path(out), engine, workers, resume, controls, **how)
     return run_cells(cells_of(experiment, axes, seeds), options, listen)
 
 
@@ -179,12 +197,25 @@ def _controls(cells: list[Cell]) -> Iterator[Cell]:
 def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
     compat.quiet()
+    _check_faults(jobs, options)
     count = min(options.workers, len(jobs))
     if options.engine == "local" and count > 1:
         outcomes = side_by_side(partial(_attempt, options), jobs, count, listen)
     else:
-        outcomes = ((job, _attempt(options, job, listen)) for job in jobs)
+        outcomes = _in_turn(jobs, options, listen)
     return {_key(job.experiment): error for job, error in outcomes if error}
+
+
+def _in_turn(jobs: list[Cell], options: Options, listen: Listener) -> Iterator[tuple[Cell, str]]:
+    with interrupts.finishing_rounds():
+        for job in jobs:
+            yield job, _attempt(options, job, listen)
+
+
+def _check_faults(jobs: list[Cell], options: Options) -> None:
+    endless = [job for job in jobs if job.experiment.failures.timeout is None]
+    if options.faults.hang and endless:
+        raise RequestError("--inject hang needs a limit: --set failures.timeout=5, in seconds")
 
 
 def _attempt(options: Options, job: Cell, listen: Listener) -> str:
@@ -196,7 +227,12 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
         workers=options.workers,
         resume=options.resume,
         client_app=options.client_app,
+        cohort=options.cohort,
+        faults=options.faults,
+        ray_address=options.ray_address,
     )
+    if interrupts.wanted():
+        return "interrupted before it began"
     try:
         run_session(job.experiment, session, job.label, listen)
     except Exception as error:

@@ -29,6 +29,10 @@ class Schedule:
         """Return who of them does not deliver in time, and why."""
         return {}
 
+    def protects(self, number: int) -> bool:
+        """Return whether those who protect their images do so in round `number`."""
+        return True
+
     def attackers(self, number: int) -> frozenset[int]:
         """Return the clients that misbehave in round `number`."""
         return self._pool

@@ -10,7 +10,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from fl_sim.engine import compat
+from fl_sim.engine import compat, interrupts
 from fl_sim.engine.session import Listener
 
 Job = TypeVar("Job")
@@ -33,9 +33,13 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     leash, held = context.Pipe(duplex=False)
+    stop = context.Event()
     listener = threading.Thread(target=_pass_on, args=(reports, listen), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(count, context, _start, (reports, leash)) as pool:
+    with (
+        ProcessPoolExecutor(count, context, _start, (reports, leash, stop)) as pool,
+        interrupts.finishing_rounds(stop),
+    ):
         try:
             waiting = {pool.submit(_work, task, job): job for job in jobs}
             for future in as_completed(waiting):
@@ -56,12 +60,14 @@ def _work(task: Callable[[Job, Listener], Outcome], job: Job) -> Outcome:
     return task(job, _reports.put)
 
 
-def _start(reports: Any, leash: Connection) -> None:
+def _start(reports: Any, leash: Connection, stop: Any) -> None:
     """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
     global _reports
     _reports = reports
     compat.quiet()
+    interrupts.share(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     watch = partial(_end_with, [parent.sentinel, leash])

@@ -98,6 +98,7 @@ def observation() -> Callable[..., Observation]:
             "updates": (),
             "attackers": frozenset(),
             "decision": None,
+            "personal": {},
             "num_failures": 0,
             "seconds": 1.0,
             "bytes_down": 10,

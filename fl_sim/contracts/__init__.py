@@ -7,7 +7,7 @@ unit, such as 8 / 255. Each plug-in is one final frozen dataclass in one file, w
 for every field and a line `Source:` in its docstring.
 """
 
-from fl_sim.contracts.clients import Client, ColludingClient, Collusion
+from fl_sim.contracts.clients import Client, ColludingClient, Collusion, Descent
 from fl_sim.contracts.metrics import Metric, Observation
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.protections import Protection
@@ -26,6 +26,7 @@ __all__ = [
     "Collusion",
     "Dataset",
     "Decision",
+    "Descent",
     "Failure",
     "InformedRule",
     "LinearRule",

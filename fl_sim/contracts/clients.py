@@ -12,6 +12,26 @@ from fl_sim.contracts.nouns import Shard, Update
 from fl_sim.contracts.rules import AggregationRule
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Stochastic gradient descent in numbers: all that there is to some clients' training.
+
+    Attributes:
+        learning_rate, momentum, weight_decay: of the optimiser, in the round at hand.
+        batch_size, local_epochs: of the round.
+        label_smoothing: share of the uniform distribution in the targets, of either sign.
+        mu: weight of half the squared distance to the received parameters.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    local_epochs: int
+    label_smoothing: float
+    mu: float = 0.0
+
+
 class Client(ABC):
     """What a participant does in a round."""
 
@@ -26,6 +46,13 @@ class Client(ABC):
     def local_steps(self, num_examples: int) -> int:
         """Return how many optimiser steps a round takes on a shard of this size."""
         return 1
+
+    def descent(self, number: int) -> Descent | None:
+        """Return what round `number` is if it is plain descent, else None.
+
+        Where a model allows it, an engine trains many such clients as one batch.
+        """
+        return None
 
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Turn the global `model` into the client's own one, in place; False: it has none."""

@@ -1,8 +1,9 @@
 """The plug-in that measures a round, and what it sees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -19,7 +20,9 @@ class Observation:
     (held out) in each client, class and protected status, on which membership attacks are
     honest. `class_counts` and `protected_counts` are about everything that a client holds.
     `decision` is what the rule did with each of the updates, which are in client order;
-    `attackers` are the clients that misbehave in this round.
+    `attackers` are the clients that misbehave in this round; `personal` has the accuracy by class
+    of clients' own models after the last one, where they have any. In rounds that are not
+    evaluated there are no logits, and only metrics that need none are asked.
     """
 
     round: int
@@ -35,6 +38,7 @@ class Observation:
     updates: tuple[Update, ...]
     attackers: frozenset[int]
     decision: Decision | None
+    personal: Mapping[int, Float[Tensor, " y"]]
     num_failures: int
     seconds: float
     bytes_down: int
@@ -47,7 +51,12 @@ class Observation:
 
 
 class Metric(ABC):
-    """A family of numbers about a round, each a pure function of the observation."""
+    """A family of numbers about a round, each a pure function of the observation.
+
+    `needs_scores` says that it reads logits.
+    """
+
+    needs_scores: ClassVar[bool] = True
 
     @abstractmethod
     def rows(self, seen: Observation) -> Iterable[Row]:

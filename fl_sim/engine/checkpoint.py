@@ -9,27 +9,40 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import Strategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Failure, Row
+from fl_sim.engine.log import Mark, RunLog
 from fl_sim.engine.loop import State
+from fl_sim.errors import RequestError
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 
 
-def save_state(folder: Path, state: State) -> None:
-    """Write the state after a round, and drop all but the newest two."""
+class CheckpointError(RequestError):
+    """There are checkpoints, but none to go on from; the message says why."""
+
+
+def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
+    """Write the state after a round, and drop all but the newest two.
+
+    Args:
+        folder: of the checkpoints.
+        state: what to keep.
+        run: the experiment as JSON; a checkpoint of another one is refused.
+        mark: where the log of the rows stands.
+    """
     tensors: dict[str, Tensor] = {}
     tree = {
+        "run": hashlib.sha256(run.encode()).hexdigest(),
+        "log": list(mark),
         "round": state.round,
+        "cohort": state.cohort,
         "parameters": _pack(state.parameters, tensors),
         "buffers": _pack(state.buffers, tensors),
-        "strategy": _pack(_strategy_state(state.strategy), tensors),
-        "rows": [list(row) for row in state.rows],
-        "failures": [list(failure) for failure in state.failures],
+        "server": _pack(state.server.remembered(), tensors),
+        "memories": _pack({str(c): own for c, own in state.memories.items()}, tensors),
     }
     text = json.dumps(tree)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,25 +54,51 @@ def save_state(folder: Path, state: State) -> None:
         old.unlink()
 
 
-def load_state(folder: Path, strategy: Strategy) -> State | None:
-    """Return the newest state that is whole, or None where there is none.
+def load_state(folder: Path, state: State, run: str, log: RunLog) -> State:
+    """Return the newest state that is whole, or `state` where there is no checkpoint.
 
-    The state of `strategy` is restored in place.
+    What the server remembers is put back in place, and the log goes back to where it stood.
+
+    Raises:
+        CheckpointError: where there are checkpoints and none can be used.
     """
-    for path in _newest_first(folder):
+    found, causes = _newest_first(folder), []
+    for path in found:
         content = _read(path)
-        if content is not None:
-            tree, tensors = content
-            _restore(strategy, _unpack(tree["strategy"], tensors))
-            return State(
-                round=tree["round"],
-                parameters=_unpack(tree["parameters"], tensors),
-                buffers=_unpack(tree["buffers"], tensors),
-                strategy=strategy,
-                rows=[Row(*row) for row in tree["rows"]],
-                failures=[Failure(*failure) for failure in tree["failures"]],
-            )
-    return None
+        cause = _why_not(content, run, log)
+        if content is None or cause:
+            causes.append(f"{path.name}: {cause}")
+            continue
+        tree, tensors = content
+        state.server.remember(_unpack(tree["server"], tensors))
+        log.go_back(Mark(*tree["log"]))
+        memories = _unpack(tree["memories"], tensors)
+        return State(
+            round=tree["round"],
+            parameters=_unpack(tree["parameters"], tensors),
+            buffers=_unpack(tree["buffers"], tensors),
+            server=state.server,
+            memories={int(client): own for client, own in memories.items()},
+            cohort=tree["cohort"],
+        )
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used ({'; '.join(causes)}); "
+            "start anew without --resume, or delete them"
+        )
+    return state
+
+
+def _why_not(content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog) -> str:
+    """Return why a checkpoint cannot be used, or nothing."""
+    if content is None:
+        return "torn, or changed since it was written"
+    tree, _ = content
+    if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
+        return "of another experiment, or another version"
+    if not log.holds(Mark(*tree["log"])):
+        return f"{log.path.name} was changed since"
+    return ""
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -87,24 +126,6 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
         sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         sha.update(tensor.contiguous().numpy().tobytes())
     return sha.hexdigest()
-
-
-def _strategy_state(strategy: Strategy) -> dict[str, Any]:
-    """Return what a strategy remembers; its rule and functions come from the experiment."""
-    return {
-        name: _strategy_state(value) if isinstance(value, Strategy) else value
-        for name, value in vars(strategy).items()
-        if not callable(value) and not isinstance(value, AggregationRule)
-    }
-
-
-def _restore(strategy: Strategy, remembered: dict[str, Any]) -> None:
-    for name, value in remembered.items():
-        own = getattr(strategy, name, None)
-        if isinstance(own, Strategy):
-            _restore(own, value)
-        else:
-            setattr(strategy, name, value)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

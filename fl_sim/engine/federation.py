@@ -1,17 +1,19 @@
 """Steps 2 to 5 of a run: data, partition, protection, and the network they meet."""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from fl_sim.cache import cached, digest
-from fl_sim.contracts import Client, Dataset, Protection, Shard
+from fl_sim.contracts import Dataset, Protection, Shard
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load_subset
 from fl_sim.description import describe
+from fl_sim.engine.orders import Order, Task
+from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import require
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
@@ -20,8 +22,10 @@ from fl_sim.models.features import features
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
 from fl_sim.perturbation import as_pixels
+from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator, numpy_generator
 
+SERVER = -1  # the server, where it trains on images of its own
 CALIBRATION = 1024  # images that set the statistics of a random, frozen front
 
 
@@ -54,39 +58,64 @@ class Federation:
     dataset: Dataset
     pool: Pool
     inputs: Shaped[Tensor, "n ..."]
+    clean_inputs: Shaped[Tensor, "n ..."]
     test_inputs: Shaped[Tensor, "t ..."]
     model: nn.Sequential
     start: Float[Tensor, " p"]
     start_buffers: dict[str, Tensor]
     trained: Bool[Tensor, " n"]
-    adversaries: frozenset[int]
+    root: Shard | None
 
-    def shard(self, client: int) -> Shard:
-        """Return what `client` trains on."""
-        own = (self.trained & (self.pool.clients == client)).nonzero().squeeze(1)
-        return Shard(client, self.inputs[own], self.pool.labels[own], own, self.dataset.num_classes)
+    @cached_property
+    def workshop(self) -> Workshop:
+        """Where the clients are trained; it shares the network and the inputs."""
+        owners = [
+            (self.trained & (self.pool.clients == client)).nonzero().squeeze(1)
+            for client in range(self.num_clients)
+        ]
+        return Workshop(
+            schedule=Schedule(self.experiment),
+            model=self.model,
+            inputs=self.inputs,
+            clean_inputs=self.clean_inputs,
+            labels=self.pool.labels,
+            owners=owners,
+            num_classes=self.dataset.num_classes,
+        )
 
-    def behaviour(self, client: int) -> Client:
-        """Return how `client` trains."""
-        adversary = self.experiment.adversary
-        if adversary is not None and client in self.adversaries:
-            return adversary.client
-        return self.experiment.client
+    def shard(self, client: int, number: int = 1) -> Shard:
+        """Return what `client` trains on in a round."""
+        return self.workshop.shard(client, number)
 
-    def shard_sizes(self) -> list[int]:
-        """Return the number of training images of each client, as the server knows it."""
-        counts = self.pool.clients[self.trained].bincount(minlength=self.num_clients)
-        return [int(count) for count in counts]
+    @cached_property
+    def able(self) -> list[int]:
+        """The clients that have anything to train on."""
+        return [client for client, size in enumerate(self.workshop.sizes) if size]
 
+    @cached_property
+    def examined(self) -> dict[str, Tensor]:
+        """The inputs that the global model is scored on, by name."""
+        return {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+
+    def root_update(self, order: Order) -> Float[Tensor, " p"] | None:
+        """Return the server's own update on its root images; None where the rule has none."""
+        if self.root is None:
+            return None
+        task, client = Task(SERVER), self.experiment.client
+        update, _ = self.workshop.trained(order, task, client, self.root)
+        return update.delta
+
+    @cached_property
     def class_counts(self) -> Int64[Tensor, "k y"]:
-        """Return how many records of each class each client holds."""
+        """How many records of each class each client holds."""
         num_classes = self.dataset.num_classes
         cells = self.pool.clients * num_classes + self.pool.labels
         counts = cells.bincount(minlength=self.num_clients * num_classes)
         return counts.view(self.num_clients, num_classes)
 
+    @cached_property
     def protected_counts(self) -> Int64[Tensor, " k"]:
-        """Return how many records of each client are protected."""
+        """How many records of each client are protected."""
         return self.pool.clients[self.pool.protected].bincount(minlength=self.num_clients)
 
     @property
@@ -111,24 +140,24 @@ def prepare(experiment: Experiment) -> Federation:
     dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     pool = _pool(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
-    inputs, test_inputs = _seen(experiment, dataset, pool, network.frozen)
+    inputs, clean, test = _seen(experiment, dataset, pool, network.frozen)
+    root, dataset, test = _set_aside(experiment, dataset, test)
     withheld = experiment.layout.withheld & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
-    drawn = torch.randperm(data.num_clients, generator=generator(seed, "adversaries"))
-    num_adversaries = experiment.adversary.num_clients if experiment.adversary else 0
     model = channels_last(network.trained)
     return Federation(
         experiment=experiment,
         dataset=dataset,
         pool=pool,
         inputs=inputs,
-        test_inputs=test_inputs,
+        clean_inputs=clean,
+        test_inputs=test,
         model=model,
         start=parameters.flat(model),
         start_buffers=parameters.buffers(model),
         trained=trained,
-        adversaries=frozenset(drawn[:num_adversaries].tolist()),
+        root=root,
     )
 
 
@@ -237,20 +266,39 @@ def _noisy(
 
 def _seen(
     experiment: Experiment, dataset: Dataset, pool: Pool, frozen: nn.Sequential
-) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
+) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
     """Return what the trained part of the network sees: images, or cached features.
 
-    Clean and noisy features are cached apart and mixed by mask.
+    They are the published records, the clean ones, and the test set. Clean and noisy features
+    are cached apart and mixed by mask.
     """
     if len(frozen) == 0:
-        return _mixed(pool.protected, pool.noisy_images, pool.clean_images), dataset.test_images
+        mixed = _mixed(pool.protected, pool.noisy_images, pool.clean_images)
+        return mixed, pool.clean_images, dataset.test_images
     channels_last(frozen)
     weights = _front_id(experiment, dataset, frozen)
     clean = features(frozen, weights, pool.clean_images)
     test = features(frozen, weights, dataset.test_images)
     if pool.noisy_images is pool.clean_images:
-        return clean, test
-    return _mixed(pool.protected, features(frozen, weights, pool.noisy_images), clean), test
+        return clean, clean, test
+    noisy = features(frozen, weights, pool.noisy_images)
+    return _mixed(pool.protected, noisy, clean), clean, test
+
+
+def _set_aside(
+    experiment: Experiment, dataset: Dataset, test_inputs: Shaped[Tensor, "t ..."]
+) -> tuple[Shard | None, Dataset, Shaped[Tensor, "u ..."]]:
+    """Take the clean images that a server holds, where its rule wants any, out of the test set."""
+    count = getattr(experiment.strategy, "root_samples", 0)
+    if not count:
+        return None, dataset, test_inputs
+    labels = dataset.test_labels
+    rank, _ = _ranks(labels, generator(experiment.seed, "root"))
+    order = rank.argsort(stable=True)
+    held, left = order[:count].sort().values, order[count:].sort().values
+    root = Shard(SERVER, test_inputs[held], labels[held], held, dataset.num_classes)
+    rest = replace(dataset, test_images=dataset.test_images[left], test_labels=labels[left])
+    return root, rest, test_inputs[left]
 
 
 def _mixed(

@@ -1,24 +1,23 @@
-"""THE loop: one round of Flower's protocol after another, in plain sight."""
+"""THE loop: one round after another, in plain sight."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
-from flwr.app import ConfigRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Failure, Row, Update
-from fl_sim.engine.compat import seeded_globals
-from fl_sim.engine.exchange import Exchange, Roll, as_replies
+from fl_sim.contracts import Failure, Row, Senders, Update
+from fl_sim.engine.collusion import colluders, forged
+from fl_sim.engine.crew import Crew
+from fl_sim.engine.evaluation import Ending, needs_updates
 from fl_sim.engine.federation import Federation
-from fl_sim.engine.measure import measure
-from fl_sim.engine.wire import from_record, to_record
-from fl_sim.models import parameters
-from fl_sim.seeding import generator
+from fl_sim.engine.measure import Seen, measure
+from fl_sim.engine.orders import Order, Task, Tensors, cut
+from fl_sim.engine.pile import Collected, Pile
+from fl_sim.engine.server import Plan, Server, senders_of
+from fl_sim.errors import RunFailedError
 from fl_sim.sums import weighted_sum
 
 
@@ -28,58 +27,118 @@ class State:
 
     round: int
     parameters: Float[Tensor, " p"]
-    buffers: dict[str, Tensor]
-    strategy: Strategy
-    rows: list[Row] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    buffers: Tensors
+    server: Server
+    memories: dict[int, Tensors] = field(default_factory=dict)
+    cohort: bool = False
 
 
-def initial_state(federation: Federation, strategy: Strategy) -> State:
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A round that is over: the state after it, and what it adds to the results."""
+
+    state: State
+    rows: list[Row]
+    failures: list[Failure]
+
+
+def initial_state(federation: Federation, server: Server) -> State:
     """Return the state before the first round."""
-    return State(0, federation.start, federation.start_buffers, strategy)
+    return State(0, federation.start, federation.start_buffers, server)
 
 
-def rounds(federation: Federation, state: State, grid: Grid) -> Iterator[State]:
-    """Run the rounds that are left, yielding the state after each.
+def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]:
+    """Run the rounds that are left, yielding each as it is over.
 
     Raises:
         RunFailedError: where the failure policy ends the run.
     """
-    experiment, shapes = federation.experiment, parameters.shapes(federation.model)
-    exchange = Exchange(
-        grid, experiment.to_json(), shapes, federation.shard_sizes(), experiment.failures
-    )
-    for number in range(state.round + 1, experiment.rounds + 1):
+    schedule = federation.workshop.schedule
+    for number in range(state.round + 1, federation.experiment.rounds + 1):
         started = perf_counter()
-        clients = chosen_clients(federation, number)
-        with seeded_globals(experiment.seed, "strategy", number):
-            instructions = list(
-                state.strategy.configure_train(
-                    number, to_record(state.parameters, shapes), ConfigRecord(), Roll(clients)
-                )
-            )
-            updates, failures = exchange.updates(number, instructions, state.buffers)
-            replies = as_replies(updates, instructions, shapes)
-            arrays, _ = state.strategy.aggregate_train(number, replies)
-        if arrays is not None:
-            state.parameters = from_record(arrays, shapes)
-        state.buffers = mean_buffers(updates) or state.buffers
+        chosen = schedule.chosen(number, federation.able)
+        absent = schedule.absent(number, chosen)
+        plan = planned(federation, state, number, [c for c in chosen if c not in absent])
+        collected = collect(federation, state, crew, plan)
+        judge(federation, number, collected)
+        senders = known(federation, plan, collected)
+        state.parameters, decision = state.server.advance(plan, collected, senders)
+        state.buffers = mean_buffers(collected.updates) or state.buffers
+        state.memories |= {u.client: u.memory for u in collected.updates if u.memory}
         state.round = number
-        state.failures += failures
-        state.rows += measure(federation, state, updates, failures, perf_counter() - started)
-        yield state
+        failures = [Failure(number, client, cause) for client, cause in sorted(absent.items())]
+        failures += collected.failures
+        delivered = collected.clients.tolist()
+        ending = Ending(plan.order.parameters, delivered, collected.rows, state.buffers)
+        took = perf_counter() - started
+        seen = Seen(collected.updates, decision, failures, took, ending)
+        yield Played(state, measure(federation, state, crew, seen), failures)
 
 
-def chosen_clients(federation: Federation, number: int) -> list[int]:
-    """Return who trains in round `number`: clients with data, drawn by the run's seed."""
-    able = [client for client, size in enumerate(federation.shard_sizes()) if size]
-    rng = generator(federation.experiment.seed, "round", number, "participation")
-    order = torch.randperm(len(able), generator=rng)
-    wanted = federation.experiment.clients_per_round
-    return sorted(able[i] for i in order[:wanted].tolist())
+def planned(federation: Federation, state: State, number: int, present: list[int]) -> Plan:
+    """Return what the round is to be: updates are stacked where anybody has to see them all."""
+    schedule, sizes = federation.workshop.schedule, federation.workshop.sizes
+    order = Order(
+        round=number,
+        parameters=state.parameters,
+        buffers=state.buffers,
+        adds_up=not (colluders(schedule, number) or needs_updates(federation.experiment, number)),
+        cohort=state.cohort,
+    )
+    weights = torch.tensor([sizes[client] for client in present], dtype=torch.float64)
+    return state.server.plan(order, _senders(federation, number, present), weights)
 
 
-def mean_buffers(updates: list[Update]) -> dict[str, Tensor]:
+def _senders(federation: Federation, number: int, clients: list[int]) -> Senders:
+    experiment, sizes = federation.experiment, federation.workshop.sizes
+    steps = [experiment.client.local_steps(sizes[client]) for client in clients]
+    return senders_of(clients, steps, experiment.data.num_clients, number, experiment.seed)
+
+
+def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Collected:
+    """Have the round's clients trained, and gather what they send."""
+    workshop, number = federation.workshop, plan.order.round
+    tasks = [
+        Task(client, factor, state.memories.get(client, {}))
+        for client, factor in zip(plan.clients, plan.factors, strict=True)
+    ]
+    costs = [
+        float(workshop.schedule.behaviour(c, number).local_steps(workshop.sizes[c]))
+        for c in plan.clients
+    ]
+    pile = Pile(plan.order, plan.clients)
+    together = plan.order.cohort and workshop.allows_cohorts
+    for position, done in crew.train(plan.order, cut(tasks, costs, together)):
+        if done.failures and workshop.policy.on_failure == "raise":
+            first = done.failures[0]
+            raise RunFailedError(f"round {number}, client {first.client}: {first.cause}")
+        pile.add(position, done)
+    kinds = colluders(workshop.schedule, number)
+    return forged(pile.collected(), state.server, kinds, number, workshop.seed)
+
+
+def judge(federation: Federation, number: int, collected: Collected) -> None:
+    """End the run where too few updates came in."""
+    fewest, failures = federation.experiment.failures.min_updates, collected.failures
+    if len(collected.updates) < fewest:
+        cause = f"; client {failures[0].client}: {failures[0].cause}" if failures else ""
+        raise RunFailedError(
+            f"round {number}: {len(collected.updates)} valid updates, failures.min_updates is "
+            f"{fewest}{cause}"
+        )
+
+
+def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
+    """Return what is known of those who delivered, with what they sent beside their updates."""
+    senders = _senders(federation, plan.order.round, collected.clients.tolist())
+    losses = torch.tensor([update.loss for update in collected.updates], dtype=torch.float64)
+    names = collected.updates[0].sent if collected.updates else {}
+    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in names}
+    reference = federation.root_update(plan.order)
+    return replace(senders, losses=losses, sent=sent, reference=reference)
+
+
+def mean_buffers(updates: list[Update]) -> Tensors:
     """Return the buffers averaged by shard size, in float64; counters are copied."""
     if not updates or not updates[0].buffers:
         return {}

@@ -1,22 +1,36 @@
 """What is seen after a round, and the numbers that every metric makes of it."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from fl_sim.contracts import Failure, Metric, Observation, Row, Update
+from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Update
+from fl_sim.engine.crew import Crew
+from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
+from fl_sim.engine.orders import Tensors
+from fl_sim.engine.scores import logits
+from fl_sim.metrics.accuracy import class_means
 from fl_sim.models import parameters
-from fl_sim.perturbation import as_pixels
 from fl_sim.plugins import discover
 
 if TYPE_CHECKING:
     from fl_sim.engine.loop import State
 
-BATCH = 256  # the same everywhere: the bits of a score may depend on it
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a round left behind, beside the model."""
+
+    updates: list[Update]
+    decision: Decision | None
+    failures: list[Failure]
+    seconds: float
+    ending: Ending | None = None
 
 
 @lru_cache
@@ -26,58 +40,60 @@ def metrics() -> tuple[Metric, ...]:
     return tuple(cls() for cls in found)
 
 
-def measure(
-    federation: Federation,
-    state: "State",
-    updates: list[Update],
-    failures: list[Failure],
-    seconds: float,
-) -> list[Row]:
-    """Return the numbers of a round."""
-    seen = observe(federation, state, updates, failures, seconds)
-    return [row for metric in metrics() for row in metric.rows(seen)]
+def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> list[Row]:
+    """Return the numbers of a round; the model is scored in every `evaluation.every`-th only."""
+    experiment = federation.experiment
+    scored = state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds
+    wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
+    observed = observe(federation, state, crew, seen, scored)
+    rows = [row for metric in wanted for row in metric.rows(observed)]
+    return rows + list(last_round_rows(federation, seen.ending, observed) if seen.ending else ())
 
 
 def observe(
-    federation: Federation,
-    state: "State",
-    updates: list[Update],
-    failures: list[Failure],
-    seconds: float,
+    federation: Federation, state: "State", crew: Crew, seen: Seen, scored: bool = True
 ) -> Observation:
     """Score the test set and the pool by the global model."""
-    model, pool, kept = federation.model, federation.pool, federation.pool.audited
-    parameters.load_flat(model, state.parameters)
-    parameters.load_buffers(model, state.buffers)
+    pool, kept, number = federation.pool, federation.pool.audited, state.round
+    sets = federation.examined if scored else {}
+    scores = crew.scores(state.parameters, state.buffers, sets)
+    none = torch.empty(0, federation.dataset.num_classes)
     size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
     return Observation(
-        round=state.round,
-        test_logits=logits(model, federation.test_inputs),
-        test_labels=federation.dataset.test_labels,
-        pool_logits=logits(model, federation.inputs[kept]),
+        round=number,
+        test_logits=scores.get("test", none),
+        test_labels=federation.dataset.test_labels if scored else none[:, 0].long(),
+        pool_logits=scores.get("pool", none),
         pool_labels=pool.labels[kept],
         pool_clients=pool.clients[kept],
         members=pool.members[kept],
         protected=pool.protected[kept],
-        class_counts=federation.class_counts(),
-        protected_counts=federation.protected_counts(),
-        updates=tuple(updates),
-        attackers=federation.adversaries,
-        decision=None,
-        num_failures=len(failures),
-        seconds=seconds,
-        bytes_down=size * (len(updates) + len(failures)),
-        bytes_up=size * len(updates),
+        class_counts=federation.class_counts,
+        protected_counts=federation.protected_counts,
+        updates=tuple(seen.updates),
+        attackers=federation.workshop.schedule.attackers(number),
+        decision=seen.decision,
+        personal=personal(federation, state) if number == federation.experiment.rounds else {},
+        num_failures=len(seen.failures),
+        seconds=seen.seconds,
+        bytes_down=size * (len(seen.updates) + len(seen.failures)),
+        bytes_up=size * len(seen.updates),
     )
 
 
-@torch.no_grad()
-def logits(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n y"]:
-    """Return the scores of `inputs`, in evaluation mode."""
-    model.eval()
-    return torch.cat(
-        [
-            model(as_pixels(batch) if batch.dtype == torch.uint8 else batch)
-            for batch in inputs.split(BATCH)
-        ]
-    )
+def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, " y"]]:
+    """Return the accuracy by class of each client's own model, where clients have one."""
+    found, model = {}, federation.model
+    for client, memory in sorted(state.memories.items()):
+        behaviour = federation.workshop.schedule.behaviour(client, state.round)
+        _load(model, state.parameters, state.buffers)
+        if behaviour.personal(model, memory):
+            labels = federation.dataset.test_labels
+            right = logits(model, federation.test_inputs).argmax(1) == labels
+            found[client] = class_means(right, labels, federation.dataset.num_classes)
+    return found
+
+
+def _load(model: torch.nn.Module, values: Tensor, buffers: Tensors) -> None:
+    parameters.load_flat(model, values)
+    parameters.load_buffers(model, buffers)

@@ -8,7 +8,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_sim import experiment_file, preflight
 from fl_sim.engine.federation import federation
-from fl_sim.engine.session import Progress, Session, drive, open_folder
+from fl_sim.engine.flower_crew import FlowerCrew
+from fl_sim.engine.session import Progress, Session, await_nodes, drive, open_folder
 from fl_sim.results import run_folder
 
 app = ServerApp()
@@ -32,7 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     folder = run_folder(results, experiment.run_id, experiment.seed)
     session = Session(folder, engine="flower")
     open_folder(experiment, session)
-    numbers = drive(federation(experiment.to_json()), grid, session, experiment.name, _say)
+    ours = federation(experiment.to_json())
+    await_nodes(grid)
+    numbers = drive(ours, FlowerCrew(ours.workshop, grid), session, experiment.name, _say)
     print(f"accuracy {numbers['accuracy']:.3f}, params_sha256 {numbers['params_sha256']}")
     print(f"results: {folder}")
 

@@ -64,7 +64,7 @@ class Accuracy(Metric):
     """
 
     def rows(self, seen: Observation) -> Iterator[Row]:
-        """Yield accuracy and loss, and what clients said of their training."""
+        """Yield accuracy and loss, and the accuracy of clients' own models."""
         losses = functional.cross_entropy(seen.test_logits, seen.test_labels, reduction="none")
         right = seen.test_logits.argmax(1) == seen.test_labels
         low, high = clopper_pearson(int(right.sum()), len(right))
@@ -75,9 +75,9 @@ class Accuracy(Metric):
         yield from self._by_client(seen)
         for client, share in enumerate(protected_shares(seen).tolist()):
             yield Row(seen.round, "protected_share", share, client)
-        for update in seen.updates:
-            for name, value in update.metrics.items():
-                yield Row(seen.round, name, value, update.client)
+        mixes = class_mixes(seen)
+        for client, by_class in sorted(seen.personal.items()):
+            yield Row(seen.round, "personal_accuracy", float(mixes[client] @ by_class), client)
 
     def _by_client(self, seen: Observation) -> Iterator[Row]:
         """Yield each client's accuracy, flagged where it holds nothing."""

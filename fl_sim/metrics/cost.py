@@ -4,7 +4,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from fl_sim.contracts import Metric, Observation, Row
 
@@ -19,6 +19,8 @@ class Cost(Metric):
     Source: this project; bytes are those of the trained parameters and statistics, 4 bytes a
     number, without the transport's own.
     """
+
+    needs_scores: ClassVar[bool] = False
 
     def rows(self, seen: Observation) -> Iterator[Row]:
         """Yield the costs of the round."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clients.label_flip import LabelFlipClient
 from clients.nan_sender import NanSenderClient
+from clients.noop import NoopClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim.contracts import Client, Dataset, Shard
@@ -22,6 +23,10 @@ from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 
 CLIENTS = [cls() for cls in discover("clients", Client)]
+IDLE = {NoopClient: "it measures what a round costs without any training"}
+every_learner = pytest.mark.parametrize(
+    "client", [c for c in CLIENTS if type(c) not in IDLE], ids=lambda c: type(c).__name__
+)
 every_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda c: type(c).__name__)
 
 
@@ -61,7 +66,7 @@ def test_the_same_generator_gives_the_same_bits(client: Client, shard: Shard) ->
     assert all(torch.equal(once.buffers[name], again.buffers[name]) for name in once.buffers)
 
 
-@every_client
+@every_learner
 def test_another_generator_gives_another_result(client: Client, shard: Shard) -> None:
     assert trained(client, shard, 0).bits() != trained(client, shard, 1).bits()
 
@@ -73,7 +78,7 @@ def test_the_shard_is_left_as_it_was(client: Client, shard: Shard) -> None:
     assert all(map(torch.equal, before, (shard.inputs, shard.labels, shard.sample_ids)))
 
 
-@every_client
+@every_learner
 def test_parameters_change_in_place(client: Client, shard: Shard) -> None:
     outcome = trained(client, shard)
     assert not torch.equal(outcome.parameters, outcome.start)
@@ -85,7 +90,12 @@ def test_every_client_reports_the_same_metrics(client: Client, shard: Shard) -> 
     assert list(metrics) == ["train_loss", "train_accuracy"]
     assert all(type(value) is float for value in metrics.values())
     assert 0 <= metrics["train_accuracy"] <= 1
-    assert metrics["train_loss"] > 0
+    assert metrics["train_loss"] > 0 or type(client) in IDLE
+
+
+def test_the_idle_client_changes_nothing(shard: Shard) -> None:
+    outcome = trained(NoopClient(), shard)
+    assert torch.equal(outcome.parameters, outcome.start)
 
 
 @every_client
@@ -98,7 +108,7 @@ def test_nothing_is_drawn_from_the_global_generator(client: Client, shard: Shard
     assert trained(client, shard).bits() == first
 
 
-@every_client
+@every_learner
 def test_cached_features_are_trained_on_like_images(client: Client) -> None:
     features = torch.randn(30, 6, generator=generator(0, "features"))
     shard = Shard(0, features, torch.arange(30) % 3, torch.arange(30), 3)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fl_sim.contracts import Metric, Observation, Row, Update
+from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.federation import prepare
 from fl_sim.engine.loop import initial_state
-from fl_sim.engine.measure import measure
-from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.engine.measure import Seen, measure
+from fl_sim.engine.server import RuleServer
 from fl_sim.experiment import Experiment
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
@@ -137,9 +138,10 @@ def test_numbers_of_a_model_that_diverged_are_flagged(
     experiment: Callable[..., Experiment],
 ) -> None:
     federation = prepare(experiment())
-    state = initial_state(federation, RuleStrategy(FedAvg()))
+    state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
     state.parameters.fill_(1e30)  # finite, so that it passes for an update; its logits are not
-    rows = measure(federation, state, [], [], seconds=1.0)
+    seen = Seen([], None, [], seconds=1.0)
+    rows = measure(federation, state, LocalCrew(federation.workshop), seen)
     assert not math.isfinite(next(row.value for row in rows if row.metric == "loss"))
     assert [row for row in rows if not readable(row)] == []
 

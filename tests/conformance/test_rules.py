@@ -15,8 +15,9 @@ from torch import Tensor
 from fl_sim.contracts import AggregationRule, LinearRule
 from fl_sim.description import construct, describe
 from fl_sim.engine.checkpoint import load_state, save_state
+from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State
-from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.engine.server import RuleServer
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
@@ -185,13 +186,14 @@ def test_a_step_shares_no_memory_with_the_updates(rule: AggregationRule) -> None
 def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path: Path) -> None:
     updates, weights = drawn(rule, 3)
     state, _ = rule.aggregate(rule.initial_state(SIZE), updates, weights)
-    kept = RuleStrategy(rule)
-    kept.rule_state = state
-    save_state(tmp_path, State(1, torch.zeros(SIZE), {}, kept))
-    restored = RuleStrategy(rule)
-    assert load_state(tmp_path, restored) is not None
+    kept, log = RuleServer(rule, SIZE), RunLog(tmp_path / "log.jsonl")
+    kept.remember(state)
+    save_state(tmp_path, State(1, torch.zeros(SIZE), {}, kept), "a run", log.mark)
+    restored = RuleServer(rule, SIZE)
+    first = State(0, torch.zeros(SIZE), {}, restored)
+    assert load_state(tmp_path, first, "a run", log).round == 1
     went_on, resumed = (
-        rule.aggregate(s, updates.flip(0), weights)[1] for s in (state, restored.rule_state)
+        rule.aggregate(s, updates.flip(0), weights)[1] for s in (state, restored.state)
     )
     assert torch.equal(went_on, resumed)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Update
 from fl_sim.engine import compat
-from fl_sim.engine.exchange import Roll, as_replies
+from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.strategy import RuleStrategy
 from fl_sim.engine.wire import Shapes, from_record, to_record
 from fl_sim.seeding import generator
@@ -69,7 +69,7 @@ class Server:
             for client, (own, count) in enumerate(zip(received, examples, strict=True))
         ]
         arrays, _ = self.strategy.aggregate_train(
-            self.round, as_replies(updates, instructions, SHAPES)
+            self.round, as_replies(updates, received, instructions, SHAPES)
         )
         assert isinstance(arrays, ArrayRecord)
         self.parameters = from_record(arrays, SHAPES)

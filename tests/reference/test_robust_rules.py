@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Update
 from fl_sim.engine import compat
-from fl_sim.engine.exchange import Roll, as_replies
+from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.strategy import RuleStrategy
 from fl_sim.engine.wire import from_record, to_record
 from fl_sim.seeding import generator
@@ -71,7 +71,7 @@ def through_flower(rule: AggregationRule, start: Tensor, received: Tensor) -> Te
     for instruction in instructions:
         compat.stamp(instruction)
     updates = [Update(client, own, {}, 10, {}) for client, own in enumerate(received)]
-    arrays, _ = strategy.aggregate_train(1, as_replies(updates, instructions, shapes))
+    arrays, _ = strategy.aggregate_train(1, as_replies(updates, received, instructions, shapes))
     assert isinstance(arrays, ArrayRecord)
     return from_record(arrays, shapes)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from fl_sim import Data, Experiment, Model
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
-from fl_sim.engine.client_app import app
-from fl_sim.engine.federation import federation
-from fl_sim.engine.local_grid import LocalGrid
-from fl_sim.engine.loop import initial_state, rounds
-from fl_sim.engine.measure import measure
-from fl_sim.engine.strategy import as_flower
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.loop import State, initial_state, rounds
+from fl_sim.engine.measure import Seen, measure
+from fl_sim.engine.server import server_for
 from fl_sim.errors import FieldError
+from fl_sim.models.parameters import shapes
 from fl_sim.preflight import check
 
 Maker = Callable[..., Experiment]
@@ -27,9 +27,14 @@ def after_a_round(experiment: Experiment, global_seed: int) -> Tensor:
     """Return the parameters after a round in a process that has drawn `global_seed` before."""
     torch.manual_seed(global_seed)
     ours = federation(experiment.to_json())
-    state = initial_state(ours, as_flower(experiment.strategy))
-    grid = LocalGrid(app, experiment.data.num_clients)
-    return next(rounds(ours, state, grid)).parameters.clone()
+    crew = LocalCrew(ours.workshop)
+    return next(rounds(ours, first_state(ours), crew)).state.parameters.clone()
+
+
+def first_state(ours: Federation) -> State:
+    return initial_state(
+        ours, server_for(ours.experiment.strategy, ours.start, shapes(ours.model), 0)
+    )
 
 
 NETWORKS: list[Any] = [
@@ -50,8 +55,8 @@ def test_nothing_to_audit_is_no_trouble(experiment: Maker) -> None:
     data = Data(dataset="digits", num_clients=2, num_samples=40, num_test=10, held_out=0.0)
     small = experiment(data=data, partition=Iid(), layout=Layout())
     ours = federation(small.to_json())
-    state = initial_state(ours, as_flower(small.strategy))
-    rows = measure(ours, state, [], [], seconds=1.0)
+    seen = Seen([], None, [], seconds=1.0)
+    rows = measure(ours, first_state(ours), LocalCrew(ours.workshop), seen)
     assert {row.metric for row in rows} >= {"accuracy", "mia_margin_auc"}
 
 

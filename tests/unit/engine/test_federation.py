@@ -20,6 +20,7 @@ from fl_sim.errors import FieldError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator
 
 Maker = Callable[..., Experiment]
@@ -52,7 +53,7 @@ def test_shards_are_disjoint_and_cover_what_is_trained_on(experiment: Maker) -> 
     ids = torch.cat([shard.sample_ids for shard in shards])
     assert len(ids.unique()) == len(ids)
     assert torch.equal(ids.sort().values, ours.trained.nonzero().squeeze(1))
-    assert [len(shard) for shard in shards] == ours.shard_sizes()
+    assert [len(shard) for shard in shards] == ours.workshop.sizes
     for client, shard in enumerate(shards):
         assert shard.client == client
         assert bool((ours.pool.clients[shard.sample_ids] == client).all())
@@ -231,27 +232,28 @@ def test_withholding_everything_is_refused(experiment: Maker) -> None:
 
 def test_counts_are_about_everything_that_a_client_holds(experiment: Maker) -> None:
     ours = ready(experiment)
-    counts = ours.class_counts()
+    counts = ours.class_counts
     for client in range(4):
         own = ours.pool.clients == client
         assert counts[client].tolist() == ours.pool.labels[own].bincount(minlength=10).tolist()
-        assert int(ours.protected_counts()[client]) == int(ours.pool.protected[own].sum())
+        assert int(ours.protected_counts[client]) == int(ours.pool.protected[own].sum())
 
 
 def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker) -> None:
     adversary = Adversary(NanSenderClient(), num_clients=2)
     ours = prepare(experiment(adversary=adversary))
-    assert len(ours.adversaries) == 2
+    schedule = ours.workshop.schedule
+    assert len(schedule.attackers(1)) == 2
     for client in range(4):
-        expected = NanSenderClient() if client in ours.adversaries else SgdClient()
-        assert ours.behaviour(client) == expected
-    chosen = {prepare(experiment(adversary=adversary, seed=s)).adversaries for s in range(6)}
-    assert len(chosen) > 1
+        expected = NanSenderClient() if client in schedule.attackers(1) else SgdClient()
+        assert schedule.behaviour(client, 1) == expected
+    seeded = (Schedule(experiment(adversary=adversary, seed=s)) for s in range(6))
+    assert len({schedule.attackers(1) for schedule in seeded}) > 1
 
 
 def test_more_adversaries_are_the_same_and_others(experiment: Maker) -> None:
     one, two = (
-        prepare(experiment(adversary=Adversary(NanSenderClient(), num_clients=n))).adversaries
+        Schedule(experiment(adversary=Adversary(NanSenderClient(), num_clients=n))).attackers(1)
         for n in (1, 2)
     )
     assert one < two

@@ -42,6 +42,33 @@ def test_the_small_network_has_the_size_that_its_docstring_says() -> None:
     assert abs(size(built("small_cnn")) - 106_000) < 500
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("mcmahan_cnn", 1_663_370), ("tiny_cnn", 28_938), ("mlp", 199_210), ("linear", 7_850)],
+)
+def test_networks_of_papers_have_the_sizes_of_the_papers(name: str, count: int) -> None:
+    assert size(built(name, norm="off")) == count
+
+
+@pytest.mark.parametrize("name", ["mcmahan_cnn", "tiny_cnn"])
+def test_pooling_first_is_the_same_network(name: str) -> None:
+    """The paper rectifies, then pools."""
+    images = torch.rand(3, *GREY, generator=generator(3, "images"))
+    model = built(name, norm="off")
+    usual = nn.Sequential(*model)
+    for i, stage in enumerate(usual):
+        if isinstance(stage, PooledRelu):
+            usual[i] = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    torch.testing.assert_close(model(images), usual(images), rtol=1e-6, atol=1e-6)
+
+
+def test_the_linear_network_is_logistic_regression() -> None:
+    images = torch.rand(3, *GREY, generator=generator(4, "images"))
+    model = built("linear")
+    weight, bias = model[-1].weight, model[-1].bias
+    torch.testing.assert_close(model(images), (images * 2 - 1).flatten(1) @ weight.T + bias)
+
+
 def test_the_residual_network_has_the_size_of_the_paper() -> None:
     """11.17 M parameters with ten classes, a 3 x 3 stem and colour images."""
     assert size(built("resnet18", COLOUR)) == 11_173_962

@@ -1,0 +1,107 @@
+"""`python -m benchmarks`: measure, print the tables, write the results."""
+
+import importlib.util
+import os
+import platform
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.cases import ENGINES, Case
+from benchmarks.race import cold_race, race
+from benchmarks.table import Row, kept, row_of, targets_table, times_table, write_rows
+from benchmarks.workloads import all_cases
+from fl_sim.results import write_json
+
+RESULTS = Path(__file__).parent / "results.json"
+PFL_FOLDER = Path(sys.prefix) / "pfl"  # where `make bench` puts pfl-research
+console = Console()
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Workloads, such as W1,W2; all by default.")] = "",
+    engines: Annotated[str, typer.Option(help="Engines; all by default.")] = "",
+    runs: Annotated[int, typer.Option(min=1, help="Turns that count, of each engine.")] = 5,
+    out: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS,
+    full: Annotated[bool, typer.Option(help="Also the cases that take long.")] = False,
+) -> None:
+    """Measure what a round costs: the plain loop, fl_sim, Flower and pfl, in turns."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are ended on the way out
+    wanted = _chosen(engines, list(ENGINES), "engines")
+    cases = all_cases(full)
+    workloads = _chosen(only, list(dict.fromkeys(case.workload for case in cases)), "workloads")
+    if "pfl" in wanted and not _find_pfl():
+        console.print(f"pfl left out: not installed ({PFL_FOLDER} is not there; see make bench)")
+        wanted.remove("pfl")
+    rows: list[Row] = []
+    for case in cases:
+        if case.workload in workloads:
+            rows += _measure(case, wanted, runs)
+            write_rows(out, kept(out, rows))
+    write_json(out.with_name("machine.json"), _machine())
+    everything = kept(out, rows)
+    console.print(times_table(everything), targets_table(everything))
+    console.print(f"results: {out}")
+
+
+def _measure(case: Case, engines: list[str], runs: int) -> list[Row]:
+    jobs = {engine: job for engine, job in case.jobs.items() if engine in engines}
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        console.print(f"  {case.workload}, {case.name}: {text}", soft_wrap=True, markup=False)
+
+    case.prepare()
+    with console.status(f"{case.workload}, {case.name}: {', '.join(jobs)}"):
+        if case.cold:
+            outcomes = cold_race(jobs, runs, case.budget, say)
+        else:
+            outcomes = race(jobs, runs, case.warm_up, case.budget, say)
+    say(f"measured in {time.perf_counter() - started:.0f} s")
+    return [
+        row_of(case.workload, case.name, engine, outcome)
+        for engine, outcome in outcomes.items()
+        if outcome.samples
+    ]
+
+
+def _chosen(text: str, known: list[str], what: str) -> list[str]:
+    """Return the named ones, or all where nothing is named."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{what}: expected some of {', '.join(known)}; got {name}")
+    return names or known
+
+
+def _find_pfl() -> bool:
+    """Return whether pfl can be imported; children find it in the same place."""
+    if PFL_FOLDER.exists():
+        os.environ["BENCHMARKS_EXTRA"] = str(PFL_FOLDER)
+        return True
+    return importlib.util.find_spec("pfl") is not None
+
+
+def _machine() -> dict[str, object]:
+    """Return what the numbers depend on beside the code."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "flwr", "ray", "numpy")},
+        "load_before": os.getloadavg()[2],
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

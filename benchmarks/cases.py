@@ -1,0 +1,56 @@
+"""A case of a workload: which engines do what, and how often."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.race import Job
+from fl_sim.experiment import Experiment
+
+ENGINES = ("floor", "optimised", "local", "ray", "flower", "pfl")
+WORKERS = 2  # of ray and flower
+ENDLESS = 10_000  # rounds of an experiment that is stopped from outside
+
+
+def nothing() -> None:
+    """Prepare nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row a engine of the table.
+
+    Attributes:
+        workload: W0 to W6, or `start`.
+        name: what tells it from the workload's other cases.
+        jobs: by engine.
+        warm_up: turns that do not count.
+        budget: seconds of an engine's turns after which it stops early.
+        cold: a turn is a whole process, from its start.
+        prepare: what has to be done before any engine starts.
+    """
+
+    workload: str
+    name: str
+    jobs: dict[str, Job]
+    warm_up: int = 1
+    budget: float = 150.0
+    cold: bool = False
+    prepare: Callable[[], None] = nothing
+
+
+def rounds_of(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:
+    """Return jobs whose turns are rounds of the same experiment."""
+    text = replace(experiment, rounds=ENDLESS).to_json()
+    return {engine: job("run", engine, text) for engine in engines}
+
+
+def job(function: str, engine: str, experiment: str, **arguments: Any) -> Job:
+    """Return what an engine is to do with an experiment."""
+    module = "ours" if engine in ("local", "ray") else engine
+    own: dict[str, Any] = {"experiment": experiment, **arguments}
+    if module == "ours":
+        own["engine"] = engine
+    if engine in ("ray", "flower"):
+        own["workers"] = WORKERS
+    return Job(f"benchmarks.engines.{module}:{function}", own)

@@ -1,0 +1,1 @@
+"""Who runs the rounds: each module has `run(turns, experiment, ...)`, which does one a turn."""

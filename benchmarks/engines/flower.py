@@ -1,0 +1,128 @@
+"""Stock Flower: `run_simulation`, FedAvg, and a ClientApp as its quickstart writes them.
+
+Two things are kinder than a quickstart: data and network are loaded once an actor, not once a
+message. One thing is added: the server tells each sampled node which client's data to use, so
+that the clients of a round are the same for all engines.
+"""
+
+import logging
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.engines.task import Task, accuracy, rate_groups, task
+from benchmarks.turns import Turns
+
+client_app = ClientApp()
+
+
+@lru_cache(maxsize=1)
+def network(experiment: str) -> nn.Sequential:
+    """Return the network, built once an actor."""
+    return task(experiment).plain_model()
+
+
+@client_app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train as the quickstart for PyTorch does."""
+    config: Any = message.content["config"]
+    ours, model = task(config["experiment"]), network(config["experiment"])
+    arrays: Any = message.content["arrays"]
+    model.load_state_dict(arrays.to_torch_state_dict())
+    inputs, labels = ours.preloaded[config["client"]]
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=ours.batch_size, shuffle=True)
+    optimizer = torch.optim.SGD(rate_groups(model, ours.learning_rate), lr=ours.learning_rate)
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    running = 0.0
+    for _ in range(ours.epochs):
+        for batch, answers in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(batch), answers)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(model.state_dict()),
+            "metrics": MetricRecord({"train_loss": running, "num-examples": len(labels)}),
+        }
+    )
+    return Message(content=content, reply_to=message)
+
+
+class PacedFedAvg(FedAvg):
+    """FedAvg that takes turns, and says which client's data a sampled node uses."""
+
+    def __init__(self, turns: Turns, ours: Task, **options: Any) -> None:
+        """Wrap Flower's strategy."""
+        super().__init__(**options)
+        self.turns, self.ours = turns, ours
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Wait for the round's turn, then sample as FedAvg does."""
+        self.turns.next()
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message, client in zip(messages, self.ours.cohort(server_round), strict=True):
+            own = ConfigRecord({**config, "client": client})
+            message.content = RecordDict({"arrays": arrays, "config": own})
+        return messages
+
+
+def run(turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any) -> None:
+    """Run the rounds of an experiment; one turn is a round."""
+    from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    ours = task(experiment)
+    model, server_app, failures = ours.plain_model(), ServerApp(), []
+    num_clients, per_round = ours.ours.num_clients, ours.ours.experiment.clients_per_round
+
+    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if number and evaluate_every and number % evaluate_every == 0:
+            model.load_state_dict(arrays.to_torch_state_dict())
+            return MetricRecord({"accuracy": accuracy(model, ours.preloaded_test)})
+        return None
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            PacedFedAvg(
+                turns,
+                ours,
+                fraction_train=per_round / num_clients,
+                fraction_evaluate=0.0,
+                min_train_nodes=per_round,
+                min_available_nodes=num_clients,
+            ).start(
+                grid=grid,
+                initial_arrays=ArrayRecord(model.state_dict()),
+                num_rounds=ours.ours.experiment.rounds,
+                train_config=ConfigRecord({"experiment": experiment}),
+                evaluate_fn=evaluate,
+            )
+        except BaseException as error:
+            failures.append(error)
+
+    run_simulation(
+        server_app,
+        client_app,
+        num_supernodes=num_clients,
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"num_cpus": workers, "include_dashboard": False},
+        },
+    )
+    if failures:
+        raise failures[0]
+    turns.next()

@@ -1,0 +1,63 @@
+"""Linear heads of many clients, trained at once: closed gradients and batched products."""
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from benchmarks.engines.task import Task
+
+CHUNK = 16  # clients at once; more do not fit into a core's cache
+
+
+def train_heads(ours: Task, flat: Tensor, inputs: Tensor, number: int) -> Tensor:
+    """Return the mean of the clients' heads after a round, laid out as `flat` is.
+
+    Args:
+        ours: the task.
+        flat: the weights, then the biases, of the global head.
+        inputs: everybody's, one row a sample.
+        number: the round.
+    """
+    rows, num_classes = ours.rows, ours.ours.dataset.num_classes
+    by_size = sorted(ours.cohort(number), key=lambda client: -len(rows[client]))
+    total, weight = torch.zeros_like(flat), 0.0
+    for clients in [by_size[at : at + CHUNK] for at in range(0, len(by_size), CHUNK)]:
+        weights = flat[:-num_classes].view(num_classes, -1).repeat(len(clients), 1, 1)
+        biases = flat[-num_classes:].repeat(len(clients), 1)
+        _descend(ours, weights, biases, inputs, clients, number)
+        sizes = torch.tensor([float(len(rows[client])) for client in clients])
+        total += torch.cat([sizes @ weights.flatten(1), sizes @ biases])
+        weight += float(sizes.sum())
+    return total / weight
+
+
+def _descend(
+    ours: Task, weights: Tensor, biases: Tensor, inputs: Tensor, clients: list[int], number: int
+) -> None:
+    """Train in place; clients come largest first, so those still at it are the first ones."""
+    labels, rate = ours.ours.pool.labels, ours.learning_rate
+    for samples, shares in _steps(ours, clients, number):
+        active = len(samples)
+        batch = inputs.index_select(0, samples.flatten()).view(active, samples.shape[1], -1)
+        logits = torch.baddbmm(biases[:active, None], batch, weights[:active].mT)
+        answers = labels[samples][:, :, None]
+        errors = logits.softmax(2).scatter_add_(2, answers, torch.full_like(logits, -1.0))
+        errors *= shares[:, :, None]
+        weights[:active].baddbmm_(errors.mT, batch, alpha=-rate)
+        biases[:active].sub_(errors.sum(1), alpha=rate)
+
+
+def _steps(ours: Task, clients: list[int], number: int) -> list[tuple[Tensor, Tensor]]:
+    """Return, for each step, the samples of each client and their share in its mean.
+
+    The last batch of a client is padded by samples with a share of zero.
+    """
+    orders = [
+        [ours.rows[c][some] for some in ours.order(number, c, len(ours.rows[c]))] for c in clients
+    ]
+    steps = []
+    for step in range(len(orders[0])):
+        own = [order[step] for order in orders if step < len(order)]
+        shares = [torch.full((len(some),), 1 / len(some)) for some in own]
+        steps.append((pad_sequence(own, batch_first=True), pad_sequence(shares, batch_first=True)))
+    return steps

@@ -1,0 +1,131 @@
+"""What every engine works on: the same shards, the same clients a round, the same arithmetic.
+
+They are those of fl_sim's own run of the experiment, so its seed names all of them.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clients.noop import NoopClient
+from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.loop import chosen_clients
+from fl_sim.models.architectures import Normalise, PooledRelu
+from fl_sim.models.foundation import Rescale
+from fl_sim.models.tuning import rate_of
+from fl_sim.perturbation import as_pixels
+from fl_sim.seeding import generator
+
+Shard = tuple[Tensor, Tensor]
+BATCH = 256  # of what is done once, before the rounds, and of evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An experiment as any engine may use it.
+
+    Attributes:
+        ours: the run as fl_sim prepares it.
+        epochs: of a client; none where it is the idle one.
+        batch_size, learning_rate: of plain stochastic gradient descent.
+    """
+
+    ours: Federation
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+    def cohort(self, number: int) -> list[int]:
+        """Return who trains in round `number`."""
+        return chosen_clients(self.ours, number)
+
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """Which of the inputs each client holds."""
+        clients, trained = self.ours.pool.clients, self.ours.trained
+        numbers = range(self.ours.num_clients)
+        return [(trained & (clients == client)).nonzero().squeeze(1) for client in numbers]
+
+    def order(self, number: int, client: int, size: int) -> Iterator[Tensor]:
+        """Yield the batches of a client's round as positions in its shard."""
+        rng = generator(self.ours.experiment.seed, "round", number, "client", client)
+        for _ in range(self.epochs):
+            yield from torch.randperm(size, generator=rng).split(self.batch_size)
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """Each client's data as it is stored: pixels of 8 bits, or features."""
+        ours = self.ours
+        return [(ours.inputs[rows], ours.pool.labels[rows]) for rows in self.rows]
+
+    @cached_property
+    def preloaded(self) -> list[Shard]:
+        """Each client's data as its network wants it: floats, scaled and normalised."""
+        return [(self.prepared(inputs), labels) for inputs, labels in self.shards]
+
+    @cached_property
+    def preloaded_test(self) -> Shard:
+        """The test set as the network wants it."""
+        return self.prepared(self.ours.test_inputs), self.ours.dataset.test_labels
+
+    @torch.no_grad()
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Return inputs as they are after the network's fixed first stages."""
+        if inputs.dtype != torch.uint8:
+            return inputs
+        front, _ = self._split
+        return torch.cat([front(as_pixels(some)).contiguous() for some in inputs.split(BATCH)])
+
+    def plain_model(self) -> nn.Sequential:
+        """Return the network as a tutorial writes it: rectified, then pooled; channels first."""
+        _, stages = self._split
+        usual = [
+            nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if isinstance(stage, PooledRelu) else stage
+            for stage in stages
+        ]
+        model: Any = nn.Sequential(*usual)
+        plain: nn.Sequential = model.to(memory_format=torch.contiguous_format)
+        return plain
+
+    @property
+    def _split(self) -> tuple[nn.Sequential, list[nn.Module]]:
+        stages = list(deepcopy(self.ours.model))
+        cut = sum(isinstance(stage, Normalise | Rescale) for stage in stages)
+        return nn.Sequential(*stages[:cut]), stages[cut:]
+
+
+@lru_cache(maxsize=1)
+def task(experiment: str) -> Task:
+    """Return the task of an experiment given as JSON, prepared once a process."""
+    torch.set_num_threads(1)
+    ours = federation(experiment)
+    client: Any = ours.experiment.client
+    if isinstance(client, NoopClient):
+        return Task(ours, 0, 1, 1.0)
+    assert client.momentum == client.weight_decay == client.label_smoothing == 0
+    return Task(ours, client.local_epochs, client.batch_size, client.learning_rate)
+
+
+def rate_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Return the parameters by learning rate, as torch's optimisers take them."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault(rate_of(parameter), []).append(parameter)
+    return [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, test: Shard) -> float:
+    """Return the share of the test set that the model gets right."""
+    model.eval()
+    inputs, labels = test
+    right = sum(
+        int((model(some).argmax(1) == own).sum())
+        for some, own in zip(inputs.split(BATCH), labels.split(BATCH), strict=True)
+    )
+    return right / len(labels)

@@ -1,0 +1,89 @@
+"""What the numbers have to show: ratios within one run, so that the machine hardly matters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+Column = Literal["cpu_seconds", "wall_seconds", "peak_mib"]
+Numbers = Mapping[tuple[str, str, str], float]  # by workload, case and engine
+HEAD_MB = 0.052  # of a head's parameters: 1,281 x 10 of four bytes
+
+
+class Verdict(Enum):
+    """Whether a target is met; unknown where something was not measured."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound for a number of one engine, alone, or over or minus that of another.
+
+    Attributes:
+        workload, case, engine, column: whose number.
+        limit: its bound.
+        over: engine by whose number it is divided.
+        minus: engine whose number is subtracted.
+        at_least: whether the bound is from below.
+    """
+
+    workload: str
+    case: str
+    engine: str
+    limit: float
+    column: Column = "cpu_seconds"
+    over: str = ""
+    minus: str = ""
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        beside = f" / {self.over}" if self.over else f" - {self.minus}" if self.minus else ""
+        return f"{self.workload}, {self.case}: {self.engine}{beside}, {self.column}"
+
+
+def judged(target: Target, numbers: Numbers) -> tuple[Verdict, float]:
+    """Return whether a target is met, and the number that decides it."""
+    own = numbers.get((target.workload, target.case, target.engine))
+    other = numbers.get((target.workload, target.case, target.over or target.minus))
+    if own is None or ((target.over or target.minus) and not other):
+        return Verdict.UNKNOWN, float("nan")
+    value = own / (other or 1.0) if target.over else own - (other or 0.0)
+    met = value >= target.limit if target.at_least else value <= target.limit
+    return (Verdict.PASS if met else Verdict.FAIL), value
+
+
+TINY, MCMAHAN = "tiny CNN, 10 a round", "McMahan CNN, 10 a round"
+SOME, ALL, FINE = "10 a round", "100 a round", "4 a round"
+
+TARGETS = (
+    Target("W0", "1000 clients x 0.001M", "local", 0.4),
+    Target("W0", "100 clients x 1M", "local", 0.35),
+    Target("W0", "100 clients x 25M", "local", 3e9 / 2**20, "peak_mib"),
+    Target("W1", MCMAHAN, "local", 1.0, over="floor"),
+    Target("W1", TINY, "local", 0.80, over="floor"),
+    Target("W1", MCMAHAN, "local", 1.05, over="optimised"),
+    Target("W1", TINY, "local", 1.05, over="optimised"),
+    Target("W1", MCMAHAN, "local", 1.0, over="pfl"),
+    Target("W1", TINY, "local", 1.0, over="pfl"),
+    Target("W1", MCMAHAN, "local", 1.7, "wall_seconds", over="ray", at_least=True),
+    Target("W1", TINY, "local", 1.7, "wall_seconds", over="ray", at_least=True),
+    Target("W2", ALL, "local", 0.30, over="floor"),
+    Target("W2", ALL, "flower", 10.0, over="local", at_least=True),
+    Target("W2", ALL, "local", 0.015 + 0.005 * HEAD_MB, minus="optimised"),
+    Target("W2", ALL, "local", 1.0, over="pfl"),
+    Target("W2", SOME, "local", 0.35, over="floor"),
+    Target("W2", SOME, "flower", 8.0, over="local", at_least=True),
+    Target("W2", SOME, "local", 0.015 + 0.005 * HEAD_MB, minus="optimised"),
+    Target("W2", SOME, "local", 1.0, over="pfl"),
+    Target("W3", FINE, "local", 0.65, over="floor"),
+    Target("W3", FINE, "local", 1.05, over="optimised"),
+    Target("W3", FINE, "local", 1.0, over="pfl"),
+    Target("W4", "FLUTE job", "local", 15.0, "wall_seconds"),
+    Target("start", "first round", "local", 6.0, "wall_seconds"),
+    Target("start", "first round", "ray", 12.0, "wall_seconds"),
+    Target("start", "second sweep cell", "local", 0.5, "wall_seconds"),
+    Target("start", "second sweep cell", "ray", 0.5, "wall_seconds"),
+)

@@ -1,0 +1,146 @@
+"""CPU time and memory of a process and everything it started, read from Linux's /proc.
+
+The root makes itself the reaper of its orphans (`become_reaper`), so daemons such as Ray's
+stay in its tree. CPU time is the sum of the processes' CPU clocks, in nanoseconds by the
+kernel; what a process used before it ended counts as it was last seen. Memory is the sum of
+all anonymous memory plus the largest file-backed and the largest shared part of any one
+process: libraries and Ray's object store are mapped by several processes at once, and are
+there only once.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+INTERVAL = 0.05  # seconds between two looks at the memory of a tree
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError, OSError)
+
+
+class Memory(NamedTuple):
+    """Resident memory of one process, in KiB."""
+
+    anonymous: int
+    file: int
+    shared: int
+
+
+def become_reaper() -> None:
+    """Keep orphaned descendants of this process in its tree, and end it with its parent."""
+    control = ctypes.CDLL(None, use_errno=True).prctl
+    control(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    control(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def processes(root: int) -> list[int]:
+    """Return the ids of a process and all its descendants."""
+    found, waiting = [], [root]
+    while waiting:
+        process = waiting.pop()
+        try:
+            threads = list(Path(f"/proc/{process}/task").iterdir())
+            found.append(process)
+        except GONE:
+            continue
+        for thread in threads:
+            with contextlib.suppress(*GONE):
+                waiting += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def cpu_seconds_of(process: int) -> float | None:
+    """Return the CPU time of one process so far, or None where it has ended."""
+    try:
+        clock: int = (~process << 3) | 2  # its CPU clock, as clock_getcpuclockid names it
+        return float(time.clock_gettime(clock))
+    except OSError:
+        return None
+
+
+def memory_of(process: int) -> Memory | None:
+    """Return the resident memory of one process, or None where it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except GONE:
+        return None
+    sizes = {
+        key: int(rest.split()[0])
+        for key, _, rest in (line.partition(":") for line in lines)
+        if key in ("RssAnon", "RssFile", "RssShmem")
+    }
+    if len(sizes) < 3:  # a zombie has none
+        return None
+    return Memory(sizes["RssAnon"], sizes["RssFile"], sizes["RssShmem"])
+
+
+class Tree:
+    """The process `root` and all that it started."""
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.seen: dict[int, float] = {}
+        self.peak_mib = 0.0
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the tree has used so far."""
+        for process in processes(self.root):
+            used = cpu_seconds_of(process)
+            if used is not None:
+                self.seen[process] = used
+        return sum(self.seen.values())
+
+    def resident_mib(self) -> float:
+        """Return the resident memory of the tree."""
+        parts = [part for part in map(memory_of, processes(self.root)) if part is not None]
+        if not parts:
+            return 0.0
+        anonymous, file, shared = zip(*parts, strict=True)
+        return (sum(anonymous) + max(file) + max(shared)) / 1024
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep `peak_mib` up to date, in a thread of this process."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while True:
+                self.peak_mib = max(self.peak_mib, self.resident_mib())
+                if done.wait(INTERVAL):
+                    break
+                self.cpu_seconds()  # of processes that will have ended at the next look
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def pause(self) -> None:
+        """Stop every process of the tree until `resume`, so that others run undisturbed."""
+        stopped: set[int] = set()
+        while fresh := set(processes(self.root)) - stopped:
+            self._signal(fresh, signal.SIGSTOP)
+            stopped |= fresh
+
+    def resume(self) -> None:
+        """Let the tree go on."""
+        self._signal(set(processes(self.root)), signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End every process of the tree."""
+        self.pause()  # nobody starts another one meanwhile
+        self._signal(set(processes(self.root)), signal.SIGKILL)
+
+    @staticmethod
+    def _signal(ids: set[int], number: signal.Signals) -> None:
+        for process in ids:
+            with contextlib.suppress(*GONE):
+                os.kill(process, number)

@@ -1,0 +1,66 @@
+"""W0: what a round costs besides training. Clients send the model back as it came."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cases import Case, rounds_of
+from clients.noop import NoopClient
+from fl_sim.cache import cache_folder
+from fl_sim.data.partition import Iid
+from fl_sim.experiment import Data, Experiment, Model
+from strategies.fedavg import FedAvg
+
+# Parameters of a linear network: classes times (pixels plus one).
+SIZES = {
+    "0.001M": (10, 99),
+    "0.1M": (10, 9_999),
+    "1M": (100, 9_999),
+    "5M": (100, 49_999),
+    "25M": (100, 249_999),
+}
+QUICK = {("0.001M", 100), ("0.001M", 1000), ("0.1M", 100), ("1M", 10), ("1M", 100), ("25M", 100)}
+# What stock Flower is spared: it would need more memory than a small machine has, or minutes.
+TOO_MUCH = {("0.1M", 1000), ("1M", 1000), ("5M", 100), ("5M", 1000), ("25M", 10), ("25M", 100)}
+SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters a round
+
+
+def cases(full: bool) -> list[Case]:
+    """Return a case a size and number of clients."""
+    grid = [(size, count) for size in SIZES for count in (10, 100, 1000)]
+    wanted = [cell for cell in grid if cell not in SPARED and (full or cell in QUICK)]
+    return [_case(size, count) for size, count in wanted]
+
+
+def _case(size: str, num_clients: int) -> Case:
+    num_classes, pixels = SIZES[size]
+    path = cache_folder() / "benchmarks" / f"blank-{num_classes}-{pixels}.npz"
+    experiment = Experiment(
+        name="overhead",
+        client=NoopClient(),
+        strategy=FedAvg(),
+        data=Data("npz", num_clients, held_out=0.0, path=str(path)),
+        partition=Iid(),
+        model=Model("linear"),
+    ).with_value("data.num_samples", num_clients)
+    engines: tuple[str, ...] = ("floor", "optimised", "local", "ray")
+    engines += () if (size, num_clients) in TOO_MUCH else ("flower",)
+    name = f"{num_clients} clients x {size}"
+    prepare = partial(_blank, path, num_classes, pixels)
+    return Case("W0", name, rounds_of(experiment, engines), budget=60.0, prepare=prepare)
+
+
+def _blank(path: Path, num_classes: int, pixels: int) -> None:
+    """Write black images of one row each: a thousand small ones, or a hundred large ones."""
+    if path.exists():
+        return
+    count = 1000 if pixels < 10_000 else 100
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        train_images=np.zeros((count, 1, 1, pixels), np.uint8),
+        train_labels=np.arange(count) % num_classes,
+        test_images=np.zeros((1, 1, 1, pixels), np.uint8),
+        test_labels=np.zeros(1, np.int64),
+    )

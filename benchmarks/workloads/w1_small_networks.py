@@ -1,0 +1,29 @@
+"""W1: convolutional networks on Fashion-MNIST: 100 clients, ten a round."""
+
+from dataclasses import replace
+
+from benchmarks.cases import Case, rounds_of
+from clients.sgd import SgdClient
+from fl_sim.data.partition import Dirichlet
+from fl_sim.experiment import Data, Experiment, Model, Participation
+from strategies.fedavg import FedAvg
+
+# Ten test images and no audit pool: evaluation is as good as off, since others have none.
+EXPERIMENT = Experiment(
+    name="small_networks",
+    client=SgdClient(learning_rate=0.05, momentum=0.0, batch_size=32, local_epochs=1),
+    strategy=FedAvg(),
+    data=Data("fashion_mnist", num_clients=100, num_test=10, held_out=0.0),
+    partition=Dirichlet(alpha=0.5),
+    model=Model("tiny_cnn", norm="off"),
+    participation=Participation(10),
+)
+
+
+def cases(full: bool) -> list[Case]:
+    """Return one case a network."""
+    mcmahan = replace(EXPERIMENT, model=Model("mcmahan_cnn", norm="off"))
+    return [
+        Case("W1", "tiny CNN, 10 a round", rounds_of(EXPERIMENT)),
+        Case("W1", "McMahan CNN, 10 a round", rounds_of(mcmahan)),
+    ]

@@ -1,0 +1,20 @@
+"""W2: linear heads over cached features of EfficientNet-Lite0, 60,000 images, 100 clients.
+
+The features are computed once, in a few minutes, and kept in fl_sim's cache.
+"""
+
+from dataclasses import replace
+
+from benchmarks.cases import Case, rounds_of
+from benchmarks.workloads.w1_small_networks import EXPERIMENT
+from fl_sim.experiment import Model, Participation
+
+
+def cases(full: bool) -> list[Case]:
+    """Return a case with few clients a round, and one with all."""
+    model = Model("efficientnet_lite0", init="pretrained", tune="head")
+    heads = replace(EXPERIMENT, name="linear_heads", model=model)
+    return [
+        Case("W2", f"{k} a round", rounds_of(replace(heads, participation=Participation(k))))
+        for k in (10, 100)
+    ]

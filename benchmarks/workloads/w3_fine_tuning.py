@@ -1,0 +1,23 @@
+"""W3: all of EfficientNet-Lite0 is trained, at 64 pixels: ten clients of 100 images."""
+
+from dataclasses import replace
+
+from benchmarks.cases import Case, rounds_of
+from benchmarks.workloads.w1_small_networks import EXPERIMENT
+from fl_sim.data.partition import Iid
+from fl_sim.experiment import Data, Model, Participation
+
+
+def cases(full: bool) -> list[Case]:
+    """Return rounds of four clients; of all ten where there is time."""
+    fine_tuning = replace(
+        EXPERIMENT,
+        name="fine_tuning",
+        data=Data("fashion_mnist", 10, num_samples=1000, num_test=10, held_out=0.0),
+        partition=Iid(),
+        model=Model("efficientnet_lite0", init="pretrained", tune="full", pixels=64),
+    )
+    return [
+        Case("W3", f"{k} a round", rounds_of(replace(fine_tuning, participation=Participation(k))))
+        for k in ((4, 10) if full else (4,))
+    ]

@@ -1,0 +1,69 @@
+"""W6: shadow heads of a membership audit: 2,000 records of 1,280 features, half of them each."""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.cases import Case
+from benchmarks.race import Job
+from benchmarks.turns import Turns
+
+NUM_RECORDS, NUM_FEATURES, NUM_CLASSES = 2000, 1280, 10
+BATCH = 32
+
+
+def cases(full: bool) -> list[Case]:
+    """Return one case a number of heads."""
+    here = "benchmarks.workloads.w6_audits"
+    return [
+        Case(
+            "W6",
+            f"{heads} shadow heads",
+            {
+                "floor": Job(f"{here}:plain", {"num_heads": heads}),
+                "local": Job(f"{here}:ours", {"num_heads": heads}),
+            },
+        )
+        for heads in (64, 256)
+    ]
+
+
+def ours(turns: Turns, num_heads: int) -> None:
+    """Train all heads in one go."""
+    module: Any = importlib.import_module("fl_sim.attacks.shadow_heads")
+    torch.set_num_threads(1)
+    training = module.HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
+    features, labels, members = _records(num_heads)
+    while True:
+        turns.next()
+        module.train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
+
+
+def plain(turns: Turns, num_heads: int) -> None:
+    """Train one head after another."""
+    torch.set_num_threads(1)
+    features, labels, members = _records(num_heads)
+    while True:
+        turns.next()
+        for own in members:
+            head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+            _train(head, features[own], labels[own])
+
+
+def _train(head: nn.Linear, features: Tensor, labels: Tensor) -> None:
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.05)
+    for rows in torch.randperm(len(labels)).split(BATCH):
+        optimizer.zero_grad()
+        functional.cross_entropy(head(features[rows]), labels[rows]).backward()
+        optimizer.step()
+
+
+def _records(num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features, labels, and who is in whose training set."""
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(NUM_RECORDS, NUM_FEATURES, generator=rng)
+    labels = torch.randint(NUM_CLASSES, (NUM_RECORDS,), generator=rng)
+    return features, labels, torch.rand(num_heads, NUM_RECORDS, generator=rng) < 0.5

@@ -1,0 +1,83 @@
+"""Whether to train small models many at once: what this machine says, asked once."""
+
+import json
+from dataclasses import replace
+from time import process_time
+from typing import Literal
+
+import torch
+
+from fl_sim.cache import cache_folder, digest
+from fl_sim.engine.environment import processor
+from fl_sim.engine.federation import Federation
+from fl_sim.engine.orders import MAX_COHORT, Order, Task, Tensors
+from fl_sim.engine.workshop import Workshop
+from fl_sim.errors import RequestError
+from fl_sim.results import write_json
+
+CohortMode = Literal["auto", "on", "off"]
+PROBED = 4  # clients, and batches of each, that are timed
+
+
+def choose(mode: CohortMode, federation: Federation) -> bool:
+    """Return whether a run trains its clients in cohorts.
+
+    Raises:
+        RequestError: where it is asked for and the model does not allow it.
+    """
+    workshop, experiment = federation.workshop, federation.experiment
+    fits = workshop.allows_cohorts and experiment.client.descent(1) is not None
+    if mode == "on" and not fits:
+        raise RequestError(
+            "--cohort on: only linear layers and rectifiers, trained by plain descent, can be "
+            f"trained many at once; not {experiment.model} with {type(experiment.client).__name__}"
+        )
+    return fits and mode != "off" and (mode == "on" or pays(federation))
+
+
+def pays(federation: Federation) -> bool:
+    """Return whether a cohort is faster than its clients in turn, as measured on this machine.
+
+    The answer is kept, so that one machine always gives the same one.
+    """
+    settings = federation.experiment.client.descent(1)
+    shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
+    key = digest(processor(), repr(settings), repr(shapes))
+    path = cache_folder() / "cohort" / f"{key}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, measured(federation))
+    seconds: dict[str, float] = json.loads(path.read_text())
+    return seconds["cohort"] < seconds["in_turn"]
+
+
+def measured(federation: Federation) -> dict[str, float]:
+    """Return the CPU seconds of a few batches of a few clients, both ways; the better of two."""
+    probe = _probe(federation.workshop)
+    buffers: Tensors = federation.start_buffers
+    count = min(MAX_COHORT, federation.experiment.clients_per_round, PROBED)
+    tasks = tuple(Task(client) for client in range(count))
+    seconds = {}
+    for name, together in (("cohort", True), ("in_turn", False)):
+        order = Order(1, federation.start, buffers, cohort=together)
+        runs = []
+        for _ in range(3):
+            started = process_time()
+            probe.work(order, tasks)
+            runs.append(process_time() - started)
+        seconds[name] = min(runs)
+    return seconds
+
+
+def _probe(workshop: Workshop) -> Workshop:
+    """Return a workshop of a few clients with a few batches each, out of the real data."""
+    settings = workshop.schedule.experiment.client.descent(1)
+    assert settings is not None
+    size = PROBED * settings.batch_size
+    rows = torch.arange(PROBED * size) % len(workshop.labels)
+    honest = replace(workshop.schedule.experiment, adversary=None)
+    return replace(
+        workshop,
+        schedule=replace(workshop.schedule, experiment=honest),
+        owners=list(rows.split(size)),
+    )

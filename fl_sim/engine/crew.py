@@ -1,0 +1,48 @@
+"""Who trains a round's clients: this process, Ray's workers, or the nodes of a Flower grid."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.engine.orders import Chunk, Done, Order, Tensors
+from fl_sim.engine.scores import logits
+from fl_sim.engine.workshop import Workshop
+from fl_sim.models import parameters
+
+
+class Crew(ABC):
+    """Trains and scores; whichever it is, the numbers are the same, bit by bit."""
+
+    @abstractmethod
+    def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
+        """Yield the position of each chunk with what became of it, as they come."""
+
+    @abstractmethod
+    def scores(
+        self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "n y"]]:
+        """Return the model's scores of each set of inputs, by name."""
+
+
+class LocalCrew(Crew):
+    """One client after another, in this process."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        """Train in `workshop`."""
+        self.workshop = workshop
+
+    def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
+        """Work the chunks off in their order."""
+        for position, chunk in enumerate(chunks):
+            yield position, self.workshop.work(order, chunk)
+
+    def scores(
+        self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "n y"]]:
+        """Score the sets one after another."""
+        model = self.workshop.model
+        parameters.load_flat(model, values)
+        parameters.load_buffers(model, buffers)
+        return {name: logits(model, inputs) for name, inputs in wanted.items()}

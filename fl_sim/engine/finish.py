@@ -1,0 +1,117 @@
+"""What a finished run leaves behind: everything that the report and later audits need."""
+
+import hashlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int64
+from safetensors.torch import save
+from torch import Tensor
+
+from fl_sim.engine.crew import Crew
+from fl_sim.engine.federation import Federation, Pool
+from fl_sim.engine.log import RunLog
+from fl_sim.engine.loop import State
+from fl_sim.metrics.leakage import loss_score, margin_score
+from fl_sim.results import final_numbers, rows_table, write_bytes, write_json, write_table
+
+SHOWN = 8  # images on the sheet of the report
+
+
+def finish(
+    ours: Federation, state: State, log: RunLog, crew: Crew, folder: Path, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the results of a run, `result.json` last, and return what it says.
+
+    Args:
+        ours: the federation.
+        state: after the last round.
+        log: all rows and failures.
+        crew: scores the final model once more, on every record.
+        folder: of the run.
+        about: engine, seconds and the like, which go into the result as they are.
+    """
+    experiment, table = ours.experiment, rows_table(log.rows())
+    write_table(folder / "rows.parquet", table)
+    write_table(folder / "signals.parquet", _signals(ours, state, crew))
+    failures = [failure._asdict() for failure in log.failures()]
+    write_json(folder / "failures.json", failures)
+    _save_samples(folder / "samples.npz", ours)
+    tensors = {"parameters": state.parameters, **state.buffers}
+    write_bytes(folder / "model.safetensors", save(tensors))
+    result = {
+        "experiment": experiment.name,
+        "run_id": experiment.run_id,
+        "seed": experiment.seed,
+        "status": "finished",
+        "rounds": state.round,
+        "dataset": ours.dataset.name,
+        "origin": ours.dataset.origin,
+        "num_parameters": len(state.parameters),
+        "cohort": state.cohort,
+        **about,
+        **final_numbers(table),
+        "params_sha256": sha256_of(state),
+        "failures": failures,
+    }
+    write_json(folder / "result.json", result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    log.path.unlink(missing_ok=True)
+    return result
+
+
+def sha256_of(state: State) -> str:
+    """Return a hash of the final parameters and buffers: equal hashes, equal bits."""
+    sha = hashlib.sha256(state.parameters.numpy().tobytes())
+    for name in sorted(state.buffers):
+        sha.update(state.buffers[name].contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _signals(ours: Federation, state: State, crew: Crew) -> pd.DataFrame:
+    """Return one row a record: its scores under the final model, and who it is."""
+    scores = crew.scores(state.parameters, state.buffers, {"all": ours.inputs})["all"]
+    pool = ours.pool
+    columns = {
+        "sample_id": torch.arange(len(pool.labels)),
+        "client": pool.clients,
+        "label": pool.labels,
+        "member": ours.trained,
+        "audited": pool.audited,
+        "protected": pool.protected,
+        "loss": -loss_score(scores, pool.labels),
+        "margin": margin_score(scores, pool.labels),
+        "correct": scores.argmax(1) == pool.labels,
+    }
+    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def _save_samples(path: Path, ours: Federation) -> None:
+    """Save a few images, clean and as published, and who holds how many of which class."""
+    pool = ours.pool
+    rows = _one_of_each_class(pool)[:SHOWN]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        clean=pool.clean_images[rows].numpy(),
+        published=pool.noisy_images[rows].numpy(),
+        labels=pool.labels[rows].numpy(),
+        class_names=np.array(ours.dataset.class_names),
+        client_classes=ours.class_counts.numpy(),
+        protected=ours.protected_counts.numpy(),
+    )
+    write_bytes(path, content.getvalue())
+
+
+def _one_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
+    """Return the first record of each class, a protected one where there is any."""
+    candidates = pool.protected.nonzero().squeeze(1)
+    if len(candidates) == 0:
+        candidates = torch.arange(len(pool.labels))
+    own = pool.labels[candidates]
+    return torch.stack([candidates[own == label][0] for label in own.unique()])

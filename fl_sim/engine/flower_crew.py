@@ -1,0 +1,98 @@
+"""Clients behind any grid of Flower's: its simulation engine, its deployment, a user's app."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fl_sim.contracts import Failure, Update
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.orders import Chunk, Done, Order, Task, settled
+from fl_sim.engine.wire import from_reply, to_content
+from fl_sim.engine.workshop import Workshop, measured, what_is_wrong
+from fl_sim.models import parameters
+
+Answer = Update | Failure
+
+
+class FlowerCrew(LocalCrew):
+    """Sends each client a message of its own, and checks what comes back; scores by itself."""
+
+    def __init__(self, workshop: Workshop, grid: Grid) -> None:
+        """Reach clients over `grid`."""
+        super().__init__(workshop)
+        self.grid = grid
+        self.experiment = workshop.schedule.experiment.to_json()
+        self.shapes = parameters.shapes(workshop.model)
+
+    def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
+        """Ask all clients at once, those that fail again as the policy says."""
+        policy = self.workshop.policy
+        waiting = {task.client: task for chunk in chunks for task in chunk}
+        updates: dict[int, Update] = {}
+        failures: list[Failure] = []
+        for _ in range(1 + (policy.retries if policy.on_failure == "retry" else 0)):
+            answers = self._ask(order, list(waiting.values()))
+            failures += [a for a in answers if isinstance(a, Failure)]
+            updates |= {a.client: a for a in answers if isinstance(a, Update)}
+            waiting = {
+                client: replace(task, attempt=task.attempt + 1)
+                for client, task in waiting.items()
+                if client not in updates
+            }
+            if not waiting:
+                break
+        for position, chunk in enumerate(chunks):
+            clients = [task.client for task in chunk]
+            own = [updates[client] for client in clients if client in updates]
+            failed = [failure for failure in failures if failure.client in clients]
+            yield position, settled(chunk, own, failed, order.adds_up)
+
+    def _ask(self, order: Order, tasks: list[Task]) -> list[Answer]:
+        nodes = sorted(self.grid.get_node_ids())
+        sent: dict[int, Message] = {}
+        for task in tasks:
+            content = to_content(order, task, self.experiment, self.shapes)
+            sent[task.client] = Message(content, nodes[task.client % len(nodes)], "train")
+        timeout = self.workshop.policy.timeout
+        replies = {
+            reply.metadata.reply_to_message_id: reply
+            for reply in self.grid.send_and_receive(list(sent.values()), timeout=timeout)
+        }
+        return _same_metrics(
+            order.round,
+            [
+                self._read(order, client, replies.get(message.metadata.message_id))
+                for client, message in sent.items()
+            ],
+        )
+
+    def _read(self, order: Order, client: int, reply: Message | None) -> Answer:
+        if reply is None:
+            return Failure(order.round, client, "no reply")
+        if reply.has_error():
+            cause = (reply.error.reason or "no reason given").splitlines()[0]
+            return Failure(order.round, client, cause)
+        size = self.workshop.sizes[client]
+        try:
+            update = from_reply(reply.content, order, client, size, self.shapes)
+        except (ValueError, KeyError, TypeError) as error:
+            return Failure(order.round, client, str(error))
+        cause = what_is_wrong(update, order)
+        return Failure(order.round, client, cause) if cause else measured(update)
+
+
+def _same_metrics(number: int, answers: list[Answer]) -> list[Answer]:
+    """Fail clients whose metrics have other names than most: strategies refuse a mixture."""
+    names = Counter(tuple(sorted(a.metrics)) for a in answers if isinstance(a, Update))
+    if len(names) <= 1:
+        return answers
+    usual = names.most_common(1)[0][0]
+    return [
+        Failure(number, a.client, f"wrong metrics: {sorted(a.metrics)}")
+        if isinstance(a, Update) and tuple(sorted(a.metrics)) != usual
+        else a
+        for a in answers
+    ]

@@ -1,0 +1,59 @@
+"""An interrupt ends a run after the round at hand, with its checkpoint; a second one, at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from fl_sim.errors import RunFailedError
+
+
+class InterruptedRunError(RunFailedError):
+    """The run was asked to stop; its checkpoint holds the round that it had reached."""
+
+
+_flag: Any = threading.Event()  # in a worker process, its parent's
+
+
+def share(flag: Any) -> None:
+    """Listen to a parent's flag instead of one's own."""
+    global _flag
+    _flag = flag
+
+
+def wanted() -> bool:
+    """Return whether runs are to end after their round."""
+    return bool(_flag.is_set())
+
+
+def check(number: int) -> None:
+    """Raise `InterruptedRunError` where runs are to end."""
+    if wanted():
+        raise InterruptedRunError(f"interrupted after round {number}; go on with --resume")
+
+
+@contextmanager
+def finishing_rounds(flag: Any = None) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the runs of the block after their rounds.
+
+    The second one raises KeyboardInterrupt. Only the main thread can take signals; elsewhere
+    they are somebody else's business.
+    """
+    share(flag or threading.Event())
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if wanted():
+            raise KeyboardInterrupt
+        _flag.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

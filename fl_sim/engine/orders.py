@@ -1,0 +1,119 @@
+"""What a round asks of its clients, and what comes back: the same words for every crew."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Failure, Update
+
+Tensors = dict[str, Tensor]
+MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
+CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
+MAX_COHORT = 16  # clients that are trained as one batch: more no longer fit a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What is the same for all clients of a round.
+
+    Attributes:
+        round: from 1.
+        parameters, buffers: of the global model.
+        received: vectors that the rule broadcasts beside it.
+        adds_up: whether a chunk's updates are summed where they are made.
+        needs_losses: whether clients first report the loss of the global model.
+        cohort: whether clients of a kind that allows it are trained as one batch.
+        config: what a strategy of Flower's tells its clients.
+    """
+
+    round: int
+    parameters: Float[Tensor, " p"]
+    buffers: Tensors
+    received: Tensors = field(default_factory=dict)
+    adds_up: bool = False
+    needs_losses: bool = False
+    cohort: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def proximal_mu(self) -> float:
+        """What Flower's FedProx asks its clients to apply."""
+        return float(self.config.get("proximal-mu", 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One client's part of a chunk: its factor in the sum, and what it kept from before.
+
+    `attempt` counts from 0, and goes on where a dead worker took the earlier ones with it.
+    """
+
+    client: int
+    factor: float = 1.0
+    memory: Tensors = field(default_factory=dict)
+    attempt: int = 0
+
+
+Chunk = tuple[Task, ...]  # clients that one worker trains in one call, in client order
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What became of a chunk.
+
+    Attributes:
+        updates: of the clients that delivered, in client order; without their deltas where
+            `total` has them.
+        failures: of every attempt that failed.
+        total: the sum of the deltas times their factors.
+    """
+
+    updates: list[Update]
+    failures: list[Failure]
+    total: Float[Tensor, " p"] | None = None
+
+
+def cut(tasks: list[Task], costs: list[float], cohort: bool) -> list[Chunk]:
+    """Cut a round's clients into chunks, the longest first.
+
+    The cut depends on nothing but the round's clients, and sums are added up chunk by chunk:
+    so the bits of a sum do not depend on who computes which chunk. What is trained as one
+    batch is alike in size, so that little of the batch is padding.
+    """
+    if not tasks:
+        return []
+    order = sorted(range(len(tasks)), key=lambda i: (-costs[i], tasks[i].client))
+    count = max(1, min(MAX_CHUNK, len(tasks) // CHUNKS))
+    if cohort:
+        count = -(-len(tasks) // -(-len(tasks) // MAX_COHORT))  # in as few, even chunks as fit
+    parts = [order[start : start + count] for start in range(0, len(order), count)]
+    return [tuple(tasks[i] for i in sorted(part)) for part in parts]
+
+
+def add_up(updates: list[Update], factors: dict[int, float]) -> Float[Tensor, " p"]:
+    """Return the sum of the deltas times their factors, in float64, in the order given."""
+    first, *others = updates
+    assert first.delta is not None
+    total = first.delta.double().mul_(factors[first.client])
+    for update in others:
+        assert update.delta is not None
+        total.add_(update.delta, alpha=factors[update.client])
+    return total
+
+
+def settled(chunk: Chunk, updates: list[Update], failures: list[Failure], adds_up: bool) -> Done:
+    """Return a chunk's outcome, its deltas added up where the order says so."""
+    if not adds_up or not updates:
+        return Done(updates, failures)
+    total = add_up(updates, {task.client: task.factor for task in chunk})
+    return Done([replace(update, delta=None) for update in updates], failures, total)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Return whether all values are finite, in one cheap pass where they are."""
+    flat = values.reshape(-1)
+    return math.isfinite(float(flat.dot(flat))) or bool(values.isfinite().all())

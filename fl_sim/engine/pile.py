@@ -1,0 +1,91 @@
+"""A round's updates as they come in: added up where the rule is linear, else stacked."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import Failure, Update
+from fl_sim.engine.orders import Done, Order
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """What a round brought in.
+
+    Attributes:
+        updates: valid ones, in client order; without deltas.
+        rows: their deltas, where they are stacked.
+        total: the sum of the deltas times the factors that were ordered, where they are not.
+        failures: of all attempts, in client order.
+    """
+
+    updates: list[Update]
+    rows: Float[Tensor, "n p"] | None
+    total: Float[Tensor, " p"] | None
+    failures: list[Failure]
+
+    @property
+    def clients(self) -> Int64[Tensor, " n"]:
+        """Who sent them."""
+        return torch.tensor([update.client for update in self.updates], dtype=torch.int64)
+
+    @property
+    def weights(self) -> Float[Tensor, " n"]:
+        """The number of examples of each, as the server counts them."""
+        sizes = [update.num_examples for update in self.updates]
+        return torch.tensor(sizes, dtype=torch.float64)
+
+
+class Pile:
+    """Takes the chunks of a round in any order, and adds them up in one.
+
+    What is summed needs the memory of two models whatever the number of clients; what is
+    stacked, that of one model a client.
+    """
+
+    def __init__(self, order: Order, asked: list[int]) -> None:
+        """Wait for the updates of the clients `asked`, in client order."""
+        self.place = {client: row for row, client in enumerate(asked)}
+        self.updates: dict[int, Update] = {}
+        self.failures: list[Failure] = []
+        self.early: dict[int, Tensor | None] = {}
+        self.next = 0
+        size = len(order.parameters)
+        self.total = torch.zeros(size, dtype=torch.float64) if order.adds_up else None
+        self.rows = None if order.adds_up else torch.empty(len(asked), size)
+
+    def add(self, position: int, done: Done) -> None:
+        """Take what became of the chunk at `position`."""
+        self.failures += done.failures
+        for update in done.updates:
+            self.updates[update.client] = update
+            if self.rows is not None:
+                assert update.delta is not None
+                self.rows[self.place[update.client]] = update.delta
+        if self.total is not None:
+            self.early[position] = done.total
+            self._add_in_order()
+
+    def _add_in_order(self) -> None:
+        """Add the totals whose turn it is: sums do not depend on who was first."""
+        assert self.total is not None
+        while self.next in self.early:
+            total = self.early.pop(self.next)
+            if total is not None:
+                self.total += total
+            self.next += 1
+
+    def collected(self) -> Collected:
+        """Return everything, in client order."""
+        clients = sorted(self.updates)
+        updates = [self.updates[client] for client in clients]
+        failures = sorted(self.failures, key=lambda failure: failure.client)
+        if self.rows is None:
+            return Collected(updates, None, self.total, failures)
+        kept = [self.place[client] for client in clients]
+        for row, place in enumerate(kept):  # close the gaps in place: the stack can be large
+            if row != place:
+                self.rows[row] = self.rows[place]
+        return Collected(updates, self.rows[: len(kept)], None, failures)

@@ -1,0 +1,213 @@
+"""Warm workers of Ray, on this machine or a cluster: they outlive a run, and may die in it.
+
+A worker gets the data once, and the model once a round, through Ray's object store, which
+holds one copy a machine. It is handed chunks of clients, the longest first, one ahead of the
+one that it is at; results stream back. A worker that dies or hangs is replaced, and what it had
+is trained again: the clients of a chunk one by one, so that one that takes its worker down is
+found out.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Failure, Update
+from fl_sim.engine import ray_pool
+from fl_sim.engine.crew import Crew, LocalCrew
+from fl_sim.engine.orders import Chunk, Done, Order, Task, Tensors, settled
+from fl_sim.engine.ray_pool import Call, Hand
+from fl_sim.engine.ray_worker import package
+from fl_sim.engine.scores import BATCH
+from fl_sim.engine.workshop import Workshop
+from fl_sim.errors import RunFailedError
+
+AHEAD = 2  # chunks that a worker holds: the one it is at, and the next
+GRACE = 5.0  # seconds beyond a client's limit after which its worker is killed
+DIED = "its worker died"
+HUNG = "its worker hung, and was killed"
+
+
+@dataclass(eq=False)
+class Half:
+    """A chunk whose clients are trained one by one, since a worker died over it."""
+
+    chunk: Chunk
+    waiting: set[int]
+    updates: dict[int, Update] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class RayCrew(Crew):
+    """Trains chunks of clients on workers of Ray."""
+
+    def __init__(
+        self, workshop: Workshop, examined: dict[str, Tensor], workers: int, address: str | None
+    ) -> None:
+        """Start Ray and its workers, unless an earlier run of this process has.
+
+        Raises:
+            RequestError: where no cluster answers at `address`.
+        """
+        self.hands = ray_pool.hands(workers, address)
+        self.workshop, self.examined = workshop, examined
+        self.policy = workshop.policy
+        self.package = ray.put(package(workshop, examined))
+        self.done: deque[tuple[int, Done]] = deque()
+
+    def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
+        """Hand out the chunks, and yield them as they come."""
+        reference = ray.put(order)
+        queue = deque(Call(position, chunk) for position, chunk in enumerate(chunks))
+        halves: dict[int, Half] = {}
+        try:
+            while queue or any(hand.held for hand in self.hands):
+                self._hand_out(queue, reference)
+                for call, answer in self._answers():
+                    self._take(order, call, answer, halves, queue)
+                while self.done:
+                    yield self.done.popleft()
+        finally:
+            for hand in self.hands:
+                if hand.held:  # broken off: nobody waits for what they are at
+                    ray_pool.restart(hand)
+
+    def _hand_out(self, queue: deque[Call], reference: Any) -> None:
+        """Give every worker that is ready something to do."""
+        for full in range(1, AHEAD + 1):
+            for hand in self.hands:
+                if queue and len(hand.held) < full and ray_pool.is_ready(hand):
+                    ray_pool.load(hand, self.package)
+                    call = queue.popleft()
+                    call.ref = hand.actor.work.remote(reference, call.tasks)
+                    call.started = time.monotonic()
+                    hand.held.append(call)
+
+    def _answers(self) -> list[tuple[Call, Done | str]]:
+        """Wait for a worker, and return what came: results, or why there are none."""
+        refs = {hand.held[0].ref: hand for hand in self.hands if hand.held}
+        if not refs:
+            ray_pool.await_one(self.hands)
+            return []
+        came, _ = ray.wait(list(refs), num_returns=1, timeout=self._time_left())
+        found: list[tuple[Call, Done | str]] = []
+        for ref in came:
+            hand = refs[ref]
+            try:
+                found.append((hand.held[0], ray.get(ref)))
+                hand.held.pop(0)
+                if hand.held:
+                    hand.held[0].started = time.monotonic()
+            except ray.exceptions.RayTaskError as error:
+                raise RunFailedError(f"a worker failed: {error.cause}") from error
+            except ray.exceptions.RayError:
+                found += [(call, DIED if k == 0 else "") for k, call in enumerate(hand.held)]
+                ray_pool.restart(hand)
+        return found or self._hanging()
+
+    def _time_left(self) -> float | None:
+        if self.policy.timeout is None:
+            return 5.0  # then look whether more workers have become ready
+        deadlines = [h.held[0].started + self._limit(h.held[0]) for h in self.hands if h.held]
+        return max(0.01, min(deadlines) - time.monotonic())
+
+    def _limit(self, call: Call) -> float:
+        """Return the seconds after which a worker has hung, not just its client."""
+        assert self.policy.timeout is not None
+        tries = 1 + (self.policy.retries if self.policy.on_failure == "retry" else 0)
+        return self.policy.timeout * tries * len(call.tasks) + GRACE
+
+    def _hanging(self) -> list[tuple[Call, Done | str]]:
+        """Kill workers that are past their limit, and return what they had."""
+        found: list[tuple[Call, Done | str]] = []
+        for hand in [hand for hand in self.hands if hand.held and self.policy.timeout]:
+            if time.monotonic() - hand.held[0].started > self._limit(hand.held[0]):
+                found += [(call, HUNG if k == 0 else "") for k, call in enumerate(hand.held)]
+                ray_pool.restart(hand)
+        return found
+
+    def _take(
+        self,
+        order: Order,
+        call: Call,
+        answer: Done | str,
+        halves: dict[int, Half],
+        queue: deque[Call],
+    ) -> None:
+        """Book a result, or what to do again: first what is longest overdue."""
+        half = halves.get(call.position)
+        if isinstance(answer, Done) and half is None:
+            self.done.append((call.position, answer))
+            return
+        if answer == "":  # it was next in line, and had no part in it
+            queue.appendleft(Call(call.position, call.tasks))
+            return
+        if half is None:
+            half = halves[call.position] = Half(call.tasks, {t.client for t in call.tasks})
+            if len(call.tasks) > 1:
+                queue.extendleft(Call(call.position, (task,)) for task in call.tasks)
+                return
+        self._book(order, call, answer, half, queue)
+        if not half.waiting:
+            del halves[call.position]
+            own = [half.updates[c] for c in sorted(half.updates)]
+            done = settled(half.chunk, own, half.failures, order.adds_up)
+            self.done.append((call.position, done))
+
+    def _book(
+        self, order: Order, call: Call, answer: Done | str, half: Half, queue: deque[Call]
+    ) -> None:
+        """Book what became of one client that is trained by itself."""
+        (task,) = call.tasks
+        if isinstance(answer, Done):
+            half.updates |= {update.client: update for update in answer.updates}
+            half.failures += answer.failures
+        else:
+            half.failures.append(Failure(order.round, task.client, answer))
+            if self.policy.on_failure == "retry" and task.attempt < self.policy.retries:
+                again = Task(task.client, task.factor, task.memory, task.attempt + 1)
+                queue.appendleft(Call(call.position, (again,)))
+                return
+        half.waiting.discard(task.client)
+
+    def scores(
+        self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "n y"]]:
+        """Score the sets in whole batches, spread over the workers."""
+        here, known = LocalCrew(self.workshop), ray.put(values)
+        found: dict[str, Tensor] = {}
+        for name, inputs in wanted.items():
+            if self.examined.get(name) is not inputs:
+                found |= here.scores(values, buffers, {name: inputs})
+                continue
+            ranges = _ranges(len(inputs), len(self.hands))
+            asked = [
+                self._ask(hand, known, buffers, name, rows)
+                for hand, rows in zip(self.hands, ranges, strict=False)
+            ]
+            parts = []
+            for answer, rows in zip(asked, ranges, strict=True):
+                try:
+                    parts.append(ray.get(answer))
+                except ray.exceptions.RayError:  # whoever had it, it is done here
+                    parts.append(here.scores(values, buffers, {name: inputs[rows]})[name])
+            found[name] = torch.cat(parts)
+        return found
+
+    def _ask(self, hand: Hand, known: Any, buffers: Tensors, name: str, rows: slice) -> Any:
+        """Ask a worker for the scores of some inputs; it may still be starting."""
+        ray_pool.load(hand, self.package)
+        return hand.actor.scores.remote(known, buffers, name, rows)
+
+
+def _ranges(count: int, parts: int) -> list[slice]:
+    """Return slices of whole batches: the bits of a score depend on its batch."""
+    batches = -(-count // BATCH)
+    step = -(-batches // max(1, parts)) * BATCH
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

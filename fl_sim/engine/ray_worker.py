@@ -1,0 +1,97 @@
+"""What runs inside a worker of Ray, and how things travel there and back."""
+
+import os
+import pickle
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fl_sim.engine import faults
+from fl_sim.engine.orders import Chunk, Done, Order, Tensors
+from fl_sim.engine.scores import logits
+from fl_sim.engine.workshop import Workshop
+from fl_sim.models import parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """Everything of a run that a worker needs.
+
+    The network is packed by itself, since a worker writes into it, and what comes out of the
+    object store is read-only memory that all workers of a machine share.
+
+    Attributes:
+        workshop: without its network.
+        network: pickled; it never leaves the memory of this cluster.
+        examined: the inputs that are scored, by name.
+    """
+
+    workshop: Workshop
+    network: bytes
+    examined: dict[str, Tensor]
+
+
+def package(workshop: Workshop, examined: dict[str, Tensor]) -> Package:
+    """Return a workshop packed up for workers."""
+    bare = replace(workshop, model=nn.Sequential())
+    return Package(bare, pickle.dumps(workshop.model), examined)
+
+
+def share_tensors() -> None:
+    """Let tensors travel through the object store without a copy; torch's own way makes two."""
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    ray.util.register_serializer(Tensor, serializer=_to_array, deserializer=torch.from_numpy)
+
+
+def _to_array(tensor: Tensor) -> Any:
+    return np.ascontiguousarray(tensor.detach().numpy()).reshape(tensor.shape)
+
+
+class Worker:
+    """Trains chunks of clients for one run after another."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)  # the same everywhere: reductions depend on it
+        faults.in_worker = True
+        share_tensors()
+        self.workshop: Workshop | None = None
+        self.examined: dict[str, Tensor] = {}
+
+    def ready(self) -> int:
+        """Return the process id, once everything is imported."""
+        return os.getpid()
+
+    def load(self, content: Package) -> None:
+        """Get ready for a run."""
+        self.workshop = replace(content.workshop, model=pickle.loads(content.network))
+        self.examined = content.examined
+
+    def work(self, order: Order, chunk: Chunk) -> Done:
+        """Train a chunk of clients."""
+        assert self.workshop is not None
+        own = {name: tensor.clone() for name, tensor in order.received.items()}
+        return self.workshop.work(replace(order, received=own), _writable(chunk))
+
+    def scores(
+        self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice
+    ) -> Float[Tensor, "n y"]:
+        """Score some of a set's inputs."""
+        assert self.workshop is not None
+        model = self.workshop.model
+        parameters.load_flat(model, values)
+        parameters.load_buffers(model, buffers)
+        return logits(model, self.examined[name][rows])
+
+
+def _writable(chunk: Chunk) -> Chunk:
+    """Return tasks whose memories a client may write into."""
+    return tuple(
+        replace(task, memory={name: tensor.clone() for name, tensor in task.memory.items()})
+        for task in chunk
+    )

@@ -1,0 +1,183 @@
+"""The server's side of a round: a rule of ours, or a strategy of Flower's."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp.strategy import Strategy
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
+from fl_sim.engine.compat import seeded_globals
+from fl_sim.engine.messages import Roll, as_replies
+from fl_sim.engine.orders import Order
+from fl_sim.engine.pile import Collected
+from fl_sim.engine.wire import Shapes, from_record, the_arrays, to_record
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a server wants of a round: the order, who gets it, and their factors in the sum."""
+
+    order: Order
+    clients: list[int]
+    factors: list[float]
+
+
+class Server(ABC):
+    """Plans a round, and makes the next parameters of what comes back."""
+
+    @abstractmethod
+    def plan(self, order: Order, senders: Senders, weights: Float[Tensor, " n"]) -> Plan:
+        """Return what the round is to be, for the senders that are there."""
+
+    @abstractmethod
+    def advance(
+        self, plan: Plan, collected: Collected, senders: Senders
+    ) -> tuple[Float[Tensor, " p"], Decision | None]:
+        """Return the next parameters, and what was decided about each update."""
+
+    @abstractmethod
+    def remembered(self) -> Any:
+        """Return what the server has to remember: a tree of tensors and plain values."""
+
+    @abstractmethod
+    def remember(self, content: Any) -> None:
+        """Put back what `remembered` gave."""
+
+
+class RuleServer(Server):
+    """Aggregates by one of our rules."""
+
+    def __init__(self, rule: AggregationRule, num_parameters: int) -> None:
+        """Start with the rule's first state."""
+        self.rule, self.state = rule, rule.initial_state(num_parameters)
+
+    def plan(self, order: Order, senders: Senders, weights: Float[Tensor, " n"]) -> Plan:
+        """Ask everybody; a linear rule has updates added up where they are made."""
+        factors = [1.0] * len(weights)
+        if order.adds_up and isinstance(self.rule, LinearRule):
+            factors = self.rule.coefficients(weights, senders).tolist()
+        changed = replace(
+            order,
+            received=self.rule.broadcast(self.state),
+            adds_up=order.adds_up and isinstance(self.rule, LinearRule),
+            needs_losses=self.rule.needs_losses,
+            config={"server-round": order.round},
+        )
+        return Plan(changed, senders.clients.tolist(), factors)
+
+    def advance(
+        self, plan: Plan, collected: Collected, senders: Senders
+    ) -> tuple[Float[Tensor, " p"], Decision | None]:
+        """Take the rule's step."""
+        weights, start = collected.weights, plan.order.parameters
+        if collected.rows is not None:
+            decision = self.rule.decide(self.state, collected.rows, weights, senders)
+        else:
+            decision = self._finished(plan, collected, senders)
+        self.state = decision.state
+        return start + decision.step, decision
+
+    def _finished(self, plan: Plan, collected: Collected, senders: Senders) -> Decision:
+        """Decide about a sum. Where clients failed, the factors of the others were too small."""
+        assert isinstance(self.rule, LinearRule)
+        assert collected.total is not None
+        self.rule.check_count(torch.empty(len(collected.updates), 0))
+        shares = self.rule.coefficients(collected.weights, senders)
+        ordered = dict(zip(plan.clients, plan.factors, strict=True))
+        missing = float(shares[0]) / ordered[collected.updates[0].client]
+        total = collected.total if missing == 1 else collected.total * missing
+        state, step = self.rule.finish(self.state, total)
+        return Decision(state, step.float(), shares)
+
+    def remembered(self) -> Any:
+        """Return the rule's state."""
+        return self.state
+
+    def remember(self, content: Any) -> None:
+        """Put the rule's state back."""
+        self.state = content
+
+
+class FlowerServer(Server):
+    """Aggregates by a strategy of Flower's, which sees messages and replies."""
+
+    def __init__(self, strategy: Strategy, shapes: Shapes, seed: int) -> None:
+        """Use a strategy that remembers nothing yet."""
+        self.strategy, self.shapes, self.seed = strategy, shapes, seed
+        self.instructions: list[Message] = []
+
+    def plan(self, order: Order, senders: Senders, weights: Float[Tensor, " n"]) -> Plan:
+        """Ask those whom the strategy asks."""
+        arrays, roll = to_record(order.parameters, self.shapes), Roll(senders.clients.tolist())
+        with seeded_globals(self.seed, "strategy", order.round):
+            self.instructions = list(
+                self.strategy.configure_train(order.round, arrays, ConfigRecord(), roll)
+            )
+        changed = replace(order, adds_up=False)
+        for message in self.instructions[:1]:
+            values = from_record(the_arrays(message.content)[1], self.shapes)
+            config = dict(message.content.config_records.get("config", ConfigRecord()))
+            changed = replace(changed, parameters=values, config=config)
+        asked = sorted(message.metadata.dst_node_id for message in self.instructions)
+        return Plan(changed, asked, [1.0] * len(asked))
+
+    def advance(
+        self, plan: Plan, collected: Collected, senders: Senders
+    ) -> tuple[Float[Tensor, " p"], Decision | None]:
+        """Let the strategy aggregate; where it gives nothing back, nothing changes."""
+        assert collected.rows is not None
+        received = [plan.order.parameters + row for row in collected.rows]
+        replies = as_replies(collected.updates, received, self.instructions, self.shapes)
+        with seeded_globals(self.seed, "strategy", plan.order.round, "aggregate"):
+            arrays, _ = self.strategy.aggregate_train(plan.order.round, replies)
+        if arrays is None:
+            return plan.order.parameters, None
+        return from_record(arrays, self.shapes), None
+
+    def remembered(self) -> Any:
+        """Return what the strategy keeps; its functions come from the experiment."""
+        return _memory_of(self.strategy)
+
+    def remember(self, content: Any) -> None:
+        """Put it back."""
+        _restore(self.strategy, content)
+
+
+def server_for(
+    strategy: AggregationRule | Strategy, parameters: Tensor, shapes: Shapes, seed: int
+) -> Server:
+    """Return the server's side for a strategy of either kind."""
+    if isinstance(strategy, Strategy):
+        return FlowerServer(strategy, shapes, seed)
+    return RuleServer(strategy, len(parameters))
+
+
+def senders_of(
+    clients: list[int], local_steps: list[int], num_clients: int, number: int, seed: int
+) -> Senders:
+    """Return what is known of clients before they have answered."""
+    unknown = torch.full((len(clients),), torch.nan, dtype=torch.float64)
+    steps = torch.tensor(local_steps, dtype=torch.float64)
+    return Senders(torch.tensor(clients), num_clients, number, seed, steps, unknown)
+
+
+def _memory_of(strategy: Strategy) -> dict[str, Any]:
+    return {
+        name: _memory_of(value) if isinstance(value, Strategy) else value
+        for name, value in vars(strategy).items()
+        if not callable(value)
+    }
+
+
+def _restore(strategy: Strategy, remembered: dict[str, Any]) -> None:
+    for name, value in remembered.items():
+        own = getattr(strategy, name, None)
+        if isinstance(own, Strategy):
+            _restore(own, value)
+        else:
+            setattr(strategy, name, value)

@@ -1,0 +1,231 @@
+"""Where clients are trained: all that a worker needs, and how it works a chunk off."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim.contracts import Client, Descent, Failure, Shard, Update
+from fl_sim.engine import cohort
+from fl_sim.engine.faults import Faults
+from fl_sim.engine.orders import Chunk, Done, Order, Task, is_finite, settled
+from fl_sim.engine.scores import logits
+from fl_sim.engine.timeouts import time_limit
+from fl_sim.experiment import FailurePolicy
+from fl_sim.models.parameters import Slots
+from fl_sim.schedule import Schedule
+from fl_sim.seeding import generator, torch_seeded
+
+
+@dataclass(eq=False)
+class Workshop:
+    """Trains clients, one after another or a cohort at once.
+
+    Attributes:
+        schedule: who behaves how in which round.
+        model: a workbench; parameters and buffers are loaded before each use.
+        inputs, clean_inputs, labels: of the records that anybody trains on; `clean_inputs` are
+            those before any protection, the same tensor where nobody starts to protect late.
+        owners: each client's rows of them.
+        sample_ids: of those records.
+        num_classes: of the labels.
+        faults: failures to inject, for tests.
+    """
+
+    schedule: Schedule
+    model: nn.Sequential
+    inputs: Shaped[Tensor, "n ..."]
+    clean_inputs: Shaped[Tensor, "n ..."]
+    labels: Int64[Tensor, " n"]
+    owners: list[Int64[Tensor, " _"]]
+    num_classes: int
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def policy(self) -> FailurePolicy:
+        """What happens to a client that fails."""
+        return self.schedule.experiment.failures
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.schedule.experiment.seed
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of examples of each client, as the server counts them."""
+        return [len(own) for own in self.owners]
+
+    @cached_property
+    def allows_cohorts(self) -> bool:
+        """Whether the model is one of which many can be trained as one batch."""
+        return cohort.is_row_of_layers(self.model)
+
+    def round_inputs(self, number: int) -> Shaped[Tensor, "n ..."]:
+        """Return the inputs of all records in round `number`."""
+        return self.inputs if self.schedule.protects(number) else self.clean_inputs
+
+    def shard(self, client: int, number: int = 1) -> Shard:
+        """Return what `client` trains on in round `number`."""
+        own, inputs = self.owners[client], self.round_inputs(number)
+        return Shard(client, inputs[own], self.labels[own], own, self.num_classes, number)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the model keeps what is loaded before each client."""
+        return Slots(self.model)
+
+    def work(self, order: Order, chunk: Chunk) -> Done:
+        """Train the clients of a chunk; what fails is tried again as the policy says."""
+        updates: list[Update] = []
+        failures: list[Failure] = []
+        for answer in self._together(order, chunk) or self._in_turn(order, chunk):
+            (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
+        return settled(chunk, updates, failures, order.adds_up)
+
+    def _together(self, order: Order, chunk: Chunk) -> list[Update | Failure]:
+        """Return the answers of clients that can be trained as one cohort; else nothing."""
+        kinds = {self._descent(order, task.client) for task in chunk}
+        struck = [self.faults.drawn(self.seed, order.round, t.client, t.attempt) for t in chunk]
+        (settings, *others) = kinds
+        if others or settings is None or any(struck) or self.policy.timeout is not None:
+            return []
+        return [
+            a
+            for own in self._cohort(order, chunk, settings)
+            for a in checked((own,), order, own.client)
+        ]
+
+    def _in_turn(self, order: Order, chunk: Chunk) -> Iterator[Update | Failure]:
+        for task in chunk:
+            yield from self._tries(order, task)
+
+    def _descent(self, order: Order, client: int) -> Descent | None:
+        """Return how a client trains in a cohort; None where it has to be trained by itself."""
+        if not (order.cohort and self.allows_cohorts):
+            return None
+        settings = self.schedule.behaviour(client, order.round).descent(order.round)
+        return settings and replace(settings, mu=settings.mu or order.proximal_mu)
+
+    def _cohort(self, order: Order, chunk: Chunk, settings: Descent) -> list[Update]:
+        clients, number = [task.client for task in chunk], order.round
+        self.slots.load(order.parameters, order.buffers)
+        losses = [float("nan")] * len(clients)
+        if order.needs_losses:
+            losses = [self.loss(self.shard(client, number)) for client in clients]
+        trained = cohort.train(self, order.parameters, settings, number, clients)
+        deltas = trained.parameters.sub_(order.parameters)
+        return [
+            Update(
+                client=task.client,
+                delta=deltas[k],
+                buffers=order.buffers,
+                num_examples=self.sizes[task.client],
+                metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
+                loss=losses[k],
+                memory=task.memory,
+            )
+            for k, task in enumerate(chunk)
+        ]
+
+    def _tries(self, order: Order, task: Task) -> Iterator[Update | Failure]:
+        """Yield the failures of a client, and its update if one comes."""
+        retries = self.policy.retries if self.policy.on_failure == "retry" else 0
+        for attempt in range(task.attempt, max(retries, task.attempt) + 1):
+            try:
+                with time_limit(self.policy.timeout):
+                    answers = self.answers(order, _at(task, attempt))
+            except Exception as error:
+                cause = (str(error).splitlines() or [""])[0]
+                yield Failure(order.round, task.client, f"{type(error).__name__}: {cause}")
+                continue
+            yield from answers
+            if any(isinstance(answer, Update) for answer in answers):
+                return
+
+    def answers(self, order: Order, task: Task) -> list[Update | Failure]:
+        """Return what a client sends at one attempt, checked; the first answer counts."""
+        client = task.client
+        self.faults.strike(self.seed, order.round, client, task.attempt)
+        behaviour = self.schedule.behaviour(client, order.round)
+        shard, settings = self.shard(client, order.round), self._descent(order, client)
+        if settings is not None:
+            (update,) = self._cohort(order, (task,), settings)
+        else:
+            update, shard = self.trained(order, task, behaviour, shard)
+        update = self.faults.spoil(update, self.seed, order.round, task.attempt)
+        return checked(behaviour.replies(update, shard), order, client)
+
+    def trained(
+        self, order: Order, task: Task, behaviour: Client, shard: Shard
+    ) -> tuple[Update, Shard]:
+        """Return the update of one client, and its shard with what it now remembers."""
+        number, client = order.round, task.client
+        self.slots.load(order.parameters, order.buffers)
+        shard = replace(
+            shard,
+            proximal_mu=order.proximal_mu,
+            received=order.received,
+            memory=dict(task.memory),
+        )
+        loss = self.loss(shard) if order.needs_losses else float("nan")
+        rng = generator(self.seed, "round", number, "client", client)
+        with torch_seeded(self.seed, "round", number, "layers", client):  # of dropout
+            metrics = behaviour.train(self.model, shard, rng)
+        update = Update(
+            client=client,
+            delta=self.slots.change_from(order.parameters),
+            buffers=self.slots.buffers(),
+            num_examples=len(shard),  # the server's own count: what a client claims is forgeable
+            metrics=metrics,
+            loss=loss,
+            sent=shard.sent,
+            memory=shard.memory,
+        )
+        return update, shard
+
+    def loss(self, shard: Shard) -> float:
+        """Return the mean loss of the model as it is on a shard."""
+        scores = logits(self.model, shard.inputs)
+        return float(functional.cross_entropy(scores, shard.labels))
+
+
+def checked(answers: tuple[Update, ...], order: Order, client: int) -> list[Update | Failure]:
+    """Return the first of a client's answers if it can be used, and a failure for each other."""
+    found: list[Update | Failure] = []
+    if not answers:
+        return [Failure(order.round, client, "no reply")]
+    for position, update in enumerate(answers):
+        cause = what_is_wrong(update, order) if position == 0 else "sent a second reply"
+        found.append(Failure(order.round, client, cause) if cause else measured(update))
+    return found
+
+
+def measured(update: Update) -> Update:
+    """Return an update with its length."""
+    assert update.delta is not None
+    return replace(update, norm=float(torch.linalg.vector_norm(update.delta)))
+
+
+def what_is_wrong(update: Update, order: Order) -> str:
+    """Return why an update cannot be used, or nothing."""
+    delta, wanted = update.delta, order.parameters.shape
+    if delta is None or delta.shape != wanted:
+        came = None if delta is None else tuple(delta.shape)
+        return f"wrong shape of the update: {came}, not {tuple(wanted)}"
+    shapes = [
+        {n: (b.shape, b.dtype) for n, b in own.items()} for own in (update.buffers, order.buffers)
+    ]
+    if shapes[0] != shapes[1]:
+        return "wrong buffers: other names, shapes or types than were sent"
+    floats = [delta, *(b for b in update.buffers.values() if b.is_floating_point())]
+    floats += update.sent.values()
+    return "" if all(map(is_finite, floats)) else "parameters are not finite"
+
+
+def _at(task: Task, attempt: int) -> Task:
+    return task if task.attempt == attempt else replace(task, attempt=attempt)

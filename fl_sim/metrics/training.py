@@ -1,0 +1,28 @@
+"""What clients say of their training, and how far they went."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from fl_sim.contracts import Metric, Observation, Row
+
+
+@final
+@dataclass(frozen=True)
+class Training(Metric):
+    """What each client reported, and the length of its update.
+
+    Source: this project. A client can report what it likes; `update_norm` is the server's own.
+    """
+
+    needs_scores: ClassVar[bool] = False
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        """Yield the number of updates, then the numbers client by client."""
+        yield Row(seen.round, "num_updates", len(seen.updates))
+        for update in seen.updates:
+            for name, value in update.metrics.items():
+                yield Row(seen.round, name, value, update.client)
+            if math.isfinite(update.norm):
+                yield Row(seen.round, "update_norm", update.norm, update.client)

@@ -1,0 +1,80 @@
+"""Engines take turns, each in a process of its own; who fails is named and left out."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.race import Job, cold_race, race
+
+MODULE = """
+import os, time
+
+def mark(turns, path, name, seconds=0.0, broken=False):
+    while True:
+        turns.next()
+        if broken:
+            raise RuntimeError(f"{name} is broken")
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+        with open(path, "a") as file:
+            file.write(name)
+"""
+
+
+@pytest.fixture
+def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that the jobs of `mark` write their names into."""
+    (tmp_path / "jobs_of_a_test.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = tmp_path / "diary"
+    path.touch()
+    return path
+
+
+def mark(diary: Path, name: str, rounds_a_turn: int = 1, **arguments: object) -> Job:
+    return Job(
+        "jobs_of_a_test:mark", {"path": str(diary), "name": name, **arguments}, rounds_a_turn
+    )
+
+
+def test_engines_go_in_turns_and_the_warm_up_does_not_count(diary: Path) -> None:
+    said: list[str] = []
+    jobs = {"floor": mark(diary, "f"), "local": mark(diary, "l", rounds_a_turn=2)}
+    outcomes = race(jobs, runs=3, warm_up=1, budget=60.0, say=said.append)
+    assert diary.read_text() == "fll" * 4
+    assert [len(outcomes[engine].samples) for engine in jobs] == [3, 3]
+    assert all(outcome.peak_mib > 1 for outcome in outcomes.values())
+    assert said == []
+
+
+def test_a_turn_costs_what_it_burns(diary: Path) -> None:
+    jobs = {"floor": mark(diary, "f", seconds=0.1)}
+    (sample,) = race(jobs, runs=1, warm_up=1, budget=60.0, say=print)["floor"].samples
+    assert 0.1 <= sample.cpu_seconds < 0.15
+    assert sample.wall_seconds >= 0.1
+
+
+def test_who_fails_is_named_and_left_out(diary: Path) -> None:
+    said: list[str] = []
+    jobs = {"pfl": mark(diary, "p", broken=True), "local": mark(diary, "l")}
+    outcomes = race(jobs, runs=2, warm_up=1, budget=60.0, say=said.append)
+    assert said == ["pfl left out: RuntimeError: p is broken"]
+    assert list(outcomes) == ["local"]
+    assert diary.read_text() == "lll"
+
+
+def test_an_engine_whose_time_is_up_stops_early(diary: Path) -> None:
+    jobs = {"flower": mark(diary, "F", seconds=0.1), "local": mark(diary, "l")}
+    outcomes = race(jobs, runs=4, warm_up=0, budget=0.09, say=print)
+    assert [len(outcomes[engine].samples) for engine in jobs] == [1, 4]
+
+
+def test_a_cold_turn_starts_a_process_anew(diary: Path) -> None:
+    said: list[str] = []
+    jobs = {"local": mark(diary, "l"), "pfl": mark(diary, "p", broken=True)}
+    outcomes = cold_race(jobs, runs=2, budget=60.0, say=said.append)
+    assert diary.read_text() == "ll"
+    assert min(sample.cpu_seconds for sample in outcomes["local"].samples) > 0.01
+    assert outcomes["pfl"].samples == []
+    assert said == ["pfl left out: RuntimeError: p is broken"]

@@ -1,0 +1,120 @@
+"""The cost of a process tree: orphans and the dead count, and memory that is shared does not."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tree import Tree, processes
+
+ROOT = Path(__file__).parents[2]
+BURN = """
+import time
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+"""
+ORPHAN = f"""{BURN}
+import os, subprocess, sys
+from benchmarks.tree import become_reaper
+become_reaper()
+middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+leaf = {BURN!r} + "burn(1.0); print('burnt', flush=True); time.sleep(60)"
+subprocess.run([sys.executable, "-c", middle, leaf])
+time.sleep(60)
+"""
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python process that prints a line when it is ready; end its tree afterwards."""
+    begun = []
+
+    def begin(code: str) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        Tree(process.pid).kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def heard(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_an_orphan_that_burns_a_second_costs_a_second(start: Start) -> None:
+    root = start(ORPHAN)
+    assert heard(root) == "burnt"
+    assert len(processes(root.pid)) == 2
+    assert 1.0 <= Tree(root.pid).cpu_seconds() < 1.5
+
+
+def test_what_the_dead_used_is_not_forgotten(start: Start) -> None:
+    code = f"""{BURN}
+import subprocess, sys
+print("go", flush=True)
+subprocess.run([sys.executable, "-c", {BURN!r} + "burn(0.5)"])
+print("over", flush=True)
+time.sleep(60)
+"""
+    root = start(code)
+    assert heard(root) == "go"
+    tree = Tree(root.pid)
+    with tree.watched():
+        assert heard(root) == "over"
+    assert processes(root.pid) == [root.pid]
+    assert 0.4 <= tree.cpu_seconds() < 1.0
+
+
+def test_memory_is_that_of_the_whole_tree(start: Start) -> None:
+    hold = "block = bytearray(b'x') * (60 << 20); print('held', flush=True); time.sleep(60)"
+    code = f"""
+import subprocess, sys, time
+hold = "import time; {hold}"
+children = [subprocess.Popen([sys.executable, "-c", hold]) for _ in range(2)]
+time.sleep(60)
+"""
+    root = start(code)
+    assert [heard(root), heard(root)] == ["held", "held"]
+    tree = Tree(root.pid)
+    with tree.watched():
+        pass
+    assert 120 < tree.peak_mib < 180
+
+
+def test_a_tree_stands_still_until_it_may_go_on(start: Start) -> None:
+    root = start(f"{BURN}print('go', flush=True); burn(60)")
+    assert heard(root) == "go"
+    tree = Tree(root.pid)
+    tree.pause()
+    before = tree.cpu_seconds()
+    time.sleep(0.3)
+    assert tree.cpu_seconds() - before < 0.005  # a signal takes a moment to arrive
+    tree.resume()
+    deadline = time.monotonic() + 20
+    while tree.cpu_seconds() - before < 0.02:
+        assert time.monotonic() < deadline
+
+
+def test_a_tree_that_is_gone_costs_nothing_more(start: Start) -> None:
+    root = start("")
+    root.wait()
+    assert processes(root.pid) == []
+    assert Tree(root.pid).cpu_seconds() == 0
+    assert Tree(root.pid).resident_mib() == 0
