@@ -24,7 +24,7 @@ def check(experiment: Experiment) -> None:
         MissingWeightsError: naming the file to fill.
     """
     data = experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     shape = dataset.train_images.shape
