@@ -11,6 +11,7 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 
 Tensors = dict[str, Tensor]
+NOBODY = -1  # whom a failure is about where a worker is lost that had many clients
 MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
 CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
 MAX_COHORT = 16  # clients that are trained as one batch: more no longer fit a core's cache
