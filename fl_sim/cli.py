@@ -233,6 +233,10 @@ def main() -> None:
         _stop(f"error: {' '.join(str(error).split())}", 2)
     except RunFailedError as error:
         _stop(f"failed: {error}", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"failed: {error.strerror}: {error.filename}", 1)
     except Exception as error:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:

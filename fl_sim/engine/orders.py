@@ -92,7 +92,7 @@ def cut(tasks: list[Task], costs: list[float], cohort: bool) -> list[Chunk]:
     if cohort:
         count = -(-len(tasks) // -(-len(tasks) // MAX_COHORT))  # in as few, even chunks as fit
     parts = [order[start : start + count] for start in range(0, len(order), count)]
-    return [tuple(tasks[i] for i in sorted(part)) for part in parts]
+    return [tuple(sorted((tasks[i] for i in part), key=lambda t: t.client)) for part in parts]
 
 
 def add_up(updates: list[Update], factors: dict[int, float]) -> Float[Tensor, " p"]:

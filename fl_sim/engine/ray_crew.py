@@ -11,7 +11,7 @@ any other loss is a row of its own, about nobody.
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -22,7 +22,7 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 from fl_sim.engine import ray_pool
 from fl_sim.engine.crew import Crew, LocalCrew
-from fl_sim.engine.orders import NOBODY, Chunk, Done, Order, Task, Tensors, settled
+from fl_sim.engine.orders import NOBODY, Chunk, Done, Order, Tensors, settled
 from fl_sim.engine.ray_pool import Call
 from fl_sim.engine.ray_worker import package
 from fl_sim.engine.scores import BATCH
@@ -70,12 +70,12 @@ class RayCrew(Crew):
 
     def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
         """Hand out the chunks, and yield them as they come."""
-        reference = ray.put(order)
+        orders = {False: ray.put(order)}
         queue = deque(Call(position, chunk) for position, chunk in enumerate(chunks))
         halves: dict[int, Half] = {}
         try:
             while queue or any(hand.held for hand in self.hands):
-                self._hand_out(queue, reference)
+                self._hand_out(queue, order, orders)
                 for call, answer in self._answers():
                     self._take(order, call, answer, halves, queue)
                 while self.done:
@@ -85,14 +85,19 @@ class RayCrew(Crew):
                 if hand.held:  # broken off: nobody waits for what they are at
                     ray_pool.restart(hand)
 
-    def _hand_out(self, queue: deque[Call], reference: Any) -> None:
-        """Give every worker that is ready something to do."""
+    def _hand_out(self, queue: deque[Call], order: Order, orders: dict[bool, Any]) -> None:
+        """Give every worker that is ready something to do.
+
+        Clients that are trained alone are added up here, when their chunk is whole again.
+        """
         for full in range(1, AHEAD + 1):
             for hand in self.hands:
                 ready = ray_pool.is_ready(hand, self.package)
                 if ready and queue and len(hand.held) < full:
                     call = queue.popleft()
-                    call.ref = hand.actor.work.remote(reference, call.tasks)
+                    if call.alone and True not in orders:
+                        orders[True] = ray.put(replace(order, adds_up=False))
+                    call.ref = hand.actor.work.remote(orders[call.alone], call.tasks)
                     call.started = time.monotonic()
                     hand.held.append(call)
 
@@ -155,14 +160,14 @@ class RayCrew(Crew):
             self.done.append((call.position, answer))
             return
         if answer == "":  # it was next in line, and had no part in it
-            queue.appendleft(Call(call.position, call.tasks))
+            queue.appendleft(Call(call.position, call.tasks, call.alone))
             return
         if half is None:
             half = halves[call.position] = Half(call.tasks, {t.client for t in call.tasks})
         if isinstance(answer, str) and (len(call.tasks) > 1 or answer == LOST):
             told = f"{answer.replace('its', 'a')} over {len(call.tasks)} clients"
             half.failures.append(Failure(order.round, NOBODY, told))
-            queue.extendleft(Call(call.position, (task,)) for task in call.tasks)
+            queue.extendleft(Call(call.position, (task,), True) for task in call.tasks)
             return
         self._book(order, call, answer, half, queue)
         if not half.waiting:
@@ -182,8 +187,8 @@ class RayCrew(Crew):
         else:
             half.failures.append(Failure(order.round, task.client, answer))
             if self.policy.on_failure == "retry" and task.attempt < self.policy.retries:
-                again = Task(task.client, task.factor, task.memory, task.attempt + 1)
-                queue.appendleft(Call(call.position, (again,)))
+                again = replace(task, attempt=task.attempt + 1)
+                queue.appendleft(Call(call.position, (again,), True))
                 return
         half.waiting.discard(task.client)
 

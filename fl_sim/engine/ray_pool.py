@@ -16,10 +16,11 @@ STARTS = 3  # in a row that may fail before a run gives up
 
 @dataclass(eq=False)
 class Call:
-    """A chunk, or a part of one, that a worker has been given."""
+    """A chunk, or one client of it alone, that a worker has been given."""
 
     position: int
     tasks: Chunk
+    alone: bool = False
     ref: Any = None
     started: float = 0.0
 

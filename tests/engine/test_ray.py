@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, FailurePolicy, Model, Participation, run
+from fl_sim.data.partition import Iid
 from fl_sim.engine import ray_pool
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.orders import NOBODY
@@ -23,11 +24,14 @@ from strategies.krum import Krum
 pytestmark = pytest.mark.ray
 
 Maker = Callable[..., Experiment]
-MANY = Data(dataset="digits", num_clients=70, num_samples=700, num_test=60)  # two in a chunk
-CASES = {
+MANY: dict[str, Any] = {  # clients, two in a chunk
+    "data": Data(dataset="digits", num_clients=70, num_samples=700, num_test=60),
+    "partition": Iid(),
+}
+CASES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "krum": {"strategy": Krum(num_byzantine=0)},
-    "fedadam, chunks of two": {"strategy": FedAdam(), "data": MANY},
+    "fedadam, chunks of two": {"strategy": FedAdam(), **MANY},
     "batch statistics": {"model": Model("small_cnn", norm="batch")},
 }
 
@@ -63,7 +67,7 @@ def test_any_number_of_workers_gives_the_bits_of_one_process(
 def test_cohorts_give_the_same_bits_on_any_number_of_workers(
     experiment: Maker, tmp_path: Path
 ) -> None:
-    wanted = experiment(model=Model("small_cnn", tune="head"), data=MANY)
+    wanted = experiment(model=Model("small_cnn", tune="head"), **MANY)
     local = bits(ran(wanted, tmp_path / "local", cohort="on"))
     for workers in (3, 2, 1):  # Ray starts once, and its pool shrinks
         many = ran(wanted, tmp_path / str(workers), engine="ray", workers=workers, cohort="on")
@@ -75,7 +79,7 @@ def test_clients_that_kill_their_workers_are_rows_and_retried_to_the_same_bits(
     experiment: Maker, tmp_path: Path
 ) -> None:
     wanted = experiment(failures=FailurePolicy("retry", retries=3), rounds=3)
-    crashes = Faults(crash=0.25)
+    crashes = Faults(crash=0.15)
     struck = [
         (number, client)
         for number in (1, 2, 3)
@@ -93,8 +97,8 @@ def test_clients_that_kill_their_workers_are_rows_and_retried_to_the_same_bits(
 def test_a_worker_that_dies_over_many_clients_is_a_row_and_the_culprit_another(
     experiment: Maker, tmp_path: Path
 ) -> None:
-    wanted = experiment(data=MANY, rounds=1)
-    crashes = Faults(crash=0.02)
+    wanted = experiment(**MANY, rounds=1)
+    crashes = Faults(crash=0.05)
     struck = {c for c in range(70) if crashes.drawn(wanted.seed, 1, c, 0)}
     assert struck, "the seed draws no crash: nothing is tested"
     flaky = ran(wanted, tmp_path / "a", engine="ray", workers=2, faults=crashes)
