@@ -34,6 +34,7 @@ class Data:
         held_out: share of each client's images, class by class, that nobody trains on: the
             outsiders of the membership audit.
         path: folder of the dataset's files; None: search the usual places.
+        classes: only these, numbered anew in this order; None: all.
     """
 
     dataset: str = "fashion_mnist"
@@ -42,6 +43,7 @@ class Data:
     num_test: int | None = None
     held_out: float = 0.25
     path: str | None = None
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -50,6 +52,9 @@ class Data:
             size = getattr(self, name)
             require(size is None or size >= 1, name, "at least 1, or None for all", size)
         require(0 <= self.held_out <= 0.9, "held_out", "between 0 and 0.9", self.held_out)
+        some = self.classes
+        distinct = some is None or len(set(some)) == len(some) >= 2
+        require(distinct, "classes", "at least two different ones, or None for all", some)
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,21 @@ class FailurePolicy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When the global model is scored on the test set and the audited pool.
+    """When the global model is scored, and what is measured only once, after the last round.
 
     Attributes:
-        every: number of rounds from one evaluation to the next; the last is always evaluated.
+        every: number of rounds from one evaluation on the test set and the audited pool to the
+            next; the last is always evaluated.
+        contributions: what each client's last update adds: `none`; `leave_one_out`, which
+            evaluates one model a client; `shapley`, also GTG-Shapley values, which take up to
+            a few hundred models. Either also gives cosines.
+        alone: how each client would train by itself, for as many rounds, to see what it gains
+            by taking part; None: not measured. Costs as much as the run itself.
     """
 
     every: int = 1
+    contributions: Literal["none", "leave_one_out", "shapley"] = "none"
+    alone: Client | None = None
 
     def __post_init__(self) -> None:
         description.check_types(self)

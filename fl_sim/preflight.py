@@ -24,7 +24,7 @@ def check(experiment: Experiment) -> None:
         MissingWeightsError: naming the file to fill.
     """
     data = experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     shape = dataset.train_images.shape
@@ -32,6 +32,7 @@ def check(experiment: Experiment) -> None:
     _check_strategy(experiment)
     Schedule(experiment).check()
     _check_attacks(experiment, dataset.num_classes)
+    _check_countermeasures(experiment)
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
@@ -52,6 +53,15 @@ def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: i
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
+
+
+def _check_countermeasures(experiment: Experiment) -> None:
+    """Refuse what needs images where clients only see cached features."""
+    for client in (experiment.client, *(own.client for own in experiment.adversaries)):
+        asked = getattr(client, "countermeasures", ())
+        fits = not asked or experiment.model.tune == "full"
+        allowed = "none where a part of the network is frozen; set model.tune=full"
+        require(fits, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
 
 
 def _check_strategy(experiment: Experiment) -> None:

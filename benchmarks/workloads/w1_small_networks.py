@@ -8,7 +8,6 @@ from fl_sim import Data, Experiment, Model, Participation
 from fl_sim.data.partition import Dirichlet
 from strategies.fedavg import FedAvg
 
-# Ten test images and no audit pool: evaluation is as good as off, since others have none.
 EXPERIMENT = Experiment(
     name="small_networks",
     client=SgdClient(learning_rate=0.05, momentum=0.0, batch_size=32, local_epochs=1),

@@ -140,7 +140,7 @@ def prepare(experiment: Experiment) -> Federation:
         RequestError: for what the request gets wrong; nothing has been written by then.
     """
     seed, data = experiment.seed, experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     pool = _pool(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
     inputs, clean, test = _seen(experiment, dataset, pool, network.frozen)

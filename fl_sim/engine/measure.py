@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Triggered, Update
 from fl_sim.engine.crew import Crew
+from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
 from fl_sim.engine.scores import logits
@@ -30,6 +31,7 @@ class Seen:
     decision: Decision | None
     failures: list[Failure]
     seconds: float
+    ending: Ending | None = None
 
 
 @lru_cache
@@ -45,7 +47,8 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     scored = state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds
     wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
     observed = observe(federation, state, crew, seen, scored)
-    return [row for metric in wanted for row in metric.rows(observed)]
+    rows = [row for metric in wanted for row in metric.rows(observed)]
+    return rows + list(last_round_rows(federation, seen.ending, observed) if seen.ending else ())
 
 
 def observe(

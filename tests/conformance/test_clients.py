@@ -59,10 +59,9 @@ def fresh() -> nn.Sequential:
 
 
 def trained(client: Client, shard: Shard, seed: int = 0) -> Trained:
-    model = fresh()
+    model, new = fresh(), replace(shard, memory={}, sent={})
     start = flat(model)
-    fresh_shard = replace(shard, memory={}, sent={})
-    metrics = client.train(model, fresh_shard, generator(seed, "client"))
+    metrics = client.train(model, new, generator(seed, "client"))
     return Trained(start, flat(model), buffers(model), metrics)
 
 
@@ -134,7 +133,7 @@ def test_frozen_parameters_stay_where_they_are(client: Client, shard: Shard) -> 
     model = fresh()
     model[1].requires_grad_(False)
     before = model[1].weight.clone()
-    client.train(model, shard, generator(0, "client"))
+    client.train(model, replace(shard, memory={}, sent={}), generator(0, "client"))
     assert torch.equal(model[1].weight, before)
 
 
@@ -142,6 +141,31 @@ def test_frozen_parameters_stay_where_they_are(client: Client, shard: Shard) -> 
 def test_a_shard_of_one_image_is_enough(client: Client, shard: Shard) -> None:
     one = Shard(0, shard.inputs[:1], shard.labels[:1], shard.sample_ids[:1], 10)
     assert set(trained(client, one).metrics) == {"train_loss", "train_accuracy"}
+
+
+@every_client
+def test_what_a_client_keeps_survives_a_checkpoint(client: Client, shard: Shard) -> None:
+    first = replace(shard, memory={}, sent={})
+    client.train(fresh(), first, generator(0, "first"))
+    assert all(type(value) is Tensor for value in (first.memory | first.sent).values())
+    copied = {name: value.clone() for name, value in first.memory.items()}
+    outcomes = []
+    for memory in (first.memory, copied):
+        model, second = fresh(), replace(shard, round=2, memory=memory, sent={})
+        client.train(model, second, generator(0, "second"))
+        outcomes.append(flat(model).numpy().tobytes())
+    assert outcomes[0] == outcomes[1]
+
+
+@every_client
+def test_a_personal_model_is_there_once_a_client_has_trained(client: Client, shard: Shard) -> None:
+    model, own = fresh(), replace(shard, memory={}, sent={})
+    before = flat(model)
+    assert not client.personal(model, own.memory)
+    assert torch.equal(flat(model), before)
+    client.train(fresh(), own, generator(0, "client"))
+    if client.personal(model, own.memory):
+        assert not torch.equal(flat(model), before)
 
 
 @every_client

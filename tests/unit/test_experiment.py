@@ -12,7 +12,7 @@ from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, Participation
 from fl_sim.data.layout import Layout
-from fl_sim.data.partition import Dirichlet, Iid, PowerLaw, Shards
+from fl_sim.data.partition import ClassesPerClient, Dirichlet, Iid, PowerLaw, Shards
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
@@ -29,6 +29,7 @@ RANGES: list[tuple[Any, str, list[Any], str]] = [
     (Data, "num_samples", [0, -5], "at least 1, or None for all"),
     (Data, "num_test", [0, -5], "at least 1, or None for all"),
     (Data, "held_out", [-0.1, 0.91], "between 0 and 0.9"),
+    (Data, "classes", [(), (3,), (1, 2, 1)], "at least two different ones, or None for all"),
     (Model, "backbone_rate", [0.0, -0.1, 1.1], "in (0, 1]"),
     (Model, "pixels", [0, 7, 513], "between 8 and 512, or None for the default"),
     (Participation, "clients_per_round", [0, -1], "at least 1, or None"),
@@ -38,6 +39,7 @@ RANGES: list[tuple[Any, str, list[Any], str]] = [
     (Dirichlet, "alpha", [0.0, -1.0], "above 0"),
     (Dirichlet, "min_size", [0, -1], "at least 1"),
     (Shards, "classes_per_client", [0, -1], "at least 1"),
+    (ClassesPerClient, "classes_per_client", [0, -1], "at least 1"),
     (PowerLaw, "exponent", [-0.1], "at least 0"),
     (PowerLaw, "min_size", [0], "at least 1"),
     (SgdClient, "learning_rate", [0.0, -0.1], "above 0"),
