@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fl_sim.report import about, clients, figures, images, leakage, measured, starts
+from fl_sim.report import about, clients, exclusion, figures, images, leakage, measured, starts
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
@@ -59,6 +59,11 @@ def _bars(grid: Grid) -> Section | None:
     return _figure_section("clients", "Client by client", clients.accuracy_by_client(grid))
 
 
+def _exclusion(grid: Grid) -> Section | None:
+    drawing = exclusion.shares_over_rounds(grid)
+    return _figure_section("exclusion", "Whose updates counted", drawing)
+
+
 def _classes(grid: Grid) -> Section | None:
     return _figure_section("classes", "Who holds what", clients.classes_by_client(grid))
 
@@ -83,6 +88,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     _fraction,
     starts.starts,
     _bars,
+    _exclusion,
     _classes,
     leakage.leakage,
     measured.fairness,
