@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from flwr.serverapp import strategy
 
+from fl_sim.attacks.signals import MembershipAttack
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
@@ -18,6 +19,7 @@ Kind = Literal[
     "strategies",
     "clients",
     "metrics",
+    "attacks",
     "datasets",
     "models",
     "partitions",
@@ -28,6 +30,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "strategies": ("strategies", AggregationRule),
     "clients": ("clients", Client),
     "metrics": ("fl_sim.metrics", Metric),
+    "attacks": ("fl_sim.attacks", MembershipAttack),
     "partitions": ("fl_sim.data", Partition),
 }
 

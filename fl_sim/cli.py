@@ -10,17 +10,19 @@ import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
+from fl_sim.audit.session import audit as run_audit
+from fl_sim.audit.session import run_folders
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine import interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.progress import live_progress, live_stages
+from fl_sim.progress import audit_progress, live_progress, live_stages
 from fl_sim.publish.check import Verdict, check
 from fl_sim.publish.publish import account, publish
 from fl_sim.publish.request import Request, method
-from fl_sim.report import expected, page, tables
+from fl_sim.report import expected, tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -178,6 +180,37 @@ def protect(
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 
 
+@app.command()
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+    ],
+    tier: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+        ),
+    ] = 1,
+    references: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+    ] = None,
+) -> None:
+    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    from fl_sim.report import page
+
+    folders = run_folders(path)
+    with audit_progress(console, len(folders)) as (listen, note, finished):
+        for folder in folders:
+            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            finished(tables.audit(str(folder), findings))
+    for root in sorted({folder.parents[1] for folder in folders}):
+        if (root / "summary.json").exists():
+            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
+
+
 @expected_app.command("record")
 def expected_record(
     file: ExpectedFile,
@@ -324,6 +357,8 @@ def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
 
 
 def _show(results: Results) -> None:
+    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+
     console.print(tables.summary(results))
     console.print(f"report: {page.write(results)}", soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -70,7 +71,11 @@ def parse_value(text: str) -> Any:
 
     >>> parse_value("16/255") == 16 / 255, parse_value("0.5"), parse_value("none")
     (True, 0.5, None)
+    >>> parse_value("0,2,6")
+    (0, 2, 6)
     """
+    if re.fullmatch(r"\d+(,\d+)+", text):
+        return tuple(map(int, text.split(",")))
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -67,3 +67,34 @@ def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
 
     with bars:
         yield watch
+
+
+@contextmanager
+def audit_progress(
+    console: Console, num_runs: int
+) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
+    """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    whole = bars.add_task("audits", total=num_runs, note="")
+    replay = bars.add_task("replay", total=None, note="", visible=False)
+
+    def listen(progress: Progress) -> None:
+        under_way = progress.round < progress.rounds
+        note = f"rounds, {progress.label}"
+        bars.update(
+            replay, completed=progress.round, total=progress.rounds, note=note, visible=under_way
+        )
+
+    def finished(shown: RenderableType) -> None:
+        bars.advance(whole)
+        console.print(shown)
+
+    with bars:
+        yield listen, lambda what: bars.update(whole, note=what), finished

@@ -15,7 +15,7 @@ from fl_sim.contracts.countermeasures import (
     Pipeline,
     WorstCase,
 )
-from fl_sim.contracts.metrics import Metric, Observation
+from fl_sim.contracts.metrics import Metric, Observation, Triggered
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.rules import (
@@ -47,6 +47,7 @@ __all__ = [
     "Row",
     "Senders",
     "Shard",
+    "Triggered",
     "Update",
     "WorstCase",
 ]

@@ -8,6 +8,7 @@ import pytest
 from flwr.serverapp import strategy as flower
 
 from fl_sim import catalogue
+from fl_sim.attacks.signals import MembershipAttack
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
@@ -19,6 +20,7 @@ KINDS: dict[str, type] = {
     "fl_sim.protections": Protection,
     "fl_sim.countermeasures": Countermeasure,
     "fl_sim.metrics": Metric,
+    "fl_sim.attacks": MembershipAttack,
     "fl_sim.data": Partition,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]
