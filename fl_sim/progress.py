@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from fl_sim.engine.session import Listener, Progress
@@ -37,6 +44,29 @@ def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
 
     with bars:
         yield listen
+
+
+@contextmanager
+def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield a listener that draws a bar for each stage; one without an end shows its count."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def watch(stage: str, done: int, total: int | None) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, count="")
+        count = str(done) if total is None else f"{done}/{total}"
+        bars.update(tasks[stage], completed=done, count=count)
+
+    with bars:
+        yield watch
 
 
 @contextmanager

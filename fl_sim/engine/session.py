@@ -104,12 +104,13 @@ def _run(ours: Federation, session: Session, label: str, listen: Listener) -> di
     if session.client_app is not None:
         grid = LocalGrid(session.client_app, ours.num_clients)
         return drive(ours, FlowerCrew(ours.workshop, grid), session, label, listen)
+    crew: Crew = LocalCrew(ours.workshop)
     if session.engine == "ray":
-        from fl_sim.engine.ray_crew import RayCrew  # Ray takes a second to import
+        from fl_sim.engine.ray_crew import RayCrew, inside_worker  # a second to import
 
-        crew: Crew = RayCrew(ours.workshop, ours.examined, session.workers, session.ray_address)
-    else:
-        crew = LocalCrew(ours.workshop)
+        if not inside_worker():  # a whole run on one worker trains its clients in turn
+            workers, address = session.workers, session.ray_address
+            crew = RayCrew(ours.workshop, ours.examined, workers, address)
     return drive(ours, crew, session, label, listen)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
-from fl_sim.models.architectures import ARCHITECTURES
+from fl_sim.models.networks import NETWORKS
 from fl_sim.seeding import torch_seeded
 
 
@@ -46,7 +46,7 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     """
     with torch_seeded(seed, "model", model.backbone):
         stages = _stages(model, image_shape, num_classes)
-    if model.norm != "batch" and model.backbone not in ARCHITECTURES:
+    if model.norm != "batch" and model.backbone not in NETWORKS:
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _keep_statistics(stages)
@@ -66,12 +66,12 @@ def rate_of(parameter: nn.Parameter) -> float:
 
 
 def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
-    if model.backbone in ARCHITECTURES:
+    if model.backbone in NETWORKS:
         if model.init == "pretrained":
             foundation.check_weights(model.backbone)
-        return ARCHITECTURES[model.backbone](image_shape, num_classes, model.norm)
+        return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
     if not foundation.is_foundation(model.backbone):
-        allowed = ", ".join((*ARCHITECTURES, foundation.LITE0))
+        allowed = ", ".join((*NETWORKS, foundation.LITE0))
         raise FieldError(
             "model.backbone", f"one of {allowed}, or a network of torchvision", model.backbone
         )

@@ -11,8 +11,8 @@ from fl_sim.contracts import Shard
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import parameters
-from fl_sim.models.architectures import ARCHITECTURES
 from fl_sim.models.foundation import LITE0
+from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
 from fl_sim.seeding import generator
 
@@ -175,9 +175,7 @@ def test_the_rate_is_a_share_of_the_clients() -> None:
 
 def test_a_network_in_one_piece_has_no_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))
-    monkeypatch.setitem(
-        ARCHITECTURES, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10))
-    )
+    monkeypatch.setitem(NETWORKS, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10)))
     with pytest.raises(FieldError, match=r"model.tune: 'full' or 'head' for in_one_piece"):
         network("in_one_piece", "last_block")
 
