@@ -34,6 +34,7 @@ class Rmia(MembershipAttack):
         resolved: break ties by the ratio.
     """
 
+    tier: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     references: Literal["online", "offline"] = "online"
     a: float = 0.3
@@ -44,6 +45,11 @@ class Rmia(MembershipAttack):
         description.check_types(self)
         require(0 <= self.a <= 1, "a", "between 0 and 1", self.a)
         require(self.gamma > 0, "gamma", "above 0", self.gamma)
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"RMIA online": cls("online"), "RMIA offline": cls("offline")}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the share of the population that is beaten, from 0 to 1."""
