@@ -28,8 +28,8 @@ class Rmia(MembershipAttack):
 
     Attributes:
         references: `online` needs an IN and an OUT reference a record, `offline` an OUT one.
-        a: how far a member lifts the confidence offline; 1 trusts the OUT mean alone. Tune it on
-            a paired reference model (`tuned_a`), never on the target.
+        a: how far a member lifts the confidence offline; 1 trusts the OUT mean alone. An
+            audit tunes it on reference models, never on the target.
         gamma: factor by which the ratio must exceed the population's.
         resolved: break ties by the ratio.
     """
