@@ -22,9 +22,9 @@ from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.finish import sha256_of
 from fl_sim.engine.loop import initial_state, rounds
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors, settled
+from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.scores import logits
 from fl_sim.engine.server import server_for
-from fl_sim.engine.session import Listener, Progress
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
 from fl_sim.results import write_bytes

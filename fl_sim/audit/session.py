@@ -14,7 +14,7 @@ from fl_sim.audit.course import course
 from fl_sim.audit.findings import HEADLINE, Bench, attack
 from fl_sim.audit.references import Plan, plan, reference_signals
 from fl_sim.audit.subject import Subject, read_subject
-from fl_sim.engine.session import Listener, Progress
+from fl_sim.engine.progress import Listener, Progress
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, ranks
 from fl_sim.results import write_json, write_table
