@@ -80,19 +80,17 @@ def audits(grid: Grid) -> Section | None:
 
 def _of(setting: Setting) -> list[Audit]:
     """Return the audits of a setting, in the order of its seeds."""
-    found = (_read(folder) for folder in setting.folders.values())
-    return [audit for audit in found if audit is not None]
+    there = [folder for folder in setting.folders.values() if (folder / "audit.json").exists()]
+    return [_read(folder, (folder / "audit.json").stat().st_mtime_ns) for folder in there]
 
 
 @lru_cache(maxsize=256)
-def _read(folder: Path) -> Audit | None:
-    path = folder / "audit.json"
-    if not path.exists():
-        return None
+def _read(folder: Path, written: int) -> Audit:
+    """Return the audit that was written at that time; the page asks for it again and again."""
     return Audit(
         pd.read_parquet(folder / "audit.parquet"),
         pd.read_parquet(folder / "audit_records.parquet"),
-        json.loads(path.read_text()),
+        json.loads((folder / "audit.json").read_text()),
     )
 
 
