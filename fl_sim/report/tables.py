@@ -121,7 +121,9 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
         made.add_column(column, justify="right", no_wrap=True)
     made.add_column("")
     overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
-    for name, own in overall.groupby("attack", sort=False):
+    areas = overall[overall["metric"] == "auc"]
+    notes = dict(zip(areas["attack"], areas["note"], strict=True))
+    for name, own in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
         cells = [
             _audit_number(own, metric, form)
             for metric, form in (
@@ -130,8 +132,7 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
                 ("epsilon_at_fixed_0.01", RATIO),
             )
         ]
-        note = str(own[own["metric"] == "auc"]["note"].iloc[0])
-        made.add_row(str(name), *cells, Text(note, "yellow"))
+        made.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
     return made
 
 
