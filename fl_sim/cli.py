@@ -13,12 +13,12 @@ from fl_sim import catalogue, doctor, experiment_file, runner
 from fl_sim.audit.session import audit as run_audit
 from fl_sim.audit.session import run_folders
 from fl_sim.data.sources import MissingDataError, load
-from fl_sim.engine import interrupts
+from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.progress import audit_progress, live_progress, live_stages
+from fl_sim.progress import Mode, audit_progress, live_progress, live_stages
 from fl_sim.publish.check import Verdict, check
 from fl_sim.publish.publish import account, publish
 from fl_sim.publish.request import Request, method
@@ -63,6 +63,13 @@ Inject = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option(help="A Ray cluster that is running, such as auto or HOST:6379.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TOOL", help="Follow the run with tensorboard or mlflow."),
+]
+ProgressMode = Annotated[
+    Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
+]
 Fallback = Annotated[
     str | None,
     typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
@@ -83,6 +90,8 @@ def run(
     cohort: Cohort = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
     fallback: Fallback = None,
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
@@ -90,8 +99,9 @@ def run(
     wanted = _seeds(seeds) or (content.experiment.seed,)
     faults = Faults.read(inject) if inject else Faults()
     how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, {}, wanted), options)
+    _carry_out(runner.cells_of(content.experiment, {}, wanted), options, progress)
 
 
 @app.command()
@@ -110,6 +120,8 @@ def sweep(
     cohort: Cohort = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
     fallback: Fallback = None,
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
@@ -117,8 +129,27 @@ def sweep(
     wanted = _seeds(seeds) or content.seeds
     faults = Faults.read(inject) if inject else Faults()
     how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options)
+    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
+
+
+@app.command("profile")
+def profile_(
+    file: File,
+    set_: Set = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 3,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    cohort: Cohort = "auto",
+    fallback: Fallback = None,
+) -> None:
+    """Say where a round's time goes; nothing is written."""
+    experiment = _read(file, set_, None, fallback).experiment
+    found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
+    title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
+    console.print(tables.times(found.parts, title))
+    console.print(tables.functions(found.functions))
 
 
 @app.command()
@@ -284,6 +315,10 @@ def main() -> None:
         _stop(f"error: {' '.join(str(error).split())}", 2)
     except RunFailedError as error:
         _stop(f"failed: {error}", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"failed: {error.strerror}: {error.filename}", 1)
     except Exception as error:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:
@@ -343,24 +378,24 @@ def _workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
+def _carry_out(cells: list[runner.Cell], options: runner.Options, mode: Mode) -> None:
     try:
-        with live_progress(console, len(runner.plan(cells, options))) as listen:
+        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
         _stop("interrupted at once; go on with --resume", 130)
     if interrupts.wanted():
         _stop("interrupted after the round at hand; go on with --resume", 130)
-    _show(results)
+    _show(results, Console(stderr=True) if mode == "json" else console)
     if not results.complete:
         raise typer.Exit(1)
 
 
-def _show(results: Results) -> None:
+def _show(results: Results, where: Console = console) -> None:
     from fl_sim.report import page  # drawing takes a second to import; a run should start now
 
-    console.print(tables.summary(results))
-    console.print(f"report: {page.write(results)}", soft_wrap=True)
+    where.print(tables.summary(results))
+    where.print(f"report: {page.write(results)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,10 @@ class Model:
         backbone: name of a network, as `fl-sim list models` prints it.
         init: `pretrained` weights (a foundation model), or a `random` start.
         tune: the part that is trained and travels: everything, the last block and the head,
-            or the head alone. What is frozen is computed once an image and cached.
+            or the head alone; with the head, the scales and shifts of all normalisation
+            (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). A
+            front that is frozen as a whole is computed once an image and cached.
+        rank: of the changes of `lora`.
         norm: of networks of ours: `batch`, `group` (keeps no statistics), or `off`.
         pixels: side to which images are scaled for a foundation model; None: its default.
         backbone_rate: learning rate of pretrained layers as a share of the head's.
@@ -73,13 +76,15 @@ class Model:
 
     backbone: str = "small_cnn"
     init: Literal["random", "pretrained"] = "random"
-    tune: Literal["full", "last_block", "head"] = "full"
+    tune: Literal["full", "last_block", "head", "norm", "bias", "lora"] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
     backbone_rate: float = 0.05
+    rank: int = 4
 
     def __post_init__(self) -> None:
         description.check_types(self)
+        require(self.rank >= 1, "rank", "at least 1", self.rank)
         require(0 < self.backbone_rate <= 1, "backbone_rate", "in (0, 1]", self.backbone_rate)
         fits = self.pixels is None or 8 <= self.pixels <= 512
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)

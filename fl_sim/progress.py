@@ -1,7 +1,8 @@
-"""Live progress in the terminal; one line a finished run where there is no terminal."""
+"""Progress in the terminal: bars, lines of JSON, or nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -14,12 +15,36 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from fl_sim.engine.session import Listener, Progress
+from fl_sim.engine.progress import Listener, Progress
+
+Mode = Literal["bar", "json", "none"]
 
 
 @contextmanager
-def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
-    """Yield a listener that draws a bar for all runs, and one for each that is under way."""
+def live_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterator[Listener]:
+    """Yield a listener that shows how runs get on.
+
+    `bar`: a bar for all runs, and one for each that is under way; where there is no terminal,
+    one line a finished run. `json`: a line of JSON a round on standard output, as in
+    `progress.jsonl`. `none`: nothing.
+    """
+    if mode == "bar":
+        with _bars(console, num_runs) as listen:
+            yield listen
+    else:
+        yield _print_line if mode == "json" else _say_nothing
+
+
+def _print_line(progress: Progress) -> None:
+    print(progress.to_json(), flush=True)
+
+
+def _say_nothing(progress: Progress) -> None:
+    pass
+
+
+@contextmanager
+def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
     bars = Bars(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +58,8 @@ def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
     tasks = {}
 
     def listen(progress: Progress) -> None:
-        note = f"rounds, {progress.clients} clients, accuracy {progress.accuracy:.3f}"
+        rate = f"{progress.clients_per_second:.3g} clients/s"
+        note = f"rounds, {rate}, accuracy {progress.accuracy:.3f}"
         if progress.key not in tasks:
             tasks[progress.key] = bars.add_task(progress.label, total=progress.rounds, note=note)
         bars.update(tasks[progress.key], completed=progress.round, note=note)

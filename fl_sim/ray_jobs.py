@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import ray
 
 from fl_sim.engine import interrupts, ray_pool
+from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.ray_pool import Hand
-from fl_sim.engine.session import Listener, Progress
 
 Job = TypeVar("Job")
 POLL = 0.1  # seconds between looks at what workers have to say
@@ -59,7 +59,7 @@ def side_by_side(
         while queue or busy:
             idle = [hand for hand in pool if all(hand is not own for own, _ in busy.values())]
             for hand in idle:
-                if queue and ray_pool.is_ready(hand):
+                if queue and ray_pool.is_ready(hand, hand.loaded):
                     job = queue.popleft()
                     busy[hand.actor.carry_out.remote(task, job, board)] = (hand, job)
             came, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])

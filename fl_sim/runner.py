@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 from flwr.clientapp import ClientApp
 
-from fl_sim import preflight
+from fl_sim import preflight, trackers
 from fl_sim.description import label
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
-from fl_sim.engine.session import Engine, Listener, Progress, Session, run_session
+from fl_sim.engine.progress import Listener, Progress
+from fl_sim.engine.session import Engine, Session, run_session
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.results import (
@@ -61,6 +62,7 @@ class Options:
         cohort: whether small models are trained many at once; `auto` measures what is faster.
         faults: failures to inject, for tests.
         ray_address: of a Ray cluster that is running already.
+        trackers: names of tools that follow each run, such as `tensorboard`.
     """
 
     out: Path = Path("runs")
@@ -72,8 +74,10 @@ class Options:
     cohort: CohortMode = "auto"
     faults: Faults = field(default_factory=Faults)
     ray_address: str | None = None
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        trackers.chosen(self.trackers)
         if self.engine == "flower" and self.faults != Faults():
             raise RequestError("--inject works on the engines local and ray; got flower")
         if self.engine != "ray" and self.ray_address is not None:
@@ -104,7 +108,7 @@ def run(
         seeds: None: the experiment's own.
         out, engine, workers, resume, controls, client_app: as in `Options`.
         listen: called after every round.
-        how: further fields of `Options`: cohort, faults, ray_address.
+        how: further fields of `Options`: cohort, faults, ray_address, trackers.
 
     Raises:
         RequestError: before any work, for what the request gets wrong. A run that breaks
@@ -235,6 +239,7 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
         cohort=options.cohort,
         faults=options.faults,
         ray_address=options.ray_address,
+        trackers=options.trackers,
     )
     if interrupts.wanted():
         return "interrupted before it began"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fl_sim.engine import faults, interrupts
+from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.engine.workshop import Workshop
@@ -77,6 +78,10 @@ class Worker:
         assert self.workshop is not None
         own = {name: tensor.clone() for name, tensor in order.received.items()}
         return self.workshop.work(replace(order, received=own), _writable(chunk))
+
+    def peak(self) -> int:
+        """Return the most bytes that this worker has held."""
+        return peak()
 
     def scores(
         self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice

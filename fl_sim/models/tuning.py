@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
+from fl_sim.models.low_rank import adapt
 from fl_sim.models.networks import NETWORKS
 from fl_sim.seeding import torch_seeded
 
@@ -54,7 +55,10 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     row = list(stages)
     network = Network(nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:]))
     network.frozen.requires_grad_(False).eval()
-    if model.init == "pretrained":
+    if model.tune in SPARSE:
+        with torch_seeded(seed, "model", model.backbone, model.tune):
+            SPARSE[model.tune](network.trained[:-1], model.rank)
+    elif model.init == "pretrained":
         _slow_down(network.trained, model.backbone_rate)
     return network
 
@@ -81,7 +85,7 @@ def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -
 
 def _cut(model: Model, stages: nn.Sequential) -> int:
     """Return how many stages are frozen."""
-    if model.tune == "full":
+    if model.tune in ("full", "norm", "bias"):
         return 0
     blocks = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
     if model.tune == "head":
@@ -103,6 +107,23 @@ def _slow_down(trained: nn.Sequential, rate: float) -> None:
     for stage in list(trained)[:-1]:
         for parameter in stage.parameters():
             parameter.rate = rate  # type: ignore[attr-defined]
+
+
+def _only_norms(body: nn.Module, rank: int) -> None:
+    """Freeze all but the scales and shifts of normalisation."""
+    body.requires_grad_(False)
+    for module in body.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
+            module.requires_grad_(True)
+
+
+def _only_biases(body: nn.Module, rank: int) -> None:
+    """Freeze all but the biases. Ben Zaken et al. (2022), BitFit, arXiv 2106.10199."""
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+
+
+SPARSE = {"norm": _only_norms, "bias": _only_biases, "lora": adapt}
 
 
 @torch.no_grad()
