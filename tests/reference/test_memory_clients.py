@@ -171,7 +171,7 @@ def batch_norm_places(model: nn.Sequential) -> Tensor:
 
 def test_fedbn_averages_everything_but_the_normalisation() -> None:
     """Li et al. (2021), algorithm 1: each client's own layers go on where they stopped."""
-    client, rule = FedBNClient(honest=PLAIN), FedAvg()
+    client, rule = FedBNClient(training=PLAIN), FedAvg()
     model = normalised()
     where, ours, statistics = batch_norm_places(model), flat(model), buffers(model)
     memories = [dict[str, Tensor]() for _ in range(CLIENTS)]
@@ -204,7 +204,7 @@ def test_fedbn_averages_everything_but_the_normalisation() -> None:
 def test_fedbn_without_batch_normalisation_is_the_wrapped_training() -> None:
     models: list[Any] = [linear(), linear()]
     shard = replace(shard_of(0), memory={})
-    FedBNClient(honest=PLAIN).train(models[0], shard, generator(0, "none"))
+    FedBNClient(training=PLAIN).train(models[0], shard, generator(0, "none"))
     PLAIN.train(models[1], shard_of(0), generator(0, "none"))
     assert torch.equal(flat(models[0]), flat(models[1]))
     assert shard.memory == {}
