@@ -49,7 +49,7 @@ bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop,
 # A folder of its own: pfl's dependencies must not replace ours. Without it, its rows are left out.
 $(VENV)/pfl: $(READY)
 	-@rm -rf $@.partial && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --target $@.partial pfl==0.6.0 2> /dev/null && mv $@.partial $@
+	  --retries 1 --target $@.partial pfl==0.6.0 2> /dev/null && mv $@.partial $@
 
 clean:  ## Remove .venv and caches; results in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

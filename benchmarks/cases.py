@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.race import Job
-from fl_sim.experiment import Experiment
+from fl_sim.experiment import Evaluation, Experiment
 
 ENGINES = ("floor", "optimised", "local", "ray", "flower", "pfl")
 WORKERS = 2  # of ray and flower
@@ -40,8 +40,9 @@ class Case:
 
 
 def rounds_of(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:
-    """Return jobs whose turns are rounds of the same experiment."""
-    text = replace(experiment, rounds=ENDLESS).to_json()
+    """Return jobs whose turns are rounds of the same experiment, without evaluation."""
+    off = Evaluation(every=ENDLESS)
+    text = replace(experiment, rounds=ENDLESS, evaluation=off).to_json()
     return {engine: job("run", engine, text) for engine in engines}
 
 

@@ -69,7 +69,9 @@ def tables(rows: list[dict[str, object]]) -> str:
         measured = points(rows, engine)
         if len(measured) >= 4:
             costs[engine] = fitted(measured), measured
-    lines = ["| engine | ms a round | ms a client | ns a client and parameter | cases | worst fit |"]
+    lines = [
+        "| engine | ms a round | ms a client | ns a client and parameter | cases | worst fit |"
+    ]
     lines.append("|---|---|---|---|---|---|")
     for engine, (cost, measured) in costs.items():
         worst = max(max(r := cost.of(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured)

@@ -101,7 +101,7 @@ class Tree:
         if not parts:
             return 0.0
         anonymous, file, shared = zip(*parts, strict=True)
-        return (sum(anonymous) + max(file) + max(shared)) / 1024
+        return float(sum(anonymous) + max(file) + max(shared)) / 1024
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

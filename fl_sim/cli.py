@@ -10,14 +10,20 @@ import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
+from fl_sim.audit.session import audit as run_audit
+from fl_sim.audit.session import run_folders
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.progress import Mode, live_progress
-from fl_sim.report import expected, page, tables
+from fl_sim.progress import Mode, audit_progress, live_progress, live_stages
+from fl_sim.publish.check import Verdict, check
+from fl_sim.publish.publish import account, publish
+from fl_sim.publish.request import Request, method
+from fl_sim.report import expected, tables
+from fl_sim.report import profile as profile_tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -143,8 +149,8 @@ def profile_(
     experiment = _read(file, set_, None, fallback).experiment
     found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
-    console.print(tables.times(found.parts, title))
-    console.print(tables.functions(found.functions))
+    console.print(profile_tables.times(found.parts, title))
+    console.print(profile_tables.functions(found.functions))
 
 
 @app.command()
@@ -158,6 +164,83 @@ def report(
         raise RequestError(f"no results in {path}")
     for folder in folders:
         _show(load_results(folder))
+
+
+@app.command()
+def protect(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file.")
+    ] = None,
+    name: Annotated[str, typer.Option("--method", help="Such as em, sem, lsp.")] = "em",
+    radius: Annotated[str | None, typer.Option(help="Such as 8/255.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the protected images.")] = None,
+    set_: Set = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; keep it to yourself.")] = 0,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with columns file,label.  [default: class folders]")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=8, help="Make the noise at this size, for mixed sizes.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of an .npz file, such as train.  [default: all]")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option("--check", metavar="DIR", help="Verify a protected folder.")
+    ] = None,
+) -> None:
+    """Protect images before they are published, or check that they are protected.
+
+    Writes lossless copies and a manifest; never touches the input. Run it again to go on.
+    """
+    if verify is not None:
+        with live_stages(console) as watch:
+            verdict = check(verify, source, watch)
+        _judge(verify, verdict)
+        return
+    if source is None or out is None:
+        raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
+    protection = method(name, radius, set_ or [])
+    request = Request(source, out, protection, seed, labels, side, split)
+    try:
+        with live_stages(console) as watch:
+            manifest = publish(request, watch)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on", 130)
+    for what, value, note in account(manifest):
+        console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
+    console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
+
+
+@app.command()
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+    ],
+    tier: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+        ),
+    ] = 1,
+    references: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+    ] = None,
+) -> None:
+    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    from fl_sim.report import page
+
+    folders = run_folders(path)
+    with audit_progress(console, len(folders)) as (listen, note, finished):
+        for folder in folders:
+            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            finished(tables.audit(str(folder), findings))
+    for root in sorted({folder.parents[1] for folder in folders}):
+        if (root / "summary.json").exists():
+            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
 
 
 @expected_app.command("record")
@@ -273,6 +356,16 @@ def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
     console.rule()
 
 
+def _judge(folder: Path, verdict: Verdict) -> None:
+    for problem in verdict.problems:
+        console.print(problem, soft_wrap=True, markup=False)
+    if verdict.problems:
+        _stop(f"failed: {len(verdict.problems)} problems in {folder}", 1)
+    against = "hashes, labels and radius" if verdict.compared else "hashes and labels"
+    rest = "" if verdict.compared else "; give the originals as INPUT to check the radius"
+    console.print(f"{verdict.num_images} images are as protected: {against}{rest}", soft_wrap=True)
+
+
 def _seeds(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
@@ -300,6 +393,8 @@ def _carry_out(cells: list[runner.Cell], options: runner.Options, mode: Mode) ->
 
 
 def _show(results: Results, where: Console = console) -> None:
+    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+
     where.print(tables.summary(results))
     where.print(f"report: {page.write(results)}", soft_wrap=True)
 

@@ -59,6 +59,8 @@ def _as_meant(value: Any, hint: Any) -> Any:
 
 def label(value: Any) -> Any:
     """Return a value in words for a table: a class by its name and what is not default."""
+    if isinstance(value, tuple):
+        return " + ".join(str(label(item)) for item in value)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return type(value).__name__ if isinstance(value, Strategy) else value
     if type(value).__str__ is not object.__str__:
@@ -91,7 +93,7 @@ def construct(description: Any, expected: type[Value]) -> Value:
 
 def with_value(owner: Value, path: str, value: Any) -> Value:
     """Return a copy of `owner` in which the field at `path`, such as `data.num_clients`, is
-    `value`.
+    `value`. An item of a tuple is named by its place, from 0.
 
     Raises:
         FieldError: naming the field, what is allowed and what came.
@@ -102,6 +104,9 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
         changed = with_value(current, rest, value) if rest else value
     except FieldError as error:
         raise error.under(name) from None
+    if isinstance(owner, tuple):
+        place = int(name)
+        return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
     arguments = _arguments(owner) | {name: changed}
     return typing.cast(Value, _call(type(owner), arguments))
 
@@ -203,6 +208,10 @@ def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
 
 
 def _field(owner: Any, name: str) -> Any:
+    if isinstance(owner, tuple):
+        if not (name.isdecimal() and int(name) < len(owner)):
+            raise FieldError(name, f"a place below {len(owner)}", "an unknown field")
+        return owner[int(name)]
     if not (dataclasses.is_dataclass(owner) or isinstance(owner, Strategy)):
         raise FieldError(name, f"{owner!r} has no fields", "an unknown field")
     known = _argument_names(type(owner))

@@ -1,6 +1,7 @@
 """Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Client, Protection
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
@@ -20,6 +21,7 @@ PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("strategies", AggregationRule),
     ("clients", Client),
     ("fl_sim.protections", Protection),
+    ("fl_sim.countermeasures", Countermeasure),
     ("fl_sim.data", Partition),
 )
 
@@ -69,7 +71,11 @@ def parse_value(text: str) -> Any:
 
     >>> parse_value("16/255") == 16 / 255, parse_value("0.5"), parse_value("none")
     (True, 0.5, None)
+    >>> parse_value("0,2,6")
+    (0, 2, 6)
     """
+    if re.fullmatch(r"\d+(,\d+)+", text):
+        return tuple(map(int, text.split(",")))
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

@@ -1,11 +1,18 @@
 """Progress in the terminal: bars, lines of JSON, or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from fl_sim.engine.progress import Listener, Progress
@@ -63,3 +70,57 @@ def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
 
     with bars:
         yield listen
+
+
+@contextmanager
+def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield a listener that draws a bar for each stage; one without an end shows its count."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def watch(stage: str, done: int, total: int | None) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, count="")
+        count = str(done) if total is None else f"{done}/{total}"
+        bars.update(tasks[stage], completed=done, count=count)
+
+    with bars:
+        yield watch
+
+
+@contextmanager
+def audit_progress(
+    console: Console, num_runs: int
+) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
+    """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    whole = bars.add_task("audits", total=num_runs, note="")
+    replay = bars.add_task("replay", total=None, note="", visible=False)
+
+    def listen(progress: Progress) -> None:
+        under_way = progress.round < progress.rounds
+        note = f"rounds, {progress.label}"
+        bars.update(
+            replay, completed=progress.round, total=progress.rounds, note=note, visible=under_way
+        )
+
+    def finished(shown: RenderableType) -> None:
+        bars.advance(whole)
+        console.print(shown)
+
+    with bars:
+        yield listen, lambda what: bars.update(whole, note=what), finished

@@ -92,17 +92,13 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
     last = rows[rows["round"] == rows["round"].max()]
     overall = last[last.client == -1]
     accuracy = rows[(rows.metric == "accuracy") & (rows.client == -1)].value
-    fairness = overall[overall.metric.str.startswith("fairness_")]
     costs = {m: rows[rows.metric == m].value for m in ("seconds", "bytes_down", "bytes_up")}
     return {
         "accuracy": float(accuracy.iloc[-1]),
         "best_accuracy": float(accuracy.max()),
         "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
         "leakage": _leakage(overall),
-        "fairness": {
-            name.removeprefix("fairness_"): float(value)
-            for name, value in zip(fairness.metric, fairness.value, strict=True)
-        },
+        "fairness": _fairness(overall),
         "cost": {name: float(values.sum()) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -150,6 +146,17 @@ def load_results(path: str | Path) -> Results:
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
         complete=all(entry["status"] == "finished" for entry in content["cells"]),
     )
+
+
+def _fairness(overall: pd.DataFrame) -> dict[str, float]:
+    """Return the statistics over clients, those of a group under its name."""
+    chosen = overall[overall.metric.str.startswith("fairness_")]
+    names = [str(name).removeprefix("fairness_") for name in chosen.metric]
+    keys = [
+        name if group == "all" else f"{group}_{name}"
+        for name, group in zip(names, chosen.group, strict=True)
+    ]
+    return dict(zip(keys, map(float, chosen.value), strict=True))
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

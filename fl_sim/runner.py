@@ -54,8 +54,8 @@ class Options:
         out: folder of all results.
         engine: `local`, in this process; `ray`, on warm workers of Ray; or `flower`, Flower's
             simulation engine.
-        workers: processes that work at once: runs side by side on the `local` engine, clients
-            of one run on `ray` and `flower`.
+        workers: processes that work at once: runs side by side where there are several, on
+            `local` and `ray`; else the clients of a run, on `ray`, and always on `flower`.
         resume: keep finished runs, go on with broken ones.
         controls: also run what protection is measured against (A_all, A_clean).
         client_app: a Flower ClientApp that stands in for the experiment's clients.
@@ -205,6 +205,11 @@ def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple
     count = min(options.workers, len(jobs))
     if options.engine == "local" and count > 1:
         outcomes = side_by_side(partial(_attempt, options), jobs, count, listen)
+    elif options.engine == "ray" and count > 1:
+        from fl_sim.ray_jobs import side_by_side as on_ray  # Ray takes a second to import
+
+        task, address = partial(_attempt, options), options.ray_address
+        outcomes = on_ray(task, jobs, options.workers, address, listen)
     else:
         outcomes = _in_turn(jobs, options, listen)
     return {_key(job.experiment): error for job, error in outcomes if error}

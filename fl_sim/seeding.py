@@ -41,6 +41,9 @@ def torch_seeded(seed: int, *labels: str | int) -> Iterator[None]:
 
     The global state is put back afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, *labels))
+    generator, before = torch.default_generator, torch.get_rng_state()
+    generator.manual_seed(seed_for(seed, *labels))  # torch.manual_seed costs a stack trace
+    try:
         yield
+    finally:
+        torch.set_rng_state(before)

@@ -1,9 +1,13 @@
 """Sums over updates that keep float64 precision without a float64 copy of the stack."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 COLUMNS = 1 << 12  # of float64, for 100 updates: 3 MiB, which stay in a core's cache
@@ -15,21 +19,28 @@ def chunks(num_columns: int, width: int = COLUMNS) -> Iterator[slice]:
         yield slice(start, min(start + width, num_columns))
 
 
-def weighted_sum(
-    coefficients: Float[Tensor, " m"],
-    updates: Float[Tensor, "n p"],
-    rows: Int64[Tensor, " m"] | None = None,
-) -> Float[Tensor, " p"]:
-    """Return the sum of the rows times their coefficients, accumulated in float64.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let numpy's algebra use one thread, as everything in a run does: sums depend on it."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
 
-    Args:
-        coefficients: one a row.
-        updates: all rows.
-        rows: positions of those that are summed; all where None.
-    """
-    total = torch.empty(updates.shape[1], dtype=torch.float64)
-    for columns in chunks(updates.shape[1]):
-        part = updates[:, columns]
-        chosen = part if rows is None else part[rows]
-        total[columns] = coefficients.double() @ chosen.double()
-    return total
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def weighted_sum(
+    coefficients: Float[Tensor, " n"], updates: Float[Tensor, "n p"]
+) -> Float[Tensor, " p"]:
+    """Return the sum of the updates times their coefficients, accumulated in float64."""
+    count, size = updates.shape
+    factors, rows = coefficients.double().numpy(), updates.numpy()
+    total, room = np.empty(size), np.empty((count, min(size, COLUMNS)))
+    with one_thread():
+        for columns in chunks(size):
+            part = room[:, : columns.stop - columns.start]
+            np.copyto(part, rows[:, columns])
+            np.dot(factors, part, out=total[columns])
+    return torch.from_numpy(total)

@@ -6,16 +6,15 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Decision, Senders
 from strategies.distances import row_norms, shortening
 from strategies.median import CoordinateMedian
-from strategies.mixing import aggregate_mixed, check_attackers
+from strategies.mixing import RobustWrappingRule, decide_mixed, shortened_by, with_scales
 
 
 @final
 @dataclass(frozen=True)
-class AdaptiveRobustClipping(AggregationRule):
+class AdaptiveRobustClipping(RobustWrappingRule):
     """Any rule, given updates of which the longest are shortened to the longest of the others.
 
     With f attackers among n, the floor of 2 f (n - f) / n longest updates are shortened.
@@ -32,27 +31,19 @@ class AdaptiveRobustClipping(AggregationRule):
     num_byzantine: int = 1
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        check_attackers(self.rule, self.num_byzantine)
-
-    @property
-    def min_updates(self) -> int:
-        """2 f + 1, and no fewer than the rule needs."""
-        return max(2 * self.num_byzantine + 1, self.rule.min_updates)
-
-    def initial_state(self, num_parameters: int) -> Any:
-        """Return the state of the rule."""
-        return self.rule.initial_state(num_parameters)
-
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
         """Return what the rule makes of the shortened updates; weights stay as they are."""
         self.check_count(updates)
         count, attackers = len(updates), self.num_byzantine
         num_clipped = 2 * attackers * (count - attackers) // count
         norms = row_norms(updates)
-        bound = float(norms.sort().values[count - num_clipped - 1])
-        factors = shortening(norms, bound)[:, None]
-        return aggregate_mixed(self.rule, state, factors.mul, updates, weights)
+        scales = shortening(norms, float(norms.sort().values[count - num_clipped - 1]))
+        mix = shortened_by(scales)
+        inner = decide_mixed(self.rule, state, mix, updates, weights, senders)
+        return with_scales(inner, scales)

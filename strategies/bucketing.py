@@ -1,6 +1,6 @@
 """Bucketing, in front of any rule."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -8,34 +8,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Decision, Senders
 from fl_sim.errors import require
 from fl_sim.seeding import generator
+from fl_sim.sums import chunks
 from strategies.median import CoordinateMedian
-from strategies.mixing import aggregate_mixed
+from strategies.mixing import WrappingRule, decide_mixed, traced_back
 
 
 @final
 @dataclass(frozen=True)
-class Bucketing(AggregationRule):
+class Bucketing(WrappingRule):
     """Any rule, given the means of small random buckets of updates.
 
     Means differ less than updates do where shards differ, but one attacker spoils its whole
     bucket: withstands as many clients as the rule does among n / `bucket_size` updates.
 
     Source: Karimireddy et al. (2022), algorithm 1, https://arxiv.org/abs/2006.09365. A bucket
-    has the mean weight of its clients. The buckets of a round depend on `seed`, the number of
-    the round and the positions of the clients, on nothing that clients send.
+    has the mean weight, steps, loss and further vectors of its clients, and the number of the
+    first. The buckets depend on the run's seed, the round and who takes part, on nothing that
+    clients send.
 
     Attributes:
         bucket_size: updates in a bucket; the last may have fewer.
         rule: what aggregates the means.
-        seed: names the random buckets.
     """
 
     bucket_size: int = 2
     rule: AggregationRule = field(default_factory=CoordinateMedian)
-    seed: int = 0
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -46,22 +46,38 @@ class Bucketing(AggregationRule):
         """The fewest that give as many buckets as the rule needs updates."""
         return self.bucket_size * (self.rule.min_updates - 1) + 1
 
-    def initial_state(self, num_parameters: int) -> dict[str, Any]:
-        """Return the number of rounds so far, none, and the state of the rule."""
-        return {"round": 0, "rule": self.rule.initial_state(num_parameters)}
-
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
         """Return what the rule makes of the means of this round's buckets."""
         self.check_count(updates)
-        rng = generator(self.seed, "bucketing", state["round"])
-        order = torch.randperm(len(updates), generator=rng)
-        buckets = order.split(self.bucket_size)
+        rng = generator(senders.seed, "bucketing", senders.round)
+        ranks = torch.rand(senders.num_clients, generator=rng, dtype=torch.float64)
+        buckets = ranks[senders.clients].argsort().split(self.bucket_size)
         mixture = torch.zeros(len(buckets), len(updates), dtype=torch.float64)
         for row, members in zip(mixture, buckets, strict=True):
             row[members] = 1 / len(members)
-        inner, step = aggregate_mixed(
-            self.rule, state["rule"], mixture.matmul, updates, mixture @ weights.double()
+
+        def means(part: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
+            return (mixture @ part.double()).to(part.dtype)
+
+        together = replace(
+            senders,
+            clients=senders.clients[torch.stack([members[0] for members in buckets])],
+            local_steps=mixture @ senders.local_steps,
+            losses=mixture @ senders.losses,
+            sent={name: _mean_rows(mixture, rows) for name, rows in senders.sent.items()},
         )
-        return {"round": state["round"] + 1, "rule": inner}, step
+        inner = decide_mixed(self.rule, state, means, updates, mixture @ weights.double(), together)
+        return traced_back(inner, mixture)
+
+
+def _mean_rows(mixture: Float[Tensor, "m n"], rows: Float[Tensor, "n p"]) -> Float[Tensor, "m p"]:
+    means = rows.new_empty(len(mixture), rows.shape[1])
+    for columns in chunks(rows.shape[1]):
+        means[:, columns] = (mixture @ rows[:, columns].double()).to(rows.dtype)
+    return means

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule
-from fl_sim.errors import require
+from fl_sim.contracts import Decision, Senders
+from strategies.byzantine import ByzantineRule
 from strategies.distances import squared_distances
-from strategies.ordered import ordered_chunks
+from strategies.ordered import ordered_chunks, sampled
 
 
 def bulyan_selection(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " m"]:
@@ -57,7 +56,7 @@ def mean_around_median(ordered: Float[Tensor, "n c"], count: int) -> Float[Tenso
 
 @final
 @dataclass(frozen=True)
-class Bulyan(AggregationRule):
+class Bulyan(ByzantineRule):
     """The mean, coordinate by coordinate, of the values near the median of what Krum selects.
 
     Unweighted. Withstands `num_byzantine` = f clients where n is at least 4 f + 3, also such
@@ -73,23 +72,32 @@ class Bulyan(AggregationRule):
 
     num_byzantine: int = 1
 
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
-
     @property
     def min_updates(self) -> int:
         """4 f + 3, the bound of the paper."""
         return 4 * self.num_byzantine + 3
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the mean around the median of the selected, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean around the median of the selected; nothing else is used."""
         self.check_count(updates)
         chosen = bulyan_selection(updates, self.num_byzantine)
         count = len(updates) - 4 * self.num_byzantine
         step = torch.empty_like(updates[0])
         for columns, ordered in ordered_chunks(updates, chosen):
             step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
-        return state, step
+        shares = torch.zeros(len(updates), dtype=torch.float64)
+        shares[chosen] = _share_around_median(sampled(updates)[chosen].double(), count)
+        return Decision(state, step, shares)
+
+
+def _share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
+    """Return how often each is among the `count` values nearest to the median of its column."""
+    apart = (part - part.quantile(0.5, dim=0)).abs()
+    farthest = apart.sort(0).values[count - 1]
+    return (apart <= farthest).double().mean(1)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 from strategies.distances import row_norms, shortening
@@ -16,7 +16,7 @@ from strategies.distances import row_norms, shortening
 
 @final
 @dataclass(frozen=True)
-class CenteredClipping(AggregationRule):
+class CenteredClipping(InformedRule):
     """The last step, moved by the mean of the clipped differences to it.
 
     Unweighted. Each client moves the step by at most `threshold` / n an iteration, whatever it
@@ -43,14 +43,22 @@ class CenteredClipping(AggregationRule):
         """Return a last step of zero."""
         return torch.zeros(num_parameters, dtype=torch.float64)
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the step in float64 as the next state, and the step."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the step in float64 as the next state, and the step.
+
+        The scales are those of the differences in the last iteration.
+        """
         self.check_count(updates)
-        step = state
+        step, scales = state, torch.ones(len(updates), dtype=torch.float64)
         for _ in range(self.num_iterations):
-            apart = row_norms(updates, step)
-            factors = shortening(apart, self.threshold) / len(updates)
+            scales = shortening(row_norms(updates, step), self.threshold)
+            factors = scales / len(updates)
             step = (1 - factors.sum()) * step + weighted_sum(factors, updates)
-        return step, step.to(updates.dtype)
+        shares = torch.full_like(scales, 1 / len(updates))
+        return Decision(step, step.to(updates.dtype), shares, scales)

@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
-from strategies.distances import distances_from, gram
+from strategies.distances import centred_products
 
 SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
-FAR = 1e6  # ratio of squared norms up to which the mean is a good enough origin
 
 
 def weiszfeld(
@@ -48,7 +47,7 @@ def weiszfeld(
 
 @final
 @dataclass(frozen=True)
-class GeometricMedian(AggregationRule):
+class GeometricMedian(InformedRule):
     """The point with the least sum of distances to the updates.
 
     Withstands clients that hold less than half of all examples; unweighted, less than half of
@@ -73,25 +72,17 @@ class GeometricMedian(AggregationRule):
         require(self.smoothing > 0, "smoothing", "above 0", self.smoothing)
         require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the geometric median, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the geometric median, and the coefficients that give it."""
         self.check_count(updates)
         counted = weights.double() if self.weighted else torch.ones(len(updates)).double()
-        shares = counted / counted.sum()
-        best = weiszfeld(_products(updates), shares, shares, self.smoothing, self.num_iterations)
-        return state, weighted_sum(best, updates).to(updates.dtype)
-
-
-def _products(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return inner products from an origin from which most updates can be told apart.
-
-    Next to an update of 1e12, the mean of all is so far off that the others look alike in
-    float64. Then the origin is the update in the midst of the others.
-    """
-    products = gram(updates)
-    middle = distances_from(products).median(1).values
-    if float(products.diagonal().max()) <= FAR * float(middle.median()):
-        return products
-    return gram(updates, updates[int(middle.argmin())])
+        start = counted / counted.sum()
+        products = centred_products(updates)
+        shares = weiszfeld(products, start, start, self.smoothing, self.num_iterations)
+        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)

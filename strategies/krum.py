@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import Decision, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
-from strategies.distances import squared_distances
+from strategies.byzantine import ByzantineRule
+from strategies.distances import equal_shares, squared_distances
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
@@ -27,7 +27,7 @@ def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tenso
 
 @final
 @dataclass(frozen=True)
-class Krum(AggregationRule):
+class Krum(ByzantineRule):
     """The one update with the closest neighbours.
 
     Source: Blanchard et al. (2017), section 4, https://arxiv.org/abs/1703.02757. Withstands
@@ -39,26 +39,27 @@ class Krum(AggregationRule):
 
     num_byzantine: int = 1
 
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
-
     @property
     def min_updates(self) -> int:
         """2 f + 3, the bound of the paper."""
         return 2 * self.num_byzantine + 3
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the chosen update, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the chosen update."""
         self.check_count(updates)
-        return state, updates[krum_order(updates, self.num_byzantine)[0]].clone()
+        chosen = krum_order(updates, self.num_byzantine)[0]
+        return Decision(state, updates[chosen].clone(), equal_shares(chosen[None], len(updates)))
 
 
 @final
 @dataclass(frozen=True)
-class MultiKrum(AggregationRule):
+class MultiKrum(ByzantineRule):
     """The unweighted mean of the updates with the closest neighbours.
 
     Source: Blanchard et al. (2017), section 5, https://arxiv.org/abs/1703.02757.
@@ -72,8 +73,7 @@ class MultiKrum(AggregationRule):
     num_selected: int | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
+        super().__post_init__()
         wanted = self.num_selected
         require(wanted is None or wanted >= 1, "num_selected", "at least 1, or None", wanted)
 
@@ -82,12 +82,16 @@ class MultiKrum(AggregationRule):
         """2 f + 3, the bound of the paper, and no fewer than are averaged."""
         return max(2 * self.num_byzantine + 3, self.num_selected or 0)
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the mean of the chosen updates, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean of the chosen updates."""
         self.check_count(updates)
         wanted = self.num_selected or len(updates) - self.num_byzantine
-        chosen = krum_order(updates, self.num_byzantine)[:wanted].sort().values
-        mean = torch.full((wanted,), 1 / wanted, dtype=torch.float64)
-        return state, weighted_sum(mean, updates, chosen).to(updates.dtype)
+        chosen = krum_order(updates, self.num_byzantine)[:wanted]
+        shares = equal_shares(chosen, len(updates))
+        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)

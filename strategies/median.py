@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule
-from strategies.ordered import ordered_chunks
+from fl_sim.contracts import Decision, InformedRule, Senders
+from strategies.ordered import ordered_chunks, share_between
 
 
 @final
 @dataclass(frozen=True)
-class CoordinateMedian(AggregationRule):
+class CoordinateMedian(InformedRule):
     """The median of each coordinate; of an even number, the mean of the middle two.
 
     Unweighted, so a client gains nothing by claiming many examples. Withstands fewer than
@@ -24,13 +24,17 @@ class CoordinateMedian(AggregationRule):
 
     coordinatewise: ClassVar[bool] = True
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the median step, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the median step; an update is used where it is one of the middle values."""
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = (len(updates) - 1) // 2, len(updates) // 2
         for columns, ordered in ordered_chunks(updates):
             step[columns] = (ordered[low].double() + ordered[high].double()) / 2
-        return state, step
+        return Decision(state, step, share_between(updates, low, high))

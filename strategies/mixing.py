@@ -1,5 +1,6 @@
-"""What pre-aggregations share: a rule that is given mixed updates."""
+"""What wrappers share: a rule that is given changed updates."""
 
+from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
@@ -7,45 +8,127 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import chunks
+from strategies.byzantine import ByzantineRule
+
+WIDTH = 50_000  # columns that are mixed at a time; a power of two would crowd the cache
+
+Mix = Callable[[Float[Tensor, "n c"]], Float[Tensor, "m c"]]
 
 
-def aggregate_mixed(
+class WrappingRule(InformedRule, ABC):
+    """A rule in front of another one, `rule`, whose state and needs are its own."""
+
+    rule: AggregationRule
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether the wrapped rule does."""
+        return self.rule.needs_losses
+
+    @property
+    def root_samples(self) -> int:
+        """As many as the wrapped rule wants."""
+        return self.rule.root_samples
+
+    @property
+    def min_updates(self) -> int:
+        """No fewer than the wrapped rule needs."""
+        return self.rule.min_updates
+
+    def initial_state(self, num_parameters: int) -> Any:
+        """Return the state of the wrapped rule."""
+        return self.rule.initial_state(num_parameters)
+
+    def broadcast(self, state: Any) -> dict[str, Tensor]:
+        """Return what the wrapped rule tells the clients."""
+        return self.rule.broadcast(state)
+
+
+class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
+    """A wrapper that withstands `num_byzantine` clients, where the rule in it does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inner = getattr(self.rule, "num_byzantine", self.num_byzantine)
+        allowed = f"at least num_byzantine, which is {self.num_byzantine}"
+        require(inner >= self.num_byzantine, "rule.num_byzantine", allowed, inner)
+
+    @property
+    def min_updates(self) -> int:
+        """2 f + 1, and no fewer than the rule needs."""
+        return max(2 * self.num_byzantine + 1, self.rule.min_updates)
+
+
+def shortened_by(scales: Float[Tensor, " n"]) -> Mix:
+    """Return what multiplies every update by its factor, in float64."""
+
+    def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return (scales[:, None] * part).to(part.dtype)
+
+    return mix
+
+
+def with_scales(decision: Decision, scales: Float[Tensor, " n"]) -> Decision:
+    """Return a decision about shortened updates as one about what they were before."""
+    own = scales if decision.scales is None else scales * decision.scales
+    return Decision(decision.state, decision.step, decision.shares, own)
+
+
+def decide_mixed(
     rule: AggregationRule,
     state: Any,
-    mix: Callable[[Float[Tensor, "n c"]], Float[Tensor, "m c"]],
+    mix: Mix,
     updates: Float[Tensor, "n p"],
     weights: Float[Tensor, " m"],
-) -> tuple[Any, Float[Tensor, " p"]]:
+    senders: Senders,
+) -> Decision:
     """Return what `rule` makes of mixed updates.
 
-    Mixing is done in float64, and the mixed updates have the type of the updates. A
-    coordinate-wise rule gets a few columns at a time, so that they never exist as a whole.
+    A coordinate-wise rule gets some columns at a time, so that the mixed updates never exist as
+    a whole.
 
     Args:
         rule: what is wrapped.
         state: the state of `rule`.
-        mix: returns the mixed updates, from a few columns of the updates in float64.
+        mix: returns the mixed updates, in their type, from some columns of the updates.
         updates: one row a client.
         weights: one for each mixed update.
+        senders: of the mixed updates.
     """
-    if rule.coordinatewise:
-        step = torch.empty_like(updates[0])
-        for columns in chunks(updates.shape[1]):
-            part = mix(updates[:, columns].double()).to(updates.dtype)
-            step[columns] = rule.aggregate(state, part, weights)[1]
-        return state, step
-    mixed = updates.new_empty(len(weights), updates.shape[1])
-    for columns in chunks(updates.shape[1]):
-        mixed[:, columns] = mix(updates[:, columns].double())
-    return rule.aggregate(state, mixed, weights)
+    if not rule.coordinatewise:
+        mixed = updates.new_empty(len(weights), updates.shape[1])
+        for columns in chunks(updates.shape[1], WIDTH):
+            mixed[:, columns] = mix(updates[:, columns])
+        return rule.decide(state, mixed, weights, senders)
+    step, used = torch.empty_like(updates[0]), torch.zeros(len(weights), dtype=torch.float64)
+    for columns in chunks(updates.shape[1], WIDTH):
+        part = rule.decide(state, mix(updates[:, columns]), weights, senders)
+        step[columns] = part.step
+        used += (columns.stop - columns.start) * _numbers(part.shares, len(weights))
+    return Decision(state, step, None if bool(used.isnan().any()) else used / updates.shape[1])
 
 
-def check_attackers(rule: AggregationRule, num_byzantine: int) -> None:
-    """Raise a `FieldError` where a wrapped rule survives fewer attackers than its wrapper."""
-    require(num_byzantine >= 0, "num_byzantine", "at least 0", num_byzantine)
-    inner = getattr(rule, "num_byzantine", num_byzantine)
-    allowed = f"at least num_byzantine, which is {num_byzantine}"
-    require(inner >= num_byzantine, "rule.num_byzantine", allowed, inner)
+def _numbers(shares: Float[Tensor, " m"] | None, count: int) -> Float[Tensor, " m"]:
+    return torch.full((count,), torch.nan) if shares is None else shares
+
+
+def traced_back(decision: Decision, mixture: Float[Tensor, "m n"]) -> Decision:
+    """Return a decision about mixed updates as one about those that they were mixed from.
+
+    An update has a part in the share of each mixture that it is in, and is shortened as much as
+    those mixtures are on average.
+
+    Args:
+        decision: about the mixtures.
+        mixture: the share of each update in each mixture; no update is left out of all.
+    """
+    shares, scales = decision.shares, decision.scales
+    return Decision(
+        decision.state,
+        decision.step,
+        None if shares is None else shares @ mixture,
+        None if scales is None else scales @ mixture / mixture.sum(0),
+    )

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 from strategies.distances import row_norms, shortening
@@ -15,7 +15,7 @@ from strategies.distances import row_norms, shortening
 
 @final
 @dataclass(frozen=True)
-class NormBounding(AggregationRule):
+class NormBounding(InformedRule):
     """The weighted mean of the updates, each shortened to a bound where it is longer.
 
     A client moves the step by at most its share of the examples times the bound. That limits
@@ -36,12 +36,17 @@ class NormBounding(AggregationRule):
         bound = self.threshold
         require(bound is None or bound > 0, "threshold", "above 0, or None", bound)
 
-    def aggregate(
-        self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
-    ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the weighted mean of the bounded updates, and the state as it came."""
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the weighted mean of the bounded updates."""
         self.check_count(updates)
         norms = row_norms(updates)
-        bound = self.threshold or float(norms.quantile(0.5))
+        scales = shortening(norms, self.threshold or float(norms.quantile(0.5)))
         shares = weights.double() / weights.double().sum()
-        return state, weighted_sum(shares * shortening(norms, bound), updates).to(updates.dtype)
+        step = weighted_sum(shares * scales, updates).to(updates.dtype)
+        return Decision(state, step, shares, scales)

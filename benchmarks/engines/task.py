@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from clients.noop import NoopClient
 from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.loop import chosen_clients
 from fl_sim.models.architectures import Normalise, PooledRelu
 from fl_sim.models.foundation import Rescale
 from fl_sim.models.tuning import rate_of
@@ -42,14 +41,12 @@ class Task:
 
     def cohort(self, number: int) -> list[int]:
         """Return who trains in round `number`."""
-        return chosen_clients(self.ours, number)
+        return self.ours.workshop.schedule.chosen(number, self.ours.able)
 
-    @cached_property
+    @property
     def rows(self) -> list[Tensor]:
         """Which of the inputs each client holds."""
-        clients, trained = self.ours.pool.clients, self.ours.trained
-        numbers = range(self.ours.num_clients)
-        return [(trained & (clients == client)).nonzero().squeeze(1) for client in numbers]
+        return self.ours.workshop.owners
 
     def order(self, number: int, client: int, size: int) -> Iterator[Tensor]:
         """Yield the batches of a client's round as positions in its shard."""

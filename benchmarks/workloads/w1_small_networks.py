@@ -4,11 +4,10 @@ from dataclasses import replace
 
 from benchmarks.cases import Case, rounds_of
 from clients.sgd import SgdClient
+from fl_sim import Data, Experiment, Model, Participation
 from fl_sim.data.partition import Dirichlet
-from fl_sim.experiment import Data, Experiment, Model, Participation
 from strategies.fedavg import FedAvg
 
-# Ten test images and no audit pool: evaluation is as good as off, since others have none.
 EXPERIMENT = Experiment(
     name="small_networks",
     client=SgdClient(learning_rate=0.05, momentum=0.0, batch_size=32, local_epochs=1),

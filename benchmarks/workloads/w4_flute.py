@@ -11,7 +11,7 @@ from benchmarks.cases import Case, job
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from clients.sgd import SgdClient
 from fl_sim.data.partition import Iid
-from fl_sim.experiment import Data, Model
+from fl_sim.experiment import Data, Evaluation, Model
 
 EVERY = 10  # rounds between two evaluations
 
@@ -25,6 +25,7 @@ def cases(full: bool) -> list[Case]:
         data=Data("fashion_mnist", 1000, held_out=0.0),
         partition=Iid(),
         model=Model("linear"),
+        evaluation=Evaluation(every=EVERY),
         rounds=100,
     )
     text = experiment.to_json()

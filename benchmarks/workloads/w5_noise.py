@@ -17,7 +17,7 @@ from fl_sim.perturbation import as_pixels
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 
 NUM_IMAGES = 1000
-NOISE_STEPS = 20
+NOISE_STEPS = 10
 RADIUS = 8 / 255
 
 

@@ -124,6 +124,56 @@ class Shards(Partition):
 
 @final
 @dataclass(frozen=True)
+class ClassesPerClient(Partition):
+    """Each client holds a fixed number of classes, each shared equally by those who hold it.
+
+    Client i holds class i modulo the number of classes, and others at random. Where there are
+    too few clients to hold every class, they hold as many more as it takes; nobody holds more
+    than there are.
+
+    Source: Li et al. (2022), "#C = k", https://arxiv.org/abs/2102.02079.
+    """
+
+    classes_per_client: int = 2
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        count = self.classes_per_client
+        require(count >= 1, "classes_per_client", "at least 1", count)
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Choose who holds which class, then share each class out."""
+        classes = _by_class(labels, rng)
+        holds = self._holds(len(classes), num_clients, rng)
+        clients: list[list[Indices]] = [[] for _ in range(num_clients)]
+        for column, own in zip(holds.T, classes, strict=True):
+            holders = rng.permutation(np.flatnonzero(column))
+            for client, part in zip(holders, np.array_split(own, len(holders)), strict=True):
+                clients[client].append(part)
+        found = [np.concatenate(parts) for parts in clients]
+        if min(map(len, found)) == 0:
+            allowed = "fewer, so that every client gets an image of one of its classes"
+            raise FieldError("partition.classes_per_client", allowed, self.classes_per_client)
+        return found
+
+    def _holds(
+        self, num_classes: int, num_clients: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.bool_]:
+        """Return which client (row) holds which class (column); every class is held."""
+        holds = np.zeros((num_clients, num_classes), dtype=bool)
+        everybody = np.arange(num_clients)
+        holds[everybody, everybody % num_classes] = True
+        left = rng.permutation(np.arange(num_clients, num_classes))
+        holds[np.arange(len(left)) % num_clients, left] = True
+        for row in holds:
+            missing = min(self.classes_per_client, num_classes) - row.sum()
+            if missing > 0:
+                row[rng.choice(np.flatnonzero(~row), missing, replace=False)] = True
+        return holds
+
+
+@final
+@dataclass(frozen=True)
 class PowerLaw(Partition):
     """The same classes for all, but sizes that fall as a power of the client's rank.
 

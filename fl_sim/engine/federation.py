@@ -22,7 +22,7 @@ from fl_sim.models.features import features
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
 from fl_sim.perturbation import as_pixels
-from fl_sim.schedule import Schedule
+from fl_sim.schedule import Schedule, backdoors
 from fl_sim.seeding import generator, numpy_generator
 
 SERVER = -1  # the server, where it trains on images of its own
@@ -95,7 +95,10 @@ class Federation:
     @cached_property
     def examined(self) -> dict[str, Tensor]:
         """The inputs that the global model is scored on, by name."""
-        return {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        found = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        for trigger, _ in backdoors(self.experiment):
+            found["triggered"] = trigger.stamped(self.dataset.test_images)
+        return found
 
     def root_update(self, order: Order) -> Float[Tensor, " p"] | None:
         """Return the server's own update on its root images; None where the rule has none."""
@@ -137,7 +140,7 @@ def prepare(experiment: Experiment) -> Federation:
         RequestError: for what the request gets wrong; nothing has been written by then.
     """
     seed, data = experiment.seed, experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test)
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     pool = _pool(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
     inputs, clean, test = _seen(experiment, dataset, pool, network.frozen)

@@ -11,7 +11,7 @@ from fl_sim.contracts import Failure, Update
 from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.orders import Chunk, Done, Order, Task, settled
 from fl_sim.engine.wire import from_reply, to_content
-from fl_sim.engine.workshop import Workshop, what_is_wrong
+from fl_sim.engine.workshop import Workshop, measured, what_is_wrong
 from fl_sim.models import parameters
 
 Answer = Update | Failure
@@ -81,7 +81,7 @@ class FlowerCrew(LocalCrew):
         except (ValueError, KeyError, TypeError) as error:
             return Failure(order.round, client, str(error))
         cause = what_is_wrong(update, order)
-        return Failure(order.round, client, cause) if cause else update
+        return Failure(order.round, client, cause) if cause else measured(update)
 
 
 def _same_metrics(number: int, answers: list[Answer]) -> list[Answer]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Row, Senders, Update
 from fl_sim.engine.collusion import colluders, forged
 from fl_sim.engine.crew import Crew
+from fl_sim.engine.evaluation import Ending, needs_updates
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.measure import Seen, measure
 from fl_sim.engine.orders import NOBODY, Order, Task, Tensors, cut
@@ -67,7 +68,10 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         state.round = number
         failures = [Failure(number, client, cause) for client, cause in sorted(absent.items())]
         failures += collected.failures
-        seen = Seen(collected.updates, decision, failures, perf_counter() - started)
+        delivered = collected.clients.tolist()
+        ending = Ending(plan.order.parameters, delivered, collected.rows, state.buffers)
+        took = perf_counter() - started
+        seen = Seen(collected.updates, decision, failures, took, ending)
         yield Played(state, measure(federation, state, crew, seen), failures)
 
 
@@ -78,7 +82,7 @@ def planned(federation: Federation, state: State, number: int, present: list[int
         round=number,
         parameters=state.parameters,
         buffers=state.buffers,
-        adds_up=not colluders(schedule, number),
+        adds_up=not (colluders(schedule, number) or needs_updates(federation.experiment, number)),
         cohort=state.cohort,
     )
     weights = torch.tensor([sizes[client] for client in present], dtype=torch.float64)
@@ -129,10 +133,16 @@ def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
     """Return what is known of those who delivered, with what they sent beside their updates."""
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
     losses = torch.tensor([update.loss for update in collected.updates], dtype=torch.float64)
-    names = collected.updates[0].sent if collected.updates else {}
-    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in names}
+    shapes = [{n: v.shape for n, v in update.sent.items()} for update in collected.updates]
+    same = [name for name in (shapes[0] if shapes else {}) if _is_alike(name, shapes)]
+    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in same}
     reference = federation.root_update(plan.order)
     return replace(senders, losses=losses, sent=sent, reference=reference)
+
+
+def _is_alike(name: str, shapes: list[dict[str, torch.Size]]) -> bool:
+    """Return whether every client sent a vector of this name, all of one shape."""
+    return all(own.get(name) == shapes[0][name] for own in shapes)
 
 
 def mean_buffers(updates: list[Update]) -> Tensors:

@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Update
+from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Triggered, Update
 from fl_sim.engine.crew import Crew
+from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.metrics.accuracy import class_means
 from fl_sim.models import parameters
 from fl_sim.plugins import discover
+from fl_sim.schedule import backdoors
 
 if TYPE_CHECKING:
     from fl_sim.engine.loop import State
@@ -29,6 +31,7 @@ class Seen:
     decision: Decision | None
     failures: list[Failure]
     seconds: float
+    ending: Ending | None = None
 
 
 @lru_cache
@@ -44,14 +47,16 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     scored = state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds
     wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
     observed = observe(federation, state, crew, seen, scored)
-    return [row for metric in wanted for row in metric.rows(observed)]
+    rows = [row for metric in wanted for row in metric.rows(observed)]
+    return rows + list(last_round_rows(federation, seen.ending, observed) if seen.ending else ())
 
 
 def observe(
     federation: Federation, state: "State", crew: Crew, seen: Seen, scored: bool = True
 ) -> Observation:
     """Score the test set and the pool by the global model."""
-    pool, kept, number = federation.pool, federation.pool.audited, state.round
+    pool, number = federation.pool, state.round
+    kept = pool.audited & scored
     sets = federation.examined if scored else {}
     scores = crew.scores(state.parameters, state.buffers, sets)
     none = torch.empty(0, federation.dataset.num_classes)
@@ -75,7 +80,15 @@ def observe(
         seconds=seen.seconds,
         bytes_down=size * (len(seen.updates) + len(seen.failures)),
         bytes_up=size * len(seen.updates),
+        triggered=_triggered(federation, scores),
     )
+
+
+def _triggered(federation: Federation, scores: Tensors) -> Triggered | None:
+    """Return the scores of the test images with the trigger that attackers stamp."""
+    for _, target in backdoors(federation.experiment):
+        return Triggered(scores["triggered"], target) if "triggered" in scores else None
+    return None
 
 
 def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, " y"]]:

@@ -152,7 +152,6 @@ def from_reply(
         buffers=unpack(about[BUFFERS]) if BUFFERS in about else order.buffers,
         num_examples=num_examples,
         metrics=metrics,
-        norm=float(torch.linalg.vector_norm(delta)),
         loss=float(str(about.get("loss", "nan"))),
         sent=unpack(about["sent"]) if "sent" in about else {},
         memory=unpack(about["memory"]) if "memory" in about else {},

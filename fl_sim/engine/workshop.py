@@ -16,7 +16,7 @@ from fl_sim.engine.orders import Chunk, Done, Order, Task, is_finite, settled
 from fl_sim.engine.scores import logits
 from fl_sim.engine.timeouts import time_limit
 from fl_sim.experiment import FailurePolicy
-from fl_sim.models import parameters
+from fl_sim.models.parameters import Slots
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator, torch_seeded
 
@@ -74,6 +74,11 @@ class Workshop:
         own, inputs = self.owners[client], self.round_inputs(number)
         return Shard(client, inputs[own], self.labels[own], own, self.num_classes, number)
 
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the model keeps what is loaded before each client."""
+        return Slots(self.model)
+
     def work(self, order: Order, chunk: Chunk) -> Done:
         """Train the clients of a chunk; what fails is tried again as the policy says."""
         updates: list[Update] = []
@@ -108,7 +113,7 @@ class Workshop:
 
     def _cohort(self, order: Order, chunk: Chunk, settings: Descent) -> list[Update]:
         clients, number = [task.client for task in chunk], order.round
-        parameters.load_flat(self.model, order.parameters)
+        self.slots.load(order.parameters, order.buffers)
         losses = [float("nan")] * len(clients)
         if order.needs_losses:
             losses = [self.loss(self.shard(client, number)) for client in clients]
@@ -121,7 +126,6 @@ class Workshop:
                 buffers=order.buffers,
                 num_examples=self.sizes[task.client],
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
-                norm=float(torch.linalg.vector_norm(deltas[k])),
                 loss=losses[k],
                 memory=task.memory,
             )
@@ -134,7 +138,7 @@ class Workshop:
         for attempt in range(task.attempt, max(retries, task.attempt) + 1):
             try:
                 with time_limit(self.policy.timeout):
-                    answers = self.answers(order, replace(task, attempt=attempt))
+                    answers = self.answers(order, _at(task, attempt))
             except Exception as error:
                 cause = (str(error).splitlines() or [""])[0]
                 yield Failure(order.round, task.client, f"{type(error).__name__}: {cause}")
@@ -161,27 +165,23 @@ class Workshop:
     ) -> tuple[Update, Shard]:
         """Return the update of one client, and its shard with what it now remembers."""
         number, client = order.round, task.client
-        parameters.load_flat(self.model, order.parameters)
-        parameters.load_buffers(self.model, order.buffers)
+        self.slots.load(order.parameters, order.buffers)
         shard = replace(
             shard,
             proximal_mu=order.proximal_mu,
             received=order.received,
             memory=dict(task.memory),
-            sent={},
         )
         loss = self.loss(shard) if order.needs_losses else float("nan")
         rng = generator(self.seed, "round", number, "client", client)
         with torch_seeded(self.seed, "round", number, "layers", client):  # of dropout
             metrics = behaviour.train(self.model, shard, rng)
-        delta = parameters.flat(self.model).sub_(order.parameters)
         update = Update(
             client=client,
-            delta=delta,
-            buffers=parameters.buffers(self.model),
+            delta=self.slots.change_from(order.parameters),
+            buffers=self.slots.buffers(),
             num_examples=len(shard),  # the server's own count: what a client claims is forgeable
             metrics=metrics,
-            norm=float(torch.linalg.vector_norm(delta)),
             loss=loss,
             sent=shard.sent,
             memory=shard.memory,
@@ -201,8 +201,14 @@ def checked(answers: tuple[Update, ...], order: Order, client: int) -> list[Upda
         return [Failure(order.round, client, "no reply")]
     for position, update in enumerate(answers):
         cause = what_is_wrong(update, order) if position == 0 else "sent a second reply"
-        found.append(Failure(order.round, client, cause) if cause else update)
+        found.append(Failure(order.round, client, cause) if cause else measured(update))
     return found
+
+
+def measured(update: Update) -> Update:
+    """Return an update with its length."""
+    assert update.delta is not None
+    return replace(update, norm=float(torch.linalg.vector_norm(update.delta)))
 
 
 def what_is_wrong(update: Update, order: Order) -> str:
@@ -219,3 +225,7 @@ def what_is_wrong(update: Update, order: Order) -> str:
     floats = [delta, *(b for b in update.buffers.values() if b.is_floating_point())]
     floats += update.sent.values()
     return "" if all(map(is_finite, floats)) else "parameters are not finite"
+
+
+def _at(task: Task, attempt: int) -> Task:
+    return task if task.attempt == attempt else replace(task, attempt=attempt)

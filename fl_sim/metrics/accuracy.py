@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.metrics.groups import group_of
 from fl_sim.metrics.intervals import clopper_pearson
 
 
@@ -46,11 +47,11 @@ def protected_shares(seen: Observation) -> Float[Tensor, " k"]:
 
 
 def client_groups(seen: Observation) -> list[str]:
-    """Return each client's group: `protected` above three quarters of its records, `clean`
-    below one quarter, `mixed` between.
+    """Return each client's group: `attacker` if it misbehaves in this round, or else
+    `protected` above three quarters of its records, `clean` below one quarter, `mixed` between.
     """
     shares = protected_shares(seen).tolist()
-    return ["protected" if s > 0.75 else "clean" if s < 0.25 else "mixed" for s in shares]
+    return [group_of(share, client in seen.attackers) for client, share in enumerate(shares)]
 
 
 @final
@@ -71,11 +72,24 @@ class Accuracy(Metric):
         loss = float(losses.mean())
         diverged = "" if math.isfinite(loss) else "the model diverged"
         yield Row(seen.round, "loss", loss, valid=not diverged, note=diverged)
-        accuracies = client_accuracies(seen).tolist()
-        for client, (value, group) in enumerate(zip(accuracies, client_groups(seen), strict=True)):
-            yield Row(seen.round, "client_accuracy", value, client, group)
+        yield from self._by_client(seen)
         for client, share in enumerate(protected_shares(seen).tolist()):
             yield Row(seen.round, "protected_share", share, client)
         mixes = class_mixes(seen)
         for client, by_class in sorted(seen.personal.items()):
             yield Row(seen.round, "personal_accuracy", float(mixes[client] @ by_class), client)
+
+    def _by_client(self, seen: Observation) -> Iterator[Row]:
+        """Yield each client's accuracy, flagged where it holds nothing."""
+        accuracies, groups = client_accuracies(seen).tolist(), client_groups(seen)
+        for client, size in enumerate(seen.class_counts.sum(1).tolist()):
+            note = "" if size else "the client holds no records"
+            yield Row(
+                seen.round,
+                "client_accuracy",
+                accuracies[client],
+                client,
+                groups[client],
+                valid=size > 0,
+                note=note,
+            )

@@ -10,11 +10,28 @@ from torch import Tensor
 
 from fl_sim.contracts import Metric, Observation, Row
 from fl_sim.metrics.accuracy import client_accuracies, client_groups
+from fl_sim.metrics.groups import ATTACKER, gap_rows, mean_rows
+
+PERCENT_SQUARED = 1e4
 
 
 def spread(values: Float[Tensor, " k"]) -> float:
     """Return the population standard deviation; 0 is even."""
     return float(values.double().std(correction=0))
+
+
+def variance(values: Float[Tensor, " k"]) -> float:
+    """Return the population variance in percent squared, the unit of the papers' tables.
+
+    Source: Li et al. (2020), q-FFL, table 1, https://arxiv.org/abs/1905.10497. Shares of 0.8
+    and 0.9 are 5 percent from their mean, so their variance is 25.
+    """
+    return PERCENT_SQUARED * float(values.double().var(correction=0))
+
+
+def parity_gap(values: Float[Tensor, " k"]) -> float:
+    """Return the highest value minus the lowest; 0 is even."""
+    return float(values.double().max() - values.double().min())
 
 
 def worst_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
@@ -31,6 +48,24 @@ def best_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
     return -worst_share(-values, share)
 
 
+def cvar(values: Float[Tensor, " k"], share: float = 0.1) -> float:
+    """Return the conditional value at risk: the mean of the worst `share` of the distribution.
+
+    Unlike `worst_share` it does not round: of 15 values at a share of 0.1, it is the lowest one
+    and half of the next. Low values are the bad ones, so it is the highest value over c of
+    c - mean(max(c - x, 0)) / share. From the lowest value, at small shares, to the mean, at 1.
+
+    Source: Rockafellar and Uryasev (2000), https://doi.org/10.21314/JOR.2000.038.
+
+    >>> cvar(torch.tensor([0.0, 1.0, 1.0]), share=0.5)
+    0.3333333333333333
+    """
+    x = values.double().sort().values
+    mass = share * len(x)
+    taken = (mass - torch.arange(len(x), dtype=torch.float64)).clamp(0, 1)
+    return float(taken @ x / taken.sum())
+
+
 def jain(values: Float[Tensor, " k"]) -> float:
     """Return Jain's index, from 1 / k (one has all) to 1 (even).
 
@@ -44,14 +79,18 @@ def jain(values: Float[Tensor, " k"]) -> float:
 
 
 def gini(values: Float[Tensor, " k"]) -> float:
-    """Return Gini's coefficient, from 0 (even) to 1 - 1 / k.
+    """Return Gini's coefficient of values of at least 0, from 0 (even) to 1 - 1 / k.
+
+    It is the mean difference of two clients over twice the mean; sorted, each value is
+    counted once for every client below it, and once against it for every client above.
 
     >>> gini(torch.tensor([1.0, 0.0]))
     0.5
     """
-    x = values.double()
-    total = len(x) ** 2 * x.mean()
-    return float((x[:, None] - x).abs().sum() / (2 * total)) if float(total) else 0.0
+    x = values.double().sort().values
+    total = len(x) * x.sum()
+    below_minus_above = 2 * torch.arange(len(x), dtype=torch.float64) - len(x) + 1
+    return float(below_minus_above @ x / total) if float(total) else 0.0
 
 
 def entropy(values: Float[Tensor, " k"]) -> float:
@@ -67,39 +106,55 @@ def entropy(values: Float[Tensor, " k"]) -> float:
     return float(torch.special.entr(shares).sum() / torch.tensor(len(x)).double().log())
 
 
+def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dict[str, float]:
+    """Return every statistic of a per-client vector by name.
+
+    Args:
+        values: one a client, at least 0.
+        lowest_is_worst: as for accuracies; of leakage, the highest value is the worst.
+    """
+    sign = 1.0 if lowest_is_worst else -1.0
+    signed = sign * values.double()
+    return {
+        "mean": float(values.double().mean()),
+        "spread": spread(values),
+        "variance": variance(values),
+        "worst_10_percent": sign * worst_share(signed),
+        "best_10_percent": sign * best_share(signed),
+        "cvar_10_percent": sign * cvar(signed),
+        "worst_client": sign * float(signed.min()),
+        "parity_gap": parity_gap(values),
+        "jain": jain(values),
+        "gini": gini(values),
+        "entropy": entropy(values),
+    }
+
+
 @final
 @dataclass(frozen=True)
 class Fairness(Metric):
     """How evenly the global model serves the clients, and what protecting costs a client.
 
-    Source: Li et al. (2020), q-FFL, https://arxiv.org/abs/1905.10497, and the fairness report
-    of FederatedScope; an even federation has spread 0, Jain 1, Gini 0, entropy 1.
+    Over all clients that hold records, and where some of them attack, also over the honest
+    ones (group `honest`), as papers on robust rules do.
+
+    Source: Li et al. (2020), q-FFL, https://arxiv.org/abs/1905.10497, the fairness report of
+    FederatedScope, and, over honest clients, Li et al. (2021), Ditto,
+    https://arxiv.org/abs/2012.04221. An even federation has spread 0, Jain 1, Gini 0,
+    entropy 1; a model that guesses serves everybody alike.
     """
 
     def rows(self, seen: Observation) -> Iterator[Row]:
-        """Yield the statistics of the clients' accuracies."""
-        accuracies = client_accuracies(seen)
-        numbers = {
-            "fairness_spread": spread(accuracies),
-            "fairness_worst_10_percent": worst_share(accuracies),
-            "fairness_best_10_percent": best_share(accuracies),
-            "fairness_worst_client": float(accuracies.min()),
-            "fairness_jain": jain(accuracies),
-            "fairness_gini": gini(accuracies),
-            "fairness_entropy": entropy(accuracies),
-        }
-        for name, value in numbers.items():
-            yield Row(seen.round, name, value)
-        yield self._gap(seen, accuracies)
-
-    def _gap(self, seen: Observation, accuracies: Float[Tensor, " k"]) -> Row:
-        """Return the accuracy of protected clients minus that of clean ones."""
-        groups = client_groups(seen)
-        means = [
-            accuracies[torch.tensor([own == group for own in groups])].mean()
-            for group in ("protected", "clean")
-        ]
-        there = "protected" in groups and "clean" in groups
-        note = "" if there else "no clients to compare: all protect alike"
-        gap = float(means[0] - means[1])
-        return Row(seen.round, "fairness_protected_gap", gap, valid=there, note=note)
+        """Yield the statistics of the clients' accuracies, and the gaps between groups."""
+        holders = seen.class_counts.sum(1).nonzero().squeeze(1)
+        accuracies = client_accuracies(seen)[holders]
+        everybody = client_groups(seen)
+        groups = [everybody[client] for client in holders.tolist()]
+        for name, value in statistics(accuracies).items():
+            yield Row(seen.round, f"fairness_{name}", value)
+        honest = torch.tensor([group != ATTACKER for group in groups])
+        if bool(honest.any()) and not bool(honest.all()):
+            for name, value in statistics(accuracies[honest]).items():
+                yield Row(seen.round, f"fairness_{name}", value, group="honest")
+        yield from mean_rows(seen.round, "fairness_mean", accuracies, groups)
+        yield from gap_rows(seen.round, "fairness", accuracies, groups)

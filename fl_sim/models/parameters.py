@@ -42,6 +42,40 @@ def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
         buffer.copy_(values[name])
 
 
+class Slots:
+    """Where a model keeps its trainable parameters and its statistics, looked up once.
+
+    For whoever loads the same model again and again; what is trained may not change meanwhile.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look up the slots of `model`."""
+        self._parameters = _trainable(model)
+        self._sizes = [parameter.numel() for parameter in self._parameters]
+        self._buffers = _travelling(model)
+
+    @torch.no_grad()
+    def load(self, vector: Float[Tensor, " p"], buffers: dict[str, Tensor]) -> None:
+        """Copy parameters and statistics into the model, in place."""
+        for parameter, piece in zip(self._parameters, vector.split(self._sizes), strict=True):
+            parameter.copy_(piece.view_as(parameter))
+        for name, buffer in self._buffers.items():
+            buffer.copy_(buffers[name])
+
+    @torch.no_grad()
+    def change_from(self, start: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """Return the parameters minus `start`."""
+        change = torch.empty_like(start)
+        pieces = zip(start.split(self._sizes), change.split(self._sizes), strict=True)
+        for parameter, (before, piece) in zip(self._parameters, pieces, strict=True):
+            torch.sub(parameter.reshape(-1), before, out=piece)
+        return change
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return copies of the statistics, by name."""
+        return {name: buffer.clone() for name, buffer in self._buffers.items()}
+
+
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

@@ -15,7 +15,12 @@ from fl_sim.report.panels import axes_of, label_outside
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, INK, STYLE, drawn
 
-GROUPS = {"clean": COLOURS[2], "mixed": COLOURS[4], "protected": COLOURS[1]}
+GROUPS = {
+    "clean": COLOURS[2],
+    "mixed": COLOURS[4],
+    "protected": COLOURS[1],
+    "attacker": COLOURS[6],
+}
 MAX_BARS = 12  # panels of bars
 MAX_PARTITIONS = 4
 MANY = 30  # clients or classes, above which they are not named one by one
@@ -32,7 +37,8 @@ def accuracy_by_client(grid: Grid) -> Drawing | None:
     about = (
         "Accuracy on each client's own mix of classes after the last round, lowest first, of "
         f"{grid.shown_seeds}. The dashed line is the mean over clients. A client is called "
-        "protected above three quarters of its images, clean below one quarter, mixed between."
+        "protected above three quarters of its images, clean below one quarter, mixed between, and "
+        "an attacker while it misbehaves, whatever it protects."
     )
     left = len(grid.finished) - len(settings)
     if left:
@@ -50,7 +56,7 @@ def _bars_figure(settings: Sequence[Setting]) -> Figure:
     label_outside(axes, columns, "client", "accuracy, %")
     there = {group for setting in settings for group in setting.clients("client_accuracy")["group"]}
     patches = [Patch(color=GROUPS[group], label=group) for group in GROUPS if group in there]
-    figure.legend(handles=patches, loc="outside upper left", ncols=3)
+    figure.legend(handles=patches, loc="outside upper left", ncols=len(patches))
     return figure
 
 

@@ -78,6 +78,15 @@ GLOSSARY = (
         "Mean accuracy of the lowest or highest tenth of the clients, at least one.",
     ),
     (
+        "CVaR 10 %",
+        "Mean accuracy of the lowest tenth of the clients, counting a part of a client where a "
+        "tenth of them is no whole number.",
+    ),
+    (
+        "variance, parity gap",
+        "Square of the spread, in percent squared as in papers; and highest minus lowest client.",
+    ),
+    (
         "Jain",
         "(sum x)² / (k sum x²) of the k clients' accuracies x, from 1 / k to 1; even gives 1.",
     ),
@@ -87,9 +96,20 @@ GLOSSARY = (
     ),
     ("entropy", "Entropy of the clients' shares of the total over log k; even gives 1."),
     (
-        "protected gap",
-        "Mean accuracy of protected clients minus that of clean ones. Undefined where all protect "
-        "alike.",
+        "protected gap, attacker gap",
+        "Mean of protected clients minus that of clean ones; and of attackers minus that of all "
+        "others. Undefined where there is only one kind. Honest: without attackers.",
+    ),
+    (
+        "excess spread",
+        "Standard deviation of the clients' AUCs beyond what measuring them on few records gives: "
+        "the root of their variance minus the mean square of DeLong's errors, at least 0.",
+    ),
+    (
+        "Shapley, leave-one-out, cosine",
+        "What a client's last update adds to the accuracy: averaged over the orders in which "
+        "clients could have joined (GTG-Shapley); when it alone is missing; and its angle to the "
+        "mean of all updates.",
     ),
     (
         "MB up, MB down",

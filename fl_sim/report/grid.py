@@ -69,9 +69,13 @@ class Setting:
 
     def clients(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of the first seed."""
+        rows = self.all_clients(name)
+        return rows[rows["seed"] == self.first_seed]
+
+    def all_clients(self, name: str) -> pd.DataFrame:
+        """Return the rows of a metric by client, after the last round of every seed."""
         rows = self.rows[(self.rows["metric"] == name) & (self.rows["client"] >= 0)]
-        first = rows[rows["seed"] == self.first_seed]
-        return last_round(first).sort_values("client")
+        return last_round(rows).sort_values(["seed", "client"])
 
     @property
     def first_seed(self) -> int | None:

@@ -1,14 +1,11 @@
-"""Tables of what was measured, one row a setting: headline numbers, fairness, cost."""
+"""Tables of what was measured, one row a setting: headline numbers, cost."""
 
 from collections.abc import Callable, Sequence
 
 from fl_sim.report.formats import (
     COUNT,
-    INDEX,
     MEBIBYTES,
     MEGABYTES,
-    PERCENT,
-    POINTS,
     SECONDS,
     UNDEFINED,
     Form,
@@ -19,16 +16,6 @@ from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Cell, Section, Table, table
 from fl_sim.report.tables import A_MIX, HEADLINES, LOST, seeds_in_words
 
-FAIRNESS = (
-    ("spread, points", "fairness_spread", PERCENT),
-    ("worst 10 %, %", "fairness_worst_10_percent", PERCENT),
-    ("best 10 %, %", "fairness_best_10_percent", PERCENT),
-    ("worst client, %", "fairness_worst_client", PERCENT),
-    ("Jain", "fairness_jain", INDEX),
-    ("Gini", "fairness_gini", INDEX),
-    ("entropy", "fairness_entropy", INDEX),
-    ("protected gap, points", "fairness_protected_gap", POINTS),
-)
 COSTS = (
     ("seconds", "cost.seconds", SECONDS),
     ("MB up", "cost.bytes_up", MEGABYTES),
@@ -63,23 +50,6 @@ def _headline_cells(setting: Setting) -> list[Cell]:
         alarm = f"{missing} failed" if column is A_MIX and missing else ""
         cells.append(Cell(column.text(setting) if setting.folders else UNDEFINED, alarm=alarm))
     return cells
-
-
-def fairness(grid: Grid) -> Section | None:
-    """Return how evenly the model serves the clients."""
-    if not grid.finished:
-        return None
-    made = setting_table(
-        grid,
-        "Fairness over clients",
-        [name for name, _, _ in FAIRNESS],
-        lambda setting: [measured_cell(setting, name, form) for _, name, form in FAIRNESS],
-    )
-    about = (
-        "Of the clients' accuracies on their own mixes of classes, after the last round. An even "
-        "federation has spread 0, Jain 1, Gini 0 and entropy 1."
-    )
-    return Section("fairness", "Fairness", (about,), (made,))
 
 
 def cost(grid: Grid) -> Section | None:

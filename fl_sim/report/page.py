@@ -5,7 +5,19 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fl_sim.report import about, clients, figures, images, leakage, measured, starts
+from fl_sim.report import (
+    about,
+    attacks,
+    audits,
+    clients,
+    fairness,
+    figures,
+    images,
+    leakage,
+    measured,
+    starts,
+    timeline,
+)
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
@@ -50,6 +62,10 @@ def _rounds(grid: Grid) -> Section | None:
     return _figure_section("rounds", "Accuracy over rounds", figures.accuracy_over_rounds(grid))
 
 
+def _timeline(grid: Grid) -> Section | None:
+    return _figure_section("timeline", "Who did what when", *timeline.timelines(grid))
+
+
 def _fraction(grid: Grid) -> Section | None:
     drawing = figures.accuracy_against_fraction(grid)
     return _figure_section("fraction", "Accuracy against the protected share", drawing)
@@ -79,13 +95,18 @@ def _figure_section(name: str, title: str, *drawings: Drawing | None) -> Section
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     about.what_was_run,
     measured.headlines,
+    _timeline,
     _rounds,
+    attacks.attacks,
     _fraction,
     starts.starts,
     _bars,
     _classes,
     leakage.leakage,
-    measured.fairness,
+    audits.audits,
+    fairness.fairness,
+    fairness.privacy,
+    fairness.benefit,
     _images,
     measured.cost,
     about.failures,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, LinearRule
+from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
 from fl_sim.description import construct, describe
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.log import RunLog
@@ -27,6 +27,13 @@ SIZE = 7
 
 DIVIDES = "a step is divided by the root of its own square: the size of updates cancels"
 SHORTENS = "what is shortened depends on the distance from zero"
+DIRECTION = "what counts is the angle at zero"
+NOISY = "noise is added, which depends on the size of updates alone"
+BENDS = "steps shorten with the square of the updates: q FedAvg's estimate of curvature"
+OWN_LENGTH = "a step has a length of its own, whatever that of the updates"
+STEPS = "clients took different numbers of steps, so coefficients do not sum to one"
+SYBILS = "clients that are alike are taken for one person"
+PRIVATE = "clips at a fixed length and adds noise of a fixed size"
 CLIPS_FROM_THE_LAST_STEP = "moves at most `threshold` away from the last step, zero at first"
 
 # Laws that a paper's rule does not have: property -> class name -> why. A rule that is not
@@ -34,26 +41,59 @@ CLIPS_FROM_THE_LAST_STEP = "moves at most `threshold` away from the last step, z
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "unanimous": {
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "DifferentialPrivacy": PRIVATE,
+        "FLAME": NOISY,
+        "FLTrust": OWN_LENGTH,
         "FedAdagrad": DIVIDES,
         "FedAdam": DIVIDES,
+        "FedMGDAPlus": OWN_LENGTH,
+        "FedNova": STEPS,
         "FedYogi": DIVIDES,
+        "FoolsGold": SYBILS,
+        "QFedAvg": BENDS,
     },
     "order": {
-        "Bucketing": "who shares a bucket is drawn for positions, not for what clients send",
+        "DifferentialPrivacy": PRIVATE,
     },
     "translation": {
         "AdaptiveRobustClipping": SHORTENS,
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "DifferentialPrivacy": PRIVATE,
+        "FLAME": DIRECTION,
+        "FLTrust": DIRECTION,
         "FedAdagrad": DIVIDES,
         "FedAdam": DIVIDES,
+        "FedMGDAPlus": DIRECTION,
+        "FedNova": STEPS,
         "FedYogi": DIVIDES,
+        "FoolsGold": DIRECTION,
         "NormBounding": SHORTENS,
+        "QFedAvg": BENDS,
+        "SignGuard": SHORTENS,
     },
     "scale": {
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
+        "DifferentialPrivacy": PRIVATE,
+        "FLAME": NOISY,
+        "FLTrust": OWN_LENGTH,
+        "FedAdagrad": DIVIDES,
+        "FedAdam": DIVIDES,
+        "FedMGDAPlus": OWN_LENGTH,
+        "FedYogi": DIVIDES,
+        "QFedAvg": BENDS,
+    },
+    "shares": {
+        "AdaptiveRobustClipping": "wraps the median, which is used coordinate by coordinate",
+        "Bucketing": "wraps the median, which is used coordinate by coordinate",
+        "Bulyan": "another mean in each coordinate",
+        "CoordinateMedian": "another update in each coordinate",
+        "DifferentialPrivacy": PRIVATE,
+        "FLAME": NOISY,
         "FedAdagrad": DIVIDES,
         "FedAdam": DIVIDES,
         "FedYogi": DIVIDES,
+        "NearestNeighborMixing": "wraps the median, which is used coordinate by coordinate",
+        "TrimmedMean": "another mean in each coordinate",
     },
 }
 
@@ -78,8 +118,28 @@ def drawn(rule: AggregationRule, seed: int, spare: int = 4) -> tuple[Tensor, Ten
     return updates, torch.randint(1, 50, (count,), generator=rng).double()
 
 
+def known(updates: Tensor) -> Senders:
+    """Return senders of whom all is known: steps, losses, and what the server trained itself."""
+    clients = torch.arange(len(updates))
+    steps, losses = 1.0 + clients % 3, 1.0 + clients / 8
+    own = torch.linspace(-500, 500, updates.shape[1]).round().to(updates.dtype)
+    return Senders(clients, len(updates), 2, 0, steps.double(), losses.double(), reference=own)
+
+
+def reordered(senders: Senders, order: Tensor) -> Senders:
+    changed: Any = {n: getattr(senders, n)[order] for n in ("clients", "local_steps", "losses")}
+    return dataclasses.replace(senders, **changed)
+
+
+def first_decision(
+    rule: AggregationRule, updates: Tensor, weights: Tensor, senders: Senders | None = None
+) -> Decision:
+    state = rule.initial_state(updates.shape[1])
+    return rule.decide(state, updates, weights, senders or known(updates))
+
+
 def first_step(rule: AggregationRule, updates: Tensor, weights: Tensor) -> Tensor:
-    return rule.aggregate(rule.initial_state(updates.shape[1]), updates, weights)[1]
+    return first_decision(rule, updates, weights).step
 
 
 def test_there_are_rules() -> None:
@@ -106,9 +166,52 @@ def test_a_rule_agrees_with_unanimous_clients(rule: AggregationRule, seed: int) 
 def test_a_rule_ignores_the_order_of_clients(rule: AggregationRule, seed: int) -> None:
     updates, weights = drawn(rule, seed)
     order = torch.randperm(len(updates), generator=generator(seed, "order"))
-    shuffled = first_step(rule, updates[order], weights[order])
-    expected = first_step(rule, updates, weights)
-    torch.testing.assert_close(shuffled, expected, rtol=1e-12, atol=1e-9)
+    senders = reordered(known(updates), order)
+    shuffled = first_decision(rule, updates[order], weights[order], senders)
+    expected = first_decision(rule, updates, weights)
+    torch.testing.assert_close(shuffled.step, expected.step, rtol=1e-12, atol=1e-9)
+    for one, other in zip(told(shuffled), told(expected), strict=True):
+        torch.testing.assert_close(one, other[order], rtol=1e-5, atol=1e-6)
+
+
+def told(decision: Decision) -> list[Tensor]:
+    return [n for n in (decision.shares, decision.scales) if n is not None]
+
+
+@every_rule
+@given(seed=st.integers(0, 10**6))
+def test_a_rule_says_what_became_of_each_update(rule: AggregationRule, seed: int) -> None:
+    updates, weights = drawn(rule, seed)
+    decision = first_decision(rule, updates, weights)
+    assert decision.shares is not None
+    for numbers in told(decision):
+        assert (numbers.dtype, numbers.shape) == (torch.float64, (len(updates),))
+        assert bool(numbers.isfinite().all())
+        assert bool((numbers >= 0).all())
+
+
+@pytest.mark.parametrize("rule", lawful("shares"))
+@given(seed=st.integers(0, 10**6))
+def test_shares_of_scaled_updates_give_the_step(rule: Any, seed: int) -> None:
+    updates, weights = drawn(rule, seed)
+    decision = first_decision(rule, updates, weights)
+    assert decision.shares is not None
+    scales = torch.ones(len(updates)) if decision.scales is None else decision.scales
+    rate = getattr(rule, "server_learning_rate", 1.0)
+    step = rate * (decision.shares * scales) @ updates
+    torch.testing.assert_close(decision.step, step, rtol=1e-9, atol=1e-8)
+
+
+@every_rule
+def test_an_update_that_is_left_out_does_not_matter(rule: AggregationRule) -> None:
+    updates, weights = drawn(rule, 7, spare=12)
+    updates[3] = 10**6
+    decision = first_decision(rule, updates, weights)
+    assert decision.shares is not None
+    if float(decision.shares[3]) == 0:
+        updates[3] *= 2
+        again = first_decision(rule, updates, weights)
+        torch.testing.assert_close(again.step, decision.step, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("rule", lawful("translation"))
@@ -168,9 +271,9 @@ def test_as_many_updates_as_needed_are_enough(rule: AggregationRule) -> None:
 @every_rule
 def test_updates_weights_and_state_are_left_as_they_were(rule: AggregationRule) -> None:
     updates, weights = drawn(rule, 2)
-    state, _ = rule.aggregate(rule.initial_state(SIZE), updates, weights)
+    state = first_decision(rule, updates, weights).state
     before = pickle.dumps((updates, weights, state))
-    rule.aggregate(state, updates, weights)
+    rule.decide(state, updates, weights, known(updates))
     assert pickle.dumps((updates, weights, state)) == before
 
 
@@ -185,7 +288,7 @@ def test_a_step_shares_no_memory_with_the_updates(rule: AggregationRule) -> None
 @every_rule
 def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path: Path) -> None:
     updates, weights = drawn(rule, 3)
-    state, _ = rule.aggregate(rule.initial_state(SIZE), updates, weights)
+    state = first_decision(rule, updates, weights).state
     kept, log = RuleServer(rule, SIZE), RunLog(tmp_path / "log.jsonl")
     kept.remember(state)
     save_state(tmp_path, State(1, torch.zeros(SIZE), {}, kept), "a run", log.mark)
@@ -193,7 +296,8 @@ def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path:
     first = State(0, torch.zeros(SIZE), {}, restored)
     assert load_state(tmp_path, first, "a run", log).round == 1
     went_on, resumed = (
-        rule.aggregate(s, updates.flip(0), weights)[1] for s in (state, restored.state)
+        rule.decide(s, updates.flip(0), weights, known(updates)).step
+        for s in (state, restored.state)
     )
     assert torch.equal(went_on, resumed)
 
@@ -217,7 +321,7 @@ def test_a_rule_survives_as_many_attackers_as_it_says(rule: Any) -> None:
 )
 def test_a_linear_rule_may_be_fed_one_update_at_a_time(rule: LinearRule) -> None:
     updates, weights = drawn(rule, 5)
-    coefficients = rule.coefficients(weights)
+    coefficients = rule.coefficients(weights, known(updates))
     total = torch.zeros(SIZE, dtype=torch.float64)
     for coefficient, update in zip(coefficients, updates, strict=True):
         total += weighted_sum(coefficient[None], update[None])

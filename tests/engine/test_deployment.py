@@ -89,9 +89,7 @@ def deployment(home: Path, nodes: int) -> Iterator[dict[str, str]]:
         for command in commands:
             with (home / f"{command[0]}-{command[-1][:14]}.log").open("w") as log:
                 line = [str(BIN / command[0]), "--insecure", *command[1:]]
-                started.append(
-                    subprocess.Popen(line, env=env, cwd=home, stdout=log, stderr=log)
-                )
+                started.append(subprocess.Popen(line, env=env, cwd=home, stdout=log, stderr=log))
             _await_port(int(command[command.index("--port") + 1]))
         yield env
     finally:

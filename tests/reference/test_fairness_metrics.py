@@ -7,11 +7,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import describe
+from scipy.stats import entropy as scipy_entropy
 
-from fl_sim.metrics.fairness import best_share, entropy, gini, jain, spread, worst_share
+from fl_sim.metrics.fairness import (
+    best_share,
+    cvar,
+    entropy,
+    gini,
+    jain,
+    parity_gap,
+    spread,
+    statistics,
+    variance,
+    worst_share,
+)
 
 # Accuracies are shares of a test set: k out of 1,000.
 accuracies = st.lists(st.integers(0, 1000).map(lambda k: k / 1000), min_size=1, max_size=30)
+
+NUMBERS = (spread, variance, parity_gap, worst_share, best_share, cvar, jain, gini, entropy)
 
 
 def vector(values: list[float]) -> torch.Tensor:
@@ -27,6 +42,49 @@ def test_spread_is_the_population_deviation(values: list[float]) -> None:
     mean = math.fsum(values) / len(values)
     expected = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
     assert spread(vector(values)) == close(expected)
+
+
+@given(accuracies)
+def test_the_variance_is_that_of_percents(values: list[float]) -> None:
+    expected = describe([100 * v for v in values], ddof=0).variance
+    assert variance(vector(values)) == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_variance_has_the_unit_of_the_papers() -> None:
+    assert variance(vector([0.8, 0.9])) == pytest.approx(25, abs=1e-10)
+
+
+@given(accuracies)
+def test_the_parity_gap_is_the_range(values: list[float]) -> None:
+    assert parity_gap(vector(values)) == close(max(values) - min(values))
+
+
+@given(accuracies, st.floats(0.01, 1))
+def test_cvar_is_its_maximum_over_thresholds(values: list[float], share: float) -> None:
+    # concave and piecewise linear in the threshold, so the maximum lies at one of the values
+    expected = max(
+        c - math.fsum(max(c - x, 0) for x in values) / (share * len(values)) for c in values
+    )
+    assert cvar(vector(values), share) == pytest.approx(expected, abs=1e-10)
+
+
+@given(accuracies, st.floats(0.01, 1))
+def test_cvar_lies_between_the_worst_client_and_the_mean(values: list[float], share: float) -> None:
+    mean = math.fsum(values) / len(values)
+    assert min(values) - 1e-12 <= cvar(vector(values), share) <= mean + 1e-12
+
+
+@given(accuracies)
+def test_cvar_of_whole_clients_is_the_worst_share(values: list[float]) -> None:
+    count = len(values)
+    for taken in range(1, count + 1):
+        share = taken / count
+        assert cvar(vector(values), share) == close(worst_share(vector(values), share))
+
+
+def test_cvar_takes_a_part_of_a_client() -> None:
+    values = vector([0.1, 0.3] + [0.9] * 13)
+    assert cvar(values, 0.1) == close((0.1 + 0.5 * 0.3) / 1.5)
 
 
 @given(accuracies, st.sampled_from(["1/10", "1/5", "1/4", "3/10", "29/100", "57/100", "1"]))
@@ -78,10 +136,16 @@ def test_entropy_is_that_of_the_shares_over_its_maximum(values: list[float]) -> 
     assert entropy(vector(values)) == close(expected)
 
 
+@given(accuracies.filter(lambda values: len(values) > 1 and any(values)))
+def test_entropy_is_that_of_scipy(values: list[float]) -> None:
+    assert entropy(vector(values)) == close(scipy_entropy(values) / math.log(len(values)))
+
+
 @pytest.mark.parametrize("count", [2, 5, 50])
 def test_an_even_federation_has_the_values_of_the_docstrings(count: int) -> None:
     even = vector([0.7] * count)
-    assert (spread(even), gini(even)) == (close(0), close(0))
+    assert (spread(even), gini(even), parity_gap(even)) == (close(0), close(0), close(0))
+    assert (variance(even), cvar(even)) == (close(0), close(0.7))
     assert (jain(even), entropy(even)) == (close(1), close(1))
 
 
@@ -99,7 +163,7 @@ def test_one_client_that_has_all_has_the_values_of_the_docstrings(count: int) ->
 def test_the_order_of_clients_does_not_matter(values: list[float], random: object) -> None:
     shuffled = values.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    for number in (spread, worst_share, best_share, jain, gini, entropy):
+    for number in NUMBERS:
         assert number(vector(shuffled)) == close(number(vector(values)))
 
 
@@ -109,7 +173,23 @@ def test_relative_measures_do_not_change_with_the_unit(values: list[float]) -> N
         assert number(100 * vector(values)) == close(number(vector(values)))
 
 
-@pytest.mark.parametrize("number", [spread, worst_share, best_share, jain, gini, entropy])
+@given(accuracies)
+def test_leakage_is_read_from_the_other_end(values: list[float]) -> None:
+    leaks = vector(values)
+    mirrored, good = statistics(leaks, lowest_is_worst=False), statistics(1 - leaks)
+    for name in ("worst_client", "worst_10_percent", "best_10_percent", "cvar_10_percent"):
+        assert mirrored[name] == close(1 - good[name])
+    for name in ("spread", "parity_gap"):
+        assert mirrored[name] == close(good[name])
+
+
+@given(accuracies, st.floats(0.001, 0.5))
+def test_statistics_of_the_tail_never_look_at_nobody(values: list[float], share: float) -> None:
+    for number in (worst_share, best_share, cvar):
+        assert math.isfinite(number(vector(values), share))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_single_precision_vectors_are_summed_in_double(number: object) -> None:
     values = torch.rand(200, generator=torch.Generator().manual_seed(0))
     assert number(values) == close(number(values.double()))  # type: ignore[operator]

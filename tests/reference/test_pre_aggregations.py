@@ -1,6 +1,7 @@
 """Mixing, bucketing and ARC: what the wrapped rule is given, by definition and by ByzFL."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Senders
 from fl_sim.seeding import generator
 from fl_sim.sums import COLUMNS
 from strategies.arc import AdaptiveRobustClipping
@@ -35,11 +36,14 @@ class Notes(AggregationRule):
         return state, updates[0].clone()
 
 
-def given_to_the_rule(wrapper: Any, updates: Tensor, **fields: Any) -> tuple[Tensor, Tensor]:
+def given_to_the_rule(
+    wrapper: Any, updates: Tensor, seed: int = 0, **fields: Any
+) -> tuple[Tensor, Tensor]:
     notes = Notes()
     rule = wrapper(rule=notes, **fields)
     weights = torch.arange(1, len(updates) + 1).double()
-    rule.aggregate(rule.initial_state(updates.shape[1]), updates, weights)
+    senders = replace(Senders.anonymous(len(updates)), seed=seed)
+    rule.decide(rule.initial_state(updates.shape[1]), updates, weights, senders)
     (seen,) = notes.seen
     return seen
 
@@ -109,15 +113,11 @@ def test_every_update_is_in_one_bucket(count: int, size: int, seed: int) -> None
 
 def test_buckets_are_others_every_round_and_the_same_in_every_run() -> None:
     updates = torch.randn(12, 3, generator=generator(0, "buckets"))
+    rule = Bucketing(bucket_size=3, rule=CoordinateMedian())
 
     def three_rounds(seed: int) -> list[list[float]]:
-        rule = Bucketing(bucket_size=3, rule=CoordinateMedian(), seed=seed)
-        state, steps = rule.initial_state(3), []
-        for _ in range(3):
-            state, step = rule.aggregate(state, updates, torch.ones(12))
-            steps.append(step.tolist())
-        assert state["round"] == 3
-        return steps
+        rounds = (replace(Senders.anonymous(12), seed=seed, round=i) for i in (1, 2, 3))
+        return [rule.decide(None, updates, torch.ones(12), s).step.tolist() for s in rounds]
 
     first = three_rounds(0)
     assert first[0] != first[1] != first[2]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from flwr.serverapp import strategy as flower
 
+from clients.faulty import FaultyClient
 from clients.fedprox import FedProxClient
-from clients.nan_sender import NanSenderClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, Participation
 from fl_sim.data.layout import Layout
-from fl_sim.data.partition import Dirichlet, Iid, PowerLaw, Shards
+from fl_sim.data.partition import ClassesPerClient, Dirichlet, Iid, PowerLaw, Shards
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
@@ -29,6 +29,7 @@ RANGES: list[tuple[Any, str, list[Any], str]] = [
     (Data, "num_samples", [0, -5], "at least 1, or None for all"),
     (Data, "num_test", [0, -5], "at least 1, or None for all"),
     (Data, "held_out", [-0.1, 0.91], "between 0 and 0.9"),
+    (Data, "classes", [(), (3,), (1, 2, 1)], "at least two different ones, or None for all"),
     (Model, "backbone_rate", [0.0, -0.1, 1.1], "in (0, 1]"),
     (Model, "pixels", [0, 7, 513], "between 8 and 512, or None for the default"),
     (Participation, "clients_per_round", [0, -1], "at least 1, or None"),
@@ -38,6 +39,7 @@ RANGES: list[tuple[Any, str, list[Any], str]] = [
     (Dirichlet, "alpha", [0.0, -1.0], "above 0"),
     (Dirichlet, "min_size", [0, -1], "at least 1"),
     (Shards, "classes_per_client", [0, -1], "at least 1"),
+    (ClassesPerClient, "classes_per_client", [0, -1], "at least 1"),
     (PowerLaw, "exponent", [-0.1], "at least 0"),
     (PowerLaw, "min_size", [0], "at least 1"),
     (SgdClient, "learning_rate", [0.0, -0.1], "above 0"),
@@ -155,10 +157,10 @@ def test_a_field_out_of_range_is_named_by_its_path(
 
 
 def test_no_more_adversaries_than_clients(experiment: Maker) -> None:
-    everybody = Adversary(NanSenderClient(), num_clients=4)
+    everybody = Adversary(FaultyClient(), num_clients=4)
     assert experiment(adversary=everybody).adversary == everybody
     with pytest.raises(FieldError, match=r"adversary.num_clients: at most 4 clients; got 5"):
-        experiment(adversary=Adversary(NanSenderClient(), num_clients=5))
+        experiment(adversary=Adversary(FaultyClient(), num_clients=5))
 
 
 def test_nothing_is_protected_without_a_protection(experiment: Maker) -> None:
@@ -210,7 +212,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("model.norm", "group"),
     ("model.tune", "head"),
     ("participation.clients_per_round", 2),
-    ("adversary", Adversary(NanSenderClient())),
+    ("adversary", Adversary(FaultyClient())),
     ("failures.on_failure", "raise"),
     ("failures.min_updates", 2),
 ]
@@ -264,7 +266,7 @@ def test_an_experiment_survives_json(experiment: Maker) -> None:
     for base in (
         experiment(),
         protected(experiment, partition=Shards(classes_per_client=3), strategy=Krum()),
-        protected(experiment, adversary=Adversary(NanSenderClient(), num_clients=2)),
+        protected(experiment, adversary=Adversary(FaultyClient(), num_clients=2)),
     ):
         assert Experiment.from_json(base.to_json()) == base
 

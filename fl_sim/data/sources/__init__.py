@@ -58,10 +58,37 @@ def load(name: str, path: str | None = None) -> Dataset:
 
 @lru_cache(maxsize=2)
 def load_subset(
-    name: str, path: str | None, num_samples: int | None, num_test: int | None
+    name: str,
+    path: str | None,
+    num_samples: int | None,
+    num_test: int | None,
+    classes: tuple[int, ...] | None = None,
 ) -> Dataset:
     """Return a subset of a dataset, read and checked once a process; nobody changes it."""
-    return subset(load(name, path), num_samples, num_test)
+    whole = load(name, path)
+    return subset(of_classes(whole, classes) if classes else whole, num_samples, num_test)
+
+
+def of_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
+    """Return the images of these classes alone, which are numbered anew in the order given.
+
+    Raises:
+        FieldError: for a class that the dataset does not have.
+    """
+    last = dataset.num_classes - 1
+    if not all(0 <= c <= last for c in classes):
+        raise FieldError("data.classes", f"numbers from 0 to {last} of {dataset.name}", classes)
+    number = torch.full((dataset.num_classes,), -1)
+    number[torch.tensor(classes)] = torch.arange(len(classes))
+    train, test = number[dataset.train_labels], number[dataset.test_labels]
+    return replace(
+        dataset,
+        train_images=dataset.train_images[train >= 0],
+        train_labels=train[train >= 0],
+        test_images=dataset.test_images[test >= 0],
+        test_labels=test[test >= 0],
+        class_names=tuple(dataset.class_names[c] for c in classes),
+    )
 
 
 def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:

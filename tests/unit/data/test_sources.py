@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_sim.data import sources
-from fl_sim.data.sources import MissingDataError, fashion_mnist, load, subset
+from fl_sim.data.sources import (
+    MissingDataError,
+    fashion_mnist,
+    load,
+    load_subset,
+    of_classes,
+    subset,
+)
 from fl_sim.errors import FieldError
 
 NAMES = tuple(fashion_mnist.CHECKSUMS)
@@ -266,6 +273,30 @@ def test_a_whole_dataset_is_left_as_it_is() -> None:
 def test_more_than_there_is_is_refused(train: int, test: int | None, field: str) -> None:
     with pytest.raises(FieldError, match=rf"data.{field}: at most the \d+ images of digits; got"):
         subset(load_once(), train, test)
+
+
+@given(classes=st.lists(st.integers(0, 9), min_size=2, unique=True))
+def test_some_classes_are_all_their_images_numbered_anew(classes: list[int]) -> None:
+    digits = load_once()
+    some = of_classes(digits, tuple(classes))
+    assert some.class_names == tuple(digits.class_names[c] for c in classes)
+    for number, old in enumerate(classes):
+        for part in ("train", "test"):
+            images, labels = getattr(digits, f"{part}_images"), getattr(digits, f"{part}_labels")
+            own, own_labels = getattr(some, f"{part}_images"), getattr(some, f"{part}_labels")
+            assert torch.equal(own[own_labels == number], images[labels == old])
+    assert len(some.train_labels) == sum(int((digits.train_labels == c).sum()) for c in classes)
+
+
+def test_a_class_that_is_not_there_is_refused() -> None:
+    with pytest.raises(FieldError, match=r"data.classes: numbers from 0 to 9 of digits; got"):
+        of_classes(load_once(), (0, 10))
+
+
+def test_a_subset_of_some_classes_is_balanced() -> None:
+    some = load_subset("digits", None, 30, 12, (8, 1, 3))
+    assert some.train_labels.bincount().tolist() == [10, 10, 10]
+    assert some.test_labels.bincount().tolist() == [4, 4, 4]
 
 
 _loaded: list[Any] = []

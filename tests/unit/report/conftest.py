@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fl_sim.contracts import Row
+from fl_sim.metrics.fairness import statistics
+from fl_sim.metrics.groups import gap_rows, mean_rows
 from fl_sim.results import (
     Results,
     final_numbers,
@@ -36,6 +39,8 @@ class Sweep:
         broken: says of settings and seed whether the run failed.
         lost: clients that did not deliver, in every run.
         outsiders: how many audited records were not trained on.
+        groups: of the clients, in turn; () goes by the protected fraction.
+        benefit: whether clients were also trained alone.
     """
 
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -45,6 +50,8 @@ class Sweep:
     outsiders: int = 120
     broken: Callable[[dict[str, Any], int], bool] = lambda settings, seed: False
     lost: tuple[dict[str, Any], ...] = ()
+    groups: tuple[str, ...] = ()
+    benefit: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -121,19 +128,33 @@ def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[R
         own = rng.uniform(0.4, 0.9, sweep.num_clients)
         yield Row(i, "accuracy", float(own.mean()), low=0.3, high=0.9)
         yield Row(i, "loss", 1.0 / i)
-        for client, accuracy in enumerate(own):
-            yield Row(i, "client_accuracy", float(accuracy), client, group)
+        areas = rng.uniform(0.45, 0.65, sweep.num_clients)
+        for client, (accuracy, area) in enumerate(zip(own, areas, strict=True)):
+            its_group = sweep.groups[client % len(sweep.groups)] if sweep.groups else group
+            yield Row(i, "client_accuracy", float(accuracy), client, its_group)
+            yield Row(i, "mia_margin_auc", float(area), client)
             yield Row(i, "protected_share", fraction, client)
         for name, number in (("seconds", 1.5), ("bytes_up", 2e6), ("bytes_down", 3e6)):
             yield Row(i, name, number)
         yield Row(i, "peak_mib", 512.0)
-        for name in ("spread", "worst_10_percent", "best_10_percent", "worst_client"):
-            yield Row(i, f"fairness_{name}", float(own.min()))
-        for name in ("jain", "gini", "entropy"):
-            yield Row(i, f"fairness_{name}", 0.5)
-        nan = float("nan")
-        yield Row(i, "fairness_protected_gap", nan, valid=False, note="no clients to compare")
+        yield from _fairness_rows(i, "fairness", own, sweep.groups or (group,))
+        yield from _fairness_rows(i, "fairness_leakage", areas, sweep.groups or (group,))
+        yield Row(i, "fairness_leakage_excess_spread", 0.01)
+        if sweep.benefit:
+            yield Row(i, "fairness_benefit_mean", 0.125)
+            note = "all give alike, or all get alike"
+            yield Row(i, "fairness_collaboration_alone", float("nan"), valid=False, note=note)
         yield from _leakage_rows(i, rng, sweep.outsiders)
+
+
+def _fairness_rows(
+    i: int, prefix: str, values: np.ndarray, groups: tuple[str, ...]
+) -> Iterator[Row]:
+    for name, value in statistics(torch.from_numpy(values), prefix == "fairness").items():
+        yield Row(i, f"{prefix}_{name}", value)
+    every = [groups[client % len(groups)] for client in range(len(values))]
+    yield from mean_rows(i, f"{prefix}_mean", torch.from_numpy(values), every)
+    yield from gap_rows(i, prefix, torch.from_numpy(values), every)
 
 
 def _leakage_rows(i: int, rng: np.random.Generator, outsiders: int) -> Iterator[Row]:

@@ -67,6 +67,8 @@ def test_every_figure_is_also_a_file(results, text):
         "accuracy_over_rounds",
         "accuracy_against_fraction",
         "accuracy_by_client",
+        "accuracy_spread",
+        "accuracy_and_leakage",
         "classes_by_client",
         "membership_roc",
         "images_1",

@@ -1,0 +1,61 @@
+"""What a client gains by taking part, over training alone on its own shard."""
+
+from collections.abc import Iterator, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Row
+from fl_sim.metrics.contribution import correlation_row
+from fl_sim.metrics.fairness import spread
+
+
+def benefits(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Return each client's accuracy under the federation's model minus that of its own."""
+    return together.double() - alone.double()
+
+
+def mean_gain(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
+    """Return the mean collaboration gain (MCG). A model as good as everybody's own gives 0.
+
+    Source: CYCle, https://arxiv.org/abs/2501.12344.
+    """
+    return float(benefits(together, alone).mean())
+
+
+def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
+    """Return the collaboration gain spread (CGS), a population deviation; 0 is even.
+
+    Source: CYCle, https://arxiv.org/abs/2501.12344.
+    """
+    return spread(benefits(together, alone))
+
+
+def worse_off(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
+    """Return the share of clients that would do better alone, 0 to 1.
+
+    Source: Yu et al. (2020), Salvaging federated learning by local adaptation,
+    https://arxiv.org/abs/2002.04758.
+    """
+    return float((benefits(together, alone) < 0).double().mean())
+
+
+def benefit_rows(
+    number: int,
+    clients: Sequence[int],
+    together: Float[Tensor, " m"],
+    alone: Float[Tensor, " m"],
+) -> Iterator[Row]:
+    """Yield what each of the clients has alone and gains together, and how that is spread.
+
+    `fairness_collaboration_alone` is the correlation of the two: whether those who would do
+    well alone do well together.
+    """
+    for client, value in zip(clients, alone.tolist(), strict=True):
+        yield Row(number, "alone_accuracy", value, client)
+    for client, value in zip(clients, benefits(together, alone).tolist(), strict=True):
+        yield Row(number, "client_benefit", value, client)
+    yield Row(number, "fairness_benefit_mean", mean_gain(together, alone))
+    yield Row(number, "fairness_benefit_spread", gain_spread(together, alone))
+    yield Row(number, "fairness_worse_off", worse_off(together, alone))
+    yield correlation_row(number, "alone", alone, together)

@@ -1,0 +1,89 @@
+"""Who pays with privacy: the fairness statistics over the leakage of each client."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from scipy.special import ndtri
+from torch import Tensor
+
+from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.metrics.accuracy import client_groups
+from fl_sim.metrics.fairness import statistics
+from fl_sim.metrics.groups import gap_rows, mean_rows
+from fl_sim.metrics.intervals import auc_with_interval
+from fl_sim.metrics.leakage import margin_score
+
+HALF_WIDTH = float(ndtri(0.975))  # of a 95 % interval, in standard errors
+
+
+def client_areas(
+    seen: Observation,
+) -> tuple[Int64[Tensor, " a"], Float[Tensor, " a"], Float[Tensor, " a"]]:
+    """Return who can be audited, the AUC of the margin attack on each, and its standard error.
+
+    Left out are clients without a member or without an outsider in the pool. The error is
+    DeLong's.
+    """
+    score = margin_score(seen.pool_logits, seen.pool_labels)
+    order = seen.pool_clients.argsort(stable=True)
+    sizes = seen.pool_clients.bincount(minlength=seen.num_clients).tolist()
+    clients, areas, errors = [], [], []
+    for client, own in enumerate(order.split(sizes)):
+        inside = seen.members[own]
+        if not (inside.any() and not inside.all()):
+            continue
+        area, low, high = auc_with_interval(score[own[inside]], score[own[~inside]])
+        clients.append(client)
+        areas.append(area)
+        errors.append(max(area - low, high - area) / HALF_WIDTH)  # bounds are cut at 0 and 1
+    double = torch.float64
+    who = torch.tensor(clients, dtype=torch.int64)
+    return who, torch.tensor(areas, dtype=double), torch.tensor(errors, dtype=double)
+
+
+def excess_spread(values: Float[Tensor, " k"], errors: Float[Tensor, " k"]) -> float:
+    """Return the standard deviation of the true values, without that of measuring them.
+
+    Each value is measured on a handful of records, so values differ even where all clients
+    leak alike. The variance between them is their sample variance minus the mean squared
+    error, at least 0.
+
+    Source: Hedges and Olkin (1985), Statistical Methods for Meta-Analysis, chapter 9: the
+    method of moments. Clients that leak alike give about 0.
+    """
+    if len(values) < 2:
+        return 0.0
+    between = values.double().var(correction=1) - errors.double().square().mean()
+    return float(between.clamp(min=0).sqrt())
+
+
+@final
+@dataclass(frozen=True)
+class LeakageFairness(Metric):
+    """How unevenly membership leaks: the statistics of the clients' AUCs of the margin attack.
+
+    The worst clients are those with the highest AUC. Read `excess_spread` beside `spread`: the
+    rest of the spread is that of small pools.
+
+    Source: this project; the attack is that of Carlini et al. (2022),
+    https://arxiv.org/abs/2112.03570. Guessing gives a mean of 0.5 and an excess of 0.
+    """
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        """Yield the statistics over clients, and the gaps between groups."""
+        clients, areas, errors = client_areas(seen)
+        if len(clients) == 0:
+            note = "no client has members and outsiders in the pool"
+            yield Row(seen.round, "fairness_leakage_mean", float("nan"), valid=False, note=note)
+            return
+        for name, value in statistics(areas, lowest_is_worst=False).items():
+            yield Row(seen.round, f"fairness_leakage_{name}", value)
+        excess = excess_spread(areas, errors)
+        yield Row(seen.round, "fairness_leakage_excess_spread", excess)
+        everybody = client_groups(seen)
+        groups = [everybody[client] for client in clients.tolist()]
+        yield from mean_rows(seen.round, "fairness_leakage_mean", areas, groups)
+        yield from gap_rows(seen.round, "fairness_leakage", areas, groups)

@@ -1,0 +1,78 @@
+"""Agnostic federated learning: the best model for the worst mixture of clients."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+
+NOTHING = 1e-9  # of the mixture: what rounding leaves of a weight that was projected to zero
+
+
+@final
+@dataclass(frozen=True)
+class AFL(InformedRule):
+    """Updates weighted by a mixture that moves towards the clients with the highest loss.
+
+    Known as AFL. The mixture starts even, takes a step along the losses in every round, and is
+    projected back onto the simplex. A client with a lasting low loss ends with no weight at all.
+    Withstands no attacker.
+
+    Source: Mohri et al. (2019), section 4, https://arxiv.org/abs/1902.00146, with whole local
+    trainings for stochastic gradients. Where not all clients take part, the step is the mean by
+    the mixture among those that do.
+
+    Attributes:
+        mixture_learning_rate: step of the mixture along the losses; gamma lambda of the paper.
+    """
+
+    mixture_learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        rate = self.mixture_learning_rate
+        require(rate > 0, "mixture_learning_rate", "above 0", rate)
+
+    @property
+    def needs_losses(self) -> bool:
+        """Yes: of the global model on each client's shard."""
+        return True
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean by the mixture as it was, and the mixture after the losses."""
+        self.check_count(updates)
+        count, who = senders.num_clients, senders.clients
+        mixture = torch.full((count,), 1 / count).double() if state is None else state
+        own = mixture[who]
+        shares = own / own.sum() if float(own.sum()) > NOTHING else torch.zeros_like(own)
+        moved = mixture.clone()
+        moved[who] += self.mixture_learning_rate * senders.losses.double()
+        step = weighted_sum(shares, updates).to(updates.dtype)
+        return Decision(onto_simplex(moved), step, shares)
+
+
+def onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Return the nearest vector that has no negative value and sums to one.
+
+    Source: Duchi et al. (2008), figure 1, https://doi.org/10.1145/1390156.1390191.
+
+    >>> onto_simplex(torch.tensor([0.5, 0.5, 3.0]))
+    tensor([0., 0., 1.])
+    """
+    ordered = values.sort(descending=True).values
+    places = torch.arange(1, len(values) + 1)
+    excess = (ordered.cumsum(0) - 1) / places
+    last = int((ordered > excess).nonzero().max())
+    return (values - excess[last]).clamp(min=0)

@@ -1,0 +1,86 @@
+"""Divide and conquer (DnC): leave out what sticks out along the direction of most variance."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fl_sim.contracts import Decision, Senders
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+from fl_sim.sums import weighted_sum
+from strategies.byzantine import ByzantineRule
+from strategies.distances import equal_shares, gram
+
+
+@final
+@dataclass(frozen=True)
+class DnC(ByzantineRule):
+    """The mean of the updates that no random look at some coordinates finds suspicious.
+
+    Each look centres the updates on a random subset of the coordinates, and rejects the
+    `filter_factor` times f updates that are farthest along the first singular vector.
+    Unweighted. Withstands `num_byzantine` = f clients, fewer than half.
+
+    Source: Shejwalkar and Houmansadr (2021), algorithm 2,
+    https://doi.org/10.14722/ndss.2021.24498. Subsets depend on the run's seed and the round.
+
+    Attributes:
+        num_byzantine: attackers to survive.
+        num_iterations: looks; an update that one of them rejects is left out.
+        num_coordinates: seen in a look; all of a smaller model. b of the paper.
+        filter_factor: updates that a look rejects, as a multiple of f; c of the paper.
+    """
+
+    num_byzantine: int = 1
+    num_iterations: int = 5
+    num_coordinates: int = 10_000
+    filter_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
+        require(self.num_coordinates >= 1, "num_coordinates", "at least 1", self.num_coordinates)
+        require(self.filter_factor > 0, "filter_factor", "above 0", self.filter_factor)
+
+    @property
+    def min_updates(self) -> int:
+        """2 f + 1, and one more than all looks together may reject."""
+        rejected = self.num_iterations * self._rejected
+        return max(2 * self.num_byzantine, rejected) + 1
+
+    @property
+    def _rejected(self) -> int:
+        return int(self.filter_factor * self.num_byzantine)
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean of those that every look keeps."""
+        self.check_count(updates)
+        size = updates.shape[1]
+        kept = torch.ones(len(updates), dtype=torch.bool)
+        for look in range(self.num_iterations):
+            rng = generator(senders.seed, "dnc", senders.round, look)
+            seen = torch.randperm(size, generator=rng)[: self.num_coordinates].sort().values
+            kept &= self._kept(updates if len(seen) == size else updates[:, seen])
+        shares = equal_shares(kept.nonzero().squeeze(1), len(updates))
+        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+
+    def _kept(self, seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+        """Return which updates are not farthest along the first singular vector.
+
+        The vector itself is not needed: the first eigenvector of the inner products holds the
+        projections of the updates on it, up to a common factor.
+        """
+        first = torch.linalg.eigh(gram(seen)).eigenvectors[:, -1]
+        order = first.square().argsort(stable=True)
+        kept = torch.zeros(len(seen), dtype=torch.bool)
+        kept[order[: len(seen) - self._rejected]] = True
+        return kept

@@ -1,0 +1,109 @@
+"""FedMGDA+: a direction along which no client loses."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+from strategies.distances import cosines_from, products_from_zero
+
+SETTLED = 1e-12  # change of every coefficient at which the search ends
+MOST = 20_000  # steps of the search; one takes microseconds
+
+
+@final
+@dataclass(frozen=True)
+class FedMGDAPlus(InformedRule):
+    """The shortest mean of unit-length updates: as far as they agree, all clients gain.
+
+    Coefficients stay within `room` of even ones: 0 gives the plain mean of the directions, 1
+    the shortest of all mixtures. Updates count by their direction alone, so a long one buys
+    nothing; but an attacker may still turn the direction, or stop it.
+
+    Source: Hu et al. (2022), algorithm 1, https://arxiv.org/abs/2006.11489. The step is never
+    longer than `server_learning_rate`, whatever clients send.
+
+    Attributes:
+        room: how far a coefficient may be from 1 / n; epsilon of the paper.
+        server_learning_rate: factor of the direction; eta of the paper.
+    """
+
+    room: float = 0.1
+    server_learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.room <= 1, "room", "in [0, 1]", self.room)
+        rate = self.server_learning_rate
+        require(rate > 0, "server_learning_rate", "above 0", rate)
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the scaled direction; scales are what makes updates unit vectors."""
+        self.check_count(updates)
+        products = products_from_zero(updates)
+        norms = products.diagonal().sqrt()
+        units = torch.where(norms > 0, 1 / norms, 0.0)
+        even = torch.full_like(norms, 1 / len(norms))
+        low, high = (even - self.room).clamp(min=0), (even + self.room).clamp(max=1)
+        shares = shortest_mixture(cosines_from(products), low, high)
+        step = self.server_learning_rate * weighted_sum(shares * units, updates)
+        return Decision(state, step.to(updates.dtype), shares, units)
+
+
+def shortest_mixture(
+    products: Float[Tensor, "n n"], low: Float[Tensor, " n"], high: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the coefficients between `low` and `high`, of sum one, of the shortest mixture.
+
+    Projected gradient descent with momentum that starts again whenever it leads uphill
+    (FISTA with adaptive restart: Beck and Teboulle 2009; O'Donoghue and Candes 2015).
+
+    Args:
+        products: inner products of what is mixed.
+        low, high: bounds of each coefficient, between which even ones lie.
+    """
+    rate = 1 / max(float(torch.linalg.matrix_norm(products, 2)), torch.finfo().tiny)
+    now = ahead = torch.full_like(low, 1 / len(low))
+    pace = 1.0
+    for _ in range(MOST):
+        after = onto_box(ahead - rate * (products @ ahead), low, high)
+        if float((after - ahead).abs().max()) <= SETTLED:
+            return after
+        if float((ahead - after) @ (after - now)) > 0:
+            pace = 1.0
+        faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
+        ahead = after + (pace - 1) / faster * (after - now)
+        now, pace = after, faster
+    return now
+
+
+def onto_box(
+    values: Float[Tensor, " n"], low: Float[Tensor, " n"], high: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the nearest vector between `low` and `high` that sums to one.
+
+    It is the vector moved by one number and cut; the sum is piecewise linear in that number,
+    and its bends are where a value meets a bound.
+    """
+    bends = torch.cat([low - values, high - values]).sort().values
+    sums = (values + bends[:, None]).clamp(low, high).sum(1)
+    above = int((sums < 1).sum())
+    if above == 0:
+        return low
+    if above == len(bends):
+        return high
+    left, right = bends[above - 1], bends[above]
+    part = (1 - sums[above - 1]) / (sums[above] - sums[above - 1])
+    return (values + left + part * (right - left)).clamp(low, high)

@@ -1,0 +1,79 @@
+"""FoolsGold: clients that always pull the same way are one person."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+from strategies.distances import cosines_from, products_from_zero
+
+
+@final
+@dataclass(frozen=True)
+class FoolsGold(InformedRule):
+    """The mean of the updates, of which those count less whose history is like another's.
+
+    Meant for sybils, of any number, among honest clients that are unlike. Clients that are
+    alike for an honest reason, such as a common class-wise protection, are taken for sybils;
+    where all are alike, nothing moves. One attacker alone is not noticed.
+
+    Source: Fung et al. (2020), algorithm 1, https://arxiv.org/abs/1808.04866, on all
+    parameters. The paper adds weighted gradients up; clients send whole trainings here, so the
+    step is their weighted mean.
+
+    Attributes:
+        confidence: how steeply weights go from 0 to 1; kappa of the paper.
+    """
+
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.confidence > 0, "confidence", "above 0", self.confidence)
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the weighted mean; the state is the sum of each client's updates so far."""
+        self.check_count(updates)
+        if state is None:
+            state = updates.new_zeros(senders.num_clients, updates.shape[1])
+        history = state.index_add(0, senders.clients, updates.to(state.dtype))
+        cosines = cosines_from(products_from_zero(history[senders.clients]))
+        counted = uniqueness(cosines, self.confidence)
+        shares = counted / counted.sum() if float(counted.sum()) > 0 else counted
+        return Decision(history, weighted_sum(shares, updates).to(updates.dtype), shares)
+
+
+def uniqueness(cosines: Float[Tensor, "n n"], confidence: float) -> Float[Tensor, " n"]:
+    """Return, between 0 and 1, how unlike all others each client is.
+
+    Honest clients that merely resemble a sybil are pardoned: their cosines shrink by how much
+    less they resemble anyone than it does.
+
+    Args:
+        cosines: between the histories of the clients.
+        confidence: steepness of the logit.
+    """
+    if len(cosines) == 1:
+        return torch.ones_like(cosines[0])
+    others = cosines.clone().fill_diagonal_(-torch.inf)
+    nearest = others.max(1).values
+    pardon = torch.where(nearest[None, :] > nearest[:, None], nearest[:, None] / nearest, 1.0)
+    pardon = torch.where(nearest[None, :] == 0, 1.0, pardon)
+    likeness = (cosines * pardon).fill_diagonal_(-torch.inf).max(1).values
+    unlike = (1 - likeness).clamp(0, 1)
+    if float(unlike.max()) == 0:
+        return unlike
+    unlike = unlike / unlike.max()
+    return (confidence * (unlike.logit() + 0.5)).clamp(0, 1)

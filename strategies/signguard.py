@@ -1,0 +1,85 @@
+"""SignGuard: lengths and signs that are unlike those of most updates give an attack away."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sklearn.cluster import MeanShift, estimate_bandwidth
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+from fl_sim.sums import weighted_sum
+from strategies.distances import equal_shares, row_norms, shortening
+
+
+@final
+@dataclass(frozen=True)
+class SignGuard(InformedRule):
+    """The mean of updates of usual length and usual signs, shortened to the median length.
+
+    Updates pass that are between `shortest` and `longest` times the median length, and whose
+    shares of positive, zero and negative values, on a random part of the coordinates, fall into
+    the largest cluster. Unweighted. Withstands fewer than half of the clients where their lies
+    show in lengths or signs. Where none passes both filters, nothing moves.
+
+    Source: Xu et al. (2022), algorithm 2, https://arxiv.org/abs/2109.05872. Clusters are those
+    of scikit-learn's mean shift with its own estimate of the bandwidth at quantile 0.5. The
+    coordinates depend on the run's seed and the round.
+
+    Attributes:
+        shortest, longest: of an update that passes, as multiples of the median length.
+        fraction: of the coordinates whose signs are counted.
+    """
+
+    shortest: float = 0.1
+    longest: float = 3.0
+    fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.shortest <= 1, "shortest", "in [0, 1]", self.shortest)
+        require(self.longest >= 1, "longest", "at least 1", self.longest)
+        require(0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean of what passes both filters."""
+        self.check_count(updates)
+        norms = row_norms(updates)
+        usual = float(norms.quantile(0.5))
+        passed = (norms >= self.shortest * usual) & (norms <= self.longest * usual)
+        rng = generator(senders.seed, "signguard", senders.round)
+        size = updates.shape[1]
+        count = max(1, int(self.fraction * size))
+        seen = updates[:, torch.randperm(size, generator=rng)[:count].sort().values]
+        shares = equal_shares((passed & same_signs(seen)).nonzero().squeeze(1), len(updates))
+        scales = shortening(norms, usual)
+        step = weighted_sum(shares * scales, updates).to(updates.dtype)
+        return Decision(state, step, shares, scales)
+
+
+def same_signs(seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+    """Return who is in the largest cluster by shares of positive, zero and negative values.
+
+    Of clusters of equal size, the one that holds the lowest position.
+    """
+    signs = [(seen > 0), (seen == 0), (seen < 0)]
+    shares = torch.stack([sign.double().mean(1) for sign in signs], 1).numpy()
+    bandwidth = estimate_bandwidth(shares, quantile=0.5) if len(shares) > 1 else 0.0
+    if bandwidth == 0:  # as when all are alike: then a cluster is made of equal shares
+        labels = np.unique(shares, axis=0, return_inverse=True)[1].reshape(-1)
+    else:
+        labels = MeanShift(bandwidth=bandwidth).fit(shares).labels_
+    sizes = np.bincount(labels)
+    largest = next(label for label in labels if sizes[label] == sizes.max())
+    return torch.from_numpy(labels == largest)

@@ -1,0 +1,128 @@
+"""What is measured once: contributions and benefits, against models trained by hand."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clients.sgd import SgdClient
+from fl_sim.contracts import Observation, Row, Update
+from fl_sim.engine.evaluation import last_round_rows
+from fl_sim.engine.federation import Federation, prepare
+from fl_sim.engine.loop import initial_state
+from fl_sim.engine.measure import logits, observe
+from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.experiment import Evaluation, Experiment, Model
+from fl_sim.metrics.accuracy import client_accuracies
+from fl_sim.models import parameters
+from fl_sim.seeding import generator
+from strategies.fedavg import FedAvg
+
+Maker = Callable[..., Experiment]
+Trained = tuple[Federation, list[Update], Observation]
+
+
+@pytest.fixture(scope="module")
+def trained(experiment: Maker) -> Trained:
+    """Every client has trained once from the start; their mean is the last round."""
+    client = SgdClient(learning_rate=0.1, local_epochs=20)
+    federation = prepare(experiment(client=client, model=Model(norm="off")))
+    updates = []
+    for i, size in enumerate(federation.shard_sizes()):
+        parameters.load_flat(federation.model, federation.start)
+        client.train(federation.model, federation.shard(i), generator(0, "train", i))
+        delta = parameters.flat(federation.model) - federation.start
+        updates.append(Update(i, delta, {}, size, {}))
+    state = initial_state(federation, RuleStrategy(FedAvg()))
+    state.round = federation.experiment.rounds
+    deltas = torch.stack([u.delta for u in updates if u.delta is not None])
+    sizes = torch.tensor(federation.shard_sizes()).float()
+    state.parameters = federation.start + sizes / sizes.sum() @ deltas
+    return federation, updates, observe(federation, state, updates, [], 1.0)
+
+
+def rows_of(trained: Trained, number: int = 2, **asked: object) -> list[Row]:
+    federation, updates, seen = trained
+    evaluation = Evaluation(**asked)  # type: ignore[arg-type]
+    wanted = replace(federation, experiment=replace(federation.experiment, evaluation=evaluation))
+    return list(last_round_rows(wanted, federation.start, updates, replace(seen, round=number)))
+
+
+def by_metric(rows: list[Row], metric: str) -> dict[int, float]:
+    return {row.client: row.value for row in rows if row.metric == metric}
+
+
+def accuracy(federation: Federation, vector: torch.Tensor, seen: Observation) -> float:
+    parameters.load_flat(federation.model, vector.float())
+    scores = logits(federation.model, federation.test_inputs)
+    return float((scores.argmax(1) == seen.test_labels).double().mean())
+
+
+def test_nothing_is_measured_unless_asked_for(trained: Trained) -> None:
+    assert rows_of(trained) == []
+
+
+def test_nothing_is_measured_before_the_last_round(trained: Trained) -> None:
+    assert rows_of(trained, number=1, contributions="shapley", alone=SgdClient()) == []
+
+
+def test_leaving_a_client_out_is_the_accuracy_without_its_update(trained: Trained) -> None:
+    federation, updates, seen = trained
+    rows = rows_of(trained, contributions="leave_one_out")
+    found = by_metric(rows, "contribution_leave_one_out")
+    whole = float((seen.test_logits.argmax(1) == seen.test_labels).double().mean())
+    sizes = federation.shard_sizes()
+    for left in range(4):
+        others = [u for u in updates if u.client != left]
+        total = sum(sizes[u.client] for u in others)
+        step = sum(sizes[u.client] / total * u.delta.double() for u in others)  # type: ignore[union-attr]
+        rest = accuracy(federation, federation.start + step, seen)
+        assert found[left] == pytest.approx(whole - rest, abs=0.02)  # one of 60 images
+    assert len(set(found.values())) > 1
+    assert not by_metric(rows, "contribution_shapley")
+    assert set(by_metric(rows, "contribution_cosine")) == {0, 1, 2, 3}
+
+
+def test_shapley_values_add_up_to_what_the_round_gained(trained: Trained) -> None:
+    federation, _, seen = trained
+    rows = rows_of(trained, contributions="shapley")
+    gained = float((seen.test_logits.argmax(1) == seen.test_labels).double().mean())
+    gained -= accuracy(federation, federation.start, seen)
+    assert gained > 0.2
+    values = by_metric(rows, "contribution_shapley").values()
+    assert math.fsum(values) == pytest.approx(gained, abs=0.02)
+    again = rows_of(trained, contributions="shapley")
+    assert repr(again) == repr(rows)  # NaN is no number, but it is text
+
+
+def test_updates_that_were_added_up_cannot_be_told_apart(trained: Trained) -> None:
+    federation, updates, seen = trained
+    streamed = [replace(update, delta=None) for update in updates]
+    (row,) = rows_of((federation, streamed, seen), contributions="shapley")
+    assert not row.valid
+    assert row.note
+
+
+def test_a_client_alone_is_one_that_trains_by_itself(trained: Trained) -> None:
+    federation, _, seen = trained
+    behaviour = SgdClient(local_epochs=2)
+    rows = rows_of(trained, alone=behaviour)
+    alone, gains = by_metric(rows, "alone_accuracy"), by_metric(rows, "client_benefit")
+    together = client_accuracies(seen)
+    for client in range(4):
+        parameters.load_flat(federation.model, federation.start)
+        for number in (1, 2):
+            rng = generator(0, "alone", client, "round", number)
+            behaviour.train(federation.model, federation.shard(client), rng)
+        scores = logits(federation.model, federation.test_inputs)
+        own = client_accuracies(replace(seen, test_logits=scores))[client]
+        assert alone[client] == pytest.approx(float(own), abs=1e-12)
+        assert gains[client] == pytest.approx(float(together[client] - own), abs=1e-12)
+
+
+def test_an_evaluation_survives_json(experiment: Maker) -> None:
+    asked = Evaluation(contributions="shapley", alone=SgdClient(momentum=0.0))
+    wanted = experiment(evaluation=asked)
+    assert Experiment.from_json(wanted.to_json()) == wanted
