@@ -17,8 +17,8 @@ from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
 from fl_sim.audit.subject import Subject, load_model, scored
 from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.progress import Listener
 from fl_sim.engine.scores import logits
-from fl_sim.engine.session import Listener
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.models.parameters import load_flat

@@ -92,9 +92,8 @@ def restart(hand: Hand) -> None:
 def is_ready(hand: Hand, package: Any = None) -> bool:
     """Return whether a worker can be given something to do, with the data of a run at hand.
 
-    None stands for work that needs no data.
-
-    One that dies before that is replaced: no client had a part in it.
+    None stands for work that needs none. A worker that dies before it is ready is replaced: no
+    client had a part in it.
 
     Raises:
         RunFailedError: where workers cannot be started at all.

@@ -74,20 +74,18 @@ def deployment(home: Path, nodes: int) -> Iterator[dict[str, str]]:
     home.mkdir()
     link = f'[superlink]\ndefault = "dep"\n\n[superlink.dep]\naddress = "127.0.0.1:{port}"\n'
     (home / "config.toml").write_text(link + "insecure = true\n")
-    commands = [
-        ["flower-superlink", "--host", "127.0.0.1", "--port", str(port)]
-        + ["--disable-runtime-dependency-installation"]
-    ]
+    stay = "--disable-runtime-dependency-installation"
+    commands = [["flower-superlink", stay, "--host", "127.0.0.1", "--port", str(port)]]
     for number, own in enumerate(others):
         config = f"partition-id={number} num-partitions={nodes}"
         commands.append(
             ["flower-supernode", "--superlink", f"127.0.0.1:{port}", "--port", str(own)]
-            + ["--node-config", config]
         )
+        commands[-1] += ["--node-config", config]
     started = []
     try:
         for command in commands:
-            with (home / f"{command[0]}-{command[-1][:14]}.log").open("w") as log:
+            with (home / f"{command[0]}-{len(started)}.log").open("w") as log:
                 line = [str(BIN / command[0]), "--insecure", *command[1:]]
                 started.append(subprocess.Popen(line, env=env, cwd=home, stdout=log, stderr=log))
             _await_port(int(command[command.index("--port") + 1]))
