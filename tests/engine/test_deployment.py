@@ -31,7 +31,7 @@ FIELDS = [
     "layout.fraction=0",
     "rounds=2",
 ]
-PATIENCE = 300.0  # seconds; every message starts a process that imports everything
+PATIENCE = 900.0  # seconds; every message starts a process that imports everything
 
 
 def free_ports(count: int) -> list[int]:
