@@ -51,7 +51,12 @@ def describe(value: Any) -> Any:
 
 
 def _as_meant(value: Any, hint: Any) -> Any:
-    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value."""
+    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value.
+
+    Where several values are meant, one stands for itself, and None for no value.
+    """
+    if get_origin(hint) is tuple and not isinstance(value, tuple):
+        return () if value is None else (value,)
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     options = get_args(hint) or (hint,)
     return float(value) if is_whole and float in options and int not in options else value
@@ -60,7 +65,7 @@ def _as_meant(value: Any, hint: Any) -> Any:
 def label(value: Any) -> Any:
     """Return a value in words for a table: a class by its name and what is not default."""
     if isinstance(value, tuple):
-        return " + ".join(str(label(item)) for item in value)
+        return " + ".join(str(label(own)) for own in value) or "none"
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return type(value).__name__ if isinstance(value, Strategy) else value
     if type(value).__str__ is not object.__str__:

@@ -27,6 +27,11 @@ class Stay:
         require(self.client >= 0, "client", "the number of a client, from 0", self.client)
         _check_window(self.first_round, self.last_round)
 
+    def __str__(self) -> str:
+        """Return who is there when, for a table."""
+        last = "the end" if self.last_round is None else self.last_round
+        return f"client {self.client}, rounds {self.first_round} to {last}"
+
     def covers(self, number: int) -> bool:
         """Say whether the client is there in round `number`."""
         return _covers(number, self.first_round, self.last_round)

@@ -25,7 +25,7 @@ class AverageCosine(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""
-        return seen(held).of_suspects(cosines(held)).double().mean(0)
+        return seen(held).of_suspects(cosines(held)).double().nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether cosines are missing."""

@@ -28,7 +28,7 @@ class DeltaLoss(MembershipAttack):
         """Return the mean drop of the loss over rounds."""
         course = seen(held)
         after = loss(course.of_suspects(course.client_margin))
-        return (loss(course.global_margin) - after).mean(0)
+        return (loss(course.global_margin) - after).nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the trajectory is missing."""

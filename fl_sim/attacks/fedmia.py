@@ -50,7 +50,7 @@ class FedMia(MembershipAttack):
         mean, deviation = _fit(others)
         place = (signal.gather(1, own) - mean) / deviation.clamp(min=FLOOR)
         distribution: Tensor = torch.special.ndtr(place)
-        return distribution.squeeze(1).mean(0)
+        return distribution.squeeze(1).nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the trajectory, or its cosines, are missing."""

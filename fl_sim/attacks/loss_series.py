@@ -26,7 +26,7 @@ class LossSeries(MembershipAttack):
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""
         course = seen(held)
-        return -loss(course.of_suspects(course.client_margin)).mean(0)
+        return -loss(course.of_suspects(course.client_margin)).nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the trajectory is missing."""

@@ -23,7 +23,8 @@ class Trajectory:
     """What a server sees round by round, where no secure aggregation hides the updates.
 
     Attributes:
-        client_margin: of each record under the model that each client sent back.
+        client_margin: of each record under the model that each client sent back; NaN where it sent
+            none in that round.
         global_margin: of each record under the model that was sent out in that round.
         suspects: the client that each record is suspected to be with.
         cosine: between each client's update and minus the gradient of each record's loss at

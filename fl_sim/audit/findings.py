@@ -8,15 +8,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.attacks.attack_p import AttackP
+from fl_sim.attacks.average_cosine import AverageCosine
 from fl_sim.attacks.calibrated_margin import CalibratedMargin
+from fl_sim.attacks.delta_loss import DeltaLoss
+from fl_sim.attacks.fedmia import FedMia
 from fl_sim.attacks.gap import Gap
 from fl_sim.attacks.gradient_norm import GradientNorm
 from fl_sim.attacks.lira import Lira
+from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals
+from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals, Trajectory
+from fl_sim.attacks.source_inference import excess, sources
+from fl_sim.metrics.intervals import clopper_pearson
 from fl_sim.metrics.leakage import MAX_FPRS, auc
 from fl_sim.metrics.membership import Finding, Records, assess, dispersion, shift_control
+from fl_sim.seeding import generator
 
 PAIRED = 8  # reference models that are attacked themselves, to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
@@ -32,6 +39,11 @@ CHEAP: Attacks = {
     "calibrated margin": CalibratedMargin(),
     "RMIA online": Rmia("online"),
     "RMIA offline": Rmia("offline"),
+    "loss series": LossSeries(),
+    "delta loss": DeltaLoss(),
+    "average cosine": AverageCosine(),
+    "FedMIA-I": FedMia("loss"),
+    "FedMIA-II": FedMia("cosine"),
 }
 DEAR: Attacks = {
     "LiRA online": Lira("online", "pooled"),
@@ -53,6 +65,8 @@ class Bench:
         gradient_norm: under the target; None where unknown.
         correct: whether the target is right; None where unknown.
         about: what all findings share.
+        trajectory: what the server saw; None where that is not known, as `unseen` says.
+        unseen: why there is no trajectory.
     """
 
     signals: Signals
@@ -60,6 +74,8 @@ class Bench:
     gradient_norm: Float[Tensor, " n"] | None
     correct: Bool[Tensor, " n"] | None
     about: Finding
+    trajectory: Trajectory | None = None
+    unseen: str = ""
 
     @property
     def references(self) -> list[int]:
@@ -69,7 +85,12 @@ class Bench:
     def held(self) -> Evidence:
         """Return the evidence against the target."""
         evidence = self.signals.evidence(0, self.references)
-        return replace(evidence, gradient_norm=self.gradient_norm, correct=self.correct)
+        return replace(
+            evidence,
+            gradient_norm=self.gradient_norm,
+            correct=self.correct,
+            trajectory=self.trajectory,
+        )
 
     def rehearsals(self) -> Iterator[tuple[int, Evidence]]:
         """Yield reference models in the place of the target, without anything about that."""
@@ -91,7 +112,8 @@ def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tens
             about = about._replace(references="none")
         missing = plain.missing(bench.held())
         if missing:
-            findings.append(about._replace(metric="auc", valid=False, note=missing))
+            note = bench.unseen if plain.view == "server" and bench.unseen else missing
+            findings.append(about._replace(metric="auc", valid=False, note=note))
             continue
         own = tuned(bench, plain)
         scores[name] = own.scores(bench.held())
@@ -99,7 +121,37 @@ def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tens
         findings += found
         findings += dispersion([f for f in found if f.client >= 0], about)
         findings += shift_control(scores[name], bench.records, about)
+    if bench.trajectory is not None:
+        findings += source_inference(bench, bench.trajectory)
     return findings, scores
+
+
+def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
+    """Yield how often a record's client is found, and by how much more than for held-out ones."""
+    there = ~course.client_margin[-1].isnan().any(1)
+    who = there.nonzero().squeeze(1)
+    if len(who) < 2:
+        return
+    found = who[
+        sources(course.client_margin[-1][there], generator(bench.about.seed, "audit", "ties"))
+    ]
+    chosen = there[course.suspects]
+    right = found == course.suspects
+    inside, outside = chosen & bench.records.members, chosen & ~bench.records.members
+    about = bench.about._replace(
+        attack="source inference",
+        view="server",
+        references="none",
+        num_members=int(inside.sum()),
+        num_outsiders=int(outside.sum()),
+    )
+    for name, own in (("accuracy", inside), ("held_out_accuracy", outside)):
+        hits, count = int(right[own].sum()), int(own.sum())
+        low, high = clopper_pearson(hits, count)
+        value = hits / count if count else float("nan")
+        yield about._replace(metric=f"source_{name}", value=value, low=low, high=high)
+    value = float(excess(right[inside].double(), right[outside].double()))
+    yield about._replace(metric="source_excess", value=value)
 
 
 def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:

@@ -3,19 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
-from fl_sim.audit.subject import Subject, load_model, scored
+from fl_sim.audit.subject import Subject, load_model, scored, stored_key
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.progress import Listener
 from fl_sim.engine.scores import logits
@@ -78,7 +76,7 @@ def reference_signals(
     """
     path = subject.folder / SIGNALS
     key = json.dumps([subject.result["params_sha256"], wanted.kind, wanted.count])
-    if path.exists() and _key(path) == key:
+    if stored_key(path) == key:
         kept = load_file(path)
         return Signals(kept["margin"], kept["members"], kept["population"])
     target = torch.tensor(subject.signals["member"].to_numpy(bool))
@@ -94,12 +92,6 @@ def reference_signals(
     tensors = {"margin": signals.margin, "members": signals.members}
     write_bytes(path, save({**tensors, "population": signals.population}, {"key": key}))
     return signals
-
-
-def _key(path: Path) -> str:
-    with safe_open(path, "pt") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    return metadata.get("key", "")
 
 
 def _heads(subject: Subject, count: int, listen: Listener) -> Signals:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fl_sim.audit.course import course
 from fl_sim.audit.findings import HEADLINE, Bench, attack
 from fl_sim.audit.references import Plan, plan, reference_signals
 from fl_sim.audit.subject import Subject, read_subject
@@ -56,8 +57,9 @@ def audit(
     """Audit a finished run for membership leakage, and return the findings, one a row.
 
     Writes `audit.parquet` (findings), `audit_records.parquet` (scores and ranks of each record),
-    `audit.safetensors` (margins under all models) and, last, `audit.json` into the run's folder.
-    What references were made is kept, so that a broken audit goes on where it stood.
+    `audit.safetensors` (margins under all models), `audit_course.safetensors` (what the server
+    saw) and, last, `audit.json` into the run's folder. What references were made is kept, so that
+    a broken audit goes on where it stood.
 
     Args:
         folder: of a run.
@@ -78,6 +80,10 @@ def audit(
     subject = read_subject(Path(folder))
     wanted = plan(subject, tier, references)
     signals = reference_signals(subject, wanted, listen, note)
+    seen, unseen = None, ""
+    if tier > 0:
+        note("the run again, before a witness")
+        seen, unseen = course(subject, listen)
     note("attacking")
     audited = subject.audited
     norms = subject.gradient_norm
@@ -87,6 +93,8 @@ def audit(
         gradient_norm=None if norms is None else norms[audited],
         correct=torch.tensor(subject.signals["correct"].to_numpy(bool))[audited],
         about=Finding("", "", float("nan"), seed=subject.experiment.seed, references=wanted.kind),
+        trajectory=seen,
+        unseen=unseen,
     )
     findings, scores = attack(bench, tier)
     table = pd.DataFrame(findings, columns=list(Finding._fields))

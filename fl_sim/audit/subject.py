@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64, Shaped
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -102,6 +103,15 @@ def scored(
     features = collector.taken()
     norms = None if features is None else head_gradient_norm(scores, labels, features.flatten(1))
     return margin_of(scores, labels), norms
+
+
+def stored_key(path: Path) -> str:
+    """Return what a file of tensors was made from; nothing where there is none."""
+    if not path.exists():
+        return ""
+    with safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    return metadata.get("key", "")
 
 
 def _check(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:

@@ -207,7 +207,7 @@ def _two_by_two_figure(panels: Panels) -> Figure:
     return figure
 
 
-def _dot(panel: Axes, rows: pd.DataFrame, place: float, colour: str) -> None:
+def _dot(panel: Axes, rows: pd.DataFrame, place: int, colour: str) -> None:
     if rows.empty:
         return
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))

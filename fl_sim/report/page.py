@@ -10,6 +10,7 @@ from fl_sim.report import (
     attacks,
     audits,
     clients,
+    exclusion,
     fairness,
     figures,
     images,
@@ -75,6 +76,11 @@ def _bars(grid: Grid) -> Section | None:
     return _figure_section("clients", "Client by client", clients.accuracy_by_client(grid))
 
 
+def _exclusion(grid: Grid) -> Section | None:
+    drawing = exclusion.shares_over_rounds(grid)
+    return _figure_section("exclusion", "Whose updates counted", drawing)
+
+
 def _classes(grid: Grid) -> Section | None:
     return _figure_section("classes", "Who holds what", clients.classes_by_client(grid))
 
@@ -101,6 +107,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     _fraction,
     starts.starts,
     _bars,
+    _exclusion,
     _classes,
     leakage.leakage,
     audits.audits,

@@ -1,5 +1,7 @@
 """Noise without a network against its definition: AR, OPS, CUDA, PIL, masks, crops, TAP."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Dataset
+from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import as_pixels
-from fl_sim.protections import one_pixel
+from fl_sim.protections import error_maximizing, one_pixel, targeted_adversarial
 from fl_sim.protections.autoregressive import CROP, Autoregressive, recurrence
 from fl_sim.protections.convolution import Convolution
+from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linearization import Linearization
 from fl_sim.protections.one_pixel import OnePixel
 from fl_sim.protections.sparsity_masking import SparsityMasking, largest_gradients
+from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.seeding import generator
 from fl_sim.transforms import CropFlip, draw_crop_flip
 
@@ -206,3 +211,43 @@ def test_gradients_flow_back_through_crops_and_flips() -> None:
     images = torch.rand(3, 1, 4, 4, generator=generator(0, "images"), dtype=torch.float64)
     drawn: CropFlip = draw_crop_flip(3, 2, True, generator(0, "crops"))
     assert torch.autograd.gradcheck(drawn, (images.requires_grad_(True),))
+
+
+def test_targeted_poison_looks_like_the_next_class_to_its_surrogate(
+    some: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 0, radius 16/255: the loss towards class y + 1 falls, that towards y rises."""
+    images, labels = some
+    trained: list[Surrogate] = []
+
+    class Remembered(Surrogate):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            trained.append(self)
+
+    monkeypatch.setattr(targeted_adversarial, "Surrogate", Remembered)
+    settings = TargetedAdversarial(radius=16 / 255, padding=0, noise_steps=130, surrogate_epochs=4)
+    moved = images + settings.noise(images, labels, 0)
+    (surrogate,) = trained
+    for target, falls in (((labels + 1) % 10, True), (labels, False)):
+        loss = surrogate.loss(target)
+        assert (float(loss(moved)) < float(loss(images))) is falls
+
+
+@pytest.mark.parametrize("form", ["sample", "class"])
+def test_error_maximising_noise_raises_the_loss_of_its_surrogate(
+    form: Any, some: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = some
+    trained: list[Surrogate] = []
+
+    class Remembered(Surrogate):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            trained.append(self)
+
+    monkeypatch.setattr(error_maximizing, "Surrogate", Remembered)
+    settings = ErrorMaximizing(radius=16 / 255, form=form, surrogate_epochs=4, max_passes=2)
+    moved = images + settings.noise(images, labels, 0)
+    loss = trained[0].loss(labels)
+    assert float(loss(moved)) > float(loss(images))

@@ -19,6 +19,7 @@ from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim import Adversary, Data, Experiment, Participation, Stay, preflight
 from fl_sim.data.layout import Layout
+from fl_sim.description import label
 from fl_sim.errors import FieldError
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.schedule import Schedule
@@ -429,3 +430,14 @@ def test_fields_of_one_and_of_several_are_set_by_path() -> None:
 )
 def test_an_adversary_in_words(adversary: Adversary, words: str) -> None:
     assert str(adversary) == words
+
+
+def test_participation_in_words() -> None:
+    plan = Participation(stays=(Stay(3, last_round=12), Stay(4, 2)), drop_out=0.1)
+    assert label(plan) == (
+        "Participation(drop_out=0.1, "
+        "stays=client 3, rounds 1 to 12 + client 4, rounds 2 to the end)"
+    )
+    assert label((flipping(), flipping(share=0.5))) == (
+        "LabelFlipClient, 1 client + LabelFlipClient, 50 % of the clients"
+    )

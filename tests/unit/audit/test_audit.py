@@ -12,19 +12,24 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from fl_sim import Data, Experiment, Model
+from fl_sim.attacks.gradient_inversion import gradient_of
+from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
 from fl_sim.attacks.signals import Signals, paired_members
+from fl_sim.audit.course import course, head_cosine
 from fl_sim.audit.findings import Bench, attack, thresholds, tuned
 from fl_sim.audit.references import head_training
 from fl_sim.audit.session import audit, run_folders
+from fl_sim.audit.subject import read_subject
 from fl_sim.data.layout import Layout
 from fl_sim.errors import FieldError, RequestError
+from fl_sim.experiment import Participation
 from fl_sim.metrics.membership import Finding, Records
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.runner import run
-from fl_sim.seeding import generator
+from fl_sim.seeding import generator, torch_seeded
 
 Maker = Callable[..., Experiment]
 DATA = Data(dataset="digits", num_clients=2, num_samples=200, num_test=100, held_out=0.5)
@@ -89,7 +94,7 @@ def test_every_record_has_a_rank_for_every_attack(head_run: Path) -> None:
     findings = audit(head_run, tier=1, references=4)
     ranks = pd.read_parquet(head_run / "audit_records.parquet")
     audited = pd.read_parquet(head_run / "signals.parquet")["audited"].sum()
-    valid = findings[findings.metric == "auc"].attack.unique()
+    valid = findings[(findings.metric == "auc") & findings.valid].attack.unique()
     assert len(ranks) == audited * len(valid)
     assert ranks["rank"].between(0, 1).all()
 
@@ -109,7 +114,7 @@ def test_other_networks_are_replayed(experiment: Maker, tmp_path: Path) -> None:
     folder = only_folder(run(own, out=tmp_path, controls=False).path)
     heard: list[int] = []
     findings = audit(folder, 1, 3, listen=lambda progress: heard.append(progress.round))
-    assert len(heard) == 3
+    assert len(heard) == 3 + 1  # and the run again, before a witness
     signals = load_file(folder / "audit.safetensors")
     assert signals["margin"].shape == (4, 200)
     assert 0.2 < float(signals["members"][1:].double().mean()) < 0.8
@@ -118,6 +123,64 @@ def test_other_networks_are_replayed(experiment: Maker, tmp_path: Path) -> None:
     replays = [path.stat().st_mtime_ns for path in folder.rglob("replays/*/*/*/result.json")]
     audit(folder, 1, 3)
     assert replays == [p.stat().st_mtime_ns for p in folder.rglob("replays/*/*/*/result.json")]
+
+
+def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> None:
+    """What the witness scored is what the clients of the run sent, absent ones left out."""
+    own = experiment(
+        data=replace(DATA, num_clients=4),
+        rounds=3,
+        participation=Participation(clients_per_round=3),
+    )
+    folder = only_folder(run(own, out=tmp_path, controls=False).path)
+    seen, why = course(read_subject(folder), lambda progress: None)
+    assert seen is not None, why
+    assert seen.client_margin.shape[:2] == (3, 4)
+    absent = seen.client_margin.isnan().all(2)
+    assert absent.sum(1).tolist() == [1, 1, 1]
+    findings = audit(folder, 1, 2)
+    found = set(findings[(findings.metric == "auc") & findings.valid].attack)
+    assert {"loss series", "delta loss", "FedMIA-I", "FedMIA-II", "average cosine"} <= found
+    areas = findings[findings.metric == "auc"]
+    assert set(areas[areas.attack == "FedMIA-I"].view) == {"server"}
+    excess = findings[findings.metric == "source_excess"]["value"].item()
+    rates = findings.set_index("metric")["value"]
+    assert excess == pytest.approx(rates["source_accuracy"] - rates["source_held_out_accuracy"])
+
+
+def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path) -> None:
+    folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
+    subject = read_subject(folder)
+    elsewhere = replace(subject, result={**subject.result, "params_sha256": "of another machine"})
+    seen, why = course(elsewhere, lambda progress: None)
+    assert seen is None
+    assert why == "the replay did not give the run's model: another machine or torch"
+
+
+def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
+    with torch_seeded(0, "head"):
+        head = torch.nn.Linear(7, 3).double()
+    rng = generator(0, "cosine")
+    features = torch.randn(5, 7, generator=rng, dtype=torch.float64)
+    labels, delta = torch.tensor([0, 1, 2, 1, 0]), torch.randn(24, generator=rng)
+    error = head(features).softmax(1).detach()
+    error[torch.arange(5), labels] -= 1
+    found = head_cosine(delta, error, features)
+    for i in range(5):
+        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        expected = torch.cosine_similarity(-gradient, delta.double(), dim=0)
+        assert float(found[i]) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
+    with torch_seeded(0, "head"):
+        head = torch.nn.Linear(7, 3).double()
+    features = torch.randn(5, 7, generator=generator(0, "norm"), dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    found = head_gradient_norm(head(features).detach(), labels, features)
+    for i in range(5):
+        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        assert float(found[i]) == pytest.approx(float(gradient.norm()), rel=1e-9)
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
