@@ -54,6 +54,7 @@ def test_an_accuracy_that_was_not_measured_is_null() -> None:
     assert json.loads(line)["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_is_all_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
