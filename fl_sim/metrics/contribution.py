@@ -22,9 +22,10 @@ def coalition_step(
     updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"], members: frozenset[int]
 ) -> Float[Tensor, " p"]:
     """Return the weighted mean of the members' updates, accumulated in float64."""
-    rows = torch.tensor(sorted(members), dtype=torch.int64)
-    shares = weights.double()[rows]
-    return weighted_sum(shares / shares.sum(), updates, rows) if members else _nothing(updates)
+    shares = torch.zeros(len(updates), dtype=torch.float64)
+    own = torch.tensor(sorted(members), dtype=torch.int64)
+    shares[own] = weights[own].double()
+    return weighted_sum(shares / shares.sum(), updates) if members else _nothing(updates)
 
 
 def leave_one_out(
