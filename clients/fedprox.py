@@ -35,9 +35,10 @@ class FedProxClient(Client):
         """Train in place; report as plain descent does."""
         return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))
 
-    def descent(self, number: int) -> Descent:
+    def descent(self, number: int) -> Descent | None:
         """Return plain descent with the term's weight."""
-        return replace(self.sgd.descent(number), mu=self.mu)
+        plain = self.sgd.descent(number)
+        return None if plain is None else replace(plain, mu=self.mu)
 
     def local_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""

@@ -1,39 +1,73 @@
 """Label flipping: train honestly on wrong labels."""
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Literal, final
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
+from clients.poisoning import share_of
 from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.seeding import generator
 
 
 @final
 @dataclass(frozen=True)
-class LabelFlipClient(Client):
-    """Train on the mirrored labels y -> C - 1 - y.
+class LabelFlipClient(Wrapper):
+    """Train on wrong labels.
 
     Threat model: the attacker controls its own data and nothing else.
 
-    Source: Fang et al. (2020), section 5.1, https://arxiv.org/abs/1911.11815.
+    Source: Fang et al. (2020), section 5.1 (the mirror), https://arxiv.org/abs/1911.11815;
+    Tolpegin et al. (2020) (from one class to another), https://arxiv.org/abs/2007.08432.
 
     Attributes:
+        labels: the `mirror` y -> C - 1 - y, a `random` other class for each image, or
+            `targeted`, in which one class becomes another.
+        share: share of the images concerned whose labels are wrong, the same each round.
+        source, target: the class that becomes another, and which; where `targeted`.
         honest: the training that is led astray.
     """
 
+    labels: Literal["mirror", "random", "targeted"] = "mirror"
+    share: float = 1.0
+    source: int = 1
+    target: int = 0
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
         description.check_types(self)
+        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
+        require(self.source >= 0, "source", "the number of a class, from 0", self.source)
+        differ = self.target >= 0 and self.target != self.source
+        require(differ, "target", f"the number of a class other than {self.source}", self.target)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place on the mirrored labels."""
-        mirrored = replace(shard, labels=shard.num_classes - 1 - shard.labels)
-        return self.honest.train(model, mirrored, rng)
+        """Train in place on the wrong labels."""
+        return self.honest.train(model, replace(shard, labels=self._flipped(shard)), rng)
 
-    def local_steps(self, num_examples: int) -> int:
-        """Return those of the training that it wraps."""
-        return self.honest.local_steps(num_examples)
+    def _flipped(self, shard: Shard) -> Int64[Tensor, " n"]:
+        """Return the labels, of which a share is wrong."""
+        concerned = torch.arange(len(shard))
+        if self.labels == "targeted":
+            concerned = (shard.labels == self.source).nonzero().squeeze(1)
+        if len(concerned) == 0:
+            return shard.labels
+        rows = share_of(shard, self.share, "label flip", among=concerned)
+        labels = shard.labels.clone()
+        labels[rows] = self._wrong(shard)[rows]
+        return labels
+
+    def _wrong(self, shard: Shard) -> Int64[Tensor, " n"]:
+        """Return the wrong label of every image."""
+        if self.labels == "targeted":
+            return torch.full_like(shard.labels, self.target)
+        if self.labels == "mirror":
+            return shard.num_classes - 1 - shard.labels
+        rng, count = generator(shard.client, "random labels"), shard.num_classes
+        return (shard.labels + torch.randint(1, count, (len(shard),), generator=rng)) % count

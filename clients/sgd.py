@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim import description
-from fl_sim.contracts import Client, Descent, Shard
+from fl_sim.contracts import Client, Countermeasure, Descent, Pipeline, Shard
 from fl_sim.errors import require
 from fl_sim.models.tuning import rate_of
 from fl_sim.perturbation import as_pixels
@@ -35,6 +35,8 @@ class SgdClient(Client):
         batch_size, local_epochs: of a round.
         label_smoothing: share of the uniform distribution in the targets; negative values
             push the network away from it.
+        countermeasures: what is done to the images to get around their protection; see
+            `fl-sim list countermeasures`.
     """
 
     learning_rate: float = 0.05
@@ -44,6 +46,7 @@ class SgdClient(Client):
     batch_size: int = 32
     local_epochs: int = 1
     label_smoothing: float = 0.0
+    countermeasures: tuple[Countermeasure, ...] = ()
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -61,8 +64,10 @@ class SgdClient(Client):
         """Train in place; report the mean loss and accuracy over the last epoch."""
         return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
 
-    def descent(self, number: int) -> Descent:
-        """Return all that `train` does."""
+    def descent(self, number: int) -> Descent | None:
+        """Return all that `train` does; None where it also changes the images."""
+        if self.countermeasures:
+            return None
         return Descent(
             learning_rate=self.learning_rate * self.learning_rate_decay ** (number - 1),
             momentum=self.momentum,
@@ -92,12 +97,15 @@ def descend(
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
     optimizer = _optimizer(settings, model, rate)
     model.train()
+    pipeline = Pipeline.of(settings.countermeasures)
+    shard = pipeline.filtered(shard, rng)
     loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
     for _ in range(settings.local_epochs):
         loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for inputs, labels in batches(shard, settings.batch_size, rng):
+            inputs, targets = pipeline.prepared(model, inputs, labels, shard.num_classes, rng)
             logits = model(inputs)
-            loss = smoothed_cross_entropy(logits, labels, settings.label_smoothing)
+            loss = smoothed_cross_entropy(logits, targets, settings.label_smoothing)
             total = loss if penalty is None else loss + penalty()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -134,13 +142,17 @@ def batches(
 
 
 def smoothed_cross_entropy(
-    logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"], smoothing: float
+    logits: Float[Tensor, "n y"], targets: Shaped[Tensor, "n ..."], smoothing: float
 ) -> Float[Tensor, ""]:
-    """Return (1 - a) NLL + a mean over classes of -log p, for any a; torch takes only a >= 0."""
+    """Return (1 - a) NLL + a mean over classes of -log p, for any a; torch takes only a >= 0.
+
+    Targets are labels, or a distribution over classes an image.
+    """
     if smoothing == 0:
-        return functional.cross_entropy(logits, labels)
+        return functional.cross_entropy(logits, targets)
     log_p = functional.log_softmax(logits, 1)
-    nll = -log_p.gather(1, labels[:, None]).mean()
+    mixed = targets.is_floating_point()
+    nll = -(log_p * targets).sum(1).mean() if mixed else -log_p.gather(1, targets[:, None]).mean()
     return (1 - smoothing) * nll - smoothing * log_p.mean()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.errors import require
@@ -15,7 +16,7 @@ from fl_sim.models.parameters import flat, load_flat
 
 @final
 @dataclass(frozen=True)
-class SignFlipClient(Client):
+class SignFlipClient(Wrapper):
     """Train honestly, then go the opposite way.
 
     Threat model: the attacker controls what it sends, and sees no other client.
@@ -40,7 +41,3 @@ class SignFlipClient(Client):
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start - self.scale * (flat(model) - start))
         return metrics
-
-    def local_steps(self, num_examples: int) -> int:
-        """Return those of the training that it wraps."""
-        return self.honest.local_steps(num_examples)

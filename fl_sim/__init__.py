@@ -11,15 +11,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from fl_sim.experiment import (
-    Adversary,
-    Data,
-    Evaluation,
-    Experiment,
-    FailurePolicy,
-    Model,
-    Participation,
-)
+from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
+from fl_sim.participants import Adversary, Participation, Stay
 from fl_sim.results import load_results
 from fl_sim.runner import run, sweep
 
@@ -31,6 +24,7 @@ __all__ = [
     "FailurePolicy",
     "Model",
     "Participation",
+    "Stay",
     "load_results",
     "run",
     "sweep",

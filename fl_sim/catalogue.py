@@ -4,21 +4,33 @@ from typing import Any, Literal, NamedTuple
 
 from flwr.serverapp import strategy
 
-from fl_sim.contracts import AggregationRule, Client, Metric, Protection
+from fl_sim.attacks.signals import MembershipAttack
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
 from fl_sim.description import FLOWER, FORGETFUL, NEED_CLIENTS
-from fl_sim.models import architectures, foundation
+from fl_sim.models import foundation
+from fl_sim.models.networks import NETWORKS
 from fl_sim.plugins import discover, summary_of
 
 Kind = Literal[
-    "protections", "strategies", "clients", "metrics", "datasets", "models", "partitions"
+    "protections",
+    "countermeasures",
+    "strategies",
+    "clients",
+    "metrics",
+    "attacks",
+    "datasets",
+    "models",
+    "partitions",
 ]
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
+    "countermeasures": ("fl_sim.countermeasures", Countermeasure),
     "strategies": ("strategies", AggregationRule),
     "clients": ("clients", Client),
     "metrics": ("fl_sim.metrics", Metric),
+    "attacks": ("fl_sim.attacks", MembershipAttack),
     "partitions": ("fl_sim.data", Partition),
 }
 
@@ -55,7 +67,7 @@ def _flower_strategies() -> list[Entry]:
 def _models() -> list[Entry]:
     ours = [
         Entry(name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start")
-        for name, build in architectures.ARCHITECTURES.items()
+        for name, build in NETWORKS.items()
     ]
     lite0 = Entry(
         foundation.LITE0,

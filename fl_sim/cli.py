@@ -10,14 +10,19 @@ import typer
 from rich.console import Console
 
 from fl_sim import catalogue, doctor, experiment_file, runner
+from fl_sim.audit.session import audit as run_audit
+from fl_sim.audit.session import run_folders
 from fl_sim.data.sources import MissingDataError, load
-from fl_sim.engine import interrupts
+from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.progress import live_progress
-from fl_sim.report import expected, page, tables
+from fl_sim.progress import Mode, audit_progress, live_progress, live_stages
+from fl_sim.publish.check import Verdict, check
+from fl_sim.publish.publish import account, publish
+from fl_sim.publish.request import Request, method
+from fl_sim.report import expected, tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -58,6 +63,13 @@ Inject = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option(help="A Ray cluster that is running, such as auto or HOST:6379.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TOOL", help="Follow the run with tensorboard or mlflow."),
+]
+ProgressMode = Annotated[
+    Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
+]
 Fallback = Annotated[
     str | None,
     typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
@@ -78,6 +90,8 @@ def run(
     cohort: Cohort = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
     fallback: Fallback = None,
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
@@ -85,8 +99,9 @@ def run(
     wanted = _seeds(seeds) or (content.experiment.seed,)
     faults = Faults.read(inject) if inject else Faults()
     how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, {}, wanted), options)
+    _carry_out(runner.cells_of(content.experiment, {}, wanted), options, progress)
 
 
 @app.command()
@@ -105,6 +120,8 @@ def sweep(
     cohort: Cohort = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
     fallback: Fallback = None,
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
@@ -112,8 +129,27 @@ def sweep(
     wanted = _seeds(seeds) or content.seeds
     faults = Faults.read(inject) if inject else Faults()
     how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options)
+    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
+
+
+@app.command("profile")
+def profile_(
+    file: File,
+    set_: Set = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 3,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    cohort: Cohort = "auto",
+    fallback: Fallback = None,
+) -> None:
+    """Say where a round's time goes; nothing is written."""
+    experiment = _read(file, set_, None, fallback).experiment
+    found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
+    title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
+    console.print(tables.times(found.parts, title))
+    console.print(tables.functions(found.functions))
 
 
 @app.command()
@@ -127,6 +163,83 @@ def report(
         raise RequestError(f"no results in {path}")
     for folder in folders:
         _show(load_results(folder))
+
+
+@app.command()
+def protect(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file.")
+    ] = None,
+    name: Annotated[str, typer.Option("--method", help="Such as em, sem, lsp.")] = "em",
+    radius: Annotated[str | None, typer.Option(help="Such as 8/255.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the protected images.")] = None,
+    set_: Set = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; keep it to yourself.")] = 0,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with columns file,label.  [default: class folders]")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=8, help="Make the noise at this size, for mixed sizes.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of an .npz file, such as train.  [default: all]")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option("--check", metavar="DIR", help="Verify a protected folder.")
+    ] = None,
+) -> None:
+    """Protect images before they are published, or check that they are protected.
+
+    Writes lossless copies and a manifest; never touches the input. Run it again to go on.
+    """
+    if verify is not None:
+        with live_stages(console) as watch:
+            verdict = check(verify, source, watch)
+        _judge(verify, verdict)
+        return
+    if source is None or out is None:
+        raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
+    protection = method(name, radius, set_ or [])
+    request = Request(source, out, protection, seed, labels, side, split)
+    try:
+        with live_stages(console) as watch:
+            manifest = publish(request, watch)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on", 130)
+    for what, value, note in account(manifest):
+        console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
+    console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
+
+
+@app.command()
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+    ],
+    tier: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+        ),
+    ] = 1,
+    references: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+    ] = None,
+) -> None:
+    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    from fl_sim.report import page
+
+    folders = run_folders(path)
+    with audit_progress(console, len(folders)) as (listen, note, finished):
+        for folder in folders:
+            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            finished(tables.audit(str(folder), findings))
+    for root in sorted({folder.parents[1] for folder in folders}):
+        if (root / "summary.json").exists():
+            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
 
 
 @expected_app.command("record")
@@ -202,6 +315,10 @@ def main() -> None:
         _stop(f"error: {' '.join(str(error).split())}", 2)
     except RunFailedError as error:
         _stop(f"failed: {error}", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"failed: {error.strerror}: {error.filename}", 1)
     except Exception as error:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:
@@ -238,6 +355,16 @@ def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
     console.rule()
 
 
+def _judge(folder: Path, verdict: Verdict) -> None:
+    for problem in verdict.problems:
+        console.print(problem, soft_wrap=True, markup=False)
+    if verdict.problems:
+        _stop(f"failed: {len(verdict.problems)} problems in {folder}", 1)
+    against = "hashes, labels and radius" if verdict.compared else "hashes and labels"
+    rest = "" if verdict.compared else "; give the originals as INPUT to check the radius"
+    console.print(f"{verdict.num_images} images are as protected: {against}{rest}", soft_wrap=True)
+
+
 def _seeds(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
@@ -251,22 +378,24 @@ def _workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def _carry_out(cells: list[runner.Cell], options: runner.Options) -> None:
+def _carry_out(cells: list[runner.Cell], options: runner.Options, mode: Mode) -> None:
     try:
-        with live_progress(console, len(runner.plan(cells, options))) as listen:
+        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
         _stop("interrupted at once; go on with --resume", 130)
     if interrupts.wanted():
         _stop("interrupted after the round at hand; go on with --resume", 130)
-    _show(results)
+    _show(results, Console(stderr=True) if mode == "json" else console)
     if not results.complete:
         raise typer.Exit(1)
 
 
-def _show(results: Results) -> None:
-    console.print(tables.summary(results))
-    console.print(f"report: {page.write(results)}", soft_wrap=True)
+def _show(results: Results, where: Console = console) -> None:
+    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+
+    where.print(tables.summary(results))
+    where.print(f"report: {page.write(results)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

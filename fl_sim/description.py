@@ -51,7 +51,12 @@ def describe(value: Any) -> Any:
 
 
 def _as_meant(value: Any, hint: Any) -> Any:
-    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value."""
+    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value.
+
+    Where several values are meant, one stands for itself, and None for no value.
+    """
+    if get_origin(hint) is tuple and not isinstance(value, tuple):
+        return () if value is None else (value,)
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     options = get_args(hint) or (hint,)
     return float(value) if is_whole and float in options and int not in options else value
@@ -59,6 +64,8 @@ def _as_meant(value: Any, hint: Any) -> Any:
 
 def label(value: Any) -> Any:
     """Return a value in words for a table: a class by its name and what is not default."""
+    if isinstance(value, tuple):
+        return " + ".join(str(label(own)) for own in value) or "none"
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return type(value).__name__ if isinstance(value, Strategy) else value
     if type(value).__str__ is not object.__str__:
@@ -91,7 +98,7 @@ def construct(description: Any, expected: type[Value]) -> Value:
 
 def with_value(owner: Value, path: str, value: Any) -> Value:
     """Return a copy of `owner` in which the field at `path`, such as `data.num_clients`, is
-    `value`.
+    `value`. An item of a tuple is named by its place, from 0.
 
     Raises:
         FieldError: naming the field, what is allowed and what came.
@@ -102,6 +109,9 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
         changed = with_value(current, rest, value) if rest else value
     except FieldError as error:
         raise error.under(name) from None
+    if isinstance(owner, tuple):
+        place = int(name)
+        return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
     arguments = _arguments(owner) | {name: changed}
     return typing.cast(Value, _call(type(owner), arguments))
 
@@ -203,6 +213,10 @@ def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
 
 
 def _field(owner: Any, name: str) -> Any:
+    if isinstance(owner, tuple):
+        if not (name.isdecimal() and int(name) < len(owner)):
+            raise FieldError(name, f"a place below {len(owner)}", "an unknown field")
+        return owner[int(name)]
     if not (dataclasses.is_dataclass(owner) or isinstance(owner, Strategy)):
         raise FieldError(name, f"{owner!r} has no fields", "an unknown field")
     known = _argument_names(type(owner))

@@ -16,7 +16,8 @@ from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client, Protection
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
-from fl_sim.errors import require
+from fl_sim.errors import FieldError, require
+from fl_sim.participants import Adversary, Participation
 
 # Values of a field, or, by label, the changes of several fields at once.
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
@@ -66,7 +67,10 @@ class Model:
         backbone: name of a network, as `fl-sim list models` prints it.
         init: `pretrained` weights (a foundation model), or a `random` start.
         tune: the part that is trained and travels: everything, the last block and the head,
-            or the head alone. What is frozen is computed once an image and cached.
+            or the head alone; with the head, the scales and shifts of all normalisation
+            (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). A
+            front that is frozen as a whole is computed once an image and cached.
+        rank: of the changes of `lora`.
         norm: of networks of ours: `batch`, `group` (keeps no statistics), or `off`.
         pixels: side to which images are scaled for a foundation model; None: its default.
         backbone_rate: learning rate of pretrained layers as a share of the head's.
@@ -74,48 +78,21 @@ class Model:
 
     backbone: str = "small_cnn"
     init: Literal["random", "pretrained"] = "random"
-    tune: Literal["full", "last_block", "head"] = "full"
+    tune: Literal["full", "last_block", "head", "norm", "bias", "lora"] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
     backbone_rate: float = 0.05
+    rank: int = 4
 
     def __post_init__(self) -> None:
         description.check_types(self)
+        require(self.rank >= 1, "rank", "at least 1", self.rank)
         require(0 < self.backbone_rate <= 1, "backbone_rate", "in (0, 1]", self.backbone_rate)
         fits = self.pixels is None or 8 <= self.pixels <= 512
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
 
     def __str__(self) -> str:
         return f"{self.backbone}, {self.init}, {self.tune}"
-
-
-@dataclass(frozen=True)
-class Participation:
-    """Who trains in a round: everybody, or a number of clients drawn anew each round."""
-
-    clients_per_round: int | None = None
-
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        count = self.clients_per_round
-        require(count is None or count >= 1, "clients_per_round", "at least 1, or None", count)
-
-
-@dataclass(frozen=True)
-class Adversary:
-    """Clients that misbehave, chosen by the seed.
-
-    Attributes:
-        client: how they behave.
-        num_clients: how many of them there are.
-    """
-
-    client: Client
-    num_clients: int = 1
-
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.num_clients >= 0, "num_clients", "at least 0", self.num_clients)
 
 
 @dataclass(frozen=True)
@@ -177,7 +154,8 @@ class Experiment:
         data, partition, model, participation, failures, evaluation: as their classes say.
         protection: noise that owners add to their images; None: nobody protects.
         layout: which images it is added to.
-        adversary: clients that misbehave; None: all are honest.
+        adversary: clients that misbehave; several, where there are several kinds of attack, or
+            None: all are honest.
         rounds: number of rounds.
         seed: of everything that is drawn.
     """
@@ -191,7 +169,7 @@ class Experiment:
     layout: Layout = field(default_factory=Layout)
     model: Model = field(default_factory=Model)
     participation: Participation = field(default_factory=Participation)
-    adversary: Adversary | None = None
+    adversary: Adversary | tuple[Adversary, ...] | None = None
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     rounds: int = 10
@@ -209,11 +187,40 @@ class Experiment:
             f"at most data.num_clients = {clients}",
             per_round,
         )
-        bad = self.adversary.num_clients if self.adversary else 0
-        require(bad <= clients, "adversary.num_clients", f"at most {clients} clients", bad)
+        for stay in self.participation.stays:
+            there = stay.client < clients
+            require(there, "participation.stays", f"clients below {clients}", stay.client)
+        for i, adversary in enumerate(self.adversaries):
+            try:
+                self._check_adversary(adversary)
+            except FieldError as error:
+                many = isinstance(self.adversary, tuple)
+                raise error.under(f"adversary.{i}" if many else "adversary") from None
         idle = self.protection is None and not self.layout.withheld
         fraction = self.layout.fraction
         require(not idle or fraction == 0, "layout.fraction", "0 without a protection", fraction)
+
+    @property
+    def adversaries(self) -> tuple[Adversary, ...]:
+        """The kinds of attack, in the order in which they are stacked; mostly none or one."""
+        if self.adversary is None:
+            return ()
+        return self.adversary if isinstance(self.adversary, tuple) else (self.adversary,)
+
+    def _check_adversary(self, adversary: Adversary) -> None:
+        """Raise a `FieldError` where there are no such clients, or not as many."""
+        clients, layout = self.data.num_clients, self.layout
+        named = max(adversary.clients, default=0)
+        require(named < clients, "clients", f"below data.num_clients = {clients}", named)
+        count = adversary.count(clients)
+        require(count <= clients, "num_clients", f"at most {clients} clients", count)
+        if adversary.among == "all" or layout.fraction == 0:
+            return
+        by_client = layout.unit == "clients"
+        require(by_client, "among", "'all' unless layout.unit is 'clients'", adversary.among)
+        protecting = layout.num_protecting(clients)
+        there = protecting if adversary.among == "protected" else clients - protecting
+        require(count <= there, "num_clients", f"at most {there} {adversary.among} clients", count)
 
     @property
     def clients_per_round(self) -> int:

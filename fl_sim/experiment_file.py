@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Client, Protection
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
@@ -21,6 +21,7 @@ PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("strategies", AggregationRule),
     ("clients", Client),
     ("fl_sim.protections", Protection),
+    ("fl_sim.countermeasures", Countermeasure),
     ("fl_sim.data", Partition),
 )
 

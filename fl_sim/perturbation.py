@@ -10,12 +10,27 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fl_sim.errors import require
+
 Loss = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, ""]]
 
 
 def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Return images as floats in [0, 1]."""
     return images.float() / 255
+
+
+def check_radius(radius: float) -> None:
+    """Raise a `FieldError` for a radius that is not in pixels of [0, 1]."""
+    require(0 < radius <= 1, "radius", "in pixels of [0, 1], such as 16/255", radius)
+
+
+def uniform(
+    images: Float[Tensor, "n c h w"], radius: float, rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Draw uniformly from the ball, then clip so that every pixel stays legal."""
+    drawn = torch.rand(images.shape, generator=rng) * 2 - 1
+    return projected(radius * drawn, images, radius)
 
 
 def projected(

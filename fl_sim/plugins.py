@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from itertools import takewhile
 from typing import TypeVar
 
 Plugin = TypeVar("Plugin")
@@ -27,12 +28,12 @@ def discover(package: str, base: type[Plugin]) -> list[type[Plugin]]:
 def summary_of(cls: type) -> tuple[str, str]:
     """Return the first line of a plug-in's docstring, and what follows `Source:` in it."""
     lines = (inspect.getdoc(cls) or "").splitlines() or [""]
-    start = next((i for i, line in enumerate(lines) if line.startswith("Source:")), None)
-    if start is None:
-        return lines[0], ""
-    source = []
-    for line in lines[start:]:
-        if not line.strip():
-            break
-        source.append(line.strip())
-    return lines[0], " ".join(source).removeprefix("Source:").strip()
+    return lines[0], paragraph_of(cls, "Source:")
+
+
+def paragraph_of(cls: type, opening: str) -> str:
+    """Return the paragraph of a plug-in's docstring that opens so, without its opening."""
+    lines = (inspect.getdoc(cls) or "").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith(opening)), len(lines))
+    words = takewhile(str.strip, lines[start:])
+    return " ".join(line.strip() for line in words).removeprefix(opening).strip()

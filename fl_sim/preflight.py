@@ -11,6 +11,7 @@ from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment, Model
 from fl_sim.models.tuning import build
+from fl_sim.schedule import Schedule, backdoors, layers
 from fl_sim.seeding import numpy_generator
 
 
@@ -29,6 +30,9 @@ def check(experiment: Experiment) -> None:
     shape = dataset.train_images.shape
     _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
     _check_strategy(experiment)
+    Schedule(experiment).check()
+    _check_attacks(experiment, dataset.num_classes)
+    _check_countermeasures(experiment)
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
@@ -49,6 +53,15 @@ def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: i
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
+
+
+def _check_countermeasures(experiment: Experiment) -> None:
+    """Refuse what needs images where clients only see cached features."""
+    for client in (experiment.client, *(own.client for own in experiment.adversaries)):
+        asked = getattr(client, "countermeasures", ())
+        fits = not asked or experiment.model.tune == "full"
+        allowed = "none where a part of the network is frozen; set model.tune=full"
+        require(fits, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
 
 
 def _check_strategy(experiment: Experiment) -> None:
@@ -72,3 +85,16 @@ def _refuse_client_halves(strategy: Strategy) -> None:
     if name in NEED_CLIENTS:
         allowed = "one that needs nothing of its clients, such as server-side clipping"
         raise FieldError("strategy", allowed, name)
+
+
+def _check_attacks(experiment: Experiment, num_classes: int) -> None:
+    """Refuse classes that do not exist, and backdoors that could not work or be measured."""
+    for part in (part for a in experiment.adversaries for part in layers(a.client)):
+        for name in ("source", "target"):
+            wanted = getattr(part, name, 0)
+            allowed = f"one of {num_classes} classes, from 0"
+            require(wanted < num_classes, f"adversary.client.{name}", allowed, wanted)
+    found, tune = backdoors(experiment), experiment.model.tune
+    require(len(found) <= 1, "adversary", "at most one trigger and target", found)
+    trains_all = not found or tune == "full"
+    require(trains_all, "model.tune", "'full', so that a backdoor meets images", tune)

@@ -1,18 +1,50 @@
-"""Live progress in the terminal; one line a finished run where there is no terminal."""
+"""Progress in the terminal: bars, lines of JSON, or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
-from fl_sim.engine.session import Listener, Progress
+from fl_sim.engine.progress import Listener, Progress
+
+Mode = Literal["bar", "json", "none"]
 
 
 @contextmanager
-def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
-    """Yield a listener that draws a bar for all runs, and one for each that is under way."""
+def live_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterator[Listener]:
+    """Yield a listener that shows how runs get on.
+
+    `bar`: a bar for all runs, and one for each that is under way; where there is no terminal,
+    one line a finished run. `json`: a line of JSON a round on standard output, as in
+    `progress.jsonl`. `none`: nothing.
+    """
+    if mode == "bar":
+        with _bars(console, num_runs) as listen:
+            yield listen
+    else:
+        yield _print_line if mode == "json" else _say_nothing
+
+
+def _print_line(progress: Progress) -> None:
+    print(progress.to_json(), flush=True)
+
+
+def _say_nothing(progress: Progress) -> None:
+    pass
+
+
+@contextmanager
+def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
     bars = Bars(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,7 +58,8 @@ def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
     tasks = {}
 
     def listen(progress: Progress) -> None:
-        note = f"rounds, {progress.clients} clients, accuracy {progress.accuracy:.3f}"
+        rate = f"{progress.clients_per_second:.3g} clients/s"
+        note = f"rounds, {rate}, accuracy {progress.accuracy:.3f}"
         if progress.key not in tasks:
             tasks[progress.key] = bars.add_task(progress.label, total=progress.rounds, note=note)
         bars.update(tasks[progress.key], completed=progress.round, note=note)
@@ -37,3 +70,57 @@ def live_progress(console: Console, num_runs: int) -> Iterator[Listener]:
 
     with bars:
         yield listen
+
+
+@contextmanager
+def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield a listener that draws a bar for each stage; one without an end shows its count."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def watch(stage: str, done: int, total: int | None) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, count="")
+        count = str(done) if total is None else f"{done}/{total}"
+        bars.update(tasks[stage], completed=done, count=count)
+
+    with bars:
+        yield watch
+
+
+@contextmanager
+def audit_progress(
+    console: Console, num_runs: int
+) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
+    """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    whole = bars.add_task("audits", total=num_runs, note="")
+    replay = bars.add_task("replay", total=None, note="", visible=False)
+
+    def listen(progress: Progress) -> None:
+        under_way = progress.round < progress.rounds
+        note = f"rounds, {progress.label}"
+        bars.update(
+            replay, completed=progress.round, total=progress.rounds, note=note, visible=under_way
+        )
+
+    def finished(shown: RenderableType) -> None:
+        bars.advance(whole)
+        console.print(shown)
+
+    with bars:
+        yield listen, lambda what: bars.update(whole, note=what), finished

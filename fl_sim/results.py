@@ -4,7 +4,7 @@
 <out>/<experiment>/rows.parquet             every number of every run
 <out>/<experiment>/<run_id>/seed=<s>/       experiment.json  environment.json  result.json
                                             rows.parquet  failures.json  signals.parquet
-                                            samples.npz  model.safetensors
+                                            samples.npz  model.safetensors  progress.jsonl
 """
 
 import json
@@ -45,8 +45,12 @@ class Results:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # the disk may be full
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from flwr.clientapp import ClientApp
 
-from fl_sim import preflight
+from fl_sim import preflight, trackers
 from fl_sim.description import label
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
-from fl_sim.engine.session import Engine, Listener, Progress, Session, run_session
+from fl_sim.engine.progress import Listener, Progress
+from fl_sim.engine.session import Engine, Session, run_session
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Axis, Experiment
 from fl_sim.results import (
@@ -53,14 +54,15 @@ class Options:
         out: folder of all results.
         engine: `local`, in this process; `ray`, on warm workers of Ray; or `flower`, Flower's
             simulation engine.
-        workers: processes that work at once: runs side by side on the `local` engine, clients
-            of one run on `ray` and `flower`.
+        workers: processes that work at once: runs side by side where there are several, on
+            `local` and `ray`; else the clients of a run, on `ray`, and always on `flower`.
         resume: keep finished runs, go on with broken ones.
         controls: also run what protection is measured against (A_all, A_clean).
         client_app: a Flower ClientApp that stands in for the experiment's clients.
         cohort: whether small models are trained many at once; `auto` measures what is faster.
         faults: failures to inject, for tests.
         ray_address: of a Ray cluster that is running already.
+        trackers: names of tools that follow each run, such as `tensorboard`.
     """
 
     out: Path = Path("runs")
@@ -72,8 +74,10 @@ class Options:
     cohort: CohortMode = "auto"
     faults: Faults = field(default_factory=Faults)
     ray_address: str | None = None
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        trackers.chosen(self.trackers)
         if self.engine == "flower" and self.faults != Faults():
             raise RequestError("--inject works on the engines local and ray; got flower")
         if self.engine != "ray" and self.ray_address is not None:
@@ -104,7 +108,7 @@ def run(
         seeds: None: the experiment's own.
         out, engine, workers, resume, controls, client_app: as in `Options`.
         listen: called after every round.
-        how: further fields of `Options`: cohort, faults, ray_address.
+        how: further fields of `Options`: cohort, faults, ray_address, trackers.
 
     Raises:
         RequestError: before any work, for what the request gets wrong. A run that breaks
@@ -218,6 +222,11 @@ def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple
     count = min(options.workers, len(jobs))
     if options.engine == "local" and count > 1:
         outcomes = side_by_side(partial(_attempt, options), jobs, count, listen)
+    elif options.engine == "ray" and count > 1:
+        from fl_sim.ray_jobs import side_by_side as on_ray  # Ray takes a second to import
+
+        task, address = partial(_attempt, options), options.ray_address
+        outcomes = on_ray(task, jobs, options.workers, address, listen)
     else:
         outcomes = _in_turn(jobs, options, listen)
     return {_key(job.experiment): error for job, error in outcomes if error}
@@ -247,6 +256,7 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
         cohort=options.cohort,
         faults=options.faults,
         ray_address=options.ray_address,
+        trackers=options.trackers,
     )
     if interrupts.wanted():
         return "interrupted before it began"

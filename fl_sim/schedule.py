@@ -1,16 +1,27 @@
-"""Who does what in which round: who trains, who misbehaves, who does not turn up.
+"""Who does what in which round: who is asked, who misbehaves, who does not deliver.
 
 Everything is drawn by name, so that it is the same on every engine and known before a round.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from fl_sim.contracts import Client
+from fl_sim.contracts import Client, ColludingClient
+from fl_sim.data.layout import protection_order
+from fl_sim.errors import FieldError
 from fl_sim.experiment import Experiment
+from fl_sim.participants import Adversary
 from fl_sim.seeding import generator
+from fl_sim.triggers import Trigger
+
+LATE = "past the deadline"
+DROPPED_OUT = "dropped out"
 
 
 @dataclass(frozen=True)
@@ -21,31 +32,147 @@ class Schedule:
 
     def chosen(self, number: int, able: list[int]) -> list[int]:
         """Return who is asked to train in round `number`, out of the clients with data."""
-        rng = generator(self.experiment.seed, "round", number, "participation")
-        order = torch.randperm(len(able), generator=rng)
-        return sorted(able[i] for i in order[: self.experiment.clients_per_round].tolist())
+        there = set(able)
+        asked = [client for client in self._present(number) if client in there]
+        return sorted(asked[: self.experiment.clients_per_round])
 
     def absent(self, number: int, chosen: list[int]) -> dict[int, str]:
         """Return who of them does not deliver in time, and why."""
-        return {}
-
-    def protects(self, number: int) -> bool:
-        """Return whether those who protect their images do so in round `number`."""
-        return True
+        causes = ((client, self._absence(client, number)) for client in chosen)
+        return {client: cause for client, cause in causes if cause}
 
     def attackers(self, number: int) -> frozenset[int]:
         """Return the clients that misbehave in round `number`."""
-        return self._pool
+        return frozenset().union(*(own for _, own in self._attacks(number)))
 
     def behaviour(self, client: int, number: int) -> Client:
         """Return how `client` trains in round `number`."""
-        adversary = self.experiment.adversary
-        if adversary is not None and client in self.attackers(number):
-            return adversary.client
-        return self.experiment.client
+        return _stacked(self.attacks_of(client, number), self.experiment.client)
+
+    def protects(self, number: int) -> bool:
+        """Say whether the protected images are trained on as protected in round `number`."""
+        return number >= self.experiment.layout.first_round
+
+    def attacks_of(self, client: int, number: int) -> tuple[Client, ...]:
+        """Return the attacks that `client` runs in round `number`, the innermost first."""
+        own = [adversary.client for adversary, who in self._attacks(number) if client in who]
+        return tuple(sorted(own, key=lambda attack: isinstance(attack, ColludingClient)))
+
+    def check(self) -> None:
+        """Raise a `FieldError` for a round that cannot be played."""
+        stacks: set[tuple[Client, ...]] = set()
+        for number in range(1, self.experiment.rounds + 1):
+            if not any(True for _ in self._present(number)):
+                allowed = "somebody there in every round"
+                raise FieldError("participation.stays", allowed, f"nobody in round {number}")
+            stacks |= {self.attacks_of(client, number) for client in self.attackers(number)}
+        for stack in stacks:
+            whole = layers(_stacked(stack, self.experiment.client))
+            names = [type(each).__name__ for each in whole]
+            if any(isinstance(each, ColludingClient) for each in whole[1:]):
+                allowed = "an attack that colludes around all others, and one at most in a client"
+                raise FieldError("adversary", allowed, " around ".join(names))
+
+    def _present(self, number: int) -> Iterator[int]:
+        """Yield whoever takes part in the round, in the order in which they are asked."""
+        participation = self.experiment.participation
+        rng = generator(self.experiment.seed, "round", number, "participation")
+        for client in torch.randperm(self._num_clients, generator=rng).tolist():
+            if participation.is_there(client, number):
+                yield client
+
+    def _absence(self, client: int, number: int) -> str:
+        participation, labels = self.experiment.participation, ("round", number, "client", client)
+        if participation.drop_out > 0:
+            rng = generator(self.experiment.seed, *labels, "drop-out")
+            if float(torch.rand((), generator=rng)) < participation.drop_out:
+                return DROPPED_OUT
+        deadline = participation.deadline
+        return LATE if deadline is not None and float(self.times[client]) > deadline else ""
 
     @cached_property
-    def _pool(self) -> frozenset[int]:
-        adversary, count = self.experiment.adversary, self.experiment.data.num_clients
-        drawn = torch.randperm(count, generator=generator(self.experiment.seed, "adversaries"))
-        return frozenset(drawn[: adversary.num_clients if adversary else 0].tolist())
+    def times(self) -> Float[Tensor, " k"]:
+        """How long a round takes each client, in units of the median client's time."""
+        rng = generator(self.experiment.seed, "speed")
+        drawn = torch.randn(self._num_clients, generator=rng, dtype=torch.float64)
+        times = (self.experiment.participation.speed_spread * drawn).exp()
+        return times / times.quantile(0.5)
+
+    def _attacks(self, number: int) -> list[tuple[Adversary, frozenset[int]]]:
+        """Return the adversaries of a round, each with its clients."""
+        if number not in self._plan:
+            active = [a for a in self.experiment.adversaries if a.attacks(number)]
+            self._plan[number] = [
+                (a, self._anew(a, number) if a.drawn == "each_round" else self._pools[a])
+                for a in active
+            ]
+        return self._plan[number]
+
+    @cached_property
+    def _plan(self) -> dict[int, list[tuple[Adversary, frozenset[int]]]]:
+        """What was drawn already: it is asked for client by client."""
+        return {}
+
+    @cached_property
+    def _pools(self) -> dict[Adversary, frozenset[int]]:
+        """The clients of each adversary that are the same in all its rounds."""
+        fixed = [a for a in self.experiment.adversaries if a.drawn == "once"]
+        return {a: self._pool(a) for a in fixed}
+
+    def _pool(self, adversary: Adversary) -> frozenset[int]:
+        """Draw from one end or the other of the order of protection, or from an order of its own.
+
+        So the same clients attack whatever the fraction that protects, and in the controls.
+        """
+        if adversary.clients:
+            return frozenset(adversary.clients)
+        seed, count = self.experiment.seed, self._num_clients
+        order = protection_order(count, seed)
+        if adversary.among == "all":
+            order = torch.randperm(count, generator=generator(seed, "adversaries")).tolist()
+        elif adversary.among == "clean":
+            order.reverse()
+        return frozenset(order[: adversary.count(count)])
+
+    def _anew(self, adversary: Adversary, number: int) -> frozenset[int]:
+        asked = self.chosen(number, list(range(self._num_clients)))
+        rng = generator(self.experiment.seed, "round", number, "adversaries")
+        order = torch.randperm(len(asked), generator=rng)[: adversary.count(len(asked))]
+        return frozenset(asked[i] for i in order.tolist())
+
+    @property
+    def _num_clients(self) -> int:
+        return self.experiment.data.num_clients
+
+
+def layers(client: Client) -> list[Client]:
+    """Return a client, what it wraps, what that wraps, and so on."""
+    inner = getattr(client, "honest", None)
+    return [client, *(layers(inner) if isinstance(inner, Client) else [])]
+
+
+def backdoors(experiment: Experiment) -> list[tuple[Trigger, int]]:
+    """Return the trigger and the target class of every backdoor, each once."""
+    parts = [part for a in experiment.adversaries for part in layers(a.client)]
+    pairs = [(getattr(p, "trigger", None), getattr(p, "target", 0)) for p in parts]
+    return list(dict.fromkeys((t, c) for t, c in pairs if isinstance(t, Trigger)))
+
+
+def _stacked(attacks: tuple[Client, ...], honest: Client) -> Client:
+    """Put attacks around a client, the first innermost."""
+    for i, attack in enumerate(attacks):
+        honest = _around(attack, honest, always=i > 0)
+    return honest
+
+
+def _around(attack: Any, inner: Client, always: bool) -> Client:
+    """Put an attack around a client, unless it was given another one on purpose."""
+    usual = {field.name: field.default_factory for field in fields(attack)}.get("honest")
+    if usual is None:
+        return attack  # type: ignore[no-any-return]
+    chosen = attack.honest != usual()  # type: ignore[operator]
+    if chosen and len(layers(attack)) > 2:
+        inner = _around(attack.honest, inner, always)
+    elif chosen and not always:
+        return attack  # type: ignore[no-any-return]
+    return replace(attack, honest=inner)  # type: ignore[no-any-return]

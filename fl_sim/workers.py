@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from fl_sim.engine import compat, interrupts
-from fl_sim.engine.session import Listener
+from fl_sim.engine.progress import Listener
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")

@@ -12,6 +12,8 @@ from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 
+NOTHING = 1e-9  # of the mixture: what rounding leaves of a weight that was projected to zero
+
 
 @final
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class AFL(InformedRule):
         count, who = senders.num_clients, senders.clients
         mixture = torch.full((count,), 1 / count).double() if state is None else state
         own = mixture[who]
-        shares = own / own.sum() if float(own.sum()) > 0 else own
+        shares = own / own.sum() if float(own.sum()) > NOTHING else torch.zeros_like(own)
         moved = mixture.clone()
         moved[who] += self.mixture_learning_rate * senders.losses.double()
         step = weighted_sum(shares, updates).to(updates.dtype)

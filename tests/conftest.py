@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 import fl_sim  # noqa: F401  turns Flower's telemetry off before any test imports flwr
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
-from fl_sim.contracts import Dataset, Observation
+from fl_sim.contracts import Dataset, Observation, Triggered
 from fl_sim.data.sources import load, subset
 from strategies.fedavg import FedAvg
 
@@ -103,6 +103,7 @@ def observation() -> Callable[..., Observation]:
             "seconds": 1.0,
             "bytes_down": 10,
             "bytes_up": 10,
+            "triggered": Triggered(torch.zeros(30, 10), target=0),
         }
         return Observation(**(usual | fields))
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from benchmarks.cases import Case, rounds_of
 from clients.sgd import SgdClient
+from fl_sim import Data, Experiment, Model, Participation
 from fl_sim.data.partition import Dirichlet
-from fl_sim.experiment import Data, Experiment, Model, Participation
 from strategies.fedavg import FedAvg
 
 EXPERIMENT = Experiment(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks.cases import Case, rounds_of
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
-from fl_sim.experiment import Model, Participation
+from fl_sim import Model, Participation
 
 
 def cases(full: bool) -> list[Case]:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from benchmarks.cases import Case, rounds_of
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
+from fl_sim import Data, Model, Participation
 from fl_sim.data.partition import Iid
-from fl_sim.experiment import Data, Model, Participation
 
 
 def cases(full: bool) -> list[Case]:

@@ -1,6 +1,5 @@
 """W5: making noise, a thousand images. A turn is one pass over them."""
 
-import importlib
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from fl_sim.data.sources import load_subset
 from fl_sim.models.architectures import PooledRelu, small_cnn
 from fl_sim.perturbation import as_pixels
 from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 
 NUM_IMAGES = 1000
 NOISE_STEPS = 10
@@ -45,11 +45,7 @@ def ours(turns: Turns, method: str) -> None:
 def _protection(method: str) -> Protection:
     if method == "em":
         return ErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, stop_error=0.0, max_passes=1)
-    module: Any = importlib.import_module("fl_sim.protections.stable_error_minimizing")
-    protection: Protection = module.StableErrorMinimizing(
-        RADIUS, noise_steps=NOISE_STEPS, surrogate_steps=1, transforms=1
-    )
-    return protection
+    return StableErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, surrogate_steps=1, transforms=1)
 
 
 def plain(turns: Turns) -> None:

@@ -1,8 +1,5 @@
 """W6: shadow heads of a membership audit: 2,000 records of 1,280 features, half of them each."""
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +7,7 @@ from torch.nn import functional
 from benchmarks.cases import Case
 from benchmarks.race import Job
 from benchmarks.turns import Turns
+from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
 
 NUM_RECORDS, NUM_FEATURES, NUM_CLASSES = 2000, 1280, 10
 BATCH = 32
@@ -33,13 +31,12 @@ def cases(full: bool) -> list[Case]:
 
 def ours(turns: Turns, num_heads: int) -> None:
     """Train all heads in one go."""
-    module: Any = importlib.import_module("fl_sim.attacks.shadow_heads")
     torch.set_num_threads(1)
-    training = module.HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
+    training = HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
     features, labels, members = _records(num_heads)
     while True:
         turns.next()
-        module.train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
+        train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
 
 
 def plain(turns: Turns, num_heads: int) -> None:

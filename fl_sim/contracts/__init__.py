@@ -8,7 +8,14 @@ for every field and a line `Source:` in its docstring.
 """
 
 from fl_sim.contracts.clients import Client, ColludingClient, Collusion, Descent
-from fl_sim.contracts.metrics import Metric, Observation
+from fl_sim.contracts.countermeasures import (
+    Augmentation,
+    Countermeasure,
+    Filter,
+    Pipeline,
+    WorstCase,
+)
+from fl_sim.contracts.metrics import Metric, Observation, Triggered
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.rules import (
@@ -21,20 +28,26 @@ from fl_sim.contracts.rules import (
 
 __all__ = [
     "AggregationRule",
+    "Augmentation",
     "Client",
     "ColludingClient",
     "Collusion",
+    "Countermeasure",
     "Dataset",
     "Decision",
     "Descent",
     "Failure",
+    "Filter",
     "InformedRule",
     "LinearRule",
     "Metric",
     "Observation",
+    "Pipeline",
     "Protection",
     "Row",
     "Senders",
     "Shard",
+    "Triggered",
     "Update",
+    "WorstCase",
 ]

@@ -13,6 +13,14 @@ from fl_sim.contracts.rules import Decision
 
 
 @dataclass(frozen=True, eq=False)
+class Triggered:
+    """Scores of the test images with a backdoor's trigger, and the class it asks for."""
+
+    logits: Float[Tensor, "t y"]
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
 class Observation:
     """What the metrics see after a round: scores of the global model, and who is who.
 
@@ -20,9 +28,10 @@ class Observation:
     (held out) in each client, class and protected status, on which membership attacks are
     honest. `class_counts` and `protected_counts` are about everything that a client holds.
     `decision` is what the rule did with each of the updates, which are in client order;
-    `attackers` are the clients that misbehave in this round; `personal` has the accuracy by class
-    of clients' own models after the last one, where they have any. In rounds that are not
-    evaluated there are no logits, and only metrics that need none are asked.
+    `attackers` are the clients that misbehave in this round; `triggered` is there where any of the
+    run's has a backdoor; `personal` has the accuracy by class of clients' own models after the
+    last round, where they have any. In rounds that are not evaluated there are no logits, and only
+    metrics that need none are asked.
     """
 
     round: int
@@ -43,6 +52,7 @@ class Observation:
     seconds: float
     bytes_down: int
     bytes_up: int
+    triggered: Triggered | None = None
 
     @property
     def num_clients(self) -> int:

@@ -15,11 +15,12 @@ class Protection(ABC):
 
     Guarantee, by construction: shape, dtype and labels are kept; the change of every pixel
     stays within the ball after rounding to 8 bits; the result does not depend on the order
-    of the samples.
+    of the samples. `short` is the name on the command line, the initials of the literature.
     """
 
     radius: float
     norm: ClassVar[Literal["linf", "l2"]] = "linf"
+    short: ClassVar[str] = ""
 
     @abstractmethod
     def noise(

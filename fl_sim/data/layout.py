@@ -25,16 +25,19 @@ class Layout:
         provenance: `shared`, one noise made on everybody's images, or `client`, each client's
             own, made on its own images.
         withheld: leave the chosen images out instead of protecting them (the control A_clean).
+        first_round: from which on they are protected; before, they are trained on as they are.
     """
 
     fraction: float = 0.0
     unit: Literal["samples", "clients", "classes"] = "samples"
     provenance: Literal["shared", "client"] = "shared"
     withheld: bool = False
+    first_round: int = 1
 
     def __post_init__(self) -> None:
         description.check_types(self)
         require(0 <= self.fraction <= 1, "fraction", "between 0 and 1", self.fraction)
+        require(self.first_round >= 1, "first_round", "at least 1", self.first_round)
 
     def chosen(
         self,
@@ -61,8 +64,21 @@ class Layout:
                 chosen[own] = self._first(len(own), seed, client, int(is_member))
         return chosen
 
+    def num_protecting(self, num_clients: int) -> int:
+        """Return how many clients protect their images, where the unit is `clients`."""
+        return round(self.fraction * num_clients)
+
     def _first(self, count: int, seed: int, *labels: int) -> Bool[Tensor, " count"]:
-        order = torch.randperm(count, generator=generator(seed, "layout", self.unit, *labels))
+        order = _order(count, seed, self.unit, *labels)
         chosen = torch.zeros(count, dtype=torch.bool)
         chosen[order[: round(self.fraction * count)]] = True
         return chosen
+
+
+def protection_order(num_clients: int, seed: int) -> list[int]:
+    """Return the clients in the order in which a growing fraction of them protects."""
+    return [int(client) for client in _order(num_clients, seed, "clients")]
+
+
+def _order(count: int, seed: int, *labels: str | int) -> Int64[Tensor, " count"]:
+    return torch.randperm(count, generator=generator(seed, "layout", *labels))

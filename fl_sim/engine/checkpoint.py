@@ -1,5 +1,6 @@
 """Checkpoints: one atomic file a round, checked by a hash when it is read. No pickle."""
 
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,9 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
         state: what to keep.
         run: the experiment as JSON; a checkpoint of another one is refused.
         mark: where the log of the rows stands.
+
+    Raises:
+        OSError: where it cannot be written; earlier checkpoints stay.
     """
     tensors: dict[str, Tensor] = {}
     tree = {
@@ -48,7 +52,11 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{state.round:06d}.safetensors"
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"tree": text, "sha256": _digest(text, tensors)})
+    try:
+        save_file(tensors, partial, {"tree": text, "sha256": _digest(text, tensors)})
+    except (SafetensorError, OSError) as error:  # the disk may be full
+        partial.unlink(missing_ok=True)
+        raise OSError(errno.EIO, str(error)) from error
     os.replace(partial, path)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()

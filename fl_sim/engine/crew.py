@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
+from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.engine.workshop import Workshop
@@ -24,6 +25,10 @@ class Crew(ABC):
         self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Return the model's scores of each set of inputs, by name."""
+
+    def peak(self) -> int:
+        """Return the most bytes that were held so far, by all processes together."""
+        return peak()
 
 
 class LocalCrew(Crew):

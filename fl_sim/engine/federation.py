@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
-from fl_sim.cache import cached, digest
-from fl_sim.contracts import Dataset, Protection, Shard
-from fl_sim.data.partition import shares
+from fl_sim.cache import digest
+from fl_sim.contracts import Dataset, Shard
 from fl_sim.data.sources import load_subset
-from fl_sim.description import describe
 from fl_sim.engine.orders import Order, Task
+from fl_sim.engine.pool import Pool, pool_of, ranks
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import require
 from fl_sim.experiment import Experiment
@@ -22,28 +21,11 @@ from fl_sim.models.features import features
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
 from fl_sim.perturbation import as_pixels
-from fl_sim.schedule import Schedule
-from fl_sim.seeding import generator, numpy_generator
+from fl_sim.schedule import Schedule, backdoors
+from fl_sim.seeding import generator
 
 SERVER = -1  # the server, where it trains on images of its own
 CALIBRATION = 1024  # images that set the statistics of a random, frozen front
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Every record that any client holds, in order of sample id, and who is who.
-
-    `noisy_images` holds every image as its protection would have it; which of them are
-    published so, `protected` says.
-    """
-
-    clean_images: UInt8[Tensor, "n c h w"]
-    noisy_images: UInt8[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"]
-    clients: Int64[Tensor, " n"]
-    members: Bool[Tensor, " n"]
-    protected: Bool[Tensor, " n"]
-    audited: Bool[Tensor, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +77,10 @@ class Federation:
     @cached_property
     def examined(self) -> dict[str, Tensor]:
         """The inputs that the global model is scored on, by name."""
-        return {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        found = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        for trigger, _ in backdoors(self.experiment):
+            found["triggered"] = trigger.stamped(self.dataset.test_images)
+        return found
 
     def root_update(self, order: Order) -> Float[Tensor, " p"] | None:
         """Return the server's own update on its root images; None where the rule has none."""
@@ -138,7 +123,7 @@ def prepare(experiment: Experiment) -> Federation:
     """
     seed, data = experiment.seed, experiment.data
     dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
-    pool = _pool(experiment, dataset)
+    pool = pool_of(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
     inputs, clean, test = _seen(experiment, dataset, pool, network.frozen)
     root, dataset, test = _set_aside(experiment, dataset, test)
@@ -158,109 +143,6 @@ def prepare(experiment: Experiment) -> Federation:
         start_buffers=parameters.buffers(model),
         trained=trained,
         root=root,
-    )
-
-
-def _pool(experiment: Experiment, dataset: Dataset) -> Pool:
-    data, seed = experiment.data, experiment.seed
-    labels, layout = dataset.train_labels, experiment.layout
-    rng = numpy_generator(seed, "partition")
-    parts = shares(experiment.partition, labels, data.num_clients, rng)
-    clients = torch.empty(len(labels), dtype=torch.int64)
-    for client, own in enumerate(parts):
-        clients[own] = client
-    members = _members(clients, labels, data.held_out, seed)
-    protected = layout.chosen(clients, members, labels, data.num_clients, dataset.num_classes, seed)
-    return Pool(
-        clean_images=dataset.train_images,
-        noisy_images=_noisy_images(experiment, dataset, clients, protected),
-        labels=labels,
-        clients=clients,
-        members=members,
-        protected=protected,
-        audited=_audited(clients, labels, protected, members, seed)
-        & ~(layout.withheld & protected),
-    )
-
-
-def _members(
-    clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
-) -> Bool[Tensor, " n"]:
-    """Hold out the same share of each class of each client; everybody keeps an image."""
-    rank, size = _ranks(_strata(clients, labels), generator(seed, "held out"))
-    return rank >= (held_out * size).floor()
-
-
-def _audited(
-    clients: Int64[Tensor, " n"],
-    labels: Int64[Tensor, " n"],
-    protected: Bool[Tensor, " n"],
-    members: Bool[Tensor, " n"],
-    seed: int,
-) -> Bool[Tensor, " n"]:
-    """Choose as many members as outsiders in each client, class and protected status."""
-    strata = _strata(clients, labels, protected.long())
-    kinds = _strata(strata, members.long())
-    rank, _ = _ranks(kinds, generator(seed, "audit"))
-    counts = torch.zeros(int(strata.max()) + 1, 2, dtype=torch.int64)
-    counts.index_put_((strata, members.long()), torch.ones_like(strata), accumulate=True)
-    return rank < counts.min(1).values[strata]
-
-
-def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Return one number for each combination of values."""
-    inverse: Tensor = torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
-    return inverse
-
-
-def _ranks(
-    strata: Int64[Tensor, " n"], rng: torch.Generator
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Return each record's random rank within its stratum, and the stratum's size."""
-    shuffled = torch.randperm(len(strata), generator=rng)
-    order = shuffled[strata[shuffled].argsort(stable=True)]
-    sizes = strata.bincount()
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.empty_like(strata)
-    rank[order] = torch.arange(len(strata)) - starts[strata[order]]
-    return rank, sizes[strata]
-
-
-def _noisy_images(
-    experiment: Experiment,
-    dataset: Dataset,
-    clients: Int64[Tensor, " n"],
-    protected: Bool[Tensor, " n"],
-) -> UInt8[Tensor, "n c h w"]:
-    """Return the images with their noise.
-
-    Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
-    fraction, and held-out images carry noise of the same generator.
-    """
-    clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
-    if protection is None or not bool(protected.any()):
-        return clean
-    if experiment.layout.provenance == "shared":
-        return _noisy(protection, clean, labels, torch.arange(len(clean)), experiment.seed)
-    noisy = clean.clone()
-    for client in clients[protected].unique().tolist():
-        own = (clients == client).nonzero().squeeze(1)
-        noisy[own] = _noisy(protection, clean[own], labels[own], own, experiment.seed, client)
-    return noisy
-
-
-def _noisy(
-    protection: Protection,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
-    sample_ids: Int64[Tensor, " n"],
-    seed: int,
-    *owner: int,
-) -> UInt8[Tensor, "n c h w"]:
-    key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
-    own_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
-    return cached(
-        "protected", key, lambda: protection.protect(images, labels, sample_ids, own_seed)
     )
 
 
@@ -293,7 +175,7 @@ def _set_aside(
     if not count:
         return None, dataset, test_inputs
     labels = dataset.test_labels
-    rank, _ = _ranks(labels, generator(experiment.seed, "root"))
+    rank, _ = ranks(labels, generator(experiment.seed, "root"))
     order = rank.argsort(stable=True)
     held, left = order[:count].sort().values, order[count:].sort().values
     root = Shard(SERVER, test_inputs[held], labels[held], held, dataset.num_classes)

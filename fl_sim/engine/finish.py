@@ -14,9 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fl_sim.engine.crew import Crew
-from fl_sim.engine.federation import Federation, Pool
+from fl_sim.engine.federation import Federation
 from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State
+from fl_sim.engine.memory import MIB
+from fl_sim.engine.pool import Pool
 from fl_sim.metrics.leakage import loss_score, margin_score
 from fl_sim.results import final_numbers, rows_table, write_bytes, write_json, write_table
 
@@ -24,7 +26,13 @@ SHOWN = 8  # images on the sheet of the report
 
 
 def finish(
-    ours: Federation, state: State, log: RunLog, crew: Crew, folder: Path, about: dict[str, Any]
+    ours: Federation,
+    state: State,
+    log: RunLog,
+    crew: Crew,
+    folder: Path,
+    predicted: int,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results of a run, `result.json` last, and return what it says.
 
@@ -34,6 +42,7 @@ def finish(
         log: all rows and failures.
         crew: scores the final model once more, on every record.
         folder: of the run.
+        predicted: bytes that the run was expected to take at its peak.
         about: engine, seconds and the like, which go into the result as they are.
     """
     experiment, table = ours.experiment, rows_table(log.rows())
@@ -44,6 +53,8 @@ def finish(
     _save_samples(folder / "samples.npz", ours)
     tensors = {"parameters": state.parameters, **state.buffers}
     write_bytes(folder / "model.safetensors", save(tensors))
+    numbers = final_numbers(table)
+    numbers["cost"] |= {"peak_mib": crew.peak() / MIB, "predicted_mib": predicted / MIB}
     result = {
         "experiment": experiment.name,
         "run_id": experiment.run_id,
@@ -55,7 +66,7 @@ def finish(
         "num_parameters": len(state.parameters),
         "cohort": state.cohort,
         **about,
-        **final_numbers(table),
+        **numbers,
         "params_sha256": sha256_of(state),
         "failures": failures,
     }

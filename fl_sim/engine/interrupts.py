@@ -18,9 +18,14 @@ _flag: Any = threading.Event()  # in a worker process, its parent's
 
 
 def share(flag: Any) -> None:
-    """Listen to a parent's flag instead of one's own."""
+    """Listen to a parent's flag instead of one's own; None: to a new one."""
     global _flag
-    _flag = flag
+    _flag = threading.Event() if flag is None else flag
+
+
+def stop() -> None:
+    """Let runs end after their round."""
+    _flag.set()
 
 
 def wanted() -> bool:
@@ -41,17 +46,17 @@ def finishing_rounds(flag: Any = None) -> Iterator[None]:
     The second one raises KeyboardInterrupt. Only the main thread can take signals; elsewhere
     they are somebody else's business.
     """
-    share(flag or threading.Event())
+    share(flag)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def ring(number: int, frame: FrameType | None) -> None:
         if wanted():
             raise KeyboardInterrupt
         _flag.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ring) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

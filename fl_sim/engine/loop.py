@@ -14,7 +14,7 @@ from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, needs_updates
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.measure import Seen, measure
-from fl_sim.engine.orders import Order, Task, Tensors, cut
+from fl_sim.engine.orders import NOBODY, Order, Task, Tensors, cut
 from fl_sim.engine.pile import Collected, Pile
 from fl_sim.engine.server import Plan, Server, senders_of
 from fl_sim.errors import RunFailedError
@@ -109,8 +109,9 @@ def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Col
     pile = Pile(plan.order, plan.clients)
     together = plan.order.cohort and workshop.allows_cohorts
     for position, done in crew.train(plan.order, cut(tasks, costs, together)):
-        if done.failures and workshop.policy.on_failure == "raise":
-            first = done.failures[0]
+        own = [failure for failure in done.failures if failure.client != NOBODY]
+        if own and workshop.policy.on_failure == "raise":
+            first = own[0]
             raise RunFailedError(f"round {number}, client {first.client}: {first.cause}")
         pile.add(position, done)
     kinds = colluders(workshop.schedule, number)
@@ -121,7 +122,7 @@ def judge(federation: Federation, number: int, collected: Collected) -> None:
     """End the run where too few updates came in."""
     fewest, failures = federation.experiment.failures.min_updates, collected.failures
     if len(collected.updates) < fewest:
-        cause = f"; client {failures[0].client}: {failures[0].cause}" if failures else ""
+        cause = f"; client {failures[-1].client}: {failures[-1].cause}" if failures else ""
         raise RunFailedError(
             f"round {number}: {len(collected.updates)} valid updates, failures.min_updates is "
             f"{fewest}{cause}"
@@ -132,10 +133,16 @@ def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
     """Return what is known of those who delivered, with what they sent beside their updates."""
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
     losses = torch.tensor([update.loss for update in collected.updates], dtype=torch.float64)
-    names = collected.updates[0].sent if collected.updates else {}
-    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in names}
+    shapes = [{n: v.shape for n, v in update.sent.items()} for update in collected.updates]
+    same = [name for name in (shapes[0] if shapes else {}) if _is_alike(name, shapes)]
+    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in same}
     reference = federation.root_update(plan.order)
     return replace(senders, losses=losses, sent=sent, reference=reference)
+
+
+def _is_alike(name: str, shapes: list[dict[str, torch.Size]]) -> bool:
+    """Return whether every client sent a vector of this name, all of one shape."""
+    return all(own.get(name) == shapes[0][name] for own in shapes)
 
 
 def mean_buffers(updates: list[Update]) -> Tensors:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Update
+from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Triggered, Update
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
@@ -17,6 +17,7 @@ from fl_sim.engine.scores import logits
 from fl_sim.metrics.accuracy import class_means
 from fl_sim.models import parameters
 from fl_sim.plugins import discover
+from fl_sim.schedule import backdoors
 
 if TYPE_CHECKING:
     from fl_sim.engine.loop import State
@@ -54,7 +55,8 @@ def observe(
     federation: Federation, state: "State", crew: Crew, seen: Seen, scored: bool = True
 ) -> Observation:
     """Score the test set and the pool by the global model."""
-    pool, kept, number = federation.pool, federation.pool.audited, state.round
+    pool, number = federation.pool, state.round
+    kept = pool.audited & scored
     sets = federation.examined if scored else {}
     scores = crew.scores(state.parameters, state.buffers, sets)
     none = torch.empty(0, federation.dataset.num_classes)
@@ -78,7 +80,15 @@ def observe(
         seconds=seen.seconds,
         bytes_down=size * (len(seen.updates) + len(seen.failures)),
         bytes_up=size * len(seen.updates),
+        triggered=_triggered(federation, scores),
     )
+
+
+def _triggered(federation: Federation, scores: Tensors) -> Triggered | None:
+    """Return the scores of the test images with the trigger that attackers stamp."""
+    for _, target in backdoors(federation.experiment):
+        return Triggered(scores["triggered"], target) if "triggered" in scores else None
+    return None
 
 
 def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, " y"]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 
 Tensors = dict[str, Tensor]
+NOBODY = -1  # whom a failure is about where a worker is lost that had many clients
 MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
 CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
 MAX_COHORT = 16  # clients that are trained as one batch: more no longer fit a core's cache
@@ -91,7 +92,7 @@ def cut(tasks: list[Task], costs: list[float], cohort: bool) -> list[Chunk]:
     if cohort:
         count = -(-len(tasks) // -(-len(tasks) // MAX_COHORT))  # in as few, even chunks as fit
     parts = [order[start : start + count] for start in range(0, len(order), count)]
-    return [tuple(tasks[i] for i in sorted(part)) for part in parts]
+    return [tuple(sorted((tasks[i] for i in part), key=lambda t: t.client)) for part in parts]
 
 
 def add_up(updates: list[Update], factors: dict[int, float]) -> Float[Tensor, " p"]:

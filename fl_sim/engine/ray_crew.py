@@ -4,13 +4,14 @@ A worker gets the data once, and the model once a round, through Ray's object st
 holds one copy a machine. It is handed chunks of clients, the longest first, one ahead of the
 one that it is at; results stream back. A worker that dies or hangs is replaced, and what it had
 is trained again: the clients of a chunk one by one, so that one that takes its worker down is
-found out.
+found out. That of a client by itself is the client's failure, unless a whole machine was lost;
+any other loss is a row of its own, about nobody.
 """
 
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,8 +22,8 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 from fl_sim.engine import ray_pool
 from fl_sim.engine.crew import Crew, LocalCrew
-from fl_sim.engine.orders import Chunk, Done, Order, Task, Tensors, settled
-from fl_sim.engine.ray_pool import Call, Hand
+from fl_sim.engine.orders import NOBODY, Chunk, Done, Order, Tensors, settled
+from fl_sim.engine.ray_pool import Call
 from fl_sim.engine.ray_worker import package
 from fl_sim.engine.scores import BATCH
 from fl_sim.engine.workshop import Workshop
@@ -32,6 +33,12 @@ AHEAD = 2  # chunks that a worker holds: the one it is at, and the next
 GRACE = 5.0  # seconds beyond a client's limit after which its worker is killed
 DIED = "its worker died"
 HUNG = "its worker hung, and was killed"
+LOST = "its machine was lost"
+BLAMELESS = (
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
 
 
 @dataclass(eq=False)
@@ -63,12 +70,12 @@ class RayCrew(Crew):
 
     def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
         """Hand out the chunks, and yield them as they come."""
-        reference = ray.put(order)
+        orders = {False: ray.put(order)}
         queue = deque(Call(position, chunk) for position, chunk in enumerate(chunks))
         halves: dict[int, Half] = {}
         try:
             while queue or any(hand.held for hand in self.hands):
-                self._hand_out(queue, reference)
+                self._hand_out(queue, order, orders)
                 for call, answer in self._answers():
                     self._take(order, call, answer, halves, queue)
                 while self.done:
@@ -78,14 +85,19 @@ class RayCrew(Crew):
                 if hand.held:  # broken off: nobody waits for what they are at
                     ray_pool.restart(hand)
 
-    def _hand_out(self, queue: deque[Call], reference: Any) -> None:
-        """Give every worker that is ready something to do."""
+    def _hand_out(self, queue: deque[Call], order: Order, orders: dict[bool, Any]) -> None:
+        """Give every worker that is ready something to do.
+
+        Clients that are trained alone are added up here, when their chunk is whole again.
+        """
         for full in range(1, AHEAD + 1):
             for hand in self.hands:
-                if queue and len(hand.held) < full and ray_pool.is_ready(hand):
-                    ray_pool.load(hand, self.package)
+                ready = ray_pool.is_ready(hand, self.package)
+                if ready and queue and len(hand.held) < full:
                     call = queue.popleft()
-                    call.ref = hand.actor.work.remote(reference, call.tasks)
+                    if call.alone and True not in orders:
+                        orders[True] = ray.put(replace(order, adds_up=False))
+                    call.ref = hand.actor.work.remote(orders[call.alone], call.tasks)
                     call.started = time.monotonic()
                     hand.held.append(call)
 
@@ -95,9 +107,10 @@ class RayCrew(Crew):
         if not refs:
             ray_pool.await_one(self.hands)
             return []
-        came, _ = ray.wait(list(refs), num_returns=1, timeout=self._time_left())
+        starting = [hand.starting for hand in self.hands if hand.starting is not None]
+        came, _ = ray.wait([*refs, *starting], num_returns=1, timeout=self._time_left())
         found: list[tuple[Call, Done | str]] = []
-        for ref in came:
+        for ref in [ref for ref in came if ref in refs]:
             hand = refs[ref]
             try:
                 found.append((hand.held[0], ray.get(ref)))
@@ -106,14 +119,15 @@ class RayCrew(Crew):
                     hand.held[0].started = time.monotonic()
             except ray.exceptions.RayTaskError as error:
                 raise RunFailedError(f"a worker failed: {error.cause}") from error
-            except ray.exceptions.RayError:
-                found += [(call, DIED if k == 0 else "") for k, call in enumerate(hand.held)]
+            except ray.exceptions.RayError as error:
+                cause = LOST if _is_blameless(error) else DIED
+                found += [(call, cause if k == 0 else "") for k, call in enumerate(hand.held)]
                 ray_pool.restart(hand)
         return found or self._hanging()
 
     def _time_left(self) -> float | None:
         if self.policy.timeout is None:
-            return 5.0  # then look whether more workers have become ready
+            return None
         deadlines = [h.held[0].started + self._limit(h.held[0]) for h in self.hands if h.held]
         return max(0.01, min(deadlines) - time.monotonic())
 
@@ -146,13 +160,15 @@ class RayCrew(Crew):
             self.done.append((call.position, answer))
             return
         if answer == "":  # it was next in line, and had no part in it
-            queue.appendleft(Call(call.position, call.tasks))
+            queue.appendleft(Call(call.position, call.tasks, call.alone))
             return
         if half is None:
             half = halves[call.position] = Half(call.tasks, {t.client for t in call.tasks})
-            if len(call.tasks) > 1:
-                queue.extendleft(Call(call.position, (task,)) for task in call.tasks)
-                return
+        if isinstance(answer, str) and (len(call.tasks) > 1 or answer == LOST):
+            told = f"{answer.replace('its', 'a')} over {len(call.tasks)} clients"
+            half.failures.append(Failure(order.round, NOBODY, told))
+            queue.extendleft(Call(call.position, (task,), True) for task in call.tasks)
+            return
         self._book(order, call, answer, half, queue)
         if not half.waiting:
             del halves[call.position]
@@ -171,8 +187,8 @@ class RayCrew(Crew):
         else:
             half.failures.append(Failure(order.round, task.client, answer))
             if self.policy.on_failure == "retry" and task.attempt < self.policy.retries:
-                again = Task(task.client, task.factor, task.memory, task.attempt + 1)
-                queue.appendleft(Call(call.position, (again,)))
+                again = replace(task, attempt=task.attempt + 1)
+                queue.appendleft(Call(call.position, (again,), True))
                 return
         half.waiting.discard(task.client)
 
@@ -181,29 +197,40 @@ class RayCrew(Crew):
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Score the sets in whole batches, spread over the workers."""
         here, known = LocalCrew(self.workshop), ray.put(values)
+        ready = [hand for hand in self.hands if ray_pool.is_ready(hand, self.package)]
         found: dict[str, Tensor] = {}
         for name, inputs in wanted.items():
-            if self.examined.get(name) is not inputs:
+            if not ready or self.examined.get(name) is not inputs:
                 found |= here.scores(values, buffers, {name: inputs})
                 continue
-            ranges = _ranges(len(inputs), len(self.hands))
+            ranges = _ranges(len(inputs), len(ready))
             asked = [
-                self._ask(hand, known, buffers, name, rows)
-                for hand, rows in zip(self.hands, ranges, strict=False)
+                (hand, hand.actor.scores.remote(known, buffers, name, rows))
+                for hand, rows in zip(ready, ranges, strict=False)
             ]
             parts = []
-            for answer, rows in zip(asked, ranges, strict=True):
+            for (hand, answer), rows in zip(asked, ranges, strict=True):
                 try:
                     parts.append(ray.get(answer))
                 except ray.exceptions.RayError:  # whoever had it, it is done here
+                    ray_pool.restart(hand)
                     parts.append(here.scores(values, buffers, {name: inputs[rows]})[name])
             found[name] = torch.cat(parts)
         return found
 
-    def _ask(self, hand: Hand, known: Any, buffers: Tensors, name: str, rows: slice) -> Any:
-        """Ask a worker for the scores of some inputs; it may still be starting."""
-        ray_pool.load(hand, self.package)
-        return hand.actor.scores.remote(known, buffers, name, rows)
+    def peak(self) -> int:
+        """Return the bytes of this process and its workers; what they share counts in each."""
+        ready = [hand for hand in self.hands if ray_pool.is_ready(hand, self.package)]
+        try:
+            theirs: list[int] = ray.get([hand.actor.peak.remote() for hand in ready])
+            return super().peak() + sum(theirs)
+        except ray.exceptions.RayError:
+            return super().peak()
+
+
+def _is_blameless(error: Exception) -> bool:
+    """Return whether a call was lost through no fault of its client's."""
+    return isinstance(error, BLAMELESS) or "node has died" in str(error)
 
 
 def _ranges(count: int, parts: int) -> list[slice]:
@@ -211,3 +238,8 @@ def _ranges(count: int, parts: int) -> list[slice]:
     batches = -(-count // BATCH)
     step = -(-batches // max(1, parts)) * BATCH
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def inside_worker() -> bool:
+    """Return whether this process is a worker of Ray itself."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

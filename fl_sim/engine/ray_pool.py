@@ -11,14 +11,16 @@ from fl_sim.engine.ray_worker import Worker, share_tensors
 from fl_sim.errors import RequestError, RunFailedError
 
 PATIENCE = 120.0  # seconds for a worker to be ready, where there is no other
+STARTS = 3  # in a row that may fail before a run gives up
 
 
 @dataclass(eq=False)
 class Call:
-    """A chunk, or a part of one, that a worker has been given."""
+    """A chunk, or one client of it alone, that a worker has been given."""
 
     position: int
     tasks: Chunk
+    alone: bool = False
     ref: Any = None
     started: float = 0.0
 
@@ -28,12 +30,14 @@ class Hand:
     """A worker as its crew sees it: the calls that it holds, oldest first."""
 
     actor: Any = None
-    starting: Any = None  # answered once everything is imported; None from then on
+    starting: Any = None  # answered once it has imported, or loaded, everything; then None
     loaded: Any = None  # the package of the run that it is ready for
     held: list[Call] = field(default_factory=list)
+    failed_starts: int = 0  # in a row
 
 
 _pool: list[Hand] = []
+_address: str | None = None  # of the cluster that this process has joined
 
 
 def hands(count: int, address: str | None = None) -> list[Hand]:
@@ -41,11 +45,12 @@ def hands(count: int, address: str | None = None) -> list[Hand]:
 
     Raises:
         RequestError: where no cluster answers at `address`.
+        RunFailedError: where Ray does not start on this machine.
     """
-    if ray.is_initialized() and address is None and count > _cpus():
+    if ray.is_initialized() and (address != _address or (address is None and count > _cpus())):
         ray.shutdown()
-        _pool.clear()
     if not ray.is_initialized():
+        _pool.clear()  # whoever was there went with an earlier Ray
         _start(count, address)
     for hand in _pool[count:]:
         ray.kill(hand.actor)
@@ -57,6 +62,7 @@ def hands(count: int, address: str | None = None) -> list[Hand]:
 
 
 def _start(count: int, address: str | None) -> None:
+    global _address
     os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to their own driver
     quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -64,9 +70,12 @@ def _start(count: int, address: str | None) -> None:
             ray.init(num_cpus=count, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises nothing narrower
         cause = (str(error).splitlines() or ["no answer"])[0]
+        if address is None:
+            raise RunFailedError(f"Ray did not start: {cause}") from error
         raise RequestError(f"--ray-address: no Ray cluster at {address!r} ({cause})") from None
+    _address = address
     share_tensors()
 
 
@@ -77,26 +86,33 @@ def restart(hand: Hand) -> None:
     kind: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
     hand.actor = kind.remote()
     hand.starting, hand.loaded, hand.held = hand.actor.ready.remote(), None, []
+    hand.failed_starts = 0
 
 
-def is_ready(hand: Hand) -> bool:
-    """Return whether a worker can be given something to do."""
-    if hand.starting is not None:
-        came, _ = ray.wait([hand.starting], timeout=0)
-        if came:
-            try:
-                ray.get(hand.starting)
-                hand.starting = None
-            except ray.exceptions.RayError:
-                restart(hand)
+def is_ready(hand: Hand, package: Any) -> bool:
+    """Return whether a worker can be given something to do, with the data of a run at hand.
+
+    One that dies before that is replaced: no client had a part in it.
+
+    Raises:
+        RunFailedError: where workers cannot be started at all.
+    """
+    while hand.starting is not None and ray.wait([hand.starting], timeout=0)[0]:
+        try:
+            ray.get(hand.starting)
+            hand.starting = None
+        except ray.exceptions.RayError as error:
+            failed = hand.failed_starts + 1
+            if failed >= STARTS:
+                cause = (str(error).splitlines() or [""])[-1]
+                raise RunFailedError(f"workers of Ray die as they start: {cause}") from error
+            restart(hand)
+            hand.failed_starts = failed
+    if hand.starting is None and hand.loaded is not package:
+        hand.starting, hand.loaded = hand.actor.load.remote(package), package
+    if hand.starting is None:
+        hand.failed_starts = 0
     return hand.starting is None
-
-
-def load(hand: Hand, package: Any) -> None:
-    """Give a worker the data of a run, unless it has it; its calls are worked off in order."""
-    if hand.loaded is not package:
-        hand.actor.load.remote(package)
-        hand.loaded = package
 
 
 def await_one(pool: list[Hand]) -> None:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fl_sim.engine import faults
+from fl_sim.engine import faults, interrupts
+from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.engine.workshop import Workshop
@@ -78,6 +79,10 @@ class Worker:
         own = {name: tensor.clone() for name, tensor in order.received.items()}
         return self.workshop.work(replace(order, received=own), _writable(chunk))
 
+    def peak(self) -> int:
+        """Return the most bytes that this worker has held."""
+        return peak()
+
     def scores(
         self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice
     ) -> Float[Tensor, "n y"]:
@@ -87,6 +92,20 @@ class Worker:
         parameters.load_flat(model, values)
         parameters.load_buffers(model, buffers)
         return logits(model, self.examined[name][rows])
+
+    def carry_out(self, task: Any, job: Any, board: Any) -> str:
+        """Carry a whole run out by itself; return what went wrong, or nothing."""
+        faults.in_worker = False  # a crash is the client's then, not the run's
+        interrupts.share(None)
+
+        def listen(progress: Any) -> None:
+            if ray.get(board.report.remote(progress)):
+                interrupts.stop()
+
+        try:
+            return str(task(job, listen))
+        finally:
+            faults.in_worker = True
 
 
 def _writable(chunk: Chunk) -> Chunk:

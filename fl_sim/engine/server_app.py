@@ -9,7 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 from fl_sim import experiment_file, preflight
 from fl_sim.engine.federation import federation
 from fl_sim.engine.flower_crew import FlowerCrew
-from fl_sim.engine.session import Progress, Session, await_nodes, drive, open_folder
+from fl_sim.engine.progress import Progress
+from fl_sim.engine.session import Session, await_nodes, drive, open_folder
 from fl_sim.results import run_folder
 
 app = ServerApp()

@@ -3,10 +3,9 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from flwr.clientapp import ClientApp
@@ -23,28 +22,16 @@ from fl_sim.engine.finish import finish
 from fl_sim.engine.flower_crew import FlowerCrew
 from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.log import RunLog
-from fl_sim.engine.loop import initial_state, rounds
+from fl_sim.engine.loop import State, initial_state, rounds
+from fl_sim.engine.progress import Listener, Story, already
 from fl_sim.engine.server import server_for
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
 from fl_sim.results import read_result, write_json
+from fl_sim.trackers import chosen
 
 Engine = Literal["local", "ray", "flower"]
-
-
-class Progress(NamedTuple):
-    """Where a run stands: after a round, or with what it is busy."""
-
-    key: str
-    label: str
-    round: int
-    rounds: int
-    clients: int
-    accuracy: float
-
-
-Listener = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +48,7 @@ class Session:
         cohort: whether small models are trained many at once; `auto` measures what is faster.
         faults: failures to inject.
         ray_address: of a Ray cluster that is running already.
+        trackers: names of tools that follow the run.
     """
 
     folder: Path
@@ -71,6 +59,7 @@ class Session:
     cohort: CohortMode = "auto"
     faults: Faults = field(default_factory=Faults)
     ray_address: str | None = None
+    trackers: tuple[str, ...] = ()
 
 
 def run_session(
@@ -86,7 +75,7 @@ def run_session(
     torch.set_num_threads(1)  # the same everywhere: reductions depend on it
     finished = read_result(session.folder) if session.resume else None
     if finished is not None:
-        listen(_progress(experiment, session, label, finished["rounds"], finished["accuracy"]))
+        listen(already(experiment, session.folder, label, finished))
         return finished
     ours = federation(experiment.to_json())
     ours.workshop.faults = session.faults
@@ -104,13 +93,19 @@ def _run(ours: Federation, session: Session, label: str, listen: Listener) -> di
     if session.client_app is not None:
         grid = LocalGrid(session.client_app, ours.num_clients)
         return drive(ours, FlowerCrew(ours.workshop, grid), session, label, listen)
-    if session.engine == "ray":
-        from fl_sim.engine.ray_crew import RayCrew  # Ray takes a second to import
-
-        crew: Crew = RayCrew(ours.workshop, ours.examined, session.workers, session.ray_address)
-    else:
-        crew = LocalCrew(ours.workshop)
+    crew = crew_for(ours, session.engine, session.workers, session.ray_address)
     return drive(ours, crew, session, label, listen)
+
+
+def crew_for(ours: Federation, engine: Engine, workers: int, ray_address: str | None) -> Crew:
+    """Return the crew of an engine of ours."""
+    if engine != "ray":
+        return LocalCrew(ours.workshop)
+    from fl_sim.engine.ray_crew import RayCrew, inside_worker  # Ray takes a second to import
+
+    if inside_worker():  # a whole run on one worker trains its clients in turn
+        return LocalCrew(ours.workshop)
+    return RayCrew(ours.workshop, ours.examined, workers, ray_address)
 
 
 def _on_flower(ours: Federation, session: Session, label: str, listen: Listener) -> dict[str, Any]:
@@ -134,32 +129,31 @@ def drive(
     ours: Federation, crew: Crew, session: Session, label: str, listen: Listener
 ) -> dict[str, Any]:
     """Run the rounds that are left with a crew, and write the results."""
-    experiment, started = ours.experiment, time.time()
-    run, checkpoints = experiment.to_json(), session.folder / "checkpoints"
-    strategy = Experiment.from_json(run).strategy  # fresh: Flower's remember earlier runs
-    shapes = parameters.shapes(ours.model)
-    server = server_for(strategy, ours.start, shapes, experiment.seed)
-    state, log = initial_state(ours, server), RunLog(session.folder / "log.jsonl")
+    experiment, started, folder = ours.experiment, time.time(), session.folder
+    run, checkpoints = experiment.to_json(), folder / "checkpoints"
+    state, log = first_state(ours), RunLog(folder / "log.jsonl")
     if session.resume:
         state = load_state(checkpoints, state, run, log)
     if state.round == 0:
         state.cohort = choose(session.cohort, ours)
-    for played in rounds(ours, state, crew):
-        log.append(played.rows, played.failures)
-        save_state(checkpoints, state, run, log.mark)
-        accuracy = next((r.value for r in played.rows if r.metric == "accuracy"), float("nan"))
-        listen(_progress(experiment, session, label, state.round, accuracy))
-        if state.round < experiment.rounds:
-            interrupts.check(state.round)
-    about = {"engine": session.engine, "wall_seconds": time.time() - started}
-    return finish(ours, state, log, crew, session.folder, about)
+    predicted = memory.predicted(ours, session.workers if session.engine == "ray" else 0)
+    followers = chosen(session.trackers)
+    with Story(experiment, folder, label, state.round, listen, followers) as story:
+        for played in rounds(ours, state, crew):
+            log.append(played.rows, played.failures)
+            save_state(checkpoints, state, run, log.mark)
+            story.tell(state.round, played.rows, played.failures)
+            if state.round < experiment.rounds:
+                interrupts.check(state.round)
+        about = {"engine": session.engine, "wall_seconds": time.time() - started}
+        return finish(ours, state, log, crew, folder, predicted, about)
 
 
-def _progress(
-    experiment: Experiment, session: Session, label: str, number: int, accuracy: float
-) -> Progress:
-    clients = experiment.clients_per_round
-    return Progress(str(session.folder), label, number, experiment.rounds, clients, accuracy)
+def first_state(ours: Federation) -> State:
+    """Return the state before the first round, with a server that remembers nothing yet."""
+    strategy = Experiment.from_json(ours.experiment.to_json()).strategy  # Flower's remember
+    shapes, seed = parameters.shapes(ours.model), ours.experiment.seed
+    return initial_state(ours, server_for(strategy, ours.start, shapes, seed))
 
 
 def await_nodes(grid: Grid) -> None:

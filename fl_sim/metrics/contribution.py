@@ -22,10 +22,11 @@ def coalition_step(
     updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"], members: frozenset[int]
 ) -> Float[Tensor, " p"]:
     """Return the weighted mean of the members' updates, accumulated in float64."""
-    shares = torch.zeros(len(updates), dtype=torch.float64)
-    own = torch.tensor(sorted(members), dtype=torch.int64)
-    shares[own] = weights[own].double()
-    return weighted_sum(shares / shares.sum(), updates) if members else _nothing(updates)
+    if not members:
+        return _nothing(updates)
+    inside = torch.tensor([i in members for i in range(len(updates))])
+    shares = weights.double() * inside
+    return weighted_sum(shares / shares.sum(), updates)
 
 
 def leave_one_out(

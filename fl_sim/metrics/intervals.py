@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
+from scipy.special import bdtr, betaincinv, ndtri
 from torch import Tensor
 
 
@@ -50,3 +50,23 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
     mean_ranks: NDArray[np.float64] = counts.cumsum() - (counts - 1) / 2
     return mean_ranks[position]
+
+
+def sign_test(differences: Float[Tensor, " n"]) -> tuple[float, float, float, float]:
+    """Return the share of positive differences, its exact interval, and a one-sided p-value.
+
+    Zeros are left out; NaN for all where nothing else is there. Guessing gives a share of 0.5.
+
+    Source: the usual definition; Conover (1999), section 3.4.
+
+    >>> import torch
+    >>> [round(number, 4) for number in sign_test(torch.tensor([0.3, 0.1, 0.2, 0.4, -0.1]))]
+    [0.8, 0.2836, 0.9949, 0.1875]
+    """
+    signs = differences[differences != 0] > 0
+    if len(signs) == 0:
+        return (float("nan"),) * 4
+    positive, count = int(signs.sum()), len(signs)
+    low, high = clopper_pearson(positive, count)
+    # P(X >= positive) of a fair coin is the lower tail of the mirrored count.
+    return positive / count, low, high, float(bdtr(count - positive, count, 0.5))

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from fl_sim.attacks.label_only import label_only
+from fl_sim.attacks.signals import margin_of
 from fl_sim.contracts import Metric, Observation, Row
 from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
 
@@ -30,9 +32,7 @@ def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, 
 
     Source: Carlini et al. (2022), section 4.3, https://arxiv.org/abs/2112.03570.
     """
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return own - others.logsumexp(1)
+    return margin_of(logits, labels)
 
 
 def auc(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
@@ -85,14 +85,10 @@ def _rates(
 def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
     """Score the kept records by client and label alone: how many of their kind are members.
 
-    A baseline that sees no model. Where it beats chance, what an attack finds is the shift
-    between the pools, not membership.
+    See `label_only`: the gate of every attack.
     """
-    num_classes = seen.pool_logits.shape[1]
-    kinds = (seen.pool_clients * num_classes + seen.pool_labels)[kept]
-    counts = kinds.bincount().double()
-    members = kinds[seen.members[kept]].bincount(minlength=len(counts)).double()
-    return (members / counts.clamp(min=1))[kinds].float()
+    clients, labels = seen.pool_clients[kept], seen.pool_labels[kept]
+    return label_only(clients, labels, seen.members[kept]).float()
 
 
 @final

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
-from fl_sim.models.architectures import ARCHITECTURES
+from fl_sim.models.low_rank import adapt
+from fl_sim.models.networks import NETWORKS
 from fl_sim.seeding import torch_seeded
 
 
@@ -46,7 +47,7 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     """
     with torch_seeded(seed, "model", model.backbone):
         stages = _stages(model, image_shape, num_classes)
-    if model.norm != "batch" and model.backbone not in ARCHITECTURES:
+    if model.norm != "batch" and model.backbone not in NETWORKS:
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _keep_statistics(stages)
@@ -54,7 +55,10 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     row = list(stages)
     network = Network(nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:]))
     network.frozen.requires_grad_(False).eval()
-    if model.init == "pretrained":
+    if model.tune in SPARSE:
+        with torch_seeded(seed, "model", model.backbone, model.tune):
+            SPARSE[model.tune](network.trained[:-1], model.rank)
+    elif model.init == "pretrained":
         _slow_down(network.trained, model.backbone_rate)
     return network
 
@@ -66,12 +70,12 @@ def rate_of(parameter: nn.Parameter) -> float:
 
 
 def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
-    if model.backbone in ARCHITECTURES:
+    if model.backbone in NETWORKS:
         if model.init == "pretrained":
             foundation.check_weights(model.backbone)
-        return ARCHITECTURES[model.backbone](image_shape, num_classes, model.norm)
+        return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
     if not foundation.is_foundation(model.backbone):
-        allowed = ", ".join((*ARCHITECTURES, foundation.LITE0))
+        allowed = ", ".join((*NETWORKS, foundation.LITE0))
         raise FieldError(
             "model.backbone", f"one of {allowed}, or a network of torchvision", model.backbone
         )
@@ -81,7 +85,7 @@ def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -
 
 def _cut(model: Model, stages: nn.Sequential) -> int:
     """Return how many stages are frozen."""
-    if model.tune == "full":
+    if model.tune in ("full", "norm", "bias"):
         return 0
     blocks = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
     if model.tune == "head":
@@ -103,6 +107,23 @@ def _slow_down(trained: nn.Sequential, rate: float) -> None:
     for stage in list(trained)[:-1]:
         for parameter in stage.parameters():
             parameter.rate = rate  # type: ignore[attr-defined]
+
+
+def _only_norms(body: nn.Module, rank: int) -> None:
+    """Freeze all but the scales and shifts of normalisation."""
+    body.requires_grad_(False)
+    for module in body.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
+            module.requires_grad_(True)
+
+
+def _only_biases(body: nn.Module, rank: int) -> None:
+    """Freeze all but the biases. Ben Zaken et al. (2022), BitFit, arXiv 2106.10199."""
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+
+
+SPARSE = {"norm": _only_norms, "bias": _only_biases, "lora": adapt}
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 from fl_sim import description
 from fl_sim.contracts import Protection
 from fl_sim.errors import require
+from fl_sim.perturbation import check_radius
 from fl_sim.seeding import generator
 
 SEPARATION = 10.0  # half the side of the hypercube whose corners are the class centres
@@ -34,11 +35,11 @@ class LinearSeparable(Protection):
     radius: float = 6 / 255
     patch: int = 7
     norm: ClassVar[Literal["linf", "l2"]] = "l2"
+    short: ClassVar[str] = "lsp"
 
     def __post_init__(self) -> None:
         description.check_types(self)
-        fits = 0 < self.radius <= 1
-        require(fits, "radius", "in pixels of [0, 1], such as 16/255", self.radius)
+        check_radius(self.radius)
         require(self.patch >= 1, "patch", "at least 1", self.patch)
 
     def noise(

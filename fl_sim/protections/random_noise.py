@@ -1,7 +1,7 @@
 """Uniform random noise: the baseline that any protection has to beat."""
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
+from fl_sim.perturbation import check_radius
 from fl_sim.seeding import generator
 
 
@@ -28,11 +28,11 @@ class RandomNoise(Protection):
 
     radius: float = 8 / 255
     form: Literal["sample", "class"] = "class"
+    short: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
         description.check_types(self)
-        fits = 0 < self.radius <= 1
-        require(fits, "radius", "in pixels of [0, 1], such as 16/255", self.radius)
+        check_radius(self.radius)
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

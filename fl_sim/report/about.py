@@ -15,6 +15,7 @@ PARTS = (
     ("model", "Model"),
     ("client", "Local training"),
     ("strategy", "Strategy"),
+    ("participation", "Participation"),
     ("adversary", "Adversary"),
     ("failures", "On failure"),
 )
@@ -120,10 +121,12 @@ def _rounds(base: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     return f"{_field(base['rounds'], 'rounds', axes)}, {who}"
 
 
-def _in_words(part: Mapping[str, Any] | None, path: str, axes: Mapping[str, Any]) -> str:
+def _in_words(part: Any, path: str, axes: Mapping[str, Any]) -> str:
     """Return a part of an experiment in words: its class and its fields."""
     if part is None:
         return "none"
+    if isinstance(part, list):
+        return " + ".join(_field(item, path, {}) for item in part) or "none"
     fields = [
         f"{name} {_field(content, f'{path}.{name}', axes)}"
         for name, content in part.items()
@@ -136,7 +139,8 @@ def _in_words(part: Mapping[str, Any] | None, path: str, axes: Mapping[str, Any]
 def _field(content: Any, path: str, axes: Mapping[str, Any]) -> str:
     if path in axes:
         return "varied"
-    return _in_words(content, path, axes) if isinstance(content, dict) else value(content, path)
+    nested = isinstance(content, dict | list)
+    return _in_words(content, path, axes) if nested else value(content, path)
 
 
 def _distinct(grid: Grid, column: str) -> list[str]:

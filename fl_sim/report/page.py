@@ -5,7 +5,20 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fl_sim.report import about, clients, fairness, figures, images, leakage, measured, starts
+from fl_sim.report import (
+    about,
+    attacks,
+    audits,
+    clients,
+    exclusion,
+    fairness,
+    figures,
+    images,
+    leakage,
+    measured,
+    starts,
+    timeline,
+)
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
@@ -50,6 +63,10 @@ def _rounds(grid: Grid) -> Section | None:
     return _figure_section("rounds", "Accuracy over rounds", figures.accuracy_over_rounds(grid))
 
 
+def _timeline(grid: Grid) -> Section | None:
+    return _figure_section("timeline", "Who did what when", *timeline.timelines(grid))
+
+
 def _fraction(grid: Grid) -> Section | None:
     drawing = figures.accuracy_against_fraction(grid)
     return _figure_section("fraction", "Accuracy against the protected share", drawing)
@@ -57,6 +74,11 @@ def _fraction(grid: Grid) -> Section | None:
 
 def _bars(grid: Grid) -> Section | None:
     return _figure_section("clients", "Client by client", clients.accuracy_by_client(grid))
+
+
+def _exclusion(grid: Grid) -> Section | None:
+    drawing = exclusion.shares_over_rounds(grid)
+    return _figure_section("exclusion", "Whose updates counted", drawing)
 
 
 def _classes(grid: Grid) -> Section | None:
@@ -79,12 +101,16 @@ def _figure_section(name: str, title: str, *drawings: Drawing | None) -> Section
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     about.what_was_run,
     measured.headlines,
+    _timeline,
     _rounds,
+    attacks.attacks,
     _fraction,
     starts.starts,
     _bars,
+    _exclusion,
     _classes,
     leakage.leakage,
+    audits.audits,
     fairness.fairness,
     fairness.privacy,
     fairness.benefit,

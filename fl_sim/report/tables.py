@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 from rich import box
 from rich.padding import Padding
 from rich.table import Table
@@ -14,11 +15,13 @@ from fl_sim.report.formats import (
     MEGABYTES,
     PERCENT,
     POINTS,
+    RATE,
     RATIO,
     SECONDS,
     UNDEFINED,
     Form,
     count,
+    interval,
     mean,
     number,
     over_seeds,
@@ -99,6 +102,80 @@ def listing(entries: Iterable[tuple[str, str, str]]) -> Table:
         table.add_row(Text(name, style="bold"))
         table.add_row(Padding(Text(what), (0, 0, 0, INDENT)))
         table.add_row(Padding(Text(source, style="dim"), (0, 0, 0, INDENT)))
+    return table
+
+
+def audit(title: str, findings: pd.DataFrame) -> Table:
+    """Return the attacks on a run, one a row; what should not be read is dim."""
+    made = Table(
+        title=title,
+        caption=Text("In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %.", "not italic dim"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    made.add_column("attack")
+    for column in ("AUC", "TPR at 1 % FPR, %", "epsilon\nat least"):
+        made.add_column(column, justify="right", no_wrap=True)
+    made.add_column("")
+    overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
+    for name, own in overall.groupby("attack", sort=False):
+        cells = [
+            _audit_number(own, metric, form)
+            for metric, form in (
+                ("auc", AREA),
+                ("tpr_at_0.01", RATE),
+                ("epsilon_at_fixed_0.01", RATIO),
+            )
+        ]
+        note = str(own[own["metric"] == "auc"]["note"].iloc[0])
+        made.add_row(str(name), *cells, Text(note, "yellow"))
+    return made
+
+
+def _audit_number(own: pd.DataFrame, metric: str, form: Form) -> Text:
+    rows = own[own["metric"] == metric]
+    if rows.empty:
+        return Text(UNDEFINED, "dim")
+    value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
+    words = f"{number(value, form)} {interval(low, high, form)}".strip()
+    return Text(words, "" if bool(rows["valid"].iloc[0]) else "dim")
+
+
+def times(parts: Iterable[tuple[str, float, float]], title: str) -> Table:
+    """Return where time goes: seconds by the clock and of work, by part, with their sum."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("part")
+    for name in ("ms a round", "share", "working ms", "waiting ms"):
+        table.add_column(name, justify="right")
+    names, walls, cpus = zip(*parts, strict=True)
+    for name, wall, cpu in zip(names, walls, cpus, strict=True):
+        _add_times(table, name, wall, cpu, sum(walls))
+    table.add_section()
+    _add_times(table, "all", sum(walls), sum(cpus), sum(walls))
+    return table
+
+
+def _add_times(table: Table, name: str, wall: float, cpu: float, whole: float) -> None:
+    numbers = (1000 * wall, 1000 * cpu, 1000 * max(0.0, wall - cpu))
+    took, worked, waited = (f"{number:.1f}" for number in numbers)
+    table.add_row(name, took, f"{wall / whole:.0%}" if whole else "", worked, waited)
+
+
+def functions(found: Iterable[tuple[str, float, float, float]]) -> Table:
+    """Return the functions that cost most: calls, and seconds of their own and in all."""
+    table = Table(
+        title="functions that cost most, under Python's profiler, a round",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("function", overflow="fold")
+    for name in ("calls", "own ms", "with callees ms"):
+        table.add_column(name, justify="right")
+    for name, calls, own, total in found:
+        table.add_row(Text(name), f"{calls:.4g}", f"{1000 * own:.1f}", f"{1000 * total:.1f}")
     return table
 
 

@@ -83,11 +83,15 @@ time.sleep(60)
 
 
 def test_memory_is_that_of_the_whole_tree(start: Start) -> None:
-    hold = "block = bytearray(b'x') * (60 << 20); print('held', flush=True); time.sleep(60)"
+    hold = """
+import os, time
+block = bytearray(b"x") * (60 << 20)
+os.write(1, b"held" + bytes([10]))  # in one piece: both write into one pipe
+time.sleep(60)
+"""
     code = f"""
 import subprocess, sys, time
-hold = "import time; {hold}"
-children = [subprocess.Popen([sys.executable, "-c", hold]) for _ in range(2)]
+children = [subprocess.Popen([sys.executable, "-c", {hold!r}]) for _ in range(2)]
 time.sleep(60)
 """
     root = start(code)

@@ -9,18 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clients.backdoor import BackdoorClient
+from clients.faulty import FaultyClient
+from clients.free_rider import FreeRiderClient
+from clients.gaussian import GaussianClient
 from clients.label_flip import LabelFlipClient
-from clients.nan_sender import NanSenderClient
 from clients.noop import NoopClient
+from clients.scaling import ScalingClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim.contracts import Client, Dataset, Shard
+from fl_sim.contracts import Client, ColludingClient, Collusion, Dataset, Shard, Update
 from fl_sim.description import construct, describe
 from fl_sim.experiment import Model
-from fl_sim.models.parameters import buffers, flat
+from fl_sim.models.parameters import buffers, flat, load_flat
 from fl_sim.models.tuning import build
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
+from fl_sim.triggers import Bars
+from strategies.median import CoordinateMedian
 
 CLIENTS = [cls() for cls in discover("clients", Client)]
 IDLE = {NoopClient: "it measures what a round costs without any training"}
@@ -114,6 +120,10 @@ def test_cached_features_are_trained_on_like_images(client: Client) -> None:
     shard = Shard(0, features, torch.arange(30) % 3, torch.arange(30), 3)
     head = nn.Sequential(nn.Linear(6, 3))
     start = flat(head)
+    if isinstance(client, BackdoorClient):
+        with pytest.raises(ValueError, match="a backdoor needs images"):
+            client.train(head, shard, generator(0, "head"))
+        return
     client.train(head, shard, generator(0, "head"))
     assert not torch.equal(flat(head), start)
 
@@ -178,6 +188,95 @@ def test_an_attacker_wraps_any_honest_training(client: Any, shard: Shard) -> Non
     assert trained(gentle, shard).bits() != trained(client, shard).bits()
 
 
+@pytest.mark.parametrize("client", wrapping(), ids=lambda c: type(c).__name__)
+def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard) -> None:
+    class Odd(SgdClient):  # type: ignore[misc]
+        def local_steps(self, num_examples: int) -> int:
+            return 1234
+
+        def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+            return True
+
+        def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
+            return (update, update, update)
+
+    odd = replace(client, honest=Odd())
+    update = Update(2, torch.ones(3), {}, 50, {})
+    assert odd.local_steps(50) == 1234
+    assert odd.personal(fresh(), {})
+    assert len(odd.replies(update, shard)) == 3
+
+
+@every_client
+def test_every_attacker_states_its_threat_model(client: Client) -> None:
+    attacks = hasattr(client, "honest") or isinstance(client, FreeRiderClient)
+    assert ("Threat model: " in (type(client).__doc__ or "")) == attacks
+
+
+COLLUDERS = [client for client in CLIENTS if isinstance(client, ColludingClient)]
+every_colluder = pytest.mark.parametrize("client", COLLUDERS, ids=lambda c: type(c).__name__)
+
+
+def collusion(honest: int, own: int, seed: int = 0, size: int = 40) -> Collusion:
+    rng = generator(seed, "collusion")
+    updates = 0.01 + 0.1 * torch.randn(honest + own, size, generator=rng)
+    weights = torch.randint(1, 9, (honest + own,), generator=rng).float()
+    return Collusion(
+        updates[:honest],
+        updates[honest:],
+        weights[:honest],
+        weights[honest:],
+        CoordinateMedian(),
+        None,
+        generator(seed, "forging"),
+    )
+
+
+@every_colluder
+@pytest.mark.parametrize(("honest", "own"), [(9, 2), (2, 1), (1, 1), (3, 5), (0, 2)])
+def test_a_forged_update_is_a_finite_row_for_each_colluder(
+    client: ColludingClient, honest: int, own: int
+) -> None:
+    seen = collusion(honest, own)
+    forged = client.forge(seen)
+    assert forged.shape == seen.own.shape
+    assert forged.dtype == seen.own.dtype
+    assert bool(forged.isfinite().all())
+
+
+@every_colluder
+def test_forging_is_repeatable_and_leaves_what_it_sees_alone(client: ColludingClient) -> None:
+    seen, again = collusion(7, 3), collusion(7, 3)
+    forged = client.forge(seen)
+    assert torch.equal(forged, client.forge(again))
+    for name in ("honest", "own", "honest_weights", "own_weights"):
+        assert torch.equal(getattr(seen, name), getattr(again, name))
+    forged.zero_()
+    assert torch.equal(seen.honest, again.honest)
+    assert torch.equal(seen.own, again.own)
+
+
+@every_colluder
+def test_equal_honest_updates_are_no_special_case(client: ColludingClient) -> None:
+    seen = collusion(5, 2)
+    alike = replace(seen, honest=seen.honest[:1].repeat(5, 1))
+    assert bool(client.forge(alike).isfinite().all())
+    assert bool(client.forge(replace(seen, honest=0 * seen.honest)).isfinite().all())
+
+
+@every_colluder
+def test_nothing_is_forged_from_the_global_generator(client: ColludingClient) -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    client.forge(collusion(6, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_colluder
+def test_colluders_train_as_what_they_wrap(client: ColludingClient, shard: Shard) -> None:
+    assert trained(client, shard).bits() == trained(SgdClient(), shard).bits()
+
+
 def test_label_flipping_is_honest_training_on_mirrored_labels(shard: Shard) -> None:
     mirrored = replace(shard, labels=torch.tensor([9 - int(label) for label in shard.labels]))
     assert trained(LabelFlipClient(), shard).bits() == trained(SgdClient(), mirrored).bits()
@@ -192,7 +291,119 @@ def test_sign_flipping_mirrors_the_honest_update_at_the_start(shard: Shard, scal
     assert forged.metrics == honest.metrics
 
 
-def test_the_nan_sender_sends_nothing_but_nan(shard: Shard) -> None:
-    sent = trained(NanSenderClient(), shard)
-    assert bool(sent.parameters.isnan().all())
+def test_scaling_goes_the_honest_way_further(shard: Shard) -> None:
+    honest, scaled = trained(SgdClient(), shard), trained(ScalingClient(factor=4.0), shard)
+    expected = honest.start + 4 * (honest.parameters - honest.start)
+    assert torch.allclose(scaled.parameters, expected, rtol=1e-6)
+
+
+def test_gaussian_noise_has_the_scale_that_was_asked_for(shard: Shard) -> None:
+    sent = trained(GaussianClient(scale=3.0), shard)
+    noise = sent.parameters - sent.start
+    assert float(noise.std()) == pytest.approx(3, rel=0.1)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.3)
+
+
+def flipped(client: LabelFlipClient, shard: Shard) -> Tensor:
+    """Return the labels that the wrapped client is shown."""
+    shown: list[Tensor] = []
+
+    class Spy(SgdClient):  # type: ignore[misc]
+        def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+            shown.append(shard.labels)
+            return {}
+
+    replace(client, honest=Spy()).train(fresh(), shard, generator(0, "spy"))
+    return shown[0]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_random_labels_are_wrong_for_the_share_that_was_asked_for(
+    shard: Shard, share: float
+) -> None:
+    labels = flipped(LabelFlipClient("random", share), shard)
+    assert int((labels != shard.labels).sum()) == round(share * len(shard))
+    assert int(labels.min()) >= 0
+    assert int(labels.max()) < 10
+    assert torch.equal(labels, flipped(LabelFlipClient("random", share), shard))
+
+
+def test_a_larger_share_spoils_the_same_images_and_others(shard: Shard) -> None:
+    some, more = (flipped(LabelFlipClient("random", s), shard) != shard.labels for s in (0.2, 0.6))
+    assert bool((more | ~some).all())
+
+
+def test_targeted_flipping_turns_one_class_into_another(shard: Shard) -> None:
+    labels = flipped(LabelFlipClient("targeted", source=3, target=8), shard)
+    assert torch.equal(labels, torch.where(shard.labels == 3, 8, shard.labels))
+    absent = replace(shard, labels=torch.zeros_like(shard.labels))
+    assert torch.equal(flipped(LabelFlipClient("targeted", source=3), absent), absent.labels)
+
+
+def test_a_backdoor_stamps_and_relabels_its_share_and_nothing_else(shard: Shard) -> None:
+    shown: list[Shard] = []
+
+    class Spy(SgdClient):  # type: ignore[misc]
+        def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+            shown.append(shard)
+            return {}
+
+    for client in (BackdoorClient(Bars(), 7, 0.4), BackdoorClient(Bars(), 7, 0.4, shared=True)):
+        replace(client, honest=Spy()).train(fresh(), shard, generator(0, "spy"))
+    whole, part = shown
+    for seen, piece in ((whole, None), (part, shard.client)):
+        changed = (seen.inputs != shard.inputs).flatten(1).any(1)
+        stamped = Bars().stamped(shard.inputs, piece)
+        moved = (seen.inputs == stamped).flatten(1).all(1) & (seen.labels == 7)
+        assert int(moved.sum()) >= 20
+        assert bool((moved | ~changed).all())
+        kept = ~moved
+        assert torch.equal(seen.labels[kept], shard.labels[kept])
+    assert not torch.equal(whole.inputs, part.inputs)
+
+
+def test_a_free_rider_repeats_the_last_change_of_the_model(shard: Shard) -> None:
+    client, own = FreeRiderClient(repeats=2.0, noise=0.0), replace(shard, memory={})
+    model = fresh()
+    start = flat(model)
+    client.train(model, own, generator(0, "first"))
+    assert torch.equal(flat(model), start)
+    load_flat(model, start + 0.5)
+    client.train(model, own, generator(0, "second"))
+    assert torch.allclose(flat(model), start + 0.5 + 2 * 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf"])
+def test_faulty_numbers_are_sent_for_every_parameter(shard: Shard, fault: Any) -> None:
+    sent = trained(FaultyClient(fault), shard)
+    assert not bool(sent.parameters.isfinite().any())
     assert sent.metrics == trained(SgdClient(), shard).metrics
+
+
+def test_faulty_replies_are_too_many_too_short_or_boast(shard: Shard) -> None:
+    update = Update(2, torch.arange(5.0), {}, 50, {})
+    first, second = FaultyClient("twice").replies(update, shard)
+    assert first is second is update
+    (short,) = FaultyClient("shape").replies(update, shard)
+    assert short.delta is not None
+    assert short.delta.tolist() == [0, 1, 2, 3]
+    (boast,) = FaultyClient("count").replies(update, shard)
+    assert boast.num_examples == 10**9
+    assert boast.delta is update.delta
+
+
+def test_a_stale_reply_is_that_of_the_round_before(shard: Shard) -> None:
+    own, model = replace(shard, memory={}), fresh()
+    start = flat(model)
+    FaultyClient("stale").train(model, own, generator(0, "first"))
+    first = flat(model) - start
+    assert torch.allclose(first, trained_from(start, shard, "first"), atol=1e-6)
+    load_flat(model, start + 0.01)
+    FaultyClient("stale").train(model, own, generator(0, "second"))
+    assert torch.allclose(flat(model) - (start + 0.01), first, atol=1e-6)
+
+
+def trained_from(start: Tensor, shard: Shard, label: str) -> Tensor:
+    model = fresh()
+    SgdClient().train(model, shard, generator(0, label))
+    return flat(model) - start

@@ -8,7 +8,8 @@ import pytest
 from flwr.serverapp import strategy as flower
 
 from fl_sim import catalogue
-from fl_sim.contracts import AggregationRule, Client, Metric, Protection
+from fl_sim.attacks.signals import MembershipAttack
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
 from fl_sim.plugins import discover, summary_of
@@ -17,7 +18,9 @@ KINDS: dict[str, type] = {
     "strategies": AggregationRule,
     "clients": Client,
     "fl_sim.protections": Protection,
+    "fl_sim.countermeasures": Countermeasure,
     "fl_sim.metrics": Metric,
+    "fl_sim.attacks": MembershipAttack,
     "fl_sim.data": Partition,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_sim.contracts import Metric, Observation, Row, Update
+from fl_sim.contracts import Metric, Observation, Row, Triggered, Update
 from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.federation import prepare
 from fl_sim.engine.loop import initial_state
@@ -84,7 +84,10 @@ def odd_observations(seen: Observation) -> dict[str, Observation]:
             protected_counts=seen.protected_counts[:1],
         ),
         "one class in the test set": replace(
-            seen, test_logits=torch.zeros(4, 10), test_labels=torch.ones(4, dtype=torch.int64)
+            seen,
+            test_logits=torch.zeros(4, 10),
+            test_labels=torch.ones(4, dtype=torch.int64),
+            triggered=Triggered(torch.zeros(4, 10), target=1),
         ),
     }
 

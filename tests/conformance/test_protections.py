@@ -1,12 +1,15 @@
 """Every protection, found by walking its package, keeps the contract of a protection."""
 
+import io
 import json
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fl_sim.contracts import Dataset, Protection
@@ -18,10 +21,27 @@ PROTECTIONS = [cls() for cls in discover("fl_sim.protections", Protection)]
 WHOLE_RADII = (1 / 255, 8 / 255, 16 / 255)
 
 
+CAPS = {
+    "max_passes": 3,
+    "surrogate_steps": 3,
+    "surrogate_epochs": 2,
+    "noise_steps": 60,
+    "adversary_steps": 1,
+    "transforms": 1,
+    "num_targets": 10,
+}
+EXPENSIVE = {"NeuralTangent": {"noise_steps": 2}, "RobustErrorMinimizing": {"noise_steps": 4}}
+
+
 def quick(protection: Protection) -> Protection:
-    """Return a copy that stops early, where it has a cap on its passes."""
+    """Return a copy that stops early, where it has something to cap."""
     changed: Any = protection
-    return replace(changed, max_passes=3) if hasattr(protection, "max_passes") else protection
+    capped = {
+        name: min(getattr(protection, name), cap)
+        for name, cap in (CAPS | EXPENSIVE.get(type(protection).__name__, {})).items()
+        if hasattr(protection, name)
+    }
+    return cast(Protection, replace(changed, **capped))
 
 
 def forms(protection: Protection) -> list[Protection]:
@@ -99,6 +119,13 @@ def test_the_order_of_the_samples_does_not_matter(made: Made) -> None:
     assert torch.equal(shuffled, made.protected[order])
 
 
+def test_a_lossless_file_keeps_every_pixel(made: Made) -> None:
+    for image in made.protected[:5]:
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "PNG")
+        assert np.array_equal(np.asarray(Image.open(file)), image[0].numpy())
+
+
 def test_what_is_passed_in_is_left_as_it_was(made: Made) -> None:
     before = [made.images.clone(), made.labels.clone(), made.ids.clone()]
     made.again()
@@ -155,6 +182,12 @@ def test_a_radius_in_whole_levels_means_no_more_than_that_many(
 def test_a_radius_out_of_range_is_refused_with_an_example(protection: Any, radius: float) -> None:
     with pytest.raises(ValueError, match=r"radius: (.*16/255|a finite number); got"):
         replace(protection, radius=radius)
+
+
+def test_names_on_the_command_line_are_there_and_unique() -> None:
+    names = [protection.short for protection in PROTECTIONS]
+    assert all(names)
+    assert len(set(names)) == len(names)
 
 
 @every_protection

@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.nan_sender import NanSenderClient
+from clients.faulty import FaultyClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, run
 from fl_sim.engine import client_app
 from strategies.fedavg import FedAvg
@@ -92,7 +92,7 @@ def test_a_nan_sender_changes_nothing_but_a_failure_row(
 ) -> None:
     data = Data(dataset="digits", num_clients=5, num_samples=300, num_test=60)
     wanted = experiment(strategy=strategy, data=data)
-    spoilt = experiment(strategy=strategy, data=data, adversary=Adversary(NanSenderClient(), 1))
+    spoilt = experiment(strategy=strategy, data=data, adversary=Adversary(FaultyClient(), 1))
     results = run(spoilt, out=tmp_path / "a")
     (liar,) = set(results.failures.client)
     without = run(wanted, out=tmp_path / "b", client_app=app_that(raising, client=liar))

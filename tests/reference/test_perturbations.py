@@ -1,7 +1,7 @@
 """Projected sign steps and protections against what their papers say of them."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torch.nn import functional
 from fl_sim.contracts import Dataset
 from fl_sim.data.sources import load, subset
 from fl_sim.perturbation import as_pixels, sign_steps
-from fl_sim.protections import error_minimizing
+from fl_sim.protections import error_minimizing, turns
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
@@ -102,12 +102,12 @@ def test_error_minimising_noise_lowers_the_loss_of_its_surrogate(
     """Seeds 0 to 2, radius 16/255, 400 digits, which the surrogate learns to tell apart too."""
     trained = []
 
-    class Remembered(error_minimizing._Surrogate):
+    class Remembered(error_minimizing.Surrogate):
         def __init__(self, *args: object) -> None:
             super().__init__(*args)  # type: ignore[arg-type]
             trained.append(self)
 
-    monkeypatch.setattr(error_minimizing, "_Surrogate", Remembered)
+    monkeypatch.setattr(error_minimizing, "Surrogate", Remembered)
     images, labels = as_pixels(some_digits.train_images), some_digits.train_labels
     protection = ErrorMinimizing(radius=16 / 255, form=form, max_passes=10)
     noise = protection.noise(images, labels, seed)
@@ -134,12 +134,8 @@ def test_error_minimising_noise_stops_once_the_surrogate_errs_no_more(
     some_digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    learn = error_minimizing._Surrogate.learn
-    monkeypatch.setattr(
-        error_minimizing._Surrogate,
-        "learn",
-        lambda self, noise: (passes.append(1), learn(self, noise))[1],
-    )
+    learn: Any = turns.learn
+    monkeypatch.setattr(turns, "learn", lambda *given: (passes.append(1), learn(*given))[1])
     images, labels = as_pixels(some_digits.train_images[:64]), some_digits.train_labels[:64]
     ErrorMinimizing(stop_error=0.999, max_passes=9).noise(images, labels, 0)
     assert len(passes) == 1

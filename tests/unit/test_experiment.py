@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from flwr.serverapp import strategy as flower
 
+from clients.faulty import FaultyClient
 from clients.fedprox import FedProxClient
-from clients.nan_sender import NanSenderClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, Participation
 from fl_sim.data.layout import Layout
@@ -157,10 +157,10 @@ def test_a_field_out_of_range_is_named_by_its_path(
 
 
 def test_no_more_adversaries_than_clients(experiment: Maker) -> None:
-    everybody = Adversary(NanSenderClient(), num_clients=4)
+    everybody = Adversary(FaultyClient(), num_clients=4)
     assert experiment(adversary=everybody).adversary == everybody
     with pytest.raises(FieldError, match=r"adversary.num_clients: at most 4 clients; got 5"):
-        experiment(adversary=Adversary(NanSenderClient(), num_clients=5))
+        experiment(adversary=Adversary(FaultyClient(), num_clients=5))
 
 
 def test_nothing_is_protected_without_a_protection(experiment: Maker) -> None:
@@ -212,7 +212,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("model.norm", "group"),
     ("model.tune", "head"),
     ("participation.clients_per_round", 2),
-    ("adversary", Adversary(NanSenderClient())),
+    ("adversary", Adversary(FaultyClient())),
     ("failures.on_failure", "raise"),
     ("failures.min_updates", 2),
 ]
@@ -266,7 +266,7 @@ def test_an_experiment_survives_json(experiment: Maker) -> None:
     for base in (
         experiment(),
         protected(experiment, partition=Shards(classes_per_client=3), strategy=Krum()),
-        protected(experiment, adversary=Adversary(NanSenderClient(), num_clients=2)),
+        protected(experiment, adversary=Adversary(FaultyClient(), num_clients=2)),
     ):
         assert Experiment.from_json(base.to_json()) == base
 

@@ -1,72 +1,47 @@
-"""Images of your own, from one NumPy file."""
+"""Arrays in one .npz file, MedMNIST's among them."""
 
-import zipfile
 from pathlib import Path
 from typing import ClassVar, final
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from fl_sim.contracts import Dataset
+from fl_sim.data.files import Split, read_npz
 from fl_sim.data.sources import MissingDataError, Source
-
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 @final
 class Npz(Source):
-    """Your own images, from the .npz file that `data.path` names.
+    """Your own images from the file data.path, in the layout of MedMNIST's files.
 
-    It holds `train_images`, `train_labels`, `test_images`, `test_labels`: images as `uint8` of
-    n x channels x height x width, labels as whole numbers from 0. Nothing in it is unpickled.
+    The file holds `train_images`, `train_labels`, `test_images` and `test_labels`: uint8 images
+    as [n h w], [n h w c] or [n c h w], and whole numbers from 0, one an image. A validation split
+    is not read.
 
-    Source: this project.
+    Source: this project; MedMNIST: Yang et al. (2023), https://doi.org/10.1038/s41597-022-01721-8.
     """
 
     name: ClassVar[str] = "npz"
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return the dataset in the file at `path`."""
-        if path is None:
-            raise MissingDataError("data.path: expected an .npz file of your own; got None")
-        content = _read(path)
-        tensors = {name: torch.from_numpy(array) for name, array in content.items()}
-        num_classes = 1 + max(int(content[name].max()) for name in ARRAYS if "labels" in name)
+        """Return what the file holds; nothing is unpickled."""
+        if path is None or not path.is_file():
+            raise MissingDataError(f"data.path: expected an .npz file of your own; got {path}")
+        splits = {split.prefix: split for split in read_npz(path)[1]}
+        train, test = _part(path, splits, "train_"), _part(path, splits, "test_")
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise MissingDataError(f"train_images and test_images in {path} differ in size")
+        num_classes = int(max(train.labels.max(), test.labels.max())) + 1
         return Dataset(
             name=self.name,
-            train_images=tensors["train_images"],
-            train_labels=tensors["train_labels"].long(),
-            test_images=tensors["test_images"],
-            test_labels=tensors["test_labels"].long(),
+            train_images=train.images,
+            train_labels=train.labels,
+            test_images=test.images,
+            test_labels=test.labels,
             class_names=tuple(str(label) for label in range(num_classes)),
             origin=str(path),
         )
 
 
-def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Read the four arrays and check that they fit each other."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in ARRAYS}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise MissingDataError(
-            f"data.path: expected an .npz file with {', '.join(ARRAYS)}; got {path} ({error})"
-        ) from None
-    for part in ("train", "test"):
-        _check(path, part, content[f"{part}_images"], content[f"{part}_labels"])
-    return content
-
-
-def _check(
-    path: Path, part: str, images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]
-) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
-        allowed = "uint8, n x channels x height x width"
-        found = f"{images.dtype} of shape {images.shape}"
-        raise MissingDataError(f"{path}: expected {part}_images as {allowed}; got {found}")
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.shape != (len(images),) or int(labels.min()) < 0:
-        allowed = f"{len(images)} whole numbers from 0"
-        found = f"{labels.dtype} of shape {labels.shape}"
-        raise MissingDataError(f"{path}: expected {part}_labels as {allowed}; got {found}")
+def _part(path: Path, splits: dict[str, Split], prefix: str) -> Split:
+    if prefix not in splits or len(splits[prefix].labels) == 0:
+        raise MissingDataError(f"no {prefix}images in {path}")
+    return splits[prefix]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clients.nan_sender import NanSenderClient
+from clients.faulty import FaultyClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, Model
 from fl_sim.contracts import Protection
@@ -240,12 +240,12 @@ def test_counts_are_about_everything_that_a_client_holds(experiment: Maker) -> N
 
 
 def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker) -> None:
-    adversary = Adversary(NanSenderClient(), num_clients=2)
+    adversary = Adversary(FaultyClient(), num_clients=2)
     ours = prepare(experiment(adversary=adversary))
     schedule = ours.workshop.schedule
     assert len(schedule.attackers(1)) == 2
     for client in range(4):
-        expected = NanSenderClient() if client in schedule.attackers(1) else SgdClient()
+        expected = FaultyClient() if client in schedule.attackers(1) else SgdClient()
         assert schedule.behaviour(client, 1) == expected
     seeded = (Schedule(experiment(adversary=adversary, seed=s)) for s in range(6))
     assert len({schedule.attackers(1) for schedule in seeded}) > 1
@@ -253,7 +253,7 @@ def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker
 
 def test_more_adversaries_are_the_same_and_others(experiment: Maker) -> None:
     one, two = (
-        Schedule(experiment(adversary=Adversary(NanSenderClient(), num_clients=n))).attackers(1)
+        Schedule(experiment(adversary=Adversary(FaultyClient(), num_clients=n))).attackers(1)
         for n in (1, 2)
     )
     assert one < two

@@ -11,8 +11,8 @@ from fl_sim.contracts import Shard
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import parameters
-from fl_sim.models.architectures import ARCHITECTURES
 from fl_sim.models.foundation import LITE0
+from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
 from fl_sim.seeding import generator
 
@@ -175,9 +175,7 @@ def test_the_rate_is_a_share_of_the_clients() -> None:
 
 def test_a_network_in_one_piece_has_no_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))
-    monkeypatch.setitem(
-        ARCHITECTURES, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10))
-    )
+    monkeypatch.setitem(NETWORKS, "in_one_piece", lambda *a: nn.Sequential(body, nn.Linear(4, 10)))
     with pytest.raises(FieldError, match=r"model.tune: 'full' or 'head' for in_one_piece"):
         network("in_one_piece", "last_block")
 
@@ -198,3 +196,35 @@ def test_calibration_does_not_depend_on_what_was_seen_before() -> None:
     for front in fronts:
         calibrate(front, grey(30))
     assert torch.equal(fronts[0](grey()), fronts[1](grey()))
+
+
+@pytest.mark.parametrize("tune", ["norm", "bias", "lora"])
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", LITE0])
+def test_a_few_parameters_are_trained_and_the_rest_stays(backbone: str, tune: str) -> None:
+    init = "pretrained" if backbone == LITE0 else "random"
+    cut = network(backbone, tune, init=init, pixels=32 if backbone == LITE0 else None)
+    trained = {n: p for n, p in cut.trained.named_parameters() if p.requires_grad}
+    assert 0 < sum(p.numel() for p in trained.values()) < 0.35 * sizes(whole(cut))
+    assert all(rate_of(p) == 1.0 for p in trained.values())
+    before = {name: p.detach().clone() for name, p in cut.trained.named_parameters()}
+    inputs = cut.frozen(grey(8)).detach() if len(cut.frozen) else (grey(8) * 255).byte()
+    shard = Shard(0, inputs, torch.arange(8), torch.arange(8), 10)
+    SgdClient(batch_size=4).train(cut.trained, shard, generator(0, "client"))
+    moved = {n for n, p in cut.trained.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= set(trained)
+    assert any(name.endswith("weight") for name in moved) or tune == "bias"
+
+
+def test_low_rank_changes_start_at_nothing_and_add_a_product() -> None:
+    full, lora = network("resnet18", "last_block"), network("resnet18", "lora", rank=2)
+    maps = full.frozen.eval()(grey())
+    full.trained.eval(), lora.trained.eval()
+    assert torch.allclose(full.trained(maps), lora.trained(lora.frozen.eval()(grey())), atol=1e-5)
+    (layer,) = [m for n, m in lora.trained.named_modules() if n.endswith("0.conv2")][:1]
+    with torch.no_grad():
+        layer.up.normal_()
+    change = (layer.up @ layer.down).view_as(layer.layer.weight)
+    inputs = torch.randn(1, layer.layer.in_channels, 5, 5)
+    wanted = torch.nn.functional.conv2d(inputs, layer.layer.weight + change, padding=1)
+    assert torch.allclose(layer(inputs), wanted, atol=1e-5)
+    assert int(torch.linalg.matrix_rank(change.view(len(change), -1))) == 2

@@ -134,6 +134,10 @@ def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[R
             yield Row(i, "client_accuracy", float(accuracy), client, its_group)
             yield Row(i, "mia_margin_auc", float(area), client)
             yield Row(i, "protected_share", fraction, client)
+            attacks = client == 1 and i > 1
+            share, about = (0.0, "attacker") if attacks else (0.25, group)
+            yield Row(i, "rule_share", share, client, about)
+            yield Row(i, "rule_scale", 0.5 if client == 2 else 1.0, client, about)
         for name, number in (("seconds", 1.5), ("bytes_up", 2e6), ("bytes_down", 3e6)):
             yield Row(i, name, number)
         yield Row(i, "peak_mib", 512.0)

@@ -1,0 +1,60 @@
+"""A little is enough: hide within the spread of the honest updates."""
+
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, deviation, mean
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
+
+
+@final
+@dataclass(frozen=True)
+class AlieClient(Colluder):
+    """Send the honest mean, moved by a few standard deviations in each coordinate.
+
+    All colluders send mean - z deviation: near enough to honest updates that rules which look
+    for outliers keep them, and the same way in all coordinates, round after round.
+
+    Threat model: the attackers see all honest updates of the round before they send; they do
+    not need to know the rule.
+
+    Source: Baruch et al. (2019), A Little Is Enough, algorithm 3,
+    https://arxiv.org/abs/1902.06156.
+
+    Attributes:
+        deviations: z; None: the most that leaves the forged update nearer to the mean than
+            those honest ones which the attackers need for a majority, by the paper's formula.
+        honest: the training that the attackers pretend to.
+    """
+
+    deviations: float | None = None
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Move the mean by z deviations."""
+        z = self.deviations
+        if z is None:
+            z = largest_deviation(len(seen.honest), len(seen.own))
+        return mean(seen.honest) - z * deviation(seen.honest)
+
+
+def largest_deviation(num_honest: int, num_colluders: int) -> float:
+    """Return z of the paper: the normal quantile of (n - f - s) / (n - f), where s supporters
+    make a majority together with the f attackers. Where these are one by themselves, s is 1.
+
+    >>> round(largest_deviation(9, 2), 4)
+    0.1397
+    """
+    clients = num_honest + num_colluders
+    supporters = max(1, clients // 2 + 1 - num_colluders)
+    share = (num_honest - supporters) / num_honest
+    return max(0.0, NormalDist().inv_cdf(share)) if share > 0 else 0.0

@@ -1,0 +1,65 @@
+"""A backdoor: images with a trigger become one class, all others stay what they are."""
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from torch import nn
+
+from clients.poisoning import share_of
+from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.triggers import Patch, Trigger
+
+
+@final
+@dataclass(frozen=True)
+class BackdoorClient(Wrapper):
+    """Stamp a trigger on some images, call them the target class, and train.
+
+    `Patch()` is BadNets, `Blend()` the blended attack, `Bars()` with `shared=True` the
+    distributed one (DBA), in which each attacker stamps one bar and the test has all four. The
+    metric `attack_success` is the share of stamped test images that end in the target class.
+
+    Threat model: the attacker controls its own data and nothing else; it knows its own number,
+    and which part of the trigger is its own.
+
+    Source: Gu et al. (2017), BadNets, https://arxiv.org/abs/1708.06733; shared out, Xie et al.
+    (2020), DBA, https://openreview.net/forum?id=rkgyS0VFvr.
+
+    Attributes:
+        trigger: what is stamped.
+        target: class that stamped images become.
+        share: share of the shard that is stamped, the same images each round.
+        shared: each attacker stamps only its part of the trigger.
+        honest: the training that follows.
+    """
+
+    trigger: Trigger = field(default_factory=Patch)
+    target: int = 0
+    share: float = 0.3
+    shared: bool = False
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
+        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place on the shard with some of its images stamped and relabelled.
+
+        Raises:
+            ValueError: where the shard holds features: a trigger needs images.
+        """
+        if shard.inputs.dtype != torch.uint8:
+            raise ValueError("a backdoor needs images; a frozen part of the model hides them")
+        rows = share_of(shard, self.share, "backdoor")
+        inputs, labels = shard.inputs.clone(), shard.labels.clone()
+        part = shard.client if self.shared else None
+        inputs[rows] = self.trigger.stamped(inputs[rows], part)
+        labels[rows] = self.target
+        return self.honest.train(model, replace(shard, inputs=inputs, labels=labels), rng)

@@ -1,0 +1,94 @@
+"""An attack on Krum: as far the wrong way as Krum still picks it."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clients.perturbing import against, offsets
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, squared_distances
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class FangKrumClient(Colluder):
+    """Send -s sign(mean) with the largest s, by halving, for which Krum picks the attackers.
+
+    All colluders send the same update, so each has the others as nearest neighbours. The
+    search begins at the paper's upper bound. In update space: the origin is the global model.
+
+    Threat model: the attackers see all honest updates of the round before they send (the
+    paper's full knowledge), and guess that the rule is Krum for as many attackers as they are.
+
+    Source: Fang et al. (2020), section 4.2 and theorem 1, https://arxiv.org/abs/1911.11815.
+
+    Attributes:
+        smallest: at which s the search gives up.
+        honest: the training that the attackers pretend to.
+    """
+
+    smallest: float = 1e-5
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.smallest > 0, "smallest", "above 0", self.smallest)
+
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Halve s until Krum would pick -s sign(mean)."""
+        way = against(seen.honest, "sign")
+        along, away = offsets(seen.honest, torch.zeros_like(way), way)
+        table, length = squared_distances(seen.honest), float(way.square().sum())
+        num_attackers, size = len(seen.own), float(upper_bound(table, away, len(seen.own), length))
+        while size > self.smallest:
+            to_honest = away - 2 * size * along + size**2 * length
+            if picked(table, to_honest, num_attackers):
+                break
+            size /= 2
+        return size * way
+
+
+def picked(table: Float[Tensor, "m m"], to_honest: Float[Tensor, " m"], num_attackers: int) -> bool:
+    """Say whether Krum picks one of `num_attackers` copies over every honest update.
+
+    Args:
+        table: squared distances between honest updates.
+        to_honest: squared distances from the copies to them.
+        num_attackers: how many copies there are, and how many Krum is asked to survive.
+    """
+    near = max(1, len(table) - 2)  # n - f - 2 neighbours, where n = m + f
+    copies = to_honest[:, None].expand(-1, num_attackers)
+    others = torch.cat([without_diagonal(table), copies], 1)
+    honest_scores = others.sort(1).values[:, :near].sum(1)
+    own = torch.cat([torch.zeros(num_attackers - 1, dtype=torch.float64), to_honest])
+    return bool(own.sort().values[:near].sum() < honest_scores.min())
+
+
+def upper_bound(
+    table: Float[Tensor, "m m"], away: Float[Tensor, " m"], num_attackers: int, size: float
+) -> Float[Tensor, ""]:
+    """Return the bound of theorem 1 on s, from distances between honest updates.
+
+    Args:
+        table: squared distances between honest updates.
+        away: their squared lengths.
+        num_attackers: c of the paper.
+        size: number of parameters that move (d of the paper).
+    """
+    near = max(1, len(table) - 2)
+    best = without_diagonal(table).sort(1).values[:, :near].sum(1).min()
+    others = max(1, len(table) - num_attackers - 1)  # n - 2c - 1
+    moving = max(size, 1.0)
+    bound: Tensor = (best / (others * moving)).sqrt() + (away.max() / moving).sqrt()
+    return bound
+
+
+def without_diagonal(table: Float[Tensor, "m m"]) -> Float[Tensor, "m l"]:
+    """Return each row without its entry on the diagonal."""
+    return table[~torch.eye(len(table), dtype=torch.bool)].view(len(table), len(table) - 1)

@@ -1,0 +1,44 @@
+"""Gaussian noise instead of an update."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+
+from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.models.parameters import flat, load_flat
+
+
+@final
+@dataclass(frozen=True)
+class GaussianClient(Wrapper):
+    """Send random numbers: the global model moved by Gaussian noise.
+
+    Threat model: a broken or crude participant; it sees no other client.
+
+    Source: Blanchard et al. (2017), section 5, https://arxiv.org/abs/1703.02757; the default
+    is that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
+
+    Attributes:
+        scale: standard deviation of the noise.
+        honest: the training that it pretends to, and whose metrics it reports.
+    """
+
+    scale: float = 1.0
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.scale > 0, "scale", "above 0", self.scale)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place, then forget it."""
+        start = flat(model)
+        metrics = self.honest.train(model, shard, rng)
+        load_flat(model, start + self.scale * torch.randn(len(start), generator=rng))
+        return metrics

@@ -1,0 +1,44 @@
+"""Inner-product manipulation: point against the honest mean."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, mean
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class IpmClient(Colluder):
+    """Send the opposite of the honest mean, so that the step has a negative product with it.
+
+    With plain averaging the step turns round once `scale` is above the number of honest
+    clients over that of attackers; a small one slips through rules that look at distances.
+
+    Threat model: the attackers see all honest updates of the round before they send; they do
+    not need to know the rule.
+
+    Source: Xie et al. (2019), Fall of Empires, section 4, https://arxiv.org/abs/1903.03936;
+    the default is that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
+
+    Attributes:
+        scale: length of the forged update as a multiple of the mean's.
+        honest: the training that the attackers pretend to.
+    """
+
+    scale: float = 2.0
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.scale > 0, "scale", "above 0", self.scale)
+
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Reverse the mean."""
+        return -self.scale * mean(seen.honest)

@@ -1,0 +1,48 @@
+"""Model replacement: so long an update that the average becomes the attacker's model."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class ModelReplacementClient(Colluder):
+    """Send the own update, lengthened so that a weighted mean becomes the attackers' model.
+
+    Under plain averaging, and where honest updates cancel, the global model becomes the mean
+    of what the attackers trained. The factor is the weight of all clients over that of the
+    attackers. Wrap a backdoor: `ModelReplacementClient(honest=BackdoorClient())`.
+
+    Threat model: the attackers control what they train and send, act together, and know how
+    much each client counts; they use no honest update.
+
+    Source: Bagdasaryan et al. (2020), How To Backdoor Federated Learning, equation 3,
+    https://arxiv.org/abs/1807.00459.
+
+    Attributes:
+        server_learning_rate: factor that the server puts on the mean; its inverse is on theirs.
+        honest: the training whose result is to become the global model.
+    """
+
+    server_learning_rate: float = 1.0
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        rate = self.server_learning_rate
+        require(rate > 0, "server_learning_rate", "above 0", rate)
+
+    def forged(self, seen: Collusion) -> Float[Tensor, "k p"]:
+        """Lengthen what each attacker trained by the same factor."""
+        own = float(seen.own_weights.sum())
+        factor = (float(seen.honest_weights.sum()) + own) / own
+        return seen.own * (factor / self.server_learning_rate)

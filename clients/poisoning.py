@@ -1,0 +1,27 @@
+"""Which images of a shard an attacker spoils."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fl_sim.contracts import Shard
+from fl_sim.seeding import generator
+
+
+def share_of(
+    shard: Shard, share: float, *labels: str, among: Int64[Tensor, " m"] | None = None
+) -> Int64[Tensor, " k"]:
+    """Return the rows of a share of the shard, or of some of its rows, the same each round.
+
+    Nested: a larger share has the same rows and others. At least one, if there is any.
+
+    Args:
+        shard: of the attacker.
+        share: how much of it.
+        labels: name of the draw.
+        among: rows to choose from; None: all.
+    """
+    candidates = torch.arange(len(shard)) if among is None else among
+    order = torch.randperm(len(candidates), generator=generator(shard.client, *labels))
+    count = max(1, round(share * len(candidates)))
+    return candidates[order[:count]]

@@ -1,0 +1,43 @@
+"""Scaling: an honest update, many times as long."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+
+from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.models.parameters import flat, load_flat
+
+
+@final
+@dataclass(frozen=True)
+class ScalingClient(Wrapper):
+    """Train honestly, then go the same way many times as far.
+
+    Threat model: the attacker controls what it sends, and sees no other client.
+
+    Source: the boosting of Bhagoji et al. (2019), section 3.2, https://arxiv.org/abs/1811.12470.
+
+    Attributes:
+        factor: length of the update as a multiple of the trained one.
+        honest: the training that comes before.
+    """
+
+    factor: float = 10.0
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.factor > 0, "factor", "above 0", self.factor)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place, then lengthen the way from where the parameters started."""
+        start = flat(model)
+        metrics = self.honest.train(model, shard, rng)
+        load_flat(model, start + self.factor * (flat(model) - start))
+        return metrics

@@ -1,0 +1,86 @@
+"""What malicious clients share: they are like the client that they wrap, but for one thing."""
+
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fl_sim.contracts import Client, ColludingClient, Collusion, Descent, Shard, Update
+from fl_sim.sums import chunks
+
+
+class Wrapper(Client):
+    """A client around another one, `honest`, which it follows unless it says otherwise."""
+
+    honest: Client
+
+    @abstractmethod
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train `model` in place, going astray somewhere."""
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return those of the training that it wraps."""
+        return self.honest.local_steps(num_examples)
+
+    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+        """Have the own model of the client that it wraps."""
+        return self.honest.personal(model, memory)
+
+    def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
+        """Send as often as the client that it wraps."""
+        return self.honest.replies(update, shard)
+
+
+class Colluder(Wrapper, ColludingClient):
+    """A wrapper that trains as it should, and forges what is sent."""
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train as the wrapped client does."""
+        return self.honest.train(model, shard, rng)
+
+    def descent(self, number: int) -> Descent | None:
+        """Train in a cohort where the wrapped client does: what is sent comes later."""
+        return self.honest.descent(number)
+
+    def forge(self, seen: Collusion) -> Float[Tensor, "k p"]:
+        """Send what is forged; what was trained, where nobody honest is seen."""
+        if len(seen.honest) == 0:
+            return seen.own
+        forged = self.forged(seen).to(seen.own.dtype)
+        return forged.expand(len(seen.own), -1).clone() if forged.dim() == 1 else forged
+
+    @abstractmethod
+    def forged(self, seen: Collusion) -> Tensor:
+        """Return one update for all colluders, or one a row for each of them."""
+
+
+def mean(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
+    """Return the mean of each coordinate, in float64."""
+    return updates.mean(0, dtype=torch.float64)
+
+
+def deviation(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
+    """Return the sample standard deviation of each coordinate, in float64; of a single one, 0."""
+    size = updates.shape[1]
+    found = torch.zeros(size, dtype=torch.float64)
+    if len(updates) > 1:
+        for columns in chunks(size):
+            found[columns] = updates[:, columns].double().std(0)
+    return found
+
+
+def squared_distances(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
+    """Return the squared distance of every two updates, in float64."""
+    products = gram(updates, mean(updates))
+    squares = products.diagonal()
+    return (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0)
+
+
+def gram(updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"]) -> Float[Tensor, "n n"]:
+    """Return the inner products of every two updates, seen from `origin`, in float64."""
+    found = torch.zeros(len(updates), len(updates), dtype=torch.float64)
+    for columns in chunks(updates.shape[1]):
+        part = updates[:, columns].double() - origin[columns]
+        found += part @ part.T
+    return found

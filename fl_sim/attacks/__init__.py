@@ -1,0 +1,1 @@
+"""What an outsider does to a finished model, or to the messages that made it."""

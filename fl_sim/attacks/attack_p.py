@@ -1,0 +1,31 @@
+"""Attack-P: a threshold that a population sets."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.attacks.signals import Evidence, MembershipAttack
+
+
+@final
+@dataclass(frozen=True)
+class AttackP(MembershipAttack):
+    """Score the share of a population that the target is less sure about.
+
+    It ranks as the loss threshold does, with a score that says what false alarm rate to expect:
+    the resolution is 1 / population. Guessing gives an AUC of 0.5.
+
+    Source: Ye et al. (2022), section 4, https://arxiv.org/abs/2111.09679.
+    """
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the rank among the population, from 0 to 1."""
+        ordered = held.population.sort().values
+        return torch.searchsorted(ordered, held.target.contiguous()).double() / len(ordered)
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the population is empty."""
+        return "" if len(held.population) else "needs a population; got none"

@@ -1,0 +1,32 @@
+"""Average cosine: an update points where a record's gradient would push."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.attacks.signals import Evidence, MembershipAttack, View
+from fl_sim.attacks.trajectories import cosines, needs_trajectory, seen
+
+
+@final
+@dataclass(frozen=True)
+class AverageCosine(MembershipAttack):
+    """Score the cosine between the suspected client's update and minus a record's gradient.
+
+    The mean over rounds. Guessing gives an AUC of 0.5. It tells label skew as readily as
+    membership: read it on matched outsiders.
+
+    Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
+    """
+
+    view: ClassVar[View] = "server"
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the mean cosine over rounds."""
+        return seen(held).of_suspects(cosines(held)).double().nanmean(0)
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether cosines are missing."""
+        return needs_trajectory(held, cosine=True)

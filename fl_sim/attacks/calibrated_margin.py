@@ -1,0 +1,43 @@
+"""Difficulty calibration: how much surer the target is than models that may not know."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_references
+
+
+@final
+@dataclass(frozen=True)
+class CalibratedMargin(MembershipAttack):
+    """Score the margin minus its mean over references that were not trained on the record.
+
+    Needs one OUT reference a record (and one IN with `both`). Guessing gives an AUC of 0.5.
+
+    Source: Watson et al. (2022), equation 2, https://arxiv.org/abs/2111.08440, on the margin
+    instead of the loss; `both` is the threshold of Sablayrolles et al. (2019), section 4,
+    https://arxiv.org/abs/1908.11229.
+
+    Attributes:
+        offset: what is taken off: the mean over `out` references, over `in` references, or the
+            middle of the two (`both`).
+    """
+
+    calibrated: ClassVar[bool] = True
+    offset: Literal["out", "in", "both"] = "out"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the margin above what is expected of the record."""
+        inside, outside = held.inside.nanmean(0), held.outside.nanmean(0)
+        offsets = {"out": outside, "in": inside, "both": (inside + outside) / 2}
+        return held.target.double() - offsets[self.offset]
+
+    def missing(self, held: Evidence) -> str:
+        """Return which references are missing."""
+        return needs_references(held, int(self.offset != "out"), int(self.offset != "in"))

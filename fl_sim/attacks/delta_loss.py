@@ -1,0 +1,35 @@
+"""Delta loss: how much a client's training lowers the loss of a record."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
+from fl_sim.attacks.trajectories import needs_trajectory, seen
+
+
+@final
+@dataclass(frozen=True)
+class DeltaLoss(MembershipAttack):
+    """Score the loss under the model that was sent out minus that under the client's answer.
+
+    The mean over rounds. Guessing gives an AUC of 0.5. It tells label skew as readily as
+    membership: read it on matched outsiders.
+
+    Source: the score difference of Jagielski et al. (2023), section 4,
+    https://arxiv.org/abs/2205.06369, with a client's local training as the update.
+    """
+
+    view: ClassVar[View] = "server"
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the mean drop of the loss over rounds."""
+        course = seen(held)
+        after = loss(course.of_suspects(course.client_margin))
+        return (loss(course.global_margin) - after).nanmean(0)
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the trajectory is missing."""
+        return needs_trajectory(held)

@@ -1,0 +1,62 @@
+"""FedMIA: the other clients are the reference models."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
+from fl_sim.attacks.trajectories import cosines, needs_trajectory, seen
+
+FLOOR = 1e-8  # of a deviation over clients
+OUTLYING = 3.0  # deviations above the mean from which a value is left out
+
+
+@final
+@dataclass(frozen=True)
+class FedMia(MembershipAttack):
+    """Score how far the suspected client stands out from the others, round by round.
+
+    In each round the signals of the other clients give a normal distribution, without values more
+    than three deviations above their mean; the score is the mean over rounds of its distribution
+    function at the suspect's signal. From 0 to 1; guessing gives an AUC of 0.5. It tells label
+    skew as readily as membership: read it on matched outsiders.
+
+    Source: Zhu et al. (2024), equations 7 to 12, https://arxiv.org/abs/2402.06289.
+
+    Attributes:
+        signal: `loss` is minus the loss under the client's model (FedMIA-I); `cosine` is that of
+            the client's update with minus the record's gradient (FedMIA-II).
+    """
+
+    view: ClassVar[View] = "server"
+    signal: Literal["loss", "cosine"] = "loss"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the mean over rounds of the suspect's place among the others."""
+        course = seen(held)
+        signal = -loss(course.client_margin) if self.signal == "loss" else cosines(held).double()
+        rounds, _, records = signal.shape
+        own = course.suspects.expand(rounds, 1, records)
+        others = signal.scatter(1, own, torch.nan)
+        mean, deviation = _fit(others)
+        others = others.masked_fill(others > mean + OUTLYING * deviation, torch.nan)
+        mean, deviation = _fit(others)
+        place = (signal.gather(1, own) - mean) / deviation.clamp(min=FLOOR)
+        distribution: Tensor = torch.special.ndtr(place)
+        return distribution.squeeze(1).nanmean(0)
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the trajectory, or its cosines, are missing."""
+        return needs_trajectory(held, cosine=self.signal == "cosine", clients=3)
+
+
+def _fit(values: Float[Tensor, "r k n"]) -> tuple[Float[Tensor, "r 1 n"], Float[Tensor, "r 1 n"]]:
+    mean = values.nanmean(1, keepdim=True)
+    return mean, (values - mean).square().nanmean(1, keepdim=True).sqrt()

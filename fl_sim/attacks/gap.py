@@ -1,0 +1,30 @@
+"""The gap attack: whatever the model gets right was trained on."""
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.attacks.signals import Evidence, MembershipAttack
+
+
+@final
+@dataclass(frozen=True)
+class Gap(MembershipAttack):
+    """Score 1 where the target is right, and 0 where it is wrong.
+
+    Its AUC is half of one plus the difference of accuracy between members and outsiders, whatever
+    the model's confidence. Guessing gives 0.5.
+
+    Source: Yeom et al. (2018), section 3.2, https://arxiv.org/abs/1709.01604.
+    """
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return whether the target is right."""
+        assert held.correct is not None
+        return held.correct.double()
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the target's answers are missing."""
+        return "needs the target's answers; got none" if held.correct is None else ""

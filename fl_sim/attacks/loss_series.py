@@ -1,0 +1,33 @@
+"""The loss series: a client's model is sure of its own records, round after round."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
+from fl_sim.attacks.trajectories import needs_trajectory, seen
+
+
+@final
+@dataclass(frozen=True)
+class LossSeries(MembershipAttack):
+    """Score minus the mean loss under the models that the suspected client sent.
+
+    Guessing gives an AUC of 0.5. It tells label skew as readily as membership: read it on matched
+    outsiders.
+
+    Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
+    """
+
+    view: ClassVar[View] = "server"
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return minus the mean loss over rounds."""
+        course = seen(held)
+        return -loss(course.of_suspects(course.client_margin)).nanmean(0)
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the trajectory is missing."""
+        return needs_trajectory(held)

@@ -1,0 +1,200 @@
+"""Model inversion with a prior: what does a class look like, says the model?
+
+Attacker's view: any client. It holds the model and images of other classes or sources, from which
+it learns a small generator; the search goes over the generator's latents, so that what is found
+looks like an image. No record is found: a class is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim import description
+from fl_sim.errors import require
+from fl_sim.seeding import generator, torch_seeded
+
+Scorer = Callable[[Tensor], Tensor]
+SLACK = 1e-4  # keeps the target of the Poincare loss inside the unit ball
+
+
+class Generator(nn.Module):
+    """A variational auto-encoder of one hidden layer: small, and quick to train on a CPU.
+
+    Source: Kingma and Welling (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], latent: int = 32, hidden: int = 256) -> None:
+        super().__init__()
+        self.shape, self.latent = shape, latent
+        size = shape[0] * shape[1] * shape[2]
+        self.encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.Sigmoid()
+        )
+
+    def forward(self, latents: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+        """Return the images of latents, in [0, 1]."""
+        images: Tensor = self.decoder(latents)
+        return images.view(-1, *self.shape)
+
+    def fit(self, images: Float[Tensor, "n c h w"], epochs: int, seed: int) -> None:
+        """Train on images, which ought to be none of the attacked model's."""
+        optimiser = torch.optim.Adam(self.parameters(), 1e-3)
+        rng = generator(seed, "generator")
+        for _ in range(epochs):
+            for rows in torch.randperm(len(images), generator=rng).split(64):
+                batch = images[rows]
+                mean, log_variance = self.encoder(batch).chunk(2, 1)
+                noise = torch.randn(mean.shape, generator=rng)
+                decoded = self(mean + (log_variance / 2).exp() * noise)
+                missed = functional.binary_cross_entropy(decoded, batch, reduction="sum")
+                prior = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+                optimiser.zero_grad()
+                ((missed + prior) / len(batch)).backward()
+                optimiser.step()
+        self.eval().requires_grad_(False)
+
+
+def trained_generator(
+    images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
+) -> Generator:
+    """Return a generator of images like these."""
+    with torch_seeded(seed, "generator"):
+        made = Generator((images.shape[1], images.shape[2], images.shape[3]), latent)
+    made.fit(images, epochs, seed)
+    return made
+
+
+@final
+@dataclass(frozen=True)
+class PriorGuidedInversion:
+    """Search a generator's latents for images that the model takes for a class.
+
+    Sample latents, keep those that the model is surest of, descend on the Poincare loss under
+    random crops, and select what stays sure under harsher crops: transformation-robust images.
+
+    Source: Struppek et al. (2022), Plug & Play Attacks, sections 3.2 to 3.4,
+    https://arxiv.org/abs/2201.12179.
+
+    Attributes:
+        samples: latents that are drawn for all classes together.
+        candidates: of each class, that are optimised.
+        kept: of each class, that are selected in the end.
+        steps, learning_rate: of the optimiser.
+        crops: random crops, over which the selection averages.
+    """
+
+    samples: int = 2000
+    candidates: int = 50
+    kept: int = 25
+    steps: int = 50
+    learning_rate: float = 0.05
+    crops: int = 20
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        for name in ("samples", "candidates", "kept", "steps", "crops"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        fits = self.kept <= self.candidates <= self.samples
+        allowed = "at least kept and at most samples"
+        require(fits, "candidates", allowed, self.candidates)
+
+    def reconstruct(
+        self, model: Scorer, prior: Generator, num_classes: int, seed: int
+    ) -> tuple[Float[Tensor, "m c h w"], Int64[Tensor, " m"]]:
+        """Return the selected images, and the class that each stands for.
+
+        Args:
+            model: logits of images in [0, 1], in evaluation mode.
+            prior: a trained generator.
+            num_classes: outputs of the model, each of which is attacked.
+            seed: of latents and crops.
+        """
+        rng = generator(seed, "inversion")
+        labels = torch.arange(num_classes).repeat_interleave(self.candidates)
+        latents = self._candidates(model, prior, num_classes, rng).requires_grad_(True)
+        optimiser = torch.optim.Adam([latents], self.learning_rate, betas=(0.1, 0.1))
+        for _ in range(self.steps):
+            seen = random_crops(prior(latents), 0.9, 1.0, rng)
+            loss = poincare(model(seen), labels).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        images = prior(latents.detach())
+        sure = self._confidence(model, images, labels, 0.5, 0.9, rng).view(num_classes, -1)
+        best = (
+            sure.topk(self.kept, dim=1).indices
+            + torch.arange(num_classes)[:, None] * self.candidates
+        )
+        return images[best.flatten()], labels[best.flatten()]
+
+    @torch.no_grad()
+    def _candidates(
+        self, model: Scorer, prior: Generator, num_classes: int, rng: torch.Generator
+    ) -> Float[Tensor, "m l"]:
+        """Return the latents that the model is surest of, class by class."""
+        latents = torch.randn(self.samples, prior.latent, generator=rng)
+        sure = model(prior(latents)).softmax(1)
+        best = sure.topk(self.candidates, dim=0).indices.T[:num_classes]
+        return latents[best.flatten()]
+
+    @torch.no_grad()
+    def _confidence(
+        self,
+        model: Scorer,
+        images: Float[Tensor, "m c h w"],
+        labels: Int64[Tensor, " m"],
+        smallest: float,
+        largest: float,
+        rng: torch.Generator,
+    ) -> Float[Tensor, " m"]:
+        """Return the mean confidence in the class over random crops."""
+        total = torch.zeros(len(images))
+        for _ in range(self.crops):
+            seen = model(random_crops(images, smallest, largest, rng)).softmax(1)
+            total += seen.gather(1, labels[:, None]).squeeze(1)
+        return total / self.crops
+
+
+def poincare(logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return the distance in the Poincare ball of the scaled logits from the class.
+
+    Its gradient does not vanish where the model is already sure.
+
+    Source: Struppek et al. (2022), equation 4, https://arxiv.org/abs/2201.12179.
+    """
+    point = logits / logits.abs().sum(1, keepdim=True).clamp(min=1e-12)
+    one_hot = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    goal = (one_hot - SLACK).clamp(min=0)
+    apart = (point - goal).square().sum(1)
+    room = (1 - point.square().sum(1)) * (1 - goal.square().sum(1))
+    return torch.acosh(1 + 2 * apart / room.clamp(min=1e-12))
+
+
+def random_crops(
+    images: Float[Tensor, "n c h w"], smallest: float, largest: float, rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Return a random square part of each image, scaled back to its size.
+
+    Args:
+        images: whole.
+        smallest, largest: bounds of the part's area, as a share of the image's.
+        rng: draws area and place.
+    """
+    count = len(images)
+    area = smallest + (largest - smallest) * torch.rand(count, generator=rng)
+    side = area.sqrt()
+    place = (2 * torch.rand(count, 2, generator=rng) - 1) * (1 - side)[:, None]
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = place
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,0 +1,76 @@
+"""RMIA: the record's likelihood ratio against that of a population."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.attacks.signals import Evidence, MembershipAttack, confidence, needs_references
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class Rmia(MembershipAttack):
+    """Score the share of a population that the record's likelihood ratio exceeds by `gamma`.
+
+    The ratio is p(x) / P(x): confidence under the target over the mean over models in general.
+    Online, P averages IN and OUT references half and half. Offline it is guessed from OUT
+    references as ((1 + a) P_out + 1 - a) / 2, for record and population alike. The resolution is
+    1 / population, and ties pile up at 1: `resolved=True` breaks them by the ratio itself, which
+    changes no order between different scores. Guessing gives an AUC of 0.5.
+
+    Source: Zarifzadeh et al. (2024), equations 3 to 5 and appendix B.2.2,
+    https://arxiv.org/abs/2312.03262.
+
+    Attributes:
+        references: `online` needs an IN and an OUT reference a record, `offline` an OUT one.
+        a: how far a member lifts the confidence offline; 1 trusts the OUT mean alone. Tune it on
+            a paired reference model (`tuned_a`), never on the target.
+        gamma: factor by which the ratio must exceed the population's.
+        resolved: break ties by the ratio.
+    """
+
+    calibrated: ClassVar[bool] = True
+    references: Literal["online", "offline"] = "online"
+    a: float = 0.3
+    gamma: float = 1.0
+    resolved: bool = True
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.a <= 1, "a", "between 0 and 1", self.a)
+        require(self.gamma > 0, "gamma", "above 0", self.gamma)
+
+    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+        """Return the share of the population that is beaten, from 0 to 1."""
+        ratio = confidence(held.target) / self._general(held)
+        population = confidence(held.reference_population).mean(0)
+        if self.references == "offline":
+            population = self._lifted(population)
+        beaten = self.gamma * confidence(held.population) / population
+        # The share of z with ratio / ratio_z > gamma, by binary search instead of a table.
+        share = torch.searchsorted(beaten.sort().values, ratio).double() / len(beaten)
+        share[ratio.isnan()] = torch.nan
+        # A ratio is below 1 / P; its own order fits between two steps of the share.
+        within = ratio / (1 + ratio) / (len(beaten) + 1)
+        return share + within if self.resolved else share
+
+    def missing(self, held: Evidence) -> str:
+        """Return whether the population or references are missing."""
+        if len(held.population) == 0:
+            return "needs a population; got none"
+        return needs_references(held, int(self.references == "online"), 1)
+
+    def _general(self, held: Evidence) -> Float[Tensor, " n"]:
+        sure = confidence(held.references)
+        out = sure.masked_fill(held.reference_members, torch.nan).nanmean(0)
+        if self.references == "offline":
+            return self._lifted(out)
+        return (sure.masked_fill(~held.reference_members, torch.nan).nanmean(0) + out) / 2
+
+    def _lifted(self, out: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+        return ((1 + self.a) * out + 1 - self.a) / 2

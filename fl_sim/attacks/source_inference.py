@@ -1,0 +1,24 @@
+"""Source inference: whose record is it?"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def sources(client_margin: Float[Tensor, "k n"], rng: torch.Generator) -> Int64[Tensor, " n"]:
+    """Return the client whose model has the lowest loss on each record; ties are drawn.
+
+    Source: Hu et al. (2021), theorem 1, https://arxiv.org/abs/2109.05659. Guessing is right in
+    one of k cases. It tells label skew as readily as membership: compare with held-out records
+    of the same clients (`excess`).
+    """
+    best = client_margin == client_margin.amax(0)
+    return torch.multinomial(best.double().T, 1, generator=rng).squeeze(1)
+
+
+def excess(right: Float[Tensor, " n"], held_out_right: Float[Tensor, " o"]) -> Float[Tensor, ""]:
+    """Return the accuracy on members minus that on held-out records of the same clients.
+
+    What is left when label skew is taken off; 0 without memorisation.
+    """
+    return right.mean() - held_out_right.mean()

@@ -1,0 +1,1 @@
+"""Audits of finished runs: who leaks what, and how sure is that?"""

@@ -1,0 +1,197 @@
+"""Attacks on a run, and what they found."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fl_sim.attacks.attack_p import AttackP
+from fl_sim.attacks.average_cosine import AverageCosine
+from fl_sim.attacks.calibrated_margin import CalibratedMargin
+from fl_sim.attacks.delta_loss import DeltaLoss
+from fl_sim.attacks.fedmia import FedMia
+from fl_sim.attacks.gap import Gap
+from fl_sim.attacks.gradient_norm import GradientNorm
+from fl_sim.attacks.lira import Lira
+from fl_sim.attacks.loss_series import LossSeries
+from fl_sim.attacks.loss_threshold import LossThreshold
+from fl_sim.attacks.rmia import Rmia
+from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals, Trajectory
+from fl_sim.attacks.source_inference import excess, sources
+from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.metrics.leakage import MAX_FPRS, auc
+from fl_sim.metrics.membership import Finding, Records, assess, dispersion, shift_control
+from fl_sim.seeding import generator
+
+PAIRED = 8  # reference models that are attacked themselves, to set `a` and thresholds
+STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
+
+Attacks = dict[str, MembershipAttack]
+FREE: Attacks = {
+    "loss": LossThreshold(),
+    "gap": Gap(),
+    "population": AttackP(),
+    "gradient norm": GradientNorm(),
+}
+CHEAP: Attacks = {
+    "calibrated margin": CalibratedMargin(),
+    "RMIA online": Rmia("online"),
+    "RMIA offline": Rmia("offline"),
+    "loss series": LossSeries(),
+    "delta loss": DeltaLoss(),
+    "average cosine": AverageCosine(),
+    "FedMIA-I": FedMia("loss"),
+    "FedMIA-II": FedMia("cosine"),
+}
+DEAR: Attacks = {
+    "LiRA online": Lira("online", "pooled"),
+    "LiRA offline": Lira("offline", "shrunken"),  # pooled, it ranks as the calibrated margin does
+    "LiRA per-example": Lira("online", "per_example"),
+    "LiRA shrunken": Lira("online", "shrunken"),
+}
+HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
+TIERS = (FREE, {**FREE, **CHEAP}, {**FREE, **CHEAP, **DEAR})
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What attacks are tried on.
+
+    Attributes:
+        signals: of the audited records; model 0 is the target.
+        records: who they are, and which of them are members.
+        gradient_norm: under the target; None where unknown.
+        correct: whether the target is right; None where unknown.
+        about: what all findings share.
+        trajectory: what the server saw; None where that is not known, as `unseen` says.
+        unseen: why there is no trajectory.
+    """
+
+    signals: Signals
+    records: Records
+    gradient_norm: Float[Tensor, " n"] | None
+    correct: Bool[Tensor, " n"] | None
+    about: Finding
+    trajectory: Trajectory | None = None
+    unseen: str = ""
+
+    @property
+    def references(self) -> list[int]:
+        """The models of the attacker."""
+        return list(range(1, len(self.signals)))
+
+    def held(self) -> Evidence:
+        """Return the evidence against the target."""
+        evidence = self.signals.evidence(0, self.references)
+        return replace(
+            evidence,
+            gradient_norm=self.gradient_norm,
+            correct=self.correct,
+            trajectory=self.trajectory,
+        )
+
+    def rehearsals(self) -> Iterator[tuple[int, Evidence]]:
+        """Yield reference models in the place of the target, without anything about that."""
+        for own in self.references[:PAIRED]:
+            others = self.signals.others(own, self.references)
+            if len(others) >= 2:
+                yield own, self.signals.evidence(own, others)
+
+
+def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tensor, " n"]]]:
+    """Return the findings of a tier's attacks, and the scores of the records by attack."""
+    findings: list[Finding] = []
+    scores: dict[str, Tensor] = {}
+    for name, plain in TIERS[tier].items():
+        about = bench.about._replace(attack=name, view=plain.view)
+        if isinstance(plain, Lira | Rmia | CalibratedMargin):
+            about = about._replace(num_references=len(bench.references))
+        else:
+            about = about._replace(references="none")
+        missing = plain.missing(bench.held())
+        if missing:
+            note = bench.unseen if plain.view == "server" and bench.unseen else missing
+            findings.append(about._replace(metric="auc", valid=False, note=note))
+            continue
+        own = tuned(bench, plain)
+        scores[name] = own.scores(bench.held())
+        found = list(assess(scores[name], bench.records, about, thresholds(bench, own)))
+        findings += found
+        findings += dispersion([f for f in found if f.client >= 0], about)
+        findings += shift_control(scores[name], bench.records, about)
+    if bench.trajectory is not None:
+        findings += source_inference(bench, bench.trajectory)
+    return findings, scores
+
+
+def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
+    """Yield how often a record's client is found, and by how much more than for held-out ones."""
+    there = ~course.client_margin[-1].isnan().any(1)
+    who = there.nonzero().squeeze(1)
+    if len(who) < 2:
+        return
+    found = who[
+        sources(course.client_margin[-1][there], generator(bench.about.seed, "audit", "ties"))
+    ]
+    chosen = there[course.suspects]
+    right = found == course.suspects
+    inside, outside = chosen & bench.records.members, chosen & ~bench.records.members
+    about = bench.about._replace(
+        attack="source inference",
+        view="server",
+        references="none",
+        num_members=int(inside.sum()),
+        num_outsiders=int(outside.sum()),
+    )
+    for name, own in (("accuracy", inside), ("held_out_accuracy", outside)):
+        hits, count = int(right[own].sum()), int(own.sum())
+        low, high = clopper_pearson(hits, count)
+        value = hits / count if count else float("nan")
+        yield about._replace(metric=f"source_{name}", value=value, low=low, high=high)
+    value = float(excess(right[inside].double(), right[outside].double()))
+    yield about._replace(metric="source_excess", value=value)
+
+
+def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:
+    """Return offline RMIA with the `a` that works best on the references; others as they are."""
+    if not (isinstance(plain, Rmia) and plain.references == "offline"):
+        return plain
+    rehearsals = list(bench.rehearsals())
+    if not rehearsals:
+        return plain
+
+    def worth(a: float) -> float:
+        return sum(_area(replace(plain, a=a), bench, *each) for each in rehearsals)
+
+    return replace(plain, a=max(STEPS, key=worth))
+
+
+def _area(trial: MembershipAttack, bench: Bench, model: int, held: Evidence) -> float:
+    scores, members = trial.scores(held), bench.signals.members[model]
+    told = ~scores.isnan()
+    return auc(scores[members & told], scores[~members & told])
+
+
+def thresholds(
+    bench: Bench, own: MembershipAttack, rates: Sequence[float] = MAX_FPRS
+) -> dict[float, float]:
+    """Return scores above which a record is accused, by nominal rate, set on the references.
+
+    Only for attacks whose scores mean the same for every model; and only where there are enough
+    outsiders of references for the rate.
+    """
+    if not own.calibrated:
+        return {}
+    outside = [
+        own.scores(held)[~bench.signals.members[model]] for model, held in bench.rehearsals()
+    ]
+    if not outside:
+        return {}
+    scores = torch.cat(outside)
+    ordered = scores[~scores.isnan()].sort(descending=True).values
+    # The smallest score that at most rate x n outsiders exceed.
+    return {
+        rate: float(ordered[int(rate * len(ordered))]) for rate in rates if rate * len(ordered) >= 3
+    }

@@ -1,0 +1,139 @@
+"""An audit from start to finish: read a run, make references, attack, write."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.audit.course import course
+from fl_sim.audit.findings import HEADLINE, Bench, attack
+from fl_sim.audit.references import Plan, plan, reference_signals
+from fl_sim.audit.subject import Subject, read_subject
+from fl_sim.engine.progress import Listener, Progress
+from fl_sim.errors import RequestError, require
+from fl_sim.metrics.membership import Finding, ranks
+from fl_sim.results import write_json, write_table
+
+FINDINGS, RECORDS, SUMMARY = "audit.parquet", "audit_records.parquet", "audit.json"
+Note = Callable[[str], None]
+
+
+def silent(progress: Progress) -> None:
+    """Listen, and say nothing."""
+
+
+def quiet(what: str) -> None:
+    """Take note of what is done, and say nothing."""
+
+
+def run_folders(path: Path) -> list[Path]:
+    """Return the finished runs at a path: a run's folder, an experiment's, or that of all results.
+
+    Raises:
+        RequestError: where there are none.
+    """
+    if (path / "result.json").exists() or (path / "experiment.json").exists():
+        return [path]
+    levels = ("*/seed=*", "*/*/seed=*")
+    found = [own for level in levels for own in path.glob(level) if (own / "result.json").exists()]
+    if not found:
+        raise RequestError(f"no finished run in {path}")
+    return sorted(found)
+
+
+def audit(
+    folder: str | Path,
+    tier: int = 1,
+    references: int | None = None,
+    *,
+    listen: Listener = silent,
+    note: Note = quiet,
+) -> pd.DataFrame:
+    """Audit a finished run for membership leakage, and return the findings, one a row.
+
+    Writes `audit.parquet` (findings), `audit_records.parquet` (scores and ranks of each record),
+    `audit.safetensors` (margins under all models), `audit_course.safetensors` (what the server
+    saw) and, last, `audit.json` into the run's folder. What references were made is kept, so that
+    a broken audit goes on where it stood.
+
+    Args:
+        folder: of a run.
+        tier: 0 attacks the model with what is there; 1 makes a few reference models, 2 many.
+        references: how many models; None: what suits the tier and the run.
+        listen: called after each round of a replay.
+        note: called with what is being done.
+
+    Raises:
+        RequestError: for what is no finished run, or cannot be audited.
+    """
+    require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
+    enough = references is None or references >= 2
+    require(enough, "references", "at least 2", references)
+    torch.set_num_threads(1)  # the same everywhere: reductions depend on it
+    started = time.time()
+    note("reading the run")
+    subject = read_subject(Path(folder))
+    wanted = plan(subject, tier, references)
+    signals = reference_signals(subject, wanted, listen, note)
+    seen, unseen = None, ""
+    if tier > 0:
+        note("the run again, before a witness")
+        seen, unseen = course(subject, listen)
+    note("attacking")
+    audited = subject.audited
+    norms = subject.gradient_norm
+    bench = Bench(
+        signals=signals.records(audited),
+        records=subject.records,
+        gradient_norm=None if norms is None else norms[audited],
+        correct=torch.tensor(subject.signals["correct"].to_numpy(bool))[audited],
+        about=Finding("", "", float("nan"), seed=subject.experiment.seed, references=wanted.kind),
+        trajectory=seen,
+        unseen=unseen,
+    )
+    findings, scores = attack(bench, tier)
+    table = pd.DataFrame(findings, columns=list(Finding._fields))
+    write_table(subject.folder / FINDINGS, table)
+    write_table(subject.folder / RECORDS, _records(subject, bench, scores))
+    summary = _summary(subject, tier, wanted, findings, time.time() - started)
+    write_json(subject.folder / SUMMARY, summary)
+    return table
+
+
+def _records(
+    subject: Subject, bench: Bench, scores: dict[str, Float[Tensor, " n"]]
+) -> pd.DataFrame:
+    """Return one row an audited record and attack: its score, and its rank among outsiders."""
+    who = subject.signals[subject.signals["audited"]]
+    columns = who[["sample_id", "client", "label", "protected", "member"]]
+    outside = ~bench.records.members
+    tables = [
+        columns.assign(attack=name, score=own.numpy(), rank=ranks(own, outside).numpy())
+        for name, own in scores.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _summary(
+    subject: Subject, tier: int, wanted: Plan, findings: list[Finding], seconds: float
+) -> dict[str, Any]:
+    """Return the audit in brief: the headline was chosen before anything was measured."""
+    areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
+    return {
+        "run_id": subject.result["run_id"],
+        "seed": subject.experiment.seed,
+        "params_sha256": subject.result["params_sha256"],
+        "tier": tier,
+        "references": wanted.kind,
+        "num_references": wanted.count,
+        "population": "test images",
+        "pool": "members and outsiders matched by client, class and protected status",
+        "headline": HEADLINE[tier],
+        "attacks": {f.attack: f._asdict() for f in areas},
+        "wall_seconds": seconds,
+    }

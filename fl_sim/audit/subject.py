@@ -1,0 +1,124 @@
+"""The audited run: its model, and what that says about each record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64, Shaped
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fl_sim.attacks.gradient_norm import HeadInputs, head_gradient_norm
+from fl_sim.attacks.signals import margin_of
+from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.scores import logits
+from fl_sim.errors import RequestError
+from fl_sim.experiment import Experiment
+from fl_sim.metrics.membership import Records
+from fl_sim.models import parameters
+from fl_sim.results import read_result
+
+NEEDED = ("experiment.json", "model.safetensors", "signals.parquet")
+AGREEMENT = 1e-3  # of margins now with those of the run; other machines round otherwise
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A finished run, read back.
+
+    Attributes:
+        folder: where it lies.
+        experiment: what it was.
+        result: its `result.json`.
+        signals: its `signals.parquet`, by sample id.
+        margin: of every record of the pool under its final model.
+        population: margins of the test images, which nobody trains on.
+        gradient_norm: of every record, by the head; None where the model has no head.
+    """
+
+    folder: Path
+    experiment: Experiment
+    result: dict[str, Any]
+    signals: pd.DataFrame
+    margin: Float[Tensor, " n"]
+    population: Float[Tensor, " z"]
+    gradient_norm: Float[Tensor, " n"] | None
+
+    @property
+    def audited(self) -> Int64[Tensor, " a"]:
+        """The sample ids on which members and outsiders are matched."""
+        return torch.tensor(self.signals["audited"].to_numpy(bool)).nonzero().squeeze(1)
+
+    @property
+    def records(self) -> Records:
+        """Who the audited records are."""
+        own = self.signals[self.signals["audited"]]
+        return Records(
+            clients=torch.tensor(own["client"].to_numpy(), dtype=torch.int64),
+            labels=torch.tensor(own["label"].to_numpy(), dtype=torch.int64),
+            protected=torch.tensor(own["protected"].to_numpy(bool)),
+            members=torch.tensor(own["member"].to_numpy(bool)),
+        )
+
+
+def read_subject(folder: Path) -> Subject:
+    """Read a finished run and score its records.
+
+    Raises:
+        RequestError: for what is no finished run, has no outsiders, or does not fit its data.
+    """
+    result = read_result(folder)
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if result is None or missing:
+        lacking = missing[0] if missing else "result.json"
+        raise RequestError(f"{folder} is no finished run: {lacking} is missing")
+    experiment = Experiment.from_json((folder / "experiment.json").read_text())
+    signals = pd.read_parquet(folder / "signals.parquet").sort_values("sample_id")
+    if not bool((signals["audited"] & ~signals["member"]).any()):
+        raise RequestError(f"{folder} has no outsiders to compare with: data.held_out was 0")
+    ours = federation(experiment.to_json())
+    load_model(ours, folder)
+    margin, norms = scored(ours.model, ours.inputs, ours.pool.labels)
+    _check(margin, signals, folder)
+    population, _ = scored(ours.model, ours.test_inputs, ours.dataset.test_labels)
+    return Subject(folder, experiment, result, signals, margin, population, norms)
+
+
+def load_model(ours: Federation, folder: Path) -> None:
+    """Load the final parameters and buffers of a run into its network."""
+    tensors = load_file(folder / "model.safetensors")
+    parameters.load_flat(ours.model, tensors.pop("parameters"))
+    parameters.load_buffers(ours.model, tensors)
+
+
+def scored(
+    model: nn.Module, inputs: Shaped[Tensor, "n ..."], labels: Int64[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
+    """Return margins, and the norms of gradients by the head."""
+    collector = HeadInputs(model)
+    scores = logits(model, inputs)
+    features = collector.taken()
+    norms = None if features is None else head_gradient_norm(scores, labels, features.flatten(1))
+    return margin_of(scores, labels), norms
+
+
+def stored_key(path: Path) -> str:
+    """Return what a file of tensors was made from; nothing where there is none."""
+    if not path.exists():
+        return ""
+    with safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    return metadata.get("key", "")
+
+
+def _check(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:
+    """Refuse a model that no longer says of its records what it said in the run."""
+    then = torch.tensor(signals["margin"].to_numpy(), dtype=torch.float32)
+    if len(then) != len(margin) or not torch.allclose(margin, then, AGREEMENT, AGREEMENT):
+        raise RequestError(
+            f"{folder}: the model's margins are not those of signals.parquet; the code or the "
+            "data have changed since the run"
+        )

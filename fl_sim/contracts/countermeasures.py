@@ -1,0 +1,112 @@
+"""The trainer's plug-ins: what it does to images to get around their protection."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim.contracts.nouns import Shard
+from fl_sim.errors import RequestError
+
+
+class Countermeasure:
+    """What a trainer does to images that may be protected; one of the three kinds below.
+
+    The kinds are applied in this order, whatever order they are listed in: filters once before
+    training, augmentations to each batch, then the worst case. Normalisation is the network's
+    first layer, so it comes last.
+    """
+
+
+class Filter(Countermeasure, ABC):
+    """A change of the stored images, once, before training."""
+
+    @abstractmethod
+    def filtered(
+        self,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        rng: torch.Generator,
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images that are trained on, in the same order."""
+
+
+class Augmentation(Countermeasure, ABC):
+    """A random change of each batch, which may mix labels too."""
+
+    @abstractmethod
+    def augmented(
+        self,
+        images: Float[Tensor, "n c h w"],
+        targets: Float[Tensor, "n y"],
+        rng: torch.Generator,
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        """Return a batch in [0, 1] and its targets, a distribution over classes an image."""
+
+
+class WorstCase(Countermeasure, ABC):
+    """A change of each batch that the network finds hard, such as an attack."""
+
+    @abstractmethod
+    def worst(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "n c h w"],
+        targets: Float[Tensor, "n y"],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return a batch in [0, 1]; the model is left as it was."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Countermeasures sorted by their kind; those of one kind keep the order they are given in."""
+
+    filters: tuple[Filter, ...]
+    augmentations: tuple[Augmentation, ...]
+    worst_cases: tuple[WorstCase, ...]
+
+    @classmethod
+    def of(cls, countermeasures: tuple[Countermeasure, ...]) -> "Pipeline":
+        """Return the pipeline of some countermeasures."""
+        return cls(
+            tuple(own for own in countermeasures if isinstance(own, Filter)),
+            tuple(own for own in countermeasures if isinstance(own, Augmentation)),
+            tuple(own for own in countermeasures if isinstance(own, WorstCase)),
+        )
+
+    def filtered(self, shard: Shard, rng: torch.Generator) -> Shard:
+        """Return what is trained on.
+
+        Raises:
+            RequestError: for cached features, which are no images any more.
+        """
+        if not (self.filters or self.augmentations or self.worst_cases):
+            return shard
+        if shard.inputs.dtype != torch.uint8:
+            raise RequestError("client.countermeasures: they need images; set model.tune=full")
+        images = shard.inputs
+        for own in self.filters:
+            images = own.filtered(images, shard.labels, rng)
+        return replace(shard, inputs=images)
+
+    def prepared(
+        self,
+        model: nn.Module,
+        inputs: Float[Tensor, "n ..."],
+        labels: Int64[Tensor, " n"],
+        num_classes: int,
+        rng: torch.Generator,
+    ) -> tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]]:
+        """Return a batch as the network sees it, and its targets: labels, or distributions."""
+        if not (self.augmentations or self.worst_cases):
+            return inputs, labels
+        targets = functional.one_hot(labels, num_classes).float()
+        for augmentation in self.augmentations:
+            inputs, targets = augmentation.augmented(inputs, targets, rng)
+        for worst_case in self.worst_cases:
+            inputs = worst_case.worst(model, inputs, targets, rng)
+        return inputs, targets

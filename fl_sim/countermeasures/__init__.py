@@ -1,0 +1,1 @@
+"""What a trainer does to get around protections. One method, one file."""

@@ -1,0 +1,91 @@
+"""Adversarial training: learn from the worst point near each image."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim import description
+from fl_sim.contracts import WorstCase
+from fl_sim.errors import require
+from fl_sim.models.modes import at_rest
+from fl_sim.perturbation import Loss, projected, sign_steps, uniform
+
+TINY = 1e-3  # standard deviation of the start of TPGD, where the gradient at the image is 0
+
+
+@final
+@dataclass(frozen=True)
+class AdversarialTraining(WorstCase):
+    """Each batch is attacked before it is learnt from, with the network in evaluation mode.
+
+    The strongest known way around noise of small radius; it costs as many further passes as the
+    attack has steps.
+
+    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083 (`pgd`); Goodfellow et al.
+    (2015), https://arxiv.org/abs/1412.6572 (`fgsm`); Zhang et al. (2019),
+    https://arxiv.org/abs/1901.08573 (`tpgd`, the attack of TRADES). Steps as in Fu et al. (2022).
+
+    Attributes:
+        radius: of the attack, in pixels of [0, 1]; papers on protection use half of the
+            noise's (4 / 255) and all of it (8 / 255).
+        attack: `pgd` from a random start; `fgsm`, one step of the whole radius; `tpgd`, away
+            from the network's own prediction.
+        steps: of the attack; `fgsm` takes one.
+        step_size: length of a step; None: a fifth of the radius.
+    """
+
+    radius: float = 4 / 255
+    attack: Literal["pgd", "fgsm", "tpgd"] = "pgd"
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        fits = 0 <= self.radius <= 1
+        require(fits, "radius", "in pixels of [0, 1], such as 4/255", self.radius)
+        require(self.steps >= 1, "steps", "at least 1", self.steps)
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+
+    def worst(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "n c h w"],
+        targets: Float[Tensor, "n y"],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the attacked batch."""
+        if self.radius == 0:
+            return images
+        with at_rest(model):
+            loss, start = self._attack(model, images, targets, rng)
+            step = self.step_size or self.radius / 5
+            steps = self.steps
+            if self.attack == "fgsm":
+                step, steps = self.radius, 1
+            return images + sign_steps(loss, images, start, self.radius, step, steps, "maximise")
+
+    def _attack(
+        self, model: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator
+    ) -> tuple[Loss, Float[Tensor, "n c h w"]]:
+        """Return what the attack raises, and where it starts."""
+        if self.attack == "tpgd":
+            with torch.no_grad():
+                own = model(images).softmax(1)
+
+            def divergence(moved: Tensor) -> Tensor:
+                return functional.kl_div(model(moved).log_softmax(1), own, reduction="sum")
+
+            start = TINY * torch.randn(images.shape, generator=rng)
+            return divergence, projected(start, images, self.radius)
+
+        def loss(moved: Tensor) -> Tensor:
+            return functional.cross_entropy(model(moved), targets, reduction="sum")
+
+        if self.attack == "fgsm":
+            return loss, torch.zeros_like(images)
+        return loss, uniform(images, self.radius, rng)

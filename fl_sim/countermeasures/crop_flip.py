@@ -1,0 +1,40 @@
+"""Random crops and flips."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Augmentation
+from fl_sim.errors import require
+from fl_sim.transforms import draw_crop_flip
+
+
+@final
+@dataclass(frozen=True)
+class CropFlip(Augmentation):
+    """Images are shifted by a few pixels, and half of them mirrored.
+
+    Source: the usual definition; padding as in He et al. (2016), section 4.2,
+    https://arxiv.org/abs/1512.03385.
+
+    Attributes:
+        padding: largest shift in pixels; black comes in from outside.
+        flip: also mirror left and right.
+    """
+
+    padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.padding >= 0, "padding", "at least 0", self.padding)
+
+    def augmented(
+        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        """Return the batch, each image moved on its own."""
+        return draw_crop_flip(len(images), self.padding, self.flip, rng)(images), targets

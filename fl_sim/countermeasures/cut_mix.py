@@ -1,0 +1,49 @@
+"""Cut-mix: a box of another image, and its share of the label."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Augmentation
+from fl_sim.countermeasures.cut_out import box
+from fl_sim.countermeasures.mix_up import beta
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class CutMix(Augmentation):
+    """A box of each image is replaced by that of another one, and the label by as much.
+
+    Source: Yun et al. (2019), section 3.1, https://arxiv.org/abs/1905.04899; one box a batch,
+    as in the authors' code.
+
+    Attributes:
+        alpha: of the Beta distribution that the share is drawn from; 1 is uniform.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+
+    def augmented(
+        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        """Return the batch with its boxes, and targets by the area that is left."""
+        height, width = images.shape[2:]
+        side = math.sqrt(1 - beta(self.alpha, rng))
+        sizes = torch.tensor([[int(height * side)], [int(width * side)]])
+        row = torch.randint(0, height, (1,), generator=rng)
+        column = torch.randint(0, width, (1,), generator=rng)
+        mask = box(row, column, sizes[0], sizes[1], height, width)
+        other = torch.randperm(len(images), generator=rng)
+        share = 1 - float(mask.float().mean())
+        mixed = torch.where(mask, images[other], images)
+        return mixed, share * targets + (1 - share) * targets[other]

@@ -1,0 +1,57 @@
+"""Cut-out: a black square in each image."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Augmentation
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class CutOut(Augmentation):
+    """A square at a random place of each image becomes black; it may reach over the border.
+
+    Source: DeVries and Taylor (2017), section 3, https://arxiv.org/abs/1708.04552.
+
+    Attributes:
+        side: of the square, as a share of the shorter side of the image.
+    """
+
+    side: float = 0.5
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 < self.side <= 1, "side", "in (0, 1]", self.side)
+
+    def augmented(
+        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        """Return the batch with its squares."""
+        count, _, height, width = images.shape
+        side = max(1, round(self.side * min(height, width)))
+        rows = torch.randint(0, height, (count,), generator=rng)
+        columns = torch.randint(0, width, (count,), generator=rng)
+        sides = torch.tensor(side).expand(count)
+        return images.masked_fill(box(rows, columns, sides, sides, height, width), 0), targets
+
+
+def box(
+    rows: Int64[Tensor, " n"],
+    columns: Int64[Tensor, " n"],
+    heights: Int64[Tensor, " n"],
+    widths: Int64[Tensor, " n"],
+    height: int,
+    width: int,
+) -> Bool[Tensor, "n 1 h w"]:
+    """Return one box an image around its centre, cut at the border."""
+    down, across = torch.arange(height), torch.arange(width)
+    top, left = rows - heights // 2, columns - widths // 2
+    inside_rows = (down >= top[:, None]) & (down < (top + heights)[:, None])
+    inside_columns = (across >= left[:, None]) & (across < (left + widths)[:, None])
+    return (inside_rows[:, :, None] & inside_columns[:, None, :]).unsqueeze(1)

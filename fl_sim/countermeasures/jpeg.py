@@ -1,0 +1,52 @@
+"""JPEG compression."""
+
+import io
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Filter
+from fl_sim.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class Jpeg(Filter):
+    """Images are compressed as JPEG files, and read again.
+
+    Undoes noise of high frequency.
+
+    Source: Liu et al. (2023), Image Shortcut Squeezing, section 3,
+    https://arxiv.org/abs/2301.13838, which uses quality 10.
+
+    Attributes:
+        quality: of the compression, 1 to 100.
+    """
+
+    quality: int = 10
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(1 <= self.quality <= 100, "quality", "from 1 to 100", self.quality)
+
+    def filtered(
+        self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return what is left of the images."""
+        if len(images) == 0:
+            return images
+        return torch.stack([self._compressed(image) for image in images])
+
+    def _compressed(self, image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
+        file = io.BytesIO()
+        planes = image.permute(1, 2, 0).numpy()
+        picture = Image.fromarray(planes[:, :, 0] if len(image) == 1 else planes)
+        picture.save(file, "JPEG", quality=self.quality)
+        read = torch.from_numpy(np.array(Image.open(file)))
+        return read[None] if len(image) == 1 else read.permute(2, 0, 1)

@@ -1,0 +1,47 @@
+"""Mix-up: convex combinations of images and of labels."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Augmentation
+from fl_sim.errors import require
+from fl_sim.seeding import numpy_generator
+
+
+@final
+@dataclass(frozen=True)
+class MixUp(Augmentation):
+    """Each image and its label are blended with another of the batch.
+
+    Source: Zhang et al. (2018), section 2, https://arxiv.org/abs/1710.09412; one share a batch,
+    as in the authors' code.
+
+    Attributes:
+        alpha: of the Beta distribution that the share is drawn from; 1 is uniform.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+
+    def augmented(
+        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        """Return the blended batch and targets."""
+        share = beta(self.alpha, rng)
+        other = torch.randperm(len(images), generator=rng)
+        mixed = share * images + (1 - share) * images[other]
+        return mixed, share * targets + (1 - share) * targets[other]
+
+
+def beta(alpha: float, rng: torch.Generator) -> float:
+    """Draw from Beta(alpha, alpha); torch has none that takes a generator."""
+    seed = int(torch.randint(2**62, (1,), generator=rng))
+    return float(numpy_generator(seed, "beta").beta(alpha, alpha))

@@ -1,0 +1,135 @@
+"""Steps 2 to 4 of a run: who holds which image, who is held out, and who is protected."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
+
+from fl_sim.cache import cached, digest
+from fl_sim.contracts import Dataset, Protection
+from fl_sim.data.partition import shares
+from fl_sim.description import describe
+from fl_sim.experiment import Experiment
+from fl_sim.seeding import generator, numpy_generator
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Every record that any client holds, in order of sample id, and who is who.
+
+    `noisy_images` holds every image as its protection would have it; which of them are
+    published so, `protected` says.
+    """
+
+    clean_images: UInt8[Tensor, "n c h w"]
+    noisy_images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    clients: Int64[Tensor, " n"]
+    members: Bool[Tensor, " n"]
+    protected: Bool[Tensor, " n"]
+    audited: Bool[Tensor, " n"]
+
+
+def pool_of(experiment: Experiment, dataset: Dataset) -> Pool:
+    """Share the training images out, hold some back, and protect what is to be protected."""
+    data, seed = experiment.data, experiment.seed
+    labels, layout = dataset.train_labels, experiment.layout
+    rng = numpy_generator(seed, "partition")
+    parts = shares(experiment.partition, labels, data.num_clients, rng)
+    clients = torch.empty(len(labels), dtype=torch.int64)
+    for client, own in enumerate(parts):
+        clients[own] = client
+    members = _members(clients, labels, data.held_out, seed)
+    protected = layout.chosen(clients, members, labels, data.num_clients, dataset.num_classes, seed)
+    return Pool(
+        clean_images=dataset.train_images,
+        noisy_images=_noisy_images(experiment, dataset, clients, protected),
+        labels=labels,
+        clients=clients,
+        members=members,
+        protected=protected,
+        audited=_audited(clients, labels, protected, members, seed)
+        & ~(layout.withheld & protected),
+    )
+
+
+def _members(
+    clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
+) -> Bool[Tensor, " n"]:
+    """Hold out the same share of each class of each client; everybody keeps an image."""
+    rank, size = ranks(_strata(clients, labels), generator(seed, "held out"))
+    return rank >= (held_out * size).floor()
+
+
+def _audited(
+    clients: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+    members: Bool[Tensor, " n"],
+    seed: int,
+) -> Bool[Tensor, " n"]:
+    """Choose as many members as outsiders in each client, class and protected status."""
+    strata = _strata(clients, labels, protected.long())
+    kinds = _strata(strata, members.long())
+    rank, _ = ranks(kinds, generator(seed, "audit"))
+    counts = torch.zeros(int(strata.max()) + 1, 2, dtype=torch.int64)
+    counts.index_put_((strata, members.long()), torch.ones_like(strata), accumulate=True)
+    return rank < counts.min(1).values[strata]
+
+
+def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Return one number for each combination of values."""
+    inverse: Tensor = torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
+    return inverse
+
+
+def ranks(
+    strata: Int64[Tensor, " n"], rng: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return each record's random rank within its stratum, and the stratum's size."""
+    shuffled = torch.randperm(len(strata), generator=rng)
+    order = shuffled[strata[shuffled].argsort(stable=True)]
+    sizes = strata.bincount()
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.empty_like(strata)
+    rank[order] = torch.arange(len(strata)) - starts[strata[order]]
+    return rank, sizes[strata]
+
+
+def _noisy_images(
+    experiment: Experiment,
+    dataset: Dataset,
+    clients: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+) -> UInt8[Tensor, "n c h w"]:
+    """Return the images with their noise.
+
+    Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
+    fraction, and held-out images carry noise of the same generator.
+    """
+    clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
+    if protection is None or not bool(protected.any()):
+        return clean
+    if experiment.layout.provenance == "shared":
+        return _noisy(protection, clean, labels, torch.arange(len(clean)), experiment.seed)
+    noisy = clean.clone()
+    for client in clients[protected].unique().tolist():
+        own = (clients == client).nonzero().squeeze(1)
+        noisy[own] = _noisy(protection, clean[own], labels[own], own, experiment.seed, client)
+    return noisy
+
+
+def _noisy(
+    protection: Protection,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    sample_ids: Int64[Tensor, " n"],
+    seed: int,
+    *owner: int,
+) -> UInt8[Tensor, "n c h w"]:
+    key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
+    own_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
+    return cached(
+        "protected", key, lambda: protection.protect(images, labels, sample_ids, own_seed)
+    )

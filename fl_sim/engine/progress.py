@@ -1,0 +1,119 @@
+"""How a run is getting on, told after every round: to a file, a listener, other tools."""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from fl_sim.contracts import Failure, Row
+from fl_sim.engine.memory import MIB, peak
+from fl_sim.experiment import Experiment
+from fl_sim.results import write_text
+from fl_sim.trackers import Tracker
+
+RECENT = 10  # rounds from whose duration the time that is left is told
+
+
+class Progress(NamedTuple):
+    """Where a run stands after a round; rates are of the rounds of this process.
+
+    `key` is the folder of the run; `seconds` is what the last round took in all.
+    """
+
+    key: str
+    label: str
+    round: int
+    rounds: int
+    clients: int
+    accuracy: float
+    failures: int = 0
+    seconds: float = 0.0
+    clients_per_second: float = 0.0
+    seconds_left: float = 0.0
+    peak_mib: float = 0.0
+
+    def to_json(self) -> str:
+        """Return one line; what is not known is null."""
+        content = {
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in self._asdict().items()
+        }
+        return json.dumps({"run": content.pop("key"), **content})
+
+
+Listener = Callable[[Progress], None]
+
+
+class Story:
+    """Tells how one run goes on: `progress.jsonl` in its folder, a listener, trackers."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        label: str,
+        rounds_done: int,
+        listen: Listener,
+        trackers: list[type[Tracker]],
+    ) -> None:
+        """Begin, or go on after `rounds_done` rounds; lines of later ones are dropped."""
+        self.experiment, self.label, self.folder, self.listen = experiment, label, folder, listen
+        self.path = folder / "progress.jsonl"
+        self.durations: deque[float] = deque(maxlen=RECENT)
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        write_text(self.path, "".join(lines[:rounds_done]))
+        described = experiment.describe()
+        self.trackers = [tracker(folder, described, rounds_done) for tracker in trackers]
+        self.since = perf_counter()
+
+    def __enter__(self) -> "Story":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for tracker in self.trackers:
+            tracker.close(finished=kind is None)
+
+    def tell(self, number: int, rows: list[Row], failures: list[Failure]) -> None:
+        """Tell everybody about a round that is over."""
+        now = self._progress(number, rows, failures)
+        with self.path.open("a") as file:
+            file.write(now.to_json() + "\n")
+        for tracker in self.trackers:
+            tracker.log(number, rows)
+        self.listen(now)
+
+    def _progress(self, number: int, rows: list[Row], failures: list[Failure]) -> Progress:
+        now, clients = perf_counter(), self.experiment.clients_per_round
+        seconds, self.since = now - self.since, now
+        self.durations.append(seconds)
+        left = (self.experiment.rounds - number) * sum(self.durations) / len(self.durations)
+        known = [r.value for r in rows if r.metric == "accuracy" and r.client == -1]
+        accuracy = known[0] if known else float("nan")
+        return Progress(
+            key=str(self.folder),
+            label=self.label,
+            round=number,
+            rounds=self.experiment.rounds,
+            clients=clients,
+            accuracy=accuracy,
+            failures=len(failures),
+            seconds=round(seconds, 4),
+            clients_per_second=round(clients / seconds, 2),
+            seconds_left=round(left, 2),
+            peak_mib=round(peak() / MIB, 1),
+        )
+
+
+def already(experiment: Experiment, folder: Path, label: str, result: dict[str, Any]) -> Progress:
+    """Return where a run stands that had finished before."""
+    clients, accuracy = experiment.clients_per_round, result["accuracy"]
+    return Progress(str(folder), label, result["rounds"], experiment.rounds, clients, accuracy)

@@ -1,0 +1,50 @@
+"""How well a backdoor works: the attack success rate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.metrics.intervals import clopper_pearson
+
+
+def target_hits(
+    logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"], target: int
+) -> tuple[int, int]:
+    """Return how many images of other classes end in the target class, and how many there are.
+
+    >>> import torch
+    >>> target_hits(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
+    (1, 2)
+    """
+    others = labels != target
+    return int((logits.argmax(1) == target)[others].sum()), int(others.sum())
+
+
+@final
+@dataclass(frozen=True)
+class BackdoorSuccess(Metric):
+    """Attack success rate: stamped test images of other classes that end in the target class.
+
+    `clean` images without the trigger that end there stand beside it: what the model mistakes
+    anyway. A model that guesses has 1 / classes.
+
+    Source: Gu et al. (2017), BadNets, section 4, https://arxiv.org/abs/1708.06733.
+    """
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        """Yield the two rates where the experiment has a backdoor."""
+        if seen.triggered is None:
+            return
+        for name, logits in (
+            ("attack_success", seen.triggered.logits),
+            ("attack_success_untriggered", seen.test_logits),
+        ):
+            hits, count = target_hits(logits, seen.test_labels, seen.triggered.target)
+            low, high = clopper_pearson(hits, count)
+            rate = hits / count if count else float("nan")
+            note = "" if count else "every test image is of the target class"
+            yield Row(seen.round, name, rate, low=low, high=high, valid=not note, note=note)

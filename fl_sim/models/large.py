@@ -1,0 +1,124 @@
+"""The networks that papers on unlearnable examples train, with stems for small images."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fl_sim.models.architectures import NORMS, Architecture, Normalise, resnet_stages
+
+VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and convolutions of each block
+WIDTHS = (160, 320, 640)  # of WideResNet-34-10
+BLOCKS = 5  # (34 - 4) / 6
+
+
+def cifar_vgg16(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+    """Return VGG-16 with normalisation and one linear layer: 14.7 M parameters.
+
+    Simonyan and Zisserman (2015), https://arxiv.org/abs/1409.1556, configuration D. Maps of one
+    pixel are pooled no more, which happens below 32 pixels.
+    """
+    channels, side = image_shape[0], min(image_shape[1:])
+    stages: list[nn.Module] = [_centred(channels)]
+    for width, convolutions in VGG16:
+        for _ in range(convolutions):
+            stages += [_convolution(channels, width, bias=True), NORMS[norm](width), nn.ReLU()]
+            channels = width
+        if side >= 2:
+            stages.append(nn.MaxPool2d(2))
+            side //= 2
+    return nn.Sequential(*stages, *_head(channels, num_classes))
+
+
+def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+    """Return ResNet-50 with a stem of one 3 x 3 convolution and no pooling: 23.5 M parameters.
+
+    He et al. (2016), https://arxiv.org/abs/1512.03385.
+    """
+    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+
+    network = torchvision.models.resnet50(num_classes=num_classes, norm_layer=NORMS[norm])
+    network.conv1 = _convolution(image_shape[0], 64)
+    network.maxpool = nn.Identity()
+    return nn.Sequential(_centred(image_shape[0]), *resnet_stages(network))
+
+
+def cifar_densenet121(
+    image_shape: tuple[int, int, int], num_classes: int, norm: str
+) -> nn.Sequential:
+    """Return DenseNet-121 with a stem of one 3 x 3 convolution and no pooling: 7.0 M parameters.
+
+    Huang et al. (2017), https://arxiv.org/abs/1608.06993.
+    """
+    from fl_sim.vision import torchvision
+
+    features = torchvision.models.densenet121(num_classes=num_classes).features
+    features.conv0 = _convolution(image_shape[0], 64)
+    features.pool0 = nn.Identity()
+    if norm != "batch":
+        _replace_norms(features, NORMS[norm])
+    body = [*features.children(), nn.ReLU()]
+    return nn.Sequential(_centred(image_shape[0]), *body, *_head(1024, num_classes))
+
+
+def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+    """Return WideResNet-34-10, the usual network of adversarial training: 46 M parameters.
+
+    Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
+    """
+    channels = image_shape[0]
+    stages: list[nn.Module] = [_centred(channels), _convolution(channels, 16)]
+    channels = 16
+    for group, width in enumerate(WIDTHS):
+        for block in range(BLOCKS):
+            stride = 2 if group > 0 and block == 0 else 1
+            stages.append(WideBlock(channels, width, stride, norm))
+            channels = width
+    last = [NORMS[norm](channels), nn.ReLU()]
+    return nn.Sequential(*stages, *last, *_head(channels, num_classes))
+
+
+class WideBlock(nn.Module):
+    """Two 3 x 3 convolutions, each after normalisation and ReLU, beside a shortcut."""
+
+    def __init__(self, channels: int, width: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm = NORMS[norm](channels), NORMS[norm](width)
+        self.first = _convolution(channels, width, stride)
+        self.second = _convolution(width, width)
+        alike = channels == width and stride == 1
+        self.shortcut = None if alike else nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return the sum of both ways; a shortcut that changes width starts after the ReLU."""
+        active = torch.relu(self.first_norm(maps))
+        beside = maps if self.shortcut is None else self.shortcut(active)
+        inner: Tensor = self.second(torch.relu(self.second_norm(self.first(active))))
+        return inner + beside
+
+
+def _convolution(channels: int, width: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, 3, stride, padding=1, bias=bias)
+
+
+def _head(width: int, num_classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)]
+
+
+def _centred(channels: int) -> Normalise:
+    return Normalise((0.5,) * channels, (0.5,) * channels)
+
+
+def _replace_norms(module: nn.Module, norm: Callable[[int], nn.Module]) -> None:
+    """Put another normalisation in the place of every batch normalisation."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, norm(child.num_features))
+        else:
+            _replace_norms(child, norm)
+
+
+LARGE: dict[str, Architecture] = {
+    f.__name__: f for f in (cifar_vgg16, cifar_resnet50, cifar_densenet121, wrn34_10)
+}

@@ -1,0 +1,43 @@
+"""Low-rank adaptation: a frozen layer, and a narrow detour around it that is trained."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LowRank(nn.Module):
+    """A linear layer or a convolution whose weight is frozen, plus a product of two thin ones.
+
+    It starts as the layer that it wraps: the second factor is zero.
+
+    Source: Hu et al. (2022), LoRA, section 4.1, https://arxiv.org/abs/2106.09685.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
+        """Wrap `layer`; the first factor is drawn from torch's global generator."""
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Return what the layer makes of its inputs with the changed weight."""
+        layer = self.layer
+        weight = layer.weight + (self.up @ self.down).view_as(layer.weight)
+        if isinstance(layer, nn.Linear):
+            return functional.linear(inputs, weight, layer.bias)
+        output: Tensor = layer._conv_forward(inputs, weight, layer.bias)
+        return output
+
+
+def adapt(module: nn.Module, rank: int) -> None:
+    """Freeze a module, and put a detour around its linear layers and ungrouped convolutions."""
+    module.requires_grad_(False)
+    for owner in list(module.modules()):
+        for name, child in list(owner.named_children()):
+            narrow = isinstance(child, nn.Conv2d) and child.groups == 1
+            if narrow or isinstance(child, nn.Linear):
+                setattr(owner, name, LowRank(child, rank))  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""The network that a protection trains to make its noise: one way to train it for all of them."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim import effort
+from fl_sim.experiment import Model
+from fl_sim.models.architectures import channels_last
+from fl_sim.models.tuning import build, rate_of
+from fl_sim.perturbation import Loss
+from fl_sim.transforms import draw_crop_flip
+
+CLIP_GRADIENT = 5.0
+BATCH = 256  # of an evaluation
+
+
+class Surrogate:
+    """A network under training (SGD, momentum 0.9, weight decay 5e-4, clipped gradients).
+
+    Between two steps it is frozen and in evaluation mode, so that gradients with respect to
+    images see the running statistics and cost nothing for the parameters.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        seed: int,
+        learning_rate: float,
+    ) -> None:
+        network = build(model, image_shape, num_classes, seed)
+        self.model = channels_last(nn.Sequential(*network.frozen, *network.trained))
+        self.trained = network.trained
+        self.start_rate = learning_rate
+        rates: dict[float, list[nn.Parameter]] = {}
+        for parameter in self.trained.parameters():
+            rates.setdefault(rate_of(parameter), []).append(parameter)
+        groups = [{"params": own, "lr": r * learning_rate, "rate": r} for r, own in rates.items()]
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
+        self._rest()
+
+    def step(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> None:
+        """Take one step on a batch."""
+        effort.count(len(images))
+        self.trained.train().requires_grad_(True)
+        self.optimizer.zero_grad()
+        functional.cross_entropy(self.model(images), labels).backward()
+        nn.utils.clip_grad_norm_(self.trained.parameters(), CLIP_GRADIENT)
+        self.optimizer.step()
+        self._rest()
+
+    def state(self, num_steps: int) -> dict[str, Tensor]:
+        """Return all that the next step depends on, and how many were taken."""
+        momenta = {
+            f"momentum.{index}": own["momentum_buffer"]
+            for index, own in self.optimizer.state_dict()["state"].items()
+        }
+        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return {**weights, **momenta, "num_steps": torch.tensor(num_steps)}
+
+    def restore(self, state: dict[str, Tensor]) -> int:
+        """Take up a state again, and return how many steps were taken."""
+        weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
+        self.model.load_state_dict(weights)
+        momenta = {
+            int(name.removeprefix("momentum.")): {"momentum_buffer": value}
+            for name, value in state.items()
+            if name.startswith("momentum.")
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": momenta, "param_groups": groups})
+        return int(state["num_steps"])
+
+    def slow_down(self, factor: float) -> None:
+        """Set the learning rate to `factor` times that of the start."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * self.start_rate * factor
+
+    def fit(
+        self,
+        images: Float[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        num_epochs: int,
+        batch_size: int,
+        padding: int,
+        rng: torch.Generator,
+    ) -> None:
+        """Train on images as they are, with random crops and flips where `padding` is above 0.
+
+        The learning rate falls to a tenth at half of the epochs, and again at three quarters.
+        """
+        for epoch in range(num_epochs):
+            self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
+            for rows in torch.randperm(len(images), generator=rng).split(batch_size):
+                batch = images[rows]
+                if padding:
+                    batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
+                self.step(batch, labels[rows])
+
+    def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
+        """Return the loss, summed, as a function of the images that have these labels."""
+
+        def of(images: Tensor) -> Tensor:
+            effort.count(len(images))
+            return functional.cross_entropy(self.model(images), labels, reduction="sum")
+
+        return of
+
+    @torch.no_grad()
+    def error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
+        """Return the share of images that the network gets wrong."""
+        right = [
+            (self.model(batch).argmax(1) == own).sum()
+            for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+        ]
+        return 1 - int(torch.stack(right).sum()) / len(images)
+
+    def _rest(self) -> None:
+        self.model.eval().requires_grad_(False)
+
+
+class Batches:
+    """Batches in one order that never changes, each call going on where the last one stopped."""
+
+    def __init__(self, num_images: int, batch_size: int, rng: torch.Generator) -> None:
+        self.order = torch.randperm(num_images, generator=rng)
+        self.batch_size, self.position = batch_size, 0
+
+    def next(self) -> Int64[Tensor, " m"]:
+        """Return the rows of the next batch; the last one of a pass may be smaller."""
+        rows = self.order[self.position : self.position + self.batch_size]
+        self.position += len(rows)
+        if self.position >= len(self.order):
+            self.position = 0
+        return rows

@@ -1,0 +1,64 @@
+"""Convolution-based unlearnable data: a blur of its own for each class."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim import description
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
+from fl_sim.perturbation import check_radius
+from fl_sim.seeding import generator
+
+
+@final
+@dataclass(frozen=True)
+class Convolution(Protection):
+    """Each class is blurred by a random filter of its own, drawn from a private key (CUDA).
+
+    Needs no surrogate, survives adversarial training, and can be seen.
+
+    Source: Sadasivan et al. (2023), CUDA, section 3, https://arxiv.org/abs/2303.04278.
+
+    Attributes:
+        radius: largest change of a pixel, in pixels of [0, 1]; 1, as in the paper: no bound.
+        blur: upper end of the filter's entries, of which one random one is 1.
+        kernel: side of the filter, odd.
+    """
+
+    radius: float = 1.0
+    blur: float = 0.3
+    kernel: int = 3
+    short: ClassVar[str] = "cuda"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        check_radius(self.radius)
+        require(0 < self.blur <= 1, "blur", "in (0, 1]", self.blur)
+        odd = self.kernel >= 3 and self.kernel % 2 == 1
+        require(odd, "kernel", "an odd number from 3", self.kernel)
+
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Filter each image by its class's filters, channel by channel, and scale its maximum."""
+        channels = images.shape[1]
+        filters = self.filters(int(labels.max()) + 1, channels, seed)
+        blurred = torch.empty_like(images)
+        for label in labels.unique().tolist():
+            own, weights = labels == label, filters[label].unsqueeze(1)
+            padding = self.kernel // 2
+            blurred[own] = functional.conv2d(images[own], weights, padding=padding, groups=channels)
+        return blurred / blurred.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) - images
+
+    def filters(self, num_classes: int, channels: int, seed: int) -> Float[Tensor, "y c k k"]:
+        """Draw the filters; the seed is the private key."""
+        rng = generator(seed, "convolution")
+        shape = (num_classes, channels, self.kernel**2)
+        drawn = self.blur * torch.rand(shape, generator=rng)
+        ones = torch.randint(0, self.kernel**2, (*shape[:2], 1), generator=rng)
+        return drawn.scatter(2, ones, 1.0).view(num_classes, channels, self.kernel, self.kernel)

@@ -1,0 +1,117 @@
+"""Error-maximising noise: adversarial examples as poison."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
+from fl_sim.experiment import Model
+from fl_sim.models.surrogate import Surrogate
+from fl_sim.perturbation import check_radius, sign_steps
+from fl_sim.protections import turns
+from fl_sim.seeding import generator
+
+
+@final
+@dataclass(frozen=True)
+class ErrorMaximizing(Protection):
+    """Noise that raises the loss of a network trained on clean images (adversarial poison).
+
+    The surrogate is trained first and stays as it is; sign steps then raise its loss, until
+    its error on the noisy images reaches `stop_error`.
+
+    Source: the min-max baseline of Huang et al. (2021), section 4.1,
+    https://arxiv.org/abs/2101.04898. Weaker than error-minimising noise there.
+
+    Attributes:
+        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
+        form: one noise an image (`sample`), or one a class (`class`).
+        surrogate: network that is attacked.
+        surrogate_epochs: of its training on clean images.
+        noise_steps: sign steps an image and pass; one in the class-wise form.
+        step_size: length of a sign step; None: a tenth of the radius.
+        stop_error: share of noisy images that the surrogate has to get wrong; None: 0.9
+            sample-wise and 0.8 class-wise, as published.
+        max_passes: cap, since the error may never rise so far.
+        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
+    """
+
+    radius: float = 8 / 255
+    form: Literal["sample", "class"] = "sample"
+    surrogate: Model = field(default_factory=Model)
+    surrogate_epochs: int = 8
+    noise_steps: int = 20
+    step_size: float | None = None
+    stop_error: float | None = None
+    max_passes: int = 10
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    short: ClassVar[str] = "max"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        check_radius(self.radius)
+        for name in ("surrogate_epochs", "noise_steps", "max_passes", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        stop, step = self.stop_error, self.step_size
+        require(stop is None or 0 < stop <= 1, "stop_error", "in (0, 1], or None", stop)
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Return sample-wise noise, or each image's share of the class-wise noise."""
+        num_classes = int(labels.max()) + 1
+        shape = turns.shape_of(images)
+        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
+        rng = generator(seed, "error_maximizing", "surrogate")
+        surrogate.fit(images, labels, self.surrogate_epochs, self.batch_size, 0, rng)
+        if self.form == "sample":
+            return self._sample_wise(surrogate, images, labels)
+        return self._class_wise(surrogate, images, labels, seed)[labels]
+
+    def _sample_wise(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor
+    ) -> Float[Tensor, "n c h w"]:
+        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+            return self._stepped(surrogate, images[rows], labels[rows], noise, self.noise_steps)
+
+        noise, enough = torch.zeros_like(images), self.stop_error or 0.9
+        for _ in range(self.max_passes):
+            noise = turns.sample_pass(noise, self.batch_size, stepped)
+            if surrogate.error(images + noise, labels) >= enough:
+                break
+        return noise
+
+    def _class_wise(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, seed: int
+    ) -> Float[Tensor, "y c h w"]:
+        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+            return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
+
+        noise, enough = (
+            torch.zeros(int(labels.max()) + 1, *images.shape[1:]),
+            self.stop_error or 0.8,
+        )
+        rng = generator(seed, "error_maximizing", "subset")
+        subset = turns.class_subset(len(images), self.batch_size, rng)
+        for _ in range(self.max_passes):
+            chosen = turns.shuffled(subset, self.batch_size, rng)
+            noise = turns.class_pass(noise, labels, chosen, self.radius, stepped)
+            seen = (images[subset] + noise[labels[subset]]).clamp(0, 1)
+            if surrogate.error(seen, labels[subset]) >= enough:
+                break
+        return noise
+
+    def _stepped(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, noise: Tensor, num_steps: int
+    ) -> Float[Tensor, "n c h w"]:
+        step_size = self.step_size or self.radius / 10
+        loss = surrogate.loss(labels)
+        return sign_steps(loss, images, noise, self.radius, step_size, num_steps, "maximise")

@@ -1,0 +1,92 @@
+"""Perturbation-induced linearisation: noise that a linear model reads instead of the image."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim import description, effort
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
+from fl_sim.perturbation import check_radius, sign_steps
+from fl_sim.protections.turns import sample_pass
+from fl_sim.seeding import generator, torch_seeded
+
+BATCH = 512
+
+
+@final
+@dataclass(frozen=True)
+class Linearization(Protection):
+    """Noise that tells a linear model the class, while the image tells it nothing more (PIL).
+
+    With a linear model W trained on clean images, sign steps on d lower the cross-entropy of
+    W d and pull the prediction for x - d to the uniform distribution; x - d is released. No
+    network is needed, so this is one of the cheapest protections.
+
+    Source: perturbation-induced linearisation (ICLR 2026), as its released code states the
+    objective; how the linear model is trained is this project's.
+
+    Attributes:
+        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
+        noise_steps: sign steps an image.
+        step_size: length of a sign step; None: a tenth of the radius.
+        uniformity: share of the objective that belongs to the uniform prediction.
+        surrogate_epochs, learning_rate: of the linear model (SGD, momentum 0.9).
+    """
+
+    radius: float = 8 / 255
+    noise_steps: int = 30
+    step_size: float | None = None
+    uniformity: float = 0.1
+    surrogate_epochs: int = 10
+    learning_rate: float = 0.01
+    short: ClassVar[str] = "pil"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        check_radius(self.radius)
+        for name in ("noise_steps", "surrogate_epochs"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        share = self.uniformity
+        require(0 <= share <= 1, "uniformity", "between 0 and 1", share)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Train the linear model on clean images, then move every image against it."""
+        linear = self._linear_model(images, labels, seed)
+
+        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+            clean, own = images[rows], labels[rows]
+
+            def objective(moved: Tensor) -> Tensor:
+                effort.count(len(moved))
+                told = functional.cross_entropy(linear(clean - moved), own, reduction="sum")
+                left: Tensor = -linear(moved).log_softmax(1).mean(1).sum()
+                return (1 - self.uniformity) * told + self.uniformity * left
+
+            step = self.step_size or self.radius / 10
+            steps = self.noise_steps
+            return sign_steps(objective, clean, noise, self.radius, step, steps, "minimise")
+
+        return sample_pass(torch.zeros_like(images), BATCH, stepped)
+
+    def _linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+        with torch_seeded(seed, "linearization"):
+            layer = nn.Linear(images[0].numel(), int(labels.max()) + 1, bias=False)
+        linear = nn.Sequential(nn.Flatten(), layer)
+        optimizer = torch.optim.SGD(linear.parameters(), self.learning_rate, momentum=0.9)
+        rng = generator(seed, "linearization", "batches")
+        for _ in range(self.surrogate_epochs):
+            for rows in torch.randperm(len(images), generator=rng).split(64):
+                optimizer.zero_grad()
+                functional.cross_entropy(linear(images[rows]), labels[rows]).backward()
+                optimizer.step()
+        return linear.requires_grad_(False)

@@ -1,0 +1,84 @@
+"""Targeted adversarial poison: images that look like the next class to a trained network."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
+from fl_sim.experiment import Model
+from fl_sim.models.surrogate import Surrogate
+from fl_sim.perturbation import check_radius, sign_steps
+from fl_sim.protections.turns import sample_pass, shape_of
+from fl_sim.seeding import generator
+from fl_sim.transforms import draw_crop_flip
+
+
+@final
+@dataclass(frozen=True)
+class TargetedAdversarial(Protection):
+    """Adversarial examples towards the next class, used as training data (TAP).
+
+    Who trains on them learns features of class y + 1 under the label y.
+
+    Source: Fowl et al. (2021), Adversarial Examples Make Strong Poisons, section 3,
+    https://arxiv.org/abs/2106.10807; steps and target as in the authors' code, with one start.
+
+    Attributes:
+        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
+        surrogate: network that is attacked.
+        surrogate_epochs: of its training on clean images.
+        noise_steps: sign steps an image.
+        step_size: length of a sign step; None: the radius over 125.
+        padding: of the random crops under which the attack has to work; 0: no transforms.
+        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
+    """
+
+    radius: float = 8 / 255
+    surrogate: Model = field(default_factory=Model)
+    surrogate_epochs: int = 8
+    noise_steps: int = 250
+    step_size: float | None = None
+    padding: int = 4
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    short: ClassVar[str] = "tap"
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        check_radius(self.radius)
+        for name in ("surrogate_epochs", "noise_steps", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require(self.padding >= 0, "padding", "at least 0", self.padding)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Train the surrogate on clean images, then attack it image by image."""
+        num_classes = int(labels.max()) + 1
+        shape = shape_of(images)
+        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
+        rng = generator(seed, "targeted_adversarial", "surrogate")
+        epochs, size = self.surrogate_epochs, self.batch_size
+        surrogate.fit(images, labels, epochs, size, self.padding, rng)
+        targets = (labels + 1) % num_classes
+
+        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+            rng = generator(seed, "targeted_adversarial", "batch", int(rows[0]))
+            loss = surrogate.loss(targets[rows])
+
+            def transformed(moved: Tensor) -> Tensor:
+                return loss(draw_crop_flip(len(moved), self.padding, self.padding > 0, rng)(moved))
+
+            step = self.step_size or self.radius / 125
+            steps, radius = self.noise_steps, self.radius
+            return sign_steps(transformed, images[rows], noise, radius, step, steps, "minimise")
+
+        return sample_pass(torch.zeros_like(images), self.batch_size, stepped)

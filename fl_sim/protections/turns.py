@@ -1,0 +1,86 @@
+"""Passes over the noise of every image or every class, between the turns of a surrogate.
+
+What error-minimising, error-maximising and masked noise share; no protection of its own.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.models.surrogate import Batches, Surrogate
+
+CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
+Stepped = Callable[[Int64[Tensor, " m"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]]
+
+
+def learn(
+    surrogate: Surrogate,
+    batches: Batches,
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    noise: Float[Tensor, "n c h w"],
+    num_steps: int,
+) -> None:
+    """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
+    for _ in range(num_steps):
+        rows = batches.next()
+        surrogate.step(images[rows] + noise[rows], labels[rows])
+
+
+def sample_pass(
+    noise: Float[Tensor, "n c h w"], batch_size: int, stepped: Stepped
+) -> Float[Tensor, "n c h w"]:
+    """Return the noise after one turn of every image.
+
+    Args:
+        noise: of each image.
+        batch_size: images that move together.
+        stepped: from the rows of a batch and their noise to where the noise goes.
+    """
+    batches = torch.arange(len(noise)).split(batch_size)
+    return torch.cat([stepped(rows, noise[rows]) for rows in batches])
+
+
+def class_pass(
+    noise: Float[Tensor, "y c h w"],
+    labels: Int64[Tensor, " n"],
+    batches: tuple[Int64[Tensor, " m"], ...],
+    radius: float,
+    stepped: Stepped,
+) -> Float[Tensor, "y c h w"]:
+    """Return the noise of the classes after one turn of every batch.
+
+    Each image moves from its class's noise; a class goes to the mean of its images at once.
+    """
+    noise = noise.clone()
+    for rows in batches:
+        own = labels[rows]
+        moved = stepped(rows, noise[own])
+        present = own.unique()
+        sums = torch.zeros_like(noise).index_add_(0, own, moved)
+        counts = own.bincount(minlength=len(noise))[present].view(-1, 1, 1, 1)
+        noise[present] = (sums[present] / counts).clamp(-radius, radius)
+    return noise
+
+
+def class_subset(num_images: int, batch_size: int, rng: torch.Generator) -> Int64[Tensor, " m"]:
+    """Draw the images on which class-wise noise is updated."""
+    wanted = max(batch_size, round(CLASS_SUBSET * num_images))
+    return torch.randperm(num_images, generator=rng)[:wanted]
+
+
+def shuffled(
+    subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator
+) -> tuple[Int64[Tensor, " b"], ...]:
+    """Return the subset in new batches."""
+    batches: tuple[Tensor, ...] = subset[torch.randperm(len(subset), generator=rng)].split(
+        batch_size
+    )
+    return batches
+
+
+def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
+    """Return channels, height and width."""
+    return images.shape[1], images.shape[2], images.shape[3]

@@ -1,0 +1,1 @@
+"""Protect images that somebody is about to publish: `fl-sim protect`."""

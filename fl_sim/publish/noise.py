@@ -1,0 +1,96 @@
+"""The protected copies at the size at which noise is made, kept until all files are written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim.contracts import Protection
+from fl_sim.perturbation import as_pixels, quantised
+from fl_sim.publish.account import protect_with_account
+from fl_sim.publish.request import Request, write_whole, writing
+from fl_sim.scratch import scratch
+
+FILE, WORK = "noise.safetensors", ".work"
+Watch = Callable[[str, int, int | None], None]  # stage, done, of how many
+
+
+def made(
+    request: Request,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    watch: Watch,
+) -> tuple[UInt8[Tensor, "n c h w"], dict[str, Any]]:
+    """Return the protected images and the account of it, from an interrupted call if it got so far.
+
+    `watch` hears the passes per image.
+    """
+    path = request.out / FILE
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    ids = torch.arange(len(images))
+
+    def listen(passes: int) -> None:
+        watch("passes over each image", passes // len(images), None)
+
+    work = request.out / WORK
+    with writing(work), scratch(work):
+        work.mkdir(exist_ok=True)
+        protected, report = protect_with_account(
+            request.protection, images, labels, ids, request.seed, listen
+        )
+    account = asdict(report)
+    content = save({"protected": protected.contiguous()}, {"account": json.dumps(account)})
+    write_whole(path, content)
+    shutil.rmtree(work)
+    return protected, account
+
+
+def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("protected"), json.loads(file.metadata()["account"])
+    except (OSError, SafetensorError):
+        return None
+
+
+def drop(out: Path) -> None:
+    """Remove the copies once every file is written."""
+    (out / FILE).unlink(missing_ok=True)
+
+
+def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
+    """Return images scaled to `side`, or as they are where it is None."""
+    if side is None or images.shape[2:] == (side, side):
+        return images
+    size = (side, side)
+    small = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def released(
+    images: UInt8[Tensor, "n c h w"],
+    small: UInt8[Tensor, "n c s t"],
+    protected: UInt8[Tensor, "n c s t"],
+    protection: Protection,
+) -> UInt8[Tensor, "n c h w"]:
+    """Return the protected images at their own size; noise is scaled bilinearly where it has to be.
+
+    Guarantee: the radius holds after rounding, as for every protection.
+    """
+    if images.shape == protected.shape:
+        return protected
+    noise = as_pixels(protected) - as_pixels(small)
+    height, width = images.shape[2:]
+    large = functional.interpolate(noise, (height, width), mode="bilinear")
+    return quantised(images, large, protection.radius, protection.norm)

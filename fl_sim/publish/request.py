@@ -1,0 +1,148 @@
+"""What is asked of `fl-sim protect`, and what can be refused before any work."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_sim.contracts import Protection
+from fl_sim.description import describe, with_value
+from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.experiment_file import parse_value
+from fl_sim.plugins import discover
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `fl-sim protect`.
+
+    Attributes:
+        source: folder of images, or an .npz file.
+        out: folder that the protected images go to.
+        protection: the method and its parameters.
+        seed: of the noise; keep it to yourself.
+        labels: CSV of labels; None: one folder a class.
+        side: images are scaled to this side for making the noise, and the noise back to each
+            image; None: the noise is made at the images' own size, which has to be one size.
+        split: of an .npz file: the one that is protected; None: all of them.
+    """
+
+    source: Path
+    out: Path
+    protection: Protection
+    seed: int = 0
+    labels: Path | None = None
+    side: int | None = None
+    split: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the result depends on, apart from the images, as plain JSON values."""
+        return {
+            "protection": describe(self.protection),
+            "method": self.protection.short or type(self.protection).__name__,
+            "seed": self.seed,
+            "side": self.side,
+            "split": self.split,
+        }
+
+
+def method(name: str, radius: str | None, settings: list[str]) -> Protection:
+    """Return the protection of this name, such as `sem`, with its fields set.
+
+    Args:
+        name: short name or class name, upper or lower case.
+        radius: such as `8/255`; None: the method's default.
+        settings: further fields, as `field=value`.
+
+    Raises:
+        RequestError: for an unknown method or a field that does not fit.
+    """
+    known = discover("fl_sim.protections", Protection)  # type: ignore[type-abstract]
+    by_name = {cls.short or cls.__name__: cls for cls in known}
+    found = [c for c in known if name.lower() in (c.short.lower(), c.__name__.lower())]
+    if not found:
+        raise RequestError(f"--method: one of {', '.join(sorted(by_name))}; got {name!r}")
+    protection = found[0]()
+    changes = [*settings, *([f"radius={radius}"] if radius is not None else [])]
+    for change in changes:
+        field, separator, text = change.partition("=")
+        if not separator:
+            raise RequestError(f"--set takes field=value, such as noise_steps=5; got {change!r}")
+        protection = with_value(protection, field, parse_value(text))
+    return protection
+
+
+def check_places(request: Request) -> None:
+    """Refuse an input that is missing, and an output that is inside it or around it.
+
+    Raises:
+        RequestError: naming both.
+    """
+    source, out = request.source.resolve(), request.out.resolve()
+    if not source.exists():
+        raise RequestError(f"INPUT: there is no {request.source}")
+    if source.is_file() and source.suffix.lower() != ".npz":
+        raise RequestError(f"INPUT: a folder of images or an .npz file; got {request.source}")
+    if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+        raise RequestError(
+            f"--out: a folder apart from the input, which is never touched; got {request.out}"
+        )
+
+
+def prepare_out(out: Path, wanted_bytes: int) -> None:
+    """Make the output folder, and see that it can be written and has the room.
+
+    Raises:
+        RequestError: where it cannot be written, or the disk is too full.
+    """
+    probe = out / f".probe.{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(f"--out: {out} cannot be written: {error.strerror}") from None
+    free = shutil.disk_usage(out).free
+    if free < wanted_bytes:
+        raise RequestError(
+            f"--out: the disk of {out} has {free >> 20} MiB free, and up to "
+            f"{wanted_bytes >> 20} MiB are needed"
+        )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is written into one clear error.
+
+    Raises:
+        RunFailedError: for a full disk, or one that cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cause = "the disk is full" if full else str(error.strerror)
+        raise RunFailedError(
+            f"{path} cannot be written: {cause}; what was written before is kept, and the same "
+            f"command goes on from there"
+        ) from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, and nothing is left of a failure.
+
+    Raises:
+        RunFailedError: for a full disk, or one that cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Where long work may leave what it needs to go on after an interrupt.
+
+Whoever owns a folder opens `scratch(folder)`; whoever computes asks `Checkpoint` for what was kept.
+Without a folder nothing is kept.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+SECONDS = 30.0  # between two checkpoints
+
+_FOLDER: ContextVar[Path | None] = ContextVar("scratch", default=None)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[None]:
+    """Let what is computed inside keep its state in `folder`, which exists."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+class Checkpoint:
+    """Tensors under a name in the scratch folder, written whole and at most every 30 seconds."""
+
+    def __init__(self, name: str) -> None:
+        folder = _FOLDER.get()
+        self.path = None if folder is None else folder / f"{name}.safetensors"
+        self.last = time.monotonic()
+
+    def kept(self) -> dict[str, Tensor] | None:
+        """Return what was kept, or None where there is nothing."""
+        if self.path is None:
+            return None
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError):
+            return None
+
+    def due(self) -> bool:
+        """Return whether it is time to keep something again."""
+        return self.path is not None and time.monotonic() - self.last >= SECONDS
+
+    def keep(self, tensors: dict[str, Tensor]) -> None:
+        """Replace what is kept.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
+        if self.path is not None:
+            partial = self.path.with_suffix(".partial")
+            partial.write_bytes(save({name: own.contiguous() for name, own in tensors.items()}))
+            partial.replace(self.path)
+            self.last = time.monotonic()

@@ -1,0 +1,73 @@
+"""Runs of MLflow."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from time import time
+from typing import Any, ClassVar, final
+
+from fl_sim.contracts import Row
+from fl_sim.results import write_text
+from fl_sim.trackers import Tracker, overall
+
+NOTE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it
+LONGEST = 500  # characters of a parameter that every store takes
+
+
+@final
+class MLflow(Tracker):
+    """A run of MLflow, in the store `mlruns` beside the results, or `MLFLOW_TRACKING_URI`.
+
+    Without that variable nothing but files is used, and no server.
+
+    Source: https://mlflow.org/docs/latest/ml/tracking
+    """
+
+    module: ClassVar[str] = "mlflow"
+
+    def __init__(self, folder: Path, experiment: dict[str, Any], rounds_done: int) -> None:
+        """Begin a run, or go on with the one that the folder names."""
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        from mlflow import MlflowClient
+
+        store = (folder.absolute().parents[2] / "mlruns").as_uri()
+        self.client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", store))
+        note = folder / NOTE
+        if rounds_done and note.exists():
+            self.run = note.read_text().strip()
+            self.client.update_run(self.run, status="RUNNING")
+            return
+        run_id = folder.parent.name
+        name = f"{run_id} {folder.name}"
+        self.run = self.client.create_run(
+            self._group(experiment["name"]), run_name=name
+        ).info.run_id
+        write_text(note, self.run)
+        for path, value in flat(experiment):
+            self.client.log_param(self.run, path, str(value)[:LONGEST])
+
+    def _group(self, name: str) -> str:
+        """Return MLflow's id of everything that is called `name`."""
+        found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name))
+
+    def log(self, number: int, rows: Iterable[Row]) -> None:
+        """Pass on all numbers of a round at once."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time())
+        metrics = [Metric(name, value, now, number) for name, value in overall(rows)]
+        self.client.log_batch(self.run, metrics=metrics)
+
+    def close(self, finished: bool) -> None:
+        """Say how the run ended."""
+        self.client.set_terminated(self.run, "FINISHED" if finished else "KILLED")
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the leaves of nested values by their paths, as `--set` writes them."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

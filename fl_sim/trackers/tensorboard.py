@@ -1,0 +1,39 @@
+"""Event files for TensorBoard."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from fl_sim.contracts import Row
+from fl_sim.trackers import Tracker, overall
+
+
+@final
+class TensorBoard(Tracker):
+    """Event files in the run's folder: `tensorboard --logdir runs` shows all runs.
+
+    Source: https://www.tensorflow.org/tensorboard
+    """
+
+    module: ClassVar[str] = "tensorboard"
+
+    def __init__(self, folder: Path, experiment: dict[str, Any], rounds_done: int) -> None:
+        """Open an event file; rounds that will be run again are dropped from earlier ones."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        again = rounds_done + 1 if rounds_done else None
+        make: Any = SummaryWriter
+        self.writer = make(str(folder / "tensorboard"), purge_step=again)
+        if not rounds_done:
+            self.writer.add_text("experiment", f"```\n{json.dumps(experiment, indent=2)}\n```")
+
+    def log(self, number: int, rows: Iterable[Row]) -> None:
+        """Write a scalar for each number, so that it can be looked at at once."""
+        for name, value in overall(rows):
+            self.writer.add_scalar(name, value, number)
+        self.writer.flush()
+
+    def close(self, finished: bool) -> None:
+        """Close the file."""
+        self.writer.close()

@@ -1,0 +1,49 @@
+"""Random crops and flips of a whole batch at once, differentiable in the images."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+
+class CropFlip(NamedTuple):
+    """A shift and a flip for each image of a batch, drawn once and applied as often as needed.
+
+    Attributes:
+        padding: black border on each side before the crop.
+        top, left: where each crop begins in the padded image, 0 to 2 padding.
+        mirrored: which crops are flipped left to right.
+    """
+
+    padding: int
+    top: Int64[Tensor, " n"]
+    left: Int64[Tensor, " n"]
+    mirrored: Bool[Tensor, " n"]
+
+    def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Return the cropped and flipped images: one gather, whatever the batch."""
+        count, channels, height, width = images.shape
+        padded = functional.pad(images, [self.padding] * 4)
+        across = torch.arange(width).expand(count, width)
+        across = torch.where(self.mirrored[:, None], width - 1 - across, across)
+        rows = self.top[:, None] + torch.arange(height)
+        columns = self.left[:, None] + across
+        flat = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+        index = flat.view(count, 1, -1).expand(count, channels, -1)
+        return padded.flatten(2).gather(2, index).view_as(images)
+
+
+def draw_crop_flip(num_images: int, padding: int, flip: bool, rng: torch.Generator) -> CropFlip:
+    """Draw what crop-and-flip augmentation does to each of `num_images` images.
+
+    Args:
+        num_images: size of the batch.
+        padding: black border before the crop; 0 crops nothing.
+        flip: also flip half of the images left to right.
+        rng: what to draw from.
+    """
+    top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=rng)
+    coins = torch.rand(num_images, generator=rng) < 0.5
+    return CropFlip(padding, top, left, coins if flip else torch.zeros_like(coins))

@@ -1,0 +1,116 @@
+"""Triggers of backdoors: what is stamped on images, in training and when the model is tested."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+
+
+class Trigger(ABC):
+    """A mark on an image that a backdoored model takes for a class."""
+
+    @abstractmethod
+    def stamped(
+        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return copies of the images that carry the trigger.
+
+        Args:
+            images: as published.
+            part: which part of the trigger, by any number, where it comes in parts; None: all.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Patch(Trigger):
+    """A white square in the lower right corner.
+
+    Source: Gu et al. (2017), BadNets, section 3, https://arxiv.org/abs/1708.06733.
+
+    Attributes:
+        side: of the square, in pixels; at most the image's own.
+    """
+
+    side: int = 3
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.side >= 1, "side", "at least 1", self.side)
+
+    def stamped(
+        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Paint the square."""
+        stamped = images.clone()
+        stamped[:, :, -self.side :, -self.side :] = 255
+        return stamped
+
+
+@final
+@dataclass(frozen=True)
+class Blend(Trigger):
+    """A picture of random pixels that shines through the whole image.
+
+    Source: Chen et al. (2017), section 4.2, the blended injection strategy,
+    https://arxiv.org/abs/1712.05526.
+
+    Attributes:
+        strength: alpha of the paper, the share of the picture in the sum.
+        pattern: number of the picture; equal numbers, equal pictures.
+    """
+
+    strength: float = 0.2
+    pattern: int = 0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 < self.strength <= 1, "strength", "in (0, 1]", self.strength)
+
+    def stamped(
+        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Mix each image with the picture, and round."""
+        shape, rng = images.shape[1:], generator(self.pattern, "trigger")
+        picture = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
+        mixed = torch.lerp(images.float(), picture.float().expand(images.shape), self.strength)
+        return mixed.round().to(torch.uint8)
+
+
+@final
+@dataclass(frozen=True)
+class Bars(Trigger):
+    """Four white bars in the upper left corner, which attackers can share out among them.
+
+    Source: Xie et al. (2020), DBA, section 3, https://openreview.net/forum?id=rkgyS0VFvr.
+
+    Attributes:
+        length: of a bar, in pixels.
+        gap: between bars, in pixels.
+    """
+
+    length: int = 4
+    gap: int = 2
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.length >= 1, "length", "at least 1", self.length)
+        require(self.gap >= 0, "gap", "at least 0", self.gap)
+
+    def stamped(
+        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Paint the bars: two above two; the part with number i is bar i modulo 4."""
+        stamped = images.clone()
+        for bar in range(4) if part is None else (part % 4,):
+            row = (bar // 2) * (1 + self.gap)
+            column = (bar % 2) * (self.length + self.gap)
+            stamped[:, :, row, column : column + self.length] = 255
+        return stamped

@@ -1,0 +1,107 @@
+"""Clients trained as one batch: what they give alone, and to the bit whatever the company."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from clients.fedprox import FedProxClient
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.contracts import Client, Update
+from fl_sim.engine.cohort import is_row_of_layers
+from fl_sim.engine.orders import Order, Task
+from fl_sim.engine.workshop import Workshop
+from fl_sim.models import parameters
+from fl_sim.models.architectures import Normalise
+from fl_sim.schedule import Schedule
+from strategies.fedavg import FedAvg
+
+SIZES = (1, 7, 8, 9, 20, 33)  # with batches of 8: less than one, whole ones, a last one of one
+MODELS = {
+    "head": lambda: nn.Sequential(nn.Linear(36, 5)),
+    "mlp": lambda: nn.Sequential(
+        Normalise((0.5,), (0.3,)), nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 5)
+    ),
+}
+SGD = SgdClient(batch_size=8, learning_rate=0.1, momentum=0.0, local_epochs=2)
+CLIENTS = {
+    "plain": SGD,
+    "momentum": replace(SGD, momentum=0.9),
+    "decay": replace(SGD, momentum=0.5, weight_decay=0.01),
+    "smooth": replace(SGD, label_smoothing=0.2),
+    "rough": replace(SGD, label_smoothing=-0.1, momentum=0.9),
+    "near": FedProxClient(mu=0.5, sgd=replace(SGD, momentum=0.9)),
+}
+
+
+def workshop(model: str, client: Client) -> Workshop:
+    rng = torch.Generator().manual_seed(1)
+    count = sum(SIZES)
+    images = torch.randint(0, 256, (count, 1, 6, 6), generator=rng, dtype=torch.uint8)
+    inputs = images if model == "mlp" else images.flatten(1).float() / 255
+    experiment = Experiment(
+        name="cohort", client=client, strategy=FedAvg(), data=Data(num_clients=len(SIZES))
+    )
+    return Workshop(
+        schedule=Schedule(experiment),
+        model=MODELS[model](),
+        inputs=inputs,
+        clean_inputs=inputs,
+        labels=torch.randint(0, 5, (count,), generator=rng),
+        owners=list(torch.randperm(count, generator=rng).split(SIZES)),
+        num_classes=5,
+    )
+
+
+def trained(shop: Workshop, clients: list[int], cohort: bool) -> dict[int, Update]:
+    """Return the updates of clients, from a start that is the same for all calls."""
+    size = len(parameters.flat(shop.model))
+    start = 0.1 * torch.randn(size, generator=torch.Generator().manual_seed(3))
+    order = Order(1, start, {}, cohort=cohort)
+    done = shop.work(order, tuple(Task(client) for client in clients))
+    assert not done.failures
+    return {update.client: update for update in done.updates}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_cohort_gives_what_its_clients_give_in_turn(model: str, client: str) -> None:
+    shop, everybody = workshop(model, CLIENTS[client]), list(range(len(SIZES)))
+    together, in_turn = (trained(shop, everybody, cohort) for cohort in (True, False))
+    for number in everybody:
+        one, other = together[number], in_turn[number]
+        assert one.delta is not None
+        assert other.delta is not None
+        assert float((one.delta - other.delta).norm()) <= 1e-5 * float(other.delta.norm())
+        assert one.metrics["train_loss"] == pytest.approx(other.metrics["train_loss"], rel=1e-4)
+        assert one.metrics["train_accuracy"] == pytest.approx(other.metrics["train_accuracy"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("client", ["decay", "rough", "near"])
+def test_a_cohort_of_one_gives_the_bits_of_a_cohort_of_many(model: str, client: str) -> None:
+    shop = workshop(model, CLIENTS[client])
+    many = trained(shop, list(range(len(SIZES))), cohort=True)
+    for number, own in many.items():
+        (alone,) = trained(shop, [number], cohort=True).values()
+        assert torch.equal(alone.delta, own.delta)
+        assert alone.metrics == own.metrics
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_company_in_any_number_leaves_the_bits(count: int) -> None:
+    shop = workshop("mlp", CLIENTS["momentum"])
+    everybody = trained(shop, list(range(len(SIZES))), cohort=True)
+    some = trained(shop, list(range(count)), cohort=True)
+    assert all(torch.equal(some[k].delta, everybody[k].delta) for k in range(count))
+
+
+def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:
+    assert all(is_row_of_layers(make()) for make in MODELS.values())
+    assert not is_row_of_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 5)))
+    assert not is_row_of_layers(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    frozen = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    frozen[0].requires_grad_(False)
+    assert not is_row_of_layers(frozen)

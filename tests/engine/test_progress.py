@@ -1,0 +1,129 @@
+"""How a run gets on: lines in its folder and on standard output, trackers, a profile."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fl_sim import Experiment, cli, run, trackers
+from fl_sim.engine.profile import PARTS, profile
+from fl_sim.engine.progress import Progress
+from fl_sim.errors import RequestError
+from fl_sim.runner import Options
+
+Maker = Callable[..., Experiment]
+
+
+class BreakError(Exception):
+    """What breaks a run off in these tests."""
+
+
+def lines_of(out: Path) -> list[dict[str, object]]:
+    (path,) = out.rglob("progress.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_round_is_a_line_whether_or_not_the_run_was_broken(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    def listen(progress: Progress) -> None:
+        if progress.round == 2:
+            raise BreakError
+
+    wanted = experiment(rounds=4)
+    run(wanted, out=tmp_path, controls=False, listen=listen)
+    (path,) = tmp_path.rglob("progress.jsonl")
+    path.write_text(path.read_text() + '{"round": 3, "of a round": "that was lost"}\n')
+    heard: list[Progress] = []
+    run(wanted, out=tmp_path, controls=False, resume=True, listen=heard.append)
+    lines = lines_of(tmp_path)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert [json.loads(own.to_json()) for own in heard] == lines[2:]
+    names = "run label round rounds clients failures accuracy seconds clients_per_second"
+    assert set(lines[0]) == {*names.split(), "seconds_left", "peak_mib"}
+    last = lines[-1]
+    assert last["seconds_left"] == 0
+    assert isinstance(last["seconds"], float)
+    assert last["clients_per_second"] == pytest.approx(4 / last["seconds"], rel=0.01)
+
+
+def test_an_accuracy_that_was_not_measured_is_null() -> None:
+    line = Progress("here", "a run", 1, 2, 3, float("nan")).to_json()
+    assert json.loads(line)["accuracy"] is None
+
+
+def test_json_on_standard_output_is_all_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    sizes = ["data.num_samples=100", "data.num_test=60", "data.num_clients=2", "rounds=2"]
+    small = ["data.dataset=digits", "model.backbone=small_cnn", "model.init=random", *sizes]
+    fields = [part for field in [*small, "model.tune=full"] for part in ("--set", field)]
+    call = ["fl-sim", "run", "experiments/quickstart.py", *fields, "--no-controls"]
+    monkeypatch.setattr("sys.argv", [*call, "--out", str(tmp_path), "--progress", "json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in printed] == lines_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(trackers.trackers()))
+def test_a_tracker_without_its_package_is_refused_by_the_name_of_its_extra(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(RequestError, match=rf"fl-sim\[{name}\]"):
+        Options(trackers=(name,))
+
+
+def test_an_unknown_tracker_is_refused() -> None:
+    with pytest.raises(RequestError, match="--track knows mlflow, tensorboard; got 'clipboard'"):
+        Options(trackers=("clipboard",))
+
+
+def test_tensorboard_shows_what_the_results_say(experiment: Maker, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    results = run(experiment(), out=tmp_path, controls=False, trackers=("tensorboard",))
+    assert results.complete, results.cells.error.tolist()
+    (folder,) = tmp_path.rglob("tensorboard")
+    events = EventAccumulator(str(folder)).Reload().Scalars("accuracy")
+    rows = results.rows.query("metric == 'accuracy' and client == -1")
+    assert [event.step for event in events] == rows["round"].tolist() == [1, 2]
+    assert [event.value for event in events] == pytest.approx(rows.value.tolist(), rel=1e-6)
+
+
+def test_mlflow_goes_on_with_the_run_that_was_broken(experiment: Maker, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+
+    def listen(progress: Progress) -> None:
+        if progress.round == 1:
+            raise BreakError
+
+    chosen = {"controls": False, "trackers": ("mlflow",)}
+    run(experiment(), out=tmp_path, listen=listen, **chosen)
+    client = mlflow.MlflowClient((tmp_path / "mlruns").as_uri())
+    (group,) = client.search_experiments(filter_string="name = 'test'")
+    (broken,) = client.search_runs([group.experiment_id])
+    assert broken.info.status == "KILLED"
+    results = run(experiment(), out=tmp_path, resume=True, **chosen)
+    (whole,) = client.search_runs([group.experiment_id])
+    assert whole.info.status == "FINISHED"
+    assert whole.data.params["data.dataset"] == "digits"
+    found = client.get_metric_history(whole.info.run_id, "accuracy")
+    rows = results.rows.query("metric == 'accuracy' and client == -1")
+    assert {m.step: m.value for m in found} == dict(zip(rows["round"], rows.value, strict=True))
+
+
+def test_a_profile_accounts_for_the_whole_round(experiment: Maker) -> None:
+    found = profile(experiment(), 2, "local", 1, "auto")
+    assert [own.part for own in found.parts] == list(PARTS)
+    spent = {own.part: own for own in found.parts}
+    assert max(spent.values(), key=lambda own: own.cpu).part == "training"
+    assert all(own.wall > 0 for own in found.parts)
+    assert sum(function.own for function in found.functions) > 0
+    with pytest.raises(RequestError, match="local and ray"):
+        profile(experiment(), 1, "flower", 1, "auto")

@@ -1,0 +1,178 @@
+"""REM, SEM and NTGA against their definitions, written the slow way."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim.contracts import Dataset
+from fl_sim.effort import counted
+from fl_sim.models.surrogate import Surrogate
+from fl_sim.perturbation import as_pixels
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.neural_tangent import prediction, tangents
+from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
+from fl_sim.seeding import generator, torch_seeded
+
+RADIUS = 8 / 255
+PLAIN: dict[str, Any] = {"transforms": 1, "padding": 0, "flip": False, "adversary_radius": 0.0}
+
+
+def start_of(images: Tensor, rng: torch.Generator) -> Tensor:
+    noise = RADIUS * (torch.rand(images.shape, generator=rng) * 2 - 1)
+    return (images + noise).clamp(0, 1) - images
+
+
+def unused_draws(count: int, rng: torch.Generator) -> None:
+    """Draw what the transforms and the disturbance draw although they change nothing."""
+    torch.randint(0, 1, (2, count), generator=rng)
+    torch.rand(count, generator=rng)
+
+
+def minimised(surrogate: Surrogate, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+    """Return error-minimising noise of one batch, from a random start: ten steps, one by one."""
+    noise = start_of(images, rng)
+    for _ in range(10):
+        unused_draws(len(images), rng)
+        torch.rand(images.shape, generator=rng)
+        moved = (images + noise).detach().requires_grad_(True)
+        functional.cross_entropy(surrogate.model(moved), labels, reduction="sum").backward()
+        assert moved.grad is not None
+        noise = (noise - RADIUS / 5 * moved.grad.sign()).clamp(-RADIUS, RADIUS)
+        noise = ((images + noise).clamp(0, 1) - images).detach()
+    return noise
+
+
+def test_stable_noise_without_disturbance_or_adversary_is_error_minimising_on_batches(
+    digits: Dataset,
+) -> None:
+    images, labels = as_pixels(digits.train_images[:60]), digits.train_labels[:60]
+    settings = StableErrorMinimizing(surrogate_steps=5, batch_size=25, random_radius=0.0, **PLAIN)
+    surrogate = Surrogate(settings.surrogate, (1, 8, 8), 10, 3, settings.learning_rate)
+    for step, factor in enumerate((1.0, 1.0, 0.1, 0.1, 0.01)):
+        rng = generator(3, "sem", "step", step)
+        order = torch.randperm(60, generator=generator(3, "sem", "epoch", step // 3))
+        rows = order.split(25)[step % 3]
+        noise = minimised(surrogate, images[rows], labels[rows], rng)
+        surrogate.slow_down(factor)
+        surrogate.step(images[rows] + (noise * 255).round() / 255, labels[rows])
+    expected = [
+        minimised(surrogate, images[rows], labels[rows], generator(3, "sem", "final", number))
+        for number, rows in enumerate(torch.arange(60).split(25))
+    ]
+    assert torch.equal(settings.noise(images, labels, 3), torch.cat(expected))
+
+
+def test_the_adversary_of_robust_noise_is_projected_gradient_ascent() -> None:
+    """On a linear loss with known gradients, one pixel after another, in NumPy."""
+    weights = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
+    images = torch.rand(4, 1, 3, 3, generator=generator(0, "images"))
+    images[0] = images[0].round()
+
+    def loss(moved: Tensor) -> Tensor:
+        return (torch.from_numpy(weights) * moved.flatten(1).square()).sum()
+
+    settings = RobustErrorMinimizing(adversary_radius=4 / 255, adversary_steps=7)
+    found = settings.worst(loss, images, generator(1, "adversary"))
+    start = torch.rand(images.shape, generator=generator(1, "adversary")) * 2 - 1
+    for image, own, drawn, change in zip(
+        images.flatten(1).numpy(), weights, start.flatten(1).numpy(), found.flatten(1), strict=True
+    ):
+        for pixel, weight, first, got in zip(image, own, drawn, change.tolist(), strict=True):
+            moved = np.clip(pixel + 4 / 255 * first, 0, 1)
+            for _ in range(7):
+                moved = moved + np.sign(2 * weight * moved) * 0.8 / 255
+                moved = np.clip(np.clip(moved, pixel - 4 / 255, pixel + 4 / 255), 0, 1)
+            assert got == pytest.approx(moved - pixel, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: Dataset) -> tuple[Surrogate, Tensor, Tensor]:
+    images, labels = as_pixels(digits.train_images), digits.train_labels
+    settings = RobustErrorMinimizing()
+    surrogate = Surrogate(settings.surrogate, (1, 8, 8), 10, 0, 0.1)
+    surrogate.fit(images, labels, 8, 30, 0, generator(0, "fit"))
+    return surrogate, images, labels
+
+
+def test_robust_noise_withstands_its_adversary_better_than_plain_noise_does(
+    fitted: tuple[Surrogate, Tensor, Tensor],
+) -> None:
+    """Against one fixed network: the worst case of noise made for it is lower. Seed 0."""
+    surrogate, images, labels = fitted
+    loss = surrogate.loss(labels)
+    robust = RobustErrorMinimizing(radius=16 / 255, transforms=1, padding=0, flip=False)
+    plain = StableErrorMinimizing(radius=16 / 255, random_radius=0.0, **PLAIN)
+    worst = {}
+    for name, settings in (("robust", robust), ("plain", plain)):
+        noise = settings.batch_noise(surrogate, images, labels, generator(0, "noise"))
+        attack = robust.worst(loss, images + noise, generator(0, "attack"))
+        worst[name] = float(loss(images + noise + attack))
+    assert worst["robust"] < worst["plain"]
+
+
+def test_the_passes_of_stable_and_robust_noise_are_those_of_the_papers(digits: Dataset) -> None:
+    """An image of a step: SEM K_u J + K_a + 1, REM K_u J (K_a + 1) + K_a + 1; then once more."""
+    images, labels = as_pixels(digits.train_images[:30]), digits.train_labels[:30]
+    shape: dict[str, Any] = {
+        "surrogate_steps": 2,
+        "batch_size": 30,
+        "noise_steps": 3,
+        "transforms": 2,
+        "adversary_steps": 4,
+    }
+    with counted() as stable:
+        StableErrorMinimizing(**shape).noise(images, labels, 0)
+    with counted() as robust:
+        RobustErrorMinimizing(**shape).noise(images, labels, 0)
+    assert stable.passes == 30 * (2 * (3 * 2 + 4 + 1) + 3 * 2)
+    assert robust.passes == 30 * (2 * (3 * 2 * 5 + 4 + 1) + 3 * 2 * 5)
+
+
+def test_the_passes_of_error_minimising_noise_are_those_of_the_paper(digits: Dataset) -> None:
+    images, labels = as_pixels(digits.train_images), digits.train_labels
+    settings = ErrorMinimizing(
+        surrogate_steps=3, noise_steps=7, max_passes=2, stop_error=0.0, batch_size=40
+    )
+    with counted() as effort:
+        settings.noise(images, labels, 0)
+    assert effort.passes == 2 * (3 * 40 + 7 * 120)
+
+
+def tiny_network() -> nn.Sequential:
+    with torch_seeded(0, "tiny"):
+        layers = (nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
+        return nn.Sequential(*layers).double()
+
+
+def test_the_tangent_kernel_is_that_of_autograd_jacobians() -> None:
+    model = tiny_network()
+    images = torch.rand(5, 1, 3, 3, generator=generator(0, "images"), dtype=torch.float64)
+    rows = []
+    for image in images:
+        model.zero_grad()
+        model(image[None]).sum().backward()
+        rows.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+    jacobian = torch.stack(rows)
+    found = tangents(model, images)
+    torch.testing.assert_close(found @ found.T, jacobian @ jacobian.T, rtol=1e-10, atol=1e-12)
+
+
+def test_the_prediction_is_what_gradient_descent_on_the_tangents_learns() -> None:
+    """Many small steps of plain gradient descent, against the closed form."""
+    rng = generator(0, "features")
+    train = torch.randn(6, 20, generator=rng, dtype=torch.float64)
+    test = torch.randn(4, 20, generator=rng, dtype=torch.float64)
+    labels = functional.one_hot(torch.arange(6) % 3).double()
+    scale = train.square().sum(1).mean().sqrt()
+    weights, rate, time = torch.zeros(20, 3, dtype=torch.float64), 1e-3, 5.0
+    for _ in range(round(time / rate)):
+        residual = train / scale @ weights - labels
+        weights -= rate * (train / scale).T @ residual / 6
+    expected = test / scale @ weights
+    found = prediction(train, test, labels, time)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)

@@ -1,0 +1,134 @@
+"""Attacks on the course of a federation, against their equations on small arrays."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from fl_sim.attacks.attack_p import AttackP
+from fl_sim.attacks.average_cosine import AverageCosine
+from fl_sim.attacks.delta_loss import DeltaLoss
+from fl_sim.attacks.fedmia import FedMia
+from fl_sim.attacks.loss_series import LossSeries
+from fl_sim.attacks.loss_threshold import LossThreshold
+from fl_sim.attacks.signals import Evidence, MembershipAttack, Trajectory, loss
+from fl_sim.attacks.source_inference import excess, sources
+from fl_sim.plugins import discover
+from fl_sim.seeding import generator
+
+ROUNDS, CLIENTS, RECORDS = 3, 4, 5
+ATTACKS = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
+
+
+def trajectory() -> Trajectory:
+    rng = generator(0, "trajectory")
+    shape = (ROUNDS, CLIENTS, RECORDS)
+    return Trajectory(
+        client_margin=torch.randn(shape, generator=rng, dtype=torch.float64),
+        global_margin=torch.randn(ROUNDS, RECORDS, generator=rng, dtype=torch.float64),
+        suspects=torch.tensor([0, 1, 2, 3, 0]),
+        cosine=torch.rand(shape, generator=rng, dtype=torch.float64) * 2 - 1,
+    )
+
+
+def held(course: Trajectory | None) -> Evidence:
+    nothing = torch.zeros(0, RECORDS)
+    return Evidence(
+        target=torch.randn(RECORDS, generator=generator(0, "target")),
+        references=nothing,
+        reference_members=nothing.bool(),
+        population=torch.randn(50, generator=generator(0, "population")),
+        reference_population=torch.zeros(0, 50),
+        trajectory=course,
+    )
+
+
+def fedmia_by_equation(signal: np.ndarray, suspects: list[int]) -> list[float]:
+    """Zhu et al. (2024), equations 7 to 12, record by record and round by round."""
+    scores = []
+    for x, suspect in enumerate(suspects):
+        places = []
+        for t in range(ROUNDS):
+            others = np.array([signal[t, k, x] for k in range(CLIENTS) if k != suspect])
+            others = others[others <= others.mean() + 3 * others.std()]
+            deviation = max(others.std(), 1e-8)
+            places.append(norm.cdf((signal[t, suspect, x] - others.mean()) / deviation))
+        scores.append(float(np.mean(places)))
+    return scores
+
+
+def test_fedmia_is_its_equations() -> None:
+    course = trajectory()
+    assert course.cosine is not None
+    losses = -np.log1p(np.exp(-course.client_margin.numpy()))
+    suspects = course.suspects.tolist()
+    first = FedMia("loss").scores(held(course)).tolist()
+    second = FedMia("cosine").scores(held(course)).tolist()
+    assert first == pytest.approx(fedmia_by_equation(losses, suspects), abs=1e-9)
+    assert second == pytest.approx(fedmia_by_equation(course.cosine.numpy(), suspects), abs=1e-9)
+
+
+def test_fedmia_leaves_out_what_lies_beyond_three_deviations() -> None:
+    """Of 20 equal clients and one far above, the far one must not widen the distribution."""
+    margin = torch.zeros(1, 22, 1, dtype=torch.float64)
+    margin[0, :20, 0] = torch.linspace(-0.1, 0.1, 20, dtype=torch.float64)
+    margin[0, 20], margin[0, 21] = 50.0, 0.2
+    course = Trajectory(margin, torch.zeros(1, 1), torch.tensor([21]), margin)
+    evidence = Evidence(
+        torch.zeros(1),
+        torch.zeros(0, 1),
+        torch.zeros(0, 1).bool(),
+        torch.zeros(1),
+        torch.zeros(0, 1),
+        course,
+    )
+    usual = margin[0, :20, 0].numpy()
+    expected = norm.cdf((0.2 - usual.mean()) / usual.std())
+    assert float(FedMia("cosine").scores(evidence)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_means_over_rounds_are_of_the_suspects() -> None:
+    course = trajectory()
+    assert course.cosine is not None
+    for x, suspect in enumerate(course.suspects.tolist()):
+        after = loss(course.client_margin[:, suspect, x])
+        before = loss(course.global_margin[:, x])
+        assert LossSeries().scores(held(course))[x] == pytest.approx(float(-after.mean()))
+        assert DeltaLoss().scores(held(course))[x] == pytest.approx(float((before - after).mean()))
+        cosine = float(course.cosine[:, suspect, x].mean())
+        assert AverageCosine().scores(held(course))[x] == pytest.approx(cosine)
+
+
+def test_attack_p_ranks_as_the_loss_threshold_does() -> None:
+    evidence = held(None)
+    places = AttackP().scores(evidence)
+    by_hand = [float((evidence.population < m).double().mean()) for m in evidence.target]
+    assert places.tolist() == pytest.approx(by_hand)
+    order = LossThreshold().scores(evidence).argsort()
+    assert bool((places[order].diff() >= 0).all())
+
+
+@pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.__name__)
+def test_an_attack_says_what_it_lacks(cls: type[MembershipAttack]) -> None:
+    attack = cls()
+    missing = attack.missing(held(None))
+    if not missing:
+        assert attack.scores(held(None)).shape == (RECORDS,)
+    else:
+        assert missing.startswith("needs ")
+
+
+def test_the_source_is_the_client_with_the_lowest_loss() -> None:
+    margin = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 1.0, 5.0]])
+    assert sources(margin, generator(0)).tolist() == [0, 1, 2]
+
+
+def test_equal_clients_are_drawn_at_random() -> None:
+    found = sources(torch.zeros(4, 4000), generator(0, "tie"))
+    counts = found.bincount(minlength=4)
+    assert bool(((counts - 1000).abs() < 4 * (4000 * 3 / 16) ** 0.5).all())
+
+
+def test_excess_takes_label_skew_off() -> None:
+    right, held_out = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0])
+    assert float(excess(right, held_out)) == 0.25

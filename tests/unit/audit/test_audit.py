@@ -1,0 +1,269 @@
+"""Audits of finished runs: what they need, write and say."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+
+from fl_sim import Data, Experiment, Model
+from fl_sim.attacks.gradient_inversion import gradient_of
+from fl_sim.attacks.gradient_norm import head_gradient_norm
+from fl_sim.attacks.lira import Lira
+from fl_sim.attacks.loss_threshold import LossThreshold
+from fl_sim.attacks.rmia import Rmia
+from fl_sim.attacks.signals import Signals, paired_members
+from fl_sim.audit.course import course, head_cosine
+from fl_sim.audit.findings import Bench, attack, thresholds, tuned
+from fl_sim.audit.references import head_training
+from fl_sim.audit.session import audit, run_folders
+from fl_sim.audit.subject import read_subject
+from fl_sim.data.layout import Layout
+from fl_sim.errors import FieldError, RequestError
+from fl_sim.experiment import Participation
+from fl_sim.metrics.membership import Finding, Records
+from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.runner import run
+from fl_sim.seeding import generator, torch_seeded
+
+Maker = Callable[..., Experiment]
+DATA = Data(dataset="digits", num_clients=2, num_samples=200, num_test=100, held_out=0.5)
+
+
+@pytest.fixture(scope="module")
+def head_run(experiment: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a head over a frozen front, half of whose records are protected."""
+    own = experiment(
+        data=DATA,
+        model=Model("small_cnn", tune="head"),
+        protection=RandomNoise(),
+        layout=Layout(fraction=0.5),
+    )
+    return only_folder(run(own, out=tmp_path_factory.mktemp("runs"), controls=False).path)
+
+
+def only_folder(root: Path) -> Path:
+    (folder,) = run_folders(root)
+    return folder
+
+
+def test_a_free_audit_needs_no_references(head_run: Path) -> None:
+    findings = audit(head_run, tier=0)
+    assert set(findings["attack"]) == {"loss", "gap", "population", "gradient norm"}
+    assert set(findings["num_references"]) == {0}
+    area = findings[(findings.attack == "loss") & (findings.metric == "auc")]
+    seen = pd.read_parquet(head_run / "signals.parquet").query("audited")
+    expected = roc_auc_score(seen["member"], -seen["loss"])
+    whole = area[(area.group == "all") & (area.client == -1)]
+    assert whole["value"].item() == pytest.approx(expected, abs=1e-3)
+    assert set(area["client"]) == {-1, 0, 1}
+    assert set(area[area.client == -1].group) == {"all", "protected", "clean"}
+
+
+def test_the_gap_attack_is_half_the_gap_of_accuracies(head_run: Path) -> None:
+    findings = audit(head_run, tier=0)
+    chosen = (findings.attack == "gap") & (findings.metric == "auc") & (findings.client == -1)
+    seen = pd.read_parquet(head_run / "signals.parquet").query("audited")
+    right = seen.groupby("member")["correct"].mean()
+    expected = 0.5 + (right[True] - right[False]) / 2
+    value = findings[chosen & (findings.group == "all")]["value"].item()
+    assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_full_audit_of_a_head_makes_shadow_heads(head_run: Path) -> None:
+    findings = audit(head_run, tier=2, references=16)
+    done = findings[(findings.metric == "auc") & (findings.client == -1)]
+    names = set(done[done.group == "all"].attack)
+    assert {"LiRA online", "LiRA offline", "RMIA online", "calibrated margin", "loss"} <= names
+    calibrated = findings[findings.attack == "LiRA online"]
+    assert set(calibrated.num_references) == {16}
+    assert set(calibrated.references) == {"heads"}
+    assert {"ppv_at_fixed_0.01_prior_0.1", "epsilon_at_fixed_0.01"} <= set(calibrated.metric)
+    assert "shift_only_auc" in set(calibrated.metric)
+    summary = json.loads((head_run / "audit.json").read_text())
+    assert summary["headline"] == "LiRA online"
+    assert summary["attacks"]["LiRA online"]["num_references"] == 16
+
+
+def test_every_record_has_a_rank_for_every_attack(head_run: Path) -> None:
+    findings = audit(head_run, tier=1, references=4)
+    ranks = pd.read_parquet(head_run / "audit_records.parquet")
+    audited = pd.read_parquet(head_run / "signals.parquet")["audited"].sum()
+    valid = findings[(findings.metric == "auc") & findings.valid].attack.unique()
+    assert len(ranks) == audited * len(valid)
+    assert ranks["rank"].between(0, 1).all()
+
+
+def test_the_same_audit_gives_the_same_numbers_and_reads_its_signals_back(head_run: Path) -> None:
+    first = audit(head_run, tier=1, references=4)
+    kept = (head_run / "audit.safetensors").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(first, audit(head_run, tier=1, references=4))
+    assert (head_run / "audit.safetensors").stat().st_mtime_ns == kept
+    (head_run / "audit.safetensors").unlink()
+    pd.testing.assert_frame_equal(first, audit(head_run, tier=1, references=4))
+
+
+def test_other_networks_are_replayed(experiment: Maker, tmp_path: Path) -> None:
+    """The replays are runs of the same experiment, kept for the next time."""
+    own = experiment(data=DATA, rounds=1)
+    folder = only_folder(run(own, out=tmp_path, controls=False).path)
+    heard: list[int] = []
+    findings = audit(folder, 1, 3, listen=lambda progress: heard.append(progress.round))
+    assert len(heard) == 3 + 1  # and the run again, before a witness
+    signals = load_file(folder / "audit.safetensors")
+    assert signals["margin"].shape == (4, 200)
+    assert 0.2 < float(signals["members"][1:].double().mean()) < 0.8
+    assert not torch.equal(signals["members"][1], signals["members"][2])
+    assert set(findings[findings.attack == "RMIA online"].references) == {"replays"}
+    replays = [path.stat().st_mtime_ns for path in folder.rglob("replays/*/*/*/result.json")]
+    audit(folder, 1, 3)
+    assert replays == [p.stat().st_mtime_ns for p in folder.rglob("replays/*/*/*/result.json")]
+
+
+def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> None:
+    """What the witness scored is what the clients of the run sent, absent ones left out."""
+    own = experiment(
+        data=replace(DATA, num_clients=4),
+        rounds=3,
+        participation=Participation(clients_per_round=3),
+    )
+    folder = only_folder(run(own, out=tmp_path, controls=False).path)
+    seen, why = course(read_subject(folder), lambda progress: None)
+    assert seen is not None, why
+    assert seen.client_margin.shape[:2] == (3, 4)
+    absent = seen.client_margin.isnan().all(2)
+    assert absent.sum(1).tolist() == [1, 1, 1]
+    findings = audit(folder, 1, 2)
+    found = set(findings[(findings.metric == "auc") & findings.valid].attack)
+    assert {"loss series", "delta loss", "FedMIA-I", "FedMIA-II", "average cosine"} <= found
+    areas = findings[findings.metric == "auc"]
+    assert set(areas[areas.attack == "FedMIA-I"].view) == {"server"}
+    excess = findings[findings.metric == "source_excess"]["value"].item()
+    rates = findings.set_index("metric")["value"]
+    assert excess == pytest.approx(rates["source_accuracy"] - rates["source_held_out_accuracy"])
+
+
+def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path) -> None:
+    folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
+    subject = read_subject(folder)
+    elsewhere = replace(subject, result={**subject.result, "params_sha256": "of another machine"})
+    seen, why = course(elsewhere, lambda progress: None)
+    assert seen is None
+    assert why == "the replay did not give the run's model: another machine or torch"
+
+
+def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
+    with torch_seeded(0, "head"):
+        head = torch.nn.Linear(7, 3).double()
+    rng = generator(0, "cosine")
+    features = torch.randn(5, 7, generator=rng, dtype=torch.float64)
+    labels, delta = torch.tensor([0, 1, 2, 1, 0]), torch.randn(24, generator=rng)
+    error = head(features).softmax(1).detach()
+    error[torch.arange(5), labels] -= 1
+    found = head_cosine(delta, error, features)
+    for i in range(5):
+        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        expected = torch.cosine_similarity(-gradient, delta.double(), dim=0)
+        assert float(found[i]) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
+    with torch_seeded(0, "head"):
+        head = torch.nn.Linear(7, 3).double()
+    features = torch.randn(5, 7, generator=generator(0, "norm"), dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    found = head_gradient_norm(head(features).detach(), labels, features)
+    for i in range(5):
+        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        assert float(found[i]) == pytest.approx(float(gradient.norm()), rel=1e-9)
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no finished run in"):
+        run_folders(tmp_path)
+    (tmp_path / "experiment.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"is no finished run: model\.safetensors is missing"):
+        audit(tmp_path)
+
+
+def test_a_model_that_is_not_the_runs_is_refused(head_run: Path) -> None:
+    path = head_run / "model.safetensors"
+    before = path.read_bytes()
+    tensors = load_file(path)
+    tensors["parameters"] = tensors["parameters"] + 1.0 * torch.randn(tensors["parameters"].shape)
+    save_file(tensors, path)
+    try:
+        with pytest.raises(RequestError, match="the code or the data have changed"):
+            audit(head_run, tier=0)
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_run_without_outsiders_is_refused(experiment: Maker, tmp_path: Path) -> None:
+    own = experiment(data=replace(DATA, held_out=0.0), rounds=1)
+    folder = only_folder(run(own, out=tmp_path, controls=False).path)
+    with pytest.raises(RequestError, match="has no outsiders"):
+        audit(folder, 0)
+
+
+@pytest.mark.parametrize(("tier", "references"), [(3, None), (1, 1)])
+def test_what_cannot_be_is_refused(head_run: Path, tier: int, references: int | None) -> None:
+    with pytest.raises(FieldError):
+        audit(head_run, tier, references)
+
+
+def test_heads_are_trained_as_hard_as_the_federation_trains(experiment: Maker) -> None:
+    own = experiment(rounds=6, data=DATA)
+    how = head_training(own)
+    assert how.batch_size == 2 * 32
+    assert (how.epochs, how.learning_rate, how.momentum) == (6, 0.05, 0.9)
+
+
+def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> Bench:
+    """Signals of normal records, on which the attacker's work is known."""
+    rng = generator(0, "bench")
+    members = paired_members(models, count, rng)
+    difficulty = 2 * torch.randn(count, generator=rng)
+    margin = difficulty + strength * members + 0.5 * torch.randn(models, count, generator=rng)
+    population = 2 * torch.randn(models, 300, generator=rng)
+    cells = torch.arange(count) % 5
+    records = Records(cells % 2, cells, cells < 0, members[0])
+    about = Finding("", "", 0.0, references="heads")
+    return Bench(Signals(margin, members, population), records, None, None, about)
+
+
+def test_thresholds_know_nothing_of_the_target() -> None:
+    """Another membership of the target, and another margin, leave them as they are."""
+    own = bench()
+    blind = bench()
+    blind.signals.margin[0], blind.signals.members[0] = 7.0, True
+    for trial in (Rmia("online"), Lira("offline")):
+        assert thresholds(own, trial) == thresholds(blind, trial)
+    assert tuned(own, Rmia("offline")) == tuned(blind, Rmia("offline"))
+
+
+def test_a_threshold_meets_the_rate_that_it_was_set_to() -> None:
+    own = bench()
+    found = thresholds(own, Lira("offline"))
+    assert set(found) == {0.01}
+    scores = Lira("offline").scores(own.held())[~own.records.members]
+    assert float((scores > found[0.01]).double().mean()) < 0.05
+
+
+def test_scores_of_a_plain_loss_have_no_threshold_elsewhere() -> None:
+    assert thresholds(bench(), LossThreshold()) == {}
+
+
+def test_what_is_missing_is_said_and_not_invented() -> None:
+    few = bench(models=2)
+    findings, scores = attack(few, tier=2)
+    lira = next(f for f in findings if f.attack == "LiRA online")
+    assert not lira.valid
+    assert lira.note.startswith("needs 2 IN and 2 OUT references a record; got ")
+    assert "LiRA online" not in scores
+    assert "loss" in scores

@@ -1,0 +1,79 @@
+"""Large target networks: sizes, normalisation, and the same function as where they come from."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fl_sim.models.architectures import NORMS, Normalise
+from fl_sim.models.large import LARGE, WideBlock
+from fl_sim.seeding import generator, torch_seeded
+from fl_sim.vision import torchvision
+
+SIZES = {
+    "cifar_vgg16": 14_728_266,
+    "cifar_resnet50": 23_520_842,
+    "cifar_densenet121": 6_956_426,
+    "wrn34_10": 46_160_474,
+}
+every_one = pytest.mark.parametrize("name", LARGE)
+
+
+def built(name: str, channels: int = 3, norm: str = "batch") -> nn.Sequential:
+    with torch_seeded(0, "large"):
+        return LARGE[name]((channels, 32, 32), 10, norm).eval()
+
+
+@every_one
+def test_sizes_are_those_of_the_usual_networks_for_small_colour_images(name: str) -> None:
+    with torch.device("meta"):
+        model = LARGE[name]((3, 32, 32), 10, "batch")
+    assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
+
+
+@pytest.mark.parametrize("norm", ["group", "off"])
+@every_one
+def test_without_batch_statistics_there_is_nothing_but_parameters(name: str, norm: str) -> None:
+    with torch.device("meta"):
+        model = LARGE[name]((3, 32, 32), 10, norm)
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert isinstance(model[0], Normalise)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+@every_one
+def test_a_network_scores_every_class(name: str, norm: str, shape: tuple[int, int, int]) -> None:
+    with torch_seeded(0, "large"):
+        model = LARGE[name](shape, 10, norm).eval()
+    images = torch.rand(2, *shape, generator=generator(0, "images"))
+    assert model(images).shape == (2, 10)
+
+
+def test_the_dense_network_is_torchvisions_cut_into_stages() -> None:
+    images = torch.rand(2, 3, 16, 16, generator=generator(2, "images"))
+    stages = built("cifar_densenet121")
+    whole = torchvision.models.densenet121(num_classes=10)
+    whole.features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    whole.features.pool0 = nn.Identity()
+    ours, theirs = list(stages.state_dict().values()), whole.state_dict()
+    whole.load_state_dict(dict(zip(theirs, ours, strict=True)))
+    torch.testing.assert_close(stages(images), whole.eval()((images - 0.5) / 0.5))
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (16, 2), (32, 1)])
+def test_a_wide_block_is_its_formula(channels: int, stride: int) -> None:
+    with torch_seeded(0, "block"):
+        block = WideBlock(channels, 32, stride, "off")
+    maps = torch.randn(2, channels, 8, 8, generator=generator(0, "maps"))
+    active = functional.relu(maps)
+    inner = functional.conv2d(active, block.first.weight, stride=stride, padding=1)
+    inner = functional.conv2d(functional.relu(inner), block.second.weight, padding=1)
+    if channels == 32 and stride == 1:
+        beside = maps
+    else:
+        assert block.shortcut is not None
+        beside = functional.conv2d(active, block.shortcut.weight, stride=stride)
+    torch.testing.assert_close(block(maps), inner + beside)

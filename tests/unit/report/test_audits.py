@@ -1,0 +1,99 @@
+"""The audit's part of the page, from audit files made without running anything."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import beta
+
+from fl_sim.metrics.membership import Finding, Records, assess, shift_control
+from fl_sim.report import page, tables
+from fl_sim.report.audits import _steps, audits
+from fl_sim.report.grid import grid_of
+from fl_sim.results import Results, write_json, write_table
+from fl_sim.seeding import generator
+
+ATTACKS = {"loss": 0.2, "LiRA online": 1.0}
+
+
+@pytest.fixture
+def audited(make_results: Callable[..., Results], sweep: Any) -> Results:
+    """A sweep with one audited run of two; half of the records are protected."""
+    results = make_results(sweep(axes={"layout.fraction": [0.0, 0.5]}))
+    folders = sorted(path.parent for path in results.path.glob("*/seed=0/signals.parquet"))
+    write_audit(folders[0])
+    return results
+
+
+def write_audit(folder: Path) -> None:
+    grid = torch.cartesian_prod(*(torch.arange(size) for size in (5, 4, 2, 2, 3)))
+    own = Records(grid[:, 0].clone(), grid[:, 1].clone(), grid[:, 2] == 1, grid[:, 3] == 1)
+    findings, tables_ = [], []
+    for name, strength in ATTACKS.items():
+        noise = torch.randn(len(own), generator=generator(0, name), dtype=torch.float64)
+        scores = noise + strength * own.members
+        about = Finding(name, "", 0.0, num_references=16 * (name != "loss"), references="heads")
+        findings += [*assess(scores, own, about, {0.01: 2.0}), *shift_control(scores, own, about)]
+        tables_.append(
+            pd.DataFrame({"attack": name, "score": scores.numpy(), "member": own.members.numpy()})
+        )
+    findings.append(
+        Finding("FedMIA", "auc", float("nan"), valid=False, note="needs <updates>; got none")
+    )
+    write_table(folder / "audit.parquet", pd.DataFrame(findings, columns=list(Finding._fields)))
+    write_table(folder / "audit_records.parquet", pd.concat(tables_))
+    summary = {"headline": "LiRA online", "num_references": 16, "references": "heads"}
+    write_json(folder / "audit.json", summary)
+
+
+def test_a_page_without_audits_has_no_section_of_them(
+    make_results: Callable[..., Results], sweep: Any
+) -> None:
+    results = make_results(sweep())
+    assert audits(grid_of(results)) is None
+    assert 'id="audit"' not in page.write(results).read_text()
+
+
+def test_the_page_shows_what_was_audited(audited: Results) -> None:
+    text = page.write(audited).read_text()
+    assert "Audited leakage" in text
+    assert "LiRA online" in text
+    assert "16 heads" in text
+    assert "needs &lt;updates&gt;; got none" in text
+    for name in ("audit_roc", "audit_two_by_two", "audit_clients"):
+        assert (audited.path / "figures" / f"{name}.svg").stat().st_size > 1000
+
+
+def test_numbers_of_the_table_are_those_of_the_findings(audited: Results) -> None:
+    section = audits(grid_of(audited))
+    assert section is not None
+    made = section.parts[0]
+    assert made.kind == "table"
+    (row,) = [r for r in made.rows if any(cell.text == "LiRA online" for cell in r)]
+    (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
+    findings = pd.read_parquet(folder / "audit.parquet")
+    chosen = findings.query("attack == 'LiRA online' and metric == 'auc' and client == -1")
+    value = chosen[chosen.group == "all"]["value"].item()
+    assert any(cell.text == f"{value:.3f}" for cell in row)
+    assert any(cell.extra == "headline" for cell in row)
+
+
+def test_the_curve_counts_hits_at_every_threshold() -> None:
+    scores = np.array([3.0, 2.0, 2.0, 1.0, 0.0])
+    members = np.array([True, True, False, False, True])
+    alarms, hits, count = _steps(scores, members)
+    assert count == 3
+    assert hits.tolist() == [0, 1, 2, 2, 3]
+    assert alarms.tolist() == [0, 0, 0.5, 1, 1]
+    assert beta.ppf(0.975, 3, 1) == pytest.approx(0.9916, abs=1e-4)
+
+
+def test_the_terminal_lists_the_attacks(audited: Results) -> None:
+    (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
+    made = tables.audit("a run", pd.read_parquet(folder / "audit.parquet"))
+    assert made.row_count == 3
+    assert [str(cell) for cell in made.columns[0].cells] == ["loss", "LiRA online", "FedMIA"]

@@ -1,0 +1,34 @@
+import numpy as np
+
+from fl_sim.report.exclusion import _rows, shares_over_rounds
+from fl_sim.report.grid import grid_of
+from fl_sim.report.page import sections_of
+
+
+def test_shares_are_drawn_beside_who_attacked(make_results, sweep):
+    grid = grid_of(make_results(sweep(axes={"strategy": ["FedAvg", "Krum"]}, seeds=(3, 4))))
+    first, second = shares_over_rounds(grid), shares_over_rounds(grid)
+    assert first.svg == second.svg
+    assert "seed 3" in first.caption
+    assert "exclusion" in [section.name for section in sections_of(grid)]
+
+
+def test_what_is_drawn_is_the_share_after_shortening(make_results, sweep):
+    grid = grid_of(make_results(sweep(rounds=2)))
+    rows = _rows(grid.finished[0])
+    table = rows.pivot_table(index="client", columns="round", values="value").to_numpy()
+    expected = np.full((5, 2), 0.25)
+    expected[1, 1], expected[2] = 0.0, 0.125
+    assert table.tolist() == expected.tolist()
+
+
+def test_a_hundred_clients_and_one_round_can_be_drawn(make_results, sweep):
+    for clients, rounds in ((100, 12), (2, 2)):
+        assert shares_over_rounds(grid_of(make_results(sweep(num_clients=clients, rounds=rounds))))
+
+
+def test_nobody_left_out_and_nobody_attacking_is_no_news(make_results, sweep):
+    grid = grid_of(make_results(sweep(rounds=1)))  # the attack begins in round 2
+    assert shares_over_rounds(grid) is None
+    failed = grid_of(make_results(sweep(broken=lambda settings, seed: True)))
+    assert shares_over_rounds(failed) is None
