@@ -113,14 +113,15 @@ def standardised_linear(
 ) -> nn.Sequential:
     """Return logistic regression on pixels of mean 0 and deviation 1, each by itself.
 
-    For `tune="head"`: then the statistics of the pixels are found once, on some of the
-    training images, and frozen. 7,850 parameters on 28 x 28 grey images with ten classes.
+    For `norm="batch"` and `tune="head"`: then the statistics of the pixels are found once, on
+    some of the training images, and frozen. 7,850 parameters on 28 x 28 grey images with ten classes.
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
+        _centred(image_shape[0]),
         nn.Flatten(),
         nn.Unflatten(1, (pixels, 1, 1)),
-        nn.BatchNorm2d(pixels, affine=False),
+        nn.BatchNorm2d(pixels, affine=False) if norm == "batch" else nn.Identity(),
         nn.Flatten(),
         nn.Linear(pixels, num_classes),
     )
@@ -130,20 +131,22 @@ def lenet(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.
     """Return two 5 x 5 convolutions (6 and 16 maps) and three linear layers (120 and 84 units).
 
     44,426 parameters on 28 x 28 grey images with ten classes and without normalisation. It is
-    the network of NIID-Bench, Li et al. (2022), https://arxiv.org/abs/2102.02079, after LeNet-5;
-    as there, pixels stay in [0, 1].
+    the network of NIID-Bench, Li et al. (2022), https://arxiv.org/abs/2102.02079, after LeNet-5,
+    with pixels centred first, as everywhere here. Images below 16 pixels are padded to that.
     """
     channels, height, width = image_shape
-    left = 16 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
+    padding = max(0, (17 - min(height, width)) // 2)
+    sides = [((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width)]
     return nn.Sequential(
-        nn.Conv2d(channels, 6, 5),
+        _centred(channels),
+        nn.Conv2d(channels, 6, 5, padding=padding),
         NORMS[norm](6),
         PooledRelu(),
         nn.Conv2d(6, 16, 5),
         NORMS[norm](16),
         PooledRelu(),
         nn.Flatten(),
-        nn.Linear(left, 120),
+        nn.Linear(16 * math.prod(sides), 120),
         nn.ReLU(),
         nn.Linear(120, 84),
         nn.ReLU(),
