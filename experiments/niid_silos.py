@@ -4,7 +4,7 @@ Run:    fl-sim sweep experiments/niid_silos.py
         With the size of the papers (hours a cell, a hundred for all on two cores):
         fl-sim sweep experiments/niid_silos.py --rounds 50 \
             --set data.num_samples=none --set data.num_test=none --out runs/published
-Takes:  see niid_silos.expected.json, which also has the numbers to expect
+Takes:  not measured yet
 """
 
 from clients.fedprox import FedProxClient

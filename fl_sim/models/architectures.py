@@ -114,7 +114,8 @@ def standardised_linear(
     """Return logistic regression on pixels of mean 0 and deviation 1, each by itself.
 
     For `norm="batch"` and `tune="head"`: then the statistics of the pixels are found once, on
-    some of the training images, and frozen. 7,850 parameters on 28 x 28 grey images with ten classes.
+    some of the training images, and frozen. 7,850 parameters on 28 x 28 grey images with ten
+    classes.
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
