@@ -19,7 +19,9 @@ from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.errors import FieldError, require
 from fl_sim.participants import Adversary, Participation
 
-Axes = Mapping[str, Sequence[Any]]  # values by field path: the grid of a sweep
+# Values of a field, or, by label, the changes of several fields at once.
+Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
+Axes = Mapping[str, Axis]  # by field path: the grid of a sweep
 
 
 @dataclass(frozen=True)

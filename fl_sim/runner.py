@@ -1,11 +1,11 @@
 """Runs and sweeps: which runs there are, side by side, and what they add up to."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from flwr.clientapp import ClientApp
@@ -18,7 +18,7 @@ from fl_sim.engine.faults import Faults
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.session import Engine, Session, run_session
 from fl_sim.errors import RequestError
-from fl_sim.experiment import Axes, Experiment
+from fl_sim.experiment import Axes, Axis, Experiment
 from fl_sim.results import (
     Results,
     load_results,
@@ -135,7 +135,9 @@ def sweep(
 
     Args:
         experiment: the cell that the axes start from.
-        axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`.
+        axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`. Fields that
+            change together make an axis of their own: by its name, changes by label, such as
+            `{"method": {"FedProx": {"client": FedProxClient()}, "FedAvg": {}}}`.
         seeds, out, engine, workers, resume, controls, listen, how: as in `run`; finished
             cells are kept unless `resume` is False.
     """
@@ -150,14 +152,29 @@ def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) ->
         FieldError: for an unknown field or a value out of range.
     """
     cells: list[Cell] = []
-    for values in product(*axes.values()):
+    for steps in product(*(_steps(path, values) for path, values in axes.items())):
         changed = experiment
-        for path, value in zip(axes, values, strict=True):
-            changed = changed.with_value(path, value)
-        settings = {path: label(value) for path, value in zip(axes, values, strict=True)}
+        for step in steps:
+            for path, value in step.changes.items():
+                changed = changed.with_value(path, value)
+        settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
         wanted = seeds if seeds is not None else [experiment.seed]
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
     return cells
+
+
+class Step(NamedTuple):
+    """One value of an axis: its label, and the fields that it sets."""
+
+    label: Any
+    changes: Mapping[str, Any]
+
+
+def _steps(path: str, values: Axis) -> list[Step]:
+    """Return the values of an axis: of one field, or by name, of several that change together."""
+    if isinstance(values, Mapping):
+        return [Step(name, changes) for name, changes in values.items()]
+    return [Step(label(value), {path: value}) for value in values]
 
 
 def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:

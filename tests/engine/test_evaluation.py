@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from clients.sgd import SgdClient
-from fl_sim.contracts import Observation, Row, Update
-from fl_sim.engine.evaluation import last_round_rows
+from fl_sim.contracts import Observation, Row
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation, prepare
-from fl_sim.engine.loop import initial_state
-from fl_sim.engine.measure import logits, observe
-from fl_sim.engine.strategy import RuleStrategy
+from fl_sim.engine.loop import initial_state, rounds
+from fl_sim.engine.measure import Seen, observe
+from fl_sim.engine.scores import logits
+from fl_sim.engine.server import RuleServer
 from fl_sim.experiment import Evaluation, Experiment, Model
 from fl_sim.metrics.accuracy import client_accuracies
 from fl_sim.models import parameters
@@ -21,7 +24,7 @@ from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
 
 Maker = Callable[..., Experiment]
-Trained = tuple[Federation, list[Update], Observation]
+Trained = tuple[Federation, Tensor, Observation]
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +33,25 @@ def trained(experiment: Maker) -> Trained:
     client = SgdClient(learning_rate=0.1, local_epochs=20)
     federation = prepare(experiment(client=client, model=Model(norm="off")))
     updates = []
-    for i, size in enumerate(federation.shard_sizes()):
+    for i in federation.able:
         parameters.load_flat(federation.model, federation.start)
         client.train(federation.model, federation.shard(i), generator(0, "train", i))
-        delta = parameters.flat(federation.model) - federation.start
-        updates.append(Update(i, delta, {}, size, {}))
-    state = initial_state(federation, RuleStrategy(FedAvg()))
+        updates.append(parameters.flat(federation.model) - federation.start)
+    rows = torch.stack(updates)
+    sizes = torch.tensor(federation.workshop.sizes).float()
+    state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
     state.round = federation.experiment.rounds
-    deltas = torch.stack([u.delta for u in updates if u.delta is not None])
-    sizes = torch.tensor(federation.shard_sizes()).float()
-    state.parameters = federation.start + sizes / sizes.sum() @ deltas
-    return federation, updates, observe(federation, state, updates, [], 1.0)
+    state.parameters = federation.start + sizes / sizes.sum() @ rows
+    crew = LocalCrew(federation.workshop)
+    return federation, rows, observe(federation, state, crew, Seen([], None, [], 1.0))
 
 
 def rows_of(trained: Trained, number: int = 2, **asked: object) -> list[Row]:
-    federation, updates, seen = trained
+    federation, rows, seen = trained
     evaluation = Evaluation(**asked)  # type: ignore[arg-type]
     wanted = replace(federation, experiment=replace(federation.experiment, evaluation=evaluation))
-    return list(last_round_rows(wanted, federation.start, updates, replace(seen, round=number)))
+    ending = Ending(federation.start, federation.able, rows, {})
+    return list(last_round_rows(wanted, ending, replace(seen, round=number)))
 
 
 def by_metric(rows: list[Row], metric: str) -> dict[int, float]:
@@ -73,11 +77,10 @@ def test_leaving_a_client_out_is_the_accuracy_without_its_update(trained: Traine
     rows = rows_of(trained, contributions="leave_one_out")
     found = by_metric(rows, "contribution_leave_one_out")
     whole = float((seen.test_logits.argmax(1) == seen.test_labels).double().mean())
-    sizes = federation.shard_sizes()
+    sizes = torch.tensor(federation.workshop.sizes).double()
     for left in range(4):
-        others = [u for u in updates if u.client != left]
-        total = sum(sizes[u.client] for u in others)
-        step = sum(sizes[u.client] / total * u.delta.double() for u in others)  # type: ignore[union-attr]
+        others = torch.tensor([client for client in range(4) if client != left])
+        step = sizes[others] / sizes[others].sum() @ updates[others].double()
         rest = accuracy(federation, federation.start + step, seen)
         assert found[left] == pytest.approx(whole - rest, abs=0.02)  # one of 60 images
     assert len(set(found.values())) > 1
@@ -98,11 +101,26 @@ def test_shapley_values_add_up_to_what_the_round_gained(trained: Trained) -> Non
 
 
 def test_updates_that_were_added_up_cannot_be_told_apart(trained: Trained) -> None:
-    federation, updates, seen = trained
-    streamed = [replace(update, delta=None) for update in updates]
-    (row,) = rows_of((federation, streamed, seen), contributions="shapley")
+    federation, _, seen = trained
+    asked = Evaluation(contributions="shapley")
+    wanted = replace(federation, experiment=replace(federation.experiment, evaluation=asked))
+    ending = Ending(federation.start, federation.able, None, {})
+    (row,) = last_round_rows(wanted, ending, seen)
     assert not row.valid
     assert row.note
+
+
+def test_a_run_measures_what_it_is_asked_for(experiment: Maker) -> None:
+    """Through the loop: the last round keeps its updates apart, and only that one."""
+    asked = Evaluation(contributions="leave_one_out", alone=SgdClient())
+    federation = prepare(experiment(evaluation=asked))
+    state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
+    first, last = (
+        played.rows for played in rounds(federation, state, LocalCrew(federation.workshop))
+    )
+    assert not by_metric(first, "contribution_cosine")
+    assert set(by_metric(last, "contribution_cosine")) == {0, 1, 2, 3}
+    assert set(by_metric(last, "client_benefit")) == {0, 1, 2, 3}
 
 
 def test_a_client_alone_is_one_that_trains_by_itself(trained: Trained) -> None:

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
+from fl_sim.models.tuning import build, calibrate
 from fl_sim.seeding import generator, torch_seeded
 from fl_sim.vision import torchvision
 
@@ -44,13 +46,20 @@ def test_the_small_network_has_the_size_that_its_docstring_says() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("mcmahan_cnn", 1_663_370), ("tiny_cnn", 28_938), ("mlp", 199_210), ("linear", 7_850)],
+    [
+        ("mcmahan_cnn", 1_663_370),
+        ("tiny_cnn", 28_938),
+        ("lenet", 44_426),
+        ("mlp", 199_210),
+        ("linear", 7_850),
+        ("standardised_linear", 7_850),
+    ],
 )
 def test_networks_of_papers_have_the_sizes_of_the_papers(name: str, count: int) -> None:
     assert size(built(name, norm="off")) == count
 
 
-@pytest.mark.parametrize("name", ["mcmahan_cnn", "tiny_cnn"])
+@pytest.mark.parametrize("name", ["mcmahan_cnn", "tiny_cnn", "lenet"])
 def test_pooling_first_is_the_same_network(name: str) -> None:
     """The paper rectifies, then pools."""
     images = torch.rand(3, *GREY, generator=generator(3, "images"))
@@ -67,6 +76,18 @@ def test_the_linear_network_is_logistic_regression() -> None:
     model = built("linear")
     weight, bias = model[-1].weight, model[-1].bias
     torch.testing.assert_close(model(images), (images * 2 - 1).flatten(1) @ weight.T + bias)
+
+
+def test_pixels_are_standardised_one_by_one() -> None:
+    images = torch.rand(512, *GREY, generator=generator(5, "images")) * torch.linspace(0.1, 1, 28)
+    model = Model("standardised_linear", tune="head")
+    network = build(model, GREY, 10, seed=0)
+    calibrate(network.frozen, images)
+    flat = images.flatten(1)
+    expected = (flat - flat.mean(0)) / flat.std(0)
+    # Statistics are means over two batches, so the shift between these is missing from them.
+    torch.testing.assert_close(network.frozen(images), expected, rtol=0.02, atol=0.02)
+    assert [type(stage) for stage in network.trained] == [nn.Linear]
 
 
 def test_the_residual_network_has_the_size_of_the_paper() -> None:
