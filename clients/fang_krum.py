@@ -9,9 +9,10 @@ from torch import Tensor
 
 from clients.perturbing import against, offsets
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, squared_distances
+from clients.wrapping import Colluder
 from fl_sim import description
 from fl_sim.contracts import Client, Collusion
+from fl_sim.distances import squared_distances
 from fl_sim.errors import require
 
 

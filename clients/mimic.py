@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, gram, mean
+from clients.wrapping import Colluder, mean
 from fl_sim import description
 from fl_sim.contracts import Client, Collusion
+from fl_sim.distances import gram
 
 
 @final

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from clients.perturbing import Direction, against, offsets
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean, squared_distances
+from clients.wrapping import Colluder, mean
 from fl_sim import description
 from fl_sim.contracts import Client, Collusion
+from fl_sim.distances import squared_distances
 
 
 @final

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clients.wrapping import mean
-from fl_sim.contracts import AggregationRule, Collusion
+from fl_sim.contracts import AggregationRule, Collusion, Senders
 
 
 def strongest(
@@ -35,11 +35,12 @@ def strongest(
     honest = len(seen.honest)
     stack = torch.cat([seen.honest, seen.own])
     weights = torch.cat([seen.honest_weights, seen.own_weights])
+    senders = seen.senders or Senders.anonymous(len(stack))
     centre = mean(seen.honest)
 
     def damage(factor: float) -> float:
         stack[honest:] = forged(factor).to(stack.dtype)
-        _, step = rule.aggregate(seen.state, stack, weights)
+        step = rule.decide(seen.state, stack, weights, senders).step
         return float((step.double() - centre).norm())
 
     coarse = max(2, evaluations // 2)

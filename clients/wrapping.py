@@ -68,19 +68,3 @@ def deviation(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
         for columns in chunks(size):
             found[columns] = updates[:, columns].double().std(0)
     return found
-
-
-def squared_distances(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return the squared distance of every two updates, in float64."""
-    products = gram(updates, mean(updates))
-    squares = products.diagonal()
-    return (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0)
-
-
-def gram(updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"]) -> Float[Tensor, "n n"]:
-    """Return the inner products of every two updates, seen from `origin`, in float64."""
-    found = torch.zeros(len(updates), len(updates), dtype=torch.float64)
-    for columns in chunks(updates.shape[1]):
-        part = updates[:, columns].double() - origin[columns]
-        found += part @ part.T
-    return found

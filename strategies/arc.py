@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Decision, Senders
-from strategies.distances import row_norms, shortening
+from fl_sim.distances import row_norms, shortening
 from strategies.median import CoordinateMedian
 from strategies.mixing import RobustWrappingRule, decide_mixed, shortened_by, with_scales
 

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Decision, Senders
+from fl_sim.distances import squared_distances
 from strategies.byzantine import ByzantineRule
-from strategies.distances import squared_distances
 from strategies.ordered import ordered_chunks, sampled
 
 

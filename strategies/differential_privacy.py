@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
+from fl_sim.distances import row_norms, shortening
 from fl_sim.errors import RequestError, require
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
-from strategies.distances import row_norms, shortening
 from strategies.fedavg import FedAvg
 from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
 

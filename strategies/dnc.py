@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.contracts import Decision, Senders
+from fl_sim.distances import equal_shares, gram
 from fl_sim.errors import require
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
 from strategies.byzantine import ByzantineRule
-from strategies.distances import equal_shares, gram
 
 
 @final

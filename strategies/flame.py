@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.distances import cosines_from, equal_shares, products_from_zero, shortening
 from fl_sim.errors import require
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
-from strategies.distances import cosines_from, equal_shares, products_from_zero, shortening
 
 
 @final

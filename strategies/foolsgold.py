@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.distances import cosines_from, products_from_zero
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
-from strategies.distances import cosines_from, products_from_zero
 
 
 @final

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.distances import centred_products
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
-from strategies.distances import centred_products
 
 SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
 

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Decision, Senders
+from fl_sim.distances import equal_shares, squared_distances
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 from strategies.byzantine import ByzantineRule
-from strategies.distances import equal_shares, squared_distances
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:

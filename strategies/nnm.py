@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Decision, Senders
+from fl_sim.distances import squared_distances
 from fl_sim.sums import one_thread
-from strategies.distances import squared_distances
 from strategies.median import CoordinateMedian
 from strategies.mixing import WIDTH, Mix, RobustWrappingRule, decide_mixed, traced_back
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fl_sim.contracts.nouns import Shard, Update
-from fl_sim.contracts.rules import AggregationRule
+from fl_sim.contracts.rules import AggregationRule, Senders
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Collusion:
         honest_weights, own_weights: shard sizes, as the server counts them.
         rule, state: what will aggregate them; None where Flower's own strategies do.
         rng: named for the round.
+        senders: what the server knows of the honest clients, then of the attackers.
     """
 
     honest: Float[Tensor, "m p"]
@@ -85,6 +86,7 @@ class Collusion:
     rule: AggregationRule | None
     state: Any
     rng: torch.Generator
+    senders: Senders | None = None
 
 
 class ColludingClient(Client):

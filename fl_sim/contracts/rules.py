@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -37,6 +37,16 @@ class Senders:
     losses: Float[Tensor, " n"]
     sent: Mapping[str, Float[Tensor, "n p"]] = field(default_factory=dict)
     reference: Float[Tensor, " p"] | None = None
+
+    def at(self, rows: Int64[Tensor, " m"]) -> "Senders":
+        """Return the senders at some positions, in the order given."""
+        return replace(
+            self,
+            clients=self.clients[rows],
+            local_steps=self.local_steps[rows],
+            losses=self.losses[rows],
+            sent={name: vectors[rows] for name, vectors in self.sent.items()},
+        )
 
     @classmethod
     def anonymous(cls, count: int) -> "Senders":

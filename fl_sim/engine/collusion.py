@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, ColludingClient, Collusion
+from fl_sim.contracts import ColludingClient, Collusion, Senders
 from fl_sim.engine.pile import Collected
 from fl_sim.engine.server import RuleServer, Server
 from fl_sim.schedule import Schedule
@@ -20,7 +21,7 @@ def colluders(schedule: Schedule, number: int) -> dict[int, ColludingClient]:
 
 
 def forged(
-    collected: Collected, server: Server, kinds: dict[int, ColludingClient], number: int, seed: int
+    collected: Collected, server: Server, kinds: dict[int, ColludingClient], senders: Senders
 ) -> Collected:
     """Return what was collected with the colluders' updates in the place of their honest ones.
 
@@ -30,41 +31,39 @@ def forged(
     if rows is None or not set(clients) & set(kinds):
         return collected
     honest = torch.tensor([client not in kinds for client in clients])
-    rule = server.rule if isinstance(server, RuleServer) else None
-    state = server.state if isinstance(server, RuleServer) else None
-    seen = rows[honest]
+    sent = rows.clone()
     for position, kind in enumerate(dict.fromkeys(kinds.values())):
         mine = torch.tensor([kinds.get(client) == kind for client in clients])
         if bool(mine.any()):
-            rows[mine] = kind.forge(
-                _seen(seen, collected, honest, mine, rule, state, number, seed, position)
-            ).to(rows.dtype)
-    norms = torch.linalg.vector_norm(rows, dim=1).tolist()
+            seen = _seen(collected, honest, mine, server, senders, position)
+            sent[mine] = kind.forge(seen).to(rows.dtype)
+    norms = torch.linalg.vector_norm(sent, dim=1).tolist()
     updates = [
         replace(update, norm=norm) if update.client in kinds else update
         for update, norm in zip(collected.updates, norms, strict=True)
     ]
-    return replace(collected, updates=updates)
+    return replace(collected, updates=updates, rows=sent)
 
 
 def _seen(
-    seen: Tensor,
     collected: Collected,
-    honest: Tensor,
-    mine: Tensor,
-    rule: AggregationRule | None,
-    state: object,
-    number: int,
-    seed: int,
+    honest: Bool[Tensor, " n"],
+    mine: Bool[Tensor, " n"],
+    server: Server,
+    senders: Senders,
     position: int,
 ) -> Collusion:
+    """Return what the attackers of one kind know."""
     assert collected.rows is not None
+    ours = server if isinstance(server, RuleServer) else None
+    order = torch.cat([honest.nonzero(), mine.nonzero()]).squeeze(1)
     return Collusion(
-        honest=seen,
+        honest=collected.rows[honest],
         own=collected.rows[mine],
         honest_weights=collected.weights[honest],
         own_weights=collected.weights[mine],
-        rule=rule,
-        state=state,
-        rng=generator(seed, "round", number, "collusion", position),
+        rule=ours.rule if ours else None,
+        state=ours.state if ours else None,
+        rng=generator(senders.seed, "round", senders.round, "collusion", position),
+        senders=senders.at(order),
     )

@@ -62,6 +62,7 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         collected = collect(federation, state, crew, plan)
         judge(federation, number, collected)
         senders = known(federation, plan, collected)
+        collected = forged(collected, state.server, colluders(schedule, number), senders)
         state.parameters, decision = state.server.advance(plan, collected, senders)
         state.buffers = mean_buffers(collected.updates) or state.buffers
         state.memories |= {u.client: u.memory for u in collected.updates if u.memory}
@@ -114,8 +115,7 @@ def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Col
             first = own[0]
             raise RunFailedError(f"round {number}, client {first.client}: {first.cause}")
         pile.add(position, done)
-    kinds = colluders(workshop.schedule, number)
-    return forged(pile.collected(), state.server, kinds, number, workshop.seed)
+    return pile.collected()
 
 
 def judge(federation: Federation, number: int, collected: Collected) -> None:

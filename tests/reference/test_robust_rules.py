@@ -16,13 +16,13 @@ from scipy.stats import trim_mean
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Update
+from fl_sim.distances import gram
 from fl_sim.engine import compat
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.strategy import RuleStrategy
 from fl_sim.engine.wire import from_record, to_record
 from fl_sim.seeding import generator
 from fl_sim.sums import COLUMNS, chunks, weighted_sum
-from strategies.distances import gram
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum, MultiKrum, krum_order, squared_distances
 from strategies.median import CoordinateMedian
