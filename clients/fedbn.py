@@ -27,10 +27,10 @@ class FedBNClient(Client):
     Source: Li et al. (2021), algorithm 1, https://arxiv.org/abs/2102.07623.
 
     Attributes:
-        honest: the training that is wrapped.
+        training: the training that is wrapped.
     """
 
-    honest: Client = field(default_factory=SgdClient)
+    training: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -39,7 +39,7 @@ class FedBNClient(Client):
         """Train in place with the own layers; keep them, and put the global ones back."""
         received = {name: tensor.detach().clone() for name, tensor in _own(model).items()}
         self.personal(model, shard.memory)
-        metrics = self.honest.train(model, shard, rng)
+        metrics = self.training.train(model, shard, rng)
         kept = {OWN + name: tensor.detach().clone() for name, tensor in _own(model).items()}
         shard.memory.update(kept)
         _load(model, received)
@@ -47,7 +47,7 @@ class FedBNClient(Client):
 
     def local_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""
-        return self.honest.local_steps(num_examples)
+        return self.training.local_steps(num_examples)
 
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the client's own normalisation, where there is one yet."""

@@ -22,8 +22,8 @@ class ScaffoldClient(Client):
     """Descent that adds the server's control variate to each gradient and takes off its own.
 
     The control variates estimate the gradient of all clients and of this one; their difference
-    is what pulls the client away from the others. Needs the rule `SCAFFOLD`; a client that is
-    told no control variate takes it for zero.
+    is what pulls the client away from the others. Needs the rule `SCAFFOLD`; under any other,
+    which tells no control variate, this is plain descent.
 
     Source: Karimireddy et al. (2020), algorithm 1, option II, https://arxiv.org/abs/1910.06378.
     The new control variate is the mean gradient that the update stands for, as plain SGD would
@@ -41,10 +41,11 @@ class ScaffoldClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; keep the new control variate, and send how much it changed."""
+        if CONTROL not in shard.received:
+            return descend(self.sgd, model, shard, rng)
         start = flat(model)
-        zero = torch.zeros_like(start)
-        ours = shard.received.get(CONTROL, zero).to(start.dtype)
-        own = shard.memory.get(CONTROL, zero)
+        ours = shard.received[CONTROL].to(start.dtype)
+        own = shard.memory.get(CONTROL, torch.zeros_like(start))
         metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients.steps import Steps
 from fl_sim import description
 from fl_sim.contracts import Client, Countermeasure, Descent, Pipeline, Shard
 from fl_sim.errors import require
-from fl_sim.models.tuning import rate_of
 from fl_sim.perturbation import as_pixels
 
 Penalty = Callable[[], Tensor]
@@ -95,7 +95,7 @@ def descend(
         `train_loss` and `train_accuracy`, means over the last epoch, without the penalty.
     """
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-    optimizer = _optimizer(settings, model, rate)
+    steps = Steps(model, rate, settings.momentum, settings.weight_decay)
     model.train()
     pipeline = Pipeline.of(settings.countermeasures)
     shard = pipeline.filtered(shard, rng)
@@ -107,9 +107,9 @@ def descend(
             logits = model(inputs)
             loss = smoothed_cross_entropy(logits, targets, settings.label_smoothing)
             total = loss if penalty is None else loss + penalty()
-            optimizer.zero_grad(set_to_none=True)
+            steps.forget()
             total.backward()
-            optimizer.step()
+            steps.take()
             loss_sum += loss.detach() * len(labels)
             right += (logits.detach().argmax(1) == labels).sum()
     return {
@@ -154,19 +154,3 @@ def smoothed_cross_entropy(
     mixed = targets.is_floating_point()
     nll = -(log_p * targets).sum(1).mean() if mixed else -log_p.gather(1, targets[:, None]).mean()
     return (1 - smoothing) * nll - smoothing * log_p.mean()
-
-
-def _optimizer(
-    settings: SgdClient, model: nn.Module, learning_rate: float
-) -> torch.optim.Optimizer:
-    """Group parameters by their rate: pretrained layers learn more slowly than the head."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault(rate_of(parameter), []).append(parameter)
-    return torch.optim.SGD(
-        [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )

@@ -23,6 +23,7 @@ from fl_sim.publish.check import Verdict, check
 from fl_sim.publish.publish import account, publish
 from fl_sim.publish.request import Request, method
 from fl_sim.report import expected, tables
+from fl_sim.report import profile as profile_tables
 from fl_sim.results import Results, load_results
 
 app = typer.Typer(
@@ -148,8 +149,8 @@ def profile_(
     experiment = _read(file, set_, None, fallback).experiment
     found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
-    console.print(tables.times(found.parts, title))
-    console.print(tables.functions(found.functions))
+    console.print(profile_tables.times(found.parts, title))
+    console.print(profile_tables.functions(found.functions))
 
 
 @app.command()

@@ -28,11 +28,13 @@ def check(experiment: Experiment) -> None:
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     shape = dataset.train_images.shape
-    _check_model(experiment.model, (shape[1], shape[2], shape[3]), dataset.num_classes)
+    image_shape = (shape[1], shape[2], shape[3])
+    has_frozen_front = _check_model(experiment.model, image_shape, dataset.num_classes)
     _check_strategy(experiment)
     Schedule(experiment).check()
     _check_attacks(experiment, dataset.num_classes)
-    _check_countermeasures(experiment)
+    if has_frozen_front:
+        _refuse_countermeasures(experiment)
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
@@ -43,8 +45,12 @@ def check(experiment: Experiment) -> None:
 
 
 @lru_cache(maxsize=16)
-def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Build the network and show it one image: some take only certain sizes."""
+def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> bool:
+    """Build the network and show it one image: some take only certain sizes.
+
+    Returns:
+        whether a part of it is frozen, so that clients only see cached features.
+    """
     network = build(model, image_shape, num_classes, seed=0)
     network.trained.eval()
     try:
@@ -53,15 +59,15 @@ def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: i
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
+    return len(network.frozen) > 0
 
 
-def _check_countermeasures(experiment: Experiment) -> None:
+def _refuse_countermeasures(experiment: Experiment) -> None:
     """Refuse what needs images where clients only see cached features."""
     for client in (experiment.client, *(own.client for own in experiment.adversaries)):
         asked = getattr(client, "countermeasures", ())
-        fits = not asked or experiment.model.tune == "full"
         allowed = "none where a part of the network is frozen; set model.tune=full"
-        require(fits, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
+        require(not asked, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
 
 
 def _check_strategy(experiment: Experiment) -> None:

@@ -59,7 +59,7 @@ def side_by_side(
         while queue or busy:
             idle = [hand for hand in pool if all(hand is not own for own, _ in busy.values())]
             for hand in idle:
-                if queue and ray_pool.is_ready(hand, hand.loaded):
+                if queue and ray_pool.is_ready(hand):
                     job = queue.popleft()
                     busy[hand.actor.carry_out.remote(task, job, board)] = (hand, job)
             came, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])

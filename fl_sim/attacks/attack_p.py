@@ -21,6 +21,11 @@ class AttackP(MembershipAttack):
     Source: Ye et al. (2022), section 4, https://arxiv.org/abs/2111.09679.
     """
 
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"population": cls()}
+
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the rank among the population, from 0 to 1."""
         ordered = held.population.sort().values

@@ -21,7 +21,13 @@ class AverageCosine(MembershipAttack):
     Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
     """
 
+    tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"average cosine": cls()}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""

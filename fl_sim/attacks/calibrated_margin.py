@@ -26,11 +26,17 @@ class CalibratedMargin(MembershipAttack):
             middle of the two (`both`).
     """
 
+    tier: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     offset: Literal["out", "in", "both"] = "out"
 
     def __post_init__(self) -> None:
         description.check_types(self)
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"calibrated margin": cls()}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the margin above what is expected of the record."""

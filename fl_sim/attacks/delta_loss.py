@@ -22,7 +22,13 @@ class DeltaLoss(MembershipAttack):
     https://arxiv.org/abs/2205.06369, with a client's local training as the update.
     """
 
+    tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"delta loss": cls()}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""

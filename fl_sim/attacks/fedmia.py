@@ -32,11 +32,17 @@ class FedMia(MembershipAttack):
             the client's update with minus the record's gradient (FedMIA-II).
     """
 
+    tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
     signal: Literal["loss", "cosine"] = "loss"
 
     def __post_init__(self) -> None:
         description.check_types(self)
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"FedMIA-I": cls("loss"), "FedMIA-II": cls("cosine")}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean over rounds of the suspect's place among the others."""

@@ -20,6 +20,11 @@ class Gap(MembershipAttack):
     Source: Yeom et al. (2018), section 3.2, https://arxiv.org/abs/1709.01604.
     """
 
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"gap": cls()}
+
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return whether the target is right."""
         assert held.correct is not None

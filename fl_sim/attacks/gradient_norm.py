@@ -20,6 +20,11 @@ class GradientNorm(MembershipAttack):
     Source: Nasr et al. (2019), section 3, https://arxiv.org/abs/1812.00910, for the last layer.
     """
 
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"gradient norm": cls()}
+
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return minus the norm."""
         assert held.gradient_norm is not None

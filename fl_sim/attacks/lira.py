@@ -36,6 +36,7 @@ class Lira(MembershipAttack):
         prior_strength: of the shrunken variance: how many references the pooled one counts as.
     """
 
+    tier: ClassVar[int] = 2
     calibrated: ClassVar[bool] = True
     references: Literal["online", "offline", "offline_density"] = "online"
     variance: Literal["pooled", "per_example", "shrunken"] = "pooled"
@@ -45,6 +46,16 @@ class Lira(MembershipAttack):
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.prior_strength > 0, "prior_strength", "above 0", self.prior_strength)
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {
+            "LiRA online": cls("online", "pooled"),
+            "LiRA offline": cls("offline", "shrunken"),  # pooled, it ranks as a plain offset does
+            "LiRA per-example": cls("online", "per_example"),
+            "LiRA shrunken": cls("online", "shrunken"),
+        }
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the log-likelihood ratio, or the offline score."""

@@ -20,6 +20,11 @@ class LossThreshold(MembershipAttack):
     Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604.
     """
 
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"loss": cls()}
+
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return minus the loss."""
         return -loss(held.target)

@@ -28,12 +28,13 @@ class Rmia(MembershipAttack):
 
     Attributes:
         references: `online` needs an IN and an OUT reference a record, `offline` an OUT one.
-        a: how far a member lifts the confidence offline; 1 trusts the OUT mean alone. Tune it on
-            a paired reference model (`tuned_a`), never on the target.
+        a: how far a member lifts the confidence offline; 1 trusts the OUT mean alone. An
+            audit tunes it on reference models, never on the target.
         gamma: factor by which the ratio must exceed the population's.
         resolved: break ties by the ratio.
     """
 
+    tier: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     references: Literal["online", "offline"] = "online"
     a: float = 0.3
@@ -44,6 +45,11 @@ class Rmia(MembershipAttack):
         description.check_types(self)
         require(0 <= self.a <= 1, "a", "between 0 and 1", self.a)
         require(self.gamma > 0, "gamma", "above 0", self.gamma)
+
+    @classmethod
+    def variants(cls) -> dict[str, MembershipAttack]:
+        """Return the forms that an audit tries."""
+        return {"RMIA online": cls("online"), "RMIA offline": cls("offline")}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the share of the population that is beaten, from 0 to 1."""

@@ -130,10 +130,18 @@ class MembershipAttack(ABC):
     `view` says who can do it: any `client`, who holds the global model; the `server`, which sees
     each update on its own (not under secure aggregation). `calibrated` says that scores mean the
     same for every record and model, so that a threshold carries over from one model to another.
+    `tier` is that of the audits which try it: 0 free, 1 with a few reference models or a replay, 2
+    with many.
     """
 
     view: ClassVar[View] = "client"
     calibrated: ClassVar[bool] = False
+    tier: ClassVar[int] = 0
+
+    @classmethod
+    def variants(cls) -> "dict[str, MembershipAttack]":
+        """Return the attacks that an audit tries, by the names under which it reports them."""
+        return {cls.__name__: cls()}
 
     @abstractmethod
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:

@@ -7,52 +7,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.attacks.attack_p import AttackP
-from fl_sim.attacks.average_cosine import AverageCosine
-from fl_sim.attacks.calibrated_margin import CalibratedMargin
-from fl_sim.attacks.delta_loss import DeltaLoss
-from fl_sim.attacks.fedmia import FedMia
-from fl_sim.attacks.gap import Gap
-from fl_sim.attacks.gradient_norm import GradientNorm
-from fl_sim.attacks.lira import Lira
-from fl_sim.attacks.loss_series import LossSeries
-from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
 from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals, Trajectory
 from fl_sim.attacks.source_inference import excess, sources
 from fl_sim.metrics.intervals import clopper_pearson
 from fl_sim.metrics.leakage import MAX_FPRS, auc
 from fl_sim.metrics.membership import Finding, Records, assess, dispersion, shift_control
+from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 
 PAIRED = 8  # reference models that are attacked themselves, to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
 
-Attacks = dict[str, MembershipAttack]
-FREE: Attacks = {
-    "loss": LossThreshold(),
-    "gap": Gap(),
-    "population": AttackP(),
-    "gradient norm": GradientNorm(),
-}
-CHEAP: Attacks = {
-    "calibrated margin": CalibratedMargin(),
-    "RMIA online": Rmia("online"),
-    "RMIA offline": Rmia("offline"),
-    "loss series": LossSeries(),
-    "delta loss": DeltaLoss(),
-    "average cosine": AverageCosine(),
-    "FedMIA-I": FedMia("loss"),
-    "FedMIA-II": FedMia("cosine"),
-}
-DEAR: Attacks = {
-    "LiRA online": Lira("online", "pooled"),
-    "LiRA offline": Lira("offline", "shrunken"),  # pooled, it ranks as the calibrated margin does
-    "LiRA per-example": Lira("online", "per_example"),
-    "LiRA shrunken": Lira("online", "shrunken"),
-}
 HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
-TIERS = (FREE, {**FREE, **CHEAP}, {**FREE, **CHEAP, **DEAR})
+
+
+def attacks_of(tier: int) -> dict[str, MembershipAttack]:
+    """Return the attacks of a tier and of those below it, cheap ones first."""
+    found = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
+    chosen = sorted((cls for cls in found if cls.tier <= tier), key=lambda cls: cls.tier)
+    return {name: attack for cls in chosen for name, attack in cls.variants().items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +78,9 @@ def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tens
     """Return the findings of a tier's attacks, and the scores of the records by attack."""
     findings: list[Finding] = []
     scores: dict[str, Tensor] = {}
-    for name, plain in TIERS[tier].items():
+    for name, plain in attacks_of(tier).items():
         about = bench.about._replace(attack=name, view=plain.view)
-        if isinstance(plain, Lira | Rmia | CalibratedMargin):
+        if plain.calibrated:
             about = about._replace(num_references=len(bench.references))
         else:
             about = about._replace(references="none")

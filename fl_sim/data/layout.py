@@ -53,6 +53,8 @@ class Layout:
         Members and outsiders of a client are chosen alike, each by the same share, so that
         both kinds exist in every protected stratum.
         """
+        if self.fraction == 0:
+            return torch.zeros(len(clients), dtype=torch.bool)
         if self.unit == "clients":
             return self._first(num_clients, seed)[clients]
         if self.unit == "classes":

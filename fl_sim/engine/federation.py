@@ -51,10 +51,10 @@ class Federation:
     @cached_property
     def workshop(self) -> Workshop:
         """Where the clients are trained; it shares the network and the inputs."""
-        owners = [
-            (self.trained & (self.pool.clients == client)).nonzero().squeeze(1)
-            for client in range(self.num_clients)
-        ]
+        rows = self.trained.nonzero().squeeze(1)
+        holders = self.pool.clients[rows]
+        counts = holders.bincount(minlength=self.num_clients).tolist()
+        owners = list(rows[holders.argsort(stable=True)].split(counts))
         return Workshop(
             schedule=Schedule(self.experiment),
             model=self.model,

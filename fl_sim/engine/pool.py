@@ -79,8 +79,11 @@ def _audited(
 
 
 def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Return one number for each combination of values."""
-    inverse: Tensor = torch.stack(columns, 1).unique(dim=0, return_inverse=True)[1]
+    """Return one number for each combination of values, in their lexicographic order."""
+    key = torch.zeros_like(columns[0])
+    for column in columns:
+        key = key * (int(column.max()) + 1) + column if len(column) else key
+    inverse: Tensor = key.unique(return_inverse=True)[1]
     return inverse
 
 

@@ -89,10 +89,11 @@ def restart(hand: Hand) -> None:
     hand.failed_starts = 0
 
 
-def is_ready(hand: Hand, package: Any) -> bool:
+def is_ready(hand: Hand, package: Any = None) -> bool:
     """Return whether a worker can be given something to do, with the data of a run at hand.
 
-    One that dies before that is replaced: no client had a part in it.
+    None stands for work that needs none. A worker that dies before it is ready is replaced: no
+    client had a part in it.
 
     Raises:
         RunFailedError: where workers cannot be started at all.
@@ -108,7 +109,7 @@ def is_ready(hand: Hand, package: Any) -> bool:
                 raise RunFailedError(f"workers of Ray die as they start: {cause}") from error
             restart(hand)
             hand.failed_starts = failed
-    if hand.starting is None and hand.loaded is not package:
+    if hand.starting is None and package is not None and hand.loaded is not package:
         hand.starting, hand.loaded = hand.actor.load.remote(package), package
     if hand.starting is None:
         hand.failed_starts = 0

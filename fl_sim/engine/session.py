@@ -99,13 +99,12 @@ def _run(ours: Federation, session: Session, label: str, listen: Listener) -> di
 
 def crew_for(ours: Federation, engine: Engine, workers: int, ray_address: str | None) -> Crew:
     """Return the crew of an engine of ours."""
-    if engine != "ray":
-        return LocalCrew(ours.workshop)
-    from fl_sim.engine.ray_crew import RayCrew, inside_worker  # Ray takes a second to import
+    if engine == "ray":
+        from fl_sim.engine.ray_crew import RayCrew, inside_worker  # a second to import
 
-    if inside_worker():  # a whole run on one worker trains its clients in turn
-        return LocalCrew(ours.workshop)
-    return RayCrew(ours.workshop, ours.examined, workers, ray_address)
+        if not inside_worker():  # a whole run on one worker trains its clients in turn
+            return RayCrew(ours.workshop, ours.examined, workers, ray_address)
+    return LocalCrew(ours.workshop)
 
 
 def _on_flower(ours: Federation, session: Session, label: str, listen: Listener) -> dict[str, Any]:

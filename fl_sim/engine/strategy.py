@@ -1,6 +1,7 @@
 """Any aggregation rule as a Flower strategy."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import Strategy
 
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Senders
 from fl_sim.engine.wire import Shapes, from_record, the_arrays, to_record
 
 
@@ -54,9 +55,11 @@ class RuleStrategy(FlowerFedAvg):
         received = [from_record(the_arrays(content)[1], shapes) for content in contents]
         examples = [float(self._num_examples(message)) for message in valid]
         updates = torch.stack(received).sub_(start)
-        self.rule_state, step = self.rule.aggregate(
-            self.rule_state, updates, torch.tensor(examples, dtype=torch.float64)
-        )
+        weights = torch.tensor(examples, dtype=torch.float64)
+        # Of the senders nothing is known but the round, by which a rule names what it draws.
+        senders = replace(Senders.anonymous(len(updates)), round=server_round)
+        decision = self.rule.decide(self.rule_state, updates, weights, senders)
+        self.rule_state, step = decision.state, decision.step
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         return to_record(start + step, shapes), metrics
 

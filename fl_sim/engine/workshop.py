@@ -97,7 +97,7 @@ class Workshop:
         return [
             a
             for own in self._cohort(order, chunk, settings)
-            for a in checked((own,), order, own.client)
+            for a in checked((own,), order, own.client, own.num_examples)
         ]
 
     def _in_turn(self, order: Order, chunk: Chunk) -> Iterator[Update | Failure]:
@@ -158,7 +158,7 @@ class Workshop:
         else:
             update, shard = self.trained(order, task, behaviour, shard)
         update = self.faults.spoil(update, self.seed, order.round, task.attempt)
-        return checked(behaviour.replies(update, shard), order, client)
+        return checked(behaviour.replies(update, shard), order, client, self.sizes[client])
 
     def trained(
         self, order: Order, task: Task, behaviour: Client, shard: Shard
@@ -194,14 +194,20 @@ class Workshop:
         return float(functional.cross_entropy(scores, shard.labels))
 
 
-def checked(answers: tuple[Update, ...], order: Order, client: int) -> list[Update | Failure]:
-    """Return the first of a client's answers if it can be used, and a failure for each other."""
+def checked(
+    answers: tuple[Update, ...], order: Order, client: int, size: int
+) -> list[Update | Failure]:
+    """Return the first of a client's answers if it can be used, and a failure for each other.
+
+    `size` is the server's own count of its examples: what a client claims is forgeable.
+    """
     found: list[Update | Failure] = []
     if not answers:
         return [Failure(order.round, client, "no reply")]
     for position, update in enumerate(answers):
         cause = what_is_wrong(update, order) if position == 0 else "sent a second reply"
-        found.append(Failure(order.round, client, cause) if cause else measured(update))
+        counted = replace(update, num_examples=size)
+        found.append(Failure(order.round, client, cause) if cause else measured(counted))
     return found
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -182,6 +181,8 @@ def correlations(first: Sequence[float], second: Sequence[float]) -> Correlation
         raise ValueError(f"as many values on both sides; got {len(first)} and {len(second)}")
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return Correlations(*[float("nan")] * 3)
+    from scipy import stats  # seconds to import, and every run looks for metrics here
+
     measures = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
     return Correlations(*(float(m(first, second).statistic) for m in measures))
 

@@ -34,9 +34,10 @@ class Surrogate:
         network = build(model, image_shape, num_classes, seed)
         self.model = channels_last(nn.Sequential(*network.frozen, *network.trained))
         self.trained = network.trained
+        self.parameters = [p for p in network.trained.parameters() if p.requires_grad]
         self.start_rate = learning_rate
         rates: dict[float, list[nn.Parameter]] = {}
-        for parameter in self.trained.parameters():
+        for parameter in self.parameters:
             rates.setdefault(rate_of(parameter), []).append(parameter)
         groups = [{"params": own, "lr": r * learning_rate, "rate": r} for r, own in rates.items()]
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
@@ -45,10 +46,12 @@ class Surrogate:
     def step(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> None:
         """Take one step on a batch."""
         effort.count(len(images))
-        self.trained.train().requires_grad_(True)
+        self.trained.train()
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self.optimizer.zero_grad()
         functional.cross_entropy(self.model(images), labels).backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), CLIP_GRADIENT)
+        nn.utils.clip_grad_norm_(self.parameters, CLIP_GRADIENT)
         self.optimizer.step()
         self._rest()
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import betaincinv
 
-from fl_sim.report.formats import AREA, RATE, RATIO, UNDEFINED, Form, interval, over_seeds
+from fl_sim.report.formats import AREA, PERCENT, RATE, RATIO, UNDEFINED, Form, interval, over_seeds
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import axes_of, label_outside
 from fl_sim.report.parts import Cell, Drawing, Section, Table, table
@@ -29,6 +29,11 @@ COLUMNS: tuple[tuple[str, str, str, Form], ...] = (
     ("TPR at 1 % FPR, %", "tpr_at_0.01", "all", RATE),
     ("PPV at prior 10 %, %", "ppv_at_fixed_0.01_prior_0.1", "all", RATE),
     ("epsilon, at least", "epsilon_at_fixed_0.01", "all", RATIO),
+)
+SOURCES = (
+    ("members found, %", "source_accuracy"),
+    ("held-out records found, %", "source_held_out_accuracy"),
+    ("excess: memorised, points", "source_excess"),
 )
 FOUR = (
     ("protected members / protected outsiders", "auc", "protected", COLOURS[0]),
@@ -69,24 +74,23 @@ def audits(grid: Grid) -> Section | None:
     panels = [(setting.label or grid.name, _of(setting)[0]) for setting in audited][:MAX_PANELS]
     drawings = (_curves(panels), _two_by_two(panels), _by_client(grid, audited[:MAX_PANELS]))
     there = [drawing for drawing in drawings if drawing is not None]
-    return Section("audit", "Audited leakage", about, (_table(grid, audited), *there))
+    tables = (_table(grid, audited), *_sources(grid, audited))
+    return Section("audit", "Audited leakage", about, (*tables, *there))
 
 
 def _of(setting: Setting) -> list[Audit]:
     """Return the audits of a setting, in the order of its seeds."""
-    found = (_read(folder) for folder in setting.folders.values())
-    return [audit for audit in found if audit is not None]
+    there = [folder for folder in setting.folders.values() if (folder / "audit.json").exists()]
+    return [_read(folder, (folder / "audit.json").stat().st_mtime_ns) for folder in there]
 
 
 @lru_cache(maxsize=256)
-def _read(folder: Path) -> Audit | None:
-    path = folder / "audit.json"
-    if not path.exists():
-        return None
+def _read(folder: Path, written: int) -> Audit:
+    """Return the audit that was written at that time; the page asks for it again and again."""
     return Audit(
         pd.read_parquet(folder / "audit.parquet"),
         pd.read_parquet(folder / "audit_records.parquet"),
-        json.loads(path.read_text()),
+        json.loads((folder / "audit.json").read_text()),
     )
 
 
@@ -94,7 +98,7 @@ def _table(grid: Grid, audited: Sequence[Setting]) -> Table:
     rows = []
     for setting in audited:
         own = _of(setting)
-        for attack in own[0].findings["attack"].unique():
+        for attack in own[0].findings.query("metric == 'auc'")["attack"].unique():
             counts = {int(a.summary["num_references"]) for a in own}
             uses = bool((own[0].findings.query("attack == @attack")["num_references"] > 0).any())
             kind = own[0].summary["references"]
@@ -106,6 +110,18 @@ def _table(grid: Grid, audited: Sequence[Setting]) -> Table:
             rows.append([*map(Cell, grid.words(setting)), headline, Cell(made), *cells])
     columns = ["references", *(name for name, *_ in COLUMNS)]
     return table("Membership attacks on audited runs", [*grid.heads, "attack"], columns, rows)
+
+
+def _sources(grid: Grid, audited: Sequence[Setting]) -> list[Table]:
+    """Return whose records the server can tell, where it saw single updates."""
+    rows = []
+    for setting in audited:
+        own = _of(setting)
+        cells = [_cell(own, "source inference", m, "all", PERCENT) for _, m in SOURCES]
+        if any(cell.text != UNDEFINED for cell in cells):
+            rows.append([*map(Cell, grid.words(setting)), *cells])
+    caption = "Source inference: whose record is it, by the last updates that the server saw?"
+    return [table(caption, grid.heads, [name for name, _ in SOURCES], rows)] if rows else []
 
 
 def _cell(own: Sequence[Audit], attack: str, metric: str, group: str, form: Form) -> Cell:

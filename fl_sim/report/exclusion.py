@@ -55,8 +55,8 @@ def _figure(settings: Sequence[Setting]) -> Figure:
     num_clients = max(int(_rows(setting)["client"].max()) + 1 for setting in settings)
     height = min(6.0, 1.2 + 0.16 * num_clients)
     figure, axes = axes_of([setting.label for setting in settings], columns, height)
-    for setting, own in zip(settings, axes, strict=True):
-        _panel(own, _rows(setting), num_clients)
+    for i, (setting, own) in enumerate(zip(settings, axes, strict=True)):
+        _panel(own, _rows(setting), num_clients, f"panel-{i}")
     label_outside(axes, columns, "round", "client")
     patches = [
         Patch(facecolor=EVEN, label="the most"),
@@ -68,7 +68,7 @@ def _figure(settings: Sequence[Setting]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
     rounds = sorted(int(number) for number in rows["round"].unique())
     places = {number: i for i, number in enumerate(rounds)}
     x = rows["round"].map(places).to_numpy(int)
@@ -81,6 +81,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int) -> None:
         relative, aspect="auto", cmap="Blues", vmin=0, vmax=1.25, interpolation="none"
     )
     colours.cmap.set_bad("#dddddd")
+    colours.set_gid(name)  # else two panels that look alike would share an id
     _mark_left_out(axes, relative)
     attacked = rows["group"].to_numpy(str) == "attacker"
     for i, j in zip(y[attacked], x[attacked], strict=True):

@@ -112,6 +112,15 @@ GLOSSARY = (
         "mean of all updates.",
     ),
     (
+        "attack success",
+        "Share of test images of other classes that end in a backdoor's target class once its "
+        "trigger is stamped on them; without trigger, what ends there anyway.",
+    ),
+    (
+        "worst case",
+        "Accuracy of a rule under the attack, of those that were run, that hurts it most.",
+    ),
+    (
         "MB up, MB down",
         "10⁶ bytes of trained parameters and statistics that clients send and receive, over all "
         "rounds and clients, without the transport's own.",

@@ -121,7 +121,9 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
         made.add_column(column, justify="right", no_wrap=True)
     made.add_column("")
     overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
-    for name, own in overall.groupby("attack", sort=False):
+    areas = overall[overall["metric"] == "auc"]
+    notes = dict(zip(areas["attack"], areas["note"], strict=True))
+    for name, own in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
         cells = [
             _audit_number(own, metric, form)
             for metric, form in (
@@ -130,8 +132,7 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
                 ("epsilon_at_fixed_0.01", RATIO),
             )
         ]
-        note = str(own[own["metric"] == "auc"]["note"].iloc[0])
-        made.add_row(str(name), *cells, Text(note, "yellow"))
+        made.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
     return made
 
 
@@ -142,41 +143,6 @@ def _audit_number(own: pd.DataFrame, metric: str, form: Form) -> Text:
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
     words = f"{number(value, form)} {interval(low, high, form)}".strip()
     return Text(words, "" if bool(rows["valid"].iloc[0]) else "dim")
-
-
-def times(parts: Iterable[tuple[str, float, float]], title: str) -> Table:
-    """Return where time goes: seconds by the clock and of work, by part, with their sum."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("part")
-    for name in ("ms a round", "share", "working ms", "waiting ms"):
-        table.add_column(name, justify="right")
-    names, walls, cpus = zip(*parts, strict=True)
-    for name, wall, cpu in zip(names, walls, cpus, strict=True):
-        _add_times(table, name, wall, cpu, sum(walls))
-    table.add_section()
-    _add_times(table, "all", sum(walls), sum(cpus), sum(walls))
-    return table
-
-
-def _add_times(table: Table, name: str, wall: float, cpu: float, whole: float) -> None:
-    numbers = (1000 * wall, 1000 * cpu, 1000 * max(0.0, wall - cpu))
-    took, worked, waited = (f"{number:.1f}" for number in numbers)
-    table.add_row(name, took, f"{wall / whole:.0%}" if whole else "", worked, waited)
-
-
-def functions(found: Iterable[tuple[str, float, float, float]]) -> Table:
-    """Return the functions that cost most: calls, and seconds of their own and in all."""
-    table = Table(
-        title="functions that cost most, under Python's profiler, a round",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("function", overflow="fold")
-    for name in ("calls", "own ms", "with callees ms"):
-        table.add_column(name, justify="right")
-    for name, calls, own, total in found:
-        table.add_row(Text(name), f"{calls:.4g}", f"{1000 * own:.1f}", f"{1000 * total:.1f}")
-    return table
 
 
 def seeds_in_words(grid: Grid) -> str:

@@ -69,9 +69,10 @@ def chosen(names: Iterable[str]) -> list[type[Tracker]]:
 def overall(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
     """Yield the names and values of numbers about the whole federation, where they exist.
 
-    Those of single clients are left to the results: there can be many thousands.
+    Those of single clients are left to the results: there can be many thousands. A group follows
+    its metric after a dot, since a slash would make a folder of a name that is a file already.
     """
     for row in rows:
         if row.client == -1 and isfinite(row.value):
-            name = row.metric if row.group == "all" else f"{row.metric}/{row.group}"
+            name = row.metric if row.group == "all" else f"{row.metric}.{row.group}"
             yield name, row.value

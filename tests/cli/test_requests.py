@@ -166,3 +166,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, run_small: Call) 
         for name in ("whole", "b")
     ]
     assert hashes[0]["params_sha256"] == hashes[1]["params_sha256"]
+
+
+def test_an_audit_of_nothing_is_a_wrong_request(fl_sim: Call, tmp_path: Path) -> None:
+    done = fl_sim("audit", str(tmp_path))
+    assert done.code == 2
+    assert done.err == f"error: no finished run in {tmp_path}\n"
+
+
+def test_an_audit_of_an_experiment_lists_attacks_and_rebuilds_the_page(
+    run_small: Call, fl_sim: Call, tmp_path: Path
+) -> None:
+    assert run_small(tmp_path, "--rounds", "1", "--no-controls").code == 0
+    root = tmp_path / "quickstart"
+    done = fl_sim("audit", str(root), "--tier", "0")
+    assert done.code == 0, done.err
+    assert "gradient norm" in done.out
+    assert "Audited leakage" in (root / "report.html").read_text()

@@ -1,6 +1,7 @@
 """Every countermeasure, found by walking its package, keeps the contract of its kind."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.sgd import SgdClient
+from fl_sim import Experiment, Model
 from fl_sim.contracts import Augmentation, Countermeasure, Filter, Shard, WorstCase
 from fl_sim.description import construct, describe
+from fl_sim.errors import FieldError
 from fl_sim.models.architectures import ARCHITECTURES
 from fl_sim.plugins import discover
+from fl_sim.preflight import check
 from fl_sim.seeding import generator, torch_seeded
 
 ALL = [cls() for cls in discover("fl_sim.countermeasures", Countermeasure)]
@@ -127,3 +131,11 @@ def test_cached_features_are_refused(own: Countermeasure) -> None:
     client = SgdClient(countermeasures=(own,))
     with pytest.raises(ValueError, match=r"client.countermeasures: they need images"):
         client.train(nn.Sequential(nn.Linear(5, 4)), shard, generator(0, "client"))
+
+
+def test_a_frozen_front_is_refused_before_any_work(experiment: Callable[..., Experiment]) -> None:
+    client = SgdClient(countermeasures=(ALL[0],))
+    check(experiment(client=client))
+    frozen = experiment(client=client, model=Model(tune="head"))
+    with pytest.raises(FieldError, match=r"client.countermeasures: none where a part"):
+        check(frozen)

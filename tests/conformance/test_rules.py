@@ -21,6 +21,9 @@ from fl_sim.engine.server import RuleServer
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
+from strategies.fltrust import FLTrust
+from strategies.q_fedavg import QFedAvg
+from strategies.scaffold import SCAFFOLD
 
 RULES = [cls() for cls in discover("strategies", AggregationRule)]
 SIZE = 7
@@ -351,3 +354,49 @@ def test_a_rule_pickles(rule: AggregationRule) -> None:
 def test_a_rule_is_described_and_constructed_again(rule: AggregationRule) -> None:
     text = json.dumps(describe(rule))
     assert construct(json.loads(text), AggregationRule) == rule
+
+
+WRAPPERS: list[Any] = [
+    pytest.param(r, id=name_of(r))
+    for r in RULES
+    if isinstance(getattr(r, "rule", None), AggregationRule)
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_asks_for_what_the_wrapped_rule_needs(wrapper: Any) -> None:
+    around = {
+        inner: dataclasses.replace(wrapper, rule=inner)
+        for inner in (QFedAvg(), FLTrust(), SCAFFOLD())
+    }
+    assert [rule.needs_losses for rule in around.values()] == [True, False, False]
+    assert [rule.root_samples for rule in around.values()] == [0, 100, 0]
+    scaffold = around[SCAFFOLD()]
+    state = torch.arange(5).double()
+    assert torch.equal(scaffold.initial_state(5), torch.zeros(5).double())
+    assert torch.equal(scaffold.broadcast(state)["control"], state.float())
+
+
+@pytest.mark.parametrize("inner", RULES, ids=name_of)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_takes_any_rule(wrapper: Any, inner: AggregationRule) -> None:
+    rule = dataclasses.replace(wrapper, rule=inner)
+    updates, weights = drawn(rule, 8)
+    sent = {"control": torch.ones_like(updates)}
+    senders = dataclasses.replace(known(updates), sent=sent)
+    decision = first_decision(rule, updates, weights, senders)
+    assert decision.step.shape == (SIZE,)
+    assert bool(decision.step.isfinite().all())
+    for numbers in told(decision):
+        assert numbers.shape == (len(updates),)
+        assert bool((numbers >= 0).all())
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if hasattr(r, "num_byzantine")]
+)
+def test_a_majority_of_attackers_has_its_way(rule: Any) -> None:
+    honest = torch.randn(rule.min_updates, SIZE, generator=generator(5, "honest"))
+    lies = torch.full((len(honest) + 1 + rule.num_byzantine, SIZE), 1e6)
+    step = first_step(rule, torch.cat([honest, lies]), torch.ones(len(honest) + len(lies)))
+    assert float(step.min()) > 1e4

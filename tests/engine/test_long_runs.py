@@ -10,7 +10,7 @@ import pytest
 from clients.sgd import SgdClient
 from fl_sim import Evaluation, Experiment, FailurePolicy, Model, run
 from fl_sim.engine.faults import Faults
-from fl_sim.engine.session import Progress
+from fl_sim.engine.progress import Progress
 from strategies.fedavg import FedAvg
 
 ROUNDS, CLIENTS, RETRIES = 200, 4, 1

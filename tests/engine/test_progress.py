@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_sim import Experiment, cli, run, trackers
+from fl_sim.contracts import Row
 from fl_sim.engine.profile import PARTS, profile
 from fl_sim.engine.progress import Progress
 from fl_sim.errors import RequestError
@@ -53,6 +54,7 @@ def test_an_accuracy_that_was_not_measured_is_null() -> None:
     assert json.loads(line)["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_is_all_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +69,16 @@ def test_json_on_standard_output_is_all_there_is(
     assert stop.value.code == 0
     printed = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in printed] == lines_of(tmp_path)
+
+
+def test_trackers_get_what_is_about_everybody_and_no_name_is_a_folder_of_another() -> None:
+    rows = [
+        Row(1, "accuracy", 0.5),
+        Row(1, "accuracy", 0.4, group="clean"),
+        Row(1, "client_accuracy", 0.3, client=2),
+        Row(1, "ratio", float("nan")),
+    ]
+    assert dict(trackers.overall(rows)) == {"accuracy": 0.5, "accuracy.clean": 0.4}
 
 
 @pytest.mark.parametrize("name", sorted(trackers.trackers()))
@@ -110,6 +122,7 @@ def test_mlflow_goes_on_with_the_run_that_was_broken(experiment: Maker, tmp_path
     (broken,) = client.search_runs([group.experiment_id])
     assert broken.info.status == "KILLED"
     results = run(experiment(), out=tmp_path, resume=True, **chosen)
+    assert results.complete, results.cells.error.tolist()
     (whole,) = client.search_runs([group.experiment_id])
     assert whole.info.status == "FINISHED"
     assert whole.data.params["data.dataset"] == "digits"

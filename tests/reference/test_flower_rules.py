@@ -12,6 +12,7 @@ Known differences, and how the comparison deals with them (measured for flwr 1.4
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Update
+from fl_sim.contracts import AggregationRule, Senders, Update
 from fl_sim.engine import compat
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.strategy import RuleStrategy
@@ -35,6 +36,7 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedyogi import FedYogi
 from strategies.krum import Krum, MultiKrum
 from strategies.median import CoordinateMedian
+from strategies.q_fedavg import QFedAvg
 from strategies.trimmed_mean import TrimmedMean
 
 SHAPES: Shapes = {"front.weight": (4, 3, 2), "front.bias": (4,), "head.weight": (5, 6)}
@@ -51,7 +53,9 @@ class Server:
         compat.be_somebody()
         self.strategy, self.parameters, self.round = strategy, start.clone(), 0
 
-    def after(self, received: Tensor, examples: list[int]) -> Tensor:
+    def after(
+        self, received: Tensor, examples: list[int], losses: list[float] | None = None
+    ) -> Tensor:
         """Return the global parameters after a round in which clients sent `received`."""
         self.round += 1
         instructions = list(
@@ -65,7 +69,7 @@ class Server:
         for instruction in instructions:
             compat.stamp(instruction)
         updates = [
-            Update(client, own, {}, count, {"train_loss": 1.0})
+            Update(client, own, {}, count, {"train_loss": losses[client] if losses else 1.0})
             for client, (own, count) in enumerate(zip(received, examples, strict=True))
         ]
         arrays, _ = self.strategy.aggregate_train(
@@ -216,3 +220,18 @@ def test_a_comparison_would_notice_a_wrong_number_of_attackers(num_byzantine: in
     expected = Server(theirs(), start).after(received, examples)
     rule = TrimmedMean(num_byzantine=num_byzantine)
     assert not is_close(ours(rule, start).after(received, examples), expected)
+
+
+@pytest.mark.parametrize("q", [0.1, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_q_fedavg_of_equal_shards_is_flowers(seed: int, q: float) -> None:
+    """Flower's takes the loss that clients claim and no weights: equal ones, here."""
+    start, received, _ = drawn(seed)
+    losses = 0.5 + torch.rand(CLIENTS, generator=generator(seed, "losses"))
+    theirs = flower.QFedAvg(**NODES, client_learning_rate=0.05, q=q)
+    expected = Server(theirs, start).after(received, [10] * CLIENTS, losses.tolist()) - start
+    senders = replace(Senders.anonymous(CLIENTS), losses=losses.double())
+    rule = QFedAvg(q=q, client_learning_rate=0.05)
+    step = rule.decide(None, received - start, torch.ones(CLIENTS), senders).step
+    # Flower works in float32 and squares gradients twenty times as large as updates.
+    torch.testing.assert_close(step, expected, rtol=1e-3, atol=2 * TOLERANCE)

@@ -106,7 +106,7 @@ def test_scaffold_follows_the_learning_rate_of_each_layer_and_round() -> None:
     model = linear()
     model[0].bias.rate = 0.1
     start = flat(model)
-    shard = replace(shard_of(0), round=3)
+    shard = replace(shard_of(0), round=3, received={"control": torch.zeros(18)})
     ScaffoldClient(sgd=settings).train(model, shard, generator(0, "rates"))
     steps = ScaffoldClient(sgd=settings).local_steps(len(shard))
     factors = torch.cat([torch.ones(15), torch.full((3,), 0.1)])
@@ -116,9 +116,19 @@ def test_scaffold_follows_the_learning_rate_of_each_layer_and_round() -> None:
 
 def test_the_first_round_of_scaffold_is_plain_descent() -> None:
     models = [linear(), linear()]
-    ScaffoldClient(sgd=PLAIN).train(models[0], shard_of(1), generator(0, "first"))
+    shard = replace(shard_of(1), received={"control": torch.zeros(18)})
+    ScaffoldClient(sgd=PLAIN).train(models[0], shard, generator(0, "first"))
     PLAIN.train(models[1], shard_of(1), generator(0, "first"))
     torch.testing.assert_close(flat(models[0]), flat(models[1]), rtol=1e-6, atol=1e-7)
+
+
+def test_under_another_rule_scaffold_stays_plain_descent() -> None:
+    shard, models = shard_of(1), [linear(), linear()]
+    for number in (1, 2):
+        for client, model in zip((ScaffoldClient(sgd=PLAIN), PLAIN), models, strict=True):
+            client.train(model, shard, generator(number, "other"))
+    assert torch.equal(flat(models[0]), flat(models[1]))
+    assert shard.memory == {}
 
 
 def test_control_variates_of_equal_clients_cancel() -> None:
@@ -171,7 +181,7 @@ def batch_norm_places(model: nn.Sequential) -> Tensor:
 
 def test_fedbn_averages_everything_but_the_normalisation() -> None:
     """Li et al. (2021), algorithm 1: each client's own layers go on where they stopped."""
-    client, rule = FedBNClient(honest=PLAIN), FedAvg()
+    client, rule = FedBNClient(training=PLAIN), FedAvg()
     model = normalised()
     where, ours, statistics = batch_norm_places(model), flat(model), buffers(model)
     memories = [dict[str, Tensor]() for _ in range(CLIENTS)]
@@ -204,7 +214,7 @@ def test_fedbn_averages_everything_but_the_normalisation() -> None:
 def test_fedbn_without_batch_normalisation_is_the_wrapped_training() -> None:
     models: list[Any] = [linear(), linear()]
     shard = replace(shard_of(0), memory={})
-    FedBNClient(honest=PLAIN).train(models[0], shard, generator(0, "none"))
+    FedBNClient(training=PLAIN).train(models[0], shard, generator(0, "none"))
     PLAIN.train(models[1], shard_of(0), generator(0, "none"))
     assert torch.equal(flat(models[0]), flat(models[1]))
     assert shard.memory == {}

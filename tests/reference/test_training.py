@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient, batches, smoothed_cross_entropy
+from clients.steps import Steps
 from fl_sim.contracts import Shard
 from fl_sim.models.parameters import flat
 from fl_sim.seeding import generator
@@ -159,3 +160,24 @@ def test_a_rate_that_decays_is_that_of_its_round() -> None:
     constant = SgdClient(learning_rate=0.025)
     shard = examples(0)
     assert torch.equal(after(decayed, replace(shard, round=3)), after(constant, shard))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_steps_are_those_of_torchs_optimiser_bit_by_bit(
+    momentum: float, weight_decay: float
+) -> None:
+    shard = examples(3, count=40)
+    ours, theirs = linear(), linear()
+    steps = Steps(ours, 0.1, momentum, weight_decay)
+    optimiser = torch.optim.SGD(
+        theirs.parameters(), 0.1, momentum=momentum, weight_decay=weight_decay, foreach=True
+    )
+    for inputs, labels in batches(shard, 8, generator(0, "client")):
+        steps.forget()
+        functional.cross_entropy(ours(inputs), labels).backward()
+        steps.take()
+        optimiser.zero_grad()
+        functional.cross_entropy(theirs(inputs), labels).backward()
+        optimiser.step()
+    assert torch.equal(flat(ours), flat(theirs))

@@ -17,6 +17,7 @@ from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client
+from fl_sim.countermeasures.cut_out import CutOut
 from fl_sim.data.layout import Layout
 from fl_sim.description import construct, describe, find_class, label, with_value
 from fl_sim.errors import FieldError, RequestError
@@ -320,3 +321,11 @@ def test_every_field_of_every_described_class_is_in_its_description() -> None:
     for value in (SgdClient(), ErrorMinimizing(), Model(), Layout()):
         names = {field.name for field in dataclasses.fields(value)}
         assert set(describe(value)) == {"class", *names}
+
+
+def test_one_value_stands_for_itself_where_several_are_meant() -> None:
+    client = with_value(SgdClient(), "countermeasures", CutOut())
+    assert client == SgdClient(countermeasures=(CutOut(),))
+    assert with_value(client, "countermeasures", None) == SgdClient()
+    assert label(client.countermeasures) == "CutOut"
+    assert label(()) == "none"

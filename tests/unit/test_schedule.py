@@ -434,10 +434,8 @@ def test_an_adversary_in_words(adversary: Adversary, words: str) -> None:
 
 def test_participation_in_words() -> None:
     plan = Participation(stays=(Stay(3, last_round=12), Stay(4, 2)), drop_out=0.1)
-    assert label(plan) == (
-        "Participation(drop_out=0.1, "
-        "stays=client 3, rounds 1 to 12 + client 4, rounds 2 to the end)"
-    )
+    words = "client 3, rounds 1 to 12 + client 4, rounds 2 to the end"
+    assert label(plan) == f"Participation(drop_out=0.1, stays={words})"
     assert label((flipping(), flipping(share=0.5))) == (
         "LabelFlipClient, 1 client + LabelFlipClient, 50 % of the clients"
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import ClassVar, final
 
 import torch
-from sklearn.datasets import load_digits
 
 from fl_sim.contracts import Dataset
 from fl_sim.data.sources import Source
@@ -25,6 +24,8 @@ class Digits(Source):
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset; there is nothing to find, so `path` is not read."""
+        from sklearn.datasets import load_digits  # a second to import, for this dataset alone
+
         content = load_digits()
         images = torch.from_numpy(content.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(content.target).long()

@@ -25,8 +25,8 @@ from fl_sim.audit.session import audit, run_folders
 from fl_sim.audit.subject import read_subject
 from fl_sim.data.layout import Layout
 from fl_sim.errors import FieldError, RequestError
-from fl_sim.experiment import Participation
 from fl_sim.metrics.membership import Finding, Records
+from fl_sim.participants import Participation
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.runner import run
 from fl_sim.seeding import generator, torch_seeded

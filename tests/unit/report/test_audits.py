@@ -44,6 +44,7 @@ def write_audit(folder: Path) -> None:
     findings.append(
         Finding("FedMIA", "auc", float("nan"), valid=False, note="needs <updates>; got none")
     )
+    findings.append(Finding("source inference", "source_accuracy", 0.4, 0.3, 0.5))
     write_table(folder / "audit.parquet", pd.DataFrame(findings, columns=list(Finding._fields)))
     write_table(folder / "audit_records.parquet", pd.concat(tables_))
     summary = {"headline": "LiRA online", "num_references": 16, "references": "heads"}
@@ -63,6 +64,7 @@ def test_the_page_shows_what_was_audited(audited: Results) -> None:
     assert "Audited leakage" in text
     assert "LiRA online" in text
     assert "16 heads" in text
+    assert "Source inference" in text
     assert "needs &lt;updates&gt;; got none" in text
     for name in ("audit_roc", "audit_two_by_two", "audit_clients"):
         assert (audited.path / "figures" / f"{name}.svg").stat().st_size > 1000

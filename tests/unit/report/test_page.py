@@ -71,6 +71,7 @@ def test_every_figure_is_also_a_file(results, text):
         "accuracy_and_leakage",
         "classes_by_client",
         "membership_roc",
+        "shares_over_rounds",
         "images_1",
     }
     for name in names:

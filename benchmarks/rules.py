@@ -1,0 +1,191 @@
+"""What aggregating costs: our rules beside Flower's strategies and ByzFL's aggregators.
+
+`python -m benchmarks.rules` prints a table. Each figure comes from a process of its own, with one
+thread. Seconds are CPU seconds, the fewest of a few calls, so that other programs on the machine
+disturb them little; MiB is how far the peak of the memory rises above the stack of updates.
+"""
+
+import importlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import torch
+from flwr.app import ConfigRecord
+from flwr.serverapp import strategy as flower
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from fl_sim.contracts import AggregationRule, Update
+from fl_sim.engine import compat
+from fl_sim.engine.messages import Roll, as_replies
+from fl_sim.engine.wire import Shapes, to_record
+from fl_sim.seeding import generator
+from fl_sim.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
+from strategies.bulyan import Bulyan
+from strategies.fedavg import FedAvg
+from strategies.geometric_median import GeometricMedian
+from strategies.krum import Krum, MultiKrum
+from strategies.median import CoordinateMedian
+from strategies.nnm import NearestNeighborMixing
+from strategies.trimmed_mean import TrimmedMean
+
+CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 3  # McMahan et al.'s network
+PEERS = ("ours", "flower", "byzfl")
+
+
+class Figure(NamedTuple):
+    """What one call costs."""
+
+    seconds: float
+    mib: float
+
+
+OURS: dict[str, AggregationRule] = {
+    "FedAvg": FedAvg(),
+    "median": CoordinateMedian(),
+    "trimmed mean": TrimmedMean(num_byzantine=ATTACKERS),
+    "Krum": Krum(num_byzantine=ATTACKERS),
+    "Multi-Krum": MultiKrum(num_byzantine=ATTACKERS),
+    "Bulyan": Bulyan(num_byzantine=ATTACKERS),
+    "geometric median": GeometricMedian(),
+    "NNM + trimmed mean": NearestNeighborMixing(ATTACKERS, TrimmedMean(ATTACKERS)),
+}
+FLOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "FedAvg": ("FedAvg", {}),
+    "median": ("FedMedian", {}),
+    "trimmed mean": ("FedTrimmedAvg", {"beta": ATTACKERS / CLIENTS}),
+    "Krum": ("Krum", {"num_malicious_nodes": ATTACKERS}),
+    "Multi-Krum": (
+        "MultiKrum",
+        {"num_malicious_nodes": ATTACKERS, "num_nodes_to_select": CLIENTS - ATTACKERS},
+    ),
+}
+BYZFLS = {
+    "FedAvg": ("Average", ()),
+    "median": ("Median", ()),
+    "trimmed mean": ("TrMean", (ATTACKERS,)),
+    "Krum": ("Krum", (ATTACKERS,)),
+    "Multi-Krum": ("MultiKrum", (ATTACKERS,)),
+    "geometric median": ("GeometricMedian", ()),
+    "NNM + trimmed mean": ("TrMean", (ATTACKERS,)),
+}
+
+
+def rows(
+    num_clients: int = CLIENTS, num_parameters: int = PARAMETERS, peers: tuple[str, ...] = PEERS
+) -> list[dict[str, Any]]:
+    """Return a row a rule: seconds and MiB of each peer, NaN where it has no such rule.
+
+    ByzFL is left out where it cannot be imported.
+    """
+    if "byzfl" in peers and not _has_byzfl():
+        peers = tuple(peer for peer in peers if peer != "byzfl")
+    found = []
+    for rule in OURS:
+        row: dict[str, Any] = {"rule": rule}
+        for peer in peers:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                figure = pool.submit(measure, peer, rule, num_clients, num_parameters).result()
+            row |= {f"{peer}_seconds": figure.seconds, f"{peer}_mib": figure.mib}
+        found.append(row)
+    return found
+
+
+def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Figure:
+    """Return what one call of a peer's rule costs, in this process."""
+    torch.set_num_threads(1)
+    updates = torch.randn(num_clients, num_parameters, generator=generator(0, "benchmark"))
+    call = {"ours": _ours, "flower": _flowers, "byzfl": _byzfls}[peer](rule, updates)
+    if call is None:
+        return Figure(math.nan, math.nan)
+    before, seconds = _peak_mib(), math.inf
+    for _ in range(RUNS):
+        started = time.process_time()
+        call()
+        seconds = min(seconds, time.process_time() - started)
+    return Figure(seconds, _peak_mib() - before)
+
+
+def _ours(rule: str, updates: Tensor) -> Callable[[], Any]:
+    weights = torch.ones(len(updates), dtype=torch.float64)
+    state = OURS[rule].initial_state(updates.shape[1])
+    return lambda: OURS[rule].aggregate(state, updates, weights)
+
+
+def _flowers(rule: str, updates: Tensor) -> Callable[[], Any] | None:
+    """Return Flower's aggregation of replies that it has received already, as one array each."""
+    if rule not in FLOWERS:
+        return None
+    compat.be_somebody()
+    name, options = FLOWERS[rule]
+    count = len(updates)
+    shapes: Shapes = {"all": (updates.shape[1],)}
+    nodes = {"min_train_nodes": count, "min_available_nodes": count}
+    strategy = getattr(flower, name)(**nodes, **options)
+    arrays = to_record(torch.zeros(updates.shape[1]), shapes)
+    instructions = list(
+        strategy.configure_train(1, arrays, ConfigRecord(), Roll(list(range(count))))
+    )
+    for instruction in instructions:
+        compat.stamp(instruction)
+    sent = [Update(client, None, {}, 10, {"train_loss": 1.0}) for client in range(count)]
+    replies = as_replies(sent, list(updates), instructions, shapes)
+    return lambda: strategy.aggregate_train(1, replies)
+
+
+def _byzfls(rule: str, updates: Tensor) -> Callable[[], Any] | None:
+    if rule not in BYZFLS:
+        return None
+    aggregators = importlib.import_module("byzfl.aggregators.aggregators")
+    name, arguments = BYZFLS[rule]
+    aggregate, values = getattr(aggregators, name)(*arguments), updates.numpy()
+    if not rule.startswith("NNM"):
+        return lambda: aggregate(values)
+    mixing = importlib.import_module("byzfl.aggregators.preaggregators").NNM(ATTACKERS)
+    return lambda: aggregate(mixing(values))
+
+
+def _has_byzfl() -> bool:
+    try:
+        importlib.import_module("byzfl.aggregators.aggregators")
+    except ImportError:
+        return False
+    return True
+
+
+def _peak_mib() -> float:
+    """Return the most memory that this process ever held."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """Return the rows as a table."""
+    printed = Table(title=f"{CLIENTS} updates of {PARAMETERS:,} parameters, one thread")
+    names = list(found[0])
+    for name in names:
+        printed.add_column(name.replace("_", " "), justify="left" if name == "rule" else "right")
+    for row in found:
+        printed.add_row(*_cells(row))
+    return printed
+
+
+def _cells(row: dict[str, Any]) -> Iterator[str]:
+    for name, value in row.items():
+        if isinstance(value, str):
+            yield value
+        elif math.isnan(value):
+            yield ""
+        else:
+            yield f"{value:.3f}" if name.endswith("seconds") else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    Console().print(table(rows()))

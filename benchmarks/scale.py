@@ -1,0 +1,108 @@
+"""What a round costs beside training, as three numbers, and what they predict for large ones.
+
+`python -m benchmarks.scale` fits them to the rows of W0 in benchmarks/results.json, and writes
+them into docs/scale.md, between its marks.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from fl_sim.results import write_text
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"
+CASE = re.compile(r"(\d+) clients x ([\d.]+)M")
+ENGINES = ("local", "ray", "flower")
+LARGE = [(clients, size) for clients in (10**4, 10**5, 10**6) for size in (10**3, 10**6, 10**9)]
+
+
+class Point(NamedTuple):
+    """What a round cost: CPU seconds of the whole process tree."""
+
+    clients: int
+    parameters: float
+    seconds: float
+
+
+class Cost(NamedTuple):
+    """Seconds a round, more for each client, and more for each parameter of each client."""
+
+    a_round: float
+    a_client: float
+    a_parameter: float
+
+    def of(self, clients: int, parameters: float) -> float:
+        """Return the seconds of a round."""
+        return self.a_round + clients * (self.a_client + parameters * self.a_parameter)
+
+
+def points(rows: list[dict[str, object]], engine: str) -> list[Point]:
+    """Return what rounds without training cost on an engine."""
+    found = []
+    for row in rows:
+        case = CASE.fullmatch(str(row["case"]))
+        if case and row["workload"] == "W0" and row["engine"] == engine:
+            size = 1e6 * float(case[2])
+            found.append(Point(int(case[1]), size, float(str(row["cpu_seconds"]))))
+    return found
+
+
+def fitted(measured: list[Point]) -> Cost:
+    """Return the cost that fits best, no part of it negative, by least squares of ratios."""
+    columns = [[1.0, p.clients, p.clients * p.parameters] for p in measured]
+    shares = np.array(columns) / np.array([[p.seconds] for p in measured])
+    scale = shares.max(0)
+    found, _ = nnls(shares / scale, np.ones(len(measured)))
+    return Cost(*(float(value) for value in found / scale))
+
+
+def tables(rows: list[dict[str, object]]) -> str:
+    """Return the measured costs and the predictions as Markdown."""
+    costs = {}
+    for engine in ENGINES:
+        measured = points(rows, engine)
+        if len(measured) >= 4:
+            costs[engine] = fitted(measured), measured
+    lines = [
+        "| engine | ms a round | ms a client | ns a client and parameter | cases | worst fit |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for engine, (cost, measured) in costs.items():
+        worst = max(max(r := cost.of(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured)
+        numbers = (1e3 * cost.a_round, 1e3 * cost.a_client, 1e9 * cost.a_parameter)
+        shown = " | ".join(f"{number:.3g}" for number in numbers)
+        lines.append(f"| {engine} | {shown} | {len(measured)} | x {worst:.1f} |")
+    lines += ["", "| clients a round | parameters | " + " | ".join(costs) + " |"]
+    lines.append("|---|---|" + "---|" * len(costs))
+    for clients, size in LARGE:
+        seconds = " | ".join(in_words(cost.of(clients, size)) for cost, _ in costs.values())
+        lines.append(f"| {clients:,} | {size:,} | {seconds} |")
+    return "\n".join(lines)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def write(page: Path, results: Path) -> None:
+    """Put the tables of the results between the marks of a page."""
+    marks = re.compile(r"(<!-- overhead -->\n).*?(<!-- /overhead -->)", re.DOTALL)
+    text, table = page.read_text(), tables(json.loads(results.read_text()))
+    write_text(page, marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))
+
+
+if __name__ == "__main__":
+    if not RESULTS.exists():
+        sys.exit(f"{RESULTS.name} is not there: run make bench first")
+    write(PAGE, RESULTS)
+    print(f"rebuilt the tables of {PAGE.name}")

@@ -1,0 +1,63 @@
+"""Steps of stochastic gradient descent, with momentum and weight decay.
+
+The arithmetic is that of `torch.optim.SGD(foreach=True)`, bit by bit. Its constructor imports
+torch's compiler, which takes longer than many a client's whole training.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fl_sim.models.tuning import rate_of
+
+
+@dataclass(eq=False)
+class Steps:
+    """Moves the trainable parameters of a model along their gradients.
+
+    Attributes:
+        model: what is trained; pretrained layers move more slowly than the head.
+        learning_rate, momentum, weight_decay: as usual.
+    """
+
+    model: nn.Module
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    _groups: dict[float, list[nn.Parameter]] = field(default_factory=dict)
+    _velocities: dict[float, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                self._groups.setdefault(rate_of(parameter), []).append(parameter)
+
+    def forget(self) -> None:
+        """Drop the gradients of the last step."""
+        for parameters in self._groups.values():
+            for parameter in parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Take one step. What got no gradient stays; it has to be the same in every step."""
+        for rate, parameters in self._groups.items():
+            pairs = [(p.data, p.grad) for p in parameters if p.grad is not None]
+            if not pairs:
+                continue
+            moved, slopes = [values for values, _ in pairs], [slope for _, slope in pairs]
+            if self.weight_decay:
+                slopes = list(torch._foreach_add(slopes, moved, alpha=self.weight_decay))
+            if self.momentum:
+                slopes = self._accelerated(rate, slopes)
+            torch._foreach_add_(moved, slopes, alpha=-self.learning_rate * rate)
+
+    def _accelerated(self, rate: float, slopes: list[Tensor]) -> list[Tensor]:
+        velocities = self._velocities.get(rate)
+        if velocities is None:
+            velocities = self._velocities[rate] = [slope.clone() for slope in slopes]
+            return velocities
+        torch._foreach_mul_(velocities, self.momentum)
+        torch._foreach_add_(velocities, slopes)
+        return velocities

@@ -1,0 +1,34 @@
+"""The benchmark of the rules runs, and compares the same thing."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks import rules
+from fl_sim.seeding import generator
+
+
+@pytest.mark.parametrize("rule", rules.FLOWERS)
+def test_flower_is_timed_doing_its_own_aggregation(rule: str) -> None:
+    updates = torch.randn(rules.CLIENTS, 12, generator=generator(0, "small"))
+    call = rules._flowers(rule, updates)
+    assert call is not None
+    arrays, _ = call()
+    (values,) = arrays.to_numpy_ndarrays()
+    ours = rules._ours(rule, updates)()[1]
+    torch.testing.assert_close(torch.from_numpy(values), ours, rtol=0, atol=1e-4)
+
+
+def test_a_figure_has_seconds_and_memory() -> None:
+    figure = rules.measure("ours", "median", 10, 2000)
+    assert 0 < figure.seconds < 10
+    assert 0 <= figure.mib < 1000
+    assert math.isnan(rules.measure("flower", "Bulyan", 10, 100).seconds)
+
+
+@pytest.mark.slow
+def test_there_is_a_row_a_rule() -> None:
+    found = rules.rows(30 + 4 * rules.ATTACKERS, 2000, peers=("ours", "flower"))
+    assert [row["rule"] for row in found] == list(rules.OURS)
+    assert rules.table(found).row_count == len(found)
