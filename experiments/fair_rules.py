@@ -5,9 +5,7 @@ logistic regression by one full gradient a round. The worst client is the one wi
 
 The papers do not give the learning rate. At 0.1 and q = 0 the model swings between classes and
 does not settle; q-FedAvg with q above 0 shortens its own steps, so that 0.1 stays stable there.
-Published, in percent, mean (shirts / pullovers / T-shirts): q = 0 78.8 (66.0 / 84.5 / 85.9), AFL
-77.8 (71.4 / 81.0 / 82.1), q = 5 77.8 (74.2 / 78.9 / 80.4), q = 15 77.1 (74.7 / 77.9 / 78.7); Li et
-al. (2020), https://arxiv.org/abs/1905.10497.
+The comparison is that of Li et al. (2020), https://arxiv.org/abs/1905.10497.
 
 Run:    fl-sim sweep experiments/fair_rules.py
 Takes:  about five minutes of CPU a cell
