@@ -1,0 +1,54 @@
+"""The command line: parse, call, print; no logic."""
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from fl_sim.cli import choices, owners, results, runs
+from fl_sim.cli.terminal import stop
+from fl_sim.errors import RequestError, RunFailedError
+
+app = typer.Typer(
+    help="Federated learning when some participants protect their data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Datasets: what there is, and how to get it.", no_args_is_help=True)
+expected_app = typer.Typer(help="What experiments gave, and give.", no_args_is_help=True)
+
+app.command()(runs.run)
+app.command()(runs.sweep)
+app.command("profile")(runs.profile_)
+app.command()(results.report)
+app.command()(results.audit)
+app.command()(owners.protect)
+app.add_typer(expected_app, name="expected")
+expected_app.command("record")(results.expected_record)
+expected_app.command("compare")(results.expected_compare)
+expected_app.command("tables")(results.expected_tables)
+app.command("list")(choices.list_)
+app.add_typer(data_app, name="data")
+data_app.command("list")(choices.data_list)
+data_app.command("fetch")(choices.data_fetch)
+app.command("doctor")(choices.doctor_)
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except RequestError as error:
+        stop(f"error: {' '.join(str(error).split())}", 2)
+    except RunFailedError as error:
+        stop(f"failed: {error}", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        stop(f"failed: {error.strerror}: {error.filename}", 1)
+    except Exception as error:
+        show: Callable[[], str] | None = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        stop(f"error: {show()}", 2)

@@ -1,0 +1,37 @@
+"""The commands that say what there is: plug-ins, datasets, and what is installed."""
+
+from typing import Annotated
+
+import typer
+
+from fl_sim import catalogue, doctor
+from fl_sim.cli.terminal import console
+from fl_sim.data.sources import load
+from fl_sim.report import tables
+
+
+def list_(
+    kind: Annotated[catalogue.Kind, typer.Argument(help="What to list.")],
+) -> None:
+    """List plug-ins, datasets or models: one line and the source of each."""
+    console.print(tables.listing(catalogue.entries(kind)))
+
+
+def data_list() -> None:
+    """List the datasets, and whether they are here."""
+    console.print(tables.listing(doctor.datasets()))
+
+
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    path: Annotated[str | None, typer.Option(help="Folder that holds its files.")] = None,
+) -> None:
+    """Get a dataset into the cache, and check it."""
+    dataset = load(name, path)
+    console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
+    console.print(f"from {dataset.origin}", soft_wrap=True)
+
+
+def doctor_() -> None:
+    """Say what is installed, what was found, and how to get what is missing."""
+    console.print(tables.listing(doctor.findings()))

@@ -1,0 +1,71 @@
+"""The command of those who own images: protect them, and check that they are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_sim.cli.terminal import console, stop
+from fl_sim.errors import RequestError
+from fl_sim.progress import live_stages
+from fl_sim.publish.check import Verdict, check
+from fl_sim.publish.publish import account, publish
+from fl_sim.publish.request import Request, method
+
+
+def protect(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file.")
+    ] = None,
+    name: Annotated[str, typer.Option("--method", help="Such as em, sem, lsp.")] = "em",
+    radius: Annotated[str | None, typer.Option(help="Such as 8/255.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the protected images.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the method."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; keep it to yourself.")] = 0,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with columns file,label.  [default: class folders]")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=8, help="Make the noise at this size, for mixed sizes.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of an .npz file, such as train.  [default: all]")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option("--check", metavar="DIR", help="Verify a protected folder.")
+    ] = None,
+) -> None:
+    """Protect images before they are published, or check that they are protected.
+
+    Writes lossless copies and a manifest; never touches the input. Run it again to go on.
+    """
+    if verify is not None:
+        with live_stages(console) as watch:
+            verdict = check(verify, source, watch)
+        _judge(verify, verdict)
+        return
+    if source is None or out is None:
+        raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
+    protection = method(name, radius, set_ or [])
+    request = Request(source, out, protection, seed, labels, side, split)
+    try:
+        with live_stages(console) as watch:
+            manifest = publish(request, watch)
+    except KeyboardInterrupt:
+        stop("interrupted; the same command goes on", 130)
+    for what, value, note in account(manifest):
+        console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
+    console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
+
+
+def _judge(folder: Path, verdict: Verdict) -> None:
+    for problem in verdict.problems:
+        console.print(problem, soft_wrap=True, markup=False)
+    if verdict.problems:
+        stop(f"failed: {len(verdict.problems)} problems in {folder}", 1)
+    against = "hashes, labels and radius" if verdict.compared else "hashes and labels"
+    rest = "" if verdict.compared else "; give the originals as INPUT to check the radius"
+    console.print(f"{verdict.num_images} images are as protected: {against}{rest}", soft_wrap=True)

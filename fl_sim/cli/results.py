@@ -1,0 +1,90 @@
+"""The commands that read what runs left behind: report, audit, and what was expected."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_sim.audit.session import audit as run_audit
+from fl_sim.audit.session import run_folders
+from fl_sim.cli.terminal import console, show
+from fl_sim.errors import RequestError
+from fl_sim.progress import audit_progress
+from fl_sim.report import expected, tables
+from fl_sim.results import load_results
+
+Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
+
+
+def report(
+    path: Annotated[Path, typer.Argument(help="runs/, or the folder of one experiment.")],
+) -> None:
+    """Rebuild tables, figures and the page from results alone."""
+    folders = [path] if (path / "summary.json").exists() else sorted(path.glob("*/"))
+    folders = [folder for folder in folders if (folder / "summary.json").exists()]
+    if not folders:
+        raise RequestError(f"no results in {path}")
+    for folder in folders:
+        show(load_results(folder))
+
+
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+    ],
+    tier: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+        ),
+    ] = 1,
+    references: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+    ] = None,
+) -> None:
+    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    from fl_sim.report import page
+
+    folders = run_folders(path)
+    with audit_progress(console, len(folders)) as (listen, note, finished):
+        for folder in folders:
+            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            finished(tables.audit(str(folder), findings))
+    for root in sorted({folder.parents[1] for folder in folders}):
+        if (root / "summary.json").exists():
+            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
+
+
+def expected_record(
+    file: ExpectedFile,
+    minutes: Annotated[float, typer.Option(help="Wall-clock time that the runs took.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Write the results of an experiment into its expected file."""
+    expected.record(file, expected.results_of(file, out), minutes)
+    console.print(f"wrote {file}", soft_wrap=True)
+
+
+def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
+    """Compare results with what is expected; the exit code is 1 where they differ."""
+    deviations = expected.compare(file, expected.results_of(file, out))
+    for own in deviations:
+        console.print(
+            f"{own.settings}: {own.number} {own.measured:.4f}, "
+            f"expected {own.expected:.4f} ± {own.tolerance:.4f}"
+        )
+    if deviations:
+        raise typer.Exit(1)
+    console.print("all numbers are as expected")
+
+
+def expected_tables(
+    readme: Annotated[Path, typer.Argument(help="File with the tables.")] = Path("README.md"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the files.")] = Path("experiments"),
+) -> None:
+    """Rebuild README's tables from the expected files."""
+    console.print(f"rebuilt {', '.join(expected.write_readme(readme, folder))}")

@@ -1,0 +1,179 @@
+"""The commands that run experiments."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fl_sim import experiment_file, runner
+from fl_sim.cli.terminal import console, show, stop
+from fl_sim.data.sources import MissingDataError, load
+from fl_sim.engine import interrupts, profile
+from fl_sim.engine.cohort_choice import CohortMode
+from fl_sim.engine.faults import Faults
+from fl_sim.engine.session import Engine
+from fl_sim.errors import RequestError
+from fl_sim.progress import Mode, live_progress
+from fl_sim.report import profile as profile_tables
+
+File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; fractions are read."),
+]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated, such as 0,1,2.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="What carries the messages.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that work at once.  [default: the cores]")
+]
+Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+Controls = Annotated[
+    bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
+]
+Cohort = Annotated[
+    CohortMode, typer.Option(help="Train small models many at once; auto: where that is faster.")
+]
+Inject = Annotated[
+    str | None,
+    typer.Option(metavar="KIND:CHANCE,...", help="Failures on purpose: crash, nan, hang, slow."),
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="A Ray cluster that is running, such as auto or HOST:6379.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TOOL", help="Follow the run with tensorboard or mlflow."),
+]
+ProgressMode = Annotated[
+    Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
+]
+
+
+def run(
+    file: File,
+    set_: Set = None,
+    seeds: Seeds = None,
+    rounds: Rounds = None,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from checkpoints.")] = False,
+    out: Out = Path("runs"),
+    controls: Controls = True,
+    cohort: Cohort = "auto",
+    inject: Inject = None,
+    ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
+    fallback: Fallback = None,
+) -> None:
+    """Run the EXPERIMENT of a file, once a seed."""
+    content = _read(file, set_, rounds, fallback)
+    wanted = _seeds(seeds) or (content.experiment.seed,)
+    faults = Faults.read(inject) if inject else Faults()
+    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
+    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
+    _carry_out(runner.cells_of(content.experiment, {}, wanted), options, progress)
+
+
+def sweep(
+    file: File,
+    set_: Set = None,
+    seeds: Seeds = None,
+    rounds: Rounds = None,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Keep finished cells, or run all anew.")
+    ] = True,
+    out: Out = Path("runs"),
+    controls: Controls = True,
+    cohort: Cohort = "auto",
+    inject: Inject = None,
+    ray_address: RayAddress = None,
+    track: Track = None,
+    progress: ProgressMode = "bar",
+    fallback: Fallback = None,
+) -> None:
+    """Run every cell of the grid that a file declares in AXES."""
+    content = _read(file, set_, rounds, fallback)
+    wanted = _seeds(seeds) or content.seeds
+    faults = Faults.read(inject) if inject else Faults()
+    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
+    how["trackers"] = tuple(track or ())
+    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
+    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
+
+
+def profile_(
+    file: File,
+    set_: Set = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 3,
+    engine: EngineOption = "local",
+    workers: Workers = None,
+    cohort: Cohort = "auto",
+    fallback: Fallback = None,
+) -> None:
+    """Say where a round's time goes; nothing is written."""
+    experiment = _read(file, set_, None, fallback).experiment
+    found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
+    title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
+    console.print(profile_tables.times(found.parts, title))
+    console.print(profile_tables.functions(found.functions))
+
+
+def _read(
+    file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None
+) -> experiment_file.ExperimentFile:
+    overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
+    content = experiment_file.read(file, overrides)
+    data = content.experiment.data
+    if fallback is None or data.dataset == fallback:
+        return content
+    try:
+        load(data.dataset, data.path)
+    except MissingDataError as error:
+        _warn_loudly(data.dataset, fallback, error)
+        sizes = ["data.num_samples=none", "data.num_test=none"]
+        overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
+        return experiment_file.read(file, overrides)
+    return content
+
+
+def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
+    console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
+    console.print(f"[red]{error}", soft_wrap=True)
+    console.rule()
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"--seeds takes numbers such as 0,1,2; got {text!r}") from None
+
+
+def _workers(workers: int | None) -> int:
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _carry_out(cells: list[runner.Cell], options: runner.Options, mode: Mode) -> None:
+    try:
+        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
+            results = runner.run_cells(cells, options, listen)
+    except KeyboardInterrupt:
+        stop("interrupted at once; go on with --resume", 130)
+    if interrupts.wanted():
+        stop("interrupted after the round at hand; go on with --resume", 130)
+    show(results, Console(stderr=True) if mode == "json" else console)
+    if not results.complete:
+        raise typer.Exit(1)

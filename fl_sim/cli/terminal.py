@@ -1,0 +1,25 @@
+"""What all commands share: the terminal, how they end, and how results are shown."""
+
+import sys
+from typing import NoReturn
+
+from rich.console import Console
+
+from fl_sim.report import tables
+from fl_sim.results import Results
+
+console = Console()
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Say why on standard error, and end with an exit code."""
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def show(results: Results, where: Console = console) -> None:
+    """Print the table of an experiment's results, and write its page."""
+    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+
+    where.print(tables.summary(results))
+    where.print(f"report: {page.write(results)}", soft_wrap=True)
