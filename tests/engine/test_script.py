@@ -122,7 +122,6 @@ def test_a_stale_update_gets_through_from_its_second_round_on(
     assert second != calm[1]
 
 
-@pytest.mark.xfail(reason="weights and buffers follow the count that a client claims", strict=True)
 def test_a_boast_changes_nothing_for_a_rule_of_ours(experiment: Maker, tmp_path: Path) -> None:
     boast = experiment(rounds=2, adversary=Adversary(FaultyClient("count"), clients=(2,)))
     calm = accuracies(experiment(rounds=2), tmp_path / "calm")
