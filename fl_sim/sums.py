@@ -10,6 +10,7 @@ from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+FEW_ROWS = 1 << 16  # values of float64 at once where there are few updates: 512 KiB
 COLUMNS = 1 << 12  # of float64, for 100 updates: 3 MiB, which stay in a core's cache
 
 
@@ -32,15 +33,22 @@ def _controller() -> ThreadpoolController:
 
 
 def weighted_sum(
-    coefficients: Float[Tensor, " n"], updates: Float[Tensor, "n p"]
+    coefficients: Float[Tensor, " n"],
+    updates: Float[Tensor, "n p"],
+    out: Float[Tensor, " p"] | None = None,
 ) -> Float[Tensor, " p"]:
-    """Return the sum of the updates times their coefficients, accumulated in float64."""
+    """Return the sum of the updates times their coefficients, accumulated in float64.
+
+    It is written into `out`, where that is given.
+    """
     count, size = updates.shape
     factors, rows = coefficients.double().numpy(), updates.numpy()
-    total, room = np.empty(size), np.empty((count, min(size, COLUMNS)))
+    total = np.empty(size) if out is None else out.numpy()
+    width = max(COLUMNS, FEW_ROWS // max(1, count))
+    room = np.empty((count, min(size, width)))
     with one_thread():
-        for columns in chunks(size):
+        for columns in chunks(size, width):
             part = room[:, : columns.stop - columns.start]
             np.copyto(part, rows[:, columns])
             np.dot(factors, part, out=total[columns])
-    return torch.from_numpy(total)
+    return torch.from_numpy(total) if out is None else out

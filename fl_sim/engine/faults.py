@@ -88,4 +88,4 @@ class Faults:
         if self.drawn(seed, number, update.client, attempt) != "nan":
             return update
         assert update.delta is not None
-        return replace(update, delta=torch.full_like(update.delta, torch.nan))
+        return replace(update, delta=torch.full_like(update.delta, torch.nan), norm=float("nan"))

@@ -109,7 +109,8 @@ def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Col
     ]
     pile = Pile(plan.order, plan.clients)
     together = plan.order.cohort and workshop.allows_cohorts
-    for position, done in crew.train(plan.order, cut(tasks, costs, together)):
+    chunks = cut(tasks, costs, together, len(plan.order.parameters))
+    for position, done in crew.train(plan.order, chunks):
         own = [failure for failure in done.failures if failure.client != NOBODY]
         if own and workshop.policy.on_failure == "raise":
             first = own[0]

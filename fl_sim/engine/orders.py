@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
+from fl_sim.sums import weighted_sum
 
 Tensors = dict[str, Tensor]
 NOBODY = -1  # whom a failure is about where a worker is lost that had many clients
 MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
 CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
+MAX_VALUES = 1 << 25  # of the updates of a chunk: 128 MiB
 MAX_COHORT = 16  # clients that are trained as one batch: more no longer fit a core's cache
 
 
@@ -70,7 +73,7 @@ class Done:
         updates: of the clients that delivered, in client order; without their deltas where
             `total` has them.
         failures: of every attempt that failed.
-        total: the sum of the deltas times their factors.
+        total: the sum of the deltas times their factors; the next chunk may overwrite it.
     """
 
     updates: list[Update]
@@ -78,39 +81,62 @@ class Done:
     total: Float[Tensor, " p"] | None = None
 
 
-def cut(tasks: list[Task], costs: list[float], cohort: bool) -> list[Chunk]:
+@dataclass(frozen=True, eq=False)
+class Room:
+    """Memory that is used for one chunk after another: fresh pages cost more than sums do."""
+
+    rows: Float[Tensor, "n p"]
+    total: Float[Tensor, " p"]
+
+    @classmethod
+    def of(cls, count: int, size: int) -> "Room":
+        """Return room for a chunk of `count` clients."""
+        return cls(torch.empty(count, size), torch.empty(size, dtype=torch.float64))
+
+
+def cut(tasks: list[Task], costs: list[float], cohort: bool, size: int = 1) -> list[Chunk]:
     """Cut a round's clients into chunks, the longest first.
 
-    The cut depends on nothing but the round's clients, and sums are added up chunk by chunk:
-    so the bits of a sum do not depend on who computes which chunk. What is trained as one
-    batch is alike in size, so that little of the batch is padding.
+    The cut depends on nothing but the round's clients and the model's size, and sums are added
+    up chunk by chunk: so the bits of a sum do not depend on who computes which chunk. What is
+    trained as one batch is alike in size, so that little of the batch is padding.
     """
     if not tasks:
         return []
     order = sorted(range(len(tasks)), key=lambda i: (-costs[i], tasks[i].client))
-    count = max(1, min(MAX_CHUNK, len(tasks) // CHUNKS))
+    count = max(1, min(MAX_CHUNK, len(tasks) // CHUNKS, MAX_VALUES // size))
     if cohort:
         count = -(-len(tasks) // -(-len(tasks) // MAX_COHORT))  # in as few, even chunks as fit
     parts = [order[start : start + count] for start in range(0, len(order), count)]
     return [tuple(sorted((tasks[i] for i in part), key=lambda t: t.client)) for part in parts]
 
 
-def add_up(updates: list[Update], factors: dict[int, float]) -> Float[Tensor, " p"]:
-    """Return the sum of the deltas times their factors, in float64, in the order given."""
-    first, *others = updates
-    assert first.delta is not None
-    total = first.delta.double().mul_(factors[first.client])
-    for update in others:
-        assert update.delta is not None
-        total.add_(update.delta, alpha=factors[update.client])
-    return total
+def add_up(
+    updates: list[Update], factors: dict[int, float], room: Room | None = None
+) -> Float[Tensor, " p"]:
+    """Return the sum of the deltas times their factors, in float64, in the order given.
+
+    Deltas that were written into `room` one after the other are read there, without a copy.
+    """
+    deltas = [update.delta for update in updates if update.delta is not None]
+    places = [] if room is None else [row.data_ptr() for row in room.rows[: len(deltas)]]
+    in_place = places == [delta.data_ptr() for delta in deltas]
+    rows = room.rows[: len(deltas)] if room and in_place else torch.stack(deltas)
+    shares = torch.tensor([factors[update.client] for update in updates], dtype=torch.float64)
+    return weighted_sum(shares, rows, room.total if room else None)
 
 
-def settled(chunk: Chunk, updates: list[Update], failures: list[Failure], adds_up: bool) -> Done:
+def settled(
+    chunk: Chunk,
+    updates: list[Update],
+    failures: list[Failure],
+    adds_up: bool,
+    room: Room | None = None,
+) -> Done:
     """Return a chunk's outcome, its deltas added up where the order says so."""
     if not adds_up or not updates:
         return Done(updates, failures)
-    total = add_up(updates, {task.client: task.factor for task in chunk})
+    total = add_up(updates, {task.client: task.factor for task in chunk}, room)
     return Done([replace(update, delta=None) for update in updates], failures, total)
 
 

@@ -1,5 +1,6 @@
 """Where clients are trained: all that a worker needs, and how it works a chunk off."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from torch.nn import functional
 from fl_sim.contracts import Client, Descent, Failure, Shard, Update
 from fl_sim.engine import cohort
 from fl_sim.engine.faults import Faults
-from fl_sim.engine.orders import Chunk, Done, Order, Task, is_finite, settled
+from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, is_finite, settled
 from fl_sim.engine.scores import logits
 from fl_sim.engine.timeouts import time_limit
 from fl_sim.experiment import FailurePolicy
@@ -44,6 +45,8 @@ class Workshop:
     owners: list[Int64[Tensor, " _"]]
     num_classes: int
     faults: Faults = field(default_factory=Faults)
+    _room: Room | None = None
+    _row: Tensor | None = None  # where the next client's update is to be written
 
     @property
     def policy(self) -> FailurePolicy:
@@ -83,9 +86,17 @@ class Workshop:
         """Train the clients of a chunk; what fails is tried again as the policy says."""
         updates: list[Update] = []
         failures: list[Failure] = []
-        for answer in self._together(order, chunk) or self._in_turn(order, chunk):
+        together = self._together(order, chunk)
+        room = None if together or not order.adds_up else self._room_for(order, chunk)
+        for answer in together or self._in_turn(order, chunk, room):
             (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
-        return settled(chunk, updates, failures, order.adds_up)
+        return settled(chunk, updates, failures, order.adds_up, room)
+
+    def _room_for(self, order: Order, chunk: Chunk) -> Room:
+        """Return room for a chunk's updates: they are gone once it is added up."""
+        if self._room is None or len(self._room.rows) < len(chunk):
+            self._room = Room.of(len(chunk), len(order.parameters))
+        return self._room
 
     def _together(self, order: Order, chunk: Chunk) -> list[Update | Failure]:
         """Return the answers of clients that can be trained as one cohort; else nothing."""
@@ -100,9 +111,11 @@ class Workshop:
             for a in checked((own,), order, own.client, own.num_examples)
         ]
 
-    def _in_turn(self, order: Order, chunk: Chunk) -> Iterator[Update | Failure]:
-        for task in chunk:
+    def _in_turn(self, order: Order, chunk: Chunk, room: Room | None) -> Iterator[Update | Failure]:
+        for position, task in enumerate(chunk):
+            self._row = None if room is None else room.rows[position]
             yield from self._tries(order, task)
+        self._row = None
 
     def _descent(self, order: Order, client: int) -> Descent | None:
         """Return how a client trains in a cohort; None where it has to be trained by itself."""
@@ -125,6 +138,7 @@ class Workshop:
                 delta=deltas[k],
                 buffers=order.buffers,
                 num_examples=self.sizes[task.client],
+                norm=float(torch.linalg.vector_norm(deltas[k])),
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],
                 memory=task.memory,
@@ -158,7 +172,11 @@ class Workshop:
         else:
             update, shard = self.trained(order, task, behaviour, shard)
         update = self.faults.spoil(update, self.seed, order.round, task.attempt)
-        return checked(behaviour.replies(update, shard), order, client, self.sizes[client])
+        answers = behaviour.replies(update, shard)
+        plain = not update.buffers and not update.sent and math.isfinite(update.norm)
+        if plain and len(answers) == 1 and answers[0] is update:
+            return [update]  # as the engine made it: there is nothing left to check
+        return checked(answers, order, client, self.sizes[client])
 
     def trained(
         self, order: Order, task: Task, behaviour: Client, shard: Shard
@@ -176,12 +194,14 @@ class Workshop:
         rng = generator(self.seed, "round", number, "client", client)
         with torch_seeded(self.seed, "round", number, "layers", client):  # of dropout
             metrics = behaviour.train(self.model, shard, rng)
+        delta = self.slots.change_from(order.parameters, self._row)
         update = Update(
             client=client,
-            delta=self.slots.change_from(order.parameters),
+            delta=delta,
             buffers=self.slots.buffers(),
-            num_examples=len(shard),  # the server's own count: what a client claims is forgeable
+            num_examples=len(shard),
             metrics=metrics,
+            norm=float(torch.linalg.vector_norm(delta)),
             loss=loss,
             sent=shard.sent,
             memory=shard.memory,

@@ -5,6 +5,7 @@ Signals first: each record has a loss and a margin under the global model; highe
 protected status, so that a shift of labels or of noise is not mistaken for leakage.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -113,7 +114,13 @@ class Leakage(Metric):
         for name, score in scores.items():
             for group, chosen in groups.items():
                 yield from self._attack(seen, name, score, chosen, group)
+        audited = seen.pool_clients.bincount(minlength=seen.num_clients).tolist()
         for client in range(seen.num_clients):
+            if not audited[client]:
+                yield Row(
+                    seen.round, "mia_margin_auc", math.nan, client, valid=False, note="empty pool"
+                )
+                continue
             kept = seen.pool_clients == client
             yield self._area(seen, "margin", scores["margin"], kept, "all", client)
         yield self._shift(seen, scores["margin"])

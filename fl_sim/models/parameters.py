@@ -63,9 +63,11 @@ class Slots:
             buffer.copy_(buffers[name])
 
     @torch.no_grad()
-    def change_from(self, start: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """Return the parameters minus `start`."""
-        change = torch.empty_like(start)
+    def change_from(
+        self, start: Float[Tensor, " p"], out: Float[Tensor, " p"] | None = None
+    ) -> Float[Tensor, " p"]:
+        """Return the parameters minus `start`, written into `out` where that is given."""
+        change = torch.empty_like(start) if out is None else out
         pieces = zip(start.split(self._sizes), change.split(self._sizes), strict=True)
         for parameter, (before, piece) in zip(self._parameters, pieces, strict=True):
             torch.sub(parameter.reshape(-1), before, out=piece)
