@@ -4,17 +4,20 @@ Importing this package turns Flower's telemetry and update check off, so it has
 to come before the first import of `flwr`; nothing here phones home.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
-from fl_sim.participants import Adversary, Participation, Stay
-from fl_sim.results import load_results
-from fl_sim.runner import run, sweep
+if TYPE_CHECKING:
+    from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
+    from fl_sim.participants import Adversary, Participation, Stay
+    from fl_sim.results import load_results
+    from fl_sim.runner import run, sweep
 
 __all__ = [
     "Adversary",
@@ -29,3 +32,17 @@ __all__ = [
     "run",
     "sweep",
 ]
+
+_HOMES = {
+    "fl_sim.participants": ("Adversary", "Participation", "Stay"),
+    "fl_sim.results": ("load_results",),
+    "fl_sim.runner": ("run", "sweep"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a worker needs little of it, and should start at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = [home for home, names in _HOMES.items() if name in names]
+    return getattr(importlib.import_module(homes[0] if homes else "fl_sim.experiment"), name)
