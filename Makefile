@@ -26,8 +26,8 @@ quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS=
 test: $(READY)  ## Run the fast tests (and those in a browser, where Chromium is installed)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not ray" $(ARGS)
 
-test-all: $(READY)  ## Run all tests: slow ones, and those that start Ray and Flower
-	$(BIN)/python -m pytest $(ARGS)
+test-all: $(READY)  ## Run all tests, with more examples: slow ones, and those that start Ray and Flower
+	FL_SIM_EXAMPLES=50 $(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check --quiet .
