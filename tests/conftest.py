@@ -21,7 +21,7 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=int(os.environ.get("FL_SIM_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("FL_SIM_EXAMPLES", "25")),
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repeatable")

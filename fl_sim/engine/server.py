@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
-from fl_sim.engine.compat import seeded_globals
+from fl_sim.engine.compat import be_somebody, seeded_globals
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.orders import Order
 from fl_sim.engine.pile import Collected
@@ -108,6 +108,7 @@ class FlowerServer(Server):
 
     def __init__(self, strategy: Strategy, shapes: Shapes, seed: int) -> None:
         """Use a strategy that remembers nothing yet."""
+        be_somebody()  # whoever makes one of Flower's messages has to be
         self.strategy, self.shapes, self.seed = strategy, shapes, seed
         self.instructions: list[Message] = []
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Client, Descent, Failure, Shard, Update
-from fl_sim.engine import cohort
+from fl_sim.engine import cohort, faults
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, is_finite, settled
 from fl_sim.engine.scores import logits
@@ -87,7 +87,9 @@ class Workshop:
         updates: list[Update] = []
         failures: list[Failure] = []
         together = self._together(order, chunk)
-        room = None if together or not order.adds_up else self._room_for(order, chunk)
+        # What a worker of Ray returns may still be on its way when the next chunk begins.
+        reuses = order.adds_up and not together and not faults.in_worker
+        room = self._room_for(order, chunk) if reuses else None
         for answer in together or self._in_turn(order, chunk, room):
             (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
         return settled(chunk, updates, failures, order.adds_up, room)

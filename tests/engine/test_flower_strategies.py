@@ -28,8 +28,8 @@ AS_THEY_ARE: list[Any] = [
     flower.FedTrimmedAvg(),
     flower.Krum(num_malicious_nodes=1),
     flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=2),
-    flower.Bulyan(num_malicious_nodes=0),
-    flower.QFedAvg(client_learning_rate=0.05),
+    pytest.param(flower.Bulyan(num_malicious_nodes=0), marks=pytest.mark.slow, id="Bulyan"),
+    pytest.param(flower.QFedAvg(client_learning_rate=0.05), marks=pytest.mark.slow, id="QFedAvg"),
 ]
 
 

@@ -222,7 +222,8 @@ def test_a_comparison_would_notice_a_wrong_number_of_attackers(num_byzantine: in
     assert not is_close(ours(rule, start).after(received, examples), expected)
 
 
-@pytest.mark.parametrize(("seed", "q"), [(0, 0.1), (1, 1.0)])  # Flower's takes seconds
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "q"), [(0, 0.1), (1, 1.0), (2, 1.0)])
 def test_q_fedavg_of_equal_shards_is_flowers(seed: int, q: float) -> None:
     """Flower's takes the loss that clients claim and no weights: equal ones, here."""
     start, received, _ = drawn(seed)
