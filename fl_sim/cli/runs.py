@@ -76,9 +76,7 @@ def run(
     """Run the EXPERIMENT of a file, once a seed."""
     content = _read(file, set_, rounds, fallback)
     wanted = _seeds(seeds) or (content.experiment.seed,)
-    faults = Faults.read(inject) if inject else Faults()
-    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
-    how["trackers"] = tuple(track or ())
+    how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(runner.cells_of(content.experiment, {}, wanted), options, progress)
 
@@ -105,9 +103,7 @@ def sweep(
     """Run every cell of the grid that a file declares in AXES."""
     content = _read(file, set_, rounds, fallback)
     wanted = _seeds(seeds) or content.seeds
-    faults = Faults.read(inject) if inject else Faults()
-    how: Any = {"cohort": cohort, "faults": faults, "ray_address": ray_address}
-    how["trackers"] = tuple(track or ())
+    how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
 
@@ -160,6 +156,15 @@ def _seeds(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise RequestError(f"--seeds takes numbers such as 0,1,2; got {text!r}") from None
+
+
+def _how(
+    cohort: CohortMode, inject: str | None, ray_address: str | None, track: list[str] | None
+) -> dict[str, Any]:
+    """Return the options that `run` and `sweep` share, as the runner takes them."""
+    faults = Faults.read(inject) if inject else Faults()
+    trackers = tuple(track or ())
+    return {"cohort": cohort, "faults": faults, "ray_address": ray_address, "trackers": trackers}
 
 
 def _workers(workers: int | None) -> int:

@@ -10,7 +10,6 @@ from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.engine.workshop import Workshop
-from fl_sim.models import parameters
 
 
 class Crew(ABC):
@@ -47,7 +46,6 @@ class LocalCrew(Crew):
         self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Score the sets one after another."""
+        self.workshop.slots.load(values, buffers)
         model = self.workshop.model
-        parameters.load_flat(model, values)
-        parameters.load_buffers(model, buffers)
         return {name: logits(model, inputs) for name, inputs in wanted.items()}

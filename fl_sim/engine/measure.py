@@ -15,7 +15,6 @@ from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.metrics.accuracy import class_means
-from fl_sim.models import parameters
 from fl_sim.plugins import discover
 from fl_sim.schedule import backdoors
 
@@ -96,14 +95,9 @@ def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, 
     found, model = {}, federation.model
     for client, memory in sorted(state.memories.items()):
         behaviour = federation.workshop.schedule.behaviour(client, state.round)
-        _load(model, state.parameters, state.buffers)
+        federation.workshop.slots.load(state.parameters, state.buffers)
         if behaviour.personal(model, memory):
             labels = federation.dataset.test_labels
             right = logits(model, federation.test_inputs).argmax(1) == labels
             found[client] = class_means(right, labels, federation.dataset.num_classes)
     return found
-
-
-def _load(model: torch.nn.Module, values: Tensor, buffers: Tensors) -> None:
-    parameters.load_flat(model, values)
-    parameters.load_buffers(model, buffers)
