@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format report bench clean
+.PHONY: help setup quickstart test test-all check format report bench bench-rules clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,10 +47,18 @@ report: $(READY)  ## Rebuild the reports of runs/, and the tables of README and 
 bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# A folder of its own: pfl's dependencies must not replace ours. Without it, its rows are left out.
+bench-rules: $(READY) $(VENV)/byzfl  ## Measure what aggregating costs, beside Flower and ByzFL
+	$(BIN)/python -m benchmarks.rules
+
+# Folders of their own: what these depend on must not replace ours. Without, their rows are left out.
+INTO = -@rm -rf $@.partial && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --retries 1 --target $@.partial $(1) 2> /dev/null && mv $@.partial $@
+
 $(VENV)/pfl: $(READY)
-	-@rm -rf $@.partial && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --retries 1 --target $@.partial pfl==0.6.0 2> /dev/null && mv $@.partial $@
+	$(call INTO,pfl==0.6.0)
+
+$(VENV)/byzfl: $(READY)
+	$(call INTO,--no-deps byzfl==0.0.11)
 
 clean:  ## Remove .venv and caches; results in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,6 +1,6 @@
 """What aggregating costs: our rules beside Flower's strategies and ByzFL's aggregators.
 
-`python -m benchmarks.rules` prints a table. Each figure comes from a process of its own, with one
+`python -m benchmarks.rules` prints a table, and writes benchmarks/rules.json. Each figure comes from a process of its own, with one
 thread. Seconds are CPU seconds, the fewest of a few calls, so that other programs on the machine
 disturb them little; MiB is how far the peak of the memory rises above the stack of updates.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from fl_sim.contracts import AggregationRule, Update
 from fl_sim.engine import compat
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.wire import Shapes, to_record
+from fl_sim.results import write_json
 from fl_sim.seeding import generator
 from fl_sim.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
 from strategies.bulyan import Bulyan
@@ -36,8 +38,11 @@ from strategies.median import CoordinateMedian
 from strategies.nnm import NearestNeighborMixing
 from strategies.trimmed_mean import TrimmedMean
 
+RESULTS = Path(__file__).with_name("rules.json")
+BYZFL = Path(sys.prefix) / "byzfl"  # where `make bench` puts it, without what it depends on
 CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 3  # McMahan et al.'s network
 PEERS = ("ours", "flower", "byzfl")
+Prepare = Callable[[], Callable[[], Any]]  # gets everything ready, and returns what is timed
 
 
 class Figure(NamedTuple):
@@ -102,25 +107,27 @@ def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Figu
     """Return what one call of a peer's rule costs, in this process."""
     torch.set_num_threads(1)
     updates = torch.randn(num_clients, num_parameters, generator=generator(0, "benchmark"))
-    call = {"ours": _ours, "flower": _flowers, "byzfl": _byzfls}[peer](rule, updates)
-    if call is None:
+    prepare = {"ours": _ours, "flower": _flowers, "byzfl": _byzfls}[peer](rule, updates)
+    if prepare is None:
         return Figure(math.nan, math.nan)
-    before, seconds = _peak_mib(), math.inf
+    call, seconds = prepare(), math.inf
+    before = _peak_mib()
     for _ in range(RUNS):
+        call = prepare()  # Flower's strategies empty the replies that they are given
         started = time.process_time()
         call()
         seconds = min(seconds, time.process_time() - started)
     return Figure(seconds, _peak_mib() - before)
 
 
-def _ours(rule: str, updates: Tensor) -> Callable[[], Any]:
+def _ours(rule: str, updates: Tensor) -> Prepare:
     weights = torch.ones(len(updates), dtype=torch.float64)
     state = OURS[rule].initial_state(updates.shape[1])
-    return lambda: OURS[rule].aggregate(state, updates, weights)
+    return lambda: lambda: OURS[rule].aggregate(state, updates, weights)
 
 
-def _flowers(rule: str, updates: Tensor) -> Callable[[], Any] | None:
-    """Return Flower's aggregation of replies that it has received already, as one array each."""
+def _flowers(rule: str, updates: Tensor) -> Prepare | None:
+    """Prepare Flower's aggregation of replies that it has received already, as one array each."""
     if rule not in FLOWERS:
         return None
     compat.be_somebody()
@@ -136,23 +143,29 @@ def _flowers(rule: str, updates: Tensor) -> Callable[[], Any] | None:
     for instruction in instructions:
         compat.stamp(instruction)
     sent = [Update(client, None, {}, 10, {"train_loss": 1.0}) for client in range(count)]
-    replies = as_replies(sent, list(updates), instructions, shapes)
-    return lambda: strategy.aggregate_train(1, replies)
+
+    def prepare() -> Callable[[], Any]:
+        replies = as_replies(sent, list(updates), instructions, shapes)
+        return lambda: strategy.aggregate_train(1, replies)
+
+    return prepare
 
 
-def _byzfls(rule: str, updates: Tensor) -> Callable[[], Any] | None:
-    if rule not in BYZFLS:
+def _byzfls(rule: str, updates: Tensor) -> Prepare | None:
+    if rule not in BYZFLS or not _has_byzfl():
         return None
     aggregators = importlib.import_module("byzfl.aggregators.aggregators")
     name, arguments = BYZFLS[rule]
     aggregate, values = getattr(aggregators, name)(*arguments), updates.numpy()
     if not rule.startswith("NNM"):
-        return lambda: aggregate(values)
+        return lambda: lambda: aggregate(values)
     mixing = importlib.import_module("byzfl.aggregators.preaggregators").NNM(ATTACKERS)
-    return lambda: aggregate(mixing(values))
+    return lambda: lambda: aggregate(mixing(values))
 
 
 def _has_byzfl() -> bool:
+    if str(BYZFL) not in sys.path:
+        sys.path.append(str(BYZFL))
     try:
         importlib.import_module("byzfl.aggregators.aggregators")
     except ImportError:
@@ -188,4 +201,6 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    Console().print(table(rows()))
+    measured = rows()
+    Console().print(table(measured))
+    write_json(RESULTS, measured)

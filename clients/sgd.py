@@ -137,7 +137,7 @@ def batches(
 ) -> Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]:
     """Yield shuffled batches, gathered by index; images come as floats in [0, 1]."""
     for rows in torch.randperm(len(shard), generator=rng).split(batch_size):
-        inputs = shard.inputs[rows]
+        inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]
         yield as_pixels(inputs) if inputs.dtype == torch.uint8 else inputs, shard.labels[rows]
 
 

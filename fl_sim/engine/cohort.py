@@ -3,7 +3,8 @@
 Where a model is a row of linear layers, a step of one client costs less than the calls that
 make it up. Here the clients' weights are stacked, and a step of all of them takes as many calls
 as a step of one. Every client's matrices have the same sizes whatever the company, its batches
-filled up with rows of weight zero: so a cohort of one gives the bits of a cohort of many.
+filled up with rows of weight zero: so a cohort of one gives the bits of a cohort of many. Activations
+are kept as columns, one a sample, since a product of few classes is fastest that way round.
 """
 
 from dataclasses import dataclass
@@ -56,14 +57,16 @@ class Plan:
 
     Attributes:
         rows: of the records, filled up with row 0.
+        labels: theirs.
         real: which of them count.
-        sizes: how many of them do.
+        shares: of each in the mean of its batch.
         active: number of clients that are still training in each step.
     """
 
     rows: Int64[Tensor, "t k b"]
+    labels: Int64[Tensor, "t k b"]
     real: Bool[Tensor, "t k b"]
-    sizes: Int64[Tensor, "t k"]
+    shares: Float[Tensor, "t k b"]
     active: list[int]
 
 
@@ -96,14 +99,13 @@ def train(
     inputs = workshop.round_inputs(number)
     loss_sums = torch.zeros(len(plan.active), len(clients))
     right = torch.zeros(len(plan.active), len(clients), dtype=torch.int64)
+    room = inputs.new_empty(len(clients) * settings.batch_size, *inputs.shape[1:])
     for t, active in enumerate(plan.active):
-        rows, real = plan.rows[t, :active], plan.real[t, :active]
-        batch = inputs[rows.reshape(-1)]
+        rows = plan.rows[t, :active].reshape(-1)
+        batch = torch.index_select(inputs, 0, rows, out=room[: len(rows)])
         batch = front(as_pixels(batch)) if batch.dtype == torch.uint8 else front(batch)
-        labels = workshop.labels[rows]
-        seen = batch.reshape(active, rows.shape[1], -1)
-        scores = step(layers, seen, labels, real, plan.sizes[t, :active], settings)
-        losses, hits = scores
+        seen = batch.reshape(active, settings.batch_size, -1)
+        losses, hits = step(layers, seen, plan, t, settings)
         loss_sums[t, :active], right[t, :active] = losses, hits
     return _in_order(order, plan, layers, settings, loss_sums, right)
 
@@ -124,7 +126,9 @@ def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[
         rows[: len(own), k] = own
     real = rows >= 0
     active = [sum(steps > t for steps in num_steps) for t in range(num_steps[0])]
-    return Plan(rows.clamp(min=0), real, real.sum(2), active)
+    rows.clamp_(min=0)
+    shares = real / real.sum(2, keepdim=True).clamp_(min=1)
+    return Plan(rows, workshop.labels[rows], real, shares, active)
 
 
 def _padded(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
@@ -171,50 +175,69 @@ def _until_next_linear(stages: list[nn.Module]) -> list[nn.Module]:
 def step(
     layers: list[Layer],
     seen: Float[Tensor, "k b d"],
-    labels: Int64[Tensor, "k b"],
-    real: Bool[Tensor, "k b"],
-    sizes: Int64[Tensor, " k"],
+    plan: Plan,
+    t: int,
     settings: Descent,
 ) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-    """Take one step of the first k clients; return the sum of losses, and the hits, of each."""
-    count, inputs = len(seen), [seen]
+    """Take step t of the first k clients; return the sum of losses, and the hits, of each."""
+    count, inputs = len(seen), [seen.mT]
     for layer in layers:
-        out = torch.baddbmm(
-            layer.bias[:count, None], inputs[-1], layer.weight[:count].transpose(1, 2)
-        )
+        out = torch.baddbmm(layer.bias[:count, :, None], layer.weight[:count], inputs[-1])
         inputs.append(out.relu_() if layer.rectified else out)
-    log_p = inputs.pop().log_softmax(2)
-    own = log_p.gather(2, labels[:, :, None]).squeeze(2)
-    hits = ((log_p.argmax(2) == labels) & real).sum(1)
-    smoothing, num_classes = settings.label_smoothing, log_p.shape[2]
-    losses = -(1 - smoothing) * own - smoothing * log_p.mean(2)
+    labels, real = plan.labels[t, :count], plan.real[t, :count]
+    log_p, own = inputs.pop().log_softmax(1), labels[:, None]
+    surprise = -log_p.gather(1, own).squeeze(1)
+    hits = ((log_p.mT.contiguous().argmax(2) == labels) & real).sum(1)
+    smoothing, num_classes = settings.label_smoothing, log_p.shape[1]
+    losses = (1 - smoothing) * surprise
+    if smoothing:
+        losses -= smoothing * log_p.mean(1)
     slope = log_p.exp_()
-    slope -= smoothing / num_classes
-    slope.scatter_add_(2, labels[:, :, None], torch.full_like(own, smoothing - 1)[:, :, None])
-    slope *= (real / sizes[:, None])[:, :, None]
+    if smoothing:
+        slope -= smoothing / num_classes
+    slope.scatter_add_(1, own, slope.new_full(own.shape, smoothing - 1))
+    slope *= plan.shares[t, :count, None]
     for depth in reversed(range(len(layers))):
         layer, received = layers[depth], inputs[depth]
-        by_weight, by_bias = torch.bmm(slope.transpose(1, 2), received), slope.sum(1)
-        if depth > 0:
-            slope = torch.bmm(slope, layer.weight[:count])
-            if layers[depth - 1].rectified:
-                slope *= received > 0
-        move(layer, by_weight, by_bias, settings)
+        earlier = torch.bmm(layer.weight[:count].mT, slope) if depth > 0 else slope
+        move(layer, slope, received, settings)
+        slope = earlier
+        if depth > 0 and layers[depth - 1].rectified:
+            slope *= received > 0
     return (losses * real).sum(1), hits
 
 
-def move(layer: Layer, by_weight: Tensor, by_bias: Tensor, settings: Descent) -> None:
-    """Move the weights of the first clients along their gradients."""
+def move(
+    layer: Layer,
+    slope: Float[Tensor, "k o b"],
+    received: Float[Tensor, "k i b"],
+    settings: Descent,
+) -> None:
+    """Move the weights of the first clients along their gradients.
+
+    Args:
+        layer: what is moved.
+        slope: derivative of the loss by what the layer gave.
+        received: what it was given.
+        settings: of the descent.
+    """
+    count, rate = len(slope), settings.learning_rate * layer.rate
+    by_bias = slope.sum(2)
+    if not (settings.weight_decay or settings.mu or layer.velocity):
+        layer.weight[:count].baddbmm_(slope, received.mT, alpha=-rate)
+        layer.bias[:count].sub_(by_bias, alpha=rate)
+        return
+    by_weight = torch.bmm(slope, received.mT)
     pairs = ((layer.weight, by_weight, layer.start[0]), (layer.bias, by_bias, layer.start[1]))
-    for index, (values, slope, start) in enumerate(pairs):
-        now = values[: len(slope)]
+    for index, (values, gradient, start) in enumerate(pairs):
+        now = values[:count]
         if settings.weight_decay:
-            slope = slope.add_(now, alpha=settings.weight_decay)
+            gradient = gradient.add_(now, alpha=settings.weight_decay)
         if settings.mu:
-            slope = slope.add_(now - start, alpha=settings.mu)
+            gradient = gradient.add_(now - start, alpha=settings.mu)
         if layer.velocity is not None:
-            slope = layer.velocity[index][: len(slope)].mul_(settings.momentum).add_(slope)
-        now.add_(slope, alpha=-settings.learning_rate * layer.rate)
+            gradient = layer.velocity[index][:count].mul_(settings.momentum).add_(gradient)
+        now.sub_(gradient, alpha=rate)
 
 
 def _in_order(
@@ -232,7 +255,7 @@ def _in_order(
     for k, place in enumerate(order):
         steps = sum(active > k for active in plan.active)
         last = slice(steps - steps // settings.local_epochs, steps)
-        size = int(plan.sizes[last, k].sum())
+        size = int(plan.real[last, k].sum())
         losses[place] = float(loss_sums[last, k].sum()) / size
         accuracies[place] = int(right[last, k].sum()) / size
     back = torch.tensor(order).argsort()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fl_sim.cache import digest
 from fl_sim.contracts import Dataset, Shard
-from fl_sim.data.sources import load_subset
+from fl_sim.data.sources import load, load_subset
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.pool import Pool, pool_of, ranks
 from fl_sim.engine.workshop import Workshop
@@ -20,12 +20,10 @@ from fl_sim.models.architectures import channels_last
 from fl_sim.models.features import features
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
-from fl_sim.perturbation import as_pixels
 from fl_sim.schedule import Schedule, backdoors
 from fl_sim.seeding import generator
 
 SERVER = -1  # the server, where it trains on images of its own
-CALIBRATION = 1024  # images that set the statistics of a random, frozen front
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +193,8 @@ def _front_id(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -
     name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_shape(dataset)}"
     if model.init == "pretrained":
         return f"{name} {weights_digest(model.backbone)}"
-    some = dataset.train_images[:CALIBRATION]
-    calibrate(frozen, as_pixels(some))
+    published = load(experiment.data.dataset, experiment.data.path).train_images
+    some = calibrate(frozen, published)
     return f"{name} random {seed} {digest(some)}"
 
 

@@ -17,7 +17,7 @@ NOBODY = -1  # whom a failure is about where a worker is lost that had many clie
 MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
 CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
 MAX_VALUES = 1 << 25  # of the updates of a chunk: 128 MiB
-MAX_COHORT = 16  # clients that are trained as one batch: more no longer fit a core's cache
+MAX_COHORT = 25  # clients that are trained as one batch: more gain nothing
 
 
 @dataclass(frozen=True, eq=False)

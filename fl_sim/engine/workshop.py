@@ -74,8 +74,10 @@ class Workshop:
 
     def shard(self, client: int, number: int = 1) -> Shard:
         """Return what `client` trains on in round `number`."""
-        own, inputs = self.owners[client], self.round_inputs(number)
-        return Shard(client, inputs[own], self.labels[own], own, self.num_classes, number)
+        own = self.owners[client]
+        # Several times as fast as inputs[own], for images.
+        inputs = self.round_inputs(number).index_select(0, own)
+        return Shard(client, inputs, self.labels[own], own, self.num_classes, number)
 
     @cached_property
     def slots(self) -> Slots:

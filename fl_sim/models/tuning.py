@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from fl_sim.errors import FieldError
@@ -10,7 +11,10 @@ from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.low_rank import adapt
 from fl_sim.models.networks import NETWORKS
+from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import torch_seeded
+
+CALIBRATION = 1024  # images, at least, where there are as many
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -127,17 +131,26 @@ SPARSE = {"norm": _only_norms, "bias": _only_biases, "lora": adapt}
 
 
 @torch.no_grad()
-def calibrate(frozen: nn.Sequential, images: Tensor) -> None:
-    """Set the batch statistics of a randomly initialised front from a pass over `images`.
+def calibrate(
+    frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]
+) -> UInt8[Tensor, "m c h w"]:
+    """Set the batch statistics of a randomly initialised front from a pass over some images.
 
     Without it the features of an untrained, frozen network vanish, and a random start would
-    be a straw man.
+    be a straw man. A convolution averages over positions, so that some images do; a pixel by
+    itself may be blank on all of those, and then be scaled up without bound.
+
+    Returns:
+        the images that were used.
     """
     norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+    if any(isinstance(module, nn.Conv2d) for module in frozen.modules()):
+        images = images[:: max(1, len(images) // CALIBRATION)]
     for norm in norms:
         norm.train()
         norm.momentum = None  # cumulative: the mean over all batches
         norm.reset_running_stats()
     for batch in images.split(256):
-        frozen(batch)
+        frozen(as_pixels(batch))
     frozen.eval()
+    return images

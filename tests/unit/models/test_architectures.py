@@ -10,6 +10,7 @@ from torch.nn import functional
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
 from fl_sim.models.tuning import build, calibrate
+from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator, torch_seeded
 from fl_sim.vision import torchvision
 
@@ -80,9 +81,11 @@ def test_the_linear_network_is_logistic_regression() -> None:
 
 def test_pixels_are_standardised_one_by_one() -> None:
     images = torch.rand(512, *GREY, generator=generator(5, "images")) * torch.linspace(0.1, 1, 28)
+    published = (255 * images).to(torch.uint8)
     model = Model("standardised_linear", tune="head")
     network = build(model, GREY, 10, seed=0)
-    calibrate(network.frozen, images)
+    calibrate(network.frozen, published)
+    images = as_pixels(published)
     flat = images.flatten(1)
     expected = (flat - flat.mean(0)) / flat.std(0)
     # Statistics are means over two batches, so the shift between these is missing from them.

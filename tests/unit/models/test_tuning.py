@@ -14,6 +14,7 @@ from fl_sim.models import parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
+from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
 SHAPE = (1, 28, 28)
@@ -180,9 +181,14 @@ def test_a_network_in_one_piece_has_no_last_block(monkeypatch: pytest.MonkeyPatc
         network("in_one_piece", "last_block")
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).to(torch.uint8)
+
+
 def test_a_random_front_is_calibrated_to_zero_mean_and_unit_variance() -> None:
-    front, images = network("small_cnn", "head").frozen, grey(512)
-    calibrate(front, images)
+    front, published = network("small_cnn", "head").frozen, to_bytes(grey(512))
+    calibrate(front, published)
+    images = as_pixels(published)
     assert not any(module.training for module in front.modules())
     assert isinstance(front[2], nn.BatchNorm2d)
     normed = front[2](front[1](front[0](images)))
@@ -192,9 +198,9 @@ def test_a_random_front_is_calibrated_to_zero_mean_and_unit_variance() -> None:
 
 def test_calibration_does_not_depend_on_what_was_seen_before() -> None:
     fronts = [network("small_cnn", "head").frozen for _ in range(2)]
-    calibrate(fronts[1], 1 - grey(30))
+    calibrate(fronts[1], to_bytes(1 - grey(30)))
     for front in fronts:
-        calibrate(front, grey(30))
+        calibrate(front, to_bytes(grey(30)))
     assert torch.equal(fronts[0](grey()), fronts[1](grey()))
 
 
