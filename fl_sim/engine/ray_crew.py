@@ -238,3 +238,8 @@ def _ranges(count: int, parts: int) -> list[slice]:
     batches = -(-count // BATCH)
     step = -(-batches // max(1, parts)) * BATCH
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def inside_worker() -> bool:
+    """Return whether this process is a worker of Ray itself."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

@@ -128,11 +128,6 @@ def await_one(pool: list[Hand]) -> None:
         raise RunFailedError(f"no worker of Ray was ready within {PATIENCE:.0f} s")
 
 
-def inside_worker() -> bool:
-    """Return whether this process is a worker of Ray itself."""
-    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
-
-
 def _cpus() -> float:
     found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return float(found.get("CPU", 0))

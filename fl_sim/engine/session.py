@@ -3,9 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,34 +77,14 @@ def run_session(
     if finished is not None:
         listen(already(experiment, session.folder, label, finished))
         return finished
-    with _ray_on_its_way(session):
-        ours = federation(experiment.to_json())
-        ours.workshop.faults = session.faults
-        memory.check(ours, session.workers if session.engine == "ray" else 0)
+    ours = federation(experiment.to_json())
+    ours.workshop.faults = session.faults
+    memory.check(ours, session.workers if session.engine == "ray" else 0)
     open_folder(experiment, session)
     try:
         return _run(ours, session, label, listen)
     except OSError as error:
         raise RunFailedError(f"cannot write to {session.folder}: {error.strerror}") from error
-
-
-@contextmanager
-def _ray_on_its_way(session: Session) -> Iterator[None]:
-    """Let Ray and its workers start, where they are wanted, while data is made ready."""
-    if session.engine != "ray":
-        yield
-        return
-    with ThreadPoolExecutor(1) as aside:
-        start = aside.submit(_start_ray, session.workers, session.ray_address)
-        yield
-        start.result()
-
-
-def _start_ray(workers: int, address: str | None) -> None:
-    from fl_sim.engine import ray_pool  # a second to import
-
-    if not ray_pool.inside_worker():
-        ray_pool.hands(workers, address)
 
 
 def _run(ours: Federation, session: Session, label: str, listen: Listener) -> dict[str, Any]:
@@ -123,8 +100,7 @@ def _run(ours: Federation, session: Session, label: str, listen: Listener) -> di
 def crew_for(ours: Federation, engine: Engine, workers: int, ray_address: str | None) -> Crew:
     """Return the crew of an engine of ours."""
     if engine == "ray":
-        from fl_sim.engine.ray_crew import RayCrew
-        from fl_sim.engine.ray_pool import inside_worker
+        from fl_sim.engine.ray_crew import RayCrew, inside_worker  # a second to import
 
         if not inside_worker():  # a whole run on one worker trains its clients in turn
             return RayCrew(ours.workshop, ours.examined, workers, ray_address)
