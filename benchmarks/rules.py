@@ -1,8 +1,9 @@
 """What aggregating costs: our rules beside Flower's strategies and ByzFL's aggregators.
 
-`python -m benchmarks.rules` prints a table, and writes benchmarks/rules.json. Each figure comes from a process of its own, with one
-thread. Seconds are CPU seconds, the fewest of a few calls, so that other programs on the machine
-disturb them little; MiB is how far the peak of the memory rises above the stack of updates.
+`python -m benchmarks.rules` prints a table, and writes benchmarks/rules.json. Each figure comes
+from a process of its own, with one thread. Seconds are CPU seconds, the fewest of a few calls, so
+that other programs on the machine disturb them little; MiB is how far the peak of the memory rises
+above the stack of updates.
 """
 
 import importlib

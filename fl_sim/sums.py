@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController

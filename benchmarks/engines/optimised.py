@@ -58,7 +58,7 @@ def train(
     optimizer = torch.optim.SGD(groups, lr=ours.learning_rate, foreach=True)
     model.train()
     for rows in ours.order(number, client, len(labels)):
-        batch = inputs[rows]
+        batch = inputs.index_select(0, rows)
         logits = model(as_pixels(batch) if batch.dtype == torch.uint8 else batch)
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(logits, labels[rows]).backward()

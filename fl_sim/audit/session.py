@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fl_sim import process
 from fl_sim.audit.course import course
 from fl_sim.audit.findings import HEADLINE, Bench, attack
 from fl_sim.audit.references import Plan, plan, reference_signals
@@ -74,7 +75,7 @@ def audit(
     require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
     enough = references is None or references >= 2
     require(enough, "references", "at least 2", references)
-    torch.set_num_threads(1)  # the same everywhere: reductions depend on it
+    process.settle()
     started = time.time()
     note("reading the run")
     subject = read_subject(Path(folder))

@@ -4,10 +4,10 @@ A node has no state of its own: each message names the experiment, the round and
 so that any node can serve any client, on every engine, with the same bits.
 """
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fl_sim import process
 from fl_sim.contracts import Update
 from fl_sim.engine.federation import federation
 from fl_sim.engine.wire import ORDER, from_content, to_reply
@@ -23,7 +23,7 @@ class ClientFailedError(RuntimeError):
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the client that the message names; reply with its update and metrics."""
-    torch.set_num_threads(1)  # reductions depend on it, so it is the same everywhere
+    process.settle()
     ours = federation(str(message.content.config_records[ORDER]["experiment"]))
     shapes = parameters.shapes(ours.model)
     order, task = from_content(message.content, shapes)

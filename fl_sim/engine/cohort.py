@@ -3,8 +3,9 @@
 Where a model is a row of linear layers, a step of one client costs less than the calls that
 make it up. Here the clients' weights are stacked, and a step of all of them takes as many calls
 as a step of one. Every client's matrices have the same sizes whatever the company, its batches
-filled up with rows of weight zero: so a cohort of one gives the bits of a cohort of many. Activations
-are kept as columns, one a sample, since a product of few classes is fastest that way round.
+filled up with rows of weight zero: so a cohort of one gives the bits of a cohort of many.
+Activations are kept as columns, one a sample, since a product with few classes is fastest that
+way round.
 """
 
 from dataclasses import dataclass

@@ -11,11 +11,10 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal, NamedTuple, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import preflight
+from fl_sim import preflight, process
 from fl_sim.contracts import Decision, Senders
 from fl_sim.engine.checkpoint import save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
@@ -167,7 +166,7 @@ def profile(
         raise RequestError("profile takes the engines local and ray; got flower")
     experiment = replace(experiment, rounds=1 + 2 * count)
     preflight.check(experiment)
-    torch.set_num_threads(1)
+    process.settle()
     ours = federation(experiment.to_json())
     clock, state = Clock(), first_state(ours)
     state.cohort = choose(cohort, ours)

@@ -200,7 +200,7 @@ class RayCrew(Crew):
         ready = [hand for hand in self.hands if ray_pool.is_ready(hand, self.package)]
         found: dict[str, Tensor] = {}
         for name, inputs in wanted.items():
-            if not ready or self.examined.get(name) is not inputs:
+            if not ready or not len(inputs) or self.examined.get(name) is not inputs:
                 found |= here.scores(values, buffers, {name: inputs})
                 continue
             ranges = _ranges(len(inputs), len(ready))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fl_sim import process
 from fl_sim.engine import faults, interrupts
 from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
@@ -58,7 +59,7 @@ class Worker:
     """Trains chunks of clients for one run after another."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)  # the same everywhere: reductions depend on it
+        process.settle()
         faults.in_worker = True
         share_tensors()
         self.workshop: Workshop | None = None

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fl_sim import process
 from fl_sim.engine import client_app, compat, interrupts, memory
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
@@ -72,7 +72,7 @@ def run_session(
         RunFailedError: where the failure policy ends the run, or its folder cannot be written
             to; its checkpoints stay.
     """
-    torch.set_num_threads(1)  # the same everywhere: reductions depend on it
+    process.settle()
     finished = read_result(session.folder) if session.resume else None
     if finished is not None:
         listen(already(experiment, session.folder, label, finished))

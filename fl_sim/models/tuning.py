@@ -131,9 +131,7 @@ SPARSE = {"norm": _only_norms, "bias": _only_biases, "lora": adapt}
 
 
 @torch.no_grad()
-def calibrate(
-    frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]
-) -> UInt8[Tensor, "m c h w"]:
+def calibrate(frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "m c h w"]:
     """Set the batch statistics of a randomly initialised front from a pass over some images.
 
     Without it the features of an untrained, frozen network vanish, and a random start would

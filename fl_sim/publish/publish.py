@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-
+from fl_sim import process
 from fl_sim.publish import manifest
 from fl_sim.publish.arrays import protect_arrays
 from fl_sim.publish.folder import protect_folder
@@ -22,7 +21,7 @@ def publish(request: Request, watch: Watch) -> dict[str, Any]:
         RunFailedError: where a file cannot be written; the same call goes on from there.
     """
     check_places(request)
-    torch.set_num_threads(1)
+    process.settle()
     (protect_folder if request.source.is_dir() else protect_arrays)(request, watch)
     return manifest.read(request.out)
 
