@@ -39,9 +39,9 @@ format: $(READY)  ## Format the code, and mend what the linter can
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-report: $(READY)  ## Rebuild the reports of runs/, and the tables of README and docs/scale.md
+report: $(READY)  ## Rebuild the reports of runs/, and the tables of README and docs
 	$(BIN)/fl-sim expected tables
-	@if [ -f benchmarks/results.json ]; then $(BIN)/python -m benchmarks.scale; fi
+	$(BIN)/python -m benchmarks.pages
 	@if compgen -G "runs/*/summary.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
 
 bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")

@@ -187,15 +187,16 @@ def table(found: list[dict[str, Any]]) -> Table:
     for name in names:
         printed.add_column(name.replace("_", " "), justify="left" if name == "rule" else "right")
     for row in found:
-        printed.add_row(*_cells(row))
+        printed.add_row(*cells(row))
     return printed
 
 
-def _cells(row: dict[str, Any]) -> Iterator[str]:
+def cells(row: dict[str, Any]) -> Iterator[str]:
+    """Yield a row as text; empty where a peer has no such rule."""
     for name, value in row.items():
         if isinstance(value, str):
             yield value
-        elif math.isnan(value):
+        elif value is None or math.isnan(value):
             yield ""
         else:
             yield f"{value:.3f}" if name.endswith("seconds") else f"{value:.0f}"

@@ -1,22 +1,11 @@
-"""What a round costs beside training, as three numbers, and what they predict for large ones.
+"""What a round costs beside training, as three numbers, and what they predict for large ones."""
 
-`python -m benchmarks.scale` fits them to the rows of W0 in benchmarks/results.json, and writes
-them into docs/scale.md, between its marks.
-"""
-
-import json
 import re
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
 
-from fl_sim.results import write_text
-
-ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"
 CASE = re.compile(r"(\d+) clients x ([\d.]+)M")
 ENGINES = ("local", "ray", "flower")
 LARGE = [(clients, size) for clients in (10**4, 10**5, 10**6) for size in (10**3, 10**6, 10**9)]
@@ -92,17 +81,3 @@ def in_words(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"
     return f"{seconds:.2g} s"
-
-
-def write(page: Path, results: Path) -> None:
-    """Put the tables of the results between the marks of a page."""
-    marks = re.compile(r"(<!-- overhead -->\n).*?(<!-- /overhead -->)", re.DOTALL)
-    text, table = page.read_text(), tables(json.loads(results.read_text()))
-    write_text(page, marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))
-
-
-if __name__ == "__main__":
-    if not RESULTS.exists():
-        sys.exit(f"{RESULTS.name} is not there: run make bench first")
-    write(PAGE, RESULTS)
-    print(f"rebuilt the tables of {PAGE.name}")

@@ -1,7 +1,7 @@
 """Rows of results: medians and spreads, on disk and in the terminal."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -103,15 +103,22 @@ def targets_table(rows: list[Row]) -> Table:
     table = Table(title="targets")
     for name in ("target", "measured", "wanted", ""):
         table.add_column(name, justify="left" if name in ("target", "") else "right")
+    colours = {"yes": "[green]yes", "no": "[red]NO"}
+    for target, measured, wanted, verdict in judgements(rows):
+        table.add_row(target, measured, wanted, colours[verdict])
+    return table
+
+
+def judgements(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each target that was measured: its name, the number, the bound, yes or no."""
     columns: dict[Column, dict[tuple[str, str, str], float]] = {
         "cpu_seconds": {(r.workload, r.case, r.engine): r.cpu_seconds for r in rows},
         "wall_seconds": {(r.workload, r.case, r.engine): r.wall_seconds for r in rows},
         "peak_mib": {(r.workload, r.case, r.engine): r.peak_mib for r in rows},
     }
-    words = {Verdict.PASS: "[green]pass", Verdict.FAIL: "[red]FAIL"}
     for target in TARGETS:
         verdict, value = judged(target, columns[target.column])
         if verdict is not Verdict.UNKNOWN:
             sign = "at least" if target.at_least else "at most"
-            table.add_row(str(target), f"{value:.3g}", f"{sign} {target.limit:g}", words[verdict])
-    return table
+            met = "yes" if verdict is Verdict.PASS else "no"
+            yield str(target), f"{value:.3g}", f"{sign} {target.limit:.4g}", met

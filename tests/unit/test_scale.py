@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import Cost, fitted, in_words, points, write
+from benchmarks.pages import Spot, write
+from benchmarks.scale import Cost, fitted, in_words, points, tables
 
 COST = Cost(0.005, 0.0002, 2e-9)
 GRID = [(10, "0.001"), (1000, "0.001"), (100, "0.1"), (10, "1"), (100, "1"), (100, "25")]
@@ -37,7 +38,7 @@ def test_the_page_gets_its_tables_between_its_marks(tmp_path: Path) -> None:
     page.write_text("before\n<!-- overhead -->\nold\n<!-- /overhead -->\nafter\n")
     results.write_text(json.dumps(rows("local") + rows("ray")[:2]))
     for _ in range(2):
-        write(page, results)
+        write(Spot("scale.md", "overhead", results, tables), tmp_path)
     text = page.read_text()
     assert text.startswith("before\n<!-- overhead -->\n| engine")
     assert text.endswith("<!-- /overhead -->\nafter\n")
@@ -45,6 +46,13 @@ def test_the_page_gets_its_tables_between_its_marks(tmp_path: Path) -> None:
     assert "| local | 5 | 0.2 | 2 | 6 | x 1.0 |" in text
     assert "| 1,000,000 | 1,000 | 3.4 min |" in text
     assert "ray" not in text  # two cases are too few to fit three numbers
+
+
+def test_a_page_without_results_stays_as_it_is(tmp_path: Path) -> None:
+    page = tmp_path / "scale.md"
+    page.write_text("<!-- overhead -->\n<!-- /overhead -->\n")
+    write(Spot("scale.md", "overhead", tmp_path / "none.json", tables), tmp_path)
+    assert page.read_text() == "<!-- overhead -->\n<!-- /overhead -->\n"
 
 
 @pytest.mark.parametrize(
