@@ -31,6 +31,11 @@ class Descent:
     label_smoothing: float
     mu: float = 0.0
 
+    def takes_all_at_once(self, num_examples: int) -> bool:
+        """Return whether a round is one step along the gradient of the plain mean loss."""
+        one_step = self.local_epochs == 1 and self.batch_size >= num_examples
+        return one_step and self.label_smoothing == 0
+
 
 class Client(ABC):
     """What a participant does in a round."""

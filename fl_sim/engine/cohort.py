@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fl_sim.contracts import Descent
@@ -71,6 +71,28 @@ class Plan:
     active: list[int]
 
 
+@dataclass(eq=False)
+class Batch:
+    """The records of one batch, in memory that is used again.
+
+    A batch of all that its clients have is the same in every round, and is fetched once.
+    """
+
+    _held: tuple[Tensor, Tensor, Tensor] | None = None  # a source, rows of it, and these
+
+    def of(self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]) -> Tensor:
+        """Return some rows of `source`, until the next call."""
+        room = source[:0]
+        if self._held is not None and self._held[0] is source:
+            _, before, room = self._held
+            if torch.equal(before, rows):
+                return room[: len(rows)]
+        if len(room) < len(rows):
+            room = source.new_empty(len(rows), *source.shape[1:])
+        self._held = source, rows, room
+        return torch.index_select(source, 0, rows, out=room[: len(rows)])
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What became of each client, in the order given.
@@ -100,10 +122,8 @@ def train(
     inputs = workshop.round_inputs(number)
     loss_sums = torch.zeros(len(plan.active), len(clients))
     right = torch.zeros(len(plan.active), len(clients), dtype=torch.int64)
-    room = inputs.new_empty(len(clients) * settings.batch_size, *inputs.shape[1:])
     for t, active in enumerate(plan.active):
-        rows = plan.rows[t, :active].reshape(-1)
-        batch = torch.index_select(inputs, 0, rows, out=room[: len(rows)])
+        batch = workshop.batch.of(inputs, plan.rows[t, :active].reshape(-1))
         batch = front(as_pixels(batch)) if batch.dtype == torch.uint8 else front(batch)
         seen = batch.reshape(active, settings.batch_size, -1)
         losses, hits = step(layers, seen, plan, t, settings)
@@ -116,10 +136,7 @@ def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[
     width, all_rows, seed = settings.batch_size, [], workshop.seed
     for client in clients:
         own, rng = workshop.owners[client], generator(seed, "round", number, "client", client)
-        epochs = [
-            _padded(own[torch.randperm(len(own), generator=rng)], width)
-            for _ in range(settings.local_epochs)
-        ]
+        epochs = [_padded(_shuffled(own, width, rng), width) for _ in range(settings.local_epochs)]
         all_rows.append(torch.cat(epochs))
     num_steps = [len(rows) for rows in all_rows]
     rows = torch.full((num_steps[0], len(clients), width), -1)
@@ -130,6 +147,11 @@ def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[
     rows.clamp_(min=0)
     shares = real / real.sum(2, keepdim=True).clamp_(min=1)
     return Plan(rows, workshop.labels[rows], real, shares, active)
+
+
+def _shuffled(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> Int64[Tensor, " n"]:
+    """Return the rows in random order; as they are where one batch takes all of them."""
+    return rows if len(rows) <= width else rows[torch.randperm(len(rows), generator=rng)]
 
 
 def _padded(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fl_sim import process
 from fl_sim.engine import faults, interrupts
+from fl_sim.engine.cohort import Batch
 from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
@@ -41,7 +42,7 @@ class Package:
 
 def package(workshop: Workshop, examined: dict[str, Tensor]) -> Package:
     """Return a workshop packed up for workers."""
-    bare = replace(workshop, model=nn.Sequential())
+    bare = replace(workshop, model=nn.Sequential(), batch=Batch())
     return Package(bare, pickle.dumps(workshop.model), examined)
 
 

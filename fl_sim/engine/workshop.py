@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Client, Descent, Failure, Shard, Update
 from fl_sim.engine import cohort, faults
+from fl_sim.engine.cohort import Batch
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, is_finite, settled
 from fl_sim.engine.scores import logits
@@ -32,9 +33,9 @@ class Workshop:
         inputs, clean_inputs, labels: of the records that anybody trains on; `clean_inputs` are
             those before any protection, the same tensor where nobody starts to protect late.
         owners: each client's rows of them.
-        sample_ids: of those records.
         num_classes: of the labels.
         faults: failures to inject, for tests.
+        batch: the records that a cohort is trained on at the moment.
     """
 
     schedule: Schedule
@@ -45,6 +46,7 @@ class Workshop:
     owners: list[Int64[Tensor, " _"]]
     num_classes: int
     faults: Faults = field(default_factory=Faults)
+    batch: Batch = field(default_factory=Batch)
     _room: Room | None = None
     _row: Tensor | None = None  # where the next client's update is to be written
 
@@ -131,10 +133,8 @@ class Workshop:
     def _cohort(self, order: Order, chunk: Chunk, settings: Descent) -> list[Update]:
         clients, number = [task.client for task in chunk], order.round
         self.slots.load(order.parameters, order.buffers)
-        losses = [float("nan")] * len(clients)
-        if order.needs_losses:
-            losses = [self.loss(self.shard(client, number)) for client in clients]
         trained = cohort.train(self, order.parameters, settings, number, clients)
+        losses = self._losses(order, settings, clients, trained.losses)
         deltas = trained.parameters.sub_(order.parameters)
         return [
             Update(
@@ -148,6 +148,22 @@ class Workshop:
                 memory=task.memory,
             )
             for k, task in enumerate(chunk)
+        ]
+
+    def _losses(
+        self, order: Order, settings: Descent, clients: list[int], in_training: list[float]
+    ) -> list[float]:
+        """Return the loss of the model as it came on each shard, where the rule asks for it.
+
+        Where training is a single step, it began there: that loss is known already.
+        """
+        if not order.needs_losses:
+            return [float("nan")] * len(clients)
+        return [
+            known
+            if settings.takes_all_at_once(self.sizes[client])
+            else self.loss(self.shard(client, order.round))
+            for client, known in zip(clients, in_training, strict=True)
         ]
 
     def _tries(self, order: Order, task: Task) -> Iterator[Update | Failure]:

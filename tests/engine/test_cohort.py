@@ -10,7 +10,7 @@ from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.contracts import Client, Update
-from fl_sim.engine.cohort import is_row_of_layers
+from fl_sim.engine.cohort import Batch, is_row_of_layers
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.workshop import Workshop
 from fl_sim.models import parameters
@@ -96,6 +96,31 @@ def test_company_in_any_number_leaves_the_bits(count: int) -> None:
     everybody = trained(shop, list(range(len(SIZES))), cohort=True)
     some = trained(shop, list(range(count)), cohort=True)
     assert all(torch.equal(some[k].delta, everybody[k].delta) for k in range(count))
+
+
+def test_the_loss_of_a_full_step_is_that_of_the_model_as_it_came() -> None:
+    """The largest client takes more than one batch, the others exactly one."""
+    shop, everybody = workshop("mlp", replace(SGD, batch_size=20, local_epochs=1)), range(6)
+    start = parameters.flat(shop.model)
+    order = Order(1, start, {}, cohort=True, needs_losses=True)
+    found = {u.client: u.loss for u in shop.work(order, tuple(map(Task, everybody))).updates}
+    parameters.load_flat(shop.model, start)
+    for client in everybody:
+        assert found[client] == pytest.approx(shop.loss(shop.shard(client)), rel=1e-5)
+        (alone,) = shop.work(order, (Task(client),)).updates
+        assert alone.loss == found[client]
+        parameters.load_flat(shop.model, start)
+
+
+def test_a_batch_is_fetched_again_only_where_it_is_another() -> None:
+    batch, rows = Batch(), torch.tensor([2, 0])
+    sources = [torch.arange(6.0).view(3, 2), -torch.arange(6.0).view(3, 2)]
+    for source in (*sources, sources[1]):
+        assert torch.equal(batch.of(source, rows), source[rows])
+    sources[1][2] = 7.0  # nobody does: it only shows who has looked
+    assert batch.of(sources[1], rows)[0, 0] == -4.0
+    assert torch.equal(batch.of(sources[1], torch.tensor([2])), torch.tensor([[7.0, 7.0]]))
+    assert torch.equal(batch.of(sources[1], torch.tensor([1, 2, 0])), sources[1][[1, 2, 0]])
 
 
 def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:
