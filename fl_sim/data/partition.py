@@ -64,11 +64,18 @@ class Dirichlet(Partition):
     """Each class is spread over the clients by a draw from Dirichlet(alpha).
 
     Source: Hsu et al. (2019), https://arxiv.org/abs/1909.06335; the redraw until everybody
-    has `min_size` is that of Li et al. (2022), https://arxiv.org/abs/2102.02079.
+    has `min_size`, and the cap, are those of Li et al. (2022), https://arxiv.org/abs/2102.02079.
+
+    Attributes:
+        alpha: the smaller, the less alike are clients.
+        min_size: images that everybody has at least.
+        capped: whether a client gets no further class once it has an equal share of all images,
+            so that sizes differ less.
     """
 
     alpha: float = 0.5
     min_size: int = 10
+    capped: bool = False
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -82,17 +89,27 @@ class Dirichlet(Partition):
             raise FieldError("partition.min_size", allowed, self.min_size)
         classes = _by_class(labels, rng)
         for _ in range(ATTEMPTS):
-            cuts = [self._cuts(len(own), num_clients, rng) for own in classes]
-            parts = [np.split(own, cut) for own, cut in zip(classes, cuts, strict=True)]
-            clients = [np.concatenate(column) for column in zip(*parts, strict=True)]
+            clients = self._dealt(classes, num_clients, rng)
             if min(map(len, clients)) >= self.min_size:
                 return clients
         allowed = f"a split with {self.min_size} images a client within {ATTEMPTS} draws"
         raise FieldError("partition.alpha", allowed, self.alpha)
 
-    def _cuts(self, size: int, num_clients: int, rng: np.random.Generator) -> Indices:
-        parts = rng.dirichlet(np.full(num_clients, self.alpha))
-        return (np.cumsum(parts)[:-1] * size).round().astype(np.int64)
+    def _dealt(
+        self, classes: list[Indices], num_clients: int, rng: np.random.Generator
+    ) -> list[Indices]:
+        """Return what one draw gives each client."""
+        equal = sum(map(len, classes)) / num_clients
+        sizes, parts = np.zeros(num_clients), []
+        for own in classes:
+            shares = rng.dirichlet(np.full(num_clients, self.alpha))
+            if self.capped:
+                shares = shares * (sizes < equal)
+                shares = shares / shares.sum()
+            cuts = (np.cumsum(shares)[:-1] * len(own)).round().astype(np.int64)
+            parts.append(np.split(own, cuts))
+            sizes += [len(part) for part in parts[-1]]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 @final

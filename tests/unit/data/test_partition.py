@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.data.partition import ClassesPerClient, shares
+from fl_sim.data.partition import ClassesPerClient, Dirichlet, shares
 from fl_sim.seeding import numpy_generator
 
 
@@ -68,3 +68,22 @@ def test_classes_need_not_be_numbered_without_gaps() -> None:
     rng = np.random.default_rng(0)
     parts = shares(ClassesPerClient(1), labels, 3, rng)
     assert [labels[own].tolist() for own in parts] == [[3, 3], [7, 7], [9, 9]]
+
+
+def overfull(capped: bool, seed: int) -> int:
+    """Return how many clients got a further class when they held an equal share already."""
+    labels = torch.arange(10).repeat(100)
+    rng = numpy_generator(seed, "partition")
+    parts = shares(Dirichlet(alpha=0.3, min_size=1, capped=capped), labels, 8, rng)
+    counts = torch.stack([labels[own].bincount(minlength=10) for own in parts])
+    before_last = [int(own[: own.nonzero().max()].sum()) for own in counts]
+    return sum(held >= len(labels) / 8 for held in before_last)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_who_has_an_equal_share_gets_no_further_class_under_a_cap(seed: int) -> None:
+    assert overfull(capped=True, seed=seed) == 0
+
+
+def test_without_a_cap_some_do() -> None:
+    assert sum(overfull(capped=False, seed=seed) for seed in range(5)) >= 5
