@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-INTERVAL = 0.05  # seconds between two looks at the memory of a tree
+INTERVAL = 0.2  # seconds between two looks at a tree: they cost time of the machine, too
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError, OSError)
 
 
@@ -40,17 +40,15 @@ def become_reaper() -> None:
 
 def processes(root: int) -> list[int]:
     """Return the ids of a process and all its descendants."""
-    found, waiting = [], [root]
+    children: dict[int, list[int]] = {}
+    for process in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        with contextlib.suppress(*GONE):
+            _, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+            children.setdefault(int(rest.split()[1]), []).append(process)
+    found, waiting = [], [root] if Path(f"/proc/{root}").exists() else []
     while waiting:
-        process = waiting.pop()
-        try:
-            threads = list(Path(f"/proc/{process}/task").iterdir())
-            found.append(process)
-        except GONE:
-            continue
-        for thread in threads:
-            with contextlib.suppress(*GONE):
-                waiting += map(int, (thread / "children").read_text().split())
+        found.append(waiting.pop())
+        waiting += children.get(found[-1], [])
     return found
 
 
