@@ -27,7 +27,7 @@ EXPERIMENT = Experiment(
         num_test=2000,
         held_out=0.0,  # the papers train on every image; so there is no membership audit
     ),
-    partition=Dirichlet(alpha=0.5),
+    partition=Dirichlet(alpha=0.5, capped=True),
     model=Model("lenet", norm="off"),
     client=SGD,
     strategy=FedAvg(),
@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
 AXES = {
     "partition": [
         Iid(),
-        Dirichlet(alpha=0.5),
+        Dirichlet(alpha=0.5, capped=True),
         ClassesPerClient(2),
         ClassesPerClient(3),
     ],
