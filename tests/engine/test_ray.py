@@ -18,8 +18,6 @@ from fl_sim.engine.faults import Faults
 from fl_sim.engine.orders import NOBODY
 from fl_sim.engine.progress import Progress
 from fl_sim.results import Results
-from strategies.fedadam import FedAdam
-from strategies.krum import Krum
 
 pytestmark = pytest.mark.ray
 
@@ -28,12 +26,6 @@ MANY: dict[str, Any] = {  # clients, two in a chunk
     "data": Data(dataset="digits", num_clients=70, num_samples=700, num_test=60),
     "partition": Iid(),
     "model": Model("linear"),
-}
-CASES: dict[str, dict[str, Any]] = {
-    "fedavg": {},
-    "krum": {"strategy": Krum(num_byzantine=0)},
-    "fedadam, chunks of two": {"strategy": FedAdam(), **MANY},
-    "batch statistics": {"model": Model("small_cnn", norm="batch")},
 }
 
 
@@ -52,28 +44,6 @@ def ran(experiment: Experiment, out: Path, **options: Any) -> Results:
 
 def bits(results: Results) -> str:
     return str(results.cells.params_sha256[0])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_any_number_of_workers_gives_the_bits_of_one_process(
-    experiment: Maker, tmp_path: Path, name: str
-) -> None:
-    wanted = experiment(**CASES[name])
-    local = bits(ran(wanted, tmp_path / "local"))
-    for workers in (3, 2, 1):  # Ray starts once, and its pool shrinks
-        many = ran(wanted, tmp_path / str(workers), engine="ray", workers=workers)
-        assert bits(many) == local, f"{workers} workers"
-
-
-def test_cohorts_give_the_same_bits_on_any_number_of_workers(
-    experiment: Maker, tmp_path: Path
-) -> None:
-    wanted = experiment(**MANY)
-    local = bits(ran(wanted, tmp_path / "local", cohort="on"))
-    for workers in (3, 2, 1):  # Ray starts once, and its pool shrinks
-        many = ran(wanted, tmp_path / str(workers), engine="ray", workers=workers, cohort="on")
-        assert bits(many) == local, f"{workers} workers"
-        assert many.cells.cohort[0]
 
 
 def test_clients_that_kill_their_workers_are_rows_and_retried_to_the_same_bits(

@@ -124,17 +124,3 @@ def test_results_run_again_from_their_own_json(experiment: Maker, tmp_path: Path
     first = final_bits(wanted, tmp_path / "a")
     (path,) = (tmp_path / "a").glob("*/*/*/experiment.json")
     assert final_bits(Experiment.from_json(path.read_text()), tmp_path / "b") == first
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("workers", [1, 2])
-def test_flowers_engine_gives_the_bits_of_the_local_one(
-    experiment: Maker, tmp_path: Path, workers: int
-) -> None:
-    wanted = experiment(
-        model=Model("small_cnn", norm="batch"),
-        participation=Participation(clients_per_round=3),
-        rounds=3,
-    )
-    local = final_bits(wanted, tmp_path / "a")
-    assert final_bits(wanted, tmp_path / "b", engine="flower", workers=workers) == local
