@@ -47,7 +47,8 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
     An overridden field is no longer an axis of the sweep.
 
     Raises:
-        RequestError: for a file that is missing or declares no experiment.
+        RequestError: for a file that is missing or declares no experiment, and for an override
+            that an axis would undo.
         FieldError: for an override of an unknown field, or out of range.
     """
     path = Path(path)
@@ -63,7 +64,18 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
             )
         experiment = experiment.with_value(field, parse_value(text))
         axes.pop(field, None)
+        _check_not_undone(field, axes)
     return ExperimentFile(experiment, axes, content.seeds)
+
+
+def _check_not_undone(field: str, axes: Axes) -> None:
+    for name, values in axes.items():
+        steps = values.values() if isinstance(values, Mapping) else [{name: None}]
+        for path in {path for changes in steps for path in changes}:
+            if field == path or field.startswith(f"{path}."):
+                raise RequestError(
+                    f"--set {field}: the axis {name!r} sets {path}, and would undo it"
+                )
 
 
 def parse_value(text: str) -> Any:

@@ -112,6 +112,29 @@ def test_a_file_is_read_without_overrides(tmp_path: Path) -> None:
     assert (dict(content.axes), content.seeds) == ({}, (0,))
 
 
+@pytest.mark.parametrize(
+    ("axes", "field", "path"),
+    [
+        ('{"client": [SgdClient()]}', "client.momentum", "client"),
+        ('{"how": {"fast": {"client": SgdClient()}, "as it is": {}}}', "client.momentum", "client"),
+        ('{"how": {"fast": {"client.momentum": 0.5}}}', "client.momentum", "client.momentum"),
+    ],
+)
+def test_an_override_that_an_axis_would_undo_is_refused(
+    tmp_path: Path, axes: str, field: str, path: str
+) -> None:
+    file = written(tmp_path, f"{FILE}AXES = {axes}\n")
+    with pytest.raises(RequestError, match=rf"--set {field}: the axis '\w+' sets {path},"):
+        read(file, [f"{field}=0.1"])
+
+
+def test_an_override_of_what_an_axis_starts_from_is_kept(tmp_path: Path) -> None:
+    file = written(tmp_path, f'{FILE}AXES = {{"client.momentum": [0.1, 0.2]}}\n')
+    content = read(file, ["client=SgdClient", "client.learning_rate=0.5"])
+    assert content.experiment.client.learning_rate == 0.5
+    assert list(content.axes) == ["client.momentum"]
+
+
 def test_overrides_change_fields_one_after_another(tmp_path: Path) -> None:
     overrides = [
         "protection.radius=16/255",
