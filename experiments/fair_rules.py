@@ -8,7 +8,7 @@ does not settle; q-FedAvg with q above 0 shortens its own steps, so that 0.1 sta
 The comparison is that of Li et al. (2020), https://arxiv.org/abs/1905.10497.
 
 Run:    fl-sim sweep experiments/fair_rules.py
-Takes:  about five minutes of CPU a cell
+Takes:  a bit more than a minute of CPU a cell
 """
 
 from clients.sgd import SgdClient

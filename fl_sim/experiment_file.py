@@ -47,8 +47,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
     An overridden field is no longer an axis of the sweep.
 
     Raises:
-        RequestError: for a file that is missing or declares no experiment, and for an override
-            that an axis would undo.
+        RequestError: for a file that is missing or declares no experiment.
         FieldError: for an override of an unknown field, or out of range.
     """
     path = Path(path)
@@ -64,18 +63,24 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
             )
         experiment = experiment.with_value(field, parse_value(text))
         axes.pop(field, None)
-        _check_not_undone(field, axes)
     return ExperimentFile(experiment, axes, content.seeds)
 
 
-def _check_not_undone(field: str, axes: Axes) -> None:
+def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
+    """Refuse a sweep whose axes would undo what was overridden.
+
+    Raises:
+        RequestError: for an override of a part of what an axis sets.
+    """
+    fields = [override.partition("=")[0] for override in overrides]
     for name, values in axes.items():
         steps = values.values() if isinstance(values, Mapping) else [{name: None}]
         for path in {path for changes in steps for path in changes}:
-            if field == path or field.startswith(f"{path}."):
-                raise RequestError(
-                    f"--set {field}: the axis {name!r} sets {path}, and would undo it"
-                )
+            for field in fields:
+                if field == path or field.startswith(f"{path}."):
+                    raise RequestError(
+                        f"--set {field}: the axis {name!r} sets {path}, and would undo it"
+                    )
 
 
 def parse_value(text: str) -> Any:

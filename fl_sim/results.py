@@ -99,6 +99,7 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
         "leakage": _leakage(overall),
         "fairness": _fairness(overall),
+        "rule": _shares(rows),
         "cost": {name: float(values.sum()) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -157,6 +158,13 @@ def _fairness(overall: pd.DataFrame) -> dict[str, float]:
         for name, group in zip(names, chosen.group, strict=True)
     ]
     return dict(zip(keys, map(float, chosen.value), strict=True))
+
+
+def _shares(rows: pd.DataFrame) -> dict[str, float]:
+    """Return each group's share of the steps, beside an equal one, as the mean over rounds."""
+    chosen = rows[(rows.metric == "group_share") & rows.valid]
+    means = chosen.groupby("group").value.mean()
+    return {f"{group}_share": float(value) for group, value in means.items()}
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

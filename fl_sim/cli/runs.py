@@ -102,6 +102,7 @@ def sweep(
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
     content = _read(file, set_, rounds, fallback)
+    experiment_file.check_overrides(content.axes, set_ or [])
     wanted = _seeds(seeds) or content.seeds
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)

@@ -46,7 +46,7 @@ class Exclusion(Metric):
     """
 
     def rows(self, seen: Observation) -> Iterator[Row]:
-        """Yield rows for each update, the two numbers, and how often each group is left out."""
+        """Yield rows for each update, the two numbers, and each group's weight and exclusion."""
         decision = seen.decision
         if decision is None or decision.shares is None:
             for name in ("exclusion_precision", "exclusion_recall"):
@@ -61,6 +61,7 @@ class Exclusion(Metric):
             for client, number in zip(clients, numbers.tolist(), strict=True):
                 yield Row(seen.round, name, number, client, groups[client])
         shares = decision.shares.tolist()
+        yield from _weights(seen.round, shares, clients, groups)
         left_out = {c for c, share in zip(clients, shares, strict=True) if share == 0}
         yield from _numbers(seen.round, left_out, seen.attackers & set(clients))
         yield from _rates(seen.round, left_out, clients, groups)
@@ -79,6 +80,20 @@ def _numbers(round_: int, left_out: Set[int], attackers: Set[int]) -> Iterator[R
     note = "" if attackers else "nobody attacked"
     value = recall(left_out, attackers)
     yield Row(round_, "exclusion_recall", value, valid=not note, note=note)
+
+
+def _weights(
+    round_: int, shares: list[float], clients: list[int], groups: list[str]
+) -> Iterator[Row]:
+    """Yield how a group's mean share compares with that of all: 1 where it counts as others do."""
+    mean = sum(shares) / len(shares) if shares else 0.0
+    members: dict[str, list[float]] = {}
+    for client, share in zip(clients, shares, strict=True):
+        members.setdefault(groups[client], []).append(share)
+    for group, own in members.items():
+        value = sum(own) / len(own) / mean if mean else float("nan")
+        note = "" if mean else "no update counted"
+        yield Row(round_, "group_share", value, group=group, valid=not note, note=note)
 
 
 def _rates(round_: int, left_out: Set[int], clients: list[int], groups: list[str]) -> Iterator[Row]:

@@ -25,8 +25,13 @@ NUMBERS = (
     "protection.utility_gap",
     "protection.extraction_ratio",
     "leakage.auc",
+    "fairness.mean",
     "fairness.worst_client",
+    "fairness.best_10_percent",
     "fairness.spread",
+    "rule.clean_share",
+    "rule.protected_share",
+    "rule.attacker_share",
 )
 SHOWN = {
     "accuracy": "A_mix",
@@ -133,7 +138,8 @@ def _numbers(results: Results) -> list[dict[str, Any]]:
     entries = []
     for key, table in groups:
         settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
-        entries += [_entry(settings, name, table[name].dropna()) for name in NUMBERS]
+        known = [name for name in NUMBERS if name in table]
+        entries += [_entry(settings, name, table[name].dropna()) for name in known]
     return [entry for entry in entries if entry["mean"] is not None]
 
 

@@ -65,6 +65,24 @@ def test_each_group_is_left_out_at_its_own_rate(observation: Maker) -> None:
     assert rates == {"all": pytest.approx(2 / 3), "protected": 1.0, "attacker": 1.0, "clean": 0.0}
 
 
+def test_each_group_weighs_more_or_less_than_an_equal_share(observation: Maker) -> None:
+    seen = seen_with(
+        observation,
+        decided([0.1, 0.2, 0.3]),
+        attackers=frozenset({1}),
+        protected_counts=torch.tensor([80, 0, 0, 0]),
+    )
+    found = numbers(seen)
+    weights = {group: value for (name, _, group), value in found.items() if name == "group_share"}
+    assert weights == pytest.approx({"protected": 0.5, "attacker": 1.0, "clean": 1.5})
+
+
+def test_where_no_update_counts_no_group_has_a_weight(observation: Maker) -> None:
+    rows = Exclusion().rows(seen_with(observation, decided([0.0, 0.0, 0.0])))
+    notes = {row.note for row in rows if row.metric == "group_share" and not row.valid}
+    assert notes == {"no update counted"}
+
+
 def test_numbers_that_do_not_exist_say_why(observation: Maker) -> None:
     notes = {
         row.metric: row.note
