@@ -22,7 +22,7 @@ EXPERIMENT = Experiment(
     protection=ErrorMinimizing(radius=16 / 255, form="class"),
     layout=Layout(fraction=0.5, unit="clients", first_round=5),
     adversary=Adversary(
-        SignFlipClient(scale=2.0), num_clients=2, among="clean", first_round=10, last_round=15
+        SignFlipClient(), num_clients=2, among="clean", first_round=10, last_round=15
     ),
     participation=Participation(stays=(Stay(client=6, last_round=12),)),
     model=Model("small_cnn", init="random"),
