@@ -19,6 +19,10 @@ class Wrapper(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train `model` in place, going astray somewhere."""
 
+    def cannot_train(self, model: nn.Module) -> str:
+        """Refuse what the client that it wraps refuses."""
+        return self.honest.cannot_train(model)
+
     def local_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""
         return self.honest.local_steps(num_examples)
@@ -26,6 +30,10 @@ class Wrapper(Client):
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Have the own model of the client that it wraps."""
         return self.honest.personal(model, memory)
+
+    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+        """Claim what the client that it wraps does."""
+        return self.honest.epsilon(num_examples, memory)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the client that it wraps."""

@@ -4,13 +4,14 @@ from functools import lru_cache
 
 import torch
 from flwr.serverapp.strategy import Strategy
+from torch import nn
 
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load_subset
 from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment, Model
-from fl_sim.models.tuning import build
+from fl_sim.models.tuning import Network, build
 from fl_sim.schedule import Schedule, backdoors, layers
 from fl_sim.seeding import numpy_generator
 
@@ -29,11 +30,12 @@ def check(experiment: Experiment) -> None:
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     shape = dataset.train_images.shape
     image_shape = (shape[1], shape[2], shape[3])
-    has_frozen_front = _check_model(experiment.model, image_shape, dataset.num_classes)
+    network = _checked_network(experiment.model, image_shape, dataset.num_classes)
     _check_strategy(experiment)
     Schedule(experiment).check()
     _check_attacks(experiment, dataset.num_classes)
-    if has_frozen_front:
+    _check_clients(experiment, network.trained)
+    if len(network.frozen):
         _refuse_countermeasures(experiment)
     layout = experiment.layout
     require(
@@ -44,13 +46,9 @@ def check(experiment: Experiment) -> None:
     )
 
 
-@lru_cache(maxsize=16)
-def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> bool:
-    """Build the network and show it one image: some take only certain sizes.
-
-    Returns:
-        whether a part of it is frozen, so that clients only see cached features.
-    """
+@lru_cache(maxsize=2)
+def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+    """Build the network and show it one image: some take only certain sizes."""
     network = build(model, image_shape, num_classes, seed=0)
     network.trained.eval()
     try:
@@ -59,7 +57,15 @@ def _check_model(model: Model, image_shape: tuple[int, int, int], num_classes: i
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
-    return len(network.frozen) > 0
+    return network
+
+
+def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
+    """Refuse a network that some client cannot train."""
+    for client in (experiment.client, *(own.client for own in experiment.adversaries)):
+        cause = client.cannot_train(trained)
+        allowed = f"a network that {type(client).__name__} can train: {cause}"
+        require(not cause, "model", allowed, str(experiment.model))
 
 
 def _refuse_countermeasures(experiment: Experiment) -> None:

@@ -37,17 +37,20 @@ class DifferentialPrivacy(WrappingRule):
         noise_multiplier: standard deviation of the noise on the sum of the updates, as a
             multiple of `clipping_norm`; z of the paper.
         rule: what aggregates the bounded updates.
+        delta: probability with which epsilon may fail.
     """
 
     clipping_norm: float = 1.0
     noise_multiplier: float = 1.0
     rule: AggregationRule = field(default_factory=FedAvg)
+    delta: float = 1e-5
 
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
         noise = self.noise_multiplier
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
+        require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     def decide(
         self,
@@ -77,7 +80,7 @@ class DifferentialPrivacy(WrappingRule):
         deviation = self.noise_multiplier * self.clipping_norm * share
         return deviation * torch.randn(size, generator=rng, dtype=torch.float64)
 
-    def epsilon(self, num_rounds: int, participation: float, delta: float) -> float:
+    def epsilon(self, num_rounds: int, participation: float) -> float:
         """Return the epsilon that is spent after some rounds, by Opacus' RDP accountant.
 
         It holds for a rule that needs only a weighted sum, for adding or removing a client, and
@@ -88,7 +91,6 @@ class DifferentialPrivacy(WrappingRule):
         Args:
             num_rounds: rounds so far.
             participation: share of the clients that take part in a round.
-            delta: probability with which epsilon may fail, such as 1e-5.
 
         Raises:
             RequestError: without Opacus, or in front of a rule that is not a weighted sum.
@@ -103,4 +105,4 @@ class DifferentialPrivacy(WrappingRule):
             raise RequestError("accounting needs Opacus: pip install fl-sim[dp]") from None
         accountant = RDPAccountant()
         accountant.history = [(self.noise_multiplier, participation, num_rounds)]
-        return float(accountant.get_epsilon(delta))
+        return float(accountant.get_epsilon(self.delta))

@@ -48,6 +48,10 @@ class Client(ABC):
             metrics of the local training; the same keys whatever the client.
         """
 
+    def cannot_train(self, model: nn.Module) -> str:
+        """Return why this client cannot train such a network, or nothing."""
+        return ""
+
     def local_steps(self, num_examples: int) -> int:
         """Return how many optimiser steps a round takes on a shard of this size."""
         return 1
@@ -62,6 +66,13 @@ class Client(ABC):
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Turn the global `model` into the client's own one, in place; False: it has none."""
         return False
+
+    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+        """Return what the privacy of an image has cost so far; None: it was not protected.
+
+        NaN stands for a cost that nobody here can account for.
+        """
+        return None
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Return what is sent after training: the update; a faulty client sends something else."""

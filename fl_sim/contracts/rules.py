@@ -106,6 +106,18 @@ class AggregationRule(ABC):
         """Fewest updates for which the rule is defined."""
         return 1
 
+    def epsilon(self, num_rounds: int, participation: float) -> float | None:
+        """Return what a client's privacy has cost by then; None where the rule promises none.
+
+        Args:
+            num_rounds: rounds so far.
+            participation: share of the clients that take part in a round.
+
+        Raises:
+            RequestError: where it cannot be accounted for.
+        """
+        return None
+
     def initial_state(self, num_parameters: int) -> Any:
         """Return the state before the first round; None where the rule keeps none."""
         return None

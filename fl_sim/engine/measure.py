@@ -1,5 +1,7 @@
 """What is seen after a round, and the numbers that every metric makes of it."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -8,12 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Failure, Metric, Observation, Row, Triggered, Update
+from fl_sim.contracts import (
+    AggregationRule,
+    Decision,
+    Failure,
+    Metric,
+    Observation,
+    Row,
+    Triggered,
+    Update,
+)
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
 from fl_sim.engine.scores import logits
+from fl_sim.errors import RequestError
 from fl_sim.metrics.accuracy import class_means
 from fl_sim.plugins import discover
 from fl_sim.schedule import backdoors
@@ -47,7 +59,29 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
     observed = observe(federation, state, crew, seen, scored)
     rows = [row for metric in wanted for row in metric.rows(observed)]
+    rows += _privacy(federation, state)
     return rows + list(last_round_rows(federation, seen.ending, observed) if seen.ending else ())
+
+
+def _privacy(federation: Federation, state: "State") -> Iterator[Row]:
+    """Yield the epsilon that privacy has cost so far: of whole clients, and of their images."""
+    experiment, number = federation.experiment, state.round
+    rule, participation = experiment.strategy, experiment.clients_per_round / federation.num_clients
+    if isinstance(rule, AggregationRule):
+        try:
+            spent = rule.epsilon(number, participation)
+        except RequestError as error:
+            yield Row(number, "epsilon", math.nan, group="clients", valid=False, note=str(error))
+        else:
+            if spent is not None:
+                yield Row(number, "epsilon", spent, group="clients")
+    for client, memory in sorted(state.memories.items()):
+        behaviour = federation.workshop.schedule.behaviour(client, number)
+        spent = behaviour.epsilon(federation.workshop.sizes[client], memory)
+        if spent is not None:
+            known = not math.isnan(spent)
+            note = "" if known else "accounting needs Opacus: pip install fl-sim[dp]"
+            yield Row(number, "epsilon", spent, client, "images", valid=known, note=note)
 
 
 def observe(

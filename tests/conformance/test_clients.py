@@ -30,6 +30,7 @@ from fl_sim.triggers import Bars
 from strategies.median import CoordinateMedian
 
 CLIENTS = [cls() for cls in discover("clients", Client)]
+SGD = SgdClient()
 IDLE = {NoopClient: "it measures what a round costs without any training"}
 every_learner = pytest.mark.parametrize(
     "client", [c for c in CLIENTS if type(c) not in IDLE], ids=lambda c: type(c).__name__
@@ -55,12 +56,17 @@ def shard(digits: Dataset) -> Shard:
     return Shard(2, digits.train_images[:50], digits.train_labels[:50], torch.arange(50), 10)
 
 
-def fresh() -> nn.Sequential:
-    return build(Model("small_cnn"), (1, 8, 8), 10, seed=0).trained
+def fresh(client: Client = SGD) -> nn.Sequential:
+    """Return a network with batch normalisation, or one without if the client refuses that."""
+    model = build(Model("small_cnn"), (1, 8, 8), 10, seed=0).trained
+    if client.cannot_train(model):
+        model = build(Model("small_cnn", norm="group"), (1, 8, 8), 10, seed=0).trained
+    assert client.cannot_train(model) == ""
+    return model
 
 
 def trained(client: Client, shard: Shard, seed: int = 0) -> Trained:
-    model, new = fresh(), replace(shard, memory={}, sent={})
+    model, new = fresh(client), replace(shard, memory={}, sent={})
     start = flat(model)
     metrics = client.train(model, new, generator(seed, "client"))
     return Trained(start, flat(model), buffers(model), metrics)
@@ -131,7 +137,7 @@ def test_cached_features_are_trained_on_like_images(client: Client) -> None:
 
 @every_client
 def test_frozen_parameters_stay_where_they_are(client: Client, shard: Shard) -> None:
-    model = fresh()
+    model = fresh(client)
     model[1].requires_grad_(False)
     before = model[1].weight.clone()
     client.train(model, replace(shard, memory={}, sent={}), generator(0, "client"))
@@ -147,12 +153,12 @@ def test_a_shard_of_one_image_is_enough(client: Client, shard: Shard) -> None:
 @every_client
 def test_what_a_client_keeps_survives_a_checkpoint(client: Client, shard: Shard) -> None:
     first = replace(shard, memory={}, sent={})
-    client.train(fresh(), first, generator(0, "first"))
+    client.train(fresh(client), first, generator(0, "first"))
     assert all(type(value) is Tensor for value in (first.memory | first.sent).values())
     copied = {name: value.clone() for name, value in first.memory.items()}
     outcomes = []
     for memory in (first.memory, copied):
-        model, second = fresh(), replace(shard, round=2, memory=memory, sent={})
+        model, second = fresh(client), replace(shard, round=2, memory=memory, sent={})
         client.train(model, second, generator(0, "second"))
         outcomes.append(flat(model).numpy().tobytes())
     assert outcomes[0] == outcomes[1]
@@ -160,11 +166,11 @@ def test_what_a_client_keeps_survives_a_checkpoint(client: Client, shard: Shard)
 
 @every_client
 def test_a_personal_model_is_there_once_a_client_has_trained(client: Client, shard: Shard) -> None:
-    model, own = fresh(), replace(shard, memory={}, sent={})
+    model, own = fresh(client), replace(shard, memory={}, sent={})
     before = flat(model)
     assert not client.personal(model, own.memory)
     assert torch.equal(flat(model), before)
-    client.train(fresh(), own, generator(0, "client"))
+    client.train(fresh(client), own, generator(0, "client"))
     if client.personal(model, own.memory):
         assert not torch.equal(flat(model), before)
 
@@ -214,7 +220,7 @@ def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard
     odd = replace(client, honest=Odd())
     update = Update(2, torch.ones(3), {}, 50, {})
     assert odd.local_steps(50) == 1234
-    assert odd.personal(fresh(), {})
+    assert odd.personal(fresh(client), {})
     assert len(odd.replies(update, shard)) == 3
 
 
@@ -318,7 +324,7 @@ def flipped(client: LabelFlipClient, shard: Shard) -> Tensor:
             shown.append(shard.labels)
             return {}
 
-    replace(client, honest=Spy()).train(fresh(), shard, generator(0, "spy"))
+    replace(client, honest=Spy()).train(fresh(client), shard, generator(0, "spy"))
     return shown[0]
 
 
@@ -354,7 +360,7 @@ def test_a_backdoor_stamps_and_relabels_its_share_and_nothing_else(shard: Shard)
             return {}
 
     for client in (BackdoorClient(Bars(), 7, 0.4), BackdoorClient(Bars(), 7, 0.4, shared=True)):
-        replace(client, honest=Spy()).train(fresh(), shard, generator(0, "spy"))
+        replace(client, honest=Spy()).train(fresh(client), shard, generator(0, "spy"))
     whole, part = shown
     for seen, piece in ((whole, None), (part, shard.client)):
         changed = (seen.inputs != shard.inputs).flatten(1).any(1)
@@ -369,7 +375,7 @@ def test_a_backdoor_stamps_and_relabels_its_share_and_nothing_else(shard: Shard)
 
 def test_a_free_rider_repeats_the_last_change_of_the_model(shard: Shard) -> None:
     client, own = FreeRiderClient(repeats=2.0, noise=0.0), replace(shard, memory={})
-    model = fresh()
+    model = fresh(client)
     start = flat(model)
     client.train(model, own, generator(0, "first"))
     assert torch.equal(flat(model), start)

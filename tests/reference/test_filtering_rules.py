@@ -255,7 +255,7 @@ needs_opacus = pytest.mark.skipif(
 def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
     # Renyi divergence of order a is a / (2 z^2); the best order gives about this bound.
     noise, delta = 4.0, 1e-5
-    spent = DifferentialPrivacy(noise_multiplier=noise).epsilon(1, 1.0, delta)
+    spent = DifferentialPrivacy(noise_multiplier=noise, delta=delta).epsilon(1, 1.0)
     closed = 1 / (2 * noise**2) + math.sqrt(2 * math.log(1 / delta)) / noise
     assert 0.75 * closed < spent < closed
 
@@ -263,14 +263,14 @@ def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
 @needs_opacus
 def test_epsilon_grows_with_rounds_and_shrinks_with_noise_and_sampling() -> None:
     rule = DifferentialPrivacy(noise_multiplier=1.0)
-    usual = rule.epsilon(100, 0.1, 1e-5)
-    assert rule.epsilon(200, 0.1, 1e-5) > usual
-    assert rule.epsilon(100, 1.0, 1e-5) > usual
-    assert replace(rule, noise_multiplier=2.0).epsilon(100, 0.1, 1e-5) < usual
-    assert replace(rule, noise_multiplier=0.0).epsilon(1, 1.0, 1e-5) == math.inf
+    usual = rule.epsilon(100, 0.1)
+    assert rule.epsilon(200, 0.1) > usual
+    assert rule.epsilon(100, 1.0) > usual
+    assert replace(rule, noise_multiplier=2.0).epsilon(100, 0.1) < usual
+    assert replace(rule, noise_multiplier=0.0).epsilon(1, 1.0) == math.inf
 
 
 def test_no_epsilon_is_claimed_for_a_rule_that_is_no_sum() -> None:
     with pytest.raises(RequestError, match="CoordinateMedian"):
-        DifferentialPrivacy(rule=CoordinateMedian()).epsilon(1, 1.0, 1e-5)
+        DifferentialPrivacy(rule=CoordinateMedian()).epsilon(1, 1.0)
     assert DifferentialPrivacy(rule=FedAvg()).min_updates == 1

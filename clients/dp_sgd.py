@@ -1,0 +1,183 @@
+"""DP-SGD: descent in which no single image counts for much."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clients.steps import Steps
+from fl_sim import description
+from fl_sim.contracts import Client, Shard
+from fl_sim.errors import require
+from fl_sim.models.tuning import FrozenBatchNorm
+from fl_sim.perturbation import as_pixels
+
+TAKEN = "dp_sgd.steps"  # name of the number of steps so far in a client's memory
+MAX_VALUES = 1 << 25  # of the gradients of single images that are held at once: 128 MiB
+
+
+@final
+@dataclass(frozen=True)
+class DpSgdClient(Client):
+    """Descent with gradients that are shortened image by image, and noise on their sum.
+
+    Each image takes part in a step with probability `batch_size` / n, by itself. The sum of the
+    shortened gradients, with its noise, is divided by `batch_size`, also where fewer or more
+    images came. Each image of a client is protected from whoever sees what the client sends; a
+    client with few images needs more noise for the same epsilon. Rows `epsilon` say what each
+    client has spent so far, by Opacus' accountant (`pip install fl-sim[dp]`).
+
+    Source: Abadi et al. (2016), algorithm 1, https://arxiv.org/abs/1607.00133. The noise comes
+    from the run's seed, so whoever knows it can take the noise off again: a simulation of
+    privacy, not privacy.
+
+    Attributes:
+        clipping_norm: longest gradient of an image that counts in full; C of the paper.
+        noise_multiplier: standard deviation of the noise on the sum, as a multiple of
+            `clipping_norm`; sigma of the paper.
+        learning_rate: of the noisy mean.
+        batch_size: images that a step is expected to take; L of the paper.
+        local_epochs: of a round, of n / `batch_size` steps each.
+        delta: probability with which epsilon may fail.
+    """
+
+    clipping_norm: float = 1.0
+    noise_multiplier: float = 1.0
+    learning_rate: float = 0.1
+    batch_size: int = 32
+    local_epochs: int = 1
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
+        noise = self.noise_multiplier
+        require(noise >= 0, "noise_multiplier", "at least 0", noise)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
+        require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return the number of steps of all local epochs."""
+        return self.local_epochs * math.ceil(num_examples / self.batch_size)
+
+    def cannot_train(self, model: nn.Module) -> str:
+        """Refuse batch normalisation: with it, an image moves the gradients of others."""
+        mixing = [
+            type(module).__name__
+            for module in model.modules()
+            if isinstance(module, _BatchNorm) and not isinstance(module, FrozenBatchNorm)
+        ]
+        return f"it mixes the images of a batch ({mixing[0]})" if mixing else ""
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place; report loss and accuracy over the round, and count its steps."""
+        steps = Steps(model, self.learning_rate, momentum=0.0, weight_decay=0.0)
+        model.train()
+        rate = min(1.0, self.batch_size / len(shard))
+        losses, right, count = 0.0, 0, 0
+        num_steps = self.local_steps(len(shard))
+        for _ in range(num_steps):
+            rows = (torch.rand(len(shard), generator=rng) < rate).nonzero().squeeze(1)
+            images, labels = shard.inputs.index_select(0, rows), shard.labels[rows]
+            images = as_pixels(images) if images.dtype == torch.uint8 else images
+            loss, hits = self._step(model, images, labels, rng)
+            steps.take()
+            losses, right, count = losses + loss, right + hits, count + len(rows)
+        before = int(shard.memory.get(TAKEN, torch.zeros((), dtype=torch.int64)))
+        shard.memory[TAKEN] = torch.tensor(before + num_steps)
+        return {
+            "train_loss": losses / max(1, count),
+            "train_accuracy": right / max(1, count),
+        }
+
+    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+        """Return what the steps so far have cost, by Opacus' RDP accountant; NaN without it."""
+        rate = min(1.0, self.batch_size / num_examples)
+        return epsilon(self.noise_multiplier, rate, int(memory[TAKEN]), self.delta)
+
+    def _step(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "n ..."],
+        labels: Int64[Tensor, " n"],
+        rng: torch.Generator,
+    ) -> tuple[float, int]:
+        """Leave the noisy mean in the gradients; return the sum of losses, and the hits."""
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        sums = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
+        losses, right = 0.0, 0
+        for part, own in _parts(images, labels, sum(p.numel() for p in trained.values())):
+            gradients, (loss, scores) = gradients_by_image(model, part, own)
+            shortened = shortening(gradients, self.clipping_norm)
+            for name, by_image in gradients.items():
+                sums[name] += torch.einsum("n,n...->...", shortened, by_image)
+            losses += float(loss.sum())
+            right += int((scores.argmax(1) == own).sum())
+        deviation = self.noise_multiplier * self.clipping_norm
+        for name, parameter in trained.items():
+            noise = deviation * torch.randn(parameter.shape, generator=rng)
+            parameter.grad = (sums[name] + noise) / self.batch_size
+        return losses, right
+
+
+def gradients_by_image(
+    model: nn.Module, images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"]
+) -> tuple[dict[str, Float[Tensor, "n ..."]], tuple[Float[Tensor, " n"], Float[Tensor, "n y"]]]:
+    """Return the gradient of each image's loss by each parameter; with the losses and scores."""
+    every = dict(model.named_parameters())
+    trained = {name: p.detach() for name, p in every.items() if p.requires_grad}
+    fixed = {name: p.detach() for name, p in every.items() if not p.requires_grad}
+    fixed |= dict(model.named_buffers())
+
+    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        scores = functional_call(model, (values, fixed), (image[None],))
+        return functional.cross_entropy(scores, label[None]), scores[0]
+
+    of_one = grad_and_value(loss, has_aux=True)
+    of_all: Any = vmap(of_one, in_dims=(None, 0, 0), randomness="different")
+    gradients, (losses, scores) = of_all(trained, images, labels)
+    return gradients, (losses, scores)
+
+
+def shortening(gradients: dict[str, Float[Tensor, "n ..."]], longest: float) -> Float[Tensor, " n"]:
+    """Return the factor of each image that makes its gradient at most so long."""
+    squares = [by_image.flatten(1).square().sum(1) for by_image in gradients.values()]
+    return (longest / torch.stack(squares).sum(0).sqrt()).clamp(max=1.0)
+
+
+def _parts(
+    images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"], num_parameters: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield as many images at once as have room for their gradients."""
+    if len(images) == 0:
+        return
+    size = max(1, MAX_VALUES // num_parameters)
+    yield from zip(images.split(size), labels.split(size), strict=True)
+
+
+@lru_cache(maxsize=4096)
+def epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) -> float:
+    """Return the epsilon of so many steps by Opacus' RDP accountant; NaN without Opacus.
+
+    It is that of adding or removing an image, each of which takes part in a step with
+    probability `rate`.
+    """
+    if noise_multiplier == 0:
+        return math.inf
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError:
+        return math.nan
+    accountant = RDPAccountant()
+    accountant.history = [(noise_multiplier, rate, num_steps)]
+    return float(accountant.get_epsilon(delta))
