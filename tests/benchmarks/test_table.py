@@ -80,8 +80,8 @@ def test_tables_show_ratios_and_verdicts() -> None:
     text = shown(times_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
     assert "0.75" in text
     text = shown(targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
-    assert "pass" in text
-    assert "FAIL" in shown(targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
+    assert "yes" in text
+    assert "NO" in shown(targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
 
 
 def test_every_target_is_about_a_case_and_engines_that_there_are() -> None:
