@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -165,8 +166,10 @@ def _byzfls(rule: str, updates: Tensor) -> Prepare | None:
 
 
 def _has_byzfl() -> bool:
-    if str(BYZFL) not in sys.path:
-        sys.path.append(str(BYZFL))
+    # In place of the package's own __init__, which imports all that it draws figures with.
+    package = ModuleType("byzfl")
+    package.__path__ = [str(BYZFL / "byzfl")]
+    sys.modules.setdefault("byzfl", package)
     try:
         importlib.import_module("byzfl.aggregators.aggregators")
     except ImportError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from json import JSONDecodeError
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fl_sim import description
@@ -124,10 +125,27 @@ def _read_json(path: Path) -> ExperimentFile:
 
 
 def _read_python(path: Path) -> ExperimentFile:
-    """Run the file; experiments are code, as Makefiles are."""
+    module = load_python(path)
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        study = "; it is a study: fl-sim study" if hasattr(module, "measure") else ""
+        raise RequestError(f"{path} names no EXPERIMENT{study}")
+    axes: Any = getattr(module, "AXES", {})
+    if not isinstance(axes, Mapping):
+        raise RequestError(f"{path}: AXES maps field paths to lists of values")
+    seeds = tuple(getattr(module, "SEEDS", (experiment.seed,)))
+    return ExperimentFile(experiment, axes, seeds)
+
+
+def load_python(path: Path) -> ModuleType:
+    """Run a Python file, and return what it defines; experiments are code, as Makefiles are.
+
+    Raises:
+        RequestError: for a file that is missing, or is not Python.
+    """
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise RequestError(f"{path} is neither a Python file nor JSON")
+    if not path.exists() or spec is None or spec.loader is None:
+        raise RequestError(f"{path} is no Python file, nor JSON")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -136,11 +154,4 @@ def _read_python(path: Path) -> ExperimentFile:
         raise RequestError(f"{path}: {error}") from None
     finally:
         sys.path.remove(str(Path.cwd()))
-    experiment = getattr(module, "EXPERIMENT", None)
-    if not isinstance(experiment, Experiment):
-        raise RequestError(f"{path} names no EXPERIMENT")
-    axes: Any = getattr(module, "AXES", {})
-    if not isinstance(axes, Mapping):
-        raise RequestError(f"{path}: AXES maps field paths to lists of values")
-    seeds = tuple(getattr(module, "SEEDS", (experiment.seed,)))
-    return ExperimentFile(experiment, axes, seeds)
+    return module

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from fl_sim.engine.progress import Listener, Progress
+from fl_sim.study import Point
 
 Mode = Literal["bar", "json", "none"]
 
@@ -93,6 +94,29 @@ def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
 
     with bars:
         yield watch
+
+
+@contextmanager
+def study_progress(console: Console, num_points: int) -> Iterator[Callable[[Point, str], None]]:
+    """Yield what hears of each point that is over, and of what went wrong with it."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    whole = bars.add_task("points", total=num_points)
+
+    def told(point: Point, error: str) -> None:
+        bars.advance(whole)
+        words = f"failed    {point.words}: {error}" if error else f"measured  {point.words}"
+        console.print(words, style="red" if error else None, markup=False, highlight=False)
+
+    with bars:
+        yield told
 
 
 @contextmanager

@@ -100,6 +100,7 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "leakage": _leakage(overall),
         "fairness": _fairness(overall),
         "rule": _shares(rows),
+        "epsilon": _epsilon(overall),
         "cost": {name: float(values.sum()) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -165,6 +166,12 @@ def _shares(rows: pd.DataFrame) -> dict[str, float]:
     chosen = rows[(rows.metric == "group_share") & rows.valid]
     means = chosen.groupby("group").value.mean()
     return {f"{group}_share": float(value) for group, value in means.items()}
+
+
+def _epsilon(overall: pd.DataFrame) -> dict[str, float]:
+    """Return what was spent, of the privacy of clients or of images, where it is known."""
+    chosen = overall[(overall.metric == "epsilon") & overall.valid]
+    return dict(zip(chosen.group, map(float, chosen.value), strict=True))
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

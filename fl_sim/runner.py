@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from flwr.clientapp import ClientApp
 
-from fl_sim import preflight, trackers
+from fl_sim import own_noise, preflight, trackers
 from fl_sim.description import label
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
@@ -188,10 +188,22 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
     for cell in cells:
         preflight.check(cell.experiment)
     jobs = plan(cells, options)
+    if options.engine != "flower":
+        own_noise.make(_unfinished(jobs, options), options.workers)
     errors = _execute(jobs, options, listen)
     root = options.out / cells[0].experiment.name
     _summarise(root, cells, [job for job in jobs if job not in cells], errors)
     return load_results(root)
+
+
+def _unfinished(jobs: list[Cell], options: Options) -> list[Experiment]:
+    """Return the experiments of jobs that are not finished, or are to be run anew."""
+    root = options.out / jobs[0].experiment.name
+    return [
+        job.experiment
+        for job in jobs
+        if not (options.resume and read_result(run_folder(root, *_key(job.experiment))))
+    ]
 
 
 def plan(cells: list[Cell], options: Options) -> list[Cell]:

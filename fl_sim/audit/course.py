@@ -4,7 +4,7 @@ A finished run keeps no updates. Since the same experiment gives the same bits, 
 more, and a witness scores the audited records under each model that a client sends back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from fl_sim.contracts import Update
 from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.finish import sha256_of
-from fl_sim.engine.loop import initial_state, rounds
+from fl_sim.engine.loop import State
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors, settled
 from fl_sim.engine.progress import Listener, Progress
+from fl_sim.engine.replay import states
 from fl_sim.engine.scores import logits
-from fl_sim.engine.server import server_for
-from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
 from fl_sim.results import write_bytes
 
@@ -141,22 +140,44 @@ def _keep(path: Path, key: str, witness: Witness) -> None:
     write_bytes(path, save(tensors, {"key": key}))
 
 
+def witnessed(
+    ours: Federation,
+    rows: Int64[Tensor, " n"],
+    watched: set[int],
+    cohort: bool = False,
+    after: Callable[[State], None] = lambda state: None,
+) -> Witness:
+    """Run a federation before a witness, and return that.
+
+    Args:
+        ours: the federation.
+        rows: records of the pool that are scored.
+        watched: rounds in which they are.
+        cohort: whether small models are trained many at once, as in the run.
+        after: called with the state after each round.
+    """
+    witness = Witness(ours, rows, watched)
+    for state in states(ours, witness, cohort):
+        after(state)
+    return witness
+
+
 def _replayed(subject: Subject, listen: Listener) -> tuple[Witness, str]:
     """Run the rounds again before a witness; return it, and the hash of the final model."""
-    text = subject.experiment.to_json()
-    ours = federation(text)
-    experiment = Experiment.from_json(text)  # fresh: Flower's strategies remember earlier runs
-    witness = Witness(ours, subject.audited, watched_rounds(subject))
-    shapes = parameters.shapes(ours.model)
-    state = initial_state(
-        ours, server_for(experiment.strategy, ours.start, shapes, experiment.seed)
-    )
-    state.cohort = bool(subject.result.get("cohort", False))
+    experiment, reached = subject.experiment, ""
     total, clients = experiment.rounds, experiment.clients_per_round
-    for _ in rounds(ours, state, witness):
+
+    def after(state: State) -> None:
+        nonlocal reached
         label = "the run again, before a witness"
         listen(Progress(str(subject.folder), label, state.round, total, clients, float("nan")))
-    return witness, sha256_of(state)
+        if state.round == total:
+            reached = sha256_of(state)
+
+    ours = federation(experiment.to_json())
+    cohort = bool(subject.result.get("cohort", False))
+    witness = witnessed(ours, subject.audited, watched_rounds(subject), cohort, after)
+    return witness, reached
 
 
 def watched_rounds(subject: Subject) -> set[int]:

@@ -20,6 +20,7 @@ expected_app = typer.Typer(help="What experiments gave, and give.", no_args_is_h
 
 app.command()(runs.run)
 app.command()(runs.sweep)
+app.command("study")(runs.study_)
 app.command("profile")(runs.profile_)
 app.command()(results.report)
 app.command()(results.audit)

@@ -7,11 +7,12 @@ import typer
 
 from fl_sim.audit.session import audit as run_audit
 from fl_sim.audit.session import run_folders
-from fl_sim.cli.terminal import console, show
+from fl_sim.cli.terminal import console, show, show_study
 from fl_sim.errors import RequestError
 from fl_sim.progress import audit_progress
 from fl_sim.report import expected, tables
 from fl_sim.results import load_results
+from fl_sim.study_results import SUMMARY, load_study
 
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
@@ -21,12 +22,18 @@ def report(
     path: Annotated[Path, typer.Argument(help="runs/, or the folder of one experiment.")],
 ) -> None:
     """Rebuild tables, figures and the page from results alone."""
-    folders = [path] if (path / "summary.json").exists() else sorted(path.glob("*/"))
-    folders = [folder for folder in folders if (folder / "summary.json").exists()]
+    folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
     if not folders:
         raise RequestError(f"no results in {path}")
     for folder in folders:
-        show(load_results(folder))
+        if (folder / SUMMARY).exists():
+            show_study(load_study(folder))
+        else:
+            show(load_results(folder))
+
+
+def _holds_results(folder: Path) -> bool:
+    return (folder / "summary.json").exists() or (folder / SUMMARY).exists()
 
 
 def audit(
@@ -65,13 +72,13 @@ def expected_record(
     out: Out = Path("runs"),
 ) -> None:
     """Write the results of an experiment into its expected file."""
-    expected.record(file, expected.results_of(file, out), minutes)
+    expected.record(file, expected.measured(file, out), minutes)
     console.print(f"wrote {file}", soft_wrap=True)
 
 
 def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
     """Compare results with what is expected; the exit code is 1 where they differ."""
-    deviations = expected.compare(file, expected.results_of(file, out))
+    deviations = expected.compare(file, expected.measured(file, out))
     for own in deviations:
         console.print(
             f"{own.settings}: {own.number} {own.measured:.4f}, "

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fl_sim import experiment_file, runner
-from fl_sim.cli.terminal import console, show, stop
+from fl_sim import experiment_file, runner, study
+from fl_sim.cli.terminal import console, show, show_study, stop
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
 from fl_sim.errors import RequestError
-from fl_sim.progress import Mode, live_progress
+from fl_sim.progress import Mode, live_progress, study_progress
 from fl_sim.report import profile as profile_tables
 
 File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
@@ -107,6 +107,28 @@ def sweep(
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
+
+
+def study_(
+    file: Annotated[Path, typer.Argument(help="A file with a function measure.")],
+    seeds: Seeds = None,
+    workers: Workers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Keep what was measured, or measure anew.")
+    ] = True,
+    out: Out = Path("runs"),
+) -> None:
+    """Measure every point of a study, something other than a federation."""
+    total = len(study.points_of(study.read(file), _seeds(seeds)))
+    with study_progress(console, total) as told:
+        results = study.run(
+            file, _seeds(seeds), out=out, workers=_workers(workers), resume=resume, told=told
+        )
+    if interrupts.wanted():
+        stop("interrupted; the same command goes on where it stood", 130)
+    show_study(results)
+    if not results.complete:
+        raise typer.Exit(1)
 
 
 def profile_(

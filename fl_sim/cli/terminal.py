@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fl_sim.report import tables
 from fl_sim.results import Results
+from fl_sim.study_results import StudyResults
 
 console = Console()
 
@@ -23,3 +24,11 @@ def show(results: Results, where: Console = console) -> None:
 
     where.print(tables.summary(results))
     where.print(f"report: {page.write(results)}", soft_wrap=True)
+
+
+def show_study(results: StudyResults) -> None:
+    """Print the table of a study's results, and write its page."""
+    from fl_sim.report import study
+
+    console.print(study.summary(results))
+    console.print(f"report: {study.write(results)}", soft_wrap=True)

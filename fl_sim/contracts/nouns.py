@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 
@@ -32,10 +32,11 @@ class Shard:
 
     `inputs` are `uint8` images, or float features where the backbone is frozen and its
     features are cached. `round` is the one that it is for, from 1; `proximal_mu` is what
-    Flower's FedProx asks its clients to apply. `received` holds the vectors that the rule
-    broadcasts beside the model, by name. A client may change two of the fields in place:
-    `memory`, what it keeps from one of its rounds to its next, and `sent`, vectors for the rule
-    beside its update.
+    Flower's FedProx asks its clients to apply. `protected` says which images carry noise: the
+    truth, which only a simulation knows; None where it is not told. `received` holds the vectors
+    that the rule broadcasts beside the model, by name. A client may change two of the fields in
+    place: `memory`, what it keeps from one of its rounds to its next, and `sent`, vectors for
+    the rule beside its update.
     """
 
     client: int
@@ -45,6 +46,7 @@ class Shard:
     num_classes: int
     round: int = 1
     proximal_mu: float = 0.0
+    protected: Bool[Tensor, " n"] | None = None
     received: Mapping[str, Tensor] = field(default_factory=dict)
     memory: dict[str, Tensor] = field(default_factory=dict)
     sent: dict[str, Tensor] = field(default_factory=dict)

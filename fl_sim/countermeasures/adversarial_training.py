@@ -1,6 +1,7 @@
 """Adversarial training: learn from the worst point near each image."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim import description
+from fl_sim.auto_steps import auto_steps
 from fl_sim.contracts import WorstCase
 from fl_sim.errors import require
 from fl_sim.models.modes import at_rest
@@ -27,19 +29,21 @@ class AdversarialTraining(WorstCase):
 
     Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083 (`pgd`); Goodfellow et al.
     (2015), https://arxiv.org/abs/1412.6572 (`fgsm`); Zhang et al. (2019),
-    https://arxiv.org/abs/1901.08573 (`tpgd`, the attack of TRADES). Steps as in Fu et al. (2022).
+    https://arxiv.org/abs/1901.08573 (`tpgd`, the attack of TRADES); Croce and Hein (2020),
+    https://arxiv.org/abs/2003.01690 (`apgd`). Steps as in Fu et al. (2022).
 
     Attributes:
         radius: of the attack, in pixels of [0, 1]; papers on protection use half of the
             noise's (4 / 255) and all of it (8 / 255).
         attack: `pgd` from a random start; `fgsm`, one step of the whole radius; `tpgd`, away
-            from the network's own prediction.
+            from the network's own prediction; `apgd` finds the length of its steps itself, image
+            by image.
         steps: of the attack; `fgsm` takes one.
-        step_size: length of a step; None: a fifth of the radius.
+        step_size: length of a step, of `pgd` and `tpgd`; None: a fifth of the radius.
     """
 
     radius: float = 4 / 255
-    attack: Literal["pgd", "fgsm", "tpgd"] = "pgd"
+    attack: Literal["pgd", "fgsm", "tpgd", "apgd"] = "pgd"
     steps: int = 10
     step_size: float | None = None
 
@@ -62,6 +66,10 @@ class AdversarialTraining(WorstCase):
         if self.radius == 0:
             return images
         with at_rest(model):
+            if self.attack == "apgd":
+                start = uniform(images, self.radius, rng)
+                losses = partial(_losses, model, targets)
+                return images + auto_steps(losses, images, start, self.radius, self.steps)
             loss, start = self._attack(model, images, targets, rng)
             step = self.step_size or self.radius / 5
             steps = self.steps
@@ -84,8 +92,14 @@ class AdversarialTraining(WorstCase):
             return divergence, projected(start, images, self.radius)
 
         def loss(moved: Tensor) -> Tensor:
-            return functional.cross_entropy(model(moved), targets, reduction="sum")
+            return _losses(model, targets, moved).sum()
 
         if self.attack == "fgsm":
             return loss, torch.zeros_like(images)
         return loss, uniform(images, self.radius, rng)
+
+
+def _losses(
+    model: nn.Module, targets: Float[Tensor, "n y"], moved: Float[Tensor, "n c h w"]
+) -> Float[Tensor, " n"]:
+    return functional.cross_entropy(model(moved), targets, reduction="none")

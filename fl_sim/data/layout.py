@@ -22,15 +22,17 @@ class Layout:
     Attributes:
         fraction: share that is protected, 0 to 1.
         unit: share of what: of each client's `samples`, of the `clients`, of the `classes`.
-        provenance: `shared`, one noise made on everybody's images, or `client`, each client's
-            own, made on its own images.
+        provenance: whose noise it is: `shared`, one made on everybody's images; `owner`, one a
+            group of clients, made on theirs; `client`, each client's own, made on its own.
+        num_owners: groups of clients, where provenance is `owner`; of equal size, or nearly.
         withheld: leave the chosen images out instead of protecting them (the control A_clean).
         first_round: from which on they are protected; before, they are trained on as they are.
     """
 
     fraction: float = 0.0
     unit: Literal["samples", "clients", "classes"] = "samples"
-    provenance: Literal["shared", "client"] = "shared"
+    provenance: Literal["shared", "owner", "client"] = "shared"
+    num_owners: int = 2
     withheld: bool = False
     first_round: int = 1
 
@@ -38,6 +40,15 @@ class Layout:
         description.check_types(self)
         require(0 <= self.fraction <= 1, "fraction", "between 0 and 1", self.fraction)
         require(self.first_round >= 1, "first_round", "at least 1", self.first_round)
+        require(self.num_owners >= 1, "num_owners", "at least 1", self.num_owners)
+
+    def owners(self, num_clients: int, seed: int) -> Int64[Tensor, " k"]:
+        """Return who makes each client's noise: everybody together is owner 0."""
+        if self.provenance == "shared":
+            return torch.zeros(num_clients, dtype=torch.int64)
+        if self.provenance == "client":
+            return torch.arange(num_clients)
+        return _order(num_clients, seed, "owners") % self.num_owners
 
     def chosen(
         self,

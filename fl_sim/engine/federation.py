@@ -59,6 +59,7 @@ class Federation:
             inputs=self.inputs,
             clean_inputs=self.clean_inputs,
             labels=self.pool.labels,
+            protected=self.pool.protected,
             owners=owners,
             num_classes=self.dataset.num_classes,
         )
@@ -113,14 +114,19 @@ def federation(text: str) -> Federation:
     return prepare(Experiment.from_json(text))
 
 
+def dataset_of(experiment: Experiment) -> Dataset:
+    """Return the images that an experiment is about."""
+    data = experiment.data
+    return load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+
+
 def prepare(experiment: Experiment) -> Federation:
     """Load, share out, protect, and build.
 
     Raises:
         RequestError: for what the request gets wrong; nothing has been written by then.
     """
-    seed, data = experiment.seed, experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+    seed, dataset = experiment.seed, dataset_of(experiment)
     pool = pool_of(experiment, dataset)
     network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
     inputs, clean, test = _seen(experiment, dataset, pool, network.frozen)

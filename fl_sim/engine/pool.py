@@ -33,15 +33,8 @@ class Pool:
 
 def pool_of(experiment: Experiment, dataset: Dataset) -> Pool:
     """Share the training images out, hold some back, and protect what is to be protected."""
-    data, seed = experiment.data, experiment.seed
-    labels, layout = dataset.train_labels, experiment.layout
-    rng = numpy_generator(seed, "partition")
-    parts = shares(experiment.partition, labels, data.num_clients, rng)
-    clients = torch.empty(len(labels), dtype=torch.int64)
-    for client, own in enumerate(parts):
-        clients[own] = client
-    members = _members(clients, labels, data.held_out, seed)
-    protected = layout.chosen(clients, members, labels, data.num_clients, dataset.num_classes, seed)
+    labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
+    clients, members, protected = _who_is_who(experiment, dataset)
     return Pool(
         clean_images=dataset.train_images,
         noisy_images=_noisy_images(experiment, dataset, clients, protected),
@@ -52,6 +45,23 @@ def pool_of(experiment: Experiment, dataset: Dataset) -> Pool:
         audited=_audited(clients, labels, protected, members, seed)
         & ~(layout.withheld & protected),
     )
+
+
+def _who_is_who(
+    experiment: Experiment, dataset: Dataset
+) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return each record's client, whether it is trained on, and whether it is protected."""
+    data, seed, labels = experiment.data, experiment.seed, dataset.train_labels
+    rng = numpy_generator(seed, "partition")
+    parts = shares(experiment.partition, labels, data.num_clients, rng)
+    clients = torch.empty(len(labels), dtype=torch.int64)
+    for client, own in enumerate(parts):
+        clients[own] = client
+    members = _members(clients, labels, data.held_out, seed)
+    protected = experiment.layout.chosen(
+        clients, members, labels, data.num_clients, dataset.num_classes, seed
+    )
+    return clients, members, protected
 
 
 def _members(
@@ -114,13 +124,39 @@ def _noisy_images(
     clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
     if protection is None or not bool(protected.any()):
         return clean
+    seed = experiment.seed
     if experiment.layout.provenance == "shared":
-        return _noisy(protection, clean, labels, torch.arange(len(clean)), experiment.seed)
+        return _noisy(protection, clean, labels, torch.arange(len(clean)), seed)
     noisy = clean.clone()
-    for client in clients[protected].unique().tolist():
-        own = (clients == client).nonzero().squeeze(1)
-        noisy[own] = _noisy(protection, clean[own], labels[own], own, experiment.seed, client)
+    for owner, own in _owned(experiment, clients, protected).items():
+        noisy[own] = _noisy(protection, clean[own], labels[own], own, seed, owner)
     return noisy
+
+
+def _owned(
+    experiment: Experiment, clients: Int64[Tensor, " n"], protected: Bool[Tensor, " n"]
+) -> dict[int, Int64[Tensor, " _"]]:
+    """Return the records of every owner that protects any, by owner."""
+    owners = experiment.layout.owners(experiment.data.num_clients, experiment.seed)[clients]
+    found = owners[protected].unique().tolist()
+    return {owner: (owners == owner).nonzero().squeeze(1) for owner in found}
+
+
+def noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
+    """Return the owners that make noise of their own; none where it is shared."""
+    if experiment.protection is None or experiment.layout.provenance == "shared":
+        return []
+    clients, _, protected = _who_is_who(experiment, dataset)
+    return list(_owned(experiment, clients, protected))
+
+
+def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
+    """Make one owner's noise and leave it in the cache, where `pool_of` finds it."""
+    clients, _, protected = _who_is_who(experiment, dataset)
+    own = _owned(experiment, clients, protected)[owner]
+    images, labels = dataset.train_images[own], dataset.train_labels[own]
+    assert experiment.protection is not None
+    _noisy(experiment.protection, images, labels, own, experiment.seed, owner)
 
 
 def _noisy(

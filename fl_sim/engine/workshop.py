@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +32,7 @@ class Workshop:
         model: a workbench; parameters and buffers are loaded before each use.
         inputs, clean_inputs, labels: of the records that anybody trains on; `clean_inputs` are
             those before any protection, the same tensor where nobody starts to protect late.
+        protected: which of them carry noise, from the round on in which protection begins.
         owners: each client's rows of them.
         num_classes: of the labels.
         faults: failures to inject, for tests.
@@ -43,6 +44,7 @@ class Workshop:
     inputs: Shaped[Tensor, "n ..."]
     clean_inputs: Shaped[Tensor, "n ..."]
     labels: Int64[Tensor, " n"]
+    protected: Bool[Tensor, " n"]
     owners: list[Int64[Tensor, " _"]]
     num_classes: int
     faults: Faults = field(default_factory=Faults)
@@ -79,7 +81,10 @@ class Workshop:
         own = self.owners[client]
         # Several times as fast as inputs[own], for images.
         inputs = self.round_inputs(number).index_select(0, own)
-        return Shard(client, inputs, self.labels[own], own, self.num_classes, number)
+        noisy = self.protected.index_select(0, own) & self.schedule.protects(number)
+        return Shard(
+            client, inputs, self.labels[own], own, self.num_classes, number, protected=noisy
+        )
 
     @cached_property
     def slots(self) -> Slots:

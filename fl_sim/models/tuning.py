@@ -51,7 +51,7 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     """
     with torch_seeded(seed, "model", model.backbone):
         stages = _stages(model, image_shape, num_classes)
-    if model.norm != "batch" and model.backbone not in NETWORKS:
+    if model.norm != "batch" and not _is_ours(model):
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _keep_statistics(stages)
@@ -73,8 +73,14 @@ def rate_of(parameter: nn.Parameter) -> float:
     return rate
 
 
+def _is_ours(model: Model) -> bool:
+    """Return whether the network is one of ours; torchvision has pretrained ones of that name."""
+    theirs = model.init == "pretrained" and foundation.is_foundation(model.backbone)
+    return model.backbone in NETWORKS and not theirs
+
+
 def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
-    if model.backbone in NETWORKS:
+    if _is_ours(model):
         if model.init == "pretrained":
             foundation.check_weights(model.backbone)
         return NETWORKS[model.backbone](image_shape, num_classes, model.norm)

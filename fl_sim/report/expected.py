@@ -16,6 +16,7 @@ import pandas as pd
 
 from fl_sim.errors import RequestError
 from fl_sim.results import Results, load_results, write_json, write_text
+from fl_sim.study_results import SUMMARY, load_study
 
 NUMBERS = (
     "accuracy",
@@ -25,6 +26,10 @@ NUMBERS = (
     "protection.utility_gap",
     "protection.extraction_ratio",
     "leakage.auc",
+    "leakage.clean_auc",
+    "leakage.protected_auc",
+    "epsilon.clients",
+    "epsilon.images",
     "fairness.mean",
     "fairness.worst_client",
     "fairness.best_10_percent",
@@ -55,38 +60,74 @@ class Deviation(NamedTuple):
     tolerance: float
 
 
-def record(path: Path, results: Results, minutes: float) -> None:
-    """Write what `results` gave into the file at `path`, keeping what people wrote there.
+class Measured(NamedTuple):
+    """The results of an experiment or a study, as far as they are kept in an expected file.
+
+    Attributes:
+        name: of the experiment.
+        command: that runs it.
+        hardware: processor and torch.
+        cells: one row a setting and seed; settings in columns `settings.*`.
+        numbers: columns that are kept.
+    """
+
+    name: str
+    command: str
+    hardware: str
+    cells: pd.DataFrame
+    numbers: tuple[str, ...]
+
+
+def measured(path: Path, out: Path) -> Measured:
+    """Return the results that belong to an expected file.
+
+    Raises:
+        RequestError: where there are none.
+    """
+    root = out / path.name.removesuffix(".expected.json")
+    file = f"experiments/{root.name}.py"
+    if (root / SUMMARY).exists():
+        study = load_study(root)
+        cells = study.cells.rename(columns=lambda name: str(name).removeprefix("numbers."))
+        return Measured(
+            root.name, f"fl-sim study {file}", study.hardware, cells, tuple(study.numbers)
+        )
+    results = load_results(root)
+    return Measured(root.name, f"fl-sim sweep {file}", _hardware(results), results.cells, NUMBERS)
+
+
+def record(path: Path, found: Measured, minutes: float) -> None:
+    """Write what was measured into the file at `path`, keeping what people wrote there.
 
     Args:
         path: `<name>.expected.json`.
-        results: of the experiment, all cells finished.
+        found: of the experiment, all cells finished.
         minutes: wall-clock time that the runs took.
     """
-    kept = _read(path) if path.exists() else {"command": "", "reported": []}
+    kept = _read(path) if path.exists() else {"command": found.command, "reported": []}
     content = kept | {
-        "experiment": results.path.name,
-        "seeds": sorted({int(seed) for seed in results.cells["seed"]}),
-        "hardware": _hardware(results),
+        "experiment": found.name,
+        "seeds": sorted({int(seed) for seed in found.cells["seed"]}),
+        "hardware": found.hardware,
         "measured": datetime.date.today().isoformat(),
         "minutes": round(minutes, 1),
-        "numbers": _numbers(results),
+        "numbers": _numbers(found),
     }
     write_json(path, content)
 
 
-def compare(path: Path, results: Results) -> list[Deviation]:
-    """Return the numbers of `results` that are further off than the file allows."""
-    measured = {(e["settings"], e["number"]): e["mean"] for e in _keyed(_numbers(results))}
-    found = []
+def compare(path: Path, found: Measured) -> list[Deviation]:
+    """Return the numbers that are further off than the file allows."""
+    now = {(e["settings"], e["number"]): e["mean"] for e in _keyed(_numbers(found))}
+    deviations = []
     for entry in _keyed(_read(path)["numbers"]):
-        value = measured.get((entry["settings"], entry["number"]), math.nan)
+        value = now.get((entry["settings"], entry["number"]), math.nan)
         if not abs(value - entry["mean"]) <= entry["tolerance"]:
             deviation = Deviation(
                 entry["settings"], entry["number"], entry["mean"], value, entry["tolerance"]
             )
-            found.append(deviation)
-    return found
+            deviations.append(deviation)
+    return deviations
 
 
 def write_readme(readme: Path, folder: Path) -> list[str]:
@@ -107,13 +148,17 @@ def write_readme(readme: Path, folder: Path) -> list[str]:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """Return the numbers of an expected file as a Markdown table, in percent."""
+    """Return the numbers of an expected file as a Markdown table; shares in percent."""
     settings = list(dict.fromkeys(e["settings"] for e in _keyed(content["numbers"])))
     cells = {(e["settings"], e["number"]): e for e in _keyed(content["numbers"])}
-    lines = ["| " + " | ".join(["settings", *SHOWN.values()]) + " |"]
-    lines.append("|" + "---|" * (1 + len(SHOWN)))
+    names = list(dict.fromkeys(e["number"] for e in content["numbers"]))
+    shown = (
+        SHOWN if set(names) <= set(NUMBERS) else {name: name.replace("_", " ") for name in names}
+    )
+    lines = ["| " + " | ".join(["settings", *shown.values()]) + " |"]
+    lines.append("|" + "---|" * (1 + len(shown)))
     for own in settings:
-        values = [_shown(name, cells.get((own, name))) for name in SHOWN]
+        values = [_shown(name, cells.get((own, name))) for name in shown]
         lines.append("| " + " | ".join([own, *values]) + " |")
     seeds = len(content["seeds"])
     lines += ["", f"Mean ± sample standard deviation over {seeds} seeds, {content['hardware']}, "]
@@ -124,21 +169,20 @@ def markdown(content: dict[str, Any]) -> str:
 def _shown(name: str, entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "-"
-    if name == "leakage.auc":
+    if name not in SHOWN or name == "leakage.auc":
         return f"{entry['mean']:.3f} ± {entry['spread']:.3f}"
     return f"{100 * entry['mean']:.1f} ± {100 * entry['spread']:.1f}"
 
 
-def _numbers(results: Results) -> list[dict[str, Any]]:
+def _numbers(found: Measured) -> list[dict[str, Any]]:
     """Return mean and spread over seeds of every number that is defined, by setting."""
-    axes = [column for column in results.cells.columns if column.startswith("settings.")]
-    groups = (
-        results.cells.groupby(axes, sort=False, dropna=False) if axes else [((), results.cells)]
-    )
+    cells = found.cells
+    axes = [column for column in cells.columns if column.startswith("settings.")]
+    groups = cells.groupby(axes, sort=False, dropna=False) if axes else [((), cells)]
     entries = []
     for key, table in groups:
         settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
-        known = [name for name in NUMBERS if name in table]
+        known = [name for name in found.numbers if name in table]
         entries += [_entry(settings, name, table[name].dropna()) for name in known]
     return [entry for entry in entries if entry["mean"] is not None]
 
@@ -147,12 +191,14 @@ def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> d
     if values.empty:
         return {"settings": settings, "number": name, "mean": None}
     spread = float(values.std()) if len(values) > 1 else 0.0
+    middle = float(values.mean())
+    least = LEAST_TOLERANCE * max(1.0, abs(middle))
     return {
         "settings": settings,
         "number": name,
-        "mean": round(float(values.mean()), 4),
+        "mean": round(middle, 4),
         "spread": round(spread, 4),
-        "tolerance": round(max(LEAST_TOLERANCE, SPREADS * spread), 4),
+        "tolerance": round(max(least, SPREADS * spread), 4),
     }
 
 
@@ -179,8 +225,3 @@ def _read(path: Path) -> dict[str, Any]:
         raise RequestError(f"there is no file {path}")
     content: dict[str, Any] = json.loads(path.read_text())
     return content
-
-
-def results_of(path: Path, out: Path) -> Results:
-    """Return the results that belong to an expected file."""
-    return load_results(out / path.name.removesuffix(".expected.json"))

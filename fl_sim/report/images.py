@@ -59,11 +59,12 @@ def _sheet(setting: Setting, number: int) -> Drawing:
         f"noise x{GAIN}": amplified(samples["clean"], samples["published"]),
     }
     alt = f"{about} Classes: {', '.join(names)}."
-    return drawn(f"images_{number}", _figure(rows, names), about, alt)
+    return drawn(f"images_{number}", sheet_of(rows, names), about, alt)
 
 
 @rc_context(STYLE)
-def _figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
+def sheet_of(rows: dict[str, NDArray[np.generic]], names: Sequence[str] = ()) -> Figure:
+    """Return a sheet of images: a row a title, the first eight of each side by side."""
     figure = canvas(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
     for (title, images), own in zip(rows.items(), grid, strict=True):

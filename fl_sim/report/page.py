@@ -34,7 +34,7 @@ def write(results: Results) -> Path:
     grid = grid_of(results)
     sections = sections_of(grid)
     drawings = [part for s in sections for part in s.parts if isinstance(part, Drawing)]
-    _write_figures(results.path / "figures", drawings)
+    write_figures(results.path / "figures", drawings)
     path = results.path / "report.html"
     write_text(path, render(about.title(grid), sections, complete=results.complete))
     return path
@@ -122,7 +122,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
 )
 
 
-def _write_figures(folder: Path, drawings: list[Drawing]) -> None:
+def write_figures(folder: Path, drawings: list[Drawing]) -> None:
     """Write the figures, and remove those of an earlier page that this one does not have."""
     folder.mkdir(exist_ok=True)
     for drawing in drawings:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from fl_sim import study
 from fl_sim.experiment import Experiment
 from fl_sim.experiment_file import read
 from fl_sim.runner import cells_of
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "experiments").glob("*.py"))
+ALL = sorted((ROOT / "experiments").glob("*.py"))
+STUDIES = [path for path in ALL if "\ndef measure(" in path.read_text()]
+FILES = [path for path in ALL if path not in STUDIES]
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+every_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 
 
 def test_there_are_experiments() -> None:
@@ -23,7 +27,7 @@ def test_an_experiment_is_named_after_its_file(path: Path) -> None:
     assert read(path).experiment.name == path.stem
 
 
-@every_file
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_an_experiment_opens_with_a_question(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert first.startswith('"""')
@@ -73,3 +77,12 @@ def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
     content = read(path)
     cells = cells_of(content.experiment, {}, content.seeds)
     assert {cell.experiment.run_id for cell in cells} == {content.experiment.run_id}
+
+
+@every_study
+def test_every_point_of_a_study_has_its_own_folder(path: Path, tmp_path: Path) -> None:
+    read_study = study.read(path)
+    points = study.points_of(read_study)
+    folders = {study.folder_of(read_study, tmp_path, point) for point in points}
+    assert len(folders) == len(points) >= 3
+    assert len(read_study.seeds) >= 3

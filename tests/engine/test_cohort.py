@@ -50,6 +50,7 @@ def workshop(model: str, client: Client) -> Workshop:
         inputs=inputs,
         clean_inputs=inputs,
         labels=torch.randint(0, 5, (count,), generator=rng),
+        protected=torch.zeros(count, dtype=torch.bool),
         owners=list(torch.randperm(count, generator=rng).split(SIZES)),
         num_classes=5,
     )

@@ -118,7 +118,7 @@ def test_mixed_images_have_mixed_targets() -> None:
     assert len(shares.unique()) > 2
 
 
-@pytest.mark.parametrize("attack", ["pgd", "fgsm", "tpgd"])
+@pytest.mark.parametrize("attack", ["pgd", "fgsm", "tpgd", "apgd"])
 def test_attacks_on_a_linear_model_reach_the_corner_of_the_ball(attack: Any) -> None:
     """Two classes: the worst point lies at x - r sign(w_y - w_other), whatever the attack."""
     layer = nn.Linear(9, 2)

@@ -222,7 +222,7 @@ def test_json_is_an_experiment_file(tmp_path: Path) -> None:
         ("axes.py", FILE + "AXES = [1]", "AXES maps field paths"),
         ("torn.json", '{"class": ', "is not JSON"),
         ("list.json", "[]", "expected a Experiment"),
-        ("notes.txt", "hello", "neither a Python file nor JSON"),
+        ("notes.txt", "hello", "no Python file, nor JSON"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused(

@@ -15,7 +15,8 @@ from fl_sim.contracts import Protection
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.data.sources import load, subset
-from fl_sim.engine.federation import Federation, federation, prepare
+from fl_sim.engine.federation import Federation, dataset_of, federation, prepare
+from fl_sim.engine.pool import make_noise, noise_owners
 from fl_sim.errors import FieldError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
@@ -106,7 +107,7 @@ def test_test_images_are_never_protected(experiment: Maker) -> None:
         assert torch.equal(ready(experiment, layout=layout).test_inputs, clean)
 
 
-@pytest.mark.parametrize("provenance", ["shared", "client"])
+@pytest.mark.parametrize("provenance", ["shared", "owner", "client"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_noise_of_an_image_does_not_depend_on_the_fraction(
     experiment: Maker, unit: Any, provenance: Any
@@ -161,6 +162,33 @@ def test_a_clients_noise_is_made_of_its_own_images_alone(
         assert torch.equal(ids, own)
         assert torch.equal(images, ours.pool.clean_images[own])
         assert torch.equal(labels, ours.pool.labels[own])
+
+
+def test_the_clients_of_an_owner_share_its_noise(experiment: Maker, spied: SpiedNoise) -> None:
+    layout = Layout(1.0, provenance="owner", num_owners=2)
+    ours = ready(experiment, layout=layout)
+    owners = layout.owners(ours.num_clients, ours.experiment.seed)
+    counts = owners.bincount()
+    assert len(counts) == 2
+    assert int(counts.max() - counts.min()) <= 1
+    for owner, (images, _, ids, _) in enumerate(spied.seen):
+        own = (owners[ours.pool.clients] == owner).nonzero().squeeze(1)
+        assert torch.equal(ids, own)
+        assert torch.equal(images, ours.pool.clean_images[own])
+
+
+@pytest.mark.parametrize("provenance", ["owner", "client"])
+def test_noise_that_was_made_beforehand_is_found(
+    experiment: Maker, spied: SpiedNoise, provenance: Any
+) -> None:
+    asked = experiment(protection=NOISE, layout=Layout(0.5, "clients", provenance))
+    data = dataset_of(asked)
+    owners = noise_owners(asked, data)
+    for owner in owners:
+        make_noise(asked, data, owner)
+    assert len(spied.seen) == len(owners) >= 1
+    prepare(asked)
+    assert len(spied.seen) == len(owners)
 
 
 def test_shared_noise_is_made_once_of_everybodys_images(

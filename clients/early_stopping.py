@@ -1,0 +1,119 @@
+"""Descent that stops where images held aside are no longer learnt better."""
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clients.poisoning import share_of
+from clients.sgd import SgdClient, descend, proximal_penalty
+from fl_sim import description
+from fl_sim.contracts import Client, Pipeline, Shard
+from fl_sim.engine.scores import logits
+from fl_sim.errors import require
+
+KEPT = "early_stopping.epoch"  # name, in a client's memory, of the epoch that was kept last
+
+
+@final
+@dataclass(frozen=True)
+class EarlyStoppingClient(Client):
+    """Set some images aside, train on the others, and go back to the epoch that did best on them.
+
+    A trainer who suspects noise would stop before the network has learnt it. That needs images
+    aside which carry none: noise on them as well looks like progress. Momentum starts afresh each
+    epoch.
+
+    Source: the protocol of Fu et al. (2022), appendix on early stopping,
+    https://arxiv.org/abs/2203.14533.
+
+    Attributes:
+        sgd: the training; its local epochs are the most there can be.
+        patience: epochs without a lower loss on the images aside, after which training ends.
+        aside: share of the shard that is set aside, the same images each round.
+        clean: share of the images aside that carry no noise, as far as there are such; None: as
+            it comes. Only a simulation knows.
+    """
+
+    sgd: SgdClient = field(default_factory=lambda: SgdClient(local_epochs=30))
+    patience: int = 3
+    aside: float = 0.1
+    clean: float | None = None
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.patience >= 1, "patience", "at least 1", self.patience)
+        require(0 < self.aside < 1, "aside", "between 0 and 1", self.aside)
+        share = self.clean
+        require(share is None or 0 <= share <= 1, "clean", "between 0 and 1, or None", share)
+
+    def local_steps(self, num_examples: int) -> int:
+        """Return the most steps that training can take."""
+        return self.sgd.local_steps(num_examples - self._count(num_examples))
+
+    def cannot_train(self, model: nn.Module) -> str:
+        """Refuse what the training refuses."""
+        return self.sgd.cannot_train(model)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place; report as plain descent does, over the epoch that is kept.
+
+        A shard of a single image is trained on without any aside.
+        """
+        penalty = proximal_penalty(model, shard.proximal_mu)
+        if len(shard) < 2:
+            return descend(self.sgd, model, shard, rng, penalty)
+        held, rest = self._parted(shard)
+        held = Pipeline.of(self.sgd.countermeasures).filtered(held, rng)
+        an_epoch = replace(self.sgd, local_epochs=1)
+        lowest, kept = float("inf"), 0
+        report: dict[str, float] = {}
+        state: dict[str, Tensor] = {}
+        for epoch in range(1, self.sgd.local_epochs + 1):
+            found = descend(an_epoch, model, rest, rng, penalty)
+            loss = float(functional.cross_entropy(logits(model, held.inputs), held.labels))
+            if loss < lowest or not report:
+                lowest, kept, report = loss, epoch, found
+                state = {name: value.clone() for name, value in model.state_dict().items()}
+            if epoch - kept >= self.patience:
+                break
+        model.load_state_dict(state)
+        shard.memory[KEPT] = torch.tensor(kept)
+        return report
+
+    def _parted(self, shard: Shard) -> tuple[Shard, Shard]:
+        """Return the images aside, and the others."""
+        away = self._aside(shard)
+        left = torch.ones(len(shard), dtype=torch.bool)
+        left[away] = False
+        return _part(shard, away), _part(shard, left.nonzero().squeeze(1))
+
+    def _count(self, num_examples: int) -> int:
+        return min(num_examples - 1, max(1, round(self.aside * num_examples)))
+
+    def _aside(self, shard: Shard) -> Int64[Tensor, " a"]:
+        """Return the rows that are set aside, as clean as asked for, the same each round."""
+        order = share_of(shard, 1.0, "early stopping")
+        count = self._count(len(shard))
+        if self.clean is None or shard.protected is None:
+            return order[:count]
+        noisy = shard.protected[order]
+        wanted = min(round(self.clean * count), int((~noisy).sum()))
+        chosen = torch.cat([order[~noisy][:wanted], order[noisy][: count - wanted]])
+        rest = order[~noisy][wanted : wanted + count - len(chosen)]  # where too few carry noise
+        return torch.cat([chosen, rest])
+
+
+def _part(shard: Shard, rows: Int64[Tensor, " m"]) -> Shard:
+    """Return some records of a shard; what it remembers and sends stays one."""
+    protected = None if shard.protected is None else shard.protected[rows]
+    return replace(
+        shard,
+        inputs=shard.inputs.index_select(0, rows),
+        labels=shard.labels[rows],
+        sample_ids=shard.sample_ids[rows],
+        protected=protected,
+    )

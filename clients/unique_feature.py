@@ -1,0 +1,52 @@
+"""A unique feature: one image of the shard carries a mark, as a photograph carries a name."""
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from torch import nn
+
+from clients.poisoning import share_of
+from clients.sgd import SgdClient
+from clients.wrapping import Wrapper
+from fl_sim import description
+from fl_sim.attacks.memorisation import marked_bytes
+from fl_sim.contracts import Client, Shard
+
+
+@final
+@dataclass(frozen=True)
+class UniqueFeatureClient(Wrapper):
+    """Train as ever, on a shard in which one image has the letter A in its corner.
+
+    Whether the global model remembers it is for `fl_sim.attacks.memorisation` to say.
+
+    Threat model: none. The client is honest, and its owner is the one who would be hurt.
+
+    Source: Hartley and Tsaftaris (2022), https://arxiv.org/abs/2202.08099, for one client.
+
+    Attributes:
+        honest: the training that follows.
+    """
+
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place on the shard with its marked image.
+
+        Raises:
+            ValueError: where the shard holds features: a mark needs images.
+        """
+        if shard.inputs.dtype != torch.uint8:
+            raise ValueError("a mark needs images; a frozen part of the model hides them")
+        inputs, row = shard.inputs.clone(), carrier(shard)
+        inputs[row] = marked_bytes(inputs[row])
+        return self.honest.train(model, replace(shard, inputs=inputs), rng)
+
+
+def carrier(shard: Shard) -> int:
+    """Return the row of the image that carries the mark, the same each round."""
+    return int(share_of(shard, 1 / len(shard), "unique feature")[0])

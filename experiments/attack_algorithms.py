@@ -1,0 +1,50 @@
+"""Does it matter which attack an adversarially trained model has been trained with?
+
+Run:    fl-sim sweep experiments/attack_algorithms.py
+One client holds everything and trains once: this is central training. The radius is half of the
+noise's; steps cost the same number of passes, but for FGSM, which takes one.
+"""
+
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.countermeasures.adversarial_training import AdversarialTraining
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Iid
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
+from strategies.fedavg import FedAvg
+
+RADIUS, STEPS = 16 / 255, 3
+
+EXPERIMENT = Experiment(
+    name="attack_algorithms",
+    data=Data(
+        dataset="fashion_mnist", num_clients=1, num_samples=3000, num_test=3000, held_out=0.0
+    ),
+    partition=Iid(),
+    protection=ErrorMinimizing(radius=RADIUS, form="class"),
+    layout=Layout(fraction=1.0),
+    client=SgdClient(learning_rate=0.05, batch_size=64, local_epochs=8, weight_decay=5e-4),
+    strategy=FedAvg(),
+    rounds=1,
+)
+AXES = {
+    "protection": [
+        ErrorMinimizing(radius=RADIUS, form="class"),
+        LinearSeparable(radius=12 / 255),
+        StableErrorMinimizing(radius=RADIUS, surrogate_steps=300),
+    ],
+    "client.countermeasures": [
+        (),
+        *(
+            (
+                AdversarialTraining(
+                    radius=RADIUS / 2, attack=name, steps=STEPS, step_size=2.5 / STEPS * RADIUS / 2
+                ),
+            )
+            for name in ("fgsm", "pgd", "tpgd", "apgd")
+        ),
+    ],
+}
+SEEDS = (0, 1, 2)

@@ -1,0 +1,89 @@
+"""Can the owners of a few classes protect them with noise made on classes the trainer never sees?
+
+Run:    fl-sim study experiments/class_owners.py
+The papers' case is a few people in a collection of faces. Here three of six classes of
+Fashion-MNIST are protected, class by class, with noise made together with the four others, of
+which the owners keep images of their own. On a folder of faces, one folder a person, set FOLDER.
+"""
+
+import torch
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from fl_sim.contracts import Countermeasure, Shard
+from fl_sim.countermeasures.adversarial_training import AdversarialTraining
+from fl_sim.data.sources import load_subset
+from fl_sim.engine.scores import logits
+from fl_sim.experiment import Model
+from fl_sim.models.tuning import build
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.seeding import generator
+
+RADIUS = 16 / 255
+AXES = {
+    "protection": {
+        "none": None,
+        "EM class-wise": ErrorMinimizing(radius=RADIUS, form="class"),
+        "LSP": LinearSeparable(radius=RADIUS),
+    },
+    "training": {
+        "standard": (),
+        "adversarial": (
+            AdversarialTraining(radius=RADIUS / 2, steps=3, step_size=2.5 / 3 * RADIUS / 2),
+        ),
+    },
+}
+SEEDS = (0, 1, 2)
+
+FOLDER = None  # of images, one folder a class, in place of Fashion-MNIST
+SEEN, PROTECTED = 6, 3  # classes that the trainer sees, and how many of them are protected
+SAMPLES, TESTS = 5000, 5000
+
+
+def measure(
+    seed: int, protection: ErrorMinimizing | None, training: tuple[Countermeasure, ...]
+) -> dict[str, float]:
+    """Train on the classes that are seen, and score protected and other classes apart."""
+    data = load_subset(*(("folder", FOLDER) if FOLDER else ("fashion_mnist", None)), SAMPLES, TESTS)
+    order = torch.randperm(data.num_classes, generator=generator(seed, "classes")).tolist()
+    seen, owned = order[:SEEN], order[:PROTECTED]
+    images, labels = data.train_images, data.train_labels
+    if protection is not None:
+        images = protected(protection, images, labels, owned, order[SEEN:], seed)
+    kept = torch.isin(labels, torch.tensor(seen))
+    shard = Shard(0, images[kept], renumbered(labels[kept], seen), kept.nonzero().squeeze(1), SEEN)
+    network = build(Model(), tuple(images.shape[1:]), SEEN, seed)
+    client = SgdClient(0.05, batch_size=64, local_epochs=8, countermeasures=training)
+    client.train(network.trained, shard, generator(seed, "training"))
+    tested = torch.isin(data.test_labels, torch.tensor(seen))
+    truth = renumbered(data.test_labels[tested], seen)
+    right = logits(network.trained, data.test_images[tested]).argmax(1) == truth
+    return {
+        "protected_classes": float(right[truth < PROTECTED].double().mean()),
+        "other_classes": float(right[truth >= PROTECTED].double().mean()),
+    }
+
+
+def protected(
+    protection: ErrorMinimizing,
+    images: Tensor,
+    labels: Tensor,
+    owned: list[int],
+    further: list[int],
+    seed: int,
+) -> Tensor:
+    """Return the images with those of the owners protected, by noise made on theirs and more."""
+    rows = torch.isin(labels, torch.tensor([*owned, *further])).nonzero().squeeze(1)
+    own = renumbered(labels[rows], [*owned, *further])
+    noisy = images.clone()
+    noisy[rows] = protection.protect(images[rows], own, rows, seed)
+    shown = torch.isin(labels, torch.tensor(owned))
+    return torch.where(shown[:, None, None, None], noisy, images)
+
+
+def renumbered(labels: Tensor, order: list[int]) -> Tensor:
+    """Return labels as places in the order of their classes."""
+    place = torch.full((max(order) + 1,), -1)
+    place[torch.tensor(order)] = torch.arange(len(order))
+    return place[labels]

@@ -1,0 +1,54 @@
+"""What does differential privacy cost, and what does it take away from a membership attack?
+
+Run:    fl-sim sweep experiments/dp_tradeoff.py
+`none`, noise on single images (DP-SGD), and noise on whole clients. Epsilon needs Opacus:
+pip install fl-sim[dp]
+"""
+
+from clients.dp_sgd import DpSgdClient
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.data.partition import Dirichlet
+from fl_sim.experiment import Evaluation, Model
+from strategies.differential_privacy import DifferentialPrivacy
+from strategies.fedavg import FedAvg
+
+RATE, BATCH, EPOCHS = 0.05, 32, 2
+
+
+def of_images(noise: float) -> dict[str, object]:
+    """Return descent with gradients clipped image by image, and noise."""
+    return {
+        "client": DpSgdClient(
+            clipping_norm=1.0,
+            noise_multiplier=noise,
+            learning_rate=10 * RATE,  # clipped gradients are short
+            batch_size=BATCH,
+            local_epochs=EPOCHS,
+        )
+    }
+
+
+def of_clients(noise: float) -> dict[str, object]:
+    """Return updates clipped client by client, and noise on their sum."""
+    return {"strategy": DifferentialPrivacy(clipping_norm=0.5, noise_multiplier=noise)}
+
+
+EXPERIMENT = Experiment(
+    name="dp_tradeoff",
+    data=Data(dataset="fashion_mnist", num_clients=20, num_samples=4000, num_test=2000),
+    partition=Dirichlet(0.5),
+    model=Model("efficientnet_lite0", init="pretrained", tune="head"),
+    client=SgdClient(learning_rate=RATE, batch_size=BATCH, local_epochs=EPOCHS),
+    strategy=FedAvg(),
+    evaluation=Evaluation(every=5),
+    rounds=20,
+)
+AXES = {
+    "privacy": {
+        "none": {},
+        **{f"images, noise {noise:g}": of_images(noise) for noise in (0.0, 0.5, 1.0, 2.0)},
+        **{f"clients, noise {noise:g}": of_clients(noise) for noise in (0.0, 0.1, 0.5, 2.0)},
+    }
+}
+SEEDS = (0, 1, 2)

@@ -1,0 +1,99 @@
+"""How much of what attacks on federated learning find is membership, and how much is label shift?
+
+Run:    fl-sim study experiments/fl_attacks_label_shift.py
+The server asks of each record whether client k trained on it. Matched outsiders are held-out
+records of client k itself; global ones are held-out records of everybody.
+"""
+
+import torch
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.attacks.average_cosine import AverageCosine
+from fl_sim.attacks.delta_loss import DeltaLoss
+from fl_sim.attacks.fedmia import FedMia
+from fl_sim.attacks.label_only import label_only
+from fl_sim.attacks.loss_series import LossSeries
+from fl_sim.attacks.loss_threshold import LossThreshold
+from fl_sim.attacks.signals import Evidence, Trajectory
+from fl_sim.audit.course import witnessed
+from fl_sim.data.partition import Dirichlet, Iid
+from fl_sim.engine.federation import federation
+from fl_sim.experiment import Model
+from fl_sim.metrics.leakage import auc
+from strategies.fedavg import FedAvg
+
+AXES = {
+    "partition": {"iid": Iid(), "Dirichlet 1": Dirichlet(1.0), "Dirichlet 0.1": Dirichlet(0.1)},
+    "pool": ["global", "matched"],
+}
+SEEDS = (0, 1, 2)
+
+CLIENTS, ROUNDS = 10, 30
+ATTACKS = {
+    "global_loss": LossThreshold(),
+    "loss_series": LossSeries(),
+    "delta_loss": DeltaLoss(),
+    "average_cosine": AverageCosine(),
+    "fedmia_1": FedMia("loss"),
+    "fedmia_2": FedMia("cosine"),
+}
+
+
+def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float]:
+    """Run the federation before a witness, and attack every pair of client and record."""
+    ours = federation(federated(seed, partition).to_json())
+    rows = torch.arange(len(ours.pool.labels))
+    witness = witnessed(ours, rows, {3 * (i + 1) for i in range(ROUNDS // 3)})
+    records, clients, members = pairs(ours.pool.clients, ours.pool.members, pool)
+    course = Trajectory(
+        client_margin=torch.stack(witness.client_margin)[:, :, records],
+        global_margin=torch.stack(witness.global_margin)[:, records],
+        suspects=clients,
+        cosine=torch.stack(witness.cosine)[:, :, records],
+    )
+    nothing = torch.zeros(0, len(records))
+    held = Evidence(
+        target=course.global_margin[-1],
+        references=nothing,
+        reference_members=nothing.bool(),
+        population=torch.zeros(0),
+        reference_population=torch.zeros(0, 0),
+        trajectory=course,
+    )
+    scores = {name: attack.scores(held) for name, attack in ATTACKS.items()}
+    scores["labels_alone"] = label_only(clients, ours.pool.labels[records], members)
+    return {name: auc(own[members], own[~members]) for name, own in scores.items()}
+
+
+def federated(seed: int, partition: Iid | Dirichlet) -> Experiment:
+    """Return a head on the foundation model, trained by ten clients."""
+    return Experiment(
+        name="watched",
+        data=Data(
+            dataset="fashion_mnist",
+            num_clients=CLIENTS,
+            num_samples=4000,
+            num_test=500,
+            held_out=0.5,
+        ),
+        partition=partition,
+        model=Model("efficientnet_lite0", init="pretrained", tune="head"),
+        client=SgdClient(learning_rate=0.02, momentum=0.0, batch_size=32, local_epochs=2),
+        strategy=FedAvg(),
+        rounds=ROUNDS,
+        seed=seed,
+    )
+
+
+def pairs(clients: Tensor, members: Tensor, pool: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return records, suspects and truth: each client's members, and its outsiders."""
+    found = []
+    for client in range(CLIENTS):
+        outside = ~members if pool == "global" else ~members & (clients == client)
+        for own, truth in ((members & (clients == client), True), (outside, False)):
+            rows = own.nonzero().squeeze(1)
+            found.append((rows, torch.full_like(rows, client), torch.full_like(rows, int(truth))))
+    records, suspects, truth = (torch.cat(column) for column in zip(*found, strict=True))
+    return records, suspects, truth.bool()

@@ -1,0 +1,60 @@
+"""What does each protection cost, an image?
+
+Run:    fl-sim study experiments/generation_time.py --workers 1
+All on the same images, in the same run, on one core. Passes are forward and backward, an image.
+The steps of SEM and REM are those of the paper's pass count: 12.8 epochs of batches.
+"""
+
+from time import process_time
+
+from fl_sim import effort
+from fl_sim.contracts import Protection
+from fl_sim.data.sources import load_subset
+from fl_sim.protections.autoregressive import Autoregressive
+from fl_sim.protections.convolution import Convolution
+from fl_sim.protections.error_maximizing import ErrorMaximizing
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.linearization import Linearization
+from fl_sim.protections.one_pixel import OnePixel
+from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
+from fl_sim.protections.sparsity_masking import SparsityMasking
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
+from fl_sim.protections.targeted_adversarial import TargetedAdversarial
+
+RADIUS, IMAGES, BATCH = 16 / 255, 500, 128
+STEPS = round(12.8 * IMAGES / BATCH)
+
+AXES = {
+    "protection": {
+        "random": RandomNoise(radius=RADIUS),
+        "LSP": LinearSeparable(radius=RADIUS),
+        "AR": Autoregressive(),
+        "OPS": OnePixel(),
+        "CUDA": Convolution(),
+        "PIL": Linearization(radius=RADIUS),
+        "EM class-wise": ErrorMinimizing(radius=RADIUS, form="class"),
+        "EM sample-wise": ErrorMinimizing(radius=RADIUS, form="sample"),
+        "SALM-style": SparsityMasking(radius=RADIUS),
+        "error-maximising": ErrorMaximizing(radius=RADIUS),
+        "TAP": TargetedAdversarial(radius=RADIUS),
+        "SEM": StableErrorMinimizing(radius=RADIUS, surrogate_steps=STEPS),
+        "REM": RobustErrorMinimizing(radius=RADIUS, surrogate_steps=STEPS),
+    }
+}
+SEEDS = (0, 1, 2)
+
+
+def measure(seed: int, protection: Protection) -> dict[str, float]:
+    """Protect the images, and count."""
+    data = load_subset("fashion_mnist", None, IMAGES, 10)
+    ids = data.train_labels.new_tensor(range(IMAGES))
+    with effort.counted() as counted:
+        started = process_time()
+        protection.protect(data.train_images, data.train_labels, ids, seed)
+        seconds = process_time() - started
+    return {
+        "cpu_ms_an_image": 1000 * seconds / IMAGES,
+        "passes_an_image": counted.passes / IMAGES,
+    }

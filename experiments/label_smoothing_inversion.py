@@ -1,0 +1,91 @@
+"""Does label smoothing make a model easier to invert, and negative smoothing harder?
+
+Run:    fl-sim study experiments/label_smoothing_inversion.py
+Private, public and the evaluator's images are disjoint. The generator learns from the public ones.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from clients.sgd import smoothed_cross_entropy
+from fl_sim.attacks.model_inversion import PriorGuidedInversion, trained_generator
+from fl_sim.data.sources import load_subset
+from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
+from fl_sim.perturbation import as_pixels
+from fl_sim.seeding import generator, torch_seeded
+
+AXES = {"smoothing": [0.1, 0.0, -0.05]}
+SEEDS = (0, 1, 2)
+
+PART, EPOCHS, BATCH, RATE, CLASSES = 2000, 40, 64, 1e-3, 10
+ATTACK = PriorGuidedInversion(samples=2000, candidates=50, kept=25, steps=50, crops=20)
+
+
+def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
+    """Train a target, invert it, and let an independent network judge what was found."""
+    data = load_subset("fashion_mnist", None, 3 * PART, 1000)
+    images, labels = as_pixels(data.train_images), data.train_labels
+    order = torch.randperm(len(labels), generator=generator(seed, "parts"))
+    private, public, judged = order.split(PART)
+    target = trained(images[private], labels[private], smoothing, seed)
+    evaluator = trained(images[judged], labels[judged], 0.0, seed + 1000)
+    prior = trained_generator(images[public], seed)
+    found, classes = ATTACK.reconstruct(target, prior, CLASSES, seed)
+    features, test = evaluator[:-1], (as_pixels(data.test_images), data.test_labels)
+    with torch.no_grad():
+        judgement = evaluator(found)
+        apart = feature_distance(
+            features(found), classes, features(images[private]), labels[private]
+        )
+    student = network(seed + 2000)
+    return {
+        "test_accuracy": accuracy(target, *test),
+        "attack_accuracy": attack_accuracy(judgement, classes),
+        "attack_accuracy_top_5": attack_accuracy(judgement, classes, top=5),
+        "feature_distance": apart,
+        "knowledge_extraction": knowledge_extraction(
+            student, found, classes, lambda own: accuracy(own, *test), seed
+        ),
+        "found": found[:: ATTACK.kept],
+    }
+
+
+def network(seed: int) -> nn.Sequential:
+    """Return two convolutions and a hidden layer of 64 units."""
+    with torch_seeded(seed, "network"):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(784, 64),
+            nn.ReLU(),
+            nn.Linear(64, CLASSES),
+        )
+
+
+def trained(images: Tensor, labels: Tensor, smoothing: float, seed: int) -> nn.Sequential:
+    """Return a network that was trained with smoothed labels."""
+    model, rng = network(seed), generator(seed, "order")
+    optimiser = torch.optim.Adam(model.parameters(), RATE)
+    for epoch in range(EPOCHS):
+        now = smoothing * ramp(epoch / EPOCHS) if smoothing < 0 else smoothing
+        for rows in torch.randperm(len(images), generator=rng).split(BATCH):
+            optimiser.zero_grad()
+            smoothed_cross_entropy(model(images[rows]), labels[rows], now).backward()
+            optimiser.step()
+    return model.eval()
+
+
+def ramp(done: float) -> float:
+    """Return how much of a negative smoothing is on: none for half the time, all after 3/4."""
+    return min(1.0, max(0.0, 4 * done - 2))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that the model gets right."""
+    return float((model(images).argmax(1) == labels).double().mean())

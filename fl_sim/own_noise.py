@@ -1,0 +1,45 @@
+"""Noise that every owner makes for itself is made side by side, before the runs that need it."""
+
+from typing import NamedTuple
+
+from fl_sim import process
+from fl_sim.engine import interrupts
+from fl_sim.engine.federation import dataset_of
+from fl_sim.engine.pool import make_noise, noise_owners
+from fl_sim.engine.progress import Listener
+from fl_sim.experiment import Experiment
+from fl_sim.workers import side_by_side
+
+
+class Order(NamedTuple):
+    """One owner of one experiment."""
+
+    experiment: Experiment
+    owner: int
+
+
+def make(experiments: list[Experiment], workers: int) -> None:
+    """Make the noise of all owners and leave it in the cache; a single owner's can wait.
+
+    Same bits as in the run itself, which finds them there. What cannot be made is left for the
+    run, where it is recorded.
+    """
+    orders = [
+        Order(experiment, owner)
+        for experiment in experiments
+        for owner in noise_owners(experiment, dataset_of(experiment))
+    ]
+    if workers < 2 or len(orders) < 2:
+        return
+    for _ in side_by_side(_attempt, orders, min(workers, len(orders)), lambda progress: None):
+        pass
+
+
+def _attempt(order: Order, listen: Listener) -> None:
+    if interrupts.wanted():
+        return
+    process.settle()
+    try:
+        make_noise(order.experiment, dataset_of(order.experiment), order.owner)
+    except Exception:
+        return  # the run itself meets the same fault, and says so

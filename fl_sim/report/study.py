@@ -1,0 +1,179 @@
+"""What a study measured: a table in the terminal, and a page with figures."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from fl_sim.report.formats import count, mean, spread
+from fl_sim.report.images import sheet_of
+from fl_sim.report.page import render, write_figures
+from fl_sim.report.panels import axes_of
+from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
+from fl_sim.report.style import COLOURS, GREY, STYLE, colours, drawn
+from fl_sim.results import write_text
+from fl_sim.study_results import StudyResults, images_of
+
+FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows
+MANY_LINES = 8
+LOGARITHMIC = 20  # times, from the smallest to the largest value
+
+
+def summary(results: StudyResults) -> Table:
+    """Return every number, one row a point, averaged over seeds."""
+    made = Table(title=results.path.name, box=box.SIMPLE_HEAD, title_justify="left")
+    for axis in results.axes:
+        made.add_column(axis)
+    for name in results.numbers:
+        made.add_column(name.replace("_", " "), justify="right")
+    for words, own in points(results):
+        made.add_row(*words, *(_in_words(own[f"numbers.{name}"]) for name in results.numbers))
+    return made
+
+
+def points(results: StudyResults) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Return the cells of each point, with its settings in words."""
+    columns = [f"settings.{axis}" for axis in results.axes]
+    if not columns:
+        return [((), results.cells)]
+    grouped = results.cells.groupby(columns, sort=False)
+    return [(tuple(map(str, key)), own) for key, own in grouped]
+
+
+def _in_words(values: "pd.Series[float]") -> str:
+    """Return mean and spread with as many digits as tell them apart."""
+    own = [float(value) for value in values]
+    middle, width = mean(own), spread(own)
+    if middle != middle:
+        return "-"
+    return f"{middle:.4g}" if width != width else f"{middle:.4g} ± {width:.2g}"
+
+
+def write(results: StudyResults) -> Path:
+    """Write `report.html`, which needs no other file, and its figures; return where it is."""
+    drawings = [d for d in (_lines(results), _rows(results), _images(results)) if d is not None]
+    write_figures(results.path / "figures", drawings)
+    path = results.path / "report.html"
+    sections = [_about(results), *_figures(drawings), _numbers(results)]
+    write_text(path, render(results.path.name, sections, complete=results.complete))
+    return path
+
+
+def _about(results: StudyResults) -> Section:
+    points_in_words = count(len(points(results)), "point")
+    entries = [
+        ("Measured", f"{points_in_words}, {count(len(results.seeds), 'seed')}"),
+        *((f"Varied: {axis}", " | ".join(_distinct(results, axis))) for axis in results.axes),
+        ("Machine", results.hardware),
+        ("CPU", f"{results.cells['seconds'].sum():.0f} seconds in all points"),
+        *(("Failed", error) for error in results.errors),
+    ]
+    return Section(
+        "about", "What was measured", (results.question,), (Definitions(tuple(entries)),)
+    )
+
+
+def _figures(drawings: list[Drawing]) -> list[Section]:
+    return [Section("figures", "Figures", (), tuple(drawings))] if drawings else []
+
+
+def _numbers(results: StudyResults) -> Section:
+    rows = [
+        [*map(Cell, words), *(Cell(_in_words(own[f"numbers.{n}"])) for n in results.numbers)]
+        for words, own in points(results)
+    ]
+    columns = [name.replace("_", " ") for name in results.numbers]
+    about = "Mean and sample standard deviation over seeds; the spread is no confidence interval."
+    made = table("Every number", results.axes, columns, rows)
+    return Section("numbers", "Numbers", (about,), (made,))
+
+
+def _distinct(results: StudyResults, axis: str) -> list[str]:
+    return [str(word) for word in results.cells[f"settings.{axis}"].unique()]
+
+
+def _steps(results: StudyResults) -> str | None:
+    """Return the axis along which lines are drawn: the longest that is all numbers."""
+    found = {}
+    for axis in results.axes:
+        values = pd.to_numeric(results.cells[f"settings.{axis}"], errors="coerce")
+        if not values.isna().any() and values.nunique() >= FEWEST_STEPS:
+            found[axis] = values.nunique()
+    return max(found, key=lambda axis: found[axis], default=None)
+
+
+def _lines(results: StudyResults) -> Drawing | None:
+    """Draw every number against the longest axis of numbers, one line for all else."""
+    along = _steps(results)
+    if along is None:
+        return None
+    about = f"Every number against {along}: mean over seeds, bars of one standard deviation."
+    return drawn("numbers", _line_figure(results, along), about, about)
+
+
+@rc_context(STYLE)
+def _line_figure(results: StudyResults, along: str) -> Figure:
+    names = results.numbers
+    figure, panels = axes_of([n.replace("_", " ") for n in names], min(3, len(names)))
+    others = [f"settings.{axis}" for axis in results.axes if axis != along]
+    groups = results.cells.groupby(others, sort=False) if others else [((), results.cells)]
+    lines = list(groups)[:MANY_LINES]
+    palette = colours(len(lines), ordered=False)
+    for name, axes in zip(names, panels, strict=True):
+        for (key, own), colour in zip(lines, palette, strict=True):
+            _line(axes, own, along, name, colour, ", ".join(map(str, key)))
+        axes.set_xlabel(along)
+    if others:
+        handles, words = panels[0].get_legend_handles_labels()
+        figure.legend(handles, words, loc="outside upper left", ncols=min(4, len(words)))
+    return figure
+
+
+def _line(axes: Axes, own: pd.DataFrame, along: str, name: str, colour: str, word: str) -> None:
+    steps = pd.to_numeric(own[f"settings.{along}"])
+    found = own[f"numbers.{name}"].groupby(steps)
+    middle, width = found.mean(), found.std().fillna(0)
+    axes.errorbar(
+        middle.index, middle, width, color=colour, marker="o", capsize=2, elinewidth=0.9, label=word
+    )
+    positive = steps[steps > 0]
+    if len(positive) and positive.max() / positive.min() >= LOGARITHMIC and (steps > 0).all():
+        axes.set_xscale("log")
+
+
+def _rows(results: StudyResults) -> Drawing | None:
+    """Draw every number as a row of dots a point, where nothing is a number along an axis."""
+    if _steps(results) is not None or len(points(results)) < 2:
+        return None
+    about = "Every number, a row a point: a dot is a seed, a stroke their mean."
+    return drawn("numbers", _row_figure(results), about, about)
+
+
+@rc_context(STYLE)
+def _row_figure(results: StudyResults) -> Figure:
+    found = points(results)
+    names = results.numbers
+    columns = min(3, len(names))
+    titles = [n.replace("_", " ") for n in names]
+    figure, panels = axes_of(titles, columns, height=0.22 * len(found) + 0.9, sharey=True)
+    for name, axes in zip(names, panels, strict=True):
+        for row, (_, own) in enumerate(found):
+            values = own[f"numbers.{name}"]
+            axes.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.6)
+            axes.plot([values.mean()], [row], "|", color=GREY, markersize=11)
+        axes.set_yticks(range(len(found)), [", ".join(words) for words, _ in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+    return figure
+
+
+def _images(results: StudyResults) -> Drawing | None:
+    """Draw the images of the first seed, a row a point."""
+    found = images_of(results)
+    if not found:
+        return None
+    about = f"Images of seed {results.seeds[0]}, a row a point and kind."
+    return drawn("images", sheet_of(found), about, about)

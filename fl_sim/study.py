@@ -1,0 +1,209 @@
+"""Studies: what is measured is something other than a federation.
+
+A study is a Python file with a function `measure`. It takes a seed, and by name one value of each
+of the file's AXES; it returns by name what it measured: numbers, or images in [0, 1]. Each point
+of the grid is measured once a seed.
+"""
+
+import hashlib
+import inspect
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import process
+from fl_sim.description import label
+from fl_sim.engine import interrupts
+from fl_sim.engine.environment import environment
+from fl_sim.engine.progress import Listener
+from fl_sim.errors import RequestError
+from fl_sim.experiment_file import load_python
+from fl_sim.results import run_folder, write_bytes, write_json
+from fl_sim.study_results import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study
+from fl_sim.workers import side_by_side
+
+Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
+Told = Callable[["Point", str], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a file declares.
+
+    Attributes:
+        path: of the file.
+        question: the first line of its text.
+        axes: by name, what each point is made of: a value by its label.
+        seeds: its SEEDS.
+        measure: what is done at every point.
+    """
+
+    path: Path
+    question: str
+    axes: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    measure: Callable[..., Measured]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of its results."""
+        return self.path.stem
+
+
+class Point(NamedTuple):
+    """One point of the grid and one seed."""
+
+    settings: tuple[tuple[str, str], ...]
+    seed: int
+
+    @property
+    def words(self) -> str:
+        """The point in words."""
+        return ", ".join(
+            [*(f"{axis} {value}" for axis, value in self.settings), f"seed {self.seed}"]
+        )
+
+
+def read(path: str | Path) -> Study:
+    """Read a study.
+
+    Raises:
+        RequestError: for a file that is missing, or is no study.
+    """
+    path = Path(path)
+    module = load_python(path)
+    measure = getattr(module, "measure", None)
+    if not callable(measure):
+        raise RequestError(f"{path} has no function measure, so it is no study")
+    axes: Mapping[str, Any] = getattr(module, "AXES", {})
+    taken = set(inspect.signature(measure).parameters)
+    if taken != {"seed", *axes}:
+        raise RequestError(f"{path}: measure takes seed and {sorted(axes)}; got {sorted(taken)}")
+    question = (module.__doc__ or path.stem).strip().splitlines()[0]
+    labelled = {name: _labelled(values) for name, values in axes.items()}
+    return Study(path, question, labelled, tuple(getattr(module, "SEEDS", (0,))), measure)
+
+
+def _labelled(values: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(values, Mapping):
+        return values
+    return {str(label(value)): value for value in values}
+
+
+def points_of(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
+    """Return every point of the grid, once a seed; seeds of the file where none are given."""
+    grid = product(*([(name, word) for word in values] for name, values in study.axes.items()))
+    return [Point(settings, seed) for settings in grid for seed in seeds or study.seeds]
+
+
+def run(
+    path: str | Path,
+    seeds: Sequence[int] = (),
+    *,
+    out: str | Path = "runs",
+    workers: int = 1,
+    resume: bool = True,
+    told: Told = lambda point, error: None,
+) -> StudyResults:
+    """Measure every point of a study that is not measured yet, and return all results.
+
+    A point that raises is recorded, and the others go on.
+
+    Args:
+        path: of the study's file.
+        seeds: none: those of the file.
+        out: folder of all results.
+        workers: processes that measure side by side.
+        resume: keep what was measured by the same file.
+        told: called with each point that is over, and what went wrong, or nothing.
+
+    Raises:
+        RequestError: before any work, for a file that is no study.
+    """
+    study = read(path)
+    points = points_of(study, seeds)
+    root = Path(out) / study.name
+    task = partial(_attempt, study.path, root, resume)
+    errors: dict[Point, str] = {}
+    for point, error in _outcomes(task, points, min(workers, len(points))):
+        told(point, error)
+        if error:
+            errors[point] = error
+    _summarise(study, root, points, errors)
+    return load_study(root)
+
+
+def _outcomes(
+    task: Callable[[Point, Listener], str], points: list[Point], workers: int
+) -> Iterator[tuple[Point, str]]:
+    if workers > 1:
+        yield from side_by_side(task, points, workers, lambda progress: None)
+        return
+    with interrupts.finishing_rounds():
+        for point in points:
+            yield point, task(point, lambda progress: None)
+
+
+def _attempt(path: Path, root: Path, resume: bool, point: Point, listen: Listener) -> str:
+    """Measure a point; return what went wrong, or nothing."""
+    if interrupts.wanted():
+        return "interrupted before it began"
+    process.settle()
+    study = read(path)
+    folder = folder_of(study, root, point)
+    if resume and (folder / NUMBERS).exists():
+        return ""
+    own = {axis: study.axes[axis][word] for axis, word in point.settings}
+    started = perf_counter()
+    try:
+        found = study.measure(seed=point.seed, **own)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    _write(folder, found, perf_counter() - started)
+    return ""
+
+
+def folder_of(study: Study, root: Path, point: Point) -> Path:
+    """Return the folder of a point; another text of the study's file has others."""
+    text = json.dumps([point.settings, study.path.read_text()])
+    return run_folder(root, hashlib.sha256(text.encode()).hexdigest()[:12], point.seed)
+
+
+def _write(folder: Path, found: Measured, seconds: float) -> None:
+    """Write what a point gave; its numbers last, since they say that it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if images:
+        pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **pixels)
+        write_bytes(folder / IMAGES, packed.getvalue())
+    numbers = {name: float(value) for name, value in found.items() if name not in images}
+    write_json(folder / NUMBERS, {"numbers": numbers, "seconds": seconds})
+
+
+def _summarise(study: Study, root: Path, points: list[Point], errors: dict[Point, str]) -> None:
+    """Write `study.json`."""
+    cells = []
+    for point in points:
+        folder = folder_of(study, root, point)
+        about = {"settings": dict(point.settings), "seed": point.seed}
+        about["folder"] = str(folder.relative_to(root))
+        if point in errors:
+            cells.append({**about, "error": errors[point]})
+        else:
+            cells.append({**about, **json.loads((folder / NUMBERS).read_text())})
+    where = environment("study")
+    content = {"study": study.name, "question": study.question, "cells": cells}
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / SUMMARY, {**content, "environment": where})

@@ -1,0 +1,175 @@
+"""Studies: every point once a seed, kept, resumed, reported, and compared with what is expected."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fl_sim import cli, study
+from fl_sim.errors import RequestError
+from fl_sim.experiment_file import read as read_experiment
+from fl_sim.report import expected
+from fl_sim.study_results import images_of, load_study
+
+FILE = '''"""Does one half of the other hold?
+
+More words.
+"""
+import torch
+from pathlib import Path
+
+AXES = {"size": [1, 2, 40], "how": {"plain": 1.0, "twice": 2.0}}
+SEEDS = (0, 1)
+
+def measure(seed, size, how):
+    with Path(__file__).with_name("calls").open("a") as calls:
+        calls.write("x")
+    if size == 2 and how == 2.0 and seed == 1 and Path(__file__).with_name("broken").exists():
+        raise ValueError("no [luck]")
+    return {"area": how * size + seed, "seen": torch.full((9, 1, 8, 8), 0.5)}
+'''
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "halves.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def fl_sim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        streams = capsys.readouterr()
+        return code, streams.out + streams.err
+
+    return call
+
+
+def calls(file: Path) -> int:
+    return len(file.with_name("calls").read_text())
+
+
+def test_every_point_is_measured_once_a_seed_and_then_kept(file: Path) -> None:
+    results = study.run(file, out=file.parent)
+    assert results.complete
+    assert len(results.cells) == calls(file) == 3 * 2 * 2
+    assert results.axes == ["size", "how"]
+    assert results.numbers == ["area"]
+    assert results.question == "Does one half of the other hold?"
+    row = results.cells.query("`settings.size` == '40' and `settings.how` == 'twice' and seed == 1")
+    assert float(row["numbers.area"].iloc[0]) == 81.0
+    study.run(file, out=file.parent)
+    assert calls(file) == 12
+    study.run(file, out=file.parent, resume=False)
+    assert calls(file) == 24
+
+
+def test_another_text_of_the_file_is_measured_anew(file: Path) -> None:
+    study.run(file, (0,), out=file.parent)
+    file.write_text(FILE.replace("how * size", "how * size * 2"))
+    again = study.run(file, (0,), out=file.parent)
+    assert calls(file) == 12
+    assert again.cells["numbers.area"].max() == 160.0
+
+
+def test_workers_give_the_same_numbers(file: Path) -> None:
+    alone = study.run(file, out=file.parent / "one")
+    many = study.run(file, out=file.parent / "two", workers=2)
+    assert alone.cells["numbers.area"].tolist() == many.cells["numbers.area"].tolist()
+
+
+def test_a_point_that_raises_is_recorded_and_the_others_go_on(file: Path) -> None:
+    file.with_name("broken").touch()
+    told = []
+    results = study.run(file, out=file.parent, told=lambda point, error: told.append(error))
+    assert not results.complete
+    assert results.errors == ("{'size': '2', 'how': 'twice'}: ValueError: no [luck]",)
+    assert len(told) == 12
+    assert results.cells["numbers.area"].notna().sum() == 11
+    file.with_name("broken").unlink()
+    assert study.run(file, out=file.parent).complete
+    assert calls(file) == 13
+
+
+def test_the_command_reports_and_says_what_failed(file: Path, fl_sim: Call) -> None:
+    file.with_name("broken").touch()
+    code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
+    assert code == 1
+    assert "no [luck]" in text
+    page = (file.parent / "halves" / "report.html").read_text()
+    assert "Does one half of the other hold?" in page
+    assert {p.name for p in (file.parent / "halves" / "figures").glob("*.svg")} == {
+        "numbers.svg",
+        "images.svg",
+    }
+    (file.parent / "halves" / "report.html").unlink()
+    code, _ = fl_sim("report", str(file.parent))
+    assert code == 0
+    assert (file.parent / "halves" / "report.html").exists()
+
+
+def test_images_are_kept_by_point(file: Path) -> None:
+    results = study.run(file, out=file.parent)
+    images = images_of(results)
+    assert len(images) == 6
+    assert images["1, plain\nseen"].shape == (9, 1, 8, 8)
+    assert set(images["1, plain\nseen"].flatten().tolist()) == {128}
+
+
+def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
+    study.run(file, out=file.parent)
+    path = file.with_name("halves.expected.json")
+    code, _ = fl_sim("expected", "record", str(path), "--minutes", "1", "--out", str(file.parent))
+    assert code == 0
+    content = json.loads(path.read_text())
+    assert content["command"] == "fl-sim study experiments/halves.py"
+    entry = content["numbers"][-1]
+    assert entry["settings"] == {"size": "40", "how": "twice"}
+    assert (entry["number"], entry["mean"]) == ("area", 80.5)
+    assert entry["tolerance"] == pytest.approx(0.03 * 80.5, abs=1e-3)
+    assert fl_sim("expected", "compare", str(path), "--out", str(file.parent))[0] == 0
+    content["numbers"][-1]["mean"] = 90.0
+    path.write_text(json.dumps(content))
+    code, text = fl_sim("expected", "compare", str(path), "--out", str(file.parent))
+    assert code == 1
+    assert "area 80.5000, expected 90.0000" in text
+    table = expected.markdown(json.loads(path.read_text()))
+    assert "| 1, plain | 1.500 ± 0.707 |" in table
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("AXES = {}", "has no function measure, so it is no study"),
+        ("AXES = {'a': [1]}\ndef measure(seed, b): ...", "measure takes seed and ['a']"),
+        ("def measure(seed:", "never closed"),
+    ],
+)
+def test_what_is_no_study_is_refused_before_any_work(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "no.py"
+    path.write_text(text)
+    with pytest.raises(RequestError) as caught:
+        study.run(path, out=tmp_path)
+    assert message in str(caught.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_study_is_no_experiment_and_its_results_can_be_missing(
+    file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="it is a study: fl-sim study"):
+        read_experiment(file)
+    with pytest.raises(RequestError, match="no results"):
+        load_study(tmp_path / "nothing")
