@@ -41,8 +41,9 @@ format: $(READY)  ## Format the code, and mend what the linter can
 
 report: $(READY)  ## Rebuild the reports of runs/, and the tables of README and docs
 	$(BIN)/fl-sim expected tables
+	$(BIN)/fl-sim expected tables docs/experiments.md
 	$(BIN)/python -m benchmarks.pages
-	@if compgen -G "runs/*/summary.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
+	@if compgen -G "runs/*/s*y.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
 
 bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -106,7 +106,7 @@ def rows(
 
 
 def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Figure:
-    """Return what one call of a peer's rule costs, in this process."""
+    """Return what one call of a peer's rule costs, in this process; NaN where memory is short."""
     torch.set_num_threads(1)
     updates = torch.randn(num_clients, num_parameters, generator=generator(0, "benchmark"))
     prepare = {"ours": _ours, "flower": _flowers, "byzfl": _byzfls}[peer](rule, updates)
@@ -117,7 +117,10 @@ def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Figu
     for _ in range(RUNS):
         call = prepare()  # Flower's strategies empty the replies that they are given
         started = time.process_time()
-        call()
+        try:
+            call()
+        except MemoryError:  # ByzFL's mixing holds clients x clients x parameters
+            return Figure(math.nan, math.nan)
         seconds = min(seconds, time.process_time() - started)
     return Figure(seconds, _peak_mib() - before)
 

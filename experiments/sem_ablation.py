@@ -14,7 +14,7 @@ from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 
 RADIUS, STEPS = 16 / 255, 3
-FEW = {"radius": RADIUS, "surrogate_steps": 300, "transforms": 3}
+FEW = {"radius": RADIUS, "surrogate_steps": 150, "transforms": 1}
 
 EXPERIMENT = Experiment(
     name="sem_ablation",

@@ -47,7 +47,7 @@ def measure(seed: int, rule: AggregationRule, local_epochs: int) -> dict[str, fl
         data=Data(
             dataset="fashion_mnist",
             num_clients=10,
-            num_samples=1000,
+            num_samples=500,
             num_test=500,
             held_out=0.0,
         ),

@@ -100,7 +100,8 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "leakage": _leakage(overall),
         "fairness": _fairness(overall),
         "rule": _shares(rows),
-        "epsilon": _epsilon(overall),
+        "epsilon": _epsilon(last),
+        "detection": _detection(rows),
         "cost": {name: float(values.sum()) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -168,10 +169,17 @@ def _shares(rows: pd.DataFrame) -> dict[str, float]:
     return {f"{group}_share": float(value) for group, value in means.items()}
 
 
-def _epsilon(overall: pd.DataFrame) -> dict[str, float]:
-    """Return what was spent, of the privacy of clients or of images, where it is known."""
-    chosen = overall[(overall.metric == "epsilon") & overall.valid]
-    return dict(zip(chosen.group, map(float, chosen.value), strict=True))
+def _epsilon(last: pd.DataFrame) -> dict[str, float]:
+    """Return the most that was spent, of the privacy of clients or of images, where known."""
+    chosen = last[(last.metric == "epsilon") & last.valid]
+    return {str(group): float(own.max()) for group, own in chosen.groupby("group").value}
+
+
+def _detection(rows: pd.DataFrame) -> dict[str, float]:
+    """Return how well protecting clients are told, by sign, as the mean over rounds."""
+    chosen = rows[(rows.metric == "detection_auc") & rows.valid]
+    means = chosen.groupby("group").value.mean()
+    return {f"{sign}_auc": float(value) for sign, value in means.items()}
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

@@ -72,6 +72,23 @@ def tpr_at_fpr(
     return float(tpr[fpr <= max_fpr].max())
 
 
+def tail_tnr(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fnr: float = 0.01
+) -> float:
+    """Return the share of outsiders cleared while at most `max_fnr` of members are.
+
+    High losses are missing among members: where many outsiders have one, a calibrated attack
+    will find members, which takes no reference model to see. Guessing gives `max_fnr`.
+
+    Source: after the tail of the loss in https://arxiv.org/abs/2510.19773, as the mirror image of
+    the hit rate.
+
+    >>> tail_tnr(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0, 3.0]))
+    0.5
+    """
+    return tpr_at_fpr(-outsiders, -members, max_fnr)
+
+
 def _rates(
     members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
@@ -111,9 +128,10 @@ class Leakage(Metric):
         groups = {"all": torch.ones_like(seen.members)}
         if bool(seen.protected.any()):
             groups |= {"protected": seen.protected, "clean": ~seen.protected}
-        for name, score in scores.items():
-            for group, chosen in groups.items():
+        for group, chosen in groups.items():
+            for name, score in scores.items():
                 yield from self._attack(seen, name, score, chosen, group)
+            yield from self._gaps(seen, chosen, group)
         audited = seen.pool_clients.bincount(minlength=seen.num_clients).tolist()
         for client in range(seen.num_clients):
             if not audited[client]:
@@ -146,6 +164,22 @@ class Leakage(Metric):
             note = "" if enough else f"{len(outsiders)} outsiders; {3 / max_fpr:.0f} needed"
             metric = f"mia_{name}_tpr_at_{max_fpr:g}"
             yield Row(seen.round, metric, rate, -1, group, low, high, enough, note)
+
+    def _gaps(self, seen: Observation, kept: Bool[Tensor, " n"], group: str) -> Iterator[Row]:
+        """Yield what members have over outsiders: in accuracy, halved, in loss, and in its tail."""
+        inside, outside = kept & seen.members, kept & ~seen.members
+        if not (inside.any() and outside.any()):
+            return
+        right = (seen.pool_logits.argmax(1) == seen.pool_labels).double()
+        low_loss = loss_score(seen.pool_logits, seen.pool_labels).double()
+        gap = float(right[inside].mean() - right[outside].mean()) / 2
+        yield Row(seen.round, "mia_gap_advantage", gap, group=group)
+        gap = float(low_loss[inside].mean() - low_loss[outside].mean())
+        note = "" if math.isfinite(gap) else "the model diverged"
+        yield Row(seen.round, "mia_loss_gap", gap, group=group, valid=not note, note=note)
+        cleared, count = tail_tnr(low_loss[inside], low_loss[outside]), int(outside.sum())
+        low, high = clopper_pearson(round(cleared * count), count)
+        yield Row(seen.round, "mia_tail_tnr", cleared, -1, group, low, high)
 
     def _area(
         self,

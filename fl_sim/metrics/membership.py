@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_sim.attacks.label_only import label_only
 from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
-from fl_sim.metrics.leakage import MAX_FPRS, tpr_at_fpr
+from fl_sim.metrics.leakage import MAX_FPRS, tail_tnr, tpr_at_fpr
 
 PRIORS = (0.01, 0.1, 0.5)
 NAN = float("nan")
@@ -216,23 +216,6 @@ def epsilon_lower_bound(
     tpr, _ = clopper_pearson(hits, members, confidence)
     _, fpr = clopper_pearson(alarms, outsiders, confidence)
     return max(0.0, math.log((tpr - delta) / fpr)) if tpr > delta else 0.0
-
-
-def tail_tnr(
-    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fnr: float = 0.01
-) -> float:
-    """Return the share of outsiders cleared while at most `max_fnr` of members are.
-
-    High losses are missing among members: where many outsiders have one, a calibrated attack
-    will find members, which takes no reference model to see. Guessing gives `max_fnr`.
-
-    Source: after the tail of the loss in https://arxiv.org/abs/2510.19773, as the mirror image of
-    the hit rate.
-
-    >>> tail_tnr(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0, 3.0]))
-    0.5
-    """
-    return tpr_at_fpr(-outsiders, -members, max_fnr)
 
 
 def ranks(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:

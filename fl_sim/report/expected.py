@@ -28,6 +28,8 @@ NUMBERS = (
     "leakage.auc",
     "leakage.clean_auc",
     "leakage.protected_auc",
+    "detection.train_loss_auc",
+    "detection.update_norm_auc",
     "epsilon.clients",
     "epsilon.images",
     "fairness.mean",

@@ -86,3 +86,10 @@ def test_every_point_of_a_study_has_its_own_folder(path: Path, tmp_path: Path) -
     folders = {study.folder_of(read_study, tmp_path, point) for point in points}
     assert len(folders) == len(points) >= 3
     assert len(read_study.seeds) >= 3
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_the_documentation_has_a_place_for_every_experiment(path: Path) -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    assert f"<!-- {path.stem} -->" in page
+    assert path.read_text().splitlines()[0].strip('"') in page

@@ -288,3 +288,31 @@ def test_the_gate_flags_each_client_by_its_own_records(observation: Maker) -> No
     seen = replace(seen, members=torch.where(skewed, torch.tensor(True), seen.members))
     valid = {r.client: r.valid for r in Leakage().rows(seen) if r.client >= 0}
     assert valid == {0: True, 1: True, 2: False, 3: True}
+
+
+def test_what_members_have_over_outsiders_in_every_round(observation: Maker) -> None:
+    """Half of the difference of accuracies, the difference of losses, and its tail, by numpy."""
+    seen = observation()
+    rng = generator(3, "logits")
+    logits = torch.randn(len(seen.pool_labels), 10, generator=rng)
+    logits[seen.members, seen.pool_labels[seen.members]] += 1.5
+    seen = replace(seen, pool_logits=logits)
+    rows = {(row.metric, row.group): row for row in Leakage().rows(seen) if row.client == -1}
+    losses = (
+        -torch.log_softmax(logits.double(), 1).gather(1, seen.pool_labels[:, None]).numpy()[:, 0]
+    )
+    right = (logits.argmax(1) == seen.pool_labels).numpy()
+    for group, kept in (
+        ("all", np.ones(len(right), dtype=bool)),
+        ("protected", seen.protected.numpy()),
+        ("clean", ~seen.protected.numpy()),
+    ):
+        inside, outside = kept & seen.members.numpy(), kept & ~seen.members.numpy()
+        half = (right[inside].mean() - right[outside].mean()) / 2
+        assert rows["mia_gap_advantage", group].value == pytest.approx(half, abs=1e-12)
+        apart = losses[outside].mean() - losses[inside].mean()
+        assert rows["mia_loss_gap", group].value == pytest.approx(apart, abs=1e-5)
+        highest = np.sort(losses[inside])[::-1]
+        threshold = highest[int(0.01 * inside.sum())]
+        cleared = (losses[outside] > threshold + 1e-6).mean()
+        assert rows["mia_tail_tnr", group].value == pytest.approx(cleared, abs=1e-12)

@@ -12,7 +12,7 @@ from sklearn.metrics import precision_score, roc_auc_score
 from torch import Tensor
 
 from fl_sim.metrics.intervals import clopper_pearson
-from fl_sim.metrics.leakage import tpr_at_fpr
+from fl_sim.metrics.leakage import tail_tnr, tpr_at_fpr
 from fl_sim.metrics.membership import (
     Finding,
     Records,
@@ -22,7 +22,6 @@ from fl_sim.metrics.membership import (
     ppv,
     ranks,
     shift_control,
-    tail_tnr,
 )
 from fl_sim.seeding import generator
 
