@@ -81,14 +81,14 @@ def load_study(path: str | Path) -> StudyResults:
     )
 
 
-def images_of(results: StudyResults) -> dict[str, UInt8[np.ndarray, "n c h w"]]:
-    """Return the images of the first seed, by point and name."""
-    found: dict[str, UInt8[np.ndarray, "n c h w"]] = {}
+def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]]:
+    """Return the images of the first seed, by point, and then by name."""
+    found: dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]] = {}
     table = results.cells[results.cells["seed"] == results.cells["seed"].iloc[0]]
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES
         if path.exists():
             point = ", ".join(str(cell[f"settings.{axis}"]) for axis in results.axes)
             with np.load(path, allow_pickle=False) as kept:
-                found |= {f"{point}\n{name}".strip(): kept[name] for name in kept.files}
+                found[point] = {name: kept[name] for name in kept.files}
     return found

@@ -59,17 +59,16 @@ def _sheet(setting: Setting, number: int) -> Drawing:
         f"noise x{GAIN}": amplified(samples["clean"], samples["published"]),
     }
     alt = f"{about} Classes: {', '.join(names)}."
-    return drawn(f"images_{number}", sheet_of(rows, names), about, alt)
+    return drawn(f"images_{number}", _figure(rows, names), about, alt)
 
 
 @rc_context(STYLE)
-def sheet_of(rows: dict[str, NDArray[np.generic]], names: Sequence[str] = ()) -> Figure:
-    """Return a sheet of images: a row a title, the first eight of each side by side."""
+def _figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
     figure = canvas(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
     for (title, images), own in zip(rows.items(), grid, strict=True):
         for image, axes in zip(images, own, strict=False):
-            _image(axes, image)
+            show(axes, image)
         own[0].set_ylabel(title)
         for empty in own[len(images) :]:
             empty.set_visible(False)
@@ -78,7 +77,8 @@ def sheet_of(rows: dict[str, NDArray[np.generic]], names: Sequence[str] = ()) ->
     return figure
 
 
-def _image(axes: Axes, image: NDArray[np.generic]) -> None:
+def show(axes: Axes, image: NDArray[np.generic]) -> None:
+    """Draw one image, grey or in colour, without anything around it."""
     pixels = image.transpose(1, 2, 0)
     grey = pixels.shape[2] == 1
     # interpolation "none" stores pixels as they are, so that they stay sharp when enlarged

@@ -2,24 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
 from fl_sim.report.formats import count, mean, spread
-from fl_sim.report.images import sheet_of
+from fl_sim.report.images import show
 from fl_sim.report.page import render, write_figures
 from fl_sim.report.panels import axes_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
-from fl_sim.report.style import COLOURS, GREY, STYLE, colours, drawn
+from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
 from fl_sim.results import write_text
 from fl_sim.study_results import StudyResults, images_of
 
 FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows
 MANY_LINES = 8
+TILES, ACROSS = 24, 8  # images side by side: in the figure, and in one tile
 LOGARITHMIC = 20  # times, from the smallest to the largest value
 
 
@@ -127,6 +131,8 @@ def _line_figure(results: StudyResults, along: str) -> Figure:
         for (key, own), colour in zip(lines, palette, strict=True):
             _line(axes, own, along, name, colour, ", ".join(map(str, key)))
         axes.set_xlabel(along)
+        if axes.get_xscale() == "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(5))
     if others:
         handles, words = panels[0].get_legend_handles_labels()
         figure.legend(handles, words, loc="outside upper left", ncols=min(4, len(words)))
@@ -171,9 +177,41 @@ def _row_figure(results: StudyResults) -> Figure:
 
 
 def _images(results: StudyResults) -> Drawing | None:
-    """Draw the images of the first seed, a row a point."""
+    """Draw the images of the first seed, a tile a point."""
     found = images_of(results)
     if not found:
         return None
-    about = f"Images of seed {results.seeds[0]}, a row a point and kind."
-    return drawn("images", sheet_of(found), about, about)
+    kinds = list(next(iter(found.values())))
+    about = f"Images of seed {results.seeds[0]}. In each tile, from above: {', '.join(kinds)}."
+    return drawn("images", _tiles(found), about, about)
+
+
+@rc_context(STYLE)
+def _tiles(found: dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]]) -> Figure:
+    tiles = {point: tile(list(kinds.values())) for point, kinds in found.items()}
+    widest = max(len(images) for kinds in found.values() for images in kinds.values())
+    columns = max(1, min(len(tiles), TILES // min(widest, ACROSS)))
+    shape = max((own.shape[1:] for own in tiles.values()), key=lambda own: own[0])
+    height = min(4.0, WIDTH / columns * shape[0] / shape[1] + 0.35)
+    figure, panels = axes_of(list(tiles), columns)
+    figure.set_figheight(height * -(-len(tiles) // columns))
+    for axes, own in zip(panels, tiles.values(), strict=True):
+        show(axes, own)
+        axes.set_anchor("NW")
+    return figure
+
+
+def tile(kinds: list[UInt8[np.ndarray, "n c h w"]]) -> UInt8[np.ndarray, "c h2 w2"]:
+    """Return the first images of each kind as one: a row a kind, white where there is none."""
+    rows = [np.concatenate([_edged(image) for image in images[:ACROSS]], 2) for images in kinds]
+    widest = max(row.shape[2] for row in rows)
+    padded = [
+        np.pad(r, ((0, 0), (0, 0), (0, widest - r.shape[2])), constant_values=255) for r in rows
+    ]
+    joined: UInt8[np.ndarray, "c h2 w2"] = np.concatenate(padded, 1)
+    return joined
+
+
+def _edged(image: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c h2 w2"]:
+    """Return an image with a thin white edge."""
+    return np.pad(image, ((0, 0), (1, 1), (1, 1)), constant_values=255)

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fl_sim import cli, study
 from fl_sim.errors import RequestError
 from fl_sim.experiment_file import read as read_experiment
 from fl_sim.report import expected
+from fl_sim.report.study import tile
 from fl_sim.study_results import images_of, load_study
 
 FILE = '''"""Does one half of the other hold?
@@ -122,8 +124,15 @@ def test_images_are_kept_by_point(file: Path) -> None:
     results = study.run(file, out=file.parent)
     images = images_of(results)
     assert len(images) == 6
-    assert images["1, plain\nseen"].shape == (9, 1, 8, 8)
-    assert set(images["1, plain\nseen"].flatten().tolist()) == {128}
+    assert images["1, plain"]["seen"].shape == (9, 1, 8, 8)
+    assert set(images["1, plain"]["seen"].flatten().tolist()) == {128}
+
+
+def test_a_tile_has_a_row_a_kind() -> None:
+    few, many = np.zeros((1, 1, 4, 4), np.uint8), np.zeros((9, 1, 4, 4), np.uint8)
+    joined = tile([few, many])
+    assert joined.shape == (1, 12, 8 * 6)
+    assert int((joined == 0).sum()) == 16 + 8 * 16
 
 
 def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
