@@ -23,7 +23,7 @@ from fl_sim.protections.sparsity_masking import SparsityMasking
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 
-RADIUS, IMAGES, BATCH = 16 / 255, 500, 128
+RADIUS, IMAGES, BATCH = 16 / 255, 256, 128
 STEPS = round(12.8 * IMAGES / BATCH)
 
 AXES = {

@@ -61,3 +61,5 @@ AXES = {
     ],
 }
 SEEDS = (0, 1, 2)
+# The size of the papers: hours a cell without a GPU.
+FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

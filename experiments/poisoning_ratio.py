@@ -39,3 +39,5 @@ AXES = {
     "layout.fraction": [0.2, 0.4, 0.6, 0.8, 0.9, 1.0],
 }
 SEEDS = (0, 1, 2)
+# The size of the papers: hours a cell without a GPU.
+FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

@@ -4,7 +4,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from json import JSONDecodeError
 from pathlib import Path
@@ -35,20 +35,27 @@ class ExperimentFile:
         experiment: its EXPERIMENT.
         axes: its AXES, for a sweep; empty where it has none.
         seeds: its SEEDS; the experiment's own where it has none.
+        full: its FULL, the fields that give it the size of the papers; empty where it has none.
     """
 
     experiment: Experiment
     axes: Axes
     seeds: tuple[int, ...]
+    full: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
+def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False) -> ExperimentFile:
     """Read an experiment file and apply overrides such as `layout.fraction=0.5`.
 
     An overridden field is no longer an axis of the sweep.
 
+    Args:
+        path: of the file.
+        overrides: `field=value`.
+        full: first apply the file's FULL, the size of the papers.
+
     Raises:
-        RequestError: for a file that is missing or declares no experiment.
+        RequestError: for a file that is missing, declares no experiment, or has no FULL.
         FieldError: for an override of an unknown field, or out of range.
     """
     path = Path(path)
@@ -56,6 +63,10 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
         raise RequestError(f"there is no experiment file {path}")
     content = _read_json(path) if path.suffix == ".json" else _read_python(path)
     experiment, axes = content.experiment, dict(content.axes)
+    if full and not content.full:
+        raise RequestError(f"{path} names no FULL, so it has one size only")
+    for name, value in content.full.items() if full else ():
+        experiment = experiment.with_value(name, value)
     for override in overrides:
         field, separator, text = override.partition("=")
         if not separator:
@@ -64,7 +75,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentFile:
             )
         experiment = experiment.with_value(field, parse_value(text))
         axes.pop(field, None)
-    return ExperimentFile(experiment, axes, content.seeds)
+    return ExperimentFile(experiment, axes, content.seeds, content.full)
 
 
 def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
@@ -73,14 +84,14 @@ def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
     Raises:
         RequestError: for an override of a part of what an axis sets.
     """
-    fields = [override.partition("=")[0] for override in overrides]
+    changed = [override.partition("=")[0] for override in overrides]
     for name, values in axes.items():
         steps = values.values() if isinstance(values, Mapping) else [{name: None}]
         for path in {path for changes in steps for path in changes}:
-            for field in fields:
-                if field == path or field.startswith(f"{path}."):
+            for own in changed:
+                if own == path or own.startswith(f"{path}."):
                     raise RequestError(
-                        f"--set {field}: the axis {name!r} sets {path}, and would undo it"
+                        f"--set {own}: the axis {name!r} sets {path}, and would undo it"
                     )
 
 
@@ -134,7 +145,7 @@ def _read_python(path: Path) -> ExperimentFile:
     if not isinstance(axes, Mapping):
         raise RequestError(f"{path}: AXES maps field paths to lists of values")
     seeds = tuple(getattr(module, "SEEDS", (experiment.seed,)))
-    return ExperimentFile(experiment, axes, seeds)
+    return ExperimentFile(experiment, axes, seeds, getattr(module, "FULL", {}))
 
 
 def load_python(path: Path) -> ModuleType:

@@ -88,7 +88,12 @@ def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "n
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES
         if path.exists():
-            point = ", ".join(str(cell[f"settings.{axis}"]) for axis in results.axes)
+            point = ", ".join(_words(axis, cell[f"settings.{axis}"]) for axis in results.axes)
             with np.load(path, allow_pickle=False) as kept:
                 found[point] = {name: kept[name] for name in kept.files}
     return found
+
+
+def _words(axis: str, value: str) -> str:
+    """Return a setting in words: a number alone says too little."""
+    return f"{axis} {value}" if value.lstrip("-")[:1].isdigit() else value

@@ -50,6 +50,9 @@ Track = Annotated[
 ProgressMode = Annotated[
     Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
 ]
+Full = Annotated[
+    bool, typer.Option("--full", help="The size of the papers, which the file names as FULL.")
+]
 Fallback = Annotated[
     str | None,
     typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
@@ -71,10 +74,11 @@ def run(
     ray_address: RayAddress = None,
     track: Track = None,
     progress: ProgressMode = "bar",
+    full: Full = False,
     fallback: Fallback = None,
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
-    content = _read(file, set_, rounds, fallback)
+    content = _read(file, set_, rounds, fallback, full)
     wanted = _seeds(seeds) or (content.experiment.seed,)
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
@@ -98,10 +102,11 @@ def sweep(
     ray_address: RayAddress = None,
     track: Track = None,
     progress: ProgressMode = "bar",
+    full: Full = False,
     fallback: Fallback = None,
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
-    content = _read(file, set_, rounds, fallback)
+    content = _read(file, set_, rounds, fallback, full)
     experiment_file.check_overrides(content.axes, set_ or [])
     wanted = _seeds(seeds) or content.seeds
     how = _how(cohort, inject, ray_address, track)
@@ -149,10 +154,14 @@ def profile_(
 
 
 def _read(
-    file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None
+    file: Path,
+    set_: list[str] | None,
+    rounds: int | None,
+    fallback: str | None,
+    full: bool = False,
 ) -> experiment_file.ExperimentFile:
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
-    content = experiment_file.read(file, overrides)
+    content = experiment_file.read(file, overrides, full=full)
     data = content.experiment.data
     if fallback is None or data.dataset == fallback:
         return content
@@ -162,7 +171,7 @@ def _read(
         _warn_loudly(data.dataset, fallback, error)
         sizes = ["data.num_samples=none", "data.num_test=none"]
         overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
-        return experiment_file.read(file, overrides)
+        return experiment_file.read(file, overrides, full=full)
     return content
 
 

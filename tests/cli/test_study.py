@@ -124,8 +124,8 @@ def test_images_are_kept_by_point(file: Path) -> None:
     results = study.run(file, out=file.parent)
     images = images_of(results)
     assert len(images) == 6
-    assert images["1, plain"]["seen"].shape == (9, 1, 8, 8)
-    assert set(images["1, plain"]["seen"].flatten().tolist()) == {128}
+    assert images["size 1, plain"]["seen"].shape == (9, 1, 8, 8)
+    assert set(images["size 1, plain"]["seen"].flatten().tolist()) == {128}
 
 
 def test_a_tile_has_a_row_a_kind() -> None:

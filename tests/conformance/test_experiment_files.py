@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fl_sim import study
+from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.experiment_file import read
 from fl_sim.runner import cells_of
@@ -77,6 +78,21 @@ def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
     content = read(path)
     cells = cells_of(content.experiment, {}, content.seeds)
     assert {cell.experiment.run_id for cell in cells} == {content.experiment.run_id}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if "\nFULL = " in p.read_text()], ids=lambda path: path.stem
+)
+def test_the_size_of_the_papers_can_be_had(path: Path) -> None:
+    content = read(path, full=True)
+    assert content.experiment.data.num_samples is None
+    assert content.experiment.run_id != read(path).experiment.run_id
+    assert cells_of(content.experiment, content.axes, (0,))
+
+
+def test_a_file_of_one_size_says_so() -> None:
+    with pytest.raises(RequestError, match="names no FULL, so it has one size only"):
+        read(ROOT / "experiments" / "quickstart.py", full=True)
 
 
 @every_study
