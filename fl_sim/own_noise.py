@@ -1,6 +1,6 @@
 """Noise that every owner makes for itself is made side by side, before the runs that need it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fl_sim import process
 from fl_sim.engine import interrupts
@@ -24,14 +24,17 @@ def make(experiments: list[Experiment], workers: int) -> None:
     Same bits as in the run itself, which finds them there. What cannot be made is left for the
     run, where it is recorded.
     """
-    orders = [
-        Order(experiment, owner)
-        for experiment in experiments
-        for owner in noise_owners(experiment, dataset_of(experiment))
-    ]
+    orders: dict[Any, Order] = {}  # by all that the noise depends on
+    for own in experiments:
+        if own.layout.provenance != "shared":
+            what = (own.protection, own.data, own.partition, own.seed)
+            whose = (own.layout.provenance, own.layout.num_owners)
+            for owner in noise_owners(own, dataset_of(own)):
+                orders.setdefault((*what, *whose, owner), Order(own, owner))
     if workers < 2 or len(orders) < 2:
         return
-    for _ in side_by_side(_attempt, orders, min(workers, len(orders)), lambda progress: None):
+    jobs = list(orders.values())
+    for _ in side_by_side(_attempt, jobs, min(workers, len(jobs)), lambda progress: None):
         pass
 
 

@@ -81,9 +81,9 @@ def load_study(path: str | Path) -> StudyResults:
     )
 
 
-def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]]:
+def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]:
     """Return the images of the first seed, by point, and then by name."""
-    found: dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]] = {}
+    found: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]] = {}
     table = results.cells[results.cells["seed"] == results.cells["seed"].iloc[0]]
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES

@@ -187,7 +187,7 @@ def _images(results: StudyResults) -> Drawing | None:
 
 
 @rc_context(STYLE)
-def _tiles(found: dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]]) -> Figure:
+def _tiles(found: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]) -> Figure:
     tiles = {point: tile(list(kinds.values())) for point, kinds in found.items()}
     widest = max(len(images) for kinds in found.values() for images in kinds.values())
     columns = max(1, min(len(tiles), TILES // min(widest, ACROSS)))
@@ -201,7 +201,7 @@ def _tiles(found: dict[str, dict[str, UInt8[np.ndarray, "n c h w"]]]) -> Figure:
     return figure
 
 
-def tile(kinds: list[UInt8[np.ndarray, "n c h w"]]) -> UInt8[np.ndarray, "c h2 w2"]:
+def tile(kinds: list[UInt8[np.ndarray, "_ c _ _"]]) -> UInt8[np.ndarray, "c h2 w2"]:
     """Return the first images of each kind as one: a row a kind, white where there is none."""
     rows = [np.concatenate([_edged(image) for image in images[:ACROSS]], 2) for images in kinds]
     widest = max(row.shape[2] for row in rows)

@@ -12,6 +12,7 @@ from clients.sgd import SgdClient
 from fl_sim import Experiment, Model, Participation, run
 from fl_sim.data.layout import Layout
 from fl_sim.engine.progress import Progress
+from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.random_noise import RandomNoise
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
@@ -124,3 +125,24 @@ def test_results_run_again_from_their_own_json(experiment: Maker, tmp_path: Path
     first = final_bits(wanted, tmp_path / "a")
     (path,) = (tmp_path / "a").glob("*/*/*/experiment.json")
     assert final_bits(Experiment.from_json(path.read_text()), tmp_path / "b") == first
+
+
+def test_noise_that_clients_make_side_by_side_has_the_same_bits(
+    experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = experiment(
+        protection=ErrorMinimizing(max_passes=1, noise_steps=1),
+        layout=Layout(1.0, provenance="client"),
+        rounds=1,
+    )
+    found = []
+    for workers in (1, 2):
+        monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / f"cache {workers}"))
+        found.append(final_bits(own, tmp_path / f"out {workers}", workers=workers))
+    assert found[0] == found[1]
+    caches = [
+        {path.name for path in (tmp_path / f"cache {workers}").glob("protected/*.safetensors")}
+        for workers in (1, 2)
+    ]
+    assert caches[0] == caches[1]
+    assert len(caches[0]) == own.data.num_clients
