@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.style import canvas
 
-MAX_PANELS = 24
+MAX_PANELS = 36
 MAX_LINES = 12  # more lines in one panel cannot be told apart
 
 

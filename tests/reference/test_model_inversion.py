@@ -1,6 +1,7 @@
 """Model inversion: parts against hand values, and the whole on digits."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fl_sim.attacks.model_inversion import (
 )
 from fl_sim.data.sources import load
 from fl_sim.errors import FieldError
+from fl_sim.experiment_file import load_python
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator, torch_seeded
@@ -133,3 +135,10 @@ def test_smoothing_helps_and_negative_smoothing_hinders_extraction(
     print("extraction score by smoothing:", score)
     assert score[0.1] > score[0.0] > score[-0.05]
     assert score[-0.05] > 0.2
+
+
+def test_negative_smoothing_comes_on_between_half_and_three_quarters_of_training() -> None:
+    """Struppek et al. (2024): none for half of the epochs, then a ramp, then all of it."""
+    module = load_python(Path(__file__).parents[2] / "experiments/label_smoothing_inversion.py")
+    on = [module.ramp(share) for share in (0.0, 0.25, 0.5, 0.625, 0.75, 1.0)]
+    assert on == [0.0, 0.0, 0.0, 0.5, 1.0, 1.0]
