@@ -1,49 +1,25 @@
-"""Runs and sweeps: which runs there are, side by side, and what they add up to."""
+"""Runs and sweeps: each distinct run once, side by side where that helps."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pandas as pd
 from flwr.clientapp import ClientApp
 
 from fl_sim import own_noise, preflight, trackers
-from fl_sim.description import label
+from fl_sim.cells import Cell, cells_of, controls_of
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.session import Engine, Session, run_session
 from fl_sim.errors import RequestError
-from fl_sim.experiment import Axes, Axis, Experiment
-from fl_sim.results import (
-    Results,
-    load_results,
-    protection_numbers,
-    read_result,
-    rows_table,
-    run_folder,
-    write_json,
-    write_table,
-)
+from fl_sim.experiment import Axes, Experiment
+from fl_sim.results import Results, load_results, read_result, run_folder
+from fl_sim.summary import write_summary
 from fl_sim.workers import side_by_side
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run that was asked for, and the settings that tell it from the others."""
-
-    experiment: Experiment
-    settings: dict[str, Any]
-
-    @property
-    def label(self) -> str:
-        """The settings in words."""
-        words = [f"{path.split('.')[-1]} {value}" for path, value in self.settings.items()]
-        return ", ".join([*words, f"seed {self.experiment.seed}"])
 
 
 @dataclass(frozen=True)
@@ -145,38 +121,6 @@ def sweep(
     return run_cells(cells_of(experiment, axes, seeds), options, listen)
 
 
-def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) -> list[Cell]:
-    """Return every combination of the axes' values, once a seed.
-
-    Raises:
-        FieldError: for an unknown field or a value out of range.
-    """
-    cells: list[Cell] = []
-    for steps in product(*(_steps(path, values) for path, values in axes.items())):
-        changed = experiment
-        for step in steps:
-            for path, value in step.changes.items():
-                changed = changed.with_value(path, value)
-        settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
-        wanted = seeds if seeds is not None else [experiment.seed]
-        cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
-    return cells
-
-
-class Step(NamedTuple):
-    """One value of an axis: its label, and the fields that it sets."""
-
-    label: Any
-    changes: Mapping[str, Any]
-
-
-def _steps(path: str, values: Axis) -> list[Step]:
-    """Return the values of an axis: of one field, or by name, of several that change together."""
-    if isinstance(values, Mapping):
-        return [Step(name, changes) for name, changes in values.items()]
-    return [Step(label(value), {path: value}) for value in values]
-
-
 def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
     """Run cells and their controls, each distinct run once, and sum them up.
 
@@ -192,7 +136,7 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
         own_noise.make(_unfinished(jobs, options), options.workers)
     errors = _execute(jobs, options, listen)
     root = options.out / cells[0].experiment.name
-    _summarise(root, cells, [job for job in jobs if job not in cells], errors)
+    write_summary(root, cells, [job for job in jobs if job not in cells], errors)
     return load_results(root)
 
 
@@ -202,29 +146,16 @@ def _unfinished(jobs: list[Cell], options: Options) -> list[Experiment]:
     return [
         job.experiment
         for job in jobs
-        if not (options.resume and read_result(run_folder(root, *_key(job.experiment))))
+        if not (options.resume and read_result(run_folder(root, *job.key)))
     ]
 
 
 def plan(cells: list[Cell], options: Options) -> list[Cell]:
     """Return each distinct run once: the cells', then those of their controls."""
-    jobs = {_key(cell.experiment): cell for cell in cells}
-    for control in _controls(cells) if options.controls else []:
-        jobs.setdefault(_key(control.experiment), control)
+    jobs = {cell.key: cell for cell in cells}
+    for control in controls_of(cells) if options.controls else []:
+        jobs.setdefault(control.key, control)
     return list(jobs.values())
-
-
-def _key(experiment: Experiment) -> tuple[str, int]:
-    return experiment.run_id, experiment.seed
-
-
-def _controls(cells: list[Cell]) -> Iterator[Cell]:
-    """Yield the controls of all cells; one may fail, where a rule needs more clients than
-    hold clean data, and then what it would show stays unknown.
-    """
-    for cell in cells:
-        for name, control in cell.experiment.controls().items():
-            yield Cell(control, {**cell.settings, "control": name})
 
 
 def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
@@ -241,7 +172,7 @@ def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple
         outcomes = on_ray(task, jobs, options.workers, address, listen)
     else:
         outcomes = _in_turn(jobs, options, listen)
-    return {_key(job.experiment): error for job, error in outcomes if error}
+    return {job.key: error for job, error in outcomes if error}
 
 
 def _in_turn(jobs: list[Cell], options: Options, listen: Listener) -> Iterator[tuple[Cell, str]]:
@@ -260,7 +191,7 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
     """Run a job; return what went wrong, or nothing."""
     root = options.out / job.experiment.name
     session = Session(
-        folder=run_folder(root, *_key(job.experiment)),
+        folder=run_folder(root, *job.key),
         engine=options.engine,
         workers=options.workers,
         resume=options.resume,
@@ -277,55 +208,3 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-def _summarise(
-    root: Path, cells: list[Cell], controls: list[Cell], errors: dict[tuple[str, int], str]
-) -> None:
-    """Write `summary.json` and `rows.parquet` of an experiment."""
-    seeds: dict[str, list[int]] = {}
-    for cell in cells:
-        own = seeds.setdefault(cell.experiment.run_id, [])
-        if cell.experiment.seed not in own:
-            own.append(cell.experiment.seed)
-    summary = {
-        "experiment": cells[0].experiment.name,
-        "cells": [_entry(root, cell, seeds, errors) for cell in cells],
-        "controls": [_entry(root, control, seeds, errors) for control in controls],
-    }
-    root.mkdir(parents=True, exist_ok=True)
-    write_table(root / "rows.parquet", _all_rows(root, [*cells, *controls]))
-    write_json(root / "summary.json", summary)
-
-
-def _entry(
-    root: Path, cell: Cell, seeds: dict[str, list[int]], errors: dict[tuple[str, int], str]
-) -> dict[str, Any]:
-    run_id, seed = _key(cell.experiment)
-    result = read_result(run_folder(root, run_id, seed))
-    about = {
-        "experiment": cell.experiment.name,
-        "run_id": run_id,
-        "seed": seed,
-        "seeds": seeds.get(run_id, [seed]),
-        "settings": cell.settings,
-        "label": cell.label,
-    }
-    if result is None:
-        return {**about, "status": "failed", "error": errors.get((run_id, seed), "not finished")}
-    references = {
-        name: read_result(run_folder(root, *_key(control)))
-        for name, control in cell.experiment.controls().items()
-    }
-    own = None if cell.experiment.layout.fraction else result
-    numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))
-    return {**result, **about, "protection": numbers}
-
-
-def _all_rows(root: Path, cells: list[Cell]) -> pd.DataFrame:
-    tables = []
-    for run_id, seed in dict.fromkeys(_key(cell.experiment) for cell in cells):
-        path = run_folder(root, run_id, seed) / "rows.parquet"
-        if path.exists():
-            tables.append(pd.read_parquet(path).assign(run_id=run_id, seed=seed))
-    return pd.concat(tables, ignore_index=True) if tables else rows_table([])

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from fl_sim import experiment_file, runner, study
+from fl_sim.cells import Cell, cells_of
 from fl_sim.cli.terminal import console, show, show_study, stop
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine import interrupts, profile
@@ -82,7 +83,7 @@ def run(
     wanted = _seeds(seeds) or (content.experiment.seed,)
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, {}, wanted), options, progress)
+    _carry_out(cells_of(content.experiment, {}, wanted), options, progress)
 
 
 def sweep(
@@ -111,7 +112,7 @@ def sweep(
     wanted = _seeds(seeds) or content.seeds
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(runner.cells_of(content.experiment, content.axes, wanted), options, progress)
+    _carry_out(cells_of(content.experiment, content.axes, wanted), options, progress)
 
 
 def study_(
@@ -203,7 +204,7 @@ def _workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def _carry_out(cells: list[runner.Cell], options: runner.Options, mode: Mode) -> None:
+def _carry_out(cells: list[Cell], options: runner.Options, mode: Mode) -> None:
     try:
         with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)

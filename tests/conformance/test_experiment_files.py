@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fl_sim import study
+from fl_sim.cells import cells_of
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.experiment_file import read
-from fl_sim.runner import cells_of
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "experiments").glob("*.py"))

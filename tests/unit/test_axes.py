@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from clients.fedprox import FedProxClient
+from fl_sim.cells import cells_of
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Experiment
-from fl_sim.runner import cells_of
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum
 

@@ -1,0 +1,69 @@
+"""Cells: the runs that a request asks for, and the controls that they are measured against."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, NamedTuple
+
+from fl_sim.description import label
+from fl_sim.experiment import Axes, Axis, Experiment
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run that was asked for, and the settings that tell it from the others."""
+
+    experiment: Experiment
+    settings: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells its run from others: the run's name, and the seed."""
+        return self.experiment.run_id, self.experiment.seed
+
+    @property
+    def label(self) -> str:
+        """The settings in words."""
+        words = [f"{path.split('.')[-1]} {value}" for path, value in self.settings.items()]
+        return ", ".join([*words, f"seed {self.experiment.seed}"])
+
+
+def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) -> list[Cell]:
+    """Return every combination of the axes' values, once a seed.
+
+    Raises:
+        FieldError: for an unknown field or a value out of range.
+    """
+    cells: list[Cell] = []
+    for steps in product(*(_steps(path, values) for path, values in axes.items())):
+        changed = experiment
+        for step in steps:
+            for path, value in step.changes.items():
+                changed = changed.with_value(path, value)
+        settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
+        wanted = seeds if seeds is not None else [experiment.seed]
+        cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
+    return cells
+
+
+class Step(NamedTuple):
+    """One value of an axis: its label, and the fields that it sets."""
+
+    label: Any
+    changes: Mapping[str, Any]
+
+
+def _steps(path: str, values: Axis) -> list[Step]:
+    """Return the values of an axis: of one field, or by name, of several that change together."""
+    if isinstance(values, Mapping):
+        return [Step(name, changes) for name, changes in values.items()]
+    return [Step(label(value), {path: value}) for value in values]
+
+
+def controls_of(cells: list[Cell]) -> Iterator[Cell]:
+    """Yield the controls of all cells; one may fail, where a rule needs more clients than
+    hold clean data, and then what it would show stays unknown.
+    """
+    for cell in cells:
+        for name, control in cell.experiment.controls().items():
+            yield Cell(control, {**cell.settings, "control": name})
