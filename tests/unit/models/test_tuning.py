@@ -10,7 +10,7 @@ from clients.sgd import SgdClient
 from fl_sim.contracts import Shard
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
-from fl_sim.models import parameters
+from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
@@ -234,3 +234,22 @@ def test_low_rank_changes_start_at_nothing_and_add_a_product() -> None:
     wanted = torch.nn.functional.conv2d(inputs, layer.layer.weight + change, padding=1)
     assert torch.allclose(layer(inputs), wanted, atol=1e-5)
     assert int(torch.linalg.matrix_rank(change.view(len(change), -1))) == 2
+
+
+def test_pretrained_weights_come_with_the_network_that_they_are_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There are two networks named resnet18: ours for small images, and torchvision's."""
+    asked: list[tuple[str, bool]] = []
+
+    def stages(backbone: str, pretrained: bool, classes: int, pixels: int | None) -> nn.Sequential:
+        asked.append((backbone, pretrained))
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, classes))
+
+    monkeypatch.setattr(foundation, "foundation_stages", stages)
+    build(Model("resnet18", init="pretrained"), (1, 28, 28), 10, 0)
+    assert asked == [("resnet18", True)]
+    build(Model("resnet18"), (1, 28, 28), 10, 0)
+    assert len(asked) == 1
+    with pytest.raises(FieldError, match="'batch' for resnet18"):
+        build(Model("resnet18", init="pretrained", norm="group"), (1, 28, 28), 10, 0)
