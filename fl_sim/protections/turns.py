@@ -46,7 +46,7 @@ def sample_pass(
 def class_pass(
     noise: Float[Tensor, "y c h w"],
     labels: Int64[Tensor, " n"],
-    batches: tuple[Int64[Tensor, " m"], ...],
+    batches: tuple[Int64[Tensor, " _"], ...],
     radius: float,
     stepped: Stepped,
 ) -> Float[Tensor, "y c h w"]:
