@@ -60,8 +60,11 @@ def simulate(
 
     Whatever `main` raises comes out of here.
     """
+    import ray  # a second to import
     from flwr.simulation import run_simulation
 
+    # Flower would share a Ray that runs already, and wait for cores that our workers hold.
+    ray.shutdown()
     server_app, failures = ServerApp(), []
 
     @server_app.main()
@@ -71,19 +74,22 @@ def simulate(
         except BaseException as error:
             failures.append(error)
 
-    run_simulation(
-        server_app,
-        client_app,
-        num_supernodes=num_nodes,
-        backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {
-                "num_cpus": num_workers,
-                "log_to_driver": False,
-                "logging_level": "ERROR",
-                "include_dashboard": False,
+    try:
+        run_simulation(
+            server_app,
+            client_app,
+            num_supernodes=num_nodes,
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": num_workers,
+                    "log_to_driver": False,
+                    "logging_level": "ERROR",
+                    "include_dashboard": False,
+                },
             },
-        },
-    )
+        )
+    finally:
+        ray.shutdown()  # it leaves its own running
     if failures:
         raise failures[0]
