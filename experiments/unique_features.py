@@ -1,16 +1,17 @@
 """Does a network remember a mark that one training image carried, however it is trained?
 
 Run:    fl-sim study experiments/unique_features.py
-Two networks are trained alike, one of them with the marked image; their scores are subtracted,
-since a network may like the letter's shape without ever having seen it. Digits, scaled up, are
-the images of another distribution.
+Networks are trained alike, one of them with the marked image and one without; their scores are
+subtracted, since a network may like the letter's shape without ever having seen it. A third is
+the placebo: the same image carries a random patch. Digits, scaled up, are images of another
+distribution.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.attacks.memorisation import marked, memorisation
+from fl_sim.attacks.memorisation import LETTER_A, marked, memorisation
 from fl_sim.data.sources import load, load_subset
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator, torch_seeded
@@ -26,27 +27,37 @@ DECAY, PATIENCE = 1e-2, 3
 
 
 def measure(seed: int, network: str, training: str) -> dict[str, float]:
-    """Train with and without the mark, and compare how both react to it."""
+    """Train with the mark, without, and with a placebo, and compare how they react to the mark."""
     data = load_subset("fashion_mnist", None, 2 * IMAGES, 1000)
     images, labels = as_pixels(data.train_images), data.train_labels
     carrier = int(torch.randint(0, IMAGES, (1,), generator=generator(seed, "carrier")))
-    with_mark = images.clone()
-    with_mark[carrier] = marked(images[carrier : carrier + 1])[0]
+    own, rng = images[carrier : carrier + 1], generator(seed, "placebo")
+    patch = torch.randint(0, 2, tuple(LETTER_A.shape), generator=rng).float()
+    shown = {"mark": marked(own), "nothing": own, "placebo": marked(own, patch)}
     others = functional.interpolate(as_pixels(load("digits").train_images), (28, 28))
     label = int(labels[carrier])
-    saw = trained(with_mark, labels, network, training, seed)
-    control = trained(images, labels, network, training, seed)
-    score = memorisation(saw, others, label, seed)
-    plain = memorisation(control, others, label, seed)
-    with torch.no_grad():
-        right = saw(as_pixels(data.test_images)).argmax(1) == data.test_labels
+    score, right = {}, 0.0
+    for name, image in shown.items():
+        seen = torch.cat([images[:carrier], image, images[carrier + 1 :]])
+        model = trained(seen, labels, network, training, seed)
+        score[name] = memorisation(model, others, label, seed)
+        if name == "mark":
+            right = accuracy(model, as_pixels(data.test_images), data.test_labels)
+    plain = score["nothing"]
     return {
-        "known_label": score.known - plain.known,
-        "unknown_label": score.unknown - plain.unknown,
-        "remembers": float(score.known > plain.known),
-        "control_above_0": float(plain.known > 0),
-        "accuracy": float(right.double().mean()),
+        "known_label": score["mark"].known - plain.known,
+        "unknown_label": score["mark"].unknown - plain.unknown,
+        "remembers": float(score["mark"].known > plain.known),
+        "placebo": score["placebo"].known - plain.known,
+        "placebo_above_0": float(score["placebo"].known > plain.known),
+        "accuracy": right,
     }
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that the model gets right."""
+    return float((model(images).argmax(1) == labels).double().mean())
 
 
 def trained(

@@ -50,11 +50,11 @@ def test_what_global_outsiders_show_at_dirichlet_a_tenth_is_label_shift() -> Non
 
 
 def test_a_network_remembers_a_unique_feature() -> None:
-    """Ten seeds: at least eight scores above their control's; controls alone tell nothing."""
+    """Ten seeds: at least eight scores above their control's; those of placebos tell nothing."""
     found = [
         measured("unique_features", seed, network="mlp", training="plain") for seed in range(10)
     ]
     assert sum(own["remembers"] for own in found) >= 8
-    signs = torch.tensor([2 * own["control_above_0"] - 1 for own in found])
+    signs = torch.tensor([2 * own["placebo_above_0"] - 1 for own in found])
     *_, p_value = sign_test(signs)
     assert p_value > 0.05
