@@ -50,6 +50,7 @@ SHOWN = {
 }
 LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
 SPREADS = 2.0
+WIDE = 8  # numbers that have room side by side
 
 
 class Deviation(NamedTuple):
@@ -157,11 +158,12 @@ def markdown(content: dict[str, Any]) -> str:
     shown = (
         SHOWN if set(names) <= set(NUMBERS) else {name: name.replace("_", " ") for name in names}
     )
-    lines = ["| " + " | ".join(["settings", *shown.values()]) + " |"]
-    lines.append("|" + "---|" * (1 + len(shown)))
-    for own in settings:
-        values = [_shown(name, cells.get((own, name))) for name in shown]
-        lines.append("| " + " | ".join([own, *values]) + " |")
+    rows = [[own, *(_shown(name, cells.get((own, name))) for name in shown)] for own in settings]
+    table = [["settings", *shown.values()], *rows]
+    if len(shown) > max(WIDE, len(settings)):
+        table = [list(column) for column in zip(*table, strict=True)]
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    lines.insert(1, "|" + "---|" * len(table[0]))
     seeds = len(content["seeds"])
     lines += ["", f"Mean ± sample standard deviation over {seeds} seeds, {content['hardware']}, "]
     lines[-1] += f"{content['minutes']} minutes; `{content['command']}`."
@@ -213,7 +215,8 @@ def _keyed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _words(path: str, value: Any) -> str:
-    return f"{path.split('.')[-1]} {value}" if not isinstance(value, str) else value
+    says_enough = isinstance(value, str) and not value.lstrip("-")[:1].isdigit()
+    return value if says_enough else f"{path.split('.')[-1]} {value}"
 
 
 def _hardware(results: Results) -> str:

@@ -1,5 +1,6 @@
 """What a study measured: a table in the terminal, and a page with figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
 from fl_sim.results import write_text
 from fl_sim.study_results import StudyResults, images_of
 
+WIDE = 6  # numbers that have room side by side in a terminal
 FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows
 MANY_LINES = 8
 TILES, ACROSS = 24, 8  # images side by side: in the figure, and in one tile
@@ -28,14 +30,22 @@ LOGARITHMIC = 20  # times, from the smallest to the largest value
 
 
 def summary(results: StudyResults) -> Table:
-    """Return every number, one row a point, averaged over seeds."""
+    """Return every number, averaged over seeds, one row a point; or a number, where too many."""
+    found = points(results)
+    rows = [[_in_words(own[f"numbers.{name}"]) for name in results.numbers] for _, own in found]
+    names = [name.replace("_", " ") for name in results.numbers]
+    heads: list[Sequence[str]] = [words for words, _ in found]
+    columns, axes = names, results.axes
+    if len(names) > max(WIDE, len(found)):
+        columns, axes = [", ".join(words) for words in heads], [", ".join(results.axes)]
+        heads, rows = [[name] for name in names], [list(row) for row in zip(*rows, strict=True)]
     made = Table(title=results.path.name, box=box.SIMPLE_HEAD, title_justify="left")
-    for axis in results.axes:
+    for axis in axes:
         made.add_column(axis)
-    for name in results.numbers:
-        made.add_column(name.replace("_", " "), justify="right")
-    for words, own in points(results):
-        made.add_row(*words, *(_in_words(own[f"numbers.{name}"]) for name in results.numbers))
+    for column in columns:
+        made.add_column(column, justify="right")
+    for words, row in zip(heads, rows, strict=True):
+        made.add_row(*words, *row)
     return made
 
 

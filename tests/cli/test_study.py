@@ -153,7 +153,7 @@ def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
     assert code == 1
     assert "area 80.5000, expected 90.0000" in text
     table = expected.markdown(json.loads(path.read_text()))
-    assert "| 1, plain | 1.500 ± 0.707 |" in table
+    assert "| size 1, plain | 1.500 ± 0.707 |" in table
 
 
 @pytest.mark.parametrize(
