@@ -6,6 +6,7 @@ Only the arithmetic is shared: a step of all heads is one batched matrix product
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -94,12 +95,21 @@ def train_heads(
     for group in groups:
         for epoch in range(training.epochs):
             group.epoch(seed, epoch)
-    weight, bias = [g.weight for g in groups], [g.bias for g in groups]
+    weight, bias = [g.state.weight for g in groups], [g.state.bias for g in groups]
     return Heads(torch.cat(weight), torch.cat(bias))
 
 
+class State(NamedTuple):
+    """Heads and their momentum."""
+
+    weight: Float[Tensor, "g y d"]
+    bias: Float[Tensor, "g y"]
+    weight_speed: Float[Tensor, "g y d"]
+    bias_speed: Float[Tensor, "g y"]
+
+
 class _Group:
-    """A few heads in training, with their momentum: as many as the processor's cache holds."""
+    """A few heads in training: as many as the processor's cache holds."""
 
     def __init__(
         self,
@@ -112,10 +122,9 @@ class _Group:
     ) -> None:
         self.features, self.labels, self.first, self.training = features, labels, first, training
         self.own_rows = [own.nonzero().squeeze(1) for own in members]
-        self.weight = start.weight.repeat(len(members), 1, 1)
-        self.bias = start.bias.repeat(len(members), 1)
-        self.weight_speed = torch.zeros_like(self.weight)
-        self.bias_speed = torch.zeros_like(self.bias)
+        weight = start.weight.repeat(len(members), 1, 1)
+        bias = start.bias.repeat(len(members), 1)
+        self.state = State(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
 
     def epoch(self, seed: int, number: int) -> None:
         """Take every head once through its records."""
@@ -141,25 +150,34 @@ class _Group:
         return rows, torch.cat([b / b.sum(1, keepdim=True).clamp(min=1) for b in batches], 1)
 
     def _step(self, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]) -> None:
-        """Take one step of every head that has records in its batch."""
-        inputs = self._inputs(rows)
-        logits = torch.baddbmm(self.bias[:, :, None], self.weight, inputs.transpose(1, 2))
+        """Take one step of every head that has records in its batch; others rest until the next
+        epoch.
+        """
+        own = (weights.sum(1) > 0).nonzero().squeeze(1)
+        if len(own) == len(rows):
+            self._descend(self.state, rows, weights)
+            return
+        some = State(*(part[own] for part in self.state))
+        self._descend(some, rows[own], weights[own])
+        for part, moved in zip(self.state, some, strict=True):
+            part[own] = moved
+
+    def _descend(
+        self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
+    ) -> None:
+        """Move the heads of `state` in place."""
+        settings, inputs = self.training, self._inputs(rows)
+        logits = torch.baddbmm(state.bias[:, :, None], state.weight, inputs.transpose(1, 2))
         error = logits.softmax(1)
-        truth = self.labels[rows][:, None]
-        error.scatter_add_(1, truth, -torch.ones_like(error[:, :1]))
+        error.scatter_add_(1, self.labels[rows][:, None], -torch.ones_like(error[:, :1]))
         error *= weights[:, None]
-        settings = self.training
-        # A head that has seen all its records rests until the epoch ends.
-        active = (weights.sum(1) > 0).float()[:, None]
-        keep, rate = 1 - active * (1 - settings.momentum), active * settings.learning_rate
-        self.weight_speed.mul_(keep[:, :, None]).baddbmm_(error, inputs)
-        self.bias_speed.mul_(keep).add_(error.sum(2))
+        state.weight_speed.baddbmm_(error, inputs, beta=settings.momentum)
+        state.bias_speed.mul_(settings.momentum).add_(error.sum(2))
         if settings.weight_decay:
-            decay = active * settings.weight_decay
-            self.weight_speed.addcmul_(self.weight, decay[:, :, None])
-            self.bias_speed.addcmul_(self.bias, decay)
-        self.weight.addcmul_(self.weight_speed, rate[:, :, None], value=-1)
-        self.bias.addcmul_(self.bias_speed, rate, value=-1)
+            state.weight_speed.add_(state.weight, alpha=settings.weight_decay)
+            state.bias_speed.add_(state.bias, alpha=settings.weight_decay)
+        state.weight.sub_(state.weight_speed, alpha=settings.learning_rate)
+        state.bias.sub_(state.bias_speed, alpha=settings.learning_rate)
 
     @cached_property
     def _buffer(self) -> Float[Tensor, "r d"]:
