@@ -51,6 +51,11 @@ class StudyResults:
         return sorted({int(seed) for seed in self.cells["seed"]})
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock time of all points that were measured, added up."""
+        return float(self.cells["seconds"].sum()) if "seconds" in self.cells else 0.0
+
+    @property
     def numbers(self) -> list[str]:
         """Names of what was measured."""
         return _named(self.cells, "numbers.")

@@ -83,7 +83,7 @@ def _about(results: StudyResults) -> Section:
         ("Measured", f"{points_in_words}, {count(len(results.seeds), 'seed')}"),
         *((f"Varied: {axis}", " | ".join(_distinct(results, axis))) for axis in results.axes),
         ("Machine", results.hardware),
-        ("CPU", f"{results.cells['seconds'].sum():.0f} seconds in all points"),
+        ("Time", f"{results.seconds:.0f} seconds, all points together"),
         *(("Failed", error) for error in results.errors),
     ]
     return Section(
@@ -123,7 +123,7 @@ def _steps(results: StudyResults) -> str | None:
 def _lines(results: StudyResults) -> Drawing | None:
     """Draw every number against the longest axis of numbers, one line for all else."""
     along = _steps(results)
-    if along is None:
+    if along is None or not results.numbers:
         return None
     about = f"Every number against {along}: mean over seeds, bars of one standard deviation."
     return drawn("numbers", _line_figure(results, along), about, about)
@@ -163,7 +163,7 @@ def _line(axes: Axes, own: pd.DataFrame, along: str, name: str, colour: str, wor
 
 def _rows(results: StudyResults) -> Drawing | None:
     """Draw every number as a row of dots a point, where nothing is a number along an axis."""
-    if _steps(results) is not None or len(points(results)) < 2:
+    if _steps(results) is not None or len(points(results)) < 2 or not results.numbers:
         return None
     about = "Every number, a row a point: a dot is a seed, a stroke their mean."
     return drawn("numbers", _row_figure(results), about, about)

@@ -120,6 +120,14 @@ def test_the_command_reports_and_says_what_failed(file: Path, fl_sim: Call) -> N
     assert (file.parent / "halves" / "report.html").exists()
 
 
+def test_a_study_that_measures_nothing_says_why(file: Path, fl_sim: Call) -> None:
+    file.write_text(FILE.replace("    if size == 2", "    raise OSError('gone')\n    if size == 2"))
+    code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
+    assert code == 1
+    assert text.count("OSError: gone") == 12
+    assert "gone" in (file.parent / "halves" / "report.html").read_text()
+
+
 def test_images_are_kept_by_point(file: Path) -> None:
     results = study.run(file, out=file.parent)
     images = images_of(results)
