@@ -2,7 +2,7 @@
 
 Run:    fl-sim sweep experiments/federated_controls.py
 The data of federated_protection.py under noise on everybody's images: ten clients, the same images
-pooled for as many epochs, and pooled for as many steps as a client takes.
+pooled for as many epochs, and pooled for about as many steps as a client takes, one epoch.
 """
 
 from clients.sgd import SgdClient
@@ -13,7 +13,7 @@ from fl_sim.experiment import Evaluation
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.fedavg import FedAvg
 
-CLIENTS, ROUNDS = 10, 20
+CLIENTS, ROUNDS = 10, 12
 
 EXPERIMENT = Experiment(
     name="federated_controls",
@@ -36,7 +36,7 @@ AXES = {
     "training": {
         "ten clients": {},
         "pooled, as many epochs": {"data.num_clients": 1},
-        "pooled, as many steps": {"data.num_clients": 1, "rounds": ROUNDS // CLIENTS},
+        "pooled, one epoch": {"data.num_clients": 1, "rounds": 1},
     },
     "layout.fraction": [0.5, 1.0],
 }

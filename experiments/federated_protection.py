@@ -24,8 +24,8 @@ EXPERIMENT = Experiment(
     layout=Layout(fraction=1.0, num_owners=5),
     client=SgdClient(learning_rate=0.05, batch_size=32),
     strategy=FedAvg(),
-    evaluation=Evaluation(every=5),
-    rounds=20,
+    evaluation=Evaluation(every=3),
+    rounds=12,
 )
 AXES = {
     "layout.provenance": ["shared", "owner", "client"],
@@ -33,8 +33,9 @@ AXES = {
     "partition": [Iid(), Dirichlet(0.3)],
     "training": {
         "FedAvg, 1 epoch": {},
-        "FedAvg, 5 epochs": {
-            "client": SgdClient(learning_rate=0.05, batch_size=32, local_epochs=5)
+        "FedAvg, 4 epochs": {  # as many in all
+            "client": SgdClient(learning_rate=0.05, batch_size=32, local_epochs=4),
+            "rounds": 3,
         },
         "trimmed mean, 1 epoch": {"strategy": TrimmedMean(num_byzantine=2)},
     },
