@@ -42,7 +42,7 @@ from strategies.trimmed_mean import TrimmedMean
 
 RESULTS = Path(__file__).with_name("rules.json")
 BYZFL = Path(sys.prefix) / "byzfl"  # where `make bench` puts it, without what it depends on
-CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 3  # McMahan et al.'s network
+CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 5  # McMahan et al.'s network
 PEERS = ("ours", "flower", "byzfl")
 Prepare = Callable[[], Callable[[], Any]]  # gets everything ready, and returns what is timed
 
