@@ -24,6 +24,8 @@ def make(experiments: list[Experiment], workers: int) -> None:
     Same bits as in the run itself, which finds them there. What cannot be made is left for the
     run, where it is recorded.
     """
+    if workers < 2:
+        return
     orders: dict[Any, Order] = {}  # by all that the noise depends on
     for own in experiments:
         if own.layout.provenance != "shared":
@@ -31,7 +33,7 @@ def make(experiments: list[Experiment], workers: int) -> None:
             whose = (own.layout.provenance, own.layout.num_owners)
             for owner in noise_owners(own, dataset_of(own)):
                 orders.setdefault((*what, *whose, owner), Order(own, owner))
-    if workers < 2 or len(orders) < 2:
+    if len(orders) < 2:
         return
     jobs = list(orders.values())
     for _ in side_by_side(_attempt, jobs, min(workers, len(jobs)), lambda progress: None):

@@ -99,9 +99,9 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
         "leakage": _leakage(overall),
         "fairness": _fairness(overall),
-        "rule": _shares(rows),
+        "rule": {f"{g}_share": v for g, v in _group_means(rows, "group_share").items()},
         "epsilon": _epsilon(last),
-        "detection": _detection(rows),
+        "detection": {f"{g}_auc": v for g, v in _group_means(rows, "detection_auc").items()},
         "cost": {name: float(values.sum()) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -162,24 +162,16 @@ def _fairness(overall: pd.DataFrame) -> dict[str, float]:
     return dict(zip(keys, map(float, chosen.value), strict=True))
 
 
-def _shares(rows: pd.DataFrame) -> dict[str, float]:
-    """Return each group's share of the steps, beside an equal one, as the mean over rounds."""
-    chosen = rows[(rows.metric == "group_share") & rows.valid]
-    means = chosen.groupby("group").value.mean()
-    return {f"{group}_share": float(value) for group, value in means.items()}
+def _group_means(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return a metric's mean over rounds, by group, where it should be read."""
+    chosen = rows[(rows.metric == metric) & rows.valid]
+    return {str(group): float(own.mean()) for group, own in chosen.groupby("group").value}
 
 
 def _epsilon(last: pd.DataFrame) -> dict[str, float]:
     """Return the most that was spent, of the privacy of clients or of images, where known."""
     chosen = last[(last.metric == "epsilon") & last.valid]
     return {str(group): float(own.max()) for group, own in chosen.groupby("group").value}
-
-
-def _detection(rows: pd.DataFrame) -> dict[str, float]:
-    """Return how well protecting clients are told, by sign, as the mean over rounds."""
-    chosen = rows[(rows.metric == "detection_auc") & rows.valid]
-    means = chosen.groupby("group").value.mean()
-    return {f"{sign}_auc": float(value) for sign, value in means.items()}
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

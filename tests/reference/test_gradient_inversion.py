@@ -1,5 +1,7 @@
 """Images and features from the gradients that clients send."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,13 @@ from fl_sim.attacks.gradient_inversion import (
     likely_labels,
 )
 from fl_sim.data.sources import load
+from fl_sim.experiment_file import load_python
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator, torch_seeded
 
 CLASSES = 10
+STUDY = load_python(Path(__file__).parents[2] / "experiments/gradient_inversion.py")
 
 
 def picture(index: int = 3) -> tuple[Tensor, Tensor]:
@@ -34,20 +38,8 @@ def stored(images: Tensor) -> Tensor:
 
 
 def lenet() -> nn.Sequential:
-    """The network of Zhu et al. (2019): smooth activations, wide initial weights."""
-    with torch_seeded(0, "lenet"):
-        model = nn.Sequential(
-            nn.Conv2d(1, 12, 5, padding=2, stride=2),
-            nn.Sigmoid(),
-            nn.Conv2d(12, 12, 5, padding=2, stride=2),
-            nn.Sigmoid(),
-            nn.Conv2d(12, 12, 5, padding=2),
-            nn.Sigmoid(),
-            nn.Flatten(),
-            nn.Linear(588, CLASSES),
-        )
-        for parameter in model.parameters():
-            nn.init.uniform_(parameter, -0.5, 0.5)
+    """The network of Zhu et al. (2019), as the study has it."""
+    model: nn.Sequential = STUDY.lenet(0)
     return model
 
 
