@@ -15,6 +15,12 @@ from strategies.fedavg import FedAvg
 
 RADIUS = 16 / 255
 
+
+def made_with(surrogate: Model) -> dict[str, object]:
+    """Return class-wise noise of another network than the usual one."""
+    return {"protection": ErrorMinimizing(radius=RADIUS, form="class", surrogate=surrogate)}
+
+
 EXPERIMENT = Experiment(
     name="architecture_transfer",
     data=Data(
@@ -28,19 +34,19 @@ EXPERIMENT = Experiment(
     rounds=1,
 )
 AXES = {
-    "protection": [
-        ErrorMinimizing(radius=RADIUS, form="class"),
-        ErrorMinimizing(radius=RADIUS, form="class", surrogate=Model("mlp")),
-        ErrorMinimizing(radius=RADIUS, form="class", surrogate=Model("small_cnn", norm="group")),
-        LinearSeparable(radius=12 / 255),
-    ],
-    "model": [
-        Model("small_cnn"),
-        Model("small_cnn", norm="group"),
-        Model("mlp"),
-        Model("mcmahan_cnn"),
-        Model("linear"),
-    ],
+    "noise": {
+        "EM": {},
+        "EM of an MLP": made_with(Model("mlp")),
+        "EM of a GroupNorm CNN": made_with(Model("small_cnn", norm="group")),
+        "LSP": {"protection": LinearSeparable(radius=12 / 255)},
+    },
+    "on": {
+        "small CNN": {},
+        "small CNN with GroupNorm": {"model": Model("small_cnn", norm="group")},
+        "MLP": {"model": Model("mlp")},
+        "McMahan CNN": {"model": Model("mcmahan_cnn")},
+        "linear": {"model": Model("linear")},
+    },
 }
 SEEDS = (0, 1, 2)
 # The size of the papers: hours a cell without a GPU.

@@ -18,6 +18,12 @@ from strategies.fedavg import FedAvg
 RADIUS = 16 / 255
 SGD = SgdClient(learning_rate=0.05, batch_size=64, local_epochs=12, weight_decay=5e-4)
 
+
+def stopping(clean: float) -> EarlyStoppingClient:
+    """Return a trainer that stops by a validation set of which a share is clean."""
+    return EarlyStoppingClient(SGD, patience=3, aside=0.05, clean=clean)
+
+
 EXPERIMENT = Experiment(
     name="early_stopping",
     data=Data(
@@ -31,15 +37,15 @@ EXPERIMENT = Experiment(
     rounds=1,
 )
 AXES = {
-    "protection": [
-        RandomNoise(radius=RADIUS),
-        ErrorMinimizing(radius=RADIUS, form="class"),
-        LinearSeparable(radius=12 / 255),
-    ],
-    "client": [
-        SGD,
-        *(EarlyStoppingClient(SGD, patience=3, aside=0.05, clean=c) for c in (0.0, 0.1, 0.5, 1.0)),
-    ],
+    "noise": {
+        "random": {"protection": RandomNoise(radius=RADIUS)},
+        "EM class-wise": {"protection": ErrorMinimizing(radius=RADIUS, form="class")},
+        "LSP": {"protection": LinearSeparable(radius=12 / 255)},
+    },
+    "validation": {
+        "no stopping": {},
+        **{f"stopping, {c:.0%} clean": {"client": stopping(c)} for c in (0.0, 0.1, 0.5, 1.0)},
+    },
 }
 SEEDS = (0, 1, 2)
 # The size of the papers: hours a cell without a GPU.

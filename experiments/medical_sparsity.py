@@ -16,6 +16,12 @@ from strategies.fedavg import FedAvg
 RADIUS = 16 / 255
 FEW = {"radius": RADIUS, "noise_steps": 5, "step_size": RADIUS / 5, "max_passes": 12}
 
+
+def masked(share: float, content_only: bool = False) -> dict[str, object]:
+    """Return noise on the pixels with the largest gradients."""
+    return {"protection": SparsityMasking(share=share, content_only=content_only, **FEW)}
+
+
 EXPERIMENT = Experiment(
     name="medical_sparsity",
     data=Data(
@@ -29,12 +35,12 @@ EXPERIMENT = Experiment(
     rounds=1,
 )
 AXES = {
-    "protection": [
-        ErrorMinimizing(form="sample", **FEW),
-        *(SparsityMasking(share=share, **FEW) for share in (0.05, 0.1, 0.25, 0.5)),
-        SparsityMasking(share=0.25, content_only=True, **FEW),
-        SparsityMasking(share=1.0, content_only=True, **FEW),
-    ],
+    "noise": {
+        "everywhere (EM)": {},
+        **{f"on {share:.0%} of the pixels": masked(share) for share in (0.05, 0.1, 0.25, 0.5)},
+        "on 25% of the content": masked(0.25, content_only=True),
+        "on all of the content": masked(1.0, content_only=True),
+    },
 }
 SEEDS = (0, 1, 2)
 # The size of the papers: hours a cell without a GPU.

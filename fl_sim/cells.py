@@ -1,11 +1,13 @@
 """Cells: the runs that a request asks for, and the controls that they are measured against."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
 from fl_sim.description import label
+from fl_sim.errors import require
 from fl_sim.experiment import Axes, Axis, Experiment
 
 
@@ -54,10 +56,18 @@ class Step(NamedTuple):
 
 
 def _steps(path: str, values: Axis) -> list[Step]:
-    """Return the values of an axis: of one field, or by name, of several that change together."""
+    """Return the values of an axis: of one field, or by name, of several that change together.
+
+    Raises:
+        FieldError: for values that read alike, whose results nobody could tell apart.
+    """
     if isinstance(values, Mapping):
         return [Step(name, changes) for name, changes in values.items()]
-    return [Step(label(value), {path: value}) for value in values]
+    steps = [Step(label(value), {path: value}) for value in values]
+    counts = Counter(str(step.label) for step in steps)
+    for words, count in counts.items():
+        require(count == 1, path, "values that read apart, or a name for each", words)
+    return steps
 
 
 def controls_of(cells: list[Cell]) -> Iterator[Cell]:

@@ -78,9 +78,11 @@ def label(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float) and value < 1 and (value * 255).is_integer():
+    if not isinstance(value, float):
+        return str(label(value))
+    if 0 < value < 1 and (value * 255).is_integer():
         return f"{int(value * 255)}/255"
-    return str(label(value))
+    return str(float(f"{value:.4g}"))
 
 
 def construct(description: Any, expected: type[Value]) -> Value:

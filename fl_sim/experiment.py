@@ -7,7 +7,7 @@ JSON beside its results, and that JSON runs again.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from flwr.serverapp.strategy import Strategy
@@ -92,7 +92,10 @@ class Model:
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
 
     def __str__(self) -> str:
-        return f"{self.backbone}, {self.init}, {self.tune}"
+        """Return its name, its start and what is trained; of the rest, what is not default."""
+        rest = [f.name for f in fields(self)[3:] if getattr(self, f.name) != f.default]
+        words = [f"{name}={getattr(self, name)}" for name in rest]
+        return ", ".join([self.backbone, self.init, self.tune, *words])
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Study:
 
     Attributes:
         path: of the file.
+        text: of the file, by which results are found again.
         question: the first line of its text.
         axes: by name, what each point is made of: a value by its label.
         seeds: its SEEDS.
@@ -49,6 +50,7 @@ class Study:
     """
 
     path: Path
+    text: str
     question: str
     axes: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
@@ -82,6 +84,7 @@ def read(path: str | Path) -> Study:
     """
     path = Path(path)
     module = load_python(path)
+    text = path.read_text()
     measure = getattr(module, "measure", None)
     if not callable(measure):
         raise RequestError(f"{path} has no function measure, so it is no study")
@@ -91,7 +94,7 @@ def read(path: str | Path) -> Study:
         raise RequestError(f"{path}: measure takes seed and {sorted(axes)}; got {sorted(taken)}")
     question = (module.__doc__ or path.stem).strip().splitlines()[0]
     labelled = {name: _labelled(values) for name, values in axes.items()}
-    return Study(path, question, labelled, tuple(getattr(module, "SEEDS", (0,))), measure)
+    return Study(path, text, question, labelled, tuple(getattr(module, "SEEDS", (0,))), measure)
 
 
 def _labelled(values: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,7 +136,7 @@ def run(
     study = read(path)
     points = points_of(study, seeds)
     root = Path(out) / study.name
-    task = partial(_attempt, study.path, root, resume)
+    task = partial(_attempt, study.path, study.text, root, resume)
     errors: dict[Point, str] = {}
     for point, error in _outcomes(task, points, min(workers, len(points))):
         told(point, error)
@@ -154,12 +157,16 @@ def _outcomes(
             yield point, task(point, lambda progress: None)
 
 
-def _attempt(path: Path, root: Path, resume: bool, point: Point, listen: Listener) -> str:
+def _attempt(
+    path: Path, text: str, root: Path, resume: bool, point: Point, listen: Listener
+) -> str:
     """Measure a point; return what went wrong, or nothing."""
     if interrupts.wanted():
         return "interrupted before it began"
     process.settle()
     study = read(path)
+    if study.text != text:
+        return f"{path.name} was edited while it was measured"
     folder = folder_of(study, root, point)
     if resume and (folder / NUMBERS).exists():
         return ""
@@ -175,7 +182,7 @@ def _attempt(path: Path, root: Path, resume: bool, point: Point, listen: Listene
 
 def folder_of(study: Study, root: Path, point: Point) -> Path:
     """Return the folder of a point; another text of the study's file has others."""
-    text = json.dumps([point.settings, study.path.read_text()])
+    text = json.dumps([point.settings, study.text])
     return run_folder(root, hashlib.sha256(text.encode()).hexdigest()[:12], point.seed)
 
 

@@ -74,14 +74,22 @@ def _privacy(federation: Federation, state: "State") -> Iterator[Row]:
             yield Row(number, "epsilon", math.nan, group="clients", valid=False, note=str(error))
         else:
             if spent is not None:
-                yield Row(number, "epsilon", spent, group="clients")
+                yield _epsilon(number, spent, group="clients")
     for client, memory in sorted(state.memories.items()):
         behaviour = federation.workshop.schedule.behaviour(client, number)
         spent = behaviour.epsilon(federation.workshop.sizes[client], memory)
         if spent is not None:
-            known = not math.isnan(spent)
-            note = "" if known else "accounting needs Opacus: pip install fl-sim[dp]"
-            yield Row(number, "epsilon", spent, client, "images", valid=known, note=note)
+            yield _epsilon(number, spent, client, "images")
+
+
+def _epsilon(number: int, spent: float, client: int = -1, group: str = "all") -> Row:
+    """Return what was spent; not to be read where it is unknown, or no bound at all."""
+    note = ""
+    if math.isnan(spent):
+        note = "accounting needs Opacus: pip install fl-sim[dp]"
+    elif math.isinf(spent):
+        note = "without noise there is no bound"
+    return Row(number, "epsilon", spent, client, group, valid=not note, note=note)
 
 
 def observe(

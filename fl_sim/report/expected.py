@@ -46,6 +46,8 @@ SHOWN = {
     "protection.a_clean": "A_clean",
     "protection.utility_gap": "gap",
     "leakage.auc": "AUC",
+    "epsilon.images": "ε of images",
+    "epsilon.clients": "ε of clients",
     "fairness.worst_client": "worst client",
 }
 LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
@@ -155,9 +157,9 @@ def markdown(content: dict[str, Any]) -> str:
     settings = list(dict.fromkeys(e["settings"] for e in _keyed(content["numbers"])))
     cells = {(e["settings"], e["number"]): e for e in _keyed(content["numbers"])}
     names = list(dict.fromkeys(e["number"] for e in content["numbers"]))
-    shown = (
-        SHOWN if set(names) <= set(NUMBERS) else {name: name.replace("_", " ") for name in names}
-    )
+    shown = {name: name.replace("_", " ") for name in names}
+    if set(names) <= set(NUMBERS):
+        shown = {n: SHOWN[n] for n in SHOWN if n in names and _says_something(n, settings, cells)}
     rows = [[own, *(_shown(name, cells.get((own, name))) for name in shown)] for own in settings]
     table = [["settings", *shown.values()], *rows]
     if len(shown) > max(WIDE, len(settings)):
@@ -170,9 +172,20 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _says_something(
+    name: str, settings: list[str], cells: dict[tuple[str, str], dict[str, Any]]
+) -> bool:
+    """Return whether a number is neither 0 everywhere nor the accuracy once more."""
+    values = [cells[own, name]["mean"] for own in settings if (own, name) in cells]
+    accuracies = [cells[own, "accuracy"]["mean"] for own in settings]
+    return name == "accuracy" or (any(values) and values != accuracies)
+
+
 def _shown(name: str, entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "-"
+    if name.startswith("epsilon"):
+        return f"{entry['mean']:.1f} ± {entry['spread']:.1f}"
     if name not in SHOWN or name == "leakage.auc":
         return f"{entry['mean']:.3f} ± {entry['spread']:.3f}"
     return f"{100 * entry['mean']:.1f} ± {100 * entry['spread']:.1f}"

@@ -84,6 +84,16 @@ def test_another_text_of_the_file_is_measured_anew(file: Path) -> None:
     assert again.cells["numbers.area"].max() == 160.0
 
 
+def test_a_file_that_is_edited_meanwhile_is_not_measured_further(file: Path) -> None:
+    edit = "    Path(__file__).write_text(Path(__file__).read_text() + '#')\n    if size == 2"
+    file.write_text(FILE.replace("    if size == 2", edit))
+    results = study.run(file, out=file.parent)
+    assert calls(file) == 1
+    assert results.cells["numbers.area"].notna().sum() == 1
+    assert len(results.errors) == 11
+    assert results.errors[0].endswith("halves.py was edited while it was measured")
+
+
 def test_workers_give_the_same_numbers(file: Path) -> None:
     alone = study.run(file, out=file.parent / "one")
     many = study.run(file, out=file.parent / "two", workers=2)

@@ -143,3 +143,15 @@ def test_a_run_has_rows_of_epsilon(experiment: Callable[..., Any], tmp_path: Pat
     assert results.complete, results.cells.error.tolist()
     spent = results.rows[results.rows.metric == "epsilon"]
     assert set(spent.client) == set(range(wanted.data.num_clients))
+
+
+def test_a_run_without_noise_ends_and_claims_no_bound(
+    experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    client = DpSgdClient(noise_multiplier=0.0)
+    wanted = experiment(model=Model("small_cnn", norm="group"), client=client, rounds=1)
+    results = run(wanted, out=tmp_path, controls=False)
+    assert results.complete, results.cells.error.tolist()
+    spent = results.rows[results.rows.metric == "epsilon"]
+    assert not spent.valid.any()
+    assert set(spent.note) == {"without noise there is no bound"}

@@ -23,6 +23,8 @@ from fl_sim.description import construct, describe, find_class, label, with_valu
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Model
 from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.sparsity_masking import SparsityMasking
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 from strategies.krum import MultiKrum
 from strategies.trimmed_mean import TrimmedMean
@@ -241,6 +243,9 @@ def test_a_wrong_path_or_value_is_named_in_full(path: str, message: str) -> None
         (TrimmedMean(num_byzantine=2), "TrimmedMean(num_byzantine=2)"),
         (ErrorMinimizing(radius=16 / 255), "ErrorMinimizing(radius=16/255)"),
         (FedProxClient(sgd=SgdClient(momentum=0.5)), "FedProxClient(sgd=SgdClient(momentum=0.5))"),
+        (ErrorMinimizing(step_size=3.2 / 255), "ErrorMinimizing(step_size=0.01255)"),
+        (SparsityMasking(share=1.0), "SparsityMasking(share=1.0)"),
+        (StableErrorMinimizing(random_radius=0.0), "StableErrorMinimizing(random_radius=0.0)"),
         (0.5, 0.5),
         ("clients", "clients"),
         (None, None),
