@@ -5,6 +5,8 @@ One client holds everything and trains once: this is central training. The radiu
 noise's; steps cost the same number of passes, but for FGSM, which takes one.
 """
 
+from typing import Literal
+
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
@@ -16,6 +18,17 @@ from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 
 RADIUS, STEPS = 16 / 255, 3
+
+
+def trained_against(attack: Literal["fgsm", "pgd", "tpgd", "apgd"]) -> dict[str, object]:
+    """Return training on what an attack makes of the images."""
+    size = 2.5 / STEPS * RADIUS / 2
+    return {
+        "client.countermeasures": (
+            AdversarialTraining(RADIUS / 2, attack=attack, steps=STEPS, step_size=size),
+        )
+    }
+
 
 EXPERIMENT = Experiment(
     name="attack_algorithms",
@@ -30,22 +43,18 @@ EXPERIMENT = Experiment(
     rounds=1,
 )
 AXES = {
-    "protection": [
-        ErrorMinimizing(radius=RADIUS, form="class"),
-        LinearSeparable(radius=12 / 255),
-        StableErrorMinimizing(radius=RADIUS, surrogate_steps=300),
-    ],
-    "client.countermeasures": [
-        (),
-        *(
-            (
-                AdversarialTraining(
-                    radius=RADIUS / 2, attack=name, steps=STEPS, step_size=2.5 / STEPS * RADIUS / 2
-                ),
-            )
-            for name in ("fgsm", "pgd", "tpgd", "apgd")
-        ),
-    ],
+    "noise": {
+        "EM class-wise": {},
+        "LSP": {"protection": LinearSeparable(radius=12 / 255)},
+        "SEM": {"protection": StableErrorMinimizing(radius=RADIUS, surrogate_steps=300)},
+    },
+    "trained against": {
+        "nothing": {},
+        "FGSM": trained_against("fgsm"),
+        "PGD": trained_against("pgd"),
+        "TPGD": trained_against("tpgd"),
+        "APGD": trained_against("apgd"),
+    },
 }
 SEEDS = (0, 1, 2)
 # The size of the papers: hours a cell without a GPU.
