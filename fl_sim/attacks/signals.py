@@ -29,12 +29,15 @@ class Trajectory:
         suspects: the client that each record is suspected to be with.
         cosine: between each client's update and minus the gradient of each record's loss at
             the model that was sent out; None where it was not computed.
+        head_rank: of the head of each client's update, NaN where it took more than one step; None
+            where it was not computed.
     """
 
     client_margin: Float[Tensor, "r k n"]
     global_margin: Float[Tensor, "r n"]
     suspects: Int64[Tensor, " n"]
     cosine: Float[Tensor, "r k n"] | None = None
+    head_rank: Float[Tensor, "r k"] | None = None
 
     def of_suspects(self, signal: Float[Tensor, "r k n"]) -> Float[Tensor, "r n"]:
         """Return each record's signal at the client that is suspected."""

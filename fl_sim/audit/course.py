@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from fl_sim.attacks.gradient_inversion import gradient_rank
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.signals import Trajectory, margin_of
 from fl_sim.audit.subject import Subject, stored_key
@@ -44,6 +45,7 @@ class Witness(LocalCrew):
         self.client_margin: list[Tensor] = []
         self.global_margin: list[Tensor] = []
         self.cosine: list[Tensor] = []
+        self.head_rank: list[Tensor] = []
 
     def train(self, order: Order, chunks: list[Chunk]) -> Iterator[tuple[int, Done]]:
         """Work the chunks off; sums are made only after each update has been seen."""
@@ -63,6 +65,7 @@ class Witness(LocalCrew):
         unknown = torch.full((self.ours.num_clients, len(self.labels)), torch.nan)
         self.client_margin.append(unknown.clone())
         self.cosine.append(unknown)
+        self.head_rank.append(unknown[:, 0].clone())
         error = scores.double().softmax(1)
         error[torch.arange(len(self.labels)), self.labels] -= 1
         self._error, self._features = error, features
@@ -75,6 +78,13 @@ class Witness(LocalCrew):
         if self._features is not None:
             cosine = head_cosine(update.delta, self._error, self._features)
             self.cosine[-1][update.client] = cosine.float()
+            if self._took_one_step(order.round, update.client):
+                weight, _ = head_of(update.delta, self._error.shape[1], self._features.shape[1])
+                self.head_rank[-1][update.client] = gradient_rank(weight)
+
+    def _took_one_step(self, number: int, client: int) -> bool:
+        behaviour = self.workshop.schedule.behaviour(client, number)
+        return behaviour.local_steps(self.workshop.sizes[client]) == 1
 
     def _scored(
         self, values: Float[Tensor, " p"], buffers: Tensors
@@ -104,12 +114,19 @@ def head_cosine(
     The gradient of a linear head is the outer product of error and feature, so no gradient has to
     be made.
     """
-    classes, dim = error.shape[1], features.shape[1]
-    head = delta[-classes * (dim + 1) :].double()
-    weight, bias = head[: classes * dim].view(classes, dim), head[classes * dim :]
+    weight, bias = head_of(delta, error.shape[1], features.shape[1])
     along = -(error * (features @ weight.T + bias)).sum(1)
-    lengths: Tensor = error.norm(dim=1) * (features.square().sum(1) + 1).sqrt() * head.norm()
+    length = torch.hypot(weight.norm(), bias.norm())
+    lengths: Tensor = error.norm(dim=1) * (features.square().sum(1) + 1).sqrt() * length
     return along / lengths.clamp(min=1e-30)
+
+
+def head_of(
+    delta: Float[Tensor, " p"], classes: int, dim: int
+) -> tuple[Float[Tensor, "y d"], Float[Tensor, " y"]]:
+    """Return weight and bias of the head at the end of an update."""
+    head = delta[-classes * (dim + 1) :].double()
+    return head[: classes * dim].view(classes, dim), head[classes * dim :]
 
 
 def course(subject: Subject, listen: Listener) -> tuple[Trajectory | None, str]:
@@ -124,9 +141,8 @@ def course(subject: Subject, listen: Listener) -> tuple[Trajectory | None, str]:
             return None, "the replay did not give the run's model: another machine or torch"
         _keep(path, key, witness)
     kept = load_file(path)
-    cosine = kept.get("cosine")
-    suspects = subject.records.clients
-    return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine), ""
+    suspects, cosine, rank = subject.records.clients, kept.get("cosine"), kept.get("head_rank")
+    return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine, rank), ""
 
 
 def _keep(path: Path, key: str, witness: Witness) -> None:
@@ -136,7 +152,7 @@ def _keep(path: Path, key: str, witness: Witness) -> None:
     }
     cosine = torch.stack(witness.cosine)
     if not bool(cosine.isnan().all()):
-        tensors["cosine"] = cosine
+        tensors |= {"cosine": cosine, "head_rank": torch.stack(witness.head_rank)}
     write_bytes(path, save(tensors, {"key": key}))
 
 

@@ -39,6 +39,7 @@ class Bench:
         gradient_norm: under the target; None where unknown.
         correct: whether the target is right; None where unknown.
         about: what all findings share.
+        num_classes: that the model tells apart.
         trajectory: what the server saw; None where that is not known, as `unseen` says.
         unseen: why there is no trajectory.
     """
@@ -48,6 +49,7 @@ class Bench:
     gradient_norm: Float[Tensor, " n"] | None
     correct: Bool[Tensor, " n"] | None
     about: Finding
+    num_classes: int
     trajectory: Trajectory | None = None
     unseen: str = ""
 
@@ -97,6 +99,7 @@ def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tens
         findings += shift_control(scores[name], bench.records, about)
     if bench.trajectory is not None:
         findings += source_inference(bench, bench.trajectory)
+        findings += counted_records(bench, bench.trajectory)
     return findings, scores
 
 
@@ -126,6 +129,29 @@ def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
         yield about._replace(metric=f"source_{name}", value=value, low=low, high=high)
     value = float(excess(right[inside].double(), right[outside].double()))
     yield about._replace(metric="source_excess", value=value)
+
+
+def counted_records(bench: Bench, course: Trajectory) -> Iterator[Finding]:
+    """Yield, for clients that take one step a round, how many records that step gives away.
+
+    The rank of a head's gradient is the number of its records, up to the number of classes less
+    one, which softmax cannot exceed. Where it is below, the value may be read: the rows of the
+    update span the records' features; of a single record they are its features.
+
+    Source: see `fl_sim.attacks.gradient_inversion.gradient_rank`.
+    """
+    if course.head_rank is None:
+        return
+    about = bench.about._replace(attack="head rank", view="server", references="none")
+    for client, ranks in enumerate(course.head_rank.T):
+        seen = ranks[~ranks.isnan()]
+        if len(seen):
+            rank = float(seen.min())
+            told = rank < bench.num_classes - 1
+            note = "" if told else "as high as it can be: that many records or more"
+            yield about._replace(
+                metric="head_rank", value=rank, client=client, valid=told, note=note
+            )
 
 
 def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:

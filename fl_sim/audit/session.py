@@ -94,6 +94,7 @@ def audit(
         gradient_norm=None if norms is None else norms[audited],
         correct=torch.tensor(subject.signals["correct"].to_numpy(bool))[audited],
         about=Finding("", "", float("nan"), seed=subject.experiment.seed, references=wanted.kind),
+        num_classes=subject.num_classes,
         trajectory=seen,
         unseen=unseen,
     )

@@ -37,6 +37,7 @@ class Subject:
         margin: of every record of the pool under its final model.
         population: margins of the test images, which nobody trains on.
         gradient_norm: of every record, by the head; None where the model has no head.
+        num_classes: that the model tells apart.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Subject:
     margin: Float[Tensor, " n"]
     population: Float[Tensor, " z"]
     gradient_norm: Float[Tensor, " n"] | None
+    num_classes: int
 
     @property
     def audited(self) -> Int64[Tensor, " a"]:
@@ -84,7 +86,8 @@ def read_subject(folder: Path) -> Subject:
     margin, norms = scored(ours.model, ours.inputs, ours.pool.labels)
     _check(margin, signals, folder)
     population, _ = scored(ours.model, ours.test_inputs, ours.dataset.test_labels)
-    return Subject(folder, experiment, result, signals, margin, population, norms)
+    classes = ours.dataset.num_classes
+    return Subject(folder, experiment, result, signals, margin, population, norms, classes)
 
 
 def load_model(ours: Federation, folder: Path) -> None:

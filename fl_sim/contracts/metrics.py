@@ -31,7 +31,8 @@ class Observation:
     `attackers` are the clients that misbehave in this round; `triggered` is there where any of the
     run's has a backdoor; `personal` has the accuracy by class of clients' own models after the
     last round, where they have any. In rounds that are not evaluated there are no logits, and only
-    metrics that need none are asked.
+    metrics that need none are asked. `pool_features` is what a head is given, where the head alone
+    is trained.
     """
 
     round: int
@@ -53,6 +54,7 @@ class Observation:
     bytes_down: int
     bytes_up: int
     triggered: Triggered | None = None
+    pool_features: Float[Tensor, "n d"] | None = None
 
     @property
     def num_clients(self) -> int:

@@ -101,6 +101,7 @@ def observe(
     sets = federation.examined if scored else {}
     scores = crew.scores(state.parameters, state.buffers, sets)
     none = torch.empty(0, federation.dataset.num_classes)
+    heads_only = federation.experiment.model.tune == "head"
     size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
     return Observation(
         round=number,
@@ -122,6 +123,7 @@ def observe(
         bytes_down=size * (len(seen.updates) + len(seen.failures)),
         bytes_up=size * len(seen.updates),
         triggered=_triggered(federation, scores),
+        pool_features=sets["pool"].flatten(1) if scored and heads_only else None,
     )
 
 

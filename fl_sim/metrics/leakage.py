@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.label_only import label_only
 from fl_sim.attacks.signals import margin_of
 from fl_sim.contracts import Metric, Observation, Row
@@ -114,6 +115,8 @@ def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " 
 class Leakage(Metric):
     """Membership attacks on the global model, by loss and by margin, on matched pools.
 
+    Where the head alone is trained, also by the norm of each record's gradient.
+
     Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604, and the metrics of Carlini
     et al. (2022), https://arxiv.org/abs/2112.03570. Attacker's view: any client, who holds the
     global model. Guessing gives an AUC of 0.5.
@@ -125,6 +128,9 @@ class Leakage(Metric):
             "loss": loss_score(seen.pool_logits, seen.pool_labels),
             "margin": margin_score(seen.pool_logits, seen.pool_labels),
         }
+        if seen.pool_features is not None:
+            norms = head_gradient_norm(seen.pool_logits, seen.pool_labels, seen.pool_features)
+            scores["gradient_norm"] = -norms.float()
         groups = {"all": torch.ones_like(seen.members)}
         if bool(seen.protected.any()):
             groups |= {"protected": seen.protected, "clean": ~seen.protected}

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
+from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model
 from fl_sim.attacks.gradient_inversion import gradient_of
 from fl_sim.attacks.gradient_norm import head_gradient_norm
@@ -24,6 +25,7 @@ from fl_sim.audit.references import head_training
 from fl_sim.audit.session import audit, run_folders
 from fl_sim.audit.subject import read_subject
 from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Iid
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.metrics.membership import Finding, Records
 from fl_sim.participants import Participation
@@ -172,6 +174,36 @@ def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
         assert float(found[i]) == pytest.approx(float(expected), abs=1e-9)
 
 
+@pytest.mark.parametrize(("size", "batch"), [(6, 64), (40, 64), (40, 20)])
+def test_a_single_step_gives_the_number_of_its_records_away(
+    experiment: Maker, tmp_path: Path, size: int, batch: int
+) -> None:
+    """Few records in one step; more than the classes can tell; and two steps."""
+    own = experiment(
+        data=replace(DATA, num_samples=4 * size),
+        partition=Iid(),
+        model=Model("small_cnn", tune="head"),
+        client=SgdClient(batch_size=batch),
+    )
+    folder = only_folder(run(own, out=tmp_path, controls=False).path)
+    flags = audit(folder, tier=1, references=4).query("metric == 'head_rank'")
+    counts = pd.read_parquet(folder / "signals.parquet").query("member").groupby("client").size()
+    one_step = [count for count in counts if count <= batch]
+    assert len(one_step) == (2 if batch == 64 else 0)
+    assert flags.value.tolist() == [min(count, 9) for count in one_step]
+    assert flags.valid.tolist() == [count < 9 for count in one_step]
+    assert set(flags.view) <= {"server"}
+
+
+def test_every_round_knows_the_norms_that_an_audit_finds(head_run: Path) -> None:
+    rows = pd.read_parquet(head_run / "rows.parquet")
+    last = rows[(rows.metric == "mia_gradient_norm_auc") & (rows["round"] == rows["round"].max())]
+    findings = audit(head_run, tier=0).query("attack == 'gradient norm' and metric == 'auc'")
+    for group in ("all", "protected", "clean"):
+        found = findings[(findings.group == group) & (findings.client == -1)].value.item()
+        assert last[last.group == group].value.item() == pytest.approx(found, abs=1e-6)
+
+
 def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
     with torch_seeded(0, "head"):
         head = torch.nn.Linear(7, 3).double()
@@ -234,7 +266,7 @@ def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> Bench:
     cells = torch.arange(count) % 5
     records = Records(cells % 2, cells, cells < 0, members[0])
     about = Finding("", "", 0.0, references="heads")
-    return Bench(Signals(margin, members, population), records, None, None, about)
+    return Bench(Signals(margin, members, population), records, None, None, about, num_classes=10)
 
 
 def test_thresholds_know_nothing_of_the_target() -> None:
