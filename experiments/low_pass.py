@@ -38,27 +38,31 @@ EXPERIMENT = Experiment(
     rounds=1,
 )
 AXES = {
-    "protection": [
-        ErrorMinimizing(radius=RADIUS, form="class"),
-        ErrorMinimizing(radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5),
-        LinearSeparable(radius=12 / 255),
-        Linearization(radius=RADIUS),
-        OnePixel(),
-    ],
-    "client.countermeasures": [
-        (),
-        (LowPass("mean"),),
-        (LowPass("median"),),
-        (LowPass("gaussian"),),
-        (Jpeg(quality=10),),
-        (BitDepth(bits=2),),
-        (OrthogonalProjection(),),
-        (CropFlip(padding=2),),
-        (CutOut(),),
-        (MixUp(),),
-        (CutMix(),),
-        (WorstAugmentation(padding=2),),
-    ],
+    "noise": {
+        "EM class-wise": {},
+        "EM sample-wise": {
+            "protection": ErrorMinimizing(
+                radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5
+            )
+        },
+        "LSP": {"protection": LinearSeparable(radius=12 / 255)},
+        "PIL": {"protection": Linearization(radius=RADIUS)},
+        "OPS": {"protection": OnePixel()},
+    },
+    "countermeasure": {
+        "none": {},
+        "mean 3x3": {"client.countermeasures": (LowPass("mean"),)},
+        "median 3x3": {"client.countermeasures": (LowPass("median"),)},
+        "Gaussian 3x3": {"client.countermeasures": (LowPass("gaussian"),)},
+        "JPEG 10": {"client.countermeasures": (Jpeg(quality=10),)},
+        "bit depth 2": {"client.countermeasures": (BitDepth(bits=2),)},
+        "projection": {"client.countermeasures": (OrthogonalProjection(),)},
+        "crop and flip": {"client.countermeasures": (CropFlip(padding=2),)},
+        "cut-out": {"client.countermeasures": (CutOut(),)},
+        "mix-up": {"client.countermeasures": (MixUp(),)},
+        "cut-mix": {"client.countermeasures": (CutMix(),)},
+        "worst augmentation": {"client.countermeasures": (WorstAugmentation(padding=2),)},
+    },
 }
 SEEDS = (0, 1, 2)
 # The size of the papers: hours a cell without a GPU.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fl_sim.errors import RequestError
+from fl_sim.report.expected_table import keyed, markdown
 from fl_sim.results import Results, load_results, write_json, write_text
 from fl_sim.study_results import SUMMARY, load_study
 
@@ -40,19 +41,8 @@ NUMBERS = (
     "rule.protected_share",
     "rule.attacker_share",
 )
-SHOWN = {
-    "accuracy": "A_mix",
-    "protection.a_all": "A_all",
-    "protection.a_clean": "A_clean",
-    "protection.utility_gap": "gap",
-    "leakage.auc": "AUC",
-    "epsilon.images": "ε of images",
-    "epsilon.clients": "ε of clients",
-    "fairness.worst_client": "worst client",
-}
 LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
 SPREADS = 2.0
-WIDE = 8  # numbers that have room side by side
 
 
 class Deviation(NamedTuple):
@@ -123,9 +113,9 @@ def record(path: Path, found: Measured, minutes: float) -> None:
 
 def compare(path: Path, found: Measured) -> list[Deviation]:
     """Return the numbers that are further off than the file allows."""
-    now = {(e["settings"], e["number"]): e["mean"] for e in _keyed(_numbers(found))}
+    now = {(e["settings"], e["number"]): e["mean"] for e in keyed(_numbers(found))}
     deviations = []
-    for entry in _keyed(_read(path)["numbers"]):
+    for entry in keyed(_read(path)["numbers"]):
         value = now.get((entry["settings"], entry["number"]), math.nan)
         if not abs(value - entry["mean"]) <= entry["tolerance"]:
             deviation = Deviation(
@@ -145,50 +135,11 @@ def write_readme(readme: Path, folder: Path) -> list[str]:
         name = path.name.removesuffix(".expected.json")
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if found := marks.search(text):
-            table = markdown(_read(path))
+            table = markdown(_read(path), NUMBERS)
             text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
             written.append(name)
     write_text(readme, text)
     return written
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """Return the numbers of an expected file as a Markdown table; shares in percent."""
-    settings = list(dict.fromkeys(e["settings"] for e in _keyed(content["numbers"])))
-    cells = {(e["settings"], e["number"]): e for e in _keyed(content["numbers"])}
-    names = list(dict.fromkeys(e["number"] for e in content["numbers"]))
-    shown = {name: name.replace("_", " ") for name in names}
-    if set(names) <= set(NUMBERS):
-        shown = {n: SHOWN[n] for n in SHOWN if n in names and _says_something(n, settings, cells)}
-    rows = [[own, *(_shown(name, cells.get((own, name))) for name in shown)] for own in settings]
-    table = [["settings", *shown.values()], *rows]
-    if len(shown) > max(WIDE, len(settings)):
-        table = [list(column) for column in zip(*table, strict=True)]
-    lines = [f"| {' | '.join(row)} |" for row in table]
-    lines.insert(1, "|" + "---|" * len(table[0]))
-    seeds = len(content["seeds"])
-    lines += ["", f"Mean ± sample standard deviation over {seeds} seeds, {content['hardware']}, "]
-    lines[-1] += f"{content['minutes']} minutes; `{content['command']}`."
-    return "\n".join(lines)
-
-
-def _says_something(
-    name: str, settings: list[str], cells: dict[tuple[str, str], dict[str, Any]]
-) -> bool:
-    """Return whether a number is neither 0 everywhere nor the accuracy once more."""
-    values = [cells[own, name]["mean"] for own in settings if (own, name) in cells]
-    accuracies = [cells[own, "accuracy"]["mean"] for own in settings]
-    return name == "accuracy" or (any(values) and values != accuracies)
-
-
-def _shown(name: str, entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return "-"
-    if name.startswith("epsilon"):
-        return f"{entry['mean']:.1f} ± {entry['spread']:.1f}"
-    if name not in SHOWN or name == "leakage.auc":
-        return f"{entry['mean']:.3f} ± {entry['spread']:.3f}"
-    return f"{100 * entry['mean']:.1f} ± {100 * entry['spread']:.1f}"
 
 
 def _numbers(found: Measured) -> list[dict[str, Any]]:
@@ -217,19 +168,6 @@ def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> d
         "spread": round(spread, 4),
         "tolerance": round(max(least, SPREADS * spread), 4),
     }
-
-
-def _keyed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return entries with their settings in words."""
-    return [
-        entry | {"settings": ", ".join(_words(*item) for item in entry["settings"].items())}
-        for entry in entries
-    ]
-
-
-def _words(path: str, value: Any) -> str:
-    says_enough = isinstance(value, str) and not value.lstrip("-")[:1].isdigit()
-    return value if says_enough else f"{path.split('.')[-1]} {value}"
 
 
 def _hardware(results: Results) -> str:

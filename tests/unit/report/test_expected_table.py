@@ -1,0 +1,54 @@
+"""Tables of expected files: which columns there are, and how long ones are folded."""
+
+from typing import Any
+
+from fl_sim.report.expected import NUMBERS
+from fl_sim.report.expected_table import markdown
+
+
+def content(*entries: tuple[dict[str, Any], str, float]) -> dict[str, Any]:
+    numbers = [
+        {"settings": settings, "number": name, "mean": mean, "spread": 0.01}
+        for settings, name, mean in entries
+    ]
+    return {
+        "numbers": numbers,
+        "seeds": [0, 1, 2],
+        "hardware": "a machine",
+        "minutes": 4,
+        "command": "fl-sim sweep experiments/x.py",
+    }
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    """A_all is the accuracy once more, the gap is 0; epsilon is no share."""
+    table = markdown(
+        content(
+            ({"noise": 0.5}, "accuracy", 0.5),
+            ({"noise": 0.5}, "protection.a_all", 0.5),
+            ({"noise": 0.5}, "protection.utility_gap", 0.0),
+            ({"noise": 0.5}, "epsilon.images", 12.0),
+            ({"noise": 1.0}, "accuracy", 0.4),
+            ({"noise": 1.0}, "protection.a_all", 0.4),
+        ),
+        NUMBERS,
+    )
+    assert table.splitlines()[:4] == [
+        "| settings | A_mix | ε of images |",
+        "|---|---|---|",
+        "| noise 0.5 | 50.0 ± 1.0 | 12.0 ± 0.0 |",
+        "| noise 1.0 | 40.0 ± 1.0 | - |",
+    ]
+
+
+def test_many_settings_of_two_axes_are_crossed() -> None:
+    entries = []
+    for place, noise in enumerate(("EM", "LSP")):
+        for number in range(10):
+            settings = {"noise": noise, "against": f"filter {number}"}
+            entries.append((settings, "accuracy", 0.1 * place + 0.01 * number))
+            entries.append((settings, "protection.a_all", 0.8 + 0.01 * number))
+    lines = markdown(content(*entries), NUMBERS).splitlines()
+    assert lines[0] == "|  | EM | LSP | A_all |"
+    assert lines[-3] == "| filter 9 | 9.0 ± 1.0 | 19.0 ± 1.0 | 89.0 ± 1.0 |"
+    assert lines[-1].startswith("A_mix. Mean ± sample standard deviation over 3 seeds, a machine")
