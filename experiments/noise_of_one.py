@@ -1,0 +1,114 @@
+"""Is a client's own noise weak because it is small, or because it is the client's own?
+
+Run:    fl-sim study experiments/noise_of_one.py
+Ten clients protect everything: with common noise that was made on everybody's images, and each with
+noise of its own; then each noise once more at the size of the other. Sizes are root mean squares of
+what changes, in levels of 255. Own noise cannot grow beyond the largest change of the common one.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment
+from fl_sim.contracts import Protection
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Iid
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.replay import states
+from fl_sim.engine.scores import logits
+from fl_sim.experiment import Evaluation
+from fl_sim.models import parameters
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.linearization import Linearization
+from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
+from strategies.fedavg import FedAvg
+
+RADIUS = 16 / 255
+CLIENTS, IMAGES, ROUNDS = 10, 4000, 12
+# 12.8 epochs of batches, as in the paper: of everybody's images, and of one client's.
+SEM = StableErrorMinimizing(radius=RADIUS, transforms=2)
+ALL_STEPS, OWN_STEPS = round(12.8 * IMAGES / 128), round(12.8 * IMAGES / CLIENTS / 128)
+
+AXES = {
+    "noise": {
+        "EM class-wise": ErrorMinimizing(radius=RADIUS, form="class"),
+        "EM sample-wise": ErrorMinimizing(
+            radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5
+        ),
+        "LSP": LinearSeparable(radius=12 / 255),
+        "PIL": Linearization(radius=RADIUS),
+        "SEM": SEM,
+    }
+}
+SEEDS = (0, 1, 2)
+
+
+def measure(seed: int, noise: Protection) -> dict[str, float]:
+    """Train on clean images, on each of the two noises, and on each at the size of the other."""
+    common, own = of(noise, "shared", seed), of(noise, "client", seed)
+    ratio, most = size(own) / size(common), float(change(common).abs().max())
+    arms = {
+        "clean": replace(common, inputs=common.clean_inputs),
+        "common": common,
+        "own": own,
+        "common, resized": replace(common, inputs=resized(common, ratio, most)),
+        "own, resized": replace(own, inputs=resized(own, 1 / ratio, most)),
+    }
+    sizes = {f"size, {name}": size(arm) for name, arm in arms.items() if name != "clean"}
+    return {name: accuracy(arm) for name, arm in arms.items()} | sizes
+
+
+def of(noise: Protection, provenance: str, seed: int) -> Federation:
+    """Return the federation of federated_protection.py under a noise."""
+    if noise == SEM:
+        steps = OWN_STEPS if provenance == "client" else ALL_STEPS
+        noise = replace(SEM, surrogate_steps=steps)
+    experiment = Experiment(
+        name="noise_of_one",
+        data=Data(
+            dataset="fashion_mnist",
+            num_clients=CLIENTS,
+            num_samples=IMAGES,
+            num_test=2000,
+            held_out=0.2,
+        ),
+        partition=Iid(),
+        protection=noise,
+        layout=Layout(fraction=1.0, provenance=provenance),
+        client=SgdClient(learning_rate=0.05, batch_size=32),
+        strategy=FedAvg(),
+        evaluation=Evaluation(every=ROUNDS),
+        rounds=ROUNDS,
+        seed=seed,
+    )
+    return federation(experiment.to_json())
+
+
+def change(ours: Federation) -> Tensor:
+    """Return what was added to each image, in levels."""
+    return ours.inputs.float() - ours.clean_inputs.float()
+
+
+def size(ours: Federation) -> float:
+    """Return the root mean square of the change."""
+    return float(change(ours).square().mean().sqrt())
+
+
+def resized(ours: Federation, factor: float, most: float) -> Tensor:
+    """Return the images with the change made smaller or larger, by whole levels up to `most`."""
+    changed = ours.clean_inputs.float() + (factor * change(ours)).clamp(-most, most)
+    return changed.round().clamp(0, 255).to(torch.uint8)
+
+
+def accuracy(ours: Federation) -> float:
+    """Return the accuracy after the last round."""
+    *_, last = states(ours, LocalCrew(ours.workshop))
+    parameters.load_flat(ours.model, last.parameters)
+    parameters.load_buffers(ours.model, last.buffers)
+    guessed = logits(ours.model, ours.test_inputs).argmax(1)
+    return float((guessed == ours.dataset.test_labels).double().mean())
