@@ -1,11 +1,12 @@
 """How does membership leakage fall with the number of examples a class, and grow with classes?
 
 Run:    fl-sim study experiments/membership_power_law.py
-Heads over the features of the foundation model; each head is attacked by LiRA with all others as
-its references. The law is log10(TPR - FPR) = slope log10(S) + classes log10(C) + a constant.
+The foundation model, of which the head alone is tuned, or the head with the scales and shifts of
+all normalisation. Each model is attacked by LiRA with all others as its references. The law is
+log10(TPR - FPR) = slope log10(S) + classes log10(C) + a constant.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,77 +20,154 @@ from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
+from fl_sim.audit.subject import scored
+from fl_sim.contracts import Shard
 from fl_sim.data.partition import Iid
 from fl_sim.engine.federation import federation
 from fl_sim.experiment import Model
 from fl_sim.metrics.leakage import tpr_at_fpr
+from fl_sim.models.tuning import build
 from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
 
-AXES = {"fpr": [0.1, 0.01]}
+FPRS = (0.1, 0.01)
 SEEDS = (0, 1, 2, 3, 4, 5)
+BACKBONE = "efficientnet_lite0"
 
-EXAMPLES = (8, 16, 32, 64, 128, 256, 512)  # a class, S; half of the records that there are
-FEWEST = 64  # from which on the law is fitted: it is one of many examples
-CLASSES = (2, 5, 10)
-HEADS = 32
-TRAINING = HeadTraining(learning_rate=0.002, momentum=0.9, batch_size=64, epochs=30)
-FEATURES = Experiment(
-    name="features",
-    data=Data(
-        dataset="fashion_mnist",
-        num_clients=1,
-        num_samples=10 * 2 * max(EXAMPLES),
-        num_test=100,
-        held_out=0.0,
-    ),
-    partition=Iid(),
-    model=Model("efficientnet_lite0", init="pretrained", tune="head"),
-    client=SgdClient(),
-    strategy=FedAvg(),
+
+class Models(NamedTuple):
+    """Margins of all records under models that were trained on parts of them, and the norms of
+    their gradients by the head.
+    """
+
+    margin: Tensor
+    gradient_norm: Tensor
+
+
+Trainer = Callable[[Tensor, Tensor, Tensor, int], Models]
+
+
+class Tuning(NamedTuple):
+    """What is tuned, on how much, and how often.
+
+    Attributes:
+        model: of the federation whose inputs are learnt from.
+        examples: a class, S; half of the records that there are.
+        fewest: from which on the law is fitted: it is one of many examples.
+        classes: numbers of classes, C.
+        count: of models.
+        trained: from inputs, labels, members by model and seed to the models.
+    """
+
+    model: Model
+    examples: tuple[int, ...]
+    fewest: int
+    classes: tuple[int, ...]
+    count: int
+    trained: Trainer
+
+
+def heads(features: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
+    """Train heads, all at once."""
+    training = HeadTraining(learning_rate=0.002, momentum=0.9, batch_size=64, epochs=30)
+    found = train_heads(features, labels, members, int(labels.max()) + 1, training, seed)
+    norms = [
+        head_gradient_norm(features @ w.T + b, labels, features)
+        for w, b in zip(found.weight, found.bias, strict=True)
+    ]
+    return Models(found.margins(features, labels), torch.stack(norms))
+
+
+def norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
+    """Train head and normalisation, one model after the other."""
+    ids = torch.arange(len(labels))
+    found = []
+    for number, own in enumerate(members):
+        network = build(NORM.model, (1, 28, 28), int(labels.max()) + 1, seed).trained
+        shard = Shard(0, images[own], labels[own], ids[own], int(labels.max()) + 1)
+        client = SgdClient(learning_rate=0.02, batch_size=32, local_epochs=8)
+        client.train(network, shard, generator(seed, "norm", number))
+        found.append(scored(network, images, labels))
+    return Models(torch.stack([m for m, _ in found]), torch.stack([g for _, g in found]))
+
+
+HEAD = Tuning(
+    model=Model(BACKBONE, init="pretrained", tune="head"),
+    examples=(8, 16, 32, 64, 128, 256, 512),
+    fewest=64,
+    classes=(2, 5, 10),
+    count=32,
+    trained=heads,
 )
+NORM = Tuning(
+    model=Model(BACKBONE, init="pretrained", tune="norm", pixels=32),
+    examples=(16, 32, 64, 128),
+    fewest=16,
+    classes=(2, 10),
+    count=8,
+    trained=norms,
+)
+AXES = {"tuned": {"head": HEAD, "head and norm": NORM}}
 
 
 class Cell(NamedTuple):
-    """One size of the data: what an attack gains, and how gradients go with it."""
+    """One size of the data: what attacks gain by false alarm rate, and how gradients go along."""
 
     examples: int
     classes: int
-    advantage: float
+    advantage: dict[float, float]
     correlation: float
 
 
-def measure(seed: int, fpr: float) -> dict[str, float]:
-    """Attack heads of every size, and fit the law."""
-    cells = list(attacked(seed, fpr))
-    numbers = {f"S_{c.examples}_C_{c.classes}": c.advantage for c in cells if c.classes == 10}
-    fitted = [c for c in cells if c.examples >= FEWEST and c.advantage > 0]
-    return numbers | law(fitted) | {"gradient_correlation": cells[-1].correlation}
+def measure(seed: int, tuned: Tuning) -> dict[str, float]:
+    """Attack models of every size, and fit the law."""
+    cells = list(attacked(seed, tuned))
+    numbers = {"gradient_correlation": cells[-1].correlation}
+    for rate in FPRS:
+        seen = {f"S_{c.examples}": c.advantage[rate] for c in cells if c.classes == 10}
+        seen |= law([c for c in cells if c.examples >= tuned.fewest], rate)
+        numbers |= {f"{name}_at_{rate}": value for name, value in seen.items()}
+    return numbers
 
 
-def law(cells: list[Cell]) -> dict[str, float]:
-    """Return the coefficients of least squares, and R^2."""
+def law(cells: list[Cell], rate: float) -> dict[str, float]:
+    """Return the coefficients of least squares, and R^2, over cells with an advantage."""
+    cells = [c for c in cells if c.advantage[rate] > 0]
     inputs = np.array([[np.log10(c.examples), np.log10(c.classes), 1.0] for c in cells])
-    target = np.log10([c.advantage for c in cells])
+    target = np.log10([c.advantage[rate] for c in cells])
     found, *_ = np.linalg.lstsq(inputs, target, rcond=None)
     missed = ((inputs @ found - target) ** 2).sum() / ((target - target.mean()) ** 2).sum()
     return {"slope": found[0], "slope_of_classes": found[1], "constant": found[2], "r2": 1 - missed}
 
 
-def attacked(seed: int, fpr: float) -> Iterator[Cell]:
+def attacked(seed: int, tuned: Tuning) -> Iterator[Cell]:
     """Yield every size of the data, small ones first."""
-    ours = federation(FEATURES.to_json())
-    features, labels = ours.inputs.flatten(1), ours.pool.labels
-    features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
-    for examples in EXAMPLES:
-        for classes in CLASSES:
-            yield cell(seed, fpr, *drawn(features, labels, examples, classes, seed), examples)
+    experiment = Experiment(
+        name="inputs",
+        data=Data(
+            dataset="fashion_mnist",
+            num_clients=1,
+            num_samples=10 * 2 * max(HEAD.examples),
+            num_test=100,
+            held_out=0.0,
+        ),
+        partition=Iid(),
+        model=tuned.model,
+        client=SgdClient(),
+        strategy=FedAvg(),
+    )
+    ours = federation(experiment.to_json())
+    inputs = ours.inputs
+    if inputs.is_floating_point():  # features
+        inputs = (inputs - inputs.mean(0)) / inputs.std(0).clamp(min=1e-6)
+    for examples in tuned.examples:
+        for classes in tuned.classes:
+            rows, labels = drawn(ours.pool.labels, examples, classes, seed)
+            yield cell(seed, tuned, inputs[rows], labels, examples)
 
 
-def drawn(
-    features: Tensor, labels: Tensor, examples: int, classes: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return twice as many records as a head is trained on, of some classes, renumbered."""
+def drawn(labels: Tensor, examples: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return twice as many records as a model is trained on, of some classes, renumbered."""
     # The same classes at every size: pairs of them differ more than sizes do.
     chosen = torch.randperm(10, generator=generator(seed, "classes"))[:classes]
     rng = generator(seed, "records", examples, classes)
@@ -97,30 +175,27 @@ def drawn(
     for label in chosen:
         own = (labels == label).nonzero().squeeze(1)
         rows.append(own[torch.randperm(len(own), generator=rng)[: 2 * examples]])
-    return features[torch.cat(rows)], torch.arange(classes).repeat_interleave(2 * examples)
+    return torch.cat(rows), torch.arange(classes).repeat_interleave(2 * examples)
 
 
-def cell(seed: int, fpr: float, features: Tensor, labels: Tensor, examples: int) -> Cell:
-    """Train heads on random halves, and attack each with all others."""
+def cell(seed: int, tuned: Tuning, inputs: Tensor, labels: Tensor, examples: int) -> Cell:
+    """Train models on random halves, and attack each with all others."""
     classes = int(labels.max()) + 1
-    members = paired_members(HEADS, len(labels), generator(seed, "members", examples, classes))
-    heads = train_heads(features, labels, members, classes, TRAINING, seed)
-    signals = Signals(heads.margins(features, labels), members, torch.zeros(HEADS, 0))
-    gains = []
-    for target in range(HEADS):
+    members = paired_members(
+        tuned.count, len(labels), generator(seed, "members", examples, classes)
+    )
+    models = tuned.trained(inputs, labels, members, seed)
+    signals = Signals(models.margin, members, torch.zeros(tuned.count, 0))
+    gains: dict[float, list[float]] = {rate: [] for rate in FPRS}
+    for target in range(tuned.count):
         scores = Lira().scores(signals.evidence(target))
         own = members[target]
-        gains.append(tpr_at_fpr(scores[own], scores[~own], fpr) - fpr)
-    norms = torch.stack(
-        [
-            head_gradient_norm(features @ w.T + b, labels, features)
-            for w, b in zip(heads.weight, heads.bias, strict=True)
-        ]
-    )
-    correlation = spearmanr(
-        norms.masked_fill(~members, torch.nan).nanmean(0), vulnerability(signals)
-    ).statistic
-    return Cell(examples, classes, float(np.mean(gains)), float(correlation))
+        for rate in FPRS:
+            gains[rate].append(tpr_at_fpr(scores[own], scores[~own], rate) - rate)
+    late = models.gradient_norm.masked_fill(~members, torch.nan).nanmean(0)
+    correlation = spearmanr(late, vulnerability(signals)).statistic
+    advantage = {rate: float(np.mean(own)) for rate, own in gains.items()}
+    return Cell(examples, classes, advantage, float(correlation))
 
 
 def vulnerability(signals: Signals) -> Tensor:
