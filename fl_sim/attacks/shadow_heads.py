@@ -18,7 +18,7 @@ from fl_sim.errors import require
 from fl_sim.seeding import generator
 
 CHUNK = 512  # records scored at once
-GROUP = 32  # heads trained at once
+GROUP = 16  # heads trained at once
 
 
 @dataclass(frozen=True)
