@@ -27,7 +27,7 @@ from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.seeding import generator
 
 RADIUS = 16 / 255
-AXES = {"adversary": [RADIUS / 8, RADIUS / 4, RADIUS / 2]}
+AXES = {"adversary": [RADIUS / 8, RADIUS / 4]}
 SEEDS = (0, 1, 2)
 
 IMAGES, TESTS, PROBED, EPOCHS, STEPS = 1500, 1000, 500, 6, 3
@@ -35,7 +35,7 @@ PROTECTIONS: tuple[Protection, ...] = (
     RandomNoise(radius=RADIUS),
     ErrorMinimizing(radius=RADIUS, form="class"),
     ErrorMinimizing(radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5),
-    StableErrorMinimizing(radius=RADIUS, surrogate_steps=150),
+    StableErrorMinimizing(radius=RADIUS, surrogate_steps=150, transforms=1),
     TargetedAdversarial(radius=RADIUS),
     LinearSeparable(radius=12 / 255),
     Linearization(radius=RADIUS),
