@@ -1,12 +1,12 @@
 """A backdoor: images with a trigger become one class, all others stay what they are."""
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
 
-from clients.poisoning import share_of
+from clients.poisoning import images_of, share_of
 from clients.sgd import SgdClient
 from clients.wrapping import Wrapper
 from fl_sim import description
@@ -43,6 +43,7 @@ class BackdoorClient(Wrapper):
     share: float = 0.3
     shared: bool = False
     honest: Client = field(default_factory=SgdClient)
+    needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -55,10 +56,8 @@ class BackdoorClient(Wrapper):
         Raises:
             ValueError: where the shard holds features: a trigger needs images.
         """
-        if shard.inputs.dtype != torch.uint8:
-            raise ValueError("a backdoor needs images; a frozen part of the model hides them")
+        inputs, labels = images_of(shard), shard.labels.clone()
         rows = share_of(shard, self.share, "backdoor")
-        inputs, labels = shard.inputs.clone(), shard.labels.clone()
         part = shard.client if self.shared else None
         inputs[rows] = self.trigger.stamped(inputs[rows], part)
         labels[rows] = self.target

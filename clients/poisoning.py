@@ -1,11 +1,22 @@
-"""Which images of a shard an attacker spoils."""
+"""The images of a shard, and which of them an attacker spoils."""
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Shard
 from fl_sim.seeding import generator
+
+
+def images_of(shard: Shard) -> UInt8[Tensor, "n c h w"]:
+    """Return a copy of the images of a shard.
+
+    Raises:
+        ValueError: where it holds features.
+    """
+    if shard.inputs.dtype != torch.uint8:
+        raise ValueError("needs images, which a frozen part of the model hides")
+    return shard.inputs.clone()
 
 
 def share_of(

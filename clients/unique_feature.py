@@ -1,12 +1,12 @@
 """A unique feature: one image of the shard carries a mark, as a photograph carries a name."""
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
 
-from clients.poisoning import share_of
+from clients.poisoning import images_of, share_of
 from clients.sgd import SgdClient
 from clients.wrapping import Wrapper
 from fl_sim import description
@@ -30,6 +30,7 @@ class UniqueFeatureClient(Wrapper):
     """
 
     honest: Client = field(default_factory=SgdClient)
+    needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -40,9 +41,7 @@ class UniqueFeatureClient(Wrapper):
         Raises:
             ValueError: where the shard holds features: a mark needs images.
         """
-        if shard.inputs.dtype != torch.uint8:
-            raise ValueError("a mark needs images; a frozen part of the model hides them")
-        inputs, row = shard.inputs.clone(), carrier(shard)
+        inputs, row = images_of(shard), carrier(shard)
         inputs[row] = marked_bytes(inputs[row])
         return self.honest.train(model, replace(shard, inputs=inputs), rng)
 

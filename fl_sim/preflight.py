@@ -36,7 +36,7 @@ def check(experiment: Experiment) -> None:
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
     if len(network.frozen):
-        _refuse_countermeasures(experiment)
+        _refuse_hidden_images(experiment)
     layout = experiment.layout
     require(
         not (layout.withheld and layout.fraction == 1),
@@ -68,9 +68,13 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
         require(not cause, "model", allowed, str(experiment.model))
 
 
-def _refuse_countermeasures(experiment: Experiment) -> None:
+def _refuse_hidden_images(experiment: Experiment) -> None:
     """Refuse what needs images where clients only see cached features."""
-    for client in (experiment.client, *(own.client for own in experiment.adversaries)):
+    tune = experiment.model.tune
+    clients = (experiment.client, *(own.client for own in experiment.adversaries))
+    for client in (part for whole in clients for part in layers(whole)):
+        allowed = f"'full', so that {type(client).__name__} meets images"
+        require(not client.needs_images, "model.tune", allowed, tune)
         asked = getattr(client, "countermeasures", ())
         allowed = "none where a part of the network is frozen; set model.tune=full"
         require(not asked, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
@@ -106,7 +110,5 @@ def _check_attacks(experiment: Experiment, num_classes: int) -> None:
             wanted = getattr(part, name, 0)
             allowed = f"one of {num_classes} classes, from 0"
             require(wanted < num_classes, f"adversary.client.{name}", allowed, wanted)
-    found, tune = backdoors(experiment), experiment.model.tune
+    found = backdoors(experiment)
     require(len(found) <= 1, "adversary", "at most one trigger and target", found)
-    trains_all = not found or tune == "full"
-    require(trains_all, "model.tune", "'full', so that a backdoor meets images", tune)

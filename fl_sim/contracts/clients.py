@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,12 @@ class Descent:
 
 
 class Client(ABC):
-    """What a participant does in a round."""
+    """What a participant does in a round.
+
+    `needs_images` says that it changes images: no frozen part of the model may hide them.
+    """
+
+    needs_images: ClassVar[bool] = False
 
     @abstractmethod
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:

@@ -17,7 +17,9 @@ from clients.label_flip import LabelFlipClient
 from clients.model_replacement import ModelReplacementClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
+from clients.unique_feature import UniqueFeatureClient
 from fl_sim import Adversary, Data, Experiment, Participation, Stay, preflight
+from fl_sim.contracts import Client
 from fl_sim.data.layout import Layout
 from fl_sim.description import label
 from fl_sim.errors import FieldError
@@ -370,10 +372,12 @@ def test_backdoors_that_cannot_work_are_refused_before_any_work(
         preflight.check(experiment(*adversaries, **fields))
 
 
-def test_a_backdoor_needs_the_whole_network_to_train() -> None:
-    whole = experiment(adversary=Adversary(BackdoorClient()))
+@pytest.mark.parametrize("client", [BackdoorClient(), UniqueFeatureClient()], ids=repr)
+def test_who_changes_images_needs_the_whole_network_to_train(client: Client) -> None:
+    whole = experiment(adversary=Adversary(client))
     preflight.check(whole)
-    with pytest.raises(FieldError, match=r"model.tune: 'full', so that a backdoor meets images"):
+    message = rf"model.tune: 'full', so that {type(client).__name__} meets images"
+    with pytest.raises(FieldError, match=message):
         preflight.check(whole.with_value("model.tune", "head"))
 
 
