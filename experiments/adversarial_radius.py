@@ -61,7 +61,6 @@ AXES = {
         "2/255": trained_against(RADIUS / 8),
         "4/255": trained_against(RADIUS / 4),
         "8/255": trained_against(RADIUS / 2),
-        "16/255": trained_against(RADIUS),
     },
 }
 SEEDS = (0, 1, 2)

@@ -1,6 +1,6 @@
 """What was run, on what, and what went wrong."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from fl_sim.report.formats import UNDEFINED, count, dataset, value
@@ -22,6 +22,7 @@ PARTS = (
 SIZES = ("num_samples", "num_test")
 MAX_FAILURES = 50
 FEW = 12
+VARIED = "varied"
 
 
 def title(grid: Grid) -> str:
@@ -37,13 +38,14 @@ def what_was_run(grid: Grid) -> Section:
         entries.append((f"Varied: {axis}", " | ".join(words)))
     base = _base(grid)
     if base:
-        entries += [("Dataset", _data(grid, base)), ("Clients", _clients(base, grid.axes))]
+        varied = _varied(grid, base)
+        entries += [("Dataset", _data(grid, base, varied)), ("Clients", _clients(base, varied))]
         entries += [
-            (name, _in_words(base[key], key, grid.axes))
+            (name, VARIED if key in varied else _in_words(base[key], key, varied))
             for key, name in PARTS
             if key not in grid.axes
         ]
-        entries.append(("Rounds", _rounds(base, grid.axes)))
+        entries.append(("Rounds", _rounds(base, varied)))
     entries.append(("Seeds", ", ".join(map(str, grid.seeds))))
     entries.append(("Engine", ", ".join(_distinct(grid, "engine")) or UNDEFINED))
     entries.append(("Run ids", _run_ids(grid)))
@@ -97,38 +99,60 @@ def _base(grid: Grid) -> dict[str, Any]:
     return max(described, key=lambda e: float(e["layout"]["fraction"]), default={})
 
 
-def _data(grid: Grid, base: Mapping[str, Any]) -> str:
-    shared, tested = (_size(base["data"][key], f"data.{key}", grid.axes) for key in SIZES)
+def _varied(grid: Grid, base: Mapping[str, Any]) -> set[str]:
+    """Return the paths of all fields, or of whole parts, in which settings differ."""
+    found = set(grid.axes)
+    for setting in grid.finished:
+        for part, own in base.items():
+            other = setting.experiment.get(part)
+            if own == other:
+                continue
+            if (
+                isinstance(own, Mapping)
+                and isinstance(other, Mapping)
+                and own.keys() == other.keys()
+            ):
+                names = [name for name in own if own[name] != other[name]]
+                found |= {part} if "class" in names else {f"{part}.{name}" for name in names}
+            else:
+                found.add(part)
+    return found
+
+
+def _data(grid: Grid, base: Mapping[str, Any], varied: Container[str]) -> str:
+    shared, tested = (_size(base["data"][key], f"data.{key}", varied) for key in SIZES)
     names = " and ".join(map(dataset, _distinct(grid, "dataset")))
     origin = ", ".join(_distinct(grid, "origin"))
     return f"{names}; {shared} training images shared out, {tested} test images; from {origin}"
 
 
-def _size(number: int | None, path: str, axes: Mapping[str, Any]) -> str:
-    return "all" if number is None and path not in axes else _field(number, path, axes)
+def _size(number: int | None, path: str, varied: Container[str]) -> str:
+    return "all" if number is None and path not in varied else _field(number, path, varied)
 
 
-def _clients(base: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
-    number = _field(base["data"]["num_clients"], "data.num_clients", axes)
+def _clients(base: Mapping[str, Any], varied: Container[str]) -> str:
+    number = _field(base["data"]["num_clients"], "data.num_clients", varied)
     held_out = 100 * float(base["data"]["held_out"])
+    if held_out == 0:
+        return f"{number}; no images are held out, so nothing is audited"
     return f"{number}; each holds {held_out:g} % of its images out for the audit"
 
 
-def _rounds(base: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
+def _rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
     path = "participation.clients_per_round"
-    number = _field(base["participation"]["clients_per_round"], path, axes)
+    number = _field(base["participation"]["clients_per_round"], path, varied)
     who = "every client in each" if number == "none" else f"{number} clients in each"
-    return f"{_field(base['rounds'], 'rounds', axes)}, {who}"
+    return f"{_field(base['rounds'], 'rounds', varied)}, {who}"
 
 
-def _in_words(part: Any, path: str, axes: Mapping[str, Any]) -> str:
+def _in_words(part: Any, path: str, varied: Container[str]) -> str:
     """Return a part of an experiment in words: its class and its fields."""
     if part is None:
         return "none"
     if isinstance(part, list):
-        return " + ".join(_field(item, path, {}) for item in part) or "none"
+        return " + ".join(_field(item, path, ()) for item in part) or "none"
     fields = [
-        f"{name} {_field(content, f'{path}.{name}', axes)}"
+        f"{name} {_field(content, f'{path}.{name}', varied)}"
         for name, content in part.items()
         if name != "class"
     ]
@@ -136,11 +160,11 @@ def _in_words(part: Any, path: str, axes: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(fields)})" if fields else name
 
 
-def _field(content: Any, path: str, axes: Mapping[str, Any]) -> str:
-    if path in axes:
-        return "varied"
+def _field(content: Any, path: str, varied: Container[str]) -> str:
+    if path in varied:
+        return VARIED
     nested = isinstance(content, dict | list)
-    return _in_words(content, path, axes) if nested else value(content, path)
+    return _in_words(content, path, varied) if nested else value(content, path)
 
 
 def _distinct(grid: Grid, column: str) -> list[str]:

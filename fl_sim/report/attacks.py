@@ -16,6 +16,7 @@ from fl_sim.errors import RequestError
 from fl_sim.plugins import paragraph_of
 from fl_sim.report.formats import PERCENT, UNDEFINED, mean, over_seeds
 from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.heat import APART, draw, name_columns, values_of
 from fl_sim.report.measured import measured_cell, setting_table
 from fl_sim.report.panels import Panel, axes_of, panels_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Part, Section, Table, table
@@ -78,17 +79,6 @@ def attack_axis(grid: Grid) -> str | None:
     return axes[0] if axes and RULE in grid.axes else None
 
 
-def accuracies(
-    settings: Sequence[Setting], rules: Sequence[str], axis: str, attacks: Sequence[str]
-) -> NDArray[np.float64]:
-    """Return the mean final accuracy by rule and attack; NaN where no run finished."""
-    found = np.full((len(rules), len(attacks)), np.nan)
-    for setting in settings:
-        place = rules.index(setting.values[RULE]), attacks.index(setting.values[axis])
-        found[place] = mean(setting.column("accuracy"))
-    return found
-
-
 def _panels(grid: Grid, axis: str) -> list[Panel]:
     """Return the settings by everything but rule and attack."""
     found: dict[str, list[Setting]] = {}
@@ -116,35 +106,20 @@ def _figure(grid: Grid, axis: str) -> Figure:
     columns = 2 if len(panels) > 1 and len(attacks) <= 7 else 1
     figure, axes = axes_of([p.title for p in panels], columns, height, sharey=True)
     for panel, own in zip(panels, axes, strict=True):
-        values = accuracies(panel.settings, rules, axis, attacks)
-        _heat_map(own, values, [attack != NOBODY for attack in attacks])
-        names = [*_short(attacks), "worst case"]
-        places = [*range(len(attacks)), len(attacks) + 0.4]
-        own.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor")
+        values = values_of(grid, panel.settings, RULE, axis)
+        _framed(own, values, [attack != NOBODY for attack in attacks])
+        name_columns(own, _short(attacks), "worst case")
         own.set_yticks(range(len(rules)), [_broken(rule) for rule in rules])
     return figure
 
 
-def _heat_map(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
-    """Draw a square for each value, and the lowest of the `real` attacks apart."""
+def _framed(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
+    """Draw the accuracies, and apart the lowest of the `real` attacks, the best of them framed."""
     worst = values[:, np.array(real)].min(1)  # NaN where an attack is missing: unknown
-    count, attacks = values.shape
-    for place, column in enumerate([*values.T, worst]):
-        left = place + (0.4 if place == attacks else 0.0)
-        extent = (left - 0.5, left + 0.5, count - 0.5, -0.5)
-        axes.imshow(column[:, None], cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent)
-        for row, value in enumerate(column):
-            text = "-" if np.isnan(value) else f"{100 * value:.1f}"
-            colour = "white" if value > 0.6 else INK
-            axes.text(left, row, text, ha="center", va="center", fontsize=7.5, color=colour)
+    draw(axes, values, worst)
     if not np.isnan(worst).all():
-        corner = attacks - 0.1, float(np.nanargmax(worst)) - 0.5
+        corner = values.shape[1] + APART - 0.5, float(np.nanargmax(worst)) - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
-    axes.set_xlim(-0.5, attacks + 0.95)
-    axes.set_ylim(count - 0.45, -0.55)
-    axes.grid(visible=False)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _short(attacks: Sequence[str]) -> list[str]:

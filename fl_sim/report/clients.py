@@ -32,7 +32,7 @@ Samples = dict[str, NDArray[np.generic]]
 def accuracy_by_client(grid: Grid) -> Drawing | None:
     """Draw each client's accuracy on its own mix of classes, lowest first."""
     settings = grid.finished[:MAX_BARS]
-    if not settings:
+    if not settings or not grid.has_clients:
         return None
     about = (
         "Accuracy on each client's own mix of classes after the last round, lowest first, of "
@@ -75,7 +75,7 @@ def _bars(axes: Axes, setting: Setting) -> None:
 def classes_by_client(grid: Grid) -> Drawing | None:
     """Draw how many images of each class each client holds, for every distinct partition."""
     partitions = _partitions(grid)
-    if not partitions:
+    if not partitions or not grid.has_clients:
         return None
     clients, classes = partitions[0][1]["client_classes"].shape
     about = (

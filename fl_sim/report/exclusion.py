@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -77,10 +77,10 @@ def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
     shares[y, x] = rows["value"].to_numpy(float)
     most = np.nanmax(shares, axis=0, initial=0.0)
     relative = shares / np.where(most > 0, most, 1)
+    blues = colormaps["Blues"].with_extremes(bad="#dddddd")
     colours = axes.imshow(
-        relative, aspect="auto", cmap="Blues", vmin=0, vmax=1.25, interpolation="none"
+        relative, aspect="auto", cmap=blues, vmin=0, vmax=1.25, interpolation="none"
     )
-    colours.cmap.set_bad("#dddddd")
     colours.set_gid(name)  # else two panels that look alike would share an id
     _mark_left_out(axes, relative)
     attacked = rows["group"].to_numpy(str) == "attacker"

@@ -65,7 +65,7 @@ BENEFIT: tuple[Column, ...] = (
 
 def fairness(grid: Grid) -> Section | None:
     """Return how evenly the model serves the clients, and groups of them."""
-    if not grid.finished:
+    if not grid.has_clients:
         return None
     about = (
         "Of the clients' accuracies on their own mixes of classes, after the last round. An even "
@@ -79,7 +79,7 @@ def fairness(grid: Grid) -> Section | None:
 
 def privacy(grid: Grid) -> Section | None:
     """Return how unevenly membership leaks, and who pays for its accuracy with it."""
-    if not _has(grid, PRIVACY[:1]):
+    if not grid.has_clients or not _has(grid, PRIVACY[:1]):
         return None
     about = (
         "Of the AUCs of the margin attack on each client's own records: who pays with privacy. "
@@ -94,7 +94,7 @@ def privacy(grid: Grid) -> Section | None:
 
 def benefit(grid: Grid) -> Section | None:
     """Return what clients gain by taking part, and whether those who give more get more."""
-    if not _has(grid, BENEFIT):
+    if not grid.has_clients or not _has(grid, BENEFIT):
         return None
     about = (
         "A gain is a client's accuracy under the global model minus that of a model that it "

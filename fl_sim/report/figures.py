@@ -26,7 +26,7 @@ def accuracy_over_rounds(grid: Grid) -> Drawing | None:
     """Draw the accuracy of every setting over the rounds, with a band over seeds."""
     inside = line_axis(grid)
     panels = panels_of(grid, inside)
-    if not panels:
+    if not panels or not grid.has_course:
         return None
     figure = _rounds_figure(grid, inside)
     shown = "A line is the mean over seeds, the band one standard deviation to each side."

@@ -135,6 +135,16 @@ class Grid:
         return [setting for setting in self.settings if setting.folders]
 
     @property
+    def has_clients(self) -> bool:
+        """Whether there is more than one client in any run."""
+        return any(setting.rows["client"].max() > 0 for setting in self.finished)
+
+    @property
+    def has_course(self) -> bool:
+        """Whether any run was scored after more than one round."""
+        return any(setting.metric("accuracy")["round"].nunique() > 1 for setting in self.finished)
+
+    @property
     def heads(self) -> list[str]:
         """The names of the columns that tell settings apart."""
         return [short_name(axis, tuple(self.axes)) for axis in self.axes] or ["run"]

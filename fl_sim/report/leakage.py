@@ -19,7 +19,8 @@ COLUMNS = (
 
 def leakage(grid: Grid) -> Section | None:
     """Return what the margin attack tells members by, with controls and ROC curves."""
-    if not grid.finished:
+    areas = [setting.final("mia_margin_auc")["value"] for setting in grid.finished]
+    if not any(own.notna().any() for own in areas):
         return None
     made = setting_table(
         grid,

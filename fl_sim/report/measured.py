@@ -14,7 +14,7 @@ from fl_sim.report.formats import (
 )
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Cell, Section, Table, table
-from fl_sim.report.tables import A_MIX, HEADLINES, LOST, seeds_in_words
+from fl_sim.report.tables import A_MIX, Column, headline_columns, seeds_in_words
 
 COSTS = (
     ("seconds", "cost.seconds", SECONDS),
@@ -27,9 +27,11 @@ COSTS = (
 
 def headlines(grid: Grid) -> Section:
     """Return the key numbers."""
-    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in (*HEADLINES, LOST)]
+    there = headline_columns(grid)
+    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in there]
     rows = [
-        [*map(Cell, grid.words(setting)), *_headline_cells(setting)] for setting in grid.settings
+        [*map(Cell, grid.words(setting)), *_headline_cells(setting, there)]
+        for setting in grid.settings
     ]
     about = [
         f"After the last round; {seeds_in_words(grid)}. A_mix is the accuracy of the run itself; "
@@ -43,10 +45,10 @@ def headlines(grid: Grid) -> Section:
     )
 
 
-def _headline_cells(setting: Setting) -> list[Cell]:
+def _headline_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     missing = len(setting.cells) - len(setting.finished)
     cells = []
-    for column in (*HEADLINES, LOST):
+    for column in columns:
         alarm = f"{missing} failed" if column is A_MIX and missing else ""
         cells.append(Cell(column.text(setting) if setting.folders else UNDEFINED, alarm=alarm))
     return cells

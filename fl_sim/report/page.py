@@ -10,6 +10,7 @@ from fl_sim.report import (
     attacks,
     audits,
     clients,
+    crossed,
     exclusion,
     fairness,
     figures,
@@ -59,6 +60,11 @@ def render(title: str, sections: list[Section], complete: bool) -> str:
     return template.render(title=title, sections=sections, complete=complete)
 
 
+def _crossed(grid: Grid) -> Section | None:
+    title = f"Accuracy by {' and '.join(grid.heads)}"
+    return _figure_section("crossed", title, crossed.crossed(grid))
+
+
 def _rounds(grid: Grid) -> Section | None:
     return _figure_section("rounds", "Accuracy over rounds", figures.accuracy_over_rounds(grid))
 
@@ -101,6 +107,7 @@ def _figure_section(name: str, title: str, *drawings: Drawing | None) -> Section
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     about.what_was_run,
     measured.headlines,
+    _crossed,
     _timeline,
     _rounds,
     attacks.attacks,

@@ -70,10 +70,23 @@ LEGEND = (
 )
 
 
+def headline_columns(grid: Grid) -> list[Column]:
+    """Return the headline numbers that are defined for any setting, or that tell clients apart."""
+    idle = {"best"} if not grid.has_course else set()
+    idle |= {"worst client", "lost"} if not grid.has_clients else set()
+    known = {
+        c.name
+        for c in (*HEADLINES, LOST)
+        for setting in grid.finished
+        if c.name not in idle and c.text(setting) != UNDEFINED
+    }
+    return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
+
+
 def summary(results: Results) -> Table:
     """Return the final numbers, one row a setting, averaged over seeds."""
     grid = grid_of(results)
-    columns = [*HEADLINES, COST]
+    columns = [*(c for c in headline_columns(grid) if c is not LOST), COST]
     if any(any(setting.num_failures()) for setting in grid.settings):
         columns.append(LOST)
     table = Table(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -162,7 +163,7 @@ def _fairness_rows(
 
 
 def _leakage_rows(i: int, rng: np.random.Generator, outsiders: int) -> Iterator[Row]:
-    area = float(rng.uniform(0.45, 0.6))
+    area = float(rng.uniform(0.45, 0.6)) if outsiders else math.nan
     for group in ("all", "protected", "clean"):
         yield Row(i, "mia_margin_auc", area, -1, group, area - 0.05, area + 0.05)
         yield Row(i, "mia_margin_balanced_accuracy", 0.52, -1, group)

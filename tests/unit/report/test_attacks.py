@@ -16,6 +16,7 @@ from fl_sim.description import describe, label
 from fl_sim.plugins import paragraph_of
 from fl_sim.report import attacks
 from fl_sim.report.grid import Grid, Setting, grid_of
+from fl_sim.report.heat import values_of
 from fl_sim.report.parts import Definitions, Drawing, Table
 from fl_sim.results import Results, write_json
 
@@ -53,7 +54,7 @@ def found_setting(grid: Grid, partition: str, rule: str, attack: str) -> Setting
 def test_every_cell_is_the_mean_of_its_setting(grid: Grid) -> None:
     for partition in AXES["partition"]:
         own = [s for s in grid.settings if s.values["partition"] == partition]
-        found = attacks.accuracies(own, RULES, "adversary", ATTACKS)
+        found = values_of(grid, own, "strategy", "adversary")
         for i, rule in enumerate(RULES):
             for j, attack in enumerate(ATTACKS):
                 expected = accuracy(found_setting(grid, partition, rule, attack))

@@ -1,0 +1,57 @@
+"""Heat maps of accuracies: a square a value, with the value in it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fl_sim.report.formats import mean
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.style import INK
+
+APART = 0.4  # of a square, before a column of another kind
+
+
+def values_of(
+    grid: Grid, settings: Sequence[Setting], down: str, across: str, number: str = "accuracy"
+) -> NDArray[np.float64]:
+    """Return the mean of a number by two axes; NaN where no run finished."""
+    rows, columns = grid.axes[down], grid.axes[across]
+    found = np.full((len(rows), len(columns)), np.nan)
+    for setting in settings:
+        place = rows.index(setting.values[down]), columns.index(setting.values[across])
+        found[place] = mean(setting.column(number))
+    return found
+
+
+def draw(axes: Axes, values: NDArray[np.float64], last: NDArray[np.float64] | None = None) -> None:
+    """Draw a square for each share, and a last column apart."""
+    count, width = values.shape
+    for place, column in enumerate(values.T):
+        _draw_column(axes, float(place), column)
+    if last is not None:
+        _draw_column(axes, width + APART, last)
+        width += 1
+    axes.set_xlim(-0.5, width - (0.5 if last is None else 0.05))
+    axes.set_ylim(count - 0.45, -0.55)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def name_columns(axes: Axes, names: Sequence[str], last: str = "") -> None:
+    """Write the names under the columns."""
+    places = [float(place) for place in range(len(names))]
+    if last:
+        names, places = [*names, last], [*places, len(names) + APART]
+    axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor")
+
+
+def _draw_column(axes: Axes, left: float, values: NDArray[np.float64]) -> None:
+    extent = (left - 0.5, left + 0.5, len(values) - 0.5, -0.5)
+    axes.imshow(values[:, None], cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent)
+    for row, value in enumerate(values):
+        text = "-" if np.isnan(value) else f"{100 * value:.1f}"
+        colour = "white" if value > 0.6 else INK
+        axes.text(left, row, text, ha="center", va="center", fontsize=7.5, color=colour)
