@@ -1,7 +1,7 @@
 """Federated learning when some participants protect their data.
 
-Importing this package turns Flower's telemetry and update check off, so it has
-to come before the first import of `flwr`; nothing here phones home.
+Importing this package turns the telemetry and update checks of what it stands on off, so it has
+to come before the first import of `flwr` or `mlflow`; nothing here phones home.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -219,6 +219,16 @@ def test_private_means_are_clipped_and_unweighted() -> None:
     torch.testing.assert_close(step, expected)
 
 
+def test_nothing_longer_than_the_clipping_norm_enters_a_private_mean() -> None:
+    rule = DifferentialPrivacy(clipping_norm=2.0, noise_multiplier=0.0)
+    updates = torch.randn(50, 9, generator=generator(1, "private")).double() * 100
+    updates[0] = 0
+    for update in updates:
+        step = rule.aggregate(None, update[None], torch.ones(1))[1]
+        assert float(step.norm()) <= 2.0 * (1 + 1e-6)
+        torch.testing.assert_close(step, update * min(1.0, 2.0 / max(float(update.norm()), 1e-9)))
+
+
 def test_noise_is_as_large_as_it_says_and_another_in_each_round() -> None:
     updates, senders = torch.zeros(8, 50_000), Senders.anonymous(8)
     rule = DifferentialPrivacy(clipping_norm=4.0, noise_multiplier=0.5)
@@ -258,6 +268,13 @@ def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
     spent = DifferentialPrivacy(noise_multiplier=noise, delta=delta).epsilon(1, 1.0)
     closed = 1 / (2 * noise**2) + math.sqrt(2 * math.log(1 / delta)) / noise
     assert 0.75 * closed < spent < closed
+
+
+@needs_opacus
+def test_epsilon_of_many_releases_is_that_of_other_accountants() -> None:
+    """Noise 1, 30 rounds, everybody in each: the RDP accountants of Flower and dp-accounting."""
+    spent = DifferentialPrivacy(noise_multiplier=1.0, delta=1e-3).epsilon(30, 1.0)
+    assert spent == pytest.approx(33.7229, abs=5e-5)
 
 
 @needs_opacus
