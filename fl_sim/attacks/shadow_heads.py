@@ -4,9 +4,10 @@ Each head is trained exactly as it would be on its own: by mini-batches in an or
 Only the arithmetic is shared: a step of all heads is one batched matrix product.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -88,44 +89,55 @@ def train_heads(
     require(bool(members.any(1).all()), "members", "a record for every head", "a head with none")
     dim = features.shape[1]
     begin = start or Heads(torch.zeros(1, num_classes, dim), torch.zeros(1, num_classes))
-    groups = [
-        _Group(features, labels, members[first : first + GROUP], first, begin, training)
-        for first in range(0, len(members), GROUP)
-    ]
-    for group in groups:
+    # A step costs its records' products once, or their features twice.
+    few = len(labels) <= 2 * dim and training.weight_decay == 0
+    kind, data = _RecordGroup if few else _FeatureGroup, _Data(features, labels)
+    found = []
+    for first in range(0, len(members), GROUP):
+        group = kind(data, members[first : first + GROUP], first, begin, training)
         for epoch in range(training.epochs):
             group.epoch(seed, epoch)
-    weight, bias = [g.state.weight for g in groups], [g.state.bias for g in groups]
-    return Heads(torch.cat(weight), torch.cat(bias))
+        found.append(group.heads())
+    return Heads(torch.cat([h.weight for h in found]), torch.cat([h.bias for h in found]))
 
 
-class State(NamedTuple):
-    """Heads and their momentum."""
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What all heads learn from."""
 
-    weight: Float[Tensor, "g y d"]
-    bias: Float[Tensor, "g y"]
-    weight_speed: Float[Tensor, "g y d"]
-    bias_speed: Float[Tensor, "g y"]
+    features: Float[Tensor, "n d"]
+    labels: Int64[Tensor, " n"]
+
+    @cached_property
+    def products(self) -> Float[Tensor, "n n"]:
+        """Inner products; a bias is the weight of a feature that is always 1."""
+        return self.features @ self.features.T + 1
 
 
-class _Group:
+State = tuple[Tensor, ...]  # what a step moves, in place; a row for each head
+
+
+class _Group(ABC):
     """A few heads in training: as many as the processor's cache holds."""
 
-    def __init__(
-        self,
-        features: Float[Tensor, "n d"],
-        labels: Int64[Tensor, " n"],
-        members: Bool[Tensor, "g n"],
-        first: int,
-        start: Heads,
-        training: HeadTraining,
-    ) -> None:
-        self.features, self.labels, self.first, self.training = features, labels, first, training
-        self.own_rows = [own.nonzero().squeeze(1) for own in members]
-        weight = start.weight.repeat(len(members), 1, 1)
-        bias = start.bias.repeat(len(members), 1)
-        self.state = State(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
+    state: State
+    own_rows: list[Int64[Tensor, " r"]]  # of the table, for each head
+    table: Float[Tensor, "t k"]  # what is gathered for a batch
 
+    def __init__(self, first: int, training: HeadTraining) -> None:
+        self.first, self.training = first, training
+
+    @abstractmethod
+    def heads(self) -> Heads:
+        """Return the heads as they are now."""
+
+    @abstractmethod
+    def descend(
+        self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
+    ) -> None:
+        """Take one step of the heads of `state`, on rows of the table, in place."""
+
+    @final
     def epoch(self, seed: int, number: int) -> None:
         """Take every head once through its records."""
         size = self.training.batch_size
@@ -134,13 +146,13 @@ class _Group:
             self._step(batch, share)
 
     def _order(self, seed: int, epoch: int) -> tuple[Int64[Tensor, "g l"], Float[Tensor, "g l"]]:
-        """Return the records of an epoch in each head's own order, and their weights.
+        """Return the rows of an epoch in each head's own order, and their weights.
 
-        Heads with fewer records are padded with a record of weight 0. The weights of each batch
+        Heads with fewer records are padded with one of weight 0. The weights of each batch
         sum to 1: the gradient is the mean over a batch, whatever its length.
         """
         size = max(len(own) for own in self.own_rows)
-        rows = torch.zeros(len(self.own_rows), size, dtype=torch.int64)
+        rows = torch.stack([own[:1].expand(size) for own in self.own_rows])
         weights = torch.zeros(len(self.own_rows), size)
         for i, own in enumerate(self.own_rows):
             rng = generator(seed, "head", self.first + i, "epoch", epoch)
@@ -155,37 +167,125 @@ class _Group:
         """
         own = (weights.sum(1) > 0).nonzero().squeeze(1)
         if len(own) == len(rows):
-            self._descend(self.state, rows, weights)
+            self.descend(self.state, rows, weights)
             return
-        some = State(*(part[own] for part in self.state))
-        self._descend(some, rows[own], weights[own])
+        some = tuple(part[own] for part in self.state)
+        self.descend(some, rows[own], weights[own])
         for part, moved in zip(self.state, some, strict=True):
             part[own] = moved
 
-    def _descend(
-        self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
-    ) -> None:
-        """Move the heads of `state` in place."""
-        settings, inputs = self.training, self._inputs(rows)
-        logits = torch.baddbmm(state.bias[:, :, None], state.weight, inputs.transpose(1, 2))
-        error = logits.softmax(1)
-        error.scatter_add_(1, self.labels[rows][:, None], -torch.ones_like(error[:, :1]))
-        error *= weights[:, None]
-        state.weight_speed.baddbmm_(error, inputs, beta=settings.momentum)
-        state.bias_speed.mul_(settings.momentum).add_(error.sum(2))
-        if settings.weight_decay:
-            state.weight_speed.add_(state.weight, alpha=settings.weight_decay)
-            state.bias_speed.add_(state.bias, alpha=settings.weight_decay)
-        state.weight.sub_(state.weight_speed, alpha=settings.learning_rate)
-        state.bias.sub_(state.bias_speed, alpha=settings.learning_rate)
-
-    @cached_property
-    def _buffer(self) -> Float[Tensor, "r d"]:
-        rows = len(self.own_rows) * self.training.batch_size
-        return self.features.new_empty(rows, self.features.shape[1])
-
-    def _inputs(self, rows: Int64[Tensor, "g b"]) -> Float[Tensor, "g b d"]:
+    @final
+    def gathered(self, rows: Int64[Tensor, "g b"]) -> Float[Tensor, "g b k"]:
         """Gather a batch into memory that is used again: fresh pages cost more than the sums."""
         chosen = self._buffer[: rows.numel()]
-        torch.index_select(self.features, 0, rows.flatten(), out=chosen)
+        torch.index_select(self.table, 0, rows.flatten(), out=chosen)
         return chosen.view(*rows.shape, -1)
+
+    @cached_property
+    def _buffer(self) -> Float[Tensor, "r k"]:
+        rows = len(self.own_rows) * self.training.batch_size
+        return self.table.new_empty(rows, self.table.shape[1])
+
+
+@final
+class _FeatureGroup(_Group):
+    """Heads as what they are: a weight for each feature."""
+
+    def __init__(
+        self,
+        data: _Data,
+        members: Bool[Tensor, "g n"],
+        first: int,
+        start: Heads,
+        training: HeadTraining,
+    ) -> None:
+        super().__init__(first, training)
+        self.table, self.labels = data.features, data.labels
+        self.own_rows = [own.nonzero().squeeze(1) for own in members]
+        weight = start.weight.repeat(len(members), 1, 1)
+        bias = start.bias.repeat(len(members), 1)
+        self.state = (weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
+
+    def heads(self) -> Heads:
+        """Return the heads as they are now."""
+        return Heads(*self.state[:2])
+
+    def descend(
+        self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
+    ) -> None:
+        """Take one step of the heads of `state`, in place."""
+        settings, inputs = self.training, self.gathered(rows)
+        weight, bias, weight_speed, bias_speed = state
+        logits = torch.baddbmm(bias[:, :, None], weight, inputs.transpose(1, 2))
+        error = _error(logits, self.labels[rows], weights)
+        weight_speed.baddbmm_(error, inputs, beta=settings.momentum)
+        bias_speed.mul_(settings.momentum).add_(error.sum(2))
+        if settings.weight_decay:
+            weight_speed.add_(weight, alpha=settings.weight_decay)
+            bias_speed.add_(bias, alpha=settings.weight_decay)
+        weight.sub_(weight_speed, alpha=settings.learning_rate)
+        bias.sub_(bias_speed, alpha=settings.learning_rate)
+
+
+@final
+class _RecordGroup(_Group):
+    """Heads as sums of their own records: cheaper where records are few beside features.
+
+    Every gradient is a sum of records, so a head is its start plus a sum of records, and a step
+    needs their inner products only: it moves the shares of its batch, and no weights. The start
+    counts as one more record for each class, whose share stays 1. With weight decay it would
+    have to shrink; such heads are trained as they are.
+    """
+
+    def __init__(
+        self,
+        data: _Data,
+        members: Bool[Tensor, "g n"],
+        first: int,
+        start: Heads,
+        training: HeadTraining,
+    ) -> None:
+        super().__init__(first, training)
+        self.features, self.start = data.features, start
+        self.records = [own.nonzero().squeeze(1) for own in members]
+        self.size, classes = max(map(len, self.records)), start.bias.shape[1]
+        self.own_rows = [i * self.size + torch.arange(len(o)) for i, o in enumerate(self.records)]
+        self.labels = torch.zeros(len(members) * self.size, dtype=torch.int64)
+        self.table = torch.zeros(len(self.labels), self.size + classes)
+        begin = data.features @ start.weight[0].T + start.bias
+        for rows, records in zip(self.own_rows, self.records, strict=True):
+            self.labels[rows] = data.labels[records]
+            self.table[rows, : len(rows)] = data.products[records].index_select(1, records)
+            self.table[rows, self.size :] = begin[records]
+        shares = torch.zeros(len(members), classes, self.size + classes)
+        shares[:, :, self.size :] = torch.eye(classes)
+        self.state = (shares, torch.zeros_like(shares))
+
+    def heads(self) -> Heads:
+        """Return the heads as they are now."""
+        own = self.state[0][:, :, : self.size]
+        sums = [
+            share[:, : len(records)] @ self.features[records]
+            for share, records in zip(own, self.records, strict=True)
+        ]
+        return Heads(torch.stack(sums) + self.start.weight, own.sum(2) + self.start.bias)
+
+    def descend(
+        self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
+    ) -> None:
+        """Take one step of the heads of `state`, in place."""
+        shares, speed = state
+        logits = torch.bmm(shares, self.gathered(rows).transpose(1, 2))
+        error = _error(logits, self.labels[rows], weights)
+        places = (rows % self.size)[:, None].expand_as(error)
+        speed.mul_(self.training.momentum).scatter_add_(2, places, error)
+        shares.sub_(speed, alpha=self.training.learning_rate)
+
+
+def _error(
+    logits: Float[Tensor, "g y b"], labels: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
+) -> Float[Tensor, "g y b"]:
+    """Return the gradient of the weighted cross-entropy by the logits."""
+    error = logits.softmax(1)
+    error.scatter_add_(1, labels[:, None], -torch.ones_like(error[:, :1]))
+    return error.mul_(weights[:, None])

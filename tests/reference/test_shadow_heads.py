@@ -27,15 +27,22 @@ def records(count: int = 60, dim: int = 12, classes: int = CLASSES) -> tuple[Ten
 
 
 def one_by_one(
-    features: Tensor, labels: Tensor, members: Tensor, classes: int, how: HeadTraining, seed: int
+    features: Tensor,
+    labels: Tensor,
+    members: Tensor,
+    classes: int,
+    how: HeadTraining,
+    seed: int,
+    start: Heads | None = None,
 ) -> Heads:
     """Train each head as anybody would, in the order that its name gives."""
     weights, biases = [], []
     for head, own in enumerate(members):
         rows = own.nonzero().squeeze(1)
         layer = nn.Linear(features.shape[1], classes)
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            layer.weight.copy_(torch.zeros(1) if start is None else start.weight[0])
+            layer.bias.copy_(torch.zeros(1) if start is None else start.bias[0])
         optimiser = torch.optim.SGD(
             layer.parameters(), how.learning_rate, how.momentum, weight_decay=how.weight_decay
         )
@@ -50,16 +57,24 @@ def one_by_one(
     return Heads(torch.stack(weights), torch.stack(biases))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_heads_are_those_that_are_trained_one_by_one(decay: float) -> None:
-    """Members differ in number, from one record to all: batches are padded and heads rest."""
-    features, labels = records()
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize(("decay", "dim"), [(0.0, 12), (0.0, 200), (0.01, 12), (0.01, 200)])
+def test_heads_are_those_that_are_trained_one_by_one(decay: float, dim: int, started: bool) -> None:
+    """Members differ in number, from one record to all: batches are padded and heads rest.
+
+    With 12 features to 60 records heads are trained by feature, with 200 by record.
+    """
+    features, labels = records(dim=dim)
+    rng = generator(3, "start")
+    weight = 0.1 * torch.randn(1, CLASSES, dim, generator=rng)
+    start = Heads(weight, torch.randn(1, CLASSES, generator=rng)) if started else None
     members = paired_members(6, len(labels), generator(1, "members"))
     members[0] = True
     members[1] = torch.arange(len(labels)) == 7
-    how = HeadTraining(learning_rate=0.1, weight_decay=decay, batch_size=8, epochs=3)
-    ours = train_heads(features, labels, members, CLASSES, how, seed=5)
-    theirs = one_by_one(features, labels, members, CLASSES, how, seed=5)
+    rate = 1.2 / dim
+    how = HeadTraining(learning_rate=rate, weight_decay=decay, batch_size=8, epochs=3)
+    ours = train_heads(features, labels, members, CLASSES, how, 5, start)
+    theirs = one_by_one(features, labels, members, CLASSES, how, 5, start)
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-4, atol=1e-5)
 
@@ -76,8 +91,9 @@ def test_margins_are_those_of_each_head_alone() -> None:
         torch.testing.assert_close(margins[i], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_seed_fixes_every_bit_and_each_head_has_its_own_order() -> None:
-    features, labels = records()
+@pytest.mark.parametrize("dim", [12, 200])
+def test_the_seed_fixes_every_bit_and_each_head_has_its_own_order(dim: int) -> None:
+    features, labels = records(dim=dim)
     members = torch.ones(3, len(labels), dtype=torch.bool)
     how = HeadTraining(batch_size=8, epochs=2)
 
