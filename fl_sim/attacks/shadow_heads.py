@@ -20,6 +20,7 @@ from fl_sim.seeding import generator
 
 CHUNK = 512  # records scored at once
 GROUP = 16  # heads trained at once
+MOVE = 200  # multiplications in the time that it takes to fetch an inner product
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ def train_heads(
     require(bool(members.any(1).all()), "members", "a record for every head", "a head with none")
     dim = features.shape[1]
     begin = start or Heads(torch.zeros(1, num_classes, dim), torch.zeros(1, num_classes))
-    # A step costs its records' products once, or their features twice.
-    few = len(labels) <= 2 * dim and training.weight_decay == 0
-    kind, data = _RecordGroup if few else _FeatureGroup, _Data(features, labels)
+    data = _Data(features, labels)
+    kind = _RecordGroup if _few_records(data, members, num_classes, training) else _FeatureGroup
     found = []
     for first in range(0, len(members), GROUP):
         group = kind(data, members[first : first + GROUP], first, begin, training)
@@ -112,6 +112,16 @@ class _Data:
     def products(self) -> Float[Tensor, "n n"]:
         """Inner products; a bias is the weight of a feature that is always 1."""
         return self.features @ self.features.T + 1
+
+
+def _few_records(
+    data: _Data, members: Bool[Tensor, "m n"], num_classes: int, training: HeadTraining
+) -> bool:
+    """Return whether heads cost less as sums of records, by the multiplications of one head."""
+    count, dim = data.features.shape
+    own, work = int(members.sum(1).max()), training.epochs * num_classes
+    by_record = count * count * dim / len(members) + own * own * (MOVE + work)
+    return by_record < 2 * own * dim * work and training.weight_decay == 0
 
 
 State = tuple[Tensor, ...]  # what a step moves, in place; a row for each head

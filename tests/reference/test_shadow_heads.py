@@ -58,11 +58,11 @@ def one_by_one(
 
 
 @pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize(("decay", "dim"), [(0.0, 12), (0.0, 200), (0.01, 12), (0.01, 200)])
+@pytest.mark.parametrize(("decay", "dim"), [(0.0, 12), (0.0, 400), (0.01, 400)])
 def test_heads_are_those_that_are_trained_one_by_one(decay: float, dim: int, started: bool) -> None:
     """Members differ in number, from one record to all: batches are padded and heads rest.
 
-    With 12 features to 60 records heads are trained by feature, with 200 by record.
+    With 12 features to 60 records heads are trained by feature, with 400 by record.
     """
     features, labels = records(dim=dim)
     rng = generator(3, "start")
@@ -72,7 +72,7 @@ def test_heads_are_those_that_are_trained_one_by_one(decay: float, dim: int, sta
     members[0] = True
     members[1] = torch.arange(len(labels)) == 7
     rate = 1.2 / dim
-    how = HeadTraining(learning_rate=rate, weight_decay=decay, batch_size=8, epochs=3)
+    how = HeadTraining(learning_rate=rate, weight_decay=decay, batch_size=8, epochs=12)
     ours = train_heads(features, labels, members, CLASSES, how, 5, start)
     theirs = one_by_one(features, labels, members, CLASSES, how, 5, start)
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5)
@@ -91,11 +91,11 @@ def test_margins_are_those_of_each_head_alone() -> None:
         torch.testing.assert_close(margins[i], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dim", [12, 200])
+@pytest.mark.parametrize("dim", [12, 400])
 def test_the_seed_fixes_every_bit_and_each_head_has_its_own_order(dim: int) -> None:
     features, labels = records(dim=dim)
     members = torch.ones(3, len(labels), dtype=torch.bool)
-    how = HeadTraining(batch_size=8, epochs=2)
+    how = HeadTraining(batch_size=8, epochs=12)
 
     def heads(seed: int) -> Tensor:
         return train_heads(features, labels, members, CLASSES, how, seed).weight
