@@ -90,11 +90,11 @@ def train_heads(
     require(bool(members.any(1).all()), "members", "a record for every head", "a head with none")
     dim = features.shape[1]
     begin = start or Heads(torch.zeros(1, num_classes, dim), torch.zeros(1, num_classes))
-    data = _Data(features, labels)
+    data = _Data(features, labels, begin)
     kind = _RecordGroup if _few_records(data, members, num_classes, training) else _FeatureGroup
     found = []
     for first in range(0, len(members), GROUP):
-        group = kind(data, members[first : first + GROUP], first, begin, training)
+        group = kind(data, members[first : first + GROUP], first, training)
         for epoch in range(training.epochs):
             group.epoch(seed, epoch)
         found.append(group.heads())
@@ -103,15 +103,21 @@ def train_heads(
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """What all heads learn from."""
+    """What all heads learn from, and begin with."""
 
     features: Float[Tensor, "n d"]
     labels: Int64[Tensor, " n"]
+    start: Heads
 
     @cached_property
     def products(self) -> Float[Tensor, "n n"]:
         """Inner products; a bias is the weight of a feature that is always 1."""
         return self.features @ self.features.T + 1
+
+    @cached_property
+    def first_logits(self) -> Float[Tensor, "n y"]:
+        """What the start says of each record."""
+        return self.features @ self.start.weight[0].T + self.start.bias
 
 
 def _few_records(
@@ -133,9 +139,19 @@ class _Group(ABC):
     state: State
     own_rows: list[Int64[Tensor, " r"]]  # of the table, for each head
     table: Float[Tensor, "t k"]  # what is gathered for a batch
+    labels: Int64[Tensor, " t"]  # of the table's rows
 
-    def __init__(self, first: int, training: HeadTraining) -> None:
-        self.first, self.training = first, training
+    @final
+    def __init__(
+        self, data: _Data, members: Bool[Tensor, "g n"], first: int, training: HeadTraining
+    ) -> None:
+        self.data, self.first, self.training = data, first, training
+        self.records = [own.nonzero().squeeze(1) for own in members]
+        self.lay_out()
+
+    @abstractmethod
+    def lay_out(self) -> None:
+        """Set the table, its labels, each head's rows of it, and the state to begin with."""
 
     @abstractmethod
     def heads(self) -> Heads:
@@ -201,19 +217,11 @@ class _Group(ABC):
 class _FeatureGroup(_Group):
     """Heads as what they are: a weight for each feature."""
 
-    def __init__(
-        self,
-        data: _Data,
-        members: Bool[Tensor, "g n"],
-        first: int,
-        start: Heads,
-        training: HeadTraining,
-    ) -> None:
-        super().__init__(first, training)
-        self.table, self.labels = data.features, data.labels
-        self.own_rows = [own.nonzero().squeeze(1) for own in members]
-        weight = start.weight.repeat(len(members), 1, 1)
-        bias = start.bias.repeat(len(members), 1)
+    def lay_out(self) -> None:
+        """Begin with a copy of the start for each head; the table is that of all records."""
+        self.table, self.labels, self.own_rows = self.data.features, self.data.labels, self.records
+        weight = self.data.start.weight.repeat(len(self.records), 1, 1)
+        bias = self.data.start.bias.repeat(len(self.records), 1)
         self.state = (weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
 
     def heads(self) -> Heads:
@@ -247,27 +255,18 @@ class _RecordGroup(_Group):
     have to shrink; such heads are trained as they are.
     """
 
-    def __init__(
-        self,
-        data: _Data,
-        members: Bool[Tensor, "g n"],
-        first: int,
-        start: Heads,
-        training: HeadTraining,
-    ) -> None:
-        super().__init__(first, training)
-        self.features, self.start = data.features, start
-        self.records = [own.nonzero().squeeze(1) for own in members]
-        self.size, classes = max(map(len, self.records)), start.bias.shape[1]
+    def lay_out(self) -> None:
+        """Begin with no share of any record; the table has a row for each head and record."""
+        data, count, classes = self.data, len(self.records), self.data.start.bias.shape[1]
+        self.size = max(map(len, self.records))
         self.own_rows = [i * self.size + torch.arange(len(o)) for i, o in enumerate(self.records)]
-        self.labels = torch.zeros(len(members) * self.size, dtype=torch.int64)
+        self.labels = torch.zeros(count * self.size, dtype=torch.int64)
         self.table = torch.zeros(len(self.labels), self.size + classes)
-        begin = data.features @ start.weight[0].T + start.bias
         for rows, records in zip(self.own_rows, self.records, strict=True):
             self.labels[rows] = data.labels[records]
             self.table[rows, : len(rows)] = data.products[records].index_select(1, records)
-            self.table[rows, self.size :] = begin[records]
-        shares = torch.zeros(len(members), classes, self.size + classes)
+            self.table[rows, self.size :] = data.first_logits[records]
+        shares = torch.zeros(count, classes, self.size + classes)
         shares[:, :, self.size :] = torch.eye(classes)
         self.state = (shares, torch.zeros_like(shares))
 
@@ -275,10 +274,11 @@ class _RecordGroup(_Group):
         """Return the heads as they are now."""
         own = self.state[0][:, :, : self.size]
         sums = [
-            share[:, : len(records)] @ self.features[records]
+            share[:, : len(records)] @ self.data.features[records]
             for share, records in zip(own, self.records, strict=True)
         ]
-        return Heads(torch.stack(sums) + self.start.weight, own.sum(2) + self.start.bias)
+        start = self.data.start
+        return Heads(torch.stack(sums) + start.weight, own.sum(2) + start.bias)
 
     def descend(
         self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]

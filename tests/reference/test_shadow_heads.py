@@ -58,11 +58,12 @@ def one_by_one(
 
 
 @pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize(("decay", "dim"), [(0.0, 12), (0.0, 400), (0.01, 400)])
+@pytest.mark.parametrize(("decay", "dim"), [(0.0, 12), (0.01, 12), (0.0, 400), (0.01, 400)])
 def test_heads_are_those_that_are_trained_one_by_one(decay: float, dim: int, started: bool) -> None:
     """Members differ in number, from one record to all: batches are padded and heads rest.
 
-    With 12 features to 60 records heads are trained by feature, with 400 by record.
+    With 12 features to 60 records heads are trained by feature; with 400 by record, unless
+    weights decay.
     """
     features, labels = records(dim=dim)
     rng = generator(3, "start")
