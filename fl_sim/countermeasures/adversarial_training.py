@@ -65,12 +65,12 @@ class AdversarialTraining(WorstCase):
         """Return the attacked batch."""
         if self.radius == 0:
             return images
-        with at_rest(model):
+        with at_rest(model) as still:
             if self.attack == "apgd":
                 start = uniform(images, self.radius, rng)
-                losses = partial(_losses, model, targets)
+                losses = partial(_losses, still, targets)
                 return images + auto_steps(losses, images, start, self.radius, self.steps)
-            loss, start = self._attack(model, images, targets, rng)
+            loss, start = self._attack(still, images, targets, rng)
             step = self.step_size or self.radius / 5
             steps = self.steps
             if self.attack == "fgsm":

@@ -55,10 +55,10 @@ class WorstAugmentation(WorstCase):
         """Return the hardest version of each image."""
         hardest = images
         largest = torch.full((len(images),), -torch.inf)
-        with at_rest(model), torch.no_grad():
+        with at_rest(model) as still, torch.no_grad():
             for _ in range(self.draws):
                 drawn = self._drawn(images, rng)
-                loss = functional.cross_entropy(model(drawn), targets, reduction="none")
+                loss = functional.cross_entropy(still(drawn), targets, reduction="none")
                 harder = loss > largest
                 hardest = torch.where(harder.view(-1, 1, 1, 1), drawn, hardest)
                 largest = torch.where(harder, loss, largest)

@@ -52,9 +52,9 @@ def delusiveness(
 
     Source: Liu et al. (2024), https://arxiv.org/abs/2311.13091.
     """
-    with at_rest(model):
+    with at_rest(model) as still:
         losses = [
-            functional.cross_entropy(model(batch), own, reduction="sum").double()
+            functional.cross_entropy(still(batch), own, reduction="sum").double()
             for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
         ]
     return float(torch.stack(losses).sum()) / len(images)
@@ -89,8 +89,8 @@ def surrogate_robustness(
         steps: of each turn.
         turns: of both players.
     """
-    with at_rest(model):
-        loss = _summed(model, labels)
+    with at_rest(model) as still:
+        loss = _summed(still, labels)
         noise, attack = torch.zeros_like(images), uniform(images, adversary_radius, rng)
         for _ in range(turns):
             seen, radius = images + noise, adversary_radius
@@ -133,8 +133,8 @@ def noise_robustness(
     attack = uniform(protected, adversary_radius, rng)
     for _ in range(turns):
         model = train(protected + attack)
-        with at_rest(model):
-            loss, radius = _summed(model, labels), adversary_radius
+        with at_rest(model) as still:
+            loss, radius = _summed(still, labels), adversary_radius
             attack = sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
     return -delusiveness(train(protected + attack), protected + attack, labels)
 

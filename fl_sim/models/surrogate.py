@@ -8,6 +8,7 @@ from torch.nn import functional
 from fl_sim import effort
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
+from fl_sim.models.modes import folded
 from fl_sim.models.tuning import build, rate_of
 from fl_sim.perturbation import Loss
 from fl_sim.transforms import draw_crop_flip
@@ -104,19 +105,24 @@ class Surrogate:
                 self.step(batch, labels[rows])
 
     def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
-        """Return the loss, summed, as a function of the images that have these labels."""
+        """Return the loss, summed, as a function of the images that have these labels.
+
+        It is that of the network as it is now, until the next step.
+        """
+        network = folded(self.model)
 
         def of(images: Tensor) -> Tensor:
             effort.count(len(images))
-            return functional.cross_entropy(self.model(images), labels, reduction="sum")
+            return functional.cross_entropy(network(images), labels, reduction="sum")
 
         return of
 
     @torch.no_grad()
     def error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
         """Return the share of images that the network gets wrong."""
+        network = folded(self.model)
         right = [
-            (self.model(batch).argmax(1) == own).sum()
+            (network(batch).argmax(1) == own).sum()
             for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
         ]
         return 1 - int(torch.stack(right).sum()) / len(images)

@@ -1,0 +1,62 @@
+"""A network at rest: what is asked instead of it gives what it gives, and leaves it alone."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from fl_sim.models.architectures import NORMS, channels_last, resnet18, small_cnn
+from fl_sim.models.modes import at_rest, folded
+
+NETWORKS = {"small_cnn": small_cnn, "resnet18": resnet18}
+
+
+def seasoned(name: str, norm: str) -> nn.Sequential:
+    """Return a network whose normalisations have seen something, some turned upside down."""
+    torch.manual_seed(0)
+    network = channels_last(NETWORKS[name]((1, 28, 28), 10, norm))
+    for stage in network.modules():
+        if isinstance(stage, nn.BatchNorm2d):
+            stage.running_mean.normal_()
+            stage.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(stage.weight, -1, 1)
+            nn.init.normal_(stage.bias)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_folded_it_is_the_same_function_with_the_same_slope(name: str, norm: str) -> None:
+    """In float64, where rounding does not flip a rectifier."""
+    network = seasoned(name, norm).double()
+    images = torch.rand(4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    found = []
+    for asked in (network, folded(network)):
+        scores = asked(images)
+        found.append((scores, *torch.autograd.grad(scores.square().sum(), images)))
+    (scores, slope), (own, own_slope) = found
+    assert torch.dist(own, scores) <= 1e-10 * scores.norm()
+    assert torch.dist(own_slope, slope) <= 1e-10 * slope.norm()
+
+
+def test_folding_leaves_the_network_as_it_was() -> None:
+    network = seasoned("small_cnn", "batch")
+    before, stages = deepcopy(network.state_dict()), [type(stage) for stage in network]
+    twin = folded(network)
+    assert not any(isinstance(stage, nn.BatchNorm2d) for stage in twin.modules())
+    assert [type(stage) for stage in network] == stages
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert twin[-1] is not network[-1]
+    assert twin[-1].weight is network[-1].weight
+
+
+def test_at_rest_it_is_frozen_and_afterwards_trained_on() -> None:
+    network = small_cnn((1, 28, 28), 10, "batch").train()
+    with at_rest(network) as still:
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert not any(parameter.requires_grad for parameter in still.parameters())
+    assert all(stage.training for stage in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
