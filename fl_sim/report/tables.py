@@ -71,9 +71,10 @@ LEGEND = (
 
 
 def headline_columns(grid: Grid) -> list[Column]:
-    """Return the headline numbers that are defined for any setting, or that tell clients apart."""
+    """Return the headline numbers that are defined for any setting and have something to say."""
     idle = {"best"} if not grid.has_course else set()
-    idle |= {"worst client", "lost"} if not grid.has_clients else set()
+    idle |= {"worst client"} if not grid.has_clients else set()
+    idle |= {"lost"} if not any(any(own.num_failures()) for own in grid.settings) else set()
     known = {
         c.name
         for c in (*HEADLINES, LOST)
@@ -86,9 +87,7 @@ def headline_columns(grid: Grid) -> list[Column]:
 def summary(results: Results) -> Table:
     """Return the final numbers, one row a setting, averaged over seeds."""
     grid = grid_of(results)
-    columns = [*(c for c in headline_columns(grid) if c is not LOST), COST]
-    if any(any(setting.num_failures()) for setting in grid.settings):
-        columns.append(LOST)
+    columns = [*headline_columns(grid), COST]
     table = Table(
         title=f"{grid.name}: {seeds_in_words(grid)}",
         caption=_caption(grid),
