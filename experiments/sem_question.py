@@ -1,38 +1,42 @@
 """Does SEM protect better than REM, and REM better than EM, where the trainer trains adversarially?
 
-Run:    fl-sim sweep experiments/sem_question.py
+Run:    fl-sim sweep experiments/sem_question.py --workers 3
 One client holds everything and trains once: this is central training. SEM and REM take the steps
-of their papers, 12.8 epochs of batches, and fewer: the curve over the steps. REM takes an hour of
-one core for each seed.
+of their papers, 12.8 epochs of batches, and fewer: the curve over the steps. REM is made for as
+many images as a slow core manages in an hour a seed, and the others for as many beside it.
 """
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
+from fl_sim.contracts import Protection
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.protections.robust import RobustNoise
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 
 RADIUS = 16 / 255  # of the noise
 STEPS = 3  # of the attack; each of 2.5 / 3 of its radius
-IMAGES, BATCH = 4000, 128
-PUBLISHED = round(12.8 * IMAGES / BATCH)  # batches of the surrogate
-FEWER = [PUBLISHED // part for part in (8, 4, 2)]
+IMAGES, FEWER = 4000, 2000
+BATCH, PUBLISHED = 128, 12.8  # images of a batch, epochs of the surrogate
+Sem, Rem = StableErrorMinimizing, RobustErrorMinimizing
+
+CLASS_WISE = ErrorMinimizing(radius=RADIUS, form="class")
+SAMPLE_WISE = ErrorMinimizing(radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5)
 
 
-def stable(steps: int) -> dict[str, object]:
-    """Return SEM after so many steps."""
-    noise = StableErrorMinimizing(radius=RADIUS, batch_size=BATCH, surrogate_steps=steps)
-    return {"protection": noise}
+def made(noise: type[RobustNoise], epochs: float, images: int) -> RobustNoise:
+    """Return SEM or REM after so many epochs."""
+    steps = round(epochs * images / BATCH)
+    return noise(radius=RADIUS, batch_size=BATCH, surrogate_steps=steps)
 
 
-def robust(steps: int) -> dict[str, object]:
-    """Return REM after so many steps."""
-    noise = RobustErrorMinimizing(radius=RADIUS, batch_size=BATCH, surrogate_steps=steps)
-    return {"protection": noise}
+def on(images: int, noise: Protection) -> dict[str, object]:
+    """Return that so many images are protected, and trained on."""
+    return {"data.num_samples": images, "protection": noise}
 
 
 def trained_against(radius: float) -> dict[str, object]:
@@ -47,7 +51,7 @@ EXPERIMENT = Experiment(
         dataset="fashion_mnist", num_clients=1, num_samples=IMAGES, num_test=5000, held_out=0.0
     ),
     partition=Iid(),
-    protection=ErrorMinimizing(radius=RADIUS, form="class"),
+    protection=CLASS_WISE,
     layout=Layout(fraction=1.0),
     client=SgdClient(learning_rate=0.05, batch_size=64, local_epochs=8, weight_decay=5e-4),
     strategy=FedAvg(),
@@ -55,14 +59,17 @@ EXPERIMENT = Experiment(
 )
 AXES = {
     "noise": {
-        "EM class-wise": {},
-        "EM sample-wise": {
-            "protection": ErrorMinimizing(
-                radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5
-            )
-        },
-        **{f"SEM, {steps} steps": stable(steps) for steps in (*FEWER, PUBLISHED)},
-        **{f"REM, {steps} steps": robust(steps) for steps in (FEWER[0], PUBLISHED)},
+        "REM, 12.8 epochs, 2,000 images": on(FEWER, made(Rem, PUBLISHED, FEWER)),
+        "SEM, 12.8 epochs, 2,000 images": on(FEWER, made(Sem, PUBLISHED, FEWER)),
+        "SEM, 6.4 epochs, 2,000 images": on(FEWER, made(Sem, 6.4, FEWER)),
+        "SEM, 3.2 epochs, 2,000 images": on(FEWER, made(Sem, 3.2, FEWER)),
+        "SEM, 1.6 epochs, 2,000 images": on(FEWER, made(Sem, 1.6, FEWER)),
+        "EM sample-wise, 2,000 images": on(FEWER, SAMPLE_WISE),
+        "EM class-wise, 2,000 images": on(FEWER, CLASS_WISE),
+        "SEM, 12.8 epochs, 4,000 images": on(IMAGES, made(Sem, PUBLISHED, IMAGES)),
+        "EM sample-wise, 4,000 images": on(IMAGES, SAMPLE_WISE),
+        "EM class-wise, 4,000 images": on(IMAGES, CLASS_WISE),
+        "REM, 1.6 epochs, 2,000 images": on(FEWER, made(Rem, 1.6, FEWER)),
     },
     "trained against": {
         "4/255": trained_against(RADIUS / 4),
@@ -70,5 +77,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
-FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}
+# Training as long as the papers': hours a cell without a GPU. All images: change IMAGES and FEWER.
+FULL = {"data.num_test": None, "client.local_epochs": 60}
