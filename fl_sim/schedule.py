@@ -6,6 +6,7 @@ Everything is drawn by name, so that it is the same on every engine and known be
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ class Schedule:
     def chosen(self, number: int, able: list[int]) -> list[int]:
         """Return who is asked to train in round `number`, out of the clients with data."""
         there = set(able)
-        asked = [client for client in self._present(number) if client in there]
-        return sorted(asked[: self.experiment.clients_per_round])
+        asked = (client for client in self._present(number) if client in there)
+        return sorted(islice(asked, self.experiment.clients_per_round))
 
     def absent(self, number: int, chosen: list[int]) -> dict[int, str]:
         """Return who of them does not deliver in time, and why."""

@@ -8,12 +8,14 @@ Activations are kept as columns, one a sample, since a product with few classes 
 way round.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from fl_sim.contracts import Descent
 from fl_sim.models.architectures import Normalise
@@ -45,30 +47,47 @@ class Layer:
     """The stacked weights of one linear layer, with their velocities and their start."""
 
     weight: Float[Tensor, "k o i"]
-    bias: Float[Tensor, "k o"]
-    start: tuple[Float[Tensor, "o i"], Float[Tensor, " o"]]
-    velocity: tuple[Float[Tensor, "k o i"], Float[Tensor, "k o"]] | None
+    bias: Float[Tensor, "k o 1"]
+    start: tuple[Float[Tensor, "o i"], Float[Tensor, "o 1"]]
+    velocity: tuple[Float[Tensor, "k o i"], Float[Tensor, "k o 1"]] | None
     rectified: bool
     rate: float
+
+    def first(self, count: int) -> "Layer":
+        """Return the weights of the first clients, in the same memory."""
+        velocity = self.velocity and (self.velocity[0][:count], self.velocity[1][:count])
+        return replace(self, weight=self.weight[:count], bias=self.bias[:count], velocity=velocity)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which rows each client sees in each step: those with most steps come first.
+    """Which records each client sees in each step.
+
+    There are m steps of single clients, one after another: the first step of all, the second of
+    all who have one, and so on; those with most steps come first.
 
     Attributes:
+        alive: which clients are still training in each step.
         rows: of the records, filled up with row 0.
         labels: theirs.
         real: which of them count.
         shares: of each in the mean of its batch.
-        active: number of clients that are still training in each step.
     """
 
-    rows: Int64[Tensor, "t k b"]
-    labels: Int64[Tensor, "t k b"]
-    real: Bool[Tensor, "t k b"]
-    shares: Float[Tensor, "t k b"]
-    active: list[int]
+    alive: Bool[Tensor, "t k"]
+    rows: Int64[Tensor, "m b"]
+    labels: Int64[Tensor, "m 1 b"]
+    real: Bool[Tensor, "m 1 b"]
+    shares: Float[Tensor, "m 1 b"]
+
+
+class Answers(NamedTuple):
+    """What the records of a step say, and room for what the models say of them."""
+
+    labels: Int64[Tensor, "k 1 b"]
+    shares: Float[Tensor, "k 1 b"]
+    likelihoods: Float[Tensor, "k 1 b"]
+    guesses: Int64[Tensor, "k 1 b"]
 
 
 @dataclass(eq=False)
@@ -82,15 +101,15 @@ class Batch:
 
     def of(self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]) -> Tensor:
         """Return some rows of `source`, until the next call."""
-        room = source[:0]
+        count, room = rows.shape[0], source[:0]
         if self._held is not None and self._held[0] is source:
             _, before, room = self._held
             if torch.equal(before, rows):
-                return room[: len(rows)]
-        if len(room) < len(rows):
-            room = source.new_empty(len(rows), *source.shape[1:])
+                return room[:count]
+        if room.shape[0] < count:
+            room = source.new_empty(count, *source.shape[1:])
         self._held = source, rows, room
-        return torch.index_select(source, 0, rows, out=room[: len(rows)])
+        return torch.index_select(source, 0, rows, out=room[:count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,19 +135,28 @@ def train(
 ) -> Trained:
     """Train clients side by side from `start`, each with the batches it would see alone."""
     order = sorted(range(len(clients)), key=lambda i: -workshop.sizes[clients[i]])
-    plan = planned(workshop, settings, number, [clients[i] for i in order])
-    layers = stacked(workshop.model, start, settings, len(clients))
-    front = nn.Sequential(*[s for s in workshop.model if isinstance(s, Normalise)])
+    ordered = [clients[i] for i in order]
+    plan = planned(workshop, settings, number, ordered)
+    layers = every = stacked(workshop.model, start, settings, len(clients))
+    front = [stage for stage in workshop.model if isinstance(stage, Normalise)]
     inputs = workshop.round_inputs(number)
-    loss_sums = torch.zeros(len(plan.active), len(clients))
-    right = torch.zeros(len(plan.active), len(clients), dtype=torch.int64)
-    for t, active in enumerate(plan.active):
-        batch = workshop.batch.of(inputs, plan.rows[t, :active].reshape(-1))
-        batch = front(as_pixels(batch)) if batch.dtype == torch.uint8 else front(batch)
-        seen = batch.reshape(active, settings.batch_size, -1)
-        losses, hits = step(layers, seen, plan, t, settings)
-        loss_sums[t, :active], right[t, :active] = losses, hits
-    return _in_order(order, plan, layers, settings, loss_sums, right)
+    likelihoods, guesses = torch.empty_like(plan.shares), torch.empty_like(plan.labels)
+    counts, before = plan.alive.sum(1).tolist(), len(clients)
+    parts = (plan.rows, plan.labels, plan.shares, likelihoods, guesses)
+    for active, rows, *own in zip(counts, *(each.split(counts) for each in parts), strict=True):
+        if active < before:
+            layers, before = [layer.first(active) for layer in every], active
+        batch = workshop.batch.of(inputs, rows.flatten())
+        batch = as_pixels(batch) if batch.dtype == torch.uint8 else batch
+        for stage in front:
+            batch = stage(batch)
+        step(layers, batch.reshape(active, settings.batch_size, -1), Answers(*own), settings)
+    right = (guesses == plan.labels) & plan.real
+    losses = -likelihoods.masked_fill_(~plan.real, 0).sum((1, 2))
+    values = (losses.double(), right.sum((1, 2)).double())
+    sums = [_sums(plan, own, settings.local_epochs) for own in values]
+    means = [[x / workshop.sizes[c] for x, c in zip(own, ordered, strict=True)] for own in sums]
+    return _in_order(order, every, *means)
 
 
 def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[int]) -> Plan:
@@ -138,15 +166,13 @@ def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[
         own, rng = workshop.owners[client], generator(seed, "round", number, "client", client)
         epochs = [_padded(_shuffled(own, width, rng), width) for _ in range(settings.local_epochs)]
         all_rows.append(torch.cat(epochs))
-    num_steps = [len(rows) for rows in all_rows]
-    rows = torch.full((num_steps[0], len(clients), width), -1)
-    for k, own in enumerate(all_rows):
-        rows[: len(own), k] = own
-    real = rows >= 0
-    active = [sum(steps > t for steps in num_steps) for t in range(num_steps[0])]
+    steps = torch.arange(len(all_rows[0]))
+    alive = steps[:, None] < torch.tensor([len(rows) for rows in all_rows])
+    rows = pad_sequence(all_rows)[alive]
+    real = rows[:, None] >= 0
     rows.clamp_(min=0)
-    shares = real / real.sum(2, keepdim=True).clamp_(min=1)
-    return Plan(rows, workshop.labels[rows], real, shares, active)
+    shares = real / real.sum(2, keepdim=True)
+    return Plan(alive, rows, workshop.labels[rows][:, None], real, shares)
 
 
 def _shuffled(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> Int64[Tensor, " n"]:
@@ -155,8 +181,7 @@ def _shuffled(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> In
 
 
 def _padded(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
-    missing = -len(rows) % width
-    return torch.cat([rows, torch.full((missing,), -1)]).view(-1, width)
+    return functional.pad(rows, (0, -len(rows) % width), value=-1).view(-1, width)
 
 
 def stacked(
@@ -170,10 +195,10 @@ def stacked(
             continue
         size = stage.weight.numel()
         weight = start[position : position + size].view_as(stage.weight)
-        bias = start[position + size : position + size + len(stage.bias)]
+        bias = start[position + size : position + size + len(stage.bias), None]
         position += size + len(stage.bias)
         weights = weight.expand(count, -1, -1).clone()
-        biases = bias.expand(count, -1).clone()
+        biases = bias.expand(count, -1, -1).clone()
         moving = settings.momentum > 0
         velocity = (torch.zeros_like(weights), torch.zeros_like(biases)) if moving else None
         rectified = any(isinstance(s, nn.ReLU) for s in _until_next_linear(stages[index + 1 :]))
@@ -196,38 +221,36 @@ def _until_next_linear(stages: list[nn.Module]) -> list[nn.Module]:
 
 
 def step(
-    layers: list[Layer],
-    seen: Float[Tensor, "k b d"],
-    plan: Plan,
-    t: int,
-    settings: Descent,
-) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-    """Take step t of the first k clients; return the sum of losses, and the hits, of each."""
-    count, inputs = len(seen), [seen.mT]
+    layers: list[Layer], seen: Float[Tensor, "k b d"], answers: Answers, settings: Descent
+) -> None:
+    """Take a step of each client, and write down what its model said before."""
+    inputs = [seen.mT]
     for layer in layers:
-        out = torch.baddbmm(layer.bias[:count, :, None], layer.weight[:count], inputs[-1])
+        out = torch.baddbmm(layer.bias, layer.weight, inputs[-1])
         inputs.append(out.relu_() if layer.rectified else out)
-    labels, real = plan.labels[t, :count], plan.real[t, :count]
-    log_p, own = inputs.pop().log_softmax(1), labels[:, None]
-    surprise = -log_p.gather(1, own).squeeze(1)
-    hits = ((log_p.mT.contiguous().argmax(2) == labels) & real).sum(1)
-    smoothing, num_classes = settings.label_smoothing, log_p.shape[1]
-    losses = (1 - smoothing) * surprise
-    if smoothing:
-        losses -= smoothing * log_p.mean(1)
-    slope = log_p.exp_()
-    if smoothing:
-        slope -= smoothing / num_classes
-    slope.scatter_add_(1, own, slope.new_full(own.shape, smoothing - 1))
-    slope *= plan.shares[t, :count, None]
+    slope = judged(inputs.pop().log_softmax(1), answers, settings.label_smoothing)
     for depth in reversed(range(len(layers))):
         layer, received = layers[depth], inputs[depth]
-        earlier = torch.bmm(layer.weight[:count].mT, slope) if depth > 0 else slope
+        earlier = torch.bmm(layer.weight.mT, slope) if depth > 0 else slope
         move(layer, slope, received, settings)
         slope = earlier
         if depth > 0 and layers[depth - 1].rectified:
             slope *= received > 0
-    return (losses * real).sum(1), hits
+
+
+def judged(
+    log_p: Float[Tensor, "k c b"], answers: Answers, smoothing: float
+) -> Float[Tensor, "k c b"]:
+    """Return the derivative of the mean loss by the scores; `log_p` is overwritten by it."""
+    labels, shares, likelihoods, guesses = answers
+    torch.gather(log_p, 1, labels, out=likelihoods)
+    torch.argmax(log_p, 1, keepdim=True, out=guesses)
+    if smoothing:
+        likelihoods.mul_(1 - smoothing).add_(log_p.mean(1, keepdim=True), alpha=smoothing)
+    slope = log_p.exp_()
+    if smoothing:
+        slope -= smoothing / log_p.shape[1]
+    return slope.scatter_(1, labels, smoothing - 1, reduce="add").mul_(shares)
 
 
 def move(
@@ -236,7 +259,7 @@ def move(
     received: Float[Tensor, "k i b"],
     settings: Descent,
 ) -> None:
-    """Move the weights of the first clients along their gradients.
+    """Move the weights along their gradients.
 
     Args:
         layer: what is moved.
@@ -244,42 +267,51 @@ def move(
         received: what it was given.
         settings: of the descent.
     """
-    count, rate = len(slope), settings.learning_rate * layer.rate
-    by_bias = slope.sum(2)
+    rate, by_bias = settings.learning_rate * layer.rate, slope.sum(2, keepdim=True)
     if not (settings.weight_decay or settings.mu or layer.velocity):
-        layer.weight[:count].baddbmm_(slope, received.mT, alpha=-rate)
-        layer.bias[:count].sub_(by_bias, alpha=rate)
+        layer.weight.baddbmm_(slope, received.mT, alpha=-rate)
+        layer.bias.sub_(by_bias, alpha=rate)
         return
     by_weight = torch.bmm(slope, received.mT)
     pairs = ((layer.weight, by_weight, layer.start[0]), (layer.bias, by_bias, layer.start[1]))
     for index, (values, gradient, start) in enumerate(pairs):
-        now = values[:count]
         if settings.weight_decay:
-            gradient = gradient.add_(now, alpha=settings.weight_decay)
+            gradient = gradient.add_(values, alpha=settings.weight_decay)
         if settings.mu:
-            gradient = gradient.add_(now - start, alpha=settings.mu)
+            gradient = gradient.add_(values - start, alpha=settings.mu)
         if layer.velocity is not None:
-            gradient = layer.velocity[index][:count].mul_(settings.momentum).add_(gradient)
-        now.sub_(gradient, alpha=rate)
+            gradient = layer.velocity[index].mul_(settings.momentum).add_(gradient)
+        values.sub_(gradient, alpha=rate)
+
+
+def _sums(plan: Plan, values: Float64[Tensor, " m"], num_epochs: int) -> list[float]:
+    """Return the sum of each client's values over its last epoch, one step after the other.
+
+    Args:
+        plan: of the steps.
+        values: one for each step of a client, in the plan's order.
+        num_epochs: of each client.
+    """
+    most, count = plan.alive.shape
+    table = values.new_zeros(most + 1, count)
+    table[1:].masked_scatter_(plan.alive, values)
+    totals, ends, clients = table.cumsum(0), plan.alive.sum(0), torch.arange(count)
+    sums: list[float] = (
+        totals[ends, clients] - totals[ends - ends // num_epochs, clients]
+    ).tolist()
+    return sums
 
 
 def _in_order(
     order: list[int],
-    plan: Plan,
     layers: list[Layer],
-    settings: Descent,
-    loss_sums: Float[Tensor, "t k"],
-    right: Int64[Tensor, "t k"],
+    losses: list[float],
+    accuracies: list[float],
 ) -> Trained:
     """Return the clients in the order in which they were given."""
-    count = len(order)
-    pieces = [part.reshape(count, -1) for own in layers for part in (own.weight, own.bias)]
-    flat, losses, accuracies = torch.cat(pieces, 1), [0.0] * count, [0.0] * count
-    for k, place in enumerate(order):
-        steps = sum(active > k for active in plan.active)
-        last = slice(steps - steps // settings.local_epochs, steps)
-        size = int(plan.real[last, k].sum())
-        losses[place] = float(loss_sums[last, k].sum()) / size
-        accuracies[place] = int(right[last, k].sum()) / size
+    pieces = [part.flatten(1) for own in layers for part in (own.weight, own.bias)]
     back = torch.tensor(order).argsort()
-    return Trained(flat[back], losses, accuracies)
+    places = back.tolist()
+    return Trained(
+        torch.cat(pieces, 1)[back], [losses[k] for k in places], [accuracies[k] for k in places]
+    )

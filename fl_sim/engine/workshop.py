@@ -117,9 +117,13 @@ class Workshop:
         if others or settings is None or any(struck) or self.policy.timeout is not None:
             return []
         return [
-            a
+            answer
             for own in self._cohort(order, chunk, settings)
-            for a in checked((own,), order, own.client, own.num_examples)
+            for answer in (
+                [own]
+                if math.isfinite(own.norm)
+                else checked((own,), order, own.client, own.num_examples)
+            )
         ]
 
     def _in_turn(self, order: Order, chunk: Chunk, room: Room | None) -> Iterator[Update | Failure]:
