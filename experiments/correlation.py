@@ -27,7 +27,7 @@ from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.seeding import generator
 
 RADIUS = 16 / 255
-AXES = {"adversary": [RADIUS / 4]}
+AXES = {"adversary": {"4/255": RADIUS / 4}}
 SEEDS = (0, 1, 2)
 
 IMAGES, TESTS, PROBED, EPOCHS, STEPS = 1500, 1000, 500, 6, 3
