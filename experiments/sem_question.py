@@ -77,5 +77,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU. SEM keeps the steps of IMAGES: change that, too.
+# The size of the papers: hours a cell without a GPU. The steps of SEM stay those of IMAGES.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}
