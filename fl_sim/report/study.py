@@ -1,6 +1,5 @@
 """What a study measured: a table in the terminal, and a page with figures."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
 from fl_sim.results import write_text
 from fl_sim.study_results import StudyResults, images_of
 
-WIDE = 6  # numbers that have room side by side in a terminal
+WIDE = 6  # numbers that have room side by side
 FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows
 MANY_LINES = 8
 TILES, ACROSS = 24, 8  # images side by side: in the figure, and in one tile
@@ -30,23 +29,30 @@ LOGARITHMIC = 20  # times, from the smallest to the largest value
 
 
 def summary(results: StudyResults) -> Table:
-    """Return every number, averaged over seeds, one row a point; or a number, where too many."""
-    found = points(results)
-    rows = [[_in_words(own[f"numbers.{name}"]) for name in results.numbers] for _, own in found]
-    names = [name.replace("_", " ") for name in results.numbers]
-    heads: list[Sequence[str]] = [words for words, _ in found]
-    columns, axes = names, results.axes
-    if len(names) > max(WIDE, len(found)):
-        columns, axes = [", ".join(words) for words in heads], [", ".join(results.axes)]
-        heads, rows = [[name] for name in names], [list(row) for row in zip(*rows, strict=True)]
+    """Return every number, averaged over seeds."""
+    axes, columns, rows = _grid(results)
     made = Table(title=results.path.name, box=box.SIMPLE_HEAD, title_justify="left")
     for axis in axes:
         made.add_column(axis)
     for column in columns:
         made.add_column(column, justify="right")
-    for words, row in zip(heads, rows, strict=True):
-        made.add_row(*words, *row)
+    for row in rows:
+        made.add_row(*row)
     return made
+
+
+def _grid(results: StudyResults) -> tuple[list[str], list[str], list[list[str]]]:
+    """Return the heads of the settings, those of the numbers, and rows of both.
+
+    A row is a point; or a number, where there are too many to stand side by side.
+    """
+    found, names = points(results), [name.replace("_", " ") for name in results.numbers]
+    told = [[_in_words(own[f"numbers.{name}"]) for name in results.numbers] for _, own in found]
+    if len(names) <= max(WIDE, len(found)):
+        rows = [[*words, *own] for (words, _), own in zip(found, told, strict=True)]
+        return list(results.axes), names, rows
+    turned = [[name, *own] for name, *own in zip(names, *told, strict=True)]
+    return [", ".join(results.axes)], [", ".join(words) for words, _ in found], turned
 
 
 def points(results: StudyResults) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -96,13 +102,9 @@ def _figures(drawings: list[Drawing]) -> list[Section]:
 
 
 def _numbers(results: StudyResults) -> Section:
-    rows = [
-        [*map(Cell, words), *(Cell(_in_words(own[f"numbers.{n}"])) for n in results.numbers)]
-        for words, own in points(results)
-    ]
-    columns = [name.replace("_", " ") for name in results.numbers]
+    axes, columns, rows = _grid(results)
     about = "Mean and sample standard deviation over seeds; the spread is no confidence interval."
-    made = table("Every number", results.axes, columns, rows)
+    made = table("Every number", axes, columns, [list(map(Cell, row)) for row in rows])
     return Section("numbers", "Numbers", (about,), (made,))
 
 
