@@ -153,10 +153,14 @@ def train(
         step(layers, batch.reshape(active, settings.batch_size, -1), Answers(*own), settings)
     right = (guesses == plan.labels) & plan.real
     losses = -likelihoods.masked_fill_(~plan.real, 0).sum((1, 2))
-    values = (losses.double(), right.sum((1, 2)).double())
-    sums = [_sums(plan, own, settings.local_epochs) for own in values]
-    means = [[x / workshop.sizes[c] for x, c in zip(own, ordered, strict=True)] for own in sums]
-    return _in_order(order, every, *means)
+    sizes = torch.tensor([workshop.sizes[client] for client in ordered])
+    back = torch.tensor(order).argsort()
+    told = [
+        (_last_epochs(plan, values.double(), settings.local_epochs) / sizes)[back].tolist()
+        for values in (losses, right.sum((1, 2)))
+    ]
+    pieces = [part.flatten(1) for own in every for part in (own.weight, own.bias)]
+    return Trained(torch.cat(pieces, 1)[back], *told)
 
 
 def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[int]) -> Plan:
@@ -284,7 +288,9 @@ def move(
         values.sub_(gradient, alpha=rate)
 
 
-def _sums(plan: Plan, values: Float64[Tensor, " m"], num_epochs: int) -> list[float]:
+def _last_epochs(
+    plan: Plan, values: Float64[Tensor, " m"], num_epochs: int
+) -> Float64[Tensor, " k"]:
     """Return the sum of each client's values over its last epoch, one step after the other.
 
     Args:
@@ -296,22 +302,4 @@ def _sums(plan: Plan, values: Float64[Tensor, " m"], num_epochs: int) -> list[fl
     table = values.new_zeros(most + 1, count)
     table[1:].masked_scatter_(plan.alive, values)
     totals, ends, clients = table.cumsum(0), plan.alive.sum(0), torch.arange(count)
-    sums: list[float] = (
-        totals[ends, clients] - totals[ends - ends // num_epochs, clients]
-    ).tolist()
-    return sums
-
-
-def _in_order(
-    order: list[int],
-    layers: list[Layer],
-    losses: list[float],
-    accuracies: list[float],
-) -> Trained:
-    """Return the clients in the order in which they were given."""
-    pieces = [part.flatten(1) for own in layers for part in (own.weight, own.bias)]
-    back = torch.tensor(order).argsort()
-    places = back.tolist()
-    return Trained(
-        torch.cat(pieces, 1)[back], [losses[k] for k in places], [accuracies[k] for k in places]
-    )
+    return totals[ends, clients] - totals[ends - ends // num_epochs, clients]

@@ -119,11 +119,7 @@ class Workshop:
         return [
             answer
             for own in self._cohort(order, chunk, settings)
-            for answer in (
-                [own]
-                if math.isfinite(own.norm)
-                else checked((own,), order, own.client, own.num_examples)
-            )
+            for answer in checked((own,), order, own, own.num_examples)
         ]
 
     def _in_turn(self, order: Order, chunk: Chunk, room: Room | None) -> Iterator[Update | Failure]:
@@ -202,10 +198,7 @@ class Workshop:
             update, shard = self.trained(order, task, behaviour, shard)
         update = self.faults.spoil(update, self.seed, order.round, task.attempt)
         answers = behaviour.replies(update, shard)
-        plain = not update.buffers and not update.sent and math.isfinite(update.norm)
-        if plain and len(answers) == 1 and answers[0] is update:
-            return [update]  # as the engine made it: there is nothing left to check
-        return checked(answers, order, client, self.sizes[client])
+        return checked(answers, order, update, self.sizes[client])
 
     def trained(
         self, order: Order, task: Task, behaviour: Client, shard: Shard
@@ -244,13 +237,18 @@ class Workshop:
 
 
 def checked(
-    answers: tuple[Update, ...], order: Order, client: int, size: int
+    answers: tuple[Update, ...], order: Order, made: Update, size: int
 ) -> list[Update | Failure]:
     """Return the first of a client's answers if it can be used, and a failure for each other.
 
-    `size` is the server's own count of its examples: what a client claims is forgeable.
+    `made` is the update as the engine made it; `size` the server's own count of the client's
+    examples: what a client claims is forgeable.
     """
+    plain = not made.buffers and not made.sent and math.isfinite(made.norm)
+    if plain and len(answers) == 1 and answers[0] is made:
+        return [made]  # there is nothing left to check
     found: list[Update | Failure] = []
+    client = made.client
     if not answers:
         return [Failure(order.round, client, "no reply")]
     for position, update in enumerate(answers):
