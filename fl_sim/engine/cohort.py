@@ -8,55 +8,23 @@ Activations are kept as columns, one a sample, since a product with few classes 
 way round.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from fl_sim.contracts import Descent
+from fl_sim.engine.stacks import Layer, stacked
 from fl_sim.models.architectures import Normalise
-from fl_sim.models.tuning import rate_of
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
 if TYPE_CHECKING:
     from fl_sim.engine.workshop import Workshop
-
-PLAIN = (nn.Linear, nn.ReLU, nn.Flatten, nn.Identity)
-
-
-def is_row_of_layers(model: nn.Sequential) -> bool:
-    """Return whether the model is linear layers and rectifiers, and all of it is trained."""
-    layers = [stage for stage in model if isinstance(stage, nn.Linear)]
-    kinds = [type(stage) for stage in model]
-    return (
-        bool(layers)
-        and all(kind in (*PLAIN, Normalise) for kind in kinds)
-        and nn.ReLU not in kinds[: kinds.index(nn.Linear)]
-        and all(layer.bias is not None for layer in layers)
-        and all(parameter.requires_grad for parameter in model.parameters())
-    )
-
-
-@dataclass(eq=False)
-class Layer:
-    """The stacked weights of one linear layer, with their velocities and their start."""
-
-    weight: Float[Tensor, "k o i"]
-    bias: Float[Tensor, "k o 1"]
-    start: tuple[Float[Tensor, "o i"], Float[Tensor, "o 1"]]
-    velocity: tuple[Float[Tensor, "k o i"], Float[Tensor, "k o 1"]] | None
-    rectified: bool
-    rate: float
-
-    def first(self, count: int) -> "Layer":
-        """Return the weights of the first clients, in the same memory."""
-        velocity = self.velocity and (self.velocity[0][:count], self.velocity[1][:count])
-        return replace(self, weight=self.weight[:count], bias=self.bias[:count], velocity=velocity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +127,7 @@ def train(
         (_last_epochs(plan, values.double(), settings.local_epochs) / sizes)[back].tolist()
         for values in (losses, right.sum((1, 2)))
     ]
-    pieces = [part.flatten(1) for own in every for part in (own.weight, own.bias)]
+    pieces = [stack.values.flatten(1) for layer in every for stack in layer.stacks]
     return Trained(torch.cat(pieces, 1)[back], *told)
 
 
@@ -188,55 +156,19 @@ def _padded(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
     return functional.pad(rows, (0, -len(rows) % width), value=-1).view(-1, width)
 
 
-def stacked(
-    model: nn.Sequential, start: Float[Tensor, " p"], settings: Descent, count: int
-) -> list[Layer]:
-    """Return the linear layers of a model, once a client, as they stand at `start`."""
-    layers: list[Layer] = []
-    stages, position = list(model), 0
-    for index, stage in enumerate(stages):
-        if not isinstance(stage, nn.Linear):
-            continue
-        size = stage.weight.numel()
-        weight = start[position : position + size].view_as(stage.weight)
-        bias = start[position + size : position + size + len(stage.bias), None]
-        position += size + len(stage.bias)
-        weights = weight.expand(count, -1, -1).clone()
-        biases = bias.expand(count, -1, -1).clone()
-        moving = settings.momentum > 0
-        velocity = (torch.zeros_like(weights), torch.zeros_like(biases)) if moving else None
-        rectified = any(isinstance(s, nn.ReLU) for s in _until_next_linear(stages[index + 1 :]))
-        layers.append(
-            Layer(
-                weights,
-                biases,
-                (weight, bias),
-                velocity,
-                rectified,
-                rate_of(next(stage.parameters())),
-            )
-        )
-    return layers
-
-
-def _until_next_linear(stages: list[nn.Module]) -> list[nn.Module]:
-    ends = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
-    return stages[: ends[0]] if ends else stages
-
-
 def step(
     layers: list[Layer], seen: Float[Tensor, "k b d"], answers: Answers, settings: Descent
 ) -> None:
     """Take a step of each client, and write down what its model said before."""
     inputs = [seen.mT]
     for layer in layers:
-        out = torch.baddbmm(layer.bias, layer.weight, inputs[-1])
+        out = layer.forward(inputs[-1])
         inputs.append(out.relu_() if layer.rectified else out)
     slope = judged(inputs.pop().log_softmax(1), answers, settings.label_smoothing)
     for depth in reversed(range(len(layers))):
         layer, received = layers[depth], inputs[depth]
-        earlier = torch.bmm(layer.weight.mT, slope) if depth > 0 else slope
-        move(layer, slope, received, settings)
+        earlier = layer.backward(slope) if depth > 0 else slope
+        layer.descend(slope, received, settings)
         slope = earlier
         if depth > 0 and layers[depth - 1].rectified:
             slope *= received > 0
@@ -255,37 +187,6 @@ def judged(
     if smoothing:
         slope -= smoothing / log_p.shape[1]
     return slope.scatter_(1, labels, smoothing - 1, reduce="add").mul_(shares)
-
-
-def move(
-    layer: Layer,
-    slope: Float[Tensor, "k o b"],
-    received: Float[Tensor, "k i b"],
-    settings: Descent,
-) -> None:
-    """Move the weights along their gradients.
-
-    Args:
-        layer: what is moved.
-        slope: derivative of the loss by what the layer gave.
-        received: what it was given.
-        settings: of the descent.
-    """
-    rate, by_bias = settings.learning_rate * layer.rate, slope.sum(2, keepdim=True)
-    if not (settings.weight_decay or settings.mu or layer.velocity):
-        layer.weight.baddbmm_(slope, received.mT, alpha=-rate)
-        layer.bias.sub_(by_bias, alpha=rate)
-        return
-    by_weight = torch.bmm(slope, received.mT)
-    pairs = ((layer.weight, by_weight, layer.start[0]), (layer.bias, by_bias, layer.start[1]))
-    for index, (values, gradient, start) in enumerate(pairs):
-        if settings.weight_decay:
-            gradient = gradient.add_(values, alpha=settings.weight_decay)
-        if settings.mu:
-            gradient = gradient.add_(values - start, alpha=settings.mu)
-        if layer.velocity is not None:
-            gradient = layer.velocity[index].mul_(settings.momentum).add_(gradient)
-        values.sub_(gradient, alpha=rate)
 
 
 def _last_epochs(

@@ -16,6 +16,7 @@ from fl_sim.engine.cohort import Batch
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, is_finite, settled
 from fl_sim.engine.scores import logits
+from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.timeouts import time_limit
 from fl_sim.experiment import FailurePolicy
 from fl_sim.models.parameters import Slots
@@ -70,7 +71,7 @@ class Workshop:
     @cached_property
     def allows_cohorts(self) -> bool:
         """Whether the model is one of which many can be trained as one batch."""
-        return cohort.is_row_of_layers(self.model)
+        return is_row_of_layers(self.model)
 
     def round_inputs(self, number: int) -> Shaped[Tensor, "n ..."]:
         """Return the inputs of all records in round `number`."""

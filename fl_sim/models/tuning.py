@@ -14,6 +14,7 @@ from fl_sim.models.networks import NETWORKS
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import torch_seeded
 
+NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 CALIBRATION = 1024  # images, at least, where there are as many
 
 
@@ -55,16 +56,18 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _keep_statistics(stages)
-    cut = _cut(model, stages)
-    row = list(stages)
-    network = Network(nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:]))
-    network.frozen.requires_grad_(False).eval()
+    cut, (*row, head) = _cut(model, stages), stages
+    frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
+    frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
         with torch_seeded(seed, "model", model.backbone, model.tune):
-            SPARSE[model.tune](network.trained[:-1], model.rank)
+            SPARSE[model.tune](body, model.rank)
+        if not any(parameter.requires_grad for parameter in body.parameters()):
+            allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
+            raise FieldError("model.tune", allowed, model.tune)
     elif model.init == "pretrained":
-        _slow_down(network.trained, model.backbone_rate)
-    return network
+        _slow_down(body, model.backbone_rate)
+    return Network(frozen, nn.Sequential(*body, head))
 
 
 def rate_of(parameter: nn.Parameter) -> float:
@@ -97,7 +100,9 @@ def _cut(model: Model, stages: nn.Sequential) -> int:
     """Return how many stages are frozen."""
     if model.tune in ("full", "norm", "bias"):
         return 0
-    blocks = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
+    with_weights = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
+    # What normalises goes with the layer before it.
+    blocks = [i for i in with_weights if not isinstance(stages[i], NORMALISATIONS)]
     if model.tune == "head":
         return blocks[-1]
     if len(blocks) < 3:
@@ -113,17 +118,16 @@ def _keep_statistics(stages: nn.Sequential) -> None:
             module.__class__ = FrozenBatchNorm
 
 
-def _slow_down(trained: nn.Sequential, rate: float) -> None:
-    for stage in list(trained)[:-1]:
-        for parameter in stage.parameters():
-            parameter.rate = rate  # type: ignore[attr-defined]
+def _slow_down(body: nn.Module, rate: float) -> None:
+    for parameter in body.parameters():
+        parameter.rate = rate  # type: ignore[attr-defined]
 
 
 def _only_norms(body: nn.Module, rank: int) -> None:
     """Freeze all but the scales and shifts of normalisation."""
     body.requires_grad_(False)
     for module in body.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
+        if isinstance(module, NORMALISATIONS):
             module.requires_grad_(True)
 
 

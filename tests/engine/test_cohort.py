@@ -10,11 +10,13 @@ from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.contracts import Client, Update
-from fl_sim.engine.cohort import Batch, is_row_of_layers
+from fl_sim.engine.cohort import Batch
 from fl_sim.engine.orders import Order, Task
+from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.workshop import Workshop
 from fl_sim.models import parameters
 from fl_sim.models.architectures import Normalise
+from fl_sim.models.low_rank import LowRank
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
 
@@ -23,6 +25,12 @@ MODELS = {
     "head": lambda: nn.Sequential(nn.Linear(36, 5)),
     "mlp": lambda: nn.Sequential(
         Normalise((0.5,), (0.3,)), nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 5)
+    ),
+    "lora": lambda: nn.Sequential(
+        LowRank(nn.Linear(36, 16), rank=3),
+        nn.ReLU(),
+        LowRank(nn.Linear(16, 8), rank=2),
+        nn.Linear(8, 5),
     ),
 }
 SGD = SgdClient(batch_size=8, learning_rate=0.1, momentum=0.0, local_epochs=2)

@@ -12,6 +12,7 @@ from fl_sim.errors import FieldError
 from fl_sim.experiment import Model
 from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
+from fl_sim.models.low_rank import LowRank
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
 from fl_sim.perturbation import as_pixels
@@ -32,6 +33,12 @@ def sizes(part: nn.Module) -> int:
 
 def grey(count: int = 4, side: int = 28) -> Tensor:
     return torch.rand(count, 1, side, side, generator=generator(0, "grey"))
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
 
 
 def whole(cut: Network) -> nn.Sequential:
@@ -67,6 +74,13 @@ def test_the_last_block_holds_a_convolution_or_a_layer_before_the_head(backbone:
     layers = [m for m in trained.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) >= 2
     assert isinstance(layers[-1], nn.Linear)
+
+
+@pytest.mark.parametrize("backbone", ["tiny_cnn", "cifar_vgg16", "wrn34_10"])
+def test_what_normalises_is_of_one_block_with_the_layer_before_it(backbone: str) -> None:
+    cut = network(backbone, "last_block")
+    assert any(isinstance(module, nn.Conv2d) for module in cut.trained.modules())
+    assert not isinstance(cut.trained[0], nn.BatchNorm2d)
 
 
 def test_the_last_block_of_lite0_starts_before_its_head_convolution() -> None:
@@ -219,6 +233,29 @@ def test_a_few_parameters_are_trained_and_the_rest_stays(backbone: str, tune: st
     moved = {n for n, p in cut.trained.named_parameters() if not torch.equal(p, before[n])}
     assert moved <= set(trained)
     assert any(name.endswith("weight") for name in moved) or tune == "bias"
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "small_cnn", "lenet", "cifar_vgg16"])
+def test_low_rank_changes_reach_a_layer_that_is_a_stage_by_itself(backbone: str) -> None:
+    cut = network(backbone, "lora", rank=2)
+    assert isinstance(cut.trained[0], LowRank)
+    names = {n for n, p in cut.trained.named_parameters() if p.requires_grad}
+    assert {"0.down", "0.up"} <= names
+    assert not {"0.layer.weight", "0.layer.bias"} & names
+
+
+@pytest.mark.parametrize("tune", ["norm", "lora"])
+def test_a_part_that_a_network_does_not_have_is_refused(tune: str) -> None:
+    """It would train the head alone, and not say so."""
+    backbone = {"norm": "mlp", "lora": "normalised"}[tune]
+
+    def normalised(*_: Any) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), Scale(), nn.Flatten(), nn.Linear(2, 10))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "normalised", normalised)
+        with pytest.raises(FieldError, match=f"'full' or 'head' for {backbone}, which has nothing"):
+            network(backbone, tune)
 
 
 def test_low_rank_changes_start_at_nothing_and_add_a_product() -> None:
