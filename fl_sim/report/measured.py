@@ -14,7 +14,7 @@ from fl_sim.report.formats import (
 )
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Cell, Section, Table, table
-from fl_sim.report.tables import A_MIX, Column, headline_columns, seeds_in_words
+from fl_sim.report.tables import A_MIX, Column, headline_columns, legend, seeds_in_words
 
 COSTS = (
     ("seconds", "cost.seconds", SECONDS),
@@ -33,11 +33,7 @@ def headlines(grid: Grid) -> Section:
         [*map(Cell, grid.words(setting)), *_headline_cells(setting, there)]
         for setting in grid.settings
     ]
-    about = [
-        f"After the last round; {seeds_in_words(grid)}. A_mix is the accuracy of the run itself; "
-        "A_clean and A_all are its controls, trained on the clean part alone and with nobody "
-        "protecting. AUC: membership attack, 0.5 is chance. Lost: times a client did not deliver.",
-    ]
+    about = [f"After the last round; {seeds_in_words(grid)}. {legend(there)}"]
     if len(grid.seeds) > 1:
         about.append("The spread is no confidence interval; (n/m): defined for n of m seeds.")
     return Section(

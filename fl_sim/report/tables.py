@@ -31,11 +31,12 @@ from fl_sim.results import Results
 
 
 class Column(NamedTuple):
-    """A headline number: its name, its unit, and its text for a setting."""
+    """A headline number: its name, its unit, its text for a setting, and what it means."""
 
     name: str
     unit: str
     text: Callable[[Setting], str]
+    meaning: str = ""
 
 
 def _spread(name: str, form: Form) -> Callable[[Setting], str]:
@@ -48,26 +49,30 @@ def _cost(setting: Setting) -> str:
 
 
 # A_mix is the final accuracy of the run itself, so there is no further column for that.
-A_MIX = Column("A_mix", "%", _spread("accuracy", PERCENT))
+A_MIX = Column("A_mix", "%", _spread("accuracy", PERCENT), "the run itself after its last round")
 HEADLINES = (
-    Column("A_all", "%", _spread("protection.a_all", PERCENT)),
-    Column("A_clean", "%", _spread("protection.a_clean", PERCENT)),
+    Column("A_all", "%", _spread("protection.a_all", PERCENT), "nobody protects"),
+    Column("A_clean", "%", _spread("protection.a_clean", PERCENT), "the clean part alone"),
     A_MIX,
-    Column("best", "%", _spread("best_accuracy", PERCENT)),
-    Column("gap", "points", _spread("protection.utility_gap", POINTS)),
-    Column("ratio", "", _spread("protection.extraction_ratio", RATIO)),
-    Column("AUC", "", _spread("leakage.auc", AREA)),
-    Column("worst client", "%", _spread("fairness.worst_client", PERCENT)),
+    Column("best", "%", _spread("best_accuracy", PERCENT), "of any round"),
+    Column("gap", "points", _spread("protection.utility_gap", POINTS), "A_clean - A_mix"),
+    Column(
+        "ratio",
+        "",
+        _spread("protection.extraction_ratio", RATIO),
+        "(A_mix - A_clean) / (A_all - A_clean)",
+    ),
+    Column("AUC", "", _spread("leakage.auc", AREA), "membership attack, chance is 0.5"),
+    Column("worst client", "%", _spread("fairness.worst_client", PERCENT), "its accuracy"),
 )
 COST = Column("MB up", "seconds", _cost)
-LOST = Column("lost", "", lambda setting: number(sum(setting.num_failures()), COUNT))
-INDENT = 4
-LEGEND = (
-    "A_all: nobody protects. A_clean: trained on the clean part alone. A_mix: the run itself "
-    "after its last round. gap = A_clean - A_mix. ratio = (A_mix - A_clean) / (A_all - A_clean). "
-    "AUC: membership attack, chance is 0.5. lost: times a client did not deliver. "
-    "(n/m): defined for n of m seeds."
+LOST = Column(
+    "lost",
+    "",
+    lambda setting: number(sum(setting.num_failures()), COUNT),
+    "times a client did not deliver",
 )
+INDENT = 4
 
 
 def headline_columns(grid: Grid) -> list[Column]:
@@ -84,13 +89,18 @@ def headline_columns(grid: Grid) -> list[Column]:
     return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
 
 
+def legend(columns: Iterable[Column]) -> str:
+    """Return what the columns mean, in sentences."""
+    return " ".join(f"{c.name}: {c.meaning}." for c in columns if c.meaning)
+
+
 def summary(results: Results) -> Table:
     """Return the final numbers, one row a setting, averaged over seeds."""
     grid = grid_of(results)
     columns = [*headline_columns(grid), COST]
     table = Table(
         title=f"{grid.name}: {seeds_in_words(grid)}",
-        caption=_caption(grid),
+        caption=_caption(grid, columns),
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
@@ -175,8 +185,9 @@ def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
     return found
 
 
-def _caption(grid: Grid) -> Text:
-    text = Text(LEGEND, style="not italic dim")
+def _caption(grid: Grid, columns: Iterable[Column]) -> Text:
+    several = " (n/m): defined for n of m seeds." if len(grid.seeds) > 1 else ""
+    text = Text(legend(columns) + several, style="not italic dim")
     for setting, seed, error in failed_runs(grid):
         text.append(
             f"\nfailed: {setting.label or grid.name}, seed {seed}: {error}", style="red not dim"
