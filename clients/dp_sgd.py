@@ -18,7 +18,7 @@ from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.errors import require
 from fl_sim.models.tuning import FrozenBatchNorm
-from fl_sim.perturbation import as_pixels
+from fl_sim.perturbation import as_floats
 
 TAKEN = "dp_sgd.steps"  # name of the number of steps so far in a client's memory
 MAX_VALUES = 1 << 25  # of the gradients of single images that are held at once: 128 MiB
@@ -89,7 +89,7 @@ class DpSgdClient(Client):
         for _ in range(num_steps):
             rows = (torch.rand(len(shard), generator=rng) < rate).nonzero().squeeze(1)
             images, labels = shard.inputs.index_select(0, rows), shard.labels[rows]
-            images = as_pixels(images) if images.dtype == torch.uint8 else images
+            images = as_floats(images)
             loss, hits = self._step(model, images, labels, rng)
             steps.take()
             losses, right, count = losses + loss, right + hits, count + len(rows)

@@ -14,7 +14,7 @@ from clients.steps import Steps
 from fl_sim import description
 from fl_sim.contracts import Client, Countermeasure, Descent, Pipeline, Shard
 from fl_sim.errors import require
-from fl_sim.perturbation import as_pixels
+from fl_sim.perturbation import as_floats
 
 Penalty = Callable[[], Tensor]
 
@@ -138,7 +138,7 @@ def batches(
     """Yield shuffled batches, gathered by index; images come as floats in [0, 1]."""
     for rows in torch.randperm(len(shard), generator=rng).split(batch_size):
         inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]
-        yield as_pixels(inputs) if inputs.dtype == torch.uint8 else inputs, shard.labels[rows]
+        yield as_floats(inputs), shard.labels[rows]
 
 
 def smoothed_cross_entropy(

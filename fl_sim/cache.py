@@ -7,6 +7,7 @@ the one that computes it.
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from fl_sim.scratch import scratch
 
 
 def cache_folder() -> Path:
@@ -34,14 +37,19 @@ def digest(*parts: Tensor | str | int) -> str:
 
 
 def cached(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Return the entry `key` of `kind`, computing and storing it where there is none."""
+    """Return the entry `key` of `kind`, computing and storing it where there is none.
+
+    What is interrupted goes on from its last checkpoint the next time.
+    """
     path = cache_folder() / kind / f"{key}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         if not path.exists():
-            partial = path.with_suffix(f".{os.getpid()}")
-            save_file({"entry": compute().contiguous()}, partial)
+            work, partial = path.with_suffix(".work"), path.with_suffix(f".{os.getpid()}")
+            with scratch(work):
+                save_file({"entry": compute().contiguous()}, partial)
             partial.replace(path)
+            shutil.rmtree(work, ignore_errors=True)
     return load_file(path)["entry"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from fl_sim.errors import require
@@ -18,6 +18,11 @@ Loss = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, ""]]
 def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Return images as floats in [0, 1]."""
     return images.float() / 255
+
+
+def as_floats(stored: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Return what is stored as a network takes it: pixels of 8 bits, or features of 16."""
+    return as_pixels(stored) if stored.dtype == torch.uint8 else stored.float()
 
 
 def check_radius(radius: float) -> None:

@@ -61,6 +61,8 @@ def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
     def listen(progress: Progress) -> None:
         rate = f"{progress.clients_per_second:.3g} clients/s"
         note = f"rounds, {rate}, accuracy {progress.accuracy:.3f}"
+        if progress.noise_passes:
+            note = f"rounds; making noise, {progress.noise_passes:,} passes"
         if progress.key not in tasks:
             tasks[progress.key] = bars.add_task(progress.label, total=progress.rounds, note=note)
         bars.update(tasks[progress.key], completed=progress.round, note=note)

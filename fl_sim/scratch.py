@@ -1,7 +1,7 @@
 """Where long work may leave what it needs to go on after an interrupt.
 
-Whoever owns a folder opens `scratch(folder)`; whoever computes asks `Checkpoint` for what was kept.
-Without a folder nothing is kept.
+Whoever has a place for it opens `scratch(folder)`; whoever computes asks `Checkpoint` for what was
+kept. Without a folder nothing is kept; it is made with the first checkpoint.
 """
 
 import time
@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 SECONDS = 30.0  # between two checkpoints
+SHARE = 0.05  # of the time, at most, that goes into writing them
 
 _FOLDER: ContextVar[Path | None] = ContextVar("scratch", default=None)
 
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[None]:
-    """Let what is computed inside keep its state in `folder`, which exists."""
+    """Let what is computed inside keep its state in `folder`."""
     token = _FOLDER.set(folder)
     try:
         yield
@@ -30,12 +31,15 @@ def scratch(folder: Path) -> Iterator[None]:
 
 
 class Checkpoint:
-    """Tensors under a name in the scratch folder, written whole and at most every 30 seconds."""
+    """Tensors under a name in the scratch folder, written whole and at most every 30 seconds.
+
+    Large ones are written less often.
+    """
 
     def __init__(self, name: str) -> None:
         folder = _FOLDER.get()
         self.path = None if folder is None else folder / f"{name}.safetensors"
-        self.last = time.monotonic()
+        self.last, self.pause = time.monotonic(), SECONDS
 
     def kept(self) -> dict[str, Tensor] | None:
         """Return what was kept, or None where there is nothing."""
@@ -48,7 +52,7 @@ class Checkpoint:
 
     def due(self) -> bool:
         """Return whether it is time to keep something again."""
-        return self.path is not None and time.monotonic() - self.last >= SECONDS
+        return self.path is not None and time.monotonic() - self.last >= self.pause
 
     def keep(self, tensors: dict[str, Tensor]) -> None:
         """Replace what is kept.
@@ -57,7 +61,10 @@ class Checkpoint:
             OSError: where it cannot be written.
         """
         if self.path is not None:
+            started = time.monotonic()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".partial")
             partial.write_bytes(save({name: own.contiguous() for name, own in tensors.items()}))
             partial.replace(self.path)
             self.last = time.monotonic()
+            self.pause = max(SECONDS, (self.last - started) / SHARE)

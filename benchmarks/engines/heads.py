@@ -37,10 +37,11 @@ def _descend(
     """Train in place; clients come largest first, so those still at it are the first ones."""
     labels, rate = ours.ours.pool.labels, ours.learning_rate
     room = inputs.new_empty(len(clients) * ours.batch_size, inputs.shape[1])
+    wide = torch.empty_like(room, dtype=torch.float32)
     for samples, shares in _steps(ours, clients, number):
         active, rows = len(samples), samples.flatten()
         batch = torch.index_select(inputs, 0, rows, out=room[: len(rows)])
-        batch = batch.view(active, samples.shape[1], -1)
+        batch = wide[: len(rows)].copy_(batch).view(active, samples.shape[1], -1)
         logits = torch.baddbmm(biases[:active, :, None], weights[:active], batch.mT)
         answers = labels[samples][:, None]
         errors = logits.softmax(1).scatter_add_(1, answers, logits.new_full(answers.shape, -1.0))

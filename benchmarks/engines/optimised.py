@@ -15,7 +15,7 @@ from torch.nn import functional
 from benchmarks.engines.heads import train_heads
 from benchmarks.engines.task import Task, accuracy, rate_groups, task
 from benchmarks.turns import Turns
-from fl_sim.perturbation import as_pixels
+from fl_sim.perturbation import as_floats
 
 
 def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.Sequential:
@@ -24,7 +24,7 @@ def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.
     plain = ours.plain_model()
     is_head = ours.epochs > 0 and all(isinstance(s, nn.Linear | nn.Flatten) for s in plain)
     model = plain if is_head else deepcopy(ours.ours.model)
-    inputs = ours.prepared(ours.ours.inputs).flatten(1) if is_head else torch.empty(0)
+    inputs = records(ours) if is_head else torch.empty(0)
     flat = flattened(model)
     for number in range(1, ours.ours.experiment.rounds + 1):
         turns.next()
@@ -36,6 +36,12 @@ def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.
             accuracy(plain, ours.preloaded_test)
     turns.next()
     return model
+
+
+def records(ours: Task) -> Tensor:
+    """Return what heads are trained on: features as they are stored, or pixels normalised."""
+    stored = ours.ours.inputs
+    return (stored if stored.is_floating_point() else ours.prepared(stored)).flatten(1)
 
 
 def one_round(ours: Task, model: nn.Sequential, flat: Tensor, number: int) -> None:
@@ -59,7 +65,7 @@ def train(
     model.train()
     for rows in ours.order(number, client, len(labels)):
         batch = inputs.index_select(0, rows)
-        logits = model(as_pixels(batch) if batch.dtype == torch.uint8 else batch)
+        logits = model(as_floats(batch))
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(logits, labels[rows]).backward()
         optimizer.step()

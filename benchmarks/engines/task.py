@@ -74,7 +74,7 @@ class Task:
     def prepared(self, inputs: Tensor) -> Tensor:
         """Return inputs as they are after the network's fixed first stages."""
         if inputs.dtype != torch.uint8:
-            return inputs
+            return inputs.float()
         front, _ = self._split
         return torch.cat([front(as_pixels(some)).contiguous() for some in inputs.split(BATCH)])
 

@@ -8,7 +8,7 @@ Activations are kept as columns, one a sample, since a product with few classes 
 way round.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from torch.nn.utils.rnn import pad_sequence
 from fl_sim.contracts import Descent
 from fl_sim.engine.stacks import Layer, stacked
 from fl_sim.models.architectures import Normalise
-from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
 if TYPE_CHECKING:
@@ -65,19 +64,27 @@ class Batch:
     A batch of all that its clients have is the same in every round, and is fetched once.
     """
 
-    _held: tuple[Tensor, Tensor, Tensor] | None = None  # a source, rows of it, and these
+    _source: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0))
+    _rows: Int64[Tensor, " m"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    _stored: Shaped[Tensor, "m ..."] = field(default_factory=lambda: torch.empty(0))
+    _floats: Float[Tensor, "m ..."] = field(default_factory=lambda: torch.empty(0))
 
-    def of(self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]) -> Tensor:
-        """Return some rows of `source`, until the next call."""
-        count, room = rows.shape[0], source[:0]
-        if self._held is not None and self._held[0] is source:
-            _, before, room = self._held
-            if torch.equal(before, rows):
-                return room[:count]
-        if room.shape[0] < count:
-            room = source.new_empty(count, *source.shape[1:])
-        self._held = source, rows, room
-        return torch.index_select(source, 0, rows, out=room[:count])
+    def of(
+        self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]
+    ) -> Float[Tensor, "m ..."]:
+        """Return some rows of `source` as floats, until the next call."""
+        count = len(rows)
+        if self._source is source and torch.equal(self._rows, rows):
+            return self._floats[:count]
+        if self._source is not source or len(self._stored) < count:
+            self._stored = source.new_empty(count, *source.shape[1:])
+            self._floats = self._stored.float()  # itself, where it is that already
+        self._source, self._rows = source, rows
+        stored = torch.index_select(source, 0, rows, out=self._stored[:count])
+        floats = self._floats[:count]
+        if floats.dtype != stored.dtype:
+            floats.copy_(stored)
+        return floats.div_(255) if stored.dtype == torch.uint8 else floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +122,6 @@ def train(
         if active < before:
             layers, before = [layer.first(active) for layer in every], active
         batch = workshop.batch.of(inputs, rows.flatten())
-        batch = as_pixels(batch) if batch.dtype == torch.uint8 else batch
         for stage in front:
             batch = stage(batch)
         step(layers, batch.reshape(active, settings.batch_size, -1), Answers(*own), settings)

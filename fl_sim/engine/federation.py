@@ -17,7 +17,7 @@ from fl_sim.errors import require
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
 from fl_sim.models.architectures import channels_last
-from fl_sim.models.features import features
+from fl_sim.models.features import features, trainable
 from fl_sim.models.foundation import weights_digest
 from fl_sim.models.tuning import build, calibrate
 from fl_sim.schedule import Schedule, backdoors
@@ -182,7 +182,8 @@ def _set_aside(
     rank, _ = ranks(labels, generator(experiment.seed, "root"))
     order = rank.argsort(stable=True)
     held, left = order[:count].sort().values, order[count:].sort().values
-    root = Shard(SERVER, test_inputs[held], labels[held], held, dataset.num_classes)
+    inputs = trainable(test_inputs[held])
+    root = Shard(SERVER, inputs, labels[held], held, dataset.num_classes)
     rest = replace(dataset, test_images=dataset.test_images[left], test_labels=labels[left])
     return root, rest, test_inputs[left]
 

@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,13 +15,15 @@ from fl_sim.experiment import Experiment
 from fl_sim.results import write_text
 from fl_sim.trackers import Tracker
 
+NOISE_SECONDS = 2.0  # between two reports of how noise gets on
 RECENT = 10  # rounds from whose duration the time that is left is told
 
 
 class Progress(NamedTuple):
     """Where a run stands after a round; rates are of the rounds of this process.
 
-    `key` is the folder of the run; `seconds` is what the last round took in all.
+    `key` is the folder of the run; `seconds` is what the last round took in all. While noise is
+    made, in round 0, `noise_passes` counts images that went forward and backward.
     """
 
     key: str
@@ -35,17 +37,36 @@ class Progress(NamedTuple):
     clients_per_second: float = 0.0
     seconds_left: float = 0.0
     peak_mib: float = 0.0
+    noise_passes: int = 0
 
     def to_json(self) -> str:
-        """Return one line; what is not known is null."""
+        """Return one line; what is not known is null, and passes are told while noise is made."""
         content = {
             name: None if isinstance(value, float) and not isfinite(value) else value
             for name, value in self._asdict().items()
+            if name != "noise_passes" or value
         }
         return json.dumps({"run": content.pop("key"), **content})
 
 
 Listener = Callable[[Progress], None]
+
+
+def preparing(
+    experiment: Experiment, folder: Path, label: str, listen: Listener
+) -> Callable[[int], None]:
+    """Return what hears of the passes that noise takes, and tells of them every few seconds."""
+    told = perf_counter()
+
+    def hear(passes: int) -> None:
+        nonlocal told
+        if perf_counter() - told >= NOISE_SECONDS:
+            told = perf_counter()
+            rounds, clients = experiment.rounds, experiment.clients_per_round
+            now = Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes)
+            listen(now)
+
+    return hear
 
 
 class Story:

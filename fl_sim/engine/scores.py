@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from fl_sim.perturbation import as_pixels
+from fl_sim.perturbation import as_floats
 
 BATCH = 256  # the same everywhere: the bits of a score may depend on it
 
@@ -13,9 +13,4 @@ BATCH = 256  # the same everywhere: the bits of a score may depend on it
 def logits(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n y"]:
     """Return the scores of `inputs`, in evaluation mode."""
     model.eval()
-    return torch.cat(
-        [
-            model(as_pixels(batch) if batch.dtype == torch.uint8 else batch)
-            for batch in inputs.split(BATCH)
-        ]
-    )
+    return torch.cat([model(as_floats(batch)) for batch in inputs.split(BATCH)])

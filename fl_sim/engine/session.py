@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim import process
+from fl_sim.effort import counted
 from fl_sim.engine import client_app, compat, interrupts, memory
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
@@ -23,7 +24,7 @@ from fl_sim.engine.flower_crew import FlowerCrew
 from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State, initial_state, rounds
-from fl_sim.engine.progress import Listener, Story, already
+from fl_sim.engine.progress import Listener, Story, already, preparing
 from fl_sim.engine.server import server_for
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.experiment import Experiment
@@ -77,7 +78,8 @@ def run_session(
     if finished is not None:
         listen(already(experiment, session.folder, label, finished))
         return finished
-    ours = federation(experiment.to_json())
+    with counted(preparing(experiment, session.folder, label, listen)):
+        ours = federation(experiment.to_json())
     ours.workshop.faults = session.faults
     memory.check(ours, session.workers if session.engine == "ray" else 0)
     open_folder(experiment, session)

@@ -19,6 +19,7 @@ from fl_sim.engine.scores import logits
 from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.timeouts import time_limit
 from fl_sim.experiment import FailurePolicy
+from fl_sim.models.features import trainable
 from fl_sim.models.parameters import Slots
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator, torch_seeded
@@ -81,7 +82,7 @@ class Workshop:
         """Return what `client` trains on in round `number`."""
         own = self.owners[client]
         # Several times as fast as inputs[own], for images.
-        inputs = self.round_inputs(number).index_select(0, own)
+        inputs = trainable(self.round_inputs(number).index_select(0, own))
         noisy = self.protected.index_select(0, own) & self.schedule.protects(number)
         return Shard(
             client, inputs, self.labels[own], own, self.num_classes, number, protected=noisy

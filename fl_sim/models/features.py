@@ -1,7 +1,7 @@
 """What a frozen front makes of an image, computed once and kept on disk."""
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float16, Shaped, UInt8
 from torch import Tensor, nn
 
 from fl_sim.cache import cached, digest
@@ -12,8 +12,8 @@ BATCH = 64
 
 def features(
     frozen: nn.Sequential, weights: str, images: UInt8[Tensor, "n c h w"]
-) -> Float[Tensor, "n ..."]:
-    """Return the output of the frozen front, kept as 16-bit floats on disk.
+) -> Float16[Tensor, "n ..."]:
+    """Return the output of the frozen front as 16-bit floats, on disk as in memory.
 
     Args:
         frozen: the front.
@@ -24,10 +24,15 @@ def features(
     def compute() -> Tensor:
         return torch.cat([_half(frozen, batch) for batch in images.split(BATCH)])
 
-    return cached("features", digest(weights, images), compute).float()
+    return cached("features", digest(weights, images), compute)
+
+
+def trainable(inputs: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
+    """Return features in single precision; images as they are."""
+    return inputs.float() if inputs.is_floating_point() else inputs
 
 
 @torch.no_grad()
-def _half(frozen: nn.Sequential, batch: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n ..."]:
+def _half(frozen: nn.Sequential, batch: UInt8[Tensor, "n c h w"]) -> Float16[Tensor, "n ..."]:
     output: Tensor = frozen(as_pixels(batch))
     return output.half()

@@ -11,6 +11,7 @@ from fl_sim.models.architectures import channels_last
 from fl_sim.models.modes import folded
 from fl_sim.models.tuning import build, rate_of
 from fl_sim.perturbation import Loss
+from fl_sim.scratch import Checkpoint
 from fl_sim.transforms import draw_crop_flip
 
 CLIP_GRADIENT = 5.0
@@ -94,15 +95,23 @@ class Surrogate:
     ) -> None:
         """Train on images as they are, with random crops and flips where `padding` is above 0.
 
-        The learning rate falls to a tenth at half of the epochs, and again at three quarters.
+        The learning rate falls to a tenth at half of the epochs, and again at three quarters. What
+        an interrupted call has kept is taken up again.
         """
-        for epoch in range(num_epochs):
+        checkpoint, first = Checkpoint("surrogate"), 0
+        kept = checkpoint.kept()
+        if kept is not None:
+            first = self.restore(kept)
+            rng.set_state(kept["rng"])
+        for epoch in range(first, num_epochs):
             self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
             for rows in torch.randperm(len(images), generator=rng).split(batch_size):
                 batch = images[rows]
                 if padding:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
                 self.step(batch, labels[rows])
+            if checkpoint.due() or epoch + 1 == num_epochs:
+                checkpoint.keep({**self.state(epoch + 1), "rng": rng.get_state()})
 
     def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
         """Return the loss, summed, as a function of the images that have these labels.

@@ -73,21 +73,21 @@ class ErrorMaximizing(Protection):
         rng = generator(seed, "error_maximizing", "surrogate")
         surrogate.fit(images, labels, self.surrogate_epochs, self.batch_size, 0, rng)
         if self.form == "sample":
-            return self._sample_wise(surrogate, images, labels)
+            return self._sample_wise(surrogate, images, labels, rng)
         return self._class_wise(surrogate, images, labels, seed)[labels]
 
     def _sample_wise(
-        self, surrogate: Surrogate, images: Tensor, labels: Tensor
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate, images[rows], labels[rows], noise, self.noise_steps)
 
-        noise, enough = torch.zeros_like(images), self.stop_error or 0.9
-        for _ in range(self.max_passes):
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
             noise = turns.sample_pass(noise, self.batch_size, stepped)
-            if surrogate.error(images + noise, labels) >= enough:
-                break
-        return noise
+            return noise, surrogate.error(images + noise, labels) >= (self.stop_error or 0.9)
+
+        start = torch.zeros_like(images)
+        return turns.repeated(turn, start, self.max_passes, surrogate, rng)
 
     def _class_wise(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, seed: int
@@ -95,19 +95,17 @@ class ErrorMaximizing(Protection):
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
 
-        noise, enough = (
-            torch.zeros(int(labels.max()) + 1, *images.shape[1:]),
-            self.stop_error or 0.8,
-        )
         rng = generator(seed, "error_maximizing", "subset")
         subset = turns.class_subset(len(images), self.batch_size, rng)
-        for _ in range(self.max_passes):
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
             chosen = turns.shuffled(subset, self.batch_size, rng)
             noise = turns.class_pass(noise, labels, chosen, self.radius, stepped)
             seen = (images[subset] + noise[labels[subset]]).clamp(0, 1)
-            if surrogate.error(seen, labels[subset]) >= enough:
-                break
-        return noise
+            return noise, surrogate.error(seen, labels[subset]) >= (self.stop_error or 0.8)
+
+        start = torch.zeros(int(labels.max()) + 1, *images.shape[1:])
+        return turns.repeated(turn, start, self.max_passes, surrogate, rng)
 
     def _stepped(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, noise: Tensor, num_steps: int

@@ -77,24 +77,29 @@ class ErrorMinimizing(Protection):
         rng = generator(seed, "error_minimizing", "batches")
         batches = Batches(len(images), self.batch_size, rng)
         if self.form == "sample":
-            noise = self._sample_wise(surrogate, batches, images, labels)
+            noise = self._sample_wise(surrogate, batches, images, labels, rng)
         else:
             noise = self._class_wise(surrogate, batches, images, labels, seed)[labels]
         return noise if self.apply == "full" else _positive_only(images, noise)
 
     def _sample_wise(
-        self, surrogate: Surrogate, batches: Batches, images: Tensor, labels: Tensor
+        self,
+        surrogate: Surrogate,
+        batches: Batches,
+        images: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
     ) -> Float[Tensor, "n c h w"]:
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate, images[rows], labels[rows], noise, self.noise_steps)
 
-        noise = torch.zeros_like(images)
-        for _ in range(self.max_passes):
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
             turns.learn(surrogate, batches, images, labels, noise, self.surrogate_steps)
             noise = turns.sample_pass(noise, self.batch_size, stepped)
-            if surrogate.error(images + noise, labels) <= self.stop_error:
-                break
-        return noise
+            return noise, surrogate.error(images + noise, labels) <= self.stop_error
+
+        start = torch.zeros_like(images)
+        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
 
     def _class_wise(
         self, surrogate: Surrogate, batches: Batches, images: Tensor, labels: Tensor, seed: int
@@ -102,17 +107,18 @@ class ErrorMinimizing(Protection):
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
 
-        noise = torch.zeros(int(labels.max()) + 1, *images.shape[1:])
         rng = generator(seed, "error_minimizing", "subset")
         subset = turns.class_subset(len(images), self.batch_size, rng)
-        for _ in range(self.max_passes):
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
             turns.learn(surrogate, batches, images, labels, noise[labels], self.surrogate_steps)
             chosen = turns.shuffled(subset, self.batch_size, rng)
             noise = turns.class_pass(noise, labels, chosen, self.radius, stepped)
             seen = (images[subset] + noise[labels[subset]]).clamp(0, 1)
-            if surrogate.error(seen, labels[subset]) <= self.stop_error:
-                break
-        return noise
+            return noise, surrogate.error(seen, labels[subset]) <= self.stop_error
+
+        start = torch.zeros(int(labels.max()) + 1, *images.shape[1:])
+        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
 
     def _stepped(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, noise: Tensor, num_steps: int

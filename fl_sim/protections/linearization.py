@@ -12,7 +12,7 @@ from fl_sim import description, effort
 from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import sample_pass
+from fl_sim.protections.turns import in_batches
 from fl_sim.seeding import generator, torch_seeded
 
 BATCH = 512
@@ -63,7 +63,7 @@ class Linearization(Protection):
         """Train the linear model on clean images, then move every image against it."""
         linear = self._linear_model(images, labels, seed)
 
-        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+        def made(number: int, rows: Tensor) -> Tensor:
             clean, own = images[rows], labels[rows]
 
             def objective(moved: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class Linearization(Protection):
                 left: Tensor = -linear(moved).log_softmax(1).mean(1).sum()
                 return (1 - self.uniformity) * told + self.uniformity * left
 
-            step = self.step_size or self.radius / 10
+            step, start = self.step_size or self.radius / 10, torch.zeros_like(clean)
             steps = self.noise_steps
-            return sign_steps(objective, clean, noise, self.radius, step, steps, "minimise")
+            return sign_steps(objective, clean, start, self.radius, step, steps, "minimise")
 
-        return sample_pass(torch.zeros_like(images), BATCH, stepped)
+        return in_batches(made, len(images), BATCH)
 
     def _linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
         with torch_seeded(seed, "linearization"):

@@ -16,6 +16,7 @@ from fl_sim.experiment import Model
 from fl_sim.models.tuning import build
 from fl_sim.perturbation import check_radius, sign_steps
 from fl_sim.protections.turns import shape_of
+from fl_sim.scratch import Checkpoint
 from fl_sim.seeding import generator
 
 RIDGE = 1e-4  # of a kernel with mean diagonal 1, so that it can be inverted
@@ -66,10 +67,14 @@ class NeuralTangent(Protection):
         network = build(self.surrogate, shape_of(images), 1, seed)
         model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
         wanted = functional.one_hot(labels).double()
-        noise = torch.zeros_like(images)
-        rng = generator(seed, "neural_tangent")
-        for rows in torch.randperm(len(images), generator=rng).split(self.block_size):
+        rng, checkpoint = generator(seed, "neural_tangent"), Checkpoint("blocks")
+        kept = checkpoint.kept() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
+        noise, done = kept["noise"], int(kept["done"])
+        blocks = torch.randperm(len(images), generator=rng).split(self.block_size)
+        for number, rows in enumerate(blocks):
             targets = torch.randperm(len(images), generator=rng)[: self.num_targets]
+            if number < done:
+                continue
             clean, truth, own = images[targets], wanted[targets], wanted[rows]
             features = tangents(model, clean)
 
@@ -84,6 +89,8 @@ class NeuralTangent(Protection):
             noise[rows] = sign_steps(
                 error, images[rows], start, self.radius, step, steps, "maximise"
             )
+            if checkpoint.due():
+                checkpoint.keep({"noise": noise, "done": torch.tensor(number + 1)})
         return noise
 
 

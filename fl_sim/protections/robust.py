@@ -15,7 +15,7 @@ from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import Loss, check_radius, sign_steps, uniform
-from fl_sim.protections.turns import shape_of
+from fl_sim.protections.turns import in_batches, shape_of
 from fl_sim.scratch import Checkpoint
 from fl_sim.seeding import generator
 from fl_sim.transforms import draw_crop_flip
@@ -72,12 +72,12 @@ class RobustNoise(Protection):
     ) -> Float[Tensor, "n c h w"]:
         """Train the surrogate, then make the noise of every image against it."""
         surrogate = self.trained_surrogate(images, labels, seed)
-        batches = torch.arange(len(images)).split(self.batch_size)
-        parts = []
-        for number, rows in enumerate(batches):
+
+        def made(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, self.short, "final", number)
-            parts.append(self.batch_noise(surrogate, images[rows], labels[rows], rng))
-        return torch.cat(parts)
+            return self.batch_noise(surrogate, images[rows], labels[rows], rng)
+
+        return in_batches(made, len(images), self.batch_size)
 
     @final
     def trained_surrogate(
@@ -87,12 +87,12 @@ class RobustNoise(Protection):
         num_classes = int(labels.max()) + 1
         shape = shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
-        checkpoint = Checkpoint(f"{self.short}-surrogate")
+        checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
         kept = checkpoint.kept()
-        for step in range(0 if kept is None else surrogate.restore(kept), self.surrogate_steps):
+        for step in range(0 if kept is None else surrogate.restore(kept), last):
             rows = self._rows(len(images), step, seed)
             self._take_step(surrogate, images[rows], labels[rows], step, seed)
-            if checkpoint.due():
+            if checkpoint.due() or step + 1 == last:
                 checkpoint.keep(surrogate.state(step + 1))
         return surrogate
 

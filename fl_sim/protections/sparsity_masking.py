@@ -81,13 +81,13 @@ class SparsityMasking(Protection):
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate.loss(labels[rows]), images[rows], noise)
 
-        noise = torch.zeros_like(images)
-        for _ in range(self.max_passes):
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
             turns.learn(surrogate, batches, images, labels, noise, self.surrogate_steps)
             noise = turns.sample_pass(noise, self.batch_size, stepped)
-            if surrogate.error(images + noise, labels) <= self.stop_error:
-                break
-        return noise
+            return noise, surrogate.error(images + noise, labels) <= self.stop_error
+
+        start = torch.zeros_like(images)
+        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
 
     def _stepped(self, loss: Loss, images: Tensor, noise: Tensor) -> Float[Tensor, "n c h w"]:
         mask = largest_gradients(loss, images + noise, self.share)

@@ -13,7 +13,7 @@ from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import sample_pass, shape_of
+from fl_sim.protections.turns import in_batches, shape_of
 from fl_sim.seeding import generator
 from fl_sim.transforms import draw_crop_flip
 
@@ -70,7 +70,7 @@ class TargetedAdversarial(Protection):
         surrogate.fit(images, labels, epochs, size, self.padding, rng)
         targets = (labels + 1) % num_classes
 
-        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
+        def made(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, "targeted_adversarial", "batch", int(rows[0]))
             loss = surrogate.loss(targets[rows])
 
@@ -79,6 +79,8 @@ class TargetedAdversarial(Protection):
 
             step = self.step_size or self.radius / 125
             steps, radius = self.noise_steps, self.radius
-            return sign_steps(transformed, images[rows], noise, radius, step, steps, "minimise")
+            own = images[rows]
+            start = torch.zeros_like(own)
+            return sign_steps(transformed, own, start, radius, step, steps, "minimise")
 
-        return sample_pass(torch.zeros_like(images), self.batch_size, stepped)
+        return in_batches(made, len(images), self.batch_size)

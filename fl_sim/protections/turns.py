@@ -1,6 +1,7 @@
 """Passes over the noise of every image or every class, between the turns of a surrogate.
 
-What error-minimising, error-maximising and masked noise share; no protection of its own.
+What protections with a surrogate share; no protection of its own. Long work goes on where an
+interrupted call stopped.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,62 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.scratch import Checkpoint
 
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
+Turn = Callable[[Float[Tensor, "..."]], tuple[Float[Tensor, "..."], bool]]
 Stepped = Callable[[Int64[Tensor, " m"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]]
+
+
+def repeated(
+    turn: Turn,
+    noise: Float[Tensor, "m c h w"],
+    max_passes: int,
+    surrogate: Surrogate,
+    rng: torch.Generator,
+    batches: Batches | None = None,
+) -> Float[Tensor, "m c h w"]:
+    """Return the noise after so many turns, or fewer.
+
+    Args:
+        turn: from noise to better noise, and whether that is good enough.
+        noise: of each image or each class, to begin with.
+        max_passes: turns at most.
+        surrogate, rng, batches: what a turn changes besides the noise.
+    """
+    checkpoint, first = Checkpoint("turns"), 0
+    kept = checkpoint.kept()
+    if kept is not None:
+        first, noise = surrogate.restore(kept), kept["noise"]
+        rng.set_state(kept["rng"])
+        if batches is not None:
+            batches.position = int(kept["position"])
+    for number in range(first, max_passes):
+        noise, enough = turn(noise)
+        if enough:
+            break
+        if checkpoint.due():
+            position = torch.tensor(0 if batches is None else batches.position)
+            own = {"noise": noise, "rng": rng.get_state(), "position": position}
+            checkpoint.keep({**surrogate.state(number + 1), **own})
+    return noise
+
+
+def in_batches(
+    made: Callable[[int, Int64[Tensor, " m"]], Float[Tensor, "m c h w"]],
+    num_images: int,
+    batch_size: int,
+) -> Float[Tensor, "n c h w"]:
+    """Return the noise of all images, made by the number and the rows of each batch by itself."""
+    checkpoint = Checkpoint("batches")
+    kept = checkpoint.kept()
+    parts = [] if kept is None else list(kept["noise"].split(batch_size))
+    batches = torch.arange(num_images).split(batch_size)
+    for number in range(len(parts), len(batches)):
+        parts.append(made(number, batches[number]))
+        if checkpoint.due():
+            checkpoint.keep({"noise": torch.cat(parts)})
+    return torch.cat(parts)
 
 
 def learn(

@@ -45,14 +45,13 @@ def made(
 
     work = request.out / WORK
     with writing(work), scratch(work):
-        work.mkdir(exist_ok=True)
         protected, report = protect_with_account(
             request.protection, images, labels, ids, request.seed, listen
         )
     account = asdict(report)
     content = save({"protected": protected.contiguous()}, {"account": json.dumps(account)})
     write_whole(path, content)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     return protected, account
 
 

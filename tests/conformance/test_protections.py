@@ -4,6 +4,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fl_sim import effort, scratch
 from fl_sim.contracts import Dataset, Protection
 from fl_sim.description import construct, describe
 from fl_sim.plugins import discover
@@ -30,7 +32,11 @@ CAPS = {
     "transforms": 1,
     "num_targets": 10,
 }
-EXPENSIVE = {"NeuralTangent": {"noise_steps": 2}, "RobustErrorMinimizing": {"noise_steps": 4}}
+EXPENSIVE = {
+    "NeuralTangent": {"noise_steps": 2, "block_size": 40},
+    "RobustErrorMinimizing": {"noise_steps": 4},
+}
+IN_ONE_PIECE = {"Linearization"}  # its network is one layer, and all images here are one batch
 
 
 def quick(protection: Protection) -> Protection:
@@ -107,6 +113,34 @@ def test_the_change_stays_in_the_ball_after_rounding(made: Made) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(made: Made) -> None:
     assert torch.equal(made.again(), made.protected)
+
+
+class CutError(Exception):
+    """Stands for a power cut."""
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
+    made: Made, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "SECONDS", 0.0)
+    monkeypatch.setattr(scratch, "SHARE", float("inf"))
+    with effort.counted() as whole:
+        made.again()
+
+    def cut(passes: int) -> None:
+        if passes > share * whole.passes:
+            raise CutError
+
+    if not whole.passes:
+        return  # made without a network
+    with scratch.scratch(tmp_path):
+        with pytest.raises(CutError), effort.counted(cut):
+            made.again()
+        with effort.counted() as left:
+            assert torch.equal(made.again(), made.protected)
+    if share > 0.5 and type(made.protection).__name__ not in IN_ONE_PIECE:
+        assert left.passes < whole.passes
 
 
 def test_another_seed_gives_other_bytes(made: Made) -> None:

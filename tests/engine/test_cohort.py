@@ -17,6 +17,7 @@ from fl_sim.engine.workshop import Workshop
 from fl_sim.models import parameters
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
+from fl_sim.perturbation import as_floats
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
 
@@ -130,6 +131,14 @@ def test_a_batch_is_fetched_again_only_where_it_is_another() -> None:
     assert batch.of(sources[1], rows)[0, 0] == -4.0
     assert torch.equal(batch.of(sources[1], torch.tensor([2])), torch.tensor([[7.0, 7.0]]))
     assert torch.equal(batch.of(sources[1], torch.tensor([1, 2, 0])), sources[1][[1, 2, 0]])
+
+
+def test_a_batch_comes_as_floats_however_it_is_stored() -> None:
+    batch, rows = Batch(), torch.tensor([2, 0, 1])
+    pixels = torch.randint(0, 256, (3, 1, 4, 4), dtype=torch.uint8)
+    for stored in (pixels, torch.rand(3, 5).half(), torch.rand(3, 5)):
+        for _ in range(2):  # the second time it is there already
+            assert torch.equal(batch.of(stored, rows), as_floats(stored)[rows])
 
 
 def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:

@@ -8,9 +8,12 @@ import pytest
 
 from fl_sim import Experiment, cli, run, trackers
 from fl_sim.contracts import Row
+from fl_sim.data.layout import Layout
+from fl_sim.engine import progress
 from fl_sim.engine.profile import PARTS, profile
 from fl_sim.engine.progress import Progress
 from fl_sim.errors import RequestError
+from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.runner import Options
 
 Maker = Callable[..., Experiment]
@@ -49,6 +52,22 @@ def test_every_round_is_a_line_whether_or_not_the_run_was_broken(
     assert last["clients_per_second"] == pytest.approx(4 / last["seconds"], rel=0.01)
 
 
+def test_noise_is_heard_of_before_the_first_round(
+    experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(progress, "NOISE_SECONDS", 0.0)
+    protection = ErrorMinimizing(max_passes=2, surrogate_steps=2, noise_steps=2)
+    heard: list[Progress] = []
+    wanted = experiment(protection=protection, layout=Layout(fraction=0.5))
+    run(wanted, out=tmp_path, controls=False, listen=heard.append)
+    before = [own.noise_passes for own in heard if own.round == 0]
+    assert before == sorted(before)
+    assert before[-1] == 2 * (200 + 2 * 200)  # of the surrogate, and of the noise
+    assert all('"noise_passes"' in own.to_json() for own in heard if own.round == 0)
+    assert [line["round"] for line in lines_of(tmp_path)] == [1, 2]
+
+
 def test_an_accuracy_that_was_not_measured_is_null() -> None:
     line = Progress("here", "a run", 1, 2, 3, float("nan")).to_json()
     assert json.loads(line)["accuracy"] is None
@@ -68,7 +87,8 @@ def test_json_on_standard_output_is_all_there_is(
         cli.main()
     assert stop.value.code == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [json.loads(line) for line in printed] == lines_of(tmp_path)
+    told = [line for line in map(json.loads, printed) if line["round"]]  # 0: noise is made
+    assert told == lines_of(tmp_path)
 
 
 def test_trackers_get_what_is_about_everybody_and_no_name_is_a_folder_of_another() -> None:

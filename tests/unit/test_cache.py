@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fl_sim.cache import cache_folder, cached, digest
+from fl_sim.scratch import Checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,23 @@ def test_a_computation_that_fails_leaves_no_entry(folder: Path) -> None:
         cached("kind", "key", fail)
     assert files(folder) == ["key.lock"]
     assert cached("kind", "key", lambda: torch.ones(1)).item() == 1
+
+
+def test_a_computation_that_is_interrupted_goes_on_where_it_was(folder: Path) -> None:
+    def compute(fails: bool) -> Tensor:
+        checkpoint = Checkpoint("half")
+        if checkpoint.kept() is None:
+            checkpoint.keep({"half": torch.ones(2)})
+            if fails:
+                raise RuntimeError("interrupted")
+        kept = checkpoint.kept()
+        assert kept is not None
+        return kept["half"] * 2
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        cached("kind", "key", lambda: compute(fails=True))
+    assert torch.equal(cached("kind", "key", lambda: compute(fails=True)), 2 * torch.ones(2))
+    assert files(folder) == ["key.lock", "key.safetensors"]
 
 
 def test_what_a_killed_process_left_is_not_taken_for_an_entry(folder: Path) -> None:

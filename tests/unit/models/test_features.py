@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_sim.models.features import BATCH, features
+from fl_sim.models.features import BATCH, features, trainable
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
@@ -38,8 +38,15 @@ def test_features_are_those_of_the_front_to_half_precision() -> None:
     front = nn.Sequential(Counted())
     expected = front(as_pixels(images()))
     found = features(front, "counted", images())
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected.half().float())
+    assert found.dtype == torch.float16
+    assert torch.equal(found, expected.half())
+
+
+def test_clients_are_given_features_in_single_precision_and_images_as_they_are() -> None:
+    half = features(nn.Sequential(Counted()), "counted", images(3))
+    assert trainable(half).dtype == torch.float32
+    assert torch.equal(trainable(half), half.float())
+    assert trainable(images(3)).dtype == torch.uint8
 
 
 def test_an_image_is_seen_once() -> None:
