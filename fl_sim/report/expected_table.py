@@ -33,8 +33,8 @@ def markdown(content: dict[str, Any], of_runs: Sequence[str]) -> str:
     shown = {name: name.replace("_", " ") for name in names}
     if set(names) <= set(of_runs):
         shown = {n: SHOWN[n] for n in SHOWN if n in names and _says_something(n, settings, cells)}
-    two_axes = len(content["numbers"][0]["settings"]) == 2
-    if two_axes and len(settings) >= LONG and set(shown) == {"accuracy", "protection.a_all"}:
+    accuracies = set(shown) == {"accuracy", "protection.a_all"}
+    if accuracies and len(settings) >= LONG and _can_be_crossed(content["numbers"]):
         return _finished(_crossed(content["numbers"]), content, "A_mix. ")
     rows = [[own, *(_shown(name, cells.get((own, name))) for name in shown)] for own in settings]
     table = [["settings", *shown.values()], *rows]
@@ -51,10 +51,22 @@ def _finished(table: list[list[str]], content: dict[str, Any], shown: str = "") 
     return "\n".join([*lines, "", shown + about])
 
 
+def _can_be_crossed(entries: list[dict[str, Any]]) -> bool:
+    """Return whether there are two axes, and the first has no influence on A_all."""
+    bounds: dict[Any, set[float]] = {}
+    for own in entries:
+        if len(own["settings"]) != 2:
+            return False
+        if own["number"] == "protection.a_all":
+            _, second = own["settings"].values()
+            bounds.setdefault(second, set()).add(own["mean"])
+    return all(len(own) == 1 for own in bounds.values())
+
+
 def _crossed(entries: list[dict[str, Any]]) -> list[list[str]]:
     """Return the accuracies of two axes: the noise across, what it is tried against down.
 
-    The last column is A_all, on which the noise has no influence.
+    The last column is A_all.
     """
     found = {(*own["settings"].values(), own["number"]): own for own in entries}
     firsts = list(dict.fromkeys(key[0] for key in found))

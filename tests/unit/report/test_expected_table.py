@@ -52,3 +52,16 @@ def test_many_settings_of_two_axes_are_crossed() -> None:
     assert lines[0] == "|  | EM | LSP | A_all |"
     assert lines[-3] == "| filter 9 | 9.0 ± 1.0 | 19.0 ± 1.0 | 89.0 ± 1.0 |"
     assert lines[-1].startswith("A_mix. Mean ± sample standard deviation over 3 seeds, a machine")
+
+
+def test_settings_whose_bound_depends_on_both_axes_are_listed() -> None:
+    entries = []
+    for place, noise in enumerate(("EM", "EM, fewer images")):
+        for number in range(10):
+            settings = {"noise": noise, "against": f"filter {number}"}
+            entries.append((settings, "accuracy", 0.1))
+            entries.append((settings, "protection.a_all", 0.8 + 0.01 * place))
+    lines = markdown(content(*entries), NUMBERS).splitlines()
+    assert lines[0] == "| settings | A_mix | A_all |"
+    assert lines[2] == "| EM, filter 0 | 10.0 ± 1.0 | 80.0 ± 1.0 |"
+    assert lines[21] == "| EM, fewer images, filter 9 | 10.0 ± 1.0 | 81.0 ± 1.0 |"
