@@ -1,8 +1,8 @@
 """The same loop with every trick that the engine uses, and no framework around it.
 
-Channels last, pixels of 8 bits gathered in batch and normalised in the model, ReLU after
-pooling, one flat vector of parameters, torch's fused operations on lists of tensors; linear
-heads are trained side by side by batched matrix products.
+Channels last, pixels of 8 bits gathered in batch and normalised in the model, features of 16
+bits, ReLU after pooling, one flat vector of parameters, torch's fused operations on lists of
+tensors; linear heads are trained side by side by batched matrix products.
 """
 
 from copy import deepcopy
