@@ -24,7 +24,7 @@ def is_row_of_layers(model: nn.Sequential) -> bool:
     layers = [stage for stage in model if _is_layer(stage)]
     return (
         bool(layers)
-        and all(isinstance(stage, PLAIN) for stage in model)
+        and all(type(stage) in PLAIN for stage in model)
         and not any(isinstance(stage, nn.ReLU) for stage in _until_next_layer(list(model)))
         and all(_linear(layer) is not None for layer in layers)
     )
@@ -37,10 +37,11 @@ def _is_layer(stage: nn.Module) -> bool:
 def _linear(stage: nn.Module) -> nn.Linear | None:
     """Return the linear layer that a stage is or changes, if it is of use here."""
     inner = stage.layer if isinstance(stage, LowRank) else stage
-    if not isinstance(inner, nn.Linear) or inner.bias is None:
+    if type(inner) is not nn.Linear or inner.bias is None:
         return None
     trained = all(own.requires_grad for own in stage.parameters(recurse=False))
-    return inner if trained else None
+    common = inner is stage or not any(own.requires_grad for own in inner.parameters())
+    return inner if trained and common else None
 
 
 @dataclass(eq=False)

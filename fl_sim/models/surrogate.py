@@ -57,16 +57,17 @@ class Surrogate:
         self.optimizer.step()
         self._rest()
 
-    def state(self, num_steps: int) -> dict[str, Tensor]:
+    def state(self, num_steps: int, rng: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return all that the next step depends on, and how many were taken."""
         momenta = {
             f"momentum.{index}": own["momentum_buffer"]
             for index, own in self.optimizer.state_dict()["state"].items()
         }
         weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        return {**weights, **momenta, "num_steps": torch.tensor(num_steps)}
+        drawn = {} if rng is None else {"rng": rng.get_state()}
+        return {**weights, **momenta, **drawn, "num_steps": torch.tensor(num_steps)}
 
-    def restore(self, state: dict[str, Tensor]) -> int:
+    def restore(self, state: dict[str, Tensor], rng: torch.Generator | None = None) -> int:
         """Take up a state again, and return how many steps were taken."""
         weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
         self.model.load_state_dict(weights)
@@ -77,6 +78,8 @@ class Surrogate:
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": momenta, "param_groups": groups})
+        if rng is not None:
+            rng.set_state(state["rng"])
         return int(state["num_steps"])
 
     def slow_down(self, factor: float) -> None:
@@ -98,12 +101,9 @@ class Surrogate:
         The learning rate falls to a tenth at half of the epochs, and again at three quarters. What
         an interrupted call has kept is taken up again.
         """
-        checkpoint, first = Checkpoint("surrogate"), 0
+        checkpoint = Checkpoint("surrogate")
         kept = checkpoint.kept()
-        if kept is not None:
-            first = self.restore(kept)
-            rng.set_state(kept["rng"])
-        for epoch in range(first, num_epochs):
+        for epoch in range(0 if kept is None else self.restore(kept, rng), num_epochs):
             self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
             for rows in torch.randperm(len(images), generator=rng).split(batch_size):
                 batch = images[rows]
@@ -111,7 +111,7 @@ class Surrogate:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
                 self.step(batch, labels[rows])
             if checkpoint.due() or epoch + 1 == num_epochs:
-                checkpoint.keep({**self.state(epoch + 1), "rng": rng.get_state()})
+                checkpoint.keep(self.state(epoch + 1, rng))
 
     def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
         """Return the loss, summed, as a function of the images that have these labels.

@@ -37,8 +37,7 @@ def repeated(
     checkpoint, first = Checkpoint("turns"), 0
     kept = checkpoint.kept()
     if kept is not None:
-        first, noise = surrogate.restore(kept), kept["noise"]
-        rng.set_state(kept["rng"])
+        first, noise = surrogate.restore(kept, rng), kept["noise"]
         if batches is not None:
             batches.position = int(kept["position"])
     for number in range(first, max_passes):
@@ -47,8 +46,8 @@ def repeated(
             break
         if checkpoint.due():
             position = torch.tensor(0 if batches is None else batches.position)
-            own = {"noise": noise, "rng": rng.get_state(), "position": position}
-            checkpoint.keep({**surrogate.state(number + 1), **own})
+            own = {"noise": noise, "position": position}
+            checkpoint.keep({**surrogate.state(number + 1, rng), **own})
     return noise
 
 

@@ -148,3 +148,14 @@ def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:
     frozen = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     frozen[0].requires_grad_(False)
     assert not is_row_of_layers(frozen)
+
+
+def test_layers_of_other_kinds_are_no_row_of_layers() -> None:
+    class Scaled(nn.Linear):
+        """A linear layer that may do anything else, too."""
+
+    assert not is_row_of_layers(nn.Sequential(Scaled(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert not is_row_of_layers(nn.Sequential(LowRank(Scaled(4, 4), rank=1), nn.Linear(4, 2)))
+    thawed = nn.Sequential(LowRank(nn.Linear(4, 4), rank=1), nn.Linear(4, 2))
+    assert is_row_of_layers(thawed)
+    assert not is_row_of_layers(thawed.requires_grad_(True))
