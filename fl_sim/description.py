@@ -33,6 +33,27 @@ FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain v
 Value = TypeVar("Value")
 
 
+def added(default: Any) -> Any:
+    """Return a dataclass field that is left out of JSON while it has its default.
+
+    A field that is added to a released class is declared so: run ids are hashes of the JSON, and
+    those of existing results do not change.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Example:
+    ...     first: int = 1
+    ...     second: int = added(2)
+    >>> sorted(describe(Example())), sorted(describe(Example(second=3)))
+    (['class', 'first'], ['class', 'first', 'second'])
+    """
+    return dataclasses.field(default=default, metadata={"omit_default": True})
+
+
+def _is_omitted(owner: Any, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a field is left out of the JSON: added later, and at its default."""
+    return bool(field.metadata.get("omit_default")) and getattr(owner, field.name) == field.default
+
+
 def describe(value: Any) -> Any:
     """Return `value` as JSON: dataclasses and Flower strategies by class and fields."""
     if isinstance(value, Strategy):
@@ -40,7 +61,7 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = get_type_hints(cls)
-        names = _argument_names(cls)
+        names = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
         fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in names}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
     if isinstance(value, tuple | list):

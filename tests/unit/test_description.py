@@ -56,6 +56,16 @@ def test_what_was_described_is_constructed_again(
         assert through_json(client) == client
 
 
+def test_an_added_field_is_described_only_where_it_is_not_at_its_default() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Grown:
+        old: int = 1
+        new: int = description.added(2)
+
+    assert set(describe(Grown())) == {"class", "old"}
+    assert describe(Grown(new=3))["new"] == 3
+
+
 def test_a_description_names_the_class_and_every_field() -> None:
     assert describe(MultiKrum(num_byzantine=2)) == {
         "class": "strategies.krum.MultiKrum",
