@@ -1,5 +1,6 @@
 """Steps 2 to 5 of a run: data, partition, protection, and the network they meet."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from fl_sim.cache import digest
 from fl_sim.contracts import Dataset, Shard
-from fl_sim.data.sources import load, load_subset
+from fl_sim.data.sources import fingerprint, load, load_subset
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.pool import Pool, pool_of, ranks
 from fl_sim.engine.workshop import Workshop
@@ -108,9 +109,17 @@ class Federation:
         return self.experiment.data.num_clients
 
 
-@lru_cache(maxsize=2)
 def federation(text: str) -> Federation:
-    """Return the federation of an experiment given as JSON, prepared once a process."""
+    """Return the federation of an experiment given as JSON.
+
+    It is prepared once a process, and again where the files of its dataset have changed.
+    """
+    data = json.loads(text)["data"]
+    return _kept_federation(text, fingerprint(data["dataset"], data["path"]))
+
+
+@lru_cache(maxsize=2)
+def _kept_federation(text: str, content: str) -> Federation:
     return prepare(Experiment.from_json(text))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.contracts import Dataset
+from fl_sim.data.fingerprint import content_hash, files_below
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
@@ -37,6 +38,23 @@ class Source(ABC):
             MissingDataError: naming every place tried.
         """
 
+    def fingerprint(self, path: Path | None) -> str:
+        """Return a hash of what the dataset's files hold; "" where its name says it all.
+
+        That is so for published files, which are checked against their checksums, and for what
+        comes with a package. By default, all files at `path` are hashed.
+
+        Raises:
+            MissingDataError: for files that are not there or cannot be read.
+        """
+        if path is None:
+            return ""
+        try:
+            root = path if path.is_dir() else path.parent
+            return content_hash(root, files_below(path))
+        except OSError as error:
+            raise MissingDataError(f"data.path: {path} cannot be read: {error.strerror}") from None
+
 
 def sources() -> dict[str, Source]:
     """Return every dataset by its name."""
@@ -50,13 +68,33 @@ def load(name: str, path: str | None = None) -> Dataset:
         FieldError: for an unknown name.
         MissingDataError: where its files cannot be had.
     """
+    return _source(name).load(_place(path))
+
+
+def fingerprint(name: str, path: str | None = None) -> str:
+    """Return a hash of what a dataset's files hold now; "" where its name says it all.
+
+    Cheap where nothing has changed: a file is read again only where its time stamps, size or
+    inode say so.
+
+    Raises:
+        FieldError: for an unknown name.
+        MissingDataError: for files that are not there or cannot be read.
+    """
+    return _source(name).fingerprint(_place(path))
+
+
+def _source(name: str) -> Source:
     known = sources()
     if name not in known:
         raise FieldError("data.dataset", f"one of {', '.join(known)}", name)
-    return known[name].load(Path(path).expanduser() if path else None)
+    return known[name]
 
 
-@lru_cache(maxsize=2)
+def _place(path: str | None) -> Path | None:
+    return Path(path).expanduser() if path else None
+
+
 def load_subset(
     name: str,
     path: str | None,
@@ -64,7 +102,22 @@ def load_subset(
     num_test: int | None,
     classes: tuple[int, ...] | None = None,
 ) -> Dataset:
-    """Return a subset of a dataset, read and checked once a process; nobody changes it."""
+    """Return a subset of a dataset; nobody changes it.
+
+    It is read and checked once a process, and again where its files have changed.
+    """
+    return _kept_subset(fingerprint(name, path), name, path, num_samples, num_test, classes)
+
+
+@lru_cache(maxsize=2)
+def _kept_subset(
+    content: str,
+    name: str,
+    path: str | None,
+    num_samples: int | None,
+    num_test: int | None,
+    classes: tuple[int, ...] | None,
+) -> Dataset:
     whole = load(name, path)
     return subset(of_classes(whole, classes) if classes else whole, num_samples, num_test)
 

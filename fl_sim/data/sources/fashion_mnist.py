@@ -75,6 +75,10 @@ class FashionMnist(Source):
             "data.dataset: fashion_mnist was not found; tried " + "; ".join(tried)
         ) from None
 
+    def fingerprint(self, path: Path | None) -> str:
+        """Return "": the files are checked against the published checksums."""
+        return ""
+
 
 def _read(folder: Path) -> Dataset:
     arrays = [_idx(folder, name) for name in CHECKSUMS]
