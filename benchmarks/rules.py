@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from fl_sim.atomic_io import write_json
 from fl_sim.contracts import AggregationRule, Update
 from fl_sim.engine import compat
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.wire import Shapes, to_record
-from fl_sim.results import write_json
 from fl_sim.seeding import generator
 from fl_sim.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
 from strategies.bulyan import Bulyan

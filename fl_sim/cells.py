@@ -1,8 +1,10 @@
 """Cells: the runs that a request asks for, and the controls that they are measured against."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,15 +15,38 @@ from fl_sim.experiment import Axes, Axis, Experiment
 
 @dataclass(frozen=True)
 class Cell:
-    """One run that was asked for, and the settings that tell it from the others."""
+    """One run that was asked for, and the settings that tell it from the others.
+
+    Attributes:
+        experiment: what is run.
+        settings: values by field path, in words.
+        made_with: what changes the result beside the experiment, such as injected failures.
+    """
 
     experiment: Experiment
     settings: dict[str, Any]
+    made_with: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: the experiment's own, or a hash of it and of `made_with`."""
+        own = self.experiment.run_id
+        if not self.made_with:
+            return own
+        text = json.dumps([own, dict(self.made_with)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def key(self) -> tuple[str, int]:
         """What tells its run from others: the run's name, and the seed."""
-        return self.experiment.run_id, self.experiment.seed
+        return self.run_id, self.experiment.seed
+
+    def controls(self) -> dict[str, "Cell"]:
+        """Return what its protection is measured against, by name, made with the same."""
+        return {
+            name: Cell(control, {**self.settings, "control": name}, self.made_with)
+            for name, control in self.experiment.controls().items()
+        }
 
     @property
     def label(self) -> str:
@@ -75,5 +100,4 @@ def controls_of(cells: list[Cell]) -> Iterator[Cell]:
     hold clean data, and then what it would show stays unknown.
     """
     for cell in cells:
-        for name, control in cell.experiment.controls().items():
-            yield Cell(control, {**cell.settings, "control": name})
+        yield from cell.controls().values()

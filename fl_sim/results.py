@@ -8,8 +8,6 @@
 """
 
 import json
-import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,10 @@ from typing import Any
 
 import pandas as pd
 
+from fl_sim.atomic_io import write_bytes as write_bytes
+from fl_sim.atomic_io import write_json as write_json
+from fl_sim.atomic_io import write_table as write_table
+from fl_sim.atomic_io import write_text as write_text
 from fl_sim.contracts import Row
 from fl_sim.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
@@ -41,32 +43,6 @@ class Results:
     cells: pd.DataFrame
     failures: pd.DataFrame
     complete: bool
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)  # the disk may be full
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN and infinity become null."""
-    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a parquet file atomically."""
-    write_bytes(path, table.to_parquet(index=False))
 
 
 def rows_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -187,13 +163,3 @@ def _leakage(overall: pd.DataFrame) -> dict[str, Any]:
             numbers |= {f"{key}_valid": bool(row.valid), f"{key}_note": row.note}
     shift = overall[overall.metric == "mia_shift_auc"]
     return numbers | {"shift_auc": float(shift.value.iloc[0])}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,7 +1,7 @@
 """Runs and sweeps: each distinct run once, side by side where that helps."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from fl_sim import own_noise, preflight, trackers
 from fl_sim.cells import Cell, cells_of, controls_of
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
-from fl_sim.engine.faults import Faults
+from fl_sim.engine.faults import NO_FAULTS, Faults
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.session import Engine, Session, run_session
+from fl_sim.engine.variant import made_with
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.results import Results, load_results, read_result, run_folder
@@ -24,7 +25,7 @@ from fl_sim.workers import side_by_side
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as far as it does not change the numbers.
+    """How to run; `client_app` and `faults` change the numbers, and with them the runs' ids.
 
     Attributes:
         out: folder of all results.
@@ -48,14 +49,16 @@ class Options:
     controls: bool = True
     client_app: ClientApp | None = None
     cohort: CohortMode = "auto"
-    faults: Faults = field(default_factory=Faults)
+    faults: Faults = NO_FAULTS
     ray_address: str | None = None
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         trackers.chosen(self.trackers)
-        if self.engine == "flower" and self.faults != Faults():
+        if self.engine == "flower" and self.faults != NO_FAULTS:
             raise RequestError("--inject works on the engines local and ray; got flower")
+        if self.client_app is not None and self.faults != NO_FAULTS:
+            raise RequestError("--inject works on the experiment's clients, not on a ClientApp")
         if self.engine != "ray" and self.ray_address is not None:
             raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
 
@@ -131,6 +134,7 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
         raise RequestError("nothing to run: no cells, or no seeds")
     for cell in cells:
         preflight.check(cell.experiment)
+    cells = made_as(cells, options)
     jobs = plan(cells, options)
     if options.engine != "flower":
         own_noise.make(_unfinished(jobs, options), options.workers)
@@ -148,6 +152,12 @@ def _unfinished(jobs: list[Cell], options: Options) -> list[Experiment]:
         for job in jobs
         if not (options.resume and read_result(run_folder(root, *job.key)))
     ]
+
+
+def made_as(cells: list[Cell], options: Options) -> list[Cell]:
+    """Return cells with what changes their results beside their experiments."""
+    made = made_with(options.faults, options.client_app)
+    return [replace(cell, made_with=made) for cell in cells] if made else cells
 
 
 def plan(cells: list[Cell], options: Options) -> list[Cell]:

@@ -22,13 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import process
+from fl_sim.atomic_io import write_bytes, write_json
 from fl_sim.description import label
 from fl_sim.engine import interrupts
 from fl_sim.engine.environment import environment
 from fl_sim.engine.progress import Listener
 from fl_sim.errors import RequestError
 from fl_sim.experiment_file import load_python
-from fl_sim.results import run_folder, write_bytes, write_json
+from fl_sim.results import run_folder
 from fl_sim.study_results import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study
 from fl_sim.workers import side_by_side
 

@@ -5,15 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from fl_sim.atomic_io import write_json, write_table
 from fl_sim.cells import Cell
-from fl_sim.results import (
-    protection_numbers,
-    read_result,
-    rows_table,
-    run_folder,
-    write_json,
-    write_table,
-)
+from fl_sim.results import protection_numbers, read_result, rows_table, run_folder
 
 
 def write_summary(
@@ -22,7 +16,7 @@ def write_summary(
     """Write `summary.json` and `rows.parquet` of an experiment."""
     seeds: dict[str, list[int]] = {}
     for cell in cells:
-        own = seeds.setdefault(cell.experiment.run_id, [])
+        own = seeds.setdefault(cell.run_id, [])
         if cell.experiment.seed not in own:
             own.append(cell.experiment.seed)
     summary = {
@@ -51,8 +45,8 @@ def _entry(
     if result is None:
         return {**about, "status": "failed", "error": errors.get((run_id, seed), "not finished")}
     references = {
-        name: read_result(run_folder(root, control.run_id, control.seed))
-        for name, control in cell.experiment.controls().items()
+        name: read_result(run_folder(root, *control.key))
+        for name, control in cell.controls().items()
     }
     own = None if cell.experiment.layout.fraction else result
     numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))

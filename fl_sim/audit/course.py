@@ -13,12 +13,14 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from fl_sim.atomic_io import write_bytes
 from fl_sim.attacks.gradient_inversion import gradient_rank
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.signals import Trajectory, margin_of
 from fl_sim.audit.subject import Subject, stored_key
 from fl_sim.contracts import Update
 from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.environment import changed_since
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.finish import sha256_of
 from fl_sim.engine.loop import State
@@ -27,7 +29,6 @@ from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.replay import states
 from fl_sim.engine.scores import logits
 from fl_sim.models import parameters
-from fl_sim.results import write_bytes
 
 COURSE = "audit_course.safetensors"
 MOST_ROUNDS, FEWEST_ROUNDS = 10, 2
@@ -135,14 +136,26 @@ def course(subject: Subject, listen: Listener) -> tuple[Trajectory | None, str]:
     Kept in `audit_course.safetensors`, and read back where it is there.
     """
     path, key = subject.folder / COURSE, str(subject.result["params_sha256"])
+    if subject.made_with:
+        return None, f"the run cannot be replayed: {not_by_itself(subject.made_with)}"
     if stored_key(path) != key:
         witness, reached = _replayed(subject, listen)
         if reached != key:
-            return None, "the replay did not give the run's model: another machine or torch"
+            changed = changed_since(subject.folder, str(subject.result["engine"]))
+            return None, f"the replay did not give the run's model: {changed}"
         _keep(path, key, witness)
     kept = load_file(path)
     suspects, cosine, rank = subject.records.clients, kept.get("cosine"), kept.get("head_rank")
     return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine, rank), ""
+
+
+def not_by_itself(made_with: dict[str, str]) -> str:
+    """Return in words what changed a run's result beside its experiment."""
+    words = {
+        "faults": "failures were injected ({})",
+        "client_app": "a ClientApp of its own trained the clients ({})",
+    }
+    return ", and ".join(words.get(k, k + " was {}").format(v) for k, v in made_with.items())
 
 
 def _keep(path: Path, key: str, witness: Witness) -> None:

@@ -10,17 +10,19 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from fl_sim.atomic_io import write_bytes
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
 from fl_sim.audit.subject import Subject, load_model, scored, stored_key
+from fl_sim.engine.faults import NO_FAULTS, Faults
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.progress import Listener
 from fl_sim.engine.scores import logits
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.models.parameters import load_flat
-from fl_sim.results import run_folder, write_bytes
+from fl_sim.results import run_folder
 from fl_sim.runner import run
 from fl_sim.seeding import generator, seed_for
 
@@ -59,6 +61,11 @@ def plan(subject: Subject, tier: int, count: int | None) -> Plan:
         return Plan("none", 0)
     model = subject.experiment.model
     kind: Kind = "heads" if model.tune == "head" else "replays"
+    if kind == "replays" and "client_app" in subject.made_with:
+        raise RequestError(
+            f"{subject.folder}: a ClientApp of its own trained the clients, so the run cannot be "
+            "replayed for references; --tier 0 needs none"
+        )
     if kind == "replays" and model.tune != "full" and model.init == "random":
         raise RequestError(
             "a random front that is frozen differs from seed to seed, so the run cannot be "
@@ -150,14 +157,18 @@ def _replays(subject: Subject, count: int, listen: Listener) -> Signals:
     """Run the experiment from other seeds; each of the records is held out by about as many."""
     margin, members, population = [], [], []
     ours = federation(subject.experiment.to_json())
+    struck = subject.made_with.get("faults")
+    faults = Faults.read(struck) if struck else NO_FAULTS
     for i in range(count):
         seed = seed_for(subject.experiment.seed, "audit", "replay", i) % MAX_SEED
         own = replace(subject.experiment, seed=seed)
         root = subject.folder / REPLAYS
-        outcome = run(own, [seed], out=root, controls=False, resume=True, listen=listen)
+        outcome = run(
+            own, [seed], out=root, controls=False, resume=True, listen=listen, faults=faults
+        )
         if not outcome.complete:
             raise RequestError(f"a replay of the run failed; its folder is {outcome.path}")
-        folder = run_folder(outcome.path, own.run_id, seed)
+        folder = run_folder(outcome.path, str(outcome.cells["run_id"].iloc[0]), seed)
         load_model(ours, folder)
         margin.append(scored(ours.model, ours.inputs, ours.pool.labels)[0])
         population.append(scored(ours.model, ours.test_inputs, ours.dataset.test_labels)[0])

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import process
+from fl_sim.atomic_io import write_json, write_table
 from fl_sim.audit.course import course
 from fl_sim.audit.findings import HEADLINE, Bench, attack
 from fl_sim.audit.references import Plan, plan, reference_signals
@@ -18,7 +19,6 @@ from fl_sim.audit.subject import Subject, read_subject
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, ranks
-from fl_sim.results import write_json, write_table
 
 FINDINGS, RECORDS, SUMMARY = "audit.parquet", "audit_records.parquet", "audit.json"
 Note = Callable[[str], None]

@@ -50,6 +50,11 @@ class Subject:
     num_classes: int
 
     @property
+    def made_with(self) -> dict[str, str]:
+        """What changed the run's result beside its experiment, such as injected failures."""
+        return dict(self.result.get("made_with", {}))
+
+    @property
     def audited(self) -> Int64[Tensor, " a"]:
         """The sample ids on which members and outsiders are matched."""
         return torch.tensor(self.signals["audited"].to_numpy(bool)).nonzero().squeeze(1)

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
+from fl_sim.atomic_io import write_json
 from fl_sim.cache import cache_folder, digest
 from fl_sim.engine.environment import processor
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import MAX_COHORT, Order, Task, Tensors
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import RequestError
-from fl_sim.results import write_json
 
 CohortMode = Literal["auto", "on", "off"]
 PROBED = 4  # clients, and batches of each, that are timed

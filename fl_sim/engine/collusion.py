@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import ColludingClient, Collusion, Senders
 from fl_sim.engine.pile import Collected
-from fl_sim.engine.server import RuleServer, Server
+from fl_sim.engine.server import Server
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator
 
@@ -55,15 +55,15 @@ def _seen(
 ) -> Collusion:
     """Return what the attackers of one kind know."""
     assert collected.rows is not None
-    ours = server if isinstance(server, RuleServer) else None
+    known = server.known_rule()
     order = torch.cat([honest.nonzero(), mine.nonzero()]).squeeze(1)
     return Collusion(
         honest=collected.rows[honest],
         own=collected.rows[mine],
         honest_weights=collected.weights[honest],
         own_weights=collected.weights[mine],
-        rule=ours.rule if ours else None,
-        state=ours.state if ours else None,
+        rule=known.rule,
+        state=known.state,
         rng=generator(senders.seed, "round", senders.round, "collusion", position),
         senders=senders.at(order),
     )

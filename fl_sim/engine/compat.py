@@ -30,6 +30,11 @@ def stamp(message: Message) -> None:
     message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
 
 
+def functions_of(app: ClientApp) -> dict[str, Callable[..., Any]]:
+    """Return the functions that an app answers messages with, by the kind of message."""
+    return dict(app._registered_funcs) | ({"client_fn": app._call} if app._call else {})
+
+
 def quiet() -> None:
     """Silence Flower's and Ray's progress logs; errors still come through."""
     logging.getLogger("flwr").setLevel(logging.ERROR)

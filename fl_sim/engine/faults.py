@@ -35,6 +35,11 @@ class Faults:
     hang: float = 0.0
     slow: float = 0.0
 
+    def __str__(self) -> str:
+        """Return the chances as `--inject` takes them; nothing where there are none."""
+        chances = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return ",".join(f"{kind}:{float(chance)}" for kind, chance in chances if chance)
+
     @classmethod
     def read(cls, text: str) -> "Faults":
         """Read `crash:0.1,nan:0.05`.
@@ -89,3 +94,6 @@ class Faults:
             return update
         assert update.delta is not None
         return replace(update, delta=torch.full_like(update.delta, torch.nan), norm=float("nan"))
+
+
+NO_FAULTS = Faults()

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from safetensors.torch import save
 from torch import Tensor
 
+from fl_sim.atomic_io import write_bytes, write_json, write_table
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.log import RunLog
@@ -20,7 +21,7 @@ from fl_sim.engine.loop import State
 from fl_sim.engine.memory import MIB
 from fl_sim.engine.pool import Pool
 from fl_sim.metrics.leakage import loss_score, margin_score
-from fl_sim.results import final_numbers, rows_table, write_bytes, write_json, write_table
+from fl_sim.results import final_numbers, rows_table
 
 SHOWN = 8  # images on the sheet of the report
 

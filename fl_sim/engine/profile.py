@@ -24,7 +24,7 @@ from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State, rounds
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.pile import Collected
-from fl_sim.engine.server import Plan, Server
+from fl_sim.engine.server import KnownRule, Plan, Server
 from fl_sim.engine.session import Engine, crew_for, first_state
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
@@ -142,6 +142,10 @@ class TimedServer(Server):
             step = self.server.advance(plan, collected, senders)
         self.clock.go_on_as("metrics")
         return step
+
+    def known_rule(self) -> KnownRule:
+        """Return what attackers may see of the server that is timed."""
+        return self.server.known_rule()
 
     def remembered(self) -> Any:
         """Return what the server remembers."""

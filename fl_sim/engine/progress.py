@@ -9,10 +9,10 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from fl_sim.atomic_io import write_text
 from fl_sim.contracts import Failure, Row
 from fl_sim.engine.memory import MIB, peak
 from fl_sim.experiment import Experiment
-from fl_sim.results import write_text
 from fl_sim.trackers import Tracker
 
 NOISE_SECONDS = 2.0  # between two reports of how noise gets on

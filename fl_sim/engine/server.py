@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import ConfigRecord, Message
@@ -27,6 +27,13 @@ class Plan:
     factors: list[float]
 
 
+class KnownRule(NamedTuple):
+    """What attackers know of a server's defence: its rule and that one's state, or nothing."""
+
+    rule: AggregationRule | None = None
+    state: Any = None
+
+
 class Server(ABC):
     """Plans a round, and makes the next parameters of what comes back."""
 
@@ -39,6 +46,10 @@ class Server(ABC):
         self, plan: Plan, collected: Collected, senders: Senders
     ) -> tuple[Float[Tensor, " p"], Decision | None]:
         """Return the next parameters, and what was decided about each update."""
+
+    @abstractmethod
+    def known_rule(self) -> KnownRule:
+        """Return what attackers that know the server's defence may see of it."""
 
     @abstractmethod
     def remembered(self) -> Any:
@@ -94,6 +105,10 @@ class RuleServer(Server):
         state, step = self.rule.finish(self.state, total)
         return Decision(state, step.float(), shares)
 
+    def known_rule(self) -> KnownRule:
+        """Return the rule, and its state."""
+        return KnownRule(self.rule, self.state)
+
     def remembered(self) -> Any:
         """Return the rule's state."""
         return self.state
@@ -139,6 +154,10 @@ class FlowerServer(Server):
         if arrays is None:
             return plan.order.parameters, None
         return from_record(arrays, self.shapes), None
+
+    def known_rule(self) -> KnownRule:
+        """Return nothing: a strategy of Flower's cannot be asked what it would do."""
+        return KnownRule()
 
     def remembered(self) -> Any:
         """Return what the strategy keeps; its functions come from the experiment."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim import process
+from fl_sim.atomic_io import write_json
 from fl_sim.effort import counted
 from fl_sim.engine import client_app, compat, interrupts, memory
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
 from fl_sim.engine.crew import Crew, LocalCrew
 from fl_sim.engine.environment import environment
-from fl_sim.engine.faults import Faults
+from fl_sim.engine.faults import NO_FAULTS, Faults
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.finish import finish
 from fl_sim.engine.flower_crew import FlowerCrew
@@ -26,10 +27,11 @@ from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State, initial_state, rounds
 from fl_sim.engine.progress import Listener, Story, already, preparing
 from fl_sim.engine.server import server_for
+from fl_sim.engine.variant import made_with
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
-from fl_sim.results import read_result, write_json
+from fl_sim.results import read_result
 from fl_sim.trackers import chosen
 
 Engine = Literal["local", "ray", "flower"]
@@ -37,7 +39,7 @@ Engine = Literal["local", "ray", "flower"]
 
 @dataclass(frozen=True)
 class Session:
-    """How to run an experiment, as far as it does not change the numbers.
+    """How to run an experiment; `faults` and `client_app` change its numbers.
 
     Attributes:
         folder: where results go.
@@ -58,9 +60,14 @@ class Session:
     resume: bool = False
     client_app: ClientApp | None = None
     cohort: CohortMode = "auto"
-    faults: Faults = field(default_factory=Faults)
+    faults: Faults = NO_FAULTS
     ray_address: str | None = None
     trackers: tuple[str, ...] = ()
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What changes the result beside the experiment."""
+        return made_with(self.faults, self.client_app)
 
 
 def run_session(
@@ -80,7 +87,6 @@ def run_session(
         return finished
     with counted(preparing(experiment, session.folder, label, listen)):
         ours = federation(experiment.to_json())
-    ours.workshop.faults = session.faults
     memory.check(ours, session.workers if session.engine == "ray" else 0)
     open_folder(experiment, session)
     try:
@@ -95,18 +101,25 @@ def _run(ours: Federation, session: Session, label: str, listen: Listener) -> di
     if session.client_app is not None:
         grid = LocalGrid(session.client_app, ours.num_clients)
         return drive(ours, FlowerCrew(ours.workshop, grid), session, label, listen)
-    crew = crew_for(ours, session.engine, session.workers, session.ray_address)
+    crew = crew_for(ours, session.engine, session.workers, session.ray_address, session.faults)
     return drive(ours, crew, session, label, listen)
 
 
-def crew_for(ours: Federation, engine: Engine, workers: int, ray_address: str | None) -> Crew:
-    """Return the crew of an engine of ours."""
+def crew_for(
+    ours: Federation,
+    engine: Engine,
+    workers: int,
+    ray_address: str | None,
+    faults: Faults = NO_FAULTS,
+) -> Crew:
+    """Return the crew of an engine of ours, whose clients fail as `faults` says."""
+    workshop = ours.workshop if faults == NO_FAULTS else replace(ours.workshop, faults=faults)
     if engine == "ray":
         from fl_sim.engine.ray_crew import RayCrew, inside_worker  # a second to import
 
         if not inside_worker():  # a whole run on one worker trains its clients in turn
-            return RayCrew(ours.workshop, ours.examined, workers, ray_address)
-    return LocalCrew(ours.workshop)
+            return RayCrew(workshop, ours.examined, workers, ray_address)
+    return LocalCrew(workshop)
 
 
 def _on_flower(ours: Federation, session: Session, label: str, listen: Listener) -> dict[str, Any]:
@@ -146,7 +159,12 @@ def drive(
             story.tell(state.round, played.rows, played.failures)
             if state.round < experiment.rounds:
                 interrupts.check(state.round)
-        about = {"engine": session.engine, "wall_seconds": time.time() - started}
+        about = {
+            "run_id": folder.parent.name,
+            "engine": session.engine,
+            "wall_seconds": time.time() - started,
+            **({"made_with": session.made_with} if session.made_with else {}),
+        }
         return finish(ours, state, log, crew, folder, predicted, about)
 
 

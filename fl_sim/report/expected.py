@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fl_sim.atomic_io import write_json, write_text
 from fl_sim.errors import RequestError
 from fl_sim.report.expected_table import keyed, markdown
-from fl_sim.results import Results, load_results, write_json, write_text
+from fl_sim.results import Results, load_results
 from fl_sim.study_results import SUMMARY, load_study
 
 NUMBERS = (

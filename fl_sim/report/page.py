@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fl_sim.atomic_io import write_bytes, write_text
 from fl_sim.report import (
     about,
     attacks,
@@ -23,7 +24,7 @@ from fl_sim.report import (
 from fl_sim.report.glossary import GLOSSARY
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
-from fl_sim.results import Results, write_bytes, write_text
+from fl_sim.results import Results
 
 
 def write(results: Results) -> Path:

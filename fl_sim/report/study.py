@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
+from fl_sim.atomic_io import write_text
 from fl_sim.report.formats import count, mean, spread
 from fl_sim.report.images import show
 from fl_sim.report.page import render, write_figures
 from fl_sim.report.panels import axes_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
-from fl_sim.results import write_text
 from fl_sim.study_results import StudyResults, images_of
 
 WIDE = 6  # numbers that have room side by side

@@ -6,8 +6,8 @@ from pathlib import Path
 from time import time
 from typing import Any, ClassVar, final
 
+from fl_sim.atomic_io import write_text
 from fl_sim.contracts import Row
-from fl_sim.results import write_text
 from fl_sim.trackers import Tracker, overall
 
 NOTE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it

@@ -26,6 +26,7 @@ from fl_sim.audit.session import audit, run_folders
 from fl_sim.audit.subject import read_subject
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
+from fl_sim.engine.environment import changed_since
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.metrics.membership import Finding, Records
 from fl_sim.participants import Participation
@@ -156,7 +157,20 @@ def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path
     elsewhere = replace(subject, result={**subject.result, "params_sha256": "of another machine"})
     seen, why = course(elsewhere, lambda progress: None)
     assert seen is None
-    assert why == "the replay did not give the run's model: another machine or torch"
+    assert why == (
+        "the replay did not give the run's model: the environment is as recorded, so the code or "
+        "the data changed"
+    )
+
+
+def test_a_run_of_another_torch_says_so(experiment: Maker, tmp_path: Path) -> None:
+    folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
+    path = folder / "environment.json"
+    then = json.loads(path.read_text()) | {"torch": "1.0", "switches": {"MKL_CBWR": "COMPATIBLE"}}
+    path.write_text(json.dumps(then))
+    told = changed_since(folder, "local")
+    assert f"torch was 1.0, is {torch.__version__}" in told
+    assert "MKL_CBWR was COMPATIBLE, is None" in told
 
 
 def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:

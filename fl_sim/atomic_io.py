@@ -1,0 +1,240 @@
+"""Files that are there whole or not at all, and are checked when they are read.
+
+Everything that outlives a process goes through here: results, the cache, checkpoints, what
+studies and audits keep. A file is written beside its place, flushed to the disk, and moved there.
+JSON can carry a SHA-256 of its own content, and tensors always do; what no longer fits its hash
+is a `DamagedFileError`, one line that names the file.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import secrets
+import time
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fl_sim.errors import RequestError
+
+SEAL = "sha256"  # the field of a JSON object that holds the hash of all others
+SETTLED = 0.1  # seconds after which a change of a file shows in the time of its last change
+
+
+class DamagedFileError(RequestError):
+    """A file is cut, empty, missing, or was changed since it was written.
+
+    Attributes:
+        path: of the file.
+        cause: what is wrong with it, in a few words.
+    """
+
+    def __init__(self, path: Path, cause: str) -> None:
+        super().__init__(f"{path}: {cause}")
+        self.path, self.cause = path, cause
+
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[Path, str]]:
+        """Return how to make it again, in another process."""
+        return type(self), (self.path, self.cause)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> str:
+    """Write a file so that it is there whole or not at all, and return its SHA-256.
+
+    A link at `path` is replaced, never written through.
+
+    Args:
+        path: of the file; its folder must exist.
+        content: what it is to hold.
+        durable: also wait until it is on the disk, so that it survives a loss of power.
+
+    Raises:
+        OSError: where it cannot be written; what was there before stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_bytes(content)
+        if durable:
+            _flush(partial)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # the disk may be full
+        raise
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a text file atomically, and return its SHA-256."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Write JSON atomically, and return its SHA-256; NaN and infinity become null."""
+    return write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
+    """Write a JSON object with the hash of its own content, and return that hash."""
+    content = _finite({key: own for key, own in value.items() if key != SEAL})
+    seal = _seal(content)
+    write_json(path, {**content, SEAL: seal})
+    return seal
+
+
+def write_table(path: Path, table: pd.DataFrame) -> str:
+    """Write a parquet file atomically, and return its SHA-256."""
+    return write_bytes(path, table.to_parquet(index=False))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, compressed: bool) -> str:
+    """Write an .npz file atomically, and return its SHA-256."""
+    content = io.BytesIO()
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(content, allow_pickle=False, **arrays)
+    return write_bytes(path, content.getvalue())
+
+
+def read_bytes(path: Path, sha256: str | None = None) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        DamagedFileError: where it is missing, cannot be read, or has another hash.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DamagedFileError(path, "is missing") from None
+    except OSError as error:
+        raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedFileError(path, changed(content))
+    return content
+
+
+def read_json(path: Path, sha256: str | None = None) -> dict[str, Any]:
+    """Return the JSON object that a file holds; one that carries its own hash is checked.
+
+    Raises:
+        DamagedFileError: for anything else.
+    """
+    content = read_bytes(path, sha256)
+    value = _parsed(path, content)
+    if not isinstance(value, dict):
+        raise DamagedFileError(path, f"holds a {type(value).__name__}, not a JSON object")
+    seal = value.get(SEAL)
+    if seal is not None and seal != _seal({k: own for k, own in value.items() if k != SEAL}):
+        raise DamagedFileError(path, changed(content))
+    return value
+
+
+def read_table(
+    path: Path, sha256: str | None = None, columns: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """Return the table that a parquet file holds.
+
+    Raises:
+        DamagedFileError: for anything else, and where one of `columns` is missing.
+    """
+    content = read_bytes(path, sha256)
+    try:
+        table = pd.read_parquet(io.BytesIO(content))
+    except Exception as error:  # pyarrow raises errors of many kinds
+        raise DamagedFileError(path, f"is no parquet file: {_first_line(error)}") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DamagedFileError(path, f"has no column {missing[0]}")
+    return table
+
+
+def read_arrays(path: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
+    """Return the arrays that an .npz file holds; nothing is unpickled.
+
+    Raises:
+        DamagedFileError: for anything else.
+    """
+    content = read_bytes(path, sha256)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DamagedFileError(path, f"is no .npz file: {_first_line(error)}") from None
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Check that a file is as it was written.
+
+    Raises:
+        DamagedFileError: where it is missing, or has another hash.
+    """
+    try:
+        found = file_sha256(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "is missing") from None
+    except OSError as error:
+        raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
+    if found != sha256:
+        raise DamagedFileError(path, changed(path.read_bytes()[:1]))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; one that has not changed is read once a process."""
+    about = path.stat()
+    known = (str(path), about.st_ino, about.st_size, about.st_mtime_ns)
+    if time.time() - about.st_mtime < SETTLED:
+        return _hashed.__wrapped__(*known)
+    return _hashed(*known)
+
+
+@lru_cache(maxsize=100_000)
+def _hashed(path: str, inode: int, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed(content: bytes) -> str:
+    """Return in words what is wrong with content that does not fit its hash."""
+    return "was changed since it was written" if content else "is empty"
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        cause = _first_line(error) if content else ""
+        raise DamagedFileError(path, f"is no JSON: {cause}" if cause else "is empty") from None
+
+
+def _seal(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,166 @@
+"""What identifies a run: the experiment, and all else that changes its result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.alie import AlieClient
+from clients.optimal_alie import OptimalAlieClient
+from fl_sim import Adversary, Experiment, run
+from fl_sim.audit.course import course
+from fl_sim.audit.session import audit
+from fl_sim.audit.subject import read_subject
+from fl_sim.engine import client_app
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.faults import Faults
+from fl_sim.engine.federation import federation
+from fl_sim.engine.finish import sha256_of
+from fl_sim.engine.loop import rounds
+from fl_sim.engine.profile import Clock, TimedServer
+from fl_sim.engine.replay import states
+from fl_sim.engine.session import crew_for, first_state
+from fl_sim.engine.variant import code_digest, made_with
+from fl_sim.errors import RequestError
+from fl_sim.runner import Options, sweep
+from strategies.trimmed_mean import TrimmedMean
+
+Maker = Callable[..., Experiment]
+HALF = Faults(nan=0.5)
+SCALE = 2.0
+
+
+def final_hash(experiment: Experiment, out: Path, **options: Any) -> str:
+    results = run(experiment, out=out, controls=False, **options)
+    assert results.complete, results.cells.error.tolist()
+    return str(results.cells.params_sha256[0])
+
+
+def an_app(factor: float) -> ClientApp:
+    """Return an app whose clients send back what they got, times a factor."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = client_app.train(message, context)
+        arrays = reply.content["arrays"]
+        assert isinstance(arrays, ArrayRecord)
+        scaled = [factor * array for array in arrays.to_numpy_ndarrays()]
+        reply.content["arrays"] = ArrayRecord(
+            {key: torch.tensor(own) for key, own in zip(arrays, scaled, strict=True)}
+        )
+        return reply
+
+    return app
+
+
+def test_a_run_with_faults_is_not_returned_for_a_clean_one(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    clean = final_hash(experiment(), tmp_path)
+    struck = final_hash(experiment(), tmp_path, faults=HALF)
+    assert struck != clean
+    assert final_hash(experiment(), tmp_path, resume=True) == clean
+    assert final_hash(experiment(), tmp_path, resume=True, faults=HALF) == struck
+
+
+def test_a_sweep_keeps_clean_cells_and_those_with_faults_apart(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    axes = {"client.learning_rate": [0.01, 0.1]}
+    swept = [
+        sweep(experiment(), axes, out=tmp_path, **how).cells.params_sha256.tolist()
+        for how in ({"faults": HALF}, {}, {"faults": HALF})
+    ]
+    assert swept[0] == swept[2]
+    assert not set(swept[0]) & set(swept[1])
+
+
+def test_a_run_says_what_it_was_made_with(experiment: Maker, tmp_path: Path) -> None:
+    cells = run(experiment(), out=tmp_path, controls=False, faults=HALF).cells
+    assert cells["made_with.faults"][0] == "nan:0.5"
+    assert cells.run_id[0] != experiment().run_id
+    clean = run(experiment(), out=tmp_path, controls=False).cells
+    assert clean.run_id[0] == experiment().run_id
+    assert "made_with.faults" not in clean
+
+
+def test_another_client_app_is_another_run(experiment: Maker, tmp_path: Path) -> None:
+    ours = final_hash(experiment(), tmp_path)
+    theirs = final_hash(experiment(), tmp_path, client_app=an_app(0.5))
+    other = final_hash(experiment(), tmp_path, client_app=an_app(0.25))
+    assert len({ours, theirs, other}) == 3
+    assert final_hash(experiment(), tmp_path, resume=True) == ours
+    assert final_hash(experiment(), tmp_path, resume=True, client_app=an_app(0.5)) == theirs
+
+
+def test_what_code_does_is_what_its_hash_is_of() -> None:
+    def scaled(by: Any) -> Callable[[Any], Any]:
+        return lambda value: value * by
+
+    def two(value: Any) -> Any:
+        # a comment changes nothing
+        return SCALE * value
+
+    apart = [scaled(1), scaled(2), scaled(torch.ones(2)), scaled(torch.zeros(2)), two, len]
+    assert len({code_digest(own) for own in apart}) == len(apart)
+    assert code_digest(scaled(2)) == code_digest(scaled(2))
+    assert code_digest(scaled({"a", "b"})) == code_digest(scaled({"b", "a"}))
+    assert made_with(Faults(), None) == {}
+
+
+def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_path: Path) -> None:
+    wanted = experiment()
+    ours = federation(wanted.to_json())
+    before = [sha256_of(state) for state in states(ours, LocalCrew(ours.workshop))]
+    run(wanted, out=tmp_path, controls=False, faults=HALF)
+    again = federation(wanted.to_json())
+    after = [sha256_of(state) for state in states(again, LocalCrew(again.workshop))]
+    assert after == before
+    struck = crew_for(again, "local", 1, None, HALF)
+    assert [sha256_of(state) for state in states(again, struck)] != before
+
+
+def test_faults_of_clients_that_are_not_ours_are_refused() -> None:
+    with pytest.raises(RequestError, match="not on a ClientApp"):
+        Options(faults=HALF, client_app=client_app.app)
+
+
+def test_an_audit_names_injected_failures_as_the_cause(experiment: Maker, tmp_path: Path) -> None:
+    wanted = experiment()
+    results = run(wanted, out=tmp_path, controls=False, faults=HALF)
+    folder = results.path / str(results.cells.run_id[0]) / "seed=0"
+    findings = audit(folder, tier=1, references=2)
+    notes = " ".join(map(str, findings["note"]))
+    assert "failures were injected (nan:0.5)" in notes
+    assert "another machine" not in notes
+    replays = run(wanted, out=tmp_path, controls=False)
+    seen, why = course(read_subject(only(replays.path, wanted.run_id)), lambda progress: None)
+    assert seen is not None, why
+
+
+def only(root: Path, run_id: str) -> Path:
+    return root / run_id / "seed=0"
+
+
+def test_attackers_see_the_same_of_a_server_that_is_timed(experiment: Maker) -> None:
+    attack = Adversary(OptimalAlieClient(evaluations=4), num_clients=1)
+    wanted = experiment(strategy=TrimmedMean(num_byzantine=1), adversary=attack)
+    ours = federation(wanted.to_json())
+    found = []
+    for timed in (False, True):
+        state = first_state(ours)
+        if timed:
+            state.server = TimedServer(state.server, Clock(running=["rest"]))
+        for _ in rounds(ours, state, LocalCrew(ours.workshop)):
+            pass
+        found.append(sha256_of(state))
+    assert found[0] == found[1]
+    plain = replace(attack, client=AlieClient())
+    other = federation(replace(wanted, adversary=plain).to_json())
+    assert [sha256_of(s) for s in states(other, LocalCrew(other.workshop))][-1] != found[0]
