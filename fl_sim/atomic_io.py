@@ -1,9 +1,10 @@
 """Files that are there whole or not at all, and are checked when they are read.
 
 Everything that outlives a process goes through here: results, the cache, checkpoints, what
-studies and audits keep. A file is written beside its place, flushed to the disk, and moved there.
-JSON can carry a SHA-256 of its own content, and tensors always do; what no longer fits its hash
-is a `DamagedFileError`, one line that names the file.
+studies and audits keep. A file is written beside its place and moved there; what took long to
+make is flushed to the disk before. JSON can carry a SHA-256 of its own content, and tensors
+(`fl_sim.tensor_files`) always do; what no longer fits its hash is a `DamagedFileError`, one line
+that names the file.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class DamagedFileError(RequestError):
         return type(self), (self.path, self.cause)
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> str:
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> str:
     """Write a file so that it is there whole or not at all, and return its SHA-256.
 
     A link at `path` is replaced, never written through.
@@ -63,7 +64,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> str:
     try:
         partial.write_bytes(content)
         if durable:
-            _flush(partial)
+            flush(partial)
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)  # the disk may be full
@@ -71,7 +72,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file is on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
@@ -85,22 +86,23 @@ def write_text(path: Path, text: str) -> str:
     return write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> str:
+def write_json(path: Path, value: Any, *, durable: bool = False) -> str:
     """Write JSON atomically, and return its SHA-256; NaN and infinity become null."""
-    return write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    return write_bytes(path, text.encode(), durable=durable)
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
     """Write a JSON object with the hash of its own content, and return that hash."""
     content = _finite({key: own for key, own in value.items() if key != SEAL})
     seal = _seal(content)
-    write_json(path, {**content, SEAL: seal})
+    write_json(path, {**content, SEAL: seal}, durable=True)
     return seal
 
 
 def write_table(path: Path, table: pd.DataFrame) -> str:
     """Write a parquet file atomically, and return its SHA-256."""
-    return write_bytes(path, table.to_parquet(index=False))
+    return write_bytes(path, table.to_parquet(index=False), durable=True)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, compressed: bool) -> str:

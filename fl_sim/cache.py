@@ -1,11 +1,13 @@
 """A cache on disk, keyed by content: what was computed once is read back by everybody.
 
 It lives in `$FL_SIM_CACHE`, or `~/.cache/fl_sim`. Processes that want the same entry wait for
-the one that computes it.
+the one that computes it. An entry carries a hash of its content and its key; one that no longer
+fits is computed anew.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,15 +15,52 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fl_sim.atomic_io import DamagedFileError
+from fl_sim.errors import RequestError
 from fl_sim.scratch import scratch
+from fl_sim.tensor_files import read_tensors, write_tensors
+
+LOG = logging.getLogger("fl_sim")
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache; it may not exist yet."""
-    return Path(os.environ.get("FL_SIM_CACHE") or Path.home() / ".cache" / "fl_sim")
+    """Return the folder of the cache; it may not exist yet.
+
+    Raises:
+        RequestError: where there is neither `FL_SIM_CACHE` nor a home folder.
+    """
+    named = os.environ.get("FL_SIM_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "fl_sim"
+    except RuntimeError:
+        raise RequestError(
+            "there is no home folder for the cache: set FL_SIM_CACHE to a folder"
+        ) from None
+
+
+def made_folder(kind: str = "") -> Path:
+    """Return the folder of a kind of entries, which is made where it is missing.
+
+    Raises:
+        RequestError: where it cannot be made, naming FL_SIM_CACHE.
+    """
+    folder = cache_folder() / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error) from None
+    return folder
+
+
+def _unusable(error: OSError) -> RequestError:
+    return RequestError(
+        f"the cache {cache_folder()} cannot be written to ({error.strerror}); set FL_SIM_CACHE to "
+        "a folder that can"
+    )
 
 
 def digest(*parts: Tensor | str | int) -> str:
@@ -39,22 +78,57 @@ def digest(*parts: Tensor | str | int) -> str:
 def cached(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
     """Return the entry `key` of `kind`, computing and storing it where there is none.
 
-    What is interrupted goes on from its last checkpoint the next time.
+    What is interrupted goes on from its last checkpoint the next time. An entry that was changed
+    since it was written is computed anew, with a warning that names its file.
+
+    Raises:
+        RequestError: where it would have to be stored and the cache cannot be written to.
     """
-    path = cache_folder() / kind / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
-        if not path.exists():
-            work, partial = path.with_suffix(".work"), path.with_suffix(f".{os.getpid()}")
-            with scratch(work):
-                save_file({"entry": compute().contiguous()}, partial)
-            partial.replace(path)
-            shutil.rmtree(work, ignore_errors=True)
-    return load_file(path)["entry"]
+    path = made_folder(kind) / f"{key}.safetensors"
+    about = {"entry": f"{kind}/{key}"}
+    with locked(path):
+        kept = _kept(path, about)
+        if kept is not None:
+            return kept
+        work = path.with_suffix(".work")
+        with scratch(work):
+            entry = compute().contiguous()
+        try:
+            write_tensors(path, {"entry": entry}, about)
+        except OSError as error:
+            raise _unusable(error) from None
+        shutil.rmtree(work, ignore_errors=True)
+        return read_tensors(path)[0]["entry"]
+
+
+def _kept(path: Path, about: dict[str, str]) -> Tensor | None:
+    """Return an entry that is as it was written, or None where there is no such."""
+    if not path.exists():
+        return None
+    try:
+        tensors, note = read_tensors(path)
+        if note != about or "entry" not in tensors:
+            raise DamagedFileError(path, "is another entry's")
+    except DamagedFileError as error:
+        LOG.warning("%s; it is computed anew", error)
+        return None
+    return tensors["entry"]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+def locked(entry: Path) -> Iterator[None]:
+    """Let one process at a time make the entry at a path.
+
+    Raises:
+        RequestError: where there is no entry yet, and the cache cannot be written to.
+    """
+    try:
+        file = entry.with_suffix(".lock").open("w")
+    except OSError as error:
+        if entry.exists():  # a cache that can only be read
+            yield
+            return
+        raise _unusable(error) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

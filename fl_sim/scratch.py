@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
+
+from fl_sim.atomic_io import DamagedFileError
+from fl_sim.tensor_files import read_tensors, write_tensors
 
 SECONDS = 30.0  # between two checkpoints
 SHARE = 0.05  # of the time, at most, that goes into writing them
@@ -46,8 +47,8 @@ class Checkpoint:
         if self.path is None:
             return None
         try:
-            return load_file(self.path)
-        except (OSError, SafetensorError):
+            return read_tensors(self.path)[0]
+        except DamagedFileError:
             return None
 
     def due(self) -> bool:
@@ -63,8 +64,6 @@ class Checkpoint:
         if self.path is not None:
             started = time.monotonic()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".partial")
-            partial.write_bytes(save({name: own.contiguous() for name, own in tensors.items()}))
-            partial.replace(self.path)
+            write_tensors(self.path, tensors, {"name": self.path.stem}, durable=False)
             self.last = time.monotonic()
             self.pause = max(SECONDS, (self.last - started) / SHARE)

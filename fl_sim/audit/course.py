@@ -10,14 +10,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fl_sim.atomic_io import write_bytes
 from fl_sim.attacks.gradient_inversion import gradient_rank
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.signals import Trajectory, margin_of
-from fl_sim.audit.subject import Subject, stored_key
+from fl_sim.audit.subject import Subject, stored
 from fl_sim.contracts import Update
 from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.environment import changed_since
@@ -29,6 +27,7 @@ from fl_sim.engine.progress import Listener, Progress
 from fl_sim.engine.replay import states
 from fl_sim.engine.scores import logits
 from fl_sim.models import parameters
+from fl_sim.tensor_files import write_tensors
 
 COURSE = "audit_course.safetensors"
 MOST_ROUNDS, FEWEST_ROUNDS = 10, 2
@@ -138,13 +137,13 @@ def course(subject: Subject, listen: Listener) -> tuple[Trajectory | None, str]:
     path, key = subject.folder / COURSE, str(subject.result["params_sha256"])
     if subject.made_with:
         return None, f"the run cannot be replayed: {not_by_itself(subject.made_with)}"
-    if stored_key(path) != key:
+    kept = stored(path, key)
+    if kept is None:
         witness, reached = _replayed(subject, listen)
         if reached != key:
             changed = changed_since(subject.folder, str(subject.result["engine"]))
             return None, f"the replay did not give the run's model: {changed}"
-        _keep(path, key, witness)
-    kept = load_file(path)
+        kept = _keep(path, key, witness)
     suspects, cosine, rank = subject.records.clients, kept.get("cosine"), kept.get("head_rank")
     return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine, rank), ""
 
@@ -158,7 +157,8 @@ def not_by_itself(made_with: dict[str, str]) -> str:
     return ", and ".join(words.get(k, k + " was {}").format(v) for k, v in made_with.items())
 
 
-def _keep(path: Path, key: str, witness: Witness) -> None:
+def _keep(path: Path, key: str, witness: Witness) -> dict[str, Tensor]:
+    """Keep what a witness saw, and return it."""
     tensors = {
         "client_margin": torch.stack(witness.client_margin),
         "global_margin": torch.stack(witness.global_margin),
@@ -166,7 +166,8 @@ def _keep(path: Path, key: str, witness: Witness) -> None:
     cosine = torch.stack(witness.cosine)
     if not bool(cosine.isnan().all()):
         tensors |= {"cosine": cosine, "head_rank": torch.stack(witness.head_rank)}
-    write_bytes(path, save(tensors, {"key": key}))
+    write_tensors(path, tensors, {"key": key})
+    return tensors
 
 
 def witnessed(

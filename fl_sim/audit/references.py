@@ -7,14 +7,12 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fl_sim.atomic_io import write_bytes
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
-from fl_sim.audit.subject import Subject, load_model, scored, stored_key
+from fl_sim.audit.subject import Subject, load_model, scored, stored
 from fl_sim.engine.faults import NO_FAULTS, Faults
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.progress import Listener
@@ -25,6 +23,7 @@ from fl_sim.models.parameters import load_flat
 from fl_sim.results import run_folder
 from fl_sim.runner import run
 from fl_sim.seeding import generator, seed_for
+from fl_sim.tensor_files import write_tensors
 
 Kind = Literal["none", "heads", "replays"]
 USUAL: dict[int, dict[Kind, int]] = {
@@ -83,8 +82,8 @@ def reference_signals(
     """
     path = subject.folder / SIGNALS
     key = json.dumps([subject.result["params_sha256"], wanted.kind, wanted.count])
-    if stored_key(path) == key:
-        kept = load_file(path)
+    kept = stored(path, key)
+    if kept is not None:
         return Signals(kept["margin"], kept["members"], kept["population"])
     target = torch.tensor(subject.signals["member"].to_numpy(bool))
     margin, members, population = [subject.margin[None]], [target[None]], [subject.population[None]]
@@ -97,7 +96,7 @@ def reference_signals(
         population.append(found.population)
     signals = Signals(torch.cat(margin), torch.cat(members), torch.cat(population))
     tensors = {"margin": signals.margin, "members": signals.members}
-    write_bytes(path, save({**tensors, "population": signals.population}, {"key": key}))
+    write_tensors(path, {**tensors, "population": signals.population}, {"key": key})
     return signals
 
 

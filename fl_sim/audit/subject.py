@@ -1,5 +1,6 @@
 """The audited run: its model, and what that says about each record."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64, Shaped
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fl_sim.atomic_io import DamagedFileError
 from fl_sim.attacks.gradient_norm import HeadInputs, head_gradient_norm
 from fl_sim.attacks.signals import margin_of
 from fl_sim.engine.federation import Federation, federation
@@ -20,7 +21,9 @@ from fl_sim.experiment import Experiment
 from fl_sim.metrics.membership import Records
 from fl_sim.models import parameters
 from fl_sim.results import read_result
+from fl_sim.tensor_files import read_tensors
 
+LOG = logging.getLogger("fl_sim")
 NEEDED = ("experiment.json", "model.safetensors", "signals.parquet")
 AGREEMENT = 1e-3  # of margins now with those of the run; other machines round otherwise
 
@@ -113,13 +116,19 @@ def scored(
     return margin_of(scores, labels), norms
 
 
-def stored_key(path: Path) -> str:
-    """Return what a file of tensors was made from; nothing where there is none."""
+def stored(path: Path, key: str) -> dict[str, Tensor] | None:
+    """Return the tensors that an audit kept, made from `key`; None where there are none.
+
+    A file that was changed since it was written is made anew, with a warning that names it.
+    """
     if not path.exists():
-        return ""
-    with safe_open(path, "pt") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    return metadata.get("key", "")
+        return None
+    try:
+        tensors, note = read_tensors(path)
+    except DamagedFileError as error:
+        LOG.warning("%s; it is made anew", error)
+        return None
+    return tensors if note.get("key") == key else None
 
 
 def _check(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:

@@ -1,22 +1,20 @@
 """Checkpoints: one atomic file a round, checked by a hash when it is read. No pickle."""
 
-import errno
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fl_sim.atomic_io import DamagedFileError
 from fl_sim.engine.log import Mark, RunLog
 from fl_sim.engine.loop import State
 from fl_sim.errors import RequestError
+from fl_sim.tensor_files import read_tensors, write_tensors
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 
@@ -51,13 +49,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
     text = json.dumps(tree)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{state.round:06d}.safetensors"
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial, {"tree": text, "sha256": _digest(text, tensors)})
-    except (SafetensorError, OSError) as error:  # the disk may be full
-        partial.unlink(missing_ok=True)
-        raise OSError(errno.EIO, str(error)) from error
-    os.replace(partial, path)
+    write_tensors(path, tensors, {"tree": text}, durable=False)  # the one before is kept as well
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
 
@@ -116,24 +108,10 @@ def _newest_first(folder: Path) -> list[Path]:
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]] | None:
     """Return the content of a checkpoint, or None where it is torn or was changed."""
     try:
-        with safe_open(path, "pt") as file:
-            note = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
+        tensors, note = read_tensors(path)
+        return json.loads(note["tree"]), tensors
+    except (DamagedFileError, KeyError, ValueError):
         return None
-    text = note.get("tree", "")
-    if note.get("sha256") != _digest(text, tensors):
-        return None
-    return json.loads(text), tensors
-
-
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        sha.update(tensor.contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

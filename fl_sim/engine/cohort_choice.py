@@ -1,14 +1,14 @@
 """Whether to train small models many at once: what this machine says, asked once."""
 
-import json
 from dataclasses import replace
+from pathlib import Path
 from time import process_time
 from typing import Literal
 
 import torch
 
-from fl_sim.atomic_io import write_json
-from fl_sim.cache import cache_folder, digest
+from fl_sim.atomic_io import DamagedFileError, read_json, write_sealed
+from fl_sim.cache import digest, locked, made_folder
 from fl_sim.engine.environment import processor
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import MAX_COHORT, Order, Task, Tensors
@@ -43,12 +43,24 @@ def pays(federation: Federation) -> bool:
     settings = federation.experiment.client.descent(1)
     shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
     key = digest(processor(), repr(settings), repr(shapes))
-    path = cache_folder() / "cohort" / f"{key}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, measured(federation))
-    seconds: dict[str, float] = json.loads(path.read_text())
+    path = made_folder("cohort") / f"{key}.json"
+    with locked(path):
+        seconds = _kept(path)
+        if seconds is None:
+            seconds = measured(federation)
+            write_sealed(path, seconds)
     return seconds["cohort"] < seconds["in_turn"]
+
+
+def _kept(path: Path) -> dict[str, float] | None:
+    """Return what was measured before; None where it was not, or was changed since."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_json(path)
+        return {name: float(kept[name]) for name in ("cohort", "in_turn")}
+    except (DamagedFileError, KeyError, TypeError, ValueError):
+        return None
 
 
 def measured(federation: Federation) -> dict[str, float]:

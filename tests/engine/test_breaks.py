@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from fl_sim import Data, Experiment, Participation, run
+from fl_sim import Data, Experiment, Participation, run, tensor_files
 from fl_sim.data.partition import Iid
-from fl_sim.engine import checkpoint, memory
+from fl_sim.engine import memory
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.log import RunLog
@@ -138,7 +138,7 @@ def _fill_the_disk(patch: pytest.MonkeyPatch, spot: str, full: OSError) -> None:
             file.write(b'{"rows": [[')
 
     if spot == "checkpoint":
-        patch.setattr(checkpoint, "save_file", third(checkpoint.save_file, half_a_file))
+        patch.setattr(tensor_files, "save_file", third(tensor_files.save_file, half_a_file))
     elif spot == "log":
         patch.setattr(RunLog, "append", third(RunLog.append, half_a_line))
     else:

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fl_sim.cache import cache_folder, cached, digest
-from fl_sim.scratch import Checkpoint
+from fl_sim.errors import RequestError
+from fl_sim.scratch import Checkpoint, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +159,74 @@ def test_neighbouring_parts_do_not_run_together(
     one: tuple[str | int, ...], other: tuple[str | int, ...]
 ) -> None:
     assert digest(*one) != digest(*other)
+
+
+def entry(value: float) -> Callable[[], Tensor]:
+    return lambda: torch.full((1000,), value)
+
+
+def zeroed(content: bytes) -> bytes:
+    return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [zeroed, flipped, lambda content: content[:-9], lambda content: b"", lambda content: b"junk"],
+    ids=["half is zero", "one bit", "cut", "empty", "junk"],
+)
+def test_an_entry_that_was_changed_is_computed_anew_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[bytes], bytes]
+) -> None:
+    cached("kind", "key", entry(1))
+    path = folder / "kind" / "key.safetensors"
+    path.write_bytes(spoil(path.read_bytes()))
+    assert torch.equal(cached("kind", "key", entry(2)), entry(2)())
+    assert str(path) in caplog.text
+    assert "computed anew" in caplog.text
+    caplog.clear()
+    assert torch.equal(cached("kind", "key", entry(3)), entry(2)())
+    assert not caplog.text
+
+
+def test_an_entry_in_the_place_of_another_is_not_returned(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached("kind", "a", entry(1))
+    cached("kind", "b", entry(2))
+    (folder / "kind" / "a.safetensors").replace(folder / "kind" / "b.safetensors")
+    assert torch.equal(cached("kind", "b", entry(3)), entry(3)())
+    assert "b.safetensors: is another entry's" in caplog.text
+
+
+def test_an_entry_without_a_hash_is_computed_anew(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "kind").mkdir(parents=True)
+    save_file({"entry": torch.zeros(3)}, folder / "kind" / "key.safetensors")
+    assert torch.equal(cached("kind", "key", entry(1)), entry(1)())
+    assert "carries no hash" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_to_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(RequestError, match=r"Not a directory.*set FL_SIM_CACHE"):
+        cached("kind", "key", entry(1))
+    monkeypatch.delenv("FL_SIM_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(RequestError, match="set FL_SIM_CACHE"):
+        cached("kind", "key", entry(1))
+
+
+def test_a_checkpoint_of_a_computation_that_was_changed_is_not_gone_on_from(tmp_path: Path) -> None:
+    with scratch(tmp_path):
+        Checkpoint("half").keep({"half": torch.ones(100)})
+        path = tmp_path / "half.safetensors"
+        path.write_bytes(flipped(path.read_bytes()))
+        assert Checkpoint("half").kept() is None
