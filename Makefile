@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format report bench bench-rules clean
+.PHONY: help setup quickstart test test-all fuzz check format report bench bench-rules clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: $(READY)  ## Run the fast tests (and those in a browser, where Chromium is
 
 test-all: $(READY)  ## Run all tests, with more examples: slow ones, and those that start Ray and Flower
 	FL_SIM_EXAMPLES=50 $(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY)  ## Try damaged and hostile inputs (ARGS="--minutes 5 --seed 0")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: $(READY)  ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check --quiet .

@@ -1,0 +1,95 @@
+"""Experiment files and experiment.json."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from fl_sim import Experiment, experiment_file, preflight
+from fl_sim.cells import cells_of
+from fl_sim.errors import RequestError
+from tests.fuzz.families import Family
+from tests.fuzz.judge import call, expect, plain
+from tests.fuzz.mutations import mutate_json, mutate_text
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+def _try_file(path: Path) -> bool:
+    """Read a file as `fl-sim sweep` does, without running it; what is refused, by the command."""
+    try:
+        content = experiment_file.read(path)
+        for cell in cells_of(content.experiment, content.axes, content.seeds)[:3]:
+            preflight.check(cell.experiment)
+    except RequestError:
+        out = path.parent / "runs"
+        called = call("sweep", str(path), "--out", str(out))
+        expect(called.code == 2, f"refused when read, exit code {called.code} when swept")
+        expect(not out.exists(), "refused, and something was written")
+        raise
+    again = Experiment.from_json(content.experiment.to_json())
+    expect(again.to_json() == content.experiment.to_json(), "another experiment after JSON")
+    return True
+
+
+@final
+class ExperimentFiles(Family):
+    """The Python files of `experiments/`, with changed lines, names and numbers."""
+
+    name: ClassVar[str] = "experiment files"
+
+    def __init__(self, folder: Path) -> None:
+        """Read the corpus."""
+        super().__init__(folder)
+        self.corpus = [path.read_text() for path in sorted(EXPERIMENTS.glob("*.py"))]
+
+    def attempt(self, rng: random.Random) -> bool:
+        """Change one file."""
+        path = self.folder / "input" / "fuzzed.py"
+        path.write_bytes(mutate_text(rng, rng.choice(self.corpus)))
+        return _try_file(path)
+
+
+@final
+class ExperimentJson(Family):
+    """The JSON of experiments, with changed leaves, keys and bytes."""
+
+    name: ClassVar[str] = "experiment.json"
+
+    def __init__(self, folder: Path) -> None:
+        """Describe the experiments of `experiments/`."""
+        super().__init__(folder)
+        texts = {p: p.read_text() for p in sorted(EXPERIMENTS.glob("*.py"))}
+        files = [p for p, text in texts.items() if "\nEXPERIMENT" in text]
+        self.corpus = [experiment_file.read(path).experiment.describe() for path in files[:12]]
+
+    def attempt(self, rng: random.Random) -> bool:
+        """Change one description; what is accepted has to mean what it says."""
+        path = self.folder / "input" / "experiment.json"
+        path.write_bytes(mutate_json(rng, rng.choice(self.corpus)))
+        accepted = _try_file(path)
+        pairs: list[tuple[str, Any]] = []
+        said = json.loads(path.read_text(), object_pairs_hook=lambda own: _note(pairs, own))
+        meant = plain(experiment_file.read(path).experiment.describe())
+        expect(_is_part(plain(said), meant), "the experiment says something else than its JSON")
+        return accepted
+
+
+def _note(seen: list[tuple[str, Any]], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    expect(len({key for key, _ in pairs}) == len(pairs), "a key that came twice was accepted")
+    seen += pairs
+    return dict(pairs)
+
+
+def _is_part(said: Any, meant: Any) -> bool:
+    """Return whether all that was said is meant; a short name stands for its class."""
+    if isinstance(said, dict) and isinstance(meant, dict):
+        named = ("class", *meant)
+        return all(key in named and _is_part(own, meant.get(key, own)) for key, own in said.items())
+    if isinstance(said, list) and isinstance(meant, list):
+        return len(said) == len(meant) and all(map(_is_part, said, meant))
+    if isinstance(meant, list):
+        return meant in ([], [said]) if said is None else len(meant) == 1
+    if isinstance(said, str) and isinstance(meant, dict):
+        return "class" in meant
+    return bool(said == meant) and isinstance(said, bool) == isinstance(meant, bool)

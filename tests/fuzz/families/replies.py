@@ -1,0 +1,129 @@
+"""What a client may send in the place of its update."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, final
+from unittest import mock
+
+import torch
+
+from clients.sgd import SgdClient
+from fl_sim import Experiment, run
+from fl_sim.contracts import Shard, Update
+from fl_sim.experiment import Model
+from strategies.fednova import FedNova
+from strategies.median import CoordinateMedian
+from strategies.q_fedavg import QFedAvg
+from tests.fuzz.families import Family, small_experiment
+from tests.fuzz.judge import expect
+
+LIAR = 1
+Change = Callable[[Update], Any]
+
+
+def _delta(change: Callable[[torch.Tensor], Any]) -> Change:
+    return lambda update: replace(update, delta=change(update.delta))  # type: ignore[arg-type]
+
+
+def _field(name: str, *values: Any) -> list[Change]:
+    return [lambda update, own=value: replace(update, **{name: own}) for value in values]
+
+
+def _buffer(value: Any) -> Change:
+    return lambda update: replace(update, buffers=dict.fromkeys(update.buffers or {"x": 0}, value))
+
+
+NAN, INF = float("nan"), float("inf")
+REFUSED: tuple[Change, ...] = (
+    _delta(lambda own: own * NAN),
+    _delta(lambda own: own + INF),
+    _delta(lambda own: torch.full_like(own, 3.4e38)),
+    _delta(lambda own: own.double() * 0 + 1e300),
+    _delta(lambda own: own.half()),
+    _delta(lambda own: own.to(torch.complex64)),
+    _delta(lambda own: own[:-1]),
+    _delta(lambda own: own.long()),
+    _delta(lambda own: own.reshape(1, -1)),
+    _delta(lambda own: own.to_sparse()),
+    _delta(lambda own: own.tolist()),
+    _delta(lambda own: None),
+    _delta(lambda own: own.to("meta")),
+    _buffer(torch.tensor(NAN)),
+    _buffer(torch.zeros(3, dtype=torch.complex64)),
+    _buffer(None),
+    *_field("buffers", None, {"absent": torch.zeros(2)}),
+    *_field("client", 99, -1, None, "1", 2),
+    lambda update: None,
+    lambda update: "an update",
+)
+IGNORED: tuple[Change, ...] = (
+    *_field("num_examples", 10**9, 0, -5, None, NAN),
+    *_field("norm", NAN, 0.0, 1e30, None),
+    lambda update: update,
+)
+RAISED: tuple[Exception | type[BaseException], ...] = (
+    RuntimeError("\ud800"), ValueError("two\nlines"), MemoryError(), SystemExit, RecursionError(),
+    KeyError(object()), AssertionError(), StopIteration(), GeneratorExit,
+)  # fmt: skip
+
+
+@final
+class ClientReplies(Family):
+    """Updates of wrong types, shapes and values, and clients that raise."""
+
+    name: ClassVar[str] = "client replies"
+
+    def __init__(self, folder: Path) -> None:
+        """Run each rule honestly, and without the liar."""
+        super().__init__(folder)
+        rules = [small_experiment(), small_experiment(strategy=CoordinateMedian())]
+        rules += [small_experiment(strategy=QFedAvg()), small_experiment(strategy=FedNova())]
+        rules += [small_experiment(model=Model("small_cnn", norm="batch"))]
+        self.experiments = rules
+        self.honest = [self._hash(own) for own in rules]
+        self.without = [self._hash(own, lambda update: ()) for own in rules]
+
+    def _run(self, experiment: Experiment, change: Change | None = None) -> Any:
+        def replies(client: SgdClient, update: Update, shard: Shard) -> Any:
+            if shard.client != LIAR or change is None:
+                return (update,)
+            changed = change(update)
+            return changed if isinstance(changed, tuple) and not changed else (changed,)
+
+        out = self.folder / "input" / "runs"
+        with mock.patch.object(SgdClient, "replies", replies):
+            return run(experiment, out=out, controls=False, cohort="off")
+
+    def _hash(self, experiment: Experiment, change: Change | None = None) -> str:
+        return str(self._run(experiment, change).cells.params_sha256[0])
+
+    def attempt(self, rng: random.Random) -> bool:
+        """Send one reply: refused ones count as none, the rest as the honest update."""
+        place = rng.randrange(len(self.experiments))
+        draw = rng.random()
+        if draw < 0.2:
+            change: Change = _raising(rng.choice(RAISED))
+        elif draw < 0.4:
+            change = rng.choice(IGNORED)
+        else:
+            change = rng.choice(REFUSED)
+        results = self._run(self.experiments[place], change)
+        expect(results.complete, f"one client ended the run: {results.cells.to_dict('records')}")
+        own = results.cells.params_sha256[0]
+        blamed = set(results.failures.client)
+        expect(blamed <= {LIAR}, f"blamed {blamed}")
+        if draw < 0.2 or draw >= 0.4:
+            trivial = not blamed and own == self.honest[place]  # no buffers to spoil, say
+            expect(trivial or own == self.without[place], "another model than without the client")
+        else:
+            expect(own == self.honest[place], "another model than with the honest update")
+        return not blamed
+
+
+def _raising(error: Exception | type[BaseException]) -> Change:
+    def change(update: Update) -> Update:
+        raise error
+
+    return change
