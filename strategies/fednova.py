@@ -54,6 +54,7 @@ def effective_steps(steps: Float[Tensor, " n"], momentum: float) -> Float[Tensor
 
     The gradient of step i of K counts (1 - rho^(K - i)) / (1 - rho) times in the end.
 
+    >>> import torch
     >>> effective_steps(torch.tensor([1.0, 2.0, 3.0]), 0.5)
     tensor([1.0000, 2.5000, 4.2500])
     """

@@ -96,7 +96,7 @@ def gini(values: Float[Tensor, " k"]) -> float:
 def entropy(values: Float[Tensor, " k"]) -> float:
     """Return the entropy of the shares over its maximum, from 0 (one has all) to 1 (even).
 
-    >>> entropy(torch.tensor([1.0, 1.0, 1.0]))
+    >>> entropy(torch.tensor([1.0, 1.0]))
     1.0
     """
     x = values.double()

@@ -32,8 +32,8 @@ def group_gap(
 
     NaN where one of them is empty.
 
-    >>> group_gap(torch.tensor([0.9, 0.5]), ["clean", "protected"], ["protected"], ["clean"])
-    -0.4
+    >>> group_gap(torch.tensor([0.75, 0.5]), ["clean", "protected"], ["protected"], ["clean"])
+    -0.25
     """
     return group_mean(values, groups, of) - group_mean(values, groups, to)
 
