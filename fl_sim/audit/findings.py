@@ -11,8 +11,14 @@ from fl_sim.attacks.rmia import Rmia
 from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals, Trajectory
 from fl_sim.attacks.source_inference import excess, sources
 from fl_sim.metrics.intervals import clopper_pearson
-from fl_sim.metrics.leakage import MAX_FPRS, auc
-from fl_sim.metrics.membership import Finding, Records, assess, dispersion, shift_control
+from fl_sim.metrics.membership import (
+    Finding,
+    assess,
+    dispersion,
+    shift_control,
+)
+from fl_sim.metrics.pools import Records
+from fl_sim.metrics.roc import MAX_FPRS, auc
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 

@@ -18,7 +18,7 @@ from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.scores import logits
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
-from fl_sim.metrics.membership import Records
+from fl_sim.metrics.pools import Records
 from fl_sim.models import parameters
 from fl_sim.results import read_result
 from fl_sim.tensor_files import read_tensors

@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts.nouns import Row, Update
 from fl_sim.contracts.rules import Decision
+from fl_sim.contracts.validity import gated
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +31,10 @@ class Observation:
     `decision` is what the rule did with each of the updates, which are in client order;
     `attackers` are the clients that misbehave in this round; `triggered` is there where any of the
     run's has a backdoor; `personal` has the accuracy by class of clients' own models after the
-    last round, where they have any. In rounds that are not evaluated there are no logits, and only
-    metrics that need none are asked. `pool_features` is what a head is given, where the head alone
-    is trained.
+    last round, where they have any: NaN for a class that no test image has. In rounds that are not
+    evaluated there are no logits, and only metrics that need none are asked. `pool_features` is
+    what a head is given, where the head alone is trained. `cpu_seconds` is the processor time of
+    all processes of the run in this round, NaN where it is not known, as `cpu_note` says.
     """
 
     round: int
@@ -55,20 +57,37 @@ class Observation:
     bytes_up: int
     triggered: Triggered | None = None
     pool_features: Float[Tensor, "n d"] | None = None
+    cpu_seconds: float = float("nan")
+    cpu_note: str = "the processor time was not measured"
 
     @property
     def num_clients(self) -> int:
         """Number of clients."""
         return len(self.class_counts)
 
+    @property
+    def tested(self) -> Bool[Tensor, " y"]:
+        """Whether there is a test image of each class."""
+        return self.test_labels.bincount(minlength=self.class_counts.shape[1]) > 0
+
 
 class Metric(ABC):
     """A family of numbers about a round, each a pure function of the observation.
 
     `needs_scores` says that it reads logits.
+
+    Every metric stands behind the gate of `fl_sim.contracts.validity`: a row that it yields after
+    it has read logits that are not finite becomes NaN and invalid, and so does a row whose own
+    number is not finite, whatever the metric says of it. So read logits after yielding the rows
+    that need none.
     """
 
     needs_scores: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "rows" in cls.__dict__:
+            cls.rows = gated(cls.__dict__["rows"])  # type: ignore[method-assign,assignment]
 
     @abstractmethod
     def rows(self, seen: Observation) -> Iterable[Row]:

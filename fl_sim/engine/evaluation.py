@@ -72,8 +72,10 @@ def _contributions(federation: Federation, ending: Ending, seen: Observation) ->
 
     def utility(step: Float[Tensor, " p"]) -> float:
         parameters.load_flat(model, ending.before + step.to(ending.before.dtype))
-        right = logits(model, federation.test_inputs).argmax(1) == seen.test_labels
-        return float(right.double().mean())
+        scores = logits(model, federation.test_inputs)
+        if not bool(torch.isfinite(scores).all()):
+            return float("nan")
+        return float((scores.argmax(1) == seen.test_labels).double().mean())
 
     found = {
         "cosine": gradient_cosine(updates, weights),

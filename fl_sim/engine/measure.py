@@ -20,13 +20,14 @@ from fl_sim.contracts import (
     Triggered,
     Update,
 )
+from fl_sim.contracts.validity import judged
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.errors import RequestError
-from fl_sim.metrics.accuracy import class_means
+from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.plugins import discover
 from fl_sim.schedule import backdoors
 
@@ -60,7 +61,8 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     observed = observe(federation, state, crew, seen, scored)
     rows = [row for metric in wanted for row in metric.rows(observed)]
     rows += _privacy(federation, state)
-    return rows + list(last_round_rows(federation, seen.ending, observed) if seen.ending else ())
+    rows += last_round_rows(federation, seen.ending, observed) if seen.ending else ()
+    return [judged(row) for row in rows]
 
 
 def _privacy(federation: Federation, state: "State") -> Iterator[Row]:
@@ -135,13 +137,15 @@ def _triggered(federation: Federation, scores: Tensors) -> Triggered | None:
 
 
 def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, " y"]]:
-    """Return the accuracy by class of each client's own model, where clients have one."""
+    """Return the accuracy by class of each client's own model, where clients have one.
+
+    NaN for a class without a test image, and for all where a client's model diverged.
+    """
     found, model = {}, federation.model
     for client, memory in sorted(state.memories.items()):
         behaviour = federation.workshop.schedule.behaviour(client, state.round)
         federation.workshop.slots.load(state.parameters, state.buffers)
         if behaviour.personal(model, memory):
             labels = federation.dataset.test_labels
-            right = logits(model, federation.test_inputs).argmax(1) == labels
-            found[client] = class_means(right, labels, federation.dataset.num_classes)
+            found[client] = class_accuracies(logits(model, federation.test_inputs), labels)
     return found

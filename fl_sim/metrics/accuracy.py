@@ -1,6 +1,5 @@
 """Accuracy and loss on clean test images, overall and on each client's own mix of classes."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts.validity import DIVERGED, UNTESTED
 from fl_sim.metrics.groups import group_of
 from fl_sim.metrics.intervals import clopper_pearson
 
@@ -24,9 +24,31 @@ def class_mixes(seen: Observation) -> Float[Tensor, "k y"]:
 def class_means(
     values: Float[Tensor, " t"], labels: Int64[Tensor, " t"], num_classes: int
 ) -> Float[Tensor, " y"]:
-    """Return the mean of `values` over each class; 0 for a class that does not occur."""
+    """Return the mean of `values` over each class; NaN for a class that does not occur."""
     sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, values.double())
-    return sums / labels.bincount(minlength=num_classes).clamp(min=1)
+    return sums / labels.bincount(minlength=num_classes)
+
+
+def class_accuracies(
+    logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"]
+) -> Float[Tensor, " y"]:
+    """Return the accuracy on each class.
+
+    NaN for a class without a test image; all NaN for a model whose logits are not all finite.
+    """
+    accuracies = class_means((logits.argmax(1) == labels).double(), labels, logits.shape[1])
+    return accuracies if bool(torch.isfinite(logits).all()) else accuracies * torch.nan
+
+
+def accuracy_on(by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]) -> Float[Tensor, "*k"]:
+    """Return the mean accuracy over a mix of classes.
+
+    NaN where the accuracy on any class of the mix is not defined: whatever stood in its place
+    would be the accuracy on another mix. NaN for an empty mix.
+    """
+    # Classes outside of a mix count nothing, whether or not they are defined.
+    found = torch.where(mixes > 0, mixes * by_class, 0.0).sum(-1)
+    return torch.where(mixes.any(-1), found, torch.nan)
 
 
 def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
@@ -34,11 +56,22 @@ def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
 
     Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
     by class, weighted by the client's shares. The whole test set serves every client, so small
-    clients are not measured on a handful of images.
+    clients are not measured on a handful of images. NaN for a client that holds nothing, or a
+    class of which there is no test image, and for all where the model diverged.
     """
-    right = (seen.test_logits.argmax(1) == seen.test_labels).double()
-    by_class = class_means(right, seen.test_labels, seen.test_logits.shape[1])
-    return class_mixes(seen) @ by_class
+    return accuracy_on(class_accuracies(seen.test_logits, seen.test_labels), class_mixes(seen))
+
+
+def why_undefined(seen: Observation, client: int) -> str:
+    """Return why a client's accuracy on its own mix of classes is not defined."""
+    held = seen.class_counts[client] > 0
+    if not bool(held.any()):
+        return "the client holds no records"
+    untested = int((held & ~seen.tested).sum())
+    if not untested:
+        return DIVERGED
+    count = int(held.sum())
+    return UNTESTED if untested == count else f"no test image of {untested} of its {count} classes"
 
 
 def protected_shares(seen: Observation) -> Float[Tensor, " k"]:
@@ -64,32 +97,39 @@ class Accuracy(Metric):
     """
 
     def rows(self, seen: Observation) -> Iterator[Row]:
-        """Yield accuracy and loss, and the accuracy of clients' own models."""
+        """Yield accuracy and loss, and the accuracy of clients' own models.
+
+        What needs no logits of the global model comes first: see `Metric`.
+        """
+        for client, share in enumerate(protected_shares(seen).tolist()):
+            yield Row(seen.round, "protected_share", share, client)
+        yield from self._personal(seen)
         losses = functional.cross_entropy(seen.test_logits, seen.test_labels, reduction="none")
         right = seen.test_logits.argmax(1) == seen.test_labels
         low, high = clopper_pearson(int(right.sum()), len(right))
         yield Row(seen.round, "accuracy", float(right.double().mean()), low=low, high=high)
-        loss = float(losses.mean())
-        diverged = "" if math.isfinite(loss) else "the model diverged"
-        yield Row(seen.round, "loss", loss, valid=not diverged, note=diverged)
+        yield Row(seen.round, "loss", float(losses.mean()))
         yield from self._by_client(seen)
-        for client, share in enumerate(protected_shares(seen).tolist()):
-            yield Row(seen.round, "protected_share", share, client)
+
+    def _personal(self, seen: Observation) -> Iterator[Row]:
+        """Yield the accuracy of clients' own models, each on its own mix of classes."""
         mixes = class_mixes(seen)
         for client, by_class in sorted(seen.personal.items()):
-            yield Row(seen.round, "personal_accuracy", float(mixes[client] @ by_class), client)
+            value = float(accuracy_on(by_class, mixes[client]))
+            note = "" if value == value else why_undefined(seen, client)
+            yield Row(seen.round, "personal_accuracy", value, client, valid=not note, note=note)
 
     def _by_client(self, seen: Observation) -> Iterator[Row]:
-        """Yield each client's accuracy, flagged where it holds nothing."""
-        accuracies, groups = client_accuracies(seen).tolist(), client_groups(seen)
-        for client, size in enumerate(seen.class_counts.sum(1).tolist()):
-            note = "" if size else "the client holds no records"
+        """Yield each client's accuracy, flagged where it is not defined."""
+        groups = client_groups(seen)
+        for client, value in enumerate(client_accuracies(seen).tolist()):
+            note = "" if value == value else why_undefined(seen, client)
             yield Row(
                 seen.round,
                 "client_accuracy",
-                accuracies[client],
+                value,
                 client,
                 groups[client],
-                valid=size > 0,
+                valid=not note,
                 note=note,
             )

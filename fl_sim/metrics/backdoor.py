@@ -39,12 +39,15 @@ class BackdoorSuccess(Metric):
         """Yield the two rates where the experiment has a backdoor."""
         if seen.triggered is None:
             return
-        for name, logits in (
-            ("attack_success", seen.triggered.logits),
-            ("attack_success_untriggered", seen.test_logits),
-        ):
-            hits, count = target_hits(logits, seen.test_labels, seen.triggered.target)
-            low, high = clopper_pearson(hits, count)
-            rate = hits / count if count else float("nan")
-            note = "" if count else "every test image is of the target class"
-            yield Row(seen.round, name, rate, low=low, high=high, valid=not note, note=note)
+        target = seen.triggered.target
+        yield _rate(seen, "attack_success_untriggered", seen.test_logits, target)
+        yield _rate(seen, "attack_success", seen.triggered.logits, target)
+
+
+def _rate(seen: Observation, name: str, logits: Float[Tensor, "t y"], target: int) -> Row:
+    hits, count = target_hits(logits, seen.test_labels, target)
+    if not count:
+        note = "every test image is of the target class"
+        return Row(seen.round, name, float("nan"), valid=False, note=note)
+    low, high = clopper_pearson(hits, count)
+    return Row(seen.round, name, hits / count, low=low, high=high)

@@ -1,4 +1,7 @@
-"""What a client gains by taking part, over training alone on its own shard."""
+"""What a client gains by taking part, over training alone on its own shard.
+
+A client of which either accuracy is NaN, not defined, is left out of the statistics.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,12 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
+from fl_sim.contracts.validity import judged
 from fl_sim.metrics.contribution import correlation_row
+from fl_sim.metrics.defined import defined, mean, without
 from fl_sim.metrics.fairness import spread
 
 
 def benefits(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Return each client's accuracy under the federation's model minus that of its own."""
+    """Return each client's accuracy under the federation's model minus that of its own.
+
+    NaN where either of them is.
+    """
     return together.double() - alone.double()
 
 
@@ -20,7 +28,7 @@ def mean_gain(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
 
     Source: CYCle, https://arxiv.org/abs/2501.12344.
     """
-    return float(benefits(together, alone).mean())
+    return mean(benefits(together, alone))
 
 
 def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
@@ -37,7 +45,7 @@ def worse_off(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
     Source: Yu et al. (2020), Salvaging federated learning by local adaptation,
     https://arxiv.org/abs/2002.04758.
     """
-    return float((benefits(together, alone) < 0).double().mean())
+    return mean((defined(benefits(together, alone)) < 0).double())
 
 
 def benefit_rows(
@@ -51,11 +59,14 @@ def benefit_rows(
     `fairness_collaboration_alone` is the correlation of the two: whether those who would do
     well alone do well together.
     """
-    for client, value in zip(clients, alone.tolist(), strict=True):
-        yield Row(number, "alone_accuracy", value, client)
-    for client, value in zip(clients, benefits(together, alone).tolist(), strict=True):
-        yield Row(number, "client_benefit", value, client)
-    yield Row(number, "fairness_benefit_mean", mean_gain(together, alone))
-    yield Row(number, "fairness_benefit_spread", gain_spread(together, alone))
-    yield Row(number, "fairness_worse_off", worse_off(together, alone))
-    yield correlation_row(number, "alone", alone, together)
+    gains = benefits(together, alone)
+    for name, values in (("alone_accuracy", alone), ("client_benefit", gains)):
+        for client, value in zip(clients, values.tolist(), strict=True):
+            yield judged(Row(number, name, value, client))
+    rows = [
+        Row(number, "fairness_benefit_mean", mean_gain(together, alone)),
+        Row(number, "fairness_benefit_spread", gain_spread(together, alone)),
+        Row(number, "fairness_worse_off", worse_off(together, alone)),
+        correlation_row(number, "alone", alone, together),
+    ]
+    yield from map(judged, without(rows, gains.isnan(), "clients"))

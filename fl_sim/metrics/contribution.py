@@ -2,20 +2,27 @@
 
 `utility` says what the global model is worth once a step is added to it, such as its accuracy.
 A coalition's step is the weighted mean of its updates, whatever rule the run uses; nobody's is
-zero.
+zero. A coalition whose worth is NaN, such as a model that diverged, makes NaN of all that is
+computed from it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import combinations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
+from fl_sim.contracts.validity import judged
+from fl_sim.metrics.defined import both_defined, without
 from fl_sim.sums import chunks, weighted_sum
 
 Utility = Callable[[Float[Tensor, " p"]], float]
+Worth = Callable[[frozenset[int]], float]
+EXACT_UP_TO = 8  # clients: 256 evaluations, where sampling takes about as many
 
 
 def coalition_step(
@@ -51,26 +58,31 @@ def gtg_shapley(
     rng: torch.Generator,
     truncation: float = 0.001,
     max_cycles: int = 20,
+    exact_up_to: int = EXACT_UP_TO,
 ) -> Float[Tensor, " n"]:
-    """Return estimates of the clients' Shapley values in a round, by guided truncated sampling.
+    """Return the clients' Shapley values in a round: exact for few clients, else estimates.
 
-    A round whose whole step is worth less than `truncation` gives everybody 0. Otherwise clients
-    join in random orders, n orders a cycle, in which each client comes first once; a client
-    gets what the worth grows by when it joins. An order ends once the worth is within
-    `truncation` of that of all: who joins later gets nothing. Cycles go on until the estimates
-    settle (`_settled`), at most `max_cycles` of them. Coalitions are evaluated once.
+    Up to `exact_up_to` clients all 2^n coalitions are evaluated, and nothing is cut off: see
+    `exact_shapley`. With more, guided truncated sampling estimates them. A round whose whole step
+    is worth less than `truncation` gives everybody 0. Otherwise clients join in random orders, n
+    orders a cycle, in which each client comes first once; a client gets what the worth grows by
+    when it joins. An order ends once the worth is within `truncation` of that of all: who joins
+    later gets nothing. Cycles go on until the estimates settle (`_settled`), at most `max_cycles`
+    of them. Coalitions are evaluated once.
 
-    The values add up to what the whole step is worth, to within `truncation`.
+    The values add up to what the whole step is worth; estimates, to within `truncation`.
 
-    Source: Liu et al. (2022), GTG-Shapley, algorithm 1, https://arxiv.org/abs/2109.02053.
+    Source: Shapley (1953), equation 12; Liu et al. (2022), GTG-Shapley, algorithm 1,
+    https://arxiv.org/abs/2109.02053.
 
     Args:
         updates: one row a client.
         weights: positive, one a client.
         utility: see the module.
-        rng: draws the orders.
+        rng: draws the orders; exact values draw nothing.
         truncation: difference of worth that is taken for none, in the unit of `utility`.
         max_cycles: of n orders each.
+        exact_up_to: number of clients up to which values are exact; 0 always samples.
     """
     count = len(updates)
 
@@ -78,7 +90,43 @@ def gtg_shapley(
     def worth(members: frozenset[int]) -> float:
         return utility(coalition_step(updates, weights, members))
 
+    if count <= exact_up_to:
+        return exact_shapley(count, worth)
+    return _sampled_shapley(count, worth, rng, truncation, max_cycles)
+
+
+def exact_shapley(count: int, worth: Worth) -> Float[Tensor, " n"]:
+    """Return the Shapley values of `count` players, in 2^count evaluations.
+
+    The mean over all orders of what the worth grows by when a player joins.
+
+    Source: Shapley (1953), A value for n-person games, equation 12.
+
+    >>> exact_shapley(2, lambda members: float(len(members) == 2)).tolist()
+    [0.5, 0.5]
+    """
+    everybody = range(count)
+    worths = {
+        members: worth(members)
+        for size in range(count + 1)
+        for members in map(frozenset, combinations(everybody, size))
+    }
+    gains: list[list[float]] = [[] for _ in everybody]
+    for members, value in worths.items():
+        for joining in everybody:
+            if joining not in members:
+                chance = 1 / (count * math.comb(count - 1, len(members)))
+                gains[joining].append(chance * (worths[members | {joining}] - value))
+    return torch.tensor([math.fsum(own) for own in gains], dtype=torch.float64)
+
+
+def _sampled_shapley(
+    count: int, worth: Worth, rng: torch.Generator, truncation: float, max_cycles: int
+) -> Float[Tensor, " n"]:
+    """Return estimates by guided truncated sampling: see `gtg_shapley`."""
     whole, nothing = worth(frozenset(range(count))), worth(frozenset())
+    if math.isnan(whole - nothing):
+        return torch.full((count,), torch.nan, dtype=torch.float64)
     if abs(whole - nothing) <= truncation:
         return torch.zeros(count, dtype=torch.float64)
     total = torch.zeros(count, dtype=torch.float64)
@@ -95,7 +143,7 @@ def gtg_shapley(
 
 def _marginal_worths(
     order: list[int],
-    worth: Callable[[frozenset[int]], float],
+    worth: Worth,
     whole: float,
     nothing: float,
     truncation: float,
@@ -129,8 +177,8 @@ def gradient_cosine(
 ) -> Float[Tensor, " n"]:
     """Return the cosine between each update and the weighted mean of all, from -1 to 1.
 
-    Needs no evaluation. A zero update gives 0; unrelated updates of n clients about 1 / sqrt(n),
-    since each is part of the mean.
+    Needs no evaluation. A zero update gives 0, one that is not finite NaN; unrelated
+    updates of n clients about 1 / sqrt(n), since each is part of the mean.
 
     Source: Xu et al. (2021), CGSV, https://openreview.net/forum?id=yRfsADObu18,
     of one round.
@@ -143,7 +191,7 @@ def gradient_cosine(
         products += part @ mean[columns]
         squares += part.square().sum(1)
     lengths = squares.sqrt() * mean.norm()
-    return torch.where(lengths > 0, products / lengths, 0.0).clamp(-1, 1)
+    return torch.where(lengths == 0, 0.0, products / lengths).clamp(-1, 1)
 
 
 def collaborative_fairness(
@@ -151,14 +199,15 @@ def collaborative_fairness(
 ) -> float:
     """Return Pearson's correlation of what clients give and what they get, from -1 to 1.
 
-    1: whoever gives more gets more. NaN where all give alike or all get alike, and for fewer
-    than two clients. Papers print it times 100. Blind to clients that lose by taking part: see
-    `fl_sim.metrics.benefit`. Unrelated numbers give about 0.
+    1: whoever gives more gets more. Over the clients of which both numbers are defined. NaN where
+    all give alike or all get alike, and for fewer than two clients. Papers print it times 100.
+    Blind to clients that lose by taking part: see `fl_sim.metrics.benefit`. Unrelated numbers give
+    about 0.
 
     Source: Lyu et al. (2020), CFFL, definition 1, https://arxiv.org/abs/2008.12161.
     """
-    x = contributions.double() - contributions.double().mean()
-    y = rewards.double() - rewards.double().mean()
+    given, got = both_defined(contributions.double(), rewards.double())
+    x, y = given - given.mean(), got - got.mean()
     scale = x.norm() * y.norm()
     return float((x @ y / scale).clamp(-1, 1)) if _varies(x) and _varies(y) else float("nan")
 
@@ -172,8 +221,9 @@ def contribution_rows(
     """Yield what each client gives, by each measure, and how that goes with what it gets."""
     for name, values in contributions.items():
         for client, value in zip(clients, values.tolist(), strict=True):
-            yield Row(number, f"contribution_{name}", value, client)
-        yield correlation_row(number, name, values, rewards)
+            yield judged(Row(number, f"contribution_{name}", value, client))
+        row = correlation_row(number, name, values, rewards)
+        yield from without([row], values.isnan() | rewards.isnan(), "clients")
 
 
 def correlation_row(
@@ -182,7 +232,9 @@ def correlation_row(
     """Return the correlation of what clients give and get, flagged where there is none."""
     value = collaborative_fairness(given, got)
     there = value == value
-    note = "" if there else "all give alike, or all get alike"
+    few = len(both_defined(given, got)[0]) < 2
+    note = "fewer than two clients to compare" if few else "all give alike, or all get alike"
+    note = "" if there else note
     return Row(number, f"fairness_collaboration_{name}", value, valid=there, note=note)
 
 

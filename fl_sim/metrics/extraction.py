@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.metrics.defined import mean
 from fl_sim.seeding import generator
 
 
@@ -15,10 +16,13 @@ def attack_accuracy(
 ) -> float:
     """Return the share of found images that an independent evaluator takes for their class.
 
-    Among the evaluator's `top` classes. Guessing gives top / classes.
+    Among the evaluator's `top` classes. Guessing gives top / classes. NaN where the evaluator's
+    answers are not all finite, and without any image.
 
     Source: Struppek et al. (2022), section 4.1, https://arxiv.org/abs/2201.12179.
     """
+    if not bool(torch.isfinite(logits).all()):
+        return float("nan")
     best = logits.topk(top, dim=1).indices
     return float((best == labels[:, None]).any(1).double().mean())
 
@@ -31,15 +35,18 @@ def feature_distance(
 ) -> float:
     """Return the mean squared distance to the nearest training image of the class, in features.
 
-    Smaller is worse for privacy. It has no chance level: compare models.
+    Smaller is worse for privacy. It has no chance level: compare models. Found images of a class
+    without a training image, or whose features are NaN, are left out; NaN where no other is left.
 
     Source: Struppek et al. (2022), section 4.1, https://arxiv.org/abs/2201.12179.
     """
-    nearest = []
+    nearest = [torch.empty(0, dtype=torch.float64)]
     for label in labels.unique():
-        own = torch.cdist(found[labels == label].double(), real[real_labels == label].double())
-        nearest.append(own.square().amin(1))
-    return float(torch.cat(nearest).mean())
+        same = real[real_labels == label].double()
+        if len(same):
+            own = torch.cdist(found[labels == label].double(), same)
+            nearest.append(own.square().amin(1))
+    return mean(torch.cat(nearest))
 
 
 def knowledge_extraction(

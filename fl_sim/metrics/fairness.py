@@ -1,4 +1,7 @@
-"""Fairness over clients: pure functions of a vector with one value a client."""
+"""Fairness over clients: pure functions of a vector with one value a client.
+
+A value that is NaN, not defined, is left out; where no other is left, the result is NaN.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,15 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts.validity import judged
 from fl_sim.metrics.accuracy import client_accuracies, client_groups
+from fl_sim.metrics.defined import defined, mean, without
 from fl_sim.metrics.groups import ATTACKER, gap_rows, mean_rows
 
 PERCENT_SQUARED = 1e4
+NAN = float("nan")
 
 
 def spread(values: Float[Tensor, " k"]) -> float:
     """Return the population standard deviation; 0 is even."""
-    return float(values.double().std(correction=0))
+    x = defined(values).double()
+    return float(x.std(correction=0)) if len(x) else NAN
 
 
 def variance(values: Float[Tensor, " k"]) -> float:
@@ -26,12 +33,14 @@ def variance(values: Float[Tensor, " k"]) -> float:
     Source: Li et al. (2020), q-FFL, table 1, https://arxiv.org/abs/1905.10497. Shares of 0.8
     and 0.9 are 5 percent from their mean, so their variance is 25.
     """
-    return PERCENT_SQUARED * float(values.double().var(correction=0))
+    x = defined(values).double()
+    return PERCENT_SQUARED * float(x.var(correction=0)) if len(x) else NAN
 
 
 def parity_gap(values: Float[Tensor, " k"]) -> float:
     """Return the highest value minus the lowest; 0 is even."""
-    return float(values.double().max() - values.double().min())
+    x = defined(values).double()
+    return float(x.max() - x.min()) if len(x) else NAN
 
 
 def worst_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
@@ -39,8 +48,9 @@ def worst_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
 
     Source: Li et al. (2020), q-FFL, section 4, https://arxiv.org/abs/1905.10497.
     """
-    count = max(1, int(share * len(values) + 1e-9))  # 0.29 * 100 comes out below 29
-    return float(values.double().sort().values[:count].mean())
+    x = defined(values).double().sort().values
+    count = max(1, int(share * len(x) + 1e-9))  # 0.29 * 100 comes out below 29
+    return float(x[:count].mean())
 
 
 def best_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
@@ -60,7 +70,7 @@ def cvar(values: Float[Tensor, " k"], share: float = 0.1) -> float:
     >>> cvar(torch.tensor([0.0, 1.0, 1.0]), share=0.5)
     0.3333333333333333
     """
-    x = values.double().sort().values
+    x = defined(values).double().sort().values
     mass = share * len(x)
     taken = (mass - torch.arange(len(x), dtype=torch.float64)).clamp(0, 1)
     return float(taken @ x / taken.sum())
@@ -74,8 +84,10 @@ def jain(values: Float[Tensor, " k"]) -> float:
     >>> jain(torch.tensor([1.0, 0.0]))
     0.5
     """
-    x = values.double()
-    return float(x.sum() ** 2 / (len(x) * x.square().sum())) if bool(x.any()) else 1.0
+    x = defined(values).double()
+    if not bool(x.any()):
+        return 1.0 if len(x) else NAN
+    return float(x.sum() ** 2 / (len(x) * x.square().sum()))
 
 
 def gini(values: Float[Tensor, " k"]) -> float:
@@ -87,10 +99,12 @@ def gini(values: Float[Tensor, " k"]) -> float:
     >>> gini(torch.tensor([1.0, 0.0]))
     0.5
     """
-    x = values.double().sort().values
+    x = defined(values).double().sort().values
     total = len(x) * x.sum()
+    if not float(total):
+        return 0.0 if len(x) else NAN
     below_minus_above = 2 * torch.arange(len(x), dtype=torch.float64) - len(x) + 1
-    return float(below_minus_above @ x / total) if float(total) else 0.0
+    return float(below_minus_above @ x / total)
 
 
 def entropy(values: Float[Tensor, " k"]) -> float:
@@ -99,9 +113,9 @@ def entropy(values: Float[Tensor, " k"]) -> float:
     >>> entropy(torch.tensor([1.0, 1.0]))
     1.0
     """
-    x = values.double()
+    x = defined(values).double()
     if len(x) < 2 or not bool(x.any()):
-        return 1.0
+        return 1.0 if len(x) else NAN
     shares = x / x.sum()
     return float(torch.special.entr(shares).sum() / torch.tensor(len(x)).double().log())
 
@@ -110,19 +124,19 @@ def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dic
     """Return every statistic of a per-client vector by name.
 
     Args:
-        values: one a client, at least 0.
+        values: one a client, at least 0, or NaN.
         lowest_is_worst: as for accuracies; of leakage, the highest value is the worst.
     """
     sign = 1.0 if lowest_is_worst else -1.0
-    signed = sign * values.double()
+    signed = sign * defined(values).double()
     return {
-        "mean": float(values.double().mean()),
+        "mean": mean(values),
         "spread": spread(values),
         "variance": variance(values),
         "worst_10_percent": sign * worst_share(signed),
         "best_10_percent": sign * best_share(signed),
         "cvar_10_percent": sign * cvar(signed),
-        "worst_client": sign * float(signed.min()),
+        "worst_client": sign * float(signed.min()) if len(signed) else NAN,
         "parity_gap": parity_gap(values),
         "jain": jain(values),
         "gini": gini(values),
@@ -135,8 +149,8 @@ def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dic
 class Fairness(Metric):
     """How evenly the global model serves the clients, and what protecting costs a client.
 
-    Over all clients that hold records, and where some of them attack, also over the honest
-    ones (group `honest`), as papers on robust rules do.
+    Over all clients that hold records and whose accuracy is defined; where some of them attack,
+    also over the honest ones (group `honest`), as papers on robust rules do.
 
     Source: Li et al. (2020), q-FFL, https://arxiv.org/abs/1905.10497, the fairness report of
     FederatedScope, and, over honest clients, Li et al. (2021), Ditto,
@@ -150,11 +164,18 @@ class Fairness(Metric):
         accuracies = client_accuracies(seen)[holders]
         everybody = client_groups(seen)
         groups = [everybody[client] for client in holders.tolist()]
-        for name, value in statistics(accuracies).items():
-            yield Row(seen.round, f"fairness_{name}", value)
-        honest = torch.tensor([group != ATTACKER for group in groups])
+        yield from self._statistics(seen, accuracies, "all")
+        honest = torch.tensor([group != ATTACKER for group in groups], dtype=torch.bool)
         if bool(honest.any()) and not bool(honest.all()):
-            for name, value in statistics(accuracies[honest]).items():
-                yield Row(seen.round, f"fairness_{name}", value, group="honest")
+            yield from self._statistics(seen, accuracies[honest], "honest")
         yield from mean_rows(seen.round, "fairness_mean", accuracies, groups)
         yield from gap_rows(seen.round, "fairness", accuracies, groups)
+
+    def _statistics(
+        self, seen: Observation, accuracies: Float[Tensor, " k"], group: str
+    ) -> Iterator[Row]:
+        rows = [
+            Row(seen.round, f"fairness_{name}", value, group=group)
+            for name, value in statistics(accuracies).items()
+        ]
+        yield from map(judged, without(rows, accuracies.isnan(), "clients"))

@@ -1,4 +1,7 @@
-"""Groups of clients side by side: clean, mixed, protected, and those that attack."""
+"""Groups of clients side by side: clean, mixed, protected, and those that attack.
+
+A client whose value is NaN, not defined, is left out of its group.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
+from fl_sim.contracts.validity import judged
+from fl_sim.metrics.defined import mean
 
 CLEAN, MIXED, PROTECTED, ATTACKER = "clean", "mixed", "protected", "attacker"
 GROUPS = (CLEAN, MIXED, PROTECTED, ATTACKER)
@@ -20,9 +25,9 @@ def group_of(share: float, attacks: bool) -> str:
 
 
 def group_mean(values: Float[Tensor, " k"], groups: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the mean over the clients of the wanted groups; NaN where there are none."""
+    """Return the mean over the clients of the wanted groups; NaN where none has a value."""
     kept = torch.tensor([group in wanted for group in groups], dtype=torch.bool)
-    return float(values[kept].double().mean())
+    return mean(values[kept])
 
 
 def group_gap(
@@ -44,7 +49,7 @@ def mean_rows(
     """Yield the mean of every group that has clients."""
     for group in GROUPS:
         if group in groups:
-            yield Row(number, metric, group_mean(values, groups, [group]), group=group)
+            yield judged(Row(number, metric, group_mean(values, groups, [group]), group=group))
 
 
 def gap_rows(
@@ -54,9 +59,9 @@ def gap_rows(
     gap = group_gap(values, groups, [PROTECTED], [CLEAN])
     there = PROTECTED in groups and CLEAN in groups
     note = "" if there else "no clients to compare: all protect alike"
-    yield Row(number, f"{prefix}_protected_gap", gap, valid=there, note=note)
+    yield judged(Row(number, f"{prefix}_protected_gap", gap, valid=there, note=note))
     if ATTACKER in groups:
         gap = group_gap(values, groups, [ATTACKER], [CLEAN, MIXED, PROTECTED])
         honest = len(set(groups)) > 1
         note = "" if honest else "no clients to compare: all attack"
-        yield Row(number, f"{prefix}_attacker_gap", gap, valid=honest, note=note)
+        yield judged(Row(number, f"{prefix}_attacker_gap", gap, valid=honest, note=note))

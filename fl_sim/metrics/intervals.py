@@ -8,13 +8,15 @@ from torch import Tensor
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a rate.
+    """Return the exact interval of a rate; NaN without any trial.
 
     Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
 
     >>> [round(bound, 4) for bound in clopper_pearson(2, 200)]
     [0.0012, 0.0357]
     """
+    if trials == 0:
+        return float("nan"), float("nan")
     tail = (1 - confidence) / 2
     low = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
     failures = trials - successes
@@ -27,12 +29,15 @@ def auc_with_interval(
 ) -> tuple[float, float, float]:
     """Return the area under the ROC curve, ties counted half, and its interval.
 
+    NaN for all where a side is empty or a score is NaN; infinite scores are ordered as others.
+    With one score on a side the interval is all of [0, 1].
+
     Source: DeLong et al. (1988), in the rank form of Sun and Xu (2014),
     https://doi.org/10.1109/LSP.2014.2337313. Guessing gives 0.5.
     """
     positive, negative = members.double().numpy(), outsiders.double().numpy()
     m, n = len(positive), len(negative)
-    if m == 0 or n == 0:
+    if m == 0 or n == 0 or np.isnan(positive).any() or np.isnan(negative).any():
         return float("nan"), float("nan"), float("nan")
     ranks = _ranks(np.concatenate([positive, negative]))
     above = (ranks[:m] - _ranks(positive)) / n  # share of outsiders below each member
@@ -55,7 +60,8 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def sign_test(differences: Float[Tensor, " n"]) -> tuple[float, float, float, float]:
     """Return the share of positive differences, its exact interval, and a one-sided p-value.
 
-    Zeros are left out; NaN for all where nothing else is there. Guessing gives a share of 0.5.
+    Zeros and NaN are left out; NaN for all where nothing else is there. Guessing gives a share of
+    0.5.
 
     Source: the usual definition; Conover (1999), section 3.4.
 
@@ -63,7 +69,7 @@ def sign_test(differences: Float[Tensor, " n"]) -> tuple[float, float, float, fl
     >>> [round(number, 4) for number in sign_test(torch.tensor([0.3, 0.1, 0.2, 0.4, -0.1]))]
     [0.8, 0.2836, 0.9949, 0.1875]
     """
-    signs = differences[differences != 0] > 0
+    signs = differences[(differences != 0) & ~differences.isnan()] > 0
     if len(signs) == 0:
         return (float("nan"),) * 4
     positive, count = int(signs.sum()), len(signs)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fl_sim.contracts import Metric, Observation, Row
 from fl_sim.metrics.accuracy import client_groups
+from fl_sim.metrics.defined import both_defined
 from fl_sim.metrics.fairness import statistics
 from fl_sim.metrics.groups import gap_rows, mean_rows
 from fl_sim.metrics.intervals import auc_with_interval
 from fl_sim.metrics.leakage import margin_score
+from fl_sim.metrics.pools import FEWEST
 
 HALF_WIDTH = float(ndtri(0.975))  # of a 95 % interval, in standard errors
 
@@ -24,8 +26,8 @@ def client_areas(
 ) -> tuple[Int64[Tensor, " a"], Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return who can be audited, the AUC of the margin attack on each, and its standard error.
 
-    Left out are clients without a member or without an outsider in the pool. The error is
-    DeLong's.
+    Left out are clients with fewer than two members or two outsiders in the pool, on which an AUC
+    says nothing. The error is DeLong's.
     """
     score = margin_score(seen.pool_logits, seen.pool_labels)
     order = seen.pool_clients.argsort(stable=True)
@@ -33,7 +35,7 @@ def client_areas(
     clients, areas, errors = [], [], []
     for client, own in enumerate(order.split(sizes)):
         inside = seen.members[own]
-        if not (inside.any() and not inside.all()):
+        if min(int(inside.sum()), int((~inside).sum())) < FEWEST:
             continue
         area, low, high = auc_with_interval(score[own[inside]], score[own[~inside]])
         clients.append(client)
@@ -52,11 +54,12 @@ def excess_spread(values: Float[Tensor, " k"], errors: Float[Tensor, " k"]) -> f
     error, at least 0.
 
     Source: Hedges and Olkin (1985), Statistical Methods for Meta-Analysis, chapter 9: the
-    method of moments. Clients that leak alike give about 0.
+    method of moments. Clients that leak alike give about 0, one client 0, and none NaN.
     """
-    if len(values) < 2:
-        return 0.0
-    between = values.double().var(correction=1) - errors.double().square().mean()
+    kept, errors = both_defined(values, errors)
+    if len(kept) < 2:
+        return 0.0 if len(kept) else float("nan")
+    between = kept.double().var(correction=1) - errors.double().square().mean()
     return float(between.clamp(min=0).sqrt())
 
 
@@ -76,13 +79,15 @@ class LeakageFairness(Metric):
         """Yield the statistics over clients, and the gaps between groups."""
         clients, areas, errors = client_areas(seen)
         if len(clients) == 0:
-            note = "no client has members and outsiders in the pool"
+            note = f"no client has {FEWEST} members and {FEWEST} outsiders in the pool"
             yield Row(seen.round, "fairness_leakage_mean", float("nan"), valid=False, note=note)
             return
-        for name, value in statistics(areas, lowest_is_worst=False).items():
-            yield Row(seen.round, f"fairness_leakage_{name}", value)
-        excess = excess_spread(areas, errors)
-        yield Row(seen.round, "fairness_leakage_excess_spread", excess)
+        numbers = statistics(areas, lowest_is_worst=False)
+        numbers["excess_spread"] = excess_spread(areas, errors)
+        out = seen.num_clients - len(clients)
+        note = f"{out} of {seen.num_clients} clients left out: too small a pool" if out else ""
+        for name, value in numbers.items():
+            yield Row(seen.round, f"fairness_leakage_{name}", value, note=note)
         everybody = client_groups(seen)
         groups = [everybody[client] for client in clients.tolist()]
         yield from mean_rows(seen.round, "fairness_leakage_mean", areas, groups)

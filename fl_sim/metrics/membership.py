@@ -2,16 +2,26 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.attacks.label_only import label_only
-from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
-from fl_sim.metrics.leakage import MAX_FPRS, tail_tnr, tpr_at_fpr
+from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.metrics.pools import FEWEST, Rate, Records, area_of, hit_rates, shift_area, tail_rate
+
+__all__ = [
+    "Finding",
+    "Records",
+    "assess",
+    "dispersion",
+    "epsilon_lower_bound",
+    "judged",
+    "ppv",
+    "ranks",
+    "shift_control",
+]
 
 PRIORS = (0.01, 0.1, 0.5)
 NAN = float("nan")
@@ -51,35 +61,12 @@ class Finding(NamedTuple):
     note: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Records:
-    """Who the audited records are.
-
-    Attributes:
-        clients, labels, protected: the strata in which members and outsiders are matched.
-        members: which of them the target was trained on.
-    """
-
-    clients: Int64[Tensor, " n"]
-    labels: Int64[Tensor, " n"]
-    protected: Bool[Tensor, " n"]
-    members: Bool[Tensor, " n"]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def groups(self) -> dict[str, Bool[Tensor, " n"]]:
-        """Return all records; and, where some are protected, those and the clean ones."""
-        groups = {"all": torch.ones_like(self.members)}
-        if bool(self.protected.any()):
-            groups |= {"protected": self.protected, "clean": ~self.protected}
-        return groups
-
-    def gate(self, kept: Bool[Tensor, " n"]) -> tuple[float, float, float]:
-        """Return the AUC of labels and clients alone on the kept records, and its interval."""
-        inside = self.members[kept]
-        score = label_only(self.clients[kept], self.labels[kept], inside)
-        return auc_with_interval(score[inside], score[~inside])
+def judged(finding: Finding) -> Finding:
+    """Return the finding, invalid where its number is NaN; a reason that it gives is kept."""
+    if not math.isnan(finding.value):
+        return finding
+    note = finding.note or "not defined"
+    return finding._replace(low=NAN, high=NAN, valid=False, note=note)
 
 
 def assess(
@@ -90,6 +77,7 @@ def assess(
 ) -> Iterator[Finding]:
     """Yield AUC, hit rates and what follows from them, by group; and the AUC by client.
 
+    Only over the records that the attack could tell; the note says how many were left out.
     The interval of a hit rate is for the threshold that was met; how far off that threshold may
     be is not in it, which is why it takes at least 3 / rate outsiders.
 
@@ -104,77 +92,67 @@ def assess(
     told = ~scores.isnan()
     for group, own in records.groups().items():
         found = about._replace(group=group)
-        yield from _of_group(scores, records, own & told, found)
-        for rate, threshold in (thresholds or {}).items():
-            yield from _at_threshold(scores, records, own & told, found, rate, threshold)
+        out = own & ~told
+        numbers = _of_group(scores, records, own & told, found, thresholds or {})
+        yield from (_without(number, int(out.sum()), int(own.sum())) for number in numbers)
     for client in records.clients.unique().tolist():
-        kept = told & (records.clients == client)
-        yield _area(scores, records, kept, about._replace(client=client))
+        own = records.clients == client
+        area = _area(scores, records, own & told, about._replace(client=client))
+        yield _without(area, int((own & ~told).sum()), int(own.sum()))
+
+
+def _without(finding: Finding, out: int, count: int) -> Finding:
+    """Return the finding, saying how many of its records were left out."""
+    note = f"{out} of {count} records left out, which the attack cannot tell" if out else ""
+    return judged(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
 
 
 def _of_group(
-    scores: Float[Tensor, " n"], records: Records, kept: Bool[Tensor, " n"], about: Finding
+    scores: Float[Tensor, " n"],
+    records: Records,
+    kept: Bool[Tensor, " n"],
+    about: Finding,
+    thresholds: dict[float, float],
 ) -> Iterator[Finding]:
     area = _area(scores, records, kept, about)
     yield area
     inside, outside = scores[kept & records.members], scores[kept & ~records.members]
     if len(inside) == 0 or len(outside) == 0:
         return
-    for rate in MAX_FPRS:
-        hits = tpr_at_fpr(inside, outside, rate)
-        low, high = clopper_pearson(round(hits * len(inside)), len(inside))
-        enough = len(outside) >= 3 / rate
-        few = "" if enough else f"{len(outside)} outsiders; {3 / rate:.0f} needed"
-        notes = "; ".join(note for note in (area.note, few) if note)
-        yield area._replace(
-            metric=f"tpr_at_{rate:g}",
-            value=hits,
-            low=low,
-            high=high,
-            valid=area.valid and enough,
-            note=notes,
-        )
-    tail = tail_tnr(inside, outside)
-    low, high = clopper_pearson(round(tail * len(outside)), len(outside))
-    yield area._replace(metric="tail_tnr", value=tail, low=low, high=high)
+    pool = Rate(area.value, valid=area.valid, note=area.note)
+    for metric, rate in hit_rates(inside, outside, pool):
+        yield _filled(area, metric, rate)
+    yield _filled(area, "tail_tnr", tail_rate(inside, outside, pool))
+    for nominal, threshold in thresholds.items():
+        yield from _at_threshold(inside, outside, area, nominal, threshold)
+
+
+def _filled(about: Finding, metric: str, found: Rate) -> Finding:
+    value, low, high, valid, note = found
+    return about._replace(metric=metric, value=value, low=low, high=high, valid=valid, note=note)
 
 
 def _area(
     scores: Float[Tensor, " n"], records: Records, kept: Bool[Tensor, " n"], about: Finding
 ) -> Finding:
     """Return the AUC, marked as shift where labels alone can tell."""
-    inside, outside = kept & records.members, kept & ~records.members
-    area, low, high = auc_with_interval(scores[inside], scores[outside])
     about = about._replace(
-        metric="auc",
-        value=area,
-        low=low,
-        high=high,
-        num_members=int(inside.sum()),
-        num_outsiders=int(outside.sum()),
+        num_members=int((kept & records.members).sum()),
+        num_outsiders=int((kept & ~records.members).sum()),
     )
-    if not (about.num_members and about.num_outsiders):
-        return about._replace(valid=False, note="empty pool")
-    gate, gate_low, gate_high = records.gate(kept)
-    if gate_low <= 0.5 <= gate_high:
-        return about
-    return about._replace(valid=False, note=f"shift: labels alone reach {gate:.2f}")
+    return _filled(about, "auc", area_of(scores, records, kept))
 
 
 def _at_threshold(
-    scores: Float[Tensor, " n"],
-    records: Records,
-    kept: Bool[Tensor, " n"],
-    about: Finding,
+    inside: Float[Tensor, " m"],
+    outside: Float[Tensor, " o"],
+    area: Finding,
     rate: float,
     threshold: float,
 ) -> Iterator[Finding]:
     """Yield what a threshold that was fixed on other models meets here."""
-    inside, outside = scores[kept & records.members], scores[kept & ~records.members]
-    if len(inside) == 0 or len(outside) == 0:
-        return
     hits, alarms = int((inside > threshold).sum()), int((outside > threshold).sum())
-    about = about._replace(num_members=len(inside), num_outsiders=len(outside))
+    about = area._replace(low=NAN, high=NAN)
     for name, count, total in (("tpr", hits, len(inside)), ("fpr", alarms, len(outside))):
         low, high = clopper_pearson(count, total)
         metric = f"{name}_at_fixed_{rate:g}"
@@ -221,19 +199,21 @@ def epsilon_lower_bound(
 def ranks(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return the share of outsiders that score below each record: from 0, safe, to 1, exposed.
 
-    Rankings are stable over seeds where sets of vulnerable records are not. NaN stays NaN.
+    Rankings are stable over seeds where sets of vulnerable records are not. NaN stays NaN, and
+    without any outsider that has a score all ranks are.
     """
     ordered = scores[outside & ~scores.isnan()].sort().values
-    rank = torch.searchsorted(ordered, scores.contiguous()).double() / max(1, len(ordered))
+    rank = torch.searchsorted(ordered, scores.contiguous()).double() / len(ordered)
     return rank.masked_fill(scores.isnan(), NAN)
 
 
 def dispersion(by_client: list[Finding], about: Finding) -> Iterator[Finding]:
     """Yield how unevenly leakage falls on clients: range and deviation of their AUC.
 
-    Small pools alone spread the AUC: `low` of the deviation is what chance would give.
+    Over clients with two members and two outsiders or more. Small pools alone spread the AUC:
+    `low` of the deviation is what chance would give.
     """
-    there = [own for own in by_client if own.num_members and own.num_outsiders]
+    there = [own for own in by_client if min(own.num_members, own.num_outsiders) >= FEWEST]
     if len(there) < 2:
         return
     areas = torch.tensor([own.value for own in there], dtype=torch.float64)
@@ -256,25 +236,24 @@ def shift_control(
     `shift_only` tells protected from clean outsiders, where nobody is a member; `naive` tells
     protected members from clean outsiders, as a comparison without care would.
     """
-    outside, told = ~records.members & ~scores.isnan(), ~scores.isnan()
+    told = ~scores.isnan()
+    outside = told & ~records.members
     clean = outside & ~records.protected
     pairs = {
         "shift_only": outside & records.protected,
         "naive_protected": told & records.members & records.protected,
     }
     for name, first in pairs.items():
-        area, low, high = auc_with_interval(scores[first], scores[clean])
-        note = "" if name == "shift_only" else "mixes noise with membership"
-        note = note if first.any() and clean.any() else "one of the pools is empty"
-        yield about._replace(
-            metric=f"{name}_auc",
-            value=area,
-            low=low,
-            high=high,
-            view="nobody",
-            pool="clean outsiders",
-            num_members=int(first.sum()),
-            num_outsiders=int(clean.sum()),
-            valid=not note,
-            note=note,
+        found = shift_area(scores, first, clean)
+        if name != "shift_only" and found.valid:
+            found = found._replace(valid=False, note="mixes noise with membership")
+        yield _filled(
+            about._replace(
+                view="nobody",
+                pool="clean outsiders",
+                num_members=int(first.sum()),
+                num_outsiders=int(clean.sum()),
+            ),
+            f"{name}_auc",
+            found,
         )

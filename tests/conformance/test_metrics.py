@@ -2,7 +2,7 @@
 be read."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from fl_sim.engine.loop import initial_state
 from fl_sim.engine.measure import Seen, measure
 from fl_sim.engine.server import RuleServer
 from fl_sim.experiment import Experiment
+from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
@@ -137,6 +138,169 @@ def test_no_odd_observation_is_forgotten(observation: Maker) -> None:
     assert tuple(odd_observations(observation())) == ODD
 
 
+BROKEN = ("nan", "inf", "-inf")
+PARTS = ("test", "pool", "triggered", "personal", "everything")
+
+
+def broken(seen: Observation, part: str, kind: str, everywhere: bool) -> Observation:
+    """Return what is seen of a model one of whose outputs, or all, are not finite."""
+
+    def spoilt(logits: Tensor) -> Tensor:
+        rows = slice(None) if everywhere else slice(0, 1)
+        worse = logits.clone()
+        worse[rows] = float(kind)
+        return worse
+
+    assert seen.triggered is not None
+    changed: dict[str, Any] = {}
+    if part in ("test", "everything"):
+        changed["test_logits"] = spoilt(seen.test_logits)
+    if part in ("pool", "everything"):
+        changed["pool_logits"] = spoilt(seen.pool_logits)
+    if part in ("triggered", "everything"):
+        changed["triggered"] = Triggered(spoilt(seen.triggered.logits), seen.triggered.target)
+    if part in ("personal", "everything"):
+        own = spoilt(torch.eye(10)) if kind == "nan" else torch.eye(10)
+        changed["personal"] = {1: class_accuracies(own * float(kind), torch.arange(10))}
+    return replace(seen, **changed)
+
+
+READS = {  # what begins like this is made of that part
+    "test": (
+        "accuracy",
+        "loss",
+        "client_accuracy",
+        "attack_success_untriggered",
+        "fairness_mean",
+        "fairness_jain",
+        "fairness_worst",
+    ),
+    "pool": ("mia_", "fairness_leakage"),
+    "triggered": ("attack_success",),
+    "personal": ("personal_accuracy",),
+}
+
+
+def is_made_of(row: Row, part: str) -> bool:
+    if part == "triggered":
+        return row.metric == "attack_success"
+    return row.metric.startswith(READS[part]) and (part != "test" or "leakage" not in row.metric)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("part", PARTS)
+@every_metric
+def test_nothing_that_is_made_of_a_diverged_model_is_a_number(
+    metric: Metric, part: str, kind: str, everywhere: bool, observation: Maker
+) -> None:
+    seen = observation(pool_features=torch.randn(160, 3, generator=generator(0, "features")))
+    rows = list(metric.rows(broken(seen, part, kind, everywhere)))
+    assert [row for row in rows if row.valid and not math.isfinite(row.value)] == []
+    made = [
+        row for row in rows for own in READS if part in (own, "everything") if is_made_of(row, own)
+    ]
+    assert all(math.isnan(row.value) and not row.valid for row in made)
+    assert all(math.isnan(row.low) and math.isnan(row.high) for row in made)
+    assert all(row.note == "the model diverged" for row in made)
+    whole = {(row.metric, row.client, row.group) for row in metric.rows(seen)}
+    assert whole <= {(row.metric, row.client, row.group) for row in rows}
+
+
+@every_metric
+def test_what_does_not_read_a_broken_part_stays(metric: Metric, observation: Maker) -> None:
+    """A row that needs no logits, or others, is the same number as before."""
+
+    def kept(seen: Observation) -> dict[tuple[str, int, str], float]:
+        free = ("protected_share", "attack_success_untriggered", "exclusion", "bytes", "detection")
+        return {
+            (row.metric, row.client, row.group): row.value
+            for row in metric.rows(seen)
+            if row.metric.startswith(free) and row.valid
+        }
+
+    seen = observation()
+    part = "triggered" if type(metric).__name__ == "BackdoorSuccess" else "everything"
+    assert kept(broken(seen, part, "nan", everywhere=True)) == kept(seen)
+
+
+class Careless(Metric):
+    """What a newcomer may write: it believes whatever it is given."""
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        yield Row(seen.round, "clients", seen.num_clients)
+        right = seen.test_logits.argmax(1) == seen.test_labels
+        yield Row(seen.round, "right", float(right.double().mean()), low=0.0, high=1.0)
+        yield Row(seen.round, "worst", int(seen.test_logits.sum()))
+
+
+class Listed(Metric):
+    """Another one, whose rows are a list."""
+
+    def rows(self, seen: Observation) -> list[Row]:
+        gap = seen.pool_logits[seen.members].max() - seen.pool_logits[~seen.members].max()
+        return [Row(seen.round, "gap", float(gap > 0)), Row(seen.round, "one", 1.0)]
+
+
+class Sly(Metric):
+    """One that takes the fields out as a mapping, and puts others in their place."""
+
+    def rows(self, seen: Observation) -> Iterator[Row]:
+        other = replace(seen, round=4)
+        yield Row(seen.round, "copied", float(other.test_logits.argmax(1).double().mean()))
+        logits = vars(seen)["test_logits"]
+        yield Row(seen.round, "taken", float(logits.argmax(1).double().mean()))
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_metric_of_ones_own_cannot_make_a_number_of_a_diverged_model(
+    kind: str, observation: Maker
+) -> None:
+    seen = broken(observation(), "everything", kind, everywhere=False)
+    counted, *made = [row for own in (Careless(), Listed(), Sly()) for row in own.rows(seen)]
+    assert (counted.value, counted.valid) == (4, True)
+    assert [row.metric for row in made] == ["right", "worst", "gap", "one", "copied", "taken"]
+    for row in made:
+        assert math.isnan(row.value)
+        assert math.isnan(row.low)
+        assert (row.valid, row.note) == (False, "the model diverged")
+
+
+def test_a_metric_of_ones_own_is_left_alone_where_all_is_well(observation: Maker) -> None:
+    rows = [row for own in (Careless(), Listed(), Sly()) for row in own.rows(observation())]
+    assert all(row.valid and not row.note for row in rows)
+    assert [row.value for row in rows[:2]] == [4, pytest.approx(0.1)]
+
+
+def test_a_number_that_is_not_finite_is_never_valid(observation: Maker) -> None:
+    class Undefined(Metric):
+        def rows(self, seen: Observation) -> Iterator[Row]:
+            yield Row(seen.round, "nan", math.nan, low=0.0, high=1.0)
+            yield Row(seen.round, "inf", math.inf, note="without noise")
+
+    nan, inf = Undefined().rows(observation())
+    assert (nan.valid, nan.note) == (False, "not defined")
+    assert math.isnan(nan.low)
+    assert (inf.valid, inf.note) == (False, "without noise")
+
+
+def test_a_class_without_a_test_image_makes_no_zero(observation: Maker) -> None:
+    seen = observation()
+    kept = seen.test_labels < 8
+    part = replace(
+        perfect(seen),
+        test_logits=sure_of(seen.test_labels)[kept],
+        test_labels=seen.test_labels[kept],
+        class_counts=torch.tensor([[8] * 8 + [0, 0], [0] * 8 + [8, 8], [8] * 10, [0] * 10]),
+        triggered=None,
+    )
+    rows = {r.client: r for r in all_rows(part) if r.metric == "client_accuracy"}
+    assert rows[0].value == pytest.approx(1)
+    assert all(math.isnan(rows[client].value) and not rows[client].valid for client in (1, 2, 3))
+    assert values(part, "fairness_worst_client") == [pytest.approx(1)]
+    assert values(part, "fairness_jain") == [pytest.approx(1)]
+
+
 def test_numbers_of_a_model_that_diverged_are_flagged(
     experiment: Callable[..., Experiment],
 ) -> None:
@@ -145,8 +309,11 @@ def test_numbers_of_a_model_that_diverged_are_flagged(
     state.parameters.fill_(1e30)  # finite, so that it passes for an update; its logits are not
     seen = Seen([], None, [], seconds=1.0)
     rows = measure(federation, state, LocalCrew(federation.workshop), seen)
-    assert not math.isfinite(next(row.value for row in rows if row.metric == "loss"))
     assert [row for row in rows if not readable(row)] == []
+    scored = ("accuracy", "loss", "client_accuracy", "mia_margin_auc", "fairness_mean")
+    made = [row for row in rows if row.metric in scored]
+    assert {row.metric for row in made} == set(scored)
+    assert all(math.isnan(row.value) and row.note == "the model diverged" for row in made)
 
 
 @every_metric
@@ -225,6 +392,8 @@ def test_a_rate_from_too_few_outsiders_is_not_to_be_read(observation: Maker) -> 
 def test_costs_are_passed_on(observation: Maker) -> None:
     seen = observation(seconds=2.5, bytes_down=7, bytes_up=11, num_failures=3)
     expected = {"seconds": 2.5, "bytes_down": 7, "bytes_up": 11, "failures": 3}
+    seen = replace(seen, cpu_seconds=4.5)
+    expected["cpu_seconds"] = 4.5
     assert {name: values(seen, name) for name in expected} == {
         name: [value] for name, value in expected.items()
     }

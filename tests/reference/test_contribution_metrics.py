@@ -93,11 +93,42 @@ def test_shapley_values_come_close_to_their_definition(count: int) -> None:
     updates, weights = round_of(count)
     expected = torch.tensor(exact_shapley(updates, weights, bowl), dtype=torch.float64)
     estimates = [
-        gtg_shapley(updates, weights, bowl, generator(i), truncation=0.0, max_cycles=100)
+        gtg_shapley(updates, weights, bowl, generator(i), 0.0, max_cycles=100, exact_up_to=0)
         for i in range(40)
     ]
     scale = float(expected.abs().max())
     assert torch.allclose(torch.stack(estimates).mean(0), expected, rtol=0, atol=0.04 * scale)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_shapley_values_of_few_clients_are_their_definition(count: int) -> None:
+    """At the usual truncation, which cuts nothing off here, and whatever the seed."""
+    updates, weights = round_of(count)
+    expected = exact_shapley(updates, weights, bowl)
+    found = [gtg_shapley(updates, weights, bowl, generator(seed)).tolist() for seed in (0, 1)]
+    assert found[0] == found[1] == [close(value) for value in expected]
+
+
+def test_small_differences_are_not_cut_off_for_few_clients() -> None:
+    updates, weights = round_of(4)
+    expected = exact_shapley(updates, weights, lambda step: 1e-5 * bowl(step))
+    found = gtg_shapley(updates, weights, lambda step: 1e-5 * bowl(step), generator(0))
+    assert found.tolist() == [pytest.approx(value, rel=1e-9) for value in expected]
+
+
+def test_who_brings_nothing_into_any_coalition_gets_nothing() -> None:
+    updates = torch.zeros(4, 2)
+    updates[:3, 0] = torch.tensor([1.0, 2.0, 3.0])
+    found = gtg_shapley(updates, torch.ones(4), lambda step: float(step[1]), generator(0))
+    assert found.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_a_coalition_that_diverges_leaves_no_number(count: int) -> None:
+    updates, weights = round_of(count)
+    found = gtg_shapley(updates, weights, lambda step: math.nan, generator(0))
+    assert found.isnan().all()
+    assert leave_one_out(updates, weights, lambda step: math.nan).isnan().all()
 
 
 def test_all_orders_together_are_the_definition() -> None:
@@ -123,9 +154,10 @@ def test_shapley_values_add_up_to_the_worth_of_all(seed: int) -> None:
     whole = bowl(coalition_step(updates, weights, frozenset(range(5)))) - bowl(
         torch.zeros(SIZE).double()
     )
-    exact = gtg_shapley(updates, weights, bowl, generator(seed), truncation=0.0)
-    assert float(exact.sum()) == close(whole)
-    rough = gtg_shapley(updates, weights, bowl, generator(seed), truncation=0.05)
+    for sampled in (0, 8):
+        exact = gtg_shapley(updates, weights, bowl, generator(seed), 0.0, exact_up_to=sampled)
+        assert float(exact.sum()) == close(whole)
+    rough = gtg_shapley(updates, weights, bowl, generator(seed), 0.05, exact_up_to=0)
     assert float(rough.sum()) == pytest.approx(whole, abs=0.05)
 
 
@@ -137,12 +169,13 @@ def test_a_round_that_changes_nothing_gives_nobody_anything() -> None:
         calls.append(1)
         return 0.7 + 1e-4 * bool(step.any())
 
-    assert gtg_shapley(updates, weights, flat, generator(0)).tolist() == [0.0] * 4
+    found = gtg_shapley(updates, weights, flat, generator(0), exact_up_to=0)
+    assert found.tolist() == [0.0] * 4
     assert len(calls) == 2
 
 
 def test_a_seed_fixes_the_sampled_values() -> None:
-    updates, weights = round_of(6)
+    updates, weights = round_of(9)
     runs = [gtg_shapley(updates, weights, bowl, generator(s)) for s in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -156,8 +189,10 @@ def test_no_coalition_is_evaluated_twice() -> None:
         seen.append(tuple(step.tolist()))
         return bowl(step)
 
-    gtg_shapley(updates, weights, counting, generator(0), truncation=0.0, max_cycles=50)
-    assert len(seen) == len(set(seen)) <= 2**5
+    for exact_up_to in (0, 8):
+        seen.clear()
+        gtg_shapley(updates, weights, counting, generator(0), 0.0, 50, exact_up_to)
+        assert len(seen) == len(set(seen)) <= 2**5
 
 
 def test_truncation_saves_evaluations() -> None:
@@ -171,7 +206,7 @@ def test_truncation_saves_evaluations() -> None:
             calls.append(1)
             return bowl(step)
 
-        gtg_shapley(saturated, weights, counting, generator(0), truncation)
+        gtg_shapley(saturated, weights, counting, generator(0), truncation, exact_up_to=0)
         return len(calls)
 
     assert count(0.01) <= 2 + 8 < count(0.0)
@@ -191,6 +226,12 @@ def test_the_cosine_of_a_zero_update_is_zero() -> None:
     updates = torch.cat([torch.zeros(1, SIZE), torch.ones(2, SIZE)])
     assert gradient_cosine(updates, torch.ones(3)).tolist() == [0, close(1), close(1)]
     assert gradient_cosine(torch.zeros(2, SIZE), torch.ones(2)).tolist() == [0, 0]
+
+
+def test_an_update_that_is_not_finite_has_no_cosine() -> None:
+    updates = torch.ones(3, SIZE)
+    updates[1, 0] = torch.nan
+    assert gradient_cosine(updates, torch.ones(3)).isnan().all()
 
 
 def test_the_cosine_does_not_go_by_length() -> None:
@@ -231,6 +272,24 @@ def test_rows_of_benefit_are_finite_or_flagged() -> None:
         assert [row.client for row in rows if row.metric == "client_benefit"] == [0, 4]
     (correlation,) = [row for row in rows if row.metric == "fairness_collaboration_alone"]
     assert not correlation.valid
+
+
+def test_a_client_without_a_number_is_left_out_of_gains_and_correlations() -> None:
+    together = torch.tensor([0.8, torch.nan, 0.6, 0.7], dtype=torch.float64)
+    alone = torch.tensor([0.5, 0.2, torch.nan, 0.9], dtype=torch.float64)
+    assert mean_gain(together, alone) == close(0.05)
+    assert gain_spread(together, alone) == close(0.25)
+    assert worse_off(together, alone) == 0.5
+    assert collaborative_fairness(alone, together) == close(-1)
+    rows = {(row.metric, row.client): row for row in benefit_rows(3, [0, 1, 2, 3], together, alone)}
+    assert [rows["client_benefit", c].valid for c in range(4)] == [True, False, False, True]
+    assert rows["fairness_worse_off", -1].note == "2 of 4 clients left out: not defined"
+    assert rows["fairness_worse_off", -1].valid
+    none = torch.full((2,), torch.nan)
+    assert math.isnan(worse_off(none, none))
+    assert not any(row.valid for row in benefit_rows(3, [0, 1], none, none))
+    rewards = contribution_rows(3, [0, 1, 2, 3], together, {"cosine": alone})
+    assert [row.valid for row in rewards] == [True, True, False, True, True]
 
 
 def test_rows_of_contributions_say_who_gave_what() -> None:

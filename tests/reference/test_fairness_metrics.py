@@ -1,6 +1,7 @@
 """Fairness over clients against the definitions, written out slowly."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -193,3 +194,28 @@ def test_statistics_of_the_tail_never_look_at_nobody(values: list[float], share:
 def test_single_precision_vectors_are_summed_in_double(number: object) -> None:
     values = torch.rand(200, generator=torch.Generator().manual_seed(0))
     assert number(values) == close(number(values.double()))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda own: own.__name__)
+@given(values=accuracies, gaps=st.integers(1, 5))
+def test_what_is_not_defined_is_left_out(
+    number: Callable[..., float], values: list[float], gaps: int
+) -> None:
+    holes = vector([math.nan] * gaps + values + [math.nan])
+    assert number(holes) == close(number(vector(values)))
+    assert statistics(holes) == statistics(vector(values))
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda own: own.__name__)
+@pytest.mark.parametrize("nothing", [[], [math.nan], [math.nan] * 3])
+def test_where_nothing_is_left_nothing_is_defined(
+    number: Callable[..., float], nothing: list[float]
+) -> None:
+    assert math.isnan(number(vector(nothing)))
+    assert all(math.isnan(value) for value in statistics(vector(nothing)).values())
+
+
+def test_the_worst_of_one_client_and_an_undefined_one_is_that_one() -> None:
+    assert worst_share(vector([0.5, math.nan])) == 0.5
+    assert best_share(vector([0.5, math.nan])) == 0.5
+    assert jain(vector([0.5, math.nan])) == 1.0

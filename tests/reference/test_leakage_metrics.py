@@ -25,6 +25,7 @@ from fl_sim.metrics.leakage import (
     label_score,
     loss_score,
     margin_score,
+    tail_tnr,
     tpr_at_fpr,
 )
 from fl_sim.seeding import generator, numpy_generator
@@ -316,3 +317,63 @@ def test_what_members_have_over_outsiders_in_every_round(observation: Maker) -> 
         threshold = highest[int(0.01 * inside.sum())]
         cleared = (losses[outside] > threshold + 1e-6).mean()
         assert rows["mia_tail_tnr", group].value == pytest.approx(cleared, abs=1e-12)
+
+
+NUMBERS = (auc, balanced_accuracy, tpr_at_fpr, tail_tnr)
+every_number = pytest.mark.parametrize("number", NUMBERS, ids=lambda own: own.__name__)
+
+
+@every_number
+@pytest.mark.parametrize(
+    ("members", "outsiders"),
+    [
+        ([np.nan, 1.0, 2.0], [np.nan, 0.0]),
+        ([np.nan, 1.0, 2.0], [0.0, 0.5]),
+        ([1.0, 2.0], [np.nan, 0.0]),
+        ([np.nan, np.nan], [np.nan, np.nan]),
+        ([], [0.0, 1.0]),
+        ([0.0, 1.0], []),
+        ([], []),
+    ],
+)
+def test_what_is_no_score_gives_no_number(
+    number: Callable[..., float], members: list[float], outsiders: list[float]
+) -> None:
+    assert np.isnan(number(torch.tensor(members), torch.tensor(outsiders)))
+
+
+@every_number
+@given(seed=st.integers(0, 10**6))
+def test_infinite_scores_are_the_highest_and_the_lowest(
+    number: Callable[..., float], seed: int
+) -> None:
+    rng = generator(seed, "infinite")
+    draws = [torch.randint(-2, 3, (9,), generator=rng).double() for _ in range(2)]
+    infinite = [torch.where(own.abs() == 2, own * torch.inf, own) for own in draws]
+    assert number(*infinite) == number(*draws)
+
+
+def test_everybody_at_infinity_cannot_be_told_apart() -> None:
+    same = torch.full((3,), torch.inf)
+    assert auc(same, same) == 0.5
+    assert balanced_accuracy(same, same) == 0.5
+    assert tpr_at_fpr(same, same) == 0.0
+
+
+def test_a_shift_makes_every_number_of_an_attack_unreadable(observation: Maker) -> None:
+    rows = [row for row in Leakage().rows(observation(**unmatched(0))) if row.group == "all"]
+    numbers = [row for row in rows if row.client == -1 and row.metric != "mia_shift_auc"]
+    assert len({row.metric for row in numbers}) == 11
+    assert all(not row.valid and "shift: labels alone reach" in row.note for row in numbers)
+
+
+def test_one_record_of_a_side_is_too_few_to_be_read(observation: Maker) -> None:
+    seen = observation()
+    own = (seen.pool_clients == 0).nonzero().squeeze(1)
+    inside, outside = own[seen.members[own]], own[~seen.members[own]]
+    kept = torch.cat([(seen.pool_clients != 0).nonzero().squeeze(1), inside[:1], outside])
+    names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
+    part = replace(seen, **{name: getattr(seen, name)[kept] for name in names})
+    rows = {row.client: row for row in Leakage().rows(part) if row.client >= 0}
+    assert (rows[0].valid, rows[0].note) == (False, "1 and 20 records; 2 of either side needed")
+    assert rows[1].valid

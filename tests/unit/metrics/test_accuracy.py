@@ -1,6 +1,8 @@
 """Accuracy per client, by hand."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from fl_sim.contracts import Observation
 from fl_sim.metrics.accuracy import (
     Accuracy,
+    class_accuracies,
     class_means,
     class_mixes,
     client_accuracies,
@@ -36,7 +39,8 @@ def seen(observation: Maker) -> Observation:
 
 def test_class_means_are_means_over_each_class() -> None:
     means = class_means(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0, 0, 2]), 4)
-    assert means.tolist() == [0.5, 0.0, 0.5, 0.0]
+    assert means[[0, 2]].tolist() == [0.5, 0.5]
+    assert means[[1, 3]].isnan().all()
 
 
 def test_class_mixes_are_shares(seen: Observation) -> None:
@@ -45,8 +49,59 @@ def test_class_mixes_are_shares(seen: Observation) -> None:
 
 
 def test_a_clients_accuracy_is_that_on_its_own_mix(seen: Observation) -> None:
-    expected = [0.8 / 2 + 0.2 * 2 / 3, 0.0, 0.0, 0.25 / 2 + 0.25 * 2 / 3]
-    assert client_accuracies(seen).tolist() == pytest.approx(expected, abs=1e-12)
+    expected = [0.8 / 2 + 0.2 * 2 / 3, 0.0, torch.nan, 0.25 / 2 + 0.25 * 2 / 3]
+    assert client_accuracies(seen).tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@pytest.fixture
+def untested(seen: Observation) -> Observation:
+    """The same without a test image of class 2; two clients have models of their own."""
+    kept = seen.test_labels != 2
+    own = torch.tensor([1.0, 0.5, torch.nan], dtype=torch.float64)
+    return replace(
+        seen,
+        test_logits=seen.test_logits[kept],
+        test_labels=seen.test_labels[kept],
+        personal={0: own, 1: own},
+        triggered=None,
+    )
+
+
+@pytest.mark.parametrize("metric", ["client_accuracy", "personal_accuracy"])
+def test_a_client_of_a_class_without_a_test_image_has_no_accuracy(
+    untested: Observation, metric: str
+) -> None:
+    rows = {row.client: row for row in Accuracy().rows(untested) if row.metric == metric}
+    assert rows[0].valid
+    assert math.isnan(rows[1].value)
+    assert (rows[1].valid, rows[1].note) == (False, "no test image of its classes")
+    if metric == "client_accuracy":
+        assert math.isnan(rows[3].value)
+        assert (rows[3].valid, rows[3].note) == (False, "no test image of 1 of its 3 classes")
+
+
+def test_statistics_leave_a_client_without_an_accuracy_out(untested: Observation) -> None:
+    rows = {row.metric: row for row in Fairness().rows(untested) if row.group == "all"}
+    only = 0.8 / 2 + 0.2 * 2 / 3
+    for name in ("worst_client", "mean", "best_10_percent", "worst_10_percent"):
+        row = rows[f"fairness_{name}"]
+        assert row.value == pytest.approx(only)
+        assert (row.valid, row.note) == (True, "2 of 3 clients left out: not defined")
+    assert rows["fairness_jain"].value == 1.0
+    assert not rows["fairness_protected_gap"].valid
+
+
+def test_statistics_of_nobody_are_no_numbers(untested: Observation) -> None:
+    nobody = replace(untested, class_counts=torch.tensor([[0, 0, 3]] * 4))
+    rows = list(Fairness().rows(nobody))
+    assert all(math.isnan(row.value) and not row.valid and row.note for row in rows)
+
+
+def test_a_personal_model_that_diverged_has_no_accuracy() -> None:
+    logits = torch.eye(3)
+    assert class_accuracies(logits, torch.arange(3)).tolist() == [1.0, 1.0, 1.0]
+    logits[1, 1] = torch.inf
+    assert class_accuracies(logits, torch.arange(3)).isnan().all()
 
 
 def test_the_accuracy_of_all_is_over_images(seen: Observation) -> None:
@@ -70,7 +125,7 @@ def test_the_protected_gap_is_protected_minus_clean(seen: Observation) -> None:
     (gap,) = [r for r in Fairness().rows(seen) if r.metric == "fairness_protected_gap"]
     own = client_accuracies(seen)
     assert gap.valid
-    assert gap.value == pytest.approx(float(own[0] - own[1:3].mean()), abs=1e-12)
+    assert gap.value == pytest.approx(float(own[0] - own[1]), abs=1e-12)
 
 
 def test_a_gap_without_both_groups_is_not_to_be_read(observation: Maker) -> None:
