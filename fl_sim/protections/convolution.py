@@ -20,7 +20,10 @@ from fl_sim.seeding import generator
 class Convolution(Protection):
     """Each class is blurred by a random filter of its own, drawn from a private key (CUDA).
 
-    Needs no surrogate, survives adversarial training, and can be seen.
+    Needs no surrogate, survives adversarial training, and can be seen. All channels of an image
+    go through the filter of its class, as in the authors' code; with one filter a channel, the
+    class could be read from the ratios of the mean colours, and the noise would be partly a
+    colour shortcut.
 
     Source: Sadasivan et al. (2023), CUDA, section 3, https://arxiv.org/abs/2303.04278.
 
@@ -28,11 +31,13 @@ class Convolution(Protection):
         radius: largest change of a pixel, in pixels of [0, 1]; 1, as in the paper: no bound.
         blur: upper end of the filter's entries, of which one random one is 1.
         kernel: side of the filter, odd.
+        per_channel: draw a filter of its own for each channel; not in the paper.
     """
 
     radius: float = 1.0
     blur: float = 0.3
     kernel: int = 3
+    per_channel: bool = False  # declared plainly: noise moved with it, and run ids shall too
     short: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
@@ -45,7 +50,7 @@ class Convolution(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Filter each image by its class's filters, channel by channel, and scale its maximum."""
+        """Filter each image by its class's filter, channel by channel, and scale its maximum."""
         channels = images.shape[1]
         filters = self.filters(int(labels.max()) + 1, channels, seed)
         blurred = torch.empty_like(images)
@@ -56,9 +61,10 @@ class Convolution(Protection):
         return blurred / blurred.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) - images
 
     def filters(self, num_classes: int, channels: int, seed: int) -> Float[Tensor, "y c k k"]:
-        """Draw the filters; the seed is the private key."""
+        """Draw the filters, the same for all channels unless `per_channel`; the seed is the key."""
         rng = generator(seed, "convolution")
-        shape = (num_classes, channels, self.kernel**2)
+        shape = (num_classes, channels if self.per_channel else 1, self.kernel**2)
         drawn = self.blur * torch.rand(shape, generator=rng)
         ones = torch.randint(0, self.kernel**2, (*shape[:2], 1), generator=rng)
-        return drawn.scatter(2, ones, 1.0).view(num_classes, channels, self.kernel, self.kernel)
+        filters = drawn.scatter(2, ones, 1.0).view(*shape[:2], self.kernel, self.kernel)
+        return filters.expand(num_classes, channels, self.kernel, self.kernel)

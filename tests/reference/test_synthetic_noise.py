@@ -14,7 +14,14 @@ from fl_sim.contracts import Dataset
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import as_pixels
 from fl_sim.protections import error_maximizing, one_pixel, targeted_adversarial
-from fl_sim.protections.autoregressive import CROP, Autoregressive, recurrence
+from fl_sim.protections.autoregressive import (
+    CROP,
+    LARGEST,
+    Autoregressive,
+    coefficients,
+    recurrence,
+    responses,
+)
 from fl_sim.protections.convolution import Convolution
 from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
@@ -75,11 +82,57 @@ def residual(signal: Tensor, solved: Tensor) -> float:
 def test_autoregressive_noise_has_its_radius_and_stays_even() -> None:
     """No corner takes it all: the largest pixel stays within ten times the root mean square."""
     images = torch.full((30, 1, 28, 28), 0.5)
-    noise = Autoregressive(radius=6 / 255).noise(images, torch.arange(30) % 10, 1)
+    noise = Autoregressive(radius=6 / 255).noise(images, torch.arange(30) % 4, 1)
     sizes = noise.square().mean((1, 2, 3)).sqrt()
     torch.testing.assert_close(sizes, torch.full((30,), 6 / 255))
     assert float(noise.abs().max()) < 10 * 6 / 255
     assert CROP >= 2
+
+
+def test_autoregressive_noise_is_even_on_large_colour_images() -> None:
+    """3 x 64 x 64, four classes: the root mean squares of the quarters are alike for each class.
+
+    Coefficients that are tried on 32 x 32 pixels alone grow further: 54 to 70 times in the last
+    quarter was seen.
+    """
+    labels = torch.arange(40) % 4
+    noise = Autoregressive().noise(torch.full((40, 3, 64, 64), 0.5), labels, 0)
+    quarters = noise.unfold(2, 32, 32).unfold(3, 32, 32).square().mean((1, 4, 5)).flatten(1)
+    for own in range(4):
+        sizes = quarters[labels == own].mean(0).sqrt()
+        assert float(sizes.max() / sizes.min()) < 2.5
+
+
+def test_coefficients_meet_the_authors_conditions() -> None:
+    """3 x 32 x 32, five classes: fresh starts keep to the L2 norm; filters of others answer."""
+    own = coefficients(5, (3, 32, 32), 10.0, 0).double()
+    sums = own.sum((2, 3))
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
+    start = torch.randn(40, 5, 3, 36, 36, generator=generator(1, "start"), dtype=torch.float64)
+    repeated = own.expand(40, 5, 3, 3, 3).flatten(0, 1)
+    signals = recurrence(start.flatten(0, 1), repeated)[:, :, CROP:, CROP:].view(40, 5, 3, 32, 32)
+    norms = signals.square().sum((2, 3, 4)).sqrt()
+    assert pytest.approx(50) == LARGEST * (3 * 32 * 32) ** 0.5
+    assert float((norms <= 50).double().mean()) > 0.9  # three starts were tried, not these
+    answers = torch.stack([responses(one, own) for one in signals]).mean(0)
+    for number in range(5):
+        assert float(answers[number, number]) < 1e-9
+        assert number == 0 or float(answers[number, :number].min()) > 7
+
+
+def test_a_response_is_the_sum_of_positive_correlations_with_a_unit_signal() -> None:
+    rng = generator(0, "signal")
+    signal = torch.randn(1, 2, 6, 5, generator=rng, dtype=torch.float64)
+    weights = torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64)
+    kernels = weights.clone()
+    kernels[:, :, 2, 2] = -1
+    unit = (signal / signal.norm())[0]
+    answer = sum(correlate2d(unit[c], kernels[0, c], mode="valid") for c in range(2))
+    assert float(responses(signal, weights)) == pytest.approx(np.maximum(answer, 0).sum())
+
+
+def test_coefficients_of_a_class_do_not_depend_on_later_classes() -> None:
+    assert torch.equal(coefficients(5, (1, 8, 8), 10.0, 3)[:2], coefficients(2, (1, 8, 8), 10.0, 3))
 
 
 def test_one_pixel_of_a_class_changes_and_no_two_classes_share_it(
@@ -112,12 +165,15 @@ def test_the_score_of_a_pixel_is_its_mean_distance_over_the_variance() -> None:
         assert float(found[place]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_convolution_noise_is_scipys_correlation_over_its_maximum() -> None:
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_convolution_noise_is_scipys_correlation_over_its_maximum(per_channel: bool) -> None:
+    """One filter a class for all channels, as in the authors' code, unless asked otherwise."""
     images = torch.rand(4, 3, 7, 6, generator=generator(0, "images"))
     labels = torch.tensor([0, 1, 1, 0])
-    settings = Convolution()
+    settings = Convolution(per_channel=per_channel)
     filters = settings.filters(2, 3, 9)
     assert torch.equal((filters == 1).flatten(2).sum(2), torch.ones(2, 3))
+    assert torch.equal(filters[:, 0], filters[:, 2]) is not per_channel
     noise = settings.noise(images, labels, 9)
     for image, label, own in zip(images, labels.tolist(), noise, strict=True):
         blurred = np.stack(
@@ -128,6 +184,23 @@ def test_convolution_noise_is_scipys_correlation_over_its_maximum() -> None:
         )
         expected = blurred / blurred.max() - image.numpy()
         np.testing.assert_allclose(own.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("per_channel", "is_told"), [(False, False), (True, True)])
+def test_colours_tell_the_class_only_where_each_channel_has_a_filter(
+    per_channel: bool, is_told: bool
+) -> None:
+    """Logistic regression on the ratios of mean colours; ten classes, chance is 0.1."""
+    rng = generator(0, "colours")
+    tints = 0.4 + 0.2 * torch.rand(600, 3, 1, 1, generator=rng)
+    images = (tints + 0.1 * torch.randn(600, 3, 16, 16, generator=rng)).clamp(0, 1)
+    labels = torch.arange(600) % 10
+    seen = images + Convolution(per_channel=per_channel).noise(images, labels, 0)
+    means = seen.mean((2, 3))
+    ratios = (means[:, :2] / means[:, 2:]).log().numpy()
+    probe = LogisticRegression(max_iter=1000).fit(ratios[:400], labels[:400].numpy())
+    score = probe.score(ratios[400:], labels[400:].numpy())
+    assert score > 0.2 if is_told else score < 0.17
 
 
 def test_a_linear_model_reads_the_class_from_linearising_noise(some: tuple[Tensor, Tensor]) -> None:
