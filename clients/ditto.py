@@ -52,7 +52,7 @@ class DittoClient(Client):
         if not self.personal(model, shard.memory):
             load_flat(model, start)
             load_buffers(model, statistics)
-        settings = replace(self.sgd, local_epochs=self.personal_epochs)
+        settings = replace(self.sgd, local_epochs=self.personal_epochs, local_steps=None)
         descend(settings, model, shard, rng, penalty)
         shard.memory[OWN] = flat(model)
         shard.memory.update({BUFFER + name: value for name, value in buffers(model).items()})
@@ -60,9 +60,9 @@ class DittoClient(Client):
         load_buffers(model, sent_statistics)
         return metrics
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return those for the global model."""
-        return self.sgd.local_steps(num_examples)
+        return self.sgd.num_steps(num_examples)
 
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the personal model, where there is one yet."""

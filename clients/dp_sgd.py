@@ -66,7 +66,7 @@ class DpSgdClient(Client):
         require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return the number of steps of all local epochs."""
         return self.local_epochs * math.ceil(num_examples / self.batch_size)
 
@@ -85,7 +85,7 @@ class DpSgdClient(Client):
         model.train()
         rate = min(1.0, self.batch_size / len(shard))
         losses, right, count = 0.0, 0, 0
-        num_steps = self.local_steps(len(shard))
+        num_steps = self.num_steps(len(shard))
         for _ in range(num_steps):
             rows = (torch.rand(len(shard), generator=rng) < rate).nonzero().squeeze(1)
             images, labels = shard.inputs.index_select(0, rows), shard.labels[rows]

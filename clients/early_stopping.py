@@ -47,12 +47,14 @@ class EarlyStoppingClient(Client):
         description.check_types(self)
         require(self.patience >= 1, "patience", "at least 1", self.patience)
         require(0 < self.aside < 1, "aside", "between 0 and 1", self.aside)
+        steps = self.sgd.local_steps
+        require(steps is None, "sgd.local_steps", "None: training stops between epochs", steps)
         share = self.clean
         require(share is None or 0 <= share <= 1, "clean", "between 0 and 1, or None", share)
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return the most steps that training can take."""
-        return self.sgd.local_steps(num_examples - self._count(num_examples))
+        return self.sgd.num_steps(num_examples - self._count(num_examples))
 
     def cannot_train(self, model: nn.Module) -> str:
         """Refuse what the training refuses."""

@@ -45,9 +45,9 @@ class FedBNClient(Client):
         _load(model, received)
         return metrics
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""
-        return self.training.local_steps(num_examples)
+        return self.training.num_steps(num_examples)
 
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the client's own normalisation, where there is one yet."""

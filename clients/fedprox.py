@@ -40,6 +40,6 @@ class FedProxClient(Client):
         plain = self.sgd.descent(number)
         return None if plain is None else replace(plain, mu=self.mu)
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""
-        return self.sgd.local_steps(num_examples)
+        return self.sgd.num_steps(num_examples)

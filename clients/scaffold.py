@@ -49,14 +49,14 @@ class ScaffoldClient(Client):
         metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-        pace = rate * self.local_steps(len(shard)) * _rates(model)
+        pace = rate * self.num_steps(len(shard)) * _rates(model)
         after = own - ours + (start - flat(model)) / pace
         shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
         return metrics
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return those of the descent."""
-        return self.sgd.local_steps(num_examples)
+        return self.sgd.num_steps(num_examples)
 
 
 def linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:

@@ -1,5 +1,6 @@
 """Local stochastic gradient descent: the honest client."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fl_sim.errors import require
 from fl_sim.perturbation import as_floats
 
 Penalty = Callable[[], Tensor]
+Batches = Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]
 
 
 @final
@@ -32,11 +34,15 @@ class SgdClient(Client):
         learning_rate: of the head, and of everything where nothing is pretrained.
         learning_rate_decay: factor of the rate from one round to the next; 1 keeps it.
         momentum, weight_decay: of the optimiser, which starts afresh each round.
-        batch_size, local_epochs: of a round.
+        batch_size: images of a step.
+        local_epochs: passes over the shard in a round.
         label_smoothing: share of the uniform distribution in the targets; negative values
             push the network away from it.
         countermeasures: what is done to the images to get around their protection; see
             `fl-sim list countermeasures`.
+        local_steps: steps of a round, in the place of `local_epochs`; None: whole epochs. Each
+            round shuffles the shard anew, and again whenever its batches run out: one step
+            draws one random batch.
     """
 
     learning_rate: float = 0.05
@@ -47,6 +53,7 @@ class SgdClient(Client):
     local_epochs: int = 1
     label_smoothing: float = 0.0
     countermeasures: tuple[Countermeasure, ...] = ()
+    local_steps: int | None = description.added(None)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -59,9 +66,17 @@ class SgdClient(Client):
         require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
         smoothing = self.label_smoothing
         require(-1 < smoothing < 1, "label_smoothing", "between -1 and 1", smoothing)
+        steps = self.local_steps
+        require(steps is None or steps >= 1, "local_steps", "at least 1, or None", steps)
+        by_steps = steps is not None
+        allowed = "1 where local_steps says how long a round is"
+        require(not by_steps or self.local_epochs == 1, "local_epochs", allowed, self.local_epochs)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; report the mean loss and accuracy over the last epoch."""
+        """Train in place; report the mean loss and accuracy over the last epoch.
+
+        Of a round of `local_steps`, they are means over all its steps.
+        """
         return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
 
     def descent(self, number: int) -> Descent | None:
@@ -75,10 +90,13 @@ class SgdClient(Client):
             batch_size=self.batch_size,
             local_epochs=self.local_epochs,
             label_smoothing=self.label_smoothing,
+            local_steps=self.local_steps,
         )
 
-    def local_steps(self, num_examples: int) -> int:
-        """Return the number of batches of all local epochs."""
+    def num_steps(self, num_examples: int) -> int:
+        """Return the number of local steps, or of the batches of all local epochs."""
+        if self.local_steps is not None:
+            return self.local_steps
         return self.local_epochs * math.ceil(num_examples / self.batch_size)
 
 
@@ -89,20 +107,21 @@ def descend(
     rng: torch.Generator,
     penalty: Penalty | None = None,
 ) -> dict[str, float]:
-    """Run the local epochs of `settings`, adding `penalty` to each batch's loss.
+    """Run the local epochs or steps of `settings`, adding `penalty` to each batch's loss.
 
     Returns:
-        `train_loss` and `train_accuracy`, means over the last epoch, without the penalty.
+        `train_loss` and `train_accuracy`, means over the last epoch or over all local steps,
+        without the penalty.
     """
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
     steps = Steps(model, rate, settings.momentum, settings.weight_decay)
     model.train()
     pipeline = Pipeline.of(settings.countermeasures)
     shard = pipeline.filtered(shard, rng)
-    loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-    for _ in range(settings.local_epochs):
-        loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for inputs, labels in batches(shard, settings.batch_size, rng):
+    loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+    for epoch in passes(settings, shard, rng):
+        loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+        for inputs, labels in epoch:
             inputs, targets = pipeline.prepared(model, inputs, labels, shard.num_classes, rng)
             logits = model(inputs)
             loss = smoothed_cross_entropy(logits, targets, settings.label_smoothing)
@@ -112,10 +131,8 @@ def descend(
             steps.take()
             loss_sum += loss.detach() * len(labels)
             right += (logits.detach().argmax(1) == labels).sum()
-    return {
-        "train_loss": float(loss_sum) / len(shard),
-        "train_accuracy": int(right) / len(shard),
-    }
+            count += len(labels)
+    return {"train_loss": float(loss_sum) / count, "train_accuracy": int(right) / count}
 
 
 def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
@@ -132,9 +149,17 @@ def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
     return penalty
 
 
-def batches(
-    shard: Shard, batch_size: int, rng: torch.Generator
-) -> Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]:
+def passes(settings: SgdClient, shard: Shard, rng: torch.Generator) -> Iterator[Batches]:
+    """Yield the batches of each local epoch; of a round of local steps, all at once."""
+    if settings.local_steps is None:
+        for _ in range(settings.local_epochs):
+            yield batches(shard, settings.batch_size, rng)
+    else:
+        endless = (batches(shard, settings.batch_size, rng) for _ in itertools.count())
+        yield itertools.islice(itertools.chain.from_iterable(endless), settings.local_steps)
+
+
+def batches(shard: Shard, batch_size: int, rng: torch.Generator) -> Batches:
     """Yield shuffled batches, gathered by index; images come as floats in [0, 1]."""
     for rows in torch.randperm(len(shard), generator=rng).split(batch_size):
         inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]

@@ -23,9 +23,9 @@ class Wrapper(Client):
         """Refuse what the client that it wraps refuses."""
         return self.honest.cannot_train(model)
 
-    def local_steps(self, num_examples: int) -> int:
+    def num_steps(self, num_examples: int) -> int:
         """Return those of the training that it wraps."""
-        return self.honest.local_steps(num_examples)
+        return self.honest.num_steps(num_examples)
 
     def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Have the own model of the client that it wraps."""

@@ -183,11 +183,12 @@ class Experiment:
         require(self.name.isidentifier(), "name", "letters, digits and _", self.name)
         require(self.rounds >= 1, "rounds", "at least 1", self.rounds)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
-        per_round, clients = self.participation.clients_per_round, self.data.num_clients
+        per_round, clients = self.participation.clients_per_round, self.num_clients
+        beside = f" and {self.num_beside} beside them" if self.num_beside else ""
         require(
             per_round is None or per_round <= clients,
             "participation.clients_per_round",
-            f"at most data.num_clients = {clients}",
+            f"at most data.num_clients = {self.data.num_clients}{beside}",
             per_round,
         )
         for stay in self.participation.stays:
@@ -210,8 +211,20 @@ class Experiment:
             return ()
         return self.adversary if isinstance(self.adversary, tuple) else (self.adversary,)
 
+    @property
+    def num_beside(self) -> int:
+        """Number of attackers that hold no images, beside the clients that share them."""
+        return sum(a.count(0) for a in self.adversaries if a.beside)
+
+    @property
+    def num_clients(self) -> int:
+        """Number of all participants: those that share the images, and attackers beside them."""
+        return self.data.num_clients + self.num_beside
+
     def _check_adversary(self, adversary: Adversary) -> None:
         """Raise a `FieldError` where there are no such clients, or not as many."""
+        if adversary.beside:
+            return
         clients, layout = self.data.num_clients, self.layout
         named = max(adversary.clients, default=0)
         require(named < clients, "clients", f"below data.num_clients = {clients}", named)
@@ -228,7 +241,7 @@ class Experiment:
     @property
     def clients_per_round(self) -> int:
         """Number of clients that are asked each round."""
-        return self.participation.clients_per_round or self.data.num_clients
+        return self.participation.clients_per_round or self.num_clients
 
     @property
     def run_id(self) -> str:

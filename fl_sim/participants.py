@@ -93,6 +93,11 @@ class Adversary:
         first_round, last_round: when they attack, both included; None: to the end. The same
             round twice is a single shot.
         every: in every how many rounds of that window, beginning with its first.
+        beside: they come beside the clients that share the images, and hold none of their own:
+            `num_clients` of them, with the next numbers, there in the rounds in which they
+            attack. Those that collude do not train. Any other attack is carried out on a copy of
+            an honest client's images, the j-th attacker's on those of the j-th client. They
+            weigh as much as honest clients do on average.
     """
 
     client: Client
@@ -104,6 +109,7 @@ class Adversary:
     first_round: int = 1
     last_round: int | None = None
     every: int = 1
+    beside: bool = description.added(False)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -120,6 +126,9 @@ class Adversary:
         require(fixed, "among", "'all' where clients are drawn each round", self.among)
         _check_window(self.first_round, self.last_round)
         require(self.every >= 1, "every", "at least 1", self.every)
+        counted = plain and share is None and not self.clients
+        allowed = "false where attackers are drawn or chosen among those with images"
+        require(counted or not self.beside, "beside", allowed, self.beside)
 
     def __str__(self) -> str:
         """Return who does what when, for a table."""
@@ -140,6 +149,8 @@ class Adversary:
         return there and (number - self.first_round) % self.every == 0
 
     def _whom(self) -> str:
+        if self.beside:
+            return f"{self.count(0)} beside the honest clients"
         group = "clients" if self.among == "all" else f"{self.among} clients"
         anew = " anew each round" if self.drawn == "each_round" else ""
         if self.clients:

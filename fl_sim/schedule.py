@@ -78,8 +78,9 @@ class Schedule:
         """Yield whoever takes part in the round, in the order in which they are asked."""
         participation = self.experiment.participation
         rng = generator(self.experiment.seed, "round", number, "participation")
-        for client in torch.randperm(self._num_clients, generator=rng).tolist():
-            if participation.is_there(client, number):
+        idle = {client for a, who in self.beside if not a.attacks(number) for client in who}
+        for client in torch.randperm(self.experiment.num_clients, generator=rng).tolist():
+            if client not in idle and participation.is_there(client, number):
                 yield client
 
     def _absence(self, client: int, number: int) -> str:
@@ -95,19 +96,29 @@ class Schedule:
     def times(self) -> Float[Tensor, " k"]:
         """How long a round takes each client, in units of the median client's time."""
         rng = generator(self.experiment.seed, "speed")
-        drawn = torch.randn(self._num_clients, generator=rng, dtype=torch.float64)
+        drawn = torch.randn(self.experiment.num_clients, generator=rng, dtype=torch.float64)
         times = (self.experiment.participation.speed_spread * drawn).exp()
         return times / times.quantile(0.5)
 
     def _attacks(self, number: int) -> list[tuple[Adversary, frozenset[int]]]:
         """Return the adversaries of a round, each with its clients."""
         if number not in self._plan:
-            active = [a for a in self.experiment.adversaries if a.attacks(number)]
+            drawn = [a for a in self.experiment.adversaries if a.attacks(number) and not a.beside]
             self._plan[number] = [
                 (a, self._anew(a, number) if a.drawn == "each_round" else self._pools[a])
-                for a in active
-            ]
+                for a in drawn
+            ] + [(a, frozenset(who)) for a, who in self.beside if a.attacks(number)]
         return self._plan[number]
+
+    @cached_property
+    def beside(self) -> list[tuple[Adversary, range]]:
+        """The adversaries beside the clients that share the images, each with its numbers."""
+        found, first = [], self._num_holders
+        for adversary in self.experiment.adversaries:
+            if adversary.beside:
+                found.append((adversary, range(first, first + adversary.count(0))))
+                first = found[-1][1].stop
+        return found
 
     @cached_property
     def _plan(self) -> dict[int, list[tuple[Adversary, frozenset[int]]]]:
@@ -117,7 +128,7 @@ class Schedule:
     @cached_property
     def _pools(self) -> dict[Adversary, frozenset[int]]:
         """The clients of each adversary that are the same in all its rounds."""
-        fixed = [a for a in self.experiment.adversaries if a.drawn == "once"]
+        fixed = [a for a in self.experiment.adversaries if a.drawn == "once" and not a.beside]
         return {a: self._pool(a) for a in fixed}
 
     def _pool(self, adversary: Adversary) -> frozenset[int]:
@@ -127,7 +138,7 @@ class Schedule:
         """
         if adversary.clients:
             return frozenset(adversary.clients)
-        seed, count = self.experiment.seed, self._num_clients
+        seed, count = self.experiment.seed, self._num_holders
         order = protection_order(count, seed)
         if adversary.among == "all":
             order = torch.randperm(count, generator=generator(seed, "adversaries")).tolist()
@@ -136,13 +147,14 @@ class Schedule:
         return frozenset(order[: adversary.count(count)])
 
     def _anew(self, adversary: Adversary, number: int) -> frozenset[int]:
-        asked = self.chosen(number, list(range(self._num_clients)))
+        asked = self.chosen(number, list(range(self.experiment.num_clients)))
+        asked = [client for client in asked if client < self._num_holders]
         rng = generator(self.experiment.seed, "round", number, "adversaries")
         order = torch.randperm(len(asked), generator=rng)[: adversary.count(len(asked))]
         return frozenset(asked[i] for i in order.tolist())
 
     @property
-    def _num_clients(self) -> int:
+    def _num_holders(self) -> int:
         return self.experiment.data.num_clients
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,9 +21,11 @@ class FedAvg(LinearRule):
 
     Attributes:
         server_learning_rate: factor of the mean.
+        weighted: whether clients count by their examples; False: all alike, as in ByzFL.
     """
 
     server_learning_rate: float = 1.0
+    weighted: bool = description.added(True)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -32,8 +35,9 @@ class FedAvg(LinearRule):
     def coefficients(
         self, weights: Float[Tensor, " n"], senders: Senders | None = None
     ) -> Float[Tensor, " n"]:
-        """Return the weights, scaled to a sum of one."""
-        return weights / weights.sum()
+        """Return the weights, or ones, scaled to a sum of one."""
+        counted = weights if self.weighted else torch.ones_like(weights)
+        return counted / counted.sum()
 
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
         """Return the scaled mean; there is no state."""

@@ -84,7 +84,7 @@ class Witness(LocalCrew):
 
     def _took_one_step(self, number: int, client: int) -> bool:
         behaviour = self.workshop.schedule.behaviour(client, number)
-        return behaviour.local_steps(self.workshop.sizes[client]) == 1
+        return behaviour.num_steps(self.workshop.sizes[client]) == 1
 
     def _scored(
         self, values: Float[Tensor, " p"], buffers: Tensors

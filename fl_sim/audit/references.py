@@ -108,7 +108,7 @@ def _heads(subject: Subject, count: int, listen: Listener) -> Signals:
     labels, seed = ours.pool.labels, subject.experiment.seed
     members = paired_members(count, len(labels), generator(seed, "audit", "members"))
     classes = ours.dataset.num_classes
-    how = head_training(subject.experiment)
+    how = head_training(subject.experiment, int(ours.trained.sum()))
     orders = seed_for(seed, "audit", "heads")
     heads = train_heads(features, labels, members, classes, how, orders, _first_head(ours))
     return Signals(
@@ -132,16 +132,20 @@ def _head_inputs(ours: Federation, inputs: Tensor) -> Tensor:
     return taken.flatten(1).contiguous()
 
 
-def head_training(experiment: Experiment) -> HeadTraining:
+def head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
     """Return how a head is trained centrally as the federation trains it.
 
     A step of all clients at once is a step on all their batches: their number times the batch
     size, for as many epochs as all rounds together. What a client does beside plain descent is
-    left out; one that is none at all is taken for `HeadTraining`'s defaults.
+    left out; one that is none at all is taken for `HeadTraining`'s defaults. Where rounds are
+    counted in local steps, epochs follow from `num_images`, which all clients train on.
     """
     usual, settings = HeadTraining(), experiment.client.descent(1)
-    share = experiment.clients_per_round / experiment.data.num_clients
-    local_epochs = settings.local_epochs if settings else 1
+    share = experiment.clients_per_round / experiment.num_clients
+    local_epochs: float = settings.local_epochs if settings else 1
+    if settings and settings.local_steps is not None and num_images:
+        seen = settings.local_steps * settings.batch_size * experiment.data.num_clients
+        local_epochs = seen / num_images
     return HeadTraining(
         learning_rate=settings.learning_rate if settings else usual.learning_rate,
         momentum=settings.momentum if settings else usual.momentum,

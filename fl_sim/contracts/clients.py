@@ -1,6 +1,7 @@
 """The participant's plug-in: what it does in a round."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ class Descent:
         batch_size, local_epochs: of the round.
         label_smoothing: share of the uniform distribution in the targets, of either sign.
         mu: weight of half the squared distance to the received parameters.
+        local_steps: of the round, in the place of whole epochs; None: `local_epochs`.
+        worker_momentum: share of what the client sent last in what it sends; 0: none.
     """
 
     learning_rate: float
@@ -30,10 +33,18 @@ class Descent:
     local_epochs: int
     label_smoothing: float
     mu: float = 0.0
+    local_steps: int | None = None
+    worker_momentum: float = 0.0
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return how many steps a round takes on a shard of this size."""
+        if self.local_steps is not None:
+            return self.local_steps
+        return self.local_epochs * -(-num_examples // self.batch_size)
 
     def takes_all_at_once(self, num_examples: int) -> bool:
         """Return whether a round is one step along the gradient of the plain mean loss."""
-        one_step = self.local_epochs == 1 and self.batch_size >= num_examples
+        one_step = self.num_steps(num_examples) == 1 and self.batch_size >= num_examples
         return one_step and self.label_smoothing == 0
 
 
@@ -57,9 +68,13 @@ class Client(ABC):
         """Return why this client cannot train such a network, or nothing."""
         return ""
 
-    def local_steps(self, num_examples: int) -> int:
-        """Return how many optimiser steps a round takes on a shard of this size."""
-        return 1
+    def num_steps(self, num_examples: int) -> int:
+        """Return how many optimiser steps a round takes on a shard of this size; 1 by default.
+
+        A method `local_steps`, as it was called before, still counts.
+        """
+        earlier = getattr(self, "local_steps", None)
+        return int(earlier(num_examples)) if callable(earlier) else 1
 
     def descent(self, number: int) -> Descent | None:
         """Return what round `number` is if it is plain descent, else None.
@@ -98,6 +113,8 @@ class Collusion:
         rule, state: what will aggregate them; None where Flower's own strategies do.
         rng: named for the round.
         senders: what the server knows of the honest clients, then of the attackers.
+        retrained: returns what the honest clients would have sent, had they behaved in this
+            round like the client that it is given; in the order of `honest`.
     """
 
     honest: Float[Tensor, "m p"]
@@ -108,6 +125,7 @@ class Collusion:
     state: Any
     rng: torch.Generator
     senders: Senders | None = None
+    retrained: Callable[[Client], Float[Tensor, "m p"]] | None = None
 
 
 class ColludingClient(Client):

@@ -27,6 +27,7 @@ class Senders:
         sent: further vectors of each sender, by name.
         reference: the server's own update, on its root images; None unless the rule says
             `root_samples`.
+        parameters: of the global model before the round; None where nobody told.
     """
 
     clients: Int64[Tensor, " n"]
@@ -37,6 +38,7 @@ class Senders:
     losses: Float[Tensor, " n"]
     sent: Mapping[str, Float[Tensor, "n p"]] = field(default_factory=dict)
     reference: Float[Tensor, " p"] | None = None
+    parameters: Float[Tensor, " p"] | None = None
 
     def at(self, rows: Int64[Tensor, " m"]) -> "Senders":
         """Return the senders at some positions, in the order given."""

@@ -93,7 +93,7 @@ class Trained:
 
     Attributes:
         parameters: flat, as of `parameters.flat`.
-        losses, accuracies: means over the last epoch.
+        losses, accuracies: means over the last epoch, or over all local steps.
     """
 
     parameters: Float[Tensor, "k p"]
@@ -127,10 +127,12 @@ def train(
         step(layers, batch.reshape(active, settings.batch_size, -1), Answers(*own), settings)
     right = (guesses == plan.labels) & plan.real
     losses = -likelihoods.masked_fill_(~plan.real, 0).sum((1, 2))
-    sizes = torch.tensor([workshop.sizes[client] for client in ordered])
+    seen = plan.real.sum((1, 2)).double()
+    num_epochs = settings.local_epochs if settings.local_steps is None else 1
+    counts_seen = _last_epochs(plan, seen, num_epochs)
     back = torch.tensor(order).argsort()
     told = [
-        (_last_epochs(plan, values.double(), settings.local_epochs) / sizes)[back].tolist()
+        (_last_epochs(plan, values.double(), num_epochs) / counts_seen)[back].tolist()
         for values in (losses, right.sum((1, 2)))
     ]
     pieces = [stack.values.flatten(1) for layer in every for stack in layer.stacks]
@@ -139,11 +141,10 @@ def train(
 
 def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[int]) -> Plan:
     """Return the batches of clients, which are given in falling order of size."""
-    width, all_rows, seed = settings.batch_size, [], workshop.seed
+    all_rows, seed = [], workshop.seed
     for client in clients:
         own, rng = workshop.owners[client], generator(seed, "round", number, "client", client)
-        epochs = [_padded(_shuffled(own, width, rng), width) for _ in range(settings.local_epochs)]
-        all_rows.append(torch.cat(epochs))
+        all_rows.append(_batches(own, settings, rng))
     steps = torch.arange(len(all_rows[0]))
     alive = steps[:, None] < torch.tensor([len(rows) for rows in all_rows])
     rows = pad_sequence(all_rows)[alive]
@@ -151,6 +152,16 @@ def planned(workshop: "Workshop", settings: Descent, number: int, clients: list[
     rows.clamp_(min=0)
     shares = real / real.sum(2, keepdim=True)
     return Plan(alive, rows, workshop.labels[rows][:, None], real, shares)
+
+
+def _batches(
+    own: Int64[Tensor, " n"], settings: Descent, rng: torch.Generator
+) -> Int64[Tensor, "t b"]:
+    """Return the rows of each step of a round, filled up with -1."""
+    width, wanted = settings.batch_size, settings.num_steps(len(own))
+    num_epochs = -(-wanted // -(-len(own) // width))
+    epochs = [_padded(_shuffled(own, width, rng), width) for _ in range(num_epochs)]
+    return torch.cat(epochs)[:wanted]
 
 
 def _shuffled(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> Int64[Tensor, " n"]:

@@ -14,6 +14,7 @@ from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import MAX_COHORT, Order, Task, Tensors
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import RequestError
+from fl_sim.participants import Participation
 
 CohortMode = Literal["auto", "on", "off"]
 PROBED = 4  # clients, and batches of each, that are timed
@@ -87,7 +88,8 @@ def _probe(workshop: Workshop) -> Workshop:
     assert settings is not None
     size = PROBED * settings.batch_size
     rows = torch.arange(PROBED * size) % len(workshop.labels)
-    honest = replace(workshop.schedule.experiment, adversary=None)
+    everybody = Participation()
+    honest = replace(workshop.schedule.experiment, adversary=None, participation=everybody)
     return replace(
         workshop,
         schedule=replace(workshop.schedule, experiment=honest),

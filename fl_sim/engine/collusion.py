@@ -1,16 +1,21 @@
 """Attackers that know what the others send: their updates are forged on the server's side."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.contracts import ColludingClient, Collusion, Senders
+from fl_sim.contracts import Client, ColludingClient, Collusion, Senders
 from fl_sim.engine.pile import Collected
 from fl_sim.engine.server import Server
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator
+
+# What clients, given by number, would send if they behaved like another client.
+Retrainer = Callable[[Client, list[int]], Float[Tensor, "m p"]]
 
 
 def colluders(schedule: Schedule, number: int) -> dict[int, ColludingClient]:
@@ -21,7 +26,11 @@ def colluders(schedule: Schedule, number: int) -> dict[int, ColludingClient]:
 
 
 def forged(
-    collected: Collected, server: Server, kinds: dict[int, ColludingClient], senders: Senders
+    collected: Collected,
+    server: Server,
+    kinds: dict[int, ColludingClient],
+    senders: Senders,
+    retrain: Retrainer,
 ) -> Collected:
     """Return what was collected with the colluders' updates in the place of their honest ones.
 
@@ -36,6 +45,10 @@ def forged(
         mine = torch.tensor([kinds.get(client) == kind for client in clients])
         if bool(mine.any()):
             seen = _seen(collected, honest, mine, server, senders, position)
+            others = [
+                client for client, is_honest in zip(clients, honest, strict=True) if is_honest
+            ]
+            seen = replace(seen, retrained=partial(_retrained, retrain, others))
             sent[mine] = kind.forge(seen).to(rows.dtype)
     norms = torch.linalg.vector_norm(sent, dim=1).tolist()
     updates = [
@@ -43,6 +56,10 @@ def forged(
         for update, norm in zip(collected.updates, norms, strict=True)
     ]
     return replace(collected, updates=updates, rows=sent)
+
+
+def _retrained(retrain: Retrainer, clients: list[int], behaviour: Client) -> Tensor:
+    return retrain(behaviour, clients)
 
 
 def _seen(

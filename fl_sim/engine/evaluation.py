@@ -54,7 +54,8 @@ def last_round_rows(federation: Federation, ending: Ending, seen: Observation) -
     if asked.contributions != "none":
         yield from _contributions(federation, ending, seen)
     if asked.alone is not None:
-        clients = federation.able
+        holders = federation.experiment.data.num_clients
+        clients = [client for client in federation.able if client < holders]
         alone = torch.stack([accuracy_alone(federation, asked.alone, i, seen) for i in clients])
         together = client_accuracies(seen)[torch.tensor(clients)]
         yield from benefit_rows(seen.round, clients, together, alone)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fl_sim.cache import digest
-from fl_sim.contracts import Dataset, Shard
+from fl_sim.contracts import ColludingClient, Dataset, Shard
 from fl_sim.data.sources import fingerprint, load, load_subset
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.pool import Pool, pool_of, ranks
@@ -52,16 +52,17 @@ class Federation:
         """Where the clients are trained; it shares the network and the inputs."""
         rows = self.trained.nonzero().squeeze(1)
         holders = self.pool.clients[rows]
-        counts = holders.bincount(minlength=self.num_clients).tolist()
+        counts = holders.bincount(minlength=self.experiment.data.num_clients).tolist()
         owners = list(rows[holders.argsort(stable=True)].split(counts))
+        schedule = Schedule(self.experiment)
         return Workshop(
-            schedule=Schedule(self.experiment),
+            schedule=schedule,
             model=self.model,
             inputs=self.inputs,
             clean_inputs=self.clean_inputs,
             labels=self.pool.labels,
             protected=self.pool.protected,
-            owners=owners,
+            owners=owners + _copied(schedule, owners),
             num_classes=self.dataset.num_classes,
         )
 
@@ -105,8 +106,8 @@ class Federation:
 
     @property
     def num_clients(self) -> int:
-        """Number of clients."""
-        return self.experiment.data.num_clients
+        """Number of clients, attackers that hold no images included."""
+        return self.experiment.num_clients
 
 
 def federation(text: str) -> Federation:
@@ -178,6 +179,21 @@ def _seen(
         return clean, clean, test
     noisy = features(frozen, weights, pool.noisy_images)
     return _mixed(pool.protected, noisy, clean), clean, test
+
+
+def _copied(schedule: Schedule, owners: list[Int64[Tensor, " _"]]) -> list[Int64[Tensor, " _"]]:
+    """Return what each attacker beside the honest clients trains on.
+
+    Nothing where it colludes; else what an honest client does.
+    """
+    nothing = torch.empty(0, dtype=torch.int64)
+    able = [own for own in owners if len(own)]
+    found: list[Int64[Tensor, " _"]] = []
+    for adversary, clients in schedule.beside:
+        colludes = isinstance(adversary.client, ColludingClient)
+        places = range(len(clients))
+        found += [nothing if colludes else able[place % len(able)] for place in places]
+    return found
 
 
 def _set_aside(

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fl_sim.contracts import Failure, Row, Senders, Update
-from fl_sim.engine.collusion import colluders, forged
+from fl_sim.contracts import Client, Failure, Row, Senders, Update
+from fl_sim.engine.collusion import Retrainer, colluders, forged
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, needs_updates
 from fl_sim.engine.federation import Federation
@@ -62,7 +62,10 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         collected = collect(federation, state, crew, plan)
         judge(federation, number, collected)
         senders = known(federation, plan, collected)
-        collected = forged(collected, state.server, colluders(schedule, number), senders)
+        kinds = colluders(schedule, number)
+        collected = forged(
+            collected, state.server, kinds, senders, retrainer(federation, state, plan)
+        )
         state.parameters, decision = state.server.advance(plan, collected, senders)
         state.buffers = mean_buffers(collected.updates) or state.buffers
         state.memories |= {u.client: u.memory for u in collected.updates if u.memory}
@@ -92,8 +95,8 @@ def planned(federation: Federation, state: State, number: int, present: list[int
 
 def _senders(federation: Federation, number: int, clients: list[int]) -> Senders:
     experiment, sizes = federation.experiment, federation.workshop.sizes
-    steps = [experiment.client.local_steps(sizes[client]) for client in clients]
-    return senders_of(clients, steps, experiment.data.num_clients, number, experiment.seed)
+    steps = [experiment.client.num_steps(sizes[client]) for client in clients]
+    return senders_of(clients, steps, federation.num_clients, number, experiment.seed)
 
 
 def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Collected:
@@ -104,7 +107,7 @@ def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Col
         for client, factor in zip(plan.clients, plan.factors, strict=True)
     ]
     costs = [
-        float(workshop.schedule.behaviour(c, number).local_steps(workshop.sizes[c]))
+        float(workshop.schedule.behaviour(c, number).num_steps(workshop.sizes[c]))
         for c in plan.clients
     ]
     pile = Pile(plan.order, plan.clients)
@@ -133,12 +136,49 @@ def judge(federation: Federation, number: int, collected: Collected) -> None:
 def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
     """Return what is known of those who delivered, with what they sent beside their updates."""
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
-    losses = torch.tensor([update.loss for update in collected.updates], dtype=torch.float64)
-    shapes = [{n: v.shape for n, v in update.sent.items()} for update in collected.updates]
+    owners = federation.workshop.owners
+    trained = torch.tensor([len(owners[update.client]) > 0 for update in collected.updates])
+    updates = [update for update in collected.updates if len(owners[update.client])]
+    losses = torch.tensor([update.loss for update in updates], dtype=torch.float64)
+    shapes = [{n: v.shape for n, v in update.sent.items()} for update in updates]
     same = [name for name in (shapes[0] if shapes else {}) if _is_alike(name, shapes)]
-    sent = {name: torch.stack([u.sent[name] for u in collected.updates]) for name in same}
-    reference = federation.root_update(plan.order)
-    return replace(senders, losses=losses, sent=sent, reference=reference)
+    sent = {name: torch.stack([u.sent[name] for u in updates]) for name in same}
+    return replace(
+        senders,
+        losses=_filled(losses, trained),
+        sent={name: _filled(rows, trained) for name, rows in sent.items()},
+        reference=federation.root_update(plan.order),
+        parameters=plan.order.parameters,
+    )
+
+
+def _filled(
+    values: Shaped[Tensor, "m ..."], trained: Bool[Tensor, " n"]
+) -> Shaped[Tensor, "n ..."]:
+    """Return the values of those who trained; those who hold nothing tell the mean of them."""
+    if bool(trained.all()):
+        return values
+    mean = values.mean(0) if len(values) else values.new_full(values.shape[1:], torch.nan)
+    filled = mean.expand(len(trained), *mean.shape).clone()
+    filled[trained] = values
+    return filled
+
+
+def retrainer(federation: Federation, state: State, plan: Plan) -> Retrainer:
+    """Return what trains clients of the round again, as if they behaved like another one."""
+
+    def retrained(behaviour: Client, clients: list[int]) -> Float[Tensor, "m p"]:
+        workshop, order = federation.workshop, plan.order
+        rows = []
+        for client in clients:
+            task = Task(client, memory=state.memories.get(client, {}))
+            update, _ = workshop.trained(
+                order, task, behaviour, workshop.shard(client, order.round)
+            )
+            rows.append(update.delta)
+        return torch.stack([row for row in rows if row is not None])
+
+    return retrained
 
 
 def _is_alike(name: str, shapes: list[dict[str, torch.Size]]) -> bool:

@@ -21,6 +21,7 @@ from fl_sim.engine.timeouts import time_limit
 from fl_sim.experiment import FailurePolicy
 from fl_sim.models.features import trainable
 from fl_sim.models.parameters import Slots
+from fl_sim.momentum import running_mean
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator, torch_seeded
 
@@ -35,7 +36,8 @@ class Workshop:
         inputs, clean_inputs, labels: of the records that anybody trains on; `clean_inputs` are
             those before any protection, the same tensor where nobody starts to protect late.
         protected: which of them carry noise, from the round on in which protection begins.
-        owners: each client's rows of them.
+        owners: each client's rows of them: of attackers beside the clients that share the
+            images, what they train on.
         num_classes: of the labels.
         faults: failures to inject, for tests.
         batch: the records that a cohort is trained on at the moment.
@@ -66,8 +68,14 @@ class Workshop:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Number of examples of each client, as the server counts them."""
-        return [len(own) for own in self.owners]
+        """Number of examples of each client, as the server counts them.
+
+        Attackers beside the clients that hold any count as much as these do on average.
+        """
+        holders = self.owners[: self.schedule.experiment.data.num_clients]
+        sizes = [len(own) for own in holders]
+        mean = round(sum(sizes) / max(1, sum(map(bool, sizes))))
+        return sizes + [mean] * (len(self.owners) - len(holders))
 
     @cached_property
     def allows_cohorts(self) -> bool:
@@ -101,8 +109,11 @@ class Workshop:
         # What a worker of Ray returns may still be on its way when the next chunk begins.
         reuses = order.adds_up and not together and not faults.in_worker
         room = self._room_for(order, chunk) if reuses else None
-        for answer in together or self._in_turn(order, chunk, room):
-            (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
+        for position, task in enumerate(chunk):
+            self._row = None if room is None else room.rows[position]
+            for answer in together.get(task.client) or self._tries(order, task):
+                (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
+        self._row = None
         return settled(chunk, updates, failures, order.adds_up, room)
 
     def _room_for(self, order: Order, chunk: Chunk) -> Room:
@@ -111,28 +122,25 @@ class Workshop:
             self._room = Room.of(len(chunk), len(order.parameters))
         return self._room
 
-    def _together(self, order: Order, chunk: Chunk) -> list[Update | Failure]:
-        """Return the answers of clients that can be trained as one cohort; else nothing."""
-        kinds = {self._descent(order, task.client) for task in chunk}
-        struck = [self.faults.drawn(self.seed, order.round, t.client, t.attempt) for t in chunk]
-        (settings, *others) = kinds
-        if others or settings is None or any(struck) or self.policy.timeout is not None:
-            return []
-        return [
-            answer
-            for own in self._cohort(order, chunk, settings)
-            for answer in checked((own,), order, own, own.num_examples)
-        ]
-
-    def _in_turn(self, order: Order, chunk: Chunk, room: Room | None) -> Iterator[Update | Failure]:
-        for position, task in enumerate(chunk):
-            self._row = None if room is None else room.rows[position]
-            yield from self._tries(order, task)
-        self._row = None
+    def _together(self, order: Order, chunk: Chunk) -> dict[int, list[Update | Failure]]:
+        """Return the answers of the clients that can be trained as cohorts, by client."""
+        if not order.cohort or self.policy.timeout is not None:
+            return {}
+        kinds: dict[Descent, list[Task]] = {}
+        for task in chunk:
+            settings = self._descent(order, task.client)
+            struck = self.faults.drawn(self.seed, order.round, task.client, task.attempt)
+            if settings is not None and not struck:
+                kinds.setdefault(settings, []).append(task)
+        return {
+            own.client: checked((own,), order, own, own.num_examples)
+            for settings, tasks in kinds.items()
+            for own in self._cohort(order, tuple(tasks), settings)
+        }
 
     def _descent(self, order: Order, client: int) -> Descent | None:
         """Return how a client trains in a cohort; None where it has to be trained by itself."""
-        if not (order.cohort and self.allows_cohorts):
+        if not (order.cohort and self.allows_cohorts and len(self.owners[client])):
             return None
         settings = self.schedule.behaviour(client, order.round).descent(order.round)
         return settings and replace(settings, mu=settings.mu or order.proximal_mu)
@@ -143,6 +151,11 @@ class Workshop:
         trained = cohort.train(self, order.parameters, settings, number, clients)
         losses = self._losses(order, settings, clients, trained.losses)
         deltas = trained.parameters.sub_(order.parameters)
+        memories = [task.memory for task in chunk]
+        if settings.worker_momentum:
+            memories = [dict(memory) for memory in memories]
+            for k, memory in enumerate(memories):
+                deltas[k] = running_mean(settings.worker_momentum, deltas[k], memory)
         return [
             Update(
                 client=task.client,
@@ -152,7 +165,7 @@ class Workshop:
                 norm=float(torch.linalg.vector_norm(deltas[k])),
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],
-                memory=task.memory,
+                memory=memories[k],
             )
             for k, task in enumerate(chunk)
         ]
@@ -198,6 +211,7 @@ class Workshop:
             (update,) = self._cohort(order, (task,), settings)
         else:
             update, shard = self.trained(order, task, behaviour, shard)
+        update = replace(update, num_examples=self.sizes[client])
         update = self.faults.spoil(update, self.seed, order.round, task.attempt)
         answers = behaviour.replies(update, shard)
         return checked(answers, order, update, self.sizes[client])
@@ -214,10 +228,12 @@ class Workshop:
             received=order.received,
             memory=dict(task.memory),
         )
-        loss = self.loss(shard) if order.needs_losses else float("nan")
+        loss = self.loss(shard) if order.needs_losses and len(shard) else float("nan")
         rng = generator(self.seed, "round", number, "client", client)
-        with torch_seeded(self.seed, "round", number, "layers", client):  # of dropout
-            metrics = behaviour.train(self.model, shard, rng)
+        metrics = {"train_loss": float("nan"), "train_accuracy": float("nan")}
+        if len(shard):
+            with torch_seeded(self.seed, "round", number, "layers", client):  # of dropout
+                metrics = behaviour.train(self.model, shard, rng)
         delta = self.slots.change_from(order.parameters, self._row)
         update = Update(
             client=client,

@@ -23,6 +23,9 @@ class Training(Metric):
         yield Row(seen.round, "num_updates", len(seen.updates))
         for update in seen.updates:
             for name, value in update.metrics.items():
-                yield Row(seen.round, name, value, update.client)
+                note = (
+                    "" if not math.isnan(value) else "no number: nothing to train on, or diverged"
+                )
+                yield Row(seen.round, name, value, update.client, valid=not note, note=note)
             if math.isfinite(update.norm):
                 yield Row(seen.round, "update_norm", update.norm, update.client)

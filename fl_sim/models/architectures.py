@@ -99,6 +99,22 @@ def mlp(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Se
     )
 
 
+def fc(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+    """Return one hidden layer of 100 units, the fully connected network of ByzFL's benchmark.
+
+    79,510 parameters on 28 x 28 grey images with ten classes; it has nothing to normalise.
+    ByzFL (2025), https://arxiv.org/abs/2505.24802, with pixels centred first, as everywhere here.
+    """
+    pixels = math.prod(image_shape)
+    return nn.Sequential(
+        _centred(image_shape[0]),
+        nn.Flatten(),
+        nn.Linear(pixels, 100),
+        nn.ReLU(),
+        nn.Linear(100, num_classes),
+    )
+
+
 def linear(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
     """Return logistic regression on the pixels; it has nothing to normalise.
 
@@ -225,5 +241,15 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 Architecture = Callable[[tuple[int, int, int], int, str], nn.Sequential]
 ARCHITECTURES: dict[str, Architecture] = {
     f.__name__: f
-    for f in (small_cnn, tiny_cnn, mcmahan_cnn, lenet, resnet18, mlp, linear, standardised_linear)
+    for f in (
+        small_cnn,
+        tiny_cnn,
+        mcmahan_cnn,
+        lenet,
+        resnet18,
+        mlp,
+        fc,
+        linear,
+        standardised_linear,
+    )
 }

@@ -75,7 +75,7 @@ def timeline_of(grid: Grid, setting: Setting) -> Timeline | None:
     except RequestError:
         return None
     schedule = Schedule(experiment)
-    shape = (experiment.data.num_clients, experiment.rounds)
+    shape = (experiment.num_clients, experiment.rounds)
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
     by_client = rows[rows["client"] >= 0]
     shares = by_client[(by_client["metric"] == "protected_share") & (by_client["value"] > 0)]

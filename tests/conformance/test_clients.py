@@ -209,7 +209,7 @@ def test_every_attacker_states_its_threat_model(client: Client) -> None:
 )
 def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard) -> None:
     class Odd(SgdClient):  # type: ignore[misc]
-        def local_steps(self, num_examples: int) -> int:
+        def num_steps(self, num_examples: int) -> int:
             return 1234
 
         def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
@@ -220,7 +220,7 @@ def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard
 
     odd = replace(client, honest=Odd())
     update = Update(2, torch.ones(3), {}, 50, {})
-    assert odd.local_steps(50) == 1234
+    assert odd.num_steps(50) == 1234
     assert odd.personal(fresh(client), {})
     assert len(odd.replies(update, shard)) == 3
 
@@ -241,6 +241,7 @@ def collusion(honest: int, own: int, seed: int = 0, size: int = 40) -> Collusion
         CoordinateMedian(),
         None,
         generator(seed, "forging"),
+        retrained=lambda client: -updates[:honest],
     )
 
 

@@ -37,6 +37,7 @@ OWN_LENGTH = "a step has a length of its own, whatever that of the updates"
 STEPS = "clients took different numbers of steps, so coefficients do not sum to one"
 SYBILS = "clients that are alike are taken for one person"
 PRIVATE = "clips at a fixed length and adds noise of a fixed size"
+FIXED_LENGTH = "updates are clipped at a fixed length"
 CLIPS_FROM_THE_LAST_STEP = "moves at most `threshold` away from the last step, zero at first"
 
 # Laws that a paper's rule does not have: property -> class name -> why. A rule that is not
@@ -54,6 +55,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "FedYogi": DIVIDES,
         "FoolsGold": SYBILS,
         "QFedAvg": BENDS,
+        "StaticClipping": FIXED_LENGTH,
     },
     "order": {
         "DifferentialPrivacy": PRIVATE,
@@ -73,6 +75,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "NormBounding": SHORTENS,
         "QFedAvg": BENDS,
         "SignGuard": SHORTENS,
+        "StaticClipping": FIXED_LENGTH,
     },
     "scale": {
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
@@ -84,6 +87,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "FedMGDAPlus": OWN_LENGTH,
         "FedYogi": DIVIDES,
         "QFedAvg": BENDS,
+        "StaticClipping": FIXED_LENGTH,
     },
     "shares": {
         "AdaptiveRobustClipping": "wraps the median, which is used coordinate by coordinate",
@@ -96,6 +100,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "FedAdam": DIVIDES,
         "FedYogi": DIVIDES,
         "NearestNeighborMixing": "wraps the median, which is used coordinate by coordinate",
+        "StaticClipping": "wraps the median, which is used coordinate by coordinate",
         "TrimmedMean": "another mean in each coordinate",
     },
 }
@@ -372,9 +377,11 @@ def test_a_wrapper_asks_for_what_the_wrapped_rule_needs(wrapper: Any) -> None:
     assert [rule.needs_losses for rule in around.values()] == [True, False, False]
     assert [rule.root_samples for rule in around.values()] == [0, 100, 0]
     scaffold = around[SCAFFOLD()]
-    state = torch.arange(5).double()
-    assert torch.equal(scaffold.initial_state(5), torch.zeros(5).double())
-    assert torch.equal(scaffold.broadcast(state)["control"], state.float())
+    state = scaffold.initial_state(5)
+    control = state["rule"] if isinstance(state, dict) else state
+    assert torch.equal(control, torch.zeros(5).double())
+    control += torch.arange(5)
+    assert torch.equal(scaffold.broadcast(state)["control"], control.float())
 
 
 @pytest.mark.parametrize("inner", RULES, ids=name_of)

@@ -8,6 +8,7 @@ from torch import nn
 
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
+from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Data, Experiment
 from fl_sim.contracts import Client, Update
 from fl_sim.engine.cohort import Batch
@@ -42,6 +43,8 @@ CLIENTS = {
     "smooth": replace(SGD, label_smoothing=0.2),
     "rough": replace(SGD, label_smoothing=-0.1, momentum=0.9),
     "near": FedProxClient(mu=0.5, sgd=replace(SGD, momentum=0.9)),
+    "steps": replace(SGD, local_epochs=1, local_steps=4),
+    "worker momentum": WorkerMomentumClient(0.5, replace(SGD, local_epochs=1, local_steps=1)),
 }
 
 
@@ -90,7 +93,7 @@ def test_a_cohort_gives_what_its_clients_give_in_turn(model: str, client: str) -
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("client", ["decay", "rough", "near"])
+@pytest.mark.parametrize("client", ["decay", "rough", "near", "steps", "worker momentum"])
 def test_a_cohort_of_one_gives_the_bits_of_a_cohort_of_many(model: str, client: str) -> None:
     shop = workshop(model, CLIENTS[client])
     many = trained(shop, list(range(len(SIZES))), cohort=True)

@@ -112,7 +112,7 @@ def test_steps_are_counted_over_rounds() -> None:
     client = DpSgdClient(batch_size=8, local_epochs=2)
     for _ in range(2):
         client.train(network(), shard, generator(3, "client"))
-    assert int(shard.memory["dp_sgd.steps"]) == 2 * client.local_steps(COUNT) == 12
+    assert int(shard.memory["dp_sgd.steps"]) == 2 * client.num_steps(COUNT) == 12
 
 
 @needs_opacus

@@ -108,7 +108,7 @@ def test_scaffold_follows_the_learning_rate_of_each_layer_and_round() -> None:
     start = flat(model)
     shard = replace(shard_of(0), round=3, received={"control": torch.zeros(18)})
     ScaffoldClient(sgd=settings).train(model, shard, generator(0, "rates"))
-    steps = ScaffoldClient(sgd=settings).local_steps(len(shard))
+    steps = ScaffoldClient(sgd=settings).num_steps(len(shard))
     factors = torch.cat([torch.ones(15), torch.full((3,), 0.1)])
     expected = (start - flat(model)) / (steps * 0.1 * 0.25 * factors)
     torch.testing.assert_close(shard.memory["control"], expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,49 @@
+"""Label flipping by colluders: the mean of what all honest clients would send on wrong labels."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clients.label_flip import LabelFlipClient
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, mean
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
+
+
+@final
+@dataclass(frozen=True)
+class JointLabelFlipClient(Colluder):
+    """Send the mean of what the honest clients would have sent on mirrored labels.
+
+    Each honest client's training is done once more, on the same batches, with y -> C - 1 - y.
+    So attackers need no images of their own, and all send the same. It takes as long as the
+    honest training, in turn.
+
+    Threat model: the attackers know the images of all honest clients, and which of them a round
+    trains on; they do not need to know the rule.
+
+    Source: "LabelFlipping" of ByzFL (2025), https://arxiv.org/abs/2505.24802, after Allen-Zhu et
+    al. (2020), https://arxiv.org/abs/2012.14368. There the flipped gradients carry no worker
+    momentum: give plain descent as `honest` for that.
+
+    Attributes:
+        honest: the training that is led astray.
+    """
+
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Return the mean of the updates on mirrored labels.
+
+        Raises:
+            ValueError: where the engine does not train honest clients again.
+        """
+        if seen.retrained is None:
+            raise ValueError("JointLabelFlipClient needs Collusion.retrained")
+        return mean(seen.retrained(LabelFlipClient(honest=self.honest)))

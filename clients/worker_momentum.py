@@ -1,0 +1,76 @@
+"""Worker momentum: any training, of which a running mean over the rounds is sent."""
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from clients.sgd import SgdClient
+from fl_sim import description
+from fl_sim.contracts import Client, Descent, Shard, Update
+from fl_sim.errors import require
+from fl_sim.models.parameters import flat, load_flat
+from fl_sim.momentum import running_mean
+
+
+@final
+@dataclass(frozen=True)
+class WorkerMomentumClient(Client):
+    """Send m = beta m + (1 - beta) u, where u is the round's update and m lasts over rounds.
+
+    With one local step of plain SGD that is the momentum of distributed SGD, which lowers the
+    variance of honest updates, so that robust rules can tell attackers apart. m is zero before
+    the client's first round, its bias is not corrected, and a round without the client leaves it
+    as it is.
+
+    Source: Karimireddy et al. (2021), algorithm 2, https://arxiv.org/abs/2012.10333, as in ByzFL
+    (2025), https://arxiv.org/abs/2505.24802. With more than one local step, u stands for the
+    gradient.
+
+    Attributes:
+        momentum: beta of the paper.
+        training: what gives u.
+    """
+
+    momentum: float = 0.9
+    training: Client = field(default_factory=lambda: SgdClient(momentum=0.0, local_steps=1))
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place, then move the parameters to where the running mean leads."""
+        start = flat(model)
+        metrics = self.training.train(model, shard, rng)
+        mean = running_mean(self.momentum, flat(model) - start, shard.memory)
+        load_flat(model, start + mean)
+        return metrics
+
+    def descent(self, number: int) -> Descent | None:
+        """Return that of the training, with the momentum; None where it has one of its own."""
+        plain = self.training.descent(number)
+        if plain is None or plain.worker_momentum:
+            return None
+        return replace(plain, worker_momentum=self.momentum)
+
+    def cannot_train(self, model: nn.Module) -> str:
+        """Refuse what the training refuses."""
+        return self.training.cannot_train(model)
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return those of the training."""
+        return self.training.num_steps(num_examples)
+
+    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+        """Have the own model of the training."""
+        return self.training.personal(model, memory)
+
+    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+        """Claim what the training does: a mean of private updates costs no more."""
+        return self.training.epsilon(num_examples, memory)
+
+    def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
+        """Send as often as the training does."""
+        return self.training.replies(update, shard)

@@ -1,0 +1,23 @@
+"""Worker momentum: what a client sends is a running mean of its updates over its rounds."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+KEPT = "worker_momentum"  # name of the running mean in a client's memory
+
+
+def running_mean(
+    beta: float, update: Float[Tensor, " p"], memory: dict[str, Tensor]
+) -> Float[Tensor, " p"]:
+    """Return m = beta m + (1 - beta) u, and keep it in `memory`; m is zero at first.
+
+    Args:
+        beta: how much of the last mean stays, in [0, 1).
+        update: u, of the round.
+        memory: what the client keeps; changed in place.
+    """
+    mean = (1 - beta) * update
+    if KEPT in memory:
+        mean = mean.add_(memory[KEPT], alpha=beta)
+    memory[KEPT] = mean
+    return mean

@@ -1,0 +1,50 @@
+"""Static clipping, in front of any rule."""
+
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import AggregationRule, Decision, Senders
+from fl_sim.distances import row_norms, shortening
+from fl_sim.errors import require
+from strategies.median import CoordinateMedian
+from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
+
+
+@final
+@dataclass(frozen=True)
+class StaticClipping(WrappingRule):
+    """Any rule, given updates that are shortened to a fixed length where they are longer.
+
+    Bounds what one update can do; how many attackers are withstood is for the rule to say.
+
+    Source: the pre-aggregation "Clipping" of ByzFL (2025), https://arxiv.org/abs/2505.24802; the
+    default length is ByzFL's. With `FedAvg` inside, this is `NormBounding` with a threshold.
+
+    Attributes:
+        threshold: the longest that an update may be.
+        rule: what aggregates the shortened updates.
+    """
+
+    threshold: float = 2.0
+    rule: AggregationRule = field(default_factory=CoordinateMedian)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.threshold > 0, "threshold", "above 0", self.threshold)
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return what the rule makes of the shortened updates; weights stay as they are."""
+        self.check_count(updates)
+        scales = shortening(row_norms(updates), self.threshold)
+        mix = shortened_by(scales)
+        return with_scales(decide_mixed(self.rule, state, mix, updates, weights, senders), scales)
