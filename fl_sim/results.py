@@ -89,17 +89,24 @@ def protection_numbers(
 ) -> dict[str, float]:
     """Return A_all, A_clean and A_mix, last and best round, with gap and ratio.
 
-    NaN stands for a control that was not run, or cannot be: nothing is clean at fraction 1.
+    NaN stands for a control that was not run, or cannot be: nothing is clean at fraction 1; and
+    for an accuracy that is not defined, of a model that diverged.
     """
     numbers: dict[str, float] = {}
     for name, entry in (("a_all", all_clean), ("a_clean", clean), ("a_mix", mix)):
-        numbers[name] = entry["accuracy"] if entry else float("nan")
-        numbers[f"{name}_best"] = entry["best_accuracy"] if entry else float("nan")
+        numbers[name] = _number(entry, "accuracy")
+        numbers[f"{name}_best"] = _number(entry, "best_accuracy")
     numbers["utility_gap"] = utility_gap(numbers["a_clean"], numbers["a_mix"])
     numbers["extraction_ratio"] = extraction_ratio(
         numbers["a_all"], numbers["a_clean"], numbers["a_mix"]
     )
     return numbers
+
+
+def _number(entry: dict[str, Any] | None, name: str) -> float:
+    """Return a number of a result; JSON has null in the place of NaN."""
+    value = None if entry is None else entry[name]
+    return float("nan") if value is None else float(value)
 
 
 def load_results(path: str | Path) -> Results:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack
+from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_population
 
 
 @final
@@ -28,9 +28,10 @@ class AttackP(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the rank among the population, from 0 to 1."""
-        ordered = held.population.sort().values
-        return torch.searchsorted(ordered, held.target.contiguous()).double() / len(ordered)
+        ordered = held.population[~held.population.isnan()].sort().values
+        rank = torch.searchsorted(ordered, held.target.contiguous()).double() / len(ordered)
+        return rank.masked_fill(held.target.isnan(), torch.nan)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the population is empty."""
-        return "" if len(held.population) else "needs a population; got none"
+        return needs_population(held)

@@ -30,7 +30,7 @@ def canary_epsilon(cosines: Float[Tensor, " k"], size: int, delta: float) -> flo
     the epsilon of the Gaussian mechanism that moves their mean as far, with the same variance on
     both sides: with one of its own on either side, as in algorithm 2 of the paper, it comes out a
     fifth to a third too large for few canaries. No guarantee: an attacker could do better. 0 where
-    canaries leave no trace.
+    canaries leave no trace; NaN where no cosine is defined.
 
     Source: Andrew et al. (2024), One-shot empirical privacy estimation for federated learning,
     section 4, https://arxiv.org/abs/2302.03098.
@@ -40,7 +40,7 @@ def canary_epsilon(cosines: Float[Tensor, " k"], size: int, delta: float) -> flo
         size: number of parameters that were released.
         delta: probability with which epsilon may fail.
     """
-    return gaussian_epsilon(math.sqrt(size) * float(cosines.double().mean()), delta)
+    return gaussian_epsilon(math.sqrt(size) * float(cosines.double().nanmean()), delta)
 
 
 def below(value: float) -> float:
@@ -51,6 +51,8 @@ def below(value: float) -> float:
 def gaussian_epsilon(shift: float, delta: float) -> float:
     """Return the epsilon of a Gaussian mechanism, whose mean moves by so many deviations.
 
+    Infinite where it moves by infinitely many; NaN for NaN.
+
     Source: Balle and Wang (2018), theorem 8, https://arxiv.org/abs/1805.06530.
 
     >>> round(gaussian_epsilon(1.0, 1e-5), 3)
@@ -58,6 +60,8 @@ def gaussian_epsilon(shift: float, delta: float) -> float:
     """
     if shift <= 0:
         return 0.0
+    if not math.isfinite(shift):
+        return shift
 
     def failing(epsilon: float) -> float:
         rest = below(-shift / 2 - epsilon / shift)

@@ -12,6 +12,7 @@ from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
 from fl_sim.attacks.trajectories import cosines, needs_trajectory, seen
 
 FLOOR = 1e-8  # of a deviation over clients
+FEWEST = 2  # other clients in a round: a deviation takes two
 OUTLYING = 3.0  # deviations above the mean from which a value is left out
 
 
@@ -23,7 +24,8 @@ class FedMia(MembershipAttack):
     In each round the signals of the other clients give a normal distribution, without values more
     than three deviations above their mean; the score is the mean over rounds of its distribution
     function at the suspect's signal. From 0 to 1; guessing gives an AUC of 0.5. It tells label
-    skew as readily as membership: read it on matched outsiders.
+    skew as readily as membership: read it on matched outsiders. A round in which fewer than two
+    other clients sent a finite signal does not count.
 
     Source: Zhu et al. (2024), equations 7 to 12, https://arxiv.org/abs/2402.06289.
 
@@ -51,11 +53,13 @@ class FedMia(MembershipAttack):
         rounds, _, records = signal.shape
         own = course.suspects.expand(rounds, 1, records)
         others = signal.scatter(1, own, torch.nan)
+        others = others.masked_fill(~others.isfinite(), torch.nan)
+        few = (~others.isnan()).sum(1, keepdim=True) < FEWEST
         mean, deviation = _fit(others)
         others = others.masked_fill(others > mean + OUTLYING * deviation, torch.nan)
         mean, deviation = _fit(others)
         place = (signal.gather(1, own) - mean) / deviation.clamp(min=FLOOR)
-        distribution: Tensor = torch.special.ndtr(place)
+        distribution: Tensor = torch.special.ndtr(place).masked_fill(few, torch.nan)
         return distribution.squeeze(1).nanmean(0)
 
     def missing(self, held: Evidence) -> str:

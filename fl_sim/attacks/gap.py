@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,9 +27,9 @@ class Gap(MembershipAttack):
         return {"gap": cls()}
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
-        """Return whether the target is right."""
+        """Return whether the target is right; NaN where it gives no answer."""
         assert held.correct is not None
-        return held.correct.double()
+        return held.correct.double().masked_fill(held.target.isnan(), torch.nan)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the target's answers are missing."""

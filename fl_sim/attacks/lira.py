@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from fl_sim import description
 from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_references
 from fl_sim.errors import require
 
-TINY = 1e-30  # keeps a variance of zero from dividing
+FEWEST = 2  # references of a kind: a deviation takes two
 
 
 @final
@@ -23,6 +24,9 @@ class Lira(MembershipAttack):
     the one-sided test, phi's distance above the OUT mean in deviations. `offline_density` scores
     minus log N(phi; out) as the authors' script does: it takes records that are far too hard for
     members, and is here to be compared with. Guessing gives an AUC of 0.5.
+
+    A record with fewer than two references of a kind that is used has no score, nor has one whose
+    references all agree, where there is no deviation to measure by.
 
     Source: Carlini et al. (2022), algorithm 1 and section 6.1, https://arxiv.org/abs/2112.03570;
     the shrunken variance is the moderated one of Smyth (2004), equation 6,
@@ -70,19 +74,22 @@ class Lira(MembershipAttack):
 
     def missing(self, held: Evidence) -> str:
         """Return which references are missing: a deviation takes two."""
-        return needs_references(held, 2 * (self.references == "online"), 2)
+        return needs_references(held, FEWEST * (self.references == "online"), FEWEST)
 
     def _fit(self, values: Float[Tensor, "m n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Return centre and deviation for each record; NaN stands for no value."""
+        counts = (~values.isnan()).sum(0)
+        values = values.masked_fill(counts < FEWEST, torch.nan)
         centre = values.nanmean(0) if self.centre == "mean" else _nanmedian(values)
-        there = ~values.isnan()
-        counts = there.sum(0)
-        pooled = (values - centre)[there].var(correction=0).expand_as(centre)
+        apart = (values - centre)[~values.isnan()]
+        whole = apart.var(correction=0) if len(apart) else apart.new_tensor(torch.nan)
+        pooled = whole.expand_as(centre)
         own = ((values - values.nanmean(0)).square()).nanmean(0)
         strength = self.prior_strength
         shrunken = (strength * pooled + counts * own) / (strength + counts)
         variances = {"pooled": pooled, "per_example": own, "shrunken": shrunken}
-        return centre, variances[self.variance].sqrt() + TINY
+        deviation = variances[self.variance].sqrt()
+        return centre, deviation.masked_fill(deviation == 0, torch.nan)
 
 
 def log_density(

@@ -8,7 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.attacks.signals import Evidence, MembershipAttack, confidence, needs_references
+from fl_sim.attacks.signals import (
+    Evidence,
+    MembershipAttack,
+    confidence,
+    needs_population,
+    needs_references,
+)
 from fl_sim.errors import require
 
 
@@ -54,22 +60,23 @@ class Rmia(MembershipAttack):
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the share of the population that is beaten, from 0 to 1."""
         ratio = confidence(held.target) / self._general(held)
-        population = confidence(held.reference_population).mean(0)
+        general = confidence(held.reference_population)
+        population = general.nanmean(0) if bool(general.isnan().any()) else general.mean(0)
         if self.references == "offline":
             population = self._lifted(population)
         beaten = self.gamma * confidence(held.population) / population
+        beaten = beaten[~beaten.isnan()]
         # The share of z with ratio / ratio_z > gamma, by binary search instead of a table.
         share = torch.searchsorted(beaten.sort().values, ratio).double() / len(beaten)
         share[ratio.isnan()] = torch.nan
         # A ratio is below 1 / P; its own order fits between two steps of the share.
-        within = ratio / (1 + ratio) / (len(beaten) + 1)
+        within = torch.where(ratio.isinf(), 1.0, ratio / (1 + ratio)) / (len(beaten) + 1)
         return share + within if self.resolved else share
 
     def missing(self, held: Evidence) -> str:
         """Return whether the population or references are missing."""
-        if len(held.population) == 0:
-            return "needs a population; got none"
-        return needs_references(held, int(self.references == "online"), 1)
+        references = needs_references(held, int(self.references == "online"), 1)
+        return needs_population(held) or references
 
     def _general(self, held: Evidence) -> Float[Tensor, " n"]:
         sure = confidence(held.references)

@@ -71,19 +71,34 @@ class Evidence:
 
     @property
     def inside(self) -> Float[Tensor, "m n"]:
-        """Margins under references that were trained on the record; NaN elsewhere."""
-        return self.references.double().masked_fill(~self.reference_members, torch.nan)
+        """Margins under references that were trained on the record; NaN elsewhere.
+
+        NaN also where a margin is infinite, from a probability that was rounded to 1: a mean or
+        a deviation with it would say nothing.
+        """
+        return self._of(self.reference_members)
 
     @property
     def outside(self) -> Float[Tensor, "m n"]:
-        """Margins under references that were not trained on the record; NaN elsewhere."""
-        return self.references.double().masked_fill(self.reference_members, torch.nan)
+        """Margins under references that were not trained on the record; NaN elsewhere.
+
+        NaN also where a margin is infinite: see `inside`.
+        """
+        return self._of(~self.reference_members)
+
+    def counts(self, inside: bool) -> Int64[Tensor, " n"]:
+        """Return how many IN, or OUT, references with a finite margin each record has."""
+        held = self.reference_members if inside else ~self.reference_members
+        return (held & self.references.isfinite()).sum(0)
 
     def typical(self, inside: bool) -> int:
         """Return how many IN, or OUT, references the typical (median) record has."""
-        held = self.reference_members if inside else ~self.reference_members
-        counts = held.sum(0)
+        counts = self.counts(inside)
         return int(counts.median()) if counts.numel() else 0
+
+    def _of(self, held: Bool[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+        margins = self.references.double()
+        return margins.masked_fill(~(held & margins.isfinite()), torch.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +163,10 @@ class MembershipAttack(ABC):
 
     @abstractmethod
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
-        """Return a score for each audited record, in float64; NaN where it cannot be told."""
+        """Return a score for each audited record, in float64; NaN where it cannot be told.
+
+        Infinite scores are as good as others; a record without enough to go by has none.
+        """
 
     def missing(self, held: Evidence) -> str:
         """Return what the evidence lacks for this attack, or nothing."""
@@ -156,11 +174,24 @@ class MembershipAttack(ABC):
 
 
 def needs_references(held: Evidence, inside: int, outside: int) -> str:
-    """Return what is missing of IN and OUT references a record, or nothing."""
+    """Return what is missing of IN and OUT references, where the typical record lacks any.
+
+    Also where no record has enough of both. Where most records have them, the attack is made, and
+    the scores of the others are NaN.
+    """
     got_in, got_out = held.typical(inside=True), held.typical(inside=False)
-    if got_in >= inside and got_out >= outside:
+    told = (held.counts(inside=True) >= inside) & (held.counts(inside=False) >= outside)
+    count = int(told.sum())
+    if got_in >= inside and got_out >= outside and count:
         return ""
-    return f"needs {inside} IN and {outside} OUT references a record; got {got_in} and {got_out}"
+    few = f"; {count} of {len(told)} records have them" if count else ""
+    need = f"needs {inside} IN and {outside} OUT references a record"
+    return f"{need}; got {got_in} and {got_out}{few}"
+
+
+def needs_population(held: Evidence) -> str:
+    """Return whether there is no population with a margin to compare with, or nothing."""
+    return "needs a population; got none" if bool(held.population.isnan().all()) else ""
 
 
 def margin_of(

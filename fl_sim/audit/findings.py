@@ -15,6 +15,7 @@ from fl_sim.metrics.membership import (
     Finding,
     assess,
     dispersion,
+    judged,
     shift_control,
 )
 from fl_sim.metrics.pools import Records
@@ -106,7 +107,7 @@ def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tens
     if bench.trajectory is not None:
         findings += source_inference(bench, bench.trajectory)
         findings += counted_records(bench, bench.trajectory)
-    return findings, scores
+    return [judged(finding) for finding in findings], scores
 
 
 def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
@@ -132,7 +133,10 @@ def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
         hits, count = int(right[own].sum()), int(own.sum())
         low, high = clopper_pearson(hits, count)
         value = hits / count if count else float("nan")
-        yield about._replace(metric=f"source_{name}", value=value, low=low, high=high)
+        note = "" if count else "empty pool"
+        yield about._replace(
+            metric=f"source_{name}", value=value, low=low, high=high, valid=not note, note=note
+        )
     value = float(excess(right[inside].double(), right[outside].double()))
     yield about._replace(metric="source_excess", value=value)
 
@@ -169,7 +173,8 @@ def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:
         return plain
 
     def worth(a: float) -> float:
-        return sum(_area(replace(plain, a=a), bench, *each) for each in rehearsals)
+        areas = [_area(replace(plain, a=a), bench, *each) for each in rehearsals]
+        return sum(area for area in areas if area == area)  # the same ones for every `a`
 
     return replace(plain, a=max(STEPS, key=worth))
 

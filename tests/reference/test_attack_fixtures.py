@@ -1,6 +1,7 @@
 """Attacks against numbers of TensorFlow Privacy and privacy_meter, frozen with their origin."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from fl_sim.attacks.calibrated_margin import CalibratedMargin
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.rmia import Rmia
 from fl_sim.attacks.signals import Evidence, Signals, confidence
+from fl_sim.seeding import generator
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "mia_reference.json").read_text())
 Centre = Literal["mean", "median"]
@@ -152,3 +154,130 @@ def test_one_reference_of_each_kind_is_too_few_for_a_deviation() -> None:
     assert Lira().missing(evidence) == "needs 2 IN and 2 OUT references a record; got 1 and 1"
     assert Rmia().missing(evidence) == ""
     assert CalibratedMargin("both").missing(evidence) == ""
+
+
+def few_references(seed: int = 0) -> tuple[Evidence, torch.Tensor]:
+    """Four IN and OUT references a record; for some records one of a kind, or none.
+
+    Returns:
+        the evidence, and the rows that have fewer than two of either kind.
+    """
+    rng = generator(seed, "few")
+    members = (torch.arange(8) % 2 == 0)[:, None].repeat(1, 40)
+    members[:, 0], members[:, 1] = True, False  # no OUT, no IN
+    members[:, 2] = torch.arange(8) > 0  # one OUT
+    members[:, 3] = torch.arange(8) == 0  # one IN
+    margins = torch.randn(8, 40, generator=rng, dtype=torch.float64)
+    target = torch.randn(40, generator=rng, dtype=torch.float64)
+    return Evidence(target, margins, members, target, margins), torch.arange(4)
+
+
+FORMS = [
+    Lira(references, variance, centre)
+    for references in ("online", "offline", "offline_density")
+    for variance in ("pooled", "per_example", "shrunken")
+    for centre in ("mean", "median")
+]
+every_form = pytest.mark.parametrize("attack", FORMS, ids=repr)
+
+
+@every_form
+def test_a_record_with_fewer_than_two_references_of_a_kind_has_no_score(attack: Lira) -> None:
+    evidence, few = few_references()
+    scores = attack.scores(evidence)
+    untold = few if attack.references == "online" else torch.tensor([0, 2])
+    assert scores[untold].isnan().all()
+    told = torch.ones(40, dtype=torch.bool)
+    told[untold] = False
+    assert scores[told].isfinite().all()
+    assert float(scores[told].abs().max()) < 1e4
+    assert attack.missing(evidence) == ""
+    kept = torch.arange(4, 40)
+    alone = replace(
+        evidence,
+        target=evidence.target[kept],
+        references=evidence.references[:, kept],
+        reference_members=evidence.reference_members[:, kept],
+    )
+    if attack.variance == "per_example" and attack.references == "online":
+        assert scores[kept].tolist() == pytest.approx(attack.scores(alone).tolist(), rel=1e-9)
+
+
+@every_form
+def test_one_infinite_margin_costs_one_reference_of_one_record(attack: Lira) -> None:
+    evidence, _ = few_references()
+    before = attack.scores(evidence)
+    margins = evidence.references.clone()
+    margins[0, 9], margins[1, 9] = torch.inf, -torch.inf
+    scores = attack.scores(replace(evidence, references=margins))
+    assert torch.equal(scores.isnan(), before.isnan())
+    assert scores[10:].tolist() == pytest.approx(before[10:].tolist(), rel=0.1, abs=0.1)
+    margins[:6, 9] = torch.inf
+    scores = attack.scores(replace(evidence, references=margins))
+    assert math.isnan(scores[9])
+    assert int(scores.isnan().sum()) == int(before.isnan().sum()) + 1
+
+
+@every_form
+def test_references_that_all_agree_measure_nothing(attack: Lira) -> None:
+    evidence, _ = few_references()
+    margins = evidence.references.clone()
+    margins[:, 7] = 3.0
+    scores = attack.scores(replace(evidence, references=margins))
+    if attack.variance == "per_example":
+        assert math.isnan(scores[7])
+    same = attack.scores(replace(evidence, references=torch.full_like(margins, 3.0)))
+    assert same.isnan().all()
+
+
+def test_what_is_missing_says_how_many_records_could_be_told() -> None:
+    evidence, _ = few_references()
+    members = evidence.reference_members.clone()
+    members[:, 10:] = torch.arange(8)[:, None] > 0
+    few = replace(evidence, reference_members=members)
+    text = "needs 2 IN and 2 OUT references a record; got 7 and 1; 6 of 40 records have them"
+    assert Lira().missing(few) == text
+    mixed = (torch.arange(8)[:, None] < 7) ^ (torch.arange(40) % 2 == 0)
+    nobody = replace(evidence, reference_members=mixed)
+    assert Lira().missing(nobody).startswith("needs 2 IN and 2 OUT references a record; got")
+    without = replace(evidence, references=evidence.references * torch.inf)
+    assert Lira().missing(without) == "needs 2 IN and 2 OUT references a record; got 0 and 0"
+
+
+@pytest.mark.parametrize("offset", ["both", "out", "in"])
+def test_an_infinite_reference_does_not_set_the_offset(
+    offset: Literal["both", "out", "in"],
+) -> None:
+    evidence, _ = few_references()
+    margins = evidence.references.clone()
+    margins[0, 9] = margins[1, 9] = torch.inf
+    before = CalibratedMargin(offset).scores(evidence)
+    after = CalibratedMargin(offset).scores(replace(evidence, references=margins))
+    assert after[9].isfinite()
+    rest = torch.arange(40) != 9
+    assert torch.equal(after[rest].nan_to_num(-9), before[rest].nan_to_num(-9))
+
+
+@pytest.mark.parametrize("attack", [Rmia("online"), Rmia("offline")], ids=repr)
+def test_rmia_leaves_out_what_is_no_margin(attack: Rmia) -> None:
+    evidence, _ = few_references()
+    drawn = torch.randn(9, 40, generator=generator(1, "population"), dtype=torch.float64)
+    evidence = replace(evidence, population=drawn[0], reference_population=drawn[1:])
+    before = attack.scores(evidence)
+    population = evidence.population.clone()
+    population[3] = torch.nan
+    kept = torch.arange(40) != 3
+    fewer = replace(
+        evidence,
+        population=evidence.population[kept],
+        reference_population=evidence.reference_population[:, kept],
+    )
+    scores = attack.scores(replace(evidence, population=population))
+    assert torch.equal(scores.nan_to_num(-9), attack.scores(fewer).nan_to_num(-9))
+    target = evidence.target.clone()
+    target[5], target[6], target[7] = torch.nan, torch.inf, -torch.inf
+    scores = attack.scores(replace(evidence, target=target))
+    assert math.isnan(scores[5])
+    assert scores[6:8].isfinite().all()
+    assert float(scores[6]) > float(before[6])
+    assert float(scores[7]) < float(before[7])

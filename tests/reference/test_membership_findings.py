@@ -113,6 +113,43 @@ def test_records_that_cannot_be_told_are_left_out_and_counted() -> None:
     assert area.value == pytest.approx(roc_auc_score(own.members[100:], scores[100:]), abs=1e-12)
 
 
+def test_the_note_says_how_many_records_were_left_out() -> None:
+    own = records()
+    scores = null_scores(0, own)
+    scores[own.clients == 0] = torch.nan
+    found = list(assess(scores, own, ABOUT, {0.01: 1.0}))
+    note = "200 of 800 records left out, which the attack cannot tell"
+    assert named(found, "auc").note == named(found, "ppv_at_fixed_0.01_prior_0.5").note == note
+    assert named(found, "auc", "clean").note.startswith("100 of 400 records left out")
+    assert named(found, "auc", client=1).note == ""
+    gone = named(found, "auc", client=0)
+    assert (math.isnan(gone.value), gone.valid) == (True, False)
+    assert gone.note == "empty pool; 200 of 200 records left out, which the attack cannot tell"
+
+
+def test_an_attack_that_tells_nobody_finds_nothing() -> None:
+    own = records()
+    found = list(assess(torch.full((len(own),), torch.nan), own, ABOUT, {0.01: 1.0}))
+    found += shift_control(torch.full((len(own),), torch.nan), own, ABOUT)
+    assert all(math.isnan(f.value) and not f.valid and f.note for f in found)
+
+
+def test_a_threshold_that_accuses_nobody_gives_no_precision() -> None:
+    own = records()
+    found = list(assess(null_scores(0, own), own, ABOUT, {0.01: 99.0}))
+    precision = named(found, "ppv_at_fixed_0.01_prior_0.5")
+    assert (math.isnan(precision.value), precision.valid) == (True, False)
+    assert named(found, "tpr_at_fixed_0.01").valid
+
+
+def test_infinite_scores_are_ranked_as_others() -> None:
+    own = records()
+    scores = null_scores(0, own)
+    clipped = torch.where(scores > 1, torch.tensor(5.0).double(), scores)
+    infinite = torch.where(scores > 1, torch.tensor(torch.inf).double(), scores)
+    assert repr(list(assess(infinite, own, ABOUT))) == repr(list(assess(clipped, own, ABOUT)))
+
+
 def test_shifted_pools_are_marked() -> None:
     own = records()
     kept = own.members | (own.labels > 4)
@@ -120,6 +157,10 @@ def test_shifted_pools_are_marked() -> None:
     area = named(list(assess(null_scores(0, shifted), shifted, ABOUT)), "auc")
     assert not area.valid
     assert area.note.startswith("shift: labels alone reach 0.7")
+    found = assess(null_scores(0, shifted), shifted, ABOUT, {0.01: 1.0})
+    everybody = [f for f in found if (f.group, f.client) == ("all", -1)]
+    assert not any(f.valid for f in everybody)
+    assert "epsilon_at_fixed_0.01" in {f.metric for f in everybody}
 
 
 def test_a_threshold_from_elsewhere_gives_what_it_meets_here() -> None:

@@ -1,5 +1,7 @@
 """Attacks on the course of a federation, against their equations on small arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from fl_sim.attacks.attack_p import AttackP
 from fl_sim.attacks.average_cosine import AverageCosine
 from fl_sim.attacks.delta_loss import DeltaLoss
 from fl_sim.attacks.fedmia import FedMia
+from fl_sim.attacks.gap import Gap
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.signals import Evidence, MembershipAttack, Trajectory, loss
@@ -132,3 +135,45 @@ def test_equal_clients_are_drawn_at_random() -> None:
 def test_excess_takes_label_skew_off() -> None:
     right, held_out = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0])
     assert float(excess(right, held_out)) == 0.25
+
+
+def test_a_target_without_an_answer_has_no_rank() -> None:
+    evidence = held(None)
+    target, population = evidence.target.clone(), evidence.population.clone()
+    target[0], target[1], population[0] = torch.nan, torch.inf, torch.nan
+    scores = AttackP().scores(replace(evidence, target=target, population=population))
+    assert scores[0].isnan()
+    assert float(scores[1]) == 1.0
+    below = (population[1:] < target[2]).double().mean()
+    assert float(scores[2]) == pytest.approx(float(below))
+    nobody = replace(evidence, population=population * torch.nan)
+    assert AttackP().missing(nobody) == "needs a population; got none"
+    answers = replace(evidence, target=target, correct=torch.ones(RECORDS, dtype=torch.bool))
+    assert Gap().scores(answers).isnan().tolist() == [True, False, False, False, False]
+
+
+def test_fedmia_takes_two_others_in_a_round() -> None:
+    """Record 0 is with client 0: in round 0 one other client delivered, in round 1 two did."""
+    course = trajectory()
+    margin = course.client_margin.clone()
+    margin[0, 2:] = torch.nan
+    margin[1, 3] = torch.nan
+    margin[2, 3] = -torch.inf  # an infinite loss says nothing of a distribution
+    scores = FedMia("loss").scores(held(replace(course, client_margin=margin)))
+    losses = -np.log1p(np.exp(-margin.numpy()))
+    places = []
+    for t in (1, 2):
+        others = losses[t, 1:3, 0]
+        place = (losses[t, 0, 0] - others.mean()) / others.std()
+        places.append(norm.cdf(place))
+    assert float(scores[0]) == pytest.approx(float(np.mean(places)), abs=1e-9)
+    alone = replace(
+        course, client_margin=margin[:1], global_margin=course.global_margin[:1], cosine=None
+    )
+    assert FedMia("loss").scores(held(alone))[[0, 4]].isnan().all()
+
+
+def test_a_source_is_looked_for_among_those_who_answered() -> None:
+    nan = torch.nan
+    margin = torch.tensor([[nan, 1.0, nan, -torch.inf], [2.0, nan, nan, nan], [1.0, 3.0, nan, nan]])
+    assert sources(margin, generator(0, "ties")).tolist() == [1, 2, -1, 0]
