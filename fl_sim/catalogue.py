@@ -8,7 +8,7 @@ from fl_sim.attacks.signals import MembershipAttack
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
-from fl_sim.description import FLOWER, FORGETFUL, NEED_CLIENTS
+from fl_sim.flower_strategies import FLOWER, names
 from fl_sim.models import foundation
 from fl_sim.models.networks import NETWORKS
 from fl_sim.plugins import discover, summary_of
@@ -56,11 +56,9 @@ def entries(kind: Kind) -> list[Entry]:
 
 def _flower_strategies() -> list[Entry]:
     """Return Flower's own strategies, which plug in unchanged, by name of their class."""
-    unusable = ("Strategy", "Result", *NEED_CLIENTS, *FORGETFUL)
     return [
         Entry(name, summary_of(getattr(strategy, name))[0], f"built into Flower: {FLOWER}.{name}")
-        for name in strategy.__all__
-        if name not in unusable
+        for name in names()
     ]
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
-from fl_sim.description import label
-from fl_sim.errors import require
+from fl_sim.description import LARGEST, label
+from fl_sim.errors import RequestError, require, shown
 from fl_sim.experiment import Axes, Axis, Experiment
 
 
@@ -55,22 +55,100 @@ class Cell:
         return ", ".join([*words, f"seed {self.experiment.seed}"])
 
 
-def cells_of(experiment: Experiment, axes: Axes, seeds: Iterable[int] | None) -> list[Cell]:
+def cells_of(
+    experiment: Experiment, axes: Axes, seeds: Iterable[int] | None, source: str = "seeds"
+) -> list[Cell]:
     """Return every combination of the axes' values, once a seed.
+
+    Args:
+        experiment: what the axes start from.
+        axes: values by field path, or changes by label by the name of the axis.
+        seeds: None: the experiment's own.
+        source: where the seeds were named, for messages.
 
     Raises:
         FieldError: for an unknown field or a value out of range.
+        RequestError: for axes that are none, and for two cells that are the same.
     """
+    check_axes(axes)
+    wanted = checked_seeds([experiment.seed] if seeds is None else seeds, source)
     cells: list[Cell] = []
+    seen: dict[str, Mapping[str, Any]] = {}
     for steps in product(*(_steps(path, values) for path, values in axes.items())):
         changed = experiment
         for step in steps:
             for path, value in step.changes.items():
                 changed = changed.with_value(path, value)
         settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
-        wanted = seeds if seeds is not None else [experiment.seed]
+        _refuse_twins(seen, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
     return cells
+
+
+def _refuse_twins(
+    seen: dict[str, Mapping[str, Any]], experiment: Experiment, settings: Mapping[str, Any]
+) -> None:
+    """Refuse a cell that was there already under other settings: it would count twice."""
+    first = seen.setdefault(experiment.to_json(), settings)
+    if first is not settings:
+        raise RequestError(f"AXES: {_words(first)} and {_words(settings)} are the same experiment")
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} {value}" for path, value in settings.items())
+
+
+def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
+    """Return seeds, once it is clear that they are some, and each another one.
+
+    Raises:
+        FieldError: naming `source`, where they were given.
+    """
+    allowed = "a list of different whole numbers from 0 to 2^63 - 1"
+    listed = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping)
+    require(listed, source, allowed, seeds)
+    found = tuple(seeds)
+    for seed in found:
+        fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST
+        require(fits, source, allowed, seed)
+    require(0 < len(found) == len(set(found)), source, allowed, found)
+    return found
+
+
+def check_axes(axes: Any) -> None:
+    """Raise a `RequestError` for what is no grid of an experiment."""
+    check_grid(axes)
+    for name, values in axes.items():
+        for changes in values.values() if isinstance(values, Mapping) else [{name: None}]:
+            named = isinstance(changes, Mapping) and all(isinstance(path, str) for path in changes)
+            example = "by label, the fields that it changes, such as {'fast': {'rounds': 2}}"
+            require(named, f"AXES: {name}", example, changes)
+            for path in changes:
+                _check_path(path)
+
+
+def check_grid(axes: Any) -> None:
+    """Raise a `RequestError` for what does not give lists of values, or values by label."""
+    if not (isinstance(axes, Mapping) and all(isinstance(name, str) for name in axes)):
+        example = "{'layout.fraction': [0.0, 0.5]}"
+        raise RequestError(
+            f"AXES maps field paths to lists of values, such as {example}; got {shown(axes)}"
+        )
+    for name, values in axes.items():
+        listed = isinstance(values, Sequence | Mapping) and not isinstance(values, str | bytes)
+        require(listed, f"AXES: {name}", "a list of values, or values by label", values)
+        require(len(values) > 0, f"AXES: {name}", "at least one value", values)
+        labels = list(values) if isinstance(values, Mapping) else []
+        words = all(isinstance(label, str) and label.strip() for label in labels)
+        require(words, f"AXES: {name}", "labels that are words", labels)
+
+
+def _check_path(path: str) -> None:
+    """Refuse what tells runs apart by itself, whatever the settings."""
+    words = "in SEEDS or --seeds, not in an axis: every cell is run once a seed"
+    require(path != "seed", "AXES: seed", words, path)
+    words = "one for all cells: it is the folder of their results"
+    require(path != "name", "AXES: name", words, path)
 
 
 class Step(NamedTuple):

@@ -7,29 +7,24 @@ reading a description never runs anything a file smuggled in.
 import dataclasses
 import importlib
 import inspect
+import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from flwr.serverapp import strategy as flower_strategies
+from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
-from fl_sim.errors import FieldError, RequestError
+from fl_sim import names
+from fl_sim.errors import FieldError, RequestError, UnknownFieldError, require, shown
+from fl_sim.flower_strategies import FLOWER, argument_names, check_arguments
 
-FLOWER = "flwr.serverapp.strategy"
 PACKAGES = ("fl_sim", "strategies", "clients")
-# Flower strategies whose other half would have to run in the clients, and one that keeps what
-# it computed from its arguments instead of them.
-NEED_CLIENTS = (
-    "DifferentialPrivacyClientSideAdaptiveClipping",
-    "DifferentialPrivacyClientSideFixedClipping",
-    "FedXgbBagging",
-    "FedXgbCyclic",
-)
-FORGETFUL = ("DifferentialPrivacyServerSideAdaptiveClipping",)
-FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values
+DEEPEST = 32  # parts inside one another; more are a mistake, and would exhaust the stack
+LARGEST = 2**63 - 1  # whole number: torch takes no larger ones
 Value = TypeVar("Value")
 
 
@@ -61,14 +56,14 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = get_type_hints(cls)
-        names = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
-        fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in names}
+        there = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
+        fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in there}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise RequestError(f"an experiment cannot hold a {type(value).__name__}: {value!r}")
+    raise RequestError(f"an experiment cannot hold a {type(value).__name__}: {shown(value)}")
 
 
 def _as_meant(value: Any, hint: Any) -> Any:
@@ -78,7 +73,7 @@ def _as_meant(value: Any, hint: Any) -> Any:
     """
     if get_origin(hint) is tuple and not isinstance(value, tuple):
         return () if value is None else (value,)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     options = get_args(hint) or (hint,)
     return float(value) if is_whole and float in options and int not in options else value
 
@@ -92,8 +87,9 @@ def label(value: Any) -> Any:
     if type(value).__str__ is not object.__str__:
         return str(value)
     default = type(value)()
-    names = _argument_names(type(value))
-    changed = [n for n in names if getattr(value, n) != getattr(default, n)]
+    changed = [
+        n for n in argument_names_of(type(value)) if getattr(value, n) != getattr(default, n)
+    ]
     words = ", ".join(f"{name}={_short(getattr(value, name))}" for name in changed)
     return f"{type(value).__name__}({words})" if words else type(value).__name__
 
@@ -119,6 +115,35 @@ def construct(description: Any, expected: type[Value]) -> Value:
     return value
 
 
+def parse(text: str) -> Any:
+    """Return what a JSON text says: no more than JSON can say, and every key once.
+
+    Raises:
+        RequestError: for anything else, and for numbers that Python does not read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+    except RequestError:
+        raise
+    except RecursionError:
+        raise RequestError("this is not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"this is not JSON: {error}") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RequestError(f"this is not JSON: the key {shown(twice)} stands there twice")
+    return found
+
+
+def _refuse_constant(word: str) -> Any:
+    raise RequestError(f"this is not JSON: {word} is no number of JSON")
+
+
 def with_value(owner: Value, path: str, value: Any) -> Value:
     """Return a copy of `owner` in which the field at `path`, such as `data.num_clients`, is
     `value`. An item of a tuple is named by its place, from 0.
@@ -136,24 +161,79 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
         place = int(name)
         return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
     arguments = _arguments(owner) | {name: changed}
-    return typing.cast(Value, _call(type(owner), arguments))
+    return typing.cast(Value, make(type(owner), arguments))
 
 
-def check_types(owner: Any) -> None:
-    """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type."""
+def check_types(owner: Any, depth: int = 1) -> None:
+    """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type.
+
+    Nor may it be a number that is not finite or above 2^63 - 1, a text that no file can hold, or
+    an argument out of the range of a strategy of Flower's.
+    """
     hints = get_type_hints(type(owner))
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise FieldError(field.name, "a finite number", value)
-        if not _fits(value, hints[field.name]):
-            allowed = f"expected {_type_name(hints[field.name])}"
-            raise FieldError(field.name, allowed, value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _check_field(field.name, value, hints[field.name])
+        for place, part in _parts(value):
             try:
-                check_types(value)
+                _check_part(part, depth)
             except FieldError as error:
-                raise error.under(field.name) from None
+                raise error.under(f"{field.name}{place}") from None
+
+
+def _check_field(name: str, value: Any, hint: Any) -> None:
+    _check_plain(name, value)
+    if not _fits(value, hint):
+        raise FieldError(name, _allowed(hint, value), value)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Refuse plain values that no part of an experiment can mean."""
+    if isinstance(value, float):
+        require(math.isfinite(value), name, "a finite number", value)
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, name, "a number within 2^63", value)
+    elif isinstance(value, str):
+        require(_can_be_written(value), name, "text that can be written to a file", value)
+    elif isinstance(value, tuple):
+        for item in value:
+            _check_plain(name, item)
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    """Return a value, or the items of a tuple, each with its place in the path of the field."""
+    if isinstance(value, tuple):
+        return [(f".{i}", item) for i, item in enumerate(value)]
+    return [("", value)]
+
+
+def _check_part(part: Any, depth: int) -> None:
+    if isinstance(part, Strategy):
+        check_arguments(part)
+    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+        own = type(part).__name__
+        require(depth < DEEPEST, own, f"at most {DEEPEST} parts inside one another", "more")
+        check_types(part, depth + 1)
+
+
+def is_part(cls: type) -> bool:
+    """Return whether a class can be part of a description: a dataclass, or Flower's strategy."""
+    return dataclasses.is_dataclass(cls) or issubclass(cls, Strategy)
+
+
+def argument_names_of(cls: type) -> list[str]:
+    """Return the fields of a dataclass, or the plain arguments of a strategy of Flower's."""
+    if issubclass(cls, Strategy):
+        return argument_names(cls)
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    return [field.name for field in fields]
 
 
 def find_class(path: str) -> type:
@@ -164,46 +244,97 @@ def find_class(path: str) -> type:
     """
     module_name, _, class_name = path.rpartition(".")
     if module_name == FLOWER:
-        cls = getattr(flower_strategies, class_name, None)
+        cls = getattr(flower, class_name, None)
         if inspect.isclass(cls) and issubclass(cls, Strategy):
             return cls
-    elif module_name.split(".")[0] in PACKAGES:
+    elif module_name.split(".")[0] in PACKAGES and _can_be_imported(module_name):
         try:
             cls = getattr(importlib.import_module(module_name), class_name, None)
-        except ModuleNotFoundError:
+        except ImportError:
             cls = None
         defined_there = inspect.isclass(cls) and cls.__module__ == module_name
         if inspect.isclass(cls) and defined_there and dataclasses.is_dataclass(cls):
             return cls
     allowed = ", ".join((*PACKAGES, FLOWER))
-    raise RequestError(f"class {path!r} is not a part of an experiment; allowed are {allowed}")
+    raise RequestError(
+        f"class {shown(path)} is not a part of an experiment; allowed are those of {allowed}"
+    )
 
 
-def _build(description: Any) -> Any:
+def _can_be_imported(module_name: str) -> bool:
+    parts = module_name.split(".")
+    return len(parts) <= DEEPEST and all(part.isidentifier() for part in parts)
+
+
+def _build(description: Any, depth: int = 1) -> Any:
+    if depth > DEEPEST:
+        raise RequestError(f"a description has at most {DEEPEST} parts inside one another")
     if isinstance(description, Mapping):
         if not isinstance(description.get("class"), str):
             raise RequestError("a description needs the name of its class under 'class'")
         cls = find_class(description["class"])
-        return _call(cls, {k: _build(v) for k, v in description.items() if k != "class"})
+        parts = {k: _build(v, depth + 1) for k, v in description.items() if k != "class"}
+        return make(cls, parts)
     if isinstance(description, list):
-        return tuple(_build(item) for item in description)
+        return tuple(_build(item, depth + 1) for item in description)
     return description
 
 
-def _call(cls: type, arguments: dict[str, Any]) -> Any:
-    known = _argument_names(cls)
+def make(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass, or of a strategy of Flower's.
+
+    A text stands for a plug-in, by its name, where the field means one.
+
+    Raises:
+        FieldError: for an unknown field, or a value out of range.
+        RequestError: where the class cannot be made of these arguments.
+    """
+    known = argument_names_of(cls)
     for name in arguments:
         if name not in known:
-            raise FieldError(name, f"{cls.__name__} has {', '.join(known)}", "an unknown field")
-    if dataclasses.is_dataclass(cls):
-        hints = get_type_hints(cls)
-        arguments = {name: _as_meant(value, hints[name]) for name, value in arguments.items()}
+            raise UnknownFieldError(name, cls.__name__, known)
     try:
+        if dataclasses.is_dataclass(cls):
+            hints = get_type_hints(cls)
+            named = {n: _named(n, value, hints[n]) for n, value in arguments.items()}
+            arguments = {n: _as_meant(value, hints[n]) for n, value in named.items()}
+            for name, value in arguments.items():
+                _check_field(name, value, hints[name])
         return cls(**arguments)
     except RequestError:
         raise
-    except (TypeError, ValueError) as error:  # of Flower's strategies
-        raise RequestError(f"{cls.__name__}: {error}") from None
+    except Exception as error:  # of constructors that do not look at types themselves
+        raise RequestError(f"{cls.__name__}: {_without_constructor(str(error), cls)}") from None
+
+
+def _without_constructor(words: str, cls: type) -> str:
+    """Return what Python says of a class's arguments, without the name of the constructor.
+
+    >>> _without_constructor("Layout.__init__() missing 1 argument", type("Layout", (), {}))
+    'missing 1 argument'
+    """
+    return words.replace(f"{cls.__qualname__}.__init__() ", "")
+
+
+def _named(field: str, value: Any, hint: Any) -> Any:
+    """Return plug-ins with default values for names, where the hint means plug-ins."""
+    if isinstance(value, tuple) and get_origin(hint) is tuple:
+        return tuple(_named(field, item, get_args(hint)[0]) for item in value)
+    bases = _classes_in(hint)
+    if not isinstance(value, str) or not bases or _fits(value, hint):
+        return value
+    if get_origin(hint) is tuple:
+        return tuple(with_defaults(names.choose(n, field, bases)) for n in value.split(","))
+    return with_defaults(names.choose(value, field, bases))
+
+
+def _classes_in(hint: Any) -> tuple[type, ...]:
+    """Return the kinds of parts that a hint allows: no plain values."""
+    if get_origin(hint) in (Union, types.UnionType, tuple):
+        found = [cls for option in get_args(hint) for cls in _classes_in(option)]
+        return tuple(dict.fromkeys(found))
+    is_part = inspect.isclass(hint) and hint.__module__.split(".")[0] in (*PACKAGES, "flwr")
+    return (hint,) if is_part else ()
 
 
 def with_defaults(cls: type) -> Any:
@@ -212,23 +343,15 @@ def with_defaults(cls: type) -> Any:
     Raises:
         RequestError: for a class that needs arguments.
     """
-    return _call(cls, {})
-
-
-def _argument_names(cls: type) -> list[str]:
-    if issubclass(cls, Strategy):
-        names = inspect.signature(cls).parameters
-        return [n for n in names if not n.endswith("_fn") and n not in FUNCTIONS]
-    fields = dataclasses.fields(typing.cast(Any, cls))
-    return [field.name for field in fields]
+    return make(cls, {})
 
 
 def _arguments(owner: Any) -> dict[str, Any]:
     cls = type(owner)
-    missing = [name for name in _argument_names(cls) if not hasattr(owner, name)]
+    missing = [name for name in argument_names_of(cls) if not hasattr(owner, name)]
     if missing:
         raise RequestError(f"strategy: {cls.__name__} does not keep its {missing[0]}")
-    return {name: getattr(owner, name) for name in _argument_names(cls)}
+    return {name: getattr(owner, name) for name in argument_names_of(cls)}
 
 
 def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
@@ -237,15 +360,14 @@ def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
 
 def _field(owner: Any, name: str) -> Any:
     if isinstance(owner, tuple):
-        if not (name.isdecimal() and int(name) < len(owner)):
-            raise FieldError(name, f"a place below {len(owner)}", "an unknown field")
+        if name not in map(str, range(len(owner))):
+            raise FieldError(name, f"a place below {len(owner)}", name)
         return owner[int(name)]
     if not (dataclasses.is_dataclass(owner) or isinstance(owner, Strategy)):
-        raise FieldError(name, f"{owner!r} has no fields", "an unknown field")
-    known = _argument_names(type(owner))
+        raise UnknownFieldError(name, shown(owner), ())
+    known = argument_names_of(type(owner))
     if name not in known:
-        allowed = f"{type(owner).__name__} has {', '.join(known)}"
-        raise FieldError(name, allowed, "an unknown field")
+        raise UnknownFieldError(name, type(owner).__name__, known)
     return getattr(owner, name)
 
 
@@ -262,6 +384,18 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _allowed(hint: Any, value: Any) -> str:
+    """Return what a field takes, for a value that does not fit."""
+    plain = [option for option in _options(hint) if not _classes_in(option)]
+    bases, name = _classes_in(hint), value if isinstance(value, str) else ""
+    words = [] if not bases else [names.expectation(bases, name).removeprefix("expected ")]
+    return "expected " + " or ".join([*map(_type_name, plain), *words])
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _type_name(hint: Any) -> str:

@@ -22,6 +22,8 @@ from fl_sim.participants import Adversary, Participation
 # Values of a field, or, by label, the changes of several fields at once.
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
 Axes = Mapping[str, Axis]  # by field path: the grid of a sweep
+LONGEST_NAME = 200  # bytes; file systems take 255, and files beside it have a suffix
+MOST_ROUNDS = 1_000_000  # who takes part is drawn for each of them before the first
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,11 @@ class Experiment:
 
     def __post_init__(self) -> None:
         description.check_types(self)
+        short = len(self.name.encode()) <= LONGEST_NAME
+        require(short, "name", f"at most {LONGEST_NAME} characters, for a folder", self.name)
         require(self.name.isidentifier(), "name", "letters, digits and _", self.name)
         require(self.rounds >= 1, "rounds", "at least 1", self.rounds)
+        require(self.rounds <= MOST_ROUNDS, "rounds", f"at most {MOST_ROUNDS:,}", self.rounds)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         per_round, clients = self.participation.clients_per_round, self.num_clients
         beside = f" and {self.num_beside} beside them" if self.num_beside else ""
@@ -294,7 +299,7 @@ class Experiment:
         Raises:
             RequestError: for what is no experiment, or names a class that is not allowed.
         """
-        return description.construct(json.loads(text), cls)
+        return description.construct(description.parse(text), cls)
 
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""

@@ -1,22 +1,21 @@
 """Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
 
-import importlib.util
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from json import JSONDecodeError
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fl_sim import description
+from fl_sim.cells import check_axes, checked_seeds
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.data.partition import Partition
-from fl_sim.errors import RequestError
+from fl_sim.errors import RequestError, require, shown
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.plugins import discover
+from fl_sim.user_file import load_python, read_text, where
 
 PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("strategies", AggregationRule),
@@ -59,14 +58,12 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         FieldError: for an override of an unknown field, or out of range.
     """
     path = Path(path)
-    if not path.exists():
-        raise RequestError(f"there is no experiment file {path}")
     content = _read_json(path) if path.suffix == ".json" else _read_python(path)
-    experiment, axes = content.experiment, dict(content.axes)
+    experiment, axes, seeds = content.experiment, dict(content.axes), content.seeds
     if full and not content.full:
         raise RequestError(f"{path} names no FULL, so it has one size only")
-    for name, value in content.full.items() if full else ():
-        experiment = experiment.with_value(name, value)
+    if full:
+        experiment = _at_full_size(experiment, content.full)
     for override in overrides:
         field, separator, text = override.partition("=")
         if not separator:
@@ -75,7 +72,9 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
             )
         experiment = experiment.with_value(field, parse_value(text))
         axes.pop(field, None)
-    return ExperimentFile(experiment, axes, content.seeds, content.full)
+        if field == "seed":
+            seeds = (experiment.seed,)
+    return ExperimentFile(experiment, axes, seeds, content.full)
 
 
 def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
@@ -103,7 +102,7 @@ def parse_value(text: str) -> Any:
     >>> parse_value("0,2,6")
     (0, 2, 6)
     """
-    if re.fullmatch(r"\d+(,\d+)+", text):
+    if re.fullmatch(r"\d{1,19}(,\d{1,19})+", text):
         return tuple(map(int, text.split(",")))
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
@@ -128,10 +127,11 @@ def _plugin(text: str) -> Any:
 
 
 def _read_json(path: Path) -> ExperimentFile:
+    text = read_text(path)
     try:
-        experiment = Experiment.from_json(path.read_text())
-    except JSONDecodeError as error:
-        raise RequestError(f"{path} is not JSON: {error}") from None
+        experiment = Experiment.from_json(text)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
     return ExperimentFile(experiment, {}, (experiment.seed,))
 
 
@@ -140,29 +140,42 @@ def _read_python(path: Path) -> ExperimentFile:
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         study = "; it is a study: fl-sim study" if hasattr(module, "measure") else ""
-        raise RequestError(f"{path} names no EXPERIMENT{study}")
-    axes: Any = getattr(module, "AXES", {})
-    if not isinstance(axes, Mapping):
-        raise RequestError(f"{path}: AXES maps field paths to lists of values")
-    seeds = tuple(getattr(module, "SEEDS", (experiment.seed,)))
-    return ExperimentFile(experiment, axes, seeds, getattr(module, "FULL", {}))
+        came = f"; got {shown(experiment)}" if experiment is not None else ""
+        raise RequestError(f"{where(path, 'EXPERIMENT')} names no EXPERIMENT{came}{study}")
+    with named_in(path, "AXES"):
+        axes: Any = getattr(module, "AXES", {})
+        check_axes(axes)
+    with named_in(path, "SEEDS"):
+        seeds = checked_seeds(getattr(module, "SEEDS", (experiment.seed,)), "SEEDS")
+    with named_in(path, "FULL"):
+        full = getattr(module, "FULL", {})
+        check_full(full)
+        _at_full_size(experiment, full)
+    return ExperimentFile(experiment, axes, seeds, full)
 
 
-def load_python(path: Path) -> ModuleType:
-    """Run a Python file, and return what it defines; experiments are code, as Makefiles are.
+def check_full(full: Any) -> None:
+    """Raise a `FieldError` for what is no mapping of field paths to values."""
+    allowed = "field paths with values, such as {'data.num_samples': None}"
+    named = isinstance(full, Mapping) and all(isinstance(path, str) for path in full)
+    require(named, "FULL", allowed, full)
+    require("seed" not in full, "FULL: seed", "in SEEDS or --seeds", "seed")
+
+
+def _at_full_size(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
+    for name, value in full.items():
+        experiment = experiment.with_value(name, value)
+    return experiment
+
+
+@contextmanager
+def named_in(path: Path, name: str) -> Iterator[None]:
+    """Put the file, and the line on which it sets a name, before what is wrong with it.
 
     Raises:
-        RequestError: for a file that is missing, or is not Python.
+        RequestError: with the place.
     """
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    if not path.exists() or spec is None or spec.loader is None:
-        raise RequestError(f"{path} is no Python file, nor JSON")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise RequestError(f"{path}: {error}") from None
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    return module
+        yield
+    except RequestError as error:
+        raise RequestError(f"{where(path, name)}: {error}") from None

@@ -8,9 +8,9 @@ from torch import nn
 
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load_subset
-from fl_sim.description import NEED_CLIENTS
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment, Model
+from fl_sim.flower_strategies import NEED_CLIENTS
 from fl_sim.models.tuning import Network, build
 from fl_sim.schedule import Schedule, backdoors, layers
 from fl_sim.seeding import numpy_generator

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import decode_source
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -23,14 +24,15 @@ from torch import Tensor
 
 from fl_sim import process
 from fl_sim.atomic_io import write_bytes, write_json
+from fl_sim.cells import check_grid, checked_seeds
 from fl_sim.description import label
 from fl_sim.engine import interrupts
 from fl_sim.engine.environment import environment
 from fl_sim.engine.progress import Listener
-from fl_sim.errors import RequestError
-from fl_sim.experiment_file import load_python
+from fl_sim.errors import RequestError, require
 from fl_sim.results import run_folder
 from fl_sim.study_results import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study
+from fl_sim.user_file import load_python
 from fl_sim.workers import side_by_side
 
 Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
@@ -85,23 +87,33 @@ def read(path: str | Path) -> Study:
     """
     path = Path(path)
     module = load_python(path)
-    text = path.read_text()
+    text = decode_source(path.read_bytes())
     measure = getattr(module, "measure", None)
     if not callable(measure):
         raise RequestError(f"{path} has no function measure, so it is no study")
-    axes: Mapping[str, Any] = getattr(module, "AXES", {})
-    taken = set(inspect.signature(measure).parameters)
+    axes: Any = getattr(module, "AXES", {})
+    try:
+        check_grid(axes)
+        require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
+        seeds = checked_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
+        labelled = {name: _labelled(name, values) for name, values in axes.items()}
+        taken = set(inspect.signature(measure).parameters)
+    except (RequestError, ValueError) as error:
+        raise RequestError(f"{path}: {error}") from None
     if taken != {"seed", *axes}:
         raise RequestError(f"{path}: measure takes seed and {sorted(axes)}; got {sorted(taken)}")
-    question = (module.__doc__ or path.stem).strip().splitlines()[0]
-    labelled = {name: _labelled(values) for name, values in axes.items()}
-    return Study(path, text, question, labelled, tuple(getattr(module, "SEEDS", (0,))), measure)
+    question = ([*str(module.__doc__ or "").strip().splitlines(), path.stem])[0]
+    return Study(path, text, question, labelled, seeds, measure)
 
 
-def _labelled(values: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
+def _labelled(name: str, values: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of an axis by their labels, which tell the points apart."""
     if isinstance(values, Mapping):
         return values
-    return {str(label(value)): value for value in values}
+    labels = [str(label(value)) for value in values]
+    distinct = len(set(labels)) == len(labels)
+    require(distinct, f"AXES: {name}", "values that read apart, or a name for each", labels)
+    return dict(zip(labels, values, strict=True))
 
 
 def points_of(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
@@ -135,7 +147,7 @@ def run(
         RequestError: before any work, for a file that is no study.
     """
     study = read(path)
-    points = points_of(study, seeds)
+    points = points_of(study, checked_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
     task = partial(_attempt, study.path, study.text, root, resume)
     errors: dict[Point, str] = {}

@@ -1,6 +1,7 @@
 """The commands that run experiments."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,14 +9,14 @@ import typer
 from rich.console import Console
 
 from fl_sim import experiment_file, runner, study
-from fl_sim.cells import Cell, cells_of
+from fl_sim.cells import Cell, cells_of, checked_seeds
 from fl_sim.cli.terminal import console, show, show_study, stop
 from fl_sim.data.sources import MissingDataError, load
 from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
-from fl_sim.errors import RequestError
+from fl_sim.errors import RequestError, shown
 from fl_sim.progress import Mode, live_progress, study_progress
 from fl_sim.report import profile as profile_tables
 
@@ -112,7 +113,9 @@ def sweep(
     wanted = _seeds(seeds) or content.seeds
     how = _how(cohort, inject, ray_address, track)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(cells_of(content.experiment, content.axes, wanted), options, progress)
+    with experiment_file.named_in(file, "AXES"):
+        cells = cells_of(content.experiment, content.axes, wanted)
+    _carry_out(cells, options, progress)
 
 
 def study_(
@@ -185,10 +188,12 @@ def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
 def _seeds(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError(f"--seeds takes numbers such as 0,1,2; got {text!r}") from None
+    parts = text.split(",")
+    if not all(re.fullmatch(r" *[0-9]{1,19} *", part) for part in parts):
+        raise RequestError(
+            f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shown(text)}"
+        )
+    return checked_seeds([int(part) for part in parts], "--seeds")
 
 
 def _how(

@@ -67,7 +67,7 @@ def run_small(fl_sim: Call) -> Call:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "layout.fracton=0.5"], ["layout.fracton", "fraction, unit", "unknown"]),
+        (["--set", "layout.fracton=0.5"], ["no field 'fracton'; did you mean 'fraction'?"]),
         (["--set", "layout.fraction=1.5"], ["layout.fraction", "between 0 and 1", "1.5"]),
         (["--set", "protection.radius=16"], ["protection.radius", "16/255", "got 16.0"]),
         (["--set", "data.num_clients=301"], ["data.num_clients", "at most", "301"]),
@@ -76,9 +76,19 @@ def run_small(fl_sim: Call) -> Call:
         (["--set", "strategy=os.system"], ["strategy", "AggregationRule", "os.system"]),
         (["--set", "strategy=strategies.krum.squared_distances"], ["is not a part", "clients"]),
         (["--seeds", "0,x"], ["--seeds", "0,1,2", "0,x"]),
+        (["--seeds", "0,0"], ["--seeds", "different", "(0, 0)"]),
+        (["--seeds", "-1"], ["--seeds", "0,1,2", "-1"]),
+        (["--seeds", "9" * 30], ["--seeds", "2^63"]),
+        (["--seeds", "9" * 6000], ["--seeds", "2^63"]),
+        (["--set", "seed=9223372036854775808"], ["seed", "2^63"]),
+        (["--set", "rounds=1e999"], ["rounds", "finite"]),
+        (["--set", "data.path=~nosuchuser/x"], ["data.path", "home folder", "~nosuchuser"]),
+        (["--set", f"data.path={'a' * 5000}"], ["data.path", "too long"]),
+        (["--set", "strategy=Kurm"], ["strategy", "did you mean 'Krum'?", "TrimmedMean"]),
+        (["--set", "protection=sme"], ["did you mean 'sem'?", "ErrorMinimizing (em)"]),
         (["--engine", "warp"], ["--engine", "warp", "local"]),
         (["--set", "participation.clients_per_round=4", "--set", "strategy.num_byzantine=2",
-          "--set", "strategy=TrimmedMean"], ["unknown field"]),
+          "--set", "strategy=TrimmedMean"], ["no field 'num_byzantine'"]),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line_and_leaves_nothing(

@@ -1,13 +1,15 @@
 """Axes of a sweep: values of one field, and several fields that change together."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from clients.fedprox import FedProxClient
-from fl_sim.cells import cells_of
-from fl_sim.errors import FieldError
+from fl_sim.cells import cells_of, checked_seeds
+from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Experiment, Model
+from fl_sim.protections.random_noise import RandomNoise
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum
 
@@ -52,3 +54,47 @@ def test_models_that_differ_read_apart(experiment: Maker) -> None:
         "small_cnn, random, full, pixels=64",
         "small_cnn, random, full, rank=8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"seed": [1, 2]}, "AXES: seed: in SEEDS or --seeds, not in an axis"),
+        ({"how": {"a": {"seed": 1}}}, "AXES: seed: in SEEDS or --seeds, not in an axis"),
+        ({"name": ["a", "b"]}, "AXES: name: one for all cells"),
+        ({"client.learning_rate": [1, 1.0]}, "1 and client.learning_rate 1.0 are the same"),
+        ({"how": {"a": {"rounds": 2}, "b": {}}}, "how a and how b are the same experiment"),
+        ({"rounds": [2, 3], "how": {"a": {"rounds": 3}}}, "rounds 2, how a and rounds 3, how a"),
+        ({"strategy": ["Krum", "krum"], "data.num_clients": [6]}, "strategy Krum, .* are the same"),
+        ({"rounds": []}, "AXES: rounds: at least one value"),
+        ({"rounds": "23"}, "AXES: rounds: a list of values"),
+    ],
+)  # fmt: skip
+def test_axes_that_would_count_one_run_twice_or_are_none_are_refused(
+    experiment: Maker, axes: Any, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        cells_of(experiment(), axes, None)
+
+
+@pytest.mark.parametrize(
+    "seeds", [(0, 0), [1, 2, 1], (-1,), (True,), (2**63,), (), "01", 3, (1.5,)]
+)
+def test_seeds_that_are_none_or_count_twice_are_refused(seeds: Any) -> None:
+    with pytest.raises(FieldError, match=r"^--seeds: a list of different whole numbers"):
+        checked_seeds(seeds, "--seeds")
+
+
+def test_the_largest_seed_is_taken(experiment: Maker) -> None:
+    assert cells_of(experiment(), {}, [2**63 - 1])[0].experiment.seed == 2**63 - 1
+
+
+def test_plug_ins_may_be_named_in_an_axis(experiment: Maker) -> None:
+    cells = cells_of(experiment(), {"strategy": ["Krum", "FedAvg"]}, None)
+    assert [cell.experiment.strategy for cell in cells] == [Krum(), FedAvg()]
+
+
+def test_protections_that_do_not_matter_still_share_one_run(experiment: Maker) -> None:
+    axes = {"protection": ["em", "sem"], "layout.fraction": [0.0, 0.5]}
+    cells = cells_of(experiment(protection=RandomNoise()), axes, None)
+    assert len({cell.key for cell in cells}) == 3

@@ -144,7 +144,7 @@ def test_a_value_at_the_end_of_its_range_is_taken(cls: Any, name: str, values: l
         ("name", "my run", "name: letters, digits and _; got 'my run'"),
         ("name", "../up", "name: letters, digits and _; got"),
         ("name", "", "name: letters, digits and _; got ''"),
-        ("data.size", 3, "data.size: Data has dataset, .*; got"),
+        ("data.size", 3, "data.size: Data has dataset, .*; no field 'size'"),
         ("participation.clients_per_round", 5, r"clients_per_round: at most .* = 4; got 5"),
     ],
 )

@@ -218,7 +218,7 @@ def test_json_is_an_experiment_file(tmp_path: Path) -> None:
     [
         ("empty.py", "", "names no EXPERIMENT"),
         ("other.py", "EXPERIMENT = 3", "names no EXPERIMENT"),
-        ("broken.py", "EXPERIMENT = (", "broken.py: "),
+        ("broken.py", "EXPERIMENT = (", "broken.py:1: "),
         ("axes.py", FILE + "AXES = [1]", "AXES maps field paths"),
         ("torn.json", '{"class": ', "is not JSON"),
         ("list.json", "[]", "expected a Experiment"),

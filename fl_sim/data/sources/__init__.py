@@ -92,7 +92,22 @@ def _source(name: str) -> Source:
 
 
 def _place(path: str | None) -> Path | None:
-    return Path(path).expanduser() if path else None
+    return _folder(path) if path else None
+
+
+def _folder(path: str) -> Path:
+    """Return the folder that a user named, which may begin with `~`.
+
+    Raises:
+        FieldError: for what cannot be a folder on this machine.
+    """
+    try:
+        folder = Path(path).expanduser()
+        folder.exists()  # raises where a name is too long
+    except (RuntimeError, OSError) as error:  # RuntimeError: no such user
+        cause = getattr(error, "strerror", None) or "no such user has a home folder"
+        raise FieldError("data.path", f"a folder on this machine ({cause})", path) from None
+    return folder
 
 
 def load_subset(
