@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,12 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.steps import Steps
 from fl_sim import description
-from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
+from fl_sim.accounting import spent
+from fl_sim.contracts import Client, Draw, Release, Releases, Shard
+from fl_sim.errors import RequestError, require
 from fl_sim.models.tuning import FrozenBatchNorm
 from fl_sim.perturbation import as_floats
 
 TAKEN = "dp_sgd.steps"  # name of the number of steps so far in a client's memory
+PARTS = 10**9  # to which a probability is rounded, when planning
 MAX_VALUES = 1 << 25  # of the gradients of single images that are held at once: 128 MiB
 
 
@@ -31,9 +32,13 @@ class DpSgdClient(Client):
 
     Each image takes part in a step with probability `batch_size` / n, by itself. The sum of the
     shortened gradients, with its noise, is divided by `batch_size`, also where fewer or more
-    images came. Each image of a client is protected from whoever sees what the client sends; a
-    client with few images needs more noise for the same epsilon. Rows `epsilon` say what each
-    client has spent so far, by Opacus' accountant (`pip install fl-sim[dp]`).
+    images came. Each image of a client is protected from whoever sees the client's updates, the
+    server too; a client with few images needs more noise for the same epsilon. Rows `epsilon` of
+    group `images` say what each client has spent so far, by `fl_sim.accounting`.
+
+    That is about the updates. A client that also reports the exact loss and accuracy of its
+    training, as is the default, tells the server more than epsilon says, and
+    `fl_sim.metrics.detection` reads it; `reports="withheld"` keeps both back.
 
     Source: Abadi et al. (2016), algorithm 1, https://arxiv.org/abs/1607.00133. The noise comes
     from the run's seed, so whoever knows it can take the noise off again: a simulation of
@@ -47,6 +52,8 @@ class DpSgdClient(Client):
         batch_size: images that a step is expected to take; L of the paper.
         local_epochs: of a round, of n / `batch_size` steps each.
         delta: probability with which epsilon may fail.
+        reports: what the client tells of its training beside the update: `exact` loss and
+            accuracy, or nothing, NaN in their place (`withheld`).
     """
 
     clipping_norm: float = 1.0
@@ -55,6 +62,7 @@ class DpSgdClient(Client):
     batch_size: int = 32
     local_epochs: int = 1
     delta: float = 1e-5
+    reports: Literal["exact", "withheld"] = description.added("exact")
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -95,15 +103,18 @@ class DpSgdClient(Client):
             losses, right, count = losses + loss, right + hits, count + len(rows)
         before = int(shard.memory.get(TAKEN, torch.zeros((), dtype=torch.int64)))
         shard.memory[TAKEN] = torch.tensor(before + num_steps)
+        if self.reports == "withheld":
+            return {"train_loss": math.nan, "train_accuracy": math.nan}
         return {
             "train_loss": losses / max(1, count),
             "train_accuracy": right / max(1, count),
         }
 
-    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
-        """Return what the steps so far have cost, by Opacus' RDP accountant; NaN without it."""
-        rate = min(1.0, self.batch_size / num_examples)
-        return epsilon(self.noise_multiplier, rate, int(memory[TAKEN]), self.delta)
+    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
+        """Return the noisy sums of the steps so far, each of a Poisson draw of the images."""
+        draw = Draw(num_examples, self.batch_size, "poisson")
+        steps = Release(self.noise_multiplier, draw, int(memory[TAKEN]))
+        return Releases((steps,), self.delta, "images")
 
     def _step(
         self,
@@ -165,19 +176,14 @@ def _parts(
     yield from zip(images.split(size), labels.split(size), strict=True)
 
 
-@lru_cache(maxsize=4096)
 def epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) -> float:
-    """Return the epsilon of so many steps by Opacus' RDP accountant; NaN without Opacus.
+    """Return what so many steps would cost, by RDP; NaN without dp-accounting.
 
-    It is that of adding or removing an image, each of which takes part in a step with
-    probability `rate`.
+    A figure to plan by. It is that of adding or removing an image, each of which takes part in
+    a step with probability `rate`.
     """
-    if noise_multiplier == 0:
-        return math.inf
+    draw = Draw(PARTS, round(rate * PARTS), "poisson")
     try:
-        from opacus.accountants import RDPAccountant
-    except ImportError:
+        return spent(Releases((Release(noise_multiplier, draw, num_steps),), delta, "images")).rdp
+    except RequestError:
         return math.nan
-    accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, rate, num_steps)]
-    return float(accountant.get_epsilon(delta))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fl_sim.contracts import Client, ColludingClient, Collusion, Descent, Shard, Update
+from fl_sim.contracts import Client, ColludingClient, Collusion, Descent, Releases, Shard, Update
 from fl_sim.sums import chunks
 
 
@@ -31,9 +31,9 @@ class Wrapper(Client):
         """Have the own model of the client that it wraps."""
         return self.honest.personal(model, memory)
 
-    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Claim what the client that it wraps does."""
-        return self.honest.epsilon(num_examples, memory)
+        return self.honest.releases(num_examples, memory)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the client that it wraps."""

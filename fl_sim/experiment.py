@@ -245,7 +245,7 @@ class Experiment:
 
     @property
     def clients_per_round(self) -> int:
-        """Number of clients that are asked each round."""
+        """Number of clients that are asked each round; under Poisson sampling, on average."""
         return self.participation.clients_per_round or self.num_clients
 
     @property

@@ -49,6 +49,10 @@ class Participation:
             the time that a round takes them. Drawn once a client; 0: all take the same time.
         deadline: how long the server waits, in units of the median client's time; who takes
             longer does not deliver. None: the server waits for everybody.
+        sampling: `fixed`, a set of `clients_per_round` of those that are there and hold data,
+            each set as likely as any other; or `poisson`, each of them by itself, with the
+            probability at which `clients_per_round` are asked on average. Nobody may be drawn
+            for a round, which then leaves the model as it is.
     """
 
     clients_per_round: int | None = None
@@ -56,6 +60,7 @@ class Participation:
     stays: tuple[Stay, ...] = ()
     speed_spread: float = 0.0
     deadline: float | None = None
+    sampling: Literal["fixed", "poisson"] = description.added("fixed")
 
     def __post_init__(self) -> None:
         description.check_types(self)

@@ -6,6 +6,7 @@ import torch
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fl_sim.contracts import AggregationRule
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load_subset
 from fl_sim.errors import FieldError, require
@@ -81,10 +82,14 @@ def _refuse_hidden_images(experiment: Experiment) -> None:
 
 
 def _check_strategy(experiment: Experiment) -> None:
-    count = experiment.clients_per_round
+    count, name = experiment.clients_per_round, type(experiment.strategy).__name__
+    if experiment.participation.sampling == "poisson":
+        count = 1
+        allowed = f"'fixed' for {name}: of clients drawn one by one, only one may come"
+        wanted = fewest_clients(experiment.strategy)
+        require(wanted <= 1, "participation.sampling", allowed, "poisson")
     if not isinstance(experiment.strategy, Strategy):
         needed = experiment.strategy.min_updates
-        name = type(experiment.strategy).__name__
         if needed > count:
             allowed = f"at least {needed} clients a round for {name}"
             raise FieldError("participation.clients_per_round", allowed, count)
@@ -93,6 +98,15 @@ def _check_strategy(experiment: Experiment) -> None:
     for name in ("min_train_nodes", "min_available_nodes"):
         wanted = getattr(experiment.strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
+
+
+def fewest_clients(strategy: AggregationRule | Strategy) -> int:
+    """Return the fewest clients with which a round of a strategy can be played."""
+    if isinstance(strategy, AggregationRule):
+        return strategy.min_updates
+    inner = getattr(strategy, "strategy", None)
+    own = [int(getattr(strategy, name, 0)) for name in ("min_train_nodes", "min_available_nodes")]
+    return max([*own, fewest_clients(inner)] if isinstance(inner, Strategy) else own)
 
 
 def _refuse_client_halves(strategy: Strategy) -> None:

@@ -153,9 +153,15 @@ def _group_means(rows: pd.DataFrame, metric: str) -> dict[str, float]:
 
 
 def _epsilon(last: pd.DataFrame) -> dict[str, float]:
-    """Return the most that was spent, of the privacy of clients or of images, where known."""
-    chosen = last[(last.metric == "epsilon") & last.valid]
-    return {str(group): float(own.max()) for group, own in chosen.groupby("group").value}
+    """Return the most that was spent, of the privacy of clients or of images, where known.
+
+    The figure of Renyi differential privacy stands beside it, under a name that ends in `_rdp`.
+    """
+    found: dict[str, float] = {}
+    for metric, ending in (("epsilon", ""), ("epsilon_rdp", "_rdp")):
+        chosen = last[(last.metric == metric) & last.valid]
+        found |= {f"{g}{ending}": float(own.max()) for g, own in chosen.groupby("group").value}
+    return found
 
 
 def _leakage(overall: pd.DataFrame) -> dict[str, Any]:

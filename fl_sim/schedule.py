@@ -3,7 +3,7 @@
 Everything is drawn by name, so that it is the same on every engine and known before a round.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Client, ColludingClient
+from fl_sim.contracts import Client, ColludingClient, Draw
 from fl_sim.data.layout import protection_order
 from fl_sim.errors import FieldError
 from fl_sim.experiment import Experiment
@@ -33,9 +33,34 @@ class Schedule:
 
     def chosen(self, number: int, able: list[int]) -> list[int]:
         """Return who is asked to train in round `number`, out of the clients with data."""
+        if self.experiment.participation.sampling == "poisson":
+            return self._each_by_itself(number, able)
         there = set(able)
         asked = (client for client in self._present(number) if client in there)
         return sorted(islice(asked, self.experiment.clients_per_round))
+
+    def draw(self, number: int, able: list[int]) -> Draw:
+        """Return how those who are asked in round `number` are drawn.
+
+        Only clients that are there and have data can be; whether they deliver comes later.
+        """
+        participation, eligible = self.experiment.participation, len(able)
+        if participation.stays or self.beside:
+            eligible = len(self._there(number, able))
+        return Draw(eligible, self.experiment.clients_per_round, participation.sampling)
+
+    def _each_by_itself(self, number: int, able: list[int]) -> list[int]:
+        """Ask each client that is there with the same probability, whoever else is asked."""
+        rng = generator(self.experiment.seed, "round", number, "participation")
+        lots = torch.rand(self.experiment.num_clients, generator=rng, dtype=torch.float64)
+        rate, there = self.draw(number, able).rate, self._there(number, able)
+        return sorted(client for client in there if float(lots[client]) < rate)
+
+    def _there(self, number: int, clients: Iterable[int]) -> list[int]:
+        """Return those of the clients that take part in round `number` at all, in their order."""
+        participation = self.experiment.participation
+        idle = {client for a, who in self.beside if not a.attacks(number) for client in who}
+        return [c for c in clients if c not in idle and participation.is_there(c, number)]
 
     def absent(self, number: int, chosen: list[int]) -> dict[int, str]:
         """Return who of them does not deliver in time, and why."""
@@ -63,7 +88,7 @@ class Schedule:
         """Raise a `FieldError` for a round that cannot be played."""
         stacks: set[tuple[Client, ...]] = set()
         for number in range(1, self.experiment.rounds + 1):
-            if not any(True for _ in self._present(number)):
+            if not self._present(number):
                 allowed = "somebody there in every round"
                 raise FieldError("participation.stays", allowed, f"nobody in round {number}")
             stacks |= {self.attacks_of(client, number) for client in self.attackers(number)}
@@ -74,14 +99,11 @@ class Schedule:
                 allowed = "an attack that colludes around all others, and one at most in a client"
                 raise FieldError("adversary", allowed, " around ".join(names))
 
-    def _present(self, number: int) -> Iterator[int]:
-        """Yield whoever takes part in the round, in the order in which they are asked."""
-        participation = self.experiment.participation
+    def _present(self, number: int) -> list[int]:
+        """Return whoever takes part in the round, in the order in which they are asked."""
         rng = generator(self.experiment.seed, "round", number, "participation")
-        idle = {client for a, who in self.beside if not a.attacks(number) for client in who}
-        for client in torch.randperm(self.experiment.num_clients, generator=rng).tolist():
-            if client not in idle and participation.is_there(client, number):
-                yield client
+        order = torch.randperm(self.experiment.num_clients, generator=rng).tolist()
+        return self._there(number, order)
 
     def _absence(self, client: int, number: int) -> str:
         participation, labels = self.experiment.participation, ("round", number, "client", client)

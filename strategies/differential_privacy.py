@@ -1,5 +1,6 @@
 """Differential privacy of whole clients, in front of any rule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -8,13 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
+from fl_sim.accounting import spent
+from fl_sim.contracts import (
+    AggregationRule,
+    Decision,
+    Draw,
+    LinearRule,
+    Release,
+    Releases,
+    Senders,
+)
 from fl_sim.distances import row_norms, shortening
 from fl_sim.errors import RequestError, require
 from fl_sim.seeding import generator
 from fl_sim.sums import weighted_sum
 from strategies.fedavg import FedAvg
 from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
+
+PARTS = 10**9  # to which a probability is rounded, when planning
 
 
 @final
@@ -27,10 +39,26 @@ class DifferentialPrivacy(WrappingRule):
     the sum, and what the rule does with it costs no privacy. In front of any other rule the
     noise goes on the step, as if that were a mean: there is no guarantee, only noise.
 
-    Source: McMahan et al. (2018), algorithm 1, https://arxiv.org/abs/1710.06963, with a fixed
-    number of clients. The noise depends on the run's seed and the round, so whoever knows the
-    seed can take it off again: a simulation of privacy, not privacy. Flower's wrappers leave
-    the weights as they are, at which a large client is protected less than they say.
+    Rows `epsilon` of group `clients` say what each round has cost so far, by
+    `fl_sim.accounting`: round by round, of those clients that could be drawn in it. No use is
+    made of clients that drop out after they were asked. Under Poisson participation the sum is
+    divided by the number of clients that are drawn on average, and noise is added also where
+    nobody was. A draw of a fixed number is accounted from above, at up to twice the sensitivity.
+
+    The guarantee is about the updates alone. It is not valid, and the rows say so, where more
+    leaves the clients: statistics of BatchNorm (take a model with `norm="group"`), vectors that
+    clients send beside their updates and that come back to all of them (SCAFFOLD), or losses
+    that the rule weighs by. What clients report of their training, the server keeps to itself.
+
+    Where shares of the sum are unequal, as FedNova's, noise follows the largest. Shares tell
+    how many steps clients take, hence how much data they hold: no epsilon is given unless
+    `public_counts` says that everybody may know.
+
+    Source: McMahan et al. (2018), algorithm 1, https://arxiv.org/abs/1710.06963; with a fixed
+    number of clients, unless they are drawn one by one. The noise depends on the run's seed and
+    the round, so whoever knows the seed can take it off again: a simulation of privacy, not
+    privacy. Flower's wrappers leave the weights as they are, at which a large client is
+    protected less than they say; no epsilon is given for them.
 
     Attributes:
         clipping_norm: longest update that counts in full; C of the paper.
@@ -38,12 +66,15 @@ class DifferentialPrivacy(WrappingRule):
             multiple of `clipping_norm`; z of the paper.
         rule: what aggregates the bounded updates.
         delta: probability with which epsilon may fail.
+        public_counts: whether everybody may know how many examples each client holds, and how
+            many steps it takes.
     """
 
     clipping_norm: float = 1.0
     noise_multiplier: float = 1.0
     rule: AggregationRule = field(default_factory=FedAvg)
     delta: float = 1e-5
+    public_counts: bool = description.added(False)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -64,7 +95,7 @@ class DifferentialPrivacy(WrappingRule):
         scales = shortening(row_norms(updates), self.clipping_norm)
         even = torch.ones_like(scales)
         if isinstance(self.rule, LinearRule):
-            shares = self.rule.coefficients(even, senders)
+            shares = even_shares(self.rule, even, senders)
             total = weighted_sum(shares * scales, updates)
             total += self._noise(len(total), float(shares.max()), senders)
             state, step = self.rule.finish(state, total)
@@ -74,35 +105,70 @@ class DifferentialPrivacy(WrappingRule):
         step = inner.step + self._noise(updates.shape[1], 1 / len(updates), senders)
         return replace(inner, step=step.to(updates.dtype))
 
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision:
+        """Return what the rule makes of the noise alone, where it sums up."""
+        if not isinstance(self.rule, LinearRule) or not senders.expected:
+            return self.rule.decide_empty(state, num_parameters, senders)
+        noise = self._noise(num_parameters, 1 / senders.expected, senders)
+        state, step = self.rule.finish(state, noise)
+        return Decision(state, step.float())
+
     def _noise(self, size: int, share: float, senders: Senders) -> Float[Tensor, " p"]:
         """Return noise for a sum in which an update counts by at most `share`."""
         rng = generator(senders.seed, "differential privacy", senders.round)
         deviation = self.noise_multiplier * self.clipping_norm * share
         return deviation * torch.randn(size, generator=rng, dtype=torch.float64)
 
-    def epsilon(self, num_rounds: int, participation: float) -> float:
-        """Return the epsilon that is spent after some rounds, by Opacus' RDP accountant.
-
-        It holds for a rule that needs only a weighted sum, for adding or removing a client, and
-        for clients that take part at random, each with the probability `participation`. A run
-        draws a fixed number of clients instead, for which it is an approximation; 1 claims
-        nothing from the draw.
-
-        Args:
-            num_rounds: rounds so far.
-            participation: share of the clients that take part in a round.
+    def releases(self, draws: Sequence[Draw]) -> Releases | None:
+        """Return one noisy sum a round.
 
         Raises:
-            RequestError: without Opacus, or in front of a rule that is not a weighted sum.
+            RequestError: in front of a rule that is not a weighted sum, or whose shares are
+                unequal where counts are secret or draws are of random size.
         """
-        if not isinstance(self.rule, LinearRule):
-            raise RequestError(f"no guarantee is known for noise on {type(self.rule).__name__}")
-        if self.noise_multiplier == 0:
-            return float("inf")
-        try:
-            from opacus.accountants import RDPAccountant
-        except ImportError:
-            raise RequestError("accounting needs Opacus: pip install fl-sim[dp]") from None
-        accountant = RDPAccountant()
-        accountant.history = [(self.noise_multiplier, participation, num_rounds)]
-        return float(accountant.get_epsilon(self.delta))
+        check_accountable(self.rule, draws, self.public_counts)
+        made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
+        return Releases(made, self.delta, "clients")
+
+    def epsilon(self, num_rounds: int, participation: float) -> float:
+        """Return what so many rounds would cost, by RDP, if all were alike.
+
+        A figure to plan by. It is that of clients that take part at random, each by itself with
+        the probability `participation`; 1 claims nothing from the draw.
+
+        Args:
+            num_rounds: number of rounds.
+            participation: probability with which a client takes part in a round.
+
+        Raises:
+            RequestError: without dp-accounting, or where no guarantee is known.
+        """
+        check_accountable(self.rule, (), self.public_counts)
+        draw = Draw(PARTS, round(participation * PARTS), "poisson")
+        release = Release(self.noise_multiplier, draw, num_rounds)
+        return spent(Releases((release,), self.delta, "clients")).rdp
+
+
+def even_shares(rule: LinearRule, even: Float[Tensor, " n"], senders: Senders) -> Tensor:
+    """Return how much each update counts in a sum to which all have the same right.
+
+    Where the number of senders is left to chance, and hence a secret, the shares are those of
+    as many as are expected.
+    """
+    shares = rule.coefficients(even, senders)
+    return shares if senders.expected is None else shares * (len(shares) / senders.expected)
+
+
+def check_accountable(rule: AggregationRule, draws: Sequence[Draw], public_counts: bool) -> None:
+    """Raise a `RequestError` where no guarantee is known for noise on what a rule sums up."""
+    name = type(rule).__name__
+    if not isinstance(rule, LinearRule):
+        raise RequestError(f"no guarantee is known for noise on {name}")
+    unlike = replace(Senders.anonymous(2), local_steps=torch.tensor([1.0, 9.0]).double())
+    shares = rule.coefficients(torch.ones(2, dtype=torch.float64), unlike)
+    if float(shares[0]) == float(shares[1]):
+        return
+    if not public_counts:
+        raise RequestError(f"shares of {name} tell how much data clients hold: see public_counts")
+    if any(draw.sampling == "poisson" for draw in draws):
+        raise RequestError(f"shares of {name} depend on who else is drawn")

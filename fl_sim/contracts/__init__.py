@@ -17,6 +17,7 @@ from fl_sim.contracts.countermeasures import (
 )
 from fl_sim.contracts.metrics import Metric, Observation, Triggered
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
+from fl_sim.contracts.privacy import EVERYBODY, Draw, Release, Releases, Sampling
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.rules import (
     AggregationRule,
@@ -27,6 +28,7 @@ from fl_sim.contracts.rules import (
 )
 
 __all__ = [
+    "EVERYBODY",
     "AggregationRule",
     "Augmentation",
     "Client",
@@ -36,6 +38,7 @@ __all__ = [
     "Dataset",
     "Decision",
     "Descent",
+    "Draw",
     "Failure",
     "Filter",
     "InformedRule",
@@ -44,7 +47,10 @@ __all__ = [
     "Observation",
     "Pipeline",
     "Protection",
+    "Release",
+    "Releases",
     "Row",
+    "Sampling",
     "Senders",
     "Shard",
     "Triggered",

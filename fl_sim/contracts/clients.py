@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fl_sim.contracts.nouns import Shard, Update
+from fl_sim.contracts.privacy import Releases
 from fl_sim.contracts.rules import AggregationRule, Senders
 
 
@@ -87,10 +88,14 @@ class Client(ABC):
         """Turn the global `model` into the client's own one, in place; False: it has none."""
         return False
 
-    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
-        """Return what the privacy of an image has cost so far; None: it was not protected.
+    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
+        """Return what has been released of this client's images; None: they are not protected.
 
-        NaN stands for a cost that nobody here can account for.
+        An accountant makes an epsilon of it, in a row `epsilon` of this client.
+
+        Args:
+            num_examples: size of the client's shard.
+            memory: what the client kept, as after its last round.
         """
         return None
 

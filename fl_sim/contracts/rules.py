@@ -1,7 +1,7 @@
 """The server's plug-in: what it does with updates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fl_sim.contracts.privacy import Draw, Releases
 from fl_sim.sums import weighted_sum
 
 
@@ -28,6 +29,8 @@ class Senders:
         reference: the server's own update, on its root images; None unless the rule says
             `root_samples`.
         parameters: of the global model before the round; None where nobody told.
+        expected: how many are drawn on average, where their number is itself left to chance
+            (Poisson participation); None where a fixed number is asked.
     """
 
     clients: Int64[Tensor, " n"]
@@ -39,6 +42,7 @@ class Senders:
     sent: Mapping[str, Float[Tensor, "n p"]] = field(default_factory=dict)
     reference: Float[Tensor, " p"] | None = None
     parameters: Float[Tensor, " p"] | None = None
+    expected: float | None = None
 
     def at(self, rows: Int64[Tensor, " m"]) -> "Senders":
         """Return the senders at some positions, in the order given."""
@@ -108,15 +112,16 @@ class AggregationRule(ABC):
         """Fewest updates for which the rule is defined."""
         return 1
 
-    def epsilon(self, num_rounds: int, participation: float) -> float | None:
-        """Return what a client's privacy has cost by then; None where the rule promises none.
+    def releases(self, draws: Sequence[Draw]) -> Releases | None:
+        """Return what has been released of clients by then; None where no privacy is promised.
+
+        An accountant makes an epsilon of it, in rows `epsilon` of group `clients`.
 
         Args:
-            num_rounds: rounds so far.
-            participation: share of the clients that take part in a round.
+            draws: how the clients of each round so far were drawn, in order.
 
         Raises:
-            RequestError: where it cannot be accounted for.
+            RequestError: where there is noise, but no guarantee is known.
         """
         return None
 
@@ -151,6 +156,13 @@ class AggregationRule(ABC):
         A rule that only overrides `aggregate` uses nothing of the senders and explains nothing.
         """
         return Decision(*self.aggregate(state, updates, weights))
+
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision:
+        """Return what becomes of a round for which nobody was drawn: nothing changes.
+
+        A private rule adds its noise all the same: whether anybody was drawn is a secret.
+        """
+        return Decision(state, torch.zeros(num_parameters))
 
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
         """Raise `ValueError` where there are fewer updates than the rule needs."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fl_sim.cache import digest
-from fl_sim.contracts import ColludingClient, Dataset, Shard
+from fl_sim.contracts import ColludingClient, Dataset, Draw, Shard
 from fl_sim.data.sources import fingerprint, load, load_subset
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.pool import Pool, pool_of, ranks
@@ -74,6 +74,20 @@ class Federation:
     def able(self) -> list[int]:
         """The clients that have anything to train on."""
         return [client for client, size in enumerate(self.workshop.sizes) if size]
+
+    @cached_property
+    def draws(self) -> tuple[Draw, ...]:
+        """How the clients of each round are drawn, from the first round to the last."""
+        numbers = range(1, self.experiment.rounds + 1)
+        return tuple(self.workshop.schedule.draw(number, self.able) for number in numbers)
+
+    @cached_property
+    def most_asked(self) -> int:
+        """The most clients that are asked in any round."""
+        if self.experiment.participation.sampling == "fixed":
+            return self.experiment.clients_per_round
+        numbers, schedule = range(1, self.experiment.rounds + 1), self.workshop.schedule
+        return max(len(schedule.chosen(number, self.able)) for number in numbers)
 
     @cached_property
     def examined(self) -> dict[str, Tensor]:

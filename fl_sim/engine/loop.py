@@ -60,7 +60,8 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         absent = schedule.absent(number, chosen)
         plan = planned(federation, state, number, [c for c in chosen if c not in absent])
         collected = collect(federation, state, crew, plan)
-        judge(federation, number, collected)
+        if plan.clients or not may_be_empty(federation):
+            judge(federation, number, collected)
         senders = known(federation, plan, collected)
         kinds = colluders(schedule, number)
         collected = forged(
@@ -96,7 +97,8 @@ def planned(federation: Federation, state: State, number: int, present: list[int
 def _senders(federation: Federation, number: int, clients: list[int]) -> Senders:
     experiment, sizes = federation.experiment, federation.workshop.sizes
     steps = [experiment.client.num_steps(sizes[client]) for client in clients]
-    return senders_of(clients, steps, federation.num_clients, number, experiment.seed)
+    draw, num_clients = federation.draws[number - 1], federation.num_clients
+    return senders_of(clients, steps, num_clients, number, experiment.seed, draw)
 
 
 def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Collected:
@@ -131,6 +133,11 @@ def judge(federation: Federation, number: int, collected: Collected) -> None:
             f"round {number}: {len(collected.updates)} valid updates, failures.min_updates is "
             f"{fewest}{cause}"
         )
+
+
+def may_be_empty(federation: Federation) -> bool:
+    """Return whether a round for which nobody is there is as good as any other."""
+    return federation.experiment.participation.sampling == "poisson"
 
 
 def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:

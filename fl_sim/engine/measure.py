@@ -1,7 +1,5 @@
 """What is seen after a round, and the numbers that every metric makes of it."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import (
-    AggregationRule,
     Decision,
     Failure,
     Metric,
@@ -25,8 +22,8 @@ from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, last_round_rows
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import Tensors
+from fl_sim.engine.privacy import privacy_rows
 from fl_sim.engine.scores import logits
-from fl_sim.errors import RequestError
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.plugins import discover
 from fl_sim.schedule import backdoors
@@ -60,38 +57,9 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
     observed = observe(federation, state, crew, seen, scored)
     rows = [row for metric in wanted for row in metric.rows(observed)]
-    rows += _privacy(federation, state)
+    rows += privacy_rows(federation, state)
     rows += last_round_rows(federation, seen.ending, observed) if seen.ending else ()
     return [judged(row) for row in rows]
-
-
-def _privacy(federation: Federation, state: "State") -> Iterator[Row]:
-    """Yield the epsilon that privacy has cost so far: of whole clients, and of their images."""
-    experiment, number = federation.experiment, state.round
-    rule, participation = experiment.strategy, experiment.clients_per_round / federation.num_clients
-    if isinstance(rule, AggregationRule):
-        try:
-            spent = rule.epsilon(number, participation)
-        except RequestError as error:
-            yield Row(number, "epsilon", math.nan, group="clients", valid=False, note=str(error))
-        else:
-            if spent is not None:
-                yield _epsilon(number, spent, group="clients")
-    for client, memory in sorted(state.memories.items()):
-        behaviour = federation.workshop.schedule.behaviour(client, number)
-        spent = behaviour.epsilon(federation.workshop.sizes[client], memory)
-        if spent is not None:
-            yield _epsilon(number, spent, client, "images")
-
-
-def _epsilon(number: int, spent: float, client: int = -1, group: str = "all") -> Row:
-    """Return what was spent; not to be read where it is unknown, or no bound at all."""
-    note = ""
-    if math.isnan(spent):
-        note = "accounting needs Opacus: pip install fl-sim[dp]"
-    elif math.isinf(spent):
-        note = "without noise there is no bound"
-    return Row(number, "epsilon", spent, client, group, valid=not note, note=note)
 
 
 def observe(

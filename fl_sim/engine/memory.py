@@ -19,10 +19,10 @@ def predicted(federation: Federation, workers: int = 0) -> int:
     What is there already counts, data above all; activations of training do not, since nobody
     can tell them from outside: they are small beside a model that is large enough to matter.
     """
-    size, experiment = 4 * len(federation.start), federation.experiment
+    size = 4 * len(federation.start)
     total = used() + size * (COPIES + 2 * STEP)
     if not streams(federation):
-        total += size * experiment.clients_per_round
+        total += size * federation.most_asked
     return total + workers * (used() + size * (COPIES + STEP))
 
 
@@ -42,7 +42,7 @@ def check(federation: Federation, workers: int = 0) -> int:
     wanted, there = predicted(federation, workers), available() + used()
     if wanted <= there:
         return wanted
-    size, clients = 4 * len(federation.start), federation.experiment.clients_per_round
+    size, clients = 4 * len(federation.start), federation.most_asked
     fits = clients - -(-(wanted - there) // size)
     told = f"the run would need {wanted // MIB:,} MiB of {there // MIB:,}"
     if streams(federation) or fits < 1:

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
+from fl_sim.contracts import AggregationRule, Decision, Draw, LinearRule, Senders
 from fl_sim.engine.compat import be_somebody, seeded_globals
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.orders import Order
@@ -70,7 +70,7 @@ class RuleServer(Server):
     def plan(self, order: Order, senders: Senders, weights: Float[Tensor, " n"]) -> Plan:
         """Ask everybody; a linear rule has updates added up where they are made."""
         factors = [1.0] * len(weights)
-        if order.adds_up and isinstance(self.rule, LinearRule):
+        if len(weights) and order.adds_up and isinstance(self.rule, LinearRule):
             factors = self.rule.coefficients(weights, senders).tolist()
         changed = replace(
             order,
@@ -86,7 +86,9 @@ class RuleServer(Server):
     ) -> tuple[Float[Tensor, " p"], Decision | None]:
         """Take the rule's step."""
         weights, start = collected.weights, plan.order.parameters
-        if collected.rows is not None:
+        if not plan.clients:
+            decision = self.rule.decide_empty(self.state, len(start), senders)
+        elif collected.rows is not None:
             decision = self.rule.decide(self.state, collected.rows, weights, senders)
         else:
             decision = self._finished(plan, collected, senders)
@@ -128,7 +130,10 @@ class FlowerServer(Server):
         self.instructions: list[Message] = []
 
     def plan(self, order: Order, senders: Senders, weights: Float[Tensor, " n"]) -> Plan:
-        """Ask those whom the strategy asks."""
+        """Ask those whom the strategy asks; nothing is asked of it where nobody is there."""
+        if not len(weights):
+            self.instructions = []
+            return Plan(replace(order, adds_up=False), [], [])
         arrays, roll = to_record(order.parameters, self.shapes), Roll(senders.clients.tolist())
         with seeded_globals(self.seed, "strategy", order.round):
             self.instructions = list(
@@ -146,6 +151,8 @@ class FlowerServer(Server):
         self, plan: Plan, collected: Collected, senders: Senders
     ) -> tuple[Float[Tensor, " p"], Decision | None]:
         """Let the strategy aggregate; where it gives nothing back, nothing changes."""
+        if not plan.clients:
+            return plan.order.parameters, None
         assert collected.rows is not None
         received = [plan.order.parameters + row for row in collected.rows]
         replies = as_replies(collected.updates, received, self.instructions, self.shapes)
@@ -178,12 +185,19 @@ def server_for(
 
 
 def senders_of(
-    clients: list[int], local_steps: list[int], num_clients: int, number: int, seed: int
+    clients: list[int],
+    local_steps: list[int],
+    num_clients: int,
+    number: int,
+    seed: int,
+    draw: Draw | None = None,
 ) -> Senders:
     """Return what is known of clients before they have answered."""
+    expected = float(draw.expected) if draw and draw.sampling == "poisson" else None
     unknown = torch.full((len(clients),), torch.nan, dtype=torch.float64)
     steps = torch.tensor(local_steps, dtype=torch.float64)
-    return Senders(torch.tensor(clients), num_clients, number, seed, steps, unknown)
+    numbers = torch.tensor(clients, dtype=torch.int64)
+    return Senders(numbers, num_clients, number, seed, steps, unknown, expected=expected)
 
 
 def _memory_of(strategy: Strategy) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Training(Metric):
         for update in seen.updates:
             for name, value in update.metrics.items():
                 note = (
-                    "" if not math.isnan(value) else "no number: nothing to train on, or diverged"
+                    "" if not math.isnan(value) else "no number: withheld, or nothing to train on"
                 )
                 yield Row(seen.round, name, value, update.client, valid=not note, note=note)
             if math.isfinite(update.norm):

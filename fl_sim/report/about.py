@@ -142,6 +142,8 @@ def _rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
     path = "participation.clients_per_round"
     number = _field(base["participation"]["clients_per_round"], path, varied)
     who = "every client in each" if number == "none" else f"{number} clients in each"
+    if base["participation"].get("sampling") == "poisson" and number != "none":
+        who += " on average, drawn one by one"
     return f"{_field(base['rounds'], 'rounds', varied)}, {who}"
 
 

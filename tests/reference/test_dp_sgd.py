@@ -15,13 +15,15 @@ from clients.dp_sgd import DpSgdClient, epsilon, gradients_by_image, shortening
 from clients.label_flip import LabelFlipClient
 from fl_sim import Experiment, Model, preflight, run
 from fl_sim.contracts import Shard
+from fl_sim.data.layout import Layout
 from fl_sim.errors import FieldError
 from fl_sim.models import parameters
+from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.seeding import generator, torch_seeded
 
 COUNT, CLASSES = 24, 4
-needs_opacus = pytest.mark.skipif(
-    importlib.util.find_spec("opacus") is None, reason="Opacus is an extra"
+needs_accounting = pytest.mark.skipif(
+    importlib.util.find_spec("dp_accounting") is None, reason="an extra"
 )
 
 
@@ -115,13 +117,47 @@ def test_steps_are_counted_over_rounds() -> None:
     assert int(shard.memory["dp_sgd.steps"]) == 2 * client.num_steps(COUNT) == 12
 
 
-@needs_opacus
+@needs_accounting
 def test_epsilon_is_the_known_one() -> None:
     """60,000 images, batches of 256, noise 1.1, 60 epochs: the figure of dp-accounting 0.5.1's
     RDP accountant; its tighter PLD accountant says 2.3817.
     """
     spent = epsilon(1.1, 256 / 60_000, 60 * 60_000 // 256, 1e-5)
     assert spent == pytest.approx(2.5965558698, rel=1e-6)
+
+
+def test_a_client_that_withholds_its_reports_tells_no_loss_and_trains_the_same() -> None:
+    trained = []
+    for client in (DpSgdClient(batch_size=8), DpSgdClient(batch_size=8, reports="withheld")):
+        model = network()
+        told = client.train(model, shard_of(), generator(5, "client"))
+        assert set(told) == {"train_loss", "train_accuracy"}
+        assert all(math.isnan(v) for v in told.values()) == (client.reports == "withheld")
+        trained.append(parameters.flat(model))
+    assert torch.equal(*trained)
+
+
+def test_a_run_takes_clients_that_report_nothing(
+    experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    """No failure, no number for the loss, and nothing for a server to tell clients apart by."""
+    wanted = experiment(
+        model=Model("small_cnn", norm="group"),
+        client=DpSgdClient(reports="withheld"),
+        protection=RandomNoise(),
+        layout=Layout(0.5, unit="clients"),
+        rounds=1,
+    )
+    results = run(wanted, out=tmp_path, controls=False)
+    assert results.complete, results.cells.error.tolist()
+    assert not len(results.failures)
+    rows = results.rows
+    told = rows[rows.metric.isin(["train_loss", "train_accuracy"])]
+    assert len(told) == 2 * wanted.data.num_clients
+    assert not told.valid.any()
+    assert set(told.note) == {"no number: withheld, or nothing to train on"}
+    detected = rows[(rows.metric == "detection_auc") & (rows.group == "train_loss")]
+    assert not detected.valid.any()
 
 
 def test_without_noise_nothing_is_private() -> None:
@@ -143,6 +179,11 @@ def test_a_run_has_rows_of_epsilon(experiment: Callable[..., Any], tmp_path: Pat
     assert results.complete, results.cells.error.tolist()
     spent = results.rows[results.rows.metric == "epsilon"]
     assert set(spent.client) == set(range(wanted.data.num_clients))
+    assert spent.valid.all()
+    rdp = results.rows[results.rows.metric == "epsilon_rdp"]
+    assert (spent.value.to_numpy() < rdp.value.to_numpy()).all()
+    (kept,) = results.cells["epsilon.images"]
+    assert kept == spent[spent["round"] == 2].value.max()
 
 
 def test_a_run_without_noise_ends_and_claims_no_bound(

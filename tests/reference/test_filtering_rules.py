@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import Senders
+from fl_sim.contracts import Draw, Release, Releases, Senders
 from fl_sim.errors import RequestError
 from fl_sim.seeding import generator
 from strategies.differential_privacy import DifferentialPrivacy
 from strategies.dnc import DnC
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fednova import FedNova
 from strategies.flame import FLAME
 from strategies.fltrust import FLTrust
 from strategies.foolsgold import FoolsGold, uniqueness
@@ -256,12 +257,12 @@ def test_a_server_optimiser_works_on_the_noisy_mean() -> None:
     torch.testing.assert_close(second, 0.9 * first + fresh)
 
 
-needs_opacus = pytest.mark.skipif(
-    importlib.util.find_spec("opacus") is None, reason="Opacus is an extra"
+needs_accounting = pytest.mark.skipif(
+    importlib.util.find_spec("dp_accounting") is None, reason="an extra"
 )
 
 
-@needs_opacus
+@needs_accounting
 def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
     # Renyi divergence of order a is a / (2 z^2); the best order gives about this bound.
     noise, delta = 4.0, 1e-5
@@ -270,14 +271,14 @@ def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
     assert 0.75 * closed < spent < closed
 
 
-@needs_opacus
+@needs_accounting
 def test_epsilon_of_many_releases_is_that_of_other_accountants() -> None:
     """Noise 1, 30 rounds, everybody in each: the RDP accountants of Flower and dp-accounting."""
     spent = DifferentialPrivacy(noise_multiplier=1.0, delta=1e-3).epsilon(30, 1.0)
     assert spent == pytest.approx(33.7229, abs=5e-5)
 
 
-@needs_opacus
+@needs_accounting
 def test_epsilon_grows_with_rounds_and_shrinks_with_noise_and_sampling() -> None:
     rule = DifferentialPrivacy(noise_multiplier=1.0)
     usual = rule.epsilon(100, 0.1)
@@ -291,3 +292,45 @@ def test_no_epsilon_is_claimed_for_a_rule_that_is_no_sum() -> None:
     with pytest.raises(RequestError, match="CoordinateMedian"):
         DifferentialPrivacy(rule=CoordinateMedian()).epsilon(1, 1.0)
     assert DifferentialPrivacy(rule=FedAvg()).min_updates == 1
+
+
+def test_unequal_shares_are_private_only_where_counts_are_public() -> None:
+    """FedNova's shares follow the numbers of steps, which tell how much data clients hold."""
+    fixed, poisson = [Draw(10, 5)], [Draw(10, 5, "poisson")]
+    secret = DifferentialPrivacy(rule=FedNova())
+    public = replace(secret, public_counts=True)
+    with pytest.raises(RequestError, match="shares of FedNova tell how much data"):
+        secret.releases(fixed)
+    assert public.releases(fixed) == Releases((Release(1.0, fixed[0]),), 1e-5, "clients")
+    with pytest.raises(RequestError, match="shares of FedNova depend on who else"):
+        public.releases(poisson)
+    for rule in (FedAvg(), FedAvgM()):
+        made = DifferentialPrivacy(rule=rule).releases(poisson)
+        assert made is not None
+        assert made.releases == (Release(1.0, poisson[0]),)
+
+
+def test_noise_under_fednova_follows_the_largest_share() -> None:
+    steps = torch.tensor([1.0, 4.0, 4.0, 4.0]).double()
+    senders = replace(Senders.anonymous(4), local_steps=steps)
+    rule = DifferentialPrivacy(clipping_norm=2.0, noise_multiplier=0.5, rule=FedNova())
+    decision = rule.decide(None, torch.zeros(4, 50_000), torch.ones(4), senders)
+    assert decision.shares is not None
+    largest = float(decision.shares.max())
+    assert largest > 1 / 4
+    assert float(decision.step.std()) == pytest.approx(0.5 * 2 * largest, rel=0.02)
+
+
+def test_of_a_random_number_of_clients_the_sum_is_over_the_expected_number() -> None:
+    """McMahan et al. (2018), the estimator f_f: the denominator is q W, whoever came."""
+    updates = torch.randn(3, 9, generator=generator(0, "poisson")).double()
+    updates /= updates.norm(dim=1, keepdim=True)
+    senders = replace(Senders.anonymous(3), expected=5.0)
+    rule = DifferentialPrivacy(clipping_norm=2.0, noise_multiplier=0.0)
+    step = rule.decide(None, updates, torch.ones(3), senders).step
+    torch.testing.assert_close(step, updates.sum(0) / 5)
+    noisy = replace(rule, noise_multiplier=0.5)
+    some = noisy.decide(None, torch.zeros(3, 50_000), torch.ones(3), senders).step
+    none = noisy.decide_empty(None, 50_000, senders).step
+    torch.testing.assert_close(some, none)
+    assert float(none.std()) == pytest.approx(0.5 * 2 / 5, rel=0.02)

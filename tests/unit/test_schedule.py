@@ -19,7 +19,7 @@ from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
 from fl_sim import Adversary, Data, Experiment, Participation, Stay, preflight
-from fl_sim.contracts import Client
+from fl_sim.contracts import Client, Draw
 from fl_sim.data.layout import Layout
 from fl_sim.description import label
 from fl_sim.errors import FieldError
@@ -81,6 +81,43 @@ def test_clients_without_data_are_skipped_and_change_nobody_elses_turn(
     assert asked <= able
     assert len(asked) == min(4, len(able))
     assert set(script.chosen(number, EVERYBODY)) & able <= asked
+
+
+@given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(EVERYBODY), min_size=1))
+def test_clients_that_are_drawn_one_by_one_are_able_and_there(
+    seed: int, number: int, able: set[int]
+) -> None:
+    plan = Participation(clients_per_round=4, stays=(Stay(3, 5),), sampling="poisson")
+    script = schedule(seed=seed, participation=plan)
+    asked = script.chosen(number, sorted(able))
+    assert asked == sorted(set(asked) & able)
+    assert 3 not in asked or number >= 5
+    draw = script.draw(number, sorted(able))
+    assert draw == Draw(len(able - ({3} if number < 5 else set())), 4, "poisson")
+    if draw.rate == 1:
+        assert len(asked) == draw.eligible
+
+
+def test_poisson_draws_are_independent_with_the_same_rate() -> None:
+    """Counts of a binomial: mean 4 and variance 2.4 of ten; no client depends on another."""
+    plan = Participation(clients_per_round=4, sampling="poisson")
+    script = schedule(participation=plan, rounds=4000)
+    drawn = torch.zeros(4000, COUNT)
+    for number in range(1, 4001):
+        drawn[number - 1, script.chosen(number, EVERYBODY)] = 1
+    counts = drawn.sum(1)
+    assert float(counts.mean()) == pytest.approx(4, abs=0.1)
+    assert float(counts.var()) == pytest.approx(2.4, abs=0.2)
+    assert float((drawn.mean(0) - 0.4).abs().max()) < 0.035
+    apart = drawn.T.corrcoef() - torch.eye(COUNT)
+    assert float(apart.abs().max()) < 0.065
+
+
+def test_run_ids_do_not_tell_of_sampling_where_it_is_fixed() -> None:
+    described = schedule().experiment.describe()["participation"]
+    assert "sampling" not in described
+    drawn = experiment(participation=Participation(sampling="poisson"))
+    assert Experiment.from_json(drawn.to_json()) == drawn
 
 
 def test_everybody_is_asked_sooner_or_later() -> None:

@@ -1,0 +1,223 @@
+"""Privacy in whole runs: what each round's draw costs, and what makes the figure worthless."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clients.dp_sgd import DpSgdClient
+from clients.fedbn import FedBNClient
+from clients.scaffold import ScaffoldClient
+from fl_sim import Data, Experiment, Model, preflight, run
+from fl_sim.accounting import spent
+from fl_sim.contracts import Draw, Release, Releases
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Iid
+from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.federation import federation
+from fl_sim.engine.privacy import privacy_rows
+from fl_sim.engine.replay import states
+from fl_sim.errors import FieldError, RunFailedError
+from fl_sim.experiment import Evaluation
+from fl_sim.participants import Participation, Stay
+from strategies.differential_privacy import DifferentialPrivacy
+from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.fednova import FedNova
+from strategies.krum import Krum
+from strategies.q_fedavg import QFedAvg
+from strategies.scaffold import SCAFFOLD
+
+pytest.importorskip("dp_accounting")
+
+Maker = Callable[..., Experiment]
+TEN = Data(dataset="digits", num_clients=10, num_samples=200, num_test=40)
+NO_STATISTICS = Model("small_cnn", norm="group")
+
+
+def private(experiment: Maker, **fields: Any) -> Experiment:
+    usual: dict[str, Any] = {
+        "data": TEN,
+        "partition": Iid(),
+        "model": NO_STATISTICS,
+        "strategy": DifferentialPrivacy(noise_multiplier=1.0),
+        "evaluation": Evaluation(every=100),
+        "rounds": 4,
+    }
+    return experiment(**(usual | fields))
+
+
+def rows_of(wanted: Experiment, out: Path, metric: str = "epsilon", **options: Any) -> pd.DataFrame:
+    results = run(wanted, out=out, controls=False, cohort="off", **options)
+    assert results.complete, results.cells.error.tolist()
+    return results.rows[results.rows.metric == metric].sort_values("round")
+
+
+def cost(*rounds: tuple[int, int], sampling: Any = "fixed", noise: float = 1.0) -> float:
+    made = tuple(Release(noise, Draw(*own, sampling)) for own in rounds)
+    return spent(Releases(made, 1e-5, "clients")).epsilon
+
+
+def test_rounds_after_a_departure_cost_more(experiment: Maker, tmp_path: Path) -> None:
+    """Half depart after round 1: then everybody who is left takes part."""
+    stays = tuple(Stay(client, 1, 1) for client in range(5, 10))
+    plan = Participation(clients_per_round=5, stays=stays)
+    found = rows_of(private(experiment, participation=plan), tmp_path)
+    assert found.valid.all()
+    expected = [cost(*[(10, 5), (5, 5), (5, 5), (5, 5)][:number]) for number in range(1, 5)]
+    assert found.value.tolist() == pytest.approx(expected)
+    assert expected[-1] >= 9.899
+
+
+def test_clients_that_withhold_all_images_cannot_be_drawn(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    plan = Participation(clients_per_round=5)
+    wanted = private(
+        experiment, layout=Layout(0.5, unit="clients", withheld=True), participation=plan
+    )
+    found = rows_of(wanted, tmp_path)
+    assert found.value.iloc[-1] == pytest.approx(cost((5, 5), (5, 5), (5, 5), (5, 5)))
+    rdp = rows_of(wanted, tmp_path, "epsilon_rdp", resume=True)
+    assert rdp.value.iloc[-1] == pytest.approx(10.7255, abs=1e-4)
+
+
+def test_late_arrivals_make_a_draw_out_of_what_was_none(experiment: Maker, tmp_path: Path) -> None:
+    stays = tuple(Stay(client, first_round=4) for client in range(5))
+    plan = Participation(clients_per_round=5, stays=stays, sampling="poisson", drop_out=0.2)
+    found = rows_of(private(experiment, participation=plan), tmp_path)
+    rounds = [(5, 5), (5, 5), (5, 5), (10, 5)]
+    assert found.value.iloc[-1] == pytest.approx(cost(*rounds, sampling="poisson"))
+
+
+def test_clients_without_any_data_cannot_be_drawn(experiment: Maker) -> None:
+    ours = federation(private(experiment).to_json())
+    schedule = ours.workshop.schedule
+    assert schedule.draw(1, [0, 2, 4]) == Draw(3, 10)
+    plan = Participation(clients_per_round=2, stays=(Stay(2, 1, 1),), sampling="poisson")
+    schedule = federation(private(experiment, participation=plan).to_json()).workshop.schedule
+    assert schedule.draw(1, [0, 2, 4]) == Draw(3, 2, "poisson")
+    assert schedule.draw(2, [0, 2, 4]) == Draw(2, 2, "poisson")
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "poisson"])
+def test_epsilon_goes_on_after_a_break_as_if_there_had_been_none(
+    sampling: Any, experiment: Maker, tmp_path: Path
+) -> None:
+    stays = tuple(Stay(client, 2, 3) for client in range(4))
+    plan = Participation(clients_per_round=3, stays=stays, sampling=sampling)
+    wanted = private(experiment, participation=plan)
+    whole = rows_of(wanted, tmp_path / "whole")
+
+    def stop(progress: Any) -> None:
+        if progress.round == 2:
+            raise RunFailedError("broken off")
+
+    broken = run(wanted, out=tmp_path / "broken", controls=False, cohort="off", listen=stop)
+    assert not broken.complete
+    again = rows_of(wanted, tmp_path / "broken", resume=True)
+    pd.testing.assert_frame_equal(whole.reset_index(drop=True), again.reset_index(drop=True))
+
+
+def test_rounds_for_which_nobody_is_drawn_are_rounds(experiment: Maker, tmp_path: Path) -> None:
+    """The model stays as it is; under a private rule it moves, by noise over the same number."""
+    plan = Participation(clients_per_round=1, sampling="poisson")
+    for rule in (FedAvg(), FedAvgM(), DifferentialPrivacy(), DifferentialPrivacy(rule=FedAvgM())):
+        wanted = private(experiment, participation=plan, strategy=rule, rounds=8)
+        ours = federation(wanted.to_json())
+        schedule = ours.workshop.schedule
+        counts = [len(schedule.chosen(number, ours.able)) for number in range(1, 9)]
+        assert 0 in counts
+        assert max(counts) == ours.most_asked > 1
+        before = ours.start
+        for state, count in zip(states(ours, LocalCrew(ours.workshop)), counts, strict=True):
+            moved = bool((state.parameters != before).any())
+            assert moved == (count > 0 or isinstance(rule, DifferentialPrivacy))
+            before = state.parameters.clone()
+    asked = rows_of(wanted, tmp_path, "num_updates")
+    assert asked.value.tolist() == counts
+
+
+def test_statistics_of_batchnorm_make_epsilon_worthless(experiment: Maker, tmp_path: Path) -> None:
+    """They leave the clients unclipped and without noise, however much of it the updates get."""
+    strong = DifferentialPrivacy(1.0, noise_multiplier=1000.0)
+    wanted = private(experiment, model=Model("small_cnn", norm="batch"), strategy=strong, rounds=1)
+    results = run(wanted, out=tmp_path, controls=False)
+    found = results.rows[results.rows.metric.isin(["epsilon", "epsilon_rdp"])]
+    assert len(found) == 2
+    assert not found.valid.any()
+    assert set(found.note) == {
+        "of the updates alone: also statistics of BatchNorm leave the clients"
+    }
+    assert "epsilon.clients" not in results.cells
+
+
+def test_statistics_that_stay_with_the_client_cost_nothing(experiment: Maker) -> None:
+    wanted = private(experiment, model=Model("small_cnn", norm="batch"), client=FedBNClient())
+    ours = federation(wanted.to_json())
+    state = next(states(ours, LocalCrew(ours.workshop)))
+    assert [row.valid for row in privacy_rows(ours, state)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        (
+            {"strategy": DifferentialPrivacy(rule=SCAFFOLD()), "client": ScaffoldClient()},
+            "no guarantee is known for noise on SCAFFOLD",
+        ),
+        (
+            {"strategy": DifferentialPrivacy(rule=FedNova())},
+            "shares of FedNova tell how much data clients hold: see public_counts",
+        ),
+        (
+            {"strategy": QFedAvg(), "client": DpSgdClient()},
+            "of the updates alone: also losses on their data leave the clients",
+        ),
+        (
+            {"strategy": DifferentialPrivacy(noise_multiplier=0.0)},
+            "without noise there is no bound",
+        ),
+    ],
+)
+def test_what_cannot_be_accounted_for_is_no_number_to_read(
+    fields: dict[str, Any], note: str, experiment: Maker, tmp_path: Path
+) -> None:
+    found = rows_of(private(experiment, rounds=1, **fields), tmp_path)
+    assert len(found)
+    assert not found.valid.any()
+    assert set(found.note) == {note}
+
+
+def test_rules_that_need_several_updates_refuse_draws_of_any_size(experiment: Maker) -> None:
+    from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+    plan = Participation(clients_per_round=8, sampling="poisson")
+    for rule in (Krum(), DifferentialPrivacy(rule=Krum()), FlowerFedAvg()):
+        wanted = private(experiment, strategy=rule, participation=plan)
+        with pytest.raises(FieldError, match=r"participation\.sampling: .*'fixed' for"):
+            preflight.check(wanted)
+
+
+def test_a_strategy_of_flowers_is_not_asked_where_nobody_is_there(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+    strategy = FlowerFedAvg(min_train_nodes=1, min_available_nodes=1, min_evaluate_nodes=1)
+    plan = Participation(clients_per_round=1, sampling="poisson")
+    wanted = private(experiment, strategy=strategy, participation=plan)
+    counts = rows_of(wanted, tmp_path, "num_updates").value
+    assert 0 in counts.tolist()
+
+
+def test_more_privacy_of_images_is_told_by_two_figures(experiment: Maker, tmp_path: Path) -> None:
+    wanted = private(experiment, client=DpSgdClient(batch_size=4), strategy=FedAvg(), rounds=2)
+    found, rdp = rows_of(wanted, tmp_path), rows_of(wanted, tmp_path, "epsilon_rdp", resume=True)
+    assert set(found.group) == set(rdp.group) == {"images"}
+    assert found.valid.all()
+    assert (found.value.to_numpy() < rdp.value.to_numpy()).all()
+    assert all(map(math.isfinite, found.value))
