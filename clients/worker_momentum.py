@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clients.sgd import SgdClient
 from fl_sim import description
-from fl_sim.contracts import Client, Descent, Shard, Update
+from fl_sim.contracts import Client, Descent, Releases, Shard, Update
 from fl_sim.errors import require
 from fl_sim.models.parameters import flat, load_flat
 from fl_sim.momentum import running_mean
@@ -67,9 +67,9 @@ class WorkerMomentumClient(Client):
         """Have the own model of the training."""
         return self.training.personal(model, memory)
 
-    def epsilon(self, num_examples: int, memory: dict[str, Tensor]) -> float | None:
+    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Claim what the training does: a mean of private updates costs no more."""
-        return self.training.epsilon(num_examples, memory)
+        return self.training.releases(num_examples, memory)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the training does."""

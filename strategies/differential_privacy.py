@@ -105,7 +105,7 @@ class DifferentialPrivacy(WrappingRule):
         step = inner.step + self._noise(updates.shape[1], 1 / len(updates), senders)
         return replace(inner, step=step.to(updates.dtype))
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision:
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
         """Return what the rule makes of the noise alone, where it sums up."""
         if not isinstance(self.rule, LinearRule) or not senders.expected:
             return self.rule.decide_empty(state, num_parameters, senders)

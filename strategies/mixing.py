@@ -46,6 +46,10 @@ class WrappingRule(InformedRule, ABC):
         """Return what the wrapped rule tells the clients."""
         return self.rule.broadcast(state)
 
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+        """Return what the wrapped rule makes of a round for which nobody was drawn."""
+        return self.rule.decide_empty(state, num_parameters, senders)
+
 
 class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
     """A wrapper that withstands `num_byzantine` clients, where the rule in it does."""

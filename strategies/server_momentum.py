@@ -1,5 +1,6 @@
 """Server momentum around any rule: its step is a gradient for the server's own optimiser."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, Senders
+from fl_sim.contracts import AggregationRule, Decision, Draw, Releases, Senders
 from fl_sim.errors import require
 from strategies.fedavg import FedAvg
 from strategies.mixing import WrappingRule
@@ -57,9 +58,14 @@ class ServerMomentum(WrappingRule):
         """Return what the wrapped rule tells the clients."""
         return self.rule.broadcast(state["rule"])
 
-    def epsilon(self, num_rounds: int, participation: float) -> float | None:
+    def releases(self, draws: Sequence[Draw]) -> Releases | None:
         """Return what the wrapped rule does: what follows on a private step costs nothing."""
-        return self.rule.epsilon(num_rounds, participation)
+        return self.rule.releases(draws)
+
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+        """Return the step along the velocity where the wrapped rule makes one of nobody."""
+        inner = self.rule.decide_empty(state["rule"], num_parameters, senders)
+        return None if inner is None else self._moved(state, inner, senders)
 
     def decide(
         self,
@@ -75,12 +81,16 @@ class ServerMomentum(WrappingRule):
         """
         self.check_count(updates)
         inner = self.rule.decide(state["rule"], updates, weights, senders)
+        return self._moved(state, inner, senders)
+
+    def _moved(self, state: Any, inner: Decision, senders: Senders) -> Decision:
+        """Return the step along the velocity, of the wrapped rule's step."""
         direction = inner.step.double()
         if self.weight_decay:
             if senders.parameters is None:
                 raise ValueError("ServerMomentum needs Senders.parameters for its weight decay")
             direction = direction - self.weight_decay * senders.parameters.double()
         velocity = self.momentum * state["velocity"] + direction
-        step = (self.server_learning_rate * velocity).to(updates.dtype)
+        step = (self.server_learning_rate * velocity).to(inner.step.dtype)
         after = {"velocity": velocity, "rule": inner.state}
         return Decision(after, step, inner.shares, inner.scales)

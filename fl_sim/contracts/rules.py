@@ -157,12 +157,12 @@ class AggregationRule(ABC):
         """
         return Decision(*self.aggregate(state, updates, weights))
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision:
-        """Return what becomes of a round for which nobody was drawn: nothing changes.
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+        """Return what becomes of a round for which nobody was drawn; None: nothing changes.
 
         A private rule adds its noise all the same: whether anybody was drawn is a secret.
         """
-        return Decision(state, torch.zeros(num_parameters))
+        return None
 
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
         """Raise `ValueError` where there are fewer updates than the rule needs."""

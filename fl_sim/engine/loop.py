@@ -144,7 +144,8 @@ def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
     """Return what is known of those who delivered, with what they sent beside their updates."""
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
     owners = federation.workshop.owners
-    trained = torch.tensor([len(owners[update.client]) > 0 for update in collected.updates])
+    hold = [len(owners[update.client]) > 0 for update in collected.updates]
+    trained = torch.tensor(hold, dtype=torch.bool)
     updates = [update for update in collected.updates if len(owners[update.client])]
     losses = torch.tensor([update.loss for update in updates], dtype=torch.float64)
     shapes = [{n: v.shape for n, v in update.sent.items()} for update in updates]

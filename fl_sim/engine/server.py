@@ -87,7 +87,10 @@ class RuleServer(Server):
         """Take the rule's step."""
         weights, start = collected.weights, plan.order.parameters
         if not plan.clients:
-            decision = self.rule.decide_empty(self.state, len(start), senders)
+            empty = self.rule.decide_empty(self.state, len(start), senders)
+            if empty is None:
+                return start, None
+            decision = empty
         elif collected.rows is not None:
             decision = self.rule.decide(self.state, collected.rows, weights, senders)
         else:

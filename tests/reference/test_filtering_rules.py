@@ -331,6 +331,8 @@ def test_of_a_random_number_of_clients_the_sum_is_over_the_expected_number() -> 
     torch.testing.assert_close(step, updates.sum(0) / 5)
     noisy = replace(rule, noise_multiplier=0.5)
     some = noisy.decide(None, torch.zeros(3, 50_000), torch.ones(3), senders).step
-    none = noisy.decide_empty(None, 50_000, senders).step
+    empty = noisy.decide_empty(None, 50_000, senders)
+    assert empty is not None
+    none = empty.step
     torch.testing.assert_close(some, none)
     assert float(none.std()) == pytest.approx(0.5 * 2 / 5, rel=0.02)
