@@ -1,20 +1,24 @@
 """Everything that can be wrong with a request, found before any work is done."""
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Bulyan, Strategy
 from torch import nn
 
-from fl_sim.contracts import AggregationRule
+from fl_sim.contracts import AggregationRule, Client
 from fl_sim.data.partition import shares
 from fl_sim.data.sources import load_subset
+from fl_sim.description import label, with_value
 from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment, Model
 from fl_sim.flower_strategies import NEED_CLIENTS
 from fl_sim.models.tuning import Network, build
 from fl_sim.schedule import Schedule, backdoors, layers
 from fl_sim.seeding import numpy_generator
+
+NODES = ("min_train_nodes", "min_available_nodes")  # of Flower's strategies
 
 
 def check(experiment: Experiment) -> None:
@@ -29,11 +33,10 @@ def check(experiment: Experiment) -> None:
     dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
-    shape = dataset.train_images.shape
-    image_shape = (shape[1], shape[2], shape[3])
-    network = _checked_network(experiment.model, image_shape, dataset.num_classes)
+    network = network_of(experiment)
     _check_strategy(experiment)
-    Schedule(experiment).check()
+    _check_root_images(experiment, len(dataset.test_labels))
+    Schedule(experiment).check(fewest_of(experiment))
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
     if len(network.frozen):
@@ -45,6 +48,18 @@ def check(experiment: Experiment) -> None:
         "below 1 where images are withheld",
         layout.fraction,
     )
+
+
+def network_of(experiment: Experiment) -> Network:
+    """Return the network of an experiment, for looking at: it is built once for several runs.
+
+    Raises:
+        FieldError: for a network that cannot be built, or does not take the images.
+    """
+    data = experiment.data
+    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+    _, channels, height, width = dataset.train_images.shape
+    return _checked_network(experiment.model, (channels, height, width), dataset.num_classes)
 
 
 @lru_cache(maxsize=2)
@@ -61,9 +76,17 @@ def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classe
     return network
 
 
+def _clients_of(experiment: Experiment) -> list[tuple[str, Client]]:
+    """Return every client of an experiment, also what others wrap, each with its field."""
+    alone = experiment.evaluation.alone
+    found = [("client", experiment.client), *[("evaluation.alone", alone)] * (alone is not None)]
+    found += [("adversary.client", own.client) for own in experiment.adversaries]
+    return [(name, part) for name, whole in found if whole is not None for part in layers(whole)]
+
+
 def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
     """Refuse a network that some client cannot train."""
-    for client in (experiment.client, *(own.client for own in experiment.adversaries)):
+    for _, client in _clients_of(experiment):
         cause = client.cannot_train(trained)
         allowed = f"a network that {type(client).__name__} can train: {cause}"
         require(not cause, "model", allowed, str(experiment.model))
@@ -72,32 +95,93 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 def _refuse_hidden_images(experiment: Experiment) -> None:
     """Refuse what needs images where clients only see cached features."""
     tune = experiment.model.tune
-    clients = (experiment.client, *(own.client for own in experiment.adversaries))
-    for client in (part for whole in clients for part in layers(whole)):
+    for name, client in _clients_of(experiment):
         allowed = f"'full', so that {type(client).__name__} meets images"
         require(not client.needs_images, "model.tune", allowed, tune)
         asked = getattr(client, "countermeasures", ())
         allowed = "none where a part of the network is frozen; set model.tune=full"
-        require(not asked, "client.countermeasures", allowed, [type(own).__name__ for own in asked])
+        got = [type(own).__name__ for own in asked]
+        require(not asked, f"{name}.countermeasures", allowed, got)
 
 
 def _check_strategy(experiment: Experiment) -> None:
-    count, name = experiment.clients_per_round, type(experiment.strategy).__name__
+    """Refuse a strategy that needs more clients than are asked, and what it cannot do."""
+    strategy, count = experiment.strategy, experiment.clients_per_round
     if experiment.participation.sampling == "poisson":
-        count = 1
+        name = type(strategy).__name__
         allowed = f"'fixed' for {name}: of clients drawn one by one, only one may come"
-        wanted = fewest_clients(experiment.strategy)
+        wanted = fewest_clients(strategy)
         require(wanted <= 1, "participation.sampling", allowed, "poisson")
-    if not isinstance(experiment.strategy, Strategy):
-        needed = experiment.strategy.min_updates
-        if needed > count:
-            allowed = f"at least {needed} clients a round for {name}"
-            raise FieldError("participation.clients_per_round", allowed, count)
-        return
-    _refuse_client_halves(experiment.strategy)
-    for name in ("min_train_nodes", "min_available_nodes"):
-        wanted = getattr(experiment.strategy, name, 0)
+    if isinstance(strategy, Strategy):
+        _refuse_client_halves(strategy)
+        _check_counts(strategy, count)
+    elif strategy.min_updates > count:
+        source = _source_of_count(experiment)
+        raise FieldError(source, f"{_named(strategy)} needs {_clients_needed(strategy)}", count)
+    fewest = experiment.failures.min_updates
+    require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
+
+
+def _source_of_count(experiment: Experiment) -> str:
+    """Return the field that says how many clients are asked a round."""
+    sampled = experiment.participation.clients_per_round is not None
+    return "participation.clients_per_round" if sampled else "data.num_clients"
+
+
+def _named(rule: AggregationRule) -> str:
+    """Return a rule with the number of attackers that it is made for, where it has one."""
+    words = str(label(rule))
+    number = getattr(rule, "num_byzantine", None)
+    if number is None or "num_byzantine" in words:
+        return words
+    rest = words.partition("(")[2]
+    return f"{type(rule).__name__}(num_byzantine={number}{f', {rest}' if rest else ')'}"
+
+
+def _clients_needed(rule: AggregationRule) -> str:
+    """Return how many clients a rule needs, and as what of the attackers f, such as 2f+3."""
+    needed = rule.min_updates
+    counts = [_with_attackers(rule, more).min_updates for more in range(1, 4)]
+    steps = {after - before for before, after in pairwise([needed, *counts])}
+    number = getattr(rule, "num_byzantine", None)
+    if number is None or len(steps) > 1 or steps == {0}:
+        return f"{needed} clients"
+    slope = steps.pop()
+    rest = needed - slope * number
+    return f"{slope if slope > 1 else ''}f{rest:+d} = {needed} clients".replace("+0 ", " ")
+
+
+def _with_attackers(rule: AggregationRule, more: int) -> AggregationRule:
+    number = getattr(rule, "num_byzantine", None)
+    return rule if number is None else with_value(rule, "num_byzantine", number + more)
+
+
+def fewest_of(experiment: Experiment) -> int:
+    """Return the fewest clients with which a round of an experiment can be played."""
+    return max(experiment.failures.min_updates, fewest_clients(experiment.strategy))
+
+
+def _check_counts(strategy: Strategy, count: int) -> None:
+    """Refuse a strategy of Flower's that counts on more clients than there are."""
+    for name in (*NODES, "num_nodes_to_select"):
+        wanted = getattr(strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
+    attackers = getattr(strategy, "num_malicious_nodes", 0)
+    # Krum scores a client by its n - f - 2 nearest; Bulyan leaves 2f out, twice.
+    most = (count - 3) // 4 if isinstance(strategy, Bulyan) else count - 3
+    allowed = f"at most {max(most, 0)} of {count} clients a round"
+    require(attackers <= max(most, 0), "strategy.num_malicious_nodes", allowed, attackers)
+    inner = getattr(strategy, "strategy", None)
+    if isinstance(inner, Strategy):
+        _check_counts(inner, count)
+
+
+def _check_root_images(experiment: Experiment, num_test: int) -> None:
+    """Refuse a rule that would leave no test image: its own come out of the test set."""
+    taken = getattr(experiment.strategy, "root_samples", 0)
+    name = str(label(experiment.strategy))
+    allowed = f"above the {taken} root images that strategy {name} takes out of the test images"
+    require(taken < num_test, "data.num_test", allowed, num_test)
 
 
 def fewest_clients(strategy: AggregationRule | Strategy) -> int:
@@ -105,7 +189,7 @@ def fewest_clients(strategy: AggregationRule | Strategy) -> int:
     if isinstance(strategy, AggregationRule):
         return strategy.min_updates
     inner = getattr(strategy, "strategy", None)
-    own = [int(getattr(strategy, name, 0)) for name in ("min_train_nodes", "min_available_nodes")]
+    own = [int(getattr(strategy, name, 0)) for name in NODES]
     return max([*own, fewest_clients(inner)] if isinstance(inner, Strategy) else own)
 
 

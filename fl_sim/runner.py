@@ -8,9 +8,9 @@ from typing import Any
 
 from flwr.clientapp import ClientApp
 
-from fl_sim import own_noise, preflight, trackers
+from fl_sim import own_noise, trackers
 from fl_sim.cells import Cell, cells_of, controls_of
-from fl_sim.engine import compat, interrupts
+from fl_sim.engine import compat, feasible, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import NO_FAULTS, Faults
 from fl_sim.engine.progress import Listener, Progress
@@ -133,7 +133,7 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
     if not cells:
         raise RequestError("nothing to run: no cells, or no seeds")
     for cell in cells:
-        preflight.check(cell.experiment)
+        feasible.check(cell.experiment, options.cohort)
     cells = made_as(cells, options)
     jobs = plan(cells, options)
     if options.engine != "flower":

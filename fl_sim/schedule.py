@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Client, ColludingClient, Draw
 from fl_sim.data.layout import protection_order
-from fl_sim.errors import FieldError
+from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Adversary
 from fl_sim.seeding import generator
@@ -84,13 +84,17 @@ class Schedule:
         own = [adversary.client for adversary, who in self._attacks(number) if client in who]
         return tuple(sorted(own, key=lambda attack: isinstance(attack, ColludingClient)))
 
-    def check(self) -> None:
-        """Raise a `FieldError` for a round that cannot be played."""
+    def check(self, fewest: int = 1) -> None:
+        """Raise a `FieldError` for a round that cannot be played.
+
+        Args:
+            fewest: clients with which a round can be aggregated.
+        """
+        experiment = self.experiment
+        changing = experiment.participation.stays or experiment.adversaries
         stacks: set[tuple[Client, ...]] = set()
-        for number in range(1, self.experiment.rounds + 1):
-            if not self._present(number):
-                allowed = "somebody there in every round"
-                raise FieldError("participation.stays", allowed, f"nobody in round {number}")
+        for number in range(1, experiment.rounds + 1 if changing else 2):
+            self._check_presence(number, fewest)
             stacks |= {self.attacks_of(client, number) for client in self.attackers(number)}
         for stack in stacks:
             whole = layers(_stacked(stack, self.experiment.client))
@@ -98,6 +102,22 @@ class Schedule:
             if any(isinstance(each, ColludingClient) for each in whole[1:]):
                 allowed = "an attack that colludes around all others, and one at most in a client"
                 raise FieldError("adversary", allowed, " around ".join(names))
+
+    def _check_presence(self, number: int, fewest: int) -> None:
+        """Refuse a round for which too few are there, or deliver in time."""
+        present = self._present(number)
+        if not present:
+            allowed = "somebody there in every round"
+            raise FieldError("participation.stays", allowed, f"nobody in round {number}")
+        allowed = f"at least {fewest} clients in every round"
+        got = f"{len(present)} in round {number}"
+        require(len(present) >= fewest, "participation.stays", allowed, got)
+        deadline = self.experiment.participation.deadline
+        if deadline is not None:
+            count = sum(float(self.times[client]) <= deadline for client in present)
+            allowed = f"at least {fewest} clients in time in every round"
+            got = f"{count} in round {number}"
+            require(count >= fewest, "participation.deadline", allowed, got)
 
     def _present(self, number: int) -> list[int]:
         """Return whoever takes part in the round, in the order in which they are asked."""

@@ -6,14 +6,17 @@ from time import process_time
 from typing import Literal
 
 import torch
+from torch import nn
 
 from fl_sim.atomic_io import DamagedFileError, read_json, write_sealed
 from fl_sim.cache import digest, locked, made_folder
 from fl_sim.engine.environment import processor
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.orders import MAX_COHORT, Order, Task, Tensors
+from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import RequestError
+from fl_sim.experiment import Experiment
 from fl_sim.participants import Participation
 
 CohortMode = Literal["auto", "on", "off"]
@@ -26,14 +29,31 @@ def choose(mode: CohortMode, federation: Federation) -> bool:
     Raises:
         RequestError: where it is asked for and the model does not allow it.
     """
-    workshop, experiment = federation.workshop, federation.experiment
-    fits = workshop.allows_cohorts and experiment.client.descent(1) is not None
-    if mode == "on" and not fits:
+    experiment = federation.experiment
+    if mode == "on":
+        refuse_unfit(experiment, federation.model)
+    wanted = mode != "off" and fits(experiment, federation.model)
+    return wanted and (mode == "on" or pays(federation))
+
+
+def fits(experiment: Experiment, trained: nn.Sequential) -> bool:
+    """Return whether clients can be trained as one batch: their network, and how they train it."""
+    return is_row_of_layers(trained) and experiment.client.descent(1) is not None
+
+
+def refuse_unfit(experiment: Experiment, trained: nn.Sequential) -> None:
+    """Raise a `RequestError` where clients cannot be trained as one batch, and say which part."""
+    client, model = type(experiment.client).__name__, experiment.model
+    if not is_row_of_layers(trained):
         raise RequestError(
-            "--cohort on: only linear layers and rectifiers, trained by plain descent, can be "
-            f"trained many at once; not {experiment.model} with {type(experiment.client).__name__}"
+            "--cohort on: model is to be linear layers and rectifiers, of which many can be "
+            f"trained as one batch; got {model}"
         )
-    return fits and mode != "off" and (mode == "on" or pays(federation))
+    if experiment.client.descent(1) is None:
+        raise RequestError(
+            "--cohort on: client is to train by plain descent, of which many can be done as one "
+            f"batch; got {client}"
+        )
 
 
 def pays(federation: Federation) -> bool:

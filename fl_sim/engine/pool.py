@@ -34,7 +34,7 @@ class Pool:
 def pool_of(experiment: Experiment, dataset: Dataset) -> Pool:
     """Share the training images out, hold some back, and protect what is to be protected."""
     labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
-    clients, members, protected = _who_is_who(experiment, dataset)
+    clients, members, protected = who_is_who(experiment, dataset)
     return Pool(
         clean_images=dataset.train_images,
         noisy_images=_noisy_images(experiment, dataset, clients, protected),
@@ -47,7 +47,7 @@ def pool_of(experiment: Experiment, dataset: Dataset) -> Pool:
     )
 
 
-def _who_is_who(
+def who_is_who(
     experiment: Experiment, dataset: Dataset
 ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
     """Return each record's client, whether it is trained on, and whether it is protected."""
@@ -146,13 +146,13 @@ def noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
     """Return the owners that make noise of their own; none where it is shared."""
     if experiment.protection is None or experiment.layout.provenance == "shared":
         return []
-    clients, _, protected = _who_is_who(experiment, dataset)
+    clients, _, protected = who_is_who(experiment, dataset)
     return list(_owned(experiment, clients, protected))
 
 
 def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
     """Make one owner's noise and leave it in the cache, where `pool_of` finds it."""
-    clients, _, protected = _who_is_who(experiment, dataset)
+    clients, _, protected = who_is_who(experiment, dataset)
     own = _owned(experiment, clients, protected)[owner]
     images, labels = dataset.train_images[own], dataset.train_labels[own]
     assert experiment.protection is not None

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import preflight, process
+from fl_sim import process
 from fl_sim.contracts import Decision, Senders
+from fl_sim.engine import feasible
 from fl_sim.engine.checkpoint import save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
 from fl_sim.engine.crew import Crew
@@ -169,7 +170,7 @@ def profile(
     if engine == "flower":
         raise RequestError("profile takes the engines local and ray; got flower")
     experiment = replace(experiment, rounds=1 + 2 * count)
-    preflight.check(experiment)
+    feasible.check(experiment, cohort)
     process.settle()
     ours = federation(experiment.to_json())
     clock, state = Clock(), first_state(ours)

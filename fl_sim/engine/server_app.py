@@ -6,7 +6,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl_sim import experiment_file, preflight
+from fl_sim import experiment_file
+from fl_sim.engine import feasible
 from fl_sim.engine.federation import federation
 from fl_sim.engine.flower_crew import FlowerCrew
 from fl_sim.engine.progress import Progress
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     overrides = str(config["set"]).split()
     content = experiment_file.read(root / str(config["experiment"]), overrides)
     experiment = replace(content.experiment, seed=int(config["seed"]))
-    preflight.check(experiment)
+    feasible.check(experiment)
     results = Path.home() / Path(str(config["out"])).expanduser() / experiment.name
     folder = run_folder(results, experiment.run_id, experiment.seed)
     session = Session(folder, engine="flower")

@@ -49,6 +49,21 @@ def test_it_opens_without_a_word_on_the_console(opened):
     assert [name for name in browser.execute_script(loaded) if not name.startswith("data:")] == []
 
 
+def test_its_policy_lets_no_script_in(opened):
+    browser = opened(1366)
+    browser.execute_script(
+        """const own = document.createElement('script');
+        own.textContent = 'window.ran = true'; document.body.append(own);
+        const picture = document.createElement('img');
+        picture.src = 'http://127.0.0.1:9/x.png'; document.body.append(picture);"""
+    )
+    assert browser.execute_script("return window.ran === undefined")
+    refused = " ".join(entry["message"] for entry in browser.get_log("browser"))
+    assert refused.count("Content Security Policy") >= 2
+    style = "return getComputedStyle(document.body).maxWidth"
+    assert browser.execute_script(style) == "1120px"  # the page's own style still holds
+
+
 @pytest.mark.parametrize("width", [1366, 400])
 def test_nothing_sticks_out(opened, width):
     browser = opened(width)

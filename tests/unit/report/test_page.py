@@ -55,6 +55,16 @@ def test_the_page_is_one_file_that_loads_nothing(text):
     assert re.findall(r"url\((?!#)", text) == []
 
 
+def test_the_page_may_load_nothing_and_run_nothing(text):
+    """A name that got past the escaping could still neither run nor call home."""
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert policy is not None
+    rules = [rule.strip() for rule in policy[1].split(";")]
+    assert rules[:3] == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+    assert policy.start() < min(text.find("<style"), text.find("<link"), text.find("<title"))
+    assert not re.search(r"<script|\son\w+=|javascript:", text)
+
+
 def test_ids_are_unique_and_links_lead_to_them(text):
     outline = Outline(text)
     assert len(outline.ids) == len(set(outline.ids))
