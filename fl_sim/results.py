@@ -23,6 +23,8 @@ from fl_sim.contracts import Row
 from fl_sim.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
+COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
+SETTINGS = "settings."  # what the columns of a cell's settings begin with
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
 
 
@@ -32,7 +34,10 @@ class Results:
 
     Attributes:
         path: folder of the experiment.
-        rows: the tidy table, one number a row, with `run_id` and `seed`.
+        rows: the tidy table, one number of one round a row, with `run_id`, `seed`, a column
+            `settings.<field>` for every axis, and `is_control`: whether no cell is this run, which
+            is only there to be compared with. Controls have `settings.control`. A run that is
+            several cells is there once for each.
         cells: one row a cell and seed: settings, final accuracy, protection and so on.
         failures: one row a client that did not deliver.
         complete: whether every run that was asked for finished.
@@ -43,6 +48,30 @@ class Results:
     cells: pd.DataFrame
     failures: pd.DataFrame
     complete: bool
+
+    def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
+        """Return a metric after the last round of every cell, controls left out.
+
+        One row a number, with the columns of `rows`: settings and seed, client and group, value
+        and interval, `valid` and `note`. Numbers that are not defined are NaN, which pandas leaves
+        out of means; those that should not be read have `valid` False.
+
+        Args:
+            metric: such as `client_accuracy`.
+            group: of records or clients, such as `all`; None: every one that there is.
+
+        Raises:
+            RequestError: for a metric that no run has.
+        """
+        if metric not in set(self.rows["metric"]):
+            known = ", ".join(sorted(set(map(str, self.rows["metric"]))))
+            raise RequestError(f"no metric {metric!r} in {self.path}; there are {known}")
+        cells = self.rows[~self.rows["is_control"].astype(bool)]
+        last = cells.groupby(["run_id", "seed"])["round"].transform("max")
+        chosen = (cells["round"] == last) & (cells["metric"] == metric)
+        if group is not None:
+            chosen &= cells["group"] == group
+        return cells[chosen].drop(columns="is_control").reset_index(drop=True)
 
 
 def rows_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -69,7 +98,7 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
     last = rows[rows["round"] == rows["round"].max()]
     overall = last[last.client == -1]
     accuracy = rows[(rows.metric == "accuracy") & (rows.client == -1)].value
-    costs = {m: rows[rows.metric == m].value for m in ("seconds", "bytes_down", "bytes_up")}
+    costs = {m: rows[rows.metric == m].value for m in COSTS}
     return {
         "accuracy": float(accuracy.iloc[-1]),
         "best_accuracy": float(accuracy.max()),
@@ -79,9 +108,14 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "rule": {f"{g}_share": v for g, v in _group_means(rows, "group_share").items()},
         "epsilon": _epsilon(last),
         "detection": {f"{g}_auc": v for g, v in _group_means(rows, "detection_auc").items()},
-        "cost": {name: float(values.sum()) for name, values in costs.items()}
+        "cost": {name: _sum(values) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
+
+
+def _sum(values: "pd.Series[float]") -> float:
+    """Return the sum over rounds; NaN where it is not known of each round, or of none."""
+    return float(values.sum(skipna=False)) if len(values) else float("nan")
 
 
 def protection_numbers(
@@ -128,11 +162,31 @@ def load_results(path: str | Path) -> Results:
     ]
     return Results(
         path=root,
-        rows=pd.read_parquet(root / "rows.parquet"),
+        rows=_with_settings(pd.read_parquet(root / "rows.parquet"), content),
         cells=pd.json_normalize(content["cells"]),
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
         complete=all(entry["status"] == "finished" for entry in content["cells"]),
     )
+
+
+def _with_settings(rows: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
+    """Return rows with the settings of their run, and whether it is a control."""
+    if rows.empty:
+        return rows_table([]).assign(run_id="", seed=0, is_control=False)
+    runs: dict[str, dict[str, Any]] = {}  # by what tells them apart, each once
+    cells = {(own["run_id"], own["seed"]) for own in summary["cells"]}
+    for entry in (*summary["cells"], *summary["controls"]):
+        is_control = (entry["run_id"], entry["seed"]) not in cells
+        if is_control or "control" not in entry["settings"]:
+            about = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
+            about |= {f"{SETTINGS}{name}": own for name, own in entry["settings"].items()}
+            runs[json.dumps(about)] = about
+    table = pd.DataFrame(list(runs.values()))
+    found = rows.drop(columns="is_control", errors="ignore").merge(
+        table, on=["run_id", "seed"], how="left"
+    )
+    # A run that the summary does not name is no cell.
+    return found.assign(is_control=found["is_control"].fillna(True).astype(bool))
 
 
 def _fairness(overall: pd.DataFrame) -> dict[str, float]:

@@ -174,11 +174,11 @@ def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple
     _check_faults(jobs, options)
     count = min(options.workers, len(jobs))
     if options.engine == "local" and count > 1:
-        outcomes = side_by_side(partial(_attempt, options), jobs, count, listen)
+        outcomes = side_by_side(partial(_attempt, options, count), jobs, count, listen)
     elif options.engine == "ray" and count > 1:
         from fl_sim.ray_jobs import side_by_side as on_ray  # Ray takes a second to import
 
-        task, address = partial(_attempt, options), options.ray_address
+        task, address = partial(_attempt, options, count), options.ray_address
         outcomes = on_ray(task, jobs, options.workers, address, listen)
     else:
         outcomes = _in_turn(jobs, options, listen)
@@ -188,7 +188,7 @@ def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple
 def _in_turn(jobs: list[Cell], options: Options, listen: Listener) -> Iterator[tuple[Cell, str]]:
     with interrupts.finishing_rounds():
         for job in jobs:
-            yield job, _attempt(options, job, listen)
+            yield job, _attempt(options, 1, job, listen)
 
 
 def _check_faults(jobs: list[Cell], options: Options) -> None:
@@ -197,8 +197,8 @@ def _check_faults(jobs: list[Cell], options: Options) -> None:
         raise RequestError("--inject hang needs a limit: --set failures.timeout=5, in seconds")
 
 
-def _attempt(options: Options, job: Cell, listen: Listener) -> str:
-    """Run a job; return what went wrong, or nothing."""
+def _attempt(options: Options, side_by_side: int, job: Cell, listen: Listener) -> str:
+    """Run a job beside others; return what went wrong, or nothing."""
     root = options.out / job.experiment.name
     session = Session(
         folder=run_folder(root, *job.key),
@@ -210,6 +210,7 @@ def _attempt(options: Options, job: Cell, listen: Listener) -> str:
         faults=options.faults,
         ray_address=options.ray_address,
         trackers=options.trackers,
+        side_by_side=side_by_side,
     )
     if interrupts.wanted():
         return "interrupted before it began"

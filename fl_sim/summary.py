@@ -25,7 +25,7 @@ def write_summary(
         "controls": [_entry(root, control, seeds, errors) for control in controls],
     }
     root.mkdir(parents=True, exist_ok=True)
-    write_table(root / "rows.parquet", _all_rows(root, [*cells, *controls]))
+    write_table(root / "rows.parquet", _all_rows(root, cells, controls))
     write_json(root / "summary.json", summary)
 
 
@@ -53,10 +53,13 @@ def _entry(
     return {**result, **about, "protection": numbers}
 
 
-def _all_rows(root: Path, cells: list[Cell]) -> pd.DataFrame:
-    tables = []
-    for run_id, seed in dict.fromkeys(cell.key for cell in cells):
+def _all_rows(root: Path, cells: list[Cell], controls: list[Cell]) -> pd.DataFrame:
+    """Return the rows of every run, once each, and whether it is a control and no cell."""
+    asked, tables = {cell.key for cell in cells}, []
+    for key in dict.fromkeys(cell.key for cell in (*cells, *controls)):
+        run_id, seed = key
         path = run_folder(root, run_id, seed) / "rows.parquet"
         if path.exists():
-            tables.append(pd.read_parquet(path).assign(run_id=run_id, seed=seed))
+            table = pd.read_parquet(path)
+            tables.append(table.assign(run_id=run_id, seed=seed, is_control=key not in asked))
     return pd.concat(tables, ignore_index=True) if tables else rows_table([])

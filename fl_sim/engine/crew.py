@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from time import process_time
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +11,8 @@ from fl_sim.engine.memory import peak
 from fl_sim.engine.orders import Chunk, Done, Order, Tensors
 from fl_sim.engine.scores import logits
 from fl_sim.engine.workshop import Workshop
+
+Used = dict[str, float] | str  # seconds of processor time by process, or why they are not known
 
 
 class Crew(ABC):
@@ -28,6 +31,10 @@ class Crew(ABC):
     def peak(self) -> int:
         """Return the most bytes that were held so far, by all processes together."""
         return peak()
+
+    def used(self) -> Used:
+        """Return the processor time of each process so far, in seconds; or why it is not known."""
+        return {"this process": process_time()}
 
 
 class LocalCrew(Crew):

@@ -8,7 +8,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl_sim.contracts import Failure, Update
-from fl_sim.engine.crew import LocalCrew
+from fl_sim.engine.crew import LocalCrew, Used
+from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.orders import Chunk, Done, Order, Task, settled
 from fl_sim.engine.wire import from_reply, to_content
 from fl_sim.engine.workshop import Workshop, measured, what_is_wrong
@@ -49,6 +50,12 @@ class FlowerCrew(LocalCrew):
             own = [updates[client] for client in clients if client in updates]
             failed = [failure for failure in failures if failure.client in clients]
             yield position, settled(chunk, own, failed, order.adds_up)
+
+    def used(self) -> Used:
+        """Return the time of this process where clients are in it; nodes elsewhere say nothing."""
+        if isinstance(self.grid, LocalGrid):
+            return super().used()
+        return "Flower's nodes do not say what they use"
 
     def _ask(self, order: Order, tasks: list[Task]) -> list[Answer]:
         nodes = sorted(self.grid.get_node_ids())

@@ -16,6 +16,7 @@ from fl_sim.engine.federation import Federation
 from fl_sim.engine.measure import Seen, measure
 from fl_sim.engine.orders import NOBODY, Order, Task, Tensors, cut
 from fl_sim.engine.pile import Collected, Pile
+from fl_sim.engine.processor import Processor
 from fl_sim.engine.server import Plan, Server, senders_of
 from fl_sim.errors import RunFailedError
 from fl_sim.sums import weighted_sum
@@ -55,7 +56,7 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
     """
     schedule = federation.workshop.schedule
     for number in range(state.round + 1, federation.experiment.rounds + 1):
-        started = perf_counter()
+        started, processor = perf_counter(), Processor(crew)
         chosen = schedule.chosen(number, federation.able)
         absent = schedule.absent(number, chosen)
         plan = planned(federation, state, number, [c for c in chosen if c not in absent])
@@ -76,7 +77,8 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         delivered = collected.clients.tolist()
         ending = Ending(plan.order.parameters, delivered, collected.rows, state.buffers)
         took = perf_counter() - started
-        seen = Seen(collected.updates, decision, failures, took, ending)
+        cpu_seconds, cpu_note = processor.spent()
+        seen = Seen(collected.updates, decision, failures, took, ending, cpu_seconds, cpu_note)
         yield Played(state, measure(federation, state, crew, seen), failures)
 
 

@@ -41,6 +41,8 @@ class Seen:
     failures: list[Failure]
     seconds: float
     ending: Ending | None = None
+    cpu_seconds: float = float("nan")
+    cpu_note: str = "the processor time was not measured"
 
 
 @lru_cache
@@ -93,6 +95,8 @@ def observe(
         bytes_down=size * (len(seen.updates) + len(seen.failures)),
         bytes_up=size * len(seen.updates),
         triggered=_triggered(federation, scores),
+        cpu_seconds=seen.cpu_seconds,
+        cpu_note=seen.cpu_note,
         pool_features=sets["pool"].flatten(1) if scored and heads_only else None,
     )
 

@@ -19,7 +19,7 @@ from fl_sim.contracts import Decision, Senders
 from fl_sim.engine import feasible
 from fl_sim.engine.checkpoint import save_state
 from fl_sim.engine.cohort_choice import CohortMode, choose
-from fl_sim.engine.crew import Crew
+from fl_sim.engine.crew import Crew, Used
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State, rounds
@@ -121,6 +121,10 @@ class TimedCrew(Crew):
         """Time the scoring; what is done with the scores afterwards is metrics."""
         with self.clock.timed("evaluation"):
             return self.crew.scores(values, buffers, wanted)
+
+    def used(self) -> Used:
+        """Return what the crew that is timed has used."""
+        return self.crew.used()
 
 
 class TimedServer(Server):

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from time import process_time
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
 from fl_sim.engine import ray_pool
-from fl_sim.engine.crew import Crew, LocalCrew
+from fl_sim.engine.crew import Crew, LocalCrew, Used
 from fl_sim.engine.orders import NOBODY, Chunk, Done, Order, Tensors, settled
 from fl_sim.engine.ray_pool import Call
 from fl_sim.engine.ray_worker import package
@@ -29,6 +30,7 @@ from fl_sim.engine.scores import BATCH
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import RunFailedError
 
+ANSWER = 10.0  # seconds for an idle worker to say what it used
 AHEAD = 2  # chunks that a worker holds: the one it is at, and the next
 GRACE = 5.0  # seconds beyond a client's limit after which its worker is killed
 DIED = "its worker died"
@@ -217,6 +219,16 @@ class RayCrew(Crew):
                     parts.append(here.scores(values, buffers, {name: inputs[rows]})[name])
             found[name] = torch.cat(parts)
         return found
+
+    def used(self) -> Used:
+        """Return the time of this process and of each worker, as long as all answer."""
+        ready = [hand for hand in self.hands if ray_pool.is_ready(hand, self.package)]
+        try:
+            asked = [hand.actor.used.remote() for hand in ready]
+            theirs: list[tuple[str, float]] = ray.get(asked, timeout=ANSWER)
+        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            return "a worker did not say what it had used"
+        return {"this process": process_time(), **dict(theirs)}
 
     def peak(self) -> int:
         """Return the bytes of this process and its workers; what they share counts in each."""

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import platform
 import warnings
 from dataclasses import dataclass, replace
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,7 @@ class Worker:
         share_tensors()
         self.workshop: Workshop | None = None
         self.examined: dict[str, Tensor] = {}
+        self.began = 0.0  # by the processor's clock, with the work for a run
 
     def ready(self) -> int:
         """Return the process id, once everything is imported."""
@@ -72,6 +75,7 @@ class Worker:
 
     def load(self, content: Package) -> None:
         """Get ready for a run."""
+        self.began = process_time()
         self.workshop = replace(content.workshop, model=pickle.loads(content.network))
         self.examined = content.examined
 
@@ -84,6 +88,10 @@ class Worker:
     def peak(self) -> int:
         """Return the most bytes that this worker has held."""
         return peak()
+
+    def used(self) -> tuple[str, float]:
+        """Return the machine and process, and the processor time that it used for the run."""
+        return f"{platform.node()}, process {os.getpid()}", process_time() - self.began
 
     def scores(
         self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice

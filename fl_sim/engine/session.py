@@ -52,6 +52,7 @@ class Session:
         faults: failures to inject.
         ray_address: of a Ray cluster that is running already.
         trackers: names of tools that follow the run.
+        side_by_side: how many runs work at once, which share the machine.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Session:
     faults: Faults = NO_FAULTS
     ray_address: str | None = None
     trackers: tuple[str, ...] = ()
+    side_by_side: int = 1
 
     @property
     def made_with(self) -> dict[str, str]:
@@ -163,6 +165,7 @@ def drive(
             "run_id": folder.parent.name,
             "engine": session.engine,
             "wall_seconds": time.time() - started,
+            "side_by_side": session.side_by_side,
             **({"made_with": session.made_with} if session.made_with else {}),
         }
         return finish(ours, state, log, crew, folder, predicted, about)

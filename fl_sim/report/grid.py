@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_sim.report.formats import value
-from fl_sim.results import Results, rows_table, run_folder
+from fl_sim.results import SETTINGS, Results, rows_table, run_folder
 
 FRACTION = "layout.fraction"
-PREFIX = "settings."
+PREFIX = SETTINGS
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def grid_of(results: Results) -> Grid:
     members: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(cells)):
         members.setdefault(tuple(words[axis][i] for axis in axes), []).append(i)
-    by_run = _rows_by_run(results.rows)
+    by_run = _rows_by_run(results)
     settings = [
         _setting(results.path, dict(zip(axes, key, strict=True)), cells.iloc[own], by_run)
         for key, own in members.items()
@@ -222,9 +222,14 @@ def _setting(
     return Setting(values, cells, rows, folders)
 
 
-def _rows_by_run(rows: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
+def _rows_by_run(results: Results) -> dict[tuple[str, int], pd.DataFrame]:
+    """Return the rows of each run, once even where it is several cells."""
+    settings = [name for name in results.rows.columns if str(name).startswith(PREFIX)]
+    rows, cells = results.rows.drop(columns=settings), results.cells
     if rows.empty:
         return {}
+    if cells.duplicated(["run_id", "seed"]).any():
+        rows = rows.drop_duplicates()
     runs = rows.drop_duplicates(["run_id", "seed"])
     keys = [(str(a), int(b)) for a, b in zip(runs["run_id"], runs["seed"], strict=True)]
     by_run = rows.groupby(["run_id", "seed"], sort=False)
