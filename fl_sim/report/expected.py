@@ -34,6 +34,7 @@ NUMBERS = (
     "detection.update_norm_auc",
     "epsilon.clients",
     "epsilon.images",
+    "epsilon.local",
     "fairness.mean",
     "fairness.worst_client",
     "fairness.best_10_percent",

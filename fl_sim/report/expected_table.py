@@ -11,6 +11,7 @@ SHOWN = {
     "leakage.auc": "AUC",
     "epsilon.images": "ε of images",
     "epsilon.clients": "ε of clients",
+    "epsilon.local": "ε from the server",
     "fairness.worst_client": "worst client",
 }
 WIDE = 8  # numbers that have room side by side

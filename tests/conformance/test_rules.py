@@ -46,6 +46,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "unanimous": {
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
         "DifferentialPrivacy": PRIVATE,
+        "DifferentialPrivacyAdaptiveClipping": PRIVATE,
         "FLAME": NOISY,
         "FLTrust": OWN_LENGTH,
         "FedAdagrad": DIVIDES,
@@ -59,11 +60,13 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
     "order": {
         "DifferentialPrivacy": PRIVATE,
+        "DifferentialPrivacyAdaptiveClipping": PRIVATE,
     },
     "translation": {
         "AdaptiveRobustClipping": SHORTENS,
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
         "DifferentialPrivacy": PRIVATE,
+        "DifferentialPrivacyAdaptiveClipping": PRIVATE,
         "FLAME": DIRECTION,
         "FLTrust": DIRECTION,
         "FedAdagrad": DIVIDES,
@@ -80,6 +83,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "scale": {
         "CenteredClipping": CLIPS_FROM_THE_LAST_STEP,
         "DifferentialPrivacy": PRIVATE,
+        "DifferentialPrivacyAdaptiveClipping": PRIVATE,
         "FLAME": NOISY,
         "FLTrust": OWN_LENGTH,
         "FedAdagrad": DIVIDES,
@@ -95,6 +99,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "Bulyan": "another mean in each coordinate",
         "CoordinateMedian": "another update in each coordinate",
         "DifferentialPrivacy": PRIVATE,
+        "DifferentialPrivacyAdaptiveClipping": PRIVATE,
         "FLAME": NOISY,
         "FedAdagrad": DIVIDES,
         "FedAdam": DIVIDES,

@@ -1,0 +1,176 @@
+"""Differential privacy of whole clients, with a clipping norm that follows the updates."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import (
+    AggregationRule,
+    Decision,
+    Draw,
+    LinearRule,
+    Release,
+    Releases,
+    Senders,
+)
+from fl_sim.distances import row_norms, shortening
+from fl_sim.errors import require
+from fl_sim.seeding import generator
+from fl_sim.sums import weighted_sum
+from strategies.differential_privacy import check_accountable, even_shares
+from strategies.fedavg import FedAvg
+from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
+
+SHARE = 1 / 20  # of the clients of a round: usual deviation of the noise on the count
+
+
+@final
+@dataclass(frozen=True)
+class DifferentialPrivacyAdaptiveClipping(WrappingRule):
+    """Private averaging whose clipping norm moves to a quantile of the updates' lengths.
+
+    Each client also sends one bit: whether its update was short enough. The noisy share of such
+    clients moves the clipping norm, by a factor, towards the one at which the share is
+    `target_quantile`. The bits cost privacy; so the noise on the updates is a little stronger
+    than `noise_multiplier` says, such that both together cost what it says. All else is as in
+    `strategies.differential_privacy`, and so is what epsilon means.
+
+    Source: Andrew et al. (2021), algorithm 1, https://arxiv.org/abs/1905.03871, without its
+    server momentum, which `rule` may have. Bits are counted as 1/2 and -1/2, as there.
+
+    Attributes:
+        initial_clipping_norm: longest update that counts in full in round 1; C0 of the paper.
+        target_quantile: share of the updates that are to be left as they are; gamma.
+        clipping_learning_rate: how fast the clipping norm moves; eta C.
+        noise_multiplier: of the noise on updates and bits together; z.
+        bit_noise: standard deviation of the noise on the sum of the bits; sigma b. None: a
+            twentieth of the clients of the round, as in the paper, and at least
+            `noise_multiplier`, as the noise on updates would otherwise grow without bound.
+        rule: what aggregates the bounded updates.
+        delta: probability with which epsilon may fail.
+        public_counts: whether everybody may know how many examples each client holds, and how
+            many steps it takes.
+    """
+
+    initial_clipping_norm: float = 0.1
+    target_quantile: float = 0.5
+    clipping_learning_rate: float = 0.2
+    noise_multiplier: float = 1.0
+    bit_noise: float | None = None
+    rule: AggregationRule = field(default_factory=FedAvg)
+    delta: float = 1e-5
+    public_counts: bool = False
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        first = self.initial_clipping_norm
+        require(first > 0, "initial_clipping_norm", "above 0", first)
+        quantile = self.target_quantile
+        require(0 <= quantile <= 1, "target_quantile", "between 0 and 1", quantile)
+        rate = self.clipping_learning_rate
+        require(rate > 0, "clipping_learning_rate", "above 0", rate)
+        noise, bits = self.noise_multiplier, self.bit_noise
+        require(noise >= 0, "noise_multiplier", "at least 0", noise)
+        allowed = f"above noise_multiplier / 2 = {noise / 2:g}, or None"
+        enough = bits is None or bits > noise / 2 or bits == noise == 0
+        require(enough, "bit_noise", allowed, bits)
+        require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
+
+    def initial_state(self, num_parameters: int) -> dict[str, Any]:
+        """Return the first clipping norm, and the state of the wrapped rule."""
+        inner = self.rule.initial_state(num_parameters)
+        return {"clipping_norm": self.initial_clipping_norm, "rule": inner}
+
+    def broadcast(self, state: Any) -> dict[str, Tensor]:
+        """Return what the wrapped rule tells the clients."""
+        return self.rule.broadcast(state["rule"])
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return what the rule makes of the bounded updates and the noise, and the next norm."""
+        self.check_count(updates)
+        norms, bound = row_norms(updates), state["clipping_norm"]
+        scales, count = shortening(norms, bound), float(len(updates))
+        even = torch.ones_like(scales)
+        bits = float((norms <= bound).double().sub(0.5).sum())
+        after = self._next_norm(bound, bits, senders.expected or count, senders)
+        if isinstance(self.rule, LinearRule):
+            shares = even_shares(self.rule, even, senders)
+            total = weighted_sum(shares * scales, updates)
+            total += self._noise(bound, len(total), float(shares.max()), count, senders)
+            inner, step = self.rule.finish(state["rule"], total)
+            kept = {"clipping_norm": after, "rule": inner}
+            return Decision(kept, step.to(updates.dtype), shares, scales)
+        mix = shortened_by(scales)
+        mixed = decide_mixed(self.rule, state["rule"], mix, updates, even, senders)
+        mixed = with_scales(mixed, scales)
+        step = mixed.step + self._noise(bound, updates.shape[1], 1 / count, count, senders)
+        kept = {"clipping_norm": after, "rule": mixed.state}
+        return replace(mixed, state=kept, step=step.to(updates.dtype))
+
+    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+        """Return what the rule makes of the noise alone, where it sums up, and the next norm."""
+        expected, bound = senders.expected, state["clipping_norm"]
+        if not isinstance(self.rule, LinearRule) or not expected:
+            return None
+        noise = self._noise(bound, num_parameters, 1 / expected, expected, senders)
+        inner, step = self.rule.finish(state["rule"], noise)
+        after = self._next_norm(bound, 0.0, expected, senders)
+        return Decision({"clipping_norm": after, "rule": inner}, step.float())
+
+    def releases(self, draws: Sequence[Draw]) -> Releases | None:
+        """Return one noisy sum a round, of updates and bits together.
+
+        Raises:
+            RequestError: where shares are unequal, and counts are secret or draws are of
+                random size.
+        """
+        check_accountable(self.rule, draws, self.public_counts)
+        made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
+        return Releases(made, self.delta, "clients")
+
+    def _noise(
+        self, bound: float, size: int, share: float, count: float, senders: Senders
+    ) -> Float[Tensor, " p"]:
+        """Return noise for a sum in which an update counts by at most `share`."""
+        rng = generator(senders.seed, "differential privacy", senders.round)
+        multiplier = self.noise_on_updates(self.noise_on_bits(senders.expected or count))
+        drawn = torch.randn(size, generator=rng, dtype=torch.float64)
+        return multiplier * bound * share * drawn
+
+    def _next_norm(self, bound: float, bits: float, count: float, senders: Senders) -> float:
+        """Return the clipping norm after a round with this sum of bits."""
+        rng = generator(senders.seed, "differential privacy", senders.round, "bits")
+        drawn = float(torch.randn((), generator=rng, dtype=torch.float64))
+        short_enough = 0.5 + (bits + self.noise_on_bits(count) * drawn) / count
+        pace = -self.clipping_learning_rate * (short_enough - self.target_quantile)
+        return bound * math.exp(pace)
+
+    def noise_on_bits(self, num_clients: float) -> float:
+        """Return the standard deviation of the noise on the sum of the bits."""
+        if self.bit_noise is not None:
+            return self.bit_noise
+        usual = SHARE * num_clients
+        return max(usual, self.noise_multiplier) if self.noise_multiplier else 0.0
+
+    def noise_on_updates(self, noise_on_bits: float) -> float:
+        """Return the multiplier of the noise on the updates; z Delta of the paper, theorem 1.
+
+        >>> rule = DifferentialPrivacyAdaptiveClipping(noise_multiplier=1.0)
+        >>> round(rule.noise_on_updates(1.0), 4)
+        1.1547
+        """
+        if self.noise_multiplier == 0:
+            return 0.0
+        return float((self.noise_multiplier**-2 - (2 * noise_on_bits) ** -2) ** -0.5)
