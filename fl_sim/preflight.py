@@ -118,6 +118,10 @@ def _check_strategy(experiment: Experiment) -> None:
     elif strategy.min_updates > count:
         source = _source_of_count(experiment)
         raise FieldError(source, f"{_named(strategy)} needs {_clients_needed(strategy)}", count)
+    elif strategy.max_updates is not None and strategy.max_updates < count:
+        allowed = f"at most {strategy.max_updates} clients a round for {_named(strategy)}"
+        reason = "it looks at every subset of them"
+        raise FieldError(_source_of_count(experiment), f"{allowed}: {reason}", count)
     fewest = experiment.failures.min_updates
     require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
 

@@ -46,6 +46,12 @@ class Bucketing(WrappingRule):
         """The fewest that give as many buckets as the rule needs updates."""
         return self.bucket_size * (self.rule.min_updates - 1) + 1
 
+    @property
+    def max_updates(self) -> int | None:
+        """The most that give no more buckets than the rule takes updates."""
+        most = self.rule.max_updates
+        return None if most is None else self.bucket_size * most
+
     def decide(
         self,
         state: Any,

@@ -92,11 +92,11 @@ class Bulyan(ByzantineRule):
         for columns, ordered in ordered_chunks(updates, chosen):
             step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
         shares = torch.zeros(len(updates), dtype=torch.float64)
-        shares[chosen] = _share_around_median(sampled(updates)[chosen].double(), count)
+        shares[chosen] = share_around_median(sampled(updates)[chosen].double(), count)
         return Decision(state, step, shares)
 
 
-def _share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
+def share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
     """Return how often each is among the `count` values nearest to the median of its column."""
     apart = (part - part.quantile(0.5, dim=0)).abs()
     farthest = apart.sort(0).values[count - 1]

@@ -38,6 +38,11 @@ class WrappingRule(InformedRule, ABC):
         """No fewer than the wrapped rule needs."""
         return self.rule.min_updates
 
+    @property
+    def max_updates(self) -> int | None:
+        """No more than the wrapped rule takes."""
+        return self.rule.max_updates
+
     def initial_state(self, num_parameters: int) -> Any:
         """Return the state of the wrapped rule."""
         return self.rule.initial_state(num_parameters)

@@ -112,6 +112,11 @@ class AggregationRule(ABC):
         """Fewest updates for which the rule is defined."""
         return 1
 
+    @property
+    def max_updates(self) -> int | None:
+        """Most updates that the rule can take; None: any number."""
+        return None
+
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
         """Return what has been released of clients by then; None where no privacy is promised.
 
@@ -165,10 +170,14 @@ class AggregationRule(ABC):
         return None
 
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
-        """Raise `ValueError` where there are fewer updates than the rule needs."""
+        """Raise `ValueError` for fewer updates than the rule needs, or more than it takes."""
         if len(updates) < self.min_updates:
             name, needed = type(self).__name__, self.min_updates
             raise ValueError(f"{name} needs at least {needed} updates; got {len(updates)}")
+        most = self.max_updates
+        if most is not None and len(updates) > most:
+            name = type(self).__name__
+            raise ValueError(f"{name} takes at most {most} updates; got {len(updates)}")
 
 
 class InformedRule(AggregationRule):

@@ -1,4 +1,4 @@
-"""SCAFFOLD, Ditto and FedBN, several rounds of them, against loops by definition."""
+"""SCAFFOLD, FedDyn, Ditto and FedBN, several rounds of them, against loops by definition."""
 
 import copy
 from dataclasses import replace
@@ -11,12 +11,14 @@ from torch.nn import functional
 
 from clients.ditto import DittoClient
 from clients.fedbn import FedBNClient
+from clients.feddyn import FedDynClient
 from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient, batches
 from fl_sim.contracts import Senders, Shard
 from fl_sim.models.parameters import buffers, flat, load_flat
 from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
+from strategies.feddyn import FedDyn
 from strategies.scaffold import SCAFFOLD
 
 CLASSES, FEATURES, CLIENTS = 3, 5, 4
@@ -219,3 +221,65 @@ def test_fedbn_without_batch_normalisation_is_the_wrapped_training() -> None:
     assert torch.equal(flat(models[0]), flat(models[1]))
     assert shard.memory == {}
     assert not FedBNClient().personal(copy.deepcopy(models[0]), shard.memory)
+
+
+def test_feddyn_is_its_algorithm_over_rounds() -> None:
+    """Acar et al. (2021), algorithm 1, all clients but one in each round."""
+    alpha = 0.3
+    rule, client = FedDyn(alpha=alpha), FedDynClient(sgd=PLAIN)
+    model = linear()
+    ours = flat(model)
+    state, memories = rule.initial_state(18), [dict[str, Tensor]() for _ in range(CLIENTS)]
+    x, h = flat(model).double(), torch.zeros(18).double()
+    gradients = [torch.zeros(18).double() for _ in range(CLIENTS)]
+    for number in range(1, 5):
+        who = [k for k in range(CLIENTS) if k != number % CLIENTS]
+        updates, models = [], []
+        for k in who:
+            load_flat(model, ours)
+            shard = replace(
+                shard_of(k), round=number, received=rule.broadcast(state), memory=memories[k]
+            )
+            client.train(model, shard, generator(number, "train", k))
+            updates.append(flat(model) - ours)
+
+            load_flat(model, x.float())
+            rng = generator(number, "train", k)
+            for _ in range(2):
+                for inputs, labels in batches(shard, 8, rng):
+                    y = flat(model).double()
+                    slope = gradient(model, inputs, labels) - gradients[k] + alpha * (y - x)
+                    load_flat(model, (y - 0.1 * slope).float())
+            models.append(flat(model).double())
+            gradients[k] = gradients[k] - alpha * (models[-1] - x)
+        senders = replace(
+            Senders.anonymous(len(who)), clients=torch.tensor(who), num_clients=CLIENTS
+        )
+        decision = rule.decide(state, torch.stack(updates), torch.ones(len(who)), senders)
+        state, ours = decision.state, ours + decision.step
+        h = h - alpha / CLIENTS * sum(own - x for own in models)
+        x = torch.stack(models).mean(0) - h / alpha
+        torch.testing.assert_close(ours.double(), x, rtol=0, atol=1e-5)
+        torch.testing.assert_close(state, h, rtol=0, atol=1e-5)
+
+
+def test_under_another_rule_feddyn_stays_plain_descent() -> None:
+    shard, models = shard_of(1), [linear(), linear()]
+    for client, model in zip((FedDynClient(sgd=PLAIN), PLAIN), models, strict=True):
+        client.train(model, shard, generator(1, "other"))
+    assert torch.equal(flat(models[0]), flat(models[1]))
+    assert shard.memory == {}
+
+
+def test_feddyn_reaches_the_optimum_of_clients_that_disagree() -> None:
+    """Quadratic losses with different curvature: the mean of local optima is not the optimum."""
+    curvatures, optima = torch.tensor([1.0, 9.0]), torch.tensor([0.0, 1.0])
+    best = float((curvatures * optima).sum() / curvatures.sum())
+    rule, x = FedDyn(alpha=1.0), 0.5
+    state, own = rule.initial_state(1), torch.zeros(2)
+    for _ in range(200):
+        local = (curvatures * optima + own + x) / (curvatures + 1.0)  # solved exactly
+        own = own - (local - x)
+        decision = rule.decide(state, (local - x)[:, None], torch.ones(2), Senders.anonymous(2))
+        state, x = decision.state, x + float(decision.step)
+    assert x == pytest.approx(best, abs=1e-4)

@@ -1,0 +1,98 @@
+"""Average-rKrum (ArKrum): Krum that finds out how many attackers there are."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.distances import equal_shares, squared_distances
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+
+
+def num_too_far(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
+    """Return how many of an update's distances to the others betray an attacker.
+
+    Those above median + (median - smallest) do. If the others break at their largest gap, and
+    more lie behind that, then these do. A break is a gap that is more than `gap_ratio` times
+    the median of the other gaps, behind which distances are at least `distance_ratio` times those
+    before.
+
+    Args:
+        distances: in rising order, of one update to each of the others.
+        gap_ratio, distance_ratio: of a break.
+    """
+    median = distances[len(distances) // 2]
+    kept = distances[distances <= median + (median - distances[0])]
+    extreme = len(distances) - len(kept)
+    if len(kept) < 3:
+        return extreme
+    gaps = kept.diff()
+    place = int(gaps.argmax())
+    others = torch.cat([gaps[:place], gaps[place + 1 :]])
+    usual = others.sort().values[len(others) // 2]
+    stands_out = gaps[place] > gap_ratio * usual
+    far = kept[place + 1] >= distance_ratio * kept[place]
+    behind = len(kept) - place - 1 if bool(stands_out & far) else 0
+    return max(extreme, behind)
+
+
+@final
+@dataclass(frozen=True)
+class ArKrum(InformedRule):
+    """The mean of the updates around Krum's choice; the number of attackers is found each round.
+
+    For each update, distances to the others that are out of line are counted as attackers, up
+    to the (n - 3) / 2 that Krum allows. The update with the best Krum score by its own count f
+    is chosen, and averaged with those that are nearest to it, n - f in all. Unweighted. Attackers
+    that lie closer together than honest clients do, or within their spread, are not noticed.
+
+    Source: Yang and Imam (2025), algorithms 1 and 2, https://arxiv.org/abs/2505.17226. The paper
+    leaves open what makes a break among distances; the two ratios are those of velocity-fl.
+
+    Attributes:
+        gap_ratio: of the largest gap between neighbouring distances to the median of the others,
+            above which it may be a break.
+        distance_ratio: of the distances behind a break to those before, at least.
+    """
+
+    gap_ratio: float = 5.0
+    distance_ratio: float = 10.0
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.gap_ratio >= 1, "gap_ratio", "at least 1", self.gap_ratio)
+        require(self.distance_ratio >= 1, "distance_ratio", "at least 1", self.distance_ratio)
+
+    @property
+    def min_updates(self) -> int:
+        """5: the fewest among which Krum withstands an attacker."""
+        return 5
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean around the chosen update."""
+        self.check_count(updates)
+        count, squares = len(updates), squared_distances(updates)
+        others = squares.clone().fill_diagonal_(torch.inf).sort(1).values[:, :-1]
+        most = (count - 3) // 2
+        found = [
+            min(most, num_too_far(own.sqrt(), self.gap_ratio, self.distance_ratio))
+            for own in others
+        ]
+        scores = [float(own[: count - f - 2].sum()) for own, f in zip(others, found, strict=True)]
+        chosen = min(range(count), key=lambda i: scores[i])
+        near = squares[chosen].clone()
+        near[chosen] = -1  # itself first, also among twins
+        nearest = near.argsort(stable=True)[: count - found[chosen]]
+        shares = equal_shares(nearest, count)
+        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)

@@ -1,0 +1,65 @@
+"""FedDyn, the server's half: averaging with dynamic regularisation."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim import description
+from fl_sim.contracts import Decision, InformedRule, Senders
+from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+
+ALPHA = "feddyn_alpha"  # name of what clients are told; clients/feddyn.py has it too
+
+
+@final
+@dataclass(frozen=True)
+class FedDyn(InformedRule):
+    """The unweighted mean of the updates, corrected by what all clients together drifted.
+
+    Needs `clients.feddyn.FedDynClient`, which is told alpha; with clients that train as ever the
+    correction overshoots. Withstands no attacker.
+
+    Source: Acar et al. (2021), algorithm 1, https://arxiv.org/abs/2111.04263: h moves by -alpha
+    times the sum of the updates over the number of all clients, and the new parameters are the
+    mean of the clients' minus h / alpha.
+
+    Attributes:
+        alpha: weight of the regularisation, on clients and server.
+    """
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+
+    def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
+        """Return h, which is zero at first."""
+        return torch.zeros(num_parameters, dtype=torch.float64)
+
+    def broadcast(self, state: Any) -> dict[str, Tensor]:
+        """Return alpha."""
+        return {ALPHA: torch.tensor([self.alpha])}
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean minus h / alpha, and the next h.
+
+        Shares are what the updates of this round add to the step, through h as well.
+        """
+        self.check_count(updates)
+        each = torch.ones(len(updates), dtype=torch.float64)
+        total = weighted_sum(each, updates)
+        after = state - self.alpha * total / senders.num_clients
+        step = total / len(updates) - after / self.alpha
+        shares = each / len(updates) + each / senders.num_clients
+        return Decision(after, step.to(updates.dtype), shares)

@@ -1,0 +1,53 @@
+"""Meamed: the mean around the median of each coordinate."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Decision, Senders
+from strategies.bulyan import mean_around_median, share_around_median
+from strategies.byzantine import ByzantineRule
+from strategies.ordered import ordered_chunks, sampled
+
+
+@final
+@dataclass(frozen=True)
+class Meamed(ByzantineRule):
+    """The mean of the n - f values of each coordinate that are nearest to its median.
+
+    Unweighted. Where the values at both ends are equally near and only one can stay, each counts
+    half. Withstands `num_byzantine` = f clients, which have to be fewer than half.
+
+    Source: Xie et al. (2018), Generalized Byzantine-tolerant SGD, "mean around median",
+    https://arxiv.org/abs/1802.10116.
+
+    Attributes:
+        num_byzantine: attackers to survive; as many values are left out of each coordinate.
+    """
+
+    coordinatewise: ClassVar[bool] = True
+
+    num_byzantine: int = 1
+
+    @property
+    def min_updates(self) -> int:
+        """2 f + 1: fewer than half are attackers."""
+        return 2 * self.num_byzantine + 1
+
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean around the median; an update is used where it is near enough."""
+        self.check_count(updates)
+        count = len(updates) - self.num_byzantine
+        step = torch.empty_like(updates[0])
+        for columns, ordered in ordered_chunks(updates):
+            step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
+        return Decision(state, step, share_around_median(sampled(updates).double(), count))
