@@ -1,10 +1,12 @@
 """Faults of the protocol: what arrives is not what the server expects."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clients.sgd import SgdClient
 from clients.wrapping import Wrapper
@@ -14,6 +16,31 @@ from fl_sim.models.parameters import flat, load_flat
 
 LAST = "faulty.last"  # what it trained in the round before
 CLAIM = 10**9  # images, in a client that lies about them
+Fault = Literal[
+    "nan",
+    "inf",
+    "shape",
+    "count",
+    "stale",
+    "twice",
+    "huge",
+    "double",
+    "half",
+    "complex",
+    "sparse",
+    "gradient",
+    "loss",
+    "metrics",
+    "buffers",
+    "extra",
+    "fewer",
+    "memory",
+    "client",
+    "update",
+    "nothing",
+    "raise",
+    "exit",
+]
 
 
 @final
@@ -29,11 +56,16 @@ class FaultyClient(Wrapper):
     Attributes:
         fault: send `nan` or `inf` for every parameter; a vector of the wrong `shape`; the right
             one with a `count` of a billion images; a `stale` one, trained in the client's last
-            round; the same `twice`.
+            round; the same `twice`. Send `huge` numbers, whose squares overflow; numbers of
+            another type: `double`, `half`, `complex`; a `sparse` vector, or one with its
+            `gradient`; a `loss` that is none, `metrics` that are no numbers, batch statistics out
+            of range (`buffers`); `extra` vectors, or `fewer` than the others; a `memory` that
+            cannot be stored; the answer of another `client`; something else than an `update`,
+            or `nothing`; or `raise` with a message that cannot be stored, or `exit`.
         honest: the training that comes before.
     """
 
-    fault: Literal["nan", "inf", "shape", "count", "stale", "twice"] = "nan"
+    fault: Fault = "nan"
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
@@ -51,17 +83,57 @@ class FaultyClient(Wrapper):
             shard.memory[LAST] = trained
         return metrics
 
-    def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
+    def replies(self, update: Update, shard: Shard) -> Any:
         """Send the update broken, or more than once."""
         sent = self.honest.replies(update, shard)
-        if self.fault == "twice":
-            return sent + sent
-        if self.fault == "count":
-            return tuple(replace(each, num_examples=CLAIM) for each in sent)
-        if self.fault == "shape":
-            return tuple(replace(each, delta=_shortened(each)) for each in sent)
-        return sent
+        if self.fault == "raise":
+            raise OSError("the disk is gone \ud800\x1b[2J\nand more")
+        if self.fault == "exit":
+            raise SystemExit(3)
+        if self.fault in ("twice", "nothing"):
+            return sent + sent if self.fault == "twice" else ()
+        return tuple(self._broken(each) for each in sent)
+
+    def _broken(self, update: Update) -> Any:
+        """Return an update with its fault."""
+        if self.fault == "update":
+            return {"delta": update.delta}
+        if self.fault in OTHER:
+            return _forced(update, **OTHER[self.fault])
+        if self.fault == "buffers":
+            return _forced(update, buffers={n: -1 - b for n, b in update.buffers.items()})
+        change = CHANGES.get(self.fault)
+        return update if change is None else _forced(update, delta=change(_delta_of(update)))
 
 
-def _shortened(update: Update) -> torch.Tensor | None:
-    return None if update.delta is None else update.delta[:-1]
+def _forced(update: Update, **fields: Any) -> Update:
+    """Return an update with other fields, whatever their type: a message is not checked."""
+    made = copy(update)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _delta_of(update: Update) -> Tensor:
+    assert update.delta is not None
+    return update.delta
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "count": {"num_examples": CLAIM},
+    "client": {"client": 99},
+    "loss": {"loss": None},
+    "metrics": {"metrics": {"train_loss": "low", "train_accuracy": "high"}},
+    "extra": {"sent": {"stranger": torch.zeros(3)}},
+    "fewer": {"sent": {}},
+    "memory": {"memory": {"faulty": "a note"}},
+}
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "shape": lambda delta: delta[:-1],
+    "huge": lambda delta: torch.full_like(delta, 3.4e38),
+    "double": lambda delta: torch.full_like(delta, 1e300, dtype=torch.float64),
+    "half": lambda delta: delta.half(),
+    "complex": lambda delta: delta * (1 + 1j),
+    "sparse": lambda delta: delta.to_sparse(),
+    "gradient": lambda delta: delta.clone().requires_grad_(True),
+}

@@ -1,5 +1,6 @@
 """SCAFFOLD, the client's half: descent corrected by control variates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -53,6 +54,10 @@ class ScaffoldClient(Client):
         after = own - ours + (start - flat(model)) / pace
         shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
         return metrics
+
+    def sends(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Return the change of the control variate, where the rule tells the server's."""
+        return {CONTROL: tuple(received[CONTROL].shape)} if CONTROL in received else {}
 
     def num_steps(self, num_examples: int) -> int:
         """Return those of the descent."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 LONGEST = 200  # characters of a value that a message shows
 
@@ -40,6 +41,14 @@ class UnknownFieldError(FieldError):
 
 class RunFailedError(RuntimeError):
     """A run broke off: too few valid updates, or a failure under the policy `raise`."""
+
+
+class DivergedError(RunFailedError):
+    """The global model is of no use any more; `rows` are the numbers of its last round, if any."""
+
+    def __init__(self, message: str, rows: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 def require(condition: bool, field: str, allowed: str, got: object) -> None:

@@ -1,7 +1,7 @@
 """The participant's plug-in: what it does in a round."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +98,23 @@ class Client(ABC):
             memory: what the client kept, as after its last round.
         """
         return None
+
+    def sends(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each vector that is sent beside the update, by name.
+
+        The server asks the experiment's own client, and holds every participant to it: one that
+        sends other vectors in `Shard.sent`, or leaves one out, has failed. By default they are
+        those of the clients that this one wraps; mostly there are none.
+
+        Args:
+            received: what the rule broadcasts beside the model.
+        """
+        names = getattr(self, "__dataclass_fields__", {})
+        wrapped = [getattr(self, name) for name in names]
+        found: dict[str, tuple[int, ...]] = {}
+        for client in wrapped:
+            found |= client.sends(received) if isinstance(client, Client) else {}
+        return found
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Return what is sent after training: the update; a faulty client sends something else."""

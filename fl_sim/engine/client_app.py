@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from fl_sim import process
 from fl_sim.contracts import Update
 from fl_sim.engine.federation import federation
+from fl_sim.engine.update_checks import in_words
 from fl_sim.engine.wire import ORDER, from_content, to_reply
 from fl_sim.models import parameters
 
@@ -27,7 +28,12 @@ def train(message: Message, context: Context) -> Message:
     ours = federation(str(message.content.config_records[ORDER]["experiment"]))
     shapes = parameters.shapes(ours.model)
     order, task = from_content(message.content, shapes)
-    first = ours.workshop.answers(order, task)[0]
+    try:
+        first = ours.workshop.answers(order, task)[0]
+    except (KeyboardInterrupt, Exception):
+        raise
+    except BaseException as error:  # SystemExit would take the node with it
+        raise ClientFailedError(in_words(error)) from None
     if not isinstance(first, Update):
         raise ClientFailedError(first.cause)
     return Message(to_reply(first, shapes), reply_to=message)

@@ -1,8 +1,10 @@
 """Attackers that know what the others send: their updates are forged on the server's side."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +13,7 @@ from torch import Tensor
 from fl_sim.contracts import Client, ColludingClient, Collusion, Senders
 from fl_sim.engine.pile import Collected
 from fl_sim.engine.server import Server
+from fl_sim.engine.update_checks import NOT_FINITE, InvalidUpdateError, in_words, length
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator
 
@@ -31,16 +34,18 @@ def forged(
     kinds: dict[int, ColludingClient],
     senders: Senders,
     retrain: Retrainer,
-) -> Collected:
+) -> tuple[Collected, Senders]:
     """Return what was collected with the colluders' updates in the place of their honest ones.
 
-    Attackers of one kind are forged together; what other attackers send counts as honest.
+    Attackers of one kind are forged together; what other attackers send counts as honest. What
+    is forged is checked as everything that clients send: an update that cannot be used is its
+    client's failure, and is left out here and among the senders.
     """
     rows, clients = collected.rows, collected.clients.tolist()
     if rows is None or not set(clients) & set(kinds):
-        return collected
+        return collected, senders
     honest = torch.tensor([client not in kinds for client in clients])
-    sent = rows.clone()
+    sent, causes = rows.clone(), dict[int, str]()
     for position, kind in enumerate(dict.fromkeys(kinds.values())):
         mine = torch.tensor([kinds.get(client) == kind for client in clients])
         if bool(mine.any()):
@@ -49,13 +54,41 @@ def forged(
                 client for client, is_honest in zip(clients, honest, strict=True) if is_honest
             ]
             seen = replace(seen, retrained=partial(_retrained, retrain, others))
-            sent[mine] = kind.forge(seen).to(rows.dtype)
-    norms = torch.linalg.vector_norm(sent, dim=1).tolist()
+            try:
+                sent[mine] = _made(kind, seen)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too
+                causes |= dict.fromkeys(mine.nonzero().squeeze(1).tolist(), in_words(error))
+    norms = [length(row) for row in sent]
+    causes |= {
+        row: f"{NOT_FINITE}: what was forged has length {norm}"
+        for row, norm in enumerate(norms)
+        if not math.isfinite(norm) and row not in causes
+    }
     updates = [
         replace(update, norm=norm) if update.client in kinds else update
         for update, norm in zip(collected.updates, norms, strict=True)
     ]
-    return replace(collected, updates=updates, rows=sent)
+    whole = replace(collected, updates=updates, rows=sent)
+    if not causes:
+        return whole, senders
+    return whole.without(senders.round, causes), senders.at(whole.left(causes))
+
+
+def _made(kind: ColludingClient, seen: Collusion) -> Float[Tensor, "k p"]:
+    """Return what colluders send, in the type of updates.
+
+    Raises:
+        InvalidUpdateError: for what has another form.
+    """
+    made: Any = kind.forge(seen)
+    if not isinstance(made, Tensor) or made.shape != seen.own.shape:
+        came = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise InvalidUpdateError(f"wrong shape of what was forged: {came}")
+    if not made.is_floating_point():
+        raise InvalidUpdateError(f"wrong type of what was forged: {made.dtype}")
+    return made.detach().to(seen.own.dtype)
 
 
 def _retrained(retrain: Retrainer, clients: list[int], behaviour: Client) -> Tensor:

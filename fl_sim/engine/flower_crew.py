@@ -1,6 +1,5 @@
 """Clients behind any grid of Flower's: its simulation engine, its deployment, a user's app."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ from fl_sim.contracts import Failure, Update
 from fl_sim.engine.crew import LocalCrew, Used
 from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.orders import Chunk, Done, Order, Task, settled
+from fl_sim.engine.update_checks import failure, in_words, valid, with_usual_metrics
 from fl_sim.engine.wire import from_reply, to_content
-from fl_sim.engine.workshop import Workshop, measured, what_is_wrong
+from fl_sim.engine.workshop import Workshop
 from fl_sim.models import parameters
 
 Answer = Update | Failure
@@ -21,10 +21,16 @@ Answer = Update | Failure
 class FlowerCrew(LocalCrew):
     """Sends each client a message of its own, and checks what comes back; scores by itself."""
 
-    def __init__(self, workshop: Workshop, grid: Grid) -> None:
-        """Reach clients over `grid`."""
+    def __init__(self, workshop: Workshop, grid: Grid, foreign: bool = True) -> None:
+        """Reach clients over `grid`.
+
+        Args:
+            workshop: what the server knows of the clients.
+            grid: where they are.
+            foreign: whether they run an app of the user's own, whose metrics nobody knows before.
+        """
         super().__init__(workshop)
-        self.grid = grid
+        self.grid, self.foreign = grid, foreign
         self.experiment = workshop.schedule.experiment.to_json()
         self.shapes = parameters.shapes(workshop.model)
 
@@ -64,42 +70,32 @@ class FlowerCrew(LocalCrew):
             content = to_content(order, task, self.experiment, self.shapes)
             sent[task.client] = Message(content, nodes[task.client % len(nodes)], "train")
         timeout = self.workshop.policy.timeout
-        replies = {
-            reply.metadata.reply_to_message_id: reply
-            for reply in self.grid.send_and_receive(list(sent.values()), timeout=timeout)
-        }
-        return _same_metrics(
-            order.round,
-            [
-                self._read(order, client, replies.get(message.metadata.message_id))
-                for client, message in sent.items()
-            ],
-        )
+        replies: dict[str, Message] = {}
+        repeated: set[str] = set()
+        for reply in self.grid.send_and_receive(list(sent.values()), timeout=timeout):
+            about = reply.metadata.reply_to_message_id
+            repeated |= {about} & replies.keys()
+            replies.setdefault(about, reply)
+        names = {client: message.metadata.message_id for client, message in sent.items()}
+        answers = [self._read(order, client, replies.get(name)) for client, name in names.items()]
+        answers += [
+            failure(order.round, client, "sent a second reply")
+            for client, name in names.items()
+            if name in repeated
+        ]
+        return with_usual_metrics(order.round, answers) if self.foreign else answers
 
     def _read(self, order: Order, client: int, reply: Message | None) -> Answer:
+        """Return what a client sent, checked: whatever it is, it is no more than its failure."""
         if reply is None:
-            return Failure(order.round, client, "no reply")
-        if reply.has_error():
-            cause = (reply.error.reason or "no reason given").splitlines()[0]
-            return Failure(order.round, client, cause)
-        size = self.workshop.sizes[client]
+            return failure(order.round, client, "no reply")
         try:
-            update = from_reply(reply.content, order, client, size, self.shapes)
-        except (ValueError, KeyError, TypeError) as error:
-            return Failure(order.round, client, str(error))
-        cause = what_is_wrong(update, order)
-        return Failure(order.round, client, cause) if cause else measured(update)
-
-
-def _same_metrics(number: int, answers: list[Answer]) -> list[Answer]:
-    """Fail clients whose metrics have other names than most: strategies refuse a mixture."""
-    names = Counter(tuple(sorted(a.metrics)) for a in answers if isinstance(a, Update))
-    if len(names) <= 1:
-        return answers
-    usual = names.most_common(1)[0][0]
-    return [
-        Failure(number, a.client, f"wrong metrics: {sorted(a.metrics)}")
-        if isinstance(a, Update) and tuple(sorted(a.metrics)) != usual
-        else a
-        for a in answers
-    ]
+            if reply.has_error():
+                return failure(order.round, client, str(reply.error.reason or "no reason given"))
+            asked = self.workshop.asked(order, client)
+            update = from_reply(reply.content, order, client, asked.num_examples, self.shapes)
+            return valid(update, asked)
+        except ValueError as error:
+            return failure(order.round, client, str(error))
+        except Exception as error:
+            return failure(order.round, client, in_words(error))

@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim.engine import compat
+from fl_sim.engine.update_checks import in_words
 
 RAISED = 2  # Flower's code for an exception in a ClientApp
 
@@ -39,11 +40,16 @@ class LocalGrid(Grid):
     def _reply(self, message: Message) -> Message:
         compat.stamp(message)
         try:
-            return self.app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:
+            reply = self.app(message, self.contexts[message.metadata.dst_node_id])
+            if isinstance(reply, Message):
+                return reply
+            reason = f"sent no message: {type(reply).__name__}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: an app cannot end the run
             traceback.clear_frames(error.__traceback__)
-            reason = f"{type(error).__name__}: {error}"
-            return Message(Error(RAISED, reason), reply_to=message)
+            reason = in_words(error)
+        return Message(Error(RAISED, reason), reply_to=message)
 
     @staticmethod
     def _context(node: int, num_nodes: int) -> Context:

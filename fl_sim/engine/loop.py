@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -14,11 +15,14 @@ from fl_sim.engine.crew import Crew
 from fl_sim.engine.evaluation import Ending, needs_updates
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.measure import Seen, measure
+from fl_sim.engine.model_checks import check_loss, check_step, check_use, likely_cause
 from fl_sim.engine.orders import NOBODY, Order, Task, Tensors, cut
 from fl_sim.engine.pile import Collected, Pile
 from fl_sim.engine.processor import Processor
 from fl_sim.engine.server import Plan, Server, senders_of
+from fl_sim.engine.update_checks import is_finite
 from fl_sim.errors import RunFailedError
+from fl_sim.experiment import FailurePolicy
 from fl_sim.sums import weighted_sum
 
 
@@ -61,15 +65,16 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         absent = schedule.absent(number, chosen)
         plan = planned(federation, state, number, [c for c in chosen if c not in absent])
         collected = collect(federation, state, crew, plan)
+        collected = state.server.screened(number, collected)
+        senders = known(federation, plan, collected)
+        kinds, retrain = colluders(schedule, number), retrainer(federation, state, plan)
+        collected, senders = forged(collected, state.server, kinds, senders, retrain)
         if plan.clients or not may_be_empty(federation):
             judge(federation, number, collected)
-        senders = known(federation, plan, collected)
-        kinds = colluders(schedule, number)
-        collected = forged(
-            collected, state.server, kinds, senders, retrainer(federation, state, plan)
-        )
         state.parameters, decision = state.server.advance(plan, collected, senders)
         state.buffers = mean_buffers(collected.updates) or state.buffers
+        culprit = partial(likely_cause, collected.updates, decision)
+        check_step(number, state.parameters, state.buffers, state.server, culprit)
         state.memories |= {u.client: u.memory for u in collected.updates if u.memory}
         state.round = number
         failures = [Failure(number, client, cause) for client, cause in sorted(absent.items())]
@@ -79,7 +84,10 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         took = perf_counter() - started
         cpu_seconds, cpu_note = processor.spent()
         seen = Seen(collected.updates, decision, failures, took, ending, cpu_seconds, cpu_note)
-        yield Played(state, measure(federation, state, crew, seen), failures)
+        rows = measure(federation, state, crew, seen)
+        check_loss(number, rows, culprit)
+        check_use(federation, number, state.parameters, state.buffers, culprit)
+        yield Played(state, rows, failures)
 
 
 def planned(federation: Federation, state: State, number: int, present: list[int]) -> Plan:
@@ -110,30 +118,36 @@ def collect(federation: Federation, state: State, crew: Crew, plan: Plan) -> Col
         Task(client, factor, state.memories.get(client, {}))
         for client, factor in zip(plan.clients, plan.factors, strict=True)
     ]
-    costs = [
-        float(workshop.schedule.behaviour(c, number).num_steps(workshop.sizes[c]))
-        for c in plan.clients
-    ]
+    costs = [workshop.cost(client, number) for client in plan.clients]
     pile = Pile(plan.order, plan.clients)
     together = plan.order.cohort and workshop.allows_cohorts
     chunks = cut(tasks, costs, together, len(plan.order.parameters))
     for position, done in crew.train(plan.order, chunks):
-        own = [failure for failure in done.failures if failure.client != NOBODY]
-        if own and workshop.policy.on_failure == "raise":
-            first = own[0]
-            raise RunFailedError(f"round {number}, client {first.client}: {first.cause}")
+        raise_if_asked(workshop.policy, done.failures)
         pile.add(position, done)
     return pile.collected()
 
 
+def raise_if_asked(policy: FailurePolicy, failures: list[Failure]) -> None:
+    """End the run at a client's failure where the policy says so.
+
+    Raises:
+        RunFailedError: naming the round, the client and the cause.
+    """
+    own = [failure for failure in failures if failure.client != NOBODY]
+    if own and policy.on_failure == "raise":
+        raise RunFailedError(f"round {own[0].round}, client {own[0].client}: {own[0].cause}")
+
+
 def judge(federation: Federation, number: int, collected: Collected) -> None:
-    """End the run where too few updates came in."""
-    fewest, failures = federation.experiment.failures.min_updates, collected.failures
-    if len(collected.updates) < fewest:
+    """End the run where too few updates came in, or where any failure is to end it."""
+    policy, failures = federation.experiment.failures, collected.failures
+    raise_if_asked(policy, failures)
+    if len(collected.updates) < policy.min_updates:
         cause = f"; client {failures[-1].client}: {failures[-1].cause}" if failures else ""
         raise RunFailedError(
             f"round {number}: {len(collected.updates)} valid updates, failures.min_updates is "
-            f"{fewest}{cause}"
+            f"{policy.min_updates}{cause}"
         )
 
 
@@ -143,21 +157,27 @@ def may_be_empty(federation: Federation) -> bool:
 
 
 def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
-    """Return what is known of those who delivered, with what they sent beside their updates."""
+    """Return what is known of those who delivered, with what they sent beside their updates.
+
+    Raises:
+        RunFailedError: where the server's own update is not finite.
+    """
     senders = _senders(federation, plan.order.round, collected.clients.tolist())
     owners = federation.workshop.owners
     hold = [len(owners[update.client]) > 0 for update in collected.updates]
     trained = torch.tensor(hold, dtype=torch.bool)
     updates = [update for update in collected.updates if len(owners[update.client])]
     losses = torch.tensor([update.loss for update in updates], dtype=torch.float64)
-    shapes = [{n: v.shape for n, v in update.sent.items()} for update in updates]
-    same = [name for name in (shapes[0] if shapes else {}) if _is_alike(name, shapes)]
-    sent = {name: torch.stack([u.sent[name] for u in updates]) for name in same}
+    names = list(updates[0].sent) if updates else []  # checked: the same for all
+    sent = {name: torch.stack([u.sent[name] for u in updates]) for name in names}
+    reference = federation.root_update(plan.order)
+    if reference is not None and not is_finite(reference):
+        raise RunFailedError(f"round {plan.order.round}: the server's own update is not finite")
     return replace(
         senders,
         losses=_filled(losses, trained),
         sent={name: _filled(rows, trained) for name, rows in sent.items()},
-        reference=federation.root_update(plan.order),
+        reference=reference,
         parameters=plan.order.parameters,
     )
 
@@ -189,11 +209,6 @@ def retrainer(federation: Federation, state: State, plan: Plan) -> Retrainer:
         return torch.stack([row for row in rows if row is not None])
 
     return retrained
-
-
-def _is_alike(name: str, shapes: list[dict[str, torch.Size]]) -> bool:
-    """Return whether every client sent a vector of this name, all of one shape."""
-    return all(own.get(name) == shapes[0][name] for own in shapes)
 
 
 def mean_buffers(updates: list[Update]) -> Tensors:

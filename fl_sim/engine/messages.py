@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fl_sim.contracts import Update
-from fl_sim.engine.wire import Shapes, the_arrays, to_record
+from fl_sim.engine.wire import NUM_EXAMPLES, Shapes, the_arrays, to_record
 from fl_sim.errors import RunFailedError
 
 PATIENCE = 4  # times that a strategy may look who is there; Flower's would look for ever
@@ -55,7 +55,7 @@ def as_replies(
     replies = []
     for update, parameters in zip(updates, received, strict=True):
         key, _ = the_arrays(by_client[update.client].content)
-        metrics = MetricRecord({"num-examples": update.num_examples, **update.metrics})
+        metrics = MetricRecord({**update.metrics, NUM_EXAMPLES: update.num_examples})
         content = RecordDict({key: to_record(parameters, shapes), "metrics": metrics})
         replies.append(Message(content, reply_to=by_client[update.client]))
     return replies

@@ -1,6 +1,5 @@
 """What a round asks of its clients, and what comes back: the same words for every crew."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -138,9 +137,3 @@ def settled(
         return Done(updates, failures)
     total = add_up(updates, {task.client: task.factor for task in chunk}, room)
     return Done([replace(update, delta=None) for update in updates], failures, total)
-
-
-def is_finite(values: Tensor) -> bool:
-    """Return whether all values are finite, in one cheap pass where they are."""
-    flat = values.reshape(-1)
-    return math.isfinite(float(flat.dot(flat))) or bool(values.isfinite().all())

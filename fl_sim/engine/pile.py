@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
 from fl_sim.engine.orders import Done, Order
+from fl_sim.engine.update_checks import failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,30 @@ class Collected:
         """The number of examples of each, as the server counts them."""
         sizes = [update.num_examples for update in self.updates]
         return torch.tensor(sizes, dtype=torch.float64)
+
+    def without(self, number: int, causes: dict[int, str]) -> "Collected":
+        """Return what is left where some rows turn out to be unusable in round `number`.
+
+        Args:
+            number: of the round.
+            causes: why, by row.
+        """
+        assert self.rows is not None
+        failures = [
+            failure(number, self.updates[row].client, causes[row]) for row in sorted(causes)
+        ]
+        left = self.left(causes)
+        return Collected(
+            updates=[self.updates[row] for row in left.tolist()],
+            rows=self.rows[left],
+            total=None,
+            failures=sorted(self.failures + failures, key=lambda own: own.client),
+        )
+
+    def left(self, causes: dict[int, str]) -> Int64[Tensor, " m"]:
+        """Return the rows that no cause speaks against."""
+        rows = [row for row in range(len(self.updates)) if row not in causes]
+        return torch.tensor(rows, dtype=torch.int64)
 
 
 class Pile:

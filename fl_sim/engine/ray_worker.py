@@ -82,8 +82,7 @@ class Worker:
     def work(self, order: Order, chunk: Chunk) -> Done:
         """Train a chunk of clients."""
         assert self.workshop is not None
-        own = {name: tensor.clone() for name, tensor in order.received.items()}
-        return self.workshop.work(replace(order, received=own), _writable(chunk))
+        return self.workshop.work(order, chunk)
 
     def peak(self) -> int:
         """Return the most bytes that this worker has held."""
@@ -116,11 +115,3 @@ class Worker:
             return str(task(job, listen))
         finally:
             faults.in_worker = True
-
-
-def _writable(chunk: Chunk) -> Chunk:
-    """Return tasks whose memories a client may write into."""
-    return tuple(
-        replace(task, memory={name: tensor.clone() for name, tensor in task.memory.items()})
-        for task in chunk
-    )

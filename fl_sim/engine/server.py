@@ -10,11 +10,20 @@ from flwr.serverapp.strategy import Strategy
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Decision, Draw, LinearRule, Senders
+from fl_sim.contracts import (
+    AggregationRule,
+    Decision,
+    Draw,
+    Failure,
+    LinearRule,
+    Senders,
+    Update,
+)
 from fl_sim.engine.compat import be_somebody, seeded_globals
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.orders import Order
 from fl_sim.engine.pile import Collected
+from fl_sim.engine.update_checks import metrics_are_finite, with_usual_metrics
 from fl_sim.engine.wire import Shapes, from_record, the_arrays, to_record
 
 
@@ -46,6 +55,10 @@ class Server(ABC):
         self, plan: Plan, collected: Collected, senders: Senders
     ) -> tuple[Float[Tensor, " p"], Decision | None]:
         """Return the next parameters, and what was decided about each update."""
+
+    def screened(self, number: int, collected: Collected) -> Collected:
+        """Return what it can aggregate; what it cannot is a failure of its client."""
+        return collected
 
     @abstractmethod
     def known_rule(self) -> KnownRule:
@@ -168,6 +181,15 @@ class FlowerServer(Server):
     def known_rule(self) -> KnownRule:
         """Return nothing: a strategy of Flower's cannot be asked what it would do."""
         return KnownRule()
+
+    def screened(self, number: int, collected: Collected) -> Collected:
+        """Leave out clients whose metrics a strategy may stumble over: it reads what it likes."""
+        updates: list[Update | Failure] = [
+            metrics_are_finite(number, update) for update in collected.updates
+        ]
+        answers = with_usual_metrics(number, updates)
+        causes = {row: a.cause for row, a in enumerate(answers) if isinstance(a, Failure)}
+        return collected.without(number, causes) if causes else collected
 
     def remembered(self) -> Any:
         """Return what the strategy keeps; its functions come from the experiment."""

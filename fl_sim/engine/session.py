@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,14 @@ from fl_sim.engine.finish import finish
 from fl_sim.engine.flower_crew import FlowerCrew
 from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.log import RunLog
-from fl_sim.engine.loop import State, initial_state, rounds
+from fl_sim.engine.loop import Played, State, initial_state, rounds
 from fl_sim.engine.progress import Listener, Story, already, preparing
 from fl_sim.engine.server import server_for
 from fl_sim.engine.variant import made_with
-from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.errors import DivergedError, RequestError, RunFailedError
 from fl_sim.experiment import Experiment
 from fl_sim.models import parameters
-from fl_sim.results import read_result
+from fl_sim.results import read_result, rows_table, write_table
 from fl_sim.trackers import chosen
 
 Engine = Literal["local", "ray", "flower"]
@@ -129,7 +130,7 @@ def _on_flower(ours: Federation, session: Session, label: str, listen: Listener)
 
     def main(grid: Grid) -> None:
         await_nodes(grid)
-        crew = FlowerCrew(ours.workshop, grid)
+        crew = FlowerCrew(ours.workshop, grid, foreign=session.client_app is not None)
         outcome.append(drive(ours, crew, session, label, listen))
 
     compat.simulate(
@@ -155,7 +156,7 @@ def drive(
     predicted = memory.predicted(ours, session.workers if session.engine == "ray" else 0)
     followers = chosen(session.trackers)
     with Story(experiment, folder, label, state.round, listen, followers) as story:
-        for played in rounds(ours, state, crew):
+        for played in _recorded(rounds(ours, state, crew), log, folder):
             log.append(played.rows, played.failures)
             save_state(checkpoints, state, run, log.mark)
             story.tell(state.round, played.rows, played.failures)
@@ -169,6 +170,15 @@ def drive(
             **({"made_with": session.made_with} if session.made_with else {}),
         }
         return finish(ours, state, log, crew, folder, predicted, about)
+
+
+def _recorded(played: Iterator[Played], log: RunLog, folder: Path) -> Iterator[Played]:
+    """Pass rounds on; where the model diverges, leave the table of all rows so far behind."""
+    try:
+        yield from played
+    except DivergedError as error:
+        write_table(folder / "rows.parquet", rows_table([*log.rows(), *error.rows]))
+        raise
 
 
 def first_state(ours: Federation) -> State:

@@ -1,5 +1,6 @@
 """Parameters and buffers as Flower's records, and back."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fl_sim.engine.orders import Order, Task
 Shapes = dict[str, tuple[int, ...]]
 ORDER = "fl_sim"  # key of the record that tells a node which client it is, and of what run
 BUFFERS = "buffers"
+NUM_EXAMPLES = "num-examples"  # what Flower's clients claim; the server counts for itself
 
 
 def to_record(parameters: Float[Tensor, " p"], shapes: Shapes) -> ArrayRecord:
@@ -26,20 +28,41 @@ def to_record(parameters: Float[Tensor, " p"], shapes: Shapes) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
-    """Return named arrays as flat parameters.
+    """Return named arrays as flat parameters, in float32; a strategy may compute in float64.
 
     Raises:
         ValueError: for other names, shapes or types than the model has.
     """
+    arrays = _arrays(record, shapes)
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
+    flat = [torch.from_numpy(array).reshape(-1) for array in arrays.values()]
+    return torch.cat(flat).float()
+
+
+def received_from(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
+    """Return named arrays of a client as flat parameters: a client sends float32.
+
+    Raises:
+        ValueError: for other names, shapes or types than the model has.
+    """
+    arrays = _arrays(record, shapes)
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
+    return torch.cat([torch.from_numpy(array).reshape(-1) for array in arrays.values()])
+
+
+def _arrays(record: ArrayRecord, shapes: Shapes) -> dict[str, Any]:
+    """Return the arrays themselves, by name: what a record says about them is only a claim."""
     if list(record) != list(shapes):
         raise ValueError(f"wrong keys: {sorted(set(record) ^ set(shapes))[:3]}")
-    for name, array in record.items():
-        if tuple(array.shape) != shapes[name]:
-            raise ValueError(f"wrong shape of {name}: {tuple(array.shape)}, not {shapes[name]}")
-        if not array.dtype.startswith("float"):
-            raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
-    arrays = [torch.from_numpy(array.numpy()).reshape(-1) for array in record.values()]
-    return torch.cat(arrays).float()
+    arrays = {name: array.numpy() for name, array in record.items()}
+    for name, array in arrays.items():
+        if array.shape != shapes[name]:
+            raise ValueError(f"wrong shape of {name}: {array.shape}, not {shapes[name]}")
+    return arrays
 
 
 def the_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
@@ -120,7 +143,7 @@ def to_reply(update: Update, shapes: Shapes) -> RecordDict:
         "loss": update.loss,
         "is_update": True,
     }
-    metrics = MetricRecord({"num-examples": update.num_examples, **update.metrics})
+    metrics = MetricRecord({**update.metrics, NUM_EXAMPLES: update.num_examples})
     arrays = to_record(update.delta, shapes)
     return RecordDict({"arrays": arrays, "metrics": metrics, BUFFERS: ConfigRecord(about)})
 
@@ -140,19 +163,48 @@ def from_reply(
     Raises:
         ValueError: for content that has another form.
     """
-    received = from_record(the_arrays(content)[1], shapes)
+    received = received_from(the_arrays(content)[1], shapes)
     about = content.config_records.get(BUFFERS, ConfigRecord())
     delta = received if about.get("is_update") else received - order.parameters
-    (record,) = content.metric_records.values()
-    metrics = {k: float(v) for k, v in record.items() if isinstance(v, int | float)}
-    metrics.pop("num-examples")
     return Update(
         client=client,
         delta=delta,
         buffers=unpack(about[BUFFERS]) if BUFFERS in about else order.buffers,
         num_examples=num_examples,
-        metrics=metrics,
-        loss=float(str(about.get("loss", "nan"))),
+        metrics=_metrics_of(content),
+        loss=_number(about.get("loss", math.nan)),
         sent=unpack(about["sent"]) if "sent" in about else {},
         memory=unpack(about["memory"]) if "memory" in about else {},
     )
+
+
+def _metrics_of(content: RecordDict) -> dict[str, float]:
+    """Return the metrics of a reply, without what it claims to hold; lists of numbers are none.
+
+    Raises:
+        ValueError: where there is not one record of them, with a number of examples.
+    """
+    found = list(content.metric_records.values())
+    if len(found) != 1:
+        raise ValueError(f"wrong content: {len(found)} records of metrics, not one")
+    if NUM_EXAMPLES not in found[0]:
+        raise ValueError(f"wrong metrics: no {NUM_EXAMPLES}")
+    return {
+        name: _number(value)
+        for name, value in found[0].items()
+        if isinstance(value, int | float) and name != NUM_EXAMPLES
+    }
+
+
+def _number(value: object) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    if not isinstance(value, int | float):
+        raise ValueError(f"wrong loss: {type(value).__name__}, no number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

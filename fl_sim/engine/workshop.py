@@ -1,6 +1,5 @@
 """Where clients are trained: all that a worker needs, and how it works a chunk off."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,10 +13,11 @@ from fl_sim.contracts import Client, Descent, Failure, Shard, Update
 from fl_sim.engine import cohort, faults
 from fl_sim.engine.cohort import Batch
 from fl_sim.engine.faults import Faults
-from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, is_finite, settled
+from fl_sim.engine.orders import Chunk, Done, Order, Room, Task, Tensors, settled
 from fl_sim.engine.scores import logits
 from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.timeouts import time_limit
+from fl_sim.engine.update_checks import Asked, checked, failure, in_words
 from fl_sim.experiment import FailurePolicy
 from fl_sim.models.features import trainable
 from fl_sim.models.parameters import Slots
@@ -101,6 +101,19 @@ class Workshop:
         """Where the model keeps what is loaded before each client."""
         return Slots(self.model)
 
+    def asked(self, order: Order, client: int) -> Asked:
+        """Return what `client` is asked, and what it may send: by what the server knows."""
+        size, honest = self.sizes[client], self.schedule.experiment.client
+        return Asked(order, client, size, honest.sends(order.received) if size else {})
+
+    def cost(self, client: int, number: int) -> float:
+        """Return the steps of a client in round `number`; 1 where it does not say."""
+        behaviour = self.schedule.behaviour(client, number)
+        try:
+            return float(behaviour.num_steps(self.sizes[client]))
+        except Exception:  # a client's own, which is found out when it is its turn
+            return 1.0
+
     def work(self, order: Order, chunk: Chunk) -> Done:
         """Train the clients of a chunk; what fails is tried again as the policy says."""
         updates: list[Update] = []
@@ -128,15 +141,35 @@ class Workshop:
             return {}
         kinds: dict[Descent, list[Task]] = {}
         for task in chunk:
-            settings = self._descent(order, task.client)
+            settings = self._tried_descent(order, task.client)
             struck = self.faults.drawn(self.seed, order.round, task.client, task.attempt)
             if settings is not None and not struck:
                 kinds.setdefault(settings, []).append(task)
         return {
-            own.client: checked((own,), order, own, own.num_examples)
+            own.client: self._cohort_answers(order, own)
             for settings, tasks in kinds.items()
             for own in self._cohort(order, tuple(tasks), settings)
         }
+
+    def _tried_descent(self, order: Order, client: int) -> Descent | None:
+        try:
+            return self._descent(order, client)
+        except Exception:  # a client's own, which is found out when it is its turn
+            return None
+
+    def _cohort_answers(self, order: Order, update: Update) -> list[Update | Failure]:
+        """Return what a client of a cohort sends, checked: mostly what was trained."""
+        client = update.client
+        behaviour = self.schedule.behaviour(client, order.round)
+        if type(behaviour).replies is Client.replies:
+            return checked((update,), self.asked(order, client))
+        try:
+            replies = behaviour.replies(update, self.shard(client, order.round))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return [failure(order.round, client, in_words(error))]
+        return checked(replies, self.asked(order, client))
 
     def _descent(self, order: Order, client: int) -> Descent | None:
         """Return how a client trains in a cohort; None where it has to be trained by itself."""
@@ -193,9 +226,10 @@ class Workshop:
             try:
                 with time_limit(self.policy.timeout):
                     answers = self.answers(order, _at(task, attempt))
-            except Exception as error:
-                cause = (str(error).splitlines() or [""])[0]
-                yield Failure(order.round, task.client, f"{type(error).__name__}: {cause}")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too: a client cannot end the run
+                yield failure(order.round, task.client, in_words(error))
                 continue
             yield from answers
             if any(isinstance(answer, Update) for answer in answers):
@@ -213,8 +247,7 @@ class Workshop:
             update, shard = self.trained(order, task, behaviour, shard)
         update = replace(update, num_examples=self.sizes[client])
         update = self.faults.spoil(update, self.seed, order.round, task.attempt)
-        answers = behaviour.replies(update, shard)
-        return checked(answers, order, update, self.sizes[client])
+        return checked(behaviour.replies(update, shard), self.asked(order, client))
 
     def trained(
         self, order: Order, task: Task, behaviour: Client, shard: Shard
@@ -225,8 +258,8 @@ class Workshop:
         shard = replace(
             shard,
             proximal_mu=order.proximal_mu,
-            received=order.received,
-            memory=dict(task.memory),
+            received=_copied(order.received),
+            memory=_copied(task.memory),
         )
         loss = self.loss(shard) if order.needs_losses and len(shard) else float("nan")
         rng = generator(self.seed, "round", number, "client", client)
@@ -254,49 +287,10 @@ class Workshop:
         return float(functional.cross_entropy(scores, shard.labels))
 
 
-def checked(
-    answers: tuple[Update, ...], order: Order, made: Update, size: int
-) -> list[Update | Failure]:
-    """Return the first of a client's answers if it can be used, and a failure for each other.
-
-    `made` is the update as the engine made it; `size` the server's own count of the client's
-    examples: what a client claims is forgeable.
-    """
-    plain = not made.buffers and not made.sent and math.isfinite(made.norm)
-    if plain and len(answers) == 1 and answers[0] is made:
-        return [made]  # there is nothing left to check
-    found: list[Update | Failure] = []
-    client = made.client
-    if not answers:
-        return [Failure(order.round, client, "no reply")]
-    for position, update in enumerate(answers):
-        cause = what_is_wrong(update, order) if position == 0 else "sent a second reply"
-        counted = replace(update, num_examples=size)
-        found.append(Failure(order.round, client, cause) if cause else measured(counted))
-    return found
-
-
-def measured(update: Update) -> Update:
-    """Return an update with its length."""
-    assert update.delta is not None
-    return replace(update, norm=float(torch.linalg.vector_norm(update.delta)))
-
-
-def what_is_wrong(update: Update, order: Order) -> str:
-    """Return why an update cannot be used, or nothing."""
-    delta, wanted = update.delta, order.parameters.shape
-    if delta is None or delta.shape != wanted:
-        came = None if delta is None else tuple(delta.shape)
-        return f"wrong shape of the update: {came}, not {tuple(wanted)}"
-    shapes = [
-        {n: (b.shape, b.dtype) for n, b in own.items()} for own in (update.buffers, order.buffers)
-    ]
-    if shapes[0] != shapes[1]:
-        return "wrong buffers: other names, shapes or types than were sent"
-    floats = [delta, *(b for b in update.buffers.values() if b.is_floating_point())]
-    floats += update.sent.values()
-    return "" if all(map(is_finite, floats)) else "parameters are not finite"
-
-
 def _at(task: Task, attempt: int) -> Task:
     return task if task.attempt == attempt else replace(task, attempt=attempt)
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    """Return tensors that a client may write into."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}

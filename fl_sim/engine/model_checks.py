@@ -1,0 +1,135 @@
+"""The global model, checked after every step: a run ends at the round that spoilt it.
+
+So no client of the next round is blamed for a model that it was sent broken, and the checkpoint
+of the last good round stays.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from fl_sim.contracts import Decision, Row, Update
+from fl_sim.engine.federation import Federation
+from fl_sim.engine.orders import Tensors
+from fl_sim.engine.server import RuleServer, Server
+from fl_sim.engine.update_checks import is_finite, wrong_buffer
+from fl_sim.errors import DivergedError
+from fl_sim.perturbation import as_floats
+
+Culprit = Callable[[], str]  # who likely did it, in words
+FAR = 1e3  # times that a step is longer than the updates in it, if the rule is to blame
+PROBED = 8  # test images on which the new model is tried after every round
+
+
+def check_step(
+    number: int,
+    parameters: Float[Tensor, " p"],
+    buffers: Tensors,
+    server: Server,
+    culprit: Culprit,
+) -> None:
+    """Check what a round has made.
+
+    Args:
+        number: of the round.
+        parameters, buffers: of the new model.
+        server: which tells clients something beside it.
+        culprit: says who likely did it; see `likely_cause`.
+
+    Raises:
+        DivergedError: naming the round, where anything is not finite or out of range.
+    """
+    causes = [] if is_finite(parameters) else ["its parameters are not finite"]
+    causes += [wrong_buffer(name, values) for name, values in buffers.items()]
+    if isinstance(server, RuleServer):
+        told = server.rule.broadcast(server.state)
+        causes += [f"{name!r} is not finite" for name, own in told.items() if not is_finite(own)]
+    found = [cause for cause in causes if cause]
+    if found:
+        raise DivergedError(f"round {number}: the new model cannot be used: {found[0]}{culprit()}")
+
+
+def check_use(
+    federation: Federation,
+    number: int,
+    parameters: Float[Tensor, " p"],
+    buffers: Tensors,
+    culprit: Culprit,
+) -> None:
+    """Check that the new model can be trained on: its scores and its gradient are finite.
+
+    Both are those of a few test images. A model whose numbers are finite may be so far off that
+    whoever trains it sends Inf.
+
+    Args:
+        federation: has the test images.
+        number: of the round.
+        parameters, buffers: of the new model.
+        culprit: says who likely did it.
+
+    Raises:
+        DivergedError: naming the round, where they are not finite.
+    """
+    inputs = as_floats(federation.test_inputs[:PROBED])
+    if len(inputs) == 0:
+        return
+    model = federation.model
+    federation.workshop.slots.load(parameters, buffers)
+    scores = model.eval()(inputs)
+    loss = functional.cross_entropy(scores, federation.dataset.test_labels[:PROBED])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    slopes = torch.autograd.grad(loss, trained, allow_unused=True)
+    found = [scores.detach(), loss.detach(), *(slope for slope in slopes if slope is not None)]
+    if not all(map(is_finite, found)):
+        what = "its scores, or what would be trained on them, are not finite"
+        raise DivergedError(f"round {number}: the new model cannot be used: {what}{culprit()}")
+
+
+def check_loss(number: int, rows: list[Row], culprit: Culprit) -> None:
+    """Check the loss on the test set, where the round was evaluated.
+
+    Args:
+        number: of the round.
+        rows: of the round.
+        culprit: says who likely did it.
+
+    Raises:
+        DivergedError: naming the round, where the loss is not finite. It holds the rows.
+    """
+    losses = [row.value for row in rows if row.metric == "loss" and row.client == -1]
+    if not all(map(math.isfinite, losses)):
+        raise DivergedError(
+            f"round {number}: the loss of the new model is not finite{culprit()}", rows
+        )
+
+
+def likely_cause(updates: list[Update], decision: Decision | None) -> str:
+    """Return in words who moved the model most.
+
+    That is the client whose share of the step times the length of its update is largest, or whose
+    update is longest, where the rule does not say what became of each. Where the step is far
+    longer than all of that, it is the rule itself.
+    """
+    if not updates:
+        return ""
+    norms = torch.tensor([update.norm for update in updates], dtype=torch.float64)
+    parts = norms if decision is None else norms * _factors(decision, len(norms))
+    if decision is not None:
+        step = float(decision.step.double().norm())
+        if step > FAR * float(parts.sum()):
+            return f"; most likely by the rule itself, whose step has length {step:.3g}"
+    update = updates[int(parts.argmax())]
+    return f"; most likely by client {update.client}, whose update has length {update.norm:.3g}"
+
+
+def _factors(decision: Decision, count: int) -> Float[Tensor, " n"]:
+    """Return how much of each update's length is in the step, as far as the rule says."""
+    factors = torch.ones(count, dtype=torch.float64)
+    for own in (decision.shares, decision.scales):
+        if own is not None and bool(own.isfinite().all()) and bool((own != 0).any()):
+            factors = factors * own.double().abs()
+    return factors
