@@ -13,9 +13,11 @@ from typing import Any, Literal
 from flwr.serverapp.strategy import Strategy
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Client, Protection
+from fl_sim.contracts import AggregationRule, Client, Dataset, Protection
+from fl_sim.data.folders import parse_levels
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
+from fl_sim.data.sources import Reading, load_subset
 from fl_sim.errors import FieldError, require
 from fl_sim.participants import Adversary, Participation
 
@@ -39,6 +41,10 @@ class Data:
             outsiders of the membership audit.
         path: folder of the dataset's files; None: search the usual places.
         classes: only these, numbered anew in this order; None: all.
+        side: to which images are scaled, in pixels, as `fl-sim protect --side` does; None: they
+            stay as they are, and have to be of one size.
+        folders: what the levels of an image folder name, from the top, such as
+            `split/label/owner`; None: what their names say.
     """
 
     dataset: str = "fashion_mnist"
@@ -48,6 +54,8 @@ class Data:
     held_out: float = 0.25
     path: str | None = None
     classes: tuple[int, ...] | None = None
+    side: int | None = description.added(None)
+    folders: str | None = description.added(None)
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -59,6 +67,25 @@ class Data:
         some = self.classes
         distinct = some is None or len(set(some)) == len(some) >= 2
         require(distinct, "classes", "at least two different ones, or None for all", some)
+        fits = self.side is None or 8 <= self.side <= 4096
+        require(fits, "side", "between 8 and 4096, or None to leave images as they are", self.side)
+        parse_levels(self.folders)
+
+    @property
+    def reading(self) -> Reading:
+        """How its images are read."""
+        return Reading(self.side, self.folders)
+
+
+def subset_of(data: Data) -> Dataset:
+    """Return the images that are asked for; read once a process, and nobody changes them.
+
+    Raises:
+        FieldError: for what the dataset does not have.
+        MissingDataError: where it is nowhere to be had.
+    """
+    sizes = data.num_samples, data.num_test
+    return load_subset(data.dataset, data.path, *sizes, data.classes, data.reading)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import torch
 from flwr.serverapp.strategy import Bulyan, Strategy
 from torch import nn
 
-from fl_sim.contracts import AggregationRule, Client
+from fl_sim.contracts import AggregationRule, Client, Dataset
 from fl_sim.data.partition import shares
-from fl_sim.data.sources import load_subset
 from fl_sim.description import label, with_value
 from fl_sim.errors import FieldError, require
-from fl_sim.experiment import Experiment, Model
+from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.flower_strategies import NEED_CLIENTS
+from fl_sim.models.surrogate import cannot_protect
 from fl_sim.models.tuning import Network, build
 from fl_sim.schedule import Schedule, backdoors, layers
 from fl_sim.seeding import numpy_generator
@@ -30,10 +30,14 @@ def check(experiment: Experiment) -> None:
         MissingWeightsError: naming the file to fill.
     """
     data = experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+    dataset = subset_of(data)
+    present = len(dataset.train_labels.unique())
+    allowed = f"images of at least two classes to train on; {dataset.origin} has {present}"
+    require(present >= 2, "data", allowed, str(data.num_samples or data.dataset))
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     network = network_of(experiment)
+    _check_protection(experiment, dataset)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))
     Schedule(experiment).check(fewest_of(experiment))
@@ -56,10 +60,20 @@ def network_of(experiment: Experiment) -> Network:
     Raises:
         FieldError: for a network that cannot be built, or does not take the images.
     """
-    data = experiment.data
-    dataset = load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+    dataset = subset_of(experiment.data)
     _, channels, height, width = dataset.train_images.shape
     return _checked_network(experiment.model, (channels, height, width), dataset.num_classes)
+
+
+def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a protection that could not be made for images of this size."""
+    protection = experiment.protection
+    if protection is None or experiment.layout.fraction == 0:
+        return
+    _, channels, height, width = dataset.train_images.shape
+    cause = cannot_protect(protection, (channels, height, width), dataset.num_classes)
+    name = type(protection).__name__
+    require(not cause, "protection", f"one that can be made here: {cause}", name)
 
 
 @lru_cache(maxsize=2)

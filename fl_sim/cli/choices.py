@@ -30,6 +30,8 @@ def data_fetch(
     dataset = load(name, path)
     console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
     console.print(f"from {dataset.origin}", soft_wrap=True)
+    for note in dataset.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def doctor_() -> None:

@@ -8,7 +8,7 @@ import typer
 from fl_sim.cli.terminal import console, stop
 from fl_sim.errors import RequestError
 from fl_sim.progress import live_stages
-from fl_sim.publish.check import Verdict, check
+from fl_sim.publish.check import Verdict, check, summary
 from fl_sim.publish.publish import account, publish
 from fl_sim.publish.request import Request, method
 
@@ -32,7 +32,11 @@ def protect(
         int | None, typer.Option(min=8, help="Make the noise at this size, for mixed sizes.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Of an .npz file, such as train.  [default: all]")
+        str | None, typer.Option(help="Only this part, such as train.  [default: all]")
+    ] = None,
+    folders: Annotated[
+        str | None,
+        typer.Option(help="Levels of folders, such as split/label.  [default: by their names]"),
     ] = None,
     verify: Annotated[
         Path | None, typer.Option("--check", metavar="DIR", help="Verify a protected folder.")
@@ -50,7 +54,7 @@ def protect(
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
     protection = method(name, radius, set_ or [])
-    request = Request(source, out, protection, seed, labels, side, split)
+    request = Request(source, out, protection, seed, labels, side, split, folders)
     try:
         with live_stages(console) as watch:
             manifest = publish(request, watch)
@@ -66,6 +70,5 @@ def _judge(folder: Path, verdict: Verdict) -> None:
         console.print(problem, soft_wrap=True, markup=False)
     if verdict.problems:
         stop(f"failed: {len(verdict.problems)} problems in {folder}", 1)
-    against = "hashes, labels and radius" if verdict.compared else "hashes and labels"
-    rest = "" if verdict.compared else "; give the originals as INPUT to check the radius"
-    console.print(f"{verdict.num_images} images are as protected: {against}{rest}", soft_wrap=True)
+    for line in summary(verdict):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -10,7 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels as they were published; `train` and `test` never mix."""
+    """Images and labels as they were published; `train` and `test` never mix.
+
+    `origin` says where they come from, `notes` what has to be known of how they were read.
+    `train_owners` numbers whose each training image is, from 0, with names in `owner_names`; None
+    where the dataset does not say.
+    """
 
     name: str
     train_images: UInt8[Tensor, "n c h w"]
@@ -19,6 +24,9 @@ class Dataset:
     test_labels: Int64[Tensor, " t"]
     class_names: tuple[str, ...]
     origin: str
+    train_owners: Int64[Tensor, " n"] | None = None
+    owner_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -16,11 +16,14 @@ class Protection(ABC):
     Guarantee, by construction: shape, dtype and labels are kept; the change of every pixel
     stays within the ball after rounding to 8 bits; the result does not depend on the order
     of the samples. `short` is the name on the command line, the initials of the literature.
+    `min_classes` is how many classes there have to be: 2 where the noise comes from telling
+    classes apart.
     """
 
     radius: float
     norm: ClassVar[Literal["linf", "l2"]] = "linf"
     short: ClassVar[str] = ""
+    min_classes: ClassVar[int] = 1
 
     @abstractmethod
     def noise(

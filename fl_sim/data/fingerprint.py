@@ -29,7 +29,7 @@ def content_hash(root: Path, files: Iterable[Path]) -> str:
     """
     sha = hashlib.sha256()
     for name, path in sorted((os.fsencode(path.relative_to(root)), path) for path in files):
-        sha.update(b"%d:%s:%s;" % (len(name), name, _sha256(path).encode()))
+        sha.update(b"%d:%s:%s;" % (len(name), name, file_hash(path).encode()))
     return sha.hexdigest()
 
 
@@ -47,7 +47,7 @@ def files_below(path: Path) -> Iterator[Path]:
         yield from (own for own in found if own.is_file())
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """Return the SHA-256 of one file, from memory where it cannot have changed."""
     stamp = _stamp(path.stat())
     with _LOCK:

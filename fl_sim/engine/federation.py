@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fl_sim.cache import digest
 from fl_sim.contracts import ColludingClient, Dataset, Draw, Shard
-from fl_sim.data.sources import fingerprint, load, load_subset
+from fl_sim.data.sources import fingerprint, load
 from fl_sim.engine.orders import Order, Task
 from fl_sim.engine.pool import Pool, pool_of, ranks
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import require
-from fl_sim.experiment import Experiment
+from fl_sim.experiment import Experiment, subset_of
 from fl_sim.models import parameters
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.features import features, trainable
@@ -140,8 +140,7 @@ def _kept_federation(text: str, content: str) -> Federation:
 
 def dataset_of(experiment: Experiment) -> Dataset:
     """Return the images that an experiment is about."""
-    data = experiment.data
-    return load_subset(data.dataset, data.path, data.num_samples, data.num_test, data.classes)
+    return subset_of(experiment.data)
 
 
 def prepare(experiment: Experiment) -> Federation:
@@ -239,7 +238,8 @@ def _front_id(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -
     name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_shape(dataset)}"
     if model.init == "pretrained":
         return f"{name} {weights_digest(model.backbone)}"
-    published = load(experiment.data.dataset, experiment.data.path).train_images
+    data = experiment.data
+    published = load(data.dataset, data.path, data.reading).train_images
     some = calibrate(frozen, published)
     return f"{name} random {seed} {digest(some)}"
 

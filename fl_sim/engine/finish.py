@@ -64,6 +64,7 @@ def finish(
         "rounds": state.round,
         "dataset": ours.dataset.name,
         "origin": ours.dataset.origin,
+        "data_notes": list(ours.dataset.notes),
         "num_parameters": len(state.parameters),
         "cohort": state.cohort,
         **about,

@@ -1,11 +1,16 @@
 """The network that a protection trains to make its noise: one way to train it for all of them."""
 
+from dataclasses import fields
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim import effort
+from fl_sim.contracts import Protection
+from fl_sim.errors import RequestError
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.modes import folded
@@ -154,3 +159,39 @@ class Batches:
         if self.position >= len(self.order):
             self.position = 0
         return rows
+
+
+def cannot_protect(
+    protection: Protection, image_shape: tuple[int, int, int], num_classes: int
+) -> str:
+    """Return why a protection cannot be made for such images; "" where it can.
+
+    Its networks are shown one image: some take only images from a certain size on.
+
+    Args:
+        protection: whatever has `Model` fields.
+        image_shape: channels, height and width.
+        num_classes: how many classes there are.
+    """
+    own: Any = protection
+    if num_classes < protection.min_classes:
+        return "at least two classes are needed, to have something to tell apart"
+    if protection.norm == "linf" and protection.radius * 255 + 1e-6 < 1:
+        return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
+    models = [getattr(own, field.name) for field in fields(own)]
+    causes = [_cannot_take(m, image_shape, num_classes) for m in models if isinstance(m, Model)]
+    return next(filter(None, causes), "")
+
+
+def _cannot_take(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> str:
+    try:
+        network = build(model, image_shape, num_classes, seed=0)
+        whole = nn.Sequential(*network.frozen, *network.trained).eval()
+        whole(torch.zeros(1, *image_shape))
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        if isinstance(error, RequestError):
+            raise
+        _, height, width = image_shape
+        cause = str(error).splitlines()[0]
+        return f"images of {height} x {width} do not fit its network {model.backbone} ({cause})"
+    return ""

@@ -56,6 +56,7 @@ class ErrorMinimizing(Protection):
     batch_size: int = 128
     learning_rate: float = 0.1
     short: ClassVar[str] = "em"
+    min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -71,7 +72,7 @@ class ErrorMinimizing(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
-        num_classes = int(labels.max()) + 1
+        num_classes = turns.num_outputs(labels)
         shape = turns.shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")

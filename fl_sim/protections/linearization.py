@@ -12,7 +12,7 @@ from fl_sim import description, effort
 from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import in_batches
+from fl_sim.protections.turns import in_batches, num_outputs
 from fl_sim.seeding import generator, torch_seeded
 
 BATCH = 512
@@ -45,6 +45,7 @@ class Linearization(Protection):
     surrogate_epochs: int = 10
     learning_rate: float = 0.01
     short: ClassVar[str] = "pil"
+    min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -80,7 +81,7 @@ class Linearization(Protection):
 
     def _linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
         with torch_seeded(seed, "linearization"):
-            layer = nn.Linear(images[0].numel(), int(labels.max()) + 1, bias=False)
+            layer = nn.Linear(images[0].numel(), num_outputs(labels), bias=False)
         linear = nn.Sequential(nn.Flatten(), layer)
         optimizer = torch.optim.SGD(linear.parameters(), self.learning_rate, momentum=0.9)
         rng = generator(seed, "linearization", "batches")

@@ -52,6 +52,7 @@ class NeuralTangent(Protection):
     noise_steps: int = 10
     train_time: float = 64.0
     short: ClassVar[str] = "ntga"
+    min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         description.check_types(self)

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +15,7 @@ from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import Loss, check_radius, sign_steps, uniform
-from fl_sim.protections.turns import in_batches, shape_of
+from fl_sim.protections.turns import in_batches, num_outputs, shape_of
 from fl_sim.scratch import Checkpoint
 from fl_sim.seeding import generator
 from fl_sim.transforms import draw_crop_flip
@@ -42,6 +42,7 @@ class RobustNoise(Protection):
     padding: int = 4
     flip: bool = True
     adversary_steps: int = 10
+    min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -84,7 +85,7 @@ class RobustNoise(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Surrogate:
         """Return the surrogate after its steps; its rate falls tenfold at 40 and 80 %."""
-        num_classes = int(labels.max()) + 1
+        num_classes = num_outputs(labels)
         shape = shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps

@@ -13,7 +13,7 @@ from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import in_batches, shape_of
+from fl_sim.protections.turns import in_batches, num_outputs, shape_of
 from fl_sim.seeding import generator
 from fl_sim.transforms import draw_crop_flip
 
@@ -47,6 +47,7 @@ class TargetedAdversarial(Protection):
     batch_size: int = 128
     learning_rate: float = 0.1
     short: ClassVar[str] = "tap"
+    min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -62,7 +63,7 @@ class TargetedAdversarial(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Train the surrogate on clean images, then attack it image by image."""
-        num_classes = int(labels.max()) + 1
+        num_classes = num_outputs(labels)
         shape = shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "targeted_adversarial", "surrogate")

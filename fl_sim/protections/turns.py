@@ -134,6 +134,15 @@ def shuffled(
     return batches
 
 
+def num_outputs(labels: Int64[Tensor, " n"]) -> int:
+    """Return how many classes a surrogate tells apart: at least two.
+
+    With one output there is nothing to learn, no gradient, and no noise, even for an owner all of
+    whose images are of class 0.
+    """
+    return max(2, int(labels.max()) + 1)
+
+
 def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
     """Return channels, height and width."""
     return images.shape[1], images.shape[2], images.shape[3]

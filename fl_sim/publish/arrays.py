@@ -1,69 +1,100 @@
 """Protect the images of an .npz file, MedMNIST's among them."""
 
 import io
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_sim.data.files import Split, read_npz
-from fl_sim.errors import RequestError
+from fl_sim.data.arrays import Arrays, Pair, Split
+from fl_sim.data.folders import part_of
+from fl_sim.data.scaling import scaled
+from fl_sim.errors import RequestError, require
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
 from fl_sim.publish.manifest import Entry, sha256
 from fl_sim.publish.noise import Watch
-from fl_sim.publish.request import Request, prepare_out, write_whole
+from fl_sim.publish.request import Request, check_fits, prepare_out, write_whole
 
 BATCH = 1024
 
 
 def protect_arrays(request: Request, watch: Watch) -> None:
-    """Write the file again with protected images; whatever else it holds is kept as it is.
+    """Write the file again with protected images; whatever else it holds is kept byte for byte.
 
     Raises:
         RequestError: for a file that cannot be protected as it stands; nothing is written.
         RunFailedError: where a file cannot be written.
     """
-    arrays, splits = read_npz(request.source)
-    splits = chosen_splits(splits, request.split)
+    require(request.folders is None, "folders", "None for an .npz file", request.folders)
+    arrays = Arrays(request.source)
+    pairs = chosen_pairs(arrays, request.split)
+    splits = [split for split in arrays.read(pairs) if len(split.labels)]
+    if not splits:
+        raise RequestError("INPUT: the file holds no images")
     images, labels = joined(splits)
-    prepare_out(request.out, 2 * sum(array.nbytes for array in arrays.values()))
+    small = scaled(images, request.side)
+    check_fits(request, small, [str(label) for label in labels.tolist()])
+    prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
     digest = sha256(request.source.read_bytes())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
     if not (done and target.exists()):
-        small = noise.scaled(images, request.side)
         protected, account = noise.made(request, small, labels, watch)
         parts = zip(images.split(BATCH), small.split(BATCH), protected.split(BATCH), strict=True)
         result = torch.cat([noise.released(*part, request.protection) for part in parts])
         sizes = [len(split.labels) for split in splits]
-        for split, own in zip(splits, result.split(sizes), strict=True):
-            arrays[f"{split.prefix}images"] = split.as_stored(own)
-        file = io.BytesIO()
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        write_whole(target, file.getvalue())
+        changed = {
+            split.pair.images: split.as_stored(own)
+            for split, own in zip(splits, result.split(sizes), strict=True)
+        }
+        write_whole(target, _archive(request.source, changed))
         entries = _entries(request.source.name, splits, images, result, watch)
-        content = {"source": str(request.source.resolve()), **started, "account": account}
+        manifest.refuse_unchanged(request, entries)
+        untouched = [pair.images for pair in arrays.pairs if pair not in pairs]
+        notes = [f"{', '.join(untouched)} left as they are"] if untouched else []
+        source = str(request.source.resolve())
+        content = {"source": source, **started, "account": account, "notes": notes}
         manifest.finish(request.out, content, entries)
     noise.drop(request.out)
 
 
-def chosen_splits(splits: list[Split], wanted: str | None) -> list[Split]:
-    """Return the split of this name, or all that hold an image.
+def _archive(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
+    """Return the .npz file with some arrays replaced; the others are copied unread."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            own = changed.get(info.filename.removesuffix(".npy"))
+            with new.open(zipfile.ZipInfo(info.filename), "w", force_zip64=True) as member:
+                if own is not None:
+                    np.lib.format.write_array(member, own, allow_pickle=False)
+                    continue
+                with old.open(info) as kept:
+                    shutil.copyfileobj(kept, member)
+    return file.getvalue()
+
+
+def chosen_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
+    """Return the split of this name, or all.
 
     Raises:
-        RequestError: for a split that is not there, or no images at all.
+        RequestError: for a split that is not there.
     """
-    known = {split.prefix.rstrip("_") or "images": split for split in splits}
-    if wanted is not None and wanted not in known:
+    if wanted is None:
+        return arrays.pairs
+    known = {pair.split or "images": pair for pair in arrays.pairs}
+    same = [
+        pair for pair in arrays.pairs if part_of(wanted) and part_of(pair.split) == part_of(wanted)
+    ]
+    if wanted not in known and len(same) != 1:
         raise RequestError(f"--split: one of {', '.join(known)}; got {wanted!r}")
-    chosen = splits if wanted is None else [known[wanted]]
-    chosen = [split for split in chosen if len(split.labels)]
-    if not chosen:
-        raise RequestError("INPUT: the file holds no images")
-    return chosen
+    return [known[wanted]] if wanted in known else same
 
 
 def joined(splits: list[Split]) -> tuple[UInt8[Tensor, "n c h w"], Tensor]:
@@ -86,7 +117,7 @@ def _entries(
     result: UInt8[Tensor, "n c h w"],
     watch: Watch,
 ) -> list[Entry]:
-    names = [(split.prefix, i) for split in splits for i in range(len(split.labels))]
+    names = [(split.pair.images, i) for split in splits for i in range(len(split.labels))]
     labels = torch.cat([split.labels for split in splits]).tolist()
     entries: list[Entry] = []
     for rows in torch.arange(len(images)).split(BATCH):
@@ -94,10 +125,10 @@ def _entries(
         change = (own.int() - clean.int()).abs().amax((1, 2, 3)).tolist()
         ratios, likeness = psnr(clean, own).tolist(), ssim(clean, own).tolist()
         for at, row in enumerate(rows.tolist()):
-            prefix, index = names[row]
+            array, index = names[row]
             entries.append(
                 Entry(
-                    name=f"{prefix}images/{index}",
+                    name=f"{array}/{index}",
                     file=file,
                     label=str(labels[row]),
                     source_sha256=sha256(clean[at].numpy().tobytes()),

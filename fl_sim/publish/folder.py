@@ -2,6 +2,8 @@
 
 import csv
 import io
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +13,25 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from fl_sim.data.files import Labelled, Picture, decode, labelled_files, stacked
-from fl_sim.data.sources import MissingDataError
+from fl_sim.data.folders import Labelled, part_of, read_folder
+from fl_sim.data.pictures import (
+    MixedSizesError,
+    Picture,
+    check_total,
+    decode,
+    num_bytes,
+    shown,
+    stacked,
+)
+from fl_sim.data.scaling import scaled
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
 from fl_sim.publish.manifest import Entry, sha256
 from fl_sim.publish.noise import Watch
-from fl_sim.publish.request import Request, prepare_out, write_whole
+from fl_sim.publish.request import MANIFEST, Request, check_fits, prepare_out, write_whole
+
+LABELS = "labels.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +43,8 @@ class Scan:
     sha256: list[str]
     pixels: UInt8[Tensor, "n c h w"]
     num_bytes: int
+    notes: list[str]
+    by_csv: bool
 
 
 def protect_folder(request: Request, watch: Watch) -> None:
@@ -40,6 +55,7 @@ def protect_folder(request: Request, watch: Watch) -> None:
         RunFailedError: where a file cannot be written; what was written is kept.
     """
     scan = _scan(request, watch)
+    check_fits(request, scan.pixels, [own.label for own in scan.files])
     prepare_out(request.out, scan.num_bytes)
     classes = sorted({own.label for own in scan.files})
     labels = torch.tensor([classes.index(own.label) for own in scan.files])
@@ -52,15 +68,19 @@ def protect_folder(request: Request, watch: Watch) -> None:
     if not _all_there(request.out, scan, done):
         protected, account = noise.made(request, scan.pixels, labels, watch)
         entries = _write_all(request, scan, protected, done, watch)
-        if request.labels is not None:
-            write_whole(request.out / "labels.csv", _labels_csv(entries))
-        content = {"source": str(request.source.resolve()), **started, "account": account}
+        manifest.refuse_unchanged(request, entries)
+        if scan.by_csv:
+            write_whole(request.out / LABELS, _labels_csv(entries, scan.files))
+        source = str(request.source.resolve())
+        content = {"source": source, **started, "account": account, "notes": scan.notes}
         manifest.finish(request.out, content, entries)
     noise.drop(request.out)
 
 
 def _scan(request: Request, watch: Watch) -> Scan:
-    files = labelled_files(request.source, request.labels)
+    listing = read_folder(request.source, request.labels, request.folders)
+    files = _of_part(listing.files, request.split)
+    _check_sizes(files, request.side)
     outputs = _output_names(files)
     digests, pictures, num_bytes = [], [], 0
     for index, own in enumerate(files):
@@ -68,36 +88,76 @@ def _scan(request: Request, watch: Watch) -> Scan:
         picture = decode(content, str(own.path))
         num_bytes += picture.pixels.numel() + 4096
         digests.append(sha256(content))
-        pictures.append(
-            picture._replace(pixels=noise.scaled(picture.pixels[None], request.side)[0])
-        )
+        pictures.append(picture._replace(pixels=scaled(picture.pixels[None], request.side)[0]))
         watch("images read", index + 1, len(files))
     try:
         pixels = stacked(pictures, [own.name for own in files])
-    except MissingDataError as error:
+    except MixedSizesError as error:
         raise RequestError(f"{error}; or give --side, such as --side 64") from None
-    return Scan(files, outputs, digests, pixels, num_bytes)
+    _refuse_grey_profiles(files, pictures, pixels.shape[1])
+    notes = [*_parts_of(files), *listing.notes]
+    return Scan(files, outputs, digests, pixels, num_bytes, notes, listing.by_csv)
+
+
+def _of_part(files: tuple[Labelled, ...], wanted: str | None) -> list[Labelled]:
+    """Return the images of one part, or all.
+
+    Raises:
+        RequestError: for a part that the folder does not have.
+    """
+    if wanted is None:
+        return list(files)
+    parts = sorted({own.part for own in files} - {""})
+    part = part_of(wanted)
+    if part not in parts:
+        there = f"one of {', '.join(parts)}" if parts else "None, as the folder has no parts"
+        raise RequestError(f"--split: {there}; got {wanted!r}")
+    return [own for own in files if own.part == part]
+
+
+def _parts_of(files: list[Labelled]) -> list[str]:
+    counts = Counter(own.part for own in files if own.part)
+    return [f"{count} images of the part {part}" for part, count in sorted(counts.items())]
+
+
+def _check_sizes(files: list[Labelled], side: int | None) -> None:
+    """Look at every header before an image is decoded: what cannot be used, and how much it is."""
+    sizes = [num_bytes(own.path, str(own.path)) for own in files]
+    check_total(sum(sizes) if side is None else 3 * side**2 * len(files), files[0].path.parent)
+
+
+def _refuse_grey_profiles(files: list[Labelled], pictures: list[Picture], channels: int) -> None:
+    """Refuse a grey image whose profile says so, where it becomes a colour image."""
+    for own, picture in zip(files, pictures, strict=True):
+        is_grey = picture.profile is not None and picture.profile[16:20] == b"GRAY"
+        if is_grey and channels == 3:
+            raise RequestError(
+                f"INPUT: {shown(own.name)} has a grey colour profile and lies beside colour "
+                f"images; convert it to RGB first"
+            )
 
 
 def _output_names(files: list[Labelled]) -> list[str]:
     names = [str(Path(own.name).with_suffix(".png").as_posix()) for own in files]
     seen: dict[str, str] = {}
     for name, own in zip(names, files, strict=True):
-        if name in seen:
-            raise RequestError(f"INPUT: {seen[name]} and {own.name} would both become {name}")
-        seen[name] = own.name
+        alike = unicodedata.normalize("NFC", name).casefold()  # one file on some systems
+        if alike in seen:
+            both = f"{shown(seen[alike])} and {shown(own.name)}"
+            raise RequestError(f"INPUT: {both} would both become {shown(name)}")
+        seen[alike] = own.name
     return names
 
 
 def _all_there(out: Path, scan: Scan, done: dict[str, Entry]) -> bool:
-    if not (out / manifest.MANIFEST).exists():
+    if not (out / MANIFEST).exists():
         return False
     return all(own.name in done and _is_whole(out, done[own.name]) for own in scan.files)
 
 
 def _is_whole(out: Path, entry: Entry) -> bool:
     path = out / entry.file
-    return path.exists() and sha256(path.read_bytes()) == entry.sha256
+    return path.is_file() and sha256(path.read_bytes()) == entry.sha256
 
 
 def _write_all(
@@ -156,9 +216,15 @@ def _png(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def _labels_csv(entries: list[Entry]) -> bytes:
+def _labels_csv(entries: list[Entry], files: list[Labelled]) -> bytes:
+    columns = ["split"] * any(own.part for own in files) + ["owner"] * any(
+        own.owner for own in files
+    )
+    said = {own.name: {"split": own.part, "owner": own.owner} for own in files}
     file = io.StringIO(newline="")
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["file", "label"])
-    rows.writerows([entry.file, entry.label] for entry in entries)
+    rows.writerow(["file", "label", *columns])
+    rows.writerows(
+        [own.file, own.label, *(said[own.name][column] for column in columns)] for own in entries
+    )
     return file.getvalue().encode()

@@ -7,15 +7,25 @@ in manifest.json.
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fl_sim.errors import RequestError
-from fl_sim.publish.request import write_whole, writing
+from fl_sim.contracts import Protection
+from fl_sim.description import construct
+from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.plugins import discover
+from fl_sim.publish.request import JOURNAL, MANIFEST, STARTED, Request, write_whole, writing
 
-MANIFEST, JOURNAL, STARTED = "manifest.json", "journal.jsonl", "request.json"
 VERSION = 1
+MAX_BYTES = 2**29  # of a manifest; 100,000 images take 40 MB
+PARTS = ("fl_sim.experiment.Model",)  # of which a protection is made
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:
     """
     noted = out / STARTED
     if noted.exists():
-        if json.loads(noted.read_text()) != started:
+        if _json(noted) != started:
             raise RequestError(
                 f"--out: {out} holds the result of other images or settings; choose another folder"
             )
@@ -63,22 +73,21 @@ def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:
     others = [path.name for path in out.iterdir()]
     if others:
         raise RequestError(f"--out: {out} is not empty and holds no manifest; it has {others[0]}")
-    write_whole(noted, (json.dumps(started, indent=2) + "\n").encode())
+    write_whole(noted, (json.dumps(started, indent=2) + "\n").encode(), private=True)
     return {}
 
 
 def read_entries(out: Path) -> dict[str, Entry]:
     """Return the finished images by name; a torn line of the journal does not count."""
     if (out / MANIFEST).exists():
-        content = read(out)
-        return {entry["name"]: Entry(**entry) for entry in content["images"]}
+        return {entry.name: entry for entry in entries_of(read(out))}
     if not (out / JOURNAL).exists():
         return {}
     entries = {}
     for line in (out / JOURNAL).read_text().splitlines():
         try:
-            entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
+            entry = _entry(json.loads(line))
+        except (ValueError, RecursionError):
             continue
         entries[entry.name] = entry
     return entries
@@ -90,8 +99,19 @@ def append(out: Path, entry: Entry) -> None:
     Raises:
         RunFailedError: for a full disk.
     """
-    with writing(out / JOURNAL), (out / JOURNAL).open("a") as file:
+    how, mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR
+    with writing(out / JOURNAL), open(os.open(out / JOURNAL, how, mode), "a") as file:
         file.write("\n" + json.dumps(asdict(entry)))
+
+
+def refuse_unchanged(request: Request, entries: list[Entry]) -> None:
+    """Refuse to call images protected of which no pixel has changed.
+
+    Raises:
+        RunFailedError: where that is so.
+    """
+    if all(entry.change == 0 for entry in entries):
+        raise RunFailedError(f"{request.name} changed no pixel of any image: nothing is protected")
 
 
 def finish(out: Path, content: dict[str, Any], entries: list[Entry]) -> None:
@@ -103,12 +123,14 @@ def finish(out: Path, content: dict[str, Any], entries: list[Entry]) -> None:
         **content,
         "images": images,
     }
-    write_whole(out / MANIFEST, (json.dumps(whole, indent=1) + "\n").encode())
+    write_whole(out / MANIFEST, (json.dumps(whole, indent=1) + "\n").encode(), private=True)
     (out / JOURNAL).unlink(missing_ok=True)
 
 
 def read(out: Path) -> dict[str, Any]:
-    """Return the manifest of a folder.
+    """Return the manifest of a folder, whose shape and types have been checked.
+
+    What it says is what it claims: nothing of that has been compared with an image.
 
     Raises:
         RequestError: where there is none that can be read.
@@ -118,9 +140,125 @@ def read(out: Path) -> dict[str, Any]:
         unfinished = (out / STARTED).exists()
         hint = "the same command as before finishes it" if unfinished else "nothing was made here"
         raise RequestError(f"there is no {path}: {hint}")
+    content = _json(path)
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        [Entry(**entry) for entry in content["images"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise RequestError(f"{path} is damaged: {error}") from None
-    return content
+        _check(content)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    found: dict[str, Any] = content
+    return found
+
+
+def entries_of(content: dict[str, Any]) -> list[Entry]:
+    """Return the images of a manifest."""
+    return [Entry(**entry) for entry in content["images"]]
+
+
+def protection_of(content: dict[str, Any]) -> Protection:
+    """Return the protection that a manifest claims.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    described = content["request"]["protection"]
+    known = {f"{c.__module__}.{c.__qualname__}" for c in _protections()} | {*PARTS}
+    for name in _classes(described):
+        _need(name in known, f"{name!r} is no part of a protection")
+    try:
+        return construct(described, Protection)  # type: ignore[type-abstract]
+    except (TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"request.protection: {error}") from None
+
+
+def _protections() -> list[type[Protection]]:
+    return discover("fl_sim.protections", Protection)  # type: ignore[type-abstract]
+
+
+def _classes(described: Any) -> Iterator[Any]:
+    """Yield the names of all classes in a description."""
+    if isinstance(described, dict):
+        yield described.get("class")
+    inner = described.values() if isinstance(described, dict) else described
+    if isinstance(described, dict | list):
+        for own in inner:
+            yield from _classes(own)
+
+
+def _json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        RequestError: for what is no plain file, too large, or no JSON.
+    """
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RequestError(f"{path} is no plain file")
+        if status.st_size > MAX_BYTES:
+            raise RequestError(f"{path} is damaged: {status.st_size} bytes are too many")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RequestError:
+        raise
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def _check(content: Any) -> None:
+    """Refuse a manifest whose shape or types are not those that `finish` writes."""
+    _need(isinstance(content, dict), "expected an object")
+    for name, kind in (("source", str), ("request", dict), ("account", dict), ("images", list)):
+        _need(isinstance(content.get(name), kind), f"expected {name} as a {kind.__name__}")
+    _need(content.get("version") == VERSION, f"expected version {VERSION}")
+    _need(isinstance(content["request"].get("method"), str), "expected request.method as a str")
+    _need("\0" not in content["source"], "source is no path")
+    for name in ("radius", "clipped", "wall_seconds", "cpu_seconds", "passes_per_image"):
+        _need(_is_number(content["account"].get(name)), f"expected account.{name} as a number")
+    notes = content.get("notes", [])
+    is_text = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
+    _need(is_text, "expected notes as a list of str")
+    _need(len(content["images"]) > 0, "images is empty")
+    entries = [_entry(own) for own in content["images"]]
+    for values in ([own.name for own in entries], [(own.file, own.name) for own in entries]):
+        _need(len(set(values)) == len(values), "an image is in it twice")
+    protection_of(content)
+
+
+def _entry(content: Any) -> Entry:
+    """Return an entry of a manifest.
+
+    Raises:
+        ValueError: for wrong types, and for files that are not below the folder.
+    """
+    names = {field.name for field in fields(Entry)}
+    _need(isinstance(content, dict) and set(content) == names, f"an image needs {sorted(names)}")
+    for name in ("name", "file", "label", "source_sha256", "sha256"):
+        _need(isinstance(content[name], str), f"expected {name} of an image as a str")
+    for name in ("name", "file"):
+        _need(_is_below(content[name]), f"{content[name]!r} is not below the folder")
+    for name in ("source_sha256", "sha256"):
+        _need(SHA256.fullmatch(content[name]) is not None, f"{content[name]!r} is no SHA-256")
+    is_level = type(content["change"]) is int and 0 <= content["change"] <= 255
+    _need(is_level, "expected change as a whole number from 0 to 255")
+    psnr, ssim = content["psnr"], content["ssim"]
+    _need(psnr is None or _is_number(psnr), "expected psnr as a number or null")
+    _need(_is_number(ssim), "expected ssim as a number")
+    return Entry(**content)
+
+
+def _is_below(name: str) -> bool:
+    """Return whether a name is that of something below a folder, as it was written."""
+    path = PurePosixPath(name)
+    plain = "\0" not in name and str(path) == name
+    return plain and not path.is_absolute() and ".." not in path.parts and name != "."
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _need(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)

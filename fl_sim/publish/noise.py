@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
+from fl_sim.errors import RunFailedError
 from fl_sim.perturbation import as_pixels, quantised
 from fl_sim.publish.account import protect_with_account
-from fl_sim.publish.request import Request, write_whole, writing
+from fl_sim.publish.request import STARTED, Request, write_whole, writing
 from fl_sim.scratch import scratch
 
 FILE, WORK = "noise.safetensors", ".work"
@@ -48,9 +49,13 @@ def made(
         protected, report = protect_with_account(
             request.protection, images, labels, ids, request.seed, listen
         )
+    if report.largest_change == 0:
+        shutil.rmtree(work, ignore_errors=True)
+        (request.out / STARTED).unlink(missing_ok=True)
+        raise RunFailedError(f"{request.name} changed no pixel of any image: nothing is protected")
     account = asdict(report)
     content = save({"protected": protected.contiguous()}, {"account": json.dumps(account)})
-    write_whole(path, content)
+    write_whole(path, content, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return protected, account
 
@@ -66,15 +71,6 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
 def drop(out: Path) -> None:
     """Remove the copies once every file is written."""
     (out / FILE).unlink(missing_ok=True)
-
-
-def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
-    """Return images scaled to `side`, or as they are where it is None."""
-    if side is None or images.shape[2:] == (side, side):
-        return images
-    size = (side, side)
-    small = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
-    return small.round().clamp(0, 255).to(torch.uint8)
 
 
 def released(

@@ -32,6 +32,9 @@ def account(content: dict[str, Any]) -> list[tuple[str, str, str]]:
     levels = [entry["change"] for entry in images]
     ratios = [entry["psnr"] for entry in images if entry["psnr"] is not None]
     likeness = [entry["ssim"] for entry in images]
+    same = sum(level == 0 for level in levels)
+    notes = [("note", "", note) for note in content.get("notes", [])]
+    notes += [("note", "", f"{same} images are unchanged")] if same else []
     quality = f"{sum(ratios) / len(ratios):.1f} dB" if ratios else "unchanged"
     return [
         ("images", str(len(images)), f"by {content['request']['method']}"),
@@ -41,4 +44,5 @@ def account(content: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("mean SSIM", f"{sum(likeness) / len(likeness):.4f}", "1 is unchanged"),
         ("time", f"{own['wall_seconds']:.1f} s", f"{own['cpu_seconds']:.1f} s of CPU"),
         ("passes", f"{own['passes_per_image']:.1f}", "forward and backward, per image"),
+        *notes,
     ]

@@ -3,17 +3,24 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from fl_sim.contracts import Protection
 from fl_sim.description import describe, with_value
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.experiment_file import parse_value
+from fl_sim.models.surrogate import cannot_protect
 from fl_sim.plugins import discover
+
+MANIFEST, JOURNAL, STARTED = "manifest.json", "journal.jsonl", "request.json"
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Request:
         labels: CSV of labels; None: one folder a class.
         side: images are scaled to this side for making the noise, and the noise back to each
             image; None: the noise is made at the images' own size, which has to be one size.
-        split: of an .npz file: the one that is protected; None: all of them.
+        split: the part that is protected, such as train; None: all of them.
+        folders: what the levels of the folder name, such as `split/label`; None: what their
+            names say.
     """
 
     source: Path
@@ -38,15 +47,22 @@ class Request:
     labels: Path | None = None
     side: int | None = None
     split: str | None = None
+    folders: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Short name of the method."""
+        return self.protection.short or type(self.protection).__name__
 
     def describe(self) -> dict[str, Any]:
         """Return what the result depends on, apart from the images, as plain JSON values."""
         return {
             "protection": describe(self.protection),
-            "method": self.protection.short or type(self.protection).__name__,
+            "method": self.name,
             "seed": self.seed,
             "side": self.side,
             "split": self.split,
+            **({} if self.folders is None else {"folders": self.folders}),
         }
 
 
@@ -93,25 +109,58 @@ def check_places(request: Request) -> None:
         )
 
 
-def prepare_out(out: Path, wanted_bytes: int) -> None:
-    """Make the output folder, and see that it can be written and has the room.
+def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[str]) -> None:
+    """Refuse images that the method cannot protect, before anything is made.
+
+    Args:
+        request: with the method.
+        images: at the size at which the noise is made.
+        labels: of the images.
 
     Raises:
-        RequestError: where it cannot be written, or the disk is too full.
+        RequestError: for fewer classes than the method needs, or images too small for it.
+    """
+    classes = sorted(set(labels))
+    _, channels, height, width = images.shape
+    cause = cannot_protect(request.protection, (channels, height, width), len(classes))
+    if cause:
+        found = f"{len(images)} images of {', '.join(map(repr, classes[:3]))}"
+        more = ", ..." if len(classes) > 3 else ""
+        raise RequestError(
+            f"INPUT: {request.name} cannot protect these: {cause}; got {found}{more}"
+        )
+
+
+def prepare_out(out: Path, wanted_bytes: int) -> None:
+    """Make the output folder, and see that it can be written, has the room, and holds no links.
+
+    Raises:
+        RequestError: where it cannot be written, the disk is too full, or a link would lead
+            what is written somewhere else.
     """
     probe = out / f".probe.{os.getpid()}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise RequestError(f"--out: {out} cannot be written: {error.strerror}") from None
-    free = shutil.disk_usage(out).free
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
     if free < wanted_bytes:
         raise RequestError(
             f"--out: the disk of {out} has {free >> 20} MiB free, and up to "
             f"{wanted_bytes >> 20} MiB are needed"
         )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(f"--out: {out} cannot be written: {error.strerror}") from None
+    for link in links_below(out):
+        raise RequestError(f"--out: {link} is a link, and nothing is written through links")
+
+
+def links_below(folder: Path) -> Iterator[Path]:
+    """Yield every link below a folder; none is followed."""
+    for place, folders, names in os.walk(folder):
+        found = [Path(place) / name for name in sorted([*folders, *names])]
+        yield from (path for path in found if path.is_symlink())
 
 
 @contextmanager
@@ -132,8 +181,15 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file so that it is there whole or not at all, and nothing is left of a failure.
+
+    A link at `path` is replaced, not followed.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        private: only its owner may read it (mode 600), since it helps to undo the protection.
 
     Raises:
         RunFailedError: for a full disk, or one that cannot be written.
@@ -142,7 +198,19 @@ def write_whole(path: Path, content: bytes) -> None:
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)
+            create(partial, private)
             partial.write_bytes(content)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def create(path: Path, private: bool) -> None:
+    """Make an empty file.
+
+    Raises:
+        OSError: where there is a file or a link already.
+    """
+    mode = stat.S_IRUSR | stat.S_IWUSR if private else 0o666
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode))

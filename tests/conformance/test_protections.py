@@ -16,6 +16,7 @@ from torch import Tensor
 from fl_sim import effort, scratch
 from fl_sim.contracts import Dataset, Protection
 from fl_sim.description import construct, describe
+from fl_sim.models.surrogate import cannot_protect
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 
@@ -227,3 +228,25 @@ def test_names_on_the_command_line_are_there_and_unique() -> None:
 @every_protection
 def test_a_protection_is_described_and_constructed_again(protection: Protection) -> None:
     assert construct(json.loads(json.dumps(describe(protection))), Protection) == protection
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (1, 2, 2), (3, 4, 4)], ids=str)
+@every_protection
+def test_tiny_images_are_protected_or_refused_beforehand(
+    protection: Protection, shape: tuple[int, int, int]
+) -> None:
+    if cannot_protect(protection, shape, 3):
+        return
+    images = torch.full((6, *shape), 100, dtype=torch.uint8)
+    out = protection.protect(images, torch.arange(6) % 3, torch.arange(6), 0)
+    assert bool((out != images).any())
+
+
+@every_protection
+def test_one_class_is_protected_or_refused_beforehand(protection: Protection) -> None:
+    refused = cannot_protect(protection, (1, 8, 8), 1)
+    assert ("at least two classes" in refused) == (protection.min_classes == 2)
+    images = torch.full((6, 1, 8, 8), 100, dtype=torch.uint8)
+    nothing = torch.zeros(6, dtype=torch.int64)
+    out = protection.protect(images, nothing, torch.arange(6), 0)
+    assert bool((out != images).any())  # an owner in a run may hold class 0 alone

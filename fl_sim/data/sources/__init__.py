@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Dataset
 from fl_sim.data.fingerprint import content_hash, files_below
+from fl_sim.data.scaling import scaled
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
@@ -19,6 +20,22 @@ from fl_sim.seeding import generator
 
 class MissingDataError(RequestError):
     """A dataset's files are nowhere to be had, or are damaged."""
+
+
+class Reading(NamedTuple):
+    """How the images of a dataset are read.
+
+    Attributes:
+        side: to which images are scaled, in pixels; None: they stay as they are.
+        folders: what the levels of an image folder name, such as `split/label/owner`; None: what
+            their names say.
+    """
+
+    side: int | None = None
+    folders: str | None = None
+
+
+AS_IT_IS = Reading()
 
 
 class Source(ABC):
@@ -37,6 +54,24 @@ class Source(ABC):
         Raises:
             MissingDataError: naming every place tried.
         """
+
+    def read(self, path: Path | None, reading: Reading) -> Dataset:
+        """Return the whole dataset, read as `reading` says.
+
+        Raises:
+            FieldError: for levels of folders where there are none.
+            MissingDataError: as `load`.
+        """
+        if reading.folders is not None:
+            raise FieldError("data.folders", "None but for folders of images", reading.folders)
+        whole = self.load(path)
+        if reading.side is None:
+            return whole
+        return replace(
+            whole,
+            train_images=scaled(whole.train_images, reading.side),
+            test_images=scaled(whole.test_images, reading.side),
+        )
 
     def fingerprint(self, path: Path | None) -> str:
         """Return a hash of what the dataset's files hold; "" where its name says it all.
@@ -61,14 +96,14 @@ def sources() -> dict[str, Source]:
     return {cls.name: cls() for cls in discover(__name__, Source)}  # type: ignore[type-abstract]
 
 
-def load(name: str, path: str | None = None) -> Dataset:
-    """Return a dataset by its name.
+def load(name: str, path: str | None = None, reading: Reading = AS_IT_IS) -> Dataset:
+    """Return a dataset by its name, read as `reading` says.
 
     Raises:
         FieldError: for an unknown name.
         MissingDataError: where its files cannot be had.
     """
-    return _source(name).load(_place(path))
+    return _source(name).read(_place(path), reading)
 
 
 def fingerprint(name: str, path: str | None = None) -> str:
@@ -116,12 +151,14 @@ def load_subset(
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> Dataset:
     """Return a subset of a dataset; nobody changes it.
 
     It is read and checked once a process, and again where its files have changed.
     """
-    return _kept_subset(fingerprint(name, path), name, path, num_samples, num_test, classes)
+    content = fingerprint(name, path)
+    return _kept_subset(content, name, path, num_samples, num_test, classes, reading)
 
 
 @lru_cache(maxsize=2)
@@ -132,8 +169,9 @@ def _kept_subset(
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None,
+    reading: Reading,
 ) -> Dataset:
-    whole = load(name, path)
+    whole = load(name, path, reading)
     return subset(of_classes(whole, classes) if classes else whole, num_samples, num_test)
 
 
@@ -149,10 +187,12 @@ def of_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
     number = torch.full((dataset.num_classes,), -1)
     number[torch.tensor(classes)] = torch.arange(len(classes))
     train, test = number[dataset.train_labels], number[dataset.test_labels]
+    owners = dataset.train_owners
     return replace(
         dataset,
         train_images=dataset.train_images[train >= 0],
         train_labels=train[train >= 0],
+        train_owners=owners if owners is None else owners[train >= 0],
         test_images=dataset.test_images[test >= 0],
         test_labels=test[test >= 0],
         class_names=tuple(dataset.class_names[c] for c in classes),
@@ -167,10 +207,12 @@ def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> D
     """
     train = _balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
     test = _balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)
+    owners = dataset.train_owners
     return replace(
         dataset,
         train_images=dataset.train_images[train],
         train_labels=dataset.train_labels[train],
+        train_owners=owners if owners is None else owners[train],
         test_images=dataset.test_images[test],
         test_labels=dataset.test_labels[test],
     )

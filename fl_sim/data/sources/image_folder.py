@@ -1,26 +1,30 @@
 """A folder of images, one folder a class."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.contracts import Dataset
-from fl_sim.data.files import Labelled, decode, labelled_files, stacked
-from fl_sim.data.sources import MissingDataError, Source
-from fl_sim.seeding import generator
-
-TEST_SHARE = 0.2
+from fl_sim.data.fingerprint import file_hash
+from fl_sim.data.folders import Labelled, read_folder
+from fl_sim.data.pictures import Batch, MixedSizesError, counted, read_batch, shown
+from fl_sim.data.sources import MissingDataError, Reading, Source
+from fl_sim.data.splits import stratified, testing_part
 
 
 @final
 class ImageFolder(Source):
-    """Your own image files in data.path, one folder a class, all of one size.
+    """Your own image files in data.path, one folder a class, or named by a file labels.csv.
 
-    With folders `train` and `test`, each holding the class folders, those are the two parts;
-    otherwise a fixed random fifth of the images is set apart for testing.
+    Folders on top such as `train`, `val` and `test` (or Training, valid, eval) that hold the class
+    folders are the parts; the validation part is tested on where there is no test. Otherwise a
+    fixed random fifth of each class is set apart for testing. The file labels.csv has the columns
+    `file` and `label`, and perhaps `split` and `owner`.
 
     Source: this project.
     """
@@ -28,40 +32,85 @@ class ImageFolder(Source):
     name: ClassVar[str] = "image_folder"
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return what the folder holds."""
+        """Return what the folder holds, where all images are of one size."""
+        return self.read(path, Reading())
+
+    def read(self, path: Path | None, reading: Reading) -> Dataset:
+        """Return what the folder holds, scaled and labelled as `reading` says."""
         if path is None:
             raise MissingDataError("data.path: image_folder needs a folder of class folders")
-        parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
-        if len(parts) == 2:
-            train, test = (labelled_files(part) for part in parts)
-        else:
-            train, test = _cut(labelled_files(path))
-        classes = sorted({own.label for own in (*train, *test)})
-        pixels = _read([*train, *test])
+        listing = read_folder(path, folders=reading.folders)
+        used, count, notes = _parts(path, listing.files)
+        classes = sorted({own.label for own in used})
+        batch = _pixels(used, reading.side)
+        labels = [own.label for own in used]
+        train, test = (
+            stratified(labels, self.name)
+            if count is None
+            else (list(range(count)), list(range(count, len(used))))
+        )
+        trained, tested = [used[i] for i in train], [used[i] for i in test]
+        owners = sorted({own.owner for own in trained} - {""})
+        notes += [*batch.notes, *_repeats(trained, tested), *listing.notes]
         return Dataset(
             name=self.name,
-            train_images=pixels[: len(train)],
-            train_labels=_numbers(train, classes),
-            test_images=pixels[len(train) :],
-            test_labels=_numbers(test, classes),
+            train_images=batch.pixels[train],
+            train_labels=_numbers([own.label for own in trained], classes),
+            test_images=batch.pixels[test],
+            test_labels=_numbers([own.label for own in tested], classes),
             class_names=tuple(classes),
             origin=str(path),
+            notes=tuple(notes),
+            train_owners=_numbers([own.owner for own in trained], owners) if owners else None,
+            owner_names=tuple(owners),
         )
 
 
-def _cut(files: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    if len(files) < 2:
-        raise MissingDataError("data.path: image_folder needs at least two images")
-    order = torch.randperm(len(files), generator=generator(0, "image_folder", "split")).tolist()
-    count = max(1, round(TEST_SHARE * len(files)))
-    train, test = sorted(order[count:]), sorted(order[:count])
-    return [files[i] for i in train], [files[i] for i in test]
+def _parts(path: Path, files: Sequence[Labelled]) -> tuple[list[Labelled], int | None, list[str]]:
+    """Return the images that are used, how many of them come first and are trained on (None: the
+    folder does not say), and what has to be said of that.
+    """
+    by_part: dict[str, list[Labelled]] = {}
+    for own in files:
+        by_part.setdefault(own.part, []).append(own)
+    if set(by_part) == {""} or set(by_part) == {"train"}:
+        return list(files), None, []
+    wanted = "a part to test on" if "train" in by_part else "a part to train on"
+    part, note = testing_part(set(by_part), f"data.path: {shown(path)} needs {wanted}")
+    notes = [note] if note else []
+    unseen = {own.label for own in by_part[part]} - {own.label for own in by_part["train"]}
+    if unseen:
+        notes.append(f"{counted(sorted(unseen), 'label')} without a training image")
+    return [*by_part["train"], *by_part[part]], len(by_part["train"]), notes
 
 
-def _read(files: list[Labelled]) -> UInt8[Tensor, "n c h w"]:
-    pictures = [decode(own.path.read_bytes(), str(own.path)) for own in files]
-    return stacked(pictures, [str(own.path) for own in files])
+def _pixels(files: Sequence[Labelled], side: int | None) -> Batch:
+    paths = [own.path for own in files]
+    try:
+        return read_batch(paths, [str(path) for path in paths], side)
+    except MixedSizesError as error:
+        raise MissingDataError(f"{error}; or set data.side, such as 64") from None
 
 
-def _numbers(files: list[Labelled], classes: list[str]) -> Int64[Tensor, " n"]:
-    return torch.tensor([classes.index(own.label) for own in files])
+def _repeats(train: Sequence[Labelled], test: Sequence[Labelled]) -> list[str]:
+    """Say which files are there twice under two labels, or in both parts."""
+    both = [*train, *test]
+    hashes = [file_hash(own.path) for own in both]
+    labels: dict[str, set[str]] = {}
+    for own, content in zip(both, hashes, strict=True):
+        labels.setdefault(content, set()).add(own.label)
+    twice = Counter(hashes)
+    torn = [
+        own.name
+        for own, content in zip(both, hashes, strict=True)
+        if twice[content] > 1 and len(labels[content]) > 1
+    ]
+    known = set(hashes[: len(train)])
+    seen = [own.name for own, c in zip(test, hashes[len(train) :], strict=True) if c in known]
+    notes = [f"{counted(torn, 'file')} with the same content under two labels"] if torn else []
+    return notes + ([f"{counted(seen, 'test image')} also trained on"] if seen else [])
+
+
+def _numbers(names: Sequence[str], known: Sequence[str]) -> Int64[Tensor, " n"]:
+    places = {name: place for place, name in enumerate(known)}
+    return torch.tensor([places[name] for name in names], dtype=torch.int64)

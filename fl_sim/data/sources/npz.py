@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import ClassVar, final
 
+import torch
+
 from fl_sim.contracts import Dataset
-from fl_sim.data.files import Split, read_npz
+from fl_sim.data.arrays import Arrays, Split
+from fl_sim.data.pictures import shown
 from fl_sim.data.sources import MissingDataError, Source
+from fl_sim.data.splits import stratified
 
 
 @final
@@ -13,8 +17,9 @@ class Npz(Source):
     """Your own images from the file data.path, in the layout of MedMNIST's files.
 
     The file holds `train_images`, `train_labels`, `test_images` and `test_labels`: uint8 images
-    as [n h w], [n h w c] or [n c h w], and whole numbers from 0, one an image. A validation split
-    is not read.
+    as [n h w], [n h w c] or [n c h w], and whole numbers from 0, one an image. Splits may go by
+    other usual names, and arrays by `x_train` and `y_train`. A validation split is not read. From
+    `images` and `labels` alone, a fixed random fifth of each class is set apart for testing.
 
     Source: this project; MedMNIST: Yang et al. (2023), https://doi.org/10.1038/s41597-022-01721-8.
     """
@@ -22,14 +27,15 @@ class Npz(Source):
     name: ClassVar[str] = "npz"
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return what the file holds; nothing is unpickled."""
+        """Return what the file holds; nothing is unpickled, and no array read without need."""
         if path is None or not path.is_file():
-            raise MissingDataError(f"data.path: expected an .npz file of your own; got {path}")
-        splits = {split.prefix: split for split in read_npz(path)[1]}
-        train, test = _part(path, splits, "train_"), _part(path, splits, "test_")
-        if train.images.shape[1:] != test.images.shape[1:]:
-            raise MissingDataError(f"train_images and test_images in {path} differ in size")
+            found = None if path is None else shown(path)
+            raise MissingDataError(f"data.path: expected an .npz file of your own; got {found}")
+        train, test, notes = _parts(Arrays(path))
         num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+        missing = num_classes - len(train.labels.unique())
+        if missing:
+            notes.append(f"{missing} of {num_classes} classes without a training image")
         return Dataset(
             name=self.name,
             train_images=train.images,
@@ -38,10 +44,40 @@ class Npz(Source):
             test_labels=test.labels,
             class_names=tuple(str(label) for label in range(num_classes)),
             origin=str(path),
+            notes=tuple(notes),
         )
 
 
-def _part(path: Path, splits: dict[str, Split], prefix: str) -> Split:
-    if prefix not in splits or len(splits[prefix].labels) == 0:
-        raise MissingDataError(f"no {prefix}images in {path}")
-    return splits[prefix]
+def _parts(arrays: Arrays) -> tuple[Split, Split, list[str]]:
+    """Return the images to train and to test on, and what has to be said of them."""
+    pairs = arrays.by_part()
+    used = [pairs[part] for part in ("train", "test") if part in pairs] or list(pairs.values())
+    unread = [pair.images for pair in arrays.pairs if pair not in used]
+    notes = [f"{', '.join(unread)} not read"] if unread else []
+    if set(pairs) == {""}:
+        (whole,) = arrays.read([pairs[""]])
+        _refuse_empty(arrays.path, whole)
+        train, test = stratified([str(label) for label in whole.labels.tolist()], "npz")
+        notes.append("a fifth of each class set apart for testing")
+        return _rows(whole, train), _rows(whole, test), notes
+    for part in ("train", "test"):
+        if part not in pairs:
+            raise MissingDataError(f"no {part}_images in {shown(arrays.path)}")
+    first, second = arrays.read([pairs["train"], pairs["test"]])
+    for split in (first, second):
+        _refuse_empty(arrays.path, split)
+    if first.images.shape[1:] != second.images.shape[1:]:
+        sizes = f"{tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}"
+        names = f"{first.pair.images} and {second.pair.images}"
+        raise MissingDataError(f"{names} in {shown(arrays.path)} differ in size: {sizes}")
+    return first, second, notes
+
+
+def _refuse_empty(path: Path, split: Split) -> None:
+    if not len(split.labels):
+        raise MissingDataError(f"no {split.pair.images} in {shown(path)}: the array is empty")
+
+
+def _rows(split: Split, rows: list[int]) -> Split:
+    chosen = torch.tensor(rows, dtype=torch.int64)
+    return split._replace(images=split.images[chosen], labels=split.labels[chosen])

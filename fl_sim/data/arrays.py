@@ -1,0 +1,235 @@
+"""Images and labels in an .npz file: what is needed is read, after its header was looked at."""
+
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fl_sim.data.folders import part_of
+from fl_sim.data.pictures import check_total, shown
+from fl_sim.data.sources import MissingDataError
+
+CHANNELS = (1, 3)
+MAX_CLASSES = 100_000  # a larger label is an id, or damaged
+
+
+class Header(NamedTuple):
+    """What an array is, by its header: nothing else of it has been read."""
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    fortran: bool
+
+
+class Pair(NamedTuple):
+    """The names of the images and labels of a split, and what the split is called."""
+
+    images: str
+    labels: str
+    split: str
+
+
+class Split(NamedTuple):
+    """A part of an .npz file: pixels as [n c h w], and how they were laid out in the file.
+
+    Attributes:
+        images: pixels.
+        labels: whole numbers from 0.
+        shape: of the array in the file: [n h w], [n h w c] or [n c h w].
+        pair: the names of its arrays in the file.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    shape: tuple[int, ...]
+    pair: Pair
+
+    def as_stored(self, images: UInt8[Tensor, "n c h w"]) -> NDArray[np.uint8]:
+        """Return images in the layout of the file."""
+        ordered = images.permute(0, 2, 3, 1) if _is_channels_last(self.shape) else images
+        return ordered.reshape(self.shape).contiguous().numpy()
+
+
+class Arrays:
+    """The headers of an .npz file, and its splits on demand. Nothing is unpickled.
+
+    A split is a pair of arrays `<split>_images` and `<split>_labels`, as in MedMNIST's files;
+    `x_<split>` and `y_<split>`, as in those of Keras; or `images` and `labels`.
+
+    Attributes:
+        path: of the file.
+        headers: of its arrays, by name.
+        pairs: the names of the arrays of each split, in the order of the file.
+
+    Raises:
+        MissingDataError: for what is no such file, or holds no images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _archive(path) as archive:
+            self.headers = _headers(path, archive)
+        self.pairs = _pairs(self.headers)
+        if not self.pairs:
+            names = ", ".join(self.headers) or "nothing"
+            raise MissingDataError(f"no images in {shown(path)}: it holds {shown(names)}")
+
+    def by_part(self) -> dict[str, Pair]:
+        """Return the pairs by the part that they are: `train`, `val`, `test`, or "" for none.
+
+        Raises:
+            MissingDataError: where two are the same part.
+        """
+        found: dict[str, Pair] = {}
+        for pair in self.pairs:
+            part = part_of(pair.split)
+            if part and part in found:
+                both = f"{found[part].images} and {pair.images}"
+                raise MissingDataError(f"unclear: {both} in {shown(self.path)} are the same part")
+            if part or not pair.split:
+                found[part] = pair
+        return found
+
+    def read(self, pairs: Collection[Pair]) -> list[Split]:
+        """Return these splits, and read no other array.
+
+        Raises:
+            MissingDataError: for arrays that are no images and labels, or are too large.
+        """
+        for pair in pairs:
+            self._check(pair)
+        check_total(sum(math.prod(self.headers[pair.images].shape) for pair in pairs), self.path)
+        with _archive(self.path) as archive:
+            return [self._split(archive, pair) for pair in pairs]
+
+    def _check(self, pair: Pair) -> None:
+        """Refuse a split by its headers, before an array is allocated."""
+        images, labels = self.headers[pair.images], self.headers.get(pair.labels)
+        if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or 0 in images.shape[1:]:
+            self._refuse(pair.images, "uint8 [n h w], [n c h w] or [n h w c]")
+        if len(images.shape) == 4:
+            first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS
+            if not first and not last:
+                self._refuse(pair.images, "1 or 3 channels")
+            if first and last and images.shape[1:] != (1, 1, 1):
+                self._refuse(pair.images, "an array whose channels are clear: [n h w] for grey")
+        if labels is None:
+            what = f"no {pair.labels} in {shown(self.path)}"
+            raise MissingDataError(f"image without a label: {what}")
+        if labels.dtype.hasobject:
+            _no_archive(self.path, f"{pair.labels} holds objects, which are never unpickled")
+        count = images.shape[0]
+        is_whole = np.issubdtype(labels.dtype, np.integer) and labels.shape[:1] == (count,)
+        if not is_whole or math.prod(labels.shape[1:]) != 1:
+            self._refuse(pair.labels, f"{count} whole numbers from 0, one an image")
+
+    def _split(self, archive: zipfile.ZipFile, pair: Pair) -> Split:
+        images, labels = (self._array(archive, name) for name in (pair.images, pair.labels))
+        if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES):
+            low, high = int(labels.min()), int(labels.max())
+            wanted = f"{len(images)} whole numbers from 0 to {MAX_CLASSES - 1}, one an image"
+            self._refuse(pair.labels, f"{wanted} (they go from {low} to {high})")
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        if images.ndim == 3:
+            pixels = pixels.unsqueeze(1)
+        elif _is_channels_last(images.shape):
+            pixels = pixels.permute(0, 3, 1, 2)
+        numbers = torch.from_numpy(labels.reshape(-1).astype(np.int64))
+        return Split(pixels.contiguous(), numbers, tuple(images.shape), pair)
+
+    def _array(self, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
+        try:
+            with archive.open(f"{name}.npy") as member:
+                return npy.read_array(member, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            _no_archive(self.path, f"{name}: {error}")
+
+    def _refuse(self, name: str, wanted: str) -> NoReturn:
+        own = self.headers[name]
+        found = f"{own.dtype} of shape {own.shape}"
+        raise MissingDataError(f"{shown(self.path)}: expected {name} as {wanted}; got {found}")
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        _no_archive(path, str(error))
+    with archive:
+        yield archive
+
+
+def _no_archive(path: Path, cause: str) -> NoReturn:
+    raise MissingDataError(f"expected an .npz file; got {shown(path)} ({shown(cause)})") from None
+
+
+def _headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
+    """Return the header of each array, checked against the size that the archive declares."""
+    found: dict[str, Header] = {}
+    for info in archive.infolist():
+        if not info.filename.endswith(".npy"):
+            continue
+        name = info.filename.removesuffix(".npy")
+        if name in found:
+            _no_archive(path, f"{name} is in it twice")
+        try:
+            with archive.open(info) as member:
+                header = _header(member)
+        except (
+            OSError,
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            _no_archive(path, f"{name}: {error}")
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError, struct.error) as error:
+            _no_archive(path, f"{name}: {error}")
+        declared = math.prod(header.shape) * header.dtype.itemsize
+        if not header.dtype.hasobject and declared > info.file_size:
+            _no_archive(path, f"{name} declares {declared} bytes and holds {info.file_size}")
+        found[name] = header
+    return found
+
+
+def _header(member: Any) -> Header:
+    version = npy.read_magic(member)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a shape of {shape}")
+    return Header(dtype, shape, fortran)
+
+
+def _pairs(headers: Collection[str]) -> list[Pair]:
+    """Find the splits by the names of their arrays, in upper or lower case."""
+    known = {name.casefold(): name for name in headers}
+    found = []
+    for name in headers:
+        stem, prefix = name[: -len("images")], name[:2].casefold()
+        if name.casefold().endswith("images"):
+            labels, split = f"{stem}labels", stem.rstrip("_")
+        elif prefix == "x_" and part_of(name[2:]):
+            labels, split = f"y_{name[2:]}", name[2:]
+        else:
+            continue
+        found.append(Pair(name, known.get(labels.casefold(), labels), split))
+    return found
+
+
+def _is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether an array is [n h w c] rather than [n c h w] or [n h w]."""
+    return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS

@@ -1,0 +1,246 @@
+"""Image files as pixels: read whole and as they are meant, or refused with the file's name."""
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+from fl_sim.data.scaling import scaled
+from fl_sim.data.sources import MissingDataError
+
+SUFFIXES = (
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+)
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no others are tried
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # 8 bits or fewer, grey or RGB
+DEEP = re.compile(r";(12|14|16|24|32|64)")  # in Pillow's names of how PNG and TIFF store a pixel
+MAX_BYTES = 2**32  # of all decoded pixels together: 4 GiB
+
+
+class MixedSizesError(MissingDataError):
+    """Images are not of one size, and nobody said to which they should be scaled."""
+
+
+class Picture(NamedTuple):
+    """A decoded image, upright: pixels, and what has to be put back beside them."""
+
+    pixels: UInt8[Tensor, "c h w"]
+    alpha: UInt8[Tensor, "h w"] | None
+    profile: bytes | None
+
+
+class Batch(NamedTuple):
+    """Images of one size, and what a reader should know of how they were read."""
+
+    pixels: UInt8[Tensor, "n c h w"]
+    notes: tuple[str, ...]
+
+
+def shown(name: str | Path) -> str:
+    """Return a name as it can be printed on one line; what cannot be is escaped."""
+    escaped = (
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(name)
+    )
+    return "".join(escaped)
+
+
+def num_bytes(path: Path, name: str) -> int:
+    """Return how many bytes an image takes once it is decoded; only its header is read.
+
+    Raises:
+        MissingDataError: for a file that cannot be used.
+    """
+    with _opened(path, name) as image:
+        width, height = image.size
+        return width * height * (1 if image.mode in ("1", "L", "LA") else 3)
+
+
+def check_total(total: int, where: str | Path) -> None:
+    """Refuse more pixels than fit into memory, before any of them is decoded.
+
+    Raises:
+        MissingDataError: above 4 GiB.
+    """
+    if total > MAX_BYTES:
+        raise MissingDataError(
+            f"the images of {shown(where)} take {total >> 20} MiB once they are decoded; at most "
+            f"{MAX_BYTES >> 20} MiB are read: take fewer or smaller ones"
+        )
+
+
+def decode(content: bytes, name: str) -> Picture:
+    """Return the pixels of an image file: grey or colour, 8 bits a channel.
+
+    It is turned upright as its EXIF data say. Fewer bits and palettes become 8 bits without loss;
+    numbers are not converted to another colour space.
+
+    Raises:
+        MissingDataError: for a file that is corrupt, or that 8 bits of grey or RGB cannot hold:
+            more bits, several frames, another colour model, too many pixels.
+    """
+    with _opened(io.BytesIO(content), name) as opened:
+        try:
+            if opened.format == "PNG":  # of which Pillow loads what is there, checked or not
+                Image.open(io.BytesIO(content), formats=FORMATS).verify()
+            opened.load()
+            profile = opened.info.get("icc_profile")
+            image = ImageOps.exif_transpose(opened)
+            return _picture(image, profile)
+        except Exception as error:  # a damaged file makes decoders raise nearly anything
+            raise MissingDataError(f"corrupt image {shown(name)}: {_cause(error)}") from None
+
+
+def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """Return an image whose header was read, and which can be decoded as it is meant."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+            frames = getattr(image, "n_frames", 1)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise MissingDataError(f"image {shown(name)} is too large: {_cause(error)}") from None
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        raise MissingDataError(f"corrupt image {shown(name)}: {_cause(error)}") from None
+    problem = _problem(image, frames)
+    if problem:
+        image.close()
+        raise MissingDataError(f"image {shown(name)} {problem}")
+    return image
+
+
+def _problem(image: Image.Image, frames: int) -> str:
+    """Return why 8 bits of grey or RGB cannot hold an image; "" where they can."""
+    if frames > 1:
+        return f"has {frames} frames: save the one that is meant"
+    if image.mode.startswith(("I", "F")) or _is_deep(image):
+        return "has more than 8 bits a channel: convert it first"
+    if image.mode not in MODES:
+        return f"has the colour model {image.mode}: convert it to RGB or grey first"
+    if 0 in image.size:
+        return "has no pixels"
+    return ""
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether Pillow would cut bits off, which it does without a word."""
+    if image.format not in ("PNG", "TIFF", "PPM"):
+        return False
+    for tile in getattr(image, "tile", ()):
+        how = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if image.format == "PPM":
+            if len(how) > 1 and isinstance(how[1], int) and how[1] > 255:
+                return True
+        elif DEEP.search(str(how[0])):
+            return True
+    return False
+
+
+def _picture(image: Image.Image, profile: bytes | None) -> Picture:
+    is_grey = image.mode in ("1", "L", "LA")
+    alpha = None
+    if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        image = image.convert("LA" if is_grey else "RGBA")
+        alpha = torch.from_numpy(np.array(image.getchannel("A")))
+    pixels = torch.from_numpy(np.array(image.convert("L" if is_grey else "RGB")))
+    planes = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
+    return Picture(planes, alpha, profile)
+
+
+def _cause(error: BaseException) -> str:
+    return shown((str(error) or type(error).__name__).splitlines()[0])
+
+
+def stacked(pictures: Sequence[Picture], names: Sequence[str]) -> UInt8[Tensor, "n c h w"]:
+    """Return pictures of one size as a batch, in colour if any of them is.
+
+    Raises:
+        MixedSizesError: where sizes differ.
+    """
+    size = pictures[0].pixels.shape[1:]
+    for name, picture in zip(names, pictures, strict=True):
+        if picture.pixels.shape[1:] != size:
+            first, other = tuple(size), tuple(picture.pixels.shape[1:])
+            found = f"{shown(names[0])} has {first}, {shown(name)} has {other}"
+            raise MixedSizesError(f"images of one size are needed: {found}")
+    channels = max(picture.pixels.shape[0] for picture in pictures)
+    return torch.stack([picture.pixels.expand(channels, -1, -1) for picture in pictures])
+
+
+def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = None) -> Batch:
+    """Return the pixels of image files, all of one size or scaled to `side`.
+
+    Grey images become colour ones beside those. Numbers are taken as they are stored: a colour
+    profile is noted, not applied, as everybody who trains on images with torchvision does.
+
+    Raises:
+        MissingDataError: naming a file that cannot be used; a transparent one is among them,
+            since what lies behind it is unknown.
+    """
+    sizes = [num_bytes(path, name) for path, name in zip(paths, names, strict=True)]
+    scaled_bytes = len(paths) * 3 * (side or 0) ** 2
+    check_total(scaled_bytes or sum(sizes), paths[0].parent)
+    pictures = [_opaque(path, name, side) for path, name in zip(paths, names, strict=True)]
+    return Batch(stacked(pictures, names), _notes(pictures, names))
+
+
+def _opaque(path: Path, name: str, side: int | None) -> Picture:
+    picture = decode(path.read_bytes(), name)
+    if picture.alpha is not None and int(picture.alpha.min()) < 255:
+        raise MissingDataError(f"image {shown(name)} is transparent in places: flatten it first")
+    return picture._replace(pixels=scaled(picture.pixels[None], side)[0])
+
+
+def _notes(pictures: Sequence[Picture], names: Sequence[str]) -> tuple[str, ...]:
+    pairs = list(zip(pictures, names, strict=True))
+    grey = [name for own, name in pairs if own.pixels.shape[0] == 1]
+    other = [name for own, name in pairs if own.profile and not is_srgb(own.profile)]
+    notes = []
+    if 0 < len(grey) < len(pictures):
+        notes.append(f"{counted(grey, 'grey image')} became colour")
+    if other:
+        notes.append(f"numbers as stored in {counted(other, 'image')} whose profile is not sRGB")
+    return tuple(notes)
+
+
+def counted(names: Sequence[str], noun: str) -> str:
+    """Return how many there are, and the first of them: `3 grey images (a/1.png, ...)`.
+
+    >>> counted(["a/1.png"], "grey image")
+    '1 grey image (a/1.png)'
+    """
+    more = ", ..." if len(names) > 1 else ""
+    return f"{len(names)} {noun}{'s' * (len(names) > 1)} ({shown(names[0])}{more})"
+
+
+@lru_cache(maxsize=64)
+def is_srgb(profile: bytes) -> bool:
+    """Return whether a colour profile says that it is sRGB."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return "srgb" in ImageCms.getProfileDescription(opened).lower()
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return False

@@ -1,0 +1,51 @@
+"""Which images of a user are trained on and which are tested on."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+
+from fl_sim.data.sources import MissingDataError
+from fl_sim.seeding import generator
+
+TEST_SHARE = 0.2
+
+
+def stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:
+    """Return the positions that are trained on, and those of a fifth of each class for testing.
+
+    A class of two or more images has at least one on either side; the only image of a class is
+    trained on. The draw of a class depends on its name and size alone.
+
+    Args:
+        labels: of each image.
+        name: of the dataset, by which the generator is called.
+
+    Raises:
+        MissingDataError: where no class has two images.
+    """
+    by_class: dict[str, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    test: set[int] = set()
+    for label, own in by_class.items():
+        rng = generator(0, name, "split", label)
+        count = min(max(1, round(TEST_SHARE * len(own))), len(own) - 1)
+        test |= {own[i] for i in torch.randperm(len(own), generator=rng)[:count].tolist()}
+    if not test:
+        raise MissingDataError(
+            f"data.path: {name} needs at least two images of a class, to train and to test on"
+        )
+    return [i for i in range(len(labels)) if i not in test], sorted(test)
+
+
+def testing_part(parts: Collection[str], missing: str) -> tuple[str, str]:
+    """Return the part that is tested on, beside `train`, and a note on what becomes of `val`.
+
+    Raises:
+        MissingDataError: with the message `missing`, where a part to train or test on is.
+    """
+    if "train" not in parts or not {"test", "val"} & {*parts}:
+        raise MissingDataError(missing)
+    if "test" not in parts:
+        return "val", "tested on the validation part: there is no other"
+    return "test", "the validation part is not read" if "val" in parts else ""
