@@ -41,6 +41,8 @@ class FlowerCrew(LocalCrew):
         updates: dict[int, Update] = {}
         failures: list[Failure] = []
         for _ in range(1 + (policy.retries if policy.on_failure == "retry" else 0)):
+            if not waiting:
+                break
             answers = self._ask(order, list(waiting.values()))
             failures += [a for a in answers if isinstance(a, Failure)]
             updates |= {a.client: a for a in answers if isinstance(a, Update)}
@@ -49,8 +51,6 @@ class FlowerCrew(LocalCrew):
                 for client, task in waiting.items()
                 if client not in updates
             }
-            if not waiting:
-                break
         for position, chunk in enumerate(chunks):
             clients = [task.client for task in chunk]
             own = [updates[client] for client in clients if client in updates]

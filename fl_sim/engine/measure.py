@@ -59,7 +59,7 @@ def measure(federation: Federation, state: "State", crew: Crew, seen: Seen) -> l
     wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
     observed = observe(federation, state, crew, seen, scored)
     rows = [row for metric in wanted for row in metric.rows(observed)]
-    rows += privacy_rows(federation, state)
+    rows += privacy_rows(federation, state, by_client=scored)
     rows += last_round_rows(federation, seen.ending, observed) if seen.ending else ()
     return [judged(row) for row in rows]
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 NO_NOISE = "without noise there is no bound"
 
 
-def privacy_rows(federation: Federation, state: "State") -> Iterator[Row]:
+def privacy_rows(federation: Federation, state: "State", by_client: bool = True) -> Iterator[Row]:
     """Yield `epsilon` and `epsilon_rdp` after a round: of whole clients, and client by client.
+
+    The latter only where `by_client` says so, as each client takes some milliseconds.
 
     `epsilon` is the figure of privacy loss distributions wherever there is one, which is tighter
     than that of Renyi differential privacy beside it. Who is protected, and from whom, stands in
@@ -36,7 +38,7 @@ def privacy_rows(federation: Federation, state: "State") -> Iterator[Row]:
             yield _unknown("epsilon", number, "clients", str(error))
         else:
             yield from _rows(number, released, beside)
-    for client, memory in sorted(state.memories.items()):
+    for client, memory in sorted(state.memories.items()) if by_client else ():
         behaviour = federation.workshop.schedule.behaviour(client, number)
         released = behaviour.releases(federation.workshop.sizes[client], memory)
         yield from _rows(number, released, beside, client)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from clients.dp_sgd import DpSgdClient
 from clients.fedbn import FedBNClient
@@ -16,8 +17,11 @@ from fl_sim.accounting import spent
 from fl_sim.contracts import Draw, Release, Releases
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
+from fl_sim.engine import client_app
 from fl_sim.engine.crew import LocalCrew
 from fl_sim.engine.federation import federation
+from fl_sim.engine.flower_crew import FlowerCrew
+from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.privacy import privacy_rows
 from fl_sim.engine.replay import states
 from fl_sim.errors import FieldError, RunFailedError
@@ -228,3 +232,12 @@ def test_more_privacy_of_images_is_told_by_two_figures(experiment: Maker, tmp_pa
     assert found.valid.all()
     assert (found.value.to_numpy() < rdp.value.to_numpy()).all()
     assert all(map(math.isfinite, found.value))
+
+
+def test_behind_a_grid_of_flowers_nobody_is_asked_either(experiment: Maker) -> None:
+    plan = Participation(clients_per_round=1, sampling="poisson")
+    ours = federation(private(experiment, participation=plan).to_json())
+    grid = LocalGrid(client_app.app, ours.num_clients)
+    crews = (LocalCrew(ours.workshop), FlowerCrew(ours.workshop, grid))
+    first, second = ([s.parameters.clone() for s in states(ours, crew)] for crew in crews)
+    assert all(map(torch.equal, first, second))
