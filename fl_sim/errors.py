@@ -39,6 +39,10 @@ class UnknownFieldError(FieldError):
         return UnknownFieldError(f"{prefix}.{self.field}", self.owner, self.known, str(self.got))
 
 
+class RequestWarning(UserWarning):
+    """The request can be carried out but is likely to disappoint; it says what to change."""
+
+
 class RunFailedError(RuntimeError):
     """A run broke off: too few valid updates, or a failure under the policy `raise`."""
 

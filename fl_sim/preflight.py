@@ -1,5 +1,6 @@
 """Everything that can be wrong with a request, found before any work is done."""
 
+import warnings
 from functools import lru_cache
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from torch import nn
 from fl_sim.contracts import AggregationRule, Client, Dataset
 from fl_sim.data.partition import shares
 from fl_sim.description import label, with_value
-from fl_sim.errors import FieldError, require
+from fl_sim.errors import FieldError, RequestWarning, require
 from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.flower_strategies import NEED_CLIENTS
 from fl_sim.models.surrogate import cannot_protect
@@ -37,12 +38,12 @@ def check(experiment: Experiment) -> None:
     rng = numpy_generator(experiment.seed, "partition")
     shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
     network = network_of(experiment)
-    _check_protection(experiment, dataset)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))
     Schedule(experiment).check(fewest_of(experiment))
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
+    _check_protection(experiment, dataset)
     if len(network.frozen):
         _refuse_hidden_images(experiment)
     layout = experiment.layout
@@ -66,14 +67,23 @@ def network_of(experiment: Experiment) -> Network:
 
 
 def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
-    """Refuse a protection that could not be made for images of this size."""
-    protection = experiment.protection
-    if protection is None or experiment.layout.fraction == 0:
+    """Refuse a protection that could not be made for such images, and warn of weak noise."""
+    protection, layout = experiment.protection, experiment.layout
+    if protection is None or layout.fraction == 0:
         return
     _, channels, height, width = dataset.train_images.shape
-    cause = cannot_protect(protection, (channels, height, width), dataset.num_classes)
+    image_shape = (channels, height, width)
+    cause = cannot_protect(protection, image_shape, dataset.num_classes)
     name = type(protection).__name__
     require(not cause, "protection", f"one that can be made here: {cause}", name)
+    try:
+        protection.check(image_shape, dataset.num_classes)
+    except FieldError as error:
+        raise error.under("protection") from None
+    owners = layout.owners(experiment.data.num_clients, experiment.seed).unique()
+    advice = protection.advice(len(dataset.train_labels) // len(owners))
+    if advice:
+        warnings.warn(f"protection.{advice}", RequestWarning, stacklevel=2)
 
 
 @lru_cache(maxsize=2)

@@ -1,13 +1,15 @@
 """The command line: parse, call, print; no logic."""
 
 import sys
+import warnings
 from collections.abc import Callable
+from typing import TextIO
 
 import typer
 
 from fl_sim.cli import choices, owners, results, runs
 from fl_sim.cli.terminal import stop
-from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.errors import RequestError, RequestWarning, RunFailedError
 
 app = typer.Typer(
     help="Federated learning when some participants protect their data.",
@@ -36,8 +38,27 @@ data_app.command("fetch")(choices.data_fetch)
 app.command("doctor")(choices.doctor_)
 
 
+SHOW = warnings.showwarning  # as Python writes them
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say in one line what is likely to disappoint; write other warnings as Python does."""
+    if issubclass(category, RequestWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        SHOW(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
+    warnings.showwarning = _warn
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except RequestError as error:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from fl_sim.errors import require
 from fl_sim.perturbation import as_pixels, quantised
 
 
@@ -24,6 +25,19 @@ class Protection(ABC):
     norm: ClassVar[Literal["linf", "l2"]] = "linf"
     short: ClassVar[str] = ""
     min_classes: ClassVar[int] = 1
+
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Raise a `FieldError` for images that noise cannot be made for; called before any work.
+
+        Args:
+            image_shape: channels, height and width.
+            num_classes: number of classes, or the highest label and one.
+        """
+        require(min(image_shape) >= 1, "images", "at least one pixel each", image_shape)
+
+    def advice(self, num_images: int) -> str:
+        """Return which field to change so that noise for so few images is not weak, or nothing."""
+        return ""
 
     @abstractmethod
     def noise(
@@ -46,9 +60,14 @@ class Protection(ABC):
             labels: their labels, which are kept.
             sample_ids: stable ids; noise belongs to an id, not to a position.
             seed: same seed, same pixels.
+
+        Raises:
+            FieldError: for images that noise cannot be made for.
         """
         if len(images) == 0:
             return images.clone()
+        channels, height, width = images.shape[1:]
+        self.check((channels, height, width), int(labels.max()) + 1)
         order = sample_ids.argsort()
         pixels = as_pixels(images[order])
         noise = self.noise(pixels, labels[order], seed)

@@ -1,7 +1,7 @@
 """Fewer levels a pixel."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import UInt8
@@ -18,12 +18,17 @@ class BitDepth(Filter):
     """Pixels are rounded to the nearest of a few evenly spaced levels.
 
     Source: Xu et al. (2018), Feature Squeezing, section II-C, https://arxiv.org/abs/1704.01155.
+    APBench (Qin et al., 2023, https://arxiv.org/abs/2308.03258) drops the low bits instead: with
+    two bits, images become 32 levels darker on average (`rounding="down"`).
 
     Attributes:
         bits: a pixel keeps, 1 to 8; 8 changes nothing.
+        rounding: `nearest`, to levels from black to white; or `down`, to multiples of
+            256 / 2^bits.
     """
 
     bits: int = 2
+    rounding: Literal["nearest", "down"] = description.added("nearest")
 
     def __post_init__(self) -> None:
         description.check_types(self)
@@ -33,6 +38,10 @@ class BitDepth(Filter):
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the rounded images."""
+        if self.rounding == "down":
+            step = 256 // 2**self.bits
+            kept: Tensor = images // step * step
+            return kept
         top = 2**self.bits - 1
         levels: Tensor = ((torch.arange(256) / 255 * top).round() / top * 255).round()
         return levels.to(torch.uint8)[images.long()]

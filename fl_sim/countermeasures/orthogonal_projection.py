@@ -1,7 +1,7 @@
 """Orthogonal projection: take out of the images what a linear model learns from them."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -23,21 +23,31 @@ class OrthogonalProjection(Filter):
     noise it does little.
 
     Source: Sandoval-Segura et al. (2023), What Can We Learn from Unlearnable Datasets?, section
-    4.3, https://arxiv.org/abs/2305.19254; the result is clipped and rounded to 8 bits here.
+    4.3, https://arxiv.org/abs/2305.19254; the result is clipped and rounded to 8 bits here. The
+    authors' recipe is `momentum=0.0, batch_size=1024, decay=True, start="random"`. Momentum, a
+    constant rate, smaller batches and a start at 0 find more of the noise: on 600 colour images
+    0.68 of class-wise noise is left, against 0.94 by the authors' recipe.
 
     Attributes:
-        epochs, learning_rate, batch_size: of the linear model (SGD, momentum 0.9).
+        epochs, learning_rate, batch_size: of the linear model (SGD).
+        momentum: of its descent.
+        decay: divide the rate by ten after half of the epochs and after three quarters.
+        start: of its weights: `zero`, or `random` as in PyTorch's linear layers.
     """
 
     epochs: int = 20
     learning_rate: float = 0.1
     batch_size: int = 128
+    momentum: float = description.added(0.9)
+    decay: bool = description.added(False)
+    start: Literal["zero", "random"] = description.added("zero")
 
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     def filtered(
         self,
@@ -56,10 +66,15 @@ class OrthogonalProjection(Filter):
     def _weights(
         self, rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], rng: torch.Generator
     ) -> Float[Tensor, "d y"]:
-        """Return the weights of a linear model, from a start at 0."""
-        weights = torch.zeros(rows.shape[1], int(labels.max()) + 1, requires_grad=True)
-        optimizer = torch.optim.SGD([weights], self.learning_rate, momentum=0.9)
-        for _ in range(self.epochs):
+        """Return the weights of a linear model."""
+        weights = torch.zeros(rows.shape[1], int(labels.max()) + 1)
+        if self.start == "random":
+            weights = (2 * torch.rand(weights.shape, generator=rng) - 1) / len(weights) ** 0.5
+        weights.requires_grad_(True)
+        optimizer = torch.optim.SGD([weights], self.learning_rate, momentum=self.momentum)
+        for epoch in range(self.epochs):
+            past = (2 * epoch >= self.epochs) + (4 * epoch >= 3 * self.epochs)
+            optimizer.param_groups[0]["lr"] = self.learning_rate * 0.1 ** (past * self.decay)
             for own in torch.randperm(len(rows), generator=rng).split(self.batch_size):
                 optimizer.zero_grad()
                 functional.cross_entropy(rows[own] @ weights, labels[own]).backward()

@@ -24,7 +24,10 @@ BATCH = 256  # of an evaluation
 
 
 class Surrogate:
-    """A network under training (SGD, momentum 0.9, weight decay 5e-4, clipped gradients).
+    """A network under training (SGD, momentum 0.9, weight decay 5e-4).
+
+    Gradients are clipped to a norm of 5 unless `clip_gradient` says otherwise, as in the code of
+    error-minimising noise; that of REM, SEM and TAP does not clip.
 
     Between two steps it is frozen and in evaluation mode, so that gradients with respect to
     images see the running statistics and cost nothing for the parameters.
@@ -37,12 +40,13 @@ class Surrogate:
         num_classes: int,
         seed: int,
         learning_rate: float,
+        clip_gradient: float | None = CLIP_GRADIENT,
     ) -> None:
         network = build(model, image_shape, num_classes, seed)
         self.model = channels_last(nn.Sequential(*network.frozen, *network.trained))
         self.trained = network.trained
         self.parameters = [p for p in network.trained.parameters() if p.requires_grad]
-        self.start_rate = learning_rate
+        self.start_rate, self.clip_gradient = learning_rate, clip_gradient
         rates: dict[float, list[nn.Parameter]] = {}
         for parameter in self.parameters:
             rates.setdefault(rate_of(parameter), []).append(parameter)
@@ -58,7 +62,8 @@ class Surrogate:
             parameter.requires_grad_(True)
         self.optimizer.zero_grad()
         functional.cross_entropy(self.model(images), labels).backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_GRADIENT)
+        if self.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_gradient)
         self.optimizer.step()
         self._rest()
 

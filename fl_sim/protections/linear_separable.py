@@ -1,5 +1,6 @@
 """Linearly separable perturbations: synthetic noise that a linear model can tell apart."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -24,7 +25,9 @@ class LinearSeparable(Protection):
     Needs no surrogate. A network finds the patches sooner than the objects, and stops looking.
 
     Source: Yu et al. (2022), Availability Attacks Create Shortcuts, algorithm 1,
-    https://arxiv.org/abs/2111.00898; also called synthetic or shortcut noise (SC).
+    https://arxiv.org/abs/2111.00898; also called synthetic or shortcut noise (SC). Corners are
+    drawn without replacement, as in scikit-learn's `make_classification`, which the authors use;
+    so there have to be as many as classes: 2 to the power of the number of patches and channels.
 
     Attributes:
         radius: root mean square of an image's noise, in pixels of [0, 1]; the paper uses
@@ -42,17 +45,27 @@ class LinearSeparable(Protection):
         check_radius(self.radius)
         require(self.patch >= 1, "patch", "at least 1", self.patch)
 
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Refuse patches so large that the hypercube has fewer corners than there are classes."""
+        size = math.prod(self._grid(image_shape))
+        allowed = f"so small that 2^{size}, with {size} patches an image, is at least {num_classes}"
+        require(size >= 64 or 2**size >= num_classes, "patch", f"{allowed} classes", self.patch)
+
+    def _grid(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the channels, and the rows and columns of patches."""
+        channels, height, width = image_shape
+        return channels, -(-height // self.patch), -(-width // self.patch)
+
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Draw one point an image around its class's corner, and spread it over the patches."""
         count, channels, height, width = images.shape
-        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        _, rows, columns = self._grid((channels, height, width))
         size, num_classes = channels * rows * columns, int(labels.max()) + 1
         rng = generator(seed, "linear_separable")
-        corners = SEPARATION * (
-            2.0 * torch.randint(0, 2, (num_classes, size), generator=rng).float() - 1
-        )
+        drawn_corners = torch.randint(0, 2, (num_classes, size), generator=rng)
+        corners = SEPARATION * (2.0 * _distinct(drawn_corners, seed).float() - 1)
         mixing = 2 * torch.rand(num_classes, size, size, generator=rng) - 1
         drawn = torch.randn(count, 1, size, generator=rng)
         points = torch.empty(count, size)
@@ -62,3 +75,18 @@ class LinearSeparable(Protection):
         spread = patches.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         noise = spread[:, :, :height, :width]
         return self.radius * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def _distinct(corners: Int64[Tensor, "y d"], seed: int) -> Int64[Tensor, "y d"]:
+    """Return the corners, with each that was there before drawn again until it is new.
+
+    Together the corners are uniform without replacement. There have to be enough of them.
+    """
+    rng = generator(seed, "linear_separable", "corners")
+    chosen: list[tuple[int, ...]] = []
+    for first in corners.tolist():
+        corner = tuple(first)
+        while corner in chosen:
+            corner = tuple(torch.randint(0, 2, (len(first),), generator=rng).tolist())
+        chosen.append(corner)
+    return torch.tensor(chosen)

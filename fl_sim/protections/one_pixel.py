@@ -1,7 +1,7 @@
 """One-pixel shortcuts: one pixel a class is enough."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,13 +24,19 @@ class OnePixel(Protection):
     never share both, which on black borders they otherwise would. Survives adversarial
     training; cut-out, JPEG and median filters remove it.
 
-    Source: Wu et al. (2023), One-Pixel Shortcut, https://arxiv.org/abs/2205.12141.
+    Source: Wu et al. (2023), One-Pixel Shortcut, https://arxiv.org/abs/2205.12141. How evenly a
+    pixel changes is judged by the variance over images of the mean over channels, after the
+    paper's formula; the authors' code takes the standard deviation over images and channels.
+    Both add 0.001 here, so that pixels that never change are not divided by 0.
 
     Attributes:
         radius: farthest that the one pixel moves, in pixels of [0, 1]; 1: to the colour itself.
+        score: what the mean change is divided by: `variance`, or `deviation` as in the authors'
+            code.
     """
 
     radius: float = 1.0
+    score: Literal["variance", "deviation"] = description.added("variance")
     short: ClassVar[str] = "ops"
 
     def __post_init__(self) -> None:
@@ -50,7 +56,7 @@ class OnePixel(Protection):
         noise = torch.zeros_like(images)
         for label in labels.unique().tolist():
             own = (labels == label).nonzero().squeeze(1)
-            score = scores(images[own], colours).flatten()
+            score = scores(images[own], colours, self.score).flatten()
             score[taken] = -1
             best = order[score[order].argmax()]  # ties are broken by the seed
             taken[best] = True
@@ -61,13 +67,24 @@ class OnePixel(Protection):
         return noise
 
 
-def scores(images: Float[Tensor, "n c h w"], colours: Float[Tensor, "v c"]) -> Float[Tensor, "v q"]:
+def scores(
+    images: Float[Tensor, "n c h w"],
+    colours: Float[Tensor, "v c"],
+    score: Literal["variance", "deviation"] = "variance",
+) -> Float[Tensor, "v q"]:
     """Return how far each colour at each pixel is from the images, over how much that varies.
 
-    The mean over images of the mean absolute difference over channels, divided by its variance.
+    The mean over images of the mean absolute difference over channels, divided by its variance;
+    or the mean over images and channels of the absolute difference, by its standard deviation.
     """
     found = []
     for colour in colours:
-        distance = (images - colour.view(1, -1, 1, 1)).abs().mean(1).flatten(1)
-        found.append(distance.mean(0) / (distance.var(0, unbiased=False) + FLAT))
+        distance = (images - colour.view(1, -1, 1, 1)).abs().flatten(2)
+        if score == "variance":
+            distance = distance.mean(1)
+            spread = distance.var(0, unbiased=False)
+        else:
+            distance = distance.flatten(0, 1)
+            spread = distance.std(0, unbiased=False)
+        found.append(distance.mean(0) / (spread + FLAT))
     return torch.stack(found)

@@ -42,6 +42,7 @@ class RobustNoise(Protection):
     padding: int = 4
     flip: bool = True
     adversary_steps: int = 10
+    clip_gradient: float | None = description.added(5.0)
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -55,6 +56,8 @@ class RobustNoise(Protection):
         for name in ("padding", "adversary_steps"):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        clip = self.clip_gradient
+        require(clip is None or clip > 0, "clip_gradient", "above 0, or None", clip)
 
     @property
     def against(self) -> float:
@@ -87,7 +90,8 @@ class RobustNoise(Protection):
         """Return the surrogate after its steps; its rate falls tenfold at 40 and 80 %."""
         num_classes = num_outputs(labels)
         shape = shape_of(images)
-        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
+        rate, clip = self.learning_rate, self.clip_gradient
+        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
         kept = checkpoint.kept()
         for step in range(0 if kept is None else surrogate.restore(kept), last):

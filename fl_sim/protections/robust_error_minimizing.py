@@ -33,6 +33,8 @@ class RobustErrorMinimizing(RobustNoise):
         transforms: random crops and flips over which a gradient is averaged.
         padding, flip: of those transforms; 0 and False leave images as they are.
         adversary_steps: steps of the attack, of a fifth of its radius.
+        clip_gradient: norm to which the surrogate's gradients are clipped; None: not at all, as
+            in the authors' code. Where gradients are small, both are the same.
     """
 
     short: ClassVar[str] = "rem"

@@ -4,6 +4,7 @@ What protections with a surrogate share; no protection of its own. Long work goe
 interrupted call stopped.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from fl_sim.models.surrogate import Batches, Surrogate
 from fl_sim.scratch import Checkpoint
 
+PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
 Turn = Callable[[Float[Tensor, "..."]], tuple[Float[Tensor, "..."], bool]]
 Stepped = Callable[[Int64[Tensor, " m"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]]
@@ -118,20 +120,47 @@ def class_pass(
     return noise
 
 
-def class_subset(num_images: int, batch_size: int, rng: torch.Generator) -> Int64[Tensor, " m"]:
-    """Draw the images on which class-wise noise is updated."""
-    wanted = max(batch_size, round(CLASS_SUBSET * num_images))
+def class_subset(
+    num_images: int, batch_size: int, rng: torch.Generator, pass_steps: int = 0
+) -> Int64[Tensor, " m"]:
+    """Draw the images on which class-wise noise is updated: more where more steps are wanted."""
+    wanted = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
     return torch.randperm(num_images, generator=rng)[:wanted]
 
 
 def shuffled(
-    subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator
+    subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> tuple[Int64[Tensor, " b"], ...]:
-    """Return the subset in new batches."""
-    batches: tuple[Tensor, ...] = subset[torch.randperm(len(subset), generator=rng)].split(
-        batch_size
+    """Return the subset in new batches, over again until there are as many as are wanted."""
+    batches: list[Tensor] = []
+    while not batches or len(batches) < pass_steps:
+        order = subset[torch.randperm(len(subset), generator=rng)]
+        batches += order.split(batch_size)
+    return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
+
+
+def class_advice(
+    num_images: int, batch_size: int, pass_steps: int, max_passes: int, step: float
+) -> str:
+    """Return what to change where class-wise noise has too few steps on so few images, or nothing.
+
+    With a single step a pass, the surrogate learns the images before the noise has grown; and
+    noise that cannot reach its radius even in a straight line is weak whatever the images are.
+
+    Args:
+        num_images: in all.
+        batch_size, pass_steps, max_passes: of the protection.
+        step: length of a step, as a share of the radius.
+    """
+    steps = max(pass_steps, math.ceil(max(1, round(CLASS_SUBSET * num_images) / batch_size)))
+    if steps > 1 and steps * max_passes * step > 1 - 1e-6:
+        return ""
+    plural = "" if steps == 1 else "s"
+    return (
+        f"pass_steps: class-wise noise of {num_images} images takes {steps} step{plural} a pass "
+        f"(published: {PUBLISHED_STEPS}) and will be weak; set pass_steps={PUBLISHED_STEPS}, or "
+        "form=sample"
     )
-    return batches
 
 
 def num_outputs(labels: Int64[Tensor, " n"]) -> int:

@@ -40,6 +40,7 @@ def protect_arrays(request: Request, watch: Watch) -> None:
     images, labels = joined(splits)
     small = scaled(images, request.side)
     check_fits(request, small, [str(label) for label in labels.tolist()])
+    request.protection.check((small.shape[1], *small.shape[2:]), int(labels.max()) + 1)
     prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
     digest = sha256(request.source.read_bytes())
     started = {"request": request.describe(), "input_sha256": digest}

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Protection
 from fl_sim.description import describe, with_value
-from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.errors import RequestError, RequestWarning, RunFailedError
 from fl_sim.experiment_file import parse_value
 from fl_sim.models.surrogate import cannot_protect
 from fl_sim.plugins import discover
@@ -110,7 +111,7 @@ def check_places(request: Request) -> None:
 
 
 def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[str]) -> None:
-    """Refuse images that the method cannot protect, before anything is made.
+    """Refuse images that the method cannot protect, and warn of weak noise, before any work.
 
     Args:
         request: with the method.
@@ -118,7 +119,8 @@ def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[
         labels: of the images.
 
     Raises:
-        RequestError: for fewer classes than the method needs, or images too small for it.
+        RequestError: for fewer or more classes than the method can tell apart, or images too
+            small for it.
     """
     classes = sorted(set(labels))
     _, channels, height, width = images.shape
@@ -129,6 +131,10 @@ def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[
         raise RequestError(
             f"INPUT: {request.name} cannot protect these: {cause}; got {found}{more}"
         )
+    request.protection.check((channels, height, width), len(classes))
+    advice = request.protection.advice(len(images))
+    if advice:
+        warnings.warn(advice, RequestWarning, stacklevel=2)
 
 
 def prepare_out(out: Path, wanted_bytes: int) -> None:

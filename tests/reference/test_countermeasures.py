@@ -66,6 +66,14 @@ def test_bit_depth_rounds_to_the_nearest_of_its_levels(bits: int) -> None:
     assert all(abs(own - x) <= 255 / top / 2 + 1 for x, own in enumerate(found))
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_bit_depth_may_drop_the_low_bits_as_apbench_does(bits: int) -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    found = BitDepth(bits, rounding="down").filtered(images, LABELS[:1], generator(0, "filter"))
+    expected = [x & (0xFF << (8 - bits)) for x in range(256)]
+    assert found.flatten().tolist() == expected
+
+
 def test_jpeg_loses_more_at_lower_quality() -> None:
     ramp = (torch.arange(32 * 32) % 97).view(1, 1, 32, 32).to(torch.uint8)
     losses = [
@@ -91,6 +99,39 @@ def test_after_projection_a_linear_model_finds_class_wise_noise_no_more() -> Non
         return float((means - means.mean(0)).norm(dim=1).mean() / spread)
 
     assert separation(left) < separation(images) / 3
+
+
+def test_the_authors_projection_is_that_of_plain_descent_with_two_decays() -> None:
+    """Step by step in NumPy: rate 0.1, over ten after half of the epochs and three quarters."""
+    recipe: Any = {"momentum": 0.0, "batch_size": 1024, "decay": True, "start": "random"}
+    settings = OrthogonalProjection(epochs=8, **recipe)
+    rows, labels = torch.rand(60, 5, generator=generator(0, "rows")), torch.arange(60) % 3
+    found = settings._weights(rows, labels, generator(0, "weights")).numpy()
+    rng, data, wanted = generator(0, "weights"), rows.double().numpy(), np.eye(3)[labels.numpy()]
+    weights = ((2 * torch.rand(5, 3, generator=rng) - 1) / 5**0.5).double().numpy()
+    for epoch in range(8):
+        scores = np.exp(data @ weights)
+        shares = scores / scores.sum(1, keepdims=True)
+        rate = 0.1 if epoch < 4 else 0.01 if epoch < 6 else 0.001
+        weights -= rate * data.T @ (shares - wanted) / 60
+    np.testing.assert_allclose(found, weights, atol=1e-6)
+
+
+def test_the_authors_projection_leaves_more_of_class_wise_noise() -> None:
+    """As their fewer and shorter steps let expect; on grey images with noise of 8 levels."""
+    rng = generator(0, "projection")
+    labels = torch.arange(400) % 4
+    base = torch.randint(60, 196, (400, 1, 8, 8), generator=rng)
+    noise = torch.randint(-8, 9, (4, 1, 8, 8), generator=rng)
+    images = (base + noise[labels]).to(torch.uint8)
+    own = OrthogonalProjection()
+    published = OrthogonalProjection(momentum=0.0, batch_size=1024, decay=True, start="random")
+    left = []
+    for settings in (own, published):
+        seen = settings.filtered(images, labels, generator(0, "filter")).double()
+        means = torch.stack([seen[labels == label].mean(0) for label in range(4)])
+        left.append(float((means - means.mean(0)).norm()))
+    assert left[0] < left[1]
 
 
 def test_a_cut_out_is_a_black_square_of_its_side() -> None:

@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from fl_sim.contracts import Dataset
 from fl_sim.data.sources import load, subset
+from fl_sim.errors import FieldError
 from fl_sim.perturbation import as_pixels, sign_steps
 from fl_sim.protections import error_minimizing, turns
+from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
@@ -157,6 +159,86 @@ def test_a_linear_model_tells_separable_noise_apart_without_error(
     scaled = noise.flatten(1).numpy() * 255 / 6
     probe = LogisticRegression(max_iter=1000).fit(scaled[:300], labels[:300].numpy())
     assert probe.score(scaled, labels.numpy()) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_classes_share_a_corner_of_separable_noise(seed: int) -> None:
+    """Grey 28 x 28 with patches of 14: 16 corners for 10 classes."""
+    images, labels = blank(300, 28)
+    noise = LinearSeparable(patch=14).noise(images, labels, seed)[:, 0, ::14, ::14].flatten(1)
+    corners = {tuple(noise[labels == own].mean(0).sign().tolist()) for own in range(10)}
+    assert len(corners) == 10
+
+
+def test_corners_of_separable_noise_are_uniform_without_replacement() -> None:
+    """Two classes, one grey patch, 400 seeds: each has either corner about as often, never one."""
+    found = []
+    for seed in range(400):
+        noise = LinearSeparable(patch=4).noise(torch.zeros(2, 1, 4, 4), torch.arange(2), seed)
+        found.append(noise[:, 0, 0, 0].sign().tolist())
+    assert {tuple(own) for own in found} == {(1.0, -1.0), (-1.0, 1.0)}
+    assert abs(sum(own[0] for own in found)) < 5 * 20
+
+
+@pytest.mark.parametrize("patch", [14, 28, 99])
+def test_too_few_corners_for_the_classes_are_refused_before_any_work(patch: int) -> None:
+    protection = LinearSeparable(patch=patch)
+    images = torch.zeros(20, 1, 28, 28, dtype=torch.uint8)
+    labels = torch.arange(20)
+    with pytest.raises(
+        FieldError, match=rf"patch: so small that .* at least 20 classes; .* {patch}"
+    ):
+        protection.protect(images, labels, labels, 0)
+    LinearSeparable(patch=14).check((1, 28, 28), 16)
+    LinearSeparable(patch=1).check((3, 224, 224), 10**6)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "pass_steps", "count", "size"),
+    [
+        (50_000, 0, 79, 10_000),
+        (600, 0, 1, 128),
+        (600, 78, 78, 600),
+        (50, 78, 78, 50),
+        (20_000, 78, 78, 9984),
+    ],
+)
+def test_class_wise_noise_takes_the_steps_that_are_asked_for(
+    num_images: int, pass_steps: int, count: int, size: int
+) -> None:
+    rng = generator(0, "subset")
+    subset = turns.class_subset(num_images, 128, rng, pass_steps)
+    batches = turns.shuffled(subset, 128, rng, pass_steps)
+    assert len(subset.unique()) == len(subset) == size
+    assert len(batches) == count
+    assert set(torch.cat(batches).tolist()) == set(subset.tolist())
+
+
+@pytest.mark.parametrize("kind", [ErrorMinimizing, ErrorMaximizing])
+def test_class_wise_noise_of_few_images_is_warned_of_by_name_of_the_field(kind: Any) -> None:
+    assert kind(form="class").advice(600).startswith("pass_steps: class-wise noise of 600 images")
+    assert kind(form="class").advice(1) != ""
+    assert kind(form="class", max_passes=2).advice(2000) != ""
+    assert kind(form="class", max_passes=2, pass_steps=5).advice(2000) == ""
+    assert kind(form="class").advice(5000) == ""
+    assert kind(form="class", pass_steps=78).advice(600) == ""
+    assert kind(form="sample").advice(600) == ""
+
+
+def test_more_steps_a_pass_make_class_wise_noise_of_few_images_strong(
+    some_digits: Dataset,
+) -> None:
+    """400 digits, three passes: the root mean square grows from below 4 levels of 16 to above 8."""
+    images, labels = as_pixels(some_digits.train_images), some_digits.train_labels
+    sizes = []
+    for pass_steps in (0, 20):
+        settings = ErrorMinimizing(
+            radius=16 / 255, form="class", max_passes=3, stop_error=0.0, pass_steps=pass_steps
+        )
+        noise = settings.noise(images, labels, 0)
+        sizes.append(255 * float(noise.square().mean().sqrt()))
+    assert sizes[0] < 4
+    assert sizes[1] > 8
 
 
 def test_separable_noise_is_constant_on_its_patches() -> None:

@@ -10,10 +10,14 @@ from torch.nn import functional
 
 from fl_sim.contracts import Dataset
 from fl_sim.effort import counted
+from fl_sim.errors import FieldError
+from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
+from fl_sim.models.tuning import build
 from fl_sim.perturbation import as_pixels
+from fl_sim.protections import neural_tangent
 from fl_sim.protections.error_minimizing import ErrorMinimizing
-from fl_sim.protections.neural_tangent import prediction, tangents
+from fl_sim.protections.neural_tangent import NeuralTangent, prediction, tangents
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from fl_sim.seeding import generator, torch_seeded
@@ -143,6 +147,26 @@ def test_the_passes_of_error_minimising_noise_are_those_of_the_paper(digits: Dat
     assert effort.passes == 2 * (3 * 40 + 7 * 120)
 
 
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_of_a_surrogate_are_clipped_only_where_that_is_asked_for(
+    clip: float | None, digits: Dataset
+) -> None:
+    """One step with rate 0.1 without momentum yet: the change is the gradient and the decay."""
+    images, labels = as_pixels(digits.train_images[:30]), digits.train_labels[:30]
+    settings = StableErrorMinimizing(surrogate_steps=1, clip_gradient=clip, **PLAIN)
+    surrogate = Surrogate(settings.surrogate, (1, 8, 8), 10, 0, 0.1, settings.clip_gradient)
+    before = [parameter.clone() for parameter in surrogate.parameters]
+    surrogate.step(images, labels)
+    moves = [
+        (old - new) / 0.1 - 5e-4 * old
+        for old, new in zip(before, surrogate.parameters, strict=True)
+    ]
+    norm = float(torch.cat([move.flatten() for move in moves]).norm())
+    assert norm > 0.1 if clip is None else norm == pytest.approx(clip, rel=1e-2)
+    trained = settings.trained_surrogate(images, labels, 0)
+    assert trained.clip_gradient == clip
+
+
 def tiny_network() -> nn.Sequential:
     with torch_seeded(0, "tiny"):
         layers = (nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
@@ -176,3 +200,42 @@ def test_the_prediction_is_what_gradient_descent_on_the_tangents_learns() -> Non
     expected = test / scale @ weights
     found = prediction(train, test, labels, time)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+def test_cross_entropy_of_a_prediction_is_that_of_its_softmax() -> None:
+    guess = torch.randn(4, 3, generator=generator(0, "guess"), dtype=torch.float64)
+    truth = functional.one_hot(torch.tensor([0, 2, 1, 1]), 3).double()
+    shares = np.exp(guess.numpy()) / np.exp(guess.numpy()).sum(1, keepdims=True)
+    expected = -np.log((shares * truth.numpy()).sum(1)).sum()
+    assert float(neural_tangent.cross_entropy(guess, truth)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+def test_tangent_noise_raises_its_loss(loss: Any, digits: Dataset) -> None:
+    images, labels = as_pixels(digits.train_images[:40]), digits.train_labels[:40]
+    settings = NeuralTangent(16 / 255, block_size=40, num_targets=40, noise_steps=4, loss=loss)
+    moved = images + settings.noise(images, labels, 0)
+    network = build(settings.surrogate, (1, 8, 8), 1, 0)
+    model = nn.Sequential(*network.frozen, *network.trained).eval()
+    wanted = functional.one_hot(labels).double()
+    features, raised = tangents(model, images), getattr(neural_tangent, loss)
+    clean, noisy = (
+        float(raised(prediction(tangents(model, seen), features, wanted, 64.0), wanted))
+        for seen in (images, moved)
+    )
+    assert noisy > clean
+
+
+def test_tangents_of_a_foundation_model_are_found_image_by_image() -> None:
+    """EfficientNet-Lite0 scales images, channels last, which works for whole batches alone."""
+    lite = Model(backbone="efficientnet_lite0", pixels=32)
+    images = torch.rand(2, 1, 8, 8, generator=generator(0, "images"))
+    settings = NeuralTangent(surrogate=lite, block_size=2, num_targets=1, noise_steps=1)
+    noise = settings.noise(images, torch.arange(2), 0)
+    assert float(noise.abs().max()) == pytest.approx(8 / 255)
+
+
+def test_a_surrogate_that_cannot_be_differentiated_twice_is_refused() -> None:
+    settings = NeuralTangent(surrogate=Model(backbone="mobilenet_v3_small", pixels=32))
+    with pytest.raises(FieldError, match=r"surrogate.backbone: a network .*hardsigmoid"):
+        settings.check((3, 16, 16), 10)

@@ -1,5 +1,6 @@
 """Noise without a network against its definition: AR, OPS, CUDA, PIL, masks, crops, TAP."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Dataset
+from fl_sim.description import describe
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import as_pixels
 from fl_sim.protections import error_maximizing, one_pixel, targeted_adversarial
@@ -90,15 +92,15 @@ def test_autoregressive_noise_has_its_radius_and_stays_even() -> None:
 
 
 def test_autoregressive_noise_is_even_on_large_colour_images() -> None:
-    """3 x 64 x 64, four classes: the root mean squares of the quarters are alike for each class.
+    """3 x 64 x 64, three classes: the root mean squares of the quarters are alike for each class.
 
     Coefficients that are tried on 32 x 32 pixels alone grow further: 54 to 70 times in the last
     quarter was seen.
     """
-    labels = torch.arange(40) % 4
-    noise = Autoregressive().noise(torch.full((40, 3, 64, 64), 0.5), labels, 0)
+    labels = torch.arange(30) % 3
+    noise = Autoregressive().noise(torch.full((30, 3, 64, 64), 0.5), labels, 0)
     quarters = noise.unfold(2, 32, 32).unfold(3, 32, 32).square().mean((1, 4, 5)).flatten(1)
-    for own in range(4):
+    for own in range(3):
         sizes = quarters[labels == own].mean(0).sqrt()
         assert float(sizes.max() / sizes.min()) < 2.5
 
@@ -163,6 +165,19 @@ def test_the_score_of_a_pixel_is_its_mean_distance_over_the_variance() -> None:
             distances.append(sum(abs(p - c) for p, c in zip(pixel, (1, 0, 1), strict=True)) / 3)
         expected = np.mean(distances) / (np.var(distances) + one_pixel.FLAT)
         assert float(found[place]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_score_of_the_authors_code_is_over_the_deviation_of_images_and_channels() -> None:
+    images = torch.rand(6, 3, 2, 2, generator=generator(0, "images"))
+    colour = torch.tensor([[1.0, 0.0, 1.0]])
+    found = one_pixel.scores(images, colour, "deviation")[0]
+    for place in range(4):
+        distances = (images.flatten(2)[:, :, place] - colour).abs().numpy()
+        expected = np.mean(distances) / (np.std(distances) + one_pixel.FLAT)
+        assert float(found[place]) == pytest.approx(expected, rel=1e-4)
+    labels = torch.arange(6) % 2
+    kinds = [OnePixel(score=score).noise(images, labels, 0) for score in ("variance", "deviation")]
+    assert all(int((own != 0).any(1).flatten(1).sum(1).max()) == 1 for own in kinds)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -305,6 +320,45 @@ def test_targeted_poison_looks_like_the_next_class_to_its_surrogate(
     for target, falls in (((labels + 1) % 10, True), (labels, False)):
         loss = surrogate.loss(target)
         assert (float(loss(moved)) < float(loss(images))) is falls
+
+
+@pytest.mark.parametrize("start", ["zero", "uniform", "gaussian"])
+def test_targeted_poison_starts_where_it_is_asked_to(start: Any) -> None:
+    """A Gaussian of the radius, clipped: 32 % of its pixels lie on the border of the ball."""
+    settings, images = TargetedAdversarial(start=start), torch.full((40, 1, 16, 16), 0.5)
+    drawn = settings._drawn(images, generator(0, "start")) * 255 / 8
+    border = float((drawn.abs() > 1 - 1e-4).double().mean())
+    spread = {"zero": 0.0, "uniform": 3**-0.5, "gaussian": 0.719}
+    assert border == pytest.approx(0.317 if start == "gaussian" else 0.0, abs=0.01)
+    assert float(drawn.square().mean().sqrt()) == pytest.approx(spread[start], abs=0.01)
+
+
+def test_the_best_of_several_attacks_is_kept() -> None:
+    """On a wavy loss, where the start decides: the lowest of four, as found one by one."""
+    images = torch.full((6, 1, 3, 3), 0.5)
+
+    def loss(moved: Tensor) -> Tensor:
+        return (200 * moved).sin().sum() + moved.sum()
+
+    one = TargetedAdversarial(start="uniform", padding=0, noise_steps=3)
+    many = TargetedAdversarial(start="uniform", padding=0, noise_steps=3, restarts=4)
+    rng = generator(2, "attacks")
+    found = [one._attacked(loss, images, rng) for _ in range(4)]
+    best = min(found, key=lambda noise: float(loss(images + noise)))
+    assert torch.equal(many._best(loss, images, generator(2, "attacks")), best)
+    assert not torch.equal(best, found[0])
+
+
+def test_the_authors_recipe_of_targeted_poison_is_offered(some: tuple[Tensor, Tensor]) -> None:
+    images, labels = some
+    radius = 8 / 255
+    published = TargetedAdversarial(
+        radius, step_size=radius / 20, start="gaussian", restarts=2, clip_gradient=None
+    )
+    quick = replace(published, surrogate_epochs=2, noise_steps=3)
+    noise = quick.noise(images[:40], labels[:40], 0)
+    assert float(noise.abs().max()) <= radius + 1e-6
+    assert "start" not in describe(TargetedAdversarial())
 
 
 @pytest.mark.parametrize("form", ["sample", "class"])
