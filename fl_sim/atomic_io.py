@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from fl_sim.errors import RequestError
 
@@ -193,6 +194,53 @@ def check_file(path: Path, sha256: str) -> None:
         raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
     if found != sha256:
         raise DamagedFileError(path, changed(path.read_bytes()[:1]))
+
+
+def check_files(folder: Path, hashes: Any, usual: tuple[str, ...]) -> None:
+    """Check that files are as they were written.
+
+    Args:
+        folder: that holds them.
+        hashes: SHA-256 by name; None: unknown, so that they are only looked at.
+        usual: names of those that are looked at then, where they are there.
+
+    Raises:
+        DamagedFileError: for the first that is not.
+    """
+    if isinstance(hashes, dict):
+        for name, sha256 in hashes.items():
+            check_file(folder / Path(name).name, str(sha256))
+        return
+    for name in usual:
+        if (folder / name).exists():
+            look_at(folder / name)
+
+
+def look_at(path: Path) -> None:
+    """Check that a file can be read, for one whose hash is not known.
+
+    Raises:
+        DamagedFileError: where it cannot.
+    """
+    match path.suffix:
+        case ".json":
+            _parsed(path, read_bytes(path))
+        case ".parquet":
+            read_table(path)
+        case ".npz":
+            read_arrays(path)
+        case ".safetensors":
+            _look_at_tensors(path)
+
+
+def _look_at_tensors(path: Path) -> None:
+    if not path.stat().st_size:
+        raise DamagedFileError(path, "is empty")
+    try:
+        with safe_open(path, "numpy") as file:
+            list(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFileError(path, f"is torn: {_first_line(error)}") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -15,6 +15,15 @@ from typing import Any
 
 import pandas as pd
 
+from fl_sim.atomic_io import (
+    SEAL,
+    DamagedFileError,
+    check_files,
+    file_sha256,
+    read_json,
+    read_table,
+    write_sealed,
+)
 from fl_sim.atomic_io import write_bytes as write_bytes
 from fl_sim.atomic_io import write_json as write_json
 from fl_sim.atomic_io import write_table as write_table
@@ -25,6 +34,18 @@ from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
 SETTINGS = "settings."  # what the columns of a cell's settings begin with
+RESULT, ROWS, MODEL = "result.json", "rows.parquet", "model.safetensors"
+FILES = (  # of a finished run, beside its result.json
+    "experiment.json",
+    "environment.json",
+    ROWS,
+    "signals.parquet",
+    "failures.json",
+    "samples.npz",
+    MODEL,
+)
+AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
+ABOUT = ("experiment", "run_id", "seed", "seeds", "settings", "label")
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
 
 
@@ -40,7 +61,9 @@ class Results:
             several cells is there once for each.
         cells: one row a cell and seed: settings, final accuracy, protection and so on.
         failures: one row a client that did not deliver.
-        complete: whether every run that was asked for finished.
+        complete: whether every run that was asked for finished, and is whole.
+        damaged: one line for each file that was changed since it was written; a cell that it
+            belongs to has the status `damaged`, and no numbers.
     """
 
     path: Path
@@ -48,6 +71,7 @@ class Results:
     cells: pd.DataFrame
     failures: pd.DataFrame
     complete: bool
+    damaged: tuple[str, ...] = ()
 
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
         """Return a metric after the last round of every cell, controls left out.
@@ -85,12 +109,73 @@ def run_folder(root: Path, run_id: str, seed: int) -> Path:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished run says of itself, or None where it has not finished."""
-    path = folder / "result.json"
+    """Return what a finished run says of itself, or None where it has not finished.
+
+    Raises:
+        DamagedFileError: where `result.json` is damaged.
+    """
+    path = folder / RESULT
     if not path.exists():
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return read_json(path)
+
+
+def checked_result(
+    folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
+) -> dict[str, Any] | None:
+    """Return what a finished run says of itself, if all its files are as they were written.
+
+    A run of an earlier version has no hashes: its files are only looked at.
+
+    Args:
+        folder: of the run.
+        key: the run id and the seed that it ought to have.
+        seal: the hash that its `result.json` ought to carry.
+
+    Returns:
+        what `result.json` holds, or None where the run has not finished.
+
+    Raises:
+        DamagedFileError: for the first file that is cut, missing, or was changed.
+    """
+    result, path = read_result(folder), folder / RESULT
+    if result is None:
+        was_finished = (folder / MODEL).exists() and not (folder / "checkpoints").exists()
+        if was_finished or seal is not None:
+            raise DamagedFileError(path, "is missing")
+        return None
+    of_another = key is not None and (result.get("run_id"), result.get("seed")) != key
+    if of_another or (seal is not None and result.get(SEAL) != seal):
+        raise DamagedFileError(path, "is of another run")
+    lacking = [name for name in ("accuracy", "best_accuracy", "rounds") if name not in result]
+    if lacking:
+        raise DamagedFileError(path, f"has no {lacking[0]}")
+    check_files(folder, result.get("files"), FILES)
+    return result
+
+
+def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
+    """Write an audit in brief, with the hashes of the tables that it is about."""
+    names = (AUDIT_FINDINGS, AUDIT_RECORDS)
+    files = {name: file_sha256(folder / name) for name in names}
+    write_sealed(folder / AUDIT, {**summary, "files": files})
+
+
+def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
+    """Return an audit's findings, what it says of each record, and its summary.
+
+    Returns:
+        None where the run was not audited.
+
+    Raises:
+        DamagedFileError: where one of its files is damaged.
+    """
+    if not (folder / AUDIT).exists():
+        return None
+    summary = read_json(folder / AUDIT)
+    check_files(folder, summary.get("files"), ())
+    findings, records = (read_table(folder / n) for n in (AUDIT_FINDINGS, AUDIT_RECORDS))
+    return findings, records, summary
 
 
 def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
@@ -148,13 +233,19 @@ def load_results(path: str | Path) -> Results:
 
     Raises:
         RequestError: where there are none.
+        DamagedFileError: where the summary itself cannot be read. Any other damage is told by
+            `Results.damaged`.
     """
     root = Path(path)
     summary = root / "summary.json"
     if not summary.exists():
         raise RequestError(f"no results in {root}: {summary.name} is missing")
-    content = json.loads(summary.read_text())
-    entries = content["cells"] + content["controls"]
+    content = read_json(summary)
+    cells, controls = (_entries(summary, content, name) for name in ("cells", "controls"))
+    damaged: list[str] = []
+    cells, controls = ([_as_it_is(root, e, damaged) for e in es] for es in (cells, controls))
+    entries = cells + controls
+    rows = _rows(root, content, entries, damaged)
     failures = [
         {"run_id": entry["run_id"], "seed": entry["seed"], **failure}
         for entry in entries
@@ -162,20 +253,23 @@ def load_results(path: str | Path) -> Results:
     ]
     return Results(
         path=root,
-        rows=_with_settings(pd.read_parquet(root / "rows.parquet"), content),
-        cells=pd.json_normalize(content["cells"]),
+        rows=_with_settings(rows, cells, controls),
+        cells=pd.json_normalize([_told(entry) for entry in cells]),
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
-        complete=all(entry["status"] == "finished" for entry in content["cells"]),
+        complete=all(entry["status"] == "finished" for entry in cells),
+        damaged=tuple(damaged),
     )
 
 
-def _with_settings(rows: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
+def _with_settings(
+    rows: pd.DataFrame, asked: list[dict[str, Any]], beside: list[dict[str, Any]]
+) -> pd.DataFrame:
     """Return rows with the settings of their run, and whether it is a control."""
     if rows.empty:
         return rows_table([]).assign(run_id="", seed=0, is_control=False)
     runs: dict[str, dict[str, Any]] = {}  # by what tells them apart, each once
-    cells = {(own["run_id"], own["seed"]) for own in summary["cells"]}
-    for entry in (*summary["cells"], *summary["controls"]):
+    cells = {(own["run_id"], own["seed"]) for own in asked}
+    for entry in (*asked, *beside):
         is_control = (entry["run_id"], entry["seed"]) not in cells
         if is_control or "control" not in entry["settings"]:
             about = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
@@ -187,6 +281,95 @@ def _with_settings(rows: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
     )
     # A run that the summary does not name is no cell.
     return found.assign(is_control=found["is_control"].fillna(True).astype(bool))
+
+
+def _entries(path: Path, content: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the entries of a summary."""
+    found: Any = content.get(name)
+    needed = {"run_id", "seed", "settings", "status"}
+    is_list = isinstance(found, list)
+    if not is_list or not all(isinstance(e, dict) and needed <= set(e) for e in found):
+        raise DamagedFileError(path, f"has no list of {name} with {', '.join(sorted(needed))}")
+    return list(found)
+
+
+def _as_it_is(root: Path, entry: dict[str, Any], damaged: list[str]) -> dict[str, Any]:
+    """Return an entry of a summary, without its numbers where a file of its run is damaged."""
+    if entry["status"] != "finished":
+        return entry
+    key = (str(entry["run_id"]), int(entry["seed"]))
+    folder = run_folder(root, *key)
+    try:
+        if "files" in entry or (folder / RESULT).exists():
+            checked_result(folder, key, entry.get(SEAL))
+        else:  # of an earlier version, or without its folder
+            check_files(folder, None, FILES)
+        own = entry
+    except DamagedFileError as error:
+        damaged.append(str(error))
+        own = without_numbers(entry, str(error))
+    try:
+        read_audit(folder)
+    except DamagedFileError as error:
+        damaged.append(f"{error}; the audit is left out")
+    return own
+
+
+def without_numbers(entry: dict[str, Any], error: str) -> dict[str, Any]:
+    """Return an entry of a summary for a run whose files are damaged."""
+    return {name: entry[name] for name in ABOUT if name in entry} | {
+        "status": "damaged",
+        "error": error,
+    }
+
+
+def _told(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without its hashes, which say nothing in a table."""
+    return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
+
+
+def _rows(
+    root: Path, content: dict[str, Any], entries: list[dict[str, Any]], damaged: list[str]
+) -> pd.DataFrame:
+    """Return the rows of all runs that are whole; a damaged table is put together anew."""
+    hashes = content.get("files") or {}
+    try:
+        table = read_table(root / ROWS, hashes.get(ROWS))
+        if len(table) and not {*Row._fields, "run_id", "seed"} <= set(table.columns):
+            raise DamagedFileError(root / ROWS, "is no table of rows")
+    except DamagedFileError as error:
+        whole = [e for e in entries if e["status"] == "finished"]
+        table = rows_of_runs(root, [(str(e["run_id"]), int(e["seed"])) for e in whole])
+        if whole and table.empty:
+            raise
+        damaged.append(f"{error}; the rows are those of the runs' own folders")
+    lost = {(str(e["run_id"]), int(e["seed"])) for e in entries if e["status"] == "damaged"}
+    if not lost or table.empty:
+        return table
+    keys = zip(table["run_id"].astype(str), table["seed"].astype(int), strict=True)
+    return table[[key not in lost for key in keys]].reset_index(drop=True)
+
+
+def rows_of_runs(
+    root: Path, keys: Iterable[tuple[str, int]], asked: Iterable[tuple[str, int]] = ()
+) -> pd.DataFrame:
+    """Return the rows of runs, out of their own folders, with `run_id`, `seed`, `is_control`.
+
+    Args:
+        root: folder of the experiment.
+        keys: run ids and seeds.
+        asked: those that are cells; the others are controls.
+    """
+    cells = set(asked)
+    tables = []
+    for run_id, seed in dict.fromkeys(keys):
+        path = run_folder(root, run_id, seed) / ROWS
+        try:
+            own = read_table(path).assign(run_id=run_id, seed=seed)
+        except DamagedFileError:  # of a run that has not finished, or is told of as damaged
+            continue
+        tables.append(own.assign(is_control=(run_id, seed) not in cells))
+    return pd.concat(tables, ignore_index=True) if tables else rows_table([])
 
 
 def _fairness(overall: pd.DataFrame) -> dict[str, float]:

@@ -9,16 +9,19 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from fl_sim import own_noise, trackers
+from fl_sim.cache import made_folder
 from fl_sim.cells import Cell, cells_of, controls_of
 from fl_sim.engine import compat, feasible, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import NO_FAULTS, Faults
+from fl_sim.engine.federation import fingerprint_of
 from fl_sim.engine.progress import Listener, Progress
-from fl_sim.engine.session import Engine, Session, run_session
+from fl_sim.engine.session import Engine, Session, finished_before, refuse_links, run_session
 from fl_sim.engine.variant import made_with
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Axes, Experiment
-from fl_sim.results import Results, load_results, read_result, run_folder
+from fl_sim.locks import held
+from fl_sim.results import Results, load_results, run_folder
 from fl_sim.summary import write_summary
 from fl_sim.workers import side_by_side
 
@@ -40,6 +43,7 @@ class Options:
         faults: failures to inject, for tests.
         ray_address: of a Ray cluster that is running already.
         trackers: names of tools that follow each run, such as `tensorboard`.
+        wait: where another process writes into the experiment's folder, wait for it.
     """
 
     out: Path = Path("runs")
@@ -52,6 +56,7 @@ class Options:
     faults: Faults = NO_FAULTS
     ray_address: str | None = None
     trackers: tuple[str, ...] = ()
+    wait: bool = False
 
     def __post_init__(self) -> None:
         trackers.chosen(self.trackers)
@@ -87,7 +92,7 @@ def run(
         seeds: None: the experiment's own.
         out, engine, workers, resume, controls, client_app: as in `Options`.
         listen: called after every round.
-        how: further fields of `Options`: cohort, faults, ray_address, trackers.
+        how: further fields of `Options`: cohort, faults, ray_address, trackers, wait.
 
     Raises:
         RequestError: before any work, for what the request gets wrong. A run that breaks
@@ -136,21 +141,33 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
         feasible.check(cell.experiment, options.cohort)
     cells = made_as(cells, options)
     jobs = plan(cells, options)
-    if options.engine != "flower":
-        own_noise.make(_unfinished(jobs, options), options.workers)
-    errors = _execute(jobs, options, listen)
+    _check_faults(jobs, options)
+    made_folder()
     root = options.out / cells[0].experiment.name
-    write_summary(root, cells, [job for job in jobs if job not in cells], errors)
-    return load_results(root)
+    with held(root, wait=options.wait):
+        for job in jobs:
+            refuse_links(run_folder(root, *job.key))
+        unfinished = _unfinished(jobs, options)
+        if options.engine != "flower":
+            own_noise.make(unfinished, options.workers)
+        errors = _execute(jobs, options, listen)
+        write_summary(root, cells, [job for job in jobs if job not in cells], errors)
+        return load_results(root)
 
 
 def _unfinished(jobs: list[Cell], options: Options) -> list[Experiment]:
-    """Return the experiments of jobs that are not finished, or are to be run anew."""
+    """Return the experiments of jobs that are not finished, or are to be run anew.
+
+    Those whose files were damaged, or whose data was replaced, count as not finished.
+    """
     root = options.out / jobs[0].experiment.name
+    if not options.resume:
+        return [job.experiment for job in jobs]
     return [
         job.experiment
         for job in jobs
-        if not (options.resume and read_result(run_folder(root, *job.key)))
+        if finished_before(run_folder(root, *job.key), job.key, fingerprint_of(job.experiment))
+        is None
     ]
 
 
@@ -171,7 +188,6 @@ def plan(cells: list[Cell], options: Options) -> list[Cell]:
 def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
     compat.quiet()
-    _check_faults(jobs, options)
     count = min(options.workers, len(jobs))
     if options.engine == "local" and count > 1:
         outcomes = side_by_side(partial(_attempt, options, count), jobs, count, listen)

@@ -7,8 +7,8 @@ of the grid is measured once a seed.
 
 import hashlib
 import inspect
-import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +18,31 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import process
-from fl_sim.atomic_io import write_bytes, write_json
+from fl_sim.atomic_io import DamagedFileError, write_arrays, write_sealed
 from fl_sim.cells import check_grid, checked_seeds
 from fl_sim.description import label
 from fl_sim.engine import interrupts
 from fl_sim.engine.environment import environment
 from fl_sim.engine.progress import Listener
 from fl_sim.errors import RequestError, require
+from fl_sim.locks import held, refuse_link
 from fl_sim.results import run_folder
-from fl_sim.study_results import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study
+from fl_sim.study_results import (
+    IMAGES,
+    NUMBERS,
+    SUMMARY,
+    StudyResults,
+    load_study,
+    read_numbers,
+)
 from fl_sim.user_file import load_python
 from fl_sim.workers import side_by_side
 
+LOG = logging.getLogger("fl_sim")
 Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
 Told = Callable[["Point", str], None]
 
@@ -129,6 +137,7 @@ def run(
     out: str | Path = "runs",
     workers: int = 1,
     resume: bool = True,
+    wait: bool = False,
     told: Told = lambda point, error: None,
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
@@ -141,6 +150,7 @@ def run(
         out: folder of all results.
         workers: processes that measure side by side.
         resume: keep what was measured by the same file.
+        wait: where another process writes into the study's folder, wait for it.
         told: called with each point that is over, and what went wrong, or nothing.
 
     Raises:
@@ -151,12 +161,17 @@ def run(
     root = Path(out) / study.name
     task = partial(_attempt, study.path, study.text, root, resume)
     errors: dict[Point, str] = {}
-    for point, error in _outcomes(task, points, min(workers, len(points))):
-        told(point, error)
-        if error:
-            errors[point] = error
-    _summarise(study, root, points, errors)
-    return load_study(root)
+    with held(root, wait=wait):
+        for point in points:
+            own = folder_of(study, root, point)
+            for link in (own.parent, own):
+                refuse_link(link)
+        for point, error in _outcomes(task, points, min(workers, len(points))):
+            told(point, error)
+            if error:
+                errors[point] = error
+        _summarise(study, root, points, errors)
+        return load_study(root)
 
 
 def _outcomes(
@@ -181,7 +196,7 @@ def _attempt(
     if study.text != text:
         return f"{path.name} was edited while it was measured"
     folder = folder_of(study, root, point)
-    if resume and (folder / NUMBERS).exists():
+    if resume and _is_measured(folder):
         return ""
     own = {axis: study.axes[axis][word] for axis, word in point.settings}
     started = perf_counter()
@@ -193,6 +208,15 @@ def _attempt(
     return ""
 
 
+def _is_measured(folder: Path) -> bool:
+    """Return whether a point was measured, and its files are as they were written."""
+    try:
+        return read_numbers(folder) is not None
+    except DamagedFileError as error:
+        LOG.warning("%s; the point is measured anew", error)
+        return False
+
+
 def folder_of(study: Study, root: Path, point: Point) -> Path:
     """Return the folder of a point; another text of the study's file has others."""
     text = json.dumps([point.settings, study.text])
@@ -202,14 +226,13 @@ def folder_of(study: Study, root: Path, point: Point) -> Path:
 def _write(folder: Path, found: Measured, seconds: float) -> None:
     """Write what a point gave; its numbers last, since they say that it is done."""
     folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
     images = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if images:
         pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
-        packed = io.BytesIO()
-        np.savez_compressed(packed, allow_pickle=False, **pixels)
-        write_bytes(folder / IMAGES, packed.getvalue())
+        files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
     numbers = {name: float(value) for name, value in found.items() if name not in images}
-    write_json(folder / NUMBERS, {"numbers": numbers, "seconds": seconds})
+    write_sealed(folder / NUMBERS, {"numbers": numbers, "seconds": seconds, "files": files})
 
 
 def _summarise(study: Study, root: Path, points: list[Point], errors: dict[Point, str]) -> None:
@@ -222,8 +245,8 @@ def _summarise(study: Study, root: Path, points: list[Point], errors: dict[Point
         if point in errors:
             cells.append({**about, "error": errors[point]})
         else:
-            cells.append({**about, **json.loads((folder / NUMBERS).read_text())})
+            cells.append({**about, **(read_numbers(folder) or {})})
     where = environment("study")
     content = {"study": study.name, "question": study.question, "cells": cells}
     root.mkdir(parents=True, exist_ok=True)
-    write_json(root / SUMMARY, {**content, "environment": where})
+    write_sealed(root / SUMMARY, {**content, "environment": where})

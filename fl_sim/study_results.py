@@ -4,14 +4,15 @@
 <out>/<study>/<point>/seed=<s>/numbers.json    images.npz
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
+from fl_sim.atomic_io import SEAL, DamagedFileError, check_files, read_arrays, read_json
 from fl_sim.errors import RequestError
 
 SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
@@ -26,7 +27,9 @@ class StudyResults:
         question: that it answers.
         cells: one row a point and seed, with `settings.*` and `numbers.*`.
         hardware: processor and torch.
-        errors: what went wrong, once a point that could not be measured.
+        errors: what went wrong, once a point that could not be measured, or whose files are
+            damaged.
+        damaged: one line for each file that was changed since it was written.
     """
 
     path: Path
@@ -34,6 +37,7 @@ class StudyResults:
     cells: pd.DataFrame
     hardware: str
     errors: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -65,6 +69,21 @@ def _named(table: pd.DataFrame, prefix: str) -> list[str]:
     return [c.removeprefix(prefix) for c in table.columns if c.startswith(prefix)]
 
 
+def read_numbers(folder: Path) -> dict[str, Any] | None:
+    """Return what was measured at a point, or None where nothing was yet.
+
+    Raises:
+        DamagedFileError: where one of its files is damaged.
+    """
+    if not (folder / NUMBERS).exists():
+        return None
+    content = read_json(folder / NUMBERS)
+    if "numbers" not in content:
+        raise DamagedFileError(folder / NUMBERS, "holds no numbers")
+    check_files(folder, content.get("files"), (IMAGES,))
+    return {name: own for name, own in content.items() if name not in ("files", SEAL)}
+
+
 def load_study(path: str | Path) -> StudyResults:
     """Read the results of a study, from its folder.
 
@@ -74,13 +93,25 @@ def load_study(path: str | Path) -> StudyResults:
     root = Path(path)
     if not (root / SUMMARY).exists():
         raise RequestError(f"no results in {root}: {SUMMARY} is missing")
-    content = json.loads((root / SUMMARY).read_text())
-    where = content["environment"]
+    content = read_json(root / SUMMARY)
+    lacking = [name for name in ("question", "cells", "environment") if name not in content]
+    if lacking:
+        raise DamagedFileError(root / SUMMARY, f"has no {lacking[0]}")
+    where, damaged = content["environment"], []
+    for cell in content["cells"]:
+        if "error" not in cell and (root / cell["folder"]).exists():
+            try:
+                read_numbers(root / cell["folder"])
+            except DamagedFileError as error:
+                damaged.append(str(error))
+                cell["error"] = str(error)
+                cell.pop("numbers", None)
     failed = [cell for cell in content["cells"] if "error" in cell]
     return StudyResults(
         path=root,
         question=content["question"],
         cells=pd.json_normalize(content["cells"]),
+        damaged=tuple(damaged),
         hardware=f"{where['processor']}, torch {where['torch']}",
         errors=tuple(f"{cell['settings']}: {cell['error']}" for cell in failed),
     )
@@ -92,10 +123,9 @@ def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_
     table = results.cells[results.cells["seed"] == results.cells["seed"].iloc[0]]
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES
-        if path.exists():
+        if path.exists() and not isinstance(cell.get("error"), str):
             point = ", ".join(_words(axis, cell[f"settings.{axis}"]) for axis in results.axes)
-            with np.load(path, allow_pickle=False) as kept:
-                found[point] = {name: kept[name] for name in kept.files}
+            found[point] = read_arrays(path)
     return found
 
 

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from fl_sim.atomic_io import write_json, write_table
+from fl_sim.atomic_io import DamagedFileError, write_sealed, write_table
 from fl_sim.cells import Cell
-from fl_sim.results import protection_numbers, read_result, rows_table, run_folder
+from fl_sim.results import (
+    ROWS,
+    checked_result,
+    protection_numbers,
+    rows_of_runs,
+    run_folder,
+)
 
 
 def write_summary(
@@ -19,21 +23,19 @@ def write_summary(
         own = seeds.setdefault(cell.run_id, [])
         if cell.experiment.seed not in own:
             own.append(cell.experiment.seed)
-    summary = {
-        "experiment": cells[0].experiment.name,
-        "cells": [_entry(root, cell, seeds, errors) for cell in cells],
-        "controls": [_entry(root, control, seeds, errors) for control in controls],
-    }
+    asked = [_entry(root, cell, seeds, errors) for cell in cells]
+    beside = [_entry(root, control, seeds, errors) for control in controls]
     root.mkdir(parents=True, exist_ok=True)
-    write_table(root / "rows.parquet", _all_rows(root, cells, controls))
-    write_json(root / "summary.json", summary)
+    whole = [(e["run_id"], e["seed"]) for e in asked + beside if e["status"] != "damaged"]
+    rows = write_table(root / ROWS, rows_of_runs(root, whole, [cell.key for cell in cells]))
+    summary = {"experiment": cells[0].experiment.name, "cells": asked, "controls": beside}
+    write_sealed(root / "summary.json", {**summary, "files": {ROWS: rows}})
 
 
 def _entry(
     root: Path, cell: Cell, seeds: dict[str, list[int]], errors: dict[tuple[str, int], str]
 ) -> dict[str, Any]:
     run_id, seed = cell.key
-    result = read_result(run_folder(root, run_id, seed))
     about = {
         "experiment": cell.experiment.name,
         "run_id": run_id,
@@ -42,24 +44,26 @@ def _entry(
         "settings": cell.settings,
         "label": cell.label,
     }
+    error = errors.get((run_id, seed), "not finished")
+    try:
+        result = checked_result(run_folder(root, run_id, seed), cell.key)
+    except DamagedFileError as damage:
+        return {**about, "status": "damaged", "error": str(damage)}
     if result is None:
-        return {**about, "status": "failed", "error": errors.get((run_id, seed), "not finished")}
-    references = {
-        name: read_result(run_folder(root, *control.key))
-        for name, control in cell.controls().items()
-    }
+        status = "damaged" if error.startswith(DAMAGE) else "failed"
+        return {**about, "status": status, "error": error}
+    references = {name: _known(root, control) for name, control in cell.controls().items()}
     own = None if cell.experiment.layout.fraction else result
     numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))
     return {**result, **about, "protection": numbers}
 
 
-def _all_rows(root: Path, cells: list[Cell], controls: list[Cell]) -> pd.DataFrame:
-    """Return the rows of every run, once each, and whether it is a control and no cell."""
-    asked, tables = {cell.key for cell in cells}, []
-    for key in dict.fromkeys(cell.key for cell in (*cells, *controls)):
-        run_id, seed = key
-        path = run_folder(root, run_id, seed) / "rows.parquet"
-        if path.exists():
-            table = pd.read_parquet(path)
-            tables.append(table.assign(run_id=run_id, seed=seed, is_control=key not in asked))
-    return pd.concat(tables, ignore_index=True) if tables else rows_table([])
+def _known(root: Path, control: Cell) -> dict[str, Any] | None:
+    """Return the result of a control, or None where it has none that can be read."""
+    try:
+        return checked_result(run_folder(root, *control.key), control.key)
+    except DamagedFileError:
+        return None
+
+
+DAMAGE = ("DamagedFileError: ", "CheckpointError: ")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fl_sim.atomic_io import read_table
 from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.signals import Signals, paired_members
@@ -175,6 +175,6 @@ def _replays(subject: Subject, count: int, listen: Listener) -> Signals:
         load_model(ours, folder)
         margin.append(scored(ours.model, ours.inputs, ours.pool.labels)[0])
         population.append(scored(ours.model, ours.test_inputs, ours.dataset.test_labels)[0])
-        held = pd.read_parquet(folder / "signals.parquet").sort_values("sample_id")
+        held = read_table(folder / "signals.parquet").sort_values("sample_id")
         members.append(torch.tensor(held["member"].to_numpy(bool)))
     return Signals(torch.stack(margin), torch.stack(members), torch.stack(population))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import process
-from fl_sim.atomic_io import write_json, write_table
+from fl_sim.atomic_io import write_table
 from fl_sim.audit.course import course
 from fl_sim.audit.findings import HEADLINE, Bench, attack
 from fl_sim.audit.references import Plan, plan, reference_signals
@@ -19,8 +19,8 @@ from fl_sim.audit.subject import Subject, read_subject
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, ranks
+from fl_sim.results import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
 
-FINDINGS, RECORDS, SUMMARY = "audit.parquet", "audit_records.parquet", "audit.json"
 Note = Callable[[str], None]
 
 
@@ -40,8 +40,9 @@ def run_folders(path: Path) -> list[Path]:
     """
     if (path / "result.json").exists() or (path / "experiment.json").exists():
         return [path]
-    levels = ("*/seed=*", "*/*/seed=*")
-    found = [own for level in levels for own in path.glob(level) if (own / "result.json").exists()]
+    levels, signs = ("*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
+    there = [own for level in levels for own in path.glob(level)]
+    found = [own for own in there if any((own / sign).exists() for sign in signs)]
     if not found:
         raise RequestError(f"no finished run in {path}")
     return sorted(found)
@@ -100,10 +101,11 @@ def audit(
     )
     findings, scores = attack(bench, tier)
     table = pd.DataFrame(findings, columns=list(Finding._fields))
-    write_table(subject.folder / FINDINGS, table)
-    write_table(subject.folder / RECORDS, _records(subject, bench, scores))
+    (subject.folder / AUDIT).unlink(missing_ok=True)  # it tells of the tables that go now
+    write_table(subject.folder / AUDIT_FINDINGS, table)
+    write_table(subject.folder / AUDIT_RECORDS, _records(subject, bench, scores))
     summary = _summary(subject, tier, wanted, findings, time.time() - started)
-    write_json(subject.folder / SUMMARY, summary)
+    seal_audit(subject.folder, summary)
     return table
 
 

@@ -8,23 +8,24 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64, Shaped
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fl_sim.atomic_io import DamagedFileError
+from fl_sim.atomic_io import DamagedFileError, read_bytes, read_table
 from fl_sim.attacks.gradient_norm import HeadInputs, head_gradient_norm
 from fl_sim.attacks.signals import margin_of
-from fl_sim.engine.federation import Federation, federation
+from fl_sim.engine.federation import Federation, federation, fingerprint_of
+from fl_sim.engine.finish import params_sha256
 from fl_sim.engine.scores import logits
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.metrics.pools import Records
 from fl_sim.models import parameters
-from fl_sim.results import read_result
-from fl_sim.tensor_files import read_tensors
+from fl_sim.results import MODEL, RESULT, checked_result
+from fl_sim.tensor_files import read_tensors, read_unsealed
 
 LOG = logging.getLogger("fl_sim")
 NEEDED = ("experiment.json", "model.safetensors", "signals.parquet")
+COLUMNS = ("sample_id", "client", "label", "member", "audited", "protected", "margin", "correct")
 AGREEMENT = 1e-3  # of margins now with those of the run; other machines round otherwise
 
 
@@ -80,17 +81,21 @@ def read_subject(folder: Path) -> Subject:
     Raises:
         RequestError: for what is no finished run, has no outsiders, or does not fit its data.
     """
-    result = read_result(folder)
+    result = checked_result(folder)
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if result is None or missing:
-        lacking = missing[0] if missing else "result.json"
+        lacking = missing[0] if missing else RESULT
         raise RequestError(f"{folder} is no finished run: {lacking} is missing")
-    experiment = Experiment.from_json((folder / "experiment.json").read_text())
-    signals = pd.read_parquet(folder / "signals.parquet").sort_values("sample_id")
+    experiment = experiment_of(folder, result)
+    signals = read_table(folder / "signals.parquet", columns=COLUMNS).sort_values("sample_id")
     if not bool((signals["audited"] & ~signals["member"]).any()):
         raise RequestError(f"{folder} has no outsiders to compare with: data.held_out was 0")
+    data_sha256 = fingerprint_of(experiment)
+    if result.get("data_sha256", data_sha256) != data_sha256:
+        place = experiment.data.path
+        raise RequestError(f"{folder}: the data in {place} changed since the run")
     ours = federation(experiment.to_json())
-    load_model(ours, folder)
+    load_model(ours, folder, result.get("params_sha256"))
     margin, norms = scored(ours.model, ours.inputs, ours.pool.labels)
     _check(margin, signals, folder)
     population, _ = scored(ours.model, ours.test_inputs, ours.dataset.test_labels)
@@ -98,10 +103,37 @@ def read_subject(folder: Path) -> Subject:
     return Subject(folder, experiment, result, signals, margin, population, norms, classes)
 
 
-def load_model(ours: Federation, folder: Path) -> None:
-    """Load the final parameters and buffers of a run into its network."""
-    tensors = load_file(folder / "model.safetensors")
-    parameters.load_flat(ours.model, tensors.pop("parameters"))
+def experiment_of(folder: Path, result: dict[str, Any]) -> Experiment:
+    """Return what a finished run was a run of.
+
+    Raises:
+        DamagedFileError: for another run's experiment, or for what is none.
+    """
+    path = folder / "experiment.json"
+    try:
+        experiment = Experiment.from_json(read_bytes(path).decode())
+    except DamagedFileError:
+        raise
+    except ValueError as error:
+        raise DamagedFileError(path, f"is no experiment: {error}") from None
+    names = (result.get("run_id"), result.get("seed"))
+    if "made_with" not in result and names != (experiment.run_id, experiment.seed):
+        raise DamagedFileError(path, "is of another run than result.json")
+    return experiment
+
+
+def load_model(ours: Federation, folder: Path, sha256: str | None = None) -> None:
+    """Load the final parameters and buffers of a run into its network.
+
+    Raises:
+        DamagedFileError: where they are not those whose hash is `sha256`.
+    """
+    path = folder / MODEL
+    tensors, _ = read_unsealed(path)
+    values = tensors.pop("parameters", torch.zeros(0))
+    if sha256 is not None and params_sha256(values, tensors) != sha256:
+        raise DamagedFileError(path, "is not the model that the run ended with")
+    parameters.load_flat(ours.model, values)
     parameters.load_buffers(ours.model, tensors)
 
 

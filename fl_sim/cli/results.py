@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from fl_sim.atomic_io import DamagedFileError
 from fl_sim.audit.session import audit as run_audit
 from fl_sim.audit.session import run_folders
-from fl_sim.cli.terminal import console, show, show_study
+from fl_sim.cli.terminal import console, say, show, show_study
 from fl_sim.errors import RequestError
+from fl_sim.locks import refuse_link
 from fl_sim.progress import audit_progress
 from fl_sim.report import expected, tables
 from fl_sim.results import load_results
@@ -25,11 +27,28 @@ def report(
     folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
     if not folders:
         raise RequestError(f"no results in {path}")
-    for folder in folders:
+    whole = [_report(folder, alone=len(folders) == 1) for folder in folders]
+    if not all(whole):
+        raise typer.Exit(1)
+
+
+def _report(folder: Path, alone: bool) -> bool:
+    """Report on a folder; return whether all of its files are as they were written."""
+    try:
+        if folder.parent.is_dir() and not alone:
+            refuse_link(folder)
         if (folder / SUMMARY).exists():
-            show_study(load_study(folder))
-        else:
-            show(load_results(folder))
+            study = load_study(folder)
+            show_study(study)
+            return not study.damaged
+        results = load_results(folder)
+        show(results)
+        return not results.damaged
+    except RequestError as error:
+        if alone:
+            raise
+        say(f"error: {error}")
+        return False
 
 
 def _holds_results(folder: Path) -> bool:
@@ -56,14 +75,24 @@ def audit(
     """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
     from fl_sim.report import page
 
-    folders = run_folders(path)
+    folders, damaged = run_folders(path), []
     with audit_progress(console, len(folders)) as (listen, note, finished):
         for folder in folders:
-            findings = run_audit(folder, tier, references, listen=listen, note=note)
+            try:
+                findings = run_audit(folder, tier, references, listen=listen, note=note)
+            except DamagedFileError as error:
+                if len(folders) == 1:
+                    raise
+                damaged.append(str(error))
+                continue
             finished(tables.audit(str(folder), findings))
+    for line in damaged:
+        say(f"damaged: {line}; the run was not audited")
     for root in sorted({folder.parents[1] for folder in folders}):
         if (root / "summary.json").exists():
             console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def expected_record(

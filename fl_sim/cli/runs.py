@@ -49,6 +49,9 @@ Track = Annotated[
     list[str] | None,
     typer.Option("--track", metavar="TOOL", help="Follow the run with tensorboard or mlflow."),
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Where another process writes into --out, wait for it.")
+]
 ProgressMode = Annotated[
     Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
 ]
@@ -75,6 +78,7 @@ def run(
     inject: Inject = None,
     ray_address: RayAddress = None,
     track: Track = None,
+    wait: Wait = False,
     progress: ProgressMode = "bar",
     full: Full = False,
     fallback: Fallback = None,
@@ -82,7 +86,7 @@ def run(
     """Run the EXPERIMENT of a file, once a seed."""
     content = _read(file, set_, rounds, fallback, full)
     wanted = _seeds(seeds) or (content.experiment.seed,)
-    how = _how(cohort, inject, ray_address, track)
+    how = _how(cohort, inject, ray_address, track, wait)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     _carry_out(cells_of(content.experiment, {}, wanted), options, progress)
 
@@ -103,6 +107,7 @@ def sweep(
     inject: Inject = None,
     ray_address: RayAddress = None,
     track: Track = None,
+    wait: Wait = False,
     progress: ProgressMode = "bar",
     full: Full = False,
     fallback: Fallback = None,
@@ -111,7 +116,7 @@ def sweep(
     content = _read(file, set_, rounds, fallback, full)
     experiment_file.check_overrides(content.axes, set_ or [])
     wanted = _seeds(seeds) or content.seeds
-    how = _how(cohort, inject, ray_address, track)
+    how = _how(cohort, inject, ray_address, track, wait)
     options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
     with experiment_file.named_in(file, "AXES"):
         cells = cells_of(content.experiment, content.axes, wanted)
@@ -126,13 +131,13 @@ def study_(
         bool, typer.Option("--resume/--fresh", help="Keep what was measured, or measure anew.")
     ] = True,
     out: Out = Path("runs"),
+    wait: Wait = False,
 ) -> None:
     """Measure every point of a study, something other than a federation."""
     total = len(study.points_of(study.read(file), _seeds(seeds)))
     with study_progress(console, total) as told:
-        results = study.run(
-            file, _seeds(seeds), out=out, workers=_workers(workers), resume=resume, told=told
-        )
+        how: dict[str, Any] = {"workers": _workers(workers), "resume": resume, "wait": wait}
+        results = study.run(file, _seeds(seeds), out=out, told=told, **how)
     if interrupts.wanted():
         stop("interrupted; the same command goes on where it stood", 130)
     show_study(results)
@@ -197,12 +202,22 @@ def _seeds(text: str | None) -> tuple[int, ...]:
 
 
 def _how(
-    cohort: CohortMode, inject: str | None, ray_address: str | None, track: list[str] | None
+    cohort: CohortMode,
+    inject: str | None,
+    ray_address: str | None,
+    track: list[str] | None,
+    wait: bool,
 ) -> dict[str, Any]:
     """Return the options that `run` and `sweep` share, as the runner takes them."""
     faults = Faults.read(inject) if inject else Faults()
     trackers = tuple(track or ())
-    return {"cohort": cohort, "faults": faults, "ray_address": ray_address, "trackers": trackers}
+    return {
+        "cohort": cohort,
+        "faults": faults,
+        "ray_address": ray_address,
+        "trackers": trackers,
+        "wait": wait,
+    }
 
 
 def _workers(workers: int | None) -> int:

@@ -18,10 +18,17 @@ def stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def say(message: str) -> None:
+    """Say something on standard error, in one line."""
+    print(" ".join(message.split()), file=sys.stderr)
+
+
 def show(results: Results, where: Console = console) -> None:
     """Print the table of an experiment's results, and write its page."""
     from fl_sim.report import page  # drawing takes a second to import; a run should start now
 
+    for line in results.damaged:
+        say(f"damaged: {line}")
     where.print(tables.summary(results))
     where.print(f"report: {page.write(results)}", soft_wrap=True)
 
@@ -30,5 +37,7 @@ def show_study(results: StudyResults) -> None:
     """Print the table of a study's results, and write its page."""
     from fl_sim.report import study
 
+    for line in results.damaged:
+        say(f"damaged: {line}")
     console.print(study.summary(results))
     console.print(f"report: {study.write(results)}", soft_wrap=True)

@@ -23,7 +23,7 @@ class CheckpointError(RequestError):
     """There are checkpoints, but none to go on from; the message says why."""
 
 
-def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
+def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: str = "") -> None:
     """Write the state after a round, and drop all but the newest two.
 
     Args:
@@ -31,6 +31,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
         state: what to keep.
         run: the experiment as JSON; a checkpoint of another one is refused.
         mark: where the log of the rows stands.
+        data_sha256: a hash of the dataset's files; a checkpoint of other data is refused.
 
     Raises:
         OSError: where it cannot be written; earlier checkpoints stay.
@@ -38,6 +39,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
     tensors: dict[str, Tensor] = {}
     tree = {
         "run": hashlib.sha256(run.encode()).hexdigest(),
+        "data": data_sha256,
         "log": list(mark),
         "round": state.round,
         "cohort": state.cohort,
@@ -54,7 +56,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark) -> None:
         old.unlink()
 
 
-def load_state(folder: Path, state: State, run: str, log: RunLog) -> State:
+def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: str = "") -> State:
     """Return the newest state that is whole, or `state` where there is no checkpoint.
 
     What the server remembers is put back in place, and the log goes back to where it stood.
@@ -65,7 +67,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog) -> State:
     found, causes = _newest_first(folder), []
     for path in found:
         content = _read(path)
-        cause = _why_not(content, run, log)
+        cause = _why_not(content, run, log, data_sha256)
         if content is None or cause:
             causes.append(f"{path.name}: {cause}")
             continue
@@ -89,13 +91,17 @@ def load_state(folder: Path, state: State, run: str, log: RunLog) -> State:
     return state
 
 
-def _why_not(content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog) -> str:
+def _why_not(
+    content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, data_sha256: str
+) -> str:
     """Return why a checkpoint cannot be used, or nothing."""
     if content is None:
         return "torn, or changed since it was written"
     tree, _ = content
     if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
         return "of another experiment, or another version"
+    if tree.get("data", data_sha256) != data_sha256:
+        return "of other data: the dataset's files were replaced since"
     if not log.holds(Mark(*tree["log"])):
         return f"{log.path.name} was changed since"
     return ""

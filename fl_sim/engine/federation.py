@@ -1,6 +1,5 @@
 """Steps 2 to 5 of a run: data, partition, protection, and the network they meet."""
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -32,7 +31,8 @@ class Federation:
     """A run before its first round: the pool, what the network sees of it, and the network.
 
     `model` is a workbench: whoever uses it loads parameters and buffers first. Those of the
-    first round are `start` and `start_buffers`.
+    first round are `start` and `start_buffers`. `data_sha256` is a hash of the files that the
+    dataset was read from, "" where it is a built-in one.
     """
 
     experiment: Experiment
@@ -46,6 +46,7 @@ class Federation:
     start_buffers: dict[str, Tensor]
     trained: Bool[Tensor, " n"]
     root: Shard | None
+    data_sha256: str = ""
 
     @cached_property
     def workshop(self) -> Workshop:
@@ -129,13 +130,20 @@ def federation(text: str) -> Federation:
 
     It is prepared once a process, and again where the files of its dataset have changed.
     """
-    data = json.loads(text)["data"]
-    return _kept_federation(text, fingerprint(data["dataset"], data["path"]))
+    experiment = Experiment.from_json(text)
+    data = experiment.data
+    return _kept_federation(text, fingerprint(data.dataset, data.path), fingerprint_of(experiment))
 
 
 @lru_cache(maxsize=2)
-def _kept_federation(text: str, content: str) -> Federation:
-    return prepare(Experiment.from_json(text))
+def _kept_federation(text: str, content: str, data_sha256: str) -> Federation:
+    return replace(prepare(Experiment.from_json(text)), data_sha256=data_sha256)
+
+
+def fingerprint_of(experiment: Experiment) -> str:
+    """Return a hash of what the user's own files of a dataset hold now; "" for a built-in one."""
+    data = experiment.data
+    return "" if data.path is None else fingerprint(data.dataset, data.path)
 
 
 def dataset_of(experiment: Experiment) -> Dataset:

@@ -1,8 +1,8 @@
 """What a finished run leaves behind: everything that the report and later audits need."""
 
 import hashlib
-import io
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
-from safetensors.torch import save
 from torch import Tensor
 
-from fl_sim.atomic_io import write_bytes, write_json, write_table
+from fl_sim.atomic_io import SEAL, file_sha256, write_arrays, write_json, write_sealed, write_table
 from fl_sim.engine.crew import Crew
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.log import RunLog
@@ -21,7 +20,8 @@ from fl_sim.engine.loop import State
 from fl_sim.engine.memory import MIB
 from fl_sim.engine.pool import Pool
 from fl_sim.metrics.leakage import loss_score, margin_score
-from fl_sim.results import final_numbers, rows_table
+from fl_sim.results import FILES, MODEL, RESULT, ROWS, final_numbers, rows_table
+from fl_sim.tensor_files import write_tensors
 
 SHOWN = 8  # images on the sheet of the report
 
@@ -47,13 +47,12 @@ def finish(
         about: engine, seconds and the like, which go into the result as they are.
     """
     experiment, table = ours.experiment, rows_table(log.rows())
-    write_table(folder / "rows.parquet", table)
+    write_table(folder / ROWS, table)
     write_table(folder / "signals.parquet", _signals(ours, state, crew))
     failures = [failure._asdict() for failure in log.failures()]
     write_json(folder / "failures.json", failures)
     _save_samples(folder / "samples.npz", ours)
-    tensors = {"parameters": state.parameters, **state.buffers}
-    write_bytes(folder / "model.safetensors", save(tensors))
+    write_tensors(folder / MODEL, {"parameters": state.parameters, **state.buffers}, {})
     numbers = final_numbers(table)
     numbers["cost"] |= {"peak_mib": crew.peak() / MIB, "predicted_mib": predicted / MIB}
     result = {
@@ -71,8 +70,9 @@ def finish(
         **numbers,
         "params_sha256": sha256_of(state),
         "failures": failures,
+        "files": {name: file_sha256(folder / name) for name in FILES},
     }
-    write_json(folder / "result.json", result)
+    result[SEAL] = write_sealed(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     log.path.unlink(missing_ok=True)
     return result
@@ -80,9 +80,14 @@ def finish(
 
 def sha256_of(state: State) -> str:
     """Return a hash of the final parameters and buffers: equal hashes, equal bits."""
-    sha = hashlib.sha256(state.parameters.numpy().tobytes())
-    for name in sorted(state.buffers):
-        sha.update(state.buffers[name].contiguous().numpy().tobytes())
+    return params_sha256(state.parameters, state.buffers)
+
+
+def params_sha256(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
+    """Return a hash of parameters and buffers: equal hashes, equal bits."""
+    sha = hashlib.sha256(parameters.numpy().tobytes())
+    for name in sorted(buffers):
+        sha.update(buffers[name].contiguous().numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -108,17 +113,15 @@ def _save_samples(path: Path, ours: Federation) -> None:
     """Save a few images, clean and as published, and who holds how many of which class."""
     pool = ours.pool
     rows = _one_of_each_class(pool)[:SHOWN]
-    content = io.BytesIO()
-    np.savez(
-        content,
-        clean=pool.clean_images[rows].numpy(),
-        published=pool.noisy_images[rows].numpy(),
-        labels=pool.labels[rows].numpy(),
-        class_names=np.array(ours.dataset.class_names),
-        client_classes=ours.class_counts.numpy(),
-        protected=ours.protected_counts.numpy(),
-    )
-    write_bytes(path, content.getvalue())
+    arrays = {
+        "clean": pool.clean_images[rows].numpy(),
+        "published": pool.noisy_images[rows].numpy(),
+        "labels": pool.labels[rows].numpy(),
+        "class_names": np.array(ours.dataset.class_names),
+        "client_classes": ours.class_counts.numpy(),
+        "protected": ours.protected_counts.numpy(),
+    }
+    write_arrays(path, arrays, compressed=False)
 
 
 def _one_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:

@@ -85,8 +85,7 @@ class Story:
         self.experiment, self.label, self.folder, self.listen = experiment, label, folder, listen
         self.path = folder / "progress.jsonl"
         self.durations: deque[float] = deque(maxlen=RECENT)
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        write_text(self.path, "".join(lines[:rounds_done]))
+        write_text(self.path, "".join(_told_before(self.path)[:rounds_done]))
         described = experiment.describe()
         self.trackers = [tracker(folder, described, rounds_done) for tracker in trackers]
         self.since = perf_counter()
@@ -132,6 +131,14 @@ class Story:
             seconds_left=round(left, 2),
             peak_mib=round(peak() / MIB, 1),
         )
+
+
+def _told_before(path: Path) -> list[str]:
+    """Return the lines of an earlier process; garbage is kept as it is: nobody depends on it."""
+    try:
+        return path.read_text(errors="replace").splitlines(keepends=True)
+    except OSError:
+        return []
 
 
 def already(experiment: Experiment, folder: Path, label: str, result: dict[str, Any]) -> Progress:

@@ -1,6 +1,7 @@
 """One run from start to finish: crew, loop, checkpoints, results."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim import process
-from fl_sim.atomic_io import write_json
+from fl_sim.atomic_io import DamagedFileError, write_json, write_table
 from fl_sim.effort import counted
 from fl_sim.engine import client_app, compat, interrupts, memory
 from fl_sim.engine.checkpoint import load_state, save_state
@@ -20,8 +22,8 @@ from fl_sim.engine.cohort_choice import CohortMode, choose
 from fl_sim.engine.crew import Crew, LocalCrew
 from fl_sim.engine.environment import environment
 from fl_sim.engine.faults import NO_FAULTS, Faults
-from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.finish import finish
+from fl_sim.engine.federation import Federation, federation, fingerprint_of
+from fl_sim.engine.finish import finish, params_sha256
 from fl_sim.engine.flower_crew import FlowerCrew
 from fl_sim.engine.local_grid import LocalGrid
 from fl_sim.engine.log import RunLog
@@ -31,10 +33,13 @@ from fl_sim.engine.server import server_for
 from fl_sim.engine.variant import made_with
 from fl_sim.errors import DivergedError, RequestError, RunFailedError
 from fl_sim.experiment import Experiment
+from fl_sim.locks import refuse_link
 from fl_sim.models import parameters
-from fl_sim.results import read_result, rows_table, write_table
+from fl_sim.results import MODEL, RESULT, checked_result, rows_table
+from fl_sim.tensor_files import read_unsealed
 from fl_sim.trackers import chosen
 
+LOG = logging.getLogger("fl_sim")
 Engine = Literal["local", "ray", "flower"]
 
 
@@ -84,7 +89,10 @@ def run_session(
             to; its checkpoints stay.
     """
     process.settle()
-    finished = read_result(session.folder) if session.resume else None
+    finished = None
+    if session.resume:
+        key = (session.folder.parent.name, experiment.seed)
+        finished = finished_before(session.folder, key, fingerprint_of(experiment))
     if finished is not None:
         listen(already(experiment, session.folder, label, finished))
         return finished
@@ -147,10 +155,12 @@ def drive(
 ) -> dict[str, Any]:
     """Run the rounds that are left with a crew, and write the results."""
     experiment, started, folder = ours.experiment, time.time(), session.folder
-    run, checkpoints = experiment.to_json(), folder / "checkpoints"
+    made, data_sha256 = session.made_with, ours.data_sha256
+    run = experiment.to_json() + (json.dumps(made, sort_keys=True) if made else "")
+    checkpoints = folder / "checkpoints"
     state, log = first_state(ours), RunLog(folder / "log.jsonl")
     if session.resume:
-        state = load_state(checkpoints, state, run, log)
+        state = load_state(checkpoints, state, run, log, data_sha256)
     if state.round == 0:
         state.cohort = choose(session.cohort, ours)
     predicted = memory.predicted(ours, session.workers if session.engine == "ray" else 0)
@@ -158,16 +168,17 @@ def drive(
     with Story(experiment, folder, label, state.round, listen, followers) as story:
         for played in _recorded(rounds(ours, state, crew), log, folder):
             log.append(played.rows, played.failures)
-            save_state(checkpoints, state, run, log.mark)
+            save_state(checkpoints, state, run, log.mark, data_sha256)
             story.tell(state.round, played.rows, played.failures)
             if state.round < experiment.rounds:
                 interrupts.check(state.round)
         about = {
             "run_id": folder.parent.name,
             "engine": session.engine,
+            **({"data_sha256": data_sha256} if data_sha256 else {}),
             "wall_seconds": time.time() - started,
             "side_by_side": session.side_by_side,
-            **({"made_with": session.made_with} if session.made_with else {}),
+            **({"made_with": made} if made else {}),
         }
         return finish(ours, state, log, crew, folder, predicted, about)
 
@@ -197,12 +208,55 @@ def await_nodes(grid: Grid) -> None:
         time.sleep(0.1)
 
 
+def finished_before(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[str, Any] | None:
+    """Return the result of a finished run that can be kept; None where it has to be made.
+
+    A run whose files were damaged, or whose data was replaced, is made anew, with a warning
+    that says why.
+
+    Args:
+        folder: of the run.
+        key: its run id and seed.
+        data_sha256: of the files of the dataset as they are now; "" for a built-in one.
+    """
+    try:
+        result = checked_result(folder, key)
+        if result is None:
+            return None
+        _check_model(folder, result)
+        if result.get("data_sha256", data_sha256) != data_sha256:
+            raise DamagedFileError(folder / RESULT, "is of other data: the dataset changed since")
+        return result
+    except DamagedFileError as error:
+        LOG.warning("%s; the run is made anew", error)
+        for name in (RESULT, MODEL):  # without them it counts as not finished
+            (folder / name).unlink(missing_ok=True)
+        return None
+
+
+def _check_model(folder: Path, result: dict[str, Any]) -> None:
+    """Check the model of a run of an earlier version, which kept no hashes of its files."""
+    if "files" in result or "params_sha256" not in result:
+        return
+    tensors, _ = read_unsealed(folder / MODEL)
+    parameters = tensors.pop("parameters", torch.zeros(0))
+    if params_sha256(parameters, tensors) != result["params_sha256"]:
+        raise DamagedFileError(folder / MODEL, "is not the model of which result.json tells")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise a `RequestError` for a run's folder that leads elsewhere, or files in it that do."""
+    for own in (folder.parent, folder, *sorted(folder.glob("*"))):
+        refuse_link(own)
+
+
 def open_folder(experiment: Experiment, session: Session) -> None:
     """Start a run's folder: anew, or where it stands when resuming.
 
     Raises:
         RequestError: where it cannot be written to.
     """
+    refuse_links(session.folder)
     try:
         if not session.resume:
             shutil.rmtree(session.folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Audits: who leaks what, by attack, by client, and by protection."""
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import betaincinv
 
+from fl_sim.atomic_io import DamagedFileError
 from fl_sim.report.formats import AREA, PERCENT, RATE, RATIO, UNDEFINED, Form, interval, over_seeds
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import axes_of, label_outside
 from fl_sim.report.parts import Cell, Drawing, Section, Table, table
 from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, drawn
+from fl_sim.results import AUDIT, read_audit
 
 MAX_PANELS = 12
 DRAWN = ("loss", "RMIA online", "LiRA online")  # attacks with a curve of their own
@@ -80,18 +81,22 @@ def audits(grid: Grid) -> Section | None:
 
 def _of(setting: Setting) -> list[Audit]:
     """Return the audits of a setting, in the order of its seeds."""
-    there = [folder for folder in setting.folders.values() if (folder / "audit.json").exists()]
-    return [_read(folder, (folder / "audit.json").stat().st_mtime_ns) for folder in there]
+    there = [folder for folder in setting.folders.values() if (folder / AUDIT).exists()]
+    found = [_read(folder, (folder / AUDIT).stat().st_mtime_ns) for folder in there]
+    return [audit for audit in found if audit is not None]
 
 
 @lru_cache(maxsize=256)
-def _read(folder: Path, written: int) -> Audit:
-    """Return the audit that was written at that time; the page asks for it again and again."""
-    return Audit(
-        pd.read_parquet(folder / "audit.parquet"),
-        pd.read_parquet(folder / "audit_records.parquet"),
-        json.loads((folder / "audit.json").read_text()),
-    )
+def _read(folder: Path, written: int) -> Audit | None:
+    """Return the audit that was written at that time; the page asks for it again and again.
+
+    One whose files are damaged is left out; whoever loads the results says so.
+    """
+    try:
+        found = read_audit(folder)
+    except DamagedFileError:
+        return None
+    return None if found is None else Audit(*found)
 
 
 def _table(grid: Grid, audited: Sequence[Setting]) -> Table:

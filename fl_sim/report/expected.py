@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fl_sim.atomic_io import write_json, write_text
+from fl_sim.atomic_io import read_json, write_json, write_text
 from fl_sim.errors import RequestError
 from fl_sim.report.expected_table import keyed, markdown
 from fl_sim.results import Results, load_results
@@ -174,7 +174,7 @@ def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> d
 
 def _hardware(results: Results) -> str:
     found = next(results.path.glob("*/*/environment.json"), None)
-    environment = json.loads(found.read_text()) if found else {}
+    environment = read_json(found) if found else {}
     return f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}"
 
 

@@ -1,6 +1,5 @@
 """The grid of a sweep as the report sees it: settings, each with one run a seed."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fl_sim.atomic_io import read_arrays, read_json, read_table
 from fl_sim.report.formats import value
 from fl_sim.results import SETTINGS, Results, rows_table, run_folder
 
@@ -85,15 +85,12 @@ class Setting:
     def signals(self) -> pd.DataFrame | None:
         """Return the scores of the records in the first seed's run."""
         path = self._file("signals.parquet")
-        return pd.read_parquet(path) if path else None
+        return read_table(path) if path else None
 
     def samples(self) -> dict[str, NDArray[np.generic]] | None:
         """Return the images and the shares that the first seed's run saved."""
         path = self._file("samples.npz")
-        if path is None:
-            return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_arrays(path) if path else None
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
@@ -107,8 +104,7 @@ class Setting:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self._file(name)
-        content: dict[str, Any] = json.loads(path.read_text()) if path else {}
-        return content
+        return read_json(path) if path else {}
 
     def _file(self, name: str) -> Path | None:
         path = next((folder / name for folder in self.folders.values()), None)
