@@ -16,6 +16,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
+from fl_sim.engine import loopback
+from fl_sim.errors import RequestError
 from fl_sim.seeding import seed_for
 
 
@@ -64,10 +66,16 @@ def simulate(
     """Run `main` with a grid of Flower's simulation engine, on Ray.
 
     Whatever `main` raises comes out of here.
+
+    Raises:
+        RequestError: where Ray cannot start on this machine.
     """
     import ray  # a second to import
     from flwr.simulation import run_simulation
 
+    cause = loopback.why_not_start()
+    if cause:
+        raise RequestError(f"Ray cannot start: {cause}")
     # Flower would share a Ray that runs already, and wait for cores that our workers hold.
     ray.shutdown()
     server_app, failures = ServerApp(), []
@@ -79,21 +87,18 @@ def simulate(
         except BaseException as error:
             failures.append(error)
 
+    backend: Any = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {
+            "num_cpus": num_workers,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "include_dashboard": False,
+        },
+    }
     try:
-        run_simulation(
-            server_app,
-            client_app,
-            num_supernodes=num_nodes,
-            backend_config={
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                "init_args": {
-                    "num_cpus": num_workers,
-                    "log_to_driver": False,
-                    "logging_level": "ERROR",
-                    "include_dashboard": False,
-                },
-            },
-        )
+        with loopback.only_here():
+            run_simulation(server_app, client_app, num_supernodes=num_nodes, backend_config=backend)
     finally:
         ray.shutdown()  # it leaves its own running
     if failures:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from fl_sim.engine import loopback
 from fl_sim.engine.orders import Chunk
 from fl_sim.engine.ray_worker import Worker, share_tensors
 from fl_sim.errors import RequestError, RunFailedError
@@ -65,9 +66,13 @@ def _start(count: int, address: str | None) -> None:
     global _address
     os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to their own driver
     quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
+    cause = "" if address else loopback.why_not_start()
+    if cause:
+        raise RequestError(f"Ray cannot start: {cause}")
     try:
         if address is None:
-            ray.init(num_cpus=count, include_dashboard=False, **quiet)
+            with loopback.only_here():
+                ray.init(num_cpus=count, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises nothing narrower
