@@ -36,7 +36,11 @@ def check(experiment: Experiment) -> None:
     allowed = f"images of at least two classes to train on; {dataset.origin} has {present}"
     require(present >= 2, "data", allowed, str(data.num_samples or data.dataset))
     rng = numpy_generator(experiment.seed, "partition")
-    shares(experiment.partition, dataset.train_labels, data.num_clients, rng)
+    partition, owners = experiment.partition, dataset.train_owners
+    named = owners is not None or not partition.needs_owners
+    allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
+    require(named, "partition", allowed, type(partition).__name__)
+    shares(partition, dataset.train_labels, data.num_clients, rng, owners)
     network = network_of(experiment)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))

@@ -18,13 +18,14 @@ class Protection(ABC):
     stays within the ball after rounding to 8 bits; the result does not depend on the order
     of the samples. `short` is the name on the command line, the initials of the literature.
     `min_classes` is how many classes there have to be: 2 where the noise comes from telling
-    classes apart.
+    classes apart. `min_side` is the least height and width of images.
     """
 
     radius: float
     norm: ClassVar[Literal["linf", "l2"]] = "linf"
     short: ClassVar[str] = ""
     min_classes: ClassVar[int] = 1
+    min_side: ClassVar[int] = 1
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Raise a `FieldError` for images that noise cannot be made for; called before any work.

@@ -1,8 +1,9 @@
 """Share a training set out among clients: index lists that cover it exactly once."""
 
+import heapq
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +18,39 @@ ATTEMPTS = 1000  # draws until every client has its minimum; Dirichlet(0.1) need
 
 
 class Partition(ABC):
-    """How the images are spread over the clients."""
+    """How the images are spread over the clients.
+
+    `needs_owners` says whether the dataset has to name whose each image is.
+    """
+
+    needs_owners: ClassVar[bool] = False
 
     @abstractmethod
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return one list of indices a client; together they cover `labels` once."""
 
+    def split_owned(
+        self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
+    ) -> list[Indices]:
+        """Return the same where the owner of each image is known; mostly that does not matter."""
+        return self.split(labels, num_clients, rng)
+
 
 def shares(
-    partition: Partition, labels: Int64[Tensor, " n"], num_clients: int, rng: np.random.Generator
+    partition: Partition,
+    labels: Int64[Tensor, " n"],
+    num_clients: int,
+    rng: np.random.Generator,
+    owners: Int64[Tensor, " n"] | None = None,
 ) -> list[Int64[Tensor, " m"]]:
     """Split `labels` and sort each client's list.
+
+    Args:
+        partition: how they are spread.
+        labels: of the images.
+        num_clients: how many share them.
+        rng: for whatever is drawn.
+        owners: whose each image is, from 0; None: nobody says.
 
     Raises:
         FieldError: with more clients than samples.
@@ -38,7 +61,11 @@ def shares(
         f"at most one client a sample, {len(labels)}",
         num_clients,
     )
-    return [from_numpy(np.sort(own)) for own in partition.split(labels.numpy(), num_clients, rng)]
+    if owners is None:
+        parts = partition.split(labels.numpy(), num_clients, rng)
+    else:
+        parts = partition.split_owned(owners.numpy(), labels.numpy(), num_clients, rng)
+    return [from_numpy(np.sort(own)) for own in parts]
 
 
 def _by_class(labels: Indices, rng: np.random.Generator) -> list[Indices]:
@@ -215,3 +242,43 @@ class PowerLaw(Partition):
         sizes = self.min_size + np.floor(spare * weights / weights.sum()).astype(np.int64)
         sizes[: len(labels) - sizes.sum()] += 1
         return list(np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1]))
+
+
+@final
+@dataclass(frozen=True)
+class ByOwner(Partition):
+    """Each client gets all images of one owner, or of several whole ones (natural ids).
+
+    Owners are those that the dataset names: a level of an image folder (`data.folders`, such as
+    `label/owner`), or the column `owner` of its labels.csv. With as many clients as owners, client
+    i is owner i in the order of their names. With fewer, owners are dealt out by size, the largest
+    first, each to the client with the fewest images.
+
+    Source: the natural partitions of LEAF, Caldas et al. (2018), https://arxiv.org/abs/1812.01097.
+    """
+
+    needs_owners: ClassVar[bool] = True
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Deal the images out as if each had an owner of its own."""
+        return self.split_owned(np.arange(len(labels)), labels, num_clients, rng)
+
+    def split_owned(
+        self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
+    ) -> list[Indices]:
+        """Give each owner to one client."""
+        order = owners.argsort(kind="stable")
+        cuts = np.flatnonzero(np.diff(owners[order])) + 1
+        held = np.split(order, cuts)
+        if num_clients > len(held):
+            allowed = f"at most one client an owner, {len(held)}"
+            raise FieldError("data.num_clients", allowed, num_clients)
+        if num_clients == len(held) < len(labels):
+            return held
+        parts: list[list[Indices]] = [[] for _ in range(num_clients)]
+        fewest = [(0, client) for client in range(num_clients)]
+        for own in sorted(rng.permutation(len(held)), key=lambda i: -len(held[i])):
+            size, client = fewest[0]
+            heapq.heapreplace(fewest, (size + len(held[own]), client))
+            parts[client].append(held[own])
+        return [np.concatenate(own) for own in parts]

@@ -53,7 +53,8 @@ def who_is_who(
     """Return each record's client, whether it is trained on, and whether it is protected."""
     data, seed, labels = experiment.data, experiment.seed, dataset.train_labels
     rng = numpy_generator(seed, "partition")
-    parts = shares(experiment.partition, labels, data.num_clients, rng)
+    owners = dataset.train_owners
+    parts = shares(experiment.partition, labels, data.num_clients, rng, owners)
     clients = torch.empty(len(labels), dtype=torch.int64)
     for client, own in enumerate(parts):
         clients[own] = client

@@ -181,6 +181,8 @@ def cannot_protect(
     own: Any = protection
     if num_classes < protection.min_classes:
         return "at least two classes are needed, to have something to tell apart"
+    if min(image_shape[1:]) < protection.min_side:
+        return f"images have to be {protection.min_side} pixels wide and high at least"
     if protection.norm == "linf" and protection.radius * 255 + 1e-6 < 1:
         return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
     models = [getattr(own, field.name) for field in fields(own)]

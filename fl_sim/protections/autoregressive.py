@@ -59,6 +59,7 @@ class Autoregressive(Protection):
     response: float = 10.0  # declared plainly: noise moved with it, and run ids shall too
     norm: ClassVar[Literal["linf", "l2"]] = "l2"
     short: ClassVar[str] = "ar"
+    min_side: ClassVar[int] = WINDOW
 
     def __post_init__(self) -> None:
         description.check_types(self)

@@ -1,0 +1,73 @@
+"""Natural ids: who owns an image is kept with it, and becomes its client."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fl_sim.data.partition import ByOwner, Iid, shares
+from fl_sim.data.sources import Reading, load, load_subset
+from fl_sim.errors import FieldError
+from fl_sim.seeding import numpy_generator
+
+
+def split(owners: torch.Tensor, num_clients: int, seed: int = 0) -> list[torch.Tensor]:
+    rng = numpy_generator(seed, "partition")
+    return shares(ByOwner(), torch.zeros_like(owners), num_clients, rng, owners)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=12),
+    num_clients=st.integers(1, 12),
+    seed=st.integers(0, 100),
+)
+def test_an_owner_is_never_torn(sizes: list[int], num_clients: int, seed: int) -> None:
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    owners = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
+    if num_clients > len(sizes):
+        with pytest.raises(FieldError, match=r"data.num_clients: at most one client a"):
+            split(owners, num_clients)
+        return
+    parts = split(owners, num_clients, seed)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(owners)))
+    held = [set(owners[own].tolist()) for own in parts]
+    assert sum(map(len, held)) == len(sizes)
+    assert all(held)
+    largest = max(len(own) for own in parts)
+    assert largest <= sum(sizes) / num_clients + max(sizes)
+
+
+def test_as_many_clients_as_owners_are_the_owners() -> None:
+    owners = torch.tensor([2, 0, 1, 0, 2, 2])
+    assert [own.tolist() for own in split(owners, 3)] == [[1, 3], [2], [0, 4, 5]]
+
+
+def test_other_partitions_do_not_look_at_owners() -> None:
+    labels = torch.arange(40) % 4
+    one, other = (
+        shares(Iid(), labels, 4, numpy_generator(0, "partition"), owners)
+        for owners in (None, torch.arange(40) % 3)
+    )
+    assert all(map(torch.equal, one, other))
+
+
+def test_folders_say_whose_an_image_is(tmp_path: Path) -> None:
+    for index in range(24):
+        place = tmp_path / "ab"[index % 2] / ("ann", "bob", "eve")[index % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), index, dtype=np.uint8)).save(place / f"{index}.png")
+    reading = Reading(folders="label/owner")
+    dataset = load("image_folder", str(tmp_path), reading)
+    numbers = dataset.train_images[:, 0, 0, 0]
+    assert dataset.train_owners is not None
+    assert dataset.owner_names == ("ann", "bob", "eve")
+    assert dataset.train_owners.tolist() == (numbers % 3).tolist()
+    assert dataset.notes == ()
+    some = load_subset("image_folder", str(tmp_path), 9, None, (1, 0), reading)
+    assert some.train_owners is not None
+    assert some.train_owners.tolist() == (some.train_images[:, 0, 0, 0] % 3).tolist()
+    assert some.train_labels.tolist() == (1 - some.train_images[:, 0, 0, 0] % 2).tolist()
