@@ -10,7 +10,7 @@ from clients.sgd import SgdClient
 from clients.wrapping import Wrapper
 from fl_sim import description
 from fl_sim.attacks.canaries import canary
-from fl_sim.contracts import Client, Descent, Shard, Update
+from fl_sim.contracts import Client, Shard, Update
 from fl_sim.errors import require
 
 
@@ -44,10 +44,6 @@ class CanaryClient(Wrapper):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train as the wrapped client does; what is sent is made afterwards."""
         return self.honest.train(model, shard, rng)
-
-    def descent(self, number: int) -> Descent | None:
-        """Train in a cohort where the wrapped client does: what is sent comes later."""
-        return self.honest.descent(number)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send the direction, as often as the wrapped client sends."""

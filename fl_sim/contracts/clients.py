@@ -80,7 +80,8 @@ class Client(ABC):
     def descent(self, number: int) -> Descent | None:
         """Return what round `number` is if it is plain descent, else None.
 
-        Where a model allows it, an engine trains many such clients as one batch.
+        Where a model allows it, an engine trains many such clients as one batch, and sends what
+        they trained: a client whose `replies` are something else has no descent.
         """
         return None
 

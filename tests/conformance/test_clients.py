@@ -190,6 +190,13 @@ def test_a_client_is_described_and_constructed_again(client: Client) -> None:
     assert construct(json.loads(json.dumps(describe(client))), Client) == client
 
 
+@every_client
+def test_a_client_of_a_cohort_sends_what_it_trained(client: Client, shard: Shard) -> None:
+    update = Update(2, torch.arange(5.0), {}, 50, {})
+    if client.descent(1) is not None:
+        assert client.replies(update, shard) == (update,)
+
+
 def wrapping() -> list[Any]:
     return [client for client in CLIENTS if hasattr(client, "honest")]
 

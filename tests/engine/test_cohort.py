@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from clients.canary import CanaryClient
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from clients.worker_momentum import WorkerMomentumClient
-from fl_sim import Data, Experiment
+from fl_sim import Adversary, Data, Experiment
 from fl_sim.contracts import Client, Update
 from fl_sim.engine.cohort import Batch
 from fl_sim.engine.orders import Order, Task
@@ -101,6 +102,20 @@ def test_a_cohort_of_one_gives_the_bits_of_a_cohort_of_many(model: str, client: 
         (alone,) = trained(shop, [number], cohort=True).values()
         assert torch.equal(alone.delta, own.delta)
         assert alone.metrics == own.metrics
+
+
+def test_who_cannot_be_trained_in_a_cohort_leaves_the_bits_of_the_others() -> None:
+    """A canary sends something else than it trained, which no cohort gives."""
+    shop = workshop("mlp", CLIENTS["momentum"])
+    honest = trained(shop, list(range(len(SIZES))), cohort=True)
+    canaries = Adversary(CanaryClient(length=3.0), clients=(1, 4))
+    watched = replace(shop.schedule.experiment, adversary=canaries)
+    mixed = trained(replace(shop, schedule=Schedule(watched)), list(range(6)), cohort=True)
+    for number in range(6):
+        if number in (1, 4):
+            assert mixed[number].norm == pytest.approx(3.0, rel=1e-5)
+        else:
+            assert torch.equal(mixed[number].delta, honest[number].delta)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
