@@ -15,7 +15,7 @@ from functools import partial
 from importlib.util import decode_source
 from itertools import product
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -199,12 +199,13 @@ def _attempt(
     if resume and _is_measured(folder):
         return ""
     own = {axis: study.axes[axis][word] for axis, word in point.settings}
-    started = perf_counter()
+    started, used = perf_counter(), process_time()
     try:
         found = study.measure(seed=point.seed, **own)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    _write(folder, found, perf_counter() - started)
+    times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
+    _write(folder, found, times)
     return ""
 
 
@@ -223,7 +224,7 @@ def folder_of(study: Study, root: Path, point: Point) -> Path:
     return run_folder(root, hashlib.sha256(text.encode()).hexdigest()[:12], point.seed)
 
 
-def _write(folder: Path, found: Measured, seconds: float) -> None:
+def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
     """Write what a point gave; its numbers last, since they say that it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
@@ -232,7 +233,7 @@ def _write(folder: Path, found: Measured, seconds: float) -> None:
         pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
         files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
     numbers = {name: float(value) for name, value in found.items() if name not in images}
-    write_sealed(folder / NUMBERS, {"numbers": numbers, "seconds": seconds, "files": files})
+    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
 
 
 def _summarise(study: Study, root: Path, points: list[Point], errors: dict[Point, str]) -> None:

@@ -60,6 +60,13 @@ class StudyResults:
         return float(self.cells["seconds"].sum()) if "seconds" in self.cells else 0.0
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all points, added up; NaN where any did not measure it."""
+        cells = self.cells
+        known = cells["cpu_seconds"] if "cpu_seconds" in cells else pd.Series([float("nan")])
+        return float(known.sum(skipna=False))
+
+    @property
     def numbers(self) -> list[str]:
         """Names of what was measured."""
         return _named(self.cells, "numbers.")
@@ -107,10 +114,13 @@ def load_study(path: str | Path) -> StudyResults:
                 cell["error"] = str(error)
                 cell.pop("numbers", None)
     failed = [cell for cell in content["cells"] if "error" in cell]
+    cells = pd.json_normalize(content["cells"])
+    for name in _named(cells, "numbers."):  # JSON has null for what is not defined
+        cells[f"numbers.{name}"] = pd.to_numeric(cells[f"numbers.{name}"])
     return StudyResults(
         path=root,
         question=content["question"],
-        cells=pd.json_normalize(content["cells"]),
+        cells=cells,
         damaged=tuple(damaged),
         hardware=f"{where['processor']}, torch {where['torch']}",
         errors=tuple(f"{cell['settings']}: {cell['error']}" for cell in failed),

@@ -4,6 +4,7 @@ Losses are cross-entropies in nats. Where the literature leaves the order of min
 open, the docstring says how it is read here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fl_sim.models.modes import at_rest
 from fl_sim.perturbation import Loss, sign_steps, uniform
 
 Train = Callable[[Float[Tensor, "n c h w"]], nn.Module]
+Augment = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
 BATCH = 256
 
 
@@ -49,8 +51,13 @@ def delusiveness(
     """Return the mean loss on clean test images of a model trained on protected ones (RD).
 
     Guessing evenly among y classes gives log y; a deluded model is confidently wrong, above it.
+    NaN where the model diverged.
 
-    Source: Liu et al. (2024), https://arxiv.org/abs/2311.13091.
+    The definition trains the model on t(x + d_u) with transforms t drawn anew in every batch, such
+    as random crops and flips. This takes a model that is trained already, so what it was trained
+    with is the caller's: `delusiveness_of` trains one through transforms of its own.
+
+    Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
     """
     with at_rest(model) as still:
         losses = [
@@ -58,6 +65,32 @@ def delusiveness(
             for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
         ]
     return float(torch.stack(losses).sum()) / len(images)
+
+
+def delusiveness_of(
+    train: Train,
+    protected: Float[Tensor, "n c h w"],
+    test_images: Float[Tensor, "t c h w"],
+    test_labels: Int64[Tensor, " t"],
+    augment: Augment | None = None,
+) -> float:
+    """Return the delusiveness (RD) of protected images, by a training of its own.
+
+    With `augment`, training and definition see t(x + d_u): the images that `train` is given have
+    been transformed once, so that a `train` of several epochs draws no new ones; a `train` that
+    transforms each batch itself, as the definition does, needs none.
+
+    Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
+
+    Args:
+        train: returns a model trained on the images that it is given.
+        protected: images with noise, in [0, 1].
+        test_images: clean images.
+        test_labels: their labels.
+        augment: the transforms t, such as a crop and flip with a generator of their own.
+    """
+    seen = protected if augment is None else augment(protected)
+    return delusiveness(train(seen), test_images, test_labels)
 
 
 def surrogate_robustness(
@@ -148,12 +181,17 @@ def stability(
     rng: torch.Generator,
     draws: int = 3,
 ) -> float:
-    """Return the least delusiveness that is left when the noise is moved at random (S).
+    """Return minus the least delusiveness that is left when the noise is moved at random (S).
 
-    The smallest RD over `draws` uniform changes of the protected images, each with a training of
-    its own. Higher is more stable.
+    S is the opposite of the worst-case delusiveness: minus the smallest RD over `draws` uniform
+    changes of the protected images, each with a training of its own. At most 0. With the paper's
+    sign, the lower S is, the more of the delusiveness is sure to be left: noise that protects
+    whatever is done to it is far below -log y, of y classes. NaN where the model of any draw
+    diverged, since the worst case is not known then.
 
-    Source: after the definition of Liu et al. (2024), https://arxiv.org/abs/2311.13091, with random
+    Transforms in training are the caller's: see `delusiveness`.
+
+    Source: after definition 5 of Liu et al. (2024), https://arxiv.org/abs/2311.13091, with random
     changes in the place of the worst one.
 
     Args:
@@ -166,11 +204,14 @@ def stability(
         draws: number of changes and trainings.
     """
     moved = [protected + uniform(protected, radius, rng) for _ in range(draws)]
-    return min(delusiveness(train(own), test_images, test_labels) for own in moved)
+    left = [delusiveness(train(own), test_images, test_labels) for own in moved]
+    return -min(left) if all(map(math.isfinite, left)) else math.nan
 
 
 def correlations(first: Sequence[float], second: Sequence[float]) -> Correlations:
     """Return Pearson's, Spearman's and Kendall's (tau-b) coefficients; no relation gives 0.
+
+    Over the pairs of which both values are numbers.
 
     Source: the usual definitions, by SciPy.
 
@@ -179,6 +220,8 @@ def correlations(first: Sequence[float], second: Sequence[float]) -> Correlation
     """
     if len(first) != len(second):
         raise ValueError(f"as many values on both sides; got {len(first)} and {len(second)}")
+    pairs = [(x, y) for x, y in zip(first, second, strict=True) if x == x and y == y]
+    first, second = [x for x, _ in pairs], [y for _, y in pairs]
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return Correlations(*[float("nan")] * 3)
     from scipy import stats  # seconds to import, and every run looks for metrics here

@@ -249,7 +249,8 @@ def _by_client(grid: Grid, audited: Sequence[Setting]) -> Drawing | None:
     about = (
         "Each client's AUC under the headline attack, with its 95 % DeLong interval, against the "
         "accuracy of the global model for it; first audited seed. Small pools alone spread the "
-        "AUC. Hollow: should not be read, as labels alone tell members apart."
+        "AUC. Hollow: should not be read, for the reason in audit.parquet. Clients of which either "
+        "number is not defined are not drawn."
     )
     titles = [setting.label or grid.name for setting in chosen]
     return drawn("audit_clients", _client_figure(titles, chosen), about, about)
@@ -265,7 +266,7 @@ def _client_figure(titles: Sequence[str], chosen: Sequence[Setting]) -> Figure:
         findings = _of(setting)[0]
         for client, own in accuracy.iterrows():
             rows = findings.number(_headline(findings), "auc", "all", int(str(client)))
-            if rows.empty or bool(rows["value"].isna().all()):
+            if rows.empty or bool(rows["value"].isna().all()) or np.isnan(float(own["value"])):
                 continue
             value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
             colour = {"protected": COLOURS[0], "clean": COLOURS[2]}.get(str(own["group"]), INK)

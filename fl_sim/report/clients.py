@@ -36,7 +36,9 @@ def accuracy_by_client(grid: Grid) -> Drawing | None:
         return None
     about = (
         "Accuracy on each client's own mix of classes after the last round, lowest first, of "
-        f"{grid.shown_seeds}. The dashed line is the mean over clients. A client is called "
+        f"{grid.shown_seeds}. The dashed line is the mean over the clients that have one; where "
+        "a client holds a class without a test image, or the model diverged, its accuracy is not "
+        "defined. A client is called "
         "protected above three quarters of its images, clean below one quarter, mixed between, and "
         "an attacker while it misbehaves, whatever it protects."
     )
@@ -65,7 +67,10 @@ def _bars(axes: Axes, setting: Setting) -> None:
     values = 100 * rows["value"].to_numpy(float)
     places = np.arange(len(values))
     axes.bar(places, values, color=[GROUPS[group] for group in rows["group"]], width=0.8)
-    axes.axhline(float(values.mean()), color=INK, linestyle="--", linewidth=0.8)
+    if np.isfinite(values).any():
+        axes.axhline(float(np.nanmean(values)), color=INK, linestyle="--", linewidth=0.8)
+    for place in places[np.isnan(values)]:
+        axes.text(place, 1, "not defined", rotation=90, ha="center", va="bottom", fontsize=6)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 100)
     named = len(values) <= MANY

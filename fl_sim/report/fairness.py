@@ -70,6 +70,7 @@ def fairness(grid: Grid) -> Section | None:
     about = (
         "Of the clients' accuracies on their own mixes of classes, after the last round. An even "
         "federation has spread, variance, parity gap and Gini 0, and Jain and entropy 1.",
+        *_left_out(grid, "fairness_mean"),
     )
     parts = [_table(grid, "Fairness over clients", ACCURACY), accuracy_spread(grid)]
     if _has(grid, GROUPS[:1], KINDS):
@@ -85,6 +86,7 @@ def privacy(grid: Grid) -> Section | None:
         "Of the AUCs of the margin attack on each client's own records: who pays with privacy. "
         "Here the worst are the highest. A client is audited on few records, so AUCs differ even "
         "where all leak alike; the excess spread leaves that out, and 0 is even.",
+        *_left_out(grid, "fairness_leakage_mean"),
     )
     parts = [_table(grid, "Leakage over clients", PRIVACY), accuracy_and_leakage(grid)]
     if _has(grid, PRIVACY[:1], KINDS):
@@ -101,8 +103,19 @@ def benefit(grid: Grid) -> Section | None:
         "trained alone. Correlations are Pearson's, of accuracy with what a client gives: its "
         "accuracy alone, or what its last update adds. 1: whoever gives more gets more; about 0: "
         "giving does not matter.",
+        *_left_out(grid, "fairness_benefit_mean"),
     )
     return _section("benefit", "What taking part gives", about, [_table(grid, "Gains", BENEFIT)])
+
+
+def _left_out(grid: Grid, metric: str) -> list[str]:
+    """Return what statistics say of the clients that are not in them, a sentence a setting."""
+    found: dict[str, list[str]] = {}
+    for setting in grid.finished:
+        for note in dict.fromkeys(setting.final(metric)["note"]):
+            if note:
+                found.setdefault(str(note), []).append(setting.label or grid.name)
+    return [f"{', '.join(labels)}: {note}." for note, labels in found.items()]
 
 
 def _section(

@@ -33,6 +33,8 @@ def accuracy_over_rounds(grid: Grid) -> Drawing | None:
     if len(grid.seeds) == 1:
         shown = "One seed, so there is no band."
     about = f"Accuracy on clean test images after every round. {shown}"
+    if any(bool(setting.metric("accuracy")["value"].isna().any()) for setting in grid.finished):
+        about += " Where the model of a seed diverged, its accuracy is not defined, and left out."
     return drawn("accuracy_over_rounds", figure, about, about)
 
 

@@ -67,6 +67,12 @@ class Setting:
         """Return the rows of a metric of the whole federation after the last round."""
         return last_round(self.metric(name, group))
 
+    def why_undefined(self, name: str, group: str = "all") -> str:
+        """Return why a metric has no number after the last round, of any seed; else nothing."""
+        rows = self.final(name, group)
+        bare = rows[rows["value"].isna()]
+        return "; ".join(dict.fromkeys(str(note) for note in bare["note"] if note))
+
     def clients(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of the first seed."""
         rows = self.all_clients(name)
@@ -139,6 +145,24 @@ class Grid:
     def has_course(self) -> bool:
         """Whether any run was scored after more than one round."""
         return any(setting.metric("accuracy")["round"].nunique() > 1 for setting in self.finished)
+
+    @property
+    def side_by_side(self) -> int:
+        """How many runs shared the machine at most."""
+        cells = self.results.cells
+        known = cells["side_by_side"].dropna().tolist() if "side_by_side" in cells else []
+        return max([1, *map(int, known)])
+
+    @property
+    def about_time(self) -> str:
+        """What to know before times of the runs are compared."""
+        told = "CPU seconds are the processor time of all processes of a run, over all its rounds"
+        if self.side_by_side == 1:
+            return f"{told}."
+        return (
+            f"{told}: up to {self.side_by_side} runs were side by side on this machine, where the "
+            "clock measures their load as well."
+        )
 
     @property
     def heads(self) -> list[str]:

@@ -14,10 +14,18 @@ from fl_sim.report.formats import (
 )
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Cell, Section, Table, table
-from fl_sim.report.tables import A_MIX, Column, headline_columns, legend, seeds_in_words
+from fl_sim.report.tables import (
+    A_MIX,
+    Column,
+    headline_columns,
+    legend,
+    seeds_in_words,
+    undefined,
+)
 
 COSTS = (
-    ("seconds", "cost.seconds", SECONDS),
+    ("CPU seconds", "cost.cpu_seconds", SECONDS),
+    ("seconds by the clock", "cost.seconds", SECONDS),
     ("MB up", "cost.bytes_up", MEGABYTES),
     ("MB down", "cost.bytes_down", MEGABYTES),
     ("peak MiB", "cost.peak_mib", MEBIBYTES),
@@ -36,6 +44,7 @@ def headlines(grid: Grid) -> Section:
     about = [f"After the last round; {seeds_in_words(grid)}. {legend(there)}"]
     if len(grid.seeds) > 1:
         about.append("The spread is no confidence interval; (n/m): defined for n of m seeds.")
+    about += [own for own in undefined(grid) if not own.startswith("CPU s")]
     return Section(
         "key", "Key numbers", tuple(about), (table("Key numbers", grid.heads, columns, rows),)
     )
@@ -61,10 +70,12 @@ def cost(grid: Grid) -> Section | None:
         lambda setting: [Cell(over_seeds(setting.column(name), form)) for _, name, form in COSTS],
     )
     about = (
-        "Over all rounds and clients. Seconds and memory hold for this machine and its load, and "
-        "include whatever else it did at the time; bytes and parameters hold anywhere."
+        "Over all rounds and clients. Seconds by the clock and memory hold for this machine and "
+        "its load, and include whatever else it did at the time; bytes and parameters hold "
+        f"anywhere. {grid.about_time}"
     )
-    return Section("cost", "Cost", (about,), (made,))
+    reasons = [own for own in undefined(grid) if own.startswith("CPU s")]
+    return Section("cost", "Cost", (about, *reasons), (made,))
 
 
 def setting_table(

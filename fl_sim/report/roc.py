@@ -40,12 +40,15 @@ class Curve(NamedTuple):
 
 
 def curve_of(signals: pd.DataFrame) -> Curve | None:
-    """Return the step curve of the margin attack on the audited records."""
+    """Return the step curve of the margin attack on the audited records.
+
+    None where there is nothing to compare: an empty side, or a margin that is NaN.
+    """
     audited = signals[signals["audited"]]
     scores = audited["margin"].to_numpy(float)
     is_member = audited["member"].to_numpy(bool)
     members, outsiders = np.sort(scores[is_member]), np.sort(scores[~is_member])
-    if len(members) == 0 or len(outsiders) == 0:
+    if len(members) == 0 or len(outsiders) == 0 or np.isnan(scores).any():
         return None
     thresholds = np.unique(np.append(scores, np.inf))[::-1]
     hits = 1 - np.searchsorted(members, thresholds) / len(members)

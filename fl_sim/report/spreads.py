@@ -30,7 +30,8 @@ def accuracy_spread(grid: Grid) -> Drawing | None:
     about = (
         "Every dot is a client of a seed, at its accuracy on its own mix of classes after the "
         "last round; the stroke is the mean over clients and seeds, the triangle the mean over "
-        "seeds of the worst client."
+        "seeds of the worst client. Clients whose accuracy is not defined are not drawn"
+        f"{_how_many(settings)}."
     )
     left = len(grid.finished) - len(settings)
     if left:
@@ -76,7 +77,8 @@ def accuracy_and_leakage(grid: Grid) -> Drawing | None:
     about = (
         "Every dot is a client of a seed, after the last round: its accuracy, and how well the "
         "margin attack tells its members from its outsiders. The dashed line is guessing. Clients "
-        "far up pay for the model with their privacy; those far left get little for it."
+        "far up pay for the model with their privacy; those far left get little for it. Clients of "
+        "which either is not defined are not drawn."
     )
     left = len(grid.finished) - len(settings)
     if left:
@@ -108,6 +110,13 @@ def _pairs(setting: Setting) -> pd.DataFrame:
     areas = _known(setting.all_clients("mia_margin_auc"))[["seed", "client", "value"]]
     accuracies = _known(setting.all_clients("client_accuracy"))
     return accuracies.merge(areas.rename(columns={"value": "area"}), on=["seed", "client"])
+
+
+def _how_many(settings: Sequence[Setting]) -> str:
+    """Return how many accuracies are not defined, in brackets; nothing where all are."""
+    tables = [setting.all_clients("client_accuracy") for setting in settings]
+    count, missing = sum(map(len, tables)), sum(len(own) - len(_known(own)) for own in tables)
+    return f" ({missing} of {count})" if missing else ""
 
 
 def _known(rows: pd.DataFrame) -> pd.DataFrame:

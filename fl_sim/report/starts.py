@@ -26,7 +26,7 @@ COLUMNS = (
     "MB up a round",
     "spread over clients, points",
     "trained parameters",
-    "seconds a round",
+    "CPU seconds a round",
 )
 
 
@@ -70,7 +70,7 @@ def _cells(setting: Setting, goal: float) -> list[Cell]:
     rounds = rounds_to(setting, goal)
     reached = bool(defined(rounds))
     upload = mean(list(setting.metric("bytes_up")["value"]))
-    seconds = mean(list(setting.metric("seconds")["value"]))
+    seconds = setting.metric("cpu_seconds").groupby("seed")["value"].mean()
     first = setting.metric("accuracy").query("round == 1")["value"]
     return [
         Cell(over_seeds(setting.column("accuracy"), PERCENT)),
@@ -81,7 +81,7 @@ def _cells(setting: Setting, goal: float) -> list[Cell]:
         Cell(number(upload, MEGABYTES)),
         Cell(over_seeds(setting.column("fairness.spread"), PERCENT)),
         Cell(number(mean(setting.column("num_parameters")), COUNT)),
-        Cell(number(seconds, SECONDS._replace(decimals=2))),
+        Cell(over_seeds(list(seconds), SECONDS._replace(decimals=2))),
     ]
 
 
@@ -100,7 +100,8 @@ def _about(grid: Grid) -> tuple[str, ...]:
     race = (
         f"The target is {100 * SHARE:g} % of the best final accuracy among the models that share "
         "all other settings, so that they race to the same number. Rounds to target: the first "
-        "round at or above it, averaged over the seeds that get there. MB up: all clients."
+        "round at or above it, averaged over the seeds that get there. MB up: all clients. "
+        f"{grid.about_time}"
     )
     models = _models(grid.finished)
     fields = [f for f in models[0] if len({str(m.get(f)) for m in models}) > 1] if models else []

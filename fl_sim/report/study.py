@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from fl_sim.atomic_io import write_text
-from fl_sim.report.formats import count, mean, spread
+from fl_sim.report.formats import UNDEFINED, count, defined, mean, spread
 from fl_sim.report.images import show
 from fl_sim.report.page import render, write_figures
 from fl_sim.report.panels import axes_of
@@ -65,12 +65,17 @@ def points(results: StudyResults) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
 
 
 def _in_words(values: "pd.Series[float]") -> str:
-    """Return mean and spread with as many digits as tell them apart."""
+    """Return mean and spread with as many digits as tell them apart.
+
+    And of how many seeds, where some have no number; "-" where none has.
+    """
     own = [float(value) for value in values]
     middle, width = mean(own), spread(own)
     if middle != middle:
-        return "-"
-    return f"{middle:.4g}" if width != width else f"{middle:.4g} ± {width:.2g}"
+        return UNDEFINED
+    there = len(defined(own))
+    some = f" ({there}/{len(own)})" if there < len(own) else ""
+    return (f"{middle:.4g}" if width != width else f"{middle:.4g} ± {width:.2g}") + some
 
 
 def write(results: StudyResults) -> Path:
@@ -89,12 +94,21 @@ def _about(results: StudyResults) -> Section:
         ("Measured", f"{points_in_words}, {count(len(results.seeds), 'seed')}"),
         *((f"Varied: {axis}", " | ".join(_distinct(results, axis))) for axis in results.axes),
         ("Machine", results.hardware),
-        ("Time", f"{results.seconds:.0f} seconds, all points together"),
+        ("Time", _time(results)),
         *(("Failed", error) for error in results.errors),
     ]
     return Section(
         "about", "What was measured", (results.question,), (Definitions(tuple(entries)),)
     )
+
+
+def _time(results: StudyResults) -> str:
+    """Return the time of all points together; the clock holds for the machine's load as well."""
+    clock = f"{results.seconds:.0f} seconds by the clock"
+    used = results.cpu_seconds
+    if used != used:
+        return f"{clock}, all points together, which may have been side by side"
+    return f"{used:.0f} CPU seconds, all points together; {clock}, points side by side counted each"
 
 
 def _figures(drawings: list[Drawing]) -> list[Section]:
@@ -103,7 +117,8 @@ def _figures(drawings: list[Drawing]) -> list[Section]:
 
 def _numbers(results: StudyResults) -> Section:
     axes, columns, rows = _grid(results)
-    about = "Mean and sample standard deviation over seeds; the spread is no confidence interval."
+    about = "Mean and sample standard deviation over seeds; the spread is no confidence interval. "
+    about += "-: not defined; (n/m): defined for n of m seeds."
     made = table("Every number", axes, columns, [list(map(Cell, row)) for row in rows])
     return Section("numbers", "Numbers", (about,), (made,))
 

@@ -44,8 +44,8 @@ def _spread(name: str, form: Form) -> Callable[[Setting], str]:
 
 
 def _cost(setting: Setting) -> str:
-    upload, seconds = mean(setting.column("cost.bytes_up")), mean(setting.column("cost.seconds"))
-    return f"{number(upload, MEGABYTES)}\n{number(seconds, SECONDS)}"
+    upload = number(mean(setting.column("cost.bytes_up")), MEGABYTES)
+    return f"{upload}\n{over_seeds(setting.column('cost.cpu_seconds'), SECONDS)}"
 
 
 # A_mix is the final accuracy of the run itself, so there is no further column for that.
@@ -65,7 +65,13 @@ HEADLINES = (
     Column("AUC", "", _spread("leakage.auc", AREA), "membership attack, chance is 0.5"),
     Column("worst client", "%", _spread("fairness.worst_client", PERCENT), "its accuracy"),
 )
-COST = Column("MB up", "seconds", _cost)
+COST = Column("MB up", "CPU s", _cost)
+REASONS = (  # for a number that is not defined: the column, and the metric that says why
+    ("A_mix", "accuracy"),
+    ("AUC", "mia_margin_auc"),
+    ("worst client", "fairness_worst_client"),
+    ("CPU s", "cpu_seconds"),
+)
 LOST = Column(
     "lost",
     "",
@@ -73,6 +79,7 @@ LOST = Column(
     "times a client did not deliver",
 )
 INDENT = 4
+MOST_NAMED = 3  # settings in a sentence
 
 
 def headline_columns(grid: Grid) -> list[Column]:
@@ -174,6 +181,27 @@ def seeds_in_words(grid: Grid) -> str:
     return f"mean ± sample standard deviation over {count(len(grid.seeds), 'seed')}"
 
 
+def undefined(grid: Grid) -> list[str]:
+    """Return which headline numbers are not defined, of which settings, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for setting in grid.finished:
+        for column, metric in REASONS:
+            why = setting.why_undefined(metric)
+            if why:
+                found.setdefault((column, why), []).append(setting.label or grid.name)
+    return [
+        f"{column} is not defined: {why} ({_some(labels, len(grid.finished))})."
+        for (column, why), labels in found.items()
+    ]
+
+
+def _some(labels: Sequence[str], count: int) -> str:
+    if len(labels) == count:
+        return "every setting" if count > 1 else labels[0]
+    shown = ", ".join(labels[:MOST_NAMED])
+    return shown if len(labels) <= MOST_NAMED else f"{shown} and {len(labels) - MOST_NAMED} more"
+
+
 def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
     """Return the runs that did not finish: setting, seed and error."""
     found = []
@@ -187,7 +215,9 @@ def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
 
 def _caption(grid: Grid, columns: Iterable[Column]) -> Text:
     several = " (n/m): defined for n of m seeds." if len(grid.seeds) > 1 else ""
-    text = Text(legend(columns) + several, style="not italic dim")
+    text = Text(f"{legend(columns)}{several} {grid.about_time}", style="not italic dim")
+    for reason in undefined(grid):
+        text.append(f"\n{reason}", style="yellow not dim")
     for setting, seed, error in failed_runs(grid):
         text.append(
             f"\nfailed: {setting.label or grid.name}, seed {seed}: {error}", style="red not dim"

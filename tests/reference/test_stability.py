@@ -75,14 +75,38 @@ def test_the_robustness_of_noise_counts_what_is_left_after_retraining() -> None:
     assert all(float((own - IMAGES).abs().max()) <= 0.03 + 1e-6 for own in seen)
 
 
-def test_stability_is_the_least_delusiveness_over_draws() -> None:
+def test_stability_is_the_opposite_of_the_least_delusiveness_over_draws() -> None:
     slopes = iter([-3.0, -1.0, -2.0])
 
     def train(images: Tensor) -> nn.Module:
         return Threshold(next(slopes))
 
     found = stability.stability(train, IMAGES, IMAGES, LABELS, 0.01, generator(0, "draws"))
-    assert found == pytest.approx(loss_at(-0.1, 1), rel=1e-4)
+    assert found == pytest.approx(-loss_at(-0.1, 1), rel=1e-4)
+
+
+def test_the_worst_draw_is_not_known_where_a_model_diverged() -> None:
+    slopes = iter([-3.0, math.nan, -2.0])
+
+    def train(images: Tensor) -> nn.Module:
+        return Threshold(next(slopes))
+
+    found = stability.stability(train, IMAGES, IMAGES, LABELS, 0.01, generator(0, "draws"))
+    assert math.isnan(found)
+
+
+def test_delusiveness_trains_through_transforms_where_it_is_given_any() -> None:
+    seen: list[Tensor] = []
+
+    def train(images: Tensor) -> nn.Module:
+        seen.append(images)
+        return Threshold(-2.0)
+
+    plain = stability.delusiveness_of(train, IMAGES, IMAGES, LABELS)
+    mirrored = stability.delusiveness_of(train, IMAGES, IMAGES, LABELS, lambda own: own.flip(3))
+    assert plain == mirrored == pytest.approx(loss_at(-0.1, 2), rel=1e-4)
+    assert torch.equal(seen[0], IMAGES)
+    assert torch.equal(seen[1], IMAGES.flip(3))
 
 
 def by_definition(first: list[float], second: list[float]) -> tuple[float, float, float]:
@@ -114,6 +138,13 @@ def test_correlations_are_those_of_their_definitions(pairs: list[tuple[int, int]
         assert all(math.isnan(value) for value in found)
     else:
         assert tuple(found) == pytest.approx(by_definition(first, second), abs=1e-9)
+
+
+def test_pairs_without_a_number_are_left_out() -> None:
+    nan = math.nan
+    found = stability.correlations([1.0, nan, 2.0, 3.0, 9.0], [2.0, 5.0, 4.0, 5.0, nan])
+    assert found == stability.correlations([1.0, 2.0, 3.0], [2.0, 4.0, 5.0])
+    assert all(math.isnan(v) for v in stability.correlations([1.0, 2.0, nan], [1.0, 3.0, 2.0]))
 
 
 def test_two_values_say_nothing() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from fl_sim.contracts import Row
+from fl_sim.contracts.validity import struck
 from fl_sim.metrics.fairness import statistics
 from fl_sim.metrics.groups import gap_rows, mean_rows
 from fl_sim.results import (
@@ -42,6 +43,9 @@ class Sweep:
         outsiders: how many audited records were not trained on.
         groups: of the clients, in turn; () goes by the protected fraction.
         benefit: whether clients were also trained alone.
+        diverged: says of settings and seed whether the model diverged in the last round.
+        untested: clients without an accuracy, and with no processor time measured either.
+        side_by_side: how many runs shared the machine.
     """
 
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -53,6 +57,9 @@ class Sweep:
     lost: tuple[dict[str, Any], ...] = ()
     groups: tuple[str, ...] = ()
     benefit: bool = False
+    diverged: Callable[[dict[str, Any], int], bool] = lambda settings, seed: False
+    untested: tuple[int, ...] = ()
+    side_by_side: int = 1
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +104,8 @@ def _write_run(
         return {**about, "status": "failed", "error": "RunFailed: [no] <updates>"}, pd.DataFrame()
     fraction = float(settings.get("layout.fraction", 0.0))
     rng = np.random.default_rng([seed, int(run_id, 16)])
-    rows = rows_table(_rows(rng, sweep, fraction))
+    broken = sweep.diverged(settings, seed)
+    rows = rows_table(_spoilt(row, sweep, broken) for row in _rows(rng, sweep, fraction))
     folder = run_folder(root, run_id, seed)
     folder.mkdir(parents=True)
     write_json(folder / "experiment.json", _experiment(settings, fraction, seed))
@@ -113,6 +121,7 @@ def _write_run(
         **about,
         **numbers,
         "engine": "local",
+        "side_by_side": sweep.side_by_side,
         "status": "finished",
         "dataset": "fashion_mnist",
         "origin": "/data/fashion_mnist",
@@ -121,6 +130,20 @@ def _write_run(
         "failures": list(sweep.lost),
     }
     return entry, rows.assign(run_id=run_id, seed=seed)
+
+
+def _spoilt(row: Row, sweep: Sweep, diverged: bool) -> Row:
+    """Return the row, without its number where there is none."""
+    made = row.metric.startswith(("accuracy", "loss", "client_acc", "fairness", "mia"))
+    if diverged and made and row.round == sweep.rounds:
+        return struck(row, "the model diverged")
+    if row.metric == "client_accuracy" and row.client in sweep.untested:
+        return struck(row, "no test image of its classes")
+    if sweep.untested and row.metric == "fairness_mean":
+        return row._replace(note=f"{len(sweep.untested)} of 5 clients left out: not defined")
+    if sweep.untested and row.metric == "cpu_seconds":
+        return struck(row, "Flower's nodes do not say what they use")
+    return row
 
 
 def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[Row]:
@@ -141,6 +164,7 @@ def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[R
             yield Row(i, "rule_scale", 0.5 if client == 2 else 1.0, client, about)
         for name, number in (("seconds", 1.5), ("bytes_up", 2e6), ("bytes_down", 3e6)):
             yield Row(i, name, number)
+        yield Row(i, "cpu_seconds", float(rng.uniform(0.5, 1.0)))
         yield Row(i, "peak_mib", 512.0)
         yield from _fairness_rows(i, "fairness", own, sweep.groups or (group,))
         yield from _fairness_rows(i, "fairness_leakage", areas, sweep.groups or (group,))
