@@ -143,5 +143,6 @@ def _told_before(path: Path) -> list[str]:
 
 def already(experiment: Experiment, folder: Path, label: str, result: dict[str, Any]) -> Progress:
     """Return where a run stands that had finished before."""
-    clients, accuracy = experiment.clients_per_round, result["accuracy"]
+    clients = experiment.clients_per_round
+    accuracy = float("nan") if result["accuracy"] is None else result["accuracy"]  # JSON has null
     return Progress(str(folder), label, result["rounds"], experiment.rounds, clients, accuracy)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fl_sim.description import find_class
 from fl_sim.errors import RequestError
 from fl_sim.plugins import paragraph_of
-from fl_sim.report.formats import PERCENT, UNDEFINED, mean, over_seeds
+from fl_sim.report.formats import PERCENT, UNDEFINED, defined, mean, over_seeds
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat import APART, draw, name_columns, values_of
 from fl_sim.report.measured import measured_cell, setting_table
@@ -174,10 +174,14 @@ def _worst_cases(grid: Grid, axis: str) -> Table:
 
 
 def _worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
-    """Return the attack with the lowest accuracy, and that, where every attack was run."""
+    """Return the attack with the lowest accuracy, and that, where every attack has one."""
     there = [setting for setting in settings if setting is not None]
     if len(there) < len(settings):
         return [Cell(UNDEFINED, "a run is missing")] * 2
+    for setting in there:  # where it has no accuracy, nobody knows which is the lowest
+        if not defined(setting.column("accuracy")):
+            why = setting.why_undefined("accuracy") or "its accuracy is not defined"
+            return [Cell(UNDEFINED, f"{setting.values[axis]}: {why}")] * 2
     lowest = min(there, key=lambda setting: mean(setting.column("accuracy")))
     return [Cell(lowest.values[axis]), Cell(over_seeds(lowest.column("accuracy"), PERCENT))]
 

@@ -43,7 +43,8 @@ def starts(grid: Grid) -> Section | None:
     heads += [h for a, h in zip(grid.axes, grid.heads, strict=True) if a in ours]
     rows = []
     for key, settings in groups.items():
-        goal = SHARE * max(mean(setting.column("accuracy")) for setting in settings)
+        best = defined([mean(setting.column("accuracy")) for setting in settings])
+        goal = SHARE * max(best, default=float("nan"))
         for setting in settings:
             own = [word for axis, word in setting.values.items() if axis in ours]
             rows.append([*map(Cell, [*key, *own]), *_cells(setting, goal)])

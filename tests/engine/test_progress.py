@@ -1,6 +1,7 @@
 """How a run gets on: lines in its folder and on standard output, trackers, a profile."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,3 +161,11 @@ def test_a_profile_accounts_for_the_whole_round(experiment: Maker) -> None:
     assert sum(function.own for function in found.functions) > 0
     with pytest.raises(RequestError, match="local and ray"):
         profile(experiment(), 1, "flower", 1, "auto")
+
+
+def test_a_finished_run_without_an_accuracy_is_reported_with_none(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    result = {"accuracy": None, "rounds": 2}  # JSON has null for NaN
+    told = progress.already(experiment(), tmp_path, "quick", result)
+    assert math.isnan(told.accuracy)

@@ -99,6 +99,18 @@ def test_a_missing_run_leaves_the_worst_case_open(make_results: Writer, sweep: A
     assert attacks._heat_maps(grid, "adversary").png
 
 
+def test_an_attack_that_made_the_model_diverge_leaves_the_worst_case_open(
+    make_results: Writer, sweep: Any
+) -> None:
+    def diverged(settings: dict[str, Any], seed: int) -> bool:
+        return bool(settings["strategy"] == "FedAvg" and settings["adversary"] == ATTACKS[1])
+
+    grid = grid_of(make_results(sweep(axes=AXES, diverged=diverged)))
+    rows = attacks._worst_cases(grid, "adversary").rows
+    assert [row[2].text == "-" for row in rows] == [True, False, True, False]
+    assert rows[0][2].doubt == f"{ATTACKS[1]}: the model diverged"
+
+
 def test_without_attackers_there_is_no_section(make_results: Writer, sweep: Any) -> None:
     assert attacks.attacks(grid_of(make_results(sweep(axes={"strategy": RULES})))) is None
 

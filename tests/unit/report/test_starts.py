@@ -49,6 +49,18 @@ def test_models_that_share_all_else_race_to_the_same_target(make_results, sweep)
     assert [row[target].text for row in table.rows] == [w for w in wanted for _ in range(2)]
 
 
+def test_a_model_that_diverged_does_not_set_the_target(make_results, sweep):
+    def diverged(settings, seed):
+        return "resnet" in settings["model"]
+
+    results = make_results(sweep(axes={"model": MODELS["model"]}, diverged=diverged))
+    table = starts(grid_of(results)).parts[0]
+    first, second = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert first["final accuracy, %"].text == "-"
+    best = results.cells["accuracy"].max()
+    assert second["target, %"].text == f"{90 * best:.1f}"
+
+
 @pytest.mark.parametrize("axes", [{}, {"strategy": ["FedAvg", "Krum"]}])
 def test_no_models_to_compare_no_section(make_results, sweep, axes):
     assert starts(grid_of(make_results(sweep(axes=axes)))) is None
