@@ -47,8 +47,8 @@ def accuracy_on(by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]) -> 
     would be the accuracy on another mix. NaN for an empty mix.
     """
     # Classes outside of a mix count nothing, whether or not they are defined.
-    found = torch.where(mixes > 0, mixes * by_class, 0.0).sum(-1)
-    return torch.where(mixes.any(-1), found, torch.nan)
+    unknown = ((mixes > 0) & by_class.isnan()).any(-1) | ~mixes.any(-1)
+    return (mixes @ by_class.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
 
 
 def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
