@@ -1,5 +1,6 @@
 """Static clipping, in front of any rule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, Senders
+from fl_sim.contracts import AggregationRule, Decision, Draw, Releases, Senders
 from fl_sim.distances import row_norms, shortening
 from fl_sim.errors import require
 from strategies.median import CoordinateMedian
@@ -35,6 +36,10 @@ class StaticClipping(WrappingRule):
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.threshold > 0, "threshold", "above 0", self.threshold)
+
+    def releases(self, draws: Sequence[Draw]) -> Releases | None:
+        """Return what the wrapped rule does: each update is shortened by itself."""
+        return self.rule.releases(draws)
 
     def decide(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from fl_sim.contracts import Draw, Release, Releases, Senders
 from fl_sim.errors import RequestError
 from fl_sim.seeding import generator
+from strategies.bucketing import Bucketing
 from strategies.differential_privacy import DifferentialPrivacy
 from strategies.dnc import DnC
 from strategies.fedavg import FedAvg
@@ -24,7 +25,9 @@ from strategies.fltrust import FLTrust
 from strategies.foolsgold import FoolsGold, uniqueness
 from strategies.median import CoordinateMedian
 from strategies.norm_bounding import NormBounding
+from strategies.server_momentum import ServerMomentum
 from strategies.signguard import SignGuard, same_signs
+from strategies.static_clipping import StaticClipping
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -336,3 +339,11 @@ def test_of_a_random_number_of_clients_the_sum_is_over_the_expected_number() -> 
     none = empty.step
     torch.testing.assert_close(some, none)
     assert float(none.std()) == pytest.approx(0.5 * 2 / 5, rel=0.02)
+
+
+def test_what_comes_before_or_after_a_private_sum_leaves_its_cost_as_it_is() -> None:
+    """Clipping each update by itself, and momentum on the step; mixing updates does not."""
+    draws, private = [Draw(10, 5, "poisson")], DifferentialPrivacy()
+    for around in (StaticClipping(rule=private), ServerMomentum(rule=private)):
+        assert around.releases(draws) == private.releases(draws)
+    assert Bucketing(rule=private).releases(draws) is None
