@@ -1,6 +1,27 @@
-"""`python -m fl_sim` is `fl-sim`."""
+"""`python -m fl_sim` is `fl-sim`; an interrupt while everything is imported ends it quietly."""
 
-from fl_sim.cli import main
+import os
+import signal
+from types import FrameType
+
+
+def main() -> None:
+    """Import the command line, which takes a second or two, and run it."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a shell
+    if not ignored:
+        signal.signal(signal.SIGINT, _quit)
+    from fl_sim.cli import main as run
+
+    if not ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    """End at once: half of an import can be neither finished nor told of."""
+    os.write(2, b"interrupted before it began\n")
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

@@ -148,9 +148,13 @@ def run_cells(cells: list[Cell], options: Options, listen: Listener) -> Results:
         for job in jobs:
             refuse_links(run_folder(root, *job.key))
         unfinished = _unfinished(jobs, options)
+        interrupts.share(None)  # an earlier request may have been interrupted
         if options.engine != "flower":
             own_noise.make(unfinished, options.workers)
-        errors = _execute(jobs, options, listen)
+        if interrupts.wanted():
+            errors = {job.key: "interrupted before it began" for job in jobs}
+        else:
+            errors = _execute(jobs, options, listen)
         write_summary(root, cells, [job for job in jobs if job not in cells], errors)
         return load_results(root)
 

@@ -5,7 +5,7 @@ kept. Without a folder nothing is kept; it is made with the first checkpoint.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,12 +13,25 @@ from pathlib import Path
 from torch import Tensor
 
 from fl_sim.atomic_io import DamagedFileError
+from fl_sim.errors import RunFailedError
 from fl_sim.tensor_files import read_tensors, write_tensors
 
 SECONDS = 30.0  # between two checkpoints
 SHARE = 0.05  # of the time, at most, that goes into writing them
 
 _FOLDER: ContextVar[Path | None] = ContextVar("scratch", default=None)
+
+
+_asks: list[Callable[[], bool]] = [lambda: False]  # the last one tells whether work is to stop
+
+
+class StoppedError(RunFailedError):
+    """Long work was asked to stop, and has kept what it had."""
+
+
+def stop_where(asked: Callable[[], bool]) -> None:
+    """Let long work stop at its next checkpoint as soon as `asked` returns True."""
+    _asks[-1] = asked
 
 
 @contextmanager
@@ -52,14 +65,16 @@ class Checkpoint:
             return None
 
     def due(self) -> bool:
-        """Return whether it is time to keep something again."""
-        return self.path is not None and time.monotonic() - self.last >= self.pause
+        """Return whether it is time to keep something again: at once, where work is to stop."""
+        waited = time.monotonic() - self.last
+        return self.path is not None and (waited >= self.pause or _asks[-1]())
 
     def keep(self, tensors: dict[str, Tensor]) -> None:
         """Replace what is kept.
 
         Raises:
             OSError: where it cannot be written.
+            StoppedError: once it is kept, where work is to stop.
         """
         if self.path is not None:
             started = time.monotonic()
@@ -67,3 +82,5 @@ class Checkpoint:
             write_tensors(self.path, tensors, {"name": self.path.stem}, durable=False)
             self.last = time.monotonic()
             self.pause = max(SECONDS, (self.last - started) / SHARE)
+            if _asks[-1]():
+                raise StoppedError("interrupted; what it had made so far is kept")

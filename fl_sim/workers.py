@@ -3,15 +3,20 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.progress import Listener
+from fl_sim.errors import RunFailedError
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -37,6 +42,7 @@ def side_by_side(
     listener = threading.Thread(target=_pass_on, args=(reports, listen), daemon=True)
     listener.start()
     with (
+        _without_a_missing_script(),
         ProcessPoolExecutor(count, context, _start, (reports, leash, stop)) as pool,
         interrupts.finishing_rounds(stop),
     ):
@@ -44,11 +50,36 @@ def side_by_side(
             waiting = {pool.submit(_work, task, job): job for job in jobs}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BrokenProcessPool:
+            held.close()
+            raise RunFailedError(
+                "a worker process died: it was killed, or ran out of memory; go on with --resume, "
+                "and fewer --workers"
+            ) from None
         except BaseException:
             held.close()  # ends the workers at once, whatever they are at
             raise
     reports.put(None)
     listener.join()
+
+
+@contextmanager
+def _without_a_missing_script() -> Iterator[None]:
+    """Let workers start although the script is nowhere to be read, such as from standard input.
+
+    Workers import the script of their parent, by its path. What a run is made of comes from
+    modules, so that they can do without.
+    """
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None)
+    if path is None or Path(path).exists():
+        yield
+        return
+    del script.__file__
+    try:
+        yield
+    finally:
+        script.__file__ = path
 
 
 def _pass_on(reports: Any, listen: Listener) -> None:

@@ -63,6 +63,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except RequestError as error:
         stop(f"error: {' '.join(str(error).split())}", 2)
+    except KeyboardInterrupt:
+        stop("interrupted", 130)
     except RunFailedError as error:
         stop(f"failed: {error}", 1)
     except OSError as error:

@@ -1,5 +1,6 @@
 """An interrupt ends a run after the round at hand, with its checkpoint; a second one, at once."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from types import FrameType
 from typing import Any
 
 from fl_sim.errors import RunFailedError
+from fl_sim.scratch import stop_where
+
+FINISHING = b"finishing the round, or noise up to a checkpoint; once more stops at once\n"
 
 
 class InterruptedRunError(RunFailedError):
@@ -39,6 +43,9 @@ def check(number: int) -> None:
         raise InterruptedRunError(f"interrupted after round {number}; go on with --resume")
 
 
+stop_where(wanted)  # noise that takes minutes stops at its next checkpoint
+
+
 @contextmanager
 def finishing_rounds(flag: Any = None) -> Iterator[None]:
     """Let SIGINT and SIGTERM end the runs of the block after their rounds.
@@ -55,6 +62,7 @@ def finishing_rounds(flag: Any = None) -> Iterator[None]:
         if wanted():
             raise KeyboardInterrupt
         _flag.set()
+        os.write(2, FINISHING)
 
     before = {number: signal.signal(number, ring) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

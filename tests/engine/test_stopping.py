@@ -1,0 +1,88 @@
+"""Interrupts outside of rounds, and workers of a script that cannot be read."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_sim import Experiment, own_noise, run
+from fl_sim.engine import interrupts
+from fl_sim.scratch import Checkpoint, StoppedError, scratch
+
+ROOT = Path(__file__).parents[2]
+IN_AN_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fl_sim.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from fl_sim.__main__ import main
+main()
+"""
+SCRIPT = """
+import sys
+from clients.sgd import SgdClient
+from strategies.fedavg import FedAvg
+from fl_sim import Data, Experiment, Model, run
+if __name__ == "__main__":
+    data = Data(dataset="digits", num_clients=2, num_samples=100, num_test=40)
+    parts = {"client": SgdClient(), "strategy": FedAvg(), "data": data, "model": Model("linear")}
+    own = Experiment(name="own", **parts, rounds=1)
+    print(run(own, [0, 1], out=sys.argv[1], workers=2, controls=False).complete)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nobody_stops() -> Iterator[None]:
+    """Leave no wish to stop behind."""
+    yield
+    interrupts.share(None)
+
+
+def test_long_work_stops_at_its_next_checkpoint(tmp_path: Path) -> None:
+    with scratch(tmp_path):
+        checkpoint = Checkpoint("half")
+        assert not checkpoint.due()
+        interrupts.stop()
+        assert checkpoint.due()
+        with pytest.raises(StoppedError, match="is kept"):
+            checkpoint.keep({"half": torch.ones(2)})
+        interrupts.share(None)
+        kept = Checkpoint("half").kept()
+    assert kept is not None
+    assert torch.equal(kept["half"], torch.ones(2))
+
+
+def test_no_run_begins_after_an_interrupt_while_noise_is_made(
+    experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_noise, "make", lambda experiments, workers: interrupts.stop())
+    results = run(experiment(), out=tmp_path, controls=False)
+    assert results.cells.error[0] == "interrupted before it began"
+    monkeypatch.undo()
+    assert run(experiment(rounds=1), out=tmp_path, controls=False).complete
+
+
+def test_an_interrupt_while_everything_is_imported_ends_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_AN_IMPORT], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted before it began\n"
+
+
+@pytest.mark.slow
+def test_a_script_on_standard_input_has_workers_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-", str(tmp_path)],
+        cwd=ROOT,
+        input=SCRIPT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
