@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from flwr.serverapp import strategy
 
 from fl_sim.attacks.signals import MembershipAttack
+from fl_sim.columns import columns
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
@@ -23,6 +24,7 @@ Kind = Literal[
     "datasets",
     "models",
     "partitions",
+    "columns",
 ]
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
@@ -49,6 +51,8 @@ def entries(kind: Kind) -> list[Entry]:
         return [Entry(name, *summary_of(type(source))) for name, source in sources().items()]
     if kind == "models":
         return _models()
+    if kind == "columns":
+        return [Entry(own.name, own.meaning, f"results.{own.table}") for own in columns()]
     package, base = PACKAGES[kind]
     found = [Entry(cls.__name__, *summary_of(cls)) for cls in discover(package, base)]
     return found + (_flower_strategies() if kind == "strategies" else [])

@@ -15,6 +15,7 @@ from fl_sim.results import SETTINGS, Results, rows_table, run_folder
 
 FRACTION = "layout.fraction"
 PREFIX = SETTINGS
+NOWHERE = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +60,29 @@ class Setting:
 
     def metric(self, name: str, group: str = "all") -> pd.DataFrame:
         """Return the rows of a metric about the whole federation, over all rounds."""
-        rows = self.rows
-        chosen = (rows["metric"] == name) & (rows["group"] == group) & (rows["client"] == -1)
-        return rows[chosen]
+        return self.rows.take(self._places.get((name, group, False), NOWHERE))
 
     def final(self, name: str, group: str = "all") -> pd.DataFrame:
         """Return the rows of a metric of the whole federation after the last round."""
-        return last_round(self.metric(name, group))
+        if (name, group) not in self._finals:
+            self._finals[name, group] = last_round(self.metric(name, group))
+        return self._finals[name, group]
+
+    @cached_property
+    def _finals(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """What was looked up already: tables and figures ask for the same."""
+        return {}
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str, bool], NDArray[np.intp]]:
+        """Where the rows of a metric and a group stand, of clients or of the whole federation.
+
+        They are looked up hundreds of times, and to search the table each time is what a page of
+        many settings would spend most of its time on.
+        """
+        return places_of(
+            self.rows, [self.rows["metric"], self.rows["group"], self.rows["client"] >= 0]
+        )
 
     def why_undefined(self, name: str, group: str = "all") -> str:
         """Return why a metric has no number after the last round, of any seed; else nothing."""
@@ -80,7 +97,10 @@ class Setting:
 
     def all_clients(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of every seed."""
-        rows = self.rows[(self.rows["metric"] == name) & (self.rows["client"] >= 0)]
+        places = [
+            own for (metric, _, client), own in self._places.items() if metric == name and client
+        ]
+        rows = self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
         return last_round(rows).sort_values(["seed", "client"])
 
     @property
@@ -221,10 +241,18 @@ def short_name(axis: str, among: tuple[str, ...] = ()) -> str:
     return axis if len(alike) > 1 else last.replace("_", " ")
 
 
+def places_of(table: pd.DataFrame, keys: Any) -> dict[Any, NDArray[np.intp]]:
+    """Return the positions of a table's rows by the values of some keys."""
+    return {} if table.empty else dict(table.groupby(keys, sort=False).indices)  # type: ignore[arg-type]
+
+
 def last_round(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the last round of every seed."""
     if rows.empty:
         return rows
+    if rows["seed"].nunique() == 1:
+        last: pd.DataFrame = rows[rows["round"] == rows["round"].max()]
+        return last
     return rows[rows["round"] == rows.groupby("seed")["round"].transform("max")]
 
 
@@ -250,10 +278,10 @@ def _rows_by_run(results: Results) -> dict[tuple[str, int], pd.DataFrame]:
         return {}
     if cells.duplicated(["run_id", "seed"]).any():
         rows = rows.drop_duplicates()
-    runs = rows.drop_duplicates(["run_id", "seed"])
-    keys = [(str(a), int(b)) for a, b in zip(runs["run_id"], runs["seed"], strict=True)]
-    by_run = rows.groupby(["run_id", "seed"], sort=False)
-    return {key: by_run.get_group(key) for key in keys}
+    words = [name for name in ("metric", "group", "note") if name in rows]
+    rows = rows.astype(dict.fromkeys(words, object))  # Arrow's strings are slow row by row
+    found = places_of(rows, ["run_id", "seed"])
+    return {(str(run_id), int(seed)): rows.take(own) for (run_id, seed), own in found.items()}
 
 
 def _no_rows() -> pd.DataFrame:

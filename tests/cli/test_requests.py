@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from fl_sim import cli
+from fl_sim.columns import undescribed
+from fl_sim.results import load_results
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "experiments/quickstart.py"
@@ -131,6 +133,9 @@ def test_a_run_leaves_a_summary_and_a_report(tmp_path: Path, fl_sim: Call, run_s
     assert (folder / "rows.parquet").exists()
     assert (folder / "report.html").exists()
     assert "report.html" in done.out
+    results = load_results(folder)
+    assert undescribed("cells", results.cells.columns) == []
+    assert undescribed("rows", results.rows.columns) == []
     rebuilt = fl_sim("report", str(tmp_path))
     assert rebuilt.code == 0, rebuilt.err
 
@@ -145,7 +150,7 @@ def test_a_failed_run_ends_with_one(tmp_path: Path, run_small: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["protections", "strategies", "clients", "metrics", "datasets", "models"]
+    "kind", ["protections", "strategies", "clients", "metrics", "datasets", "models", "columns"]
 )
 def test_lists_name_every_plug_in_with_its_source(kind: str) -> None:
     from fl_sim.catalogue import entries

@@ -1,0 +1,110 @@
+"""What every column of `cells` and of `rows` means: the data dictionary of the results."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """A column, or a family of them.
+
+    Attributes:
+        table: `cells`, one row a cell and seed, or `rows`, one row a number.
+        name: of the column; `<group>_` and `<what>` stand for what varies.
+        meaning: what it holds, and in which unit.
+    """
+
+    table: str
+    name: str
+    meaning: str
+
+
+_ATTACK = "membership attack by margin on the final model"
+_GROUP = "<group>_: of the protected, clean or mixed only; without, of all"
+
+CELLS = {
+    "experiment": "name of the experiment, and of its folder",
+    "run_id": "name of the run: a hash of everything but the seed",
+    "seed": "seed of the run",
+    "seeds": "all seeds of this cell",
+    "label": "the settings in words",
+    "settings.<what>": "value of an axis of the sweep, in words, by field path",
+    "status": "finished or failed",
+    "error": "what went wrong, where the run failed",
+    "rounds": "number of rounds",
+    "dataset": "name of the dataset",
+    "origin": "where its files were found",
+    "num_parameters": "number of values that are trained and travel",
+    "cohort": "whether clients were trained many at once",
+    "engine": "what carried the messages: local, ray or flower",
+    "wall_seconds": "wall-clock time of the run in seconds, under whatever load there was",
+    "accuracy": "share of test images that the final model gets right, 0 to 1 (A_mix)",
+    "best_accuracy": "highest accuracy of any round",
+    "loss": "mean cross-entropy of the final model on the test set, in nats",
+    "params_sha256": "SHA-256 of the final parameters: same experiment, same hash",
+    "failures": "one entry a client that did not deliver: round, client, cause",
+    "leakage.shift_auc": "AUC of telling members from outsiders without the model; 0.5: no shift",
+    "leakage.<group>_auc": f"area under the ROC curve, {_ATTACK}; 0.5 is chance. {_GROUP}",
+    "leakage.<group>_balanced_accuracy": f"best mean of both rates of success, {_ATTACK}. {_GROUP}",
+    "leakage.<group>_tpr_at_<what>": f"true positive rate at this false positive rate, {_ATTACK}",
+    "leakage.<group>_<what>_low": "lower bound of the 95 % interval of that number",
+    "leakage.<group>_<what>_high": "upper bound of the 95 % interval of that number",
+    "leakage.<group>_<what>_valid": "whether that number should be read",
+    "leakage.<group>_<what>_note": "why it should not be read, or what limits it",
+    "fairness.<what>": "statistic over clients of their accuracy; leakage_: of the attack's AUC, "
+    "and with a group before it, over the clients of that group; the glossary defines each",
+    "rule.<group>_share": "share of the step that updates of these clients made up, mean of rounds",
+    "detection.<group>_auc": "AUC of telling protected clients from others by this signal",
+    "epsilon.<group>": "privacy spent by the end, of clients or of images, at the stated delta",
+    "cost.seconds": "wall-clock seconds of all rounds, evaluation left out",
+    "cost.cpu_seconds": "processor seconds of all rounds, which depend little on the load",
+    "cost.bytes_down": "bytes that clients received over all rounds",
+    "cost.bytes_up": "bytes that clients sent over all rounds",
+    "cost.<what>_mib": "highest memory of the process in MiB, as measured (peak) or predicted",
+    "protection.a_<what>": "accuracy of the control in which nobody protects (all), of that on "
+    "the clean part alone (clean), or of the run itself (mix); _best: of any round",
+    "protection.utility_gap": "A_clean - A_mix: what protected images cost those who use them",
+    "protection.extraction_ratio": "(A_mix - A_clean) / (A_all - A_clean)",
+}
+ROWS = {
+    "run_id": "name of the run",
+    "seed": "seed of the run",
+    "round": "number of the round, from 1",
+    "metric": "what the number measures; `fl-sim list metrics` has their definitions",
+    "value": "the number",
+    "client": "the client that it is about; -1: the whole federation",
+    "group": "the subset of records or clients that it is about",
+    "low": "lower bound of a 95 % interval; NaN where there is none",
+    "high": "upper bound of a 95 % interval; NaN where there is none",
+    "valid": "whether the number should be read",
+    "note": "why it should not be read, or what limits it",
+    "is_control": "whether the run is a control, which protection is measured against",
+    "settings.<what>": "value of an axis of the sweep; control: which control the run is",
+}
+
+
+def columns() -> list[Column]:
+    """Return every column of both tables, those of `cells` first."""
+    tables = {"cells": CELLS, "rows": ROWS}
+    return [Column(t, name, text) for t, known in tables.items() for name, text in known.items()]
+
+
+def meaning_of(table: str, name: str) -> str | None:
+    """Return what a column means; None for one that nobody has described.
+
+    >>> meaning_of("cells", "cost.bytes_up")
+    'bytes that clients sent over all rounds'
+    """
+    known = CELLS if table == "cells" else ROWS
+    exact = known.get(name)
+    return exact or next((text for own, text in known.items() if _stands_for(own, name)), None)
+
+
+def undescribed(table: str, names: Iterable[str]) -> list[str]:
+    """Return the columns of a table that nobody has described."""
+    return [name for name in names if meaning_of(table, name) is None]
+
+
+def _stands_for(pattern: str, name: str) -> bool:
+    text = re.escape(pattern).replace("<group>_", r"(?:\w+_)?").replace("<group>", r"\w+")
+    return re.fullmatch(text.replace("<what>", r"[\w.]+"), name) is not None

@@ -1,0 +1,36 @@
+"""The data dictionary of the results."""
+
+import pytest
+
+from fl_sim.catalogue import entries
+from fl_sim.columns import columns, meaning_of, undescribed
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "words"),
+    [
+        ("cells", "accuracy", "test images"),
+        ("cells", "leakage.auc", "ROC"),
+        ("cells", "leakage.protected_auc", "ROC"),
+        ("cells", "leakage.clean_tpr_at_0.001", "true positive rate"),
+        ("cells", "leakage.clean_tpr_at_0.001_low", "lower bound"),
+        ("cells", "leakage.auc_note", "why it should not be read"),
+        ("cells", "fairness.leakage_worst_client", "statistic over clients"),
+        ("cells", "settings.client.learning_rate", "axis of the sweep"),
+        ("cells", "cost.peak_mib", "MiB"),
+        ("cells", "protection.a_clean_best", "control"),
+        ("rows", "settings.control", "which control"),
+        ("rows", "low", "interval"),
+    ],
+)
+def test_a_column_means_what_it_should(table: str, name: str, words: str) -> None:
+    assert words in str(meaning_of(table, name))
+
+
+def test_what_nobody_described_is_named() -> None:
+    assert undescribed("cells", ["seed", "made_up", "leakage.auc"]) == ["made_up"]
+    assert undescribed("rows", ["seed", "accuracy"]) == ["accuracy"]
+
+
+def test_every_column_is_listed() -> None:
+    assert [entry.name for entry in entries("columns")] == [own.name for own in columns()]
