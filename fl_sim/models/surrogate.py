@@ -1,5 +1,6 @@
 """The network that a protection trains to make its noise: one way to train it for all of them."""
 
+import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -192,7 +193,8 @@ def cannot_protect(
 
 def _cannot_take(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> str:
     try:
-        network = build(model, image_shape, num_classes, seed=0)
+        with warnings.catch_warnings(action="ignore"):  # of layers without a single weight
+            network = build(model, image_shape, num_classes, seed=0)
         whole = nn.Sequential(*network.frozen, *network.trained).eval()
         whole(torch.zeros(1, *image_shape))
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:

@@ -163,7 +163,7 @@ def protection_of(content: dict[str, Any]) -> Protection:
     described = content["request"]["protection"]
     known = {f"{c.__module__}.{c.__qualname__}" for c in _protections()} | {*PARTS}
     for name in _classes(described):
-        _need(name in known, f"{name!r} is no part of a protection")
+        _need(isinstance(name, str) and name in known, f"{name!r} is no part of a protection")
     try:
         return construct(described, Protection)  # type: ignore[type-abstract]
     except (TypeError, KeyError, OverflowError) as error:

@@ -62,7 +62,12 @@ def test_a_killed_call_goes_on_to_the_same_bytes(photographs: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_wrong_is_said_in_one_line(photographs: Path) -> None:
+    single = photographs.parent / "single" / "alice"
+    single.mkdir(parents=True, exist_ok=True)
+    for index in range(2):
+        Image.new("RGB", (8, 8), index).save(single / f"{index}.png")
     for arguments, code, message in (
+        ((single.parent, "--method", "em", "--out", "x"), 2, "error: INPUT: em cannot protect"),
         (("--out", "x"), 2, "error: protect needs an INPUT and --out DIR"),
         ((photographs, "--method", "nothing", "--out", "x"), 2, "error: --method: one of ar,"),
         (("--check", photographs), 2, "error: there is no "),

@@ -57,6 +57,7 @@ NONE_OF_US = "subprocess.Popen"
         ("request.protection.class", NONE_OF_US),
         ("request.protection.class", "fl_sim.__main__.X"),
         ("request.protection.class", 7),
+        ("request.protection.class", ["x"]),
         ("request.protection.radius", "8"),
         ("request.protection.radius", -1),
         ("request.protection.radius", 1e400),
