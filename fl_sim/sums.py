@@ -51,3 +51,9 @@ def weighted_sum(
             exact = room[: few.shape[0], : few.shape[1]].copy_(few)
             part.addmv_(exact.T, factors[rows])
     return total
+
+
+def narrowed(values: Float[Tensor, " p"], dtype: torch.dtype) -> Float[Tensor, " p"]:
+    """Return finite values in another type, those beyond its range at its largest number."""
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype)

@@ -12,6 +12,8 @@ from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
 
+MOST = 1e300  # of a step: sums over clients stay finite
+LARGE = 1e3  # values beyond which those of a mixture would drown in rounding
 NOTHING = 1e-9  # of the mixture: what rounding leaves of a weight that was projected to zero
 
 
@@ -58,7 +60,8 @@ class AFL(InformedRule):
         own = mixture[who]
         shares = own / own.sum() if float(own.sum()) > NOTHING else torch.zeros_like(own)
         moved = mixture.clone()
-        moved[who] += self.mixture_learning_rate * senders.losses.double()
+        steps = self.mixture_learning_rate * senders.losses.double()
+        moved[who] += steps.clamp(max=MOST)
         step = weighted_sum(shares, updates).to(updates.dtype)
         return Decision(onto_simplex(moved), step, shares)
 
@@ -70,7 +73,14 @@ def onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
 
     >>> onto_simplex(torch.tensor([0.5, 0.5, 3.0]))
     tensor([0., 0., 1.])
+
+    However large the values are, they count from the largest one, which moves nothing:
+
+    >>> onto_simplex(torch.tensor([1e16, 0.0]))
+    tensor([1., 0.])
     """
+    if float(values.abs().max()) > LARGE:
+        values = values - values.max()
     ordered = values.sort(descending=True).values
     places = torch.arange(1, len(values) + 1)
     excess = (ordered.cumsum(0) - 1) / places

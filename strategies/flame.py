@@ -13,7 +13,7 @@ from fl_sim.contracts import Decision, InformedRule, Senders
 from fl_sim.distances import cosines_from, equal_shares, products_from_zero, shortening
 from fl_sim.errors import require
 from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
+from fl_sim.sums import narrowed, weighted_sum
 
 
 @final
@@ -56,7 +56,7 @@ class FLAME(InformedRule):
         step = weighted_sum(shares * scales, updates)
         rng = generator(senders.seed, "flame", senders.round)
         step += self.noise * usual * torch.randn(len(step), generator=rng, dtype=torch.float64)
-        return Decision(state, step.to(updates.dtype), shares, scales)
+        return Decision(state, narrowed(step, updates.dtype), shares, scales)
 
 
 def majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:

@@ -31,14 +31,18 @@ def mean_over(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
 
     Sums have the type of the updates: for float32, an error of at most n roundings of the mean
     absolute value. That is twice as fast as in float64, and still nothing beside the distance
-    between updates. The division comes last, so that sums of whole numbers stay exact. What is
-    returned is good until the next call.
+    between updates. The division comes last, so that sums of whole numbers stay exact. Sums that
+    float32 cannot hold are made in float64. What is returned is good until the next call.
     """
     count, size = int(near[0].sum()), updates.shape[1]
     members = near.to(updates.dtype).numpy()
+    low, high = updates.aminmax()
+    overflows = count * float(torch.maximum(-low, high)) > torch.finfo(updates.dtype).max
     room = np.empty((len(near), min(size, WIDTH)), members.dtype)  # new pages cost more than sums
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        if overflows:
+            return (near.double() @ part.double() / count).to(part.dtype)
         mixed = room[:, : part.shape[1]]
         with one_thread():
             np.matmul(members, part.numpy(), out=mixed)

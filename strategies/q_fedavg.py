@@ -57,10 +57,25 @@ class QFedAvg(InformedRule):
     ) -> Decision:
         """Return the sum of the weighted updates over the sum of their curvatures."""
         self.check_count(updates)
-        losses = senders.losses.double() + SMALLEST
-        powers = losses**self.q
-        # L cancels: h_k / L = q F^(q - 1) L |u|^2 + F^q, with L u for the gradient.
-        bends = self.q * losses ** (self.q - 1) / self.client_learning_rate
-        curvatures = bends * row_norms(updates).square() + powers
-        shares = weights.double() * powers / (weights.double() * curvatures).sum()
+        losses, squares = senders.losses.double() + SMALLEST, row_norms(updates).square()
+        shares = self._shares(losses, squares, weights.double(), 1.0)
+        if not bool(shares.isfinite().all()):  # the same, counted from the largest loss
+            shares = self._shares(losses, squares, weights.double(), float(losses.max()))
         return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+
+    def _shares(
+        self,
+        losses: Float[Tensor, " n"],
+        squares: Float[Tensor, " n"],
+        weights: Float[Tensor, " n"],
+        unit: float,
+    ) -> Float[Tensor, " n"]:
+        """Return the coefficients of the updates, whose numerators and denominator have `unit`^q
+        in common.
+        """
+        ratios = losses / unit
+        powers = ratios**self.q
+        # L cancels: h_k / L = q F^(q - 1) L |u|^2 + F^q, with L u for the gradient.
+        bends = self.q * ratios ** (self.q - 1) / self.client_learning_rate
+        curvatures = bends * (squares / unit) + powers
+        return weights * powers / (weights * curvatures).sum()

@@ -47,6 +47,9 @@ class TERM(InformedRule):
         """Return the mean, weighted by examples and the tilted loss."""
         self.check_count(updates)
         exponents = self.tilt * senders.losses.double()
+        if not bool(exponents.isfinite().all()):  # the same, counted from the largest exponent
+            losses = senders.losses.double()
+            exponents = self.tilt * (losses - (losses.max() if self.tilt > 0 else losses.min()))
         tilted = weights.double() * (exponents - exponents.max()).exp()
         shares = tilted / tilted.sum()
         return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)

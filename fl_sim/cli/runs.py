@@ -209,7 +209,7 @@ def _how(
     wait: bool,
 ) -> dict[str, Any]:
     """Return the options that `run` and `sweep` share, as the runner takes them."""
-    faults = Faults.read(inject) if inject else Faults()
+    faults = Faults() if inject is None else Faults.read(inject)
     trackers = tuple(track or ())
     return {
         "cohort": cohort,

@@ -1,5 +1,6 @@
 """Failures on purpose: what `--inject` does to clients, to see a run survive it."""
 
+import math
 import os
 import time
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,13 @@ from fl_sim.seeding import generator
 DELAY = 0.2  # seconds by which a slow client is late
 FOREVER = 3600.0  # seconds for which a hanging one sleeps
 in_worker = False  # whether a crash may take this process with it
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 class CrashError(RuntimeError):
@@ -51,16 +59,17 @@ class Faults:
         chances: dict[str, float] = {}
         for part in text.split(","):
             kind, _, chance = part.partition(":")
-            try:
-                chances[kind.strip()] = float(chance)
-            except ValueError:
-                raise RequestError(
-                    f"--inject takes kind:chance, such as nan:0.1; got {part!r}"
-                ) from None
+            name, value = kind.strip(), _number(chance)
+            if value is None:
+                raise RequestError(f"--inject takes kind:chance, such as nan:0.1; got {part!r}")
+            if name in chances:
+                raise RequestError(f"--inject takes each kind once; got {name!r} twice")
+            chances[name] = value
         unknown = sorted(set(chances) - set(kinds))
         if unknown:
             raise RequestError(f"--inject knows {', '.join(kinds)}; got {unknown[0]!r}")
-        if min(chances.values()) < 0 or sum(chances.values()) > 1:
+        known = all(math.isfinite(chance) and chance >= 0 for chance in chances.values())
+        if not known or sum(chances.values()) > 1:
             raise RequestError(
                 f"--inject: chances are at least 0 and at most 1 in all; got {text!r}"
             )

@@ -20,6 +20,15 @@ def test_chances_are_read() -> None:
         ("", ["kind:chance"]),
         ("nan:-0.1", ["at least 0", "-0.1"]),
         ("nan:0.6,crash:0.6", ["at most 1", "0.6"]),
+        ("crash:nan", ["at least 0", "crash:nan"]),
+        ("crash:nan,nan:0.1", ["at least 0", "crash:nan"]),
+        ("crash:inf", ["at most 1", "crash:inf"]),
+        ("crash:-inf", ["at least 0", "crash:-inf"]),
+        ("crash:1e400", ["at most 1", "1e400"]),
+        ("nan:0.1,nan:0.2", ["each kind once", "'nan'"]),
+        ("nan:0.1,", ["kind:chance", "''"]),
+        (":0.1", ["crash, nan, hang, slow", "''"]),
+        ("nan:", ["kind:chance", "'nan:'"]),
     ],
 )
 def test_what_cannot_be_read_is_named(text: str, words: list[str]) -> None:
