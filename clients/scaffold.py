@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clients.sgd import Penalty, SgdClient, descend
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
+from fl_sim.models.batches import counted, least_batch
 from fl_sim.models.parameters import flat
 from fl_sim.models.tuning import rate_of
 
@@ -50,7 +51,8 @@ class ScaffoldClient(Client):
         metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-        pace = rate * self.num_steps(len(shard)) * _rates(model)
+        num_steps = self.num_steps(counted(len(shard), least_batch(model, shard.inputs)))
+        pace = rate * num_steps * _rates(model)
         after = own - ours + (start - flat(model)) / pace
         shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
         return metrics

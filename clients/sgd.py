@@ -15,6 +15,7 @@ from clients.steps import Steps
 from fl_sim import description
 from fl_sim.contracts import Client, Countermeasure, Descent, Pipeline, Shard
 from fl_sim.errors import require
+from fl_sim.models.batches import cut, least_batch
 from fl_sim.perturbation import as_floats
 
 Penalty = Callable[[], Tensor]
@@ -115,11 +116,12 @@ def descend(
     """
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
     steps = Steps(model, rate, settings.momentum, settings.weight_decay)
-    model.train()
     pipeline = Pipeline.of(settings.countermeasures)
     shard = pipeline.filtered(shard, rng)
+    least = least_batch(model, shard.inputs)
+    model.train()
     loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
-    for epoch in passes(settings, shard, rng):
+    for epoch in passes(settings, shard, rng, least):
         loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         for inputs, labels in epoch:
             inputs, targets = pipeline.prepared(model, inputs, labels, shard.num_classes, rng)
@@ -149,19 +151,24 @@ def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
     return penalty
 
 
-def passes(settings: SgdClient, shard: Shard, rng: torch.Generator) -> Iterator[Batches]:
+def passes(
+    settings: SgdClient, shard: Shard, rng: torch.Generator, least: int = 1
+) -> Iterator[Batches]:
     """Yield the batches of each local epoch; of a round of local steps, all at once."""
     if settings.local_steps is None:
         for _ in range(settings.local_epochs):
-            yield batches(shard, settings.batch_size, rng)
+            yield batches(shard, settings.batch_size, rng, least)
     else:
-        endless = (batches(shard, settings.batch_size, rng) for _ in itertools.count())
+        endless = (batches(shard, settings.batch_size, rng, least) for _ in itertools.count())
         yield itertools.islice(itertools.chain.from_iterable(endless), settings.local_steps)
 
 
-def batches(shard: Shard, batch_size: int, rng: torch.Generator) -> Batches:
-    """Yield shuffled batches, gathered by index; images come as floats in [0, 1]."""
-    for rows in torch.randperm(len(shard), generator=rng).split(batch_size):
+def batches(shard: Shard, batch_size: int, rng: torch.Generator, least: int = 1) -> Batches:
+    """Yield shuffled batches, gathered by index; images come as floats in [0, 1].
+
+    A rest of fewer than `least` joins the batch before it.
+    """
+    for rows in cut(torch.randperm(len(shard), generator=rng), batch_size, least):
         inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]
         yield as_floats(inputs), shard.labels[rows]
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import torch
 from flwr.serverapp.strategy import Bulyan, Strategy
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from fl_sim.contracts import AggregationRule, Client, Dataset
 from fl_sim.data.partition import shares
@@ -14,6 +15,7 @@ from fl_sim.description import label, with_value
 from fl_sim.errors import FieldError, RequestWarning, require
 from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.flower_strategies import NEED_CLIENTS
+from fl_sim.models.batches import least_batch
 from fl_sim.models.surrogate import cannot_protect
 from fl_sim.models.tuning import Network, build
 from fl_sim.schedule import Schedule, backdoors, layers
@@ -40,7 +42,7 @@ def check(experiment: Experiment) -> None:
     named = owners is not None or not partition.needs_owners
     allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
     require(named, "partition", allowed, type(partition).__name__)
-    shares(partition, dataset.train_labels, data.num_clients, rng, owners)
+    parts = shares(partition, dataset.train_labels, data.num_clients, rng, owners)
     network = network_of(experiment)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))
@@ -48,6 +50,7 @@ def check(experiment: Experiment) -> None:
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
     _check_protection(experiment, dataset)
+    _check_single_images(experiment, dataset, parts, network)
     if len(network.frozen):
         _refuse_hidden_images(experiment)
     layout = experiment.layout
@@ -57,6 +60,28 @@ def check(experiment: Experiment) -> None:
         "below 1 where images are withheld",
         layout.fraction,
     )
+
+
+def _check_single_images(
+    experiment: Experiment, dataset: Dataset, parts: list[Int64[Tensor, " _"]], network: Network
+) -> None:
+    """Refuse batches of one image where batch normalisation cannot train on them."""
+    with torch.no_grad():
+        example = network.frozen(torch.zeros(1, *dataset.train_images.shape[1:]))
+    if least_batch(network.trained, example) == 1:
+        return
+    for name, client in _clients_of(experiment):
+        size = getattr(client, "batch_size", 2)
+        allowed = "at least 2: batch normalisation cannot train on a single image"
+        require(size != 1, f"{name}.batch_size", allowed, size)
+    for client_number, own in enumerate(parts):
+        counts = dataset.train_labels[own].bincount()
+        held_out = (experiment.data.held_out * counts).floor()
+        allowed = (
+            f"another network or partition: client {client_number} has one image to train on, "
+            "which is too few for batch normalisation"
+        )
+        require(int((counts - held_out).sum()) != 1, "model", allowed, str(experiment.model))
 
 
 def network_of(experiment: Experiment) -> Network:

@@ -23,6 +23,7 @@ from fl_sim.engine.server import Plan, Server, senders_of
 from fl_sim.engine.update_checks import is_finite
 from fl_sim.errors import RunFailedError
 from fl_sim.experiment import FailurePolicy
+from fl_sim.models.batches import counted
 from fl_sim.sums import weighted_sum
 
 
@@ -106,7 +107,8 @@ def planned(federation: Federation, state: State, number: int, present: list[int
 
 def _senders(federation: Federation, number: int, clients: list[int]) -> Senders:
     experiment, sizes = federation.experiment, federation.workshop.sizes
-    steps = [experiment.client.num_steps(sizes[client]) for client in clients]
+    least = federation.workshop.least_batch
+    steps = [experiment.client.num_steps(counted(sizes[client], least)) for client in clients]
     draw, num_clients = federation.draws[number - 1], federation.num_clients
     return senders_of(clients, steps, num_clients, number, experiment.seed, draw)
 

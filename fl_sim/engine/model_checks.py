@@ -18,6 +18,7 @@ from fl_sim.engine.orders import Tensors
 from fl_sim.engine.server import RuleServer, Server
 from fl_sim.engine.update_checks import is_finite, wrong_buffer
 from fl_sim.errors import DivergedError
+from fl_sim.models.batches import batch_normalisations
 from fl_sim.perturbation import as_floats
 
 Culprit = Callable[[], str]  # who likely did it, in words
@@ -63,7 +64,8 @@ def check_use(
     """Check that the new model can be trained on: its scores and its gradient are finite.
 
     Both are those of a few test images. A model whose numbers are finite may be so far off that
-    whoever trains it sends Inf.
+    whoever trains it sends Inf. The gradient is not asked of models with batch normalisation:
+    there it says nothing about training, which normalises by each batch.
 
     Args:
         federation: has the test images.
@@ -80,11 +82,13 @@ def check_use(
     model = federation.model
     federation.workshop.slots.load(parameters, buffers)
     scores = model.eval()(inputs)
-    loss = functional.cross_entropy(scores, federation.dataset.test_labels[:PROBED])
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    slopes = torch.autograd.grad(loss, trained, allow_unused=True)
-    found = [scores.detach(), loss.detach(), *(slope for slope in slopes if slope is not None)]
-    if not all(map(is_finite, found)):
+    usable = bool(scores.isfinite().all())
+    if usable and not batch_normalisations(model):
+        loss = functional.cross_entropy(scores, federation.dataset.test_labels[:PROBED])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(loss, trained, allow_unused=True)
+        usable = all(slope is None or is_finite(slope) for slope in slopes)
+    if not usable:
         what = "its scores, or what would be trained on them, are not finite"
         raise DivergedError(f"round {number}: the new model cannot be used: {what}{culprit()}")
 

@@ -19,6 +19,7 @@ from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.timeouts import time_limit
 from fl_sim.engine.update_checks import Asked, checked, failure, in_words
 from fl_sim.experiment import FailurePolicy
+from fl_sim.models.batches import least_batch
 from fl_sim.models.features import trainable
 from fl_sim.models.parameters import Slots
 from fl_sim.momentum import running_mean
@@ -100,6 +101,11 @@ class Workshop:
     def slots(self) -> Slots:
         """Where the model keeps what is loaded before each client."""
         return Slots(self.model)
+
+    @property
+    def least_batch(self) -> int:
+        """Fewest records on which the model can be trained at once."""
+        return least_batch(self.model, trainable(self.inputs[:1]))
 
     def asked(self, order: Order, client: int) -> Asked:
         """Return what `client` is asked, and what it may send: by what the server knows."""

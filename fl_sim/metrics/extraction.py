@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.metrics.defined import mean
+from fl_sim.models.batches import cut, least_batch
 from fl_sim.seeding import generator
 
 
@@ -72,9 +73,10 @@ def knowledge_extraction(
     """
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     rng = generator(seed, "student")
+    least = least_batch(student, found)
     student.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(found), generator=rng).split(32):
+        for rows in cut(torch.randperm(len(found), generator=rng), 32, least):
             optimiser.zero_grad()
             functional.cross_entropy(student(found[rows]), labels[rows]).backward()
             optimiser.step()

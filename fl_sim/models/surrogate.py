@@ -14,6 +14,7 @@ from fl_sim.contracts import Protection
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
+from fl_sim.models.batches import cut, least_batch
 from fl_sim.models.modes import folded
 from fl_sim.models.tuning import build, rate_of
 from fl_sim.perturbation import Loss
@@ -68,6 +69,10 @@ class Surrogate:
         self.optimizer.step()
         self._rest()
 
+    def least_batch(self, images: Float[Tensor, "n c h w"]) -> int:
+        """Return the fewest images on which a step can be taken."""
+        return least_batch(self.model, images, self.trained)
+
     def state(self, num_steps: int, rng: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return all that the next step depends on, and how many were taken."""
         momenta = {
@@ -116,7 +121,8 @@ class Surrogate:
         kept = checkpoint.kept()
         for epoch in range(0 if kept is None else self.restore(kept, rng), num_epochs):
             self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
-            for rows in torch.randperm(len(images), generator=rng).split(batch_size):
+            order = torch.randperm(len(images), generator=rng)
+            for rows in cut(order, batch_size, self.least_batch(images)):
                 batch = images[rows]
                 if padding:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
@@ -152,15 +158,23 @@ class Surrogate:
 
 
 class Batches:
-    """Batches in one order that never changes, each call going on where the last one stopped."""
+    """Batches in one order that never changes, each call going on where the last one stopped.
 
-    def __init__(self, num_images: int, batch_size: int, rng: torch.Generator) -> None:
+    A rest of fewer than `least` joins the batch before it.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, rng: torch.Generator, least: int = 1
+    ) -> None:
         self.order = torch.randperm(num_images, generator=rng)
-        self.batch_size, self.position = batch_size, 0
+        self.batch_size, self.position, self.least = batch_size, 0, least
 
     def next(self) -> Int64[Tensor, " m"]:
         """Return the rows of the next batch; the last one of a pass may be smaller."""
-        rows = self.order[self.position : self.position + self.batch_size]
+        end = self.position + self.batch_size
+        if len(self.order) - end < self.least:  # nothing, or a rest that is too small, is left
+            end = len(self.order)
+        rows = self.order[self.position : end]
         self.position += len(rows)
         if self.position >= len(self.order):
             self.position = 0

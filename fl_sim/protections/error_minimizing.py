@@ -90,7 +90,8 @@ class ErrorMinimizing(Protection):
         shape = turns.shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")
-        batches = Batches(len(images), self.batch_size, rng)
+        least = surrogate.least_batch(images)
+        batches = Batches(len(images), self.batch_size, rng, least)
         if self.form == "sample":
             noise = self._sample_wise(surrogate, batches, images, labels, rng)
         else:

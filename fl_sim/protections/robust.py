@@ -13,6 +13,7 @@ from fl_sim import description
 from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.experiment import Model
+from fl_sim.models.batches import counted, cut
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import Loss, check_radius, sign_steps, uniform
 from fl_sim.protections.turns import in_batches, num_outputs, shape_of
@@ -95,18 +96,18 @@ class RobustNoise(Protection):
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
         kept = checkpoint.kept()
         for step in range(0 if kept is None else surrogate.restore(kept), last):
-            rows = self._rows(len(images), step, seed)
+            rows = self._rows(len(images), step, seed, surrogate.least_batch(images))
             self._take_step(surrogate, images[rows], labels[rows], step, seed)
             if checkpoint.due() or step + 1 == last:
                 checkpoint.keep(surrogate.state(step + 1))
         return surrogate
 
-    def _rows(self, num_images: int, step: int, seed: int) -> Int64[Tensor, " m"]:
+    def _rows(self, num_images: int, step: int, seed: int, least: int = 1) -> Int64[Tensor, " m"]:
         """Return the batch of a step; each epoch has an order of its own."""
-        epoch, number = divmod(step, math.ceil(num_images / self.batch_size))
+        batches = math.ceil(counted(num_images, least) / self.batch_size)
+        epoch, number = divmod(step, batches)
         order = torch.randperm(num_images, generator=generator(seed, self.short, "epoch", epoch))
-        batch: Tensor = order.split(self.batch_size)[number]
-        return batch
+        return cut(order, self.batch_size, least)[number]
 
     def _take_step(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, step: int, seed: int

@@ -77,7 +77,8 @@ class SparsityMasking(Protection):
         shape = turns.shape_of(images)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "sparsity_masking", "batches")
-        batches = Batches(len(images), self.batch_size, rng)
+        least = surrogate.least_batch(images)
+        batches = Batches(len(images), self.batch_size, rng, least)
 
         def stepped(rows: Tensor, noise: Tensor) -> Tensor:
             return self._stepped(surrogate.loss(labels[rows]), images[rows], noise)

@@ -499,12 +499,12 @@ DIVERGING: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {
         {"client": SgdClient(learning_rate=1e4, momentum=0.0), "model": PLAIN},
     ),
     "private": (
-        (1, "most likely by client"),
+        (2, "most likely by client"),
         {"client": DpSgdClient(clipping_norm=1e11), "model": Model("mlp")},
     ),
     "server": (
         (1, "most likely by the rule itself"),
-        {**SCAFFOLDED, "strategy": SCAFFOLD(server_learning_rate=1e11), "model": Model("mlp")},
+        {**SCAFFOLDED, "strategy": SCAFFOLD(server_learning_rate=1e11), "model": PLAIN},
     ),
 }
 
