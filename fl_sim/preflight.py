@@ -102,13 +102,14 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
         return
     _, channels, height, width = dataset.train_images.shape
     image_shape = (channels, height, width)
-    cause = cannot_protect(protection, image_shape, dataset.num_classes)
-    name = type(protection).__name__
-    require(not cause, "protection", f"one that can be made here: {cause}", name)
     try:
-        protection.check(image_shape, dataset.num_classes)
+        cause = cannot_protect(protection, image_shape, dataset.num_classes)
+        if not cause:
+            protection.check(image_shape, dataset.num_classes)
     except FieldError as error:
         raise error.under("protection") from None
+    name = type(protection).__name__
+    require(not cause, "protection", f"one that can be made here: {cause}", name)
     owners = layout.owners(experiment.data.num_clients, experiment.seed).unique()
     advice = protection.advice(len(dataset.train_labels) // len(owners))
     if advice:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fl_sim import effort
 from fl_sim.contracts import Protection
-from fl_sim.errors import RequestError
+from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.batches import cut, least_batch
@@ -192,6 +192,9 @@ def cannot_protect(
         protection: whatever has `Model` fields.
         image_shape: channels, height and width.
         num_classes: how many classes there are.
+
+    Raises:
+        FieldError: for a network that cannot be built, by the field of the protection.
     """
     own: Any = protection
     if num_classes < protection.min_classes:
@@ -200,18 +203,27 @@ def cannot_protect(
         return f"images have to be {protection.min_side} pixels wide and high at least"
     if protection.norm == "linf" and protection.radius * 255 + 1e-6 < 1:
         return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
-    models = [getattr(own, field.name) for field in fields(own)]
-    causes = [_cannot_take(m, image_shape, num_classes) for m in models if isinstance(m, Model)]
+    models = {field.name: getattr(own, field.name) for field in fields(own)}
+    causes = [
+        _cannot_take(name, model, image_shape, num_classes)
+        for name, model in models.items()
+        if isinstance(model, Model)
+    ]
     return next(filter(None, causes), "")
 
 
-def _cannot_take(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> str:
+def _cannot_take(
+    name: str, model: Model, image_shape: tuple[int, int, int], num_classes: int
+) -> str:
     try:
         with warnings.catch_warnings(action="ignore"):  # of layers without a single weight
             network = build(model, image_shape, num_classes, seed=0)
         whole = nn.Sequential(*network.frozen, *network.trained).eval()
         whole(torch.zeros(1, *image_shape))
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        if isinstance(error, FieldError):
+            field = error.field.replace("model", name, 1)
+            raise FieldError(field, error.allowed, error.got) from None
         if isinstance(error, RequestError):
             raise
         _, height, width = image_shape

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fl_sim.errors import FieldError, RequestWarning
 from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.neural_tangent import NeuralTangent
 from fl_sim.publish.publish import publish
 from fl_sim.publish.request import Request
 
@@ -74,6 +76,16 @@ def test_a_run_refuses_patches_with_fewer_corners_than_classes(
     with pytest.raises(FieldError, match=r"protection.patch: so small that 2\^1, .* 10 classes"):
         preflight.check(wrong)
     preflight.check(experiment(protection=LinearSeparable(patch=4), layout=Layout(fraction=0.5)))
+
+
+def test_a_surrogate_that_cannot_be_built_is_named_by_its_own_field(
+    experiment: Callable[..., Experiment],
+) -> None:
+    """Its backbone comes with batch normalisation; the default of this protection has none."""
+    wrong = replace(NeuralTangent().surrogate, backbone="efficientnet_lite0")
+    unfit = experiment(protection=NeuralTangent(surrogate=wrong), layout=Layout(fraction=0.5))
+    with pytest.raises(FieldError, match=r"^protection.surrogate.norm: 'batch'"):
+        preflight.check(unfit)
 
 
 def test_images_that_noise_cannot_be_made_for_are_refused_before_anything_is_written(
