@@ -175,10 +175,10 @@ def _read(
     if fallback is None or data.dataset == fallback:
         return content
     try:
-        load(data.dataset, data.path)
+        load(data.dataset, data.path, data.reading)
     except MissingDataError as error:
         _warn_loudly(data.dataset, fallback, error)
-        sizes = ["data.num_samples=none", "data.num_test=none"]
+        sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]
         overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
         return experiment_file.read(file, overrides, full=full)
     return content
