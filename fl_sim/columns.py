@@ -10,7 +10,7 @@ class Column(NamedTuple):
 
     Attributes:
         table: `cells`, one row a cell and seed, or `rows`, one row a number.
-        name: of the column; `<group>_` and `<what>` stand for what varies.
+        name: of the column; `<group>_`, `<rate>` and `<what>` stand for what varies.
         meaning: what it holds, and in which unit.
     """
 
@@ -46,7 +46,7 @@ CELLS = {
     "leakage.shift_auc": "AUC of telling members from outsiders without the model; 0.5: no shift",
     "leakage.<group>_auc": f"area under the ROC curve, {_ATTACK}; 0.5 is chance. {_GROUP}",
     "leakage.<group>_balanced_accuracy": f"best mean of both rates of success, {_ATTACK}. {_GROUP}",
-    "leakage.<group>_tpr_at_<what>": f"true positive rate at this false positive rate, {_ATTACK}",
+    "leakage.<group>_tpr_at_<rate>": f"true positive rate at this false positive rate, {_ATTACK}",
     "leakage.<group>_<what>_low": "lower bound of the 95 % interval of that number",
     "leakage.<group>_<what>_high": "upper bound of the 95 % interval of that number",
     "leakage.<group>_<what>_valid": "whether that number should be read",
@@ -107,4 +107,5 @@ def undescribed(table: str, names: Iterable[str]) -> list[str]:
 
 def _stands_for(pattern: str, name: str) -> bool:
     text = re.escape(pattern).replace("<group>_", r"(?:\w+_)?").replace("<group>", r"\w+")
-    return re.fullmatch(text.replace("<what>", r"[\w.]+"), name) is not None
+    text = text.replace("<rate>", r"[\d.]+").replace("<what>", r"[\w.]+")
+    return re.fullmatch(text, name) is not None
