@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
@@ -201,7 +200,6 @@ class Workshop:
                 delta=deltas[k],
                 buffers=order.buffers,
                 num_examples=self.sizes[task.client],
-                norm=float(torch.linalg.vector_norm(deltas[k])),
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],
                 memory=memories[k],
@@ -280,7 +278,6 @@ class Workshop:
             buffers=self.slots.buffers(),
             num_examples=len(shard),
             metrics=metrics,
-            norm=float(torch.linalg.vector_norm(delta)),
             loss=loss,
             sent=shard.sent,
             memory=shard.memory,
