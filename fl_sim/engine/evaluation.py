@@ -85,7 +85,9 @@ def _contributions(federation: Federation, ending: Ending, seen: Observation) ->
     if federation.experiment.evaluation.contributions == "shapley":
         rng = generator(federation.experiment.seed, "round", seen.round, "shapley")
         found["shapley"] = gtg_shapley(updates, weights, utility, rng)
-    rewards = client_accuracies(seen)[torch.tensor(ending.clients)]
+    clients = torch.tensor(ending.clients)
+    holds = seen.class_counts.sum(1)[clients] > 0  # whoever has no images has no accuracy
+    rewards = torch.where(holds, client_accuracies(seen)[clients], torch.nan)
     yield from contribution_rows(seen.round, ending.clients, rewards, found)
 
 

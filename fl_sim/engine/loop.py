@@ -66,7 +66,7 @@ def rounds(federation: Federation, state: State, crew: Crew) -> Iterator[Played]
         absent = schedule.absent(number, chosen)
         plan = planned(federation, state, number, [c for c in chosen if c not in absent])
         collected = collect(federation, state, crew, plan)
-        collected = state.server.screened(number, collected)
+        collected = state.server.screened(number, collected, idle(federation))
         senders = known(federation, plan, collected)
         kinds, retrain = colluders(schedule, number), retrainer(federation, state, plan)
         collected, senders = forged(collected, state.server, kinds, senders, retrain)
@@ -182,6 +182,12 @@ def known(federation: Federation, plan: Plan, collected: Collected) -> Senders:
         reference=reference,
         parameters=plan.order.parameters,
     )
+
+
+def idle(federation: Federation) -> frozenset[int]:
+    """Return the clients that have nothing to train on: they report no numbers."""
+    owners = federation.workshop.owners
+    return frozenset(client for client, own in enumerate(owners) if not len(own))
 
 
 def _filled(

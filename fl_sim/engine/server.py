@@ -1,5 +1,6 @@
 """The server's side of a round: a rule of ours, or a strategy of Flower's."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -56,8 +57,14 @@ class Server(ABC):
     ) -> tuple[Float[Tensor, " p"], Decision | None]:
         """Return the next parameters, and what was decided about each update."""
 
-    def screened(self, number: int, collected: Collected) -> Collected:
-        """Return what it can aggregate; what it cannot is a failure of its client."""
+    def screened(self, number: int, collected: Collected, idle: frozenset[int]) -> Collected:
+        """Return what it can aggregate; what it cannot is a failure of its client.
+
+        Args:
+            number: of the round.
+            collected: what came in.
+            idle: clients that have nothing to train on.
+        """
         return collected
 
     @abstractmethod
@@ -171,7 +178,8 @@ class FlowerServer(Server):
             return plan.order.parameters, None
         assert collected.rows is not None
         received = [plan.order.parameters + row for row in collected.rows]
-        replies = as_replies(collected.updates, received, self.instructions, self.shapes)
+        updates = _with_mean_metrics(collected.updates)
+        replies = as_replies(updates, received, self.instructions, self.shapes)
         with seeded_globals(self.seed, "strategy", plan.order.round, "aggregate"):
             arrays, _ = self.strategy.aggregate_train(plan.order.round, replies)
         if arrays is None:
@@ -182,10 +190,11 @@ class FlowerServer(Server):
         """Return nothing: a strategy of Flower's cannot be asked what it would do."""
         return KnownRule()
 
-    def screened(self, number: int, collected: Collected) -> Collected:
+    def screened(self, number: int, collected: Collected, idle: frozenset[int]) -> Collected:
         """Leave out clients whose metrics a strategy may stumble over: it reads what it likes."""
         updates: list[Update | Failure] = [
-            metrics_are_finite(number, update) for update in collected.updates
+            update if update.client in idle else metrics_are_finite(number, update)
+            for update in collected.updates
         ]
         answers = with_usual_metrics(number, updates)
         causes = {row: a.cause for row, a in enumerate(answers) if isinstance(a, Failure)}
@@ -223,6 +232,21 @@ def senders_of(
     steps = torch.tensor(local_steps, dtype=torch.float64)
     numbers = torch.tensor(clients, dtype=torch.int64)
     return Senders(numbers, num_clients, number, seed, steps, unknown, expected=expected)
+
+
+def _with_mean_metrics(updates: list[Update]) -> list[Update]:
+    """Return updates in which whoever measured nothing tells the mean of the others' metrics."""
+    found: dict[str, list[float]] = {}
+    for update in updates:
+        for name, value in update.metrics.items():
+            found.setdefault(name, []).extend([] if math.isnan(value) else [value])
+    means = {name: math.fsum(own) / len(own) for name, own in found.items() if own}
+    return [
+        replace(
+            u, metrics={n: means.get(n, v) if math.isnan(v) else v for n, v in u.metrics.items()}
+        )
+        for u in updates
+    ]
 
 
 def _memory_of(strategy: Strategy) -> dict[str, Any]:

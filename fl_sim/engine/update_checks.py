@@ -50,12 +50,14 @@ class Asked:
             nothing has no loss to tell.
         sends: the shape of each vector, by name, that the experiment's client sends beside its
             update.
+        trains: False for attackers beside the clients that hold images: there is no loss to tell.
     """
 
     order: Order
     client: int
     num_examples: int
     sends: Mapping[str, tuple[int, ...]]
+    trains: bool = True
 
 
 def checked(replies: Any, asked: Asked) -> list[Update | Failure]:
@@ -99,10 +101,14 @@ def valid(update: Any, asked: Asked) -> Update:
         num_examples=asked.num_examples,
         metrics=_metrics(update.metrics),
         norm=norm,
-        loss=_loss(update.loss) if order.needs_losses and asked.num_examples else math.nan,
+        loss=_loss(update.loss) if _tells_loss(asked) else math.nan,
         sent=_sent(update.sent, asked),
         memory=_memory(update.memory),
     )
+
+
+def _tells_loss(asked: Asked) -> bool:
+    return asked.order.needs_losses and asked.num_examples > 0 and asked.trains
 
 
 def with_usual_metrics(number: int, answers: list[Update | Failure]) -> list[Update | Failure]:

@@ -109,7 +109,9 @@ class Workshop:
     def asked(self, order: Order, client: int) -> Asked:
         """Return what `client` is asked, and what it may send: by what the server knows."""
         size, honest = self.sizes[client], self.schedule.experiment.client
-        return Asked(order, client, size, honest.sends(order.received) if size else {})
+        trains = len(self.owners[client]) > 0
+        sends = honest.sends(order.received) if trains else {}
+        return Asked(order, client, size, sends, trains)
 
     def cost(self, client: int, number: int) -> float:
         """Return the steps of a client in round `number`; 1 where it does not say."""

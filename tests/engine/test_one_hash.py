@@ -13,13 +13,18 @@ from typing import Any
 import pytest
 import ray
 
+from clients.alie import AlieClient
+from clients.joint_label_flip import JointLabelFlipClient
+from clients.label_flip import LabelFlipClient
 from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient
-from fl_sim import Data, Experiment, Model, Participation, run
+from clients.worker_momentum import WorkerMomentumClient
+from fl_sim import Adversary, Data, Experiment, Model, Participation, run
 from fl_sim.data.partition import Iid
 from strategies.fedadam import FedAdam
 from strategies.krum import Krum
 from strategies.scaffold import SCAFFOLD
+from strategies.server_momentum import ServerMomentum
 
 Maker = Callable[..., Experiment]
 ROOT = Path(__file__).parents[2]
@@ -37,6 +42,15 @@ CASES: dict[str, dict[str, Any]] = {
         "strategy": SCAFFOLD(),
         "client": ScaffoldClient(sgd=SgdClient(momentum=0.0)),
         "participation": Participation(clients_per_round=3),
+    },
+    "distributed sgd, attackers beside": {
+        "client": WorkerMomentumClient(),
+        "strategy": ServerMomentum(weight_decay=1e-3),
+        "adversary": (
+            Adversary(AlieClient(), num_clients=2, beside=True),
+            Adversary(JointLabelFlipClient(), beside=True, first_round=2),
+            Adversary(LabelFlipClient(), num_clients=2, beside=True),
+        ),
     },
     "batch statistics": {"model": Model("small_cnn", norm="batch")},
 }

@@ -20,7 +20,7 @@ from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient, passes
 from clients.sign_flip import SignFlipClient
 from clients.worker_momentum import WorkerMomentumClient
-from fl_sim import Adversary, Experiment, Model, Participation, run
+from fl_sim import Adversary, Evaluation, Experiment, Model, Participation, run
 from fl_sim.contracts import Senders, Shard
 from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.engine.crew import LocalCrew
@@ -332,6 +332,20 @@ def test_who_holds_nothing_reports_no_number(experiment: Maker) -> None:
     assert overall["fairness_mean"] == overall["fairness_mean"]
 
 
+def test_who_holds_nothing_has_no_part_in_what_clients_give_and_get(experiment: Maker) -> None:
+    asked = Evaluation(contributions="leave_one_out", alone=SgdClient())
+    adversary = Adversary(IpmClient(), num_clients=2, beside=True)
+    _, _, seen = played(experiment(adversary=adversary, evaluation=asked, rounds=1))
+    rows = [row for row in seen[0].rows if row.metric == "contribution_cosine"]
+    assert {row.client: row.valid for row in rows} == dict.fromkeys(range(6), True)
+    assert {r.client for r in seen[0].rows if r.metric == "client_benefit"} == {0, 1, 2, 3}
+    cosines = torch.tensor([row.value for row in rows])[:4].double()
+    got = {r.client: r.value for r in seen[0].rows if r.metric == "client_accuracy"}
+    expected = torch.corrcoef(torch.stack([cosines, torch.tensor([got[k] for k in range(4)])]))
+    (told,) = (r for r in seen[0].rows if r.metric == "fairness_collaboration_cosine")
+    assert told.value == pytest.approx(float(expected[0, 1]), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "rule",
     [AFL(), SCAFFOLD(), flower.FedAvg(min_train_nodes=1, min_available_nodes=1)],
@@ -342,7 +356,7 @@ def test_any_rule_takes_attackers_beside_the_clients(experiment: Maker, rule: An
     adversary = Adversary(IpmClient(scale=0.5), num_clients=2, beside=True)
     _, state, seen = played(experiment(strategy=rule, client=client, adversary=adversary))
     assert bool(state.parameters.isfinite().all())
-    assert not any(each.failures for each in seen)
+    assert [each.failures for each in seen] == [[], []]
     if isinstance(rule, SCAFFOLD):
         assert float(state.server.state.norm()) > 0  # control variates still come in
 
