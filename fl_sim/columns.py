@@ -34,6 +34,8 @@ CELLS = {
     "rounds": "number of rounds",
     "dataset": "name of the dataset",
     "origin": "where its files were found",
+    "data_notes": "what was found out about the data, such as files that could not be used",
+    "side_by_side": "number of runs that worked at once: more make `seconds` larger",
     "num_parameters": "number of values that are trained and travel",
     "cohort": "whether clients were trained many at once",
     "engine": "what carried the messages: local, ray or flower",
