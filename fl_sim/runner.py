@@ -231,6 +231,7 @@ def _attempt(options: Options, side_by_side: int, job: Cell, listen: Listener) -
         ray_address=options.ray_address,
         trackers=options.trackers,
         side_by_side=side_by_side,
+        made_with=job.made_with,
     )
     if interrupts.wanted():
         return "interrupted before it began"

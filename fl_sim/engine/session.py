@@ -4,8 +4,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import Played, State, initial_state, rounds
 from fl_sim.engine.progress import Listener, Story, already, preparing
 from fl_sim.engine.server import server_for
-from fl_sim.engine.variant import made_with
 from fl_sim.errors import DivergedError, RequestError, RunFailedError
 from fl_sim.experiment import Experiment
 from fl_sim.locks import refuse_link
@@ -59,6 +58,7 @@ class Session:
         ray_address: of a Ray cluster that is running already.
         trackers: names of tools that follow the run.
         side_by_side: how many runs work at once, which share the machine.
+        made_with: what changes the result beside the experiment, as `Cell.made_with`.
     """
 
     folder: Path
@@ -71,11 +71,7 @@ class Session:
     ray_address: str | None = None
     trackers: tuple[str, ...] = ()
     side_by_side: int = 1
-
-    @property
-    def made_with(self) -> dict[str, str]:
-        """What changes the result beside the experiment."""
-        return made_with(self.faults, self.client_app)
+    made_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_session(
@@ -155,7 +151,7 @@ def drive(
 ) -> dict[str, Any]:
     """Run the rounds that are left with a crew, and write the results."""
     experiment, started, folder = ours.experiment, time.time(), session.folder
-    made, data_sha256 = session.made_with, ours.data_sha256
+    made, data_sha256 = dict(session.made_with), ours.data_sha256
     run = experiment.to_json() + (json.dumps(made, sort_keys=True) if made else "")
     checkpoints = folder / "checkpoints"
     state, log = first_state(ours), RunLog(folder / "log.jsonl")

@@ -1,20 +1,27 @@
 """What changes a run's result beside its experiment: it belongs to what identifies the run."""
 
-import functools
 import hashlib
 import sys
+import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from fl_sim import description
 from fl_sim.engine import compat
 from fl_sim.engine.faults import Faults
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
+UNSAID = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"}
+_END = object()
 
 
 def made_with(faults: Faults, app: ClientApp | None) -> dict[str, str]:
@@ -39,66 +46,115 @@ def made_with(faults: Faults, app: ClientApp | None) -> dict[str, str]:
 def code_digest(value: Any) -> str:
     """Return a hash of what functions do: 16 hexadecimal digits.
 
-    Hashed are their bytecode and constants, what they enclose, their default arguments, and the
-    functions, classes and plain values of their own module that they name. Line numbers and
-    comments are not.
+    Hashed are their bytecode and constants, what they enclose, their default arguments, and of
+    what they name in the user's own modules: functions, classes with their bases, and values of
+    any kind. A library's functions and classes count by their names, and by what they enclose.
+    Line numbers and comments are not hashed.
     """
     sha = hashlib.sha256()
-    for part in _parts(value, {}):
-        sha.update(f"{len(part)}:{part}".encode())
+    for token in _tokens(value):
+        sha.update(f"{len(token)}:{token}".encode())
     return sha.hexdigest()[:16]
 
 
-def _parts(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield what a value is made of, each object once; `seen` keeps them, and so their ids."""
-    if isinstance(value, PLAIN):
-        yield repr(value)
-        return
-    yield type(value).__qualname__
-    if id(value) in seen:
-        return
-    seen[id(value)] = value
-    if isinstance(value, set | frozenset):
-        yield from sorted(map(repr, value))  # their order differs from process to process
-        return
-    for own in _contents(value):
-        yield from _parts(own, seen)
+def _tokens(root: Any) -> Iterator[str]:
+    """Yield what a value is made of, depth first; an object that comes again, by its number."""
+    seen: dict[int, tuple[int, Any]] = {}  # with the objects, so that no id is given out twice
+    open_ = [iter((root,))]
+    while open_:
+        value = next(open_[-1], _END)
+        if value is _END:
+            open_.pop()
+            yield ")"
+        elif isinstance(value, PLAIN):
+            yield repr(value)
+        elif id(value) in seen:
+            yield f"#{seen[id(value)][0]}"
+        else:
+            seen[id(value)] = len(seen), value
+            yield f"{type(value).__qualname__}("
+            open_.append(iter(_contents(value)))
 
 
-def _contents(value: Any) -> Iterator[Any]:
-    """Yield what a compound value holds."""
-    if isinstance(value, types.FunctionType):
-        yield from (value.__module__, value.__qualname__, value.__code__)
-        yield from (value.__defaults__, value.__kwdefaults__)
-        yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
-        named = (value.__globals__.get(name) for name in _names(value.__code__))
-        yield from (own for own in named if _belongs(own, value.__module__))
-    elif isinstance(value, types.CodeType):
-        yield from (value.co_code, value.co_names, value.co_consts)
-    elif isinstance(value, type):
-        yield from (value.__module__, value.__qualname__)
-        yield from (own for own in vars(value).values() if isinstance(own, types.FunctionType))
-    elif isinstance(value, types.MethodType):
-        yield from (value.__func__, value.__self__)
-    elif isinstance(value, functools.partial):
-        yield from (value.func, value.args, value.keywords)
-    elif isinstance(value, types.ModuleType):
-        yield value.__name__
-    else:
-        yield from _items(value)
+def _contents(value: Any) -> Iterable[Any]:
+    """Return what a compound value holds."""
+    match value:
+        case types.FunctionType():
+            return _of_function(value)
+        case types.CodeType():
+            return _of_code(value)
+        case type():
+            return _of_class(value)
+        case types.ModuleType():
+            return (value.__name__,)
+        case Tensor() | np.ndarray():
+            return _of_array(value)
+        case tuple() | list() if type(value) in (tuple, list):
+            return value
+        case dict() if type(value) is dict:
+            return chain.from_iterable(value.items())
+        case set() | frozenset():
+            return sorted(value, key=_word)  # their order differs from process to process
+        case _:
+            return _of_instance(value)
 
 
-def _items(value: Any) -> Iterator[Any]:
-    """Yield what a value that is no code holds."""
-    if isinstance(value, Tensor | np.ndarray):
-        array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
-        yield from (str(array.dtype), array.shape, array.tobytes())
-    elif isinstance(value, tuple | list):
-        yield from value
-    elif isinstance(value, dict):
-        yield from (part for item in value.items() for part in item)
-    elif hasattr(value, "__dict__") and _is_foreign(type(value)):
-        yield from (type(value), vars(value))
+def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    yield from (function.__module__, function.__qualname__)
+    yield from (function.__defaults__, function.__kwdefaults__)
+    yield from (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
+    if not _is_installed(function.__module__):
+        yield function.__code__
+        yield from _named(function)
+
+
+def _of_code(code: types.CodeType) -> tuple[Any, ...]:
+    names = (code.co_names, code.co_varnames, code.co_freevars)
+    counts = (code.co_argcount, code.co_kwonlyargcount, code.co_flags)
+    return (code.co_code, code.co_exceptiontable, *names, *counts, code.co_consts)
+
+
+def _of_class(cls: type) -> Iterator[Any]:
+    yield from (cls.__module__, cls.__qualname__)
+    if not _is_installed(cls.__module__):
+        yield from cls.__bases__
+        for name, own in sorted(vars(cls).items()):
+            if name not in UNSAID:
+                yield from (name, own)
+
+
+def _of_array(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, np.ndarray):
+        content = value.tolist() if value.dtype.hasobject else value.tobytes()
+        return (str(value.dtype), value.shape, content)
+    dense = value.detach().cpu()
+    if dense.layout != torch.strided or dense.is_quantized:
+        return (str(dense.dtype), tuple(dense.shape), repr(dense))
+    raw = dense.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    return (str(dense.dtype), tuple(dense.shape), raw.numpy().tobytes())
+
+
+def _of_instance(value: Any) -> tuple[Any, ...]:
+    """Return what pickle would keep of an object; of one that it cannot keep, its attributes."""
+    descriptors = ("__func__", "__wrapped__", "fget", "fset", "fdel")
+    held = tuple(getattr(value, name, None) for name in descriptors)
+    try:
+        made = value.__reduce_ex__(4)
+    except Exception:  # a lock, an open file, or whatever a class of the user's own raises
+        return (type(value), *held, getattr(value, "__dict__", None))
+    if isinstance(made, str):  # an object that is found again by its name
+        return (type(value), *held, made)
+    return (type(value), *held, *(list(p) if isinstance(p, Iterator) else p for p in made))
+
+
+def _named(function: types.FunctionType) -> Iterator[Any]:
+    """Yield what a function names of its module, and of the user's modules that it names."""
+    names = _names(function.__code__)
+    for name in names:
+        found = function.__globals__.get(name)
+        yield found
+        if isinstance(found, types.ModuleType) and not _is_installed(found.__name__):
+            yield from (vars(found).get(own) for own in names)
 
 
 def _names(code: types.CodeType) -> list[str]:
@@ -107,17 +163,21 @@ def _names(code: types.CodeType) -> list[str]:
     return [*code.co_names, *(name for own in inside for name in _names(own))]
 
 
-def _belongs(value: Any, module: str) -> bool:
-    """Return whether a global value is a module's own: a plain one, or defined there."""
-    if isinstance(value, (*PLAIN, tuple, list, dict, set, frozenset)):
+@cache
+def _is_installed(module: str | None) -> bool:
+    """Return whether a module is Python's, a package's, or the project's: its name says it all."""
+    top = str(module).split(".")[0]
+    if top in sys.stdlib_module_names or top in description.PACKAGES:
         return True
-    is_code = isinstance(value, types.FunctionType | type)
-    return is_code and getattr(value, "__module__", None) == module
+    places = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(place) for place in places)
 
 
-def _is_foreign(cls: type) -> bool:
-    """Return whether a class is not of Python's own library."""
-    return cls.__module__.split(".")[0] not in sys.stdlib_module_names
+def _word(value: Any) -> str:
+    """Return by what an element of a set is put in order."""
+    name = getattr(value, "__qualname__", "")
+    return f"{type(value).__qualname__} {name or repr(value)}"
 
 
 def _is_filled(cell: types.CellType) -> bool:

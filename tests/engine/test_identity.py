@@ -1,9 +1,10 @@
 """What identifies a run: the experiment, and all else that changes its result."""
 
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -164,3 +165,65 @@ def test_attackers_see_the_same_of_a_server_that_is_timed(experiment: Maker) -> 
     plain = replace(attack, client=AlieClient())
     other = federation(replace(wanted, adversary=plain).to_json())
     assert [sha256_of(s) for s in states(other, LocalCrew(other.workshop))][-1] != found[0]
+
+
+def module_with(source: str, **names: Any) -> Callable[..., Any]:
+    """Return the function `f` of a module of a user's own, run from text."""
+    module = types.ModuleType("users_own")
+    vars(module).update(names)
+    exec(source, vars(module))
+    return cast("Callable[..., Any]", vars(module)["f"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class C:\n  K = {}\ndef f(): return C.K",
+        "class C:\n  @staticmethod\n  def s(): return {}\ndef f(): return C.s()",
+        "class C:\n  @property\n  def s(self): return {}\ndef f(): return C().s",
+        "class B:\n  def s(self): return {}\nclass C(B): pass\ndef f(): return C().s()",
+        "class C:\n  __slots__ = 'a',\n  def __init__(self): self.a = {}\nc = C()\ndef f(): return c",
+        "import types\nnames = types.SimpleNamespace(a={})\ndef f(): return names.a",
+        "import functools\nlarger = functools.partial(max, {})\ndef f(): return larger(0)",
+        "import functools\n@functools.lru_cache\ndef g(): return {}\ndef f(): return g()",
+        "import torch\nT = torch.full((2,), {}, dtype=torch.bfloat16)\ndef f(): return T",
+        "import numpy\nrng = numpy.random.default_rng({})\ndef f(): return rng.random()",
+        "from fractions import Fraction\nhalf = Fraction({}, 7)\ndef f(): return half",
+        "def f(values=[[range({})]]): return values",
+        "def f():\n  def g(): return {}\n  return g",
+    ],
+)
+def test_whatever_an_app_stands_on_is_in_its_hash(source: str) -> None:
+    first, again, other = (module_with(source.format(n)) for n in (1, 1, 2))
+    assert code_digest(first) == code_digest(again) != code_digest(other)
+
+
+def test_modules_of_the_users_own_are_in_the_hash_of_an_app() -> None:
+    helpers = [types.ModuleType("users_helper") for _ in range(2)]
+    for number, helper in enumerate(helpers):
+        vars(helper)["FACTOR"] = number
+    apart = [module_with("def f(): return helper.FACTOR", helper=own) for own in helpers]
+    assert code_digest(apart[0]) != code_digest(apart[1])
+    assert code_digest([[1], 2]) != code_digest([[1, 2]])
+
+
+def test_a_chain_of_objects_of_any_length_has_a_hash() -> None:
+    chain: list[Any] = []
+    for _ in range(10_000):
+        chain = [chain]
+    chain[0].append(chain)
+    assert code_digest(chain) == code_digest(chain)
+
+
+def test_an_app_that_counts_its_calls_is_still_one_run(experiment: Maker, tmp_path: Path) -> None:
+    app, calls = ClientApp(), list[int]()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        calls.append(1)
+        return client_app.train(message, context)
+
+    results = run(experiment(), (0, 1), out=tmp_path, controls=False, client_app=app)
+    names = {str(own) for own in results.cells["made_with.client_app"]}
+    assert len(names) == 1
+    assert results.complete
