@@ -182,7 +182,7 @@ def module_with(source: str, **names: Any) -> Callable[..., Any]:
         "class C:\n  @staticmethod\n  def s(): return {}\ndef f(): return C.s()",
         "class C:\n  @property\n  def s(self): return {}\ndef f(): return C().s",
         "class B:\n  def s(self): return {}\nclass C(B): pass\ndef f(): return C().s()",
-        "class C:\n  __slots__ = 'a',\n  def __init__(self): self.a = {}\nc = C()\ndef f(): return c",
+        "class C:\n  __slots__ = 'a',\n  def __init__(c): c.a = {}\nc = C()\ndef f(): return c",
         "import types\nnames = types.SimpleNamespace(a={})\ndef f(): return names.a",
         "import functools\nlarger = functools.partial(max, {})\ndef f(): return larger(0)",
         "import functools\n@functools.lru_cache\ndef g(): return {}\ndef f(): return g()",
