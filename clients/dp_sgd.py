@@ -113,7 +113,7 @@ class DpSgdClient(Client):
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Return the noisy sums of the steps so far, each of a Poisson draw of the images."""
         draw = Draw(num_examples, self.batch_size, "poisson")
-        steps = Release(self.noise_multiplier, draw, int(memory[TAKEN]))
+        steps = Release(self.noise_multiplier, draw, int(memory.get(TAKEN, 0)))
         return Releases((steps,), self.delta, "images")
 
     def _step(

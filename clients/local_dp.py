@@ -94,5 +94,5 @@ class LocalDpClient(Client):
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Return one noisy update a round, at a sensitivity of twice the clipping norm."""
-        rounds = Release(self.noise_multiplier / 2, count=int(memory[TAKEN]))
+        rounds = Release(self.noise_multiplier / 2, count=int(memory.get(TAKEN, 0)))
         return Releases((rounds,), self.delta, "local")

@@ -20,6 +20,8 @@ from fl_sim.errors import RequestError
 MISSING = "accounting needs dp-accounting: pip install fl-sim[dp]"
 ERROR = 1e-4  # of epsilon, by which the steps of a distribution's grid may loosen it
 COARSEST = 2.0**-7  # step of a grid, unless epsilon is very large
+LEAST_NOISE = 1e-3  # at which epsilon is half a million: accountants run out of memory below
+MOST_NOISE = 1e6  # at which epsilon is next to nothing: their squares overflow above
 CURVATURE = 1.3  # epsilon rises by about this times the sum of squared steps over epsilon
 
 
@@ -37,12 +39,17 @@ class Spent(NamedTuple):
 
     @property
     def epsilon(self) -> float:
-        """The figure to report: PLD's where there is one, else RDP's."""
-        return self.rdp if math.isnan(self.pld) else self.pld
+        """The figure to report: PLD's where there is one, unless RDP's is lower, as for tiny delta.
+
+        Both are upper bounds.
+        """
+        return self.rdp if math.isnan(self.pld) else min(self.pld, self.rdp)
 
 
 def spent(releases: Releases) -> Spent:
     """Return what releases have cost together; infinity where one came without noise.
+
+    A noise multiplier below `LEAST_NOISE` counts as no noise, one above `MOST_NOISE` as that.
 
     Everybody's contribution in each (rate 1) and Poisson draws are accounted exactly. A draw of a
     fixed size is accounted by the sampled-without-replacement event, at a sensitivity of twice
@@ -58,12 +65,12 @@ def spent(releases: Releases) -> Spent:
     """
     counts: dict[tuple[float, Draw], int] = {}
     for release in releases.releases:
-        key = (release.noise_multiplier, _as_accounted(release.draw))
+        key = (min(release.noise_multiplier, MOST_NOISE), _as_accounted(release.draw))
         counts[key] = counts.get(key, 0) + release.count
     drawn = {key: count for key, count in counts.items() if count and key[1].rate > 0}
     if not drawn:
         return Spent(0.0, 0.0)
-    if any(noise == 0 for noise, _ in drawn):
+    if any(noise < LEAST_NOISE for noise, _ in drawn):
         return Spent(math.inf, math.inf)
     return _composed(tuple((*key, count) for key, count in drawn.items()), releases.delta)
 

@@ -171,6 +171,5 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         >>> round(rule.noise_on_updates(1.0), 4)
         1.1547
         """
-        if self.noise_multiplier == 0:
-            return 0.0
-        return float((self.noise_multiplier**-2 - (2 * noise_on_bits) ** -2) ** -0.5)
+        part = self.noise_multiplier / (2 * noise_on_bits) if self.noise_multiplier else 0.0
+        return self.noise_multiplier / math.sqrt(1 - part**2)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from fl_sim.accounting import spent
-from fl_sim.contracts import AggregationRule, Releases, Row
+from fl_sim.contracts import AggregationRule, ColludingClient, Releases, Row
 from fl_sim.engine.federation import Federation
 from fl_sim.engine.server import RuleServer
 from fl_sim.errors import RequestError
@@ -31,17 +32,19 @@ def privacy_rows(federation: Federation, state: "State", by_client: bool = True)
     """
     experiment, number = federation.experiment, state.round
     beside = beside_the_updates(federation, state)
+    worthless = f"of the updates alone: also {beside} leave the clients" if beside else ""
+    worthless = worthless or handed_on(federation, number)
     if isinstance(experiment.strategy, AggregationRule):
         try:
             released = experiment.strategy.releases(federation.draws[:number])
         except RequestError as error:
             yield _unknown("epsilon", number, "clients", str(error))
         else:
-            yield from _rows(number, released, beside)
+            yield from _rows(number, released, worthless)
     for client, memory in sorted(state.memories.items()) if by_client else ():
-        behaviour = federation.workshop.schedule.behaviour(client, number)
-        released = behaviour.releases(federation.workshop.sizes[client], memory)
-        yield from _rows(number, released, beside, client)
+        released = _released_by(federation, client, number, memory)
+        note = worthless or _otherwise(federation, client, number, memory)
+        yield from _rows(number, released, note, client)
 
 
 def beside_the_updates(federation: Federation, state: "State") -> str:
@@ -50,8 +53,7 @@ def beside_the_updates(federation: Federation, state: "State") -> str:
     Models are what is released; so it is whatever goes into them, or to all clients with them:
 
     - statistics of BatchNorm, which are averaged as they are;
-    - vectors that clients send for the rule, where the rule tells all clients what it made of
-      them, such as SCAFFOLD's control variates;
+    - vectors that clients send for the rule, such as SCAFFOLD's control variates;
     - losses of the global model on clients' data, where the rule asks for them.
 
     What only the server sees, such as the loss in training, does not count here.
@@ -61,12 +63,57 @@ def beside_the_updates(federation: Federation, state: "State") -> str:
     found = ["statistics of BatchNorm"] if changed else []
     server = state.server
     if isinstance(server, RuleServer):
-        found += sorted(f"{name} vectors" for name in server.rule.broadcast(server.state))
+        told = server.rule.broadcast(server.state)
+        found += sorted(f"{name} vectors" for name in federation.experiment.client.sends(told))
         found += ["losses on their data"] if server.rule.needs_losses else []
     return ", ".join(found)
 
 
-def _rows(number: int, released: Releases | None, beside: str, client: int = -1) -> Iterator[Row]:
+def handed_on(federation: Federation, number: int) -> str:
+    """Return how attackers have handed on what is in others' updates, by round `number`.
+
+    Colluders make their updates from those of honest clients, and some from what these would
+    have sent; attackers beside the clients train on copies of their images. What a client adds
+    to a sum is then no longer in its own update alone, which is all that is bounded.
+    """
+    attacking = [
+        own for own in federation.experiment.adversaries if own.count(federation.num_clients)
+    ]
+    for adversary in attacking:
+        if not any(map(adversary.attacks, range(1, number + 1))):
+            continue
+        if isinstance(adversary.client, ColludingClient):
+            return "of each client's own update alone: colluding attackers hand on what is in it"
+        if adversary.beside:
+            return "of each client's own update alone: attackers train on copies of its images"
+    return ""
+
+
+def _released_by(
+    federation: Federation, client: int, number: int, memory: dict[str, Tensor]
+) -> Releases | None:
+    """Return what a client has released, if it was always as it is in round `number`."""
+    workshop = federation.workshop
+    behaviour = workshop.schedule.behaviour(client, number)
+    return behaviour.releases(len(workshop.owners[client]), memory)
+
+
+def _otherwise(federation: Federation, client: int, number: int, memory: dict[str, Tensor]) -> str:
+    """Return in which round a client trained with other noise than now, as attackers may."""
+    schedule, able = federation.workshop.schedule, federation.able
+    if not federation.experiment.adversaries:
+        return ""
+    now = schedule.behaviour(client, number)
+    released = _released_by(federation, client, number, memory)
+    for earlier in range(1, number):
+        changed = schedule.behaviour(client, earlier) != now
+        changed = changed and _released_by(federation, client, earlier, memory) != released
+        if changed and client in schedule.chosen(earlier, able):
+            return f"of some rounds alone: in round {earlier} it trained otherwise"
+    return ""
+
+
+def _rows(number: int, released: Releases | None, note: str, client: int = -1) -> Iterator[Row]:
     """Yield both figures of what was released, not to be read where they say too little."""
     if released is None:
         return
@@ -75,18 +122,9 @@ def _rows(number: int, released: Releases | None, beside: str, client: int = -1)
     except RequestError as error:
         yield _unknown("epsilon", number, released.protects, str(error), client)
         return
-    yield _row("epsilon", found.epsilon, number, released, beside, client)
-    yield _row("epsilon_rdp", found.rdp, number, released, beside, client)
-
-
-def _row(
-    metric: str, value: float, number: int, released: Releases, beside: str, client: int
-) -> Row:
-    note = f"of the updates alone: also {beside} leave the clients" if beside else ""
-    if math.isinf(value):
-        note = NO_NOISE
-    group = released.protects
-    return Row(number, metric, value, client, group, valid=not note, note=note)
+    for metric, value in (("epsilon", found.epsilon), ("epsilon_rdp", found.rdp)):
+        why = NO_NOISE if math.isinf(value) else note
+        yield Row(number, metric, value, client, released.protects, valid=not why, note=why)
 
 
 def _unknown(metric: str, number: int, group: str, note: str, client: int = -1) -> Row:

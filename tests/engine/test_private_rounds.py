@@ -11,7 +11,10 @@ import torch
 
 from clients.dp_sgd import DpSgdClient
 from clients.fedbn import FedBNClient
+from clients.mimic import MimicClient
 from clients.scaffold import ScaffoldClient
+from clients.sgd import SgdClient
+from clients.sign_flip import SignFlipClient
 from fl_sim import Data, Experiment, Model, preflight, run
 from fl_sim.accounting import spent
 from fl_sim.contracts import Draw, Release, Releases
@@ -26,11 +29,12 @@ from fl_sim.engine.privacy import privacy_rows
 from fl_sim.engine.replay import states
 from fl_sim.errors import FieldError, RunFailedError
 from fl_sim.experiment import Evaluation
-from fl_sim.participants import Participation, Stay
+from fl_sim.participants import Adversary, Participation, Stay
 from strategies.differential_privacy import DifferentialPrivacy
 from strategies.dp_adaptive_clipping import DifferentialPrivacyAdaptiveClipping
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.krum import Krum
 from strategies.q_fedavg import QFedAvg
@@ -200,6 +204,53 @@ def test_what_cannot_be_accounted_for_is_no_number_to_read(
     assert len(found)
     assert not found.valid.any()
     assert set(found.note) == {note}
+
+
+def first_rows(wanted: Experiment) -> list[tuple[int, float, bool, str]]:
+    """Return client, value and validity of epsilon after each round, in turn."""
+    ours = federation(wanted.to_json())
+    rows = (
+        own for state in states(ours, LocalCrew(ours.workshop)) for own in privacy_rows(ours, state)
+    )
+    return [(own.client, own.value, own.valid, own.note) for own in rows if own.metric == "epsilon"]
+
+
+def test_colluders_that_hand_on_honest_updates_make_epsilon_worthless(experiment: Maker) -> None:
+    """Mimics send a victim's update again: in the sum it counts several times."""
+    mimics = Adversary(MimicClient(), num_clients=2, first_round=2)
+    idle = Adversary(MimicClient(), num_clients=0)
+    found = first_rows(private(experiment, data=THREE, rounds=2, adversary=(idle, mimics)))
+    assert [own[2] for own in found] == [True, False]
+    assert "hand on" in found[1][3]
+
+
+def test_attackers_that_train_on_copies_of_images_make_epsilon_worthless(experiment: Maker) -> None:
+    beside = Adversary(SignFlipClient(), beside=True)
+    for fields in ({}, {"client": DpSgdClient(), "strategy": FedAvg()}):
+        found = first_rows(private(experiment, data=THREE, rounds=1, adversary=beside, **fields))
+        assert found
+        assert not any(own[2] for own in found)
+        assert "copies" in found[0][3]
+
+
+def test_a_client_that_trained_with_less_noise_once_has_no_epsilon(experiment: Maker) -> None:
+    """What leaked in the rounds of an attack cannot be taken back afterwards."""
+    usual = DpSgdClient(batch_size=4)
+    for once in (SgdClient(), DpSgdClient(batch_size=4, noise_multiplier=0.1)):
+        attack = Adversary(once, clients=(0,), last_round=1)
+        fields = {"client": usual, "strategy": FedAvg(), "adversary": attack, "data": THREE}
+        found = first_rows(private(experiment, rounds=2, **fields))[-3:]
+        assert [(own[0], own[2]) for own in found] == [(0, False), (1, True), (2, True)]
+        assert "in round 1 it trained otherwise" in found[0][3]
+    flipped = Adversary(SignFlipClient(), clients=(0,), last_round=1)
+    found = first_rows(private(experiment, rounds=2, **(fields | {"adversary": flipped})))
+    assert all(own[2] for own in found)
+
+
+def test_what_a_rule_tells_of_its_own_is_nothing_that_leaves_clients(experiment: Maker) -> None:
+    fields = {"client": DpSgdClient(batch_size=4), "strategy": FedDyn(), "data": THREE}
+    found = first_rows(private(experiment, rounds=1, **fields))
+    assert [own[2] for own in found] == [True] * 3
 
 
 def test_rules_that_need_several_updates_refuse_draws_of_any_size(experiment: Maker) -> None:

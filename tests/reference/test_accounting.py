@@ -152,3 +152,22 @@ def test_without_dp_accounting_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     made = Releases((Release(1.2345, Draw(7, 3)),), DELTA, "clients")
     with pytest.raises(RequestError, match=r"pip install fl-sim\[dp\]"):
         spent(made)
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "poisson"])
+@pytest.mark.parametrize("eligible", [10, 20])
+def test_noise_of_any_strength_has_a_figure(sampling: Any, eligible: int) -> None:
+    """The accountants overflow, or run out of memory, at either end."""
+    for noise, low, high in ((1e-300, math.inf, math.inf), (1e-10, math.inf, math.inf),
+                             (1e150, 0.0, 1e-5), (1e300, 0.0, 1e-5)):  # fmt: skip
+        release = Release(noise, Draw(eligible, 10, sampling), 3)
+        found = spent(Releases((release,), DELTA, "clients"))
+        assert low <= found.epsilon <= high
+        assert low <= found.rdp <= high
+
+
+def test_a_delta_below_what_distributions_resolve_has_the_figure_of_rdp() -> None:
+    release = Release(1.0, Draw(20, 10, "poisson"), 3)
+    found = spent(Releases((release,), 1e-300, "clients"))
+    assert math.isinf(found.pld)
+    assert found.epsilon == found.rdp == pytest.approx(63.522, rel=1e-4)
