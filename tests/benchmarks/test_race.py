@@ -1,10 +1,11 @@
 """Engines take turns, each in a process of its own; who fails is named and left out."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from benchmarks.race import Job, cold_race, race
+from benchmarks.race import Entrant, Job, Sample, cold_race, race
 
 MODULE = """
 import os, time
@@ -64,9 +65,28 @@ def test_who_fails_is_named_and_left_out(diary: Path) -> None:
     assert diary.read_text() == "lll"
 
 
-def test_an_engine_whose_time_is_up_stops_early(diary: Path) -> None:
-    jobs = {"flower": mark(diary, "F", seconds=0.1), "local": mark(diary, "l")}
-    outcomes = race(jobs, runs=4, warm_up=0, budget=0.09, say=print)
+@pytest.mark.parametrize(("budget", "runs"), [(0.0, 1), (math.inf, 4)])
+def test_an_engine_whose_time_is_up_stops_after_one_run(
+    diary: Path, budget: float, runs: int
+) -> None:
+    jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
+    outcomes = race(jobs, runs=4, warm_up=0, budget=budget, say=print)
+    assert [len(outcomes[engine].samples) for engine in jobs] == [runs, runs]
+
+
+def test_what_an_engine_has_spent_stops_that_engine_alone(
+    diary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Entrant._go
+
+    def go(entrant: Entrant, cpu: float, started: float) -> Sample:
+        sample = whole(entrant, cpu, started)
+        entrant.spent = 10.0 if "F" in str(entrant.process.args) else 1.0  # whatever the clock says
+        return sample
+
+    monkeypatch.setattr(Entrant, "_go", go)
+    jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
+    outcomes = race(jobs, runs=4, warm_up=0, budget=5.0, say=print)
     assert [len(outcomes[engine].samples) for engine in jobs] == [1, 4]
 
 
