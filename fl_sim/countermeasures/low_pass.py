@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +20,8 @@ class LowPass(Filter):
     """The mean, median or Gaussian mean of each pixel and its eight neighbours.
 
     Source: Liu et al. (2024), Stable Unlearnable Example, section on low-pass filters,
-    https://arxiv.org/abs/2311.13091. Borders as in OpenCV: mirrored, and repeated for the median.
+    https://arxiv.org/abs/2311.13091. Borders as in OpenCV: mirrored, and repeated for the median
+    and where a side has one pixel.
 
     Attributes:
         kind: `mean`, `median`, or `gaussian` (weights 1, 2, 1 in both directions).
@@ -45,7 +46,14 @@ class LowPass(Filter):
             padded = functional.pad(flat, (1, 1, 1, 1), mode="replicate")
             smooth = functional.unfold(padded, 3).median(1).values
         else:
-            padded = functional.pad(flat, (1, 1, 1, 1), mode="reflect")
+            padded = _mirrored(flat)
             line = torch.tensor(KERNELS[self.kind])
             smooth = functional.conv2d(padded, (line[:, None] * line).view(1, 1, 3, 3))
         return smooth.view(images.shape).round().to(torch.uint8)
+
+
+def _mirrored(images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 t s"]:
+    """Return images with a border of one pixel: the one beside the edge, where there is such."""
+    height, width = images.shape[2:]
+    across = functional.pad(images, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
+    return functional.pad(across, (0, 0, 1, 1), mode="reflect" if height > 1 else "replicate")

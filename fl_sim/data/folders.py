@@ -20,25 +20,40 @@ PARTS = {
     "test": ("test", "testing", "tests", "eval", "evaluation"),
 }
 WORDS = re.compile(r"[ _-]?(set|split|data|images)$")  # that may follow: test_set, train-images
+NAMES = "|".join(name for own in PARTS.values() for name in own)
+LOOK_ALIKE = re.compile(rf"(?:^|[^a-z])({NAMES})(?:set)?(?![a-z]{{2}})")  # x_train, trainA, test1
 LEVELS = ("split", "label", "owner")
 LABELS = "labels.csv"
 # What lies beside images and is none: it is left out, counted and named.
-SIDE_SUFFIXES = (
+SIDE_TEXT = (
     ".txt",
     ".md",
     ".rst",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".yaml",
-    ".yml",
-    ".xml",
+    ".tex",
+    ".bib",
+    ".pdf",
+    ".doc",
+    ".docx",
+    ".odt",
     ".html",
-    ".log",
+    ".htm",
 )
+SIDE_DATA = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml")
+SIDE_TABLES = (".xls", ".xlsx", ".ods", ".names", ".lst", ".pbtxt", ".md5", ".sha1", ".sha256")
+SIDE_OTHERS = (".log", ".css", ".js", ".py", ".ipynb", ".sh", ".url", ".lnk")
+SIDE_SUFFIXES = (*SIDE_TEXT, *SIDE_DATA, *SIDE_TABLES, *SIDE_OTHERS)
 SIDE_NAMES = ("readme", "license", "licence", "copying", "authors", "citation")
-SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "$recycle.bin")
+SYSTEM_NAMES = (
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "@eadir",
+    "__macosx",
+    "__pycache__",
+    "$recycle.bin",
+    "system volume information",
+)
 
 
 class Labelled(NamedTuple):
@@ -89,6 +104,16 @@ class Found(NamedTuple):
     strange: list[str]
     hidden: list[str]
     folders: list[str]
+
+
+def is_beside(name: str) -> bool:
+    """Return whether a file merely lies beside images, by its name: nothing reads it.
+
+    >>> is_beside("Thumbs.db"), is_beside("notes.xml"), is_beside("labels.csv")
+    (True, True, False)
+    """
+    found = Found([], [], [], [], [])
+    return name != LABELS and (_is_hidden(name) or _kind(name, found) is found.side)
 
 
 def part_of(name: str) -> str:
@@ -284,6 +309,7 @@ def _guessed(folder: Path, places: Iterable[tuple[str, ...]]) -> tuple[str, ...]
             _unclear(
                 folder, f"the parts {', '.join(sorted(inner))} below the classes", "label/split"
             )
+        _refuse_look_alikes(folder, above)
         return ("label",)
     others = [top for top in tops if not part_of(top)]
     if others:
@@ -295,6 +321,19 @@ def _guessed(folder: Path, places: Iterable[tuple[str, ...]]) -> tuple[str, ...]
     if bare:
         _unclear(folder, f"images without class folders in the part {bare[0]}", "label")
     return ("split", "label")
+
+
+def _refuse_look_alikes(folder: Path, above: set[tuple[str, ...]]) -> None:
+    """Refuse folders on top that are hardly classes: x_train beside x_test, or one with all."""
+    tops = sorted({own[0] for own in above})
+    hints = [LOOK_ALIKE.search(top.casefold()) for top in tops]
+    if all(hints) and len({part_of(own[1]) for own in hints if own}) > 1:
+        _unclear(folder, f"{' and '.join(tops[:2])}, which may be parts or classes", "label")
+    inner = [{own[1] for own in above if own[0] == top and len(own) > 1} for top in tops]
+    nested = all(len(own) > 1 for own in above)
+    if nested and len(inner[0]) > 1 and all(own == inner[0] for own in inner):
+        names = ", ".join(sorted(inner[0])[:2])
+        _unclear(folder, f"the same folders ({names}) in each folder on top", "label")
 
 
 def _unclear(folder: Path, what: str, hint: str) -> None:

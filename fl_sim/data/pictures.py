@@ -1,5 +1,6 @@
 """Image files as pixels: read whole and as they are meant, or refused with the file's name."""
 
+import hashlib
 import io
 import re
 import warnings
@@ -53,10 +54,17 @@ class Picture(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of one size, and what a reader should know of how they were read."""
+    """Images of one size, and what a reader should know of how they were read.
+
+    Attributes:
+        pixels: of all images.
+        notes: on what was decided.
+        hashes: SHA-256 of each file.
+    """
 
     pixels: UInt8[Tensor, "n c h w"]
     notes: tuple[str, ...]
+    hashes: tuple[bytes, ...]
 
 
 def shown(name: str | Path) -> str:
@@ -203,15 +211,19 @@ def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = N
     sizes = [num_bytes(path, name) for path, name in zip(paths, names, strict=True)]
     scaled_bytes = len(paths) * 3 * (side or 0) ** 2
     check_total(scaled_bytes or sum(sizes), paths[0].parent)
-    pictures = [_opaque(path, name, side) for path, name in zip(paths, names, strict=True)]
-    return Batch(stacked(pictures, names), _notes(pictures, names))
+    pictures, hashes = [], []
+    for path, name in zip(paths, names, strict=True):
+        content = path.read_bytes()
+        hashes.append(hashlib.sha256(content).digest())
+        pictures.append(_opaque(content, name, side))
+    return Batch(stacked(pictures, names), _notes(pictures, names), tuple(hashes))
 
 
-def _opaque(path: Path, name: str, side: int | None) -> Picture:
-    picture = decode(path.read_bytes(), name)
+def _opaque(content: bytes, name: str, side: int | None) -> Picture:
+    picture = decode(content, name)
     if picture.alpha is not None and int(picture.alpha.min()) < 255:
         raise MissingDataError(f"image {shown(name)} is transparent in places: flatten it first")
-    return picture._replace(pixels=scaled(picture.pixels[None], side)[0])
+    return picture._replace(pixels=scaled(picture.pixels[None], side)[0], alpha=None)
 
 
 def _notes(pictures: Sequence[Picture], names: Sequence[str]) -> tuple[str, ...]:

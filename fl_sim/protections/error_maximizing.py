@@ -111,7 +111,7 @@ class ErrorMaximizing(Protection):
             return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
 
         rng = generator(seed, "error_maximizing", "subset")
-        subset = turns.class_subset(len(images), self.batch_size, rng, self.pass_steps)
+        subset = turns.class_subset(labels, self.batch_size, rng, self.pass_steps)
 
         def turn(noise: Tensor) -> tuple[Tensor, bool]:
             chosen = turns.shuffled(subset, self.batch_size, rng, self.pass_steps)

@@ -124,7 +124,7 @@ class ErrorMinimizing(Protection):
             return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
 
         rng = generator(seed, "error_minimizing", "subset")
-        subset = turns.class_subset(len(images), self.batch_size, rng, self.pass_steps)
+        subset = turns.class_subset(labels, self.batch_size, rng, self.pass_steps)
 
         def turn(noise: Tensor) -> tuple[Tensor, bool]:
             turns.learn(surrogate, batches, images, labels, noise[labels], self.surrogate_steps)

@@ -15,6 +15,7 @@ from fl_sim.perturbation import check_radius
 from fl_sim.seeding import generator
 
 SEPARATION = 10.0  # half the side of the hypercube whose corners are the class centres
+MAX_PATCHES = 2**14  # of an image in all channels: the mixing matrix of a class takes 1 GiB
 
 
 @final
@@ -46,8 +47,10 @@ class LinearSeparable(Protection):
         require(self.patch >= 1, "patch", "at least 1", self.patch)
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
-        """Refuse patches so large that the hypercube has fewer corners than there are classes."""
+        """Refuse patches so large that there are fewer corners than classes, or far too many."""
         size = math.prod(self._grid(image_shape))
+        few = f"so large that an image has at most {MAX_PATCHES} patches in all channels"
+        require(size <= MAX_PATCHES, "patch", f"{few}, not {size}", self.patch)
         allowed = f"so small that 2^{size}, with {size} patches an image, is at least {num_classes}"
         require(size >= 64 or 2**size >= num_classes, "patch", f"{allowed} classes", self.patch)
 
@@ -66,11 +69,14 @@ class LinearSeparable(Protection):
         rng = generator(seed, "linear_separable")
         drawn_corners = torch.randint(0, 2, (num_classes, size), generator=rng)
         corners = SEPARATION * (2.0 * _distinct(drawn_corners, seed).float() - 1)
-        mixing = 2 * torch.rand(num_classes, size, size, generator=rng) - 1
+        again = torch.Generator().set_state(rng.get_state())
+        for _ in range(num_classes):  # all matrices at once may not fit into memory
+            torch.rand(size, size, generator=rng)
         drawn = torch.randn(count, 1, size, generator=rng)
         points = torch.empty(count, size)
         for own in range(num_classes):
-            points[labels == own] = (drawn[labels == own] @ mixing[own]).squeeze(1) + corners[own]
+            mixing = 2 * torch.rand(size, size, generator=again) - 1
+            points[labels == own] = (drawn[labels == own] @ mixing).squeeze(1) + corners[own]
         patches = points.view(count, channels, rows, columns)
         spread = patches.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         noise = spread[:, :, :height, :width]
@@ -83,10 +89,10 @@ def _distinct(corners: Int64[Tensor, "y d"], seed: int) -> Int64[Tensor, "y d"]:
     Together the corners are uniform without replacement. There have to be enough of them.
     """
     rng = generator(seed, "linear_separable", "corners")
-    chosen: list[tuple[int, ...]] = []
+    chosen: dict[tuple[int, ...], None] = {}  # in the order of the classes
     for first in corners.tolist():
         corner = tuple(first)
         while corner in chosen:
             corner = tuple(torch.randint(0, 2, (len(first),), generator=rng).tolist())
-        chosen.append(corner)
-    return torch.tensor(chosen)
+        chosen[corner] = None
+    return torch.tensor(list(chosen))

@@ -121,11 +121,20 @@ def class_pass(
 
 
 def class_subset(
-    num_images: int, batch_size: int, rng: torch.Generator, pass_steps: int = 0
+    labels: Int64[Tensor, " n"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> Int64[Tensor, " m"]:
-    """Draw the images on which class-wise noise is updated: more where more steps are wanted."""
+    """Draw the images on which class-wise noise is updated: more where more steps are wanted.
+
+    Of each class that is not among them one image is added: it would have no noise otherwise.
+    """
+    num_images = len(labels)
     wanted = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
-    return torch.randperm(num_images, generator=rng)[:wanted]
+    order = torch.randperm(num_images, generator=rng)
+    subset, others = order[:wanted], order[wanted:]
+    left = others[~torch.isin(labels[others], labels[subset])]
+    by_class = labels[left].argsort(stable=True)
+    sizes = labels[left].unique(return_counts=True)[1]
+    return torch.cat([subset, left[by_class[sizes.cumsum(0) - sizes]]])
 
 
 def shuffled(

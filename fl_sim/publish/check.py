@@ -77,8 +77,7 @@ def check(out: Path, source: Path | None, watch: Watch) -> Verdict:
     if source is not None and not source.exists():
         raise RequestError(f"INPUT: there is no {source}")
     entries, protection = manifest.entries_of(content), manifest.protection_of(content)
-    originals = (source or Path(content["source"])).resolve()
-    known = originals if originals.is_dir() or originals.is_file() else None
+    known = _there(source or Path(content["source"]))
     of_arrays = all(entry.file.endswith(".npz") for entry in entries)
     find = _in_arrays if of_arrays else _in_folder
     found = list(find(out, known, entries, protection, watch))
@@ -97,6 +96,15 @@ def check(out: Path, source: Path | None, watch: Watch) -> Verdict:
         radius=protection.radius * 255,
         norm=protection.norm,
     )
+
+
+def _there(claimed: Path) -> Path | None:
+    """Return where the originals are; None where a manifest names no file or folder."""
+    try:
+        path = claimed.resolve()
+        return path if path.is_dir() or path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or no name at all
+        return None
 
 
 def summary(verdict: Verdict) -> list[str]:

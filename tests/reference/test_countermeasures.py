@@ -33,6 +33,17 @@ SCIPY: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("kind", ["mean", "median", "gaussian"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 1), (2, 2)])
+def test_filters_take_images_of_one_row_or_column(kind: Any, shape: tuple[int, int]) -> None:
+    """Where there is nothing beside the edge, the edge itself is repeated."""
+    image = torch.randint(0, 256, (1, 3, *shape), generator=generator(0, "line")).to(torch.uint8)
+    found = LowPass(kind).filtered(image, LABELS[:1], generator(0, "filter"))
+    for channel in range(3):
+        expected = SCIPY[kind](image[0, channel].double().numpy())
+        assert np.abs(found[0, channel].numpy() - expected).max() <= 0.5 + 1e-5
+
+
 def pixels(count: int = 8, channels: int = 3, side: int = 10) -> Tensor:
     shape = (count, channels, side, side)
     return torch.randint(0, 256, shape, generator=generator(0, "pixels"), dtype=torch.uint8)

@@ -190,7 +190,25 @@ def test_too_few_corners_for_the_classes_are_refused_before_any_work(patch: int)
     ):
         protection.protect(images, labels, labels, 0)
     LinearSeparable(patch=14).check((1, 28, 28), 16)
-    LinearSeparable(patch=1).check((3, 224, 224), 10**6)
+    LinearSeparable(patch=8).check((3, 224, 224), 10**6)
+
+
+def test_so_many_patches_that_a_mixing_matrix_fills_the_memory_are_refused() -> None:
+    with pytest.raises(FieldError, match=r"patch: so large .* at most 16384 patches .* not 150528"):
+        LinearSeparable(patch=1).check((3, 224, 224), 2)
+
+
+def test_linearly_separable_points_are_those_of_all_mixing_matrices_drawn_at_once() -> None:
+    """Corners first, then the mixing matrix of each class, then the points: one stream."""
+    labels = torch.tensor([0, 2, 1, 2])
+    noise = LinearSeparable(patch=2).noise(torch.zeros(4, 1, 4, 4), labels, 5)
+    rng = generator(5, "linear_separable")
+    corners = 10 * (2.0 * torch.randint(0, 2, (3, 4), generator=rng) - 1)
+    mixing = 2 * torch.rand(3, 4, 4, generator=rng) - 1
+    drawn = torch.randn(4, 1, 4, generator=rng)
+    points = (drawn @ mixing[labels]).squeeze(1) + corners[labels]
+    patches = points / points.square().mean(1, keepdim=True).sqrt() * 6 / 255
+    torch.testing.assert_close(noise[:, 0, ::2, ::2].flatten(1), patches)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +225,22 @@ def test_class_wise_noise_takes_the_steps_that_are_asked_for(
     num_images: int, pass_steps: int, count: int, size: int
 ) -> None:
     rng = generator(0, "subset")
-    subset = turns.class_subset(num_images, 128, rng, pass_steps)
+    labels = torch.zeros(num_images, dtype=torch.int64)
+    subset = turns.class_subset(labels, 128, rng, pass_steps)
     batches = turns.shuffled(subset, 128, rng, pass_steps)
     assert len(subset.unique()) == len(subset) == size
     assert len(batches) == count
     assert set(torch.cat(batches).tolist()) == set(subset.tolist())
+
+
+def test_class_wise_noise_sees_an_image_of_every_class() -> None:
+    """300 classes of two images, 128 images a pass: one of each class, and no image twice."""
+    labels = torch.arange(600) % 300
+    subset = turns.class_subset(labels, 128, generator(0, "subset"))
+    assert set(labels[subset].tolist()) == set(range(300))
+    assert len(subset.unique()) == len(subset) < 300 + 128
+    first = turns.class_subset(torch.zeros_like(labels), 128, generator(0, "subset"))
+    assert torch.equal(subset[:128], first)
 
 
 @pytest.mark.parametrize("kind", [ErrorMinimizing, ErrorMaximizing])

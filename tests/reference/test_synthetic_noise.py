@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from fl_sim.contracts import Dataset
 from fl_sim.description import describe
+from fl_sim.errors import FieldError
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.perturbation import as_pixels
-from fl_sim.protections import error_maximizing, one_pixel, targeted_adversarial
+from fl_sim.protections import autoregressive, error_maximizing, one_pixel, targeted_adversarial
 from fl_sim.protections.autoregressive import (
     CROP,
     LARGEST,
@@ -135,6 +136,33 @@ def test_a_response_is_the_sum_of_positive_correlations_with_a_unit_signal() -> 
 
 def test_coefficients_of_a_class_do_not_depend_on_later_classes() -> None:
     assert torch.equal(coefficients(5, (1, 8, 8), 10.0, 3)[:2], coefficients(2, (1, 8, 8), 10.0, 3))
+
+
+def test_patience_falls_with_the_number_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for all of them ends; the first classes are as without the others."""
+    tried: list[int] = []
+    drawn = autoregressive._stable
+    monkeypatch.setattr(autoregressive, "PATIENCE", 9)
+    monkeypatch.setattr(autoregressive, "_stable", lambda *own: tried.append(1) or drawn(*own))
+    first = coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
+    usual = len(tried)
+    monkeypatch.setattr(autoregressive, "FEW", 2)
+    own = coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
+    assert len(own.flatten(1).unique(dim=0)) == 6
+    assert torch.equal(own[:2], first[:2])
+    assert len(tried) - usual < usual
+    with pytest.raises(FieldError, match=r"images: .*at most 1000 classes"):
+        Autoregressive().check((1, 5, 5), 1001)
+
+
+def test_responses_are_those_of_each_signal_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many signals at once as fit into memory."""
+    rng = generator(0, "signal")
+    signals = torch.randn(7, 2, 6, 5, generator=rng)
+    weights = torch.randn(3, 2, 3, 3, generator=rng)
+    whole = responses(signals, weights)
+    monkeypatch.setattr(autoregressive, "MAX_NUMBERS", 200)
+    torch.testing.assert_close(responses(signals, weights), whole)
 
 
 def test_one_pixel_of_a_class_changes_and_no_two_classes_share_it(

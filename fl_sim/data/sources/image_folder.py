@@ -1,7 +1,6 @@
 """A folder of images, one folder a class."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -10,8 +9,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.contracts import Dataset
-from fl_sim.data.fingerprint import file_hash
-from fl_sim.data.folders import Labelled, read_folder
+from fl_sim.data.fingerprint import content_hash, files_below
+from fl_sim.data.folders import Labelled, is_beside, read_folder
 from fl_sim.data.pictures import Batch, MixedSizesError, counted, read_batch, shown
 from fl_sim.data.sources import MissingDataError, Reading, Source
 from fl_sim.data.splits import stratified, testing_part
@@ -35,6 +34,16 @@ class ImageFolder(Source):
         """Return what the folder holds, where all images are of one size."""
         return self.read(path, Reading())
 
+    def fingerprint(self, path: Path | None) -> str:
+        """Return a hash of the images and of labels.csv; what lies beside them changes nothing."""
+        if path is None or not path.is_dir():
+            return super().fingerprint(path)
+        try:
+            used = (own for own in files_below(path) if not is_beside(own.name))
+            return content_hash(path, used)
+        except OSError as error:
+            raise MissingDataError(f"data.path: {path} cannot be read: {error.strerror}") from None
+
     def read(self, path: Path | None, reading: Reading) -> Dataset:
         """Return what the folder holds, scaled and labelled as `reading` says."""
         if path is None:
@@ -51,7 +60,8 @@ class ImageFolder(Source):
         )
         trained, tested = [used[i] for i in train], [used[i] for i in test]
         owners = sorted({own.owner for own in trained} - {""})
-        notes += [*batch.notes, *_repeats(trained, tested), *listing.notes]
+        hashes = dict(zip((own.name for own in used), batch.hashes, strict=True))
+        notes += [*batch.notes, *_repeats(trained, tested, hashes), *listing.notes]
         return Dataset(
             name=self.name,
             train_images=batch.pixels[train],
@@ -79,6 +89,11 @@ def _parts(path: Path, files: Sequence[Labelled]) -> tuple[list[Labelled], int |
     part, note = testing_part(set(by_part), f"data.path: {shown(path)} needs {wanted}")
     notes = [note] if note else []
     unseen = {own.label for own in by_part[part]} - {own.label for own in by_part["train"]}
+    if len(unseen) == len({own.label for own in by_part[part]}):
+        raise MissingDataError(
+            f"data.path: no label of the part {part} in {shown(path)} ({shown(min(unseen))}, ...) "
+            f"is one of the part train"
+        )
     if unseen:
         notes.append(f"{counted(sorted(unseen), 'label')} without a training image")
     return [*by_part["train"], *by_part[part]], len(by_part["train"]), notes
@@ -92,21 +107,16 @@ def _pixels(files: Sequence[Labelled], side: int | None) -> Batch:
         raise MissingDataError(f"{error}; or set data.side, such as 64") from None
 
 
-def _repeats(train: Sequence[Labelled], test: Sequence[Labelled]) -> list[str]:
+def _repeats(
+    train: Sequence[Labelled], test: Sequence[Labelled], hashes: Mapping[str, bytes]
+) -> list[str]:
     """Say which files are there twice under two labels, or in both parts."""
-    both = [*train, *test]
-    hashes = [file_hash(own.path) for own in both]
-    labels: dict[str, set[str]] = {}
-    for own, content in zip(both, hashes, strict=True):
-        labels.setdefault(content, set()).add(own.label)
-    twice = Counter(hashes)
-    torn = [
-        own.name
-        for own, content in zip(both, hashes, strict=True)
-        if twice[content] > 1 and len(labels[content]) > 1
-    ]
-    known = set(hashes[: len(train)])
-    seen = [own.name for own, c in zip(test, hashes[len(train) :], strict=True) if c in known]
+    labels: dict[bytes, set[str]] = {}
+    for own in (*train, *test):
+        labels.setdefault(hashes[own.name], set()).add(own.label)
+    torn = [own.name for own in (*train, *test) if len(labels[hashes[own.name]]) > 1]
+    known = {hashes[own.name] for own in train}
+    seen = [own.name for own in test if hashes[own.name] in known]
     notes = [f"{counted(torn, 'file')} with the same content under two labels"] if torn else []
     return notes + ([f"{counted(seen, 'test image')} also trained on"] if seen else [])
 

@@ -62,7 +62,8 @@ def _parts(arrays: Arrays) -> tuple[Split, Split, list[str]]:
         return _rows(whole, train), _rows(whole, test), notes
     for part in ("train", "test"):
         if part not in pairs:
-            raise MissingDataError(f"no {part}_images in {shown(arrays.path)}")
+            hint = f"; rename {pairs['val'].images} to test on them" if "val" in pairs else ""
+            raise MissingDataError(f"no {part}_images in {shown(arrays.path)}{hint}")
     first, second = arrays.read([pairs["train"], pairs["test"]])
     for split in (first, second):
         _refuse_empty(arrays.path, split)

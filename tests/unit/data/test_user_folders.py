@@ -17,7 +17,7 @@ from fl_sim.data import pictures
 from fl_sim.data.folders import part_of, read_folder
 from fl_sim.data.pictures import decode
 from fl_sim.data.scaling import scaled
-from fl_sim.data.sources import MissingDataError, Reading, load
+from fl_sim.data.sources import MissingDataError, Reading, fingerprint, load
 from fl_sim.errors import FieldError
 
 RNG = np.random.default_rng(2)
@@ -83,12 +83,42 @@ def test_train_alone_is_split(tmp_path: Path) -> None:
         (("a/train/1.png", "a/test/1.png", "b/train/2.png"), "unclear: .*folders=label/split"),
         (("test/a/1.png", "test/a/2.png"), "needs a part to train on"),
         (("val/a/1.png", "test/a/2.png"), "needs a part to train on"),
+        (("x_train/a/1.png", "x_test/a/2.png"), "x_test and x_train, which may be parts"),
+        (("trainA/1.png", "testA/2.png"), "testA and trainA, which may be parts"),
+        (("seg_train/seg_train/a/1.png", "seg_test/seg_test/a/1.png"), "seg_test and seg_train"),
+        (("cifar-train-32/a/1.png", "cifar-val-32/a/1.png"), "which may be parts or classes"),
+        (("trainset1/a/1.png", "02 TESTSET/a/1.png"), "which may be parts or classes"),
+        (("images/a/1.png", "images/b/2.png"), r"the same folders \(a, b\) in each folder on top"),
+        (("fold0/a/1.png", "fold0/b/1.png", "fold1/a/1.png", "fold1/b/1.png"), "the same folders"),
+        (("train/a/1.png", "train/b/1.png", "val/images/1.png"), r"no label of the part val in .*"),
     ],
 )
 def test_what_is_unclear_is_refused(tmp_path: Path, files: tuple[str, ...], match: str) -> None:
     for name in files:
         put(tmp_path / name)
     refused(tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        ("contest", "restrained"),
+        ("testudo", "valley"),
+        ("trains", "planes"),
+        ("detest", "interval"),
+    ],
+)
+def test_classes_that_merely_sound_like_parts_are_classes(
+    tmp_path: Path, tops: tuple[str, str]
+) -> None:
+    fill(tmp_path, classes=tops)
+    assert load("image_folder", str(tmp_path)).class_names == tuple(sorted(tops))
+
+
+def test_images_of_each_class_in_folders_by_patient_are_of_the_class(tmp_path: Path) -> None:
+    for name in ("ill/p1/1.png", "ill/p2/1.png", "well/p3/1.png", "well/p4/1.png"):
+        put(tmp_path / name)
+    assert load("image_folder", str(tmp_path)).class_names == ("ill", "well")
 
 
 def test_levels_can_be_said(tmp_path: Path) -> None:
@@ -154,6 +184,37 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert "2 hidden files (cat/.DS_Store, ...) left out" in text
     assert "1 other file (README.txt) left out" in text
     assert "1 image (cat/more/deep.PNG) in folders below those of the classes" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cat/1.xml",
+        "notes.json",
+        "paper.pdf",
+        "checksums.md5",
+        "classes.names",
+        "read.py",
+        "Desktop.ini",
+        "cat/ehthumbs.db",
+        "Icon\r",
+        "@eaDir/cat/1.png",
+        "System Volume Information/x",
+        "__MACOSX/cat/._1.png",
+        "LICENSE",
+    ],
+)
+def test_what_usually_lies_beside_images_is_left_out_and_changes_no_hash(
+    tmp_path: Path, name: str
+) -> None:
+    fill(tmp_path)
+    before = load("image_folder", str(tmp_path))
+    content = fingerprint("image_folder", str(tmp_path))
+    put(tmp_path / name, format="png")
+    after = load("image_folder", str(tmp_path))
+    assert torch.equal(after.train_images, before.train_images)
+    assert len(after.notes) == len(before.notes) + 1
+    assert "/" in name or fingerprint("image_folder", str(tmp_path)) == content
 
 
 @pytest.mark.parametrize("name", ["cat/x.heic", "cat/raw.NEF", "cat/no_suffix", "cat/x.zip"])

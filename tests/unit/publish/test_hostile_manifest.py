@@ -100,6 +100,13 @@ def test_wrong_shapes_are_one_line(out: Path, path: str, value: Any) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("source", ["\ud800", "a" * 5000, "x/" * 5000])
+def test_originals_in_a_place_that_cannot_be_are_not_compared(out: Path, source: str) -> None:
+    change(out, "source", source)
+    verdict = check(out, None, silent)
+    assert (verdict.compared, verdict.problems) == (False, ())
+
+
 @pytest.mark.parametrize(
     "content",
     [

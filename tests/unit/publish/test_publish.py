@@ -14,6 +14,7 @@ from fl_sim import scratch
 from fl_sim.data.sources import MissingDataError
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
+from fl_sim.protections.autoregressive import Autoregressive
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
@@ -347,6 +348,22 @@ def test_arrays_are_protected_in_their_layout(arrays: Path, split: str | None) -
     verdict = check(request.out, None, silent)
     assert (verdict.num_images, verdict.compared) == (10 if split is None else 6, True)
     assert verdict.problems == ()
+
+
+def test_gaps_between_labels_cost_nothing(tmp_path: Path) -> None:
+    """Noise is made for the classes that there are, whatever their numbers; labels are kept."""
+    images = RNG.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    released = []
+    for name, labels in (("dense", [0, 1, 2] * 2), ("gaps", [7, 255, 99_999] * 2)):
+        path = tmp_path / name / "some.npz"
+        path.parent.mkdir()
+        np.savez(path, images=images, labels=np.array(labels))
+        request = request_for(path, protection=Autoregressive(), out=tmp_path / f"{name} out")
+        publish(request, silent)
+        released.append(np.load(request.out / "some.npz"))
+        assert check(request.out, None, silent).problems == ()
+    assert np.array_equal(released[0]["images"], released[1]["images"])
+    assert released[1]["labels"].tolist() == [7, 255, 99_999] * 2
 
 
 def test_changed_arrays_are_noticed(arrays: Path) -> None:
