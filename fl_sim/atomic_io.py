@@ -7,12 +7,14 @@ make is flushed to the disk before. JSON can carry a SHA-256 of its own content,
 that names the file.
 """
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import secrets
+import stat
 import time
 import zipfile
 from collections.abc import Mapping
@@ -121,6 +123,7 @@ def read_bytes(path: Path, sha256: str | None = None) -> bytes:
         DamagedFileError: where it is missing, cannot be read, or has another hash.
     """
     try:
+        _refuse_special(path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise DamagedFileError(path, "is missing") from None
@@ -245,11 +248,19 @@ def _look_at_tensors(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file; one that has not changed is read once a process."""
-    about = path.stat()
+    about = _refuse_special(path)
     known = (str(path), about.st_ino, about.st_size, about.st_mtime_ns)
     if time.time() - about.st_mtime < SETTLED:
         return _hashed.__wrapped__(*known)
     return _hashed(*known)
+
+
+def _refuse_special(path: Path) -> os.stat_result:
+    """Return the status of a file; refuse what would never end, such as a pipe."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    return about
 
 
 @lru_cache(maxsize=100_000)

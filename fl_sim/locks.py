@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from fl_sim.errors import RequestError
 
 LOG = logging.getLogger("fl_sim")
 LOCK = ".lock"
+LONGEST = 300  # characters of a path in a message
 PAUSE = 0.2  # seconds between two looks at a folder that is in use
 
 
@@ -35,6 +37,48 @@ def refuse_link(path: Path) -> None:
         )
 
 
+def refuse_unreadable(path: Path) -> None:
+    """Raise a `RequestError` for a path that this machine cannot look at; it may be missing."""
+    try:
+        _is_there(path)
+    except OSError as error:
+        raise RequestError(f"cannot read {shown_path(path)}: {error.strerror}") from None
+
+
+def refuse_unwritable(folder: Path, name: str = "--out") -> None:
+    """Refuse a folder in which no file can be made, before any work is done for it.
+
+    Args:
+        folder: that results go to; where it is missing, it is looked at where it would be made.
+        name: of what was asked for, for the message.
+
+    Raises:
+        RequestError: naming the folder and the cause.
+    """
+    try:
+        there = next(own for own in (folder, *folder.absolute().parents) if _is_there(own))
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        cause = error.strerror
+        raise RequestError(f"{name}: cannot write to {shown_path(folder)}: {cause}") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path exists; raise an `OSError` where this machine cannot tell."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a zero byte")
+    return path.exists()
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as it is told of, which may be too long for one line."""
+    text = str(path).replace("\0", "\\0")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 @contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder of results, which is made where it is missing.
@@ -50,6 +94,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
         FolderInUseError: where another process holds it, naming that one's id and host.
         RequestError: where the folder cannot be made or written to, or is a link.
     """
+    refuse_unwritable(folder)
     refuse_link(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,16 @@ FILES = (  # of a finished run, beside its result.json
 )
 AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
 ABOUT = ("experiment", "run_id", "seed", "seeds", "settings", "label")
+NUMBERS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
+NUMBER = (int, float, type(None))  # JSON has null for what is not defined
+KINDS: dict[str, tuple[type, ...]] = {  # of what is told of a run, by name
+    **dict.fromkeys(("experiment", "run_id", "status", "label", "error", "engine"), (str,)),
+    **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
+    **dict.fromkeys(("seed", "rounds", "num_parameters", "side_by_side"), (int,)),
+    **dict.fromkeys(("accuracy", "best_accuracy", "loss", "wall_seconds"), NUMBER),
+    **dict.fromkeys(("seeds", "failures", "data_notes"), (list,)),
+    **dict.fromkeys(("settings", "made_with", "files", *NUMBERS), (dict,)),
+}
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
 
 
@@ -147,11 +157,34 @@ def checked_result(
     of_another = key is not None and (result.get("run_id"), result.get("seed")) != key
     if of_another or (seal is not None and result.get(SEAL) != seal):
         raise DamagedFileError(path, "is of another run")
-    lacking = [name for name in ("accuracy", "best_accuracy", "rounds") if name not in result]
-    if lacking:
-        raise DamagedFileError(path, f"has no {lacking[0]}")
+    check_entry(path, result, ("run_id", "seed", "accuracy", "best_accuracy", "rounds"))
     check_files(folder, result.get("files"), FILES)
     return result
+
+
+def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> None:
+    """Check the shape of what is told of a run, for a file that carries no hash of its own.
+
+    Args:
+        path: of the file that tells it.
+        entry: what it tells.
+        needed: names that must be in it.
+
+    Raises:
+        DamagedFileError: for what is missing, or has another type than it is written with.
+    """
+    for name in needed:
+        if name not in entry:
+            raise DamagedFileError(path, f"has no {name}")
+    for name, value in entry.items():
+        kinds = KINDS.get(name, (object,))
+        is_kind = isinstance(value, kinds) and not (isinstance(value, bool) and int in kinds)
+        if name in NUMBERS and is_kind:
+            is_kind = not any(isinstance(own, dict | list) for own in value.values())
+        if name == "failures" and is_kind:
+            is_kind = all(isinstance(own, dict) for own in value)
+        if not is_kind:
+            raise DamagedFileError(path, f"cannot hold {json.dumps(value)[:80]} as {name}")
 
 
 def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
@@ -286,10 +319,12 @@ def _with_settings(
 def _entries(path: Path, content: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """Return the entries of a summary."""
     found: Any = content.get(name)
-    needed = {"run_id", "seed", "settings", "status"}
-    is_list = isinstance(found, list)
-    if not is_list or not all(isinstance(e, dict) and needed <= set(e) for e in found):
-        raise DamagedFileError(path, f"has no list of {name} with {', '.join(sorted(needed))}")
+    is_list = isinstance(found, list) and (name != "cells" or len(found) > 0)
+    if not is_list or not all(isinstance(entry, dict) for entry in found):
+        raise DamagedFileError(path, f"has no list of {name}")
+    for entry in found:
+        own = () if entry.get("status") == "finished" else ("error",)
+        check_entry(path, entry, ("run_id", "seed", "settings", "status", *own))
     return list(found)
 
 
@@ -332,7 +367,9 @@ def _rows(
     root: Path, content: dict[str, Any], entries: list[dict[str, Any]], damaged: list[str]
 ) -> pd.DataFrame:
     """Return the rows of all runs that are whole; a damaged table is put together anew."""
-    hashes = content.get("files") or {}
+    hashes: Any = content.get("files") or {}
+    if not isinstance(hashes, dict):
+        raise DamagedFileError(root / "summary.json", "has no hashes by name as files")
     try:
         table = read_table(root / ROWS, hashes.get(ROWS))
         if len(table) and not {*Row._fields, "run_id", "seed"} <= set(table.columns):

@@ -4,6 +4,7 @@
 <out>/<study>/<point>/seed=<s>/numbers.json    images.npz
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,7 @@ def load_study(path: str | Path) -> StudyResults:
     if not (root / SUMMARY).exists():
         raise RequestError(f"no results in {root}: {SUMMARY} is missing")
     content = read_json(root / SUMMARY)
-    lacking = [name for name in ("question", "cells", "environment") if name not in content]
-    if lacking:
-        raise DamagedFileError(root / SUMMARY, f"has no {lacking[0]}")
+    _check(root / SUMMARY, content)
     where, damaged = content["environment"], []
     for cell in content["cells"]:
         if "error" not in cell and (root / cell["folder"]).exists():
@@ -124,6 +123,45 @@ def load_study(path: str | Path) -> StudyResults:
         damaged=tuple(damaged),
         hardware=f"{where['processor']}, torch {where['torch']}",
         errors=tuple(f"{cell['settings']}: {cell['error']}" for cell in failed),
+    )
+
+
+def _check(path: Path, content: dict[str, Any]) -> None:
+    """Check the shape of a summary, for one that carries no hash of its own.
+
+    Raises:
+        DamagedFileError: for anything that no study writes.
+    """
+    for name, kind in (("question", str), ("cells", list), ("environment", dict)):
+        if not isinstance(content.get(name), kind):
+            raise DamagedFileError(path, f"has no {name}")
+    for name in ("processor", "torch"):
+        if name not in content["environment"]:
+            raise DamagedFileError(path, f"has no {name} in its environment")
+    if not content["cells"]:
+        raise DamagedFileError(path, "has no cells")
+    for cell in content["cells"]:
+        if not _is_cell(cell, content["cells"][0]):
+            raise DamagedFileError(path, f"cannot hold {json.dumps(cell)[:80]} as a cell")
+
+
+def _is_cell(cell: Any, first: Any) -> bool:
+    """Return whether a value is a point of a study, of the same axes as the first."""
+    if not (isinstance(cell, dict) and isinstance(cell.get("settings"), dict)):
+        return False
+    settings, folder, numbers = cell["settings"], cell.get("folder"), cell.get("numbers", {})
+    values = numbers.values() if isinstance(numbers, dict) else ("",)
+    return (
+        set(settings) == set(first["settings"])
+        and all(isinstance(word, str) for word in settings.values())
+        and type(cell.get("seed")) is int
+        and isinstance(folder, str)
+        and not Path(folder).is_absolute()
+        and ".." not in Path(folder).parts
+        and all(own is None or type(own) in (int, float) for own in values)
+        and isinstance(cell.get("error", ""), str)
+        and ("error" in cell or "numbers" in cell)
+        and all(type(cell.get(name, 0.0)) in (int, float) for name in ("seconds", "cpu_seconds"))
     )
 
 

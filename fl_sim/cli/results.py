@@ -10,7 +10,7 @@ from fl_sim.audit.session import audit as run_audit
 from fl_sim.audit.session import run_folders
 from fl_sim.cli.terminal import console, say, show, show_study
 from fl_sim.errors import RequestError
-from fl_sim.locks import refuse_link
+from fl_sim.locks import refuse_link, refuse_unreadable, refuse_unwritable
 from fl_sim.progress import audit_progress
 from fl_sim.report import expected, tables
 from fl_sim.results import load_results
@@ -24,6 +24,7 @@ def report(
     path: Annotated[Path, typer.Argument(help="runs/, or the folder of one experiment.")],
 ) -> None:
     """Rebuild tables, figures and the page from results alone."""
+    refuse_unreadable(path)
     folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
     if not folders:
         raise RequestError(f"no results in {path}")
@@ -35,8 +36,11 @@ def report(
 def _report(folder: Path, alone: bool) -> bool:
     """Report on a folder; return whether all of its files are as they were written."""
     try:
-        if folder.parent.is_dir() and not alone:
+        if not alone:
             refuse_link(folder)
+        refuse_link(folder / "figures")
+        for own in (folder, folder / "figures"):
+            refuse_unwritable(own, "report")
         if (folder / SUMMARY).exists():
             study = load_study(folder)
             show_study(study)
@@ -75,7 +79,12 @@ def audit(
     """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
     from fl_sim.report import page
 
+    refuse_unreadable(path)
     folders, damaged = run_folders(path), []
+    for folder in folders:
+        for own in (folder.parent, folder) if folder != path else ():
+            refuse_link(own)
+        refuse_unwritable(folder, "audit")
     with audit_progress(console, len(folders)) as (listen, note, finished):
         for folder in folders:
             try:

@@ -18,6 +18,7 @@ from fl_sim.contracts import Protection
 from fl_sim.description import describe, with_value
 from fl_sim.errors import RequestError, RequestWarning, RunFailedError
 from fl_sim.experiment_file import parse_value
+from fl_sim.locks import refuse_unwritable
 from fl_sim.models.surrogate import cannot_protect
 from fl_sim.plugins import discover
 
@@ -94,11 +95,12 @@ def method(name: str, radius: str | None, settings: list[str]) -> Protection:
 
 
 def check_places(request: Request) -> None:
-    """Refuse an input that is missing, and an output that is inside it or around it.
+    """Refuse an input that is missing, and an output that is inside it, around it or read-only.
 
     Raises:
-        RequestError: naming both.
+        RequestError: naming them.
     """
+    refuse_unwritable(request.out)
     source, out = request.source.resolve(), request.out.resolve()
     if not source.exists():
         raise RequestError(f"INPUT: there is no {request.source}")
@@ -144,7 +146,6 @@ def prepare_out(out: Path, wanted_bytes: int) -> None:
         RequestError: where it cannot be written, the disk is too full, or a link would lead
             what is written somewhere else.
     """
-    probe = out / f".probe.{os.getpid()}"
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < wanted_bytes:
@@ -154,10 +155,9 @@ def prepare_out(out: Path, wanted_bytes: int) -> None:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
     except OSError as error:
-        raise RequestError(f"--out: {out} cannot be written: {error.strerror}") from None
+        raise RequestError(f"--out: cannot write to {out}: {error.strerror}") from None
+    refuse_unwritable(out)
     for link in links_below(out):
         raise RequestError(f"--out: {link} is a link, and nothing is written through links")
 

@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fl_sim import cli, study
+from fl_sim.atomic_io import DamagedFileError
 from fl_sim.errors import RequestError
 from fl_sim.experiment_file import read as read_experiment
 from fl_sim.report import expected
@@ -22,6 +24,7 @@ More words.
 """
 import torch
 from pathlib import Path
+from typing import Any
 
 AXES = {"size": [1, 2, 40], "how": {"plain": 1.0, "twice": 2.0}}
 SEEDS = (0, 1)
@@ -201,3 +204,39 @@ def test_a_study_is_no_experiment_and_its_results_can_be_missing(
         read_experiment(file)
     with pytest.raises(RequestError, match="no results"):
         load_study(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cells": []},
+        {"cells": "x"},
+        {"cells": [3]},
+        {"question": None},
+        {"environment": {}},
+        {"environment": []},
+        {"cell": {"settings": []}},
+        {"cell": {"settings": {}}},
+        {"cell": {"seed": "x"}},
+        {"cell": {"folder": "../../elsewhere"}},
+        {"cell": {"folder": "/etc"}},
+        {"cell": {"folder": None}},
+        {"cell": {"numbers": {"a": "x"}}},
+        {"cell": {"numbers": []}},
+        {"cell": {"seconds": "x"}},
+        {"cell": {"error": []}},
+    ],
+)
+def test_a_summary_of_another_shape_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    cells = [
+        {"settings": {"axis": word}, "seed": 0, "folder": f"{word}/seed=0", "numbers": {"a": 1.0}}
+        for word in ("one", "two")
+    ]
+    where = {"processor": "any", "torch": "2"}
+    content = {"study": "own", "question": "Why?", "cells": cells, "environment": where}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert load_study(tmp_path).complete
+    cells[1] |= change.pop("cell", {})
+    (tmp_path / "study.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(DamagedFileError, match=r"study\.json: "):
+        load_study(tmp_path)

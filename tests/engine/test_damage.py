@@ -1,8 +1,10 @@
 """Damaged result files: one line that names the file, and the rest goes on."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from fl_sim import Data, Experiment, Model
 from fl_sim.atomic_io import DamagedFileError
 from fl_sim.audit.session import audit
 from fl_sim.cli import app
+from fl_sim.report import tables
 from fl_sim.results import FILES, RESULT, Results, load_results, run_folder
 from fl_sim.runner import sweep
 from strategies.fedavg import FedAvg
@@ -143,6 +146,70 @@ def test_a_damaged_summary_is_one_line(swept: Swept, how: str) -> None:
         path.write_bytes(before)
     assert isinstance(done.exception, DamagedFileError)
     assert str(path) in str(done.exception)
+
+
+def read_with(swept: Swept, path: Path, content: dict[str, Any]) -> str:
+    """Read the results with another content in a file; return what was wrong, or nothing."""
+    before = path.read_bytes()
+    path.write_text(json.dumps(content))
+    try:
+        tables.summary(load_results(swept.out / "test"))
+    except DamagedFileError as error:
+        return str(error)
+    finally:
+        path.write_bytes(before)
+    return ""
+
+
+UNLIKELY: tuple[Any, ...] = (None, [], "x", 3, {"a": {"b": []}}, [None], True)
+FIELDS = ("run_id", "seed", "settings", "status", "accuracy", "leakage", "cost", "failures")
+
+
+@pytest.mark.parametrize("name", [*FIELDS, "label", "seeds", "made_with"])
+def test_a_summary_without_a_hash_is_read_or_refused_in_one_line(swept: Swept, name: str) -> None:
+    path = swept.out / "test" / "summary.json"
+    before = path.read_bytes()
+    content = json.loads(before)
+    del content["sha256"]
+    for value in UNLIKELY:
+        cells = [{**content["cells"][0], name: value}, *content["cells"][1:]]
+        complaint = read_with(swept, path, {**content, "cells": cells})
+        assert complaint.startswith(f"{path}: ") or not complaint, value
+
+
+@pytest.mark.parametrize("name", ["cells", "controls", "files"])
+@pytest.mark.parametrize("value", ["x", [1], [[]], 3, {"a": 1}])
+def test_a_summary_of_another_shape_is_one_line(swept: Swept, name: str, value: Any) -> None:
+    path = swept.out / "test" / "summary.json"
+    before = path.read_bytes()
+    content = {k: own for k, own in json.loads(before).items() if k != "sha256"}
+    complaint = read_with(swept, path, {**content, name: value})
+    assert str(path.parent) in complaint or not complaint
+
+
+@pytest.mark.parametrize("name", ["accuracy", "cost", "failures", "rounds", "seed"])
+def test_a_result_without_a_hash_is_kept_or_made_anew(swept: Swept, name: str) -> None:
+    path = swept.folder() / RESULT
+    content = {k: own for k, own in json.loads(path.read_text()).items() if k != "sha256"}
+    path.write_text(json.dumps({**content, name: {"a": [None]}}))
+    results = swept.again()
+    assert results.complete
+    assert not results.damaged
+
+
+@pytest.mark.parametrize("name", ["summary.json", RESULT, "rows.parquet", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept: Swept, name: str) -> None:
+    path = (swept.out / "test" if name == "summary.json" else swept.folder()) / name
+    path.rename(path.with_suffix(".kept"))
+    os.mkfifo(path)
+    try:
+        if name == "summary.json":
+            with pytest.raises(DamagedFileError, match="no regular file"):
+                load_results(swept.out / "test")
+        else:
+            assert f"{path}: cannot be read" in load_results(swept.out / "test").damaged[0]
+    finally:
+        path.with_suffix(".kept").replace(path)
 
 
 @pytest.mark.parametrize("how", SPOILS)

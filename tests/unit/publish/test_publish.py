@@ -225,7 +225,7 @@ def test_an_image_without_a_label_is_named(folder: Path) -> None:
 def test_an_output_that_cannot_be_written_is_said_before_any_work(folder: Path) -> None:
     file = folder.parent / "file"
     file.write_bytes(b"")
-    with pytest.raises(RequestError, match=r"--out: .* cannot be written: Not a directory"):
+    with pytest.raises(RequestError, match=r"--out: cannot write to .*: Not a directory"):
         publish(request_for(folder, out=file / "out"), silent)
 
 
