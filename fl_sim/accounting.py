@@ -20,6 +20,7 @@ from fl_sim.errors import RequestError
 MISSING = "accounting needs dp-accounting: pip install fl-sim[dp]"
 ERROR = 1e-4  # of epsilon, by which the steps of a distribution's grid may loosen it
 COARSEST = 2.0**-7  # step of a grid, unless epsilon is very large
+MOST_SAMPLED = 200_000  # releases of Poisson draws, of which a distribution is made in seconds
 LEAST_NOISE = 1e-3  # at which epsilon is half a million: accountants run out of memory below
 MOST_NOISE = 1e6  # at which epsilon is next to nothing: their squares overflow above
 CURVATURE = 1.3  # epsilon rises by about this times the sum of squared steps over epsilon
@@ -30,7 +31,7 @@ class Spent(NamedTuple):
 
     Attributes:
         pld: by privacy loss distributions; NaN where draws of a fixed size are among the
-            releases, of which none is known.
+            releases, of which none is known, or more draws than it can be made of.
         rdp: by Renyi differential privacy.
     """
 
@@ -137,10 +138,11 @@ def _divergences(event: Any, *relation: Any) -> tuple[Any, Any]:
 
 def _by_pld(events: Events, delta: float, rdp: float) -> float:
     """Return epsilon by privacy loss distributions; NaN where there is none for a draw."""
-    if any(draw.sampling == "fixed" and draw.rate < 1 for _, draw, _ in events):
+    sampled = [event for event in events if event[1].rate < 1]
+    too_many = sum(count for *_, count in sampled) > MOST_SAMPLED
+    if too_many or any(draw.sampling == "fixed" for _, draw, _ in sampled):
         return math.nan
     whole = sum(count / noise**2 for noise, draw, count in events if draw.rate >= 1)
-    sampled = [event for event in events if event[1].rate < 1]
     if not sampled:  # together one release with less noise, of which epsilon is known exactly
         import dp_accounting as dp
 

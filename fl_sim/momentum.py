@@ -6,6 +6,11 @@ from torch import Tensor
 KEPT = "worker_momentum"  # name of the running mean in a client's memory
 
 
+def fits(update: Float[Tensor, " p"], memory: dict[str, Tensor]) -> bool:
+    """Return whether an update can be added to the mean in a memory, which a client may forge."""
+    return KEPT not in memory or memory[KEPT].shape == update.shape
+
+
 def running_mean(
     beta: float, update: Float[Tensor, " p"], memory: dict[str, Tensor]
 ) -> Float[Tensor, " p"]:

@@ -51,6 +51,10 @@ class Release:
     draw: Draw = EVERYBODY
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"{self.count} releases")
+
 
 @dataclass(frozen=True)
 class Releases:

@@ -111,13 +111,19 @@ def _triggered(federation: Federation, scores: Tensors) -> Triggered | None:
 def personal(federation: Federation, state: "State") -> dict[int, Float[Tensor, " y"]]:
     """Return the accuracy by class of each client's own model, where clients have one.
 
-    NaN for a class without a test image, and for all where a client's model diverged.
+    NaN for a class without a test image, and for all where a client's model diverged, or cannot
+    be made of what the client keeps.
     """
     found, model = {}, federation.model
     for client, memory in sorted(state.memories.items()):
         behaviour = federation.workshop.schedule.behaviour(client, state.round)
         federation.workshop.slots.load(state.parameters, state.buffers)
-        if behaviour.personal(model, memory):
+        try:
+            has_own = behaviour.personal(model, memory)
+        except Exception:  # of any class: who keeps it may have forged it
+            found[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
+            continue
+        if has_own:
             labels = federation.dataset.test_labels
             found[client] = class_accuracies(logits(model, federation.test_inputs), labels)
     return found

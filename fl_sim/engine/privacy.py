@@ -42,8 +42,12 @@ def privacy_rows(federation: Federation, state: "State", by_client: bool = True)
         else:
             yield from _rows(number, released, worthless)
     for client, memory in sorted(state.memories.items()) if by_client else ():
-        released = _released_by(federation, client, number, memory)
-        note = worthless or _otherwise(federation, client, number, memory)
+        try:
+            released = _released_by(federation, client, number, memory)
+            note = worthless or _otherwise(federation, client, number, memory)
+        except Exception:  # of any class: who keeps it may have forged it
+            yield _unknown("epsilon", number, "all", "what it keeps cannot be read", client)
+            continue
         yield from _rows(number, released, note, client)
 
 

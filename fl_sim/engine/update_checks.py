@@ -29,6 +29,7 @@ USUAL_METRICS = ("train_accuracy", "train_loss")  # of this project's clients
 MOST_BATCHES = 2**31  # in the counter of a BatchNorm layer
 NOT_FINITE = "parameters are not finite"
 LONGEST_CAUSE = 300  # characters
+MOST_KEPT = 1 << 32  # bytes of what a client keeps
 STORED = frozenset(  # types of what a client may keep: a checkpoint has to hold it
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
     | {torch.bfloat16, torch.float16, torch.float32, torch.float64}
@@ -75,7 +76,9 @@ def checked(replies: Any, asked: Asked) -> list[Update | Failure]:
         found.append(valid(replies[0], asked))
     except InvalidUpdateError as error:
         found.append(failure(number, client, str(error)))
-    except Exception as error:  # what it sent looks like what was wanted, and is not
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what it sent looks like what was wanted, and is not
         found.append(failure(number, client, in_words(error)))
     if len(replies) > 1:
         found.append(failure(number, client, "sent a second reply"))
@@ -182,10 +185,11 @@ def failure(number: int, client: int, cause: str) -> Failure:
 def in_words(error: BaseException) -> str:
     """Return the type and the message of what a client raised; its message may raise in turn."""
     try:
-        text = str(error)
-    except Exception:
-        text = "(its message cannot be read)"
-    return f"{type(error).__name__}: {text}"
+        return f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"{type.__dict__['__name__'].__get__(type(error))}: (its message cannot be read)"
 
 
 def _length_of(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> float:
@@ -297,12 +301,15 @@ def _name(what: str, name: Any) -> str:
 
 def _memory(memory: Any) -> Tensors:
     """Return what the client keeps, as it can be stored: nobody but the client reads the values."""
-    kept = {}
+    kept, size = dict[str, Tensor](), 0
     for name, values in _mapping("memory", memory).items():
         what = f"what it keeps as {_name('tensor', name)!r}"
         if not isinstance(values, Tensor):
             raise InvalidUpdateError(f"{what} is no tensor: {type(values).__name__}")
         if values.layout != torch.strided or values.dtype not in STORED:
             raise InvalidUpdateError(f"{what} cannot be stored: {values.dtype}, {values.layout}")
+        size += values.numel() * values.element_size()
+        if size > MOST_KEPT:  # an expanded tensor takes no room before it is stored
+            raise InvalidUpdateError(f"{what} is too much: {size} bytes, at most {MOST_KEPT}")
         kept[name] = values.detach().cpu().contiguous()
     return kept

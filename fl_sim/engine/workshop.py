@@ -21,7 +21,7 @@ from fl_sim.experiment import FailurePolicy
 from fl_sim.models.batches import least_batch
 from fl_sim.models.features import trainable
 from fl_sim.models.parameters import Slots
-from fl_sim.momentum import running_mean
+from fl_sim.momentum import fits, running_mean
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator, torch_seeded
 
@@ -118,7 +118,9 @@ class Workshop:
         behaviour = self.schedule.behaviour(client, number)
         try:
             return float(behaviour.num_steps(self.sizes[client]))
-        except Exception:  # a client's own, which is found out when it is its turn
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a client's own, which is found out when it is its turn
             return 1.0
 
     def work(self, order: Order, chunk: Chunk) -> Done:
@@ -148,7 +150,7 @@ class Workshop:
             return {}
         kinds: dict[Descent, list[Task]] = {}
         for task in chunk:
-            settings = self._tried_descent(order, task.client)
+            settings = self._tried_descent(order, task)
             struck = self.faults.drawn(self.seed, order.round, task.client, task.attempt)
             if settings is not None and not struck:
                 kinds.setdefault(settings, []).append(task)
@@ -158,11 +160,16 @@ class Workshop:
             for own in self._cohort(order, tuple(tasks), settings)
         }
 
-    def _tried_descent(self, order: Order, client: int) -> Descent | None:
+    def _tried_descent(self, order: Order, task: Task) -> Descent | None:
+        """Return how a client trains in a cohort; None where it would fail, which it does alone."""
         try:
-            return self._descent(order, client)
-        except Exception:  # a client's own, which is found out when it is its turn
+            settings = self._descent(order, task.client)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a client's own, which is found out when it is its turn
             return None
+        usable = not (settings and settings.worker_momentum) or fits(order.parameters, task.memory)
+        return settings if usable else None
 
     def _cohort_answers(self, order: Order, update: Update) -> list[Update | Failure]:
         """Return what a client of a cohort sends, checked: mostly what was trained."""

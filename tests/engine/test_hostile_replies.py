@@ -15,11 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.canary import CanaryClient
+from clients.ditto import DittoClient
 from clients.dp_sgd import DpSgdClient
 from clients.faulty import Fault, FaultyClient
 from clients.ipm import IpmClient
+from clients.local_dp import LocalDpClient
 from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient
+from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, run
 from fl_sim.contracts import Update
 from fl_sim.data.partition import Iid
@@ -188,6 +191,51 @@ def test_what_a_client_of_a_cohort_sends_instead_counts(experiment: Maker, tmp_p
     results = finished(experiment(**SMALL, adversary=everybody), tmp_path, cohort="on")
     rows = results.rows[results.rows.metric == "update_norm"]
     assert rows.value.tolist() == pytest.approx([3.0] * 8)
+
+
+# What a client keeps, the server hands back, and reads in turn.
+
+FORGED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "short": lambda own: torch.zeros(3),
+    "nan": lambda own: own.float() * math.nan,
+    "negative": lambda own: -1 - own.abs(),
+    "huge": lambda own: own * 0 + 2**62,
+}
+
+
+@pytest.mark.parametrize(
+    ("client", "forged"),
+    [
+        (WorkerMomentumClient(), "short"),
+        (WorkerMomentumClient(), "nan"),
+        (DittoClient(), "short"),
+        (DittoClient(), "nan"),
+        (DpSgdClient(batch_size=8), "short"),
+        (DpSgdClient(batch_size=8), "negative"),
+        (DpSgdClient(batch_size=8), "huge"),
+        (LocalDpClient(), "nan"),
+    ],
+)
+def test_a_memory_that_is_forged_is_the_matter_of_its_client(
+    experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any, forged: str
+) -> None:
+    """Its client fails next time, or trains as ever; what was to be read of it is no number."""
+
+    def replies(self: Any, update: Update, shard: Any) -> tuple[Update, ...]:
+        if shard.client != LIAR:
+            return (update,)
+        kept = {name: FORGED[forged](own) for name, own in update.memory.items()}
+        return (replace(update, memory=kept),)
+
+    for own in (SgdClient, DittoClient, DpSgdClient, LocalDpClient):
+        monkeypatch.setattr(own, "replies", replies)
+    mode: dict[str, Any] = {"cohort": "on"} if type(client) is WorkerMomentumClient else {}
+    results = finished(experiment(**SMALL, client=client), tmp_path, **mode)
+    assert set(results.failures.client) <= {LIAR}
+    read = results.rows[(results.rows.client == LIAR) & results.rows.valid]
+    numbers = read[read.metric.isin(["epsilon", "personal_accuracy"])].value
+    assert forged != "short" or numbers.empty
+    assert all(map(math.isfinite, numbers))
 
 
 # What colluders forge is sent too.
@@ -421,6 +469,7 @@ def test_what_is_in_order_passes_in_plain_form() -> None:
         {"memory": {"\ud800": torch.ones(1)}},
         {"memory": {"z": torch.ones(2, dtype=torch.complex64)}},
         {"memory": {"z": torch.ones(2).to_sparse()}},
+        {"memory": {"z": torch.zeros(1).expand(10**12)}},  # takes no room until it is stored
         {"memory": [1]},
     ],
     ids=str,
@@ -481,9 +530,14 @@ def test_causes_are_one_line_that_can_be_stored(cause: str) -> None:
 
 
 def test_a_message_that_cannot_be_read_is_said_so() -> None:
-    class OddError(Exception):
-        def __str__(self) -> str:
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:
             raise RuntimeError
+
+    class OddError(Exception, metaclass=Nameless):
+        def __str__(self) -> str:
+            raise SystemExit(9)
 
     assert in_words(OddError()) == "OddError: (its message cannot be read)"
 
