@@ -67,7 +67,7 @@ def test_a_strategy_that_only_flower_has_is_found_by_its_name() -> None:
          r"\? One of .*Bulyan.*; got 'Kurm'"),
         ("protection", "sme", r"did you mean 'sem'\? One of .*StableErrorMinimizing \(sem\)"),
         ("client", "FedAvg", r"client: expected Client: .*FedProxClient.*SgdClient"),
-        ("partition", "x", r"partition: expected Partition: one of ClassesPerClient, Dirichlet"),
+        ("partition", "x", r"partition: expected Partition: one of ByOwner, ClassesPerClient, Di"),
         ("client.countermeasures", "CutOut,x", r"client.countermeasures: .*CutMix, CutOut"),
     ],
 )  # fmt: skip

@@ -52,7 +52,8 @@ def complaint(folder: Path, text: str | bytes, name: str = "own.py") -> str:
         (HEAD + MADE.replace("client=", "roundz=2, client="), "no field 'roundz'; did you mean "
          "'rounds'?"),
         ("import fl_sim\nfl_sim.Data(datset='x')", "own.py:2: Data has dataset, num_clients, "
-         "num_samples, num_test, held_out, path, classes; no field 'datset'; did you mean 'data"),
+         "num_samples, num_test, held_out, path, classes, side, folders; no field 'datset'; did "
+         "you mean 'dataset'?"),
         (HEAD + "Experiment(name='x')", "own.py:5: Experiment: missing"),
         ("from flwr.serverapp.strategy import FedAvg\nFedAvg(fraction=1)", "own.py:2: FedAvg has "
          "fraction_train, fraction_evaluate"),
