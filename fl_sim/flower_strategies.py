@@ -25,6 +25,7 @@ FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain v
 ABOVE_ZERO = ("clipping_norm", "client_learning_rate", "tau", "initial_clipping_norm")
 BELOW_ONE = ("beta_1", "beta_2", "server_momentum")
 SHARES = ("fraction_train", "fraction_evaluate", "target_clipped_quantile")
+COUNTED = "num-examples"  # the one weight that the server knows by itself
 AT_LEAST_ONE = ("num_nodes_to_select", "num_sampled_clients")
 
 
@@ -53,6 +54,9 @@ def check_arguments(strategy: Strategy) -> None:
         _check_type(name, value, hints.get(name))
         if isinstance(value, Strategy):
             _check_inner(name, value)
+        elif name == "weighted_by_key":
+            allowed = f"{COUNTED!r}, which the server counts: what else there is, clients claim"
+            require(value == COUNTED, name, allowed, value)
         elif isinstance(value, int | float):
             _check_range(name, value)
 

@@ -221,7 +221,7 @@ def fewest_of(experiment: Experiment) -> int:
 
 def _check_counts(strategy: Strategy, count: int) -> None:
     """Refuse a strategy of Flower's that counts on more clients than there are."""
-    for name in (*NODES, "num_nodes_to_select"):
+    for name in (*NODES, "num_nodes_to_select", "num_sampled_clients"):
         wanted = getattr(strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
     attackers = getattr(strategy, "num_malicious_nodes", 0)

@@ -24,7 +24,7 @@ from fl_sim.engine.compat import be_somebody, seeded_globals
 from fl_sim.engine.messages import Roll, as_replies
 from fl_sim.engine.orders import Order
 from fl_sim.engine.pile import Collected
-from fl_sim.engine.update_checks import metrics_are_finite, with_usual_metrics
+from fl_sim.engine.update_checks import metrics_are_usable, with_usual_metrics
 from fl_sim.engine.wire import Shapes, from_record, the_arrays, to_record
 
 
@@ -192,8 +192,9 @@ class FlowerServer(Server):
 
     def screened(self, number: int, collected: Collected, idle: frozenset[int]) -> Collected:
         """Leave out clients whose metrics a strategy may stumble over: it reads what it likes."""
+        key = getattr(self.strategy, "train_loss_key", "")  # by which QFedAvg weighs
         updates: list[Update | Failure] = [
-            update if update.client in idle else metrics_are_finite(number, update)
+            update if update.client in idle else metrics_are_usable(number, update, key)
             for update in collected.updates
         ]
         answers = with_usual_metrics(number, updates)

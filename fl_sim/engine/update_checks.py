@@ -132,13 +132,20 @@ def with_usual_metrics(number: int, answers: list[Update | Failure]) -> list[Upd
     ]
 
 
-def metrics_are_finite(number: int, update: Update) -> Update | Failure:
+def metrics_are_usable(number: int, update: Update, loss_name: str) -> Update | Failure:
     """Return an update, or its client's failure where a metric is not a number.
 
-    Who holds nothing has nothing to measure, and counts for nothing.
+    Nor may a loss that a strategy weighs by be negative. Who holds nothing has nothing to
+    measure, and counts for nothing.
+
+    Args:
+        number: of the round.
+        update: of a client that trained.
+        loss_name: the metric that a strategy weighs by; "" for none.
     """
     for name, value in update.metrics.items():
-        if update.num_examples and not math.isfinite(value):
+        wrong = not math.isfinite(value) or (name == loss_name and value < 0)
+        if update.num_examples and wrong:
             return failure(number, update.client, f"wrong metrics: {name} is {value}")
     return update
 

@@ -99,7 +99,8 @@ def test_root_images_may_leave_a_single_test_image(experiment: Maker) -> None:
         ("FedAvg", {"min_train_nodes": -1}, r"min_train_nodes: at least 0; got -1"),
         ("FedAvg", {"min_train_nodes": 5}, r"min_train_nodes: at most 4 clients a round; got 5"),
         ("FedAvg", {"fraction_train": 0.1, "min_train_nodes": 0}, r"strategy: .*asks 0 of 4"),
-        ("FedAvg", {"weighted_by_key": "x"}, r"strategy: arguments of FedAvg with which it can"),
+        ("FedAvg", {"weighted_by_key": "x"}, r"weighted_by_key: 'num-examples', which the server"),
+        ("FedAdam", {"weighted_by_key": "train_loss"}, r"strategy.weighted_by_key: 'num-examples'"),
         ("FedAvg", {"weighted_by_key": None}, r"weighted_by_key: expected str; got None"),
         ("FedAvg", {"configrecord_key": "x"}, r"strategy: .*configrecord_key has to be 'config'"),
         ("Krum", {"num_malicious_nodes": 100}, r"num_malicious_nodes: at most 1 of 4 clients"),
@@ -138,6 +139,9 @@ def test_arguments_of_an_inner_strategy_are_looked_at(experiment: Maker) -> None
         experiment(strategy=cls(flower.FedAvg(fraction_train=-3.0), 0.1, 1.0, 4))
     with pytest.raises(FieldError, match=r"strategy.num_sampled_clients: expected int"):
         experiment(strategy=cls(flower.FedAvg(), 0.1, 1.0, 4.0))
+    # More than are sampled would make the noise too small for what it says.
+    with pytest.raises(FieldError, match=r"num_sampled_clients: at most 4 clients a round; got 9"):
+        feasible.check(experiment(strategy=cls(flower.FedAvg(), 0.1, 1.0, 9)))
 
 
 @pytest.mark.parametrize(

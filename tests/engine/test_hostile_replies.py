@@ -360,6 +360,22 @@ def test_what_a_users_app_sends_is_checked_alike(
     assert bits(results) == bits(gone)
 
 
+def test_losses_that_flowers_strategies_weigh_by_are_checked(
+    experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A negative one has no power, and would spoil the model; who holds nothing has none at all."""
+    told = {"train_loss": -1.0, "train_accuracy": 0.5}
+    monkeypatch.setattr(FaultyClient, "replies", lambda self, own, _: (replace(own, metrics=told),))
+    strategy = flower.QFedAvg(
+        client_learning_rate=0.1, q=0.5, min_train_nodes=1, min_available_nodes=1
+    )
+    beside = Adversary(IpmClient(), beside=True)
+    liar = Adversary(FaultyClient("count"), clients=(LIAR,))
+    wanted = experiment(**SMALL, strategy=strategy, adversary=(liar, beside), rounds=1)
+    results = finished(wanted, tmp_path)
+    assert results.failures.cause.tolist() == ["wrong metrics: train_loss is -1.0"]
+
+
 def test_an_app_that_sends_no_message_is_a_failure(experiment: Maker, tmp_path: Path) -> None:
     app = ClientApp()
 
