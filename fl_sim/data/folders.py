@@ -5,6 +5,7 @@ import io
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -170,7 +171,20 @@ def read_folder(folder: Path, labels: Path | None = None, folders: str | None = 
         files, notes = _by_folders(folder, found, levels)
     if not files:
         raise MissingDataError(f"no images in {shown(folder)}: expected one folder a class")
-    return Listing(tuple(sorted(files)), (*notes, *_left_out(found)), labels is not None)
+    notes += [*_alike({own.label for own in files}), *_left_out(found)]
+    return Listing(tuple(sorted(files)), tuple(notes), labels is not None)
+
+
+def _alike(labels: Iterable[str]) -> list[str]:
+    """Say which labels look the same to people, and are two classes."""
+    seen: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        seen.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
+    return [
+        f"the labels {' and '.join(map(repr, own))} are classes of their own"
+        for own in seen.values()
+        if len(own) > 1
+    ]
 
 
 def _left_out(found: Found) -> list[str]:
@@ -274,9 +288,11 @@ def _by_folders(
     places = {name: tuple(name.split("/")[:-1]) for name in found.images}
     for name, above in places.items():
         if not above:
+            unread = LABELS in found.side  # since its first line names no columns
+            hint = "begin labels.csv with file,label" if unread else "give a CSV of labels"
             raise MissingDataError(
                 f"image without a label: {shown(name)} lies beside the class folders of "
-                f"{shown(folder)}; move it into one, or give a CSV of labels"
+                f"{shown(folder)}; move it into one, or {hint}"
             )
     _refuse_empty(folder, found)
     levels = levels or _guessed(folder, places.values())

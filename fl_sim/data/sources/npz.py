@@ -8,7 +8,8 @@ import torch
 from fl_sim.contracts import Dataset
 from fl_sim.data.arrays import Arrays, Split
 from fl_sim.data.pictures import shown
-from fl_sim.data.sources import MissingDataError, Source
+from fl_sim.data.scaling import scaled
+from fl_sim.data.sources import MissingDataError, Reading, Source
 from fl_sim.data.splits import stratified
 
 
@@ -28,10 +29,19 @@ class Npz(Source):
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return what the file holds; nothing is unpickled, and no array read without need."""
+        return self._loaded(path, None)
+
+    def read(self, path: Path | None, reading: Reading) -> Dataset:
+        """Return what the file holds, scaled as `reading` says: splits may differ in size then."""
+        if reading.folders is not None:
+            return super().read(path, reading)
+        return self._loaded(path, reading.side)
+
+    def _loaded(self, path: Path | None, side: int | None) -> Dataset:
         if path is None or not path.is_file():
             found = None if path is None else shown(path)
             raise MissingDataError(f"data.path: expected an .npz file of your own; got {found}")
-        train, test, notes = _parts(Arrays(path))
+        train, test, notes = _parts(Arrays(path), side)
         num_classes = int(max(train.labels.max(), test.labels.max())) + 1
         missing = num_classes - len(train.labels.unique())
         if missing:
@@ -48,14 +58,14 @@ class Npz(Source):
         )
 
 
-def _parts(arrays: Arrays) -> tuple[Split, Split, list[str]]:
+def _parts(arrays: Arrays, side: int | None) -> tuple[Split, Split, list[str]]:
     """Return the images to train and to test on, and what has to be said of them."""
     pairs = arrays.by_part()
     used = [pairs[part] for part in ("train", "test") if part in pairs] or list(pairs.values())
     unread = [pair.images for pair in arrays.pairs if pair not in used]
     notes = [f"{', '.join(unread)} not read"] if unread else []
     if set(pairs) == {""}:
-        (whole,) = arrays.read([pairs[""]])
+        (whole,) = _scaled(arrays.read([pairs[""]]), side)
         _refuse_empty(arrays.path, whole)
         train, test = stratified([str(label) for label in whole.labels.tolist()], "npz")
         notes.append("a fifth of each class set apart for testing")
@@ -64,14 +74,19 @@ def _parts(arrays: Arrays) -> tuple[Split, Split, list[str]]:
         if part not in pairs:
             hint = f"; rename {pairs['val'].images} to test on them" if "val" in pairs else ""
             raise MissingDataError(f"no {part}_images in {shown(arrays.path)}{hint}")
-    first, second = arrays.read([pairs["train"], pairs["test"]])
+    first, second = _scaled(arrays.read([pairs["train"], pairs["test"]]), side)
     for split in (first, second):
         _refuse_empty(arrays.path, split)
     if first.images.shape[1:] != second.images.shape[1:]:
         sizes = f"{tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}"
         names = f"{first.pair.images} and {second.pair.images}"
-        raise MissingDataError(f"{names} in {shown(arrays.path)} differ in size: {sizes}")
+        hint = "; set data.side, such as 64" if side is None else ""
+        raise MissingDataError(f"{names} in {shown(arrays.path)} differ in size: {sizes}{hint}")
     return first, second, notes
+
+
+def _scaled(splits: list[Split], side: int | None) -> list[Split]:
+    return [own._replace(images=scaled(own.images, side)) for own in splits]
 
 
 def _refuse_empty(path: Path, split: Split) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fl_sim.data import arrays as reading
 from fl_sim.data import pictures
-from fl_sim.data.sources import MissingDataError, load
+from fl_sim.data.sources import MissingDataError, Reading, load
 
 RNG = np.random.default_rng(3)
 
@@ -139,3 +139,11 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings(action="ignore"):
         archive.writestr("train_images.npy", header_of((0,)))
     refused(str(path), "train_images is in it twice")
+
+
+def test_splits_of_two_sizes_are_scaled_to_one(tmp_path: Path) -> None:
+    path = written(tmp_path, test_images=np.full((4, 9, 7), 80, np.uint8))
+    refused(path, r"differ in size: .* set data.side")
+    dataset = load("npz", path, Reading(side=6))
+    assert (dataset.train_images.shape, dataset.test_images.shape) == ((6, 1, 6, 6), (4, 1, 6, 6))
+    assert bool((dataset.test_images == 80).all())

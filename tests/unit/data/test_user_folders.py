@@ -477,3 +477,17 @@ def test_any_dataset_can_be_scaled() -> None:
 @pytest.mark.parametrize("make", [lambda root: fill(root, classes=("a",))])
 def test_a_dataset_of_one_class_is_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
     assert load("image_folder", str(make(tmp_path))).num_classes == 1
+
+
+@pytest.mark.parametrize("pair", [("A", "a"), ("a ", "a"), ("caf\u00e9", "cafe\u0301")])
+def test_labels_that_look_the_same_are_noted(tmp_path: Path, pair: tuple[str, str]) -> None:
+    fill(tmp_path / "in", classes=pair)
+    notes = load("image_folder", str(tmp_path / "in")).notes
+    assert any(note.endswith("are classes of their own") for note in notes)
+
+
+def test_labels_without_names_of_columns_are_pointed_at(tmp_path: Path) -> None:
+    put(tmp_path / "1.png")
+    refused(tmp_path, "or give a CSV of labels")
+    (tmp_path / "labels.csv").write_text("name,class\n1.png,a\n")
+    refused(tmp_path, "begin labels.csv with file,label")
