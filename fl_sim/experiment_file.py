@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,8 @@ def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
 def parse_value(text: str) -> Any:
     """Return the value that a command line means.
 
-    >>> parse_value("16/255") == 16 / 255, parse_value("0.5"), parse_value("none")
-    (True, 0.5, None)
+    >>> parse_value("16/255") == 16 / 255, parse_value("7.5/255") == 7.5 / 255, parse_value("none")
+    (True, True, None)
     >>> parse_value("0,2,6")
     (0, 2, 6)
     """
@@ -107,12 +106,18 @@ def parse_value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for read_number in (int, float, lambda written: float(Fraction(written))):
+    for read_number in (int, float, _fraction):
         try:
             return read_number(text)
         except (ValueError, ZeroDivisionError):
             continue
     return _plugin(text) or text
+
+
+def _fraction(text: str) -> float:
+    """Return the value of a fraction, such as 8/255 or 0.5/255."""
+    above, below = text.split("/")  # a ValueError for more or fewer
+    return float(above) / float(below)
 
 
 def _plugin(text: str) -> Any:

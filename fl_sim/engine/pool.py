@@ -10,6 +10,7 @@ from fl_sim.cache import cached, digest
 from fl_sim.contracts import Dataset, Protection
 from fl_sim.data.partition import shares
 from fl_sim.description import describe
+from fl_sim.errors import RunFailedError
 from fl_sim.experiment import Experiment
 from fl_sim.seeding import generator, numpy_generator
 
@@ -121,16 +122,23 @@ def _noisy_images(
 
     Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
     fraction, and held-out images carry noise of the same generator.
+
+    Raises:
+        RunFailedError: where it changes no pixel of any image: nothing would be protected.
     """
     clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
     if protection is None or not bool(protected.any()):
         return clean
     seed = experiment.seed
     if experiment.layout.provenance == "shared":
-        return _noisy(protection, clean, labels, torch.arange(len(clean)), seed)
-    noisy = clean.clone()
-    for owner, own in _owned(experiment, clients, protected).items():
-        noisy[own] = _noisy(protection, clean[own], labels[own], own, seed, owner)
+        noisy = _noisy(protection, clean, labels, torch.arange(len(clean)), seed)
+    else:
+        noisy = clean.clone()
+        for owner, own in _owned(experiment, clients, protected).items():
+            noisy[own] = _noisy(protection, clean[own], labels[own], own, seed, owner)
+    if torch.equal(noisy, clean):
+        name = type(protection).__name__
+        raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
     return noisy
 
 

@@ -17,10 +17,11 @@ from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.data.sources import load, subset
 from fl_sim.engine.federation import Federation, dataset_of, federation, prepare
 from fl_sim.engine.pool import make_noise, noise_owners
-from fl_sim.errors import FieldError
+from fl_sim.errors import FieldError, RunFailedError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.schedule import Schedule
 from fl_sim.seeding import generator
 
@@ -105,6 +106,14 @@ def test_test_images_are_never_protected(experiment: Maker) -> None:
     for unit in UNITS:
         layout = Layout(fraction=1.0, unit=unit)
         assert torch.equal(ready(experiment, layout=layout).test_inputs, clean)
+
+
+@pytest.mark.parametrize("provenance", ["shared", "client"])
+def test_noise_that_changes_nothing_is_a_failure(experiment: Maker, provenance: Any) -> None:
+    """Two sign steps of a 125th of the radius move no pixel by half a level."""
+    weak = TargetedAdversarial(noise_steps=2, surrogate_epochs=1)
+    with pytest.raises(RunFailedError, match=r"TargetedAdversarial changed no pixel of any image"):
+        ready(experiment, protection=weak, layout=Layout(1.0, provenance=provenance))
 
 
 @pytest.mark.parametrize("provenance", ["shared", "owner", "client"])
