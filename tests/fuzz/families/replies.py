@@ -8,10 +8,12 @@ from typing import Any, ClassVar, final
 from unittest import mock
 
 import torch
+from flwr.serverapp import strategy as flower
 
 from clients.sgd import SgdClient
 from fl_sim import Experiment, run
 from fl_sim.contracts import Shard, Update
+from fl_sim.engine import client_app
 from fl_sim.experiment import Model
 from strategies.fednova import FedNova
 from strategies.median import CoordinateMedian
@@ -21,6 +23,7 @@ from tests.fuzz.judge import expect
 
 LIAR = 1
 Change = Callable[[Update], Any]
+Setting = tuple[Experiment, dict[str, Any]]  # with the options of its runs
 
 
 def _delta(change: Callable[[torch.Tensor], Any]) -> Change:
@@ -55,6 +58,9 @@ REFUSED: tuple[Change, ...] = (
     _buffer(None),
     *_field("buffers", None, {"absent": torch.zeros(2)}),
     *_field("client", 99, -1, None, "1", 2),
+    *_field("metrics", None, {1: 2.0}, {"\ud800": 1.0}, {"train_loss": "low"}, {"x": 10**400}),
+    *_field("memory", None, {"a": object()}, {"a": torch.zeros(1).expand(10**12)}),
+    *_field("sent", None, {"stranger": torch.zeros(2)}),
     lambda update: None,
     lambda update: "an update",
 )
@@ -67,6 +73,7 @@ RAISED: tuple[Exception | type[BaseException], ...] = (
     RuntimeError("\ud800"), ValueError("two\nlines"), MemoryError(), SystemExit, RecursionError(),
     KeyError(object()), AssertionError(), StopIteration(), GeneratorExit,
 )  # fmt: skip
+FLOWERS = flower.FedAvg(min_train_nodes=1, min_available_nodes=1, min_evaluate_nodes=1)
 
 
 @final
@@ -78,14 +85,19 @@ class ClientReplies(Family):
     def __init__(self, folder: Path) -> None:
         """Run each rule honestly, and without the liar."""
         super().__init__(folder)
-        rules = [small_experiment(), small_experiment(strategy=CoordinateMedian())]
-        rules += [small_experiment(strategy=QFedAvg()), small_experiment(strategy=FedNova())]
-        rules += [small_experiment(model=Model("small_cnn", norm="batch"))]
-        self.experiments = rules
-        self.honest = [self._hash(own) for own in rules]
-        self.without = [self._hash(own, lambda update: ()) for own in rules]
+        rules = [QFedAvg(), FedNova(), CoordinateMedian(), FLOWERS]
+        off: dict[str, Any] = {"cohort": "off"}
+        self.settings = [(small_experiment(strategy=rule), off) for rule in rules]
+        self.settings += [
+            (small_experiment(), off),
+            (small_experiment(model=Model("small_cnn", norm="batch")), off),
+            (small_experiment(model=Model("mlp")), {"cohort": "on"}),
+            (small_experiment(), {"client_app": client_app.app}),
+        ]
+        self.honest = [self._hash(own) for own in self.settings]
+        self.without = [self._hash(own, lambda update: ()) for own in self.settings]
 
-    def _run(self, experiment: Experiment, change: Change | None = None) -> Any:
+    def _run(self, setting: Setting, change: Change | None = None) -> Any:
         def replies(client: SgdClient, update: Update, shard: Shard) -> Any:
             if shard.client != LIAR or change is None:
                 return (update,)
@@ -94,14 +106,14 @@ class ClientReplies(Family):
 
         out = self.folder / "input" / "runs"
         with mock.patch.object(SgdClient, "replies", replies):
-            return run(experiment, out=out, controls=False, cohort="off")
+            return run(setting[0], out=out, controls=False, **setting[1])
 
-    def _hash(self, experiment: Experiment, change: Change | None = None) -> str:
-        return str(self._run(experiment, change).cells.params_sha256[0])
+    def _hash(self, setting: Setting, change: Change | None = None) -> str:
+        return str(self._run(setting, change).cells.params_sha256[0])
 
     def attempt(self, rng: random.Random) -> bool:
         """Send one reply: refused ones count as none, the rest as the honest update."""
-        place = rng.randrange(len(self.experiments))
+        place = rng.randrange(len(self.settings))
         draw = rng.random()
         if draw < 0.2:
             change: Change = _raising(rng.choice(RAISED))
@@ -109,7 +121,7 @@ class ClientReplies(Family):
             change = rng.choice(IGNORED)
         else:
             change = rng.choice(REFUSED)
-        results = self._run(self.experiments[place], change)
+        results = self._run(self.settings[place], change)
         expect(results.complete, f"one client ended the run: {results.cells.to_dict('records')}")
         own = results.cells.params_sha256[0]
         blamed = set(results.failures.client)
