@@ -9,6 +9,7 @@ from fl_sim.columns import columns
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
+from fl_sim.description import argument_names_of, label, with_defaults
 from fl_sim.flower_strategies import FLOWER, names
 from fl_sim.models import foundation
 from fl_sim.models.networks import NETWORKS
@@ -38,11 +39,12 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
 
 
 class Entry(NamedTuple):
-    """One line of a list."""
+    """One entry of a list; `use` says where a plug-in is imported from, and which fields it has."""
 
     name: str
     text: str
     source: str
+    use: str = ""
 
 
 def entries(kind: Kind) -> list[Entry]:
@@ -54,8 +56,25 @@ def entries(kind: Kind) -> list[Entry]:
     if kind == "columns":
         return [Entry(own.name, own.meaning, f"results.{own.table}") for own in columns()]
     package, base = PACKAGES[kind]
-    found = [Entry(cls.__name__, *summary_of(cls)) for cls in discover(package, base)]
+    found = [Entry(cls.__name__, *summary_of(cls), use_of(cls)) for cls in discover(package, base)]
     return found + (_flower_strategies() if kind == "strategies" else [])
+
+
+def use_of(cls: type[Any]) -> str:
+    """Return the module of a plug-in, and its fields with their defaults.
+
+    >>> from fl_sim.data.partition import Dirichlet
+    >>> use_of(Dirichlet)
+    'fl_sim.data.partition: Dirichlet(alpha=0.5, min_size=10, capped=False)'
+    """
+    default = with_defaults(cls)
+    names = argument_names_of(cls)
+    fields = ", ".join(f"{name}={_written(getattr(default, name))}" for name in names)
+    return f"{cls.__module__}: {cls.__name__}({fields})"
+
+
+def _written(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(label(value))
 
 
 def _flower_strategies() -> list[Entry]:

@@ -29,7 +29,7 @@ CELLS = {
     "seeds": "all seeds of this cell",
     "label": "the settings in words",
     "settings.<what>": "value of an axis of the sweep, in words, by field path",
-    "status": "finished or failed",
+    "status": "finished, failed, or damaged: its files were changed since they were written",
     "error": "what went wrong, where the run failed",
     "rounds": "number of rounds",
     "dataset": "name of the dataset",

@@ -261,6 +261,38 @@ def find_class(path: str) -> type:
     )
 
 
+def check_classes(part: Any) -> None:
+    """Raise a `FieldError` for the first part whose class cannot be named in JSON.
+
+    A run is described by its JSON, from which workers, resumed runs and audits build it again, so
+    a class in an experiment file or in a notebook cannot be a part of it.
+    """
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return
+    for field in dataclasses.fields(part):
+        for place, own in _parts(getattr(part, field.name)):
+            try:
+                _check_class(own)
+            except FieldError as error:
+                raise error.under(f"{field.name}{place}".rstrip(".")) from None
+
+
+def _check_class(part: Any) -> None:
+    check_classes(part)
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return
+    cls = type(part)
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    try:
+        find_class(path)
+    except RequestError:
+        allowed = (
+            f"a class that is written in a file of the package {' or '.join(PACKAGES[1:])}, "
+            f"or in {PACKAGES[0]}"
+        )
+        raise FieldError("class", allowed, path) from None
+
+
 def _can_be_imported(module_name: str) -> bool:
     parts = module_name.split(".")
     return len(parts) <= DEEPEST and all(part.isidentifier() for part in parts)

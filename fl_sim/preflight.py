@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fl_sim.contracts import AggregationRule, Client, Dataset
 from fl_sim.data.partition import shares
-from fl_sim.description import label, with_value
+from fl_sim.description import check_classes, label, with_value
 from fl_sim.errors import FieldError, RequestWarning, require
 from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.flower_strategies import NEED_CLIENTS
@@ -32,6 +32,7 @@ def check(experiment: Experiment) -> None:
         MissingDataError: where the dataset is nowhere to be had.
         MissingWeightsError: naming the file to fill.
     """
+    check_classes(experiment)
     data = experiment.data
     dataset = subset_of(data)
     present = len(dataset.train_labels.unique())

@@ -54,6 +54,7 @@ def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     whole = bars.add_task("all runs", total=num_runs, note="runs")
     tasks = {}
@@ -85,6 +86,7 @@ def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     tasks: dict[str, TaskID] = {}
 
@@ -109,6 +111,7 @@ def study_progress(console: Console, num_points: int) -> Iterator[Callable[[Poin
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     whole = bars.add_task("points", total=num_points)
 
@@ -133,6 +136,7 @@ def audit_progress(
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     whole = bars.add_task("audits", total=num_runs, note="")
     replay = bars.add_task("replay", total=None, note="", visible=False)

@@ -21,7 +21,9 @@ from typing import Any
 
 from fl_sim import description
 from fl_sim.errors import RequestError, UnknownFieldError, meant
+from fl_sim.plugins import discover
 
+HOMES = ("clients", "strategies", "fl_sim.protections", "fl_sim.countermeasures", "fl_sim.data")
 LARGEST_FILE = 32 * 2**20  # bytes; an experiment takes a few thousand
 LONGEST_MESSAGE = 2000  # characters of what an exception of a user's file says
 
@@ -172,7 +174,7 @@ def _hint(error: BaseException, words: str, call: TracebackType | None) -> str:
     if isinstance(error, AttributeError):
         return meant(str(error.name), dir(error.obj)) if error.name else ""
     if isinstance(error, ImportError):
-        return _import_hint(error, words)
+        return _home_hint(call) or _import_hint(error, words)
     return ""
 
 
@@ -221,6 +223,19 @@ def _class_named(name: str) -> type | None:
     tops = (*description.PACKAGES, "flwr")
     there = (vars(module) for own, module in list(sys.modules.items()) if own.split(".")[0] in tops)
     return next((space[name] for space in there if isinstance(space.get(name), type)), None)
+
+
+def _home_hint(call: TracebackType | None) -> str:
+    """Return where the first plug-in is that a failed line of the file imports from elsewhere."""
+    if call is None:
+        return ""
+    tree = ast.parse(read_bytes(Path(call.tb_frame.f_code.co_filename)))
+    lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    line = next((node for node in lines if node.lineno == call.tb_lineno), None)
+    sought = [alias.name for alias in line.names] if line else []
+    homes = {cls.__name__: cls.__module__ for own in HOMES for cls in discover(own, object)}
+    found = next((n for n in sought if line and homes.get(n, line.module) != line.module), "")
+    return f"; {found} is in {homes[found]}" if found else ""
 
 
 def _import_hint(error: ImportError, words: str) -> str:

@@ -56,6 +56,12 @@ def _warn(
         SHOW(message, category, filename, lineno, file, line)
 
 
+def _once(message: str) -> str:
+    """Return a message of the parser's without the repetition of its advice."""
+    words, asked, advice = message.partition(" Did you mean ")
+    return words + asked + advice.partition(asked)[0] if asked else message
+
+
 def main() -> None:
     """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
     warnings.showwarning = _warn
@@ -75,4 +81,4 @@ def main() -> None:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:
             raise
-        stop(f"error: {show()}", 2)
+        stop(f"error: {_once(show())}", 2)

@@ -1,6 +1,6 @@
 """The commands that say what there is: plug-ins, datasets, and what is installed."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -9,11 +9,13 @@ from fl_sim.cli.terminal import console
 from fl_sim.data.sources import load
 from fl_sim.report import tables
 
+KINDS = ", ".join(get_args(catalogue.Kind))
+
 
 def list_(
-    kind: Annotated[catalogue.Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[catalogue.Kind, typer.Argument(metavar="KIND", help=f"One of {KINDS}.")],
 ) -> None:
-    """List plug-ins, datasets or models: one line and the source of each."""
+    """List what there is, with sources; of plug-ins also the module to import, and the fields."""
     console.print(tables.listing(catalogue.entries(kind)))
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from fl_sim.errors import FieldError
+from fl_sim.errors import FieldError, meant
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.low_rank import adapt
@@ -88,10 +88,11 @@ def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -
             foundation.check_weights(model.backbone)
         return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
     if not foundation.is_foundation(model.backbone):
-        allowed = ", ".join((*NETWORKS, foundation.LITE0))
-        raise FieldError(
-            "model.backbone", f"one of {allowed}, or a network of torchvision", model.backbone
-        )
+        ours = (*NETWORKS, foundation.LITE0)
+        theirs = foundation.torchvision_names()
+        advice = meant(model.backbone, ours) or meant(model.backbone, theirs)
+        allowed = f"one of {', '.join(ours)}, or a network of torchvision{advice}"
+        raise FieldError("model.backbone", allowed, model.backbone)
     pretrained = model.init == "pretrained"
     return foundation.foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
 

@@ -123,14 +123,15 @@ def summary(results: Results) -> Table:
     return table
 
 
-def listing(entries: Iterable[tuple[str, str, str]]) -> Table:
-    """Return a list of things: name, what it is, and under it, where it comes from."""
+def listing(entries: Iterable[tuple[str, ...]]) -> Table:
+    """Return a list of things: name, what it is, and under it, where it comes from, and so on."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
-    for name, what, source in entries:
+    for name, what, *details in entries:
         table.add_row(Text(name, style="bold"))
         table.add_row(Padding(Text(what), (0, 0, 0, INDENT)))
-        table.add_row(Padding(Text(source, style="dim"), (0, 0, 0, INDENT)))
+        for detail in filter(None, details):
+            table.add_row(Padding(Text(detail, style="dim"), (0, 0, 0, INDENT)))
     return table
 
 

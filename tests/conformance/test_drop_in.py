@@ -105,7 +105,7 @@ def test_the_copied_package_was_the_one_in_use(dropped_in: Any) -> None:
 
 def test_a_new_file_is_listed_with_its_source(dropped_in: Any) -> None:
     expected = ["HalfwayRule", "Half of the plain mean.", "https://example.org/halfway."]
-    assert dropped_in["entry"] == expected
+    assert dropped_in["entry"] == [*expected, "strategies.halfway: HalfwayRule(factor=0.5)"]
 
 
 def test_a_new_rule_is_chosen_by_its_class_name_alone(dropped_in: Any) -> None:

@@ -1,19 +1,43 @@
-"""Datasets that no run could use are refused before any work."""
+"""Datasets and classes that no run could use are refused before any work."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient
-from fl_sim import Data, Experiment
+from fl_sim import Adversary, Data, Experiment
+from fl_sim.contracts import Client, Shard
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import ByOwner
 from fl_sim.errors import FieldError
 from fl_sim.preflight import check
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.fedavg import FedAvg
+
+
+@final
+@dataclass(frozen=True)
+class OwnClient(Client):
+    """A client that is not written in a file of a package that plug-ins live in."""
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Return no metrics."""
+        return {}
+
+
+@pytest.mark.parametrize("wrapper", [LabelFlipClient, None])
+def test_a_class_that_cannot_be_named_in_json_is_refused_by_its_field(wrapper: Any) -> None:
+    client = wrapper(honest=OwnClient()) if wrapper else OwnClient()
+    wanted = experiment(Data(dataset="digits"), adversary=(Adversary(client),))
+    field = "adversary.0.client.honest" if wrapper else "adversary.0.client"
+    with pytest.raises(FieldError, match=rf"^{field}.class: .* strategies or clients.*OwnClient"):
+        check(wanted)
 
 
 def written(path: Path, labels: Any, side: int = 8) -> Data:

@@ -44,6 +44,11 @@ def complaint(folder: Path, text: str | bytes, name: str = "own.py") -> str:
          "did you mean 'Krum'?"),
         ("import strategies.kurm", "own.py:1: ModuleNotFoundError: No module named "
          "'strategies.kurm'; did you mean 'strategies.krum'?"),
+        ("from strategies.mixing import NearestNeighborMixing", "own.py:1: ImportError: cannot "
+         "import name 'NearestNeighborMixing' from 'strategies.mixing'; NearestNeighborMixing is "
+         "in strategies.nnm"),
+        ("x = 1\nfrom strategies.mixed import (\n    Krum)", "own.py:2: ModuleNotFoundError: No "
+         "module named 'strategies.mixed'; Krum is in strategies.krum"),
         ("import fl_sim\nfl_sim.Experment", "no attribute 'Experment'; did you mean 'Experiment'?"),
         (HEAD + "FedAvgg()", "own.py:5: NameError: name 'FedAvgg' is not defined; did you mean "
          "'FedAvg'?"),

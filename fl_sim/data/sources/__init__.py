@@ -13,7 +13,7 @@ from torch import Tensor
 from fl_sim.contracts import Dataset
 from fl_sim.data.fingerprint import content_hash, files_below
 from fl_sim.data.scaling import scaled
-from fl_sim.errors import FieldError, RequestError
+from fl_sim.errors import FieldError, RequestError, meant
 from fl_sim.plugins import discover
 from fl_sim.seeding import generator
 
@@ -122,7 +122,7 @@ def fingerprint(name: str, path: str | None = None) -> str:
 def _source(name: str) -> Source:
     known = sources()
     if name not in known:
-        raise FieldError("data.dataset", f"one of {', '.join(known)}", name)
+        raise FieldError("data.dataset", f"one of {', '.join(known)}{meant(name, known)}", name)
     return known[name]
 
 
