@@ -5,12 +5,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, product
 from typing import Any, NamedTuple
 
 from fl_sim.description import LARGEST, label
 from fl_sim.errors import RequestError, require, shown
 from fl_sim.experiment import Axes, Axis, Experiment
+
+MOST_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def cells_of(
         settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
         _refuse_twins(seen, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
+    _refuse_undone(axes)
     return cells
 
 
@@ -107,7 +110,8 @@ def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     allowed = "a list of different whole numbers from 0 to 2^63 - 1"
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping)
     require(listed, source, allowed, seeds)
-    found = tuple(seeds)
+    found = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
+    require(len(found) <= MOST_SEEDS, source, f"at most {MOST_SEEDS:,} seeds", shown(seeds))
     for seed in found:
         fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST
         require(fits, source, allowed, seed)
@@ -141,6 +145,19 @@ def check_grid(axes: Any) -> None:
         labels = list(values) if isinstance(values, Mapping) else []
         words = all(isinstance(label, str) and label.strip() for label in labels)
         require(words, f"AXES: {name}", "labels that are words", labels)
+
+
+def _refuse_undone(axes: Axes) -> None:
+    """Refuse an axis that sets again what one before it has set: that one's settings would lie."""
+    before: dict[str, str] = {}  # which axis sets a path
+    for name, values in axes.items():
+        steps = values.values() if isinstance(values, Mapping) else [{name: None}]
+        paths = {path for changes in steps for path in changes}
+        for own, first in before.items():
+            for path in paths:
+                if own == path or own.startswith(f"{path}."):
+                    raise RequestError(f"AXES: {name} sets {path}, and would undo {own} of {first}")
+        before |= dict.fromkeys(paths, name)
 
 
 def _check_path(path: str) -> None:

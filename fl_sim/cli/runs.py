@@ -11,12 +11,12 @@ from rich.console import Console
 from fl_sim import experiment_file, runner, study
 from fl_sim.cells import Cell, cells_of, checked_seeds
 from fl_sim.cli.terminal import console, show, show_study, stop
-from fl_sim.data.sources import MissingDataError, load
+from fl_sim.data.sources import MissingDataError, load, sources
 from fl_sim.engine import interrupts, profile
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import Faults
 from fl_sim.engine.session import Engine
-from fl_sim.errors import RequestError, shown
+from fl_sim.errors import RequestError, require, shown
 from fl_sim.progress import Mode, live_progress, study_progress
 from fl_sim.report import profile as profile_tables
 
@@ -172,6 +172,10 @@ def _read(
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
     content = experiment_file.read(file, overrides, full=full)
     data = content.experiment.data
+    known = sources()
+    require(
+        fallback in (None, *known), "--fallback-dataset", f"one of {', '.join(known)}", fallback
+    )
     if fallback is None or data.dataset == fallback:
         return content
     try:

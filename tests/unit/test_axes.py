@@ -1,5 +1,6 @@
 """Axes of a sweep: values of one field, and several fields that change together."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,3 +99,30 @@ def test_protections_that_do_not_matter_still_share_one_run(experiment: Maker) -
     axes = {"protection": ["em", "sem"], "layout.fraction": [0.0, 0.5]}
     cells = cells_of(experiment(protection=RandomNoise()), axes, None)
     assert len({cell.key for cell in cells}) == 3
+
+
+@pytest.mark.parametrize(
+    ("second", "path", "values"),
+    [
+        ("client.momentum", "client.momentum", [0.2, 0.3]),
+        ("client", "client.momentum", [FedProxClient()]),
+        ("rounds", "rounds", [1, 2]),
+    ],
+)
+def test_an_axis_that_undoes_another_is_refused(
+    experiment: Maker, second: str, path: str, values: list[Any]
+) -> None:
+    first = {"a": {path: values[0] if second == path else 0.5}}
+    with pytest.raises(RequestError, match=f"sets {second}, and would undo {path} of first"):
+        cells_of(experiment(), {"first": first, second: values}, None)
+
+
+def test_an_axis_may_change_a_part_of_what_one_before_it_sets(experiment: Maker) -> None:
+    axes = {"client": [FedProxClient()], "client.mu": [0.3, 0.5]}
+    found = [cell.experiment.client for cell in cells_of(experiment(), axes, None)]
+    assert found == [FedProxClient(mu=0.3), FedProxClient(mu=0.5)]
+
+
+def test_seeds_without_end_are_refused() -> None:
+    with pytest.raises(FieldError, match="SEEDS: at most 100,000 seeds"):
+        checked_seeds(itertools.count(), "SEEDS")
