@@ -160,7 +160,7 @@ def protection_of(content: dict[str, Any]) -> Protection:
     Raises:
         ValueError: for what is none.
     """
-    described = content["request"]["protection"]
+    described = content["request"].get("protection")
     known = {f"{c.__module__}.{c.__qualname__}" for c in _protections()} | {*PARTS}
     for name in _classes(described):
         _need(isinstance(name, str) and name in known, f"{name!r} is no part of a protection")

@@ -52,6 +52,7 @@ NONE_OF_US = "subprocess.Popen"
         ("source", 5),
         ("source", "a\0b"),
         ("request", []),
+        ("request", {"method": "em"}),
         ("request.protection", None),
         ("request.protection", "em"),
         ("request.protection.class", NONE_OF_US),
