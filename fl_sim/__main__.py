@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Import the command line, which takes a second or two, and run it."""
+    """Import the command line, and run it."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a shell
     if not ignored:
         signal.signal(signal.SIGINT, _quit)

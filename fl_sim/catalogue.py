@@ -1,6 +1,6 @@
 """What there is to choose from: every plug-in, dataset and model with its source."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from flwr.serverapp import strategy
 
@@ -11,22 +11,11 @@ from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
 from fl_sim.description import argument_names_of, label, with_defaults
 from fl_sim.flower_strategies import FLOWER, names
+from fl_sim.literals import Kind as Kind
 from fl_sim.models import foundation
 from fl_sim.models.networks import NETWORKS
 from fl_sim.plugins import discover, summary_of
 
-Kind = Literal[
-    "protections",
-    "countermeasures",
-    "strategies",
-    "clients",
-    "metrics",
-    "attacks",
-    "datasets",
-    "models",
-    "partitions",
-    "columns",
-]
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
     "countermeasures": ("fl_sim.countermeasures", Countermeasure),

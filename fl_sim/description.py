@@ -21,8 +21,8 @@ from flwr.serverapp.strategy import Strategy
 from fl_sim import names
 from fl_sim.errors import FieldError, RequestError, UnknownFieldError, require, shown
 from fl_sim.flower_strategies import FLOWER, argument_names, check_arguments
+from fl_sim.plugins import PACKAGES as PACKAGES
 
-PACKAGES = ("fl_sim", "strategies", "clients")
 DEEPEST = 32  # parts inside one another; more are a mistake, and would exhaust the stack
 LARGEST = 2**63 - 1  # whole number: torch takes no larger ones
 Value = TypeVar("Value")

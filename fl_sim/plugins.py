@@ -1,11 +1,14 @@
 """Find plug-ins by walking their package: nothing to register, nothing to edit."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 from itertools import takewhile
+from pathlib import Path
 from typing import TypeVar
 
+PACKAGES = ("fl_sim", "strategies", "clients")  # what parts of an experiment are defined in
 Plugin = TypeVar("Plugin")
 
 
@@ -31,9 +34,38 @@ def summary_of(cls: type) -> tuple[str, str]:
     return lines[0], paragraph_of(cls, "Source:")
 
 
+def docstring_at(path: str) -> str:
+    """Return the docstring of a class, out of the file that defines it; nothing is imported.
+
+    So the report can quote a plug-in without what the plug-in itself needs, such as PyTorch.
+
+    Args:
+        path: dotted, such as `clients.sign_flip.SignFlipClient`, inside `PACKAGES`.
+
+    Returns:
+        the text without its indentation; "" where there is no such class, or it has none.
+    """
+    package, *parts = path.split(".")
+    if package not in PACKAGES or len(parts) < 2 or not all(map(str.isidentifier, parts)):
+        return ""
+    *modules, name = parts
+    root = Path(importlib.import_module(package).__path__[0])
+    file = root.joinpath(*modules).with_suffix(".py")
+    if not file.is_file():
+        return ""
+    classes = (node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.ClassDef))
+    found = next((node for node in classes if node.name == name), None)
+    return "" if found is None else ast.get_docstring(found) or ""
+
+
 def paragraph_of(cls: type, opening: str) -> str:
     """Return the paragraph of a plug-in's docstring that opens so, without its opening."""
-    lines = (inspect.getdoc(cls) or "").splitlines()
+    return paragraph_in(inspect.getdoc(cls) or "", opening)
+
+
+def paragraph_in(text: str, opening: str) -> str:
+    """Return the paragraph of a docstring that opens so, without its opening."""
+    lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(opening)), len(lines))
     words = takewhile(str.strip, lines[start:])
     return " ".join(line.strip() for line in words).removeprefix(opening).strip()

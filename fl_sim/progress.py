@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -16,9 +15,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from fl_sim.engine.progress import Listener, Progress
+from fl_sim.literals import ProgressMode as Mode
 from fl_sim.study import Point
-
-Mode = Literal["bar", "json", "none"]
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from fl_sim.atomic_io import write_bytes as write_bytes
 from fl_sim.atomic_io import write_json as write_json
 from fl_sim.atomic_io import write_table as write_table
 from fl_sim.atomic_io import write_text as write_text
-from fl_sim.contracts import Row
 from fl_sim.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
+from fl_sim.rows import Row
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
 SETTINGS = "settings."  # what the columns of a cell's settings begin with

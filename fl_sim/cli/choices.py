@@ -4,23 +4,27 @@ from typing import Annotated, get_args
 
 import typer
 
-from fl_sim import catalogue, doctor
-from fl_sim.cli.terminal import console
-from fl_sim.data.sources import load
-from fl_sim.report import tables
+from fl_sim.cli.terminal import console, importing
+from fl_sim.literals import Kind
 
-KINDS = ", ".join(get_args(catalogue.Kind))
+KINDS = ", ".join(get_args(Kind))
 
 
 def list_(
-    kind: Annotated[catalogue.Kind, typer.Argument(metavar="KIND", help=f"One of {KINDS}.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"One of {KINDS}.")],
 ) -> None:
     """List what there is, with sources; of plug-ins also the module to import, and the fields."""
+    with importing():
+        from fl_sim import catalogue
+        from fl_sim.report import tables
     console.print(tables.listing(catalogue.entries(kind)))
 
 
 def data_list() -> None:
     """List the datasets, and whether they are here."""
+    with importing():
+        from fl_sim import doctor
+        from fl_sim.report import tables
     console.print(tables.listing(doctor.datasets()))
 
 
@@ -29,6 +33,8 @@ def data_fetch(
     path: Annotated[str | None, typer.Option(help="Folder that holds its files.")] = None,
 ) -> None:
     """Get a dataset into the cache, and check it."""
+    with importing():
+        from fl_sim.data.sources import load
     dataset = load(name, path)
     console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
     console.print(f"from {dataset.origin}", soft_wrap=True)
@@ -38,4 +44,7 @@ def data_fetch(
 
 def doctor_() -> None:
     """Say what is installed, what was found, and how to get what is missing."""
+    with importing():
+        from fl_sim import doctor
+        from fl_sim.report import tables
     console.print(tables.listing(doctor.findings()))

@@ -1,16 +1,13 @@
 """The command of those who own images: protect them, and check that they are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fl_sim.cli.terminal import console, stop
+from fl_sim.cli.terminal import console, importing, stop
 from fl_sim.errors import RequestError
-from fl_sim.progress import live_stages
-from fl_sim.publish.check import Verdict, check, summary
-from fl_sim.publish.publish import account, publish
-from fl_sim.publish.request import Request, method
 
 
 def protect(
@@ -46,10 +43,16 @@ def protect(
 
     Writes lossless copies and a manifest; never touches the input. Run it again to go on.
     """
+    with importing():
+        from fl_sim.progress import live_stages
+        from fl_sim.publish.check import check, summary
+        from fl_sim.publish.publish import account, publish
+        from fl_sim.publish.request import Request, method
+
     if verify is not None:
         with live_stages(console) as watch:
             verdict = check(verify, source, watch)
-        _judge(verify, verdict)
+        _judge(verify, verdict.problems, summary(verdict))
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
@@ -65,10 +68,10 @@ def protect(
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 
 
-def _judge(folder: Path, verdict: Verdict) -> None:
-    for problem in verdict.problems:
+def _judge(folder: Path, problems: Sequence[str], about: Sequence[str]) -> None:
+    for problem in problems:
         console.print(problem, soft_wrap=True, markup=False)
-    if verdict.problems:
-        stop(f"failed: {len(verdict.problems)} problems in {folder}", 1)
-    for line in summary(verdict):
+    if problems:
+        stop(f"failed: {len(problems)} problems in {folder}", 1)
+    for line in about:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -5,17 +5,11 @@ from typing import Annotated
 
 import typer
 
-from fl_sim.atomic_io import DamagedFileError
-from fl_sim.audit.session import audit as run_audit
-from fl_sim.audit.session import run_folders
-from fl_sim.cli.terminal import console, say, show, show_study
+from fl_sim.cli.terminal import console, importing, say
 from fl_sim.errors import RequestError
 from fl_sim.locks import refuse_link, refuse_unreadable, refuse_unwritable
-from fl_sim.progress import audit_progress
-from fl_sim.report import expected, tables
-from fl_sim.results import load_results
-from fl_sim.study_results import SUMMARY, load_study
 
+STUDY = "study.json"  # the summary of a study, as `fl_sim.study_results` writes it
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
 
@@ -35,13 +29,18 @@ def report(
 
 def _report(folder: Path, alone: bool) -> bool:
     """Report on a folder; return whether all of its files are as they were written."""
+    with importing():
+        from fl_sim.cli.show import show, show_study
+        from fl_sim.results import load_results
+        from fl_sim.study_results import load_study
+
     try:
         if not alone:
             refuse_link(folder)
         refuse_link(folder / "figures")
         for own in (folder, folder / "figures"):
             refuse_unwritable(own, "report")
-        if (folder / SUMMARY).exists():
+        if (folder / STUDY).exists():
             study = load_study(folder)
             show_study(study)
             return not study.damaged
@@ -56,7 +55,7 @@ def _report(folder: Path, alone: bool) -> bool:
 
 
 def _holds_results(folder: Path) -> bool:
-    return (folder / "summary.json").exists() or (folder / SUMMARY).exists()
+    return (folder / "summary.json").exists() or (folder / STUDY).exists()
 
 
 def audit(
@@ -77,7 +76,13 @@ def audit(
     ] = None,
 ) -> None:
     """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
-    from fl_sim.report import page
+    with importing():
+        from fl_sim.atomic_io import DamagedFileError
+        from fl_sim.audit.session import audit as run_audit
+        from fl_sim.audit.session import run_folders
+        from fl_sim.progress import audit_progress
+        from fl_sim.report import page, tables
+        from fl_sim.results import load_results
 
     refuse_unreadable(path)
     folders, damaged = run_folders(path), []
@@ -110,12 +115,18 @@ def expected_record(
     out: Out = Path("runs"),
 ) -> None:
     """Write the results of an experiment into its expected file."""
+    with importing():
+        from fl_sim.report import expected
+
     expected.record(file, expected.measured(file, out), minutes)
     console.print(f"wrote {file}", soft_wrap=True)
 
 
 def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
     """Compare results with what is expected; the exit code is 1 where they differ."""
+    with importing():
+        from fl_sim.report import expected
+
     deviations = expected.compare(file, expected.measured(file, out))
     for own in deviations:
         console.print(
@@ -132,4 +143,7 @@ def expected_tables(
     folder: Annotated[Path, typer.Argument(help="Folder of the files.")] = Path("experiments"),
 ) -> None:
     """Rebuild README's tables from the expected files."""
+    with importing():
+        from fl_sim.report import expected
+
     console.print(f"rebuilt {', '.join(expected.write_readme(readme, folder))}")

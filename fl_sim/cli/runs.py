@@ -1,24 +1,12 @@
 """The commands that run experiments."""
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from fl_sim import experiment_file, runner, study
-from fl_sim.cells import Cell, cells_of, checked_seeds
-from fl_sim.cli.terminal import console, show, show_study, stop
-from fl_sim.data.sources import MissingDataError, load, sources
-from fl_sim.engine import interrupts, profile
-from fl_sim.engine.cohort_choice import CohortMode
-from fl_sim.engine.faults import Faults
-from fl_sim.engine.session import Engine
-from fl_sim.errors import RequestError, require, shown
-from fl_sim.progress import Mode, live_progress, study_progress
-from fl_sim.report import profile as profile_tables
+from fl_sim.cli.terminal import console, importing, stop
+from fl_sim.literals import CohortMode, Engine, ProgressMode
 
 File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
 Set = Annotated[
@@ -52,8 +40,8 @@ Track = Annotated[
 Wait = Annotated[
     bool, typer.Option("--wait", help="Where another process writes into --out, wait for it.")
 ]
-ProgressMode = Annotated[
-    Mode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
+Progress = Annotated[
+    ProgressMode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
 ]
 Full = Annotated[
     bool, typer.Option("--full", help="The size of the papers, which the file names as FULL.")
@@ -79,16 +67,21 @@ def run(
     ray_address: RayAddress = None,
     track: Track = None,
     wait: Wait = False,
-    progress: ProgressMode = "bar",
+    progress: Progress = "bar",
     full: Full = False,
     fallback: Fallback = None,
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
-    content = _read(file, set_, rounds, fallback, full)
-    wanted = _seeds(seeds) or (content.experiment.seed,)
-    how = _how(cohort, inject, ray_address, track, wait)
-    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
-    _carry_out(cells_of(content.experiment, {}, wanted), options, progress)
+    with importing():
+        from fl_sim import runner
+        from fl_sim.cells import cells_of
+        from fl_sim.cli import execution
+
+    content = execution.read(file, set_, rounds, fallback, full)
+    wanted = execution.seeds_in(seeds) or (content.experiment.seed,)
+    how = execution.how(cohort, inject, ray_address, track, wait)
+    options = runner.Options(out, engine, execution.workers_of(workers), resume, controls, **how)
+    execution.carry_out(cells_of(content.experiment, {}, wanted), options, progress)
 
 
 def sweep(
@@ -108,19 +101,24 @@ def sweep(
     ray_address: RayAddress = None,
     track: Track = None,
     wait: Wait = False,
-    progress: ProgressMode = "bar",
+    progress: Progress = "bar",
     full: Full = False,
     fallback: Fallback = None,
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
-    content = _read(file, set_, rounds, fallback, full)
+    with importing():
+        from fl_sim import experiment_file, runner
+        from fl_sim.cells import cells_of
+        from fl_sim.cli import execution
+
+    content = execution.read(file, set_, rounds, fallback, full)
     experiment_file.check_overrides(content.axes, set_ or [])
-    wanted = _seeds(seeds) or content.seeds
-    how = _how(cohort, inject, ray_address, track, wait)
-    options = runner.Options(out, engine, _workers(workers), resume, controls, **how)
+    wanted = execution.seeds_in(seeds) or content.seeds
+    how = execution.how(cohort, inject, ray_address, track, wait)
+    options = runner.Options(out, engine, execution.workers_of(workers), resume, controls, **how)
     with experiment_file.named_in(file, "AXES"):
         cells = cells_of(content.experiment, content.axes, wanted)
-    _carry_out(cells, options, progress)
+    execution.carry_out(cells, options, progress)
 
 
 def study_(
@@ -134,10 +132,21 @@ def study_(
     wait: Wait = False,
 ) -> None:
     """Measure every point of a study, something other than a federation."""
-    total = len(study.points_of(study.read(file), _seeds(seeds)))
+    with importing():
+        from fl_sim import study
+        from fl_sim.cli import execution
+        from fl_sim.cli.show import show_study
+        from fl_sim.engine import interrupts
+        from fl_sim.progress import study_progress
+
+    total = len(study.points_of(study.read(file), execution.seeds_in(seeds)))
     with study_progress(console, total) as told:
-        how: dict[str, Any] = {"workers": _workers(workers), "resume": resume, "wait": wait}
-        results = study.run(file, _seeds(seeds), out=out, told=told, **how)
+        how: dict[str, Any] = {
+            "workers": execution.workers_of(workers),
+            "resume": resume,
+            "wait": wait,
+        }
+        results = study.run(file, execution.seeds_in(seeds), out=out, told=told, **how)
     if interrupts.wanted():
         stop("interrupted; the same command goes on where it stood", 130)
     show_study(results)
@@ -155,87 +164,13 @@ def profile_(
     fallback: Fallback = None,
 ) -> None:
     """Say where a round's time goes; nothing is written."""
-    experiment = _read(file, set_, None, fallback).experiment
-    found = profile.profile(experiment, rounds, engine, _workers(workers), cohort)
+    with importing():
+        from fl_sim.cli import execution
+        from fl_sim.engine import profile
+        from fl_sim.report import profile as profile_tables
+
+    experiment = execution.read(file, set_, None, fallback).experiment
+    found = profile.profile(experiment, rounds, engine, execution.workers_of(workers), cohort)
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
     console.print(profile_tables.times(found.parts, title))
     console.print(profile_tables.functions(found.functions))
-
-
-def _read(
-    file: Path,
-    set_: list[str] | None,
-    rounds: int | None,
-    fallback: str | None,
-    full: bool = False,
-) -> experiment_file.ExperimentFile:
-    overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
-    content = experiment_file.read(file, overrides, full=full)
-    data = content.experiment.data
-    known = sources()
-    require(
-        fallback in (None, *known), "--fallback-dataset", f"one of {', '.join(known)}", fallback
-    )
-    if fallback is None or data.dataset == fallback:
-        return content
-    try:
-        load(data.dataset, data.path, data.reading)
-    except MissingDataError as error:
-        _warn_loudly(data.dataset, fallback, error)
-        sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]
-        overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
-        return experiment_file.read(file, overrides, full=full)
-    return content
-
-
-def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
-    console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
-    console.print(f"[red]{error}", soft_wrap=True)
-    console.rule()
-
-
-def _seeds(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    parts = text.split(",")
-    if not all(re.fullmatch(r" *[0-9]{1,19} *", part) for part in parts):
-        raise RequestError(
-            f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shown(text)}"
-        )
-    return checked_seeds([int(part) for part in parts], "--seeds")
-
-
-def _how(
-    cohort: CohortMode,
-    inject: str | None,
-    ray_address: str | None,
-    track: list[str] | None,
-    wait: bool,
-) -> dict[str, Any]:
-    """Return the options that `run` and `sweep` share, as the runner takes them."""
-    faults = Faults() if inject is None else Faults.read(inject)
-    trackers = tuple(track or ())
-    return {
-        "cohort": cohort,
-        "faults": faults,
-        "ray_address": ray_address,
-        "trackers": trackers,
-        "wait": wait,
-    }
-
-
-def _workers(workers: int | None) -> int:
-    return workers or len(os.sched_getaffinity(0))
-
-
-def _carry_out(cells: list[Cell], options: runner.Options, mode: Mode) -> None:
-    try:
-        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
-            results = runner.run_cells(cells, options, listen)
-    except KeyboardInterrupt:
-        stop("interrupted at once; go on with --resume", 130)
-    if interrupts.wanted():
-        stop("interrupted after the round at hand; go on with --resume", 130)
-    show(results, Console(stderr=True) if mode == "json" else console)
-    if not results.complete:
-        raise typer.Exit(1)

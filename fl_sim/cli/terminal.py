@@ -1,13 +1,15 @@
-"""What all commands share: the terminal, how they end, and how results are shown."""
+"""What all commands share: the terminal, how they end, and how they import what they need."""
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
-
-from fl_sim.report import tables
-from fl_sim.results import Results
-from fl_sim.study_results import StudyResults
 
 console = Console()
 
@@ -23,21 +25,26 @@ def say(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)
 
 
-def show(results: Results, where: Console = console) -> None:
-    """Print the table of an experiment's results, and write its page."""
-    from fl_sim.report import page  # drawing takes a second to import; a run should start now
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let an interrupt end the process quietly while modules are imported, which takes seconds.
 
-    for line in results.damaged:
-        say(f"damaged: {line}")
-    where.print(tables.summary(results))
-    where.print(f"report: {page.write(results)}", soft_wrap=True)
+    Half of an import can be neither finished nor told of. Where interrupts are ignored, as in the
+    background of a shell, or are somebody else's, they stay so.
+    """
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, _quit)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def show_study(results: StudyResults) -> None:
-    """Print the table of a study's results, and write its page."""
-    from fl_sim.report import study
-
-    for line in results.damaged:
-        say(f"damaged: {line}")
-    console.print(study.summary(results))
-    console.print(f"report: {study.write(results)}", soft_wrap=True)
+def _quit(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted before it began\n")
+    os._exit(128 + number)

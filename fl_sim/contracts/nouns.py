@@ -7,6 +7,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from fl_sim.rows import Row as Row
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -90,22 +92,3 @@ class Failure(NamedTuple):
     round: int
     client: int
     cause: str
-
-
-class Row(NamedTuple):
-    """One number of the tidy table.
-
-    `client` is -1 for a number about the whole federation; `group` names the subset of
-    records or clients it is about; `low` and `high` bound a 95 % interval where there is one;
-    `valid` is False, with the reason in `note`, where the number should not be read.
-    """
-
-    round: int
-    metric: str
-    value: float
-    client: int = -1
-    group: str = "all"
-    low: float = float("nan")
-    high: float = float("nan")
-    valid: bool = True
-    note: str = ""

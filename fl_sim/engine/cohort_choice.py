@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,9 +16,9 @@ from fl_sim.engine.stacks import is_row_of_layers
 from fl_sim.engine.workshop import Workshop
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
+from fl_sim.literals import CohortMode as CohortMode
 from fl_sim.participants import Participation
 
-CohortMode = Literal["auto", "on", "off"]
 PROBED = 4  # clients, and batches of each, that are timed
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from flwr.clientapp import ClientApp
@@ -32,6 +32,7 @@ from fl_sim.engine.progress import Listener, Story, already, preparing
 from fl_sim.engine.server import server_for
 from fl_sim.errors import DivergedError, RequestError, RunFailedError
 from fl_sim.experiment import Experiment
+from fl_sim.literals import Engine as Engine
 from fl_sim.locks import refuse_link
 from fl_sim.models import parameters
 from fl_sim.results import MODEL, RESULT, checked_result, rows_table
@@ -39,7 +40,6 @@ from fl_sim.tensor_files import read_unsealed
 from fl_sim.trackers import chosen
 
 LOG = logging.getLogger("fl_sim")
-Engine = Literal["local", "ray", "flower"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Who protected, attacked and dropped out, round by round, over the accuracy curve."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,11 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_sim.errors import RequestError
-from fl_sim.experiment import Experiment
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, canvas, drawn
-from fl_sim.schedule import Schedule
 
 MAX_DRAWN = 4  # settings
 MAX_CLIENTS = 40
@@ -70,33 +70,81 @@ def timeline_of(grid: Grid, setting: Setting) -> Timeline | None:
 
     None where the experiment can no longer be read: it names a part that is gone.
     """
-    try:
-        experiment = Experiment.from_json(json.dumps(setting.experiment))
-    except RequestError:
+    about = setting.experiment
+    if not about:
         return None
-    schedule = Schedule(experiment)
-    shape = (experiment.num_clients, experiment.rounds)
+    shape = (_num_clients(about), int(about["rounds"]))
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
     by_client = rows[rows["client"] >= 0]
+    attacks = _attacked(about, by_client, shape)
+    if attacks is None:
+        return None
     shares = by_client[(by_client["metric"] == "protected_share") & (by_client["value"] > 0)]
     losses = grid.results.failures
     run_id = str(setting.finished["run_id"].iloc[0])
     lost = losses[(losses["run_id"] == run_id) & (losses["seed"] == setting.first_seed)]
-    numbers = range(1, experiment.rounds + 1)
-    is_there = experiment.participation.is_there
     asked = _flags(shape, by_client[by_client["metric"] == "train_loss"])
-    failed = _flags(shape, lost[lost["client"] >= 0])
-    protects = np.array([schedule.protects(i) for i in numbers])
-    plan = [schedule.attackers(i) for i in numbers]
-    attacks = np.array([[c in own for own in plan] for c in range(shape[0])])
+    numbers = np.arange(1, shape[1] + 1)
     owners = np.isin(np.arange(shape[0]), shares["client"])
     return Timeline(
         delivered=asked,
-        protected=np.outer(owners, protects),
+        protected=np.outer(owners, numbers >= about["layout"].get("first_round", 1)),
         attacked=attacks & asked,
-        lost=failed,
-        away=np.array([[not is_there(c, i) for i in numbers] for c in range(shape[0])]),
+        lost=_flags(shape, lost[lost["client"] >= 0]),
+        away=_away(about, shape),
     )
+
+
+def _num_clients(about: Mapping[str, Any]) -> int:
+    """Return how many clients a described experiment has, attackers beside them included."""
+    beside = [own for own in _adversaries(about) if own.get("beside")]
+    count = sum(1 if own["num_clients"] is None else own["num_clients"] for own in beside)
+    return int(about["data"]["num_clients"]) + count
+
+
+def _adversaries(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the described attacks of an experiment."""
+    found = about.get("adversary") or []
+    return found if isinstance(found, list) else [found]
+
+
+def _away(about: Mapping[str, Any], shape: tuple[int, int]) -> Flags:
+    """Return in which rounds clients are not there at all."""
+    away = np.zeros(shape, dtype=np.bool_)
+    stays = about["participation"].get("stays", [])
+    for client in {stay["client"] for stay in stays}:
+        away[client] = True
+    for stay in stays:
+        away[stay["client"], stay["first_round"] - 1 : stay["last_round"]] = False
+    return away
+
+
+def _attacked(
+    about: Mapping[str, Any], by_client: pd.DataFrame, shape: tuple[int, int]
+) -> Flags | None:
+    """Return in which rounds clients misbehave; None where nobody can tell any more.
+
+    The rows say so wherever every client was scored after every round. Elsewhere the experiment
+    is carried out once more, as far as its draws go, for which PyTorch is imported.
+    """
+    if not _adversaries(about):
+        return np.zeros(shape, dtype=np.bool_)
+    scored = by_client[by_client["metric"] == "client_accuracy"]
+    if bool(_flags(shape, scored).all()):
+        return _flags(shape, scored[scored["group"] == "attacker"])
+    return _attacked_by_script(json.dumps(about), shape)
+
+
+def _attacked_by_script(text: str, shape: tuple[int, int]) -> Flags | None:
+    from fl_sim.experiment import Experiment
+    from fl_sim.schedule import Schedule
+
+    try:
+        schedule = Schedule(Experiment.from_json(text))
+    except RequestError:
+        return None
+    plan = [schedule.attackers(i) for i in range(1, shape[1] + 1)]
+    return np.array([[client in own for own in plan] for client in range(shape[0])])
 
 
 def stretches(flags: Flags) -> list[tuple[int, int]]:

@@ -1,0 +1,112 @@
+"""What the commands that run experiments do, with all that it takes imported."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from fl_sim import experiment_file, runner
+from fl_sim.cells import Cell, checked_seeds
+from fl_sim.cli.show import show
+from fl_sim.cli.terminal import console, stop
+from fl_sim.data.sources import MissingDataError, load, sources
+from fl_sim.engine import interrupts
+from fl_sim.engine.cohort_choice import CohortMode
+from fl_sim.engine.faults import Faults
+from fl_sim.errors import RequestError, require, shown
+from fl_sim.literals import ProgressMode
+from fl_sim.progress import live_progress
+
+
+def read(
+    file: Path,
+    set_: list[str] | None,
+    rounds: int | None,
+    fallback: str | None,
+    full: bool = False,
+) -> experiment_file.ExperimentFile:
+    """Return what a file declares, changed as asked; on other data where its own is missing.
+
+    Raises:
+        RequestError: for what the file or a change gets wrong.
+    """
+    overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
+    content = experiment_file.read(file, overrides, full=full)
+    data = content.experiment.data
+    known = sources()
+    require(
+        fallback in (None, *known), "--fallback-dataset", f"one of {', '.join(known)}", fallback
+    )
+    if fallback is None or data.dataset == fallback:
+        return content
+    try:
+        load(data.dataset, data.path, data.reading)
+    except MissingDataError as error:
+        _warn_loudly(data.dataset, fallback, error)
+        sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]
+        overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
+        return experiment_file.read(file, overrides, full=full)
+    return content
+
+
+def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
+    console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
+    console.print(f"[red]{error}", soft_wrap=True)
+    console.rule()
+
+
+def seeds_in(text: str | None) -> tuple[int, ...]:
+    """Return the seeds that a text lists, none where there is no text.
+
+    Raises:
+        RequestError: for anything else than different whole numbers.
+    """
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(re.fullmatch(r" *[0-9]{1,19} *", part) for part in parts):
+        raise RequestError(
+            f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shown(text)}"
+        )
+    return checked_seeds([int(part) for part in parts], "--seeds")
+
+
+def how(
+    cohort: CohortMode,
+    inject: str | None,
+    ray_address: str | None,
+    track: list[str] | None,
+    wait: bool,
+) -> dict[str, Any]:
+    """Return the options that `run` and `sweep` share, as the runner takes them."""
+    faults = Faults() if inject is None else Faults.read(inject)
+    trackers = tuple(track or ())
+    return {
+        "cohort": cohort,
+        "faults": faults,
+        "ray_address": ray_address,
+        "trackers": trackers,
+        "wait": wait,
+    }
+
+
+def workers_of(workers: int | None) -> int:
+    """Return how many processes work at once: as many as there are cores, unless given."""
+    return workers or len(os.sched_getaffinity(0))
+
+
+def carry_out(cells: list[Cell], options: runner.Options, mode: ProgressMode) -> None:
+    """Run cells, show how they get on, and then their results; exit code 1 where one failed."""
+    try:
+        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
+            results = runner.run_cells(cells, options, listen)
+    except KeyboardInterrupt:
+        stop("interrupted at once; go on with --resume", 130)
+    if interrupts.wanted():
+        stop("interrupted after the round at hand; go on with --resume", 130)
+    show(results, Console(stderr=True) if mode == "json" else console)
+    if not results.complete:
+        raise typer.Exit(1)
