@@ -16,7 +16,7 @@ from fl_sim.report.formats import PERCENT, UNDEFINED, defined, mean, over_seeds
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat import APART, draw, name_columns, values_of
 from fl_sim.report.measured import measured_cell, setting_table
-from fl_sim.report.panels import Panel, axes_of, panels_of
+from fl_sim.report.panels import MAX_PANELS, Panel, axes_of, panels_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Part, Section, Table, table
 from fl_sim.report.style import INK, STYLE, drawn
 
@@ -44,7 +44,7 @@ def attacks(grid: Grid) -> Section | None:
             "round. It is a bound from above: a better attack may exist."
         )
         parts += [_heat_maps(grid, axis), _worst_cases(grid, axis)]
-    if any(len(setting.final("attack_success")) for setting in grid.finished):
+    if any(setting.numbers("attack_success").values for setting in grid.finished):
         parts.append(_backdoors(grid))
     return Section("attacks", "Attacks", tuple(about), tuple(parts))
 
@@ -77,7 +77,7 @@ def attack_axis(grid: Grid) -> str | None:
 def _panels(grid: Grid, axis: str) -> list[Panel]:
     """Return the settings by everything but rule and attack."""
     found: dict[str, list[Setting]] = {}
-    for panel in panels_of(grid, axis):
+    for panel in panels_of(grid, axis)[:MAX_PANELS]:
         for setting in panel.settings:
             others = {a: w for a, w in setting.values.items() if a not in (axis, RULE)}
             title = Setting(others, setting.cells, setting.rows, setting.folders).label

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fl_sim.report.formats import count
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, label_outside
+from fl_sim.report.panels import axes_of, few_panels, label_outside
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, INK, STYLE, drawn
 
@@ -31,7 +31,7 @@ Samples = dict[str, NDArray[np.generic]]
 
 def accuracy_by_client(grid: Grid) -> Drawing | None:
     """Draw each client's accuracy on its own mix of classes, lowest first."""
-    settings = grid.finished[:MAX_BARS]
+    settings = grid.finished[: few_panels(grid, MAX_BARS)]
     if not settings or not grid.has_clients:
         return None
     about = (
@@ -94,14 +94,16 @@ def classes_by_client(grid: Grid) -> Drawing | None:
 def _partitions(grid: Grid) -> list[tuple[str, Samples]]:
     """Return a title and the samples for each way in which images are shared out."""
     found: dict[bytes, tuple[str, Samples]] = {}
-    for setting in grid.finished:
+    for setting in grid.ones_apart("data", "partition"):
         samples = setting.samples()
         if samples is not None:
             words = [
                 w for axis, w in setting.values.items() if axis.startswith(("partition", "data"))
             ]
             found.setdefault(samples["client_classes"].tobytes(), (" · ".join(words), samples))
-    return list(found.values())[:MAX_PARTITIONS]
+        if len(found) == MAX_PARTITIONS:
+            break
+    return list(found.values())
 
 
 @rc_context(STYLE)

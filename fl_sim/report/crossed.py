@@ -12,14 +12,16 @@ from fl_sim.report.parts import Drawing
 from fl_sim.report.style import STYLE, drawn
 
 FEWEST = 3  # values of both axes, from which on a picture says more than a list
+MOST = 24  # values of both axes, above which their squares are too small to read
 A_ALL = "protection.a_all"
 
 
 def crossed(grid: Grid) -> Drawing | None:
     """Draw the accuracy by two axes, where a sweep has just these and no other picture of them."""
     few = any(len(values) < FEWEST for values in grid.axes.values())
+    many = any(len(values) > MOST for values in grid.axes.values())
     drawn_elsewhere = FRACTION in grid.axes or attack_axis(grid) is not None
-    if len(grid.axes) != 2 or few or drawn_elsewhere or not grid.finished:
+    if len(grid.axes) != 2 or few or many or drawn_elsewhere or not grid.finished:
         return None
     about = (
         "Accuracy in percent after the last round, mean over seeds. The last column, where there "

@@ -1,6 +1,7 @@
 """What the rule made of each client's updates, round by round."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, label_outside
+from fl_sim.report.panels import axes_of, few_panels, label_outside
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, drawn
 
@@ -23,7 +24,8 @@ NOTHING, PARTLY, EVEN = "#ffffff", "#9ecae1", "#2171b5"
 
 def shares_over_rounds(grid: Grid) -> Drawing | None:
     """Draw how much of each step each client's update was, attackers marked."""
-    settings = [setting for setting in grid.finished if _says(setting)][:MOST]
+    most = few_panels(grid, MOST)
+    settings = list(islice((own for own in grid.finished if _says(own)), most))
     if not settings:
         return None
     about = (
@@ -36,6 +38,10 @@ def shares_over_rounds(grid: Grid) -> Drawing | None:
 
 def _says(setting: Setting) -> bool:
     """Return whether updates are told apart at all: a plain mean of equal shards is no news."""
+    shares, scales = (setting.client_metric(name) for name in ("rule_share", "rule_scale"))
+    some_left_out = any(bool((own["value"] == 0).any()) for own in (shares, scales))
+    if not some_left_out and not (shares["group"] == "attacker").any():
+        return False
     rows = _rows(setting)
     return len(rows) > 0 and bool((rows["value"] == 0).any() or (rows["group"] == "attacker").any())
 

@@ -112,7 +112,7 @@ def _left_out(grid: Grid, metric: str) -> list[str]:
     """Return what statistics say of the clients that are not in them, a sentence a setting."""
     found: dict[str, list[str]] = {}
     for setting in grid.finished:
-        for note in dict.fromkeys(setting.final(metric)["note"]):
+        for note in dict.fromkeys(setting.numbers(metric).notes):
             if note:
                 found.setdefault(str(note), []).append(setting.label or grid.name)
     return [f"{', '.join(labels)}: {note}." for note, labels in found.items()]
@@ -138,7 +138,7 @@ def _has(grid: Grid, columns: Sequence[Column], groups: Sequence[str] = ()) -> b
     """Say whether any setting has a row of any of the columns (or of the groups)."""
     wanted = groups or [group for _, _, group, _ in columns]
     return any(
-        len(setting.final(metric, group))
+        bool(setting.numbers(metric, group).values)
         for setting in grid.finished
         for _, metric, _, _ in columns
         for group in wanted

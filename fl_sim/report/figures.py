@@ -11,7 +11,15 @@ from matplotlib.ticker import MaxNLocator
 
 from fl_sim.report.formats import mean, spread
 from fl_sim.report.grid import FRACTION, Grid, Setting, short_name
-from fl_sim.report.panels import axes_of, label_outside, line_axis, num_columns, panels_of
+from fl_sim.report.panels import (
+    MAX_FRACTIONS,
+    Panel,
+    axes_of,
+    drawn_panels,
+    label_outside,
+    line_axis,
+    num_columns,
+)
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, GREY, INK, MARKERS, STYLE, colours, drawn
 
@@ -25,22 +33,22 @@ FRACTION_LINES = (
 def accuracy_over_rounds(grid: Grid) -> Drawing | None:
     """Draw the accuracy of every setting over the rounds, with a band over seeds."""
     inside = line_axis(grid)
-    panels = panels_of(grid, inside)
+    panels, others = drawn_panels(grid, inside)
     if not panels or not grid.has_course:
         return None
-    figure = _rounds_figure(grid, inside)
+    figure = _rounds_figure(grid, inside, panels)
     shown = "A line is the mean over seeds, the band one standard deviation to each side."
     if len(grid.seeds) == 1:
         shown = "One seed, so there is no band."
     about = f"Accuracy on clean test images after every round. {shown}"
     if any(bool(setting.metric("accuracy")["value"].isna().any()) for setting in grid.finished):
         about += " Where the model of a seed diverged, its accuracy is not defined, and left out."
+    about += others
     return drawn("accuracy_over_rounds", figure, about, about)
 
 
 @rc_context(STYLE)
-def _rounds_figure(grid: Grid, inside: str | None) -> Figure:
-    panels = panels_of(grid, inside)
+def _rounds_figure(grid: Grid, inside: str | None, panels: Sequence[Panel]) -> Figure:
     columns = num_columns(grid, inside, len(panels))
     figure, axes = axes_of([p.title for p in panels], columns, sharex=True, sharey=True)
     styles = line_styles(grid, inside)
@@ -102,7 +110,8 @@ def accuracy_against_fraction(grid: Grid) -> Drawing | None:
     """Draw A_mix beside A_clean and A_all against the share that is protected."""
     if FRACTION not in grid.axes or not grid.finished:
         return None
-    figure = _fraction_figure(grid)
+    panels, others = drawn_panels(grid, FRACTION)
+    figure = _fraction_figure(grid, panels)
     about = (
         "Accuracy after the last round against the share that is protected. What protected images "
         "still give away is the room between A_mix and A_clean; where the two meet, they add "
@@ -110,18 +119,19 @@ def accuracy_against_fraction(grid: Grid) -> Drawing | None:
     )
     if len(grid.seeds) > 1:
         about += " Bars: one standard deviation over seeds to each side."
+    about += others
     return drawn("accuracy_against_fraction", figure, about, about)
 
 
 @rc_context(STYLE)
-def _fraction_figure(grid: Grid) -> Figure:
-    panels = panels_of(grid, FRACTION)
+def _fraction_figure(grid: Grid, panels: Sequence[Panel]) -> Figure:
     columns = num_columns(grid, FRACTION, len(panels))
     figure, axes = axes_of([p.title for p in panels], columns, sharex=True, sharey=True)
     for panel, own in zip(panels, axes, strict=True):
         for line in FRACTION_LINES:
             _fraction_line(own, panel.settings, *line[1:])
-        own.set_xticks([float(word) for word in grid.axes[FRACTION]])
+        if len(grid.axes[FRACTION]) <= MAX_FRACTIONS:
+            own.set_xticks([float(word) for word in grid.axes[FRACTION]])
     label_outside(axes, columns, "fraction protected", "accuracy, %")
     words = [line[-1] for line in reversed(FRACTION_LINES)]
     _legend(figure, axes, "", words)

@@ -1,9 +1,10 @@
 """The grid of a sweep as the report sees it: settings, each with one run a seed."""
 
+import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,21 @@ from fl_sim.results import SETTINGS, Results, rows_table, run_folder
 
 FRACTION = "layout.fraction"
 PREFIX = SETTINGS
+KIND = "kind"  # column of rows that tells what they are about; not in the files
 NOWHERE = np.empty(0, np.intp)
+
+
+class Numbers(NamedTuple):
+    """A metric after the last round, one entry a seed, in the order of the rows."""
+
+    values: list[float]
+    lows: list[float]
+    highs: list[float]
+    valid: list[bool]
+    notes: list[str]
+
+
+NO_NUMBERS = Numbers([], [], [], [], [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +57,18 @@ class Setting:
             for axis, word in self.values.items()
         )
 
-    @property
+    @cached_property
     def finished(self) -> pd.DataFrame:
         """The entries of the runs that finished."""
         return self.cells[self.cells["status"] == "finished"]
 
     def column(self, name: str) -> list[float]:
         """Return a number of the summary for every finished seed; NaN where it is undefined."""
-        cells = self.finished
-        if name not in cells:
-            return [float("nan")] * len(cells)
-        return [float(item) for item in pd.to_numeric(cells[name], errors="coerce")]
+        if name not in self._columns:
+            cells = self.finished
+            known = cells[name] if name in cells else [float("nan")] * len(cells)
+            self._columns[name] = [float(x) for x in pd.to_numeric(known, errors="coerce")]
+        return self._columns[name]
 
     def num_failures(self) -> list[float]:
         """Return how many times a client did not deliver, for every finished seed."""
@@ -68,9 +84,49 @@ class Setting:
             self._finals[name, group] = last_round(self.metric(name, group))
         return self._finals[name, group]
 
+    def numbers(self, name: str, group: str = "all") -> Numbers:
+        """Return a metric of the whole federation after its last round, as `final` does.
+
+        Tables ask for some fifty numbers of each setting; lists are quicker than tables are.
+        """
+        if (name, group) not in self._numbers:
+            places = self._places.get((name, group, False))
+            found = NO_NUMBERS if places is None else self._numbers_at(places)
+            self._numbers[name, group] = found
+        return self._numbers[name, group]
+
+    def _numbers_at(self, places: NDArray[np.intp]) -> Numbers:
+        """Return the numbers in some rows, of the last round of each seed."""
+        seeds, rounds, *columns = self._arrays
+        own, last = seeds[places], rounds[places]
+        kinds, which = np.unique(own, return_inverse=True)
+        latest = np.zeros(len(kinds), last.dtype)
+        np.maximum.at(latest, which, last)
+        chosen = places[last == latest[which]]
+        return Numbers(*(column[chosen].tolist() for column in columns))
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        """Seeds, rounds, values, bounds, validity and notes of all rows."""
+        kinds = {"seed": int, "round": int, "valid": bool, "note": object}
+        names = ("seed", "round", "value", "low", "high", "valid", "note")
+        return tuple(self.rows[name].to_numpy(kinds.get(name, float)) for name in names)
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str], Numbers]:
+        """What was looked up already: tables and figures ask for the same."""
+        return {}
+
     @cached_property
     def _finals(self) -> dict[tuple[str, str], pd.DataFrame]:
-        """What was looked up already: tables and figures ask for the same."""
+        return {}
+
+    @cached_property
+    def _columns(self) -> dict[str, list[float]]:
+        return {}
+
+    @cached_property
+    def _clients(self) -> dict[str, pd.DataFrame]:
         return {}
 
     @cached_property
@@ -80,15 +136,19 @@ class Setting:
         They are looked up hundreds of times, and to search the table each time is what a page of
         many settings would spend most of its time on.
         """
-        return places_of(
-            self.rows, [self.rows["metric"], self.rows["group"], self.rows["client"] >= 0]
-        )
+        kinds = self.rows[KIND].to_numpy() if KIND in self.rows else _kinds(self.rows)
+        order = np.argsort(kinds, kind="stable")
+        starts = np.flatnonzero(np.diff(kinds[order])) + 1
+        metrics, groups = (self.rows[name].to_numpy(object) for name in ("metric", "group"))
+        by_client = self.rows["client"].to_numpy() >= 0
+        found = np.split(order, starts) if len(order) else []
+        return {(str(metrics[p[0]]), str(groups[p[0]]), bool(by_client[p[0]])): p for p in found}
 
     def why_undefined(self, name: str, group: str = "all") -> str:
         """Return why a metric has no number after the last round, of any seed; else nothing."""
-        rows = self.final(name, group)
-        bare = rows[rows["value"].isna()]
-        return "; ".join(dict.fromkeys(str(note) for note in bare["note"] if note))
+        found = self.numbers(name, group)
+        pairs = zip(found.values, found.notes, strict=True)
+        return "; ".join(dict.fromkeys(str(n) for value, n in pairs if value != value and n))
 
     def clients(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of the first seed."""
@@ -97,11 +157,17 @@ class Setting:
 
     def all_clients(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of every seed."""
+        if name not in self._clients:
+            rows = last_round(self.client_metric(name))
+            self._clients[name] = rows.sort_values(["seed", "client"])
+        return self._clients[name]
+
+    def client_metric(self, name: str) -> pd.DataFrame:
+        """Return the rows of a metric by client, over all rounds of every seed."""
         places = [
             own for (metric, _, client), own in self._places.items() if metric == name and client
         ]
-        rows = self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
-        return last_round(rows).sort_values(["seed", "client"])
+        return self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
 
     @property
     def first_seed(self) -> int | None:
@@ -151,17 +217,29 @@ class Grid:
     axes: dict[str, list[str]]
     settings: list[Setting]
 
-    @property
+    @cached_property
     def finished(self) -> list[Setting]:
         """The settings with at least one finished run."""
         return [setting for setting in self.settings if setting.folders]
 
-    @property
+    def ones_apart(self, *parts: str) -> list[Setting]:
+        """Return the first finished setting of all that agree in some parts of the experiment.
+
+        And in the seed whose run is shown. What depends on these parts alone, such as who holds
+        what, is then read once, not for every setting.
+        """
+        found: dict[str, Setting] = {}
+        for setting in self.finished:
+            about = [setting.experiment.get(part) for part in parts]
+            found.setdefault(json.dumps([setting.first_seed, about]), setting)
+        return list(found.values())
+
+    @cached_property
     def has_clients(self) -> bool:
         """Whether there is more than one client in any run."""
         return any(setting.rows["client"].max() > 0 for setting in self.finished)
 
-    @property
+    @cached_property
     def has_course(self) -> bool:
         """Whether any run was scored after more than one round."""
         return any(setting.metric("accuracy")["round"].nunique() > 1 for setting in self.finished)
@@ -210,9 +288,10 @@ class Grid:
         return list(setting.values.values()) or [self.name]
 
 
+@lru_cache(maxsize=1)
 def grid_of(results: Results) -> Grid:
-    """Return the grid of an experiment's results."""
-    cells = results.cells
+    """Return the grid of an experiment's results; the terminal and the page ask for the same."""
+    cells = _with_objects(results.cells)
     paths = [str(name) for name in cells.columns if str(name).startswith(PREFIX)]
     words = {
         path.removeprefix(PREFIX): [value(item, path) for item in cells[path]] for path in paths
@@ -256,32 +335,52 @@ def last_round(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["round"] == rows.groupby("seed")["round"].transform("max")]
 
 
+class ByRun(NamedTuple):
+    """The rows of all runs, and where those of each run stand, by run id and seed."""
+
+    rows: pd.DataFrame
+    places: dict[tuple[str, int], NDArray[np.intp]]
+
+
 def _setting(
     root: Path,
     values: dict[str, str],
     cells: pd.DataFrame,
-    by_run: dict[tuple[str, int], pd.DataFrame],
+    by_run: ByRun,
 ) -> Setting:
     done = cells[cells["status"] == "finished"]
     keys = [(str(a), int(b)) for a, b in zip(done["run_id"], done["seed"], strict=True)]
-    tables = [by_run[key] for key in keys if key in by_run]
-    rows = pd.concat(tables, ignore_index=True) if tables else _no_rows()
+    there = [by_run.places[key] for key in keys if key in by_run.places]
+    rows = by_run.rows.take(np.concatenate(there)) if there else _no_rows()
+    rows = rows.reset_index(drop=True)
     folders = {seed: run_folder(root, run_id, seed) for run_id, seed in keys}
     return Setting(values, cells, rows, folders)
 
 
-def _rows_by_run(results: Results) -> dict[tuple[str, int], pd.DataFrame]:
+def _rows_by_run(results: Results) -> ByRun:
     """Return the rows of each run, once even where it is several cells."""
     settings = [name for name in results.rows.columns if str(name).startswith(PREFIX)]
     rows, cells = results.rows.drop(columns=settings), results.cells
     if rows.empty:
-        return {}
+        return ByRun(rows, {})
     if cells.duplicated(["run_id", "seed"]).any():
         rows = rows.drop_duplicates()
-    words = [name for name in ("metric", "group", "note") if name in rows]
-    rows = rows.astype(dict.fromkeys(words, object))  # Arrow's strings are slow row by row
+    rows = _with_objects(rows)
+    rows = rows.assign(**{KIND: _kinds(rows)})
     found = places_of(rows, ["run_id", "seed"])
-    return {(str(run_id), int(seed)): rows.take(own) for (run_id, seed), own in found.items()}
+    return ByRun(rows, {(str(run_id), int(seed)): own for (run_id, seed), own in found.items()})
+
+
+def _with_objects(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts are Python's: Arrow's are slow to pick a few rows of."""
+    texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name].dtype)]
+    return table.astype(dict.fromkeys(texts, object))
+
+
+def _kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
+    """Return a number for each row: the same for the same metric, group and kind of client."""
+    columns = [rows["metric"], rows["group"], rows["client"] >= 0]
+    return rows.groupby(columns, sort=False).ngroup().to_numpy(np.intp)
 
 
 def _no_rows() -> pd.DataFrame:

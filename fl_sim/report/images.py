@@ -25,12 +25,14 @@ Images = UInt8[np.ndarray, "n c h w"]
 def image_sheets(grid: Grid) -> list[Drawing]:
     """Draw a sheet of images for every distinct protection that changed any."""
     found: dict[str, Setting] = {}
-    for setting in grid.finished:
-        samples = setting.samples()
+    for setting in grid.ones_apart("data", "partition", "protection", "layout"):
+        name = json.dumps(setting.experiment.get("protection"))
+        samples = None if name in found else setting.samples()
         if samples is not None and (samples["clean"] != samples["published"]).any():
-            found.setdefault(json.dumps(setting.experiment["protection"]), setting)
-    sheets = list(found.values())[:MAX_SHEETS]
-    return [_sheet(setting, i + 1) for i, setting in enumerate(sheets)]
+            found[name] = setting
+        if len(found) == MAX_SHEETS:
+            break
+    return [_sheet(setting, i + 1) for i, setting in enumerate(found.values())]
 
 
 def amplified(clean: Images, published: Images) -> Images:

@@ -1,6 +1,6 @@
 """Membership leakage as a table."""
 
-from fl_sim.report.formats import AREA, PERCENT, RATE
+from fl_sim.report.formats import AREA, PERCENT, RATE, defined
 from fl_sim.report.grid import Grid
 from fl_sim.report.measured import measured_cell, setting_table
 from fl_sim.report.parts import Section
@@ -19,8 +19,7 @@ COLUMNS = (
 
 def leakage(grid: Grid) -> Section | None:
     """Return what the margin attack tells members by, with controls and ROC curves."""
-    areas = [setting.final("mia_margin_auc")["value"] for setting in grid.finished]
-    if not any(own.notna().any() for own in areas):
+    if not any(defined(setting.numbers("mia_margin_auc").values) for setting in grid.finished):
         return None
     made = setting_table(
         grid,

@@ -9,6 +9,7 @@ from fl_sim.report.formats import (
     SECONDS,
     UNDEFINED,
     Form,
+    defined,
     interval,
     over_seeds,
 )
@@ -94,12 +95,11 @@ def measured_cell(setting: Setting, metric: str, form: Form, group: str = "all")
 
     Its interval reaches from the lowest to the highest bound of the seeds' own.
     """
-    rows = setting.final(metric, group)
-    values = [float(item) for item in rows["value"]]
-    if not values:
+    found = setting.numbers(metric, group)
+    if not found.values:
         return Cell(UNDEFINED)
-    bounds = interval(float(rows["low"].min()), float(rows["high"].max()), form)
-    doubts = [
-        str(note) for note, valid in zip(rows["note"], rows["valid"], strict=True) if not valid
-    ]
-    return Cell(over_seeds(values, form), doubts[0] if doubts else "", bounds)
+    nan = float("nan")
+    low, high = min(defined(found.lows), default=nan), max(defined(found.highs), default=nan)
+    doubts = [str(n) for n, valid in zip(found.notes, found.valid, strict=True) if not valid]
+    bounds = interval(low, high, form)
+    return Cell(over_seeds(found.values, form), doubts[0] if doubts else "", bounds)

@@ -11,7 +11,10 @@ from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.style import canvas
 
 MAX_PANELS = 36
+MANY_SETTINGS = 40  # from which on a figure shows a few panels: nobody reads more of them
+FEW_PANELS = 6
 MAX_LINES = 12  # more lines in one panel cannot be told apart
+MAX_FRACTIONS = 24  # of which there may be more, as their colours are ordered
 
 
 class Panel(NamedTuple):
@@ -23,7 +26,7 @@ class Panel(NamedTuple):
 
 def line_axis(grid: Grid) -> str | None:
     """Return the axis whose values share a panel: the fraction, or else the last that fits."""
-    if FRACTION in grid.axes:
+    if len(grid.axes.get(FRACTION, ())) in range(1, MAX_FRACTIONS + 1):
         return FRACTION
     fitting = [axis for axis, values in grid.axes.items() if len(values) <= MAX_LINES]
     return fitting[-1] if fitting else None
@@ -36,7 +39,24 @@ def panels_of(grid: Grid, inside: str | None) -> list[Panel]:
         others = {axis: word for axis, word in setting.values.items() if axis != inside}
         title = Setting(others, setting.cells, setting.rows, setting.folders).label
         found.setdefault(title, []).append(setting)
-    return [Panel(title, settings) for title, settings in found.items()][:MAX_PANELS]
+    return [Panel(title, settings) for title, settings in found.items()]
+
+
+def few_panels(grid: Grid, usual: int = MAX_PANELS) -> int:
+    """Return how many panels a figure has at most: `usual`, or a few where settings are many."""
+    return usual if len(grid.finished) <= MANY_SETTINGS else min(usual, FEW_PANELS)
+
+
+def drawn_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
+    """Return the panels that a figure shows, and a sentence about the others, if there are any."""
+    panels = panels_of(grid, inside)
+    shown = panels[: few_panels(grid)]
+    if len(shown) == len(panels):
+        return shown, ""
+    return shown, (
+        f" The first {len(shown)} of {len(panels)} panels are drawn; the numbers of all settings "
+        "are in the tables of this page and, round by round, in rows.parquet."
+    )
 
 
 def num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:

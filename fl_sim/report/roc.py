@@ -15,10 +15,10 @@ from fl_sim.report.grid import Grid
 from fl_sim.report.panels import (
     Panel,
     axes_of,
+    drawn_panels,
     label_outside,
     line_axis,
     num_columns,
-    panels_of,
 )
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import GREY, PALE, STYLE, drawn
@@ -59,7 +59,8 @@ def curve_of(signals: pd.DataFrame) -> Curve | None:
 def membership_roc(grid: Grid) -> Drawing | None:
     """Draw the margin attack's ROC curve of every setting."""
     inside = line_axis(grid)
-    curves = _curves(panels_of(grid, inside), inside)
+    panels, others = drawn_panels(grid, inside)
+    curves = _curves(panels, inside)
     if not any(curves.values()):
         return None
     about = (
@@ -68,6 +69,7 @@ def membership_roc(grid: Grid) -> Drawing | None:
         f"{grid.shown_seeds}. Dashed: guessing. Grey: below 3 / outsiders, where a rate "
         "rests on fewer than three expected false alarms and should not be read."
     )
+    about += others
     return drawn("membership_roc", _figure(grid, inside, curves), about, about)
 
 

@@ -1,6 +1,7 @@
 """Every client as a dot: how accuracies are spread, and who pays for them with privacy."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from fl_sim.report.clients import GROUPS
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, label_outside
+from fl_sim.report.panels import axes_of, few_panels, label_outside
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import GREY, INK, STYLE, canvas, drawn
 
@@ -24,7 +25,7 @@ GOLDEN = 0.6180339887  # steps that never line up: dots side by side, the same o
 
 def accuracy_spread(grid: Grid) -> Drawing | None:
     """Draw the accuracy of every client of every seed, one line of dots a setting."""
-    settings = grid.finished[:MAX_ROWS]
+    settings = grid.finished[: few_panels(grid, MAX_ROWS)]
     if not settings:
         return None
     about = (
@@ -71,7 +72,8 @@ def _dots(axes: Axes, rows: pd.DataFrame, place: int) -> None:
 
 def accuracy_and_leakage(grid: Grid) -> Drawing | None:
     """Draw every client at its accuracy and at the AUC of the attack on its records."""
-    settings = [setting for setting in grid.finished if len(_pairs(setting))][:MAX_PANELS]
+    most = few_panels(grid, MAX_PANELS)
+    settings = list(islice((own for own in grid.finished if len(_pairs(own))), most))
     if not settings:
         return None
     about = (

@@ -90,8 +90,7 @@ def headline_columns(grid: Grid) -> list[Column]:
     known = {
         c.name
         for c in (*HEADLINES, LOST)
-        for setting in grid.finished
-        if c.name not in idle and c.text(setting) != UNDEFINED
+        if c.name not in idle and any(c.text(setting) != UNDEFINED for setting in grid.finished)
     }
     return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
 
@@ -207,8 +206,8 @@ def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
     """Return the runs that did not finish: setting, seed and error."""
     found = []
     for setting in grid.settings:
-        failed = setting.cells[setting.cells["status"] != "finished"]
-        if len(failed):
+        if len(setting.finished) < len(setting.cells):
+            failed = setting.cells[setting.cells["status"] != "finished"]
             pairs = zip(failed["seed"], failed["error"], strict=True)
             found += [(setting, int(seed), str(error)) for seed, error in pairs]
     return found

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,23 @@ class Timeline:
 
 def timelines(grid: Grid) -> list[Drawing]:
     """Draw the first settings in which anything happens over the rounds."""
-    found = [(setting, timeline_of(grid, setting)) for setting in grid.finished]
-    eventful = [(setting, line) for setting, line in found if line and line.is_eventful]
+    may_be = (setting for setting in grid.finished if _may_be_eventful(grid, setting))
+    found = ((setting, timeline_of(grid, setting)) for setting in may_be)
+    eventful = ((setting, line) for setting, line in found if line and line.is_eventful)
     return [
         _drawing(setting, line, f"timeline_{i}" if i > 1 else "timeline")
-        for i, (setting, line) in enumerate(eventful[:MAX_DRAWN], 1)
+        for i, (setting, line) in enumerate(islice(eventful, MAX_DRAWN), 1)
     ]
+
+
+def _may_be_eventful(grid: Grid, setting: Setting) -> bool:
+    """Say whether anything in the description or the failures can differ between rounds."""
+    about = setting.experiment
+    if not about:
+        return False
+    late = int(about["layout"].get("first_round", 1)) > 1
+    stays = bool(about["participation"].get("stays"))
+    return late or stays or bool(_adversaries(about)) or not grid.results.failures.empty
 
 
 def timeline_of(grid: Grid, setting: Setting) -> Timeline | None:
