@@ -1,0 +1,97 @@
+"""The report needs no PyTorch, and the command line imports it only for commands that do."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_sim.cli.terminal import importing
+from fl_sim.plugins import PACKAGES, docstring_at, paragraph_in
+from fl_sim.report import attacks
+from fl_sim.results import Results
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("torch", "torchvision", "flwr", "ray")
+CODE = f"""
+import sys
+{{}}
+print("loaded:", *(name for name in {HEAVY!r} if name in sys.modules))
+"""
+
+
+def loaded_by(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def command(*words: str) -> str:
+    return f"from fl_sim.cli import app; app({list(words)!r}, standalone_mode=False)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fl_sim.report.page, fl_sim.report.study, fl_sim.report.expected",
+        command("--help"),
+        command("sweep", "--help"),
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    assert loaded_by(code) == "loaded:"
+
+
+@pytest.mark.slow
+def test_a_page_is_made_of_results_alone(make_results: Callable[..., Results], sweep: Any) -> None:
+    results = make_results(sweep({"layout.fraction": [0.0, 0.5]}))
+    assert loaded_by(command("report", str(results.path))) == "loaded:"
+    assert (results.path / "report.html").exists()
+
+
+def test_a_threat_model_is_read_and_not_imported() -> None:
+    text = docstring_at("clients.sign_flip.SignFlipClient")
+    assert text.splitlines()[0].endswith(".")
+    assert paragraph_in(text, attacks.THREAT)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "clients.sign_flip.Gone",
+        "clients.gone.SignFlipClient",
+        "os.path.PathLike",
+        "clients",
+        "clients.SgdClient",
+        "clients.../../secrets.Class",
+        "",
+    ],
+)
+def test_what_is_no_class_of_a_plug_in_has_no_text(path: str) -> None:
+    assert docstring_at(path) == ""
+    assert PACKAGES == ("fl_sim", "strategies", "clients")
+
+
+def test_an_interrupt_is_told_of_as_before_once_all_is_imported() -> None:
+    code = (
+        "import os, signal\n"
+        "from fl_sim.cli.terminal import importing\n"
+        "with importing(): pass\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "with importing(): os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted before it began\n")
+    with importing():
+        pass
