@@ -380,7 +380,10 @@ def _with_objects(table: pd.DataFrame) -> pd.DataFrame:
 def _kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
     """Return a number for each row: the same for the same metric, group and kind of client."""
     columns = [rows["metric"], rows["group"], rows["client"] >= 0]
-    return rows.groupby(columns, sort=False).ngroup().to_numpy(np.intp)
+    numbers: NDArray[np.intp] = (
+        rows.groupby(columns, sort=False).ngroup().to_numpy().astype(np.intp)
+    )
+    return numbers
 
 
 def _no_rows() -> pd.DataFrame:
