@@ -122,7 +122,12 @@ def check_weights(backbone: str) -> None:
 def _state(backbone: str) -> dict[str, Tensor]:
     check_weights(backbone)
     path = weights_path(backbone)
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling meets in a file that was cut or changed
+        raise MissingWeightsError(
+            f"model.init: the weights at {path} are damaged; get them anew ({type(error).__name__})"
+        ) from None
     return state
 
 

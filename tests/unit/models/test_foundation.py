@@ -197,3 +197,12 @@ def test_images_are_scaled_to_the_pixels_of_the_model(pixels: int | None) -> Non
     model = Model("mobilenet_v3_small", tune="head", pixels=pixels)
     front = build(model, (1, 28, 28), 10, seed=0).frozen
     assert front[0].pixels == (pixels or foundation.PIXELS)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut"])
+def test_damaged_weights_are_one_line(no_weights: Path, content: bytes) -> None:
+    path = weights_path("mobilenet_v3_small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(MissingWeightsError, match=r"the weights at .* are damaged"):
+        foundation._state("mobilenet_v3_small")
