@@ -36,7 +36,7 @@ def main() -> int:
     """Try inputs until the time is up; return 1 where any was a fault."""
     options = _options()
     root = Path(tempfile.mkdtemp(prefix="fl_sim_fuzz_"))
-    os.environ["FL_SIM_CACHE"] = str(root / "cache")
+    os.environ["FL_SIM_CACHE"] = str(root / "FL_SIM_CACHE")  # no family has this name
     torch.set_num_threads(1)
     _limit_memory()
     logging.disable()
