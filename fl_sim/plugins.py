@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,7 @@ def summary_of(cls: type) -> tuple[str, str]:
     return lines[0], paragraph_of(cls, "Source:")
 
 
+@lru_cache(maxsize=1000)
 def docstring_at(path: str) -> str:
     """Return the docstring of a class, out of the file that defines it; nothing is imported.
 

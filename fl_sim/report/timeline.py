@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_sim.errors import RequestError
+from fl_sim.plugins import docstring_at
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, canvas, drawn
@@ -83,7 +84,7 @@ def timeline_of(grid: Grid, setting: Setting) -> Timeline | None:
     None where the experiment can no longer be read: it names a part that is gone.
     """
     about = setting.experiment
-    if not about:
+    if not about or not _is_known(about):
         return None
     shape = (_num_clients(about), int(about["rounds"]))
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
@@ -105,6 +106,17 @@ def timeline_of(grid: Grid, setting: Setting) -> Timeline | None:
         lost=_flags(shape, lost[lost["client"] >= 0]),
         away=_away(about, shape),
     )
+
+
+def _is_known(about: Any) -> bool:
+    """Say whether all classes that a description names are there, Flower's taken on trust."""
+    if isinstance(about, list):
+        return all(map(_is_known, about))
+    if not isinstance(about, Mapping):
+        return True
+    path = str(about.get("class", ""))
+    there = not path or path.startswith("flwr.") or bool(docstring_at(path))
+    return there and all(map(_is_known, about.values()))
 
 
 def _num_clients(about: Mapping[str, Any]) -> int:
