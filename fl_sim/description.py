@@ -13,6 +13,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from flwr.serverapp import strategy as flower
@@ -55,7 +56,7 @@ def describe(value: Any) -> Any:
         return {"class": f"{FLOWER}.{type(value).__name__}", **_flower_arguments(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        hints = get_type_hints(cls)
+        hints = _hints_of(cls)
         there = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
         fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in there}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
@@ -164,13 +165,19 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
     return typing.cast(Value, make(type(owner), arguments))
 
 
+@cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; reading them anew takes most of a construction."""
+    return get_type_hints(cls)
+
+
 def check_types(owner: Any, depth: int = 1) -> None:
     """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type.
 
     Nor may it be a number that is not finite or above 2^63 - 1, a text that no file can hold, or
     an argument out of the range of a strategy of Flower's.
     """
-    hints = get_type_hints(type(owner))
+    hints = _hints_of(owner.__class__)
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         _check_field(field.name, value, hints[field.name])
@@ -327,7 +334,7 @@ def make(cls: type, arguments: Mapping[str, Any]) -> Any:
             raise UnknownFieldError(name, cls.__name__, known)
     try:
         if dataclasses.is_dataclass(cls):
-            hints = get_type_hints(cls)
+            hints = _hints_of(cls)
             named = {n: _named(n, value, hints[n]) for n, value in arguments.items()}
             arguments = {n: _as_meant(value, hints[n]) for n, value in named.items()}
             for name, value in arguments.items():

@@ -115,6 +115,7 @@ def test_a_fault_in_process_is_a_row_and_the_run_that_of_the_others(
     assert bits(results) == without_the_liar(wanted, tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda own: type(own).__module__)
 @pytest.mark.parametrize("fault", ["double", "metrics", "exit"])
 def test_it_is_the_same_under_every_kind_of_strategy(
@@ -347,7 +348,13 @@ GARBAGE: dict[str, tuple[Callable[[RecordDict], RecordDict], str]] = {
 }
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+QUICK = {"float64", "huge", "no count", "exit"}  # the others are tried with the slow tests
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [own if own in QUICK else pytest.param(own, marks=pytest.mark.slow) for own in GARBAGE],
+)
 def test_what_a_users_app_sends_is_checked_alike(
     experiment: Maker, tmp_path: Path, garbage: str
 ) -> None:
@@ -360,6 +367,7 @@ def test_what_a_users_app_sends_is_checked_alike(
     assert bits(results) == bits(gone)
 
 
+@pytest.mark.slow
 def test_losses_that_flowers_strategies_weigh_by_are_checked(
     experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,7 +587,7 @@ DIVERGING: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("every", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DIVERGING)
 def test_a_model_that_diverges_fails_the_run_in_its_round(
     experiment: Maker, tmp_path: Path, name: str, every: int
