@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.sgd import SgdClient
 from fl_sim import Experiment, cli, run, trackers
 from fl_sim.contracts import Row
 from fl_sim.data.layout import Layout
@@ -153,7 +154,8 @@ def test_mlflow_goes_on_with_the_run_that_was_broken(experiment: Maker, tmp_path
 
 
 def test_a_profile_accounts_for_the_whole_round(experiment: Maker) -> None:
-    found = profile(experiment(), 2, "local", 1, "auto")
+    long = SgdClient(local_epochs=20)  # so that training takes most of it on any machine
+    found = profile(experiment(client=long), 2, "local", 1, "auto")
     assert [own.part for own in found.parts] == list(PARTS)
     spent = {own.part: own for own in found.parts}
     assert max(spent.values(), key=lambda own: own.cpu).part == "training"
