@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.perturbation import check_radius, sign_steps
+from fl_sim.perturbation import Loss, check_radius, sign_steps
 from fl_sim.protections import turns
 from fl_sim.seeding import generator
 
@@ -86,62 +85,35 @@ class ErrorMinimizing(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
-        num_classes = turns.num_outputs(labels)
-        shape = turns.shape_of(images)
+        shape, num_classes = turns.shape_of(images), turns.num_outputs(labels)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")
-        least = surrogate.least_batch(images)
-        batches = Batches(len(images), self.batch_size, rng, least)
+        batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
+        search = turns.AlternatingNoise(
+            surrogate,
+            images,
+            labels,
+            self.batch_size,
+            self.max_passes,
+            rng,
+            self._move,
+            lambda error: error <= self.stop_error,
+            batches,
+            self.surrogate_steps,
+        )
         if self.form == "sample":
-            noise = self._sample_wise(surrogate, batches, images, labels, rng)
+            noise = search.sample_wise()
         else:
-            noise = self._class_wise(surrogate, batches, images, labels, seed)[labels]
+            rng = generator(seed, "error_minimizing", "subset")
+            noise = search.class_wise(self.radius, self.pass_steps, rng)
         return noise if self.apply == "full" else _positive_only(images, noise)
 
-    def _sample_wise(
-        self,
-        surrogate: Surrogate,
-        batches: Batches,
-        images: Tensor,
-        labels: Tensor,
-        rng: torch.Generator,
+    def _move(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, "n c h w"]:
-        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
-            return self._stepped(surrogate, images[rows], labels[rows], noise, self.noise_steps)
-
-        def turn(noise: Tensor) -> tuple[Tensor, bool]:
-            turns.learn(surrogate, batches, images, labels, noise, self.surrogate_steps)
-            noise = turns.sample_pass(noise, self.batch_size, stepped)
-            return noise, surrogate.error(images + noise, labels) <= self.stop_error
-
-        start = torch.zeros_like(images)
-        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
-
-    def _class_wise(
-        self, surrogate: Surrogate, batches: Batches, images: Tensor, labels: Tensor, seed: int
-    ) -> Float[Tensor, "y c h w"]:
-        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
-            return self._stepped(surrogate, images[rows], labels[rows], noise, 1)
-
-        rng = generator(seed, "error_minimizing", "subset")
-        subset = turns.class_subset(labels, self.batch_size, rng, self.pass_steps)
-
-        def turn(noise: Tensor) -> tuple[Tensor, bool]:
-            turns.learn(surrogate, batches, images, labels, noise[labels], self.surrogate_steps)
-            chosen = turns.shuffled(subset, self.batch_size, rng, self.pass_steps)
-            noise = turns.class_pass(noise, labels, chosen, self.radius, stepped)
-            seen = (images[subset] + noise[labels[subset]]).clamp(0, 1)
-            return noise, surrogate.error(seen, labels[subset]) <= self.stop_error
-
-        start = torch.zeros(int(labels.max()) + 1, *images.shape[1:])
-        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
-
-    def _stepped(
-        self, surrogate: Surrogate, images: Tensor, labels: Tensor, noise: Tensor, num_steps: int
-    ) -> Float[Tensor, "n c h w"]:
-        step_size = self.step_size or self.radius / 10
-        loss = surrogate.loss(labels)
-        return sign_steps(loss, images, noise, self.radius, step_size, num_steps, "minimise")
+        step, steps = self.step_size or self.radius / 10, self.noise_steps
+        steps = steps if self.form == "sample" else 1
+        return sign_steps(loss, images, noise, self.radius, step, steps, "minimise")
 
 
 def _positive_only(

@@ -73,25 +73,26 @@ class SparsityMasking(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Let the surrogate and the masked noise take turns."""
-        num_classes = turns.num_outputs(labels)
-        shape = turns.shape_of(images)
+        shape, num_classes = turns.shape_of(images), turns.num_outputs(labels)
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "sparsity_masking", "batches")
-        least = surrogate.least_batch(images)
-        batches = Batches(len(images), self.batch_size, rng, least)
+        batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
+        return turns.AlternatingNoise(
+            surrogate,
+            images,
+            labels,
+            self.batch_size,
+            self.max_passes,
+            rng,
+            self._move,
+            lambda error: error <= self.stop_error,
+            batches,
+            self.surrogate_steps,
+        ).sample_wise()
 
-        def stepped(rows: Tensor, noise: Tensor) -> Tensor:
-            return self._stepped(surrogate.loss(labels[rows]), images[rows], noise)
-
-        def turn(noise: Tensor) -> tuple[Tensor, bool]:
-            turns.learn(surrogate, batches, images, labels, noise, self.surrogate_steps)
-            noise = turns.sample_pass(noise, self.batch_size, stepped)
-            return noise, surrogate.error(images + noise, labels) <= self.stop_error
-
-        start = torch.zeros_like(images)
-        return turns.repeated(turn, start, self.max_passes, surrogate, rng, batches)
-
-    def _stepped(self, loss: Loss, images: Tensor, noise: Tensor) -> Float[Tensor, "n c h w"]:
+    def _move(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
         mask = largest_gradients(loss, images + noise, self.share)
         if self.content_only:
             mask &= content(images)

@@ -1,56 +1,131 @@
-"""Passes over the noise of every image or every class, between the turns of a surrogate.
+"""Noise that alternates with the training of a surrogate, for every image or for every class.
 
-What protections with a surrogate share; no protection of its own. Long work goes on where an
-interrupted call stopped.
+Protections with a surrogate share it. Long work goes on where an interrupted call stopped.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.perturbation import Loss
 from fl_sim.scratch import Checkpoint
 
 PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
-Turn = Callable[[Float[Tensor, "..."]], tuple[Float[Tensor, "..."], bool]]
-Stepped = Callable[[Int64[Tensor, " m"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]]
+Turn = Callable[[Float[Tensor, "_ c h w"]], tuple[Float[Tensor, "_ c h w"], bool]]
+Step = Callable[
+    [Loss, Float[Tensor, "m c h w"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]
+]
 
 
-def repeated(
-    turn: Turn,
-    noise: Float[Tensor, "m c h w"],
-    max_passes: int,
-    surrogate: Surrogate,
-    rng: torch.Generator,
-    batches: Batches | None = None,
-) -> Float[Tensor, "m c h w"]:
-    """Return the noise after so many turns, or fewer.
+@dataclass(frozen=True, eq=False)
+class AlternatingNoise:
+    """Passes over the noise, each after some steps of the surrogate, until the noise is enough.
 
-    Args:
-        turn: from noise to better noise, and whether that is good enough.
-        noise: of each image or each class, to begin with.
-        max_passes: turns at most.
-        surrogate, rng, batches: what a turn changes besides the noise.
+    Attributes:
+        surrogate: network whose loss the noise lowers or raises.
+        images: clean images, in [0, 1].
+        labels: their labels.
+        batch_size: number of images that move together.
+        max_passes: largest number of passes.
+        rng: generator that was given to `batches`, or to the surrogate's training.
+        step: moves the noise of a batch, given the loss, the images and their noise.
+        is_enough: says whether the surrogate's error on noisy images ends the search.
+        batches: batches of the surrogate; None: it is not trained any further.
+        surrogate_steps: steps of the surrogate before each pass.
     """
-    checkpoint, first = Checkpoint("turns"), 0
-    kept = checkpoint.kept()
-    if kept is not None:
-        first, noise = surrogate.restore(kept, rng), kept["noise"]
-        if batches is not None:
-            batches.position = int(kept["position"])
-    for number in range(first, max_passes):
-        noise, enough = turn(noise)
-        if enough:
-            break
-        if checkpoint.due():
-            position = torch.tensor(0 if batches is None else batches.position)
-            own = {"noise": noise, "position": position}
-            checkpoint.keep({**surrogate.state(number + 1, rng), **own})
-    return noise
+
+    surrogate: Surrogate
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    batch_size: int
+    max_passes: int
+    rng: torch.Generator
+    step: Step
+    is_enough: Callable[[float], bool]
+    batches: Batches | None = None
+    surrogate_steps: int = 0
+
+    def sample_wise(self) -> Float[Tensor, "n c h w"]:
+        """Return noise of every image by itself."""
+        batches = torch.arange(len(self.images)).split(self.batch_size)
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+            self.train(noise)
+            noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
+            error = self.surrogate.error(self.images + noise, self.labels)
+            return noise, self.is_enough(error)
+
+        return self._repeat(turn, torch.zeros_like(self.images))
+
+    def class_wise(
+        self, radius: float, pass_steps: int, rng: torch.Generator
+    ) -> Float[Tensor, "n c h w"]:
+        """Return noise that all images of a class share.
+
+        Args:
+            radius: of the L-infinity ball, in pixels of [0, 1].
+            pass_steps: steps of a pass, at least.
+            rng: draws the images that the noise is made on, and their order in each pass.
+        """
+        subset = class_subset(self.labels, self.batch_size, rng, pass_steps)
+        images, labels = self.images[subset], self.labels[subset]
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+            self.train(noise[self.labels])
+            noise = noise.clone()
+            for rows in shuffled(subset, self.batch_size, rng, pass_steps):
+                self._move_classes(rows, noise, radius)
+            error = self.surrogate.error((images + noise[labels]).clamp(0, 1), labels)
+            return noise, self.is_enough(error)
+
+        start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
+        return self._repeat(turn, start)[self.labels]
+
+    def train(self, noise: Float[Tensor, "n c h w"]) -> None:
+        """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
+        if self.batches is not None:
+            for _ in range(self.surrogate_steps):
+                rows = self.batches.next()
+                self.surrogate.step(self.images[rows] + noise[rows], self.labels[rows])
+
+    def _move(
+        self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "m c h w"]
+    ) -> Float[Tensor, "m c h w"]:
+        return self.step(self.surrogate.loss(self.labels[rows]), self.images[rows], noise)
+
+    def _move_classes(
+        self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "y c h w"], radius: float
+    ) -> None:
+        """Move each image from its class's noise, and the class to the mean of its images."""
+        labels = self.labels[rows]
+        moved, present = self._move(rows, noise[labels]), labels.unique()
+        sums = torch.zeros_like(noise).index_add_(0, labels, moved)
+        counts = labels.bincount(minlength=len(noise))[present].view(-1, 1, 1, 1)
+        noise[present] = (sums[present] / counts).clamp(-radius, radius)
+
+    def _repeat(self, turn: Turn, noise: Float[Tensor, "m c h w"]) -> Float[Tensor, "m c h w"]:
+        """Return the noise after all turns, or once one says that it is good enough."""
+        checkpoint, first = Checkpoint("turns"), 0
+        kept = checkpoint.kept()
+        if kept is not None:
+            first, noise = self.surrogate.restore(kept, self.rng), kept["noise"]
+            if self.batches is not None:
+                self.batches.position = int(kept["position"])
+        for number in range(first, self.max_passes):
+            noise, enough = turn(noise)
+            if enough:
+                break
+            if checkpoint.due():
+                position = torch.tensor(0 if self.batches is None else self.batches.position)
+                progress = {"noise": noise, "position": position}
+                checkpoint.keep({**self.surrogate.state(number + 1, self.rng), **progress})
+        return noise
 
 
 def in_batches(
@@ -68,56 +143,6 @@ def in_batches(
         if checkpoint.due():
             checkpoint.keep({"noise": torch.cat(parts)})
     return torch.cat(parts)
-
-
-def learn(
-    surrogate: Surrogate,
-    batches: Batches,
-    images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
-    noise: Float[Tensor, "n c h w"],
-    num_steps: int,
-) -> None:
-    """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
-    for _ in range(num_steps):
-        rows = batches.next()
-        surrogate.step(images[rows] + noise[rows], labels[rows])
-
-
-def sample_pass(
-    noise: Float[Tensor, "n c h w"], batch_size: int, stepped: Stepped
-) -> Float[Tensor, "n c h w"]:
-    """Return the noise after one turn of every image.
-
-    Args:
-        noise: of each image.
-        batch_size: images that move together.
-        stepped: from the rows of a batch and their noise to where the noise goes.
-    """
-    batches = torch.arange(len(noise)).split(batch_size)
-    return torch.cat([stepped(rows, noise[rows]) for rows in batches])
-
-
-def class_pass(
-    noise: Float[Tensor, "y c h w"],
-    labels: Int64[Tensor, " n"],
-    batches: tuple[Int64[Tensor, " _"], ...],
-    radius: float,
-    stepped: Stepped,
-) -> Float[Tensor, "y c h w"]:
-    """Return the noise of the classes after one turn of every batch.
-
-    Each image moves from its class's noise; a class goes to the mean of its images at once.
-    """
-    noise = noise.clone()
-    for rows in batches:
-        own = labels[rows]
-        moved = stepped(rows, noise[own])
-        present = own.unique()
-        sums = torch.zeros_like(noise).index_add_(0, own, moved)
-        counts = own.bincount(minlength=len(noise))[present].view(-1, 1, 1, 1)
-        noise[present] = (sums[present] / counts).clamp(-radius, radius)
-    return noise
 
 
 def class_subset(
