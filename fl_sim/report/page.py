@@ -21,7 +21,7 @@ from fl_sim.report import (
     starts,
     timeline,
 )
-from fl_sim.report.glossary import GLOSSARY
+from fl_sim.report.glossary import report_terms
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.parts import Definitions, Drawing, Section
 from fl_sim.results import Results
@@ -97,7 +97,7 @@ def _images(grid: Grid) -> Section | None:
 
 
 def _glossary(grid: Grid) -> Section:
-    return Section("glossary", "How the numbers are defined", (), (Definitions(GLOSSARY),))
+    return Section("glossary", "How the numbers are defined", (), (Definitions(report_terms()),))
 
 
 def _figure_section(name: str, title: str, *drawings: Drawing | None) -> Section | None:
