@@ -31,7 +31,7 @@ from fl_sim.engine.progress import Listener
 from fl_sim.errors import RequestError, require
 from fl_sim.locks import held, refuse_link
 from fl_sim.results import run_folder
-from fl_sim.study_results import (
+from fl_sim.results.studies import (
     IMAGES,
     NUMBERS,
     SUMMARY,

@@ -9,7 +9,7 @@ from fl_sim.cli.terminal import console, importing, say
 from fl_sim.errors import RequestError
 from fl_sim.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
-STUDY = "study.json"  # the summary of a study, as `fl_sim.study_results` writes it
+STUDY = "study.json"  # the summary of a study, as `fl_sim.results.studies` writes it
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
 
@@ -32,7 +32,7 @@ def _report(folder: Path, alone: bool) -> bool:
     with importing():
         from fl_sim.cli.show import show, show_study
         from fl_sim.results import load_results
-        from fl_sim.study_results import load_study
+        from fl_sim.results.studies import load_study
 
     try:
         if not alone:

@@ -5,7 +5,7 @@ from rich.console import Console
 from fl_sim.cli.terminal import console, say
 from fl_sim.report import tables
 from fl_sim.results import Results
-from fl_sim.study_results import StudyResults
+from fl_sim.results.studies import StudyResults
 
 
 def show(results: Results, where: Console = console) -> None:

@@ -18,7 +18,7 @@ from fl_sim.atomic_io import read_json, write_json, write_text
 from fl_sim.errors import RequestError
 from fl_sim.report.expected_table import keyed, markdown
 from fl_sim.results import Results, load_results
-from fl_sim.study_results import SUMMARY, load_study
+from fl_sim.results.studies import SUMMARY, load_study
 
 NUMBERS = (
     "accuracy",

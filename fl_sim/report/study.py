@@ -19,7 +19,7 @@ from fl_sim.report.page import render, write_figures
 from fl_sim.report.panels import axes_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
-from fl_sim.study_results import StudyResults, images_of
+from fl_sim.results.studies import StudyResults, images_of
 
 WIDE = 6  # numbers that have room side by side
 FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows

@@ -16,7 +16,7 @@ from fl_sim.experiment_file import read as read_experiment
 from fl_sim.report import expected
 from fl_sim.report.expected_table import markdown
 from fl_sim.report.study import tile
-from fl_sim.study_results import images_of, load_study
+from fl_sim.results.studies import images_of, load_study
 
 FILE = '''"""Does one half of the other hold?
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fl_sim.atomic_io import write_json, write_table
 from fl_sim.contracts import Row
 from fl_sim.contracts.validity import struck
 from fl_sim.metrics.fairness import statistics
@@ -25,8 +26,6 @@ from fl_sim.results import (
     protection_numbers,
     rows_table,
     run_folder,
-    write_json,
-    write_table,
 )
 
 CLASSES = ("top", "trousers", "<bag>", "boot")

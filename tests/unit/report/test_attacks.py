@@ -12,13 +12,14 @@ from clients.alie import AlieClient
 from clients.label_flip import LabelFlipClient
 from clients.model_replacement import ModelReplacementClient
 from fl_sim import Adversary
+from fl_sim.atomic_io import write_json
 from fl_sim.description import describe, label
 from fl_sim.plugins import paragraph_of
 from fl_sim.report import attacks
 from fl_sim.report.grid import Grid, Setting, grid_of
 from fl_sim.report.heat import values_of
 from fl_sim.report.parts import Definitions, Drawing, Table
-from fl_sim.results import Results, write_json
+from fl_sim.results import Results
 
 RULES = ["FedAvg", "CoordinateMedian"]
 ATTACKS = ["none", "AlieClient, 2 clients", "SignFlipClient(scale=3.0), 2 clients"]

@@ -12,12 +12,13 @@ import torch
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim import Adversary, Data, Experiment, Participation, Stay
+from fl_sim.atomic_io import write_json, write_table
 from fl_sim.contracts import Row
 from fl_sim.data.layout import Layout
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.timeline import Timeline, timeline_of, timelines
-from fl_sim.results import load_results, rows_table, run_folder, write_json, write_table
+from fl_sim.results import load_results, rows_table, run_folder
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
 

@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from fl_sim.atomic_io import SEAL, DamagedFileError, check_files, read_arrays, read_json
-from fl_sim.errors import RequestError
+from fl_sim.results.folders import check_entry
+from fl_sim.results.summaries import Entry, read_summary
 
 SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
 
@@ -97,23 +98,17 @@ def load_study(path: str | Path) -> StudyResults:
 
     Raises:
         RequestError: where there are none.
+        DamagedFileError: where the summary itself cannot be read.
     """
     root = Path(path)
-    if not (root / SUMMARY).exists():
-        raise RequestError(f"no results in {root}: {SUMMARY} is missing")
-    content = read_json(root / SUMMARY)
-    _check(root / SUMMARY, content)
-    where, damaged = content["environment"], []
-    for cell in content["cells"]:
-        if "error" not in cell and (root / cell["folder"]).exists():
-            try:
-                read_numbers(root / cell["folder"])
-            except DamagedFileError as error:
-                damaged.append(str(error))
-                cell["error"] = str(error)
-                cell.pop("numbers", None)
-    failed = [cell for cell in content["cells"] if "error" in cell]
-    cells = pd.json_normalize(content["cells"])
+    content, damaged = read_summary(root / SUMMARY, ("cells",), _check_shape, _check_whole)
+    check_entry(root / SUMMARY, content, ("question", "environment"))
+    where, entries = content["environment"], content["cells"]
+    if not {"processor", "torch"} <= where.keys():
+        raise DamagedFileError(root / SUMMARY, "names no processor and torch as its environment")
+    if any(entry["settings"].keys() != entries[0]["settings"].keys() for entry in entries):
+        raise DamagedFileError(root / SUMMARY, "has cells of different axes")
+    cells = pd.json_normalize(entries)
     for name in _named(cells, "numbers."):  # JSON has null for what is not defined
         cells[f"numbers.{name}"] = pd.to_numeric(cells[f"numbers.{name}"])
     return StudyResults(
@@ -122,47 +117,22 @@ def load_study(path: str | Path) -> StudyResults:
         cells=cells,
         damaged=tuple(damaged),
         hardware=f"{where['processor']}, torch {where['torch']}",
-        errors=tuple(f"{cell['settings']}: {cell['error']}" for cell in failed),
+        errors=tuple(f"{own['settings']}: {own['error']}" for own in entries if "error" in own),
     )
 
 
-def _check(path: Path, content: dict[str, Any]) -> None:
-    """Check the shape of a summary, for one that carries no hash of its own.
-
-    Raises:
-        DamagedFileError: for anything that no study writes.
-    """
-    for name, kind in (("question", str), ("cells", list), ("environment", dict)):
-        if not isinstance(content.get(name), kind):
-            raise DamagedFileError(path, f"has no {name}")
-    for name in ("processor", "torch"):
-        if name not in content["environment"]:
-            raise DamagedFileError(path, f"has no {name} in its environment")
-    if not content["cells"]:
-        raise DamagedFileError(path, "has no cells")
-    for cell in content["cells"]:
-        if not _is_cell(cell, content["cells"][0]):
-            raise DamagedFileError(path, f"cannot hold {json.dumps(cell)[:80]} as a cell")
+def _check_shape(path: Path, entry: Entry) -> None:
+    own = "error" if "error" in entry else "numbers"
+    check_entry(path, entry, ("settings", "seed", "folder", own))
+    folder = Path(entry["folder"])
+    outside = folder.is_absolute() or ".." in folder.parts
+    if outside or not all(isinstance(word, str) for word in entry["settings"].values()):
+        raise DamagedFileError(path, f"cannot hold {json.dumps(entry)[:80]} as a cell")
 
 
-def _is_cell(cell: Any, first: Any) -> bool:
-    """Return whether a value is a point of a study, of the same axes as the first."""
-    if not (isinstance(cell, dict) and isinstance(cell.get("settings"), dict)):
-        return False
-    settings, folder, numbers = cell["settings"], cell.get("folder"), cell.get("numbers", {})
-    values = numbers.values() if isinstance(numbers, dict) else ("",)
-    return (
-        set(settings) == set(first["settings"])
-        and all(isinstance(word, str) for word in settings.values())
-        and type(cell.get("seed")) is int
-        and isinstance(folder, str)
-        and not Path(folder).is_absolute()
-        and ".." not in Path(folder).parts
-        and all(own is None or type(own) in (int, float) for own in values)
-        and isinstance(cell.get("error", ""), str)
-        and ("error" in cell or "numbers" in cell)
-        and all(type(cell.get(name, 0.0)) in (int, float) for name in ("seconds", "cpu_seconds"))
-    )
+def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
+    if "error" not in entry:
+        read_numbers(root / entry["folder"])
 
 
 def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]:

@@ -1,0 +1,151 @@
+"""Run folders: the names of their files, and the checks that they are as they were written.
+
+<out>/<experiment>/summary.json             one entry per cell and per control
+<out>/<experiment>/rows.parquet             every number of every run
+<out>/<experiment>/<run_id>/seed=<s>/       experiment.json  environment.json  result.json
+                                            rows.parquet  failures.json  signals.parquet
+                                            samples.npz  model.safetensors  progress.jsonl
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_sim.atomic_io import (
+    SEAL,
+    DamagedFileError,
+    check_files,
+    file_sha256,
+    read_json,
+    read_table,
+    write_sealed,
+)
+
+RESULT, ROWS, MODEL = "result.json", "rows.parquet", "model.safetensors"
+FILES = (  # of a finished run, beside its result.json
+    "experiment.json",
+    "environment.json",
+    ROWS,
+    "signals.parquet",
+    "failures.json",
+    "samples.npz",
+    MODEL,
+)
+AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
+NUMBERS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
+NUMBER = (int, float, type(None))  # JSON has null for what is not defined
+KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a point, by name
+    **dict.fromkeys(("experiment", "run_id", "status", "label", "error", "engine"), (str,)),
+    **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
+    **dict.fromkeys(("question", "folder"), (str,)),
+    **dict.fromkeys(("seed", "rounds", "num_parameters", "side_by_side"), (int,)),
+    **dict.fromkeys(("accuracy", "best_accuracy", "loss", "wall_seconds"), NUMBER),
+    **dict.fromkeys(("seconds", "cpu_seconds"), (int, float)),
+    **dict.fromkeys(("seeds", "failures", "data_notes"), (list,)),
+    **dict.fromkeys(
+        ("settings", "made_with", "files", "numbers", "environment", *NUMBERS), (dict,)
+    ),
+}
+
+
+def run_folder(root: Path, run_id: str, seed: int) -> Path:
+    """Return the folder of one run of an experiment."""
+    return root / run_id / f"seed={seed}"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished run says of itself, or None where it has not finished.
+
+    Raises:
+        DamagedFileError: where `result.json` is damaged.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    return read_json(path)
+
+
+def checked_result(
+    folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
+) -> dict[str, Any] | None:
+    """Return what a finished run says of itself, if all its files are as they were written.
+
+    A run of an earlier version has no hashes: its files are only looked at.
+
+    Args:
+        folder: of the run.
+        key: the run id and the seed that it ought to have.
+        seal: the hash that its `result.json` ought to carry.
+
+    Returns:
+        what `result.json` holds, or None where the run has not finished.
+
+    Raises:
+        DamagedFileError: for the first file that is cut, missing, or was changed.
+    """
+    result, path = read_result(folder), folder / RESULT
+    if result is None:
+        was_finished = (folder / MODEL).exists() and not (folder / "checkpoints").exists()
+        if was_finished or seal is not None:
+            raise DamagedFileError(path, "is missing")
+        return None
+    of_another = key is not None and (result.get("run_id"), result.get("seed")) != key
+    if of_another or (seal is not None and result.get(SEAL) != seal):
+        raise DamagedFileError(path, "is of another run")
+    check_entry(path, result, ("run_id", "seed", "accuracy", "best_accuracy", "rounds"))
+    check_files(folder, result.get("files"), FILES)
+    return result
+
+
+def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> None:
+    """Check the shape of what is told of a run, for a file that carries no hash of its own.
+
+    Args:
+        path: of the file that tells it.
+        entry: what it tells.
+        needed: names that must be in it.
+
+    Raises:
+        DamagedFileError: for what is missing, or has another type than it is written with.
+    """
+    for name in needed:
+        if name not in entry:
+            raise DamagedFileError(path, f"has no {name}")
+    for name, value in entry.items():
+        kinds = KINDS.get(name, (object,))
+        is_kind = isinstance(value, kinds) and not (isinstance(value, bool) and int in kinds)
+        if name in NUMBERS and is_kind:
+            is_kind = not any(isinstance(own, dict | list) for own in value.values())
+        if name == "numbers" and is_kind:
+            is_kind = all(own is None or type(own) in (int, float) for own in value.values())
+        if name == "failures" and is_kind:
+            is_kind = all(isinstance(own, dict) for own in value)
+        if not is_kind:
+            raise DamagedFileError(path, f"cannot hold {json.dumps(value)[:80]} as {name}")
+
+
+def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
+    """Write an audit in brief, with the hashes of the tables that it is about."""
+    names = (AUDIT_FINDINGS, AUDIT_RECORDS)
+    files = {name: file_sha256(folder / name) for name in names}
+    write_sealed(folder / AUDIT, {**summary, "files": files})
+
+
+def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
+    """Return an audit's findings, what it says of each record, and its summary.
+
+    Returns:
+        None where the run was not audited.
+
+    Raises:
+        DamagedFileError: where one of its files is damaged.
+    """
+    if not (folder / AUDIT).exists():
+        return None
+    summary = read_json(folder / AUDIT)
+    check_files(folder, summary.get("files"), ())
+    findings, records = (read_table(folder / n) for n in (AUDIT_FINDINGS, AUDIT_RECORDS))
+    return findings, records, summary

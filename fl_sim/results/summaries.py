@@ -1,0 +1,155 @@
+"""Summaries: the headline numbers of a run, and the file that lists what a grid holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_sim.atomic_io import DamagedFileError, read_json
+from fl_sim.errors import RequestError
+from fl_sim.metrics.protection import extraction_ratio, utility_gap
+
+COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
+LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
+KEPT = {  # of an entry whose files are damaged
+    *("experiment", "run_id", "seed", "seeds", "settings", "label", "status"),
+    *("folder", "seconds", "cpu_seconds"),
+}
+Entry = dict[str, Any]
+
+
+def read_summary(
+    path: Path,
+    lists: tuple[str, ...],
+    check_shape: Callable[[Path, Entry], None],
+    check_whole: Callable[[Path, Entry, list[str]], None],
+) -> tuple[Entry, list[str]]:
+    """Return what a summary holds, and one line for each file that was changed since.
+
+    An entry whose files are damaged keeps its settings, and gets an error in place of its numbers.
+
+    Args:
+        path: `summary.json` of an experiment, or `study.json`.
+        lists: names of its lists of entries; the first must not be empty.
+        check_shape: raises a `DamagedFileError` for an entry of another shape.
+        check_whole: raises one for an entry whose files are damaged, given the folder of the
+            summary; it may add lines about what the numbers do not depend on.
+
+    Raises:
+        RequestError: where there is no summary.
+        DamagedFileError: where it cannot be read.
+    """
+    if not path.exists():
+        raise RequestError(f"no results in {path.parent}: {path.name} is missing")
+    content, damaged = read_json(path), list[str]()
+    for name in lists:
+        entries: Any = content.get(name)
+        is_list = isinstance(entries, list) and (name != lists[0] or len(entries) > 0)
+        if not is_list or not all(isinstance(entry, dict) for entry in entries):
+            raise DamagedFileError(path, f"has no list of {name}")
+        for entry in entries:
+            check_shape(path, entry)
+            try:
+                check_whole(path.parent, entry, damaged)
+            except DamagedFileError as error:
+                damaged.append(str(error))
+                for own in entry.keys() - KEPT:
+                    del entry[own]
+                entry["error"] = str(error)
+                if "status" in entry:
+                    entry["status"] = "damaged"
+    return content, damaged
+
+
+def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the headline numbers of a run: of its last round, and the best accuracy."""
+    last = rows[rows["round"] == rows["round"].max()]
+    overall = last[last.client == -1]
+    accuracy = rows[(rows.metric == "accuracy") & (rows.client == -1)].value
+    costs = {m: rows[rows.metric == m].value for m in COSTS}
+    return {
+        "accuracy": float(accuracy.iloc[-1]),
+        "best_accuracy": float(accuracy.max()),
+        "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
+        "leakage": _leakage(overall),
+        "fairness": _fairness(overall),
+        "rule": {f"{g}_share": v for g, v in _group_means(rows, "group_share").items()},
+        "epsilon": _epsilon(last),
+        "detection": {f"{g}_auc": v for g, v in _group_means(rows, "detection_auc").items()},
+        "cost": {name: _sum(values) for name, values in costs.items()}
+        | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
+    }
+
+
+def _sum(values: "pd.Series[float]") -> float:
+    """Return the sum over rounds; NaN where it is not known of each round, or of none."""
+    return float(values.sum(skipna=False)) if len(values) else float("nan")
+
+
+def protection_numbers(
+    mix: dict[str, Any], all_clean: dict[str, Any] | None, clean: dict[str, Any] | None
+) -> dict[str, float]:
+    """Return A_all, A_clean and A_mix, last and best round, with gap and ratio.
+
+    NaN stands for a control that was not run, or cannot be: nothing is clean at fraction 1; and
+    for an accuracy that is not defined, of a model that diverged.
+    """
+    numbers: dict[str, float] = {}
+    for name, entry in (("a_all", all_clean), ("a_clean", clean), ("a_mix", mix)):
+        numbers[name] = _number(entry, "accuracy")
+        numbers[f"{name}_best"] = _number(entry, "best_accuracy")
+    numbers["utility_gap"] = utility_gap(numbers["a_clean"], numbers["a_mix"])
+    numbers["extraction_ratio"] = extraction_ratio(
+        numbers["a_all"], numbers["a_clean"], numbers["a_mix"]
+    )
+    return numbers
+
+
+def _number(entry: dict[str, Any] | None, name: str) -> float:
+    """Return a number of a result; JSON has null in the place of NaN."""
+    value = None if entry is None else entry[name]
+    return float("nan") if value is None else float(value)
+
+
+def _fairness(overall: pd.DataFrame) -> dict[str, float]:
+    """Return the statistics over clients, those of a group under its name."""
+    chosen = overall[overall.metric.str.startswith("fairness_")]
+    names = [str(name).removeprefix("fairness_") for name in chosen.metric]
+    keys = [
+        name if group == "all" else f"{group}_{name}"
+        for name, group in zip(names, chosen.group, strict=True)
+    ]
+    return dict(zip(keys, map(float, chosen.value), strict=True))
+
+
+def _group_means(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return a metric's mean over rounds, by group, where it should be read."""
+    chosen = rows[(rows.metric == metric) & rows.valid]
+    return {str(group): float(own.mean()) for group, own in chosen.groupby("group").value}
+
+
+def _epsilon(last: pd.DataFrame) -> dict[str, float]:
+    """Return the most that was spent, of the privacy of clients or of images, where known.
+
+    The figure of Renyi differential privacy stands beside it, under a name that ends in `_rdp`.
+    """
+    found: dict[str, float] = {}
+    for metric, ending in (("epsilon", ""), ("epsilon_rdp", "_rdp")):
+        chosen = last[(last.metric == metric) & last.valid]
+        found |= {f"{g}{ending}": float(own.max()) for g, own in chosen.groupby("group").value}
+    return found
+
+
+def _leakage(overall: pd.DataFrame) -> dict[str, Any]:
+    """Return the margin attack's numbers by group, with intervals and validity."""
+    numbers: dict[str, Any] = {}
+    for row in overall[overall.metric.str.startswith("mia_margin_")].itertuples():
+        name = str(row.metric).removeprefix("mia_margin_")
+        key = name if row.group == "all" else f"{row.group}_{name}"
+        numbers[key] = row.value
+        if name in LEAKAGE and name != "balanced_accuracy":
+            numbers |= {f"{key}_low": row.low, f"{key}_high": row.high}
+            numbers |= {f"{key}_valid": bool(row.valid), f"{key}_note": row.note}
+    shift = overall[overall.metric == "mia_shift_auc"]
+    return numbers | {"shift_auc": float(shift.value.iloc[0])}

@@ -1,0 +1,198 @@
+"""Tables: the results of an experiment as pandas frames."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_sim.atomic_io import SEAL, DamagedFileError, check_files, read_table
+from fl_sim.errors import RequestError
+from fl_sim.results.folders import (
+    FILES,
+    RESULT,
+    ROWS,
+    check_entry,
+    checked_result,
+    read_audit,
+    run_folder,
+)
+from fl_sim.results.summaries import Entry, read_summary
+from fl_sim.rows import Row
+
+SUMMARY = "summary.json"
+SETTINGS = "settings."  # prefix of the columns of a cell's settings
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a run or a sweep left behind.
+
+    Attributes:
+        path: folder of the experiment.
+        rows: the tidy table, one number of one round a row, with `run_id`, `seed`, a column
+            `settings.<field>` for every axis, and `is_control`: whether no cell is this run, which
+            is only there to be compared with. Controls have `settings.control`. A run that is
+            several cells is there once for each.
+        cells: one row a cell and seed: settings, final accuracy, protection and so on.
+        failures: one row a client that did not deliver.
+        complete: whether every run that was asked for finished, and is whole.
+        damaged: one line for each file that was changed since it was written; a cell that it
+            belongs to has the status `damaged`, and no numbers.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    cells: pd.DataFrame
+    failures: pd.DataFrame
+    complete: bool
+    damaged: tuple[str, ...] = ()
+
+    def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
+        """Return a metric after the last round of every cell, controls left out.
+
+        One row a number, with the columns of `rows`: settings and seed, client and group, value
+        and interval, `valid` and `note`. Numbers that are not defined are NaN, which pandas leaves
+        out of means; those that should not be read have `valid` False.
+
+        Args:
+            metric: such as `client_accuracy`.
+            group: of records or clients, such as `all`; None: every one that there is.
+
+        Raises:
+            RequestError: for a metric that no run has.
+        """
+        if metric not in set(self.rows["metric"]):
+            known = ", ".join(sorted(set(map(str, self.rows["metric"]))))
+            raise RequestError(f"no metric {metric!r} in {self.path}; there are {known}")
+        cells = self.rows[~self.rows["is_control"].astype(bool)]
+        last = cells.groupby(["run_id", "seed"])["round"].transform("max")
+        chosen = (cells["round"] == last) & (cells["metric"] == metric)
+        if group is not None:
+            chosen &= cells["group"] == group
+        return cells[chosen].drop(columns="is_control").reset_index(drop=True)
+
+
+def rows_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return rows as a table."""
+    return pd.DataFrame(list(rows), columns=list(Row._fields))
+
+
+def load_results(path: str | Path) -> Results:
+    """Read the results of one experiment, from its folder.
+
+    Raises:
+        RequestError: where there are none.
+        DamagedFileError: where the summary itself cannot be read. Any other damage is told by
+            `Results.damaged`.
+    """
+    root = Path(path)
+    lists = ("cells", "controls")
+    content, damaged = read_summary(root / SUMMARY, lists, _check_shape, _check_whole)
+    cells, controls = (content[name] for name in lists)
+    entries = cells + controls
+    rows = _rows(root, content, entries, damaged)
+    failures = [
+        {"run_id": entry["run_id"], "seed": entry["seed"], **failure}
+        for entry in entries
+        for failure in entry.get("failures", [])
+    ]
+    return Results(
+        path=root,
+        rows=_with_settings(rows, cells, controls),
+        cells=pd.json_normalize([_without_hashes(entry) for entry in cells]),
+        failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
+        complete=all(entry["status"] == "finished" for entry in cells),
+        damaged=tuple(damaged),
+    )
+
+
+def _check_shape(path: Path, entry: Entry) -> None:
+    own = () if entry.get("status") == "finished" else ("error",)
+    check_entry(path, entry, ("run_id", "seed", "settings", "status", *own))
+
+
+def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
+    """Check the files of a finished run, and those of its audit."""
+    if entry["status"] != "finished":
+        return
+    key = (entry["run_id"], entry["seed"])
+    folder = run_folder(root, *key)
+    try:
+        read_audit(folder)
+    except DamagedFileError as error:
+        damaged.append(f"{error}; the audit is left out")
+    if "files" in entry or (folder / RESULT).exists():
+        checked_result(folder, key, entry.get(SEAL))
+    else:  # of an earlier version, or without its folder
+        check_files(folder, None, FILES)
+
+
+def _without_hashes(entry: Entry) -> Entry:
+    return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
+
+
+def _with_settings(rows: pd.DataFrame, asked: list[Entry], beside: list[Entry]) -> pd.DataFrame:
+    """Return rows with the settings of their run, and whether it is a control."""
+    if rows.empty:
+        return rows_table([]).assign(run_id="", seed=0, is_control=False)
+    runs: dict[str, Entry] = {}  # by what tells them apart, each once
+    cells = {(own["run_id"], own["seed"]) for own in asked}
+    for entry in (*asked, *beside):
+        is_control = (entry["run_id"], entry["seed"]) not in cells
+        if is_control or "control" not in entry["settings"]:
+            about = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
+            about |= {f"{SETTINGS}{name}": own for name, own in entry["settings"].items()}
+            runs[json.dumps(about)] = about
+    table = pd.DataFrame(list(runs.values()))
+    found = rows.drop(columns="is_control", errors="ignore").merge(
+        table, on=["run_id", "seed"], how="left"
+    )
+    # A run that the summary does not name is no cell.
+    return found.assign(is_control=found["is_control"].fillna(True).astype(bool))
+
+
+def _rows(root: Path, content: Entry, entries: list[Entry], damaged: list[str]) -> pd.DataFrame:
+    """Return the rows of all runs that are whole; a damaged table is put together anew."""
+    hashes: Any = content.get("files") or {}
+    if not isinstance(hashes, dict):
+        raise DamagedFileError(root / SUMMARY, "has no hashes by name as files")
+    try:
+        table = read_table(root / ROWS, hashes.get(ROWS))
+        if len(table) and not {*Row._fields, "run_id", "seed"} <= set(table.columns):
+            raise DamagedFileError(root / ROWS, "is no table of rows")
+    except DamagedFileError as error:
+        whole = [e for e in entries if e["status"] == "finished"]
+        table = rows_of_runs(root, [(e["run_id"], e["seed"]) for e in whole])
+        if whole and table.empty:
+            raise
+        damaged.append(f"{error}; the rows are those of the runs' own folders")
+    lost = {(e["run_id"], e["seed"]) for e in entries if e["status"] == "damaged"}
+    if not lost or table.empty:
+        return table
+    keys = zip(table["run_id"].astype(str), table["seed"].astype(int), strict=True)
+    return table[[key not in lost for key in keys]].reset_index(drop=True)
+
+
+def rows_of_runs(
+    root: Path, keys: Iterable[tuple[str, int]], asked: Iterable[tuple[str, int]] = ()
+) -> pd.DataFrame:
+    """Return the rows of runs, out of their own folders, with `run_id`, `seed`, `is_control`.
+
+    Args:
+        root: folder of the experiment.
+        keys: run ids and seeds.
+        asked: those that are cells; the others are controls.
+    """
+    cells = set(asked)
+    tables = []
+    for run_id, seed in dict.fromkeys(keys):
+        path = run_folder(root, run_id, seed) / ROWS
+        try:
+            own = read_table(path).assign(run_id=run_id, seed=seed)
+        except DamagedFileError:  # of a run that has not finished, or is told of as damaged
+            continue
+        tables.append(own.assign(is_control=(run_id, seed) not in cells))
+    return pd.concat(tables, ignore_index=True) if tables else rows_table([])
