@@ -1,22 +1,18 @@
 """Min-Max: as far from the mean as any two honest updates are from each other."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.perturbing import Direction, against, offsets
-from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
-from fl_sim.contracts import Client, Collusion
+from clients.perturbing import DirectedColluder, offsets
 from fl_sim.distances import squared_distances
 
 
 @final
 @dataclass(frozen=True)
-class MinMaxClient(Colluder):
+class MinMaxClient(DirectedColluder):
     """Go as far as the largest distance to an honest update stays within the honest ones' own.
 
     All colluders send mean + g direction, with the largest g for which no honest update is
@@ -35,19 +31,11 @@ class MinMaxClient(Colluder):
         honest: the training that the attackers pretend to.
     """
 
-    direction: Direction = "deviation"
-    honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        description.check_types(self)
-
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def reach(
+        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    ) -> Float[Tensor, ""]:
         """Solve |u - mean - g direction|^2 = D^2 for each honest u, and take the smallest g."""
-        centre, way = mean(seen.honest), against(seen.honest, self.direction)
-        largest = squared_distances(seen.honest).max()
-        along, away = offsets(seen.honest, centre, way)
-        length = way.square().sum()
-        if length == 0:
-            return centre
+        largest, length = squared_distances(honest).max(), way.square().sum()
+        along, away = offsets(honest, centre, way)
         roots = (along + (along.square() + length * (largest - away)).clamp(min=0).sqrt()) / length
-        return centre + roots.min().clamp(min=0) * way
+        return roots.min().clamp(min=0)

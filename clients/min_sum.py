@@ -1,22 +1,18 @@
 """Min-Sum: no further from all honest updates together than one of them is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.perturbing import Direction, against
-from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
-from fl_sim.contracts import Client, Collusion
+from clients.perturbing import DirectedColluder
 from fl_sim.distances import squared_distances
 
 
 @final
 @dataclass(frozen=True)
-class MinSumClient(Colluder):
+class MinSumClient(DirectedColluder):
     """Go as far as the sum of squared distances stays within that of an honest update.
 
     All colluders send mean + g direction, with the largest g for which the sum of squared
@@ -35,18 +31,11 @@ class MinSumClient(Colluder):
         honest: the training that the attackers pretend to.
     """
 
-    direction: Direction = "deviation"
-    honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        description.check_types(self)
-
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def reach(
+        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    ) -> Float[Tensor, ""]:
         """Solve S(mean) + m g^2 |direction|^2 = worst S: offsets from a mean cancel."""
-        centre, way = mean(seen.honest), against(seen.honest, self.direction)
-        table, length = squared_distances(seen.honest), way.square().sum()
-        if length == 0:
-            return centre
+        table, length = squared_distances(honest), way.square().sum()
         of_mean = table.sum() / (2 * len(table))
         room = (table.sum(1).max() - of_mean) / (len(table) * length)
-        return centre + room.clamp(min=0).sqrt() * way
+        return room.clamp(min=0).sqrt()

@@ -1,23 +1,21 @@
 """A little is enough, with the number of deviations that the actual rule takes worst."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from clients.alie import AlieClient
-from clients.searching import strongest
-from clients.sgd import SgdClient
-from clients.wrapping import Colluder, deviation, mean
-from fl_sim import description
-from fl_sim.contracts import Client, Collusion
-from fl_sim.errors import require
+from clients.searching import SearchingColluder
+from clients.wrapping import deviation, mean
+from fl_sim.contracts import Collusion
 
 
 @final
 @dataclass(frozen=True)
-class OptimalAlieClient(Colluder):
+class OptimalAlieClient(SearchingColluder):
     """Send the honest mean, moved by as many deviations as hurt most under the actual rule.
 
     The factor is searched for each round: the rule is asked what it would make of every
@@ -36,20 +34,11 @@ class OptimalAlieClient(Colluder):
         honest: the training that the attackers pretend to.
     """
 
-    largest: float = 100.0
-    evaluations: int = 20
-    honest: Client = field(default_factory=SgdClient)
+    def fallback(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Return the update of plain ALIE."""
+        return AlieClient().forged(seen)
 
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.largest > 0, "largest", "above 0", self.largest)
-        require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
-
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
-        """Ask the rule, and send what does most damage."""
-        centre, width = mean(seen.honest), deviation(seen.honest)
-        if seen.rule is None:
-            return AlieClient().forged(seen)
-        return strongest(
-            seen, seen.rule, lambda z: centre - z * width, self.largest, self.evaluations
-        )
+    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+        """Return the mean minus z deviations, as a function of z."""
+        centre, width = mean(honest), deviation(honest)
+        return lambda z: centre - z * width

@@ -1,23 +1,21 @@
 """Inner-product manipulation, with the length that the actual rule takes worst."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from clients.ipm import IpmClient
-from clients.searching import strongest
-from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
-from fl_sim.contracts import Client, Collusion
-from fl_sim.errors import require
+from clients.searching import SearchingColluder
+from clients.wrapping import mean
+from fl_sim.contracts import Collusion
 
 
 @final
 @dataclass(frozen=True)
-class OptimalIpmClient(Colluder):
+class OptimalIpmClient(SearchingColluder):
     """Send the opposite of the honest mean, as long as hurts most under the actual rule.
 
     The factor is searched for each round: the rule is asked what it would make of every
@@ -36,18 +34,11 @@ class OptimalIpmClient(Colluder):
         honest: the training that the attackers pretend to.
     """
 
-    largest: float = 100.0
-    evaluations: int = 20
-    honest: Client = field(default_factory=SgdClient)
+    def fallback(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Return the update of plain IPM."""
+        return IpmClient().forged(seen)
 
-    def __post_init__(self) -> None:
-        description.check_types(self)
-        require(self.largest > 0, "largest", "above 0", self.largest)
-        require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
-
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
-        """Ask the rule, and send what does most damage."""
-        centre = mean(seen.honest)
-        if seen.rule is None:
-            return IpmClient().forged(seen)
-        return strongest(seen, seen.rule, lambda e: -e * centre, self.largest, self.evaluations)
+    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+        """Return the reversed mean, as a function of its length."""
+        centre = mean(honest)
+        return lambda factor: -factor * centre

@@ -1,12 +1,17 @@
-"""Directions in which attackers leave the honest mean."""
+"""Attackers that leave the honest mean in a direction, as far as they dare."""
 
-from typing import Literal
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.wrapping import deviation, mean
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, deviation, mean
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion
 from fl_sim.sums import chunks
 
 Direction = Literal["deviation", "sign", "mean"]
@@ -37,3 +42,28 @@ def offsets(
         along += part @ way[columns]
         away += part.square().sum(1)
     return along, away
+
+
+@dataclass(frozen=True)
+class DirectedColluder(Colluder):
+    """Send the honest mean, moved along a direction as far as `reach` says."""
+
+    direction: Direction = "deviation"
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+
+    @abstractmethod
+    def reach(
+        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    ) -> Float[Tensor, ""]:
+        """Return how often `way` is added to `centre`, the mean of the honest updates."""
+
+    @final
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Move the mean; there is nowhere to go where the direction has no length."""
+        centre, way = mean(seen.honest), against(seen.honest, self.direction)
+        if way.square().sum() == 0:
+            return centre
+        return centre + self.reach(seen.honest, centre, way) * way

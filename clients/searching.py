@@ -1,62 +1,80 @@
 """The search for the strongest attack of a family, against the rule that is really used."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.wrapping import mean
-from fl_sim.contracts import AggregationRule, Collusion, Senders
+from clients.sgd import SgdClient
+from clients.wrapping import Colluder, mean
+from fl_sim import description
+from fl_sim.contracts import Client, Collusion, Senders
+from fl_sim.errors import require
 
 
-def strongest(
-    seen: Collusion,
-    rule: AggregationRule,
-    forged: Callable[[float], Float[Tensor, " p"]],
-    largest: float,
-    evaluations: int,
-) -> Float[Tensor, " p"]:
-    """Return the forged update with which the rule's step ends furthest from the honest mean.
+@dataclass(frozen=True)
+class SearchingColluder(Colluder):
+    """Send, of a family of updates, the one that hurts most under the rule that aggregates."""
 
-    Half of the evaluations lie on a logarithmic grid from a thousandth of `largest` up, the
-    others halve the gaps around the best so far: damage is no smooth function of the factor,
-    since a robust rule drops an attack from some factor on.
+    largest: float = 100.0
+    evaluations: int = 20
+    honest: Client = field(default_factory=SgdClient)
 
-    Args:
-        seen: what the attackers know.
-        rule: what will aggregate.
-        forged: the update by factor.
-        largest: factor that is tried.
-        evaluations: how often the rule may be asked.
-    """
-    honest = len(seen.honest)
-    stack = torch.cat([seen.honest, seen.own])
-    weights = torch.cat([seen.honest_weights, seen.own_weights])
-    senders = seen.senders or Senders.anonymous(len(stack))
-    centre = mean(seen.honest)
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        require(self.largest > 0, "largest", "above 0", self.largest)
+        require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
 
-    def damage(factor: float) -> float:
-        stack[honest:] = forged(factor).to(stack.dtype)
-        step = rule.decide(seen.state, stack, weights, senders).step
-        return float((step.double() - centre).norm())
+    @abstractmethod
+    def fallback(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Return the update that is sent where the rule cannot be asked."""
 
-    coarse = max(2, evaluations // 2)
-    grid = (largest * 1000 ** (i / (coarse - 1) - 1) for i in range(coarse))
-    found = {factor: damage(factor) for factor in grid}
-    while len(found) < evaluations:
-        middle = _middle(sorted(found), _best(found))
-        if middle in found:  # the gap is as small as floats are
-            break
-        found[middle] = damage(middle)
-    return forged(_best(found))
+    @abstractmethod
+    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+        """Return the forged update as a function of its factor."""
+
+    @final
+    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+        """Return the update with which the rule's step ends furthest from the honest mean.
+
+        Half of the evaluations lie on a logarithmic grid from a thousandth of `largest` up, the
+        others halve the gaps around the best so far: damage is no smooth function of the factor,
+        since a robust rule drops an attack from some factor on.
+        """
+        rule = seen.rule
+        if rule is None:
+            return self.fallback(seen)
+        num_honest = len(seen.honest)
+        stack = torch.cat([seen.honest, seen.own])
+        weights = torch.cat([seen.honest_weights, seen.own_weights])
+        senders = seen.senders or Senders.anonymous(len(stack))
+        forged, centre = self.family(seen.honest), mean(seen.honest)
+
+        def damage(factor: float) -> float:
+            stack[num_honest:] = forged(factor).to(stack.dtype)
+            step = rule.decide(seen.state, stack, weights, senders).step
+            return float((step.double() - centre).norm())
+
+        coarse = max(2, self.evaluations // 2)
+        grid = (self.largest * 1000 ** (i / (coarse - 1) - 1) for i in range(coarse))
+        damages = {factor: damage(factor) for factor in grid}
+        while len(damages) < self.evaluations:
+            middle = _middle(sorted(damages), _best(damages))
+            if middle in damages:  # the gap is as small as floats are
+                break
+            damages[middle] = damage(middle)
+        return forged(_best(damages))
 
 
-def _best(found: dict[float, float]) -> float:
+def _best(damages: dict[float, float]) -> float:
     """Return the factor that does most damage, the smallest of equals."""
-    return max(sorted(found), key=found.__getitem__)
+    return max(sorted(damages), key=damages.__getitem__)
 
 
 def _middle(factors: list[float], best: float) -> float:

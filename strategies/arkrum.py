@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fl_sim import description
 from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import equal_shares, squared_distances
+from fl_sim.distances import squared_distances
 from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from strategies.byzantine import average
 
 
 def num_too_far(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
@@ -94,5 +94,4 @@ class ArKrum(InformedRule):
         near = squares[chosen].clone()
         near[chosen] = -1  # itself first, also among twins
         nearest = near.argsort(stable=True)[: count - found[chosen]]
-        shares = equal_shares(nearest, count)
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return average(state, updates, nearest)

@@ -1,16 +1,33 @@
 """What rules share that are asked to survive a number of attackers."""
 
 from abc import ABC
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import InformedRule
+from fl_sim.contracts import Decision, InformedRule
+from fl_sim.distances import equal_shares
 from fl_sim.errors import require
+from fl_sim.sums import weighted_sum
+
+
+def average(state: Any, updates: Float[Tensor, "n p"], chosen: Int64[Tensor, " m"]) -> Decision:
+    """Return the unweighted mean of the chosen updates as a decision."""
+    shares = equal_shares(chosen, len(updates))
+    return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
 
 
 class ByzantineRule(InformedRule, ABC):
     """A rule with a field `num_byzantine`, the number of attackers to survive."""
 
     num_byzantine: int
+
+    @property
+    def min_updates(self) -> int:
+        """2 f + 1: fewer than half are attackers."""
+        return 2 * self.num_byzantine + 1
 
     def __post_init__(self) -> None:
         description.check_types(self)

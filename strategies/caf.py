@@ -61,11 +61,6 @@ class CAF(ByzantineRule):
 
     num_byzantine: int = 1
 
-    @property
-    def min_updates(self) -> int:
-        """2 f + 1: fewer than half are attackers."""
-        return 2 * self.num_byzantine + 1
-
     def decide(
         self,
         state: Any,

@@ -8,11 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import equal_shares, gram
+from fl_sim.distances import gram
 from fl_sim.errors import require
 from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
+from strategies.byzantine import ByzantineRule, average
 
 
 @final
@@ -70,8 +69,7 @@ class DnC(ByzantineRule):
             rng = generator(senders.seed, "dnc", senders.round, look)
             seen = torch.randperm(size, generator=rng)[: self.num_coordinates].sort().values
             kept &= self._kept(updates if len(seen) == size else updates[:, seen])
-        shares = equal_shares(kept.nonzero().squeeze(1), len(updates))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return average(state, updates, kept.nonzero().squeeze(1))
 
     def _kept(self, seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
         """Return which updates are not farthest along the first singular vector.

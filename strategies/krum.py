@@ -10,8 +10,7 @@ from torch import Tensor
 from fl_sim.contracts import Decision, Senders
 from fl_sim.distances import equal_shares, squared_distances
 from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
+from strategies.byzantine import ByzantineRule, average
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
@@ -93,5 +92,4 @@ class MultiKrum(ByzantineRule):
         self.check_count(updates)
         wanted = self.num_selected or len(updates) - self.num_byzantine
         chosen = krum_order(updates, self.num_byzantine)[:wanted]
-        shares = equal_shares(chosen, len(updates))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return average(state, updates, chosen)

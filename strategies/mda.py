@@ -1,17 +1,14 @@
 """Minimum-diameter averaging (MDA): the mean of the n - f updates that lie closest together."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import equal_shares, squared_distances
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
-from strategies.subsets import kept_subsets, most_updates
+from fl_sim.distances import squared_distances
+from strategies.subsets import SubsetMean, kept_subsets
 
 MAX_SUBSETS = 100_000  # of which all are looked at: about a quarter of a second a round
 
@@ -36,7 +33,7 @@ def smallest_diameter(distances: Float[Tensor, "n n"], num_byzantine: int) -> In
 
 @final
 @dataclass(frozen=True)
-class MDA(ByzantineRule):
+class MDA(SubsetMean):
     """The mean of the n - f updates whose two farthest are closest: minimum-diameter averaging.
 
     Unweighted. Withstands `num_byzantine` = f clients, fewer than half. The search is exact, over
@@ -49,27 +46,10 @@ class MDA(ByzantineRule):
         num_byzantine: attackers to survive; as many updates are left out.
     """
 
+    max_subsets: ClassVar[int] = MAX_SUBSETS
+
     num_byzantine: int = 1
 
-    @property
-    def min_updates(self) -> int:
-        """2 f + 1: fewer than half are attackers."""
-        return 2 * self.num_byzantine + 1
-
-    @property
-    def max_updates(self) -> int | None:
-        """As many as can be searched."""
-        return most_updates(self.num_byzantine, MAX_SUBSETS)
-
-    def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
-        """Return the mean of those that lie closest together."""
-        self.check_count(updates)
-        chosen = smallest_diameter(squared_distances(updates), self.num_byzantine)
-        shares = equal_shares(chosen, len(updates))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+    def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
+        """Return those that lie closest together."""
+        return smallest_diameter(squared_distances(updates), self.num_byzantine)

@@ -8,10 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import equal_shares, row_norms
+from fl_sim.distances import row_norms
 from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
+from strategies.byzantine import ByzantineRule, average
 
 
 @final
@@ -45,11 +44,6 @@ class MoNNA(ByzantineRule):
         require(self.num_root_samples >= 1, "num_root_samples", "at least 1", self.num_root_samples)
 
     @property
-    def min_updates(self) -> int:
-        """2 f + 1: fewer than half are attackers."""
-        return 2 * self.num_byzantine + 1
-
-    @property
     def root_samples(self) -> int:
         """As many as the field says, where the server trusts itself."""
         return self.num_root_samples if self.trusted is None else 0
@@ -72,8 +66,7 @@ class MoNNA(ByzantineRule):
         if pivot is not None:
             distances = row_norms(updates, pivot.double())
             nearest = distances.argsort(stable=True)[: len(updates) - self.num_byzantine]
-        shares = equal_shares(nearest, len(updates))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return average(state, updates, nearest)
 
     def _pivot(self, updates: Float[Tensor, "n p"], senders: Senders) -> Float[Tensor, " p"] | None:
         """Return the trusted update; None where the trusted client did not send one."""

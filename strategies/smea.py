@@ -1,17 +1,14 @@
 """Smallest maximum eigenvalue averaging (SMEA): the mean of the n - f updates that vary least."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import centred_products, equal_shares
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
-from strategies.subsets import kept_subsets, most_updates
+from fl_sim.distances import centred_products
+from strategies.subsets import SubsetMean, kept_subsets
 
 MAX_SUBSETS = 20_000  # of which all are looked at: about a second a round
 AT_ONCE = 4096
@@ -34,7 +31,7 @@ def smallest_eigenvalue(products: Float[Tensor, "n n"], num_byzantine: int) -> I
 
 @final
 @dataclass(frozen=True)
-class SMEA(ByzantineRule):
+class SMEA(SubsetMean):
     """The mean of the n - f updates whose covariance has the smallest largest eigenvalue.
 
     Unweighted. Withstands `num_byzantine` = f clients, fewer than half. The search is exact, over
@@ -48,27 +45,10 @@ class SMEA(ByzantineRule):
         num_byzantine: attackers to survive; as many updates are left out.
     """
 
+    max_subsets: ClassVar[int] = MAX_SUBSETS
+
     num_byzantine: int = 1
 
-    @property
-    def min_updates(self) -> int:
-        """2 f + 1: fewer than half are attackers."""
-        return 2 * self.num_byzantine + 1
-
-    @property
-    def max_updates(self) -> int | None:
-        """As many as can be searched."""
-        return most_updates(self.num_byzantine, MAX_SUBSETS)
-
-    def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
-        """Return the mean of those that vary least."""
-        self.check_count(updates)
-        chosen = smallest_eigenvalue(centred_products(updates), self.num_byzantine)
-        shares = equal_shares(chosen, len(updates))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+    def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
+        """Return those that vary least."""
+        return smallest_eigenvalue(centred_products(updates), self.num_byzantine)

@@ -1,12 +1,17 @@
-"""All ways to leave f of n updates out, for rules that search for the best one."""
+"""All ways to leave f of n updates out, and the mean by the best one."""
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from itertools import combinations
 from math import comb
+from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from fl_sim.contracts import Decision, Senders
+from strategies.byzantine import ByzantineRule, average
 
 
 @lru_cache(maxsize=2)
@@ -28,3 +33,30 @@ def most_updates(num_left_out: int, num_subsets: int) -> int | None:
     while comb(count + 1, num_left_out) <= num_subsets:
         count += 1
     return count
+
+
+class SubsetMean(ByzantineRule, ABC):
+    """The mean of the n - f updates that are best together; all subsets are looked at."""
+
+    max_subsets: ClassVar[int]
+
+    @property
+    def max_updates(self) -> int | None:
+        """As many as can be searched."""
+        return most_updates(self.num_byzantine, self.max_subsets)
+
+    @abstractmethod
+    def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
+        """Return the positions of the n - f updates that are best together."""
+
+    @final
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        senders: Senders,
+    ) -> Decision:
+        """Return the mean of those that are chosen."""
+        self.check_count(updates)
+        return average(state, updates, self.choose(updates))

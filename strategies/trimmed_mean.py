@@ -29,11 +29,6 @@ class TrimmedMean(ByzantineRule):
 
     num_byzantine: int = 1
 
-    @property
-    def min_updates(self) -> int:
-        """One more than what is cut."""
-        return 2 * self.num_byzantine + 1
-
     def decide(
         self,
         state: Any,
