@@ -42,9 +42,8 @@ format: $(READY)  ## Format the code, and mend what the linter can
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-report: $(READY)  ## Rebuild the reports of runs/, the tables of README and docs, and the glossary
+report: $(READY)  ## Rebuild the reports of runs/ and the generated pages and tables of the docs
 	$(BIN)/fl-sim expected tables
-	$(BIN)/fl-sim expected tables docs/experiments.md
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m fl_sim.report.glossary > docs/glossary.md
 	@if compgen -G "runs/*/s*y.json" > /dev/null; then $(BIN)/fl-sim report runs; fi

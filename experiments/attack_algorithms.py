@@ -2,7 +2,7 @@
 
 Run:    fl-sim sweep experiments/attack_algorithms.py
 One client holds everything and trains once: this is central training. The radius is half of the
-noise's; steps cost the same number of passes, but for FGSM, which takes one.
+noise's. All attacks take the same number of passes but FGSM, which takes one.
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
-"""What goes along with protection: robust surrogates, robust noise, delusion, or stability?
+"""What correlates with protection: robust surrogates, robust noise, delusion, or stability?
 
 Run:    fl-sim study experiments/correlation.py
-The measures of the paper on SEM, over protections, as correlations with F, the error of a model
-that is trained on the protected images. The network whose robustness is measured is that model.
+The measures of the paper on SEM are correlated, over protections, with F, the error of a model
+trained on the protected images. The network whose robustness is measured is that model.
 """
 
 import torch

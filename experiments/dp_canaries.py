@@ -1,9 +1,9 @@
-"""Does an estimate from canaries agree with the epsilon that is accounted for?
+"""Does an estimate from canaries agree with the accounted epsilon?
 
 Run:    fl-sim study experiments/dp_canaries.py
 A fifth of the clients are canaries, which send random directions as long as the rule allows.
-Accounted: for every client in every round. Estimated: from the canaries' cosines with the change
-of the global model, which is all that is released.
+Epsilon is accounted for every client in every round, and estimated from the canaries' cosines with
+the change of the global model, which is all that is released.
 """
 
 import torch

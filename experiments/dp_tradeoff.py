@@ -1,8 +1,8 @@
 """What does differential privacy cost, and what does it take away from a membership attack?
 
 Run:    fl-sim sweep experiments/dp_tradeoff.py
-`none`, noise on single images (DP-SGD), and noise on whole clients. Epsilon needs
-dp-accounting: pip install fl-sim[dp]
+Compares no privacy, noise on single images (DP-SGD), and noise on whole clients. Epsilon needs
+dp-accounting: `pip install 'fl-sim[dp]'`.
 """
 
 from clients.dp_sgd import DpSgdClient

@@ -2,7 +2,7 @@
 
 Run:    fl-sim sweep experiments/early_stopping.py
 One client holds everything and trains once: this is central training. A tenth of the images carries
-no noise; of the images set aside, the given share is taken from them.
+no noise; the given share of the validation set is taken from them.
 """
 
 from clients.early_stopping import EarlyStoppingClient

@@ -1,7 +1,7 @@
 """Do fair rules serve the worst of three clients better, as their papers say?
 
 Three clients hold one class of Fashion-MNIST each (shirts, pullovers, T-shirts), and train a
-logistic regression by one full gradient a round. The worst client is the one with the shirts.
+logistic regression by one full gradient per round. The worst client is the one with the shirts.
 
 The papers do not give the learning rate. At 0.1 and q = 0 the model swings between classes and
 does not settle; q-FedAvg with q above 0 shortens its own steps, so that 0.1 stays stable there.

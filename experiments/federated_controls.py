@@ -1,8 +1,8 @@
 """Is it the federation that weakens protection, or would central training on the same data too?
 
 Run:    fl-sim sweep experiments/federated_controls.py
-The data of federated_protection.py under noise on everybody's images: ten clients, the same images
-pooled for as many epochs, and pooled for about as many steps as a client takes, one epoch.
+The data of federated_protection.py, under shared noise. Ten clients are compared with the same
+images pooled for as many epochs, and pooled for one epoch, about as many steps as a client takes.
 """
 
 from clients.sgd import SgdClient

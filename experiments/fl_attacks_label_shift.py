@@ -1,8 +1,8 @@
 """How much of what attacks on federated learning find is membership, and how much is label shift?
 
 Run:    fl-sim study experiments/fl_attacks_label_shift.py
-The server asks of each record whether client k trained on it. Matched outsiders are held-out
-records of client k itself; global ones are held-out records of everybody.
+The server asks of each record whether client k trained on it. Matched non-members are held-out
+records of client k itself; global ones are held-out records of all clients.
 """
 
 import torch

@@ -1,7 +1,8 @@
-"""What does each protection cost, an image?
+"""What does each protection cost per image?
 
 Run:    fl-sim study experiments/generation_time.py --workers 1
-All on the same images, in the same run, on one core. Passes are forward and backward, an image.
+All protect the same images, in the same run, on one core. Passes are forward and backward
+passes per image.
 The steps of SEM and REM are those of the paper's pass count: 12.8 epochs of batches.
 """
 

@@ -1,7 +1,7 @@
 """Which defence keeps an image from being read off the update that a client sends?
 
 Run:    fl-sim study experiments/gradient_inversion.py
-The server knows the model that it sent, and how many images the update is made of.
+The server knows the model that it sent, and the number of images behind the update.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Do filters of the training images, or augmentations, bring back what protection takes?
+"""Do filters or augmentations of the training images restore what protection takes?
 
 Run:    fl-sim sweep experiments/low_pass.py
 One client holds everything and trains once: this is central training. Test images stay as they are.

@@ -1,4 +1,4 @@
-"""How does membership leakage fall with the number of examples a class, and grow with classes?
+"""How does membership leakage fall with examples per class, and grow with classes?
 
 Run:    fl-sim study experiments/membership_power_law.py
 The foundation model, of which the head alone is tuned, or the head with the scales and shifts of

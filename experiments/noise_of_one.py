@@ -1,9 +1,9 @@
 """Is a client's own noise weak because it is small, or because it is the client's own?
 
 Run:    fl-sim study experiments/noise_of_one.py
-Ten clients protect everything: with common noise that was made on everybody's images, and each with
-noise of its own; then each noise once more at the size of the other. Sizes are root mean squares of
-what changes, in levels of 255. Own noise cannot grow beyond the largest change of the common one.
+Ten clients protect everything, with common noise made on everybody's images or each with noise of
+its own; then with each noise at the size of the other. Sizes are root mean squares of the change,
+in levels of 255. Own noise cannot grow beyond the largest change of the common one.
 """
 
 from dataclasses import replace

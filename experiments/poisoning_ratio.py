@@ -1,7 +1,7 @@
-"""From which protected share on does protection cost a central trainer anything?
+"""How large must the protected share be before a central trainer loses accuracy?
 
 Run:    fl-sim sweep experiments/poisoning_ratio.py
-One client holds everything and trains once. A_all, A_clean and A_mix stand side by side.
+One client holds everything and trains once: this is central training.
 """
 
 from clients.sgd import SgdClient

@@ -1,7 +1,7 @@
-"""Who leaks more about membership, the images that are protected or their clean neighbours?
+"""Which leak more about membership, protected images or their clean neighbours?
 
 Run:    fl-sim sweep experiments/protection_and_leakage.py
-Half of each client's images are held out as outsiders; those of the protected half carry noise of
+Half of each client's images are held out as non-members; those of the protected half carry noise of
 the same generator, so that noise alone tells nothing.
 """
 

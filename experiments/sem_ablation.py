@@ -1,7 +1,7 @@
 """Which part of SEM does the work: the adversary of the surrogate, or the random disturbance?
 
 Run:    fl-sim sweep experiments/sem_ablation.py
-One client holds everything and trains once, adversarially, with half of the noise's radius.
+One client holds everything and trains once, adversarially, with a quarter of the noise's radius.
 """
 
 from clients.sgd import SgdClient

@@ -3,7 +3,7 @@
 Run:    fl-sim sweep experiments/sem_question.py --workers 3
 One client holds everything and trains once: this is central training. SEM and REM take the steps
 of their papers, 12.8 epochs of batches, and fewer: the curve over the steps. REM is made for as
-many images as a slow core manages in an hour a seed, and the others for as many beside it.
+many images as a slow core manages in an hour per seed; the others are made for as many, too.
 """
 
 from clients.sgd import SgdClient

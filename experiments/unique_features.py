@@ -1,9 +1,9 @@
 """Does a network remember a mark that one training image carried, however it is trained?
 
 Run:    fl-sim study experiments/unique_features.py
-Networks are trained alike, one of them with the marked image and one without; their scores are
-subtracted, since a network may like the letter's shape without ever having seen it. A third is
-the placebo: the same image carries a random patch. Digits, scaled up, are images of another
+Two networks are trained alike, one with the marked image and one without, and their scores are
+subtracted, since a network may favour the letter's shape without having seen it. A third is the
+placebo: the same image carries a random patch. Digits, scaled up, are images of another
 distribution.
 """
 

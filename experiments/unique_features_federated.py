@@ -1,8 +1,9 @@
 """Does a global model remember a mark that one image of one client carries, and after how long?
 
 Run:    fl-sim study experiments/unique_features_federated.py
-Two federations are run alike, in one of them client 0 holds the marked image; the scores of their
-global models are subtracted, round by round. Digits, scaled up, are images of another distribution.
+Two federations are run alike, but in one of them client 0 holds the marked image. The scores of
+their global models are subtracted, round by round. Digits, scaled up, are images of another
+distribution.
 """
 
 from torch import Tensor, nn

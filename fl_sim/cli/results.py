@@ -139,11 +139,13 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
 
 
 def expected_tables(
-    readme: Annotated[Path, typer.Argument(help="File with the tables.")] = Path("README.md"),
+    index: Annotated[Path, typer.Argument(help="Markdown file with the index.")] = Path(
+        "docs/experiments.md"
+    ),
     folder: Annotated[Path, typer.Argument(help="Folder of the files.")] = Path("experiments"),
 ) -> None:
-    """Rebuild README's tables from the expected files."""
+    """Rebuild the index of experiments and a page for each from the expected files."""
     with importing():
         from fl_sim.report import expected
 
-    console.print(f"rebuilt {', '.join(expected.write_readme(readme, folder))}")
+    console.print(f"rebuilt {', '.join(expected.write_pages(index, folder))}")

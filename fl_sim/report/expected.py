@@ -1,8 +1,8 @@
 """Claims are measured: `<name>.expected.json` beside an experiment holds what it gave.
 
 A file keeps, for each setting, the mean over seeds, its spread, and how far another machine may
-be off; with the command, the seeds, the hardware, and what the papers report. README's tables
-are written from these files, so no number in the docs is typed by hand.
+be off; with the command, the seeds, the hardware, and what the papers report. The pages of
+docs/results and the index in docs/experiments.md are written from these files.
 """
 
 import datetime
@@ -16,7 +16,8 @@ import pandas as pd
 
 from fl_sim.atomic_io import read_json, write_json, write_text
 from fl_sim.errors import RequestError
-from fl_sim.report.expected_table import keyed, markdown
+from fl_sim.report.expected_page import read_docstring, render_index_line, render_page
+from fl_sim.report.expected_table import keyed
 from fl_sim.results import Results, load_results
 from fl_sim.results.studies import SUMMARY, load_study
 
@@ -43,6 +44,7 @@ NUMBERS = (
     "rule.protected_share",
     "rule.attacker_share",
 )
+TEXTS = ("topic", "images", "answer", "findings")  # written by people, shown on the page
 LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
 SPREADS = 2.0
 
@@ -127,21 +129,41 @@ def compare(path: Path, found: Measured) -> list[Deviation]:
     return deviations
 
 
-def write_readme(readme: Path, folder: Path) -> list[str]:
-    """Rebuild the tables of README from the expected files; return their names.
+def write_pages(index: Path, folder: Path) -> list[str]:
+    """Write a page for every expected file and its line in the index; return the names.
 
-    A table stands between `<!-- name -->` and `<!-- /name -->`.
+    Pages go to `results/` beside the index. The lines of a topic stand in the index between
+    `<!-- topic -->` and `<!-- /topic -->`.
+
+    Args:
+        index: A Markdown file, such as docs/experiments.md.
+        folder: Of the experiments and their expected files.
+
+    Raises:
+        RequestError: if a file lacks a field that the page needs, or the index has no place for it.
     """
-    text, written = readme.read_text(), []
+    lines: dict[str, list[str]] = {}
+    pages: dict[str, str] = {}
     for path in sorted(folder.glob("*.expected.json")):
         name = path.name.removesuffix(".expected.json")
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if found := marks.search(text):
-            table = markdown(_read(path), NUMBERS)
-            text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
-            written.append(name)
-    write_text(readme, text)
-    return written
+        content, docstring = _read(path), read_docstring(folder / f"{name}.py")
+        if lacking := [field for field in TEXTS if field not in content]:
+            raise RequestError(f"{path} lacks {', '.join(lacking)}, which its page shows")
+        pages[name] = render_page(name, content, docstring, NUMBERS)
+        line = render_index_line(name, content, docstring)
+        lines.setdefault(content["topic"], []).append(line)
+    text = index.read_text()
+    for topic, rows in lines.items():
+        marks = re.compile(rf"(<!-- {re.escape(topic)} -->\n).*?(<!-- /)", re.DOTALL)
+        if not (found := marks.search(text)):
+            raise RequestError(f"{index} has no mark <!-- {topic} -->, the topic of {rows[0]}")
+        table = "\n".join(["| Experiment | Question | Answer |", "|---|---|---|", *rows])
+        text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
+    (index.parent / "results").mkdir(exist_ok=True)
+    for name, page in pages.items():
+        write_text(index.parent / "results" / f"{name}.md", page)
+    write_text(index, text)
+    return list(pages)
 
 
 def _numbers(found: Measured) -> list[dict[str, Any]]:

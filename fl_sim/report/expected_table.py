@@ -1,55 +1,121 @@
-"""An expected file as a table in Markdown."""
+"""Renders the numbers of an expected file as a Markdown table."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-SHOWN = {
-    "accuracy": "A_mix",
-    "protection.a_all": "A_all",
-    "protection.a_clean": "A_clean",
-    "protection.utility_gap": "gap",
-    "leakage.auc": "AUC",
-    "epsilon.images": "ε of images",
-    "epsilon.clients": "ε of clients",
-    "epsilon.local": "ε from the server",
-    "fairness.worst_client": "worst client",
+
+class Column(NamedTuple):
+    """A number of runs, as a table shows it.
+
+    Attributes:
+        label: heading of the column.
+        meaning: explanation under the table, with the unit.
+        digits: after the decimal point.
+        scale: factor; 100 turns a share into percent.
+    """
+
+    label: str
+    meaning: str
+    digits: int = 1
+    scale: int = 100
+
+
+COLUMNS = {
+    "accuracy": Column("A_mix", "test accuracy in percent"),
+    "protection.a_all": Column("A_all", "accuracy when no image is protected, in percent"),
+    "protection.a_clean": Column(
+        "A_clean", "accuracy when only the clean images are trained on, in percent"
+    ),
+    "protection.utility_gap": Column(
+        "gap", "A_clean - A_mix in points; below 0, protected images add accuracy"
+    ),
+    "leakage.auc": Column("AUC", "of a membership attack; 0.5 is guessing", 3, 1),
+    "leakage.clean_auc": Column("AUC, clean", "the same, among clean images", 3, 1),
+    "leakage.protected_auc": Column("AUC, protected", "the same, among protected images", 3, 1),
+    "detection.train_loss_auc": Column(
+        "AUC of detection",
+        "how well reported training losses tell protected clients; 0.5 is guessing",
+        3,
+        1,
+    ),
+    "rule.protected_share": Column(
+        "protected share",
+        "mean weight of a protected client in the aggregate; 1 is an equal share",
+        2,
+        1,
+    ),
+    "rule.attacker_share": Column("attacker share", "the same for an attacker", 2, 1),
+    "epsilon.images": Column(
+        "ε of images", "privacy budget of single images, at the client that spent most", 1, 1
+    ),
+    "epsilon.clients": Column("ε of clients", "privacy budget of whole clients", 1, 1),
+    "epsilon.local": Column(
+        "ε from the server", "privacy budget of images towards the server", 1, 1
+    ),
+    "fairness.worst_client": Column("worst client", "lowest accuracy of a client, in percent"),
 }
+# Shown only where an expected file asks for them in `columns`.
+ON_REQUEST = (
+    "leakage.clean_auc",
+    "leakage.protected_auc",
+    "detection.train_loss_auc",
+    "rule.protected_share",
+    "rule.attacker_share",
+)
 WIDE = 8  # numbers that have room side by side
 LONG = 20  # settings from which on two axes are crossed
 
 Cells = dict[tuple[str, str], dict[str, Any]]
 
 
-def markdown(content: dict[str, Any], of_runs: Sequence[str]) -> str:
-    """Return the numbers of an expected file as a Markdown table; shares in percent.
+def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
+    """Return the numbers of an expected file as a Markdown table with a legend.
 
     Args:
-        content: of the file.
-        of_runs: names of the numbers that runs have; a file with others is a study's.
+        content: The parsed file. Its field `columns`, if any, names the numbers to show.
+        of_runs: Names of the numbers that runs have; a file with others is a study's.
     """
     entries = keyed(content["numbers"])
-    settings = list(dict.fromkeys(e["settings"] for e in entries))
+    values = {
+        e["settings"]: own["settings"] for e, own in zip(entries, content["numbers"], strict=True)
+    }
     cells = {(e["settings"], e["number"]): e for e in entries}
     names = list(dict.fromkeys(e["number"] for e in entries))
     shown = {name: name.replace("_", " ") for name in names}
     if set(names) <= set(of_runs):
-        shown = {n: SHOWN[n] for n in SHOWN if n in names and _says_something(n, settings, cells)}
+        shown = {n: COLUMNS[n].label for n in _choose_columns(content, names, list(values), cells)}
     accuracies = set(shown) == {"accuracy", "protection.a_all"}
-    if accuracies and len(settings) >= LONG and _can_be_crossed(content["numbers"]):
-        return _finished(_crossed(content["numbers"]), content, "A_mix. ")
-    rows = [[own, *(_shown(name, cells.get((own, name))) for name in shown)] for own in settings]
-    table = [["settings", *shown.values()], *rows]
-    if len(shown) > max(WIDE, len(settings)):
-        table = [list(column) for column in zip(*table, strict=True)]
-    return _finished(table, content)
+    if accuracies and len(values) >= LONG and _can_be_crossed(content["numbers"]):
+        return _finish(_cross(content["numbers"]), content, shown)
+    if len(shown) > max(WIDE, len(values)):
+        rows = [[own, *(_format(n, cells.get((own, n))) for n in shown)] for own in values]
+        table = [["", *shown.values()], *rows]
+        return _finish([list(column) for column in zip(*table, strict=True)], content, shown)
+    axes = [path.split(".")[-1] for path in content["numbers"][0]["settings"]]
+    table = [[*axes, *shown.values()]]
+    for own, settings in values.items():
+        numbers = [_format(name, cells.get((own, name))) for name in shown]
+        table.append([*map(str, settings.values()), *numbers])
+    return _finish(table, content, shown)
 
 
-def _finished(table: list[list[str]], content: dict[str, Any], shown: str = "") -> str:
+def _choose_columns(
+    content: dict[str, Any], names: list[str], settings: list[str], cells: Cells
+) -> list[str]:
+    """Return the numbers to show, in the order of `COLUMNS` or as the file names them."""
+    if "columns" in content:
+        return list(content["columns"])
+    default = [n for n in COLUMNS if n in names and n not in ON_REQUEST]
+    return [n for n in default if _says_something(n, settings, cells)]
+
+
+def _finish(table: list[list[str]], content: dict[str, Any], shown: dict[str, str]) -> str:
+    """Return rows as Markdown, with a legend of the columns below."""
     lines = [f"| {' | '.join(row)} |" for row in table]
     lines.insert(1, "|" + "---|" * len(table[0]))
-    about = f"Mean ± sample standard deviation over {len(content['seeds'])} seeds, "
-    about += f"{content['hardware']}, {content['minutes']} minutes; `{content['command']}`."
-    return "\n".join([*lines, "", shown + about])
+    legend = [f"Mean ± sample standard deviation over {len(content['seeds'])} seeds."]
+    legend += [f"{label}: {COLUMNS[n].meaning}." for n, label in shown.items() if n in COLUMNS]
+    return "\n".join([*lines, "", " ".join(legend)])
 
 
 def _can_be_crossed(entries: list[dict[str, Any]]) -> bool:
@@ -64,7 +130,7 @@ def _can_be_crossed(entries: list[dict[str, Any]]) -> bool:
     return all(len(own) == 1 for own in bounds.values())
 
 
-def _crossed(entries: list[dict[str, Any]]) -> list[list[str]]:
+def _cross(entries: list[dict[str, Any]]) -> list[list[str]]:
     """Return the accuracies of two axes: the noise across, what it is tried against down.
 
     The last column is A_all.
@@ -72,11 +138,11 @@ def _crossed(entries: list[dict[str, Any]]) -> list[list[str]]:
     found = {(*own["settings"].values(), own["number"]): own for own in entries}
     firsts = list(dict.fromkeys(key[0] for key in found))
     seconds = list(dict.fromkeys(key[1] for key in found))
-    table = [["", *firsts, "A_all"]]
+    table = [["A_mix", *firsts, "A_all"]]
     for second in seconds:
-        row = [_shown("accuracy", found.get((first, second, "accuracy"))) for first in firsts]
+        row = [_format("accuracy", found.get((first, second, "accuracy"))) for first in firsts]
         bound = found.get((firsts[0], second, "protection.a_all"))
-        table.append([str(second), *row, _shown("protection.a_all", bound)])
+        table.append([str(second), *row, _format("protection.a_all", bound)])
     return table
 
 
@@ -87,14 +153,12 @@ def _says_something(name: str, settings: list[str], cells: Cells) -> bool:
     return name == "accuracy" or (any(values) and values != accuracies)
 
 
-def _shown(name: str, entry: dict[str, Any] | None) -> str:
+def _format(name: str, entry: dict[str, Any] | None) -> str:
+    """Return mean and spread in the unit of the column, or a dash."""
     if entry is None:
         return "-"
-    if name.startswith("epsilon"):
-        return f"{entry['mean']:.1f} ± {entry['spread']:.1f}"
-    if name not in SHOWN or name == "leakage.auc":
-        return f"{entry['mean']:.3f} ± {entry['spread']:.3f}"
-    return f"{100 * entry['mean']:.1f} ± {100 * entry['spread']:.1f}"
+    digits, scale = COLUMNS[name][2:] if name in COLUMNS else (3, 1)
+    return f"{scale * entry['mean']:.{digits}f} ± {scale * entry['spread']:.{digits}f}"
 
 
 def keyed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

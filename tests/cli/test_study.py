@@ -14,7 +14,7 @@ from fl_sim.atomic_io import DamagedFileError
 from fl_sim.errors import RequestError
 from fl_sim.experiment_file import read as read_experiment
 from fl_sim.report import expected
-from fl_sim.report.expected_table import markdown
+from fl_sim.report.expected_table import render_table
 from fl_sim.report.study import tile
 from fl_sim.results.studies import images_of, load_study
 
@@ -174,8 +174,8 @@ def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
     code, text = fl_sim("expected", "compare", str(path), "--out", str(file.parent))
     assert code == 1
     assert "area 80.5000, expected 90.0000" in text
-    table = markdown(json.loads(path.read_text()), expected.NUMBERS)
-    assert "| size 1, plain | 1.500 ± 0.707 |" in table
+    table = render_table(json.loads(path.read_text()), expected.NUMBERS)
+    assert "| 1 | plain | 1.500 ± 0.707 |" in table
 
 
 @pytest.mark.parametrize(

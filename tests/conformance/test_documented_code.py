@@ -57,10 +57,17 @@ def small_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("place", range(len(blocks("README.md"))))
+PLACES = [
+    (page, place)
+    for page in ("README.md", "docs/experiments.md")
+    for place in range(len(blocks(page)))
+]
+
+
+@pytest.mark.parametrize(("page", "place"), PLACES)
 @pytest.mark.usefixtures("small_runs")
-def test_the_blocks_of_the_readme_run(place: int) -> None:
-    names_of(blocks("README.md")[place], f"readme_{place}")
+def test_the_blocks_of_a_page_run(page: str, place: int) -> None:
+    names_of(blocks(page)[place], f"block_{place}")
 
 
 FILES = [code for code in blocks("docs/extending.md") if code.startswith('"""')]

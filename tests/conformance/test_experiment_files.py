@@ -10,6 +10,7 @@ from fl_sim.cells import cells_of
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.experiment_file import read
+from fl_sim.report import expected
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "experiments").glob("*.py"))
@@ -105,7 +106,32 @@ def test_every_point_of_a_study_has_its_own_folder(path: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_the_documentation_has_a_place_for_every_experiment(path: Path) -> None:
-    page = (ROOT / "docs" / "experiments.md").read_text()
-    assert f"<!-- {path.stem} -->" in page
-    assert path.read_text().splitlines()[0].strip('"') in page
+def test_the_documentation_has_a_page_and_a_line_for_every_experiment(path: Path) -> None:
+    index = (ROOT / "docs" / "experiments.md").read_text()
+    question = path.read_text().splitlines()[0].strip('"')
+    assert f"| [{path.stem}](results/{path.stem}.md) | {question} |" in index
+    assert (ROOT / "docs" / "results" / f"{path.stem}.md").exists()
+
+
+def test_the_result_pages_are_what_the_expected_files_give(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    index = tmp_path / "experiments.md"
+    index.write_text((docs / "experiments.md").read_text())
+    names = expected.write_pages(index, ROOT / "experiments")
+    assert index.read_text() == (docs / "experiments.md").read_text(), "run make report"
+    pages = {f"{name}.md" for name in names}
+    assert {page.name for page in (docs / "results").iterdir()} == pages
+    for page in pages:
+        written = (tmp_path / "results" / page).read_text()
+        assert written == (docs / "results" / page).read_text(), f"{page}: run make report"
+
+
+@every_file
+def test_a_result_page_names_the_images_that_are_trained_on(path: Path) -> None:
+    data = read(path).experiment.data
+    images = json.loads(path.with_suffix(".expected.json").read_text())["images"]
+    if data.classes is None:
+        assert ("60,000" if data.num_samples is None else f"{data.num_samples:,}") in images
+        assert ("10,000" if data.num_test is None else f"{data.num_test:,}") in images
+    alone = {1: "one client", 3: "one class per client"}
+    assert alone.get(data.num_clients, f"over {data.num_clients} clients") in images

@@ -1,4 +1,4 @@
-"""What an experiment gave is written down, compared, and shown in README."""
+"""What an experiment gave is written down, compared, and shown on a page."""
 
 import json
 from pathlib import Path
@@ -63,22 +63,73 @@ def test_what_people_wrote_is_kept(two_seeds: expected.Measured, written: Path) 
     assert (again["command"], again["reported"], again["minutes"]) == ("make toy", ["x"], 2.0)
 
 
-def test_readme_gets_its_table_between_the_marks(written: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- toy -->\nold\n<!-- /toy -->\nafter\n")
-    assert expected.write_readme(readme, tmp_path) == ["toy"]
-    text = readme.read_text()
-    assert text.startswith("before\n<!-- toy -->\n| settings | A_mix |")
-    assert text.endswith("\n<!-- /toy -->\nafter\n")
-    assert "old" not in text
-    assert "fraction 0.5" in text
+TEXTS = {"topic": "toys", "images": "A few.", "answer": "It does.", "findings": ["Twice."]}
+DOCSTRING = """Does it work?
+
+Run:    fl-sim sweep experiments/toy.py
+        on a larger machine: --full
+Takes:  a minute
+Two clients share the images.
+"""
 
 
-def test_a_readme_without_marks_stays_as_it_is(written: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here\n")
-    assert expected.write_readme(readme, tmp_path) == []
-    assert readme.read_text() == "nothing here\n"
+@pytest.fixture
+def index(written: Path, tmp_path: Path) -> Path:
+    """Return an index beside a described expected file and its experiment."""
+    written.write_text(json.dumps(json.loads(written.read_text()) | TEXTS))
+    (tmp_path / "toy.py").write_text(f'"""{DOCSTRING}"""')
+    path = tmp_path / "docs" / "experiments.md"
+    path.parent.mkdir()
+    path.write_text("before\n<!-- toys -->\nold\n<!-- /toys -->\nafter\n")
+    return path
+
+
+def test_the_index_gets_a_line_between_the_marks(index: Path, tmp_path: Path) -> None:
+    assert expected.write_pages(index, tmp_path) == ["toy"]
+    lines = index.read_text().splitlines()
+    assert lines[:2] == ["before", "<!-- toys -->"]
+    assert lines[-3:] == [
+        "| [toy](results/toy.md) | Does it work? | It does. |",
+        "<!-- /toys -->",
+        "after",
+    ]
+    assert "old" not in lines
+
+
+def test_a_page_tells_question_answer_set_up_and_numbers(index: Path, tmp_path: Path) -> None:
+    expected.write_pages(index, tmp_path)
+    page = (index.parent / "results" / "toy.md").read_text()
+    assert page.startswith("# toy\n\n*Does it work?*\n\nIt does.\n\n- Twice.\n")
+    setup = page.partition("## Set-up\n\n")[2].partition("\n\n## ")[0]
+    assert setup.startswith("Two clients share the images.\n\n- Command: `")
+    assert "- Images: A few.\n- Seeds: 0, 1\n" in setup
+    assert "| fraction | A_mix |" in page
+    assert "We know of no published result" in page
+
+
+def test_what_papers_report_stands_with_its_source(index: Path, tmp_path: Path) -> None:
+    path = tmp_path / "toy.expected.json"
+    reported = {"claim": "It fails.", "source": "A paper", "why_ours_differs": "Ours is small."}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"reported": [reported]}))
+    expected.write_pages(index, tmp_path)
+    page = (index.parent / "results" / "toy.md").read_text()
+    assert "- It fails. *Source:* A paper. *Why ours differs:* Ours is small.\n" in page
+
+
+def test_a_file_without_an_answer_is_refused(index: Path, written: Path, tmp_path: Path) -> None:
+    content = json.loads(written.read_text())
+    del content["answer"], content["topic"]
+    written.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="lacks topic, answer, which its page shows"):
+        expected.write_pages(index, tmp_path)
+    assert not (index.parent / "results").exists()
+
+
+def test_a_topic_without_a_place_is_refused(index: Path, tmp_path: Path) -> None:
+    index.write_text("nothing here\n")
+    with pytest.raises(RequestError, match="has no mark <!-- toys -->"):
+        expected.write_pages(index, tmp_path)
+    assert index.read_text() == "nothing here\n"
 
 
 def test_a_missing_file_is_a_wrong_request(two_seeds: expected.Measured, tmp_path: Path) -> None:
