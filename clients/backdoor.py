@@ -12,7 +12,7 @@ from clients.wrapping import Wrapper
 from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.errors import require
-from fl_sim.triggers import Patch, Trigger
+from fl_sim.triggers import Backdoor, Patch, Trigger
 
 
 @final
@@ -49,6 +49,14 @@ class BackdoorClient(Wrapper):
         description.check_types(self)
         require(self.target >= 0, "target", "the number of a class, from 0", self.target)
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
+
+    def backdoor(self) -> Backdoor:
+        """Return the trigger and its target."""
+        return Backdoor(self.trigger, self.target)
+
+    def named_classes(self) -> dict[str, int]:
+        """Return the target."""
+        return {"target": self.target}
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the shard with some of its images stamped and relabelled.

@@ -74,6 +74,10 @@ class DpSgdClient(Client):
         require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
+    def images_per_step(self) -> int:
+        """Return the batch size that is expected."""
+        return self.batch_size
+
     def num_steps(self, num_examples: int) -> int:
         """Return the number of steps of all local epochs."""
         return self.local_epochs * math.ceil(num_examples / self.batch_size)

@@ -47,6 +47,10 @@ class LabelFlipClient(Wrapper):
         differ = self.target >= 0 and self.target != self.source
         require(differ, "target", f"the number of a class other than {self.source}", self.target)
 
+    def named_classes(self) -> dict[str, int]:
+        """Return the source and the target."""
+        return {"source": self.source, "target": self.target}
+
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the wrong labels."""
         return self.honest.train(model, replace(shard, labels=self._flipped(shard)), rng)

@@ -13,7 +13,7 @@ from fl_sim import description
 from fl_sim.contracts import Client, Shard
 from fl_sim.models.batches import counted, least_batch
 from fl_sim.models.parameters import flat
-from fl_sim.models.tuning import rate_of
+from fl_sim.models.tuning import trained_parameters
 
 CONTROL = "control"  # name of the vector that goes both ways; strategies/scaffold.py has it too
 
@@ -80,5 +80,5 @@ def linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:
 
 def _rates(model: nn.Module) -> Float[Tensor, " p"]:
     """Return the factor of the learning rate for each parameter."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.cat([torch.full((p.numel(),), float(rate_of(p))) for p in trained])
+    trained = trained_parameters(model)
+    return torch.cat([torch.full((p.numel(),), rate) for p, rate in trained])

@@ -94,6 +94,14 @@ class SgdClient(Client):
             local_steps=self.local_steps,
         )
 
+    def images_per_step(self) -> int:
+        """Return the batch size."""
+        return self.batch_size
+
+    def applied_countermeasures(self) -> tuple[Countermeasure, ...]:
+        """Return the countermeasures, in the order of the field."""
+        return self.countermeasures
+
     def num_steps(self, num_examples: int) -> int:
         """Return the number of local steps, or of the batches of all local epochs."""
         if self.local_steps is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fl_sim.models.tuning import rate_of
+from fl_sim.models.tuning import trained_parameters
 
 
 @dataclass(eq=False)
@@ -29,9 +29,8 @@ class Steps:
     _velocities: dict[float, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                self._groups.setdefault(rate_of(parameter), []).append(parameter)
+        for parameter, rate in trained_parameters(self.model):
+            self._groups.setdefault(rate, []).append(parameter)
 
     def forget(self) -> None:
         """Drop the gradients of the last step."""

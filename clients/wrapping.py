@@ -1,6 +1,8 @@
 """What malicious clients share: they are like the client that they wrap, but for one thing."""
 
 from abc import abstractmethod
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,6 +40,15 @@ class Wrapper(Client):
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the client that it wraps."""
         return self.honest.replies(update, shard)
+
+    def rewrap(self, client: Client, always: bool) -> Client:
+        """Replace `honest` where it is the default; where it is an attack, what that wraps."""
+        attack: Any = self
+        inner = self.honest.rewrap(client, always)
+        is_plain = inner is self.honest  # it wraps nothing that can be replaced
+        if self.honest == type(attack)().honest or (is_plain and always):
+            inner = client
+        return replace(attack, honest=inner)  # type: ignore[no-any-return]
 
 
 class Colluder(Wrapper, ColludingClient):

@@ -235,6 +235,13 @@ def is_part(cls: type) -> bool:
     return dataclasses.is_dataclass(cls) or issubclass(cls, Strategy)
 
 
+def values_of(part: object) -> dict[str, Any]:
+    """Return the values of a dataclass's fields, by name; of anything else, none."""
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return {}
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+
+
 def argument_names_of(cls: type) -> list[str]:
     """Return the fields of a dataclass, or the plain arguments of a strategy of Flower's."""
     if issubclass(cls, Strategy):
@@ -274,14 +281,12 @@ def check_classes(part: Any) -> None:
     A run is described by its JSON, from which workers, resumed runs and audits build it again, so
     a class in an experiment file or in a notebook cannot be a part of it.
     """
-    if isinstance(part, type) or not dataclasses.is_dataclass(part):
-        return
-    for field in dataclasses.fields(part):
-        for place, own in _parts(getattr(part, field.name)):
+    for name, value in values_of(part).items():
+        for place, own in _parts(value):
             try:
                 _check_class(own)
             except FieldError as error:
-                raise error.under(f"{field.name}{place}".rstrip(".")) from None
+                raise error.under(f"{name}{place}".rstrip(".")) from None
 
 
 def _check_class(part: Any) -> None:

@@ -276,6 +276,12 @@ class Experiment:
         return self.participation.clients_per_round or self.num_clients
 
     @property
+    def root_samples(self) -> int:
+        """Number of clean test images that the server takes to train on itself; mostly 0."""
+        rule = self.strategy
+        return rule.root_samples if isinstance(rule, AggregationRule) else 0
+
+    @property
     def run_id(self) -> str:
         """Name of the run: a hash of everything but the seed (and the engine).
 

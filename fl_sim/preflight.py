@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from fl_sim.contracts import AggregationRule, Client, Dataset
 from fl_sim.data.partition import shares
-from fl_sim.description import check_classes, label, with_value
+from fl_sim.description import check_classes, label
 from fl_sim.errors import FieldError, RequestWarning, require
 from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.flower_strategies import NEED_CLIENTS
 from fl_sim.models.batches import least_batch
 from fl_sim.models.surrogate import cannot_protect
 from fl_sim.models.tuning import Network, build
-from fl_sim.schedule import Schedule, backdoors, layers
+from fl_sim.schedule import Schedule, backdoors
 from fl_sim.seeding import numpy_generator
 
 NODES = ("min_train_nodes", "min_available_nodes")  # of Flower's strategies
@@ -71,10 +71,10 @@ def _check_single_images(
         example = network.frozen(torch.zeros(1, *dataset.train_images.shape[1:]))
     if least_batch(network.trained, example) == 1:
         return
-    for name, client in _clients_of(experiment):
-        size = getattr(client, "batch_size", 2)
+    for path, client in _clients_of(experiment):
+        size = client.images_per_step()
         allowed = "at least 2: batch normalisation cannot train on a single image"
-        require(size != 1, f"{name}.batch_size", allowed, size)
+        require(size != 1, f"{path}.batch_size", allowed, size)
     for client_number, own in enumerate(parts):
         counts = dataset.train_labels[own].bincount()
         held_out = (experiment.data.held_out * counts).floor()
@@ -132,11 +132,11 @@ def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classe
 
 
 def _clients_of(experiment: Experiment) -> list[tuple[str, Client]]:
-    """Return every client of an experiment, also what others wrap, each with its field."""
+    """Return every client of an experiment, also what others wrap, each with its path."""
     alone = experiment.evaluation.alone
     found = [("client", experiment.client), *[("evaluation.alone", alone)] * (alone is not None)]
     found += [("adversary.client", own.client) for own in experiment.adversaries]
-    return [(name, part) for name, whole in found if whole is not None for part in layers(whole)]
+    return [pair for path, whole in found if whole is not None for pair in whole.walk(path)]
 
 
 def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
@@ -150,13 +150,13 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 def _refuse_hidden_images(experiment: Experiment) -> None:
     """Refuse what needs images where clients only see cached features."""
     tune = experiment.model.tune
-    for name, client in _clients_of(experiment):
+    for path, client in _clients_of(experiment):
         allowed = f"'full', so that {type(client).__name__} meets images"
         require(not client.needs_images, "model.tune", allowed, tune)
-        asked = getattr(client, "countermeasures", ())
+        asked = client.applied_countermeasures()
         allowed = "none where a part of the network is frozen; set model.tune=full"
         got = [type(own).__name__ for own in asked]
-        require(not asked, f"{name}.countermeasures", allowed, got)
+        require(not asked, f"{path}.countermeasures", allowed, got)
 
 
 def _check_strategy(experiment: Experiment) -> None:
@@ -190,7 +190,7 @@ def _source_of_count(experiment: Experiment) -> str:
 def _named(rule: AggregationRule) -> str:
     """Return a rule with the number of attackers that it is made for, where it has one."""
     words = str(label(rule))
-    number = getattr(rule, "num_byzantine", None)
+    number = rule.num_attackers()
     if number is None or "num_byzantine" in words:
         return words
     rest = words.partition("(")[2]
@@ -200,19 +200,16 @@ def _named(rule: AggregationRule) -> str:
 def _clients_needed(rule: AggregationRule) -> str:
     """Return how many clients a rule needs, and as what of the attackers f, such as 2f+3."""
     needed = rule.min_updates
-    counts = [_with_attackers(rule, more).min_updates for more in range(1, 4)]
-    steps = {after - before for before, after in pairwise([needed, *counts])}
-    number = getattr(rule, "num_byzantine", None)
-    if number is None or len(steps) > 1 or steps == {0}:
+    number = rule.num_attackers()
+    if number is None:
+        return f"{needed} clients"
+    counts = [rule.against(number + more).min_updates for more in range(4)]
+    steps = {after - before for before, after in pairwise(counts)}
+    if len(steps) > 1 or steps == {0}:
         return f"{needed} clients"
     slope = steps.pop()
     rest = needed - slope * number
     return f"{slope if slope > 1 else ''}f{rest:+d} = {needed} clients".replace("+0 ", " ")
-
-
-def _with_attackers(rule: AggregationRule, more: int) -> AggregationRule:
-    number = getattr(rule, "num_byzantine", None)
-    return rule if number is None else with_value(rule, "num_byzantine", number + more)
 
 
 def fewest_of(experiment: Experiment) -> int:
@@ -237,7 +234,7 @@ def _check_counts(strategy: Strategy, count: int) -> None:
 
 def _check_root_images(experiment: Experiment, num_test: int) -> None:
     """Refuse a rule that would leave no test image: its own come out of the test set."""
-    taken = getattr(experiment.strategy, "root_samples", 0)
+    taken = experiment.root_samples
     name = str(label(experiment.strategy))
     allowed = f"above the {taken} root images that strategy {name} takes out of the test images"
     require(taken < num_test, "data.num_test", allowed, num_test)
@@ -262,10 +259,10 @@ def _refuse_client_halves(strategy: Strategy) -> None:
 
 def _check_attacks(experiment: Experiment, num_classes: int) -> None:
     """Refuse classes that do not exist, and backdoors that could not work or be measured."""
-    for part in (part for a in experiment.adversaries for part in layers(a.client)):
-        for name in ("source", "target"):
-            wanted = getattr(part, name, 0)
+    clients = [pair for a in experiment.adversaries for pair in a.client.walk("adversary.client")]
+    for path, client in clients:
+        for name, wanted in client.named_classes().items():
             allowed = f"one of {num_classes} classes, from 0"
-            require(wanted < num_classes, f"adversary.client.{name}", allowed, wanted)
+            require(wanted < num_classes, f"{path}.{name}", allowed, wanted)
     found = backdoors(experiment)
     require(len(found) <= 1, "adversary", "at most one trigger and target", found)

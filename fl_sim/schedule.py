@@ -4,10 +4,9 @@ Everything is drawn by name, so that it is the same on every engine and known be
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Adversary
 from fl_sim.seeding import generator
-from fl_sim.triggers import Trigger
+from fl_sim.triggers import Backdoor
 
 LATE = "past the deadline"
 DROPPED_OUT = "dropped out"
@@ -97,7 +96,8 @@ class Schedule:
             self._check_presence(number, fewest)
             stacks |= {self.attacks_of(client, number) for client in self.attackers(number)}
         for stack in stacks:
-            whole = layers(_stacked(stack, self.experiment.client))
+            attack = _stacked(stack, self.experiment.client)
+            whole = [each for _, each in attack.walk("adversary.client")]
             names = [type(each).__name__ for each in whole]
             if any(isinstance(each, ColludingClient) for each in whole[1:]):
                 allowed = "an attack that colludes around all others, and one at most in a client"
@@ -200,34 +200,15 @@ class Schedule:
         return self.experiment.data.num_clients
 
 
-def layers(client: Client) -> list[Client]:
-    """Return a client, what it wraps, what that wraps, and so on."""
-    inner = getattr(client, "honest", None)
-    return [client, *(layers(inner) if isinstance(inner, Client) else [])]
-
-
-def backdoors(experiment: Experiment) -> list[tuple[Trigger, int]]:
+def backdoors(experiment: Experiment) -> list[Backdoor]:
     """Return the trigger and the target class of every backdoor, each once."""
-    parts = [part for a in experiment.adversaries for part in layers(a.client)]
-    pairs = [(getattr(p, "trigger", None), getattr(p, "target", 0)) for p in parts]
-    return list(dict.fromkeys((t, c) for t, c in pairs if isinstance(t, Trigger)))
+    parts = [part for a in experiment.adversaries for _, part in a.client.walk("adversary.client")]
+    planted = [part.backdoor() for part in parts]
+    return list(dict.fromkeys(backdoor for backdoor in planted if backdoor is not None))
 
 
 def _stacked(attacks: tuple[Client, ...], honest: Client) -> Client:
     """Put attacks around a client, the first innermost."""
     for i, attack in enumerate(attacks):
-        honest = _around(attack, honest, always=i > 0)
+        honest = attack.rewrap(honest, always=i > 0)
     return honest
-
-
-def _around(attack: Any, inner: Client, always: bool) -> Client:
-    """Put an attack around a client, unless it was given another one on purpose."""
-    usual = {field.name: field.default_factory for field in fields(attack)}.get("honest")
-    if usual is None:
-        return attack  # type: ignore[no-any-return]
-    chosen = attack.honest != usual()  # type: ignore[operator]
-    if chosen and len(layers(attack)) > 2:
-        inner = _around(attack.honest, inner, always)
-    elif chosen and not always:
-        return attack  # type: ignore[no-any-return]
-    return replace(attack, honest=inner)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import UInt8
@@ -26,6 +26,13 @@ class Trigger(ABC):
             images: as published.
             part: which part of the trigger, by any number, where it comes in parts; None: all.
         """
+
+
+class Backdoor(NamedTuple):
+    """A trigger, and the class that images with it become."""
+
+    trigger: Trigger
+    target: int
 
 
 @final

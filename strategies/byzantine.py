@@ -1,13 +1,14 @@
 """What rules share that are asked to survive a number of attackers."""
 
 from abc import ABC
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule
+from fl_sim.contracts import AggregationRule, Decision, InformedRule
 from fl_sim.distances import equal_shares
 from fl_sim.errors import require
 from fl_sim.sums import weighted_sum
@@ -32,3 +33,12 @@ class ByzantineRule(InformedRule, ABC):
     def __post_init__(self) -> None:
         description.check_types(self)
         require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
+
+    def num_attackers(self) -> int:
+        """Return the field."""
+        return self.num_byzantine
+
+    def against(self, num_attackers: int) -> AggregationRule:
+        """Replace the field."""
+        rule: Any = self
+        return replace(rule, num_byzantine=num_attackers)  # type: ignore[no-any-return]

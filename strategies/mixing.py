@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,9 +62,17 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inner = getattr(self.rule, "num_byzantine", self.num_byzantine)
+        inner = self.rule.num_attackers()
         allowed = f"at least num_byzantine, which is {self.num_byzantine}"
-        require(inner >= self.num_byzantine, "rule.num_byzantine", allowed, inner)
+        fits = inner is None or inner >= self.num_byzantine
+        require(fits, "rule.num_byzantine", allowed, inner)
+
+    def against(self, num_attackers: int) -> AggregationRule:
+        """Replace the field, and move that of the wrapped rule by as much."""
+        wrapper: Any = self
+        inner, more = self.rule.num_attackers(), num_attackers - self.num_byzantine
+        rule = self.rule if inner is None else self.rule.against(inner + more)
+        return replace(wrapper, num_byzantine=num_attackers, rule=rule)  # type: ignore[no-any-return]
 
     @property
     def min_updates(self) -> int:

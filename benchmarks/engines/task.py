@@ -16,7 +16,7 @@ from clients.noop import NoopClient
 from fl_sim.engine.federation import Federation, federation
 from fl_sim.models.architectures import Normalise, PooledRelu
 from fl_sim.models.foundation import Rescale
-from fl_sim.models.tuning import rate_of
+from fl_sim.models.tuning import trained_parameters
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
@@ -111,8 +111,8 @@ def task(experiment: str) -> Task:
 def rate_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
     """Return the parameters by learning rate, as torch's optimisers take them."""
     groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        groups.setdefault(rate_of(parameter), []).append(parameter)
+    for parameter, rate in trained_parameters(model):
+        groups.setdefault(rate, []).append(parameter)
     return [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()]
 
 

@@ -1,7 +1,7 @@
 """The participant's plug-in: what it does in a round."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fl_sim.contracts.countermeasures import Countermeasure
 from fl_sim.contracts.nouns import Shard, Update
 from fl_sim.contracts.privacy import Releases
 from fl_sim.contracts.rules import AggregationRule, Senders
+from fl_sim.description import values_of
+from fl_sim.triggers import Backdoor
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,48 @@ class Client(ABC):
         return ""
 
     def num_steps(self, num_examples: int) -> int:
-        """Return how many optimiser steps a round takes on a shard of this size; 1 by default.
+        """Return how many optimiser steps a round takes on a shard of this size; 1 by default."""
+        return 1
 
-        A method `local_steps`, as it was called before, still counts.
+    def images_per_step(self) -> int | None:
+        """Return the batch size of a step; None where the client has none of its own."""
+        return None
+
+    def applied_countermeasures(self) -> tuple[Countermeasure, ...]:
+        """Return what the client itself does to images against their protection."""
+        return ()
+
+    def backdoor(self) -> Backdoor | None:
+        """Return the trigger that the client plants and the class it stands for, if any."""
+        return None
+
+    def named_classes(self) -> dict[str, int]:
+        """Return the classes that have to exist in the data, by the name of their field."""
+        return {}
+
+    def wrapped(self) -> dict[str, "Client"]:
+        """Return the clients that this one trains by: those in its fields, by field."""
+        values = values_of(self).items()
+        return {name: value for name, value in values if isinstance(value, Client)}
+
+    def walk(self, path: str) -> Iterator[tuple[str, "Client"]]:
+        """Yield this client and all that it wraps, outermost first, each with its path.
+
+        Args:
+            path: dotted path of this client, such as `adversary.client`.
         """
-        earlier = getattr(self, "local_steps", None)
-        return int(earlier(num_examples)) if callable(earlier) else 1
+        yield path, self
+        for name, client in self.wrapped().items():
+            yield from client.walk(f"{path}.{name}")
+
+    def rewrap(self, client: "Client", always: bool) -> "Client":
+        """Return this attack around `client`; itself where it is around none, as by default.
+
+        Args:
+            client: the training that the attack is to lead astray.
+            always: also where the attack was given a training of its own.
+        """
+        return self
 
     def descent(self, number: int) -> Descent | None:
         """Return what round `number` is if it is plain descent, else None.
@@ -110,11 +149,9 @@ class Client(ABC):
         Args:
             received: what the rule broadcasts beside the model.
         """
-        names = getattr(self, "__dataclass_fields__", {})
-        wrapped = [getattr(self, name) for name in names]
         found: dict[str, tuple[int, ...]] = {}
-        for client in wrapped:
-            found |= client.sends(received) if isinstance(client, Client) else {}
+        for client in self.wrapped().values():
+            found |= client.sends(received)
         return found
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:

@@ -103,6 +103,14 @@ class AggregationRule(ABC):
         """Number of clean images that the server holds and trains on itself; mostly 0."""
         return 0
 
+    def num_attackers(self) -> int | None:
+        """Return how many attackers the rule is to survive; None where no number is set."""
+        return None
+
+    def against(self, num_attackers: int) -> "AggregationRule":
+        """Return the rule set for another number of attackers; itself where it has none."""
+        return self
+
     def broadcast(self, state: Any) -> dict[str, Tensor]:
         """Return the vectors that clients get beside the model, by name."""
         return {}

@@ -221,7 +221,7 @@ def _set_aside(
     experiment: Experiment, dataset: Dataset, test_inputs: Shaped[Tensor, "t ..."]
 ) -> tuple[Shard | None, Dataset, Shaped[Tensor, "u ..."]]:
     """Take the clean images that a server holds, where its rule wants any, out of the test set."""
-    count = getattr(experiment.strategy, "root_samples", 0)
+    count = experiment.root_samples
     if not count:
         return None, dataset, test_inputs
     labels = dataset.test_labels

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fl_sim.contracts import Descent
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
-from fl_sim.models.tuning import rate_of
+from fl_sim.models.tuning import trained_parameters
 
 PLAIN = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
 
@@ -160,8 +160,8 @@ def stacked(
     model: nn.Sequential, start: Float[Tensor, " p"], settings: Descent, count: int
 ) -> list[Layer]:
     """Return the layers of a model, once a client, as they stand at `start`."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    pieces = start.split([parameter.numel() for parameter in trained])
+    trained = trained_parameters(model)
+    pieces = start.split([parameter.numel() for parameter, _ in trained])
     stacks = iter(map(partial(_stack, settings, count), trained, pieces))
     layers: list[Layer] = []
     stages = list(model)
@@ -178,12 +178,16 @@ def stacked(
 
 
 def _stack(
-    settings: Descent, count: int, parameter: nn.Parameter, piece: Float[Tensor, " q"]
+    settings: Descent,
+    count: int,
+    trained: tuple[nn.Parameter, float],
+    piece: Float[Tensor, " q"],
 ) -> Stack:
+    parameter, rate = trained
     start = piece.view(len(parameter), -1)
     values = start.expand(count, -1, -1).clone()
     velocity = torch.zeros_like(values) if settings.momentum > 0 else None
-    return Stack(values, start, velocity, rate_of(parameter))
+    return Stack(values, start, velocity, rate)
 
 
 def _until_next_layer(stages: list[nn.Module]) -> list[nn.Module]:

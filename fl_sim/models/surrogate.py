@@ -1,8 +1,6 @@
 """The network that a protection trains to make its noise: one way to train it for all of them."""
 
 import warnings
-from dataclasses import fields
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,12 +9,13 @@ from torch.nn import functional
 
 from fl_sim import effort
 from fl_sim.contracts import Protection
+from fl_sim.description import values_of
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.batches import cut, least_batch
 from fl_sim.models.modes import folded
-from fl_sim.models.tuning import build, rate_of
+from fl_sim.models.tuning import build, trained_parameters
 from fl_sim.perturbation import Loss
 from fl_sim.scratch import Checkpoint
 from fl_sim.transforms import draw_crop_flip
@@ -47,11 +46,12 @@ class Surrogate:
         network = build(model, image_shape, num_classes, seed)
         self.model = channels_last(nn.Sequential(*network.frozen, *network.trained))
         self.trained = network.trained
-        self.parameters = [p for p in network.trained.parameters() if p.requires_grad]
         self.start_rate, self.clip_gradient = learning_rate, clip_gradient
+        self.parameters: list[nn.Parameter] = []
         rates: dict[float, list[nn.Parameter]] = {}
-        for parameter in self.parameters:
-            rates.setdefault(rate_of(parameter), []).append(parameter)
+        for parameter, rate in trained_parameters(network.trained):
+            self.parameters.append(parameter)
+            rates.setdefault(rate, []).append(parameter)
         groups = [{"params": own, "lr": r * learning_rate, "rate": r} for r, own in rates.items()]
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
         self._rest()
@@ -196,17 +196,15 @@ def cannot_protect(
     Raises:
         FieldError: for a network that cannot be built, by the field of the protection.
     """
-    own: Any = protection
     if num_classes < protection.min_classes:
         return "at least two classes are needed, to have something to tell apart"
     if min(image_shape[1:]) < protection.min_side:
         return f"images have to be {protection.min_side} pixels wide and high at least"
     if protection.norm == "linf" and protection.radius * 255 + 1e-6 < 1:
         return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
-    models = {field.name: getattr(own, field.name) for field in fields(own)}
     causes = [
         _cannot_take(name, model, image_shape, num_classes)
-        for name, model in models.items()
+        for name, model in values_of(protection).items()
         if isinstance(model, Model)
     ]
     return next(filter(None, causes), "")

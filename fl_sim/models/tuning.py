@@ -1,6 +1,7 @@
 """Which part of a network is trained: the cut between the frozen front and what travels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -24,10 +25,34 @@ class FrozenBatchNorm(nn.BatchNorm2d):
     A few local steps would ruin them: a batch of one client's images is not ImageNet.
     """
 
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm":
+        """Return a frozen twin of `norm`, with the same tensors under the same names."""
+        frozen = cls(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        frozen.weight, frozen.bias = norm.weight, norm.bias
+        frozen.running_mean, frozen.running_var = norm.running_mean, norm.running_var
+        frozen.num_batches_tracked = norm.num_batches_tracked
+        return frozen.train(norm.training)
+
     def train(self, mode: bool = True) -> "FrozenBatchNorm":
         """Stay in evaluation mode."""
         super().train(False)
         return self
+
+
+class TrainedPart(nn.Sequential):
+    """The stages whose parameters travel, and how fast each of them learns.
+
+    Attributes:
+        rates: learning rate of a parameter as a share of the client's, by its name; 1 for those
+            that are not in here.
+    """
+
+    def __init__(self, *stages: Any) -> None:
+        super().__init__(*stages)
+        self.rates: dict[str, float] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +65,7 @@ class Network:
     """
 
     frozen: nn.Sequential
-    trained: nn.Sequential
+    trained: TrainedPart
 
 
 def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
@@ -56,6 +81,7 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _keep_statistics(stages)
+    rates: dict[str, float] = {}
     cut, (*row, head) = _cut(model, stages), stages
     frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
     frozen.requires_grad_(False).eval()
@@ -66,14 +92,20 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
             raise FieldError("model.tune", allowed, model.tune)
     elif model.init == "pretrained":
-        _slow_down(body, model.backbone_rate)
-    return Network(frozen, nn.Sequential(*body, head))
+        rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
+    trained = TrainedPart(*body, head)
+    trained.rates = rates
+    return Network(frozen, trained)
 
 
-def rate_of(parameter: nn.Parameter) -> float:
-    """Return the learning rate of a parameter as a share of the client's."""
-    rate: float = getattr(parameter, "rate", 1.0)
-    return rate
+def trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:
+    """Return the parameters that are trained, in the model's order, each with its learning rate.
+
+    The rate is a share of the client's: below 1 for layers that come pretrained.
+    """
+    rates = model.rates if isinstance(model, TrainedPart) else {}
+    named = model.named_parameters()
+    return [(p, rates.get(name, 1.0)) for name, p in named if p.requires_grad]
 
 
 def _is_ours(model: Model) -> bool:
@@ -113,15 +145,13 @@ def _cut(model: Model, stages: nn.Sequential) -> int:
     return blocks[-3] if model.backbone == foundation.LITE0 else blocks[-2]
 
 
-def _keep_statistics(stages: nn.Sequential) -> None:
-    for module in stages.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = FrozenBatchNorm
-
-
-def _slow_down(body: nn.Module, rate: float) -> None:
-    for parameter in body.parameters():
-        parameter.rate = rate  # type: ignore[attr-defined]
+def _keep_statistics(module: nn.Module) -> None:
+    """Put a frozen twin in the place of each batch normalisation in `module`, at any depth."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm.of(child))
+        else:
+            _keep_statistics(child)
 
 
 def _only_norms(body: nn.Module, rank: int) -> None:

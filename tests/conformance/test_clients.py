@@ -22,7 +22,7 @@ from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
 from clients.wrapping import Wrapper
 from fl_sim.contracts import Client, ColludingClient, Collusion, Dataset, Shard, Update
-from fl_sim.description import construct, describe
+from fl_sim.description import construct, describe, values_of
 from fl_sim.experiment import Model
 from fl_sim.models.parameters import buffers, flat, load_flat
 from fl_sim.models.tuning import build
@@ -197,11 +197,30 @@ def test_a_client_of_a_cohort_sends_what_it_trained(client: Client, shard: Shard
         assert client.replies(update, shard) == (update,)
 
 
-def wrapping() -> list[Any]:
-    return [client for client in CLIENTS if hasattr(client, "honest")]
+@every_client
+def test_a_client_says_by_its_methods_what_its_fields_hold(client: Client) -> None:
+    values = values_of(client)
+    assert client.wrapped() == {n: v for n, v in values.items() if isinstance(v, Client)}
+    assert client.backdoor() == (
+        (values["trigger"], values["target"]) if "trigger" in values else None
+    )
+    assert client.named_classes() == {n: values[n] for n in ("source", "target") if n in values}
+    assert client.images_per_step() == values.get("batch_size")
+    assert client.applied_countermeasures() == values.get("countermeasures", ())
+    assert isinstance(client, Wrapper) == ("honest" in values)
 
 
-@pytest.mark.parametrize("client", wrapping(), ids=lambda c: type(c).__name__)
+@every_client
+def test_a_client_is_put_around_another_where_it_wraps_an_honest_one(client: Client) -> None:
+    other = SgdClient(learning_rate=1e-6)
+    inner = client.rewrap(other, always=False).wrapped()
+    assert (inner == {"honest": other}) == isinstance(client, Wrapper)
+
+
+WRAPPERS = [client for client in CLIENTS if isinstance(client, Wrapper)]
+
+
+@pytest.mark.parametrize("client", WRAPPERS, ids=lambda c: type(c).__name__)
 def test_an_attacker_wraps_any_honest_training(client: Any, shard: Shard) -> None:
     gentle = replace(client, honest=SgdClient(learning_rate=1e-6))
     assert trained(gentle, shard).bits() != trained(client, shard).bits()
@@ -215,9 +234,7 @@ def test_every_attacker_states_its_threat_model(client: Client) -> None:
     assert paragraph_of(type(client), "Threat model: ")
 
 
-@pytest.mark.parametrize(
-    "client", [c for c in ATTACKERS if hasattr(c, "honest")], ids=lambda c: type(c).__name__
-)
+@pytest.mark.parametrize("client", WRAPPERS, ids=lambda c: type(c).__name__)
 def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard) -> None:
     class Odd(SgdClient):  # type: ignore[misc]
         def num_steps(self, num_examples: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Experiment, Model
 from fl_sim.contracts import Augmentation, Countermeasure, Filter, Shard, WorstCase
@@ -135,7 +136,8 @@ def test_cached_features_are_refused(own: Countermeasure) -> None:
 
 def test_a_frozen_front_is_refused_before_any_work(experiment: Callable[..., Experiment]) -> None:
     client = SgdClient(countermeasures=(ALL[0],))
-    check(experiment(client=client))
-    frozen = experiment(client=client, model=Model(tune="head"))
-    with pytest.raises(FieldError, match=r"client.countermeasures: none where a part"):
-        check(frozen)
+    for path, whole in {"client": client, "client.sgd": FedProxClient(sgd=client)}.items():
+        check(experiment(client=whole))
+        frozen = experiment(client=whole, model=Model(tune="head"))
+        with pytest.raises(FieldError, match=rf"^{path}.countermeasures: none where a part"):
+            check(frozen)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
-from fl_sim.description import construct, describe
+from fl_sim.description import construct, describe, values_of
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State
@@ -336,9 +336,17 @@ def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path:
     assert torch.equal(went_on, resumed)
 
 
-@pytest.mark.parametrize(
-    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if hasattr(r, "num_byzantine")]
-)
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_a_rule_says_how_many_attackers_it_is_to_survive(rule: AggregationRule) -> None:
+    number = values_of(rule).get("num_byzantine")
+    assert rule.num_attackers() == number
+    assert rule.against(3).num_attackers() == (None if number is None else 3)
+
+
+ROBUST = [rule for rule in RULES if rule.num_attackers() is not None]
+
+
+@pytest.mark.parametrize("rule", ROBUST, ids=name_of)
 def test_a_rule_survives_as_many_attackers_as_it_says(rule: Any) -> None:
     strong = dataclasses.replace(rule, num_byzantine=2)
     honest = torch.randn(strong.min_updates, SIZE, generator=generator(4, "honest"))
@@ -425,9 +433,7 @@ def test_a_wrapper_takes_any_rule(wrapper: Any, inner: AggregationRule) -> None:
         assert bool((numbers >= 0).all())
 
 
-@pytest.mark.parametrize(
-    "rule", [pytest.param(r, id=name_of(r)) for r in RULES if hasattr(r, "num_byzantine")]
-)
+@pytest.mark.parametrize("rule", ROBUST, ids=name_of)
 def test_a_majority_of_attackers_has_its_way(rule: Any) -> None:
     honest = torch.randn(rule.min_updates, SIZE, generator=generator(5, "honest"))
     lies = torch.full((len(honest) + 1 + rule.num_byzantine, SIZE), 1e6)

@@ -20,6 +20,7 @@ from strategies.bulyan import Bulyan
 from strategies.dnc import DnC
 from strategies.fltrust import FLTrust
 from strategies.krum import Krum, MultiKrum
+from strategies.nnm import NearestNeighborMixing
 from strategies.trimmed_mean import TrimmedMean
 
 Maker = Callable[..., Experiment]
@@ -37,6 +38,10 @@ Maker = Callable[..., Experiment]
         (Bulyan(), r"Bulyan\(num_byzantine=1\) needs 4f\+3 = 7 clients"),
         (TrimmedMean(num_byzantine=2), r"TrimmedMean\(num_byzantine=2\) needs 2f\+1 = 5 clients"),
         (DnC(num_byzantine=3), r"DnC\(num_byzantine=3\) needs .* clients; got 4"),
+        (
+            NearestNeighborMixing(rule=Krum(num_byzantine=2)),
+            r"NearestNeighborMixing\(rule=Krum\(num_byzantine=2\)\) needs 2f\+5 = 7 clients",
+        ),
         (Bucketing(rule=Krum()), r"Bucketing\(rule=Krum\) needs \d+ clients; got 4"),
     ],
     ids=repr,

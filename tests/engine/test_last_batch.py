@@ -157,9 +157,19 @@ def test_one_image_alone_is_refused_before_any_work(experiment: Maker, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_batches_of_one_are_refused_before_any_work(experiment: Maker, tmp_path: Path) -> None:
-    wanted = experiment(client=SgdClient(batch_size=1), model=Model("resnet18"))
-    with pytest.raises(FieldError, match=r"client\.batch_size: at least 2"):
+@pytest.mark.parametrize(
+    ("client", "path"),
+    [
+        (SgdClient(batch_size=1), "client"),
+        (FedBNClient(SgdClient(batch_size=1)), "client.training"),
+    ],
+    ids=str,
+)
+def test_batches_of_one_are_refused_before_any_work(
+    experiment: Maker, tmp_path: Path, client: Client, path: str
+) -> None:
+    wanted = experiment(client=client, model=Model("resnet18"))
+    with pytest.raises(FieldError, match=rf"^{path}\.batch_size: at least 2"):
         run(wanted, out=tmp_path, controls=False)
 
 

@@ -132,17 +132,6 @@ def test_early_stopping_needs_epochs_to_stop_between() -> None:
         EarlyStoppingClient(sgd=SgdClient(local_steps=3))
 
 
-def test_a_client_of_before_is_still_counted() -> None:
-    class Earlier(SgdClient.__base__):  # type: ignore[misc, name-defined]
-        def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-            return {}
-
-        def local_steps(self, num_examples: int) -> int:
-            return 2 * num_examples
-
-    assert Earlier().num_steps(21) == 42
-
-
 # Worker momentum
 
 

@@ -16,6 +16,7 @@ from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient, batches
 from fl_sim.contracts import Senders, Shard
 from fl_sim.models.parameters import buffers, flat, load_flat
+from fl_sim.models.tuning import TrainedPart
 from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
@@ -105,8 +106,8 @@ def test_scaffold_is_its_algorithm_over_rounds() -> None:
 
 def test_scaffold_follows_the_learning_rate_of_each_layer_and_round() -> None:
     settings = replace(PLAIN, learning_rate_decay=0.5)
-    model = linear()
-    model[0].bias.rate = 0.1
+    model = TrainedPart(*linear())
+    model.rates = {"0.bias": 0.1}
     start = flat(model)
     shard = replace(shard_of(0), round=3, received={"control": torch.zeros(18)})
     ScaffoldClient(sgd=settings).train(model, shard, generator(0, "rates"))

@@ -1,12 +1,14 @@
 """The script of a run: pure, seeded, and exactly what the experiment declares."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from clients.alie import AlieClient
 from clients.backdoor import BackdoorClient
@@ -19,12 +21,13 @@ from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
 from fl_sim import Adversary, Data, Experiment, Participation, Stay, preflight
-from fl_sim.contracts import Client, Draw
+from fl_sim.contracts import Client, Draw, Shard
 from fl_sim.data.layout import Layout
 from fl_sim.description import label
 from fl_sim.errors import FieldError
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.schedule import Schedule
+from fl_sim.schedule import Schedule, backdoors
+from fl_sim.triggers import Backdoor, Patch
 from strategies.fedavg import FedAvg
 
 Maker = Callable[..., Experiment]
@@ -283,6 +286,31 @@ def test_a_nest_is_filled_where_it_ends() -> None:
     assert schedule(Adversary(nest, clients=(1,))).behaviour(1, 1) == expected
 
 
+@final
+@dataclass(frozen=True)
+class Around(Client):
+    """A wrapper of a user's own, with a field of another name."""
+
+    attack: Client = field(default_factory=lambda: BackdoorClient(target=3))
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        return self.attack.train(model, shard, rng)
+
+
+def test_a_backdoor_is_found_in_a_field_of_any_name() -> None:
+    wrapped = ModelReplacementClient(honest=Around())
+    assert backdoors(experiment(Adversary(wrapped))) == [Backdoor(Patch(), 3)]
+    paths = [path for path, _ in wrapped.walk("adversary.client")]
+    assert paths[1:] == [
+        f"adversary.client.{path}" for path in ("honest", "honest.attack", "honest.attack.honest")
+    ]
+
+
+def test_what_colludes_is_found_in_a_field_of_any_name() -> None:
+    with pytest.raises(FieldError, match=r"adversary: .*; got 'Around around AlieClient"):
+        schedule(Adversary(Around(AlieClient()))).check()
+
+
 def test_the_later_attack_wraps_the_earlier_where_they_meet() -> None:
     script = schedule(
         flipping(clients=(1, 2), last_round=5),
@@ -393,7 +421,7 @@ def test_clients_that_are_not_there_are_refused_by_the_fields_path() -> None:
         (
             [Adversary(ModelReplacementClient(honest=BackdoorClient(target=10)))],
             {},
-            r"adversary.client.target: one of 10 classes",
+            r"adversary.client.honest.target: one of 10 classes",
         ),
         (
             [Adversary(BackdoorClient(target=1)), Adversary(BackdoorClient(target=2))],

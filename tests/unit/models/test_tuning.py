@@ -1,5 +1,7 @@
 """Which part of a network is trained, and what stays as it was."""
 
+import pickle
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.low_rank import LowRank
 from fl_sim.models.networks import NETWORKS
-from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, rate_of
+from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, trained_parameters
 from fl_sim.perturbation import as_pixels
 from fl_sim.seeding import generator
 
@@ -165,14 +167,35 @@ def test_a_frozen_norm_normalises_by_its_statistics_in_every_mode() -> None:
 
 def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
     cut = network(LITE0, "last_block", init="pretrained", backbone_rate=0.125)
-    rates = [rate_of(parameter) for parameter in cut.trained.parameters()]
+    rates = [rate for _, rate in trained_parameters(cut.trained)]
+    assert len(rates) == len(list(cut.trained.parameters()))
     assert rates == [0.125] * (len(rates) - 2) + [1.0, 1.0]
 
 
 @every_backbone
 def test_a_random_start_learns_everywhere_alike(backbone: str) -> None:
     trained = network(backbone, "full").trained
-    assert {rate_of(parameter) for parameter in trained.parameters()} == {1.0}
+    assert {rate for _, rate in trained_parameters(trained)} == {1.0}
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_network_learns_as_fast(copied: Any) -> None:
+    trained = network(LITE0, "last_block", init="pretrained", backbone_rate=0.125).trained
+    rates = [rate for _, rate in trained_parameters(copied(trained))]
+    assert rates == [rate for _, rate in trained_parameters(trained)]
+
+
+def test_freezing_statistics_keeps_every_tensor_and_its_name() -> None:
+    norm = nn.BatchNorm2d(3, eps=0.01, momentum=0.3).double()
+    norm(torch.rand(4, 3, 2, 2).double())
+    frozen = FrozenBatchNorm.of(norm)
+    assert type(norm) is nn.BatchNorm2d
+    ours, theirs = frozen.state_dict(keep_vars=True), norm.state_dict(keep_vars=True)
+    assert list(ours) == list(theirs)
+    assert all(ours[name] is theirs[name] for name in theirs)
+    maps = torch.rand(4, 3, 2, 2).double()
+    assert torch.equal(frozen(maps), norm.eval()(maps))
+    assert not frozen.training
 
 
 def test_the_rate_is_a_share_of_the_clients() -> None:
@@ -225,7 +248,7 @@ def test_a_few_parameters_are_trained_and_the_rest_stays(backbone: str, tune: st
     cut = network(backbone, tune, init=init, pixels=32 if backbone == LITE0 else None)
     trained = {n: p for n, p in cut.trained.named_parameters() if p.requires_grad}
     assert 0 < sum(p.numel() for p in trained.values()) < 0.35 * sizes(whole(cut))
-    assert all(rate_of(p) == 1.0 for p in trained.values())
+    assert all(rate == 1.0 for _, rate in trained_parameters(cut.trained))
     before = {name: p.detach().clone() for name, p in cut.trained.named_parameters()}
     inputs = cut.frozen(grey(8)).detach() if len(cut.frozen) else (grey(8) * 255).byte()
     shard = Shard(0, inputs, torch.arange(8), torch.arange(8), 10)
