@@ -57,17 +57,53 @@ def small_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-PLACES = [
-    (page, place)
-    for page in ("README.md", "docs/experiments.md")
-    for place in range(len(blocks(page)))
-]
-
-
-@pytest.mark.parametrize(("page", "place"), PLACES)
+@pytest.mark.parametrize("place", range(len(blocks("docs/experiments.md"))))
 @pytest.mark.usefixtures("small_runs")
-def test_the_blocks_of_a_page_run(page: str, place: int) -> None:
-    names_of(blocks(page)[place], f"block_{place}")
+def test_the_blocks_of_the_experiments_page_run(place: int) -> None:
+    names_of(blocks("docs/experiments.md")[place], f"experiments_{place}")
+
+
+def test_the_experiment_of_the_readme_runs_small(tmp_path: Path) -> None:
+    (block,) = blocks("README.md")
+    content = names_of(block, "readme_experiment")
+    experiment: Experiment = content["EXPERIMENT"]
+    for field, value in (SMALL | {"data.num_clients": 20, "data.num_samples": 400}).items():
+        experiment = experiment.with_value(field, value)
+    experiment = experiment.with_value("protection.max_passes", 1)
+    for axis, values in content["AXES"].items():
+        experiment = experiment.with_value(axis, values[-1])
+    results = fl_sim.run(experiment, seeds=content["SEEDS"][:1], out=tmp_path)
+    assert results.cells.accuracy.notna().all()
+
+
+def test_the_findings_of_the_readme_stand_on_their_pages() -> None:
+    findings = (ROOT / "README.md").read_text().partition("## Findings")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^(?:- |  )", findings, re.MULTILINE)) <= 12, "lines of findings"
+    for finding in re.findall(r"^- .*?(?=^- |\n\n|\Z)", findings, re.DOTALL | re.MULTILINE):
+        link = re.compile(r"\(docs/(results/\w+\.md)\)")
+        page = "".join((ROOT / "docs" / name).read_text() for name in link.findall(finding))
+        numbers = re.findall(r"\d[\d.]*\d|\d", link.sub("", finding))
+        assert page, finding
+        assert [number for number in numbers if number not in page] == [], finding
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{target} is not there"
+        if heading and file.suffix == ".md":
+            assert heading in anchors_of(file), f"{target} has no heading {heading}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
 
 FILES = [code for code in blocks("docs/extending.md") if code.startswith('"""')]
