@@ -3,7 +3,7 @@
 Run:    fl-sim study experiments/class_owners.py
 The papers' case is a few people in a collection of faces. Here three of six classes of
 Fashion-MNIST are protected, class by class, with noise made together with the four others, of
-which the owners keep images of their own. On a folder of faces, one folder a person, set FOLDER.
+which the owners keep images of their own. On a folder of faces, one folder per person, set FOLDER.
 """
 
 import torch

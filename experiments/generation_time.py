@@ -1,9 +1,8 @@
 """What does each protection cost per image?
 
 Run:    fl-sim study experiments/generation_time.py --workers 1
-All protect the same images, in the same run, on one core. Passes are forward and backward
-passes per image.
-The steps of SEM and REM are those of the paper's pass count: 12.8 epochs of batches.
+All protect the same images, in the same run, on one core. A pass is a
+forward and a backward pass of one image. SEM and REM take 12.8 epochs of batches, as in the paper.
 """
 
 from time import process_time
