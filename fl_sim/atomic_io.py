@@ -17,8 +17,8 @@ import secrets
 import stat
 import time
 import zipfile
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from safetensors import SafetensorError, safe_open
 from fl_sim.errors import RequestError
 
 SEAL = "sha256"  # the field of a JSON object that holds the hash of all others
-SETTLED = 0.1  # seconds after which a change of a file shows in the time of its last change
+SETTLED = 2.0  # seconds after which a change of a file shows in its time stamps
+_Stamp = tuple[int, int, int, int, int]
+_KNOWN: dict[str, tuple[_Stamp, str]] = {}  # hashes of files, by path
 
 
 class DamagedFileError(RequestError):
@@ -50,29 +52,37 @@ class DamagedFileError(RequestError):
         return type(self), (self.path, self.cause)
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> str:
-    """Write a file so that it is there whole or not at all, and return its SHA-256.
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
+    """Yield a place to write to, and move it to `path` afterwards, so that a file is there whole.
 
     A link at `path` is replaced, never written through.
 
     Args:
         path: of the file; its folder must exist.
-        content: what it is to hold.
         durable: also wait until it is on the disk, so that it survives a loss of power.
+        private: only its owner may read it (mode 600).
 
     Raises:
         OSError: where it cannot be written; what was there before stays.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial.write_bytes(content)
+        if private:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield partial
         if durable:
             flush(partial)
         os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)  # the disk may be full
-        raise
-    return hashlib.sha256(content).hexdigest()
+    finally:
+        partial.unlink(missing_ok=True)  # still there where the disk is full
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False, private: bool = False) -> str:
+    """Write a file as `replacing` does, and return its SHA-256."""
+    with replacing(path, durable=durable, private=private) as partial:
+        partial.write_bytes(content)
+    return bytes_sha256(content)
 
 
 def flush(path: Path) -> None:
@@ -129,7 +139,7 @@ def read_bytes(path: Path, sha256: str | None = None) -> bytes:
         raise DamagedFileError(path, "is missing") from None
     except OSError as error:
         raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+    if sha256 is not None and bytes_sha256(content) != sha256:
         raise DamagedFileError(path, changed(content))
     return content
 
@@ -246,13 +256,33 @@ def _look_at_tensors(path: Path) -> None:
         raise DamagedFileError(path, f"is torn: {_first_line(error)}") from None
 
 
+def bytes_sha256(content: bytes) -> str:
+    """Return the SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; one that has not changed is read once a process."""
-    about = _refuse_special(path)
-    known = (str(path), about.st_ino, about.st_size, about.st_mtime_ns)
-    if time.time() - about.st_mtime < SETTLED:
-        return _hashed.__wrapped__(*known)
-    return _hashed(*known)
+    """Return the SHA-256 of a file, from memory where it cannot have changed.
+
+    A file is read again where its size, inode or time stamps differ from those at which it was
+    read, or where it was changed so shortly before that its time stamps cannot tell.
+    """
+    stamp = _stamp(_refuse_special(path))
+    known = _KNOWN.get(str(path))
+    if known is not None and known[0] == stamp:
+        return known[1]
+    started = time.time()
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        is_same = _stamp(os.fstat(file.fileno())) == stamp
+    if is_same and started - max(stamp[3:]) / 1e9 > SETTLED:
+        _KNOWN[str(path)] = (stamp, sha256)
+    return sha256
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_size, *times)
 
 
 def _refuse_special(path: Path) -> os.stat_result:
@@ -261,12 +291,6 @@ def _refuse_special(path: Path) -> os.stat_result:
     if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
         raise OSError(errno.EINVAL, "no regular file")
     return about
-
-
-@lru_cache(maxsize=100_000)
-def _hashed(path: str, inode: int, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def changed(content: bytes) -> str:
@@ -284,7 +308,7 @@ def _parsed(path: Path, content: bytes) -> Any:
 
 def _seal(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return bytes_sha256(text.encode())
 
 
 def _first_line(error: BaseException) -> str:

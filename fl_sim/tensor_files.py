@@ -2,8 +2,6 @@
 
 import errno
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fl_sim.atomic_io import SEAL, DamagedFileError, flush
+from fl_sim.atomic_io import SEAL, DamagedFileError, replacing
 
 
 def write_tensors(
@@ -30,17 +28,11 @@ def write_tensors(
         OSError: where it cannot be written; what was there before stays.
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        save_file(whole, partial, {**about, SEAL: tensors_sha256(whole, about)})
-        if durable:
-            flush(partial)
-        os.replace(partial, path)
-    except (SafetensorError, OSError) as error:  # the disk may be full
-        partial.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise OSError(errno.EIO, str(error), str(path)) from error
-        raise
+        with replacing(path, durable=durable) as partial:
+            save_file(whole, partial, {**about, SEAL: tensors_sha256(whole, about)})
+    except SafetensorError as error:  # the disk may be full
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,7 +1,6 @@
 """Foundation models: pretrained backbones that are on this machine, never fetched silently."""
 
 import contextlib
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.atomic_io import file_sha256
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.models.architectures import Normalise, resnet_stages
 
@@ -97,7 +97,7 @@ def weights_path(backbone: str) -> Path:
 
 def weights_digest(backbone: str) -> str:
     """Return the SHA-256 of the weights' file."""
-    return hashlib.sha256(weights_path(backbone).read_bytes()).hexdigest()
+    return file_sha256(weights_path(backbone))
 
 
 def check_weights(backbone: str) -> None:

@@ -11,13 +11,14 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fl_sim.atomic_io import bytes_sha256, file_sha256
 from fl_sim.data.arrays import Arrays, Pair, Split
 from fl_sim.data.folders import part_of
 from fl_sim.data.scaling import scaled
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
-from fl_sim.publish.manifest import Entry, sha256
+from fl_sim.publish.manifest import Entry
 from fl_sim.publish.noise import Watch
 from fl_sim.publish.request import Request, check_fits, prepare_out, write_whole
 
@@ -42,7 +43,7 @@ def protect_arrays(request: Request, watch: Watch) -> None:
     small = scaled(images, request.side)
     check_fits(request, small, [str(label) for label in labels.tolist()])
     prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
-    digest = sha256(request.source.read_bytes())
+    digest = file_sha256(request.source)
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
@@ -132,8 +133,8 @@ def _entries(
                     name=f"{array}/{index}",
                     file=file,
                     label=str(labels[row]),
-                    source_sha256=sha256(clean[at].numpy().tobytes()),
-                    sha256=sha256(own[at].numpy().tobytes()),
+                    source_sha256=bytes_sha256(clean[at].numpy().tobytes()),
+                    sha256=bytes_sha256(own[at].numpy().tobytes()),
                     change=change[at],
                     psnr=ratios[at] if np.isfinite(ratios[at]) else None,
                     ssim=likeness[at],

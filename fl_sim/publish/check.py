@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fl_sim.atomic_io import bytes_sha256
 from fl_sim.contracts import Protection
 from fl_sim.data.arrays import Arrays, Split
 from fl_sim.data.folders import read_folder
@@ -19,7 +20,7 @@ from fl_sim.data.pictures import decode, shown
 from fl_sim.data.sources import MissingDataError
 from fl_sim.errors import RequestError
 from fl_sim.publish import manifest
-from fl_sim.publish.manifest import Entry, sha256
+from fl_sim.publish.manifest import Entry
 from fl_sim.publish.noise import Watch
 from fl_sim.publish.request import MANIFEST, STARTED, links_below
 
@@ -150,7 +151,7 @@ def _in_folder(
         if label != entry.label:
             yield Finding(f"{shown(entry.file)} has the label {label}, not {shown(entry.label)}")
         content = path.read_bytes()
-        if sha256(content) != entry.sha256:
+        if bytes_sha256(content) != entry.sha256:
             yield Finding(f"{shown(entry.file)} was changed after it was protected")
             continue
         if source is not None:
@@ -182,7 +183,7 @@ def _against(source: Path, content: bytes, entry: Entry, protection: Protection)
     if original is None:
         return Finding(f"the original {shown(source / entry.name)} is missing")
     before = original.read_bytes()
-    if sha256(before) != entry.source_sha256:
+    if bytes_sha256(before) != entry.source_sha256:
         return Finding(f"the original {shown(original)} is not the one that was protected")
     try:
         clean, own = (decode(b, n).pixels for b, n in ((before, entry.name), (content, entry.file)))
@@ -250,11 +251,11 @@ def _row_findings(
     pixels, label = own
     if str(label) != entry.label:
         yield Finding(f"{name} has the label {label}, not {shown(entry.label)}")
-    if sha256(pixels.numpy().tobytes()) != entry.sha256:
+    if bytes_sha256(pixels.numpy().tobytes()) != entry.sha256:
         yield Finding(f"{name} was changed after it was protected")
     elif before is not None:
         clean = _row(before, entry.name)
-        if clean is None or sha256(clean[0].numpy().tobytes()) != entry.source_sha256:
+        if clean is None or bytes_sha256(clean[0].numpy().tobytes()) != entry.source_sha256:
             yield Finding(f"the original {name} is not the one that was protected")
         elif clean[0].shape != pixels.shape:
             yield Finding(f"{name} has another size than its original")

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from fl_sim.atomic_io import bytes_sha256, file_sha256
 from fl_sim.data.folders import Labelled, part_of, read_folder
 from fl_sim.data.pictures import (
     MixedSizesError,
@@ -27,7 +28,7 @@ from fl_sim.data.scaling import scaled
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
-from fl_sim.publish.manifest import Entry, sha256
+from fl_sim.publish.manifest import Entry
 from fl_sim.publish.noise import Watch
 from fl_sim.publish.request import MANIFEST, Request, check_fits, prepare_out, write_whole
 
@@ -62,7 +63,7 @@ def protect_folder(request: Request, watch: Watch) -> None:
     found = [
         [own.name, own.label, digest] for own, digest in zip(scan.files, scan.sha256, strict=True)
     ]
-    digest = sha256(repr(found).encode())
+    digest = bytes_sha256(repr(found).encode())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     if not _all_there(request.out, scan, done):
@@ -87,7 +88,7 @@ def _scan(request: Request, watch: Watch) -> Scan:
         content = own.path.read_bytes()
         picture = decode(content, str(own.path))
         num_bytes += picture.pixels.numel() + 4096
-        digests.append(sha256(content))
+        digests.append(bytes_sha256(content))
         pictures.append(picture._replace(pixels=scaled(picture.pixels[None], request.side)[0]))
         watch("images read", index + 1, len(files))
     try:
@@ -157,7 +158,7 @@ def _all_there(out: Path, scan: Scan, done: dict[str, Entry]) -> bool:
 
 def _is_whole(out: Path, entry: Entry) -> bool:
     path = out / entry.file
-    return path.is_file() and sha256(path.read_bytes()) == entry.sha256
+    return path.is_file() and file_sha256(path) == entry.sha256
 
 
 def _write_all(
@@ -183,7 +184,7 @@ def _write_one(
 ) -> Entry:
     own, rows = scan.files[index], slice(index, index + 1)
     content = own.path.read_bytes()
-    if sha256(content) != scan.sha256[index]:
+    if bytes_sha256(content) != scan.sha256[index]:
         raise RunFailedError(f"{own.path} was changed while it was being protected; start again")
     picture = decode(content, str(own.path))
     clean = picture.pixels.expand(protected.shape[1], -1, -1)[None]
@@ -196,7 +197,7 @@ def _write_one(
         file=scan.outputs[index],
         label=own.label,
         source_sha256=scan.sha256[index],
-        sha256=sha256(encoded),
+        sha256=bytes_sha256(encoded),
         change=int((result.int() - clean.int()).abs().max()),
         psnr=ratio if np.isfinite(ratio) else None,
         ssim=float(ssim(clean, result)[0]),

@@ -4,7 +4,6 @@ While work goes on, each finished image is one line of journal.jsonl; at the end
 in manifest.json.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -50,11 +49,6 @@ class Entry:
     change: int
     psnr: float | None
     ssim: float
-
-
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of some bytes."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fl_sim.atomic_io import write_bytes
 from fl_sim.contracts import Protection
 from fl_sim.description import describe, with_value
 from fl_sim.errors import RequestError, RequestWarning, RunFailedError
@@ -188,35 +188,16 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes, private: bool = False) -> None:
-    """Write a file so that it is there whole or not at all, and nothing is left of a failure.
-
-    A link at `path` is replaced, not followed.
+    """Write a file so that it is there whole or not at all, with the folders above it.
 
     Args:
-        path: of the file.
+        path: of the file; a link there is replaced, not followed.
         content: of the file.
         private: only its owner may read it (mode 600), since it helps to undo the protection.
 
     Raises:
         RunFailedError: for a full disk, or one that cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)
-            create(partial, private)
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def create(path: Path, private: bool) -> None:
-    """Make an empty file.
-
-    Raises:
-        OSError: where there is a file or a link already.
-    """
-    mode = stat.S_IRUSR | stat.S_IWUSR if private else 0o666
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content, private=private)

@@ -145,7 +145,7 @@ def _fill_the_disk(patch: pytest.MonkeyPatch, spot: str, full: OSError) -> None:
         write = Path.write_bytes
 
         def fails(path: Path, content: bytes) -> int:
-            if path.name.startswith("result.json"):
+            if path.name.startswith(".result.json"):
                 write(path, content[: len(content) // 2])
                 raise full
             return write(path, content)

@@ -1,7 +1,6 @@
 """Fashion-MNIST, from real IDX files wherever they can be had."""
 
 import gzip
-import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fl_sim.atomic_io import bytes_sha256
 from fl_sim.cache import cache_folder
 from fl_sim.contracts import Dataset
 from fl_sim.data.sources import MissingDataError, Source
@@ -103,7 +103,7 @@ def _idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
         content = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     except (OSError, EOFError) as error:
         raise MissingDataError(f"{packed} is damaged: {error}") from None
-    if hashlib.sha256(content).hexdigest() != CHECKSUMS[name]:
+    if bytes_sha256(content) != CHECKSUMS[name]:
         raise MissingDataError(f"{name} in {folder} is damaged: wrong checksum")
     num_axes = content[3]
     shape = np.frombuffer(content, dtype=">u4", count=num_axes, offset=4).astype(int)

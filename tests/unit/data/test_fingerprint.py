@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_sim.data import fingerprint as hashing
+from fl_sim import atomic_io
 from fl_sim.data.sources import MissingDataError, fingerprint, load_subset
 
 
@@ -40,18 +40,18 @@ def test_a_file_overwritten_in_place_within_the_same_instant_is_noticed(tmp_path
         os.utime(path, ns=(0, 0))
         other = tmp_path / "other"
         other.write_text(text)
-        assert hashing.file_hash(path) == hashing.file_hash(other)
+        assert atomic_io.file_sha256(path) == atomic_io.file_sha256(other)
 
 
 def test_a_file_that_stood_still_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "SETTLED", -1e9)
+    monkeypatch.setattr(atomic_io, "SETTLED", -1e9)
     path = tmp_path / "a"
     path.write_text("one")
-    first = hashing.file_hash(path)
+    first = atomic_io.file_sha256(path)
     monkeypatch.setattr(Path, "open", lambda *args: 1 / 0)
-    assert hashing.file_hash(path) == first
+    assert atomic_io.file_sha256(path) == first
 
 
 def test_a_folder_is_hashed_by_names_and_content(tmp_path: Path) -> None:
