@@ -235,7 +235,7 @@ def is_part(cls: type) -> bool:
     return dataclasses.is_dataclass(cls) or issubclass(cls, Strategy)
 
 
-def values_of(part: object) -> dict[str, Any]:
+def field_values(part: object) -> dict[str, Any]:
     """Return the values of a dataclass's fields, by name; of anything else, none."""
     if isinstance(part, type) or not dataclasses.is_dataclass(part):
         return {}
@@ -281,7 +281,7 @@ def check_classes(part: Any) -> None:
     A run is described by its JSON, from which workers, resumed runs and audits build it again, so
     a class in an experiment file or in a notebook cannot be a part of it.
     """
-    for name, value in values_of(part).items():
+    for name, value in field_values(part).items():
         for place, own in _parts(value):
             try:
                 _check_class(own)

@@ -13,7 +13,7 @@ from fl_sim.contracts.countermeasures import Countermeasure
 from fl_sim.contracts.nouns import Shard, Update
 from fl_sim.contracts.privacy import Releases
 from fl_sim.contracts.rules import AggregationRule, Senders
-from fl_sim.description import values_of
+from fl_sim.description import field_values
 from fl_sim.triggers import Backdoor
 
 
@@ -94,7 +94,7 @@ class Client(ABC):
 
     def wrapped(self) -> dict[str, "Client"]:
         """Return the clients that this one trains by: those in its fields, by field."""
-        values = values_of(self).items()
+        values = field_values(self).items()
         return {name: value for name, value in values if isinstance(value, Client)}
 
     def walk(self, path: str) -> Iterator[tuple[str, "Client"]]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fl_sim import effort
 from fl_sim.contracts import Protection
-from fl_sim.description import values_of
+from fl_sim.description import field_values
 from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
@@ -204,7 +204,7 @@ def cannot_protect(
         return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
     causes = [
         _cannot_take(name, model, image_shape, num_classes)
-        for name, model in values_of(protection).items()
+        for name, model in field_values(protection).items()
         if isinstance(model, Model)
     ]
     return next(filter(None, causes), "")

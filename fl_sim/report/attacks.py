@@ -63,9 +63,9 @@ def threat_models(grid: Grid) -> tuple[tuple[str, str], ...]:
 
 
 def _classes(client: Mapping[str, Any]) -> list[str]:
-    """Return the class of a described client, of what it wraps, and so on."""
-    inner = client.get("honest")
-    return [str(client["class"]), *(_classes(inner) if isinstance(inner, Mapping) else [])]
+    """Return the class of a described client, and those of all parts in its fields."""
+    parts = [value for value in client.values() if isinstance(value, Mapping) and "class" in value]
+    return [str(client["class"]), *(path for part in parts for path in _classes(part))]
 
 
 def attack_axis(grid: Grid) -> str | None:

@@ -22,7 +22,7 @@ from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
 from clients.wrapping import Wrapper
 from fl_sim.contracts import Client, ColludingClient, Collusion, Dataset, Shard, Update
-from fl_sim.description import construct, describe, values_of
+from fl_sim.description import construct, describe, field_values
 from fl_sim.experiment import Model
 from fl_sim.models.parameters import buffers, flat, load_flat
 from fl_sim.models.tuning import build
@@ -199,7 +199,7 @@ def test_a_client_of_a_cohort_sends_what_it_trained(client: Client, shard: Shard
 
 @every_client
 def test_a_client_says_by_its_methods_what_its_fields_hold(client: Client) -> None:
-    values = values_of(client)
+    values = field_values(client)
     assert client.wrapped() == {n: v for n, v in values.items() if isinstance(v, Client)}
     assert client.backdoor() == (
         (values["trigger"], values["target"]) if "trigger" in values else None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
-from fl_sim.description import construct, describe, values_of
+from fl_sim.description import construct, describe, field_values
 from fl_sim.engine.checkpoint import load_state, save_state
 from fl_sim.engine.log import RunLog
 from fl_sim.engine.loop import State
@@ -338,7 +338,7 @@ def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path:
 
 @pytest.mark.parametrize("rule", RULES, ids=name_of)
 def test_a_rule_says_how_many_attackers_it_is_to_survive(rule: AggregationRule) -> None:
-    number = values_of(rule).get("num_byzantine")
+    number = field_values(rule).get("num_byzantine")
     assert rule.num_attackers() == number
     assert rule.against(3).num_attackers() == (None if number is None else 3)
 

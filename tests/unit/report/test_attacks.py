@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clients.alie import AlieClient
+from clients.fedbn import FedBNClient
 from clients.label_flip import LabelFlipClient
 from clients.model_replacement import ModelReplacementClient
 from fl_sim import Adversary
@@ -30,7 +31,8 @@ Writer = Callable[[Any], Results]
 @pytest.fixture(scope="module")
 def results(make_results: Writer, sweep: Any) -> Results:
     found = make_results(sweep(axes=AXES, seeds=(0, 1)))
-    attacker = describe(Adversary(ModelReplacementClient(honest=LabelFlipClient()), 2))
+    flipping = FedBNClient(training=LabelFlipClient())  # in a field of another name
+    attacker = describe(Adversary(ModelReplacementClient(honest=flipping), 2))
     for path in Path(found.path).rglob("experiment.json"):
         content = json.loads(path.read_text())
         write_json(path, content | {"adversary": [attacker]})
