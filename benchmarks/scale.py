@@ -1,4 +1,4 @@
-"""What a round costs beside training, as three numbers, and what they predict for large ones."""
+"""Fits the cost of a round beside training, and predicts that of large rounds."""
 
 import re
 from typing import NamedTuple
@@ -59,7 +59,7 @@ def tables(rows: list[dict[str, object]]) -> str:
         if len(measured) >= 4:
             costs[engine] = fitted(measured), measured
     lines = [
-        "| engine | ms a round | ms a client | ns a client and parameter | cases | worst fit |"
+        "| engine | ms per round | ms per client | ns per client and parameter | cases | worst fit |"
     ]
     lines.append("|---|---|---|---|---|---|")
     for engine, (cost, measured) in costs.items():
@@ -67,7 +67,7 @@ def tables(rows: list[dict[str, object]]) -> str:
         numbers = (1e3 * cost.a_round, 1e3 * cost.a_client, 1e9 * cost.a_parameter)
         shown = " | ".join(f"{number:.3g}" for number in numbers)
         lines.append(f"| {engine} | {shown} | {len(measured)} | x {worst:.1f} |")
-    lines += ["", "| clients a round | parameters | " + " | ".join(costs) + " |"]
+    lines += ["", "| clients per round | parameters | " + " | ".join(costs) + " |"]
     lines.append("|---|---|" + "---|" * len(costs))
     for clients, size in LARGE:
         seconds = " | ".join(in_words(cost.of(clients, size)) for cost, _ in costs.values())

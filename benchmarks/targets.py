@@ -55,8 +55,8 @@ def judged(target: Target, numbers: Numbers) -> tuple[Verdict, float]:
     return (Verdict.PASS if met else Verdict.FAIL), value
 
 
-TINY, MCMAHAN = "tiny CNN, 10 a round", "McMahan CNN, 10 a round"
-SOME, ALL, FINE = "10 a round", "100 a round", "4 a round"
+TINY, MCMAHAN = "tiny CNN, 10 per round", "McMahan CNN, 10 per round"
+SOME, ALL, FINE = "10 per round", "100 per round", "4 per round"
 
 TARGETS = (
     Target("W0", "1000 clients x 0.001M", "local", 0.4),

@@ -23,6 +23,6 @@ def cases(full: bool) -> list[Case]:
     """Return one case a network."""
     mcmahan = replace(EXPERIMENT, model=Model("mcmahan_cnn", norm="off"))
     return [
-        Case("W1", "tiny CNN, 10 a round", rounds_of(EXPERIMENT)),
-        Case("W1", "McMahan CNN, 10 a round", rounds_of(mcmahan)),
+        Case("W1", "tiny CNN, 10 per round", rounds_of(EXPERIMENT)),
+        Case("W1", "McMahan CNN, 10 per round", rounds_of(mcmahan)),
     ]

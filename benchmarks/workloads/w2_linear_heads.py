@@ -15,6 +15,6 @@ def cases(full: bool) -> list[Case]:
     model = Model("efficientnet_lite0", init="pretrained", tune="head")
     heads = replace(EXPERIMENT, name="linear_heads", model=model)
     return [
-        Case("W2", f"{k} a round", rounds_of(replace(heads, participation=Participation(k))))
+        Case("W2", f"{k} per round", rounds_of(replace(heads, participation=Participation(k))))
         for k in (10, 100)
     ]

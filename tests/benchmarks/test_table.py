@@ -12,7 +12,7 @@ from benchmarks.table import Row, kept, quantile, row_of, targets_table, times_t
 from benchmarks.targets import TARGETS, Target, Verdict, judged
 from benchmarks.workloads import all_cases
 
-ROW = Row("W1", "tiny CNN, 10 a round", "floor", 2.0, 2.5, 400.0, 5, 0.1)
+ROW = Row("W1", "tiny CNN, 10 per round", "floor", 2.0, 2.5, 400.0, 5, 0.1)
 
 
 def shown(*tables: object) -> str:
