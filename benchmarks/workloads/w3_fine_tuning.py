@@ -18,6 +18,8 @@ def cases(full: bool) -> list[Case]:
         model=Model("efficientnet_lite0", init="pretrained", tune="full", pixels=64),
     )
     return [
-        Case("W3", f"{k} per round", rounds_of(replace(fine_tuning, participation=Participation(k))))
+        Case(
+            "W3", f"{k} per round", rounds_of(replace(fine_tuning, participation=Participation(k)))
+        )
         for k in ((4, 10) if full else (4,))
     ]
