@@ -58,7 +58,9 @@ def tables(rows: list[dict[str, object]]) -> str:
         measured = points(rows, engine)
         if len(measured) >= 4:
             costs[engine] = fitted(measured), measured
-    heads = "engine | ms per round | ms per client | ns per client and parameter | cases | worst fit"
+    heads = (
+        "engine | ms per round | ms per client | ns per client and parameter | cases | worst fit"
+    )
     lines = [f"| {heads} |", "|---|---|---|---|---|---|"]
     for engine, (cost, measured) in costs.items():
         worst = max(max(r := cost.of(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured)
