@@ -173,16 +173,15 @@ def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:
         return plain
 
     def worth(a: float) -> float:
-        areas = [_area(replace(plain, a=a), bench, *each) for each in rehearsals]
-        return sum(area for area in areas if area == area)  # the same ones for every `a`
+        trial, total = replace(plain, a=a), 0.0
+        for model, held in rehearsals:
+            scores, members = trial.scores(held), bench.signals.members[model]
+            told = ~scores.isnan()
+            area = auc(scores[members & told], scores[~members & told])
+            total += area if area == area else 0.0  # NaN for the same models whatever `a`
+        return total
 
     return replace(plain, a=max(STEPS, key=worth))
-
-
-def _area(trial: MembershipAttack, bench: Bench, model: int, held: Evidence) -> float:
-    scores, members = trial.scores(held), bench.signals.members[model]
-    told = ~scores.isnan()
-    return auc(scores[members & told], scores[~members & told])
 
 
 def thresholds(

@@ -97,7 +97,7 @@ def assess(
         yield from (_without(number, int(out.sum()), int(own.sum())) for number in numbers)
     for client in records.clients.unique().tolist():
         own = records.clients == client
-        area = _area(scores, records, own & told, about._replace(client=client))
+        area = _auc_finding(scores, records, own & told, about._replace(client=client))
         yield _without(area, int((own & ~told).sum()), int(own.sum()))
 
 
@@ -114,7 +114,7 @@ def _of_group(
     about: Finding,
     thresholds: dict[float, float],
 ) -> Iterator[Finding]:
-    area = _area(scores, records, kept, about)
+    area = _auc_finding(scores, records, kept, about)
     yield area
     inside, outside = scores[kept & records.members], scores[kept & ~records.members]
     if len(inside) == 0 or len(outside) == 0:
@@ -132,7 +132,7 @@ def _filled(about: Finding, metric: str, found: Rate) -> Finding:
     return about._replace(metric=metric, value=value, low=low, high=high, valid=valid, note=note)
 
 
-def _area(
+def _auc_finding(
     scores: Float[Tensor, " n"], records: Records, kept: Bool[Tensor, " n"], about: Finding
 ) -> Finding:
     """Return the AUC, marked as shift where labels alone can tell."""
