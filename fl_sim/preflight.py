@@ -105,8 +105,6 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
     image_shape = (channels, height, width)
     try:
         cause = cannot_protect(protection, image_shape, dataset.num_classes)
-        if not cause:
-            protection.check(image_shape, dataset.num_classes)
     except FieldError as error:
         raise error.under("protection") from None
     name = type(protection).__name__

@@ -194,7 +194,8 @@ def cannot_protect(
         num_classes: how many classes there are.
 
     Raises:
-        FieldError: for a network that cannot be built, by the field of the protection.
+        FieldError: for a network that cannot be built, and what `Protection.check` refuses, by
+            the field of the protection.
     """
     if num_classes < protection.min_classes:
         return "at least two classes are needed, to have something to tell apart"
@@ -207,7 +208,10 @@ def cannot_protect(
         for name, model in field_values(protection).items()
         if isinstance(model, Model)
     ]
-    return next(filter(None, causes), "")
+    cause = next(filter(None, causes), "")
+    if not cause:
+        protection.check(image_shape, num_classes)
+    return cause
 
 
 def _cannot_take(

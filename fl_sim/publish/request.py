@@ -133,7 +133,6 @@ def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[
         raise RequestError(
             f"INPUT: {request.name} cannot protect these: {cause}; got {found}{more}"
         )
-    request.protection.check((channels, height, width), len(classes))
     advice = request.protection.advice(len(images))
     if advice:
         warnings.warn(advice, RequestWarning, stacklevel=2)
