@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client, Dataset, Protection
-from fl_sim.data.folders import parse_levels
+from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.data.sources import Reading, load_subset

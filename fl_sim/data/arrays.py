@@ -17,9 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_sim.data.folders import part_of
 from fl_sim.data.pictures import check_total, shown
 from fl_sim.data.sources import MissingDataError
+from fl_sim.data.splits import part_of
 
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000  # a larger label is an id, or damaged

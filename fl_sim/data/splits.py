@@ -1,5 +1,6 @@
-"""Which images of a user are trained on and which are tested on."""
+"""The parts of a dataset: their names, and which images are trained and tested on."""
 
+import re
 from collections.abc import Collection, Sequence
 
 import torch
@@ -8,6 +9,23 @@ from fl_sim.data.sources import MissingDataError
 from fl_sim.seeding import generator
 
 TEST_SHARE = 0.2
+# Usual names of the parts of a dataset, in lower case.
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tests", "eval", "evaluation"),
+}
+WORDS = re.compile(r"[ _-]?(set|split|data|images)$")  # that may follow: test_set, train-images
+
+
+def part_of(name: str) -> str:
+    """Return which part of a dataset a name stands for: `train`, `val`, `test`, or "" for none.
+
+    >>> part_of("Training"), part_of("test_set"), part_of("cat")
+    ('train', 'test', '')
+    """
+    bare = WORDS.sub("", name.casefold())
+    return next((part for part, names in PARTS.items() if bare in names), "")
 
 
 def stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:

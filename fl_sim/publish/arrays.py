@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fl_sim.atomic_io import bytes_sha256, file_sha256
 from fl_sim.data.arrays import Arrays, Pair, Split
-from fl_sim.data.folders import part_of
 from fl_sim.data.scaling import scaled
+from fl_sim.data.splits import part_of
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from fl_sim.atomic_io import bytes_sha256, file_sha256
-from fl_sim.data.folders import Labelled, part_of, read_folder
+from fl_sim.data.folder_contents import Labelled
+from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import (
     MixedSizesError,
     Picture,
@@ -25,6 +26,7 @@ from fl_sim.data.pictures import (
     stacked,
 )
 from fl_sim.data.scaling import scaled
+from fl_sim.data.splits import part_of
 from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fl_sim.contracts import Dataset
 from fl_sim.data.fingerprint import content_hash, files_below
-from fl_sim.data.folders import Labelled, is_beside, read_folder
+from fl_sim.data.folder_contents import Labelled, is_beside
+from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import Batch, MixedSizesError, counted, read_batch, shown
 from fl_sim.data.sources import MissingDataError, Reading, Source
 from fl_sim.data.splits import stratified, testing_part

@@ -14,10 +14,11 @@ import torch
 from PIL import Image, ImageCms
 
 from fl_sim.data import pictures
-from fl_sim.data.folders import part_of, read_folder
+from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import decode
 from fl_sim.data.scaling import scaled
 from fl_sim.data.sources import MissingDataError, Reading, fingerprint, load
+from fl_sim.data.splits import part_of
 from fl_sim.errors import FieldError
 
 RNG = np.random.default_rng(2)

@@ -1,0 +1,155 @@
+"""The files below a folder: images, what lies beside them, and what cannot be read."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fl_sim.data.pictures import SUFFIXES, shown
+from fl_sim.data.sources import MissingDataError
+
+LABELS = "labels.csv"
+# What lies beside images and is none: it is left out, counted and named.
+SIDE_TEXT = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt")
+SIDE_DATA = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml")
+SIDE_TABLES = (".xls", ".xlsx", ".ods", ".names", ".lst", ".pbtxt", ".md5", ".sha1", ".sha256")
+SIDE_OTHERS = (".log", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".url", ".lnk")
+SIDE_SUFFIXES = (*SIDE_TEXT, *SIDE_DATA, *SIDE_TABLES, *SIDE_OTHERS)
+SIDE_NAMES = ("readme", "license", "licence", "copying", "authors", "citation")
+SYSTEM_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx")
+SYSTEM_FOLDERS = ("__pycache__", "$recycle.bin", "system volume information")
+
+
+class Labelled(NamedTuple):
+    """An image file and what it shows.
+
+    Attributes:
+        name: path below the folder, with forward slashes.
+        path: where it is.
+        label: name of its class.
+        part: `train`, `val` or `test`; "" where the folder has no parts.
+        owner: whose it is; "" where nobody says.
+    """
+
+    name: str
+    path: Path
+    label: str
+    part: str = ""
+    owner: str = ""
+
+
+class Contents(NamedTuple):
+    """Everything below a folder, sorted by name.
+
+    Attributes:
+        images: files with the suffix of an image that can be read.
+        side: files that accompany images, such as a README.
+        strange: files that may be images, and cannot be read.
+        hidden: names of what is hidden, and of what systems leave behind.
+        folders: the folders below it.
+    """
+
+    images: list[str]
+    side: list[str]
+    strange: list[str]
+    hidden: list[str]
+    folders: list[str]
+
+
+def is_beside(name: str) -> bool:
+    """Return whether a file merely lies beside images, by its name: nothing reads it.
+
+    >>> is_beside("Thumbs.db"), is_beside("notes.xml"), is_beside("labels.csv")
+    (True, True, False)
+    """
+    contents = Contents([], [], [], [], [])
+    return name != LABELS and (_is_hidden(name) or _kind(name, contents) is contents.side)
+
+
+def list_folder(folder: Path) -> Contents:
+    """List everything below a folder, and refuse links out of it and what is no plain file."""
+    contents = Contents([], [], [], [], [])
+    root, left = folder.resolve(), [("", folder)]
+    while left:
+        prefix, place = left.pop()
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise MissingDataError(f"{shown(place)} cannot be read: {error.strerror}") from None
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if _is_hidden(entry.name):
+                contents.hidden.append(name)
+            elif _is_folder(entry, name, root):
+                contents.folders.append(name)
+                left.append((f"{name}/", Path(entry.path)))
+            else:
+                _kind(entry.name, contents).append(name)
+    for names in contents:
+        names.sort()
+    return contents
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in (*SYSTEM_NAMES, *SYSTEM_FOLDERS)
+
+
+def _is_folder(entry: "os.DirEntry[str]", name: str, root: Path) -> bool:
+    """Return whether an entry is a folder rather than a file that can be read.
+
+    Raises:
+        MissingDataError: for a name that is no text, a link that leads out of the folder, to
+            nothing or to another folder, and for a device or the like.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise MissingDataError(f"the name of {shown(name)} in {shown(root)} is no UTF-8") from None
+    if entry.is_symlink():
+        _check_link(Path(entry.path), name, root)
+    if entry.is_dir():
+        return True
+    if not entry.is_file():
+        raise MissingDataError(f"{shown(name)} in {shown(root)} is no file and no folder")
+    return False
+
+
+def _check_link(path: Path, name: str, root: Path) -> None:
+    """Refuse a link that leads out of `root`, to nothing, or to a folder.
+
+    Raises:
+        MissingDataError: naming the link.
+    """
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        raise MissingDataError(f"{shown(name)} is a link that leads nowhere") from None
+    if not target.is_relative_to(root):
+        raise MissingDataError(
+            f"{shown(name)} is a link out of {shown(root)}, to {shown(target)}: put the file "
+            f"itself there"
+        )
+    if target.is_dir():
+        raise MissingDataError(f"{shown(name)} is a link to a folder: its images would count twice")
+
+
+def _kind(name: str, contents: Contents) -> list[str]:
+    suffix = os.path.splitext(name)[1].lower()
+    stem = name.casefold().split(".")[0]
+    if suffix in SUFFIXES:
+        return contents.images
+    is_side = suffix in SIDE_SUFFIXES or stem in SIDE_NAMES
+    return contents.side if is_side else contents.strange
+
+
+def refuse_strange(folder: Path, names: Sequence[str]) -> None:
+    """Refuse files that may be images and cannot be read.
+
+    Raises:
+        MissingDataError: naming the first.
+    """
+    if names:
+        raise MissingDataError(
+            f"{shown(names[0])} in {shown(folder)} cannot be read as an image; convert it or move "
+            f"it away (read are {' '.join(SUFFIXES)})"
+        )

@@ -1,0 +1,146 @@
+"""Labels by a CSV file with the columns file and label, and perhaps split and owner."""
+
+import csv
+import io
+import os
+import stat
+from pathlib import Path
+
+from fl_sim.data.folder_contents import Contents, Labelled
+from fl_sim.data.pictures import counted, shown
+from fl_sim.data.sources import MissingDataError
+from fl_sim.data.splits import part_of
+
+COLUMNS = ("file", "label", "split", "owner")
+
+
+def has_columns(labels: Path) -> bool:
+    """Return whether there is a CSV with the columns `file` and `label`."""
+    if not labels.is_file():
+        return False
+    head = _text(labels).split("\n", 1)[0]
+    return {"file", "label"} <= {*_cells(head, _delimiter(head))}
+
+
+def _text(labels: Path) -> str:
+    """Return the text of a CSV: UTF-8, or UTF-16 with its mark; nothing is guessed."""
+    try:
+        content = labels.read_bytes()
+        is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
+    except OSError as error:
+        cause = str(error.strerror)
+    except UnicodeDecodeError as error:
+        cause = f"byte {error.start} is no {error.encoding.upper()}; save it as UTF-8"
+    raise MissingDataError(f"the labels {shown(labels)} cannot be read: {cause}")
+
+
+def _delimiter(head: str) -> str:
+    """Return what stands between the names in the first line: a comma, semicolon or tab."""
+    return next((c for c in ";\t" if c in head and "," not in head), ",")
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [
+        cell.strip().strip('"').strip().casefold() for cell in line.strip("\r\n").split(delimiter)
+    ]
+
+
+def label_by_csv(
+    folder: Path, labels: Path, contents: Contents
+) -> tuple[list[Labelled], list[str]]:
+    """Return the images that a CSV labels, and notes; what it names leaves `contents`.
+
+    Raises:
+        MissingDataError: for images without a label and labels without an image, naming them.
+    """
+    rows, extra = _rows(labels)
+    root = folder.resolve()
+    files: dict[str, Labelled] = {}
+    for line, row in rows:
+        own = _from_row(folder, root, f"{shown(labels)}, line {line}", row)
+        if own.name in files:
+            raise MissingDataError(
+                f"{shown(labels)}, line {line}: {shown(own.name)} has a label already"
+            )
+        files[own.name] = own
+    unnamed = [name for name in (*contents.images, *contents.strange) if name not in files]
+    if unnamed:
+        raise MissingDataError(
+            f"image without a label: {counted(unnamed, 'file')} in {shown(folder)} that "
+            f"{shown(labels)} does not name"
+        )
+    for names in contents:
+        names[:] = [name for name in names if name not in files]
+    if labels.resolve().is_relative_to(root):
+        own_name = labels.resolve().relative_to(root).as_posix()
+        contents.side[:] = [name for name in contents.side if name != own_name]
+    return list(files.values()), [f"columns not read: {', '.join(extra)}"] if extra else []
+
+
+def _rows(labels: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Return the rows of a CSV with the lines they end on, and the columns that are not read.
+
+    Raises:
+        MissingDataError: naming the line.
+    """
+    text = _text(labels)
+    delimiter = _delimiter(text.split("\n", 1)[0])
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    names: list[str] = []
+    try:
+        names = [name.strip().casefold() for name in next(reader, [])]
+        twice = len(set(names)) < len(names)
+        if twice or not {"file", "label"} <= {*names}:
+            raise MissingDataError(f"{shown(labels)}, line 1: expected the columns file and label")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise MissingDataError(
+                    f"{shown(labels)}, line {reader.line_num}: expected {len(names)} fields, the "
+                    f"columns file and label among them; got {len(cells)}"
+                )
+            values = [cell.strip() for cell in cells]
+            rows.append((reader.line_num, dict(zip(names, values, strict=True))))
+    except csv.Error as error:
+        raise MissingDataError(
+            f"the labels {shown(labels)} cannot be read: line {reader.line_num}: {error}"
+        ) from None
+    return rows, [name for name in names if name not in COLUMNS]
+
+
+def _from_row(folder: Path, root: Path, where: str, row: dict[str, str]) -> Labelled:
+    name, label = row["file"], row["label"]
+    if not name or not label:
+        raise MissingDataError(f"{where}: expected the columns file and label")
+    path = Path(os.path.normpath(folder / name))
+    if "\0" in name or not path.is_relative_to(os.path.normpath(folder)):
+        raise MissingDataError(f"{where}: {shown(name)} is not below {shown(folder)}")
+    clean = path.relative_to(os.path.normpath(folder)).as_posix()
+    _check_file(root / clean, clean, root, where)
+    for column in ("split", "owner"):
+        if row.get(column) == "":
+            raise MissingDataError(f"{where}: the column {column} is empty")
+    part = part_of(row.get("split", ""))
+    if row.get("split") and not part:
+        raise MissingDataError(f"{where}: {shown(row['split'])} is no part such as train or test")
+    return Labelled(clean, folder / clean, label, part, row.get("owner", ""))
+
+
+def _check_file(path: Path, name: str, root: Path, where: str) -> None:
+    """Refuse a file that is not there, is none, or is reached through a link out of the folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        mode = 0
+    if path.is_symlink() or mode:
+        inside = path.resolve().is_relative_to(root)
+        if not inside:
+            raise MissingDataError(
+                f"{where}: {shown(name)} is a link: it is not below {shown(root)}"
+            )
+    if not stat.S_ISREG(mode):
+        raise MissingDataError(f"label without image: {where}: no file {shown(path)}")
