@@ -1,28 +1,28 @@
-"""Cells: the runs that a request asks for, and the controls that they are measured against."""
+"""Expands axes and seeds into the cells of a grid, and names the controls of runs."""
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
-from typing import Any, NamedTuple
+from typing import Any
 
 from fl_sim.description import LARGEST, label
 from fl_sim.errors import RequestError, require, shown
-from fl_sim.experiment import Axes, Axis, Experiment
+from fl_sim.experiment import Axes, Experiment
 
 MOST_SEEDS = 100_000
+Values = Sequence[Any] | Mapping[str, Any]  # of an axis; by label where they have names
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run that was asked for, and the settings that tell it from the others.
+    """One run of a grid, and the settings that tell it from the others.
 
     Attributes:
-        experiment: what is run.
-        settings: values by field path, in words.
-        made_with: what changes the result beside the experiment, such as injected failures.
+        experiment: The experiment that is run, with its seed.
+        settings: Labels of values by axis.
+        made_with: Causes of another result beside the experiment, such as injected failures.
     """
 
     experiment: Experiment
@@ -52,21 +52,58 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The settings in words."""
-        words = [f"{path.split('.')[-1]} {value}" for path, value in self.settings.items()]
-        return ", ".join([*words, f"seed {self.experiment.seed}"])
+        """The settings and the seed, in words."""
+        return describe_settings(self.settings, self.experiment.seed)
+
+
+def describe_settings(settings: Mapping[str, Any], seed: int) -> str:
+    """Return settings and a seed in words, with field paths cut to their last part.
+
+    >>> describe_settings({"layout.fraction": 0.5, "method": "FedProx"}, 0)
+    'fraction 0.5, method FedProx, seed 0'
+    """
+    words = [f"{path.split('.')[-1]} {value}" for path, value in settings.items()]
+    return ", ".join([*words, f"seed {seed}"])
+
+
+def label_axes(axes: Mapping[str, Values]) -> dict[str, Mapping[str, Any]]:
+    """Return the values of every axis by their labels.
+
+    Raises:
+        FieldError: for values that read alike, whose results nobody could tell apart.
+    """
+    labelled: dict[str, Mapping[str, Any]] = {}
+    for name, values in axes.items():
+        if not isinstance(values, Mapping):
+            words = [str(label(value)) for value in values]
+            distinct = len(set(words)) == len(words)
+            allowed = "values that read apart, or a name for each"
+            require(distinct, f"AXES: {name}", allowed, words)
+            values = dict(zip(words, values, strict=True))
+        labelled[name] = values
+    return labelled
+
+
+def expand_grid(labelled: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield every combination of labels, by axis; the last axis varies fastest.
+
+    >>> list(expand_grid({"size": {"1": 1, "2": 2}, "method": {"FedProx": {}}}))
+    [{'size': '1', 'method': 'FedProx'}, {'size': '2', 'method': 'FedProx'}]
+    """
+    for words in product(*labelled.values()):
+        yield dict(zip(labelled, words, strict=True))
 
 
 def cells_of(
     experiment: Experiment, axes: Axes, seeds: Iterable[int] | None, source: str = "seeds"
 ) -> list[Cell]:
-    """Return every combination of the axes' values, once a seed.
+    """Return every combination of the axes' values, once per seed.
 
     Args:
-        experiment: what the axes start from.
-        axes: values by field path, or changes by label by the name of the axis.
-        seeds: None: the experiment's own.
-        source: where the seeds were named, for messages.
+        experiment: The experiment that the axes start from.
+        axes: Values by field path, or changes by label by the name of the axis.
+        seeds: Seeds; None: the experiment's own.
+        source: Name of the seeds in messages.
 
     Raises:
         FieldError: for an unknown field or a value out of range.
@@ -74,17 +111,19 @@ def cells_of(
     """
     check_axes(axes)
     wanted = checked_seeds([experiment.seed] if seeds is None else seeds, source)
-    cells: list[Cell] = []
+    labelled, cells = label_axes(axes), list[Cell]()
     seen: dict[str, Mapping[str, Any]] = {}
-    for steps in product(*(_steps(path, values) for path, values in axes.items())):
-        changed = experiment
-        for step in steps:
-            for path, value in step.changes.items():
+    for words in expand_grid(labelled):
+        changed, settings = experiment, dict[str, Any](words)
+        for name, word in words.items():
+            changes = labelled[name][word]
+            if not isinstance(axes[name], Mapping):
+                settings[name], changes = label(changes), {name: changes}
+            for path, value in changes.items():
                 changed = changed.with_value(path, value)
-        settings = {path: step.label for path, step in zip(axes, steps, strict=True)}
         _refuse_twins(seen, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
-    _refuse_undone(axes)
+    refuse_undone(axes, {})
     return cells
 
 
@@ -147,12 +186,20 @@ def check_grid(axes: Any) -> None:
         require(words, f"AXES: {name}", "labels that are words", labels)
 
 
-def _refuse_undone(axes: Axes) -> None:
-    """Refuse an axis that sets again what one before it has set: that one's settings would lie."""
-    before: dict[str, str] = {}  # which axis sets a path
+def refuse_undone(axes: Axes, before: Mapping[str, str]) -> None:
+    """Refuse an axis that sets again what was set before it: those settings would lie.
+
+    Args:
+        axes: Axes in the order in which they are applied.
+        before: Where a field was set, by its path, such as `{"client.momentum": "--set"}`.
+
+    Raises:
+        RequestError: naming both.
+    """
+    before = dict(before)
     for name, values in axes.items():
-        steps = values.values() if isinstance(values, Mapping) else [{name: None}]
-        paths = {path for changes in steps for path in changes}
+        changes = values.values() if isinstance(values, Mapping) else [{name: None}]
+        paths = {path for own in changes for path in own}
         for own, first in before.items():
             for path in paths:
                 if own == path or own.startswith(f"{path}."):
@@ -166,28 +213,6 @@ def _check_path(path: str) -> None:
     require(path != "seed", "AXES: seed", words, path)
     words = "one for all cells: it is the folder of their results"
     require(path != "name", "AXES: name", words, path)
-
-
-class Step(NamedTuple):
-    """One value of an axis: its label, and the fields that it sets."""
-
-    label: Any
-    changes: Mapping[str, Any]
-
-
-def _steps(path: str, values: Axis) -> list[Step]:
-    """Return the values of an axis: of one field, or by name, of several that change together.
-
-    Raises:
-        FieldError: for values that read alike, whose results nobody could tell apart.
-    """
-    if isinstance(values, Mapping):
-        return [Step(name, changes) for name, changes in values.items()]
-    steps = [Step(label(value), {path: value}) for value in values]
-    counts = Counter(str(step.label) for step in steps)
-    for words, count in counts.items():
-        require(count == 1, path, "values that read apart, or a name for each", words)
-    return steps
 
 
 def controls_of(cells: list[Cell]) -> Iterator[Cell]:

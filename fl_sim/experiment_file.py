@@ -76,23 +76,6 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
     return ExperimentFile(experiment, axes, seeds, content.full)
 
 
-def check_overrides(axes: Axes, overrides: Iterable[str]) -> None:
-    """Refuse a sweep whose axes would undo what was overridden.
-
-    Raises:
-        RequestError: for an override of a part of what an axis sets.
-    """
-    changed = [override.partition("=")[0] for override in overrides]
-    for name, values in axes.items():
-        steps = values.values() if isinstance(values, Mapping) else [{name: None}]
-        for path in {path for changes in steps for path in changes}:
-            for own in changed:
-                if own == path or own.startswith(f"{path}."):
-                    raise RequestError(
-                        f"--set {own}: the axis {name!r} sets {path}, and would undo it"
-                    )
-
-
 def parse_value(text: str) -> Any:
     """Return the value that a command line means.
 

@@ -3,12 +3,11 @@
 from typing import Any, NamedTuple
 
 from fl_sim import process
-from fl_sim.engine import interrupts
 from fl_sim.engine.federation import dataset_of
 from fl_sim.engine.pool import make_noise, noise_owners
 from fl_sim.engine.progress import Listener
 from fl_sim.experiment import Experiment
-from fl_sim.workers import side_by_side
+from fl_sim.workers import run_jobs
 
 
 class Order(NamedTuple):
@@ -33,18 +32,12 @@ def make(experiments: list[Experiment], workers: int) -> None:
             whose = (own.layout.provenance, own.layout.num_owners)
             for owner in noise_owners(own, dataset_of(own)):
                 orders.setdefault((*what, *whose, owner), Order(own, owner))
-    if len(orders) < 2:
-        return
-    jobs = list(orders.values())
-    for _ in side_by_side(_attempt, jobs, min(workers, len(jobs)), lambda progress: None):
-        pass
+    if len(orders) > 1:
+        run_jobs(
+            _make, list(orders.values()), workers
+        )  # what goes wrong here goes wrong in the run, which says so
 
 
-def _attempt(order: Order, listen: Listener) -> None:
-    if interrupts.wanted():
-        return
+def _make(order: Order, listen: Listener) -> None:
     process.settle()
-    try:
-        make_noise(order.experiment, dataset_of(order.experiment), order.owner)
-    except Exception:
-        return  # the run itself meets the same fault, and says so
+    make_noise(order.experiment, dataset_of(order.experiment), order.owner)

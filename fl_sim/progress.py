@@ -7,6 +7,7 @@ from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -17,6 +18,13 @@ from rich.progress import Progress as Bars
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.literals import ProgressMode as Mode
 from fl_sim.study import Point
+
+
+def _make_bars(console: Console, *columns: ProgressColumn) -> Bars:
+    """Return bars that are there while something is under way, in a terminal only."""
+    first = (TextColumn("{task.description}"), BarColumn())
+    hidden = not console.is_terminal
+    return Bars(*first, *columns, console=console, transient=True, disable=hidden)
 
 
 @contextmanager
@@ -44,15 +52,8 @@ def _say_nothing(progress: Progress) -> None:
 
 @contextmanager
 def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    bars = _make_bars(
+        console, MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn()
     )
     whole = bars.add_task("all runs", total=num_runs, note="runs")
     tasks = {}
@@ -77,15 +78,7 @@ def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
 @contextmanager
 def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """Yield a listener that draws a bar for each stage; one without an end shows its count."""
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bars = _make_bars(console, TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
 
     def watch(stage: str, done: int, total: int | None) -> None:
@@ -101,21 +94,12 @@ def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
 @contextmanager
 def study_progress(console: Console, num_points: int) -> Iterator[Callable[[Point, str], None]]:
     """Yield what hears of each point that is over, and of what went wrong with it."""
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bars = _make_bars(console, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     whole = bars.add_task("points", total=num_points)
 
     def told(point: Point, error: str) -> None:
         bars.advance(whole)
-        words = f"failed    {point.words}: {error}" if error else f"measured  {point.words}"
+        words = f"failed    {point.label}: {error}" if error else f"measured  {point.label}"
         console.print(words, style="red" if error else None, markup=False, highlight=False)
 
     with bars:
@@ -127,15 +111,7 @@ def audit_progress(
     console: Console, num_runs: int
 ) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
     """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bars = _make_bars(console, MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     whole = bars.add_task("audits", total=num_runs, note="")
     replay = bars.add_task("replay", total=None, note="", visible=False)
 

@@ -1,6 +1,6 @@
 """Runs and sweeps: each distinct run once, side by side where that helps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from fl_sim.experiment import Axes, Experiment
 from fl_sim.locks import held
 from fl_sim.results import Results, load_results, run_folder
 from fl_sim.summary import write_summary
-from fl_sim.workers import side_by_side
+from fl_sim.workers import run_jobs
 
 
 @dataclass(frozen=True)
@@ -192,23 +192,16 @@ def plan(cells: list[Cell], options: Options) -> list[Cell]:
 def _execute(jobs: list[Cell], options: Options, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
     compat.quiet()
-    count = min(options.workers, len(jobs))
-    if options.engine == "local" and count > 1:
-        outcomes = side_by_side(partial(_attempt, options, count), jobs, count, listen)
-    elif options.engine == "ray" and count > 1:
-        from fl_sim.ray_jobs import side_by_side as on_ray  # Ray takes a second to import
-
-        task, address = partial(_attempt, options, count), options.ray_address
-        outcomes = on_ray(task, jobs, options.workers, address, listen)
-    else:
-        outcomes = _in_turn(jobs, options, listen)
-    return {job.key: error for job, error in outcomes if error}
-
-
-def _in_turn(jobs: list[Cell], options: Options, listen: Listener) -> Iterator[tuple[Cell, str]]:
-    with interrupts.finishing_rounds():
-        for job in jobs:
-            yield job, _attempt(options, 1, job, listen)
+    count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
+    failed = run_jobs(
+        partial(_attempt, options, count),
+        jobs,
+        options.workers,
+        engine=options.engine,
+        ray_address=options.ray_address,
+        listen=listen,
+    )
+    return {job.key: error for job, error in failed}
 
 
 def _check_faults(jobs: list[Cell], options: Options) -> None:

@@ -1,34 +1,37 @@
-"""Studies: what is measured is something other than a federation.
+"""Runs studies: grids of measurements of something other than a federation.
 
 A study is a Python file with a function `measure`. It takes a seed, and by name one value of each
-of the file's AXES; it returns by name what it measured: numbers, or images in [0, 1]. Each point
-of the grid is measured once a seed.
+of the file's AXES; it returns numbers, or images in [0, 1], by name. Each point of the grid is
+measured once per seed.
 """
 
 import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import decode_source
-from itertools import product
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim import process
 from fl_sim.atomic_io import DamagedFileError, write_arrays, write_sealed
-from fl_sim.cells import check_grid, checked_seeds
-from fl_sim.description import label
-from fl_sim.engine import interrupts
+from fl_sim.cells import (
+    check_grid,
+    checked_seeds,
+    describe_settings,
+    expand_grid,
+    label_axes,
+)
 from fl_sim.engine.environment import environment
 from fl_sim.engine.progress import Listener
-from fl_sim.errors import RequestError, require
+from fl_sim.errors import RequestError, RunFailedError, require
 from fl_sim.locks import held, refuse_link
 from fl_sim.results import run_folder
 from fl_sim.results.studies import (
@@ -40,11 +43,10 @@ from fl_sim.results.studies import (
     read_numbers,
 )
 from fl_sim.user_file import load_python
-from fl_sim.workers import side_by_side
+from fl_sim.workers import run_jobs
 
 LOG = logging.getLogger("fl_sim")
 Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
-Told = Callable[["Point", str], None]
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,30 @@ class Study:
         return self.path.stem
 
 
-class Point(NamedTuple):
-    """One point of the grid and one seed."""
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid and one seed.
 
-    settings: tuple[tuple[str, str], ...]
+    Attributes:
+        settings: Labels of values by axis.
+        seed: Seed that `measure` is given.
+        text: Text of the study's file; another text has other points.
+    """
+
+    settings: dict[str, str]
     seed: int
+    text: str = field(repr=False)
 
     @property
-    def words(self) -> str:
-        """The point in words."""
-        return ", ".join(
-            [*(f"{axis} {value}" for axis, value in self.settings), f"seed {self.seed}"]
-        )
+    def key(self) -> tuple[str, int]:
+        """Name of the point's folder, a hash of its settings and of the file, and the seed."""
+        text = json.dumps([list(self.settings.items()), self.text])
+        return hashlib.sha256(text.encode()).hexdigest()[:12], self.seed
+
+    @property
+    def label(self) -> str:
+        """The settings and the seed, in words."""
+        return describe_settings(self.settings, self.seed)
 
 
 def read(path: str | Path) -> Study:
@@ -104,7 +118,7 @@ def read(path: str | Path) -> Study:
         check_grid(axes)
         require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
         seeds = checked_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
-        labelled = {name: _labelled(name, values) for name, values in axes.items()}
+        labelled = label_axes(axes)
         taken = set(inspect.signature(measure).parameters)
     except (RequestError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from None
@@ -114,20 +128,13 @@ def read(path: str | Path) -> Study:
     return Study(path, text, question, labelled, seeds, measure)
 
 
-def _labelled(name: str, values: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of an axis by their labels, which tell the points apart."""
-    if isinstance(values, Mapping):
-        return values
-    labels = [str(label(value)) for value in values]
-    distinct = len(set(labels)) == len(labels)
-    require(distinct, f"AXES: {name}", "values that read apart, or a name for each", labels)
-    return dict(zip(labels, values, strict=True))
-
-
-def points_of(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
-    """Return every point of the grid, once a seed; seeds of the file where none are given."""
-    grid = product(*([(name, word) for word in values] for name, values in study.axes.items()))
-    return [Point(settings, seed) for settings in grid for seed in seeds or study.seeds]
+def expand_points(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
+    """Return every point of the grid, once per seed; by default, per seed of the file."""
+    return [
+        Point(settings, seed, study.text)
+        for settings in expand_grid(study.axes)
+        for seed in seeds or study.seeds
+    ]
 
 
 def run(
@@ -138,75 +145,51 @@ def run(
     workers: int = 1,
     resume: bool = True,
     wait: bool = False,
-    told: Told = lambda point, error: None,
+    told: Callable[[Point, str], None] = lambda point, error: None,
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
 
     A point that raises is recorded, and the others go on.
 
     Args:
-        path: of the study's file.
-        seeds: none: those of the file.
-        out: folder of all results.
-        workers: processes that measure side by side.
-        resume: keep what was measured by the same file.
-        wait: where another process writes into the study's folder, wait for it.
-        told: called with each point that is over, and what went wrong, or nothing.
+        path: Path of the study's file.
+        seeds: Seeds; none: those of the file.
+        out: Folder of all results.
+        workers: Number of processes that measure side by side.
+        resume: Keep what was measured by the same file.
+        wait: Where another process writes into the study's folder, wait for it.
+        told: Called with each point that is over, and what went wrong, or "".
 
     Raises:
         RequestError: before any work, for a file that is no study.
     """
     study = read(path)
-    points = points_of(study, checked_seeds(seeds, "seeds") if len(seeds) else ())
+    points = expand_points(study, checked_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
-    task = partial(_attempt, study.path, study.text, root, resume)
-    errors: dict[Point, str] = {}
     with held(root, wait=wait):
         for point in points:
-            own = folder_of(study, root, point)
-            for link in (own.parent, own):
+            folder = run_folder(root, *point.key)
+            for link in (folder.parent, folder):
                 refuse_link(link)
-        for point, error in _outcomes(task, points, min(workers, len(points))):
-            told(point, error)
-            if error:
-                errors[point] = error
-        _summarise(study, root, points, errors)
+        task = partial(_measure, study.path, root, resume)
+        errors = {p.key: error for p, error in run_jobs(task, points, workers, tell=told)}
+        _write_summary(study, root, points, errors)
         return load_study(root)
 
 
-def _outcomes(
-    task: Callable[[Point, Listener], str], points: list[Point], workers: int
-) -> Iterator[tuple[Point, str]]:
-    if workers > 1:
-        yield from side_by_side(task, points, workers, lambda progress: None)
-        return
-    with interrupts.finishing_rounds():
-        for point in points:
-            yield point, task(point, lambda progress: None)
-
-
-def _attempt(
-    path: Path, text: str, root: Path, resume: bool, point: Point, listen: Listener
-) -> str:
-    """Measure a point; return what went wrong, or nothing."""
-    if interrupts.wanted():
-        return "interrupted before it began"
+def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listener) -> None:
+    """Measure a point, unless it was measured before."""
     process.settle()
-    study = read(path)
-    if study.text != text:
-        return f"{path.name} was edited while it was measured"
-    folder = folder_of(study, root, point)
+    study, folder = read(path), run_folder(root, *point.key)
+    if study.text != point.text:
+        raise RunFailedError(f"{path.name} was edited while it was measured")
     if resume and _is_measured(folder):
-        return ""
-    own = {axis: study.axes[axis][word] for axis, word in point.settings}
+        return
+    own = {axis: study.axes[axis][word] for axis, word in point.settings.items()}
     started, used = perf_counter(), process_time()
-    try:
-        found = study.measure(seed=point.seed, **own)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    found = study.measure(seed=point.seed, **own)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
     _write(folder, found, times)
-    return ""
 
 
 def _is_measured(folder: Path) -> bool:
@@ -216,12 +199,6 @@ def _is_measured(folder: Path) -> bool:
     except DamagedFileError as error:
         LOG.warning("%s; the point is measured anew", error)
         return False
-
-
-def folder_of(study: Study, root: Path, point: Point) -> Path:
-    """Return the folder of a point; another text of the study's file has others."""
-    text = json.dumps([point.settings, study.text])
-    return run_folder(root, hashlib.sha256(text.encode()).hexdigest()[:12], point.seed)
 
 
 def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
@@ -236,18 +213,16 @@ def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
     write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
 
 
-def _summarise(study: Study, root: Path, points: list[Point], errors: dict[Point, str]) -> None:
+def _write_summary(
+    study: Study, root: Path, points: list[Point], errors: dict[tuple[str, int], str]
+) -> None:
     """Write `study.json`."""
     cells = []
     for point in points:
-        folder = folder_of(study, root, point)
-        about = {"settings": dict(point.settings), "seed": point.seed}
-        about["folder"] = str(folder.relative_to(root))
-        if point in errors:
-            cells.append({**about, "error": errors[point]})
-        else:
-            cells.append({**about, **(read_numbers(folder) or {})})
-    where = environment("study")
+        folder = run_folder(root, *point.key)
+        cell = {"settings": point.settings, "seed": point.seed}
+        cell["folder"] = str(folder.relative_to(root))
+        own = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
+        cells.append({**cell, **(own or {})})
     content = {"study": study.name, "question": study.question, "cells": cells}
-    root.mkdir(parents=True, exist_ok=True)
-    write_sealed(root / SUMMARY, {**content, "environment": where})
+    write_sealed(root / SUMMARY, {**content, "environment": environment("study")})

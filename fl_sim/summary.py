@@ -1,17 +1,14 @@
-"""What the runs of an experiment add up to: `summary.json` and `rows.parquet`."""
+"""Writes the summary of an experiment's runs: `summary.json` and `rows.parquet`."""
 
 from pathlib import Path
 from typing import Any
 
 from fl_sim.atomic_io import DamagedFileError, write_sealed, write_table
 from fl_sim.cells import Cell
-from fl_sim.results import (
-    ROWS,
-    checked_result,
-    protection_numbers,
-    rows_of_runs,
-    run_folder,
-)
+from fl_sim.results import ROWS, checked_result, protection_numbers, rows_of_runs, run_folder
+from fl_sim.results.tables import SUMMARY
+
+DAMAGE = ("DamagedFileError: ", "CheckpointError: ")
 
 
 def write_summary(
@@ -19,17 +16,15 @@ def write_summary(
 ) -> None:
     """Write `summary.json` and `rows.parquet` of an experiment."""
     seeds: dict[str, list[int]] = {}
-    for cell in cells:
-        own = seeds.setdefault(cell.run_id, [])
-        if cell.experiment.seed not in own:
-            own.append(cell.experiment.seed)
+    for run_id, seed in dict.fromkeys(cell.key for cell in cells):
+        seeds.setdefault(run_id, []).append(seed)
     asked = [_entry(root, cell, seeds, errors) for cell in cells]
     beside = [_entry(root, control, seeds, errors) for control in controls]
     root.mkdir(parents=True, exist_ok=True)
     whole = [(e["run_id"], e["seed"]) for e in asked + beside if e["status"] != "damaged"]
     rows = write_table(root / ROWS, rows_of_runs(root, whole, [cell.key for cell in cells]))
     summary = {"experiment": cells[0].experiment.name, "cells": asked, "controls": beside}
-    write_sealed(root / "summary.json", {**summary, "files": {ROWS: rows}})
+    write_sealed(root / SUMMARY, {**summary, "files": {ROWS: rows}})
 
 
 def _entry(
@@ -44,26 +39,20 @@ def _entry(
         "settings": cell.settings,
         "label": cell.label,
     }
-    error = errors.get((run_id, seed), "not finished")
-    try:
-        result = checked_result(run_folder(root, run_id, seed), cell.key)
-    except DamagedFileError as damage:
-        return {**about, "status": "damaged", "error": str(damage)}
+    error = errors.get(cell.key, "not finished")
+    result, damage = _read(root, cell)
     if result is None:
-        status = "damaged" if error.startswith(DAMAGE) else "failed"
-        return {**about, "status": status, "error": error}
-    references = {name: _known(root, control) for name, control in cell.controls().items()}
+        status = "damaged" if damage or error.startswith(DAMAGE) else "failed"
+        return {**about, "status": status, "error": damage or error}
+    references = {name: _read(root, control)[0] for name, control in cell.controls().items()}
     own = None if cell.experiment.layout.fraction else result
     numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))
     return {**result, **about, "protection": numbers}
 
 
-def _known(root: Path, control: Cell) -> dict[str, Any] | None:
-    """Return the result of a control, or None where it has none that can be read."""
+def _read(root: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+    """Return the result of a finished run, or None, and how its files are damaged."""
     try:
-        return checked_result(run_folder(root, *control.key), control.key)
-    except DamagedFileError:
-        return None
-
-
-DAMAGE = ("DamagedFileError: ", "CheckpointError: ")
+        return checked_result(run_folder(root, *cell.key), cell.key), ""
+    except DamagedFileError as damage:
+        return None, str(damage)

@@ -1,4 +1,4 @@
-"""Jobs side by side, in processes that never outlive the one that started them."""
+"""Runs jobs in turn, or side by side in processes that never outlive the one that started them."""
 
 import multiprocessing
 import os
@@ -17,24 +17,77 @@ from typing import Any, TypeVar
 from fl_sim.engine import compat, interrupts
 from fl_sim.engine.progress import Listener
 from fl_sim.errors import RunFailedError
+from fl_sim.literals import Engine
 
 Job = TypeVar("Job")
-Outcome = TypeVar("Outcome")
+Task = Callable[[Job, Listener], str | None]
+Attempt = Callable[[Job, Listener], str]
 
 _reports: Any = None  # the queue of a worker process
 
 
-def side_by_side(
-    task: Callable[[Job, Listener], Outcome], jobs: list[Job], count: int, listen: Listener
-) -> Iterator[tuple[Job, Outcome]]:
-    """Yield each job with what `task` makes of it, as they come.
+def run_jobs(
+    task: Task[Job],
+    jobs: list[Job],
+    workers: int = 1,
+    *,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    listen: Listener = lambda progress: None,
+    tell: Callable[[Job, str], None] = lambda job, error: None,
+) -> list[tuple[Job, str]]:
+    """Run jobs, and return those that failed with what went wrong; the others go on.
+
+    Several workers run jobs side by side, in processes or on Ray. An interrupt lets the jobs at
+    hand stop where they can go on later, and fails those that have not begun.
 
     Args:
-        task: picklable; it is given the job and a listener whose reports reach `listen`.
-        jobs: what to do.
-        count: number of processes.
-        listen: called in this process, in a thread of its own.
+        task: Picklable; it is called with a job and a listener. What it raises, or returns, is
+            what went wrong.
+        jobs: Jobs in the order in which they begin.
+        workers: Number of processes, or of workers of Ray.
+        engine: `flower` runs one job at a time, since Flower's engine needs this process.
+        ray_address: Address of a Ray cluster; None starts Ray on this machine.
+        listen: Called in this process with what tasks report, perhaps in another thread.
+        tell: Called with each job that is over, and what went wrong, or "".
     """
+    attempt, count = partial(_attempt, task), min(workers, len(jobs))
+    if count < 2 or engine == "flower":
+        outcomes = _in_turn(attempt, jobs, listen)
+    elif engine == "ray":
+        from fl_sim import ray_jobs  # Ray takes a second to import
+
+        outcomes = ray_jobs.side_by_side(attempt, jobs, workers, ray_address, listen)
+    else:
+        outcomes = _side_by_side(attempt, jobs, count, listen)
+    failed = []
+    for job, error in outcomes:
+        tell(job, error)
+        if error:
+            failed.append((job, error))
+    return failed
+
+
+def _attempt(task: Task[Job], job: Job, listen: Listener) -> str:
+    """Run a job; return what went wrong, or nothing."""
+    if interrupts.wanted():
+        return "interrupted before it began"
+    try:
+        return task(job, listen) or ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _in_turn(attempt: Attempt[Job], jobs: list[Job], listen: Listener) -> Iterator[tuple[Job, str]]:
+    with interrupts.finishing_rounds():
+        for job in jobs:
+            yield job, attempt(job, listen)
+
+
+def _side_by_side(
+    attempt: Attempt[Job], jobs: list[Job], count: int, listen: Listener
+) -> Iterator[tuple[Job, str]]:
+    """Yield jobs and what went wrong, as they come; `listen` is called in a thread of its own."""
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     leash, held = context.Pipe(duplex=False)
@@ -47,7 +100,7 @@ def side_by_side(
         interrupts.finishing_rounds(stop),
     ):
         try:
-            waiting = {pool.submit(_work, task, job): job for job in jobs}
+            waiting = {pool.submit(_work, attempt, job): job for job in jobs}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool:
@@ -87,8 +140,8 @@ def _pass_on(reports: Any, listen: Listener) -> None:
         listen(report)
 
 
-def _work(task: Callable[[Job, Listener], Outcome], job: Job) -> Outcome:
-    return task(job, _reports.put)
+def _work(attempt: Attempt[Job], job: Job) -> str:
+    return attempt(job, _reports.put)
 
 
 def _start(reports: Any, leash: Connection, stop: Any) -> None:

@@ -19,7 +19,7 @@ from fl_sim.audit.subject import Subject, read_subject
 from fl_sim.engine.progress import Listener, Progress
 from fl_sim.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, ranks
-from fl_sim.results import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
+from fl_sim.results.folders import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
 
 Note = Callable[[str], None]
 

@@ -9,7 +9,7 @@ from fl_sim.cli.terminal import console, importing, say
 from fl_sim.errors import RequestError
 from fl_sim.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
-STUDY = "study.json"  # the summary of a study, as `fl_sim.results.studies` writes it
+RUNS, STUDY = "summary.json", "study.json"  # as `fl_sim.results` names them
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
 
@@ -30,9 +30,8 @@ def report(
 def _report(folder: Path, alone: bool) -> bool:
     """Report on a folder; return whether all of its files are as they were written."""
     with importing():
-        from fl_sim.cli.show import show, show_study
-        from fl_sim.results import load_results
-        from fl_sim.results.studies import load_study
+        from fl_sim.cli.show import show
+        from fl_sim.results import load_results, load_study
 
     try:
         if not alone:
@@ -40,11 +39,7 @@ def _report(folder: Path, alone: bool) -> bool:
         refuse_link(folder / "figures")
         for own in (folder, folder / "figures"):
             refuse_unwritable(own, "report")
-        if (folder / STUDY).exists():
-            study = load_study(folder)
-            show_study(study)
-            return not study.damaged
-        results = load_results(folder)
+        results = load_study(folder) if (folder / STUDY).exists() else load_results(folder)
         show(results)
         return not results.damaged
     except RequestError as error:
@@ -55,7 +50,7 @@ def _report(folder: Path, alone: bool) -> bool:
 
 
 def _holds_results(folder: Path) -> bool:
-    return (folder / "summary.json").exists() or (folder / STUDY).exists()
+    return any((folder / name).exists() for name in (RUNS, STUDY))
 
 
 def audit(

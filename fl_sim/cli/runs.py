@@ -108,11 +108,11 @@ def sweep(
     """Run every cell of the grid that a file declares in AXES."""
     with importing():
         from fl_sim import experiment_file, runner
-        from fl_sim.cells import cells_of
+        from fl_sim.cells import cells_of, refuse_undone
         from fl_sim.cli import execution
 
     content = execution.read(file, set_, rounds, fallback, full)
-    experiment_file.check_overrides(content.axes, set_ or [])
+    refuse_undone(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
     wanted = execution.seeds_in(seeds) or content.seeds
     how = execution.how(cohort, inject, ray_address, track, wait)
     options = runner.Options(out, engine, execution.workers_of(workers), resume, controls, **how)
@@ -135,11 +135,11 @@ def study_(
     with importing():
         from fl_sim import study
         from fl_sim.cli import execution
-        from fl_sim.cli.show import show_study
+        from fl_sim.cli.show import show
         from fl_sim.engine import interrupts
         from fl_sim.progress import study_progress
 
-    total = len(study.points_of(study.read(file), execution.seeds_in(seeds)))
+    total = len(study.expand_points(study.read(file), execution.seeds_in(seeds)))
     with study_progress(console, total) as told:
         how: dict[str, Any] = {
             "workers": execution.workers_of(workers),
@@ -149,7 +149,7 @@ def study_(
         results = study.run(file, execution.seeds_in(seeds), out=out, told=told, **how)
     if interrupts.wanted():
         stop("interrupted; the same command goes on where it stood", 130)
-    show_study(results)
+    show(results)
     if not results.complete:
         raise typer.Exit(1)
 

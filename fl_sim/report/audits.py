@@ -19,7 +19,7 @@ from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import axes_of, label_outside
 from fl_sim.report.parts import Cell, Drawing, Section, Table, table
 from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, drawn
-from fl_sim.results import AUDIT, read_audit
+from fl_sim.results.folders import AUDIT, read_audit
 
 MAX_PANELS = 12
 DRAWN = ("loss", "RMIA online", "LiRA online")  # attacks with a curve of their own

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from fl_sim.atomic_io import read_arrays, read_json, read_table
 from fl_sim.report.formats import value
-from fl_sim.results import SETTINGS, Results, rows_table, run_folder
+from fl_sim.results import Results, rows_table, run_folder
+from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
-PREFIX = SETTINGS
 KIND = "kind"  # column of rows that tells what they are about; not in the files
 NOWHERE = np.empty(0, np.intp)
 

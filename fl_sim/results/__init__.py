@@ -1,31 +1,15 @@
 """Results of runs and studies: read from their folders, checked, and returned as pandas frames."""
 
-from fl_sim.results.folders import (
-    AUDIT,
-    AUDIT_FINDINGS,
-    AUDIT_RECORDS,
-    FILES,
-    MODEL,
-    RESULT,
-    ROWS,
-    checked_result,
-    read_audit,
-    run_folder,
-    seal_audit,
-)
+from fl_sim.results.folders import FILES, MODEL, RESULT, ROWS, checked_result, run_folder
 from fl_sim.results.studies import StudyResults, load_study
 from fl_sim.results.summaries import final_numbers, protection_numbers
-from fl_sim.results.tables import SETTINGS, Results, load_results, rows_of_runs, rows_table
+from fl_sim.results.tables import Results, load_results, rows_of_runs, rows_table
 
 __all__ = [
-    "AUDIT",
-    "AUDIT_FINDINGS",
-    "AUDIT_RECORDS",
     "FILES",
     "MODEL",
     "RESULT",
     "ROWS",
-    "SETTINGS",
     "Results",
     "StudyResults",
     "checked_result",
@@ -33,9 +17,7 @@ __all__ = [
     "load_results",
     "load_study",
     "protection_numbers",
-    "read_audit",
     "rows_of_runs",
     "rows_table",
     "run_folder",
-    "seal_audit",
 ]

@@ -56,18 +56,6 @@ def run_folder(root: Path, run_id: str, seed: int) -> Path:
     return root / run_id / f"seed={seed}"
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished run says of itself, or None where it has not finished.
-
-    Raises:
-        DamagedFileError: where `result.json` is damaged.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    return read_json(path)
-
-
 def checked_result(
     folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
 ) -> dict[str, Any] | None:
@@ -86,12 +74,13 @@ def checked_result(
     Raises:
         DamagedFileError: for the first file that is cut, missing, or was changed.
     """
-    result, path = read_result(folder), folder / RESULT
-    if result is None:
+    path = folder / RESULT
+    if not path.exists():
         was_finished = (folder / MODEL).exists() and not (folder / "checkpoints").exists()
         if was_finished or seal is not None:
             raise DamagedFileError(path, "is missing")
         return None
+    result = read_json(path)
     of_another = key is not None and (result.get("run_id"), result.get("seed")) != key
     if of_another or (seal is not None and result.get(SEAL) != seal):
         raise DamagedFileError(path, "is of another run")

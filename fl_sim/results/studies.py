@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from fl_sim.atomic_io import SEAL, DamagedFileError, check_files, read_arrays, read_json
+from fl_sim.atomic_io import DamagedFileError, check_files, read_arrays, read_json
 from fl_sim.results.folders import check_entry
-from fl_sim.results.summaries import Entry, read_summary
+from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
 
 SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
 
@@ -49,7 +49,7 @@ class StudyResults:
     @property
     def axes(self) -> list[str]:
         """Names of what was varied."""
-        return _named(self.cells, "settings.")
+        return _named(self.cells, SETTINGS)
 
     @property
     def seeds(self) -> list[int]:
@@ -87,10 +87,9 @@ def read_numbers(folder: Path) -> dict[str, Any] | None:
     if not (folder / NUMBERS).exists():
         return None
     content = read_json(folder / NUMBERS)
-    if "numbers" not in content:
-        raise DamagedFileError(folder / NUMBERS, "holds no numbers")
+    check_entry(folder / NUMBERS, content, ("numbers",))
     check_files(folder, content.get("files"), (IMAGES,))
-    return {name: own for name, own in content.items() if name not in ("files", SEAL)}
+    return without_hashes(content)
 
 
 def load_study(path: str | Path) -> StudyResults:

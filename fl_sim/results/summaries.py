@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.atomic_io import DamagedFileError, read_json
+from fl_sim.atomic_io import SEAL, DamagedFileError, read_json
 from fl_sim.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
@@ -16,6 +16,7 @@ KEPT = {  # of an entry whose files are damaged
     *("experiment", "run_id", "seed", "seeds", "settings", "label", "status"),
     *("folder", "seconds", "cpu_seconds"),
 }
+SETTINGS = "settings."  # prefix of the columns of settings
 Entry = dict[str, Any]
 
 
@@ -25,16 +26,16 @@ def read_summary(
     check_shape: Callable[[Path, Entry], None],
     check_whole: Callable[[Path, Entry, list[str]], None],
 ) -> tuple[Entry, list[str]]:
-    """Return what a summary holds, and one line for each file that was changed since.
+    """Return the content of a summary, and one line per file that was changed since.
 
     An entry whose files are damaged keeps its settings, and gets an error in place of its numbers.
 
     Args:
-        path: `summary.json` of an experiment, or `study.json`.
-        lists: names of its lists of entries; the first must not be empty.
-        check_shape: raises a `DamagedFileError` for an entry of another shape.
-        check_whole: raises one for an entry whose files are damaged, given the folder of the
-            summary; it may add lines about what the numbers do not depend on.
+        path: Path of `summary.json` or `study.json`.
+        lists: Names of its lists of entries; the first must not be empty.
+        check_shape: Raises a `DamagedFileError` for an entry of another shape.
+        check_whole: Raises one for damaged files of an entry below the summary's folder, or adds
+            a line about those that no number depends on.
 
     Raises:
         RequestError: where there is no summary.
@@ -60,6 +61,11 @@ def read_summary(
                 if "status" in entry:
                     entry["status"] = "damaged"
     return content, damaged
+
+
+def without_hashes(entry: Entry) -> Entry:
+    """Return an entry without the hashes of its files and of itself."""
+    return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
 
 
 def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from fl_sim.results.folders import (
     read_audit,
     run_folder,
 )
-from fl_sim.results.summaries import Entry, read_summary
+from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
 from fl_sim.rows import Row
 
 SUMMARY = "summary.json"
-SETTINGS = "settings."  # prefix of the columns of a cell's settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,7 @@ def load_results(path: str | Path) -> Results:
     return Results(
         path=root,
         rows=_with_settings(rows, cells, controls),
-        cells=pd.json_normalize([_without_hashes(entry) for entry in cells]),
+        cells=pd.json_normalize([without_hashes(entry) for entry in cells]),
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
         complete=all(entry["status"] == "finished" for entry in cells),
         damaged=tuple(damaged),
@@ -128,10 +127,6 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
         checked_result(folder, key, entry.get(SEAL))
     else:  # of an earlier version, or without its folder
         check_files(folder, None, FILES)
-
-
-def _without_hashes(entry: Entry) -> Entry:
-    return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
 
 
 def _with_settings(rows: pd.DataFrame, asked: list[Entry], beside: list[Entry]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.experiment_file import read
 from fl_sim.report import expected
+from fl_sim.results import run_folder
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "experiments").glob("*.py"))
@@ -99,8 +100,8 @@ def test_a_file_of_one_size_says_so() -> None:
 @every_study
 def test_every_point_of_a_study_has_its_own_folder(path: Path, tmp_path: Path) -> None:
     read_study = study.read(path)
-    points = study.points_of(read_study)
-    folders = {study.folder_of(read_study, tmp_path, point) for point in points}
+    points = study.expand_points(read_study)
+    folders = {run_folder(tmp_path, *point.key) for point in points}
     assert len(folders) == len(points) >= 3
     assert len(read_study.seeds) >= 3
 
