@@ -30,7 +30,7 @@ from fl_sim.atomic_io import (
     write_sealed,
     write_table,
 )
-from fl_sim.cells import Cell, cells_of, controls_of
+from fl_sim.cells import Cell, cells_of
 from fl_sim.data.layout import Layout
 from fl_sim.experiment import Axes
 from fl_sim.protections.linear_separable import LinearSeparable
@@ -77,7 +77,8 @@ def fill(root: Path, source: Path, cells: list[Cell]) -> None:
         source: folder of the run that is copied.
         cells: that are to have finished.
     """
-    controls = list({control.key: control for control in controls_of(cells)}.values())
+    every = [control for cell in cells for control in cell.controls().values()]
+    controls = list({control.key: control for control in every}.values())
     content = {name: (source / name).read_bytes() for name in FILES}
     about, rows = read_json(source / RESULT), read_table(source / ROWS)
     for cell in {cell.key: cell for cell in (*cells, *controls)}.values():

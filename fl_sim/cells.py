@@ -1,4 +1,4 @@
-"""Expands axes and seeds into the cells of a grid, and names the controls of runs."""
+"""Expands axes and seeds into the cells of a grid."""
 
 import hashlib
 import json
@@ -12,6 +12,10 @@ from fl_sim.errors import RequestError, require, shown
 from fl_sim.experiment import Axes, Experiment
 
 MOST_SEEDS = 100_000
+RESERVED = {  # fields that no axis may set, since they tell runs apart whatever the settings
+    "seed": "in SEEDS or --seeds, not in an axis: every cell is run once per seed",
+    "name": "one for all cells: it is the folder of their results",
+}
 Values = Sequence[Any] | Mapping[str, Any]  # of an axis; by label where they have names
 
 
@@ -40,11 +44,11 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells its run from others: the run's name, and the seed."""
+        """The run's name and seed, which tell it from others."""
         return self.run_id, self.experiment.seed
 
     def controls(self) -> dict[str, "Cell"]:
-        """Return what its protection is measured against, by name, made with the same."""
+        """Return the runs that its protection is measured against, by name, made with the same."""
         return {
             name: Cell(control, {**self.settings, "control": name}, self.made_with)
             for name, control in self.experiment.controls().items()
@@ -141,7 +145,7 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 
 def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
-    """Return seeds, once it is clear that they are some, and each another one.
+    """Return seeds as a tuple, if they are whole numbers that differ.
 
     Raises:
         FieldError: naming `source`, where they were given.
@@ -159,19 +163,19 @@ def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
 
 
 def check_axes(axes: Any) -> None:
-    """Raise a `RequestError` for what is no grid of an experiment."""
+    """Raise a `RequestError` where axes are no grid of an experiment."""
     check_grid(axes)
     for name, values in axes.items():
         for changes in values.values() if isinstance(values, Mapping) else [{name: None}]:
             named = isinstance(changes, Mapping) and all(isinstance(path, str) for path in changes)
             example = "by label, the fields that it changes, such as {'fast': {'rounds': 2}}"
             require(named, f"AXES: {name}", example, changes)
-            for path in changes:
-                _check_path(path)
+            for path in RESERVED.keys() & changes:
+                require(False, f"AXES: {path}", RESERVED[path], path)
 
 
 def check_grid(axes: Any) -> None:
-    """Raise a `RequestError` for what does not give lists of values, or values by label."""
+    """Raise a `RequestError` where axes are no lists of values, or values by label."""
     if not (isinstance(axes, Mapping) and all(isinstance(name, str) for name in axes)):
         example = "{'layout.fraction': [0.0, 0.5]}"
         raise RequestError(
@@ -205,19 +209,3 @@ def refuse_undone(axes: Axes, before: Mapping[str, str]) -> None:
                 if own == path or own.startswith(f"{path}."):
                     raise RequestError(f"AXES: {name} sets {path}, and would undo {own} of {first}")
         before |= dict.fromkeys(paths, name)
-
-
-def _check_path(path: str) -> None:
-    """Refuse what tells runs apart by itself, whatever the settings."""
-    words = "in SEEDS or --seeds, not in an axis: every cell is run once a seed"
-    require(path != "seed", "AXES: seed", words, path)
-    words = "one for all cells: it is the folder of their results"
-    require(path != "name", "AXES: name", words, path)
-
-
-def controls_of(cells: list[Cell]) -> Iterator[Cell]:
-    """Yield the controls of all cells; one may fail, where a rule needs more clients than
-    hold clean data, and then what it would show stays unknown.
-    """
-    for cell in cells:
-        yield from cell.controls().values()

@@ -39,15 +39,11 @@ def live_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterat
         with _bars(console, num_runs) as listen:
             yield listen
     else:
-        yield _print_line if mode == "json" else _say_nothing
+        yield _print_line if mode == "json" else lambda progress: None
 
 
 def _print_line(progress: Progress) -> None:
     print(progress.to_json(), flush=True)
-
-
-def _say_nothing(progress: Progress) -> None:
-    pass
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fl_sim import own_noise, trackers
 from fl_sim.cache import made_folder
-from fl_sim.cells import Cell, cells_of, controls_of
+from fl_sim.cells import Cell, cells_of
 from fl_sim.engine import compat, feasible, interrupts
 from fl_sim.engine.cohort_choice import CohortMode
 from fl_sim.engine.faults import NO_FAULTS, Faults
@@ -184,8 +184,9 @@ def made_as(cells: list[Cell], options: Options) -> list[Cell]:
 def plan(cells: list[Cell], options: Options) -> list[Cell]:
     """Return each distinct run once: the cells', then those of their controls."""
     jobs = {cell.key: cell for cell in cells}
-    for control in controls_of(cells) if options.controls else []:
-        jobs.setdefault(control.key, control)
+    for cell in cells if options.controls else []:
+        for control in cell.controls().values():
+            jobs.setdefault(control.key, control)
     return list(jobs.values())
 
 

@@ -51,15 +51,15 @@ Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
 
 @dataclass(frozen=True)
 class Study:
-    """What a file declares.
+    """Content of a study's file.
 
     Attributes:
-        path: of the file.
-        text: of the file, by which results are found again.
-        question: the first line of its text.
-        axes: by name, what each point is made of: a value by its label.
-        seeds: its SEEDS.
-        measure: what is done at every point.
+        path: Path of the file.
+        text: Text of the file; results of another text are kept apart.
+        question: First line of the file's docstring.
+        axes: Values by label, by the name of their axis.
+        seeds: Its SEEDS.
+        measure: Function that is called at every point.
     """
 
     path: Path
@@ -202,7 +202,7 @@ def _is_measured(folder: Path) -> bool:
 
 
 def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
-    """Write what a point gave; its numbers last, since they say that it is done."""
+    """Write the results of a point; its numbers last, since they say that it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     images = {name: value for name, value in found.items() if isinstance(value, Tensor)}

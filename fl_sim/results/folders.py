@@ -59,17 +59,14 @@ def run_folder(root: Path, run_id: str, seed: int) -> Path:
 def checked_result(
     folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
 ) -> dict[str, Any] | None:
-    """Return what a finished run says of itself, if all its files are as they were written.
+    """Return the content of a run's `result.json`, or None where the run has not finished.
 
-    A run of an earlier version has no hashes: its files are only looked at.
+    All its files are checked; those of an earlier version have no hashes and are only opened.
 
     Args:
-        folder: of the run.
-        key: the run id and the seed that it ought to have.
-        seal: the hash that its `result.json` ought to carry.
-
-    Returns:
-        what `result.json` holds, or None where the run has not finished.
+        folder: Folder of the run.
+        key: Run id and seed that it ought to have.
+        seal: Hash that its `result.json` ought to carry.
 
     Raises:
         DamagedFileError: for the first file that is cut, missing, or was changed.
@@ -90,15 +87,15 @@ def checked_result(
 
 
 def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> None:
-    """Check the shape of what is told of a run, for a file that carries no hash of its own.
+    """Check the names and types in an entry, which may come from a file without a hash.
 
     Args:
-        path: of the file that tells it.
-        entry: what it tells.
-        needed: names that must be in it.
+        path: Path of the file, for messages.
+        entry: Result of a run, or an entry of a summary.
+        needed: Names that must be in it.
 
     Raises:
-        DamagedFileError: for what is missing, or has another type than it is written with.
+        DamagedFileError: for a name that is missing, or a value of another type than is written.
     """
     for name in needed:
         if name not in entry:
@@ -117,17 +114,14 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
 
 
 def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
-    """Write an audit in brief, with the hashes of the tables that it is about."""
+    """Write the summary of an audit, with the hashes of its tables."""
     names = (AUDIT_FINDINGS, AUDIT_RECORDS)
     files = {name: file_sha256(folder / name) for name in names}
     write_sealed(folder / AUDIT, {**summary, "files": files})
 
 
 def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
-    """Return an audit's findings, what it says of each record, and its summary.
-
-    Returns:
-        None where the run was not audited.
+    """Return an audit's findings, records and summary, or None where the run was not audited.
 
     Raises:
         DamagedFileError: where one of its files is damaged.

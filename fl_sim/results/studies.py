@@ -1,4 +1,4 @@
-"""What a study left behind, read back.
+"""Results of studies: the numbers and images of every point, read from their folders.
 
 <out>/<study>/study.json                       every point and seed, with its numbers
 <out>/<study>/<point>/seed=<s>/numbers.json    images.npz
@@ -22,16 +22,15 @@ SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
 
 @dataclass(frozen=True, eq=False)
 class StudyResults:
-    """What a study left behind.
+    """Results of a study.
 
     Attributes:
-        path: its folder.
-        question: that it answers.
-        cells: one row a point and seed, with `settings.*` and `numbers.*`.
-        hardware: processor and torch.
-        errors: what went wrong, once a point that could not be measured, or whose files are
-            damaged.
-        damaged: one line for each file that was changed since it was written.
+        path: Folder of the study.
+        question: Question that it answers.
+        cells: One row per point and seed, with `settings.*` and `numbers.*`.
+        hardware: Processor and version of torch.
+        errors: One line per point that could not be measured, or whose files are damaged.
+        damaged: One line per file that was changed since it was written.
     """
 
     path: Path
@@ -48,7 +47,7 @@ class StudyResults:
 
     @property
     def axes(self) -> list[str]:
-        """Names of what was varied."""
+        """Names of the axes."""
         return _named(self.cells, SETTINGS)
 
     @property
@@ -70,7 +69,7 @@ class StudyResults:
 
     @property
     def numbers(self) -> list[str]:
-        """Names of what was measured."""
+        """Names of the measured numbers."""
         return _named(self.cells, "numbers.")
 
 
@@ -79,7 +78,7 @@ def _named(table: pd.DataFrame, prefix: str) -> list[str]:
 
 
 def read_numbers(folder: Path) -> dict[str, Any] | None:
-    """Return what was measured at a point, or None where nothing was yet.
+    """Return the numbers of a point and their times, or None where it is not measured yet.
 
     Raises:
         DamagedFileError: where one of its files is damaged.

@@ -27,19 +27,19 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a run or a sweep left behind.
+    """Results of a run or a sweep.
 
     Attributes:
-        path: folder of the experiment.
-        rows: the tidy table, one number of one round a row, with `run_id`, `seed`, a column
+        path: Folder of the experiment.
+        rows: The tidy table, one row per number and round, with `run_id`, `seed`, a column
             `settings.<field>` for every axis, and `is_control`: whether no cell is this run, which
             is only there to be compared with. Controls have `settings.control`. A run that is
             several cells is there once for each.
-        cells: one row a cell and seed: settings, final accuracy, protection and so on.
-        failures: one row a client that did not deliver.
-        complete: whether every run that was asked for finished, and is whole.
-        damaged: one line for each file that was changed since it was written; a cell that it
-            belongs to has the status `damaged`, and no numbers.
+        cells: One row per cell and seed: settings, final accuracy, protection and so on.
+        failures: One row per client that did not deliver.
+        complete: Whether every run that was asked for finished, and is whole.
+        damaged: One line per file that was changed since it was written; a cell that it belongs
+            to has the status `damaged`, and no numbers.
     """
 
     path: Path
@@ -52,13 +52,13 @@ class Results:
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
         """Return a metric after the last round of every cell, controls left out.
 
-        One row a number, with the columns of `rows`: settings and seed, client and group, value
+        One row per number, with the columns of `rows`: settings and seed, client and group, value
         and interval, `valid` and `note`. Numbers that are not defined are NaN, which pandas leaves
         out of means; those that should not be read have `valid` False.
 
         Args:
-            metric: such as `client_accuracy`.
-            group: of records or clients, such as `all`; None: every one that there is.
+            metric: Name of a metric, such as `client_accuracy`.
+            group: Group of records or clients, such as `all`; None: every one that there is.
 
         Raises:
             RequestError: for a metric that no run has.
@@ -174,12 +174,12 @@ def _rows(root: Path, content: Entry, entries: list[Entry], damaged: list[str]) 
 def rows_of_runs(
     root: Path, keys: Iterable[tuple[str, int]], asked: Iterable[tuple[str, int]] = ()
 ) -> pd.DataFrame:
-    """Return the rows of runs, out of their own folders, with `run_id`, `seed`, `is_control`.
+    """Return the rows of runs, read from their own folders, with `run_id`, `seed`, `is_control`.
 
     Args:
-        root: folder of the experiment.
-        keys: run ids and seeds.
-        asked: those that are cells; the others are controls.
+        root: Folder of the experiment.
+        keys: Run ids and seeds.
+        asked: Keys of cells; the others are controls.
     """
     cells = set(asked)
     tables = []

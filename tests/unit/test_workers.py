@@ -1,0 +1,29 @@
+"""The driver of grids: what raises is recorded, the others go on, and an interrupt ends it."""
+
+import pytest
+
+from fl_sim.engine import interrupts
+from fl_sim.engine.progress import Listener
+from fl_sim.workers import run_jobs
+
+
+def halve(job: int, listen: Listener) -> str | None:
+    if job == 0:
+        raise ValueError("nothing to halve")
+    return f"{job} is odd" if job % 2 else None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failed_jobs_are_returned_and_the_others_go_on(workers: int) -> None:
+    told: dict[int, str] = {}
+    failed = run_jobs(halve, [0, 1, 2], workers, tell=told.__setitem__)
+    assert dict(failed) == {0: "ValueError: nothing to halve", 1: "1 is odd"}
+    assert told == {**dict(failed), 2: ""}
+
+
+def test_jobs_after_an_interrupt_do_not_begin() -> None:
+    def stop(job: int, listen: Listener) -> None:
+        interrupts.stop()
+
+    assert run_jobs(stop, [1, 2]) == [(2, "interrupted before it began")]
+    interrupts.share(None)
