@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from . import shape_checks  # noqa: F401  isort: skip  before anything of ours is imported
+
 import fl_sim  # noqa: F401  turns Flower's telemetry off before any test imports flwr
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
