@@ -1,15 +1,16 @@
 """Every experiment file that is committed can be read, described and run in all its cells."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from fl_sim import study
-from fl_sim.cells import cells_of
+from fl_sim.cells import Cell, cells_of
 from fl_sim.errors import RequestError
 from fl_sim.experiment import Experiment
-from fl_sim.experiment_file import read
+from fl_sim.experiment_file import ExperimentFile, read
 from fl_sim.report import expected
 from fl_sim.results import run_folder
 
@@ -21,13 +22,26 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 every_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 
 
+@cache
+def content_of(path: Path) -> ExperimentFile:
+    """Return what a file names; read once, since nothing changes it."""
+    return read(path)
+
+
+@cache
+def cells_in(path: Path) -> list[Cell]:
+    """Return the cells of a file's first seed."""
+    content = content_of(path)
+    return cells_of(content.experiment, content.axes, content.seeds[:1])
+
+
 def test_there_are_experiments() -> None:
     assert "quickstart" in {path.stem for path in FILES}
 
 
 @every_file
 def test_an_experiment_is_named_after_its_file(path: Path) -> None:
-    assert read(path).experiment.name == path.stem
+    assert content_of(path).experiment.name == path.stem
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -39,7 +53,7 @@ def test_an_experiment_opens_with_a_question(path: Path) -> None:
 
 @every_file
 def test_an_experiment_survives_json(path: Path) -> None:
-    experiment = read(path).experiment
+    experiment = content_of(path).experiment
     again = Experiment.from_json(experiment.to_json())
     assert again.to_json() == experiment.to_json()
     assert again.run_id == experiment.run_id
@@ -47,7 +61,7 @@ def test_an_experiment_survives_json(path: Path) -> None:
 
 @every_file
 def test_the_json_beside_results_is_an_experiment_file_too(path: Path, tmp_path: Path) -> None:
-    experiment = read(path).experiment
+    experiment = content_of(path).experiment
     written = tmp_path / "experiment.json"
     written.write_text(experiment.to_json())
     content = read(written)
@@ -57,8 +71,7 @@ def test_the_json_beside_results_is_an_experiment_file_too(path: Path, tmp_path:
 
 @every_file
 def test_every_cell_can_be_built_and_survives_json(path: Path) -> None:
-    content = read(path)
-    cells = cells_of(content.experiment, content.axes, content.seeds[:1])
+    cells = cells_in(path)
     distinct = {(cell.experiment.to_json()) for cell in cells}
     assert len(distinct) == len(cells)
     for cell in cells:
@@ -69,15 +82,14 @@ def test_every_cell_can_be_built_and_survives_json(path: Path) -> None:
 
 @every_file
 def test_every_control_can_be_built(path: Path) -> None:
-    content = read(path)
-    for cell in cells_of(content.experiment, content.axes, content.seeds[:1]):
+    for cell in cells_in(path):
         for control in cell.experiment.controls().values():
             assert Experiment.from_json(control.to_json()).run_id == control.run_id
 
 
 @every_file
 def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
-    content = read(path)
+    content = content_of(path)
     cells = cells_of(content.experiment, {}, content.seeds)
     assert {cell.experiment.run_id for cell in cells} == {content.experiment.run_id}
 
@@ -88,7 +100,7 @@ def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
 def test_the_size_of_the_papers_can_be_had(path: Path) -> None:
     content = read(path, full=True)
     assert content.experiment.data.num_samples is None
-    assert content.experiment.run_id != read(path).experiment.run_id
+    assert content.experiment.run_id != content_of(path).experiment.run_id
     assert cells_of(content.experiment, content.axes, (0,))
 
 
@@ -129,7 +141,7 @@ def test_the_result_pages_are_what_the_expected_files_give(tmp_path: Path) -> No
 
 @every_file
 def test_a_result_page_names_the_images_that_are_trained_on(path: Path) -> None:
-    data = read(path).experiment.data
+    data = content_of(path).experiment.data
     images = json.loads(path.with_suffix(".expected.json").read_text())["images"]
     if data.classes is None:
         assert ("60,000" if data.num_samples is None else f"{data.num_samples:,}") in images
