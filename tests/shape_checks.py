@@ -12,7 +12,10 @@ from functools import partial
 from typing import Any, get_args
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped as check_with_axes
+
+check_without_axes = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def has_axes(annotation: Any) -> bool:
@@ -32,7 +35,7 @@ def check(target: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
             target.__init__ = check(target.__init__, typechecker=typechecker)  # type: ignore[misc]
         return target
     if inspect.isfunction(target) and not any(map(has_axes, target.__annotations__.values())):
-        return typechecker(target)
+        return check_without_axes(target)
     return check_with_axes(target, typechecker=typechecker)
 
 

@@ -12,20 +12,20 @@ from strategies.median import CoordinateMedian
 
 
 def test_arguments_without_axes_are_checked() -> None:
-    with pytest.raises(Exception, match="seed"):
+    with pytest.raises(TypeCheckError, match="seed"):
         generator("1")
-    with pytest.raises(Exception, match="unit"):
+    with pytest.raises(TypeCheckError, match="unit"):
         Layout(unit=5)
 
 
 def test_what_is_returned_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "paragraph_in", lambda text, opening: 5)
-    with pytest.raises(Exception, match="return"):
+    with pytest.raises(TypeCheckError, match="return"):
         plugins.paragraph_of(Layout, "Source:")
 
 
 def test_methods_of_all_kinds_are_checked() -> None:
-    with pytest.raises(Exception, match="count"):
+    with pytest.raises(TypeCheckError, match="count"):
         Senders.anonymous("three")
 
 
