@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.sgd import SgdClient
+from clients.wrapping import Delegate
 from fl_sim import description
 from fl_sim.contracts import Client, Release, Releases, Shard
 from fl_sim.errors import require
@@ -18,7 +19,7 @@ TAKEN = "local_dp.rounds"  # name of the number of rounds so far in a client's m
 
 @final
 @dataclass(frozen=True)
-class LocalDpClient(Client):
+class LocalDpClient(Delegate):
     """Any training, whose update is shortened, and given Gaussian noise, by the client itself.
 
     Nobody has to be trusted, the server least of all: whatever a client holds, its update could
@@ -58,6 +59,11 @@ class LocalDpClient(Client):
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
+    @property
+    def inner(self) -> Client:
+        """The training."""
+        return self.training
+
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then move the parameters to where the noisy update leads.
 
@@ -82,15 +88,7 @@ class LocalDpClient(Client):
         """Refuse statistics that would leave without noise, and what the training refuses."""
         if buffers(model):
             return "statistics of BatchNorm would leave the client without noise"
-        return self.training.cannot_train(model)
-
-    def num_steps(self, num_examples: int) -> int:
-        """Return those of the training."""
-        return self.training.num_steps(num_examples)
-
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Have the own model of the training."""
-        return self.training.personal(model, memory)
+        return super().cannot_train(model)
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Return one noisy update a round, at a sensitivity of twice the clipping norm."""

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clients.sgd import SgdClient
+from clients.wrapping import Delegate
 from fl_sim import description
-from fl_sim.contracts import Client, Descent, Releases, Shard, Update
+from fl_sim.contracts import Client, Descent, Shard, Update
 from fl_sim.errors import require
 from fl_sim.models.parameters import flat, load_flat
 from fl_sim.momentum import running_mean
@@ -16,7 +17,7 @@ from fl_sim.momentum import running_mean
 
 @final
 @dataclass(frozen=True)
-class WorkerMomentumClient(Client):
+class WorkerMomentumClient(Delegate):
     """Send m = beta m + (1 - beta) u, where u is the round's update and m lasts over rounds.
 
     With one local step of plain SGD that is the momentum of distributed SGD, which lowers the
@@ -40,6 +41,11 @@ class WorkerMomentumClient(Client):
         description.check_types(self)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
+    @property
+    def inner(self) -> Client:
+        """The training."""
+        return self.training
+
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then move the parameters to where the running mean leads."""
         start = flat(model)
@@ -54,22 +60,6 @@ class WorkerMomentumClient(Client):
         if plain is None or plain.worker_momentum:
             return None
         return replace(plain, worker_momentum=self.momentum)
-
-    def cannot_train(self, model: nn.Module) -> str:
-        """Refuse what the training refuses."""
-        return self.training.cannot_train(model)
-
-    def num_steps(self, num_examples: int) -> int:
-        """Return those of the training."""
-        return self.training.num_steps(num_examples)
-
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Have the own model of the training."""
-        return self.training.personal(model, memory)
-
-    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
-        """Claim what the training does: a mean of private updates costs no more."""
-        return self.training.releases(num_examples, memory)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the training does."""

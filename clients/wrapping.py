@@ -1,4 +1,4 @@
-"""What malicious clients share: they are like the client that they wrap, but for one thing."""
+"""Clients around another one, which they follow but for one thing."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -12,30 +12,44 @@ from fl_sim.contracts import Client, ColludingClient, Collusion, Descent, Releas
 from fl_sim.sums import chunks
 
 
-class Wrapper(Client):
-    """A client around another one, `honest`, which it follows unless it says otherwise."""
+class Delegate(Client):
+    """A client around another one, `inner`, which it follows unless it says otherwise."""
+
+    @property
+    @abstractmethod
+    def inner(self) -> Client:
+        """The client that it wraps."""
+
+    def cannot_train(self, model: nn.Module) -> str:
+        """Refuse what the client that it wraps refuses."""
+        return self.inner.cannot_train(model)
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return those of the training that it wraps."""
+        return self.inner.num_steps(num_examples)
+
+    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+        """Have the own model of the client that it wraps."""
+        return self.inner.personal(model, memory)
+
+    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
+        """Claim what the client that it wraps does."""
+        return self.inner.releases(num_examples, memory)
+
+
+class Wrapper(Delegate):
+    """A malicious client around the training that it pretends to, `honest`."""
 
     honest: Client
+
+    @property
+    def inner(self) -> Client:
+        """The honest client."""
+        return self.honest
 
     @abstractmethod
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train `model` in place, going astray somewhere."""
-
-    def cannot_train(self, model: nn.Module) -> str:
-        """Refuse what the client that it wraps refuses."""
-        return self.honest.cannot_train(model)
-
-    def num_steps(self, num_examples: int) -> int:
-        """Return those of the training that it wraps."""
-        return self.honest.num_steps(num_examples)
-
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Have the own model of the client that it wraps."""
-        return self.honest.personal(model, memory)
-
-    def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
-        """Claim what the client that it wraps does."""
-        return self.honest.releases(num_examples, memory)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send as often as the client that it wraps."""

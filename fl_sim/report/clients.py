@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fl_sim.report.formats import count
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, few_panels, label_outside
+from fl_sim.report.panels import axes_of, few_panels, label_outside, undrawn
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, INK, STYLE, drawn
 
@@ -42,9 +42,7 @@ def accuracy_by_client(grid: Grid) -> Drawing | None:
         "protected above three quarters of its images, clean below one quarter, mixed between, and "
         "an attacker while it misbehaves, whatever it protects."
     )
-    left = len(grid.finished) - len(settings)
-    if left:
-        about += f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
+    about += undrawn(grid, settings)
     return drawn("accuracy_by_client", _bars_figure(settings), about, about)
 
 

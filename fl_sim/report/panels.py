@@ -59,6 +59,14 @@ def drawn_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
     )
 
 
+def undrawn(grid: Grid, settings: Sequence[Setting]) -> str:
+    """Return a sentence on the settings that are not drawn; "" where all are."""
+    left = len(grid.finished) - len(settings)
+    if not left:
+        return ""
+    return f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
+
+
 def num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
     """Return how many panels stand in a row: the values of the last axis, where they fit."""
     outside = [values for axis, values in grid.axes.items() if axis != inside]

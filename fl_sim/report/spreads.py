@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from fl_sim.report.clients import GROUPS
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, few_panels, label_outside
+from fl_sim.report.panels import axes_of, few_panels, label_outside, undrawn
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import GREY, INK, STYLE, canvas, drawn
 
@@ -34,9 +34,7 @@ def accuracy_spread(grid: Grid) -> Drawing | None:
         "seeds of the worst client. Clients whose accuracy is not defined are not drawn"
         f"{_how_many(settings)}."
     )
-    left = len(grid.finished) - len(settings)
-    if left:
-        about += f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
+    about += undrawn(grid, settings)
     return drawn("accuracy_spread", _spread_figure(grid, settings), about, about)
 
 
@@ -82,9 +80,7 @@ def accuracy_and_leakage(grid: Grid) -> Drawing | None:
         "far up pay for the model with their privacy; those far left get little for it. Clients of "
         "which either is not defined are not drawn."
     )
-    left = len(grid.finished) - len(settings)
-    if left:
-        about += f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
+    about += undrawn(grid, settings)
     return drawn("accuracy_and_leakage", _leakage_figure(settings), about, about)
 
 

@@ -39,9 +39,14 @@ AS_IT_IS = Reading()
 
 
 class Source(ABC):
-    """Where a dataset comes from."""
+    """Where a dataset comes from.
+
+    `is_published` says that its name says it all: its files are checked against published
+    checksums, or come with a package.
+    """
 
     name: ClassVar[str]
+    is_published: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
@@ -74,15 +79,12 @@ class Source(ABC):
         )
 
     def fingerprint(self, path: Path | None) -> str:
-        """Return a hash of what the dataset's files hold; "" where its name says it all.
-
-        That is so for published files, which are checked against their checksums, and for what
-        comes with a package. By default, all files at `path` are hashed.
+        """Return a hash of all files at `path`; "" where the dataset's name says it all.
 
         Raises:
             MissingDataError: for files that are not there or cannot be read.
         """
-        if path is None:
+        if path is None or self.is_published:
             return ""
         try:
             root = path if path.is_dir() else path.parent

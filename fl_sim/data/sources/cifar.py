@@ -53,14 +53,11 @@ class Cifar10(Source):
     """
 
     name: ClassVar[str] = "cifar10"
+    is_published: ClassVar[bool] = True
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from `path`, or from the cache."""
         return _load(self.name, "CIFAR10", "cifar-10-batches-py", path)
-
-    def fingerprint(self, path: Path | None) -> str:
-        """Return "": the files are checked against the published checksums."""
-        return ""
 
 
 @final
@@ -71,11 +68,8 @@ class Cifar100(Source):
     """
 
     name: ClassVar[str] = "cifar100"
+    is_published: ClassVar[bool] = True
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from `path`, or from the cache."""
         return _load(self.name, "CIFAR100", "cifar-100-python", path)
-
-    def fingerprint(self, path: Path | None) -> str:
-        """Return "": the files are checked against the published checksums."""
-        return ""

@@ -21,6 +21,7 @@ class Digits(Source):
     """
 
     name: ClassVar[str] = "digits"
+    is_published: ClassVar[bool] = True
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset; there is nothing to find, so `path` is not read."""
@@ -40,7 +41,3 @@ class Digits(Source):
             class_names=tuple(str(digit) for digit in range(10)),
             origin="scikit-learn",
         )
-
-    def fingerprint(self, path: Path | None) -> str:
-        """Return "": it comes with scikit-learn."""
-        return ""

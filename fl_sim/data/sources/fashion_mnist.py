@@ -51,6 +51,7 @@ class FashionMnist(Source):
     """
 
     name: ClassVar[str] = "fashion_mnist"
+    is_published: ClassVar[bool] = True
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset from the first place that has it."""
@@ -74,10 +75,6 @@ class FashionMnist(Source):
         raise MissingDataError(
             "data.dataset: fashion_mnist was not found; tried " + "; ".join(tried)
         ) from None
-
-    def fingerprint(self, path: Path | None) -> str:
-        """Return "": the files are checked against the published checksums."""
-        return ""
 
 
 def _read(folder: Path) -> Dataset:
