@@ -7,18 +7,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim import description
-from fl_sim.contracts import Protection
 from fl_sim.errors import require
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.perturbation import Loss, check_radius, sign_steps
 from fl_sim.protections import turns
 from fl_sim.seeding import generator
 
 
 @final
 @dataclass(frozen=True)
-class ErrorMinimizing(Protection):
+class ErrorMinimizing(turns.SignStepNoise):
     """Noise that makes the loss so small that there is nothing left to learn (EM).
 
     A surrogate and the noise take turns in minimising the loss: a few steps of the surrogate
@@ -59,27 +57,12 @@ class ErrorMinimizing(Protection):
     learning_rate: float = 0.1
     pass_steps: int = description.added(0)
     short: ClassVar[str] = "em"
-    min_classes: ClassVar[int] = 2
+    direction: ClassVar[Literal["minimise", "maximise"]] = "minimise"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
-        check_radius(self.radius)
-        for name in ("surrogate_steps", "noise_steps", "max_passes", "batch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        super().__post_init__()
+        require(self.surrogate_steps >= 1, "surrogate_steps", "at least 1", self.surrogate_steps)
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        require(self.pass_steps >= 0, "pass_steps", "at least 0", self.pass_steps)
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
-
-    def advice(self, num_images: int) -> str:
-        """Return what to change where class-wise noise of so few images takes too few steps."""
-        if self.form == "sample":
-            return ""
-        step = (self.step_size or self.radius / 10) / self.radius
-        return turns.class_advice(
-            num_images, self.batch_size, self.pass_steps, self.max_passes, step
-        )
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
@@ -96,7 +79,7 @@ class ErrorMinimizing(Protection):
             self.batch_size,
             self.max_passes,
             rng,
-            self._move,
+            self.move,
             lambda error: error <= self.stop_error,
             batches,
             self.surrogate_steps,
@@ -107,13 +90,6 @@ class ErrorMinimizing(Protection):
             rng = generator(seed, "error_minimizing", "subset")
             noise = search.class_wise(self.radius, self.pass_steps, rng)
         return noise if self.apply == "full" else _positive_only(images, noise)
-
-    def _move(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
-    ) -> Float[Tensor, "n c h w"]:
-        step, steps = self.step_size or self.radius / 10, self.noise_steps
-        steps = steps if self.form == "sample" else 1
-        return sign_steps(loss, images, noise, self.radius, step, steps, "minimise")
 
 
 def _positive_only(

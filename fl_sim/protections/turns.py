@@ -6,13 +6,17 @@ Protections with a surrogate share it. Long work goes on where an interrupted ca
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fl_sim import description
+from fl_sim.contracts import Protection
+from fl_sim.errors import require
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.perturbation import Loss
+from fl_sim.perturbation import Loss, check_radius, sign_steps
 from fl_sim.scratch import Checkpoint
 
 PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
@@ -173,30 +177,6 @@ def shuffled(
     return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
 
 
-def class_advice(
-    num_images: int, batch_size: int, pass_steps: int, max_passes: int, step: float
-) -> str:
-    """Return what to change where class-wise noise has too few steps on so few images, or nothing.
-
-    With a single step a pass, the surrogate learns the images before the noise has grown; and
-    noise that cannot reach its radius even in a straight line is weak whatever the images are.
-
-    Args:
-        num_images: in all.
-        batch_size, pass_steps, max_passes: of the protection.
-        step: length of a step, as a share of the radius.
-    """
-    steps = max(pass_steps, math.ceil(max(1, round(CLASS_SUBSET * num_images) / batch_size)))
-    if steps > 1 and steps * max_passes * step > 1 - 1e-6:
-        return ""
-    plural = "" if steps == 1 else "s"
-    return (
-        f"pass_steps: class-wise noise of {num_images} images takes {steps} step{plural} a pass "
-        f"(published: {PUBLISHED_STEPS}) and will be weak; set pass_steps={PUBLISHED_STEPS}, or "
-        "form=sample"
-    )
-
-
 def num_outputs(labels: Int64[Tensor, " n"]) -> int:
     """Return how many classes a surrogate tells apart: at least two.
 
@@ -209,3 +189,53 @@ def num_outputs(labels: Int64[Tensor, " n"]) -> int:
 def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
     """Return channels, height and width."""
     return images.shape[1], images.shape[2], images.shape[3]
+
+
+class SignStepNoise(Protection):
+    """Noise by sign steps against a surrogate, of every image or of every class."""
+
+    form: Literal["sample", "class"]
+    noise_steps: int
+    step_size: float | None
+    max_passes: int
+    batch_size: int
+    learning_rate: float
+    pass_steps: int
+    direction: ClassVar[Literal["minimise", "maximise"]]
+    min_classes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        description.check_types(self)
+        check_radius(self.radius)
+        for name in ("noise_steps", "max_passes", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(self.pass_steps >= 0, "pass_steps", "at least 0", self.pass_steps)
+
+    def advice(self, num_images: int) -> str:
+        """Return what to change where class-wise noise of so few images takes too few steps.
+
+        With a single step a pass, the surrogate learns the images before the noise has grown; and
+        noise that cannot reach its radius even in a straight line is weak whatever the images are.
+        """
+        size, step = self.batch_size, self.step_size or self.radius / 10
+        least = math.ceil(max(1, round(CLASS_SUBSET * num_images) / size))
+        steps = max(self.pass_steps, least)
+        enough = steps > 1 and steps * self.max_passes * (step / self.radius) > 1 - 1e-6
+        if self.form == "sample" or enough:
+            return ""
+        plural, usual = "" if steps == 1 else "s", PUBLISHED_STEPS
+        return (
+            f"pass_steps: class-wise noise of {num_images} images takes {steps} step{plural} a "
+            f"pass (published: {usual}) and will be weak; set pass_steps={usual}, or form=sample"
+        )
+
+    def move(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the noise after the sign steps of a pass; one in the class-wise form."""
+        step, steps = self.step_size or self.radius / 10, self.noise_steps
+        steps = steps if self.form == "sample" else 1
+        return sign_steps(loss, images, noise, self.radius, step, steps, self.direction)
