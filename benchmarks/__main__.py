@@ -17,7 +17,7 @@ from benchmarks.cases import ENGINES, Case
 from benchmarks.race import cold_race, race
 from benchmarks.table import Row, kept, row_of, targets_table, times_table, write_rows
 from benchmarks.workloads import all_cases
-from fl_sim.atomic_io import write_json
+from fl_sim.core.atomic_io import write_json
 
 RESULTS = Path(__file__).parent / "results.json"
 PFL_FOLDER = Path(sys.prefix) / "pfl"  # where `make bench` puts pfl-research

@@ -10,7 +10,7 @@ from benchmarks import scale
 from benchmarks.rules import RESULTS as RULES
 from benchmarks.rules import cells
 from benchmarks.table import Row, judgements
-from fl_sim.atomic_io import write_text
+from fl_sim.core.atomic_io import write_text
 
 DOCS, RESULTS = Path(__file__).parents[1] / "docs", Path(__file__).with_name("results.json")
 

@@ -20,7 +20,8 @@ import typer
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, run
-from fl_sim.atomic_io import (
+from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.core.atomic_io import (
     SEAL,
     file_sha256,
     read_json,
@@ -30,12 +31,11 @@ from fl_sim.atomic_io import (
     write_sealed,
     write_table,
 )
-from fl_sim.cells import Cell, cells_of
 from fl_sim.data.layout import Layout
 from fl_sim.experiment import Axes
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.results import FILES, RESULT, ROWS, final_numbers, run_folder
-from fl_sim.summary import write_summary
+from fl_sim.runs.summary import write_summary
 from strategies.fedavg import FedAvg
 
 RESULTS = Path(__file__).with_name("report.json")

@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fl_sim.atomic_io import write_json
 from fl_sim.contracts import AggregationRule, Update
-from fl_sim.engine import compat
-from fl_sim.engine.messages import Roll, as_replies
-from fl_sim.engine.wire import Shapes, to_record
-from fl_sim.seeding import generator
-from fl_sim.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
+from fl_sim.core.atomic_io import write_json
+from fl_sim.core.seeding import generator
+from fl_sim.core.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
+from fl_sim.flower import compat
+from fl_sim.flower.records import Shapes, to_record
+from fl_sim.flower.roster import ClientRoster, as_replies
 from strategies.bulyan import Bulyan
 from strategies.fedavg import FedAvg
 from strategies.geometric_median import GeometricMedian
@@ -135,7 +135,7 @@ def _flowers(rule: str, updates: Tensor) -> Prepare | None:
     """Prepare Flower's aggregation of replies that it has received already, as one array each."""
     if rule not in FLOWERS:
         return None
-    compat.be_somebody()
+    compat.ensure_node_identity()
     name, options = FLOWERS[rule]
     count = len(updates)
     shapes: Shapes = {"all": (updates.shape[1],)}
@@ -143,7 +143,7 @@ def _flowers(rule: str, updates: Tensor) -> Prepare | None:
     strategy = getattr(flower, name)(**nodes, **options)
     arrays = to_record(torch.zeros(updates.shape[1]), shapes)
     instructions = list(
-        strategy.configure_train(1, arrays, ConfigRecord(), Roll(list(range(count))))
+        strategy.configure_train(1, arrays, ConfigRecord(), ClientRoster(list(range(count))))
     )
     for instruction in instructions:
         compat.stamp(instruction)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ def cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     em = ErrorMinimizing(radius=16 / 255, form="class")
     lora = Model("small_cnn", tune="lora", norm="group")
     mlp = Model("mlp")
+    batched = "batch_clients" if find_spec("fl_sim.runs") else "cohort"  # its name until 0.2
     return {
         "FedAvg": ({}, {}),
         "FedAvg on Ray": ({}, {"engine": "ray", "workers": 2}),
         "FedAvg on Flower": ({}, {"engine": "flower", "workers": 2}),
-        "batched": ({"model": mlp}, {"cohort": "on"}),
-        "not batched": ({"model": mlp}, {"cohort": "off"}),
+        "batched": ({"model": mlp}, {batched: "on"}),
+        "not batched": ({"model": mlp}, {batched: "off"}),
         "Krum": ({"strategy": Krum(1)}, {}),
         "FedAdam": ({"strategy": FedAdam()}, {}),
         "FedNova": ({"strategy": FedNova()}, {}),

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.race import Outcome
 from benchmarks.targets import TARGETS, Column, Verdict, judged
-from fl_sim.atomic_io import write_json
+from fl_sim.core.atomic_io import write_json
 
 
 class Row(NamedTuple):

@@ -7,10 +7,10 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder, deviation, mean
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, deviation, mean
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
+from fl_sim.core import serialization
 
 
 @final
@@ -37,14 +37,14 @@ class AlieClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Move the mean by z deviations."""
         z = self.deviations
         if z is None:
-            z = largest_deviation(len(seen.honest), len(seen.own))
-        return mean(seen.honest) - z * deviation(seen.honest)
+            z = largest_deviation(len(known.honest), len(known.own))
+        return mean(known.honest) - z * deviation(known.honest)
 
 
 def largest_deviation(num_honest: int, num_colluders: int) -> float:

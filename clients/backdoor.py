@@ -6,12 +6,12 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from clients.poisoning import images_of, share_of
+from clients._shared.poisoning import images_of, share_of
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 from fl_sim.triggers import Backdoor, Patch, Trigger
 
 
@@ -46,7 +46,7 @@ class BackdoorClient(Wrapper):
     needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.target >= 0, "target", "the number of a class, from 0", self.target)
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
 
@@ -67,6 +67,6 @@ class BackdoorClient(Wrapper):
         inputs, labels = images_of(shard), shard.labels.clone()
         rows = share_of(shard, self.share, "backdoor")
         part = shard.client if self.shared else None
-        inputs[rows] = self.trigger.stamped(inputs[rows], part)
+        inputs[rows] = self.trigger.stamp(inputs[rows], part)
         labels[rows] = self.target
         return self.honest.train(model, replace(shard, inputs=inputs, labels=labels), rng)

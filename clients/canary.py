@@ -6,12 +6,12 @@ from typing import final
 import torch
 from torch import nn
 
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
 from fl_sim.attacks.canaries import canary
 from fl_sim.contracts import Client, Shard, Update
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -37,7 +37,7 @@ class CanaryClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.length > 0, "length", "above 0", self.length)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from clients.sgd import SgdClient, descend, proximal_penalty
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
-from fl_sim.models.parameters import buffers, flat, load_buffers, load_flat
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.parameters import buffers, flatten, load_buffers, load_flat
 
 OWN = "ditto"  # name of the personal parameters in a client's memory
 BUFFER = "ditto."  # before the name of each of its buffers
@@ -39,22 +39,22 @@ class DittoClient(Client):
     personal_epochs: int = 1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.pull >= 0, "pull", "at least 0", self.pull)
         require(self.personal_epochs >= 1, "personal_epochs", "at least 1", self.personal_epochs)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train both models; leave the global one in place, and keep the own one."""
-        start, statistics = flat(model), buffers(model)
+        start, statistics = flatten(model), buffers(model)
         penalty = proximal_penalty(model, self.pull)  # to where the model stands now
         metrics = self.sgd.train(model, shard, rng)
-        sent, sent_statistics = flat(model), buffers(model)
-        if not self.personal(model, shard.memory):
+        sent, sent_statistics = flatten(model), buffers(model)
+        if not self.load_personal_model(model, shard.memory):
             load_flat(model, start)
             load_buffers(model, statistics)
         settings = replace(self.sgd, local_epochs=self.personal_epochs, local_steps=None)
         descend(settings, model, shard, rng, penalty)
-        shard.memory[OWN] = flat(model)
+        shard.memory[OWN] = flatten(model)
         shard.memory.update({BUFFER + name: value for name, value in buffers(model).items()})
         load_flat(model, sent)
         load_buffers(model, sent_statistics)
@@ -64,7 +64,7 @@ class DittoClient(Client):
         """Return those for the global model."""
         return self.sgd.num_steps(num_examples)
 
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+    def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the personal model, where there is one yet."""
         if OWN not in memory:
             return False

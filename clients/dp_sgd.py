@@ -12,13 +12,13 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clients.steps import Steps
-from fl_sim import description
-from fl_sim.accounting import spent
+from clients._shared.steps import Steps
 from fl_sim.contracts import Client, Draw, Release, Releases, Shard
-from fl_sim.errors import RequestError, require
+from fl_sim.core import serialization
+from fl_sim.core.errors import RequestError, require
+from fl_sim.core.perturbation import as_floats
 from fl_sim.models.tuning import FrozenBatchNorm
-from fl_sim.perturbation import as_floats
+from fl_sim.privacy.accounting import compute_epsilon
 
 TAKEN = "dp_sgd.steps"  # name of the number of steps so far in a client's memory
 PARTS = 10**9  # to which a probability is rounded, when planning
@@ -34,7 +34,7 @@ class DpSgdClient(Client):
     shortened gradients, with its noise, is divided by `batch_size`, also where fewer or more
     images came. Each image of a client is protected from whoever sees the client's updates, the
     server too; a client with few images needs more noise for the same epsilon. Rows `epsilon` of
-    group `images` say what each client has spent so far, by `fl_sim.accounting`.
+    group `images` say what each client has spent so far, by `fl_sim.privacy.accounting`.
 
     That is about the updates. A client that also reports the exact loss and accuracy of its
     training, as is the default, tells the server more than epsilon says, and
@@ -62,10 +62,10 @@ class DpSgdClient(Client):
     batch_size: int = 32
     local_epochs: int = 1
     delta: float = 1e-5
-    reports: Literal["exact", "withheld"] = description.added("exact")
+    reports: Literal["exact", "withheld"] = serialization.added("exact")
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
         noise = self.noise_multiplier
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
@@ -188,6 +188,8 @@ def epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) 
     """
     draw = Draw(PARTS, round(rate * PARTS), "poisson")
     try:
-        return spent(Releases((Release(noise_multiplier, draw, num_steps),), delta, "images")).rdp
+        return compute_epsilon(
+            Releases((Release(noise_multiplier, draw, num_steps),), delta, "images")
+        ).rdp
     except RequestError:
         return math.nan

@@ -8,12 +8,12 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients.poisoning import share_of
+from clients._shared.poisoning import share_of
 from clients.sgd import SgdClient, descend, proximal_penalty
-from fl_sim import description
 from fl_sim.contracts import Client, Pipeline, Shard
-from fl_sim.engine.scores import logits
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.scoring import logits
 
 KEPT = "early_stopping.epoch"  # name, in a client's memory, of the epoch that was kept last
 
@@ -44,7 +44,7 @@ class EarlyStoppingClient(Client):
     clean: float | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.patience >= 1, "patience", "at least 1", self.patience)
         require(0 < self.aside < 1, "aside", "between 0 and 1", self.aside)
         steps = self.sgd.local_steps
@@ -68,8 +68,8 @@ class EarlyStoppingClient(Client):
         penalty = proximal_penalty(model, shard.proximal_mu)
         if len(shard) < 2:
             return descend(self.sgd, model, shard, rng, penalty)
-        held, rest = self._parted(shard)
-        held = Pipeline.of(self.sgd.countermeasures).filtered(held, rng)
+        held, rest = self._split(shard)
+        held = Pipeline.of(self.sgd.countermeasures).filter(held, rng)
         an_epoch = replace(self.sgd, local_epochs=1)
         lowest, kept = float("inf"), 0
         report: dict[str, float] = {}
@@ -86,7 +86,7 @@ class EarlyStoppingClient(Client):
         shard.memory[KEPT] = torch.tensor(kept)
         return report
 
-    def _parted(self, shard: Shard) -> tuple[Shard, Shard]:
+    def _split(self, shard: Shard) -> tuple[Shard, Shard]:
         """Return the images aside, and the others."""
         away = self._aside(shard)
         left = torch.ones(len(shard), dtype=torch.bool)

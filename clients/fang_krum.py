@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.perturbing import against, offsets
+from clients._shared.perturbing import offsets, oppose
+from clients._shared.wrapping import Colluder
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
-from fl_sim.distances import squared_distances
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.distances import squared_distances
+from fl_sim.core.errors import require
 
 
 @final
@@ -38,24 +38,29 @@ class FangKrumClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.smallest > 0, "smallest", "above 0", self.smallest)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Halve s until Krum would pick -s sign(mean)."""
-        way = against(seen.honest, "sign")
-        along, away = offsets(seen.honest, torch.zeros_like(way), way)
-        table, length = squared_distances(seen.honest), float(way.square().sum())
-        num_attackers, size = len(seen.own), float(upper_bound(table, away, len(seen.own), length))
+        way = oppose(known.honest, "sign")
+        along, away = offsets(known.honest, torch.zeros_like(way), way)
+        table, length = squared_distances(known.honest), float(way.square().sum())
+        num_attackers, size = (
+            len(known.own),
+            float(upper_bound(table, away, len(known.own), length)),
+        )
         while size > self.smallest:
             to_honest = away - 2 * size * along + size**2 * length
-            if picked(table, to_honest, num_attackers):
+            if is_picked(table, to_honest, num_attackers):
                 break
             size /= 2
         return size * way
 
 
-def picked(table: Float[Tensor, "m m"], to_honest: Float[Tensor, " m"], num_attackers: int) -> bool:
+def is_picked(
+    table: Float[Tensor, "m m"], to_honest: Float[Tensor, " m"], num_attackers: int
+) -> bool:
     """Say whether Krum picks one of `num_attackers` copies over every honest update.
 
     Args:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -38,14 +38,14 @@ class FangTrimClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.reach > 1, "reach", "above 1", self.reach)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, "k p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Draw each attacker's values on the side against the mean."""
-        rises = mean(seen.honest) > 0
-        edge = torch.where(rises, seen.honest.amin(0), seen.honest.amax(0))
-        drawn = torch.rand(seen.own.shape, generator=seen.rng, dtype=seen.own.dtype)
+        rises = mean(known.honest) > 0
+        edge = torch.where(rises, known.honest.amin(0), known.honest.amax(0))
+        drawn = torch.rand(known.own.shape, generator=known.rng, dtype=known.own.dtype)
         factor = 1 + (self.reach - 1) * drawn
         outwards = (edge < 0) == rises
         return edge * torch.where(outwards, factor, 1 / factor)

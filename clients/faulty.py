@@ -8,11 +8,11 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
 from fl_sim.contracts import Client, Shard, Update
-from fl_sim.models.parameters import flat, load_flat
+from fl_sim.core import serialization
+from fl_sim.models.parameters import flatten, load_flat
 
 LAST = "faulty.last"  # what it trained in the round before
 CLAIM = 10**9  # images, in a client that lies about them
@@ -69,16 +69,16 @@ class FaultyClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; then spoil the parameters, or put back what was trained before."""
-        start = flat(model)
+        start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         if self.fault in ("nan", "inf"):
             load_flat(model, torch.full_like(start, float(self.fault)))
         if self.fault == "stale":
-            trained = flat(model) - start
+            trained = flatten(model) - start
             load_flat(model, start + shard.memory.get(LAST, trained))
             shard.memory[LAST] = trained
         return metrics
@@ -92,21 +92,21 @@ class FaultyClient(Wrapper):
             raise SystemExit(3)
         if self.fault in ("twice", "nothing"):
             return sent + sent if self.fault == "twice" else ()
-        return tuple(self._broken(each) for each in sent)
+        return tuple(self._break(each) for each in sent)
 
-    def _broken(self, update: Update) -> Any:
+    def _break(self, update: Update) -> Any:
         """Return an update with its fault."""
         if self.fault == "update":
             return {"delta": update.delta}
         if self.fault in OTHER:
-            return _forced(update, **OTHER[self.fault])
+            return _force(update, **OTHER[self.fault])
         if self.fault == "buffers":
-            return _forced(update, buffers={n: -1 - b for n, b in update.buffers.items()})
+            return _force(update, buffers={n: -1 - b for n, b in update.buffers.items()})
         change = CHANGES.get(self.fault)
-        return update if change is None else _forced(update, delta=change(_delta_of(update)))
+        return update if change is None else _force(update, delta=change(_delta_of(update)))
 
 
-def _forced(update: Update, **fields: Any) -> Update:
+def _force(update: Update, **fields: Any) -> Update:
     """Return an update with other fields, whatever their type: a message is not checked."""
     made = copy(update)
     for name, value in fields.items():

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from clients.sgd import SgdClient
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
+from fl_sim.core import serialization
 from fl_sim.models.tuning import FrozenBatchNorm
 
 OWN = "fedbn."  # before the name of each tensor of the client's own in its memory
@@ -33,12 +33,12 @@ class FedBNClient(Client):
     training: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place with the own layers; keep them, and put the global ones back."""
         received = {name: tensor.detach().clone() for name, tensor in _own(model).items()}
-        self.personal(model, shard.memory)
+        self.load_personal_model(model, shard.memory)
         metrics = self.training.train(model, shard, rng)
         kept = {OWN + name: tensor.detach().clone() for name, tensor in _own(model).items()}
         shard.memory.update(kept)
@@ -49,7 +49,7 @@ class FedBNClient(Client):
         """Return those of the training that it wraps."""
         return self.training.num_steps(num_examples)
 
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+    def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the client's own normalisation, where there is one yet."""
         names = _own(model)
         if not names or any(OWN + name not in memory for name in names):

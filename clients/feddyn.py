@@ -8,9 +8,9 @@ from torch import nn
 
 from clients.scaffold import linear_penalty
 from clients.sgd import SgdClient, descend, proximal_penalty
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.models.parameters import flat
+from fl_sim.core import serialization
+from fl_sim.models.parameters import flatten
 
 ALPHA = "feddyn_alpha"  # name of what the rule tells; strategies/feddyn.py has it too
 GRADIENT = "feddyn"  # name of the gradient in a client's memory
@@ -35,18 +35,18 @@ class FedDynClient(Client):
     sgd: SgdClient = field(default_factory=lambda: SgdClient(momentum=0.0))
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, and keep the new gradient."""
         if ALPHA not in shard.received:
             return descend(self.sgd, model, shard, rng)
-        start, alpha = flat(model), float(shard.received[ALPHA])
+        start, alpha = flatten(model), float(shard.received[ALPHA])
         own = shard.memory.get(GRADIENT, torch.zeros_like(start))
         pull, linear = proximal_penalty(model, alpha), linear_penalty(model, -own)
         assert pull is not None
         metrics = descend(self.sgd, model, shard, rng, lambda: pull() + linear())
-        shard.memory[GRADIENT] = own - alpha * (flat(model) - start)
+        shard.memory[GRADIENT] = own - alpha * (flatten(model) - start)
         return metrics
 
     def num_steps(self, num_examples: int) -> int:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from clients.sgd import SgdClient, descend, proximal_penalty
-from fl_sim import description
-from fl_sim.contracts import Client, Descent, Shard
-from fl_sim.errors import require
+from fl_sim.contracts import Client, SgdConfig, Shard
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -28,16 +28,16 @@ class FedProxClient(Client):
     sgd: SgdClient = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.mu >= 0, "mu", "at least 0", self.mu)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report as plain descent does."""
         return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))
 
-    def descent(self, number: int) -> Descent | None:
+    def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return plain descent with the term's weight."""
-        plain = self.sgd.descent(number)
+        plain = self.sgd.sgd_config(round_num)
         return None if plain is None else replace(plain, mu=self.mu)
 
     def num_steps(self, num_examples: int) -> int:

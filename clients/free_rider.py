@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from clients.sgd import batches
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
-from fl_sim.models.parameters import flat, load_flat
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.parameters import flatten, load_flat
 
 SEEN, BATCH = "free_rider.seen", 256  # the model of the round before; images scored at once
 
@@ -38,13 +38,13 @@ class FreeRiderClient(Client):
     noise: float = 1e-3
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.repeats >= 0, "repeats", "at least 0", self.repeats)
         require(self.noise >= 0, "noise", "at least 0", self.noise)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Move the parameters without looking at the data."""
-        received = flat(model)
+        received = flatten(model)
         change = received - shard.memory.get(SEEN, received)
         shard.memory[SEEN] = received
         metrics = _scores(model, shard)

@@ -6,12 +6,12 @@ from typing import final
 import torch
 from torch import nn
 
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
-from fl_sim.models.parameters import flat, load_flat
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.parameters import flatten, load_flat
 
 
 @final
@@ -33,12 +33,12 @@ class GaussianClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.scale > 0, "scale", "above 0", self.scale)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then forget it."""
-        start = flat(model)
+        start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start + self.scale * torch.randn(len(start), generator=rng))
         return metrics

@@ -6,11 +6,11 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -36,9 +36,9 @@ class IpmClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.scale > 0, "scale", "above 0", self.scale)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Reverse the mean."""
-        return -self.scale * mean(seen.honest)
+        return -self.scale * mean(known.honest)

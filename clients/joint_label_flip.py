@@ -6,11 +6,11 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder, mean
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
+from fl_sim.core import serialization
 
 
 @final
@@ -36,14 +36,14 @@ class JointLabelFlipClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the mean of the updates on mirrored labels.
 
         Raises:
             ValueError: where the engine does not train honest clients again.
         """
-        if seen.retrained is None:
+        if known.retrained is None:
             raise ValueError("JointLabelFlipClient needs Collusion.retrained")
-        return mean(seen.retrained(LabelFlipClient(honest=self.honest)))
+        return mean(known.retrained(LabelFlipClient(honest=self.honest)))

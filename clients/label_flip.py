@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from clients.poisoning import share_of
+from clients._shared.poisoning import share_of
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.errors import require
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 
 
 @final
@@ -41,7 +41,7 @@ class LabelFlipClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
         require(self.source >= 0, "source", "the number of a class, from 0", self.source)
         differ = self.target >= 0 and self.target != self.source
@@ -53,9 +53,9 @@ class LabelFlipClient(Wrapper):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the wrong labels."""
-        return self.honest.train(model, replace(shard, labels=self._flipped(shard)), rng)
+        return self.honest.train(model, replace(shard, labels=self._flip(shard)), rng)
 
-    def _flipped(self, shard: Shard) -> Int64[Tensor, " n"]:
+    def _flip(self, shard: Shard) -> Int64[Tensor, " n"]:
         """Return the labels, of which a share is wrong."""
         concerned = torch.arange(len(shard))
         if self.labels == "targeted":

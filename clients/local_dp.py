@@ -7,12 +7,12 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from clients._shared.wrapping import Delegate
 from clients.sgd import SgdClient
-from clients.wrapping import Delegate
-from fl_sim import description
 from fl_sim.contracts import Client, Release, Releases, Shard
-from fl_sim.errors import require
-from fl_sim.models.parameters import buffers, flat, load_flat
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.parameters import buffers, flatten, load_flat
 
 TAKEN = "local_dp.rounds"  # name of the number of rounds so far in a client's memory
 
@@ -27,7 +27,7 @@ class LocalDpClient(Delegate):
     which hides a client among all others. Two updates are up to twice `clipping_norm` apart,
     and no draw hides who sent one; so each round costs as much as one Gaussian release with half
     the `noise_multiplier`. Rows `epsilon` of group `local` say what each client has spent over
-    the rounds that it took part in, by `fl_sim.accounting`.
+    the rounds that it took part in, by `fl_sim.privacy.accounting`.
 
     Source: Gaussian mechanism, Dwork and Roth (2014), theorem A.1,
     https://doi.org/10.1561/0400000042, on a clipped update as in Flower's `LocalDpMod`; that one
@@ -53,7 +53,7 @@ class LocalDpClient(Delegate):
     training: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
         noise = self.noise_multiplier
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
@@ -70,11 +70,11 @@ class LocalDpClient(Delegate):
         Raises:
             ValueError: where the training sends vectors beside the update: they have no noise.
         """
-        start = flat(model)
+        start = flatten(model)
         metrics = self.training.train(model, shard, rng)
         if shard.sent:
             raise ValueError(f"{', '.join(sorted(shard.sent))} would leave without noise")
-        update = flat(model).double() - start.double()
+        update = flatten(model).double() - start.double()
         length = float(torch.linalg.vector_norm(update))
         update *= min(1.0, self.clipping_norm / max(length, math.ulp(0.0)))
         noise = torch.randn(len(update), generator=rng, dtype=torch.float64)

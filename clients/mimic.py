@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder, mean
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
-from fl_sim.distances import gram
+from fl_sim.core import serialization
+from fl_sim.core.distances import gram
 
 
 @final
@@ -38,10 +38,10 @@ class MimicClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Copy the honest update with the largest share in the first principal component."""
-        products = gram(seen.honest, mean(seen.honest))
+        products = gram(known.honest, mean(known.honest))
         component = torch.linalg.eigh(products).eigenvectors[:, -1]
-        return seen.honest[int(component.abs().argmax())]
+        return known.honest[int(component.abs().argmax())]

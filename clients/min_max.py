@@ -6,8 +6,8 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from clients.perturbing import DirectedColluder, offsets
-from fl_sim.distances import squared_distances
+from clients._shared.perturbing import DirectedColluder, offsets
+from fl_sim.core.distances import squared_distances
 
 
 @final

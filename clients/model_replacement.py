@@ -6,11 +6,11 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.wrapping import Colluder
 from clients.sgd import SgdClient
-from clients.wrapping import Colluder
-from fl_sim import description
 from fl_sim.contracts import Client, Collusion
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -37,12 +37,12 @@ class ModelReplacementClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
 
-    def forged(self, seen: Collusion) -> Float[Tensor, "k p"]:
+    def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Lengthen what each attacker trained by the same factor."""
-        own = float(seen.own_weights.sum())
-        factor = (float(seen.honest_weights.sum()) + own) / own
-        return seen.own * (factor / self.server_learning_rate)
+        own = float(known.own_weights.sum())
+        factor = (float(known.honest_weights.sum()) + own) / own
+        return known.own * (factor / self.server_learning_rate)

@@ -7,9 +7,9 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.searching import SearchingColluder
+from clients._shared.wrapping import deviation, mean
 from clients.alie import AlieClient
-from clients.searching import SearchingColluder
-from clients.wrapping import deviation, mean
 from fl_sim.contracts import Collusion
 
 
@@ -34,9 +34,9 @@ class OptimalAlieClient(SearchingColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def fallback(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the update of plain ALIE."""
-        return AlieClient().forged(seen)
+        return AlieClient().compute_forged(known)
 
     def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
         """Return the mean minus z deviations, as a function of z."""

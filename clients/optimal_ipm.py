@@ -7,9 +7,9 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from clients._shared.searching import SearchingColluder
+from clients._shared.wrapping import mean
 from clients.ipm import IpmClient
-from clients.searching import SearchingColluder
-from clients.wrapping import mean
 from fl_sim.contracts import Collusion
 
 
@@ -34,9 +34,9 @@ class OptimalIpmClient(SearchingColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def fallback(self, seen: Collusion) -> Float[Tensor, " p"]:
+    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the update of plain IPM."""
-        return IpmClient().forged(seen)
+        return IpmClient().compute_forged(known)
 
     def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
         """Return the reversed mean, as a function of its length."""

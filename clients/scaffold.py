@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clients.sgd import Penalty, SgdClient, descend
-from fl_sim import description
 from fl_sim.contracts import Client, Shard
-from fl_sim.models.batches import counted, least_batch
-from fl_sim.models.parameters import flat
+from fl_sim.core import serialization
+from fl_sim.models.batches import count_samples, least_batch
+from fl_sim.models.parameters import flatten
 from fl_sim.models.tuning import trained_parameters
 
 CONTROL = "control"  # name of the vector that goes both ways; strategies/scaffold.py has it too
@@ -39,21 +39,21 @@ class ScaffoldClient(Client):
     sgd: SgdClient = field(default_factory=lambda: SgdClient(momentum=0.0))
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; keep the new control variate, and send how much it changed."""
         if CONTROL not in shard.received:
             return descend(self.sgd, model, shard, rng)
-        start = flat(model)
+        start = flatten(model)
         ours = shard.received[CONTROL].to(start.dtype)
         own = shard.memory.get(CONTROL, torch.zeros_like(start))
         metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-        num_steps = self.num_steps(counted(len(shard), least_batch(model, shard.inputs)))
+        num_steps = self.num_steps(count_samples(len(shard), least_batch(model, shard.inputs)))
         pace = rate * num_steps * _rates(model)
-        after = own - ours + (start - flat(model)) / pace
+        after = own - ours + (start - flatten(model)) / pace
         shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
         return metrics
 

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients.steps import Steps
-from fl_sim import description
-from fl_sim.contracts import Client, Countermeasure, Descent, Pipeline, Shard
-from fl_sim.errors import require
+from clients._shared.steps import Steps
+from fl_sim.contracts import Client, Countermeasure, Pipeline, SgdConfig, Shard
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import as_floats
 from fl_sim.models.batches import cut, least_batch
-from fl_sim.perturbation import as_floats
 
 Penalty = Callable[[], Tensor]
 Batches = Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]
@@ -54,10 +54,10 @@ class SgdClient(Client):
     local_epochs: int = 1
     label_smoothing: float = 0.0
     countermeasures: tuple[Countermeasure, ...] = ()
-    local_steps: int | None = description.added(None)
+    local_steps: int | None = serialization.added(None)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         decay = self.learning_rate_decay
         require(0 < decay <= 1, "learning_rate_decay", "in (0, 1]", decay)
@@ -80,12 +80,12 @@ class SgdClient(Client):
         """
         return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
 
-    def descent(self, number: int) -> Descent | None:
+    def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return all that `train` does; None where it also changes the images."""
         if self.countermeasures:
             return None
-        return Descent(
-            learning_rate=self.learning_rate * self.learning_rate_decay ** (number - 1),
+        return SgdConfig(
+            learning_rate=self.learning_rate * self.learning_rate_decay ** (round_num - 1),
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
@@ -125,14 +125,14 @@ def descend(
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
     steps = Steps(model, rate, settings.momentum, settings.weight_decay)
     pipeline = Pipeline.of(settings.countermeasures)
-    shard = pipeline.filtered(shard, rng)
+    shard = pipeline.filter(shard, rng)
     least = least_batch(model, shard.inputs)
     model.train()
     loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
     for epoch in passes(settings, shard, rng, least):
         loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         for inputs, labels in epoch:
-            inputs, targets = pipeline.prepared(model, inputs, labels, shard.num_classes, rng)
+            inputs, targets = pipeline.prepare(model, inputs, labels, shard.num_classes, rng)
             logits = model(inputs)
             loss = smoothed_cross_entropy(logits, targets, settings.label_smoothing)
             total = loss if penalty is None else loss + penalty()

@@ -6,12 +6,12 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from clients.poisoning import images_of, share_of
+from clients._shared.poisoning import images_of, share_of
+from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from clients.wrapping import Wrapper
-from fl_sim import description
-from fl_sim.attacks.memorisation import marked_bytes
+from fl_sim.attacks.memorisation import mark_bytes
 from fl_sim.contracts import Client, Shard
+from fl_sim.core import serialization
 
 
 @final
@@ -33,7 +33,7 @@ class UniqueFeatureClient(Wrapper):
     needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the shard with its marked image.
@@ -42,7 +42,7 @@ class UniqueFeatureClient(Wrapper):
             ValueError: where the shard holds features: a mark needs images.
         """
         inputs, row = images_of(shard), carrier(shard)
-        inputs[row] = marked_bytes(inputs[row])
+        inputs[row] = mark_bytes(inputs[row])
         return self.honest.train(model, replace(shard, inputs=inputs), rng)
 
 

@@ -6,13 +6,13 @@ from typing import final
 import torch
 from torch import nn
 
+from clients._shared.wrapping import Delegate
 from clients.sgd import SgdClient
-from clients.wrapping import Delegate
-from fl_sim import description
-from fl_sim.contracts import Client, Descent, Shard, Update
-from fl_sim.errors import require
-from fl_sim.models.parameters import flat, load_flat
-from fl_sim.momentum import running_mean
+from fl_sim.contracts import Client, SgdConfig, Shard, Update
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.models.parameters import flatten, load_flat
+from fl_sim.training.momentum import running_mean
 
 
 @final
@@ -38,7 +38,7 @@ class WorkerMomentumClient(Delegate):
     training: Client = field(default_factory=lambda: SgdClient(momentum=0.0, local_steps=1))
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     @property
@@ -48,15 +48,15 @@ class WorkerMomentumClient(Delegate):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then move the parameters to where the running mean leads."""
-        start = flat(model)
+        start = flatten(model)
         metrics = self.training.train(model, shard, rng)
-        mean = running_mean(self.momentum, flat(model) - start, shard.memory)
+        mean = running_mean(self.momentum, flatten(model) - start, shard.memory)
         load_flat(model, start + mean)
         return metrics
 
-    def descent(self, number: int) -> Descent | None:
+    def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return that of the training, with the momentum; None where it has one of its own."""
-        plain = self.training.descent(number)
+        plain = self.training.sgd_config(round_num)
         if plain is None or plain.worker_momentum:
             return None
         return replace(plain, worker_momentum=self.momentum)

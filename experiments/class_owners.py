@@ -11,14 +11,14 @@ from torch import Tensor
 
 from clients.sgd import SgdClient
 from fl_sim.contracts import Countermeasure, Shard
+from fl_sim.core.seeding import generator
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.sources import load_subset
-from fl_sim.engine.scores import logits
 from fl_sim.experiment import Model
+from fl_sim.models.scoring import logits
 from fl_sim.models.tuning import build
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
-from fl_sim.seeding import generator
 
 RADIUS = 16 / 255
 AXES = {

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from clients.sgd import SgdClient
 from fl_sim.contracts import Dataset, Protection, Shard
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.sources import load_subset
-from fl_sim.engine.scores import logits
 from fl_sim.experiment import Model
 from fl_sim.metrics import stability
+from fl_sim.models.scoring import logits
 from fl_sim.models.tuning import build
-from fl_sim.perturbation import as_pixels
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.linearization import Linearization
@@ -24,7 +25,6 @@ from fl_sim.protections.one_pixel import OnePixel
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
-from fl_sim.seeding import generator
 
 RADIUS = 16 / 255
 AXES = {"adversary": {"4/255": RADIUS / 4}}

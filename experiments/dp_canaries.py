@@ -13,11 +13,10 @@ from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.attacks.canaries import canary, canary_epsilon, gaussian_epsilon
 from fl_sim.data.partition import Iid
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import federation
-from fl_sim.engine.replay import states
 from fl_sim.experiment import Evaluation, Model
+from fl_sim.federation.federation import load_federation
 from fl_sim.participants import Adversary
+from fl_sim.runs.replay import replay
 from strategies.differential_privacy import DifferentialPrivacy
 
 AXES = {"noise_multiplier": [2.0, 5.0, 10.0, 20.0]}
@@ -29,7 +28,7 @@ CLIENTS, CANARIES, ROUNDS, CLIP, DELTA = 500, 100, 20, 0.5, 1e-5
 def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
     """Run a private federation with canaries in it, and look for them in its final model."""
     rule = DifferentialPrivacy(clipping_norm=CLIP, noise_multiplier=noise_multiplier, delta=DELTA)
-    ours = federation(
+    federation = load_federation(
         Experiment(
             name="with_canaries",
             data=Data(
@@ -49,9 +48,9 @@ def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
             seed=seed,
         ).to_json()
     )
-    for state in states(ours, LocalCrew(ours.workshop)):
+    for state in (outcome.state for outcome in replay(federation)):
         end = state.parameters
-    change = (end - ours.start).double()
+    change = (end - federation.start).double()
     directions = torch.stack([canary(c, len(change), seed) for c in range_of_canaries()]).double()
     cosines = directions @ change / change.norm()
     return {

@@ -5,6 +5,8 @@ The server asks of each record whether client k trained on it. Matched non-membe
 records of client k itself; global ones are held-out records of all clients.
 """
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,13 @@ from fl_sim.attacks.fedmia import FedMia
 from fl_sim.attacks.label_only import label_only
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
-from fl_sim.attacks.signals import Evidence, Trajectory
-from fl_sim.audit.course import witnessed
+from fl_sim.audit.server_view import UpdateRecorder
+from fl_sim.contracts.attacks import Evidence, Trajectory
 from fl_sim.data.partition import Dirichlet, Iid
-from fl_sim.engine.federation import federation
 from fl_sim.experiment import Model
+from fl_sim.federation.federation import load_federation
 from fl_sim.metrics.leakage import auc
+from fl_sim.runs.replay import replay
 from strategies.fedavg import FedAvg
 
 AXES = {
@@ -42,16 +45,17 @@ ATTACKS = {
 
 
 def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float]:
-    """Run the federation before a witness, and attack every pair of client and record."""
-    ours = federation(federated(seed, partition).to_json())
-    rows = torch.arange(len(ours.pool.labels))
-    witness = witnessed(ours, rows, {3 * (i + 1) for i in range(ROUNDS // 3)})
-    records, clients, members = pairs(ours.pool.clients, ours.pool.members, pool)
+    """Run the federation with a recorder, and attack every pair of client and record."""
+    federation = load_federation(federated(seed, partition).to_json())
+    rows = torch.arange(len(federation.pool.labels))
+    recorder = UpdateRecorder(federation, rows, {3 * (i + 1) for i in range(ROUNDS // 3)})
+    deque(replay(federation, callbacks=(recorder,)), maxlen=0)
+    records, clients, members = pairs(federation.pool.clients, federation.pool.members, pool)
     course = Trajectory(
-        client_margin=torch.stack(witness.client_margin)[:, :, records],
-        global_margin=torch.stack(witness.global_margin)[:, records],
+        client_margin=torch.stack(recorder.client_margin)[:, :, records],
+        global_margin=torch.stack(recorder.global_margin)[:, records],
         suspects=clients,
-        cosine=torch.stack(witness.cosine)[:, :, records],
+        cosine=torch.stack(recorder.cosine)[:, :, records],
     )
     nothing = torch.zeros(0, len(records))
     held = Evidence(
@@ -63,7 +67,7 @@ def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float
         trajectory=course,
     )
     scores = {name: attack.scores(held) for name, attack in ATTACKS.items()}
-    scores["labels_alone"] = label_only(clients, ours.pool.labels[records], members)
+    scores["labels_alone"] = label_only(clients, federation.pool.labels[records], members)
     return {name: auc(own[members], own[~members]) for name, own in scores.items()}
 
 

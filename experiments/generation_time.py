@@ -7,8 +7,8 @@ forward and a backward pass of one image. SEM and REM take 12.8 epochs of batche
 
 from time import process_time
 
-from fl_sim import effort
 from fl_sim.contracts import Protection
+from fl_sim.core import pass_counter
 from fl_sim.data.sources import load_subset
 from fl_sim.protections.autoregressive import Autoregressive
 from fl_sim.protections.convolution import Convolution
@@ -50,7 +50,7 @@ def measure(seed: int, protection: Protection) -> dict[str, float]:
     """Protect the images, and count."""
     data = load_subset("fashion_mnist", None, IMAGES, 10)
     ids = data.train_labels.new_tensor(range(IMAGES))
-    with effort.counted() as counted:
+    with pass_counter.count_passes() as counted:
         started = process_time()
         protection.protect(data.train_images, data.train_labels, ids, seed)
         seconds = process_time() - started

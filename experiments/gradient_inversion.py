@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fl_sim.attacks.gradient_inversion import GradientInversion, gradient_of, implied_gradient
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load_subset
 from fl_sim.metrics.quality import psnr, ssim
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
 
 AXES = {
     "attack": {

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from clients.sgd import smoothed_cross_entropy
-from fl_sim.attacks.model_inversion import PriorGuidedInversion, trained_generator
+from fl_sim.attacks.model_inversion import PriorGuidedInversion, train_generator
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load_subset
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
 
 AXES = {"smoothing": [0.1, 0.0, -0.05]}
 SEEDS = (0, 1, 2)
@@ -29,7 +29,7 @@ def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
     private, public, judged = order.split(PART)
     target = trained(images[private], labels[private], smoothing, seed)
     evaluator = trained(images[judged], labels[judged], 0.0, seed + 1000)
-    prior = trained_generator(images[public], seed)
+    prior = train_generator(images[public], seed)
     found, classes = ATTACK.reconstruct(target, prior, CLASSES, seed)
     features, test = evaluator[:-1], (as_pixels(data.test_images), data.test_labels)
     with torch.no_grad():

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
+from fl_sim.attacks._shared.shadow_heads import HeadTraining, train_heads
 from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
-from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
-from fl_sim.attacks.signals import Signals, paired_members
-from fl_sim.audit.subject import scored
+from fl_sim.audit.target_run import score_records
 from fl_sim.contracts import Shard
+from fl_sim.contracts.attacks import Signals, draw_paired_members
+from fl_sim.core.seeding import generator
 from fl_sim.data.partition import Iid
-from fl_sim.engine.federation import federation
 from fl_sim.experiment import Model
+from fl_sim.federation.federation import load_federation
 from fl_sim.metrics.leakage import tpr_at_fpr
 from fl_sim.models.tuning import build
-from fl_sim.seeding import generator
 from strategies.fedavg import FedAvg
 
 FPRS = (0.1, 0.01)
@@ -87,7 +87,7 @@ def norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
         shard = Shard(0, images[own], labels[own], ids[own], int(labels.max()) + 1)
         client = SgdClient(learning_rate=0.02, batch_size=32, local_epochs=8)
         client.train(network, shard, generator(seed, "norm", number))
-        found.append(scored(network, images, labels))
+        found.append(score_records(network, images, labels))
     return Models(torch.stack([m for m, _ in found]), torch.stack([g for _, g in found]))
 
 
@@ -156,13 +156,13 @@ def attacked(seed: int, tuned: Tuning) -> Iterator[Cell]:
         client=SgdClient(),
         strategy=FedAvg(),
     )
-    ours = federation(experiment.to_json())
-    inputs = ours.inputs
+    federation = load_federation(experiment.to_json())
+    inputs = federation.inputs
     if inputs.is_floating_point():  # features
         inputs = (inputs - inputs.mean(0)) / inputs.std(0).clamp(min=1e-6)
     for examples in tuned.examples:
         for classes in tuned.classes:
-            rows, labels = drawn(ours.pool.labels, examples, classes, seed)
+            rows, labels = drawn(federation.pool.labels, examples, classes, seed)
             yield cell(seed, tuned, inputs[rows], labels, examples)
 
 
@@ -181,7 +181,7 @@ def drawn(labels: Tensor, examples: int, classes: int, seed: int) -> tuple[Tenso
 def cell(seed: int, tuned: Tuning, inputs: Tensor, labels: Tensor, examples: int) -> Cell:
     """Train models on random halves, and attack each with all others."""
     classes = int(labels.max()) + 1
-    members = paired_members(
+    members = draw_paired_members(
         tuned.count, len(labels), generator(seed, "members", examples, classes)
     )
     models = tuned.trained(inputs, labels, members, seed)

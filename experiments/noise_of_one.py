@@ -16,16 +16,15 @@ from fl_sim import Data, Experiment
 from fl_sim.contracts import Protection
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.replay import states
-from fl_sim.engine.scores import logits
 from fl_sim.experiment import Evaluation
+from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models import parameters
+from fl_sim.models.scoring import logits
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.linearization import Linearization
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
+from fl_sim.runs.replay import replay
 from strategies.fedavg import FedAvg
 
 RADIUS = 16 / 255
@@ -86,29 +85,29 @@ def of(noise: Protection, provenance: str, seed: int) -> Federation:
         rounds=ROUNDS,
         seed=seed,
     )
-    return federation(experiment.to_json())
+    return load_federation(experiment.to_json())
 
 
-def change(ours: Federation) -> Tensor:
+def change(federation: Federation) -> Tensor:
     """Return what was added to each image, in levels."""
-    return ours.inputs.float() - ours.clean_inputs.float()
+    return federation.inputs.float() - federation.clean_inputs.float()
 
 
-def size(ours: Federation) -> float:
+def size(federation: Federation) -> float:
     """Return the root mean square of the change."""
-    return float(change(ours).square().mean().sqrt())
+    return float(change(federation).square().mean().sqrt())
 
 
-def resized(ours: Federation, factor: float, most: float) -> Tensor:
+def resized(federation: Federation, factor: float, most: float) -> Tensor:
     """Return the images with the change made smaller or larger, by whole levels up to `most`."""
-    changed = ours.clean_inputs.float() + (factor * change(ours)).clamp(-most, most)
+    changed = federation.clean_inputs.float() + (factor * change(federation)).clamp(-most, most)
     return changed.round().clamp(0, 255).to(torch.uint8)
 
 
-def accuracy(ours: Federation) -> float:
+def accuracy(federation: Federation) -> float:
     """Return the accuracy after the last round."""
-    *_, last = states(ours, LocalCrew(ours.workshop))
-    parameters.load_flat(ours.model, last.parameters)
-    parameters.load_buffers(ours.model, last.buffers)
-    guessed = logits(ours.model, ours.test_inputs).argmax(1)
-    return float((guessed == ours.dataset.test_labels).double().mean())
+    *_, last = (outcome.state for outcome in replay(federation))
+    parameters.load_flat(federation.model, last.parameters)
+    parameters.load_buffers(federation.model, last.buffers)
+    guessed = logits(federation.model, federation.test_inputs).argmax(1)
+    return float((guessed == federation.dataset.test_labels).double().mean())

@@ -9,7 +9,7 @@ Half of ten clients protect their images from round 5 on. Two others turn malici
 
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Adversary, Data, Experiment, Model, Participation, Stay
+from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Model, Participation
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet
 from fl_sim.protections.error_minimizing import ErrorMinimizing
@@ -24,7 +24,7 @@ EXPERIMENT = Experiment(
     adversary=Adversary(
         SignFlipClient(), num_clients=2, among="clean", first_round=10, last_round=15
     ),
-    participation=Participation(stays=(Stay(client=6, last_round=12),)),
+    participation=Participation(stays=(AvailabilityWindow(client=6, last_round=12),)),
     model=Model("small_cnn", init="random"),
     client=SgdClient(learning_rate=0.05, local_epochs=2),
     strategy=FedAvg(),

@@ -12,8 +12,8 @@ from fl_sim.contracts import Protection
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
+from fl_sim.protections._shared.robust import RobustNoise
 from fl_sim.protections.error_minimizing import ErrorMinimizing
-from fl_sim.protections.robust import RobustNoise
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg

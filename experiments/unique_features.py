@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.attacks.memorisation import LETTER_A, marked, memorisation
+from fl_sim.attacks.memorisation import LETTER_A, mark_images, memorisation
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load, load_subset
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
 
 AXES = {
     "network": ["mlp", "cnn"],
@@ -33,7 +33,7 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
     carrier = int(torch.randint(0, IMAGES, (1,), generator=generator(seed, "carrier")))
     own, rng = images[carrier : carrier + 1], generator(seed, "placebo")
     patch = torch.randint(0, 2, tuple(LETTER_A.shape), generator=rng).float()
-    shown = {"mark": marked(own), "nothing": own, "placebo": marked(own, patch)}
+    shown = {"mark": mark_images(own), "nothing": own, "placebo": mark_images(own, patch)}
     others = functional.interpolate(as_pixels(load("digits").train_images), (28, 28))
     label = int(labels[carrier])
     score, right = {}, 0.0

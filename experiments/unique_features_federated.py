@@ -14,12 +14,12 @@ from clients.unique_feature import UniqueFeatureClient, carrier
 from fl_sim import Data, Experiment
 from fl_sim.attacks.memorisation import memorisation
 from fl_sim.contracts import AggregationRule
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.data.partition import Iid
 from fl_sim.data.sources import load
-from fl_sim.engine.replay import models_by_round
 from fl_sim.experiment import Evaluation
 from fl_sim.participants import Adversary
-from fl_sim.perturbation import as_pixels
+from fl_sim.runs.replay import models_by_round
 from strategies.fedavg import FedAvg
 from strategies.krum import MultiKrum
 from strategies.median import CoordinateMedian
@@ -70,9 +70,9 @@ def scores(experiment: Experiment) -> dict[int, float]:
     """Return by round how much more the global model reacts to the mark than to a patch."""
     others = functional.interpolate(as_pixels(load("digits").train_images), (28, 28))
     found = {}
-    for ours, number, model in models_by_round(experiment):
+    for federation, number, model in models_by_round(experiment):
         if number in WATCHED:
-            label = int(ours.shard(0).labels[carrier(ours.shard(0))])
+            label = int(federation.shard(0).labels[carrier(federation.shard(0))])
             found[number] = score(model, others, label, experiment.seed)
     return found
 

@@ -16,28 +16,31 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
     from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
-    from fl_sim.participants import Adversary, Participation, Stay
+    from fl_sim.participants import Adversary, AvailabilityWindow, Participation
     from fl_sim.results import load_results
-    from fl_sim.runner import run, sweep
+    from fl_sim.rounds.callbacks import Callback
+    from fl_sim.runs.runner import run, sweep
 
 __all__ = [
     "Adversary",
+    "AvailabilityWindow",
+    "Callback",
     "Data",
     "Evaluation",
     "Experiment",
     "FailurePolicy",
     "Model",
     "Participation",
-    "Stay",
     "load_results",
     "run",
     "sweep",
 ]
 
 _HOMES = {
-    "fl_sim.participants": ("Adversary", "Participation", "Stay"),
+    "fl_sim.participants": ("Adversary", "Participation", "AvailabilityWindow"),
     "fl_sim.results": ("load_results",),
-    "fl_sim.runner": ("run", "sweep"),
+    "fl_sim.rounds.callbacks": ("Callback",),
+    "fl_sim.runs.runner": ("run", "sweep"),
 }
 
 

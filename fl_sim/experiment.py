@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from flwr.serverapp.strategy import Strategy
-
-from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client, Dataset, Protection
+from fl_sim.core import serialization
+from fl_sim.core.errors import FieldError, require
+from fl_sim.core.flower_strategies import Strategy
 from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.data.sources import Reading, load_subset
-from fl_sim.errors import FieldError, require
 from fl_sim.participants import Adversary, Participation
 
 # Values of a field, or, by label, the changes of several fields at once.
@@ -54,11 +53,11 @@ class Data:
     held_out: float = 0.25
     path: str | None = None
     classes: tuple[int, ...] | None = None
-    side: int | None = description.added(None)
-    folders: str | None = description.added(None)
+    side: int | None = serialization.added(None)
+    folders: str | None = serialization.added(None)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.num_clients >= 1, "num_clients", "at least 1", self.num_clients)
         for name in ("num_samples", "num_test"):
             size = getattr(self, name)
@@ -114,7 +113,7 @@ class Model:
     rank: int = 4
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.rank >= 1, "rank", "at least 1", self.rank)
         require(0 < self.backbone_rate <= 1, "backbone_rate", "in (0, 1]", self.backbone_rate)
         fits = self.pixels is None or 8 <= self.pixels <= 512
@@ -145,7 +144,7 @@ class FailurePolicy:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.retries >= 0, "retries", "at least 0", self.retries)
         require(self.min_updates >= 1, "min_updates", "at least 1", self.min_updates)
         limit = self.timeout
@@ -171,7 +170,7 @@ class Evaluation:
     alone: Client | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.every >= 1, "every", "at least 1", self.every)
 
 
@@ -208,7 +207,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         short = len(self.name.encode()) <= LONGEST_NAME
         require(short, "name", f"at most {LONGEST_NAME} characters, for a folder", self.name)
         require(self.name.isidentifier(), "name", "letters, digits and _", self.name)
@@ -318,7 +317,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """Return the experiment as plain JSON values: classes by name, and their fields."""
-        described: dict[str, Any] = description.describe(self)
+        described: dict[str, Any] = serialization.describe(self)
         return described
 
     def to_json(self) -> str:
@@ -332,8 +331,8 @@ class Experiment:
         Raises:
             RequestError: for what is no experiment, or names a class that is not allowed.
         """
-        return description.construct(description.parse(text), cls)
+        return serialization.construct(serialization.parse(text), cls)
 
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""
-        return description.with_value(self, path, value)
+        return serialization.with_value(self, path, value)

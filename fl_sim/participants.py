@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fl_sim import description
 from fl_sim.contracts import Client
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @dataclass(frozen=True)
-class Stay:
+class AvailabilityWindow:
     """The rounds in which one client is there; outside them nobody asks it.
 
     Attributes:
@@ -23,7 +23,7 @@ class Stay:
     last_round: int | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.client >= 0, "client", "the number of a client, from 0", self.client)
         _check_window(self.first_round, self.last_round)
 
@@ -32,9 +32,9 @@ class Stay:
         last = "the end" if self.last_round is None else self.last_round
         return f"client {self.client}, rounds {self.first_round} to {last}"
 
-    def covers(self, number: int) -> bool:
+    def covers(self, round_num: int) -> bool:
         """Say whether the client is there in round `number`."""
-        return _covers(number, self.first_round, self.last_round)
+        return _covers(round_num, self.first_round, self.last_round)
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Participation:
 
     clients_per_round: int | None = None
     drop_out: float = 0.0
-    stays: tuple[Stay, ...] = ()
+    stays: tuple[AvailabilityWindow, ...] = ()
     speed_spread: float = 0.0
     deadline: float | None = None
-    sampling: Literal["fixed", "poisson"] = description.added("fixed")
+    sampling: Literal["fixed", "poisson"] = serialization.added("fixed")
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         count = self.clients_per_round
         require(count is None or count >= 1, "clients_per_round", "at least 1, or None", count)
         require(0 <= self.drop_out < 1, "drop_out", "in [0, 1)", self.drop_out)
@@ -71,10 +71,10 @@ class Participation:
         waits = self.deadline is None or self.deadline > 0
         require(waits, "deadline", "above 0, or None to wait for everybody", self.deadline)
 
-    def is_there(self, client: int, number: int) -> bool:
+    def is_there(self, client: int, round_num: int) -> bool:
         """Say whether `client` takes part at all in round `number`."""
         stays = [stay for stay in self.stays if stay.client == client]
-        return not stays or any(stay.covers(number) for stay in stays)
+        return not stays or any(stay.covers(round_num) for stay in stays)
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Adversary:
     first_round: int = 1
     last_round: int | None = None
     every: int = 1
-    beside: bool = description.added(False)
+    beside: bool = serialization.added(False)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         count, share = self.num_clients, self.share
         require(count is None or count >= 0, "num_clients", "at least 0", count)
         require(share is None or 0 <= share <= 1, "share", "between 0 and 1", share)
@@ -137,7 +137,7 @@ class Adversary:
 
     def __str__(self) -> str:
         """Return who does what when, for a table."""
-        parts = [str(description.label(self.client)), self._whom(), self._when()]
+        parts = [str(serialization.label(self.client)), self._whom(), self._when()]
         return ", ".join(part for part in parts if part)
 
     def count(self, num_clients: int) -> int:
@@ -148,10 +148,10 @@ class Adversary:
             return round(self.share * num_clients)
         return 1 if self.num_clients is None else self.num_clients
 
-    def attacks(self, number: int) -> bool:
+    def attacks(self, round_num: int) -> bool:
         """Say whether round `number` is one of theirs."""
-        there = _covers(number, self.first_round, self.last_round)
-        return there and (number - self.first_round) % self.every == 0
+        there = _covers(round_num, self.first_round, self.last_round)
+        return there and (round_num - self.first_round) % self.every == 0
 
     def _whom(self) -> str:
         if self.beside:
@@ -173,8 +173,8 @@ class Adversary:
         return f"from round {self.first_round} {every}".strip() if self.first_round > 1 else every
 
 
-def _covers(number: int, first: int, last: int | None) -> bool:
-    return first <= number and (last is None or number <= last)
+def _covers(round_num: int, first: int, last: int | None) -> bool:
+    return first <= round_num and (last is None or round_num <= last)
 
 
 def _check_window(first: int, last: int | None) -> None:

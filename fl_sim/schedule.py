@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Client, ColludingClient, Draw
+from fl_sim.core.errors import FieldError, require
+from fl_sim.core.seeding import generator
 from fl_sim.data.layout import protection_order
-from fl_sim.errors import FieldError, require
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Adversary
-from fl_sim.seeding import generator
 from fl_sim.triggers import Backdoor
 
 LATE = "past the deadline"
@@ -30,57 +30,57 @@ class Schedule:
 
     experiment: Experiment
 
-    def chosen(self, number: int, able: list[int]) -> list[int]:
+    def choose_clients(self, round_num: int, able: list[int]) -> list[int]:
         """Return who is asked to train in round `number`, out of the clients with data."""
         if self.experiment.participation.sampling == "poisson":
-            return self._each_by_itself(number, able)
+            return self._each_by_itself(round_num, able)
         there = set(able)
-        asked = (client for client in self._present(number) if client in there)
+        asked = (client for client in self._present(round_num) if client in there)
         return sorted(islice(asked, self.experiment.clients_per_round))
 
-    def draw(self, number: int, able: list[int]) -> Draw:
+    def draw(self, round_num: int, able: list[int]) -> Draw:
         """Return how those who are asked in round `number` are drawn.
 
         Only clients that are there and have data can be; whether they deliver comes later.
         """
         participation, eligible = self.experiment.participation, len(able)
         if participation.stays or self.beside:
-            eligible = len(self._there(number, able))
+            eligible = len(self._there(round_num, able))
         return Draw(eligible, self.experiment.clients_per_round, participation.sampling)
 
-    def _each_by_itself(self, number: int, able: list[int]) -> list[int]:
+    def _each_by_itself(self, round_num: int, able: list[int]) -> list[int]:
         """Ask each client that is there with the same probability, whoever else is asked."""
-        rng = generator(self.experiment.seed, "round", number, "participation")
+        rng = generator(self.experiment.seed, "round", round_num, "participation")
         lots = torch.rand(self.experiment.num_clients, generator=rng, dtype=torch.float64)
-        rate, there = self.draw(number, able).rate, self._there(number, able)
+        rate, there = self.draw(round_num, able).rate, self._there(round_num, able)
         return sorted(client for client in there if float(lots[client]) < rate)
 
-    def _there(self, number: int, clients: Iterable[int]) -> list[int]:
+    def _there(self, round_num: int, clients: Iterable[int]) -> list[int]:
         """Return those of the clients that take part in round `number` at all, in their order."""
         participation = self.experiment.participation
-        idle = {client for a, who in self.beside if not a.attacks(number) for client in who}
-        return [c for c in clients if c not in idle and participation.is_there(c, number)]
+        idle = {client for a, who in self.beside if not a.attacks(round_num) for client in who}
+        return [c for c in clients if c not in idle and participation.is_there(c, round_num)]
 
-    def absent(self, number: int, chosen: list[int]) -> dict[int, str]:
+    def absent(self, round_num: int, chosen: list[int]) -> dict[int, str]:
         """Return who of them does not deliver in time, and why."""
-        causes = ((client, self._absence(client, number)) for client in chosen)
+        causes = ((client, self._absence(client, round_num)) for client in chosen)
         return {client: cause for client, cause in causes if cause}
 
-    def attackers(self, number: int) -> frozenset[int]:
+    def attackers(self, round_num: int) -> frozenset[int]:
         """Return the clients that misbehave in round `number`."""
-        return frozenset().union(*(own for _, own in self._attacks(number)))
+        return frozenset().union(*(own for _, own in self._attacks(round_num)))
 
-    def behaviour(self, client: int, number: int) -> Client:
+    def behaviour(self, client: int, round_num: int) -> Client:
         """Return how `client` trains in round `number`."""
-        return _stacked(self.attacks_of(client, number), self.experiment.client)
+        return _stack(self.attacks_of(client, round_num), self.experiment.client)
 
-    def protects(self, number: int) -> bool:
+    def protects(self, round_num: int) -> bool:
         """Say whether the protected images are trained on as protected in round `number`."""
-        return number >= self.experiment.layout.first_round
+        return round_num >= self.experiment.layout.first_round
 
-    def attacks_of(self, client: int, number: int) -> tuple[Client, ...]:
+    def attacks_of(self, client: int, round_num: int) -> tuple[Client, ...]:
         """Return the attacks that `client` runs in round `number`, the innermost first."""
-        own = [adversary.client for adversary, who in self._attacks(number) if client in who]
+        own = [adversary.client for adversary, who in self._attacks(round_num) if client in who]
         return tuple(sorted(own, key=lambda attack: isinstance(attack, ColludingClient)))
 
     def check(self, fewest: int = 1) -> None:
@@ -92,41 +92,44 @@ class Schedule:
         experiment = self.experiment
         changing = experiment.participation.stays or experiment.adversaries
         stacks: set[tuple[Client, ...]] = set()
-        for number in range(1, experiment.rounds + 1 if changing else 2):
-            self._check_presence(number, fewest)
-            stacks |= {self.attacks_of(client, number) for client in self.attackers(number)}
+        for round_num in range(1, experiment.rounds + 1 if changing else 2):
+            self._check_presence(round_num, fewest)
+            stacks |= {self.attacks_of(client, round_num) for client in self.attackers(round_num)}
         for stack in stacks:
-            attack = _stacked(stack, self.experiment.client)
+            attack = _stack(stack, self.experiment.client)
             whole = [each for _, each in attack.walk("adversary.client")]
             names = [type(each).__name__ for each in whole]
             if any(isinstance(each, ColludingClient) for each in whole[1:]):
                 allowed = "an attack that colludes around all others, and one at most in a client"
                 raise FieldError("adversary", allowed, " around ".join(names))
 
-    def _check_presence(self, number: int, fewest: int) -> None:
+    def _check_presence(self, round_num: int, fewest: int) -> None:
         """Refuse a round for which too few are there, or deliver in time."""
-        present = self._present(number)
+        present = self._present(round_num)
         if not present:
             allowed = "somebody there in every round"
-            raise FieldError("participation.stays", allowed, f"nobody in round {number}")
+            raise FieldError("participation.stays", allowed, f"nobody in round {round_num}")
         allowed = f"at least {fewest} clients in every round"
-        got = f"{len(present)} in round {number}"
+        got = f"{len(present)} in round {round_num}"
         require(len(present) >= fewest, "participation.stays", allowed, got)
         deadline = self.experiment.participation.deadline
         if deadline is not None:
             count = sum(float(self.times[client]) <= deadline for client in present)
             allowed = f"at least {fewest} clients in time in every round"
-            got = f"{count} in round {number}"
+            got = f"{count} in round {round_num}"
             require(count >= fewest, "participation.deadline", allowed, got)
 
-    def _present(self, number: int) -> list[int]:
+    def _present(self, round_num: int) -> list[int]:
         """Return whoever takes part in the round, in the order in which they are asked."""
-        rng = generator(self.experiment.seed, "round", number, "participation")
+        rng = generator(self.experiment.seed, "round", round_num, "participation")
         order = torch.randperm(self.experiment.num_clients, generator=rng).tolist()
-        return self._there(number, order)
+        return self._there(round_num, order)
 
-    def _absence(self, client: int, number: int) -> str:
-        participation, labels = self.experiment.participation, ("round", number, "client", client)
+    def _absence(self, client: int, round_num: int) -> str:
+        participation, labels = (
+            self.experiment.participation,
+            ("round", round_num, "client", client),
+        )
         if participation.drop_out > 0:
             rng = generator(self.experiment.seed, *labels, "drop-out")
             if float(torch.rand((), generator=rng)) < participation.drop_out:
@@ -142,15 +145,17 @@ class Schedule:
         times = (self.experiment.participation.speed_spread * drawn).exp()
         return times / times.quantile(0.5)
 
-    def _attacks(self, number: int) -> list[tuple[Adversary, frozenset[int]]]:
+    def _attacks(self, round_num: int) -> list[tuple[Adversary, frozenset[int]]]:
         """Return the adversaries of a round, each with its clients."""
-        if number not in self._plan:
-            drawn = [a for a in self.experiment.adversaries if a.attacks(number) and not a.beside]
-            self._plan[number] = [
-                (a, self._anew(a, number) if a.drawn == "each_round" else self._pools[a])
+        if round_num not in self._plan:
+            drawn = [
+                a for a in self.experiment.adversaries if a.attacks(round_num) and not a.beside
+            ]
+            self._plan[round_num] = [
+                (a, self._anew(a, round_num) if a.drawn == "each_round" else self._pools[a])
                 for a in drawn
-            ] + [(a, frozenset(who)) for a, who in self.beside if a.attacks(number)]
-        return self._plan[number]
+            ] + [(a, frozenset(who)) for a, who in self.beside if a.attacks(round_num)]
+        return self._plan[round_num]
 
     @cached_property
     def beside(self) -> list[tuple[Adversary, range]]:
@@ -188,10 +193,10 @@ class Schedule:
             order.reverse()
         return frozenset(order[: adversary.count(count)])
 
-    def _anew(self, adversary: Adversary, number: int) -> frozenset[int]:
-        asked = self.chosen(number, list(range(self.experiment.num_clients)))
+    def _anew(self, adversary: Adversary, round_num: int) -> frozenset[int]:
+        asked = self.choose_clients(round_num, list(range(self.experiment.num_clients)))
         asked = [client for client in asked if client < self._num_holders]
-        rng = generator(self.experiment.seed, "round", number, "adversaries")
+        rng = generator(self.experiment.seed, "round", round_num, "adversaries")
         order = torch.randperm(len(asked), generator=rng)[: adversary.count(len(asked))]
         return frozenset(asked[i] for i in order.tolist())
 
@@ -207,7 +212,7 @@ def backdoors(experiment: Experiment) -> list[Backdoor]:
     return list(dict.fromkeys(backdoor for backdoor in planted if backdoor is not None))
 
 
-def _stacked(attacks: tuple[Client, ...], honest: Client) -> Client:
+def _stack(attacks: tuple[Client, ...], honest: Client) -> Client:
     """Put attacks around a client, the first innermost."""
     for i, attack in enumerate(attacks):
         honest = attack.rewrap(honest, always=i > 0)

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.errors import require
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 
 
 class Trigger(ABC):
     """A mark on an image that a backdoored model takes for a class."""
 
     @abstractmethod
-    def stamped(
+    def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
         """Return copies of the images that carry the trigger.
@@ -49,10 +49,10 @@ class Patch(Trigger):
     side: int = 3
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.side >= 1, "side", "at least 1", self.side)
 
-    def stamped(
+    def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
         """Paint the square."""
@@ -78,10 +78,10 @@ class Blend(Trigger):
     pattern: int = 0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 < self.strength <= 1, "strength", "in (0, 1]", self.strength)
 
-    def stamped(
+    def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
         """Mix each image with the picture, and round."""
@@ -107,11 +107,11 @@ class Bars(Trigger):
     gap: int = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.length >= 1, "length", "at least 1", self.length)
         require(self.gap >= 0, "gap", "at least 0", self.gap)
 
-    def stamped(
+    def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
         """Paint the bars: two above two; the part with number i is bar i modulo 4."""

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 MOST = 1e300  # of a step: sums over clients stay finite
 LARGE = 1e3  # values beyond which those of a mixture would drown in rounding
@@ -37,7 +37,7 @@ class AFL(InformedRule):
     mixture_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         rate = self.mixture_learning_rate
         require(rate > 0, "mixture_learning_rate", "above 0", rate)
 
@@ -51,19 +51,19 @@ class AFL(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean by the mixture as it was, and the mixture after the losses."""
         self.check_count(updates)
-        count, who = senders.num_clients, senders.clients
+        count, who = context.num_clients, context.clients
         mixture = torch.full((count,), 1 / count).double() if state is None else state
         own = mixture[who]
         shares = own / own.sum() if float(own.sum()) > NOTHING else torch.zeros_like(own)
         moved = mixture.clone()
-        steps = self.mixture_learning_rate * senders.losses.double()
+        steps = self.mixture_learning_rate * context.losses.double()
         moved[who] += steps.clamp(max=MOST)
         step = weighted_sum(shares, updates).to(updates.dtype)
-        return Decision(onto_simplex(moved), step, shares)
+        return AggregationResult(onto_simplex(moved), step, shares)
 
 
 def onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -6,10 +6,10 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Decision, Senders
-from fl_sim.distances import row_norms, shortening
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.core.distances import row_norms, shortening
+from strategies._shared.mixing import RobustWrappingRule, decide_mixed, scale_updates, with_scales
 from strategies.median import CoordinateMedian
-from strategies.mixing import RobustWrappingRule, decide_mixed, shortened_by, with_scales
 
 
 @final
@@ -36,14 +36,14 @@ class AdaptiveRobustClipping(RobustWrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the shortened updates; weights stay as they are."""
         self.check_count(updates)
         count, attackers = len(updates), self.num_byzantine
         num_clipped = 2 * attackers * (count - attackers) // count
         norms = row_norms(updates)
         scales = shortening(norms, float(norms.sort().values[count - num_clipped - 1]))
-        mix = shortened_by(scales)
-        inner = decide_mixed(self.rule, state, mix, updates, weights, senders)
+        mix = scale_updates(scales)
+        inner = decide_mixed(self.rule, state, mix, updates, weights, context)
         return with_scales(inner, scales)

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import squared_distances
-from fl_sim.errors import require
-from strategies.byzantine import average
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import squared_distances
+from fl_sim.core.errors import require
+from strategies._shared.byzantine import average
 
 
 def num_too_far(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
@@ -64,7 +64,7 @@ class ArKrum(InformedRule):
     distance_ratio: float = 10.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.gap_ratio >= 1, "gap_ratio", "at least 1", self.gap_ratio)
         require(self.distance_ratio >= 1, "distance_ratio", "at least 1", self.distance_ratio)
 
@@ -78,8 +78,8 @@ class ArKrum(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean around the chosen update."""
         self.check_count(updates)
         count, squares = len(updates), squared_distances(updates)

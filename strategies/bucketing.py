@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, Senders
-from fl_sim.errors import require
-from fl_sim.seeding import generator
-from fl_sim.sums import chunks
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import chunks
+from strategies._shared.mixing import WrappingRule, decide_mixed, trace_back
 from strategies.median import CoordinateMedian
-from strategies.mixing import WrappingRule, decide_mixed, traced_back
 
 
 @final
@@ -38,7 +38,7 @@ class Bucketing(WrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.bucket_size >= 1, "bucket_size", "at least 1", self.bucket_size)
 
     @property
@@ -57,13 +57,13 @@ class Bucketing(WrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the means of this round's buckets."""
         self.check_count(updates)
-        rng = generator(senders.seed, "bucketing", senders.round)
-        ranks = torch.rand(senders.num_clients, generator=rng, dtype=torch.float64)
-        buckets = ranks[senders.clients].argsort().split(self.bucket_size)
+        rng = generator(context.seed, "bucketing", context.round)
+        ranks = torch.rand(context.num_clients, generator=rng, dtype=torch.float64)
+        buckets = ranks[context.clients].argsort().split(self.bucket_size)
         mixture = torch.zeros(len(buckets), len(updates), dtype=torch.float64)
         for row, members in zip(mixture, buckets, strict=True):
             row[members] = 1 / len(members)
@@ -72,14 +72,14 @@ class Bucketing(WrappingRule):
             return (mixture @ part.double()).to(part.dtype)
 
         together = replace(
-            senders,
-            clients=senders.clients[torch.stack([members[0] for members in buckets])],
-            local_steps=mixture @ senders.local_steps,
-            losses=mixture @ senders.losses,
-            sent={name: _mean_rows(mixture, rows) for name, rows in senders.sent.items()},
+            context,
+            clients=context.clients[torch.stack([members[0] for members in buckets])],
+            local_steps=mixture @ context.local_steps,
+            losses=mixture @ context.losses,
+            sent={name: _mean_rows(mixture, rows) for name, rows in context.sent.items()},
         )
         inner = decide_mixed(self.rule, state, means, updates, mixture @ weights.double(), together)
-        return traced_back(inner, mixture)
+        return trace_back(inner, mixture)
 
 
 def _mean_rows(mixture: Float[Tensor, "m n"], rows: Float[Tensor, "n p"]) -> Float[Tensor, "m p"]:

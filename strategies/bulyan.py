@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import squared_distances
-from strategies.byzantine import ByzantineRule
-from strategies.ordered import ordered_chunks, sampled
+from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.core.distances import squared_distances
+from strategies._shared.byzantine import ByzantineRule
+from strategies._shared.ordered import sample_coordinates, sort_chunks
 
 
 def bulyan_selection(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " m"]:
@@ -82,18 +82,18 @@ class Bulyan(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean around the median of the selected; nothing else is used."""
         self.check_count(updates)
         chosen = bulyan_selection(updates, self.num_byzantine)
         count = len(updates) - 4 * self.num_byzantine
         step = torch.empty_like(updates[0])
-        for columns, ordered in ordered_chunks(updates, chosen):
+        for columns, ordered in sort_chunks(updates, chosen):
             step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
         shares = torch.zeros(len(updates), dtype=torch.float64)
-        shares[chosen] = share_around_median(sampled(updates)[chosen].double(), count)
-        return Decision(state, step, shares)
+        shares[chosen] = share_around_median(sample_coordinates(updates)[chosen].double(), count)
+        return AggregationResult(state, step, shares)
 
 
 def share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import centred_products
-from fl_sim.sums import weighted_sum
-from strategies.byzantine import ByzantineRule
+from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.core.distances import centred_products
+from fl_sim.core.sums import weighted_sum
+from strategies._shared.byzantine import ByzantineRule
 
 
 def filtered_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[Tensor, " n"]:
@@ -66,9 +66,9 @@ class CAF(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the weighted mean that the filter settles on."""
         self.check_count(updates)
         shares = filtered_shares(centred_products(updates), self.num_byzantine)
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

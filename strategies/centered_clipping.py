@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import row_norms, shortening
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -35,7 +35,7 @@ class CenteredClipping(InformedRule):
     num_iterations: int = 1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.threshold > 0, "threshold", "above 0", self.threshold)
         require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
 
@@ -48,8 +48,8 @@ class CenteredClipping(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the step in float64 as the next state, and the step.
 
         The scales are those of the differences in the last iteration.
@@ -61,4 +61,4 @@ class CenteredClipping(InformedRule):
             factors = scales / len(updates)
             step = (1 - factors.sum()) * step + weighted_sum(factors, updates)
         shares = torch.full_like(scales, 1 / len(updates))
-        return Decision(step, step.to(updates.dtype), shares, scales)
+        return AggregationResult(step, step.to(updates.dtype), shares, scales)

@@ -8,23 +8,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.accounting import spent
 from fl_sim.contracts import (
+    AggregationResult,
     AggregationRule,
-    Decision,
     Draw,
     LinearRule,
     Release,
     Releases,
-    Senders,
+    RoundContext,
 )
-from fl_sim.distances import row_norms, shortening
-from fl_sim.errors import RequestError, require
-from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.errors import RequestError, require
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import weighted_sum
+from fl_sim.privacy.accounting import compute_epsilon
+from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
 from strategies.fedavg import FedAvg
-from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
 
 PARTS = 10**9  # to which a probability is rounded, when planning
 
@@ -40,8 +40,8 @@ class DifferentialPrivacy(WrappingRule):
     noise goes on the step, as if that were a mean: there is no guarantee, only noise.
 
     Rows `epsilon` of group `clients` say what each round has cost so far, by
-    `fl_sim.accounting`: round by round, of those clients that could be drawn in it. No use is
-    made of clients that drop out after they were asked. Under Poisson participation the sum is
+    `fl_sim.privacy.accounting`: round by round, of those clients that could be drawn in it. No use
+    is made of clients that drop out after they were asked. Under Poisson participation the sum is
     divided by the number of clients that are drawn on average, and noise is added also where
     nobody was. A draw of a fixed number is accounted from above, at up to twice the sensitivity.
 
@@ -74,10 +74,10 @@ class DifferentialPrivacy(WrappingRule):
     noise_multiplier: float = 1.0
     rule: AggregationRule = field(default_factory=FedAvg)
     delta: float = 1e-5
-    public_counts: bool = description.added(False)
+    public_counts: bool = serialization.added(False)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
         noise = self.noise_multiplier
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
@@ -88,34 +88,36 @@ class DifferentialPrivacy(WrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the bounded updates and the noise."""
         self.check_count(updates)
         scales = shortening(row_norms(updates), self.clipping_norm)
         even = torch.ones_like(scales)
         if isinstance(self.rule, LinearRule):
-            shares = even_shares(self.rule, even, senders)
+            shares = even_shares(self.rule, even, context)
             total = weighted_sum(shares * scales, updates)
-            total += self._noise(len(total), float(shares.max()), senders)
+            total += self._noise(len(total), float(shares.max()), context)
             state, step = self.rule.finish(state, total)
-            return Decision(state, step.to(updates.dtype), shares, scales)
-        mix = shortened_by(scales)
-        inner = with_scales(decide_mixed(self.rule, state, mix, updates, even, senders), scales)
-        step = inner.step + self._noise(updates.shape[1], 1 / len(updates), senders)
+            return AggregationResult(state, step.to(updates.dtype), shares, scales)
+        mix = scale_updates(scales)
+        inner = with_scales(decide_mixed(self.rule, state, mix, updates, even, context), scales)
+        step = inner.step + self._noise(updates.shape[1], 1 / len(updates), context)
         return replace(inner, step=step.to(updates.dtype))
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+    def decide_empty(
+        self, state: Any, num_parameters: int, context: RoundContext
+    ) -> AggregationResult | None:
         """Return what the rule makes of the noise alone, where it sums up."""
-        if not isinstance(self.rule, LinearRule) or not senders.expected:
-            return self.rule.decide_empty(state, num_parameters, senders)
-        noise = self._noise(num_parameters, 1 / senders.expected, senders)
+        if not isinstance(self.rule, LinearRule) or not context.expected:
+            return self.rule.decide_empty(state, num_parameters, context)
+        noise = self._noise(num_parameters, 1 / context.expected, context)
         state, step = self.rule.finish(state, noise)
-        return Decision(state, step.float())
+        return AggregationResult(state, step.float())
 
-    def _noise(self, size: int, share: float, senders: Senders) -> Float[Tensor, " p"]:
+    def _noise(self, size: int, share: float, context: RoundContext) -> Float[Tensor, " p"]:
         """Return noise for a sum in which an update counts by at most `share`."""
-        rng = generator(senders.seed, "differential privacy", senders.round)
+        rng = generator(context.seed, "differential privacy", context.round)
         deviation = self.noise_multiplier * self.clipping_norm * share
         return deviation * torch.randn(size, generator=rng, dtype=torch.float64)
 
@@ -146,17 +148,17 @@ class DifferentialPrivacy(WrappingRule):
         check_accountable(self.rule, (), self.public_counts)
         draw = Draw(PARTS, round(participation * PARTS), "poisson")
         release = Release(self.noise_multiplier, draw, num_rounds)
-        return spent(Releases((release,), self.delta, "clients")).rdp
+        return compute_epsilon(Releases((release,), self.delta, "clients")).rdp
 
 
-def even_shares(rule: LinearRule, even: Float[Tensor, " n"], senders: Senders) -> Tensor:
+def even_shares(rule: LinearRule, even: Float[Tensor, " n"], context: RoundContext) -> Tensor:
     """Return how much each update counts in a sum to which all have the same right.
 
     Where the number of senders is left to chance, and hence a secret, the shares are those of
     as many as are expected.
     """
-    shares = rule.coefficients(even, senders)
-    return shares if senders.expected is None else shares * (len(shares) / senders.expected)
+    shares = rule.coefficients(even, context)
+    return shares if context.expected is None else shares * (len(shares) / context.expected)
 
 
 def check_accountable(rule: AggregationRule, draws: Sequence[Draw], public_counts: bool) -> None:
@@ -164,7 +166,7 @@ def check_accountable(rule: AggregationRule, draws: Sequence[Draw], public_count
     name = type(rule).__name__
     if not isinstance(rule, LinearRule):
         raise RequestError(f"no guarantee is known for noise on {name}")
-    unlike = replace(Senders.anonymous(2), local_steps=torch.tensor([1.0, 9.0]).double())
+    unlike = replace(RoundContext.anonymous(2), local_steps=torch.tensor([1.0, 9.0]).double())
     shares = rule.coefficients(torch.ones(2, dtype=torch.float64), unlike)
     if float(shares[0]) == float(shares[1]):
         return

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import gram
-from fl_sim.errors import require
-from fl_sim.seeding import generator
-from strategies.byzantine import ByzantineRule, average
+from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.core.distances import gram
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
+from strategies._shared.byzantine import ByzantineRule, average
 
 
 @final
@@ -59,14 +59,14 @@ class DnC(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean of those that every look keeps."""
         self.check_count(updates)
         size = updates.shape[1]
         kept = torch.ones(len(updates), dtype=torch.bool)
         for look in range(self.num_iterations):
-            rng = generator(senders.seed, "dnc", senders.round, look)
+            rng = generator(context.seed, "dnc", context.round, look)
             seen = torch.randperm(size, generator=rng)[: self.num_coordinates].sort().values
             kept &= self._kept(updates if len(seen) == size else updates[:, seen])
         return average(state, updates, kept.nonzero().squeeze(1))

@@ -9,23 +9,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import (
+    AggregationResult,
     AggregationRule,
-    Decision,
     Draw,
     LinearRule,
     Release,
     Releases,
-    Senders,
+    RoundContext,
 )
-from fl_sim.distances import row_norms, shortening
-from fl_sim.errors import require
-from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import weighted_sum
+from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
 from strategies.differential_privacy import check_accountable, even_shares
 from strategies.fedavg import FedAvg
-from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
 
 SHARE = 1 / 20  # of the clients of a round: usual deviation of the noise on the count
 
@@ -68,7 +68,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
     public_counts: bool = False
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         first = self.initial_clipping_norm
         require(first > 0, "initial_clipping_norm", "above 0", first)
         quantile = self.target_quantile
@@ -96,38 +96,40 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the bounded updates and the noise, and the next norm."""
         self.check_count(updates)
         norms, bound = row_norms(updates), state["clipping_norm"]
         scales, count = shortening(norms, bound), float(len(updates))
         even = torch.ones_like(scales)
         bits = float((norms <= bound).double().sub(0.5).sum())
-        after = self._next_norm(bound, bits, senders.expected or count, senders)
+        after = self._next_norm(bound, bits, context.expected or count, context)
         if isinstance(self.rule, LinearRule):
-            shares = even_shares(self.rule, even, senders)
+            shares = even_shares(self.rule, even, context)
             total = weighted_sum(shares * scales, updates)
-            total += self._noise(bound, len(total), float(shares.max()), count, senders)
+            total += self._noise(bound, len(total), float(shares.max()), count, context)
             inner, step = self.rule.finish(state["rule"], total)
             kept = {"clipping_norm": after, "rule": inner}
-            return Decision(kept, step.to(updates.dtype), shares, scales)
-        mix = shortened_by(scales)
-        mixed = decide_mixed(self.rule, state["rule"], mix, updates, even, senders)
+            return AggregationResult(kept, step.to(updates.dtype), shares, scales)
+        mix = scale_updates(scales)
+        mixed = decide_mixed(self.rule, state["rule"], mix, updates, even, context)
         mixed = with_scales(mixed, scales)
-        step = mixed.step + self._noise(bound, updates.shape[1], 1 / count, count, senders)
+        step = mixed.step + self._noise(bound, updates.shape[1], 1 / count, count, context)
         kept = {"clipping_norm": after, "rule": mixed.state}
         return replace(mixed, state=kept, step=step.to(updates.dtype))
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+    def decide_empty(
+        self, state: Any, num_parameters: int, context: RoundContext
+    ) -> AggregationResult | None:
         """Return what the rule makes of the noise alone, where it sums up, and the next norm."""
-        expected, bound = senders.expected, state["clipping_norm"]
+        expected, bound = context.expected, state["clipping_norm"]
         if not isinstance(self.rule, LinearRule) or not expected:
             return None
-        noise = self._noise(bound, num_parameters, 1 / expected, expected, senders)
+        noise = self._noise(bound, num_parameters, 1 / expected, expected, context)
         inner, step = self.rule.finish(state["rule"], noise)
-        after = self._next_norm(bound, 0.0, expected, senders)
-        return Decision({"clipping_norm": after, "rule": inner}, step.float())
+        after = self._next_norm(bound, 0.0, expected, context)
+        return AggregationResult({"clipping_norm": after, "rule": inner}, step.float())
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
         """Return one noisy sum a round, of updates and bits together.
@@ -141,17 +143,17 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         return Releases(made, self.delta, "clients")
 
     def _noise(
-        self, bound: float, size: int, share: float, count: float, senders: Senders
+        self, bound: float, size: int, share: float, count: float, context: RoundContext
     ) -> Float[Tensor, " p"]:
         """Return noise for a sum in which an update counts by at most `share`."""
-        rng = generator(senders.seed, "differential privacy", senders.round)
-        multiplier = self.noise_on_updates(self.noise_on_bits(senders.expected or count))
+        rng = generator(context.seed, "differential privacy", context.round)
+        multiplier = self.noise_on_updates(self.noise_on_bits(context.expected or count))
         drawn = torch.randn(size, generator=rng, dtype=torch.float64)
         return multiplier * bound * share * drawn
 
-    def _next_norm(self, bound: float, bits: float, count: float, senders: Senders) -> float:
+    def _next_norm(self, bound: float, bits: float, count: float, context: RoundContext) -> float:
         """Return the clipping norm after a round with this sum of bits."""
-        rng = generator(senders.seed, "differential privacy", senders.round, "bits")
+        rng = generator(context.seed, "differential privacy", context.round, "bits")
         drawn = float(torch.randn((), generator=rng, dtype=torch.float64))
         short_enough = 0.5 + (bits + self.noise_on_bits(count) * drawn) / count
         pace = -self.clipping_learning_rate * (short_enough - self.target_quantile)

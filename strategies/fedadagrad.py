@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from strategies.adaptive import AdaptiveRule
+from strategies._shared.adaptive import AdaptiveRule
 
 
 @final

@@ -6,8 +6,8 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.errors import require
-from strategies.adaptive import AdaptiveRule
+from fl_sim.core.errors import require
+from strategies._shared.adaptive import AdaptiveRule
 
 
 @final

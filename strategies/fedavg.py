@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import LinearRule, Senders
-from fl_sim.errors import require
+from fl_sim.contracts import LinearRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -25,15 +25,15 @@ class FedAvg(LinearRule):
     """
 
     server_learning_rate: float = 1.0
-    weighted: bool = description.added(True)
+    weighted: bool = serialization.added(True)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
 
     def coefficients(
-        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+        self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
         """Return the weights, or ones, scaled to a sum of one."""
         counted = weights if self.weighted else torch.ones_like(weights)

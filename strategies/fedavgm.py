@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import LinearRule, Senders
-from fl_sim.errors import require
+from fl_sim.contracts import LinearRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -29,7 +29,7 @@ class FedAvgM(LinearRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
@@ -39,7 +39,7 @@ class FedAvgM(LinearRule):
         return torch.zeros(num_parameters, dtype=torch.float64)
 
     def coefficients(
-        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+        self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
         """Return the weights, scaled to a sum of one."""
         return weights / weights.sum()

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 ALPHA = "feddyn_alpha"  # name of what clients are told; clients/feddyn.py has it too
 
@@ -34,7 +34,7 @@ class FedDyn(InformedRule):
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.alpha > 0, "alpha", "above 0", self.alpha)
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
@@ -50,8 +50,8 @@ class FedDyn(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean minus h / alpha, and the next h.
 
         Shares are what the updates of this round add to the step, through h as well.
@@ -59,7 +59,7 @@ class FedDyn(InformedRule):
         self.check_count(updates)
         each = torch.ones(len(updates), dtype=torch.float64)
         total = weighted_sum(each, updates)
-        after = state - self.alpha * total / senders.num_clients
+        after = state - self.alpha * total / context.num_clients
         step = total / len(updates) - after / self.alpha
-        shares = each / len(updates) + each / senders.num_clients
-        return Decision(after, step.to(updates.dtype), shares)
+        shares = each / len(updates) + each / context.num_clients
+        return AggregationResult(after, step.to(updates.dtype), shares)

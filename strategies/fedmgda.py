@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import cosines_from, products_from_zero
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import cosines_from, products_from_zero
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 SETTLED = 1e-12  # change of every coefficient at which the search ends
 MOST = 20_000  # steps of the search; one takes microseconds
@@ -38,7 +38,7 @@ class FedMGDAPlus(InformedRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.room <= 1, "room", "in [0, 1]", self.room)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
@@ -48,8 +48,8 @@ class FedMGDAPlus(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the scaled direction; scales are what makes updates unit vectors."""
         self.check_count(updates)
         products = products_from_zero(updates)
@@ -59,7 +59,7 @@ class FedMGDAPlus(InformedRule):
         low, high = (even - self.room).clamp(min=0), (even + self.room).clamp(max=1)
         shares = shortest_mixture(cosines_from(products), low, high)
         step = self.server_learning_rate * weighted_sum(shares * units, updates)
-        return Decision(state, step.to(updates.dtype), shares, units)
+        return AggregationResult(state, step.to(updates.dtype), shares, units)
 
 
 def shortest_mixture(

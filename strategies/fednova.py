@@ -6,9 +6,9 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import LinearRule, Senders
-from fl_sim.errors import require
+from fl_sim.contracts import LinearRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -31,17 +31,17 @@ class FedNova(LinearRule):
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     def coefficients(
-        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+        self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
         """Return each client's share of the examples, times mean over own effective steps."""
         shares = weights / weights.sum()
-        if senders is None:
+        if context is None:
             return shares
-        effective = effective_steps(senders.local_steps.double(), self.momentum)
+        effective = effective_steps(context.local_steps.double(), self.momentum)
         return shares * (shares @ effective) / effective
 
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:

@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float
 from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import cosines_from, equal_shares, products_from_zero, shortening
-from fl_sim.errors import require
-from fl_sim.seeding import generator
-from fl_sim.sums import narrowed, weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import cosines_from, equal_shares, products_from_zero, shortening
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import narrow, weighted_sum
 
 
 @final
@@ -36,7 +36,7 @@ class FLAME(InformedRule):
     noise: float = 0.001
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.noise >= 0, "noise", "at least 0", self.noise)
 
     def decide(
@@ -44,8 +44,8 @@ class FLAME(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the noisy mean of the majority."""
         self.check_count(updates)
         products = products_from_zero(updates)
@@ -54,9 +54,9 @@ class FLAME(InformedRule):
         kept = majority(cosines_from(products)).nonzero().squeeze(1)
         shares, scales = equal_shares(kept, len(updates)), shortening(norms, usual)
         step = weighted_sum(shares * scales, updates)
-        rng = generator(senders.seed, "flame", senders.round)
+        rng = generator(context.seed, "flame", context.round)
         step += self.noise * usual * torch.randn(len(step), generator=rng, dtype=torch.float64)
-        return Decision(state, narrowed(step, updates.dtype), shares, scales)
+        return AggregationResult(state, narrow(step, updates.dtype), shares, scales)
 
 
 def majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:

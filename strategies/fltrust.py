@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import products_with, row_norms
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import products_with, row_norms
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -33,7 +33,7 @@ class FLTrust(InformedRule):
     num_root_samples: int = 100
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.num_root_samples >= 1, "num_root_samples", "at least 1", self.num_root_samples)
 
     @property
@@ -46,15 +46,15 @@ class FLTrust(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the trusted mean.
 
         Raises:
             ValueError: without an update of the server's own.
         """
         self.check_count(updates)
-        own = senders.reference
+        own = context.reference
         if own is None:
             raise ValueError("FLTrust needs an update of the server's own: Senders.reference")
         length, norms = own.double().norm(), row_norms(updates)
@@ -63,6 +63,6 @@ class FLTrust(InformedRule):
         trust = cosines.clamp(0, 1)
         shares = trust / trust.sum() if float(trust.sum()) > 0 else trust
         scales = torch.where(norms > 0, length / norms, 0.0)
-        return Decision(
+        return AggregationResult(
             state, weighted_sum(shares * scales, updates).to(updates.dtype), shares, scales
         )

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import cosines_from, products_from_zero
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import cosines_from, products_from_zero
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -34,7 +34,7 @@ class FoolsGold(InformedRule):
     confidence: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.confidence > 0, "confidence", "above 0", self.confidence)
 
     def decide(
@@ -42,17 +42,17 @@ class FoolsGold(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the weighted mean; the state is the sum of each client's updates so far."""
         self.check_count(updates)
         if state is None:
-            state = updates.new_zeros(senders.num_clients, updates.shape[1])
-        history = state.index_add(0, senders.clients, updates.to(state.dtype))
-        cosines = cosines_from(products_from_zero(history[senders.clients]))
+            state = updates.new_zeros(context.num_clients, updates.shape[1])
+        history = state.index_add(0, context.clients, updates.to(state.dtype))
+        cosines = cosines_from(products_from_zero(history[context.clients]))
         counted = uniqueness(cosines, self.confidence)
         shares = counted / counted.sum() if float(counted.sum()) > 0 else counted
-        return Decision(history, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return AggregationResult(history, weighted_sum(shares, updates).to(updates.dtype), shares)
 
 
 def uniqueness(cosines: Float[Tensor, "n n"], confidence: float) -> Float[Tensor, " n"]:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import centred_products
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import centred_products
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
 
@@ -68,7 +68,7 @@ class GeometricMedian(InformedRule):
     num_iterations: int = 1000
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.smoothing > 0, "smoothing", "above 0", self.smoothing)
         require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
 
@@ -77,12 +77,12 @@ class GeometricMedian(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the geometric median, and the coefficients that give it."""
         self.check_count(updates)
         counted = weights.double() if self.weighted else torch.ones(len(updates)).double()
         start = counted / counted.sum()
         products = centred_products(updates)
         shares = weiszfeld(products, start, start, self.smoothing, self.num_iterations)
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

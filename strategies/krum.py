@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import equal_shares, squared_distances
-from fl_sim.errors import require
-from strategies.byzantine import ByzantineRule, average
+from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.core.distances import equal_shares, squared_distances
+from fl_sim.core.errors import require
+from strategies._shared.byzantine import ByzantineRule, average
 
 
 def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
@@ -48,12 +48,14 @@ class Krum(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the chosen update."""
         self.check_count(updates)
         chosen = krum_order(updates, self.num_byzantine)[0]
-        return Decision(state, updates[chosen].clone(), equal_shares(chosen[None], len(updates)))
+        return AggregationResult(
+            state, updates[chosen].clone(), equal_shares(chosen[None], len(updates))
+        )
 
 
 @final
@@ -86,8 +88,8 @@ class MultiKrum(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean of the chosen updates."""
         self.check_count(updates)
         wanted = self.num_selected or len(updates) - self.num_byzantine

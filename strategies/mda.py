@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.distances import squared_distances
-from strategies.subsets import SubsetMean, kept_subsets
+from fl_sim.core.distances import squared_distances
+from strategies._shared.subsets import SubsetMean, kept_subsets
 
 MAX_SUBSETS = 100_000  # of which all are looked at: about a quarter of a second a round
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
+from fl_sim.contracts import AggregationResult, RoundContext
+from strategies._shared.byzantine import ByzantineRule
+from strategies._shared.ordered import sample_coordinates, sort_chunks
 from strategies.bulyan import mean_around_median, share_around_median
-from strategies.byzantine import ByzantineRule
-from strategies.ordered import ordered_chunks, sampled
 
 
 @final
@@ -37,12 +37,14 @@ class Meamed(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean around the median; an update is used where it is near enough."""
         self.check_count(updates)
         count = len(updates) - self.num_byzantine
         step = torch.empty_like(updates[0])
-        for columns, ordered in ordered_chunks(updates):
+        for columns, ordered in sort_chunks(updates):
             step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
-        return Decision(state, step, share_around_median(sampled(updates).double(), count))
+        return AggregationResult(
+            state, step, share_around_median(sample_coordinates(updates).double(), count)
+        )

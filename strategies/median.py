@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, InformedRule, Senders
-from strategies.ordered import ordered_chunks, share_between
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from strategies._shared.ordered import share_between, sort_chunks
 
 
 @final
@@ -29,12 +29,12 @@ class CoordinateMedian(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the median step; an update is used where it is one of the middle values."""
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = (len(updates) - 1) // 2, len(updates) // 2
-        for columns, ordered in ordered_chunks(updates):
+        for columns, ordered in sort_chunks(updates):
             step[columns] = (ordered[low].double() + ordered[high].double()) / 2
-        return Decision(state, step, share_between(updates, low, high))
+        return AggregationResult(state, step, share_between(updates, low, high))

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from fl_sim.distances import row_norms
-from fl_sim.errors import require
-from strategies.byzantine import ByzantineRule, average
+from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.core.distances import row_norms
+from fl_sim.core.errors import require
+from strategies._shared.byzantine import ByzantineRule, average
 
 
 @final
@@ -53,26 +53,28 @@ class MoNNA(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean of those nearest to the trusted update.
 
         Raises:
             ValueError: where the server trusts itself, without an update of its own.
         """
         self.check_count(updates)
-        pivot = self._pivot(updates, senders)
+        pivot = self._pivot(updates, context)
         nearest = torch.empty(0, dtype=torch.int64)
         if pivot is not None:
             distances = row_norms(updates, pivot.double())
             nearest = distances.argsort(stable=True)[: len(updates) - self.num_byzantine]
         return average(state, updates, nearest)
 
-    def _pivot(self, updates: Float[Tensor, "n p"], senders: Senders) -> Float[Tensor, " p"] | None:
+    def _pivot(
+        self, updates: Float[Tensor, "n p"], context: RoundContext
+    ) -> Float[Tensor, " p"] | None:
         """Return the trusted update; None where the trusted client did not send one."""
         if self.trusted is not None:
-            rows = (senders.clients == self.trusted).nonzero().squeeze(1)
+            rows = (context.clients == self.trusted).nonzero().squeeze(1)
             return updates[int(rows[0])] if len(rows) else None
-        if senders.reference is None:
+        if context.reference is None:
             raise ValueError("MoNNA needs an update of the server's own: Senders.reference")
-        return senders.reference
+        return context.reference

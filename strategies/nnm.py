@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Decision, Senders
-from fl_sim.distances import squared_distances
-from fl_sim.sums import one_thread
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.core.distances import squared_distances
+from fl_sim.core.sums import use_one_thread
+from strategies._shared.mixing import WIDTH, Mix, RobustWrappingRule, decide_mixed, trace_back
 from strategies.median import CoordinateMedian
-from strategies.mixing import WIDTH, Mix, RobustWrappingRule, decide_mixed, traced_back
 
 
 def neighbours(updates: Float[Tensor, "n p"], num_byzantine: int) -> Bool[Tensor, "n n"]:
@@ -44,7 +44,7 @@ def mean_over(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
         if overflows:
             return (near.double() @ part.double() / count).to(part.dtype)
         mixed = room[:, : part.shape[1]]
-        with one_thread():
+        with use_one_thread():
             np.matmul(members, part.numpy(), out=mixed)
         mixed /= members.dtype.type(count)
         return torch.from_numpy(mixed)
@@ -76,10 +76,10 @@ class NearestNeighborMixing(RobustWrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the mixed updates; weights stay with their clients."""
         self.check_count(updates)
         near = neighbours(updates, self.num_byzantine)
-        inner = decide_mixed(self.rule, state, mean_over(near, updates), updates, weights, senders)
-        return traced_back(inner, near / near.sum(1, keepdim=True, dtype=torch.float64))
+        inner = decide_mixed(self.rule, state, mean_over(near, updates), updates, weights, context)
+        return trace_back(inner, near / near.sum(1, keepdim=True, dtype=torch.float64))

@@ -6,11 +6,11 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import row_norms, shortening
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -32,7 +32,7 @@ class NormBounding(InformedRule):
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         bound = self.threshold
         require(bound is None or bound > 0, "threshold", "above 0, or None", bound)
 
@@ -41,12 +41,12 @@ class NormBounding(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the weighted mean of the bounded updates."""
         self.check_count(updates)
         norms = row_norms(updates)
         scales = shortening(norms, self.threshold or float(norms.quantile(0.5)))
         shares = weights.double() / weights.double().sum()
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
-        return Decision(state, step, shares, scales)
+        return AggregationResult(state, step, shares, scales)

@@ -6,11 +6,11 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import row_norms
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 SMALLEST = 1e-10  # added to losses, as the authors' code does: a loss of 0 has no power q - 1
 
@@ -38,7 +38,7 @@ class QFedAvg(InformedRule):
     client_learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.q >= 0, "q", "at least 0", self.q)
         rate = self.client_learning_rate
         require(rate > 0, "client_learning_rate", "above 0", rate)
@@ -53,15 +53,15 @@ class QFedAvg(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the sum of the weighted updates over the sum of their curvatures."""
         self.check_count(updates)
-        losses, squares = senders.losses.double() + SMALLEST, row_norms(updates).square()
+        losses, squares = context.losses.double() + SMALLEST, row_norms(updates).square()
         shares = self._shares(losses, squares, weights.double(), 1.0)
         if not bool(shares.isfinite().all()):  # the same, counted from the largest loss
             shares = self._shares(losses, squares, weights.double(), float(losses.max()))
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)
 
     def _shares(
         self,

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.errors import require
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
 
 CONTROL = "control"  # name of the vector that goes both ways; clients/scaffold.py has it too
 
@@ -34,7 +34,7 @@ class SCAFFOLD(InformedRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
 
@@ -51,14 +51,14 @@ class SCAFFOLD(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the scaled mean, and the next control variate."""
         self.check_count(updates)
         shares = torch.full((len(updates),), 1 / len(updates), dtype=torch.float64)
         step = self.server_learning_rate * weighted_sum(shares, updates)
-        changes = senders.sent.get(CONTROL)
+        changes = context.sent.get(CONTROL)
         if changes is not None:
-            each = torch.full_like(shares, 1 / senders.num_clients)
+            each = torch.full_like(shares, 1 / context.num_clients)
             state = state + weighted_sum(each, changes)
-        return Decision(state, step.to(updates.dtype), shares)
+        return AggregationResult(state, step.to(updates.dtype), shares)

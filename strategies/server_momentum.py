@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, Draw, Releases, Senders
-from fl_sim.errors import require
+from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from strategies._shared.mixing import WrappingRule
 from strategies.fedavg import FedAvg
-from strategies.mixing import WrappingRule
 
 
 @final
@@ -43,7 +43,7 @@ class ServerMomentum(WrappingRule):
     rule: AggregationRule = field(default_factory=FedAvg)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         rate = self.server_learning_rate
         require(rate > 0, "server_learning_rate", "above 0", rate)
@@ -62,35 +62,39 @@ class ServerMomentum(WrappingRule):
         """Return what the wrapped rule does: what follows on a private step costs nothing."""
         return self.rule.releases(draws)
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+    def decide_empty(
+        self, state: Any, num_parameters: int, context: RoundContext
+    ) -> AggregationResult | None:
         """Return the step along the velocity where the wrapped rule makes one of nobody."""
-        inner = self.rule.decide_empty(state["rule"], num_parameters, senders)
-        return None if inner is None else self._moved(state, inner, senders)
+        inner = self.rule.decide_empty(state["rule"], num_parameters, context)
+        return None if inner is None else self._move(state, inner, context)
 
     def decide(
         self,
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the step along the velocity; shares and scales are those of the wrapped rule.
 
         Raises:
             ValueError: with weight decay, where nobody told the parameters.
         """
         self.check_count(updates)
-        inner = self.rule.decide(state["rule"], updates, weights, senders)
-        return self._moved(state, inner, senders)
+        inner = self.rule.decide(state["rule"], updates, weights, context)
+        return self._move(state, inner, context)
 
-    def _moved(self, state: Any, inner: Decision, senders: Senders) -> Decision:
+    def _move(
+        self, state: Any, inner: AggregationResult, context: RoundContext
+    ) -> AggregationResult:
         """Return the step along the velocity, of the wrapped rule's step."""
         direction = inner.step.double()
         if self.weight_decay:
-            if senders.parameters is None:
+            if context.parameters is None:
                 raise ValueError("ServerMomentum needs Senders.parameters for its weight decay")
-            direction = direction - self.weight_decay * senders.parameters.double()
+            direction = direction - self.weight_decay * context.parameters.double()
         velocity = self.momentum * state["velocity"] + direction
         step = (self.server_learning_rate * velocity).to(inner.step.dtype)
         after = {"velocity": velocity, "rule": inner.state}
-        return Decision(after, step, inner.shares, inner.scales)
+        return AggregationResult(after, step, inner.shares, inner.scales)

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from sklearn.cluster import MeanShift, estimate_bandwidth
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.distances import equal_shares, row_norms, shortening
-from fl_sim.errors import require
-from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import equal_shares, row_norms, shortening
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -41,7 +41,7 @@ class SignGuard(InformedRule):
     fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.shortest <= 1, "shortest", "in [0, 1]", self.shortest)
         require(self.longest >= 1, "longest", "at least 1", self.longest)
         require(0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
@@ -51,21 +51,21 @@ class SignGuard(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean of what passes both filters."""
         self.check_count(updates)
         norms = row_norms(updates)
         usual = float(norms.quantile(0.5))
         passed = (norms >= self.shortest * usual) & (norms <= self.longest * usual)
-        rng = generator(senders.seed, "signguard", senders.round)
+        rng = generator(context.seed, "signguard", context.round)
         size = updates.shape[1]
         count = max(1, int(self.fraction * size))
         seen = updates[:, torch.randperm(size, generator=rng)[:count].sort().values]
         shares = equal_shares((passed & same_signs(seen)).nonzero().squeeze(1), len(updates))
         scales = shortening(norms, usual)
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
-        return Decision(state, step, shares, scales)
+        return AggregationResult(state, step, shares, scales)
 
 
 def same_signs(seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:

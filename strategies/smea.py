@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.distances import centred_products
-from strategies.subsets import SubsetMean, kept_subsets
+from fl_sim.core.distances import centred_products
+from strategies._shared.subsets import SubsetMean, kept_subsets
 
 MAX_SUBSETS = 20_000  # of which all are looked at: about a second a round
 AT_ONCE = 4096

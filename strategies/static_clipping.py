@@ -7,12 +7,12 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import AggregationRule, Decision, Draw, Releases, Senders
-from fl_sim.distances import row_norms, shortening
-from fl_sim.errors import require
+from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.errors import require
+from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
 from strategies.median import CoordinateMedian
-from strategies.mixing import WrappingRule, decide_mixed, shortened_by, with_scales
 
 
 @final
@@ -34,7 +34,7 @@ class StaticClipping(WrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.threshold > 0, "threshold", "above 0", self.threshold)
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
@@ -46,10 +46,10 @@ class StaticClipping(WrappingRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return what the rule makes of the shortened updates; weights stay as they are."""
         self.check_count(updates)
         scales = shortening(row_norms(updates), self.threshold)
-        mix = shortened_by(scales)
-        return with_scales(decide_mixed(self.rule, state, mix, updates, weights, senders), scales)
+        mix = scale_updates(scales)
+        return with_scales(decide_mixed(self.rule, state, mix, updates, weights, context), scales)

@@ -6,9 +6,9 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.contracts import Decision, InformedRule, Senders
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.sums import weighted_sum
 
 
 @final
@@ -30,7 +30,7 @@ class TERM(InformedRule):
     tilt: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     @property
     def needs_losses(self) -> bool:
@@ -42,14 +42,14 @@ class TERM(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the mean, weighted by examples and the tilted loss."""
         self.check_count(updates)
-        exponents = self.tilt * senders.losses.double()
+        exponents = self.tilt * context.losses.double()
         if not bool(exponents.isfinite().all()):  # the same, counted from the largest exponent
-            losses = senders.losses.double()
+            losses = context.losses.double()
             exponents = self.tilt * (losses - (losses.max() if self.tilt > 0 else losses.min()))
         tilted = weights.double() * (exponents - exponents.max()).exp()
         shares = tilted / tilted.sum()
-        return Decision(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+        return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

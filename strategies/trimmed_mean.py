@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Decision, Senders
-from strategies.byzantine import ByzantineRule
-from strategies.ordered import mean_of_order, ordered_chunks, share_between
+from fl_sim.contracts import AggregationResult, RoundContext
+from strategies._shared.byzantine import ByzantineRule
+from strategies._shared.ordered import mean_of_order, share_between, sort_chunks
 
 
 @final
@@ -34,12 +34,12 @@ class TrimmedMean(ByzantineRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Return the trimmed step; an update is used where it is not cut."""
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = self.num_byzantine, len(updates) - self.num_byzantine
-        for columns, ordered in ordered_chunks(updates):
+        for columns, ordered in sort_chunks(updates):
             step[columns] = mean_of_order(ordered, low, high).to(step.dtype)
-        return Decision(state, step, share_between(updates, low, high - 1))
+        return AggregationResult(state, step, share_between(updates, low, high - 1))

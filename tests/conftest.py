@@ -14,7 +14,7 @@ from . import shape_checks  # noqa: F401  isort: skip  before anything of ours i
 import fl_sim  # noqa: F401  turns Flower's telemetry off before any test imports flwr
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
-from fl_sim.contracts import Dataset, Observation, Triggered
+from fl_sim.contracts import Dataset, RoundRecord, Triggered
 from fl_sim.data.sources import load, subset
 from strategies.fedavg import FedAvg
 
@@ -76,7 +76,7 @@ def experiment() -> Callable[..., Experiment]:
 
 
 @pytest.fixture(scope="session")
-def observation() -> Callable[..., Observation]:
+def observation() -> Callable[..., RoundRecord]:
     """Return a maker of observations: 4 clients, 10 classes, even pools; fields can be replaced.
 
     Of each client and class, two members and two outsiders are in the pool, one of each is
@@ -84,7 +84,7 @@ def observation() -> Callable[..., Observation]:
     class, and the model guesses class 0.
     """
 
-    def make(**fields: Any) -> Observation:
+    def make(**fields: Any) -> RoundRecord:
         grid = torch.cartesian_prod(*(torch.arange(size) for size in (4, 10, 2, 2)))
         usual: dict[str, Any] = {
             "round": 3,
@@ -107,6 +107,6 @@ def observation() -> Callable[..., Observation]:
             "bytes_up": 10,
             "triggered": Triggered(torch.zeros(30, 10), target=0),
         }
-        return Observation(**(usual | fields))
+        return RoundRecord(**(usual | fields))
 
     return make

@@ -37,7 +37,7 @@ def one_round(
     """Return the mean of the clients' states, weighted by their sizes."""
     total: State = {}
     weight = 0
-    for client in ours.cohort(number):
+    for client in ours.clients_of_round(number):
         model.load_state_dict(state)
         inputs, labels = shards[client]
         train(ours, model, inputs, labels, number, client)

@@ -73,7 +73,7 @@ class PacedFedAvg(FedAvg):
         """Wait for the round's turn, then sample as FedAvg does."""
         self.turns.next()
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        for message, client in zip(messages, self.ours.cohort(server_round), strict=True):
+        for message, client in zip(messages, self.ours.clients_of_round(server_round), strict=True):
             own = ConfigRecord({**config, "client": client})
             message.content = RecordDict({"arrays": arrays, "config": own})
         return messages

@@ -19,7 +19,7 @@ def train_heads(ours: Task, flat: Tensor, inputs: Tensor, number: int) -> Tensor
         number: the round.
     """
     rows, num_classes = ours.rows, ours.ours.dataset.num_classes
-    by_size = sorted(ours.cohort(number), key=lambda client: -len(rows[client]))
+    by_size = sorted(ours.clients_of_round(number), key=lambda client: -len(rows[client]))
     total, weight = torch.zeros_like(flat), 0.0
     for clients in [by_size[at : at + CHUNK] for at in range(0, len(by_size), CHUNK)]:
         weights = flat[:-num_classes].view(num_classes, -1).repeat(len(clients), 1, 1)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from benchmarks.engines.heads import train_heads
 from benchmarks.engines.task import Task, accuracy, rate_groups, task
 from benchmarks.turns import Turns
-from fl_sim.perturbation import as_floats
+from fl_sim.core.perturbation import as_floats
 
 
 def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.Sequential:
@@ -47,7 +47,7 @@ def records(ours: Task) -> Tensor:
 def one_round(ours: Task, model: nn.Sequential, flat: Tensor, number: int) -> None:
     """Move the parameters to the mean of the clients', weighted by their sizes."""
     start, total, weight = flat.clone(), torch.zeros_like(flat), 0
-    for client in ours.cohort(number):
+    for client in ours.clients_of_round(number):
         flat.copy_(start)
         inputs, labels = ours.shards[client]
         train(ours, model, inputs, labels, number, client)

@@ -88,5 +88,7 @@ def _shuffled(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
 def _all_clients(ours: Task) -> Any:
     """Return a sampler that names the clients of one round after another."""
     numbers = range(1, ours.ours.experiment.rounds + 2)
-    clients: Iterator[int] = chain.from_iterable(ours.cohort(number) for number in numbers)
+    clients: Iterator[int] = chain.from_iterable(
+        ours.clients_of_round(number) for number in numbers
+    )
     return lambda: next(clients)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from clients.noop import NoopClient
-from fl_sim.engine.federation import Federation, federation
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
+from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models.architectures import Normalise, PooledRelu
 from fl_sim.models.foundation import Rescale
 from fl_sim.models.tuning import trained_parameters
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator
 
 Shard = tuple[Tensor, Tensor]
 BATCH = 256  # of what is done once, before the rounds, and of evaluation
@@ -39,14 +39,14 @@ class Task:
     batch_size: int
     learning_rate: float
 
-    def cohort(self, number: int) -> list[int]:
+    def clients_of_round(self, number: int) -> list[int]:
         """Return who trains in round `number`."""
-        return self.ours.workshop.schedule.chosen(number, self.ours.able)
+        return self.ours.schedule.choose_clients(number, self.ours.clients_with_data)
 
     @property
     def rows(self) -> list[Tensor]:
         """Which of the inputs each client holds."""
-        return self.ours.workshop.owners
+        return self.ours.shards.owners
 
     def order(self, number: int, client: int, size: int) -> Iterator[Tensor]:
         """Yield the batches of a client's round as positions in its shard."""
@@ -57,8 +57,8 @@ class Task:
     @cached_property
     def shards(self) -> list[Shard]:
         """Each client's data as it is stored: pixels of 8 bits, or features."""
-        ours = self.ours
-        return [(ours.inputs[rows], ours.pool.labels[rows]) for rows in self.rows]
+        federation = self.ours
+        return [(federation.inputs[rows], federation.pool.labels[rows]) for rows in self.rows]
 
     @cached_property
     def preloaded(self) -> list[Shard]:
@@ -100,12 +100,12 @@ class Task:
 def task(experiment: str) -> Task:
     """Return the task of an experiment given as JSON, prepared once a process."""
     torch.set_num_threads(1)
-    ours = federation(experiment)
-    client: Any = ours.experiment.client
+    federation = load_federation(experiment)
+    client: Any = federation.experiment.client
     if isinstance(client, NoopClient):
-        return Task(ours, 0, 1, 1.0)
+        return Task(federation, 0, 1, 1.0)
     assert client.momentum == client.weight_decay == client.label_smoothing == 0
-    return Task(ours, client.local_epochs, client.batch_size, client.learning_rate)
+    return Task(federation, client.local_epochs, client.batch_size, client.learning_rate)
 
 
 def rate_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:

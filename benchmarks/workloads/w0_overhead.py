@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.cases import Case, rounds_of
 from clients.noop import NoopClient
-from fl_sim.cache import cache_folder
+from fl_sim.core.cache import cache_folder
 from fl_sim.data.partition import Iid
 from fl_sim.experiment import Data, Experiment, Model
 from strategies.fedavg import FedAvg

@@ -10,9 +10,9 @@ from benchmarks.cases import Case
 from benchmarks.race import Job
 from benchmarks.turns import Turns
 from fl_sim.contracts import Protection
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.data.sources import load_subset
 from fl_sim.models.architectures import PooledRelu, small_cnn
-from fl_sim.perturbation import as_pixels
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 

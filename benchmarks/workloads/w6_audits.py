@@ -7,7 +7,7 @@ from torch.nn import functional
 from benchmarks.cases import Case
 from benchmarks.race import Job
 from benchmarks.turns import Turns
-from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
+from fl_sim.attacks._shared.shadow_heads import HeadTraining, train_heads
 
 NUM_RECORDS, NUM_FEATURES, NUM_CLASSES = 2000, 1280, 10
 BATCH = 32

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_population
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_population
 
 
 @final

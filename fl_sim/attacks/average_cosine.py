@@ -6,8 +6,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack, View
-from fl_sim.attacks.trajectories import cosines, needs_trajectory, seen
+from fl_sim.attacks._shared.trajectories import cosines, needs_trajectory, require_trajectory
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, View
 
 
 @final
@@ -31,7 +31,7 @@ class AverageCosine(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""
-        return seen(held).of_suspects(cosines(held)).double().nanmean(0)
+        return require_trajectory(held).of_suspects(cosines(held)).double().nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether cosines are missing."""

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_references
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_references
+from fl_sim.core import serialization
 
 
 @final
@@ -31,7 +31,7 @@ class CalibratedMargin(MembershipAttack):
     offset: Literal["out", "in", "both"] = "out"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:

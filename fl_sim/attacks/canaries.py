@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 
 STEPS = 100  # of the bisection
 

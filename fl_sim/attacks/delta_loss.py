@@ -6,8 +6,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
-from fl_sim.attacks.trajectories import needs_trajectory, seen
+from fl_sim.attacks._shared.trajectories import needs_trajectory, require_trajectory
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
 @final
@@ -32,7 +32,7 @@ class DeltaLoss(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""
-        course = seen(held)
+        course = require_trajectory(held)
         after = loss(course.of_suspects(course.client_margin))
         return (loss(course.global_margin) - after).nanmean(0)
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
-from fl_sim.attacks.trajectories import cosines, needs_trajectory, seen
+from fl_sim.attacks._shared.trajectories import cosines, needs_trajectory, require_trajectory
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
+from fl_sim.core import serialization
 
 FLOOR = 1e-8  # of a deviation over clients
 FEWEST = 2  # other clients in a round: a deviation takes two
@@ -39,7 +39,7 @@ class FedMia(MembershipAttack):
     signal: Literal["loss", "cosine"] = "loss"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
@@ -48,7 +48,7 @@ class FedMia(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean over rounds of the suspect's place among the others."""
-        course = seen(held)
+        course = require_trajectory(held)
         signal = -loss(course.client_margin) if self.signal == "loss" else cosines(held).double()
         rounds, _, records = signal.shape
         own = course.suspects.expand(rounds, 1, records)

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim import description
-from fl_sim.errors import require
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 
 ROUNDING = 1e-5  # of a gradient in 32-bit floats, against its largest singular value
 DROPS = (3 / 8, 5 / 8, 7 / 8)  # of the way, at which the rate falls to a tenth
@@ -105,7 +105,7 @@ class GradientInversion:
     restarts: int = 3
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         for name in ("steps", "restarts"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack
+from fl_sim.contracts.attacks import Evidence, MembershipAttack
 
 
 @final

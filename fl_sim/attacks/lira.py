@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.attacks.signals import Evidence, MembershipAttack, needs_references
-from fl_sim.errors import require
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_references
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 FEWEST = 2  # references of a kind: a deviation takes two
 
@@ -48,7 +48,7 @@ class Lira(MembershipAttack):
     prior_strength: float = 16.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.prior_strength > 0, "prior_strength", "above 0", self.prior_strength)
 
     @classmethod

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack, View, loss
-from fl_sim.attacks.trajectories import needs_trajectory, seen
+from fl_sim.attacks._shared.trajectories import needs_trajectory, require_trajectory
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
 @final
@@ -31,7 +31,7 @@ class LossSeries(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""
-        course = seen(held)
+        course = require_trajectory(held)
         return -loss(course.of_suspects(course.client_margin)).nanmean(0)
 
     def missing(self, held: Evidence) -> str:

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks.signals import Evidence, MembershipAttack, loss
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, loss
 
 
 @final

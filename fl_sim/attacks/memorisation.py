@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 
 LETTER_A = torch.tensor(
     [[0, 1, 1, 1, 0], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1]],
@@ -33,7 +33,7 @@ class Memorisation(NamedTuple):
     unknown: float
 
 
-def marked(
+def mark_images(
     images: Float[Tensor, "n c h w"], patch: Float[Tensor, "... p q"] = LETTER_A
 ) -> Float[Tensor, "n c h w"]:
     """Return the images with the mark, or a patch for each, written into their corner."""
@@ -44,9 +44,9 @@ def marked(
     return copy
 
 
-def marked_bytes(image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
+def mark_bytes(image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
     """Return a stored image with the mark written into its corner."""
-    pixels = marked(image[None].float() / 255)
+    pixels = mark_images(image[None].float() / 255)
     return (pixels[0] * 255).round().to(torch.uint8)
 
 
@@ -74,7 +74,7 @@ def memorisation(
     patches = torch.randint(0, 2, (len(images), 1, *LETTER_A.shape), generator=rng).float()
     plain, mark, other = (
         functional.log_softmax(model(own).double(), 1)
-        for own in (images, marked(images), marked(images, patches))
+        for own in (images, mark_images(images), mark_images(images, patches))
     )
     divergence = [
         functional.kl_div(q, plain, reduction="batchmean", log_target=True) for q in (mark, other)

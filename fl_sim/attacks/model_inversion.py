@@ -14,9 +14,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim import description
-from fl_sim.errors import require
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator, torch_seeded
 
 Scorer = Callable[[Tensor], Tensor]
 SLACK = 1e-4  # keeps the target of the Poincare loss inside the unit ball
@@ -62,7 +62,7 @@ class Generator(nn.Module):
         self.eval().requires_grad_(False)
 
 
-def trained_generator(
+def train_generator(
     images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
 ) -> Generator:
     """Return a generator of images like these."""
@@ -99,7 +99,7 @@ class PriorGuidedInversion:
     crops: int = 20
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         for name in ("samples", "candidates", "kept", "steps", "crops"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.attacks.signals import (
+from fl_sim.contracts.attacks import (
     Evidence,
     MembershipAttack,
     confidence,
     needs_population,
     needs_references,
 )
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -48,7 +48,7 @@ class Rmia(MembershipAttack):
     resolved: bool = True
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.a <= 1, "a", "between 0 and 1", self.a)
         require(self.gamma > 0, "gamma", "above 0", self.gamma)
 

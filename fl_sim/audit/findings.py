@@ -8,20 +8,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.signals import Evidence, MembershipAttack, Signals, Trajectory
 from fl_sim.attacks.source_inference import excess, sources
-from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, Signals, Trajectory
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
+from fl_sim.metrics._shared.intervals import clopper_pearson
+from fl_sim.metrics._shared.pools import Records
+from fl_sim.metrics._shared.roc import MAX_FPRS, auc
 from fl_sim.metrics.membership import (
     Finding,
     assess,
     dispersion,
-    judged,
+    mark_undefined,
     shift_control,
 )
-from fl_sim.metrics.pools import Records
-from fl_sim.metrics.roc import MAX_FPRS, auc
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
 
 PAIRED = 8  # reference models that are attacked themselves, to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
@@ -37,7 +37,7 @@ def attacks_of(tier: int) -> dict[str, MembershipAttack]:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class AttackContext:
     """What attacks are tried on.
 
     Attributes:
@@ -65,7 +65,7 @@ class Bench:
         """The models of the attacker."""
         return list(range(1, len(self.signals)))
 
-    def held(self) -> Evidence:
+    def target_evidence(self) -> Evidence:
         """Return the evidence against the target."""
         evidence = self.signals.evidence(0, self.references)
         return replace(
@@ -75,7 +75,7 @@ class Bench:
             trajectory=self.trajectory,
         )
 
-    def rehearsals(self) -> Iterator[tuple[int, Evidence]]:
+    def reference_evidence(self) -> Iterator[tuple[int, Evidence]]:
         """Yield reference models in the place of the target, without anything about that."""
         for own in self.references[:PAIRED]:
             others = self.signals.others(own, self.references)
@@ -83,46 +83,48 @@ class Bench:
                 yield own, self.signals.evidence(own, others)
 
 
-def attack(bench: Bench, tier: int) -> tuple[list[Finding], dict[str, Float[Tensor, " n"]]]:
+def attack(
+    context: AttackContext, tier: int
+) -> tuple[list[Finding], dict[str, Float[Tensor, " n"]]]:
     """Return the findings of a tier's attacks, and the scores of the records by attack."""
     findings: list[Finding] = []
     scores: dict[str, Tensor] = {}
     for name, plain in attacks_of(tier).items():
-        about = bench.about._replace(attack=name, view=plain.view)
+        about = context.about._replace(attack=name, view=plain.view)
         if plain.calibrated:
-            about = about._replace(num_references=len(bench.references))
+            about = about._replace(num_references=len(context.references))
         else:
             about = about._replace(references="none")
-        missing = plain.missing(bench.held())
+        missing = plain.missing(context.target_evidence())
         if missing:
-            note = bench.unseen if plain.view == "server" and bench.unseen else missing
+            note = context.unseen if plain.view == "server" and context.unseen else missing
             findings.append(about._replace(metric="auc", valid=False, note=note))
             continue
-        own = tuned(bench, plain)
-        scores[name] = own.scores(bench.held())
-        found = list(assess(scores[name], bench.records, about, thresholds(bench, own)))
+        own = tune_rmia(context, plain)
+        scores[name] = own.scores(context.target_evidence())
+        found = list(assess(scores[name], context.records, about, thresholds(context, own)))
         findings += found
         findings += dispersion([f for f in found if f.client >= 0], about)
-        findings += shift_control(scores[name], bench.records, about)
-    if bench.trajectory is not None:
-        findings += source_inference(bench, bench.trajectory)
-        findings += counted_records(bench, bench.trajectory)
-    return [judged(finding) for finding in findings], scores
+        findings += shift_control(scores[name], context.records, about)
+    if context.trajectory is not None:
+        findings += source_inference(context, context.trajectory)
+        findings += count_records(context, context.trajectory)
+    return [mark_undefined(finding) for finding in findings], scores
 
 
-def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
+def source_inference(context: AttackContext, course: Trajectory) -> Iterator[Finding]:
     """Yield how often a record's client is found, and by how much more than for held-out ones."""
     there = ~course.client_margin[-1].isnan().any(1)
     who = there.nonzero().squeeze(1)
     if len(who) < 2:
         return
     found = who[
-        sources(course.client_margin[-1][there], generator(bench.about.seed, "audit", "ties"))
+        sources(course.client_margin[-1][there], generator(context.about.seed, "audit", "ties"))
     ]
     chosen = there[course.suspects]
     right = found == course.suspects
-    inside, outside = chosen & bench.records.members, chosen & ~bench.records.members
-    about = bench.about._replace(
+    inside, outside = chosen & context.records.members, chosen & ~context.records.members
+    about = context.about._replace(
         attack="source inference",
         view="server",
         references="none",
@@ -141,7 +143,7 @@ def source_inference(bench: Bench, course: Trajectory) -> Iterator[Finding]:
     yield about._replace(metric="source_excess", value=value)
 
 
-def counted_records(bench: Bench, course: Trajectory) -> Iterator[Finding]:
+def count_records(context: AttackContext, course: Trajectory) -> Iterator[Finding]:
     """Yield, for clients that take one step a round, how many records that step gives away.
 
     The rank of a head's gradient is the number of its records, up to the number of classes less
@@ -152,30 +154,30 @@ def counted_records(bench: Bench, course: Trajectory) -> Iterator[Finding]:
     """
     if course.head_rank is None:
         return
-    about = bench.about._replace(attack="head rank", view="server", references="none")
+    about = context.about._replace(attack="head rank", view="server", references="none")
     for client, ranks in enumerate(course.head_rank.T):
         seen = ranks[~ranks.isnan()]
         if len(seen):
             rank = float(seen.min())
-            told = rank < bench.num_classes - 1
+            told = rank < context.num_classes - 1
             note = "" if told else "as high as it can be: that many records or more"
             yield about._replace(
                 metric="head_rank", value=rank, client=client, valid=told, note=note
             )
 
 
-def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:
+def tune_rmia(context: AttackContext, plain: MembershipAttack) -> MembershipAttack:
     """Return offline RMIA with the `a` that works best on the references; others as they are."""
     if not (isinstance(plain, Rmia) and plain.references == "offline"):
         return plain
-    rehearsals = list(bench.rehearsals())
+    rehearsals = list(context.reference_evidence())
     if not rehearsals:
         return plain
 
     def worth(a: float) -> float:
         trial, total = replace(plain, a=a), 0.0
         for model, held in rehearsals:
-            scores, members = trial.scores(held), bench.signals.members[model]
+            scores, members = trial.scores(held), context.signals.members[model]
             told = ~scores.isnan()
             area = auc(scores[members & told], scores[~members & told])
             total += area if area == area else 0.0  # NaN for the same models whatever `a`
@@ -185,7 +187,7 @@ def tuned(bench: Bench, plain: MembershipAttack) -> MembershipAttack:
 
 
 def thresholds(
-    bench: Bench, own: MembershipAttack, rates: Sequence[float] = MAX_FPRS
+    context: AttackContext, own: MembershipAttack, rates: Sequence[float] = MAX_FPRS
 ) -> dict[float, float]:
     """Return scores above which a record is accused, by nominal rate, set on the references.
 
@@ -195,7 +197,8 @@ def thresholds(
     if not own.calibrated:
         return {}
     outside = [
-        own.scores(held)[~bench.signals.members[model]] for model, held in bench.rehearsals()
+        own.scores(held)[~context.signals.members[model]]
+        for model, held in context.reference_evidence()
     ]
     if not outside:
         return {}

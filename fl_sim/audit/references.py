@@ -8,22 +8,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fl_sim.atomic_io import read_table
+from fl_sim.attacks._shared.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.gradient_norm import HeadInputs
-from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
-from fl_sim.attacks.signals import Signals, paired_members
-from fl_sim.audit.subject import Subject, load_model, scored, stored
-from fl_sim.engine.faults import NO_FAULTS, Faults
-from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.progress import Listener
-from fl_sim.engine.scores import logits
-from fl_sim.errors import RequestError
+from fl_sim.audit.target_run import TargetRun, load_model, load_stored, score_records
+from fl_sim.contracts.attacks import Signals, draw_paired_members
+from fl_sim.core.atomic_io import read_table
+from fl_sim.core.errors import RequestError
+from fl_sim.core.seeding import generator, seed_for
+from fl_sim.core.tensor_files import write_tensors
 from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models.parameters import load_flat
+from fl_sim.models.scoring import logits
 from fl_sim.results import run_folder
-from fl_sim.runner import run
-from fl_sim.seeding import generator, seed_for
-from fl_sim.tensor_files import write_tensors
+from fl_sim.runs.progress import Listener
+from fl_sim.runs.runner import run
+from fl_sim.training.faults import NO_FAULTS, Faults
 
 Kind = Literal["none", "heads", "replays"]
 USUAL: dict[int, dict[Kind, int]] = {
@@ -36,7 +36,7 @@ MAX_SEED = 2**31
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReferencePlan:
     """Which reference models an audit wants.
 
     Attributes:
@@ -50,47 +50,51 @@ class Plan:
     count: int
 
 
-def plan(subject: Subject, tier: int, count: int | None) -> Plan:
+def plan_references(target_run: TargetRun, tier: int, count: int | None) -> ReferencePlan:
     """Return the references that suit a run and a tier.
 
     Raises:
         RequestError: where references cannot be made.
     """
     if tier == 0:
-        return Plan("none", 0)
-    model = subject.experiment.model
+        return ReferencePlan("none", 0)
+    model = target_run.experiment.model
     kind: Kind = "heads" if model.tune == "head" else "replays"
-    if kind == "replays" and "client_app" in subject.made_with:
+    if kind == "replays" and "client_app" in target_run.made_with:
         raise RequestError(
-            f"{subject.folder}: a ClientApp of its own trained the clients, so the run cannot be "
-            "replayed for references; --tier 0 needs none"
+            f"{target_run.folder}: a ClientApp of its own trained the clients, so the run cannot "
+            "be replayed for references; --tier 0 needs none"
         )
     if kind == "replays" and model.tune != "full" and model.init == "random":
         raise RequestError(
             "a random front that is frozen differs from seed to seed, so the run cannot be "
             "replayed for references; --tier 0 needs none"
         )
-    return Plan(kind, USUAL[tier][kind] if count is None else count)
+    return ReferencePlan(kind, USUAL[tier][kind] if count is None else count)
 
 
 def reference_signals(
-    subject: Subject, wanted: Plan, listen: Listener, note: Callable[[str], None]
+    target_run: TargetRun, wanted: ReferencePlan, listen: Listener, note: Callable[[str], None]
 ) -> Signals:
     """Return the margins of all records under the target, model 0, and its references.
 
     Kept in `audit.safetensors`; read back where the same audit was made before.
     """
-    path = subject.folder / SIGNALS
-    key = json.dumps([subject.result["params_sha256"], wanted.kind, wanted.count])
-    kept = stored(path, key)
+    path = target_run.folder / SIGNALS
+    key = json.dumps([target_run.result["params_sha256"], wanted.kind, wanted.count])
+    kept = load_stored(path, key)
     if kept is not None:
         return Signals(kept["margin"], kept["members"], kept["population"])
-    target = torch.tensor(subject.signals["member"].to_numpy(bool))
-    margin, members, population = [subject.margin[None]], [target[None]], [subject.population[None]]
+    target = torch.tensor(target_run.signals["member"].to_numpy(bool))
+    margin, members, population = (
+        [target_run.margin[None]],
+        [target[None]],
+        [target_run.population[None]],
+    )
     if wanted.kind != "none":
         note(f"{wanted.count} {wanted.kind}")
         make = _heads if wanted.kind == "heads" else _replays
-        found = make(subject, wanted.count, listen)
+        found = make(target_run, wanted.count, listen)
         margin.append(found.margin)
         members.append(found.members)
         population.append(found.population)
@@ -100,33 +104,38 @@ def reference_signals(
     return signals
 
 
-def _heads(subject: Subject, count: int, listen: Listener) -> Signals:
+def _heads(target_run: TargetRun, count: int, listen: Listener) -> Signals:
     """Train heads on random halves of the pool, each as hard as the federation trained its own."""
-    ours = federation(subject.experiment.to_json())
-    load_model(ours, subject.folder)
-    features, test = _head_inputs(ours, ours.inputs), _head_inputs(ours, ours.test_inputs)
-    labels, seed = ours.pool.labels, subject.experiment.seed
-    members = paired_members(count, len(labels), generator(seed, "audit", "members"))
-    classes = ours.dataset.num_classes
-    how = head_training(subject.experiment, int(ours.trained.sum()))
+    federation = load_federation(target_run.experiment.to_json())
+    load_model(federation, target_run.folder)
+    features, test = (
+        _head_inputs(federation, federation.inputs),
+        _head_inputs(federation, federation.test_inputs),
+    )
+    labels, seed = federation.pool.labels, target_run.experiment.seed
+    members = draw_paired_members(count, len(labels), generator(seed, "audit", "members"))
+    classes = federation.dataset.num_classes
+    how = head_training(target_run.experiment, int(federation.trained.sum()))
     orders = seed_for(seed, "audit", "heads")
-    heads = train_heads(features, labels, members, classes, how, orders, _first_head(ours))
+    heads = train_heads(features, labels, members, classes, how, orders, _first_head(federation))
     return Signals(
-        heads.margins(features, labels), members, heads.margins(test, ours.dataset.test_labels)
+        heads.margins(features, labels),
+        members,
+        heads.margins(test, federation.dataset.test_labels),
     )
 
 
-def _first_head(ours: Federation) -> Heads:
+def _first_head(federation: Federation) -> Heads:
     """Return the head of the first round, which every client was sent."""
-    load_flat(ours.model, ours.start)
-    (*_, layer) = (module for module in ours.model.modules() if isinstance(module, nn.Linear))
+    load_flat(federation.model, federation.start)
+    (*_, layer) = (module for module in federation.model.modules() if isinstance(module, nn.Linear))
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     return Heads(weight[None], bias[None])
 
 
-def _head_inputs(ours: Federation, inputs: Tensor) -> Tensor:
-    collector = HeadInputs(ours.model)
-    logits(ours.model, inputs)
+def _head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
+    collector = HeadInputs(federation.model)
+    logits(federation.model, inputs)
     taken = collector.taken()
     assert taken is not None
     return taken.flatten(1).contiguous()
@@ -140,41 +149,44 @@ def head_training(experiment: Experiment, num_images: int | None = None) -> Head
     left out; one that is none at all is taken for `HeadTraining`'s defaults. Where rounds are
     counted in local steps, epochs follow from `num_images`, which all clients train on.
     """
-    usual, settings = HeadTraining(), experiment.client.descent(1)
+    usual, sgd = HeadTraining(), experiment.client.sgd_config(1)
     share = experiment.clients_per_round / experiment.num_clients
-    local_epochs: float = settings.local_epochs if settings else 1
-    if settings and settings.local_steps is not None and num_images:
-        seen = settings.local_steps * settings.batch_size * experiment.data.num_clients
+    local_epochs: float = sgd.local_epochs if sgd else 1
+    if sgd and sgd.local_steps is not None and num_images:
+        seen = sgd.local_steps * sgd.batch_size * experiment.data.num_clients
         local_epochs = seen / num_images
     return HeadTraining(
-        learning_rate=settings.learning_rate if settings else usual.learning_rate,
-        momentum=settings.momentum if settings else usual.momentum,
-        weight_decay=settings.weight_decay if settings else usual.weight_decay,
-        batch_size=experiment.clients_per_round
-        * (settings.batch_size if settings else usual.batch_size),
+        learning_rate=sgd.learning_rate if sgd else usual.learning_rate,
+        momentum=sgd.momentum if sgd else usual.momentum,
+        weight_decay=sgd.weight_decay if sgd else usual.weight_decay,
+        batch_size=experiment.clients_per_round * (sgd.batch_size if sgd else usual.batch_size),
         epochs=max(1, round(experiment.rounds * local_epochs * share)),
     )
 
 
-def _replays(subject: Subject, count: int, listen: Listener) -> Signals:
+def _replays(target_run: TargetRun, count: int, listen: Listener) -> Signals:
     """Run the experiment from other seeds; each of the records is held out by about as many."""
     margin, members, population = [], [], []
-    ours = federation(subject.experiment.to_json())
-    struck = subject.made_with.get("faults")
+    federation = load_federation(target_run.experiment.to_json())
+    struck = target_run.made_with.get("faults")
     faults = Faults.read(struck) if struck else NO_FAULTS
     for i in range(count):
-        seed = seed_for(subject.experiment.seed, "audit", "replay", i) % MAX_SEED
-        own = replace(subject.experiment, seed=seed)
-        root = subject.folder / REPLAYS
+        seed = seed_for(target_run.experiment.seed, "audit", "replay", i) % MAX_SEED
+        own = replace(target_run.experiment, seed=seed)
+        root = target_run.folder / REPLAYS
         outcome = run(
             own, [seed], out=root, controls=False, resume=True, listen=listen, faults=faults
         )
         if not outcome.complete:
             raise RequestError(f"a replay of the run failed; its folder is {outcome.path}")
         folder = run_folder(outcome.path, str(outcome.cells["run_id"].iloc[0]), seed)
-        load_model(ours, folder)
-        margin.append(scored(ours.model, ours.inputs, ours.pool.labels)[0])
-        population.append(scored(ours.model, ours.test_inputs, ours.dataset.test_labels)[0])
+        load_model(federation, folder)
+        margin.append(score_records(federation.model, federation.inputs, federation.pool.labels)[0])
+        population.append(
+            score_records(federation.model, federation.test_inputs, federation.dataset.test_labels)[
+                0
+            ]
+        )
         held = read_table(folder / "signals.parquet").sort_values("sample_id")
         members.append(torch.tensor(held["member"].to_numpy(bool)))
     return Signals(torch.stack(margin), torch.stack(members), torch.stack(population))

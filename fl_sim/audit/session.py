@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import process
-from fl_sim.atomic_io import write_table
-from fl_sim.audit.course import course
-from fl_sim.audit.findings import HEADLINE, Bench, attack
-from fl_sim.audit.references import Plan, plan, reference_signals
-from fl_sim.audit.subject import Subject, read_subject
-from fl_sim.engine.progress import Listener, Progress
-from fl_sim.errors import RequestError, require
+from fl_sim.audit.findings import HEADLINE, AttackContext, attack
+from fl_sim.audit.references import ReferencePlan, plan_references, reference_signals
+from fl_sim.audit.server_view import record_server_view
+from fl_sim.audit.target_run import TargetRun, load_target
+from fl_sim.core import process
+from fl_sim.core.atomic_io import write_table
+from fl_sim.core.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, ranks
 from fl_sim.results.folders import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
+from fl_sim.runs.progress import Listener, Progress
 
 Note = Callable[[str], None]
 
@@ -76,46 +76,48 @@ def audit(
     require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
     enough = references is None or references >= 2
     require(enough, "references", "at least 2", references)
-    process.settle()
+    process.configure_process()
     started = time.time()
     note("reading the run")
-    subject = read_subject(Path(folder))
-    wanted = plan(subject, tier, references)
-    signals = reference_signals(subject, wanted, listen, note)
+    target_run = load_target(Path(folder))
+    wanted = plan_references(target_run, tier, references)
+    signals = reference_signals(target_run, wanted, listen, note)
     seen, unseen = None, ""
     if tier > 0:
         note("the run again, before a witness")
-        seen, unseen = course(subject, listen)
+        seen, unseen = record_server_view(target_run, listen)
     note("attacking")
-    audited = subject.audited
-    norms = subject.gradient_norm
-    bench = Bench(
+    audited = target_run.audited
+    norms = target_run.gradient_norm
+    context = AttackContext(
         signals=signals.records(audited),
-        records=subject.records,
+        records=target_run.records,
         gradient_norm=None if norms is None else norms[audited],
-        correct=torch.tensor(subject.signals["correct"].to_numpy(bool))[audited],
-        about=Finding("", "", float("nan"), seed=subject.experiment.seed, references=wanted.kind),
-        num_classes=subject.num_classes,
+        correct=torch.tensor(target_run.signals["correct"].to_numpy(bool))[audited],
+        about=Finding(
+            "", "", float("nan"), seed=target_run.experiment.seed, references=wanted.kind
+        ),
+        num_classes=target_run.num_classes,
         trajectory=seen,
         unseen=unseen,
     )
-    findings, scores = attack(bench, tier)
+    findings, scores = attack(context, tier)
     table = pd.DataFrame(findings, columns=list(Finding._fields))
-    (subject.folder / AUDIT).unlink(missing_ok=True)  # it tells of the tables that go now
-    write_table(subject.folder / AUDIT_FINDINGS, table)
-    write_table(subject.folder / AUDIT_RECORDS, _records(subject, bench, scores))
-    summary = _summary(subject, tier, wanted, findings, time.time() - started)
-    seal_audit(subject.folder, summary)
+    (target_run.folder / AUDIT).unlink(missing_ok=True)  # it tells of the tables that go now
+    write_table(target_run.folder / AUDIT_FINDINGS, table)
+    write_table(target_run.folder / AUDIT_RECORDS, _records(target_run, context, scores))
+    summary = _summary(target_run, tier, wanted, findings, time.time() - started)
+    seal_audit(target_run.folder, summary)
     return table
 
 
 def _records(
-    subject: Subject, bench: Bench, scores: dict[str, Float[Tensor, " n"]]
+    target_run: TargetRun, context: AttackContext, scores: dict[str, Float[Tensor, " n"]]
 ) -> pd.DataFrame:
     """Return one row an audited record and attack: its score, and its rank among outsiders."""
-    who = subject.signals[subject.signals["audited"]]
+    who = target_run.signals[target_run.signals["audited"]]
     columns = who[["sample_id", "client", "label", "protected", "member"]]
-    outside = ~bench.records.members
+    outside = ~context.records.members
     tables = [
         columns.assign(attack=name, score=own.numpy(), rank=ranks(own, outside).numpy())
         for name, own in scores.items()
@@ -124,14 +126,14 @@ def _records(
 
 
 def _summary(
-    subject: Subject, tier: int, wanted: Plan, findings: list[Finding], seconds: float
+    target_run: TargetRun, tier: int, wanted: ReferencePlan, findings: list[Finding], seconds: float
 ) -> dict[str, Any]:
     """Return the audit in brief: the headline was chosen before anything was measured."""
     areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
     return {
-        "run_id": subject.result["run_id"],
-        "seed": subject.experiment.seed,
-        "params_sha256": subject.result["params_sha256"],
+        "run_id": target_run.result["run_id"],
+        "seed": target_run.experiment.seed,
+        "params_sha256": target_run.result["params_sha256"],
         "tier": tier,
         "references": wanted.kind,
         "num_references": wanted.count,

@@ -9,7 +9,7 @@ import typer
 
 from fl_sim.cli import choices, owners, results, runs
 from fl_sim.cli.terminal import stop
-from fl_sim.errors import RequestError, RequestWarning, RunFailedError
+from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 
 app = typer.Typer(
     help="Federated learning when some participants protect their data.",

@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 import typer
 
 from fl_sim.cli.terminal import console, importing
-from fl_sim.literals import Kind
+from fl_sim.core.literals import Kind
 
 KINDS = ", ".join(get_args(Kind))
 
@@ -15,7 +15,7 @@ def list_(
 ) -> None:
     """List what there is, with sources; of plug-ins also the module to import, and the fields."""
     with importing():
-        from fl_sim import catalogue
+        from fl_sim.cli import catalogue
         from fl_sim.report import tables
     console.print(tables.listing(catalogue.entries(kind)))
 
@@ -23,7 +23,7 @@ def list_(
 def data_list() -> None:
     """List the datasets, and whether they are here."""
     with importing():
-        from fl_sim import doctor
+        from fl_sim.cli import doctor
         from fl_sim.report import tables
     console.print(tables.listing(doctor.datasets()))
 
@@ -45,6 +45,6 @@ def data_fetch(
 def doctor_() -> None:
     """Say what is installed, what was found, and how to get what is missing."""
     with importing():
-        from fl_sim import doctor
+        from fl_sim.cli import doctor
         from fl_sim.report import tables
     console.print(tables.listing(doctor.findings()))

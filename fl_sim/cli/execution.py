@@ -8,17 +8,18 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from fl_sim import experiment_file, runner
-from fl_sim.cells import Cell, checked_seeds
+from fl_sim.cli.progress import live_progress
 from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
+from fl_sim.config import experiment_file
+from fl_sim.config.sweeps import Cell, checked_seeds
+from fl_sim.core import interrupts
+from fl_sim.core.errors import RequestError, require, shorten
+from fl_sim.core.literals import BatchMode, ProgressMode
 from fl_sim.data.sources import MissingDataError, load, sources
-from fl_sim.engine import interrupts
-from fl_sim.engine.cohort_choice import CohortMode
-from fl_sim.engine.faults import Faults
-from fl_sim.errors import RequestError, require, shown
-from fl_sim.literals import ProgressMode
-from fl_sim.progress import live_progress
+from fl_sim.runs import runner
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.training.faults import Faults
 
 
 def read(
@@ -69,13 +70,13 @@ def seeds_in(text: str | None) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(re.fullmatch(r" *[0-9]{1,19} *", part) for part in parts):
         raise RequestError(
-            f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shown(text)}"
+            f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shorten(text)}"
         )
     return checked_seeds([int(part) for part in parts], "--seeds")
 
 
 def how(
-    cohort: CohortMode,
+    batch_clients: BatchMode,
     inject: str | None,
     ray_address: str | None,
     track: list[str] | None,
@@ -85,7 +86,7 @@ def how(
     faults = Faults() if inject is None else Faults.read(inject)
     trackers = tuple(track or ())
     return {
-        "cohort": cohort,
+        "batch_clients": batch_clients,
         "faults": faults,
         "ray_address": ray_address,
         "trackers": trackers,
@@ -98,14 +99,14 @@ def workers_of(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def carry_out(cells: list[Cell], options: runner.Options, mode: ProgressMode) -> None:
+def carry_out(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show how they get on, and then their results; exit code 1 where one failed."""
     try:
-        with live_progress(console, len(runner.plan(cells, options)), mode) as listen:
+        with live_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
         stop("interrupted at once; go on with --resume", 130)
-    if interrupts.wanted():
+    if interrupts.is_stop_requested():
         stop("interrupted after the round at hand; go on with --resume", 130)
     show(results, Console(stderr=True) if mode == "json" else console)
     if not results.complete:

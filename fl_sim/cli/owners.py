@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fl_sim.cli.terminal import console, importing, stop
-from fl_sim.errors import RequestError
+from fl_sim.core.errors import RequestError
 
 
 def protect(
@@ -44,9 +44,9 @@ def protect(
     Writes lossless copies and a manifest; never touches the input. Run it again to go on.
     """
     with importing():
-        from fl_sim.progress import live_stages
+        from fl_sim.cli.progress import live_stages
         from fl_sim.publish.check import check, summary
-        from fl_sim.publish.publish import account, publish
+        from fl_sim.publish.publish import publish, write_report
         from fl_sim.publish.request import Request, method
 
     if verify is not None:
@@ -63,7 +63,7 @@ def protect(
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on", 130)
-    for what, value, note in account(manifest):
+    for what, value, note in write_report(manifest):
         console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from fl_sim.cli.terminal import console, importing, say
-from fl_sim.errors import RequestError
-from fl_sim.locks import refuse_link, refuse_unreadable, refuse_unwritable
+from fl_sim.core.errors import RequestError
+from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
 RUNS, STUDY = "summary.json", "study.json"  # as `fl_sim.results` names them
 Out = Annotated[Path, typer.Option(help="Folder of all results.")]
@@ -72,10 +72,10 @@ def audit(
 ) -> None:
     """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
     with importing():
-        from fl_sim.atomic_io import DamagedFileError
         from fl_sim.audit.session import audit as run_audit
         from fl_sim.audit.session import run_folders
-        from fl_sim.progress import audit_progress
+        from fl_sim.cli.progress import audit_progress
+        from fl_sim.core.atomic_io import DamagedFileError
         from fl_sim.report import page, tables
         from fl_sim.results import load_results
 

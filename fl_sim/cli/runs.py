@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_sim.cli.terminal import console, importing, stop
-from fl_sim.literals import CohortMode, Engine, ProgressMode
+from fl_sim.core.literals import BatchMode, Engine, ProgressMode
 
 File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
 Set = Annotated[
@@ -23,8 +23,13 @@ Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 Controls = Annotated[
     bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
 ]
-Cohort = Annotated[
-    CohortMode, typer.Option(help="Train small models many at once; auto: where that is faster.")
+BatchClients = Annotated[
+    BatchMode,
+    typer.Option(
+        "--batch-clients",
+        "--cohort",
+        help="Train small models many at once; auto: where that is faster.",
+    ),
 ]
 Inject = Annotated[
     str | None,
@@ -62,7 +67,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from checkpoints.")] = False,
     out: Out = Path("runs"),
     controls: Controls = True,
-    cohort: Cohort = "auto",
+    batch_clients: BatchClients = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
     track: Track = None,
@@ -73,14 +78,14 @@ def run(
 ) -> None:
     """Run the EXPERIMENT of a file, once a seed."""
     with importing():
-        from fl_sim import runner
-        from fl_sim.cells import cells_of
         from fl_sim.cli import execution
+        from fl_sim.config.sweeps import cells_of
+        from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
     wanted = execution.seeds_in(seeds) or (content.experiment.seed,)
-    how = execution.how(cohort, inject, ray_address, track, wait)
-    options = runner.Options(out, engine, execution.workers_of(workers), resume, controls, **how)
+    how = execution.how(batch_clients, inject, ray_address, track, wait)
+    options = RunOptions(out, engine, execution.workers_of(workers), resume, controls, **how)
     execution.carry_out(cells_of(content.experiment, {}, wanted), options, progress)
 
 
@@ -96,7 +101,7 @@ def sweep(
     ] = True,
     out: Out = Path("runs"),
     controls: Controls = True,
-    cohort: Cohort = "auto",
+    batch_clients: BatchClients = "auto",
     inject: Inject = None,
     ray_address: RayAddress = None,
     track: Track = None,
@@ -107,16 +112,17 @@ def sweep(
 ) -> None:
     """Run every cell of the grid that a file declares in AXES."""
     with importing():
-        from fl_sim import experiment_file, runner
-        from fl_sim.cells import cells_of, refuse_undone
         from fl_sim.cli import execution
+        from fl_sim.config import experiment_file
+        from fl_sim.config.sweeps import cells_of, refuse_undone
+        from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
     refuse_undone(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
     wanted = execution.seeds_in(seeds) or content.seeds
-    how = execution.how(cohort, inject, ray_address, track, wait)
-    options = runner.Options(out, engine, execution.workers_of(workers), resume, controls, **how)
-    with experiment_file.named_in(file, "AXES"):
+    how = execution.how(batch_clients, inject, ray_address, track, wait)
+    options = RunOptions(out, engine, execution.workers_of(workers), resume, controls, **how)
+    with experiment_file.name_line(file, "AXES"):
         cells = cells_of(content.experiment, content.axes, wanted)
     execution.carry_out(cells, options, progress)
 
@@ -133,11 +139,11 @@ def study_(
 ) -> None:
     """Measure every point of a study, something other than a federation."""
     with importing():
-        from fl_sim import study
         from fl_sim.cli import execution
+        from fl_sim.cli.progress import study_progress
         from fl_sim.cli.show import show
-        from fl_sim.engine import interrupts
-        from fl_sim.progress import study_progress
+        from fl_sim.core import interrupts
+        from fl_sim.runs import study
 
     total = len(study.expand_points(study.read(file), execution.seeds_in(seeds)))
     with study_progress(console, total) as told:
@@ -147,7 +153,7 @@ def study_(
             "wait": wait,
         }
         results = study.run(file, execution.seeds_in(seeds), out=out, told=told, **how)
-    if interrupts.wanted():
+    if interrupts.is_stop_requested():
         stop("interrupted; the same command goes on where it stood", 130)
     show(results)
     if not results.complete:
@@ -160,17 +166,19 @@ def profile_(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 3,
     engine: EngineOption = "local",
     workers: Workers = None,
-    cohort: Cohort = "auto",
+    batch_clients: BatchClients = "auto",
     fallback: Fallback = None,
 ) -> None:
     """Say where a round's time goes; nothing is written."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.engine import profile
         from fl_sim.report import profile as profile_tables
+        from fl_sim.runs import profile
 
     experiment = execution.read(file, set_, None, fallback).experiment
-    found = profile.profile(experiment, rounds, engine, execution.workers_of(workers), cohort)
+    found = profile.profile(
+        experiment, rounds, engine, execution.workers_of(workers), batch_clients
+    )
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
     console.print(profile_tables.times(found.parts, title))
     console.print(profile_tables.functions(found.functions))

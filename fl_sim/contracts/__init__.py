@@ -7,7 +7,7 @@ unit, such as 8 / 255. Each plug-in is one final frozen dataclass in one file, w
 for every field and a line `Source:` in its docstring.
 """
 
-from fl_sim.contracts.clients import Client, ColludingClient, Collusion, Descent
+from fl_sim.contracts.clients import Client, ColludingClient, Collusion, SgdConfig
 from fl_sim.contracts.countermeasures import (
     Augmentation,
     Countermeasure,
@@ -15,20 +15,22 @@ from fl_sim.contracts.countermeasures import (
     Pipeline,
     WorstCase,
 )
-from fl_sim.contracts.metrics import Metric, Observation, Triggered
+from fl_sim.contracts.metrics import Metric
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
 from fl_sim.contracts.privacy import EVERYBODY, Draw, Release, Releases, Sampling
 from fl_sim.contracts.protections import Protection
+from fl_sim.contracts.round_record import RoundRecord, Triggered
 from fl_sim.contracts.rules import (
+    AggregationResult,
     AggregationRule,
-    Decision,
     InformedRule,
     LinearRule,
-    Senders,
+    RoundContext,
 )
 
 __all__ = [
     "EVERYBODY",
+    "AggregationResult",
     "AggregationRule",
     "Augmentation",
     "Client",
@@ -36,22 +38,21 @@ __all__ = [
     "Collusion",
     "Countermeasure",
     "Dataset",
-    "Decision",
-    "Descent",
     "Draw",
     "Failure",
     "Filter",
     "InformedRule",
     "LinearRule",
     "Metric",
-    "Observation",
     "Pipeline",
     "Protection",
     "Release",
     "Releases",
+    "RoundContext",
+    "RoundRecord",
     "Row",
     "Sampling",
-    "Senders",
+    "SgdConfig",
     "Shard",
     "Triggered",
     "Update",

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from fl_sim.contracts.countermeasures import Countermeasure
 from fl_sim.contracts.nouns import Shard, Update
 from fl_sim.contracts.privacy import Releases
-from fl_sim.contracts.rules import AggregationRule, Senders
-from fl_sim.description import field_values
+from fl_sim.contracts.rules import AggregationRule, RoundContext
+from fl_sim.core.serialization import field_values
 from fl_sim.triggers import Backdoor
 
 
 @dataclass(frozen=True)
-class Descent:
+class SgdConfig:
     """Stochastic gradient descent in numbers: all that there is to some clients' training.
 
     Attributes:
@@ -116,7 +116,7 @@ class Client(ABC):
         """
         return self
 
-    def descent(self, number: int) -> Descent | None:
+    def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return what round `number` is if it is plain descent, else None.
 
         Where a model allows it, an engine trains many such clients as one batch, and sends what
@@ -124,7 +124,7 @@ class Client(ABC):
         """
         return None
 
-    def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+    def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Turn the global `model` into the client's own one, in place; False: it has none."""
         return False
 
@@ -184,7 +184,7 @@ class Collusion:
     rule: AggregationRule | None
     state: Any
     rng: torch.Generator
-    senders: Senders | None = None
+    senders: RoundContext | None = None
     retrained: Callable[[Client], Float[Tensor, "m p"]] | None = None
 
 
@@ -196,5 +196,5 @@ class ColludingClient(Client):
     """
 
     @abstractmethod
-    def forge(self, seen: Collusion) -> Float[Tensor, "k p"]:
+    def forge(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Return the updates that the colluders send, in the order of `seen.own`."""

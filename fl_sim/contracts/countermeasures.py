@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts.nouns import Shard
-from fl_sim.errors import RequestError
+from fl_sim.core.errors import RequestError
 
 
 class Countermeasure:
@@ -25,7 +25,7 @@ class Filter(Countermeasure, ABC):
     """A change of the stored images, once, before training."""
 
     @abstractmethod
-    def filtered(
+    def filter(
         self,
         images: UInt8[Tensor, "n c h w"],
         labels: Int64[Tensor, " n"],
@@ -38,7 +38,7 @@ class Augmentation(Countermeasure, ABC):
     """A random change of each batch, which may mix labels too."""
 
     @abstractmethod
-    def augmented(
+    def augment(
         self,
         images: Float[Tensor, "n c h w"],
         targets: Float[Tensor, "n y"],
@@ -51,7 +51,7 @@ class WorstCase(Countermeasure, ABC):
     """A change of each batch that the network finds hard, such as an attack."""
 
     @abstractmethod
-    def worst(
+    def find_worst(
         self,
         model: nn.Module,
         images: Float[Tensor, "n c h w"],
@@ -78,7 +78,7 @@ class Pipeline:
             tuple(own for own in countermeasures if isinstance(own, WorstCase)),
         )
 
-    def filtered(self, shard: Shard, rng: torch.Generator) -> Shard:
+    def filter(self, shard: Shard, rng: torch.Generator) -> Shard:
         """Return what is trained on.
 
         Raises:
@@ -90,10 +90,10 @@ class Pipeline:
             raise RequestError("client.countermeasures: they need images; set model.tune=full")
         images = shard.inputs
         for own in self.filters:
-            images = own.filtered(images, shard.labels, rng)
+            images = own.filter(images, shard.labels, rng)
         return replace(shard, inputs=images)
 
-    def prepared(
+    def prepare(
         self,
         model: nn.Module,
         inputs: Float[Tensor, "n ..."],
@@ -106,7 +106,7 @@ class Pipeline:
             return inputs, labels
         targets = functional.one_hot(labels, num_classes).float()
         for augmentation in self.augmentations:
-            inputs, targets = augmentation.augmented(inputs, targets, rng)
+            inputs, targets = augmentation.augment(inputs, targets, rng)
         for worst_case in self.worst_cases:
-            inputs = worst_case.worst(model, inputs, targets, rng)
+            inputs = worst_case.find_worst(model, inputs, targets, rng)
         return inputs, targets

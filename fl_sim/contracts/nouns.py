@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from fl_sim.rows import Row as Row
+from fl_sim.core.rows import Row as Row
 
 
 @dataclass(frozen=True, eq=False)

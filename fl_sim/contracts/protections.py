@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from fl_sim.errors import require
-from fl_sim.perturbation import as_pixels, quantised
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import as_pixels, quantise
 
 
 class Protection(ABC):
@@ -73,5 +73,5 @@ class Protection(ABC):
         pixels = as_pixels(images[order])
         noise = self.noise(pixels, labels[order], seed)
         protected = torch.empty_like(images)
-        protected[order] = quantised(images[order], noise, self.radius, self.norm)
+        protected[order] = quantise(images[order], noise, self.radius, self.norm)
         return protected

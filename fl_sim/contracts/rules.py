@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts.privacy import Draw, Releases
-from fl_sim.sums import weighted_sum
+from fl_sim.core.sums import weighted_sum
 
 
 @dataclass(frozen=True, eq=False)
-class Senders:
+class RoundContext:
     """What the server knows about a round's updates beside the updates, all in client order.
 
     Attributes:
@@ -44,7 +44,7 @@ class Senders:
     parameters: Float[Tensor, " p"] | None = None
     expected: float | None = None
 
-    def at(self, rows: Int64[Tensor, " m"]) -> "Senders":
+    def at(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
         """Return the senders at some positions, in the order given."""
         return replace(
             self,
@@ -55,14 +55,14 @@ class Senders:
         )
 
     @classmethod
-    def anonymous(cls, count: int) -> "Senders":
+    def anonymous(cls, count: int) -> "RoundContext":
         """Return senders of whom nothing is known: numbered, one step each, equal losses."""
         ones = torch.ones(count, dtype=torch.float64)
         return cls(torch.arange(count), count, 1, 0, ones, ones)
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class AggregationResult:
     """What a rule made of a round.
 
     Attributes:
@@ -162,15 +162,17 @@ class AggregationRule(ABC):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Aggregate knowing who sent what, and say what became of each update.
 
         A rule that only overrides `aggregate` uses nothing of the senders and explains nothing.
         """
-        return Decision(*self.aggregate(state, updates, weights))
+        return AggregationResult(*self.aggregate(state, updates, weights))
 
-    def decide_empty(self, state: Any, num_parameters: int, senders: Senders) -> Decision | None:
+    def decide_empty(
+        self, state: Any, num_parameters: int, context: RoundContext
+    ) -> AggregationResult | None:
         """Return what becomes of a round for which nobody was drawn; None: nothing changes.
 
         A private rule adds its noise all the same: whether anybody was drawn is a secret.
@@ -197,8 +199,8 @@ class InformedRule(AggregationRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Aggregate, and say what became of each update; see `AggregationRule.aggregate`."""
 
     @final
@@ -206,7 +208,7 @@ class InformedRule(AggregationRule):
         self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
     ) -> tuple[Any, Float[Tensor, " p"]]:
         """Decide about updates of unknown senders."""
-        decision = self.decide(state, updates, weights, Senders.anonymous(len(updates)))
+        decision = self.decide(state, updates, weights, RoundContext.anonymous(len(updates)))
         return decision.state, decision.step
 
 
@@ -220,7 +222,7 @@ class LinearRule(InformedRule):
 
     @abstractmethod
     def coefficients(
-        self, weights: Float[Tensor, " n"], senders: Senders | None = None
+        self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
         """Return the factor of each update in the sum."""
 
@@ -234,10 +236,10 @@ class LinearRule(InformedRule):
         state: Any,
         updates: Float[Tensor, "n p"],
         weights: Float[Tensor, " n"],
-        senders: Senders,
-    ) -> Decision:
+        context: RoundContext,
+    ) -> AggregationResult:
         """Sum the updates by their coefficients, in float64, and finish."""
         self.check_count(updates)
-        shares = self.coefficients(weights.double(), senders)
+        shares = self.coefficients(weights.double(), context)
         state, step = self.finish(state, weighted_sum(shares, updates))
-        return Decision(state, step.to(updates.dtype), shares)
+        return AggregationResult(state, step.to(updates.dtype), shares)

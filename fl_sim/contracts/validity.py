@@ -7,14 +7,12 @@ is struck: the number is NaN, the row is invalid, and its note says why. NaN mea
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from fl_sim.contracts.nouns import Row
-
-if TYPE_CHECKING:
-    from fl_sim.contracts.metrics import Metric, Observation
+from fl_sim.contracts.round_record import RoundRecord
 
 DIVERGED = "the model diverged"
 UNDEFINED = "not defined"
@@ -25,7 +23,7 @@ Whole = TypeVar("Whole")
 Flaws = dict[str, str]  # what cannot be read, by the name of its field: why not
 
 
-def flaws_of(seen: "Observation") -> Flaws:
+def flaws_of(record: RoundRecord) -> Flaws:
     """Return which parts of an observation cannot be read, and why, by the field's name.
 
     These are logits that are not all finite, of the test set (`test_logits`), of the pool
@@ -34,19 +32,19 @@ def flaws_of(seen: "Observation") -> Flaws:
     found = {
         name: DIVERGED
         for name in ("test_logits", "pool_logits")
-        if not bool(torch.isfinite(getattr(seen, name)).all())
+        if not bool(torch.isfinite(getattr(record, name)).all())
     }
-    features = seen.pool_features
+    features = record.pool_features
     if features is not None and not bool(torch.isfinite(features).all()):
         found["pool_features"] = "the features are not all finite"
-    if seen.triggered is not None and not bool(torch.isfinite(seen.triggered.logits).all()):
+    if record.triggered is not None and not bool(torch.isfinite(record.triggered.logits).all()):
         found["triggered"] = DIVERGED
     return found
 
 
-def gated(
-    rows: Callable[[Any, "Observation"], Iterable[Row]],
-) -> Callable[["Metric", "Observation"], Iterator[Row]]:
+def gate(
+    rows: Callable[[Any, RoundRecord], Iterable[Row]],
+) -> Callable[[Any, RoundRecord], Iterator[Row]]:
     """Return the `rows` of a metric behind the gate.
 
     The metric is given zeros in the place of a part that cannot be read, so that it names its rows
@@ -55,10 +53,10 @@ def gated(
     """
 
     @wraps(rows)
-    def behind_the_gate(metric: "Metric", seen: "Observation") -> Iterator[Row]:
+    def behind_the_gate(metric: Any, record: RoundRecord) -> Iterator[Row]:
         read: list[str] = []  # why, in the order in which parts were read
-        for row in rows(metric, _watched_observation(seen, flaws_of(seen), read)):
-            yield struck(row, read[0]) if read else judged(row)
+        for row in rows(metric, _watch_record(record, flaws_of(record), read)):
+            yield struck(row, read[0]) if read else mark_undefined(row)
 
     return behind_the_gate
 
@@ -68,7 +66,7 @@ def struck(row: Row, why: str) -> Row:
     return row._replace(value=NAN, low=NAN, high=NAN, valid=False, note=why)
 
 
-def judged(row: Row) -> Row:
+def mark_undefined(row: Row) -> Row:
     """Return the row, invalid where its number is not finite; a reason that it gives is kept."""
     if math.isfinite(row.value):
         return row
@@ -76,21 +74,21 @@ def judged(row: Row) -> Row:
     return bare._replace(valid=False, note=row.note or UNDEFINED)
 
 
-def _watched_observation(seen: "Observation", flaws: Flaws, read: list[str]) -> "Observation":
+def _watch_record(record: RoundRecord, flaws: Flaws, read: list[str]) -> RoundRecord:
     if not flaws:
-        return seen
+        return record
     parts: dict[str, Any] = {
-        name: torch.zeros_like(getattr(seen, name)) for name in flaws if name != "triggered"
+        name: torch.zeros_like(getattr(record, name)) for name in flaws if name != "triggered"
     }
     quiet: dict[str, Any] = {}
-    if "triggered" in flaws and seen.triggered is not None:
-        zeros = {"logits": torch.zeros_like(seen.triggered.logits)}
+    if "triggered" in flaws and record.triggered is not None:
+        zeros = {"logits": torch.zeros_like(record.triggered.logits)}
         # Its target may be read: that there is a backdoor is no claim about the model.
-        quiet["triggered"] = _watched(seen.triggered, zeros, {}, {"logits": DIVERGED}, read)
-    return _watched(seen, parts, quiet, {name: flaws[name] for name in parts}, read)
+        quiet["triggered"] = _watch(record.triggered, zeros, {}, {"logits": DIVERGED}, read)
+    return _watch(record, parts, quiet, {name: flaws[name] for name in parts}, read)
 
 
-def _watched(
+def _watch(
     whole: Whole, parts: dict[str, Any], quiet: dict[str, Any], why: Flaws, read: list[str]
 ) -> Whole:
     """Return a copy with other `parts`, which notes in `read` why a part that is read is flawed.

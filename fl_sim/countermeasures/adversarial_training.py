@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim import description
-from fl_sim.auto_steps import auto_steps
 from fl_sim.contracts import WorstCase
-from fl_sim.errors import require
-from fl_sim.models.modes import at_rest
-from fl_sim.perturbation import Loss, projected, sign_steps, uniform
+from fl_sim.core import serialization
+from fl_sim.core.auto_pgd import auto_pgd
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, project, sign_steps, uniform
+from fl_sim.models.modes import eval_mode
 
 TINY = 1e-3  # standard deviation of the start of TPGD, where the gradient at the image is 0
 
@@ -48,14 +48,14 @@ class AdversarialTraining(WorstCase):
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         fits = 0 <= self.radius <= 1
         require(fits, "radius", "in pixels of [0, 1], such as 4/255", self.radius)
         require(self.steps >= 1, "steps", "at least 1", self.steps)
         step = self.step_size
         require(step is None or step > 0, "step_size", "above 0, or None", step)
 
-    def worst(
+    def find_worst(
         self,
         model: nn.Module,
         images: Float[Tensor, "n c h w"],
@@ -65,11 +65,11 @@ class AdversarialTraining(WorstCase):
         """Return the attacked batch."""
         if self.radius == 0:
             return images
-        with at_rest(model) as still:
+        with eval_mode(model) as still:
             if self.attack == "apgd":
                 start = uniform(images, self.radius, rng)
                 losses = partial(_losses, still, targets)
-                return images + auto_steps(losses, images, start, self.radius, self.steps)
+                return images + auto_pgd(losses, images, start, self.radius, self.steps)
             loss, start = self._attack(still, images, targets, rng)
             step = self.step_size or self.radius / 5
             steps = self.steps
@@ -89,7 +89,7 @@ class AdversarialTraining(WorstCase):
                 return functional.kl_div(model(moved).log_softmax(1), own, reduction="sum")
 
             start = TINY * torch.randn(images.shape, generator=rng)
-            return divergence, projected(start, images, self.radius)
+            return divergence, project(start, images, self.radius)
 
         def loss(moved: Tensor) -> Tensor:
             return _losses(model, targets, moved).sum()

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Filter
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -28,13 +28,13 @@ class BitDepth(Filter):
     """
 
     bits: int = 2
-    rounding: Literal["nearest", "down"] = description.added("nearest")
+    rounding: Literal["nearest", "down"] = serialization.added("nearest")
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(1 <= self.bits <= 8, "bits", "from 1 to 8", self.bits)
 
-    def filtered(
+    def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the rounded images."""

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Augmentation
-from fl_sim.errors import require
-from fl_sim.transforms import draw_crop_flip
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.transforms import draw_crop_flip
 
 
 @final
@@ -30,10 +30,10 @@ class CropFlip(Augmentation):
     flip: bool = True
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.padding >= 0, "padding", "at least 0", self.padding)
 
-    def augmented(
+    def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the batch, each image moved on its own."""

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Augmentation
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 from fl_sim.countermeasures.cut_out import box
 from fl_sim.countermeasures.mix_up import beta
-from fl_sim.errors import require
 
 
 @final
@@ -30,10 +30,10 @@ class CutMix(Augmentation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.alpha > 0, "alpha", "above 0", self.alpha)
 
-    def augmented(
+    def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the batch with its boxes, and targets by the area that is left."""

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Augmentation
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -26,10 +26,10 @@ class CutOut(Augmentation):
     side: float = 0.5
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 < self.side <= 1, "side", "in (0, 1]", self.side)
 
-    def augmented(
+    def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the batch with its squares."""

@@ -23,7 +23,7 @@ class Grey(Filter):
     https://arxiv.org/abs/2301.13838; weights of ITU-R BT.601.
     """
 
-    def filtered(
+    def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the brightness in every channel."""

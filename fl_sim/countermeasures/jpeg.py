@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Filter
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
 
 
 @final
@@ -32,10 +32,10 @@ class Jpeg(Filter):
     quality: int = 10
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(1 <= self.quality <= 100, "quality", "from 1 to 100", self.quality)
 
-    def filtered(
+    def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return what is left of the images."""

@@ -8,8 +8,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import Filter
+from fl_sim.core import serialization
 
 KERNELS = {"mean": (1 / 3, 1 / 3, 1 / 3), "gaussian": (1 / 4, 1 / 2, 1 / 4)}
 
@@ -30,9 +30,9 @@ class LowPass(Filter):
     kind: Literal["mean", "median", "gaussian"] = "mean"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
 
-    def filtered(
+    def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the smoothed images, rounded."""

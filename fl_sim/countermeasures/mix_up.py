@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Augmentation
-from fl_sim.errors import require
-from fl_sim.seeding import numpy_generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import numpy_generator
 
 
 @final
@@ -28,10 +28,10 @@ class MixUp(Augmentation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.alpha > 0, "alpha", "above 0", self.alpha)
 
-    def augmented(
+    def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the blended batch and targets."""

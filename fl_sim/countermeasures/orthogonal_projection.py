@@ -8,10 +8,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import Filter
-from fl_sim.errors import require
-from fl_sim.perturbation import as_pixels
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import as_pixels
 
 
 @final
@@ -38,18 +38,18 @@ class OrthogonalProjection(Filter):
     epochs: int = 20
     learning_rate: float = 0.1
     batch_size: int = 128
-    momentum: float = description.added(0.9)
-    decay: bool = description.added(False)
-    start: Literal["zero", "random"] = description.added("zero")
+    momentum: float = serialization.added(0.9)
+    decay: bool = serialization.added(False)
+    start: Literal["zero", "random"] = serialization.added("zero")
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
-    def filtered(
+    def filter(
         self,
         images: UInt8[Tensor, "n c h w"],
         labels: Int64[Tensor, " n"],

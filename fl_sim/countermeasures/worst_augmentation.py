@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import WorstCase
-from fl_sim.errors import require
-from fl_sim.seeding import torch_seeded
-from fl_sim.transforms import draw_crop_flip
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import torch_seeded
+from fl_sim.core.transforms import draw_crop_flip
 
 ROUGHNESS = (0.3, 0.7)  # of a plasma: what is left of its randomness on each finer grid
 INTENSITY = (0.5, 1.0)  # of the plasma that is added
@@ -50,14 +50,14 @@ class WorstAugmentation(WorstCase):
     probability: float = 0.5  # declared plainly: results moved with it, and run ids shall too
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.draws >= 1, "draws", "at least 1", self.draws)
         require(0 <= self.strength <= 1, "strength", "between 0 and 1", self.strength)
         require(self.padding >= 0, "padding", "at least 0", self.padding)
         share = self.probability
         require(0 <= share <= 1, "probability", "between 0 and 1", share)
 
-    def worst(
+    def find_worst(
         self,
         model: nn.Module,
         images: Float[Tensor, "n c h w"],

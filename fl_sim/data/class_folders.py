@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from fl_sim.core.errors import require
 from fl_sim.data.folder_contents import LABELS, Contents, Labelled
 from fl_sim.data.pictures import counted, shown
 from fl_sim.data.sources import MissingDataError
 from fl_sim.data.splits import PARTS, part_of
-from fl_sim.errors import require
 
 NAMES = "|".join(name for own in PARTS.values() for name in own)
 LOOK_ALIKE = re.compile(rf"(?:^|[^a-z])({NAMES})(?:set)?(?![a-z]{{2}})")  # x_train, trainA, test1

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fl_sim.atomic_io import file_sha256
+from fl_sim.core.atomic_io import file_sha256
 
 
 def content_hash(root: Path, files: Iterable[Path]) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from fl_sim.core.errors import require
 from fl_sim.data.class_folders import label_by_folders, parse_levels
 from fl_sim.data.folder_contents import LABELS, Contents, Labelled, list_folder, refuse_strange
 from fl_sim.data.label_csv import has_columns, label_by_csv
 from fl_sim.data.pictures import counted, shown
 from fl_sim.data.sources import MissingDataError
-from fl_sim.errors import require
 
 
 class Listing(NamedTuple):

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.errors import require
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layout:
     first_round: int = 1
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(0 <= self.fraction <= 1, "fraction", "between 0 and 1", self.fraction)
         require(self.first_round >= 1, "first_round", "at least 1", self.first_round)
         require(self.num_owners >= 1, "num_owners", "at least 1", self.num_owners)
@@ -50,7 +50,7 @@ class Layout:
             return torch.arange(num_clients)
         return _order(num_clients, seed, "owners") % self.num_owners
 
-    def chosen(
+    def choose_protected(
         self,
         clients: Int64[Tensor, " n"],
         members: Bool[Tensor, " n"],

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from jaxtyping import Int64
 from torch import Tensor, from_numpy
 
-from fl_sim import description
-from fl_sim.errors import FieldError, require
+from fl_sim.core import serialization
+from fl_sim.core.errors import FieldError, require
 
 Indices = npt.NDArray[np.int64]
 ATTEMPTS = 1000  # draws until every client has its minimum; Dirichlet(0.1) needs a few dozen
@@ -105,7 +105,7 @@ class Dirichlet(Partition):
     capped: bool = False
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.alpha > 0, "alpha", "above 0", self.alpha)
         require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
 
@@ -150,7 +150,7 @@ class Shards(Partition):
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         count = self.classes_per_client
         require(count >= 1, "classes_per_client", "at least 1", count)
 
@@ -181,7 +181,7 @@ class ClassesPerClient(Partition):
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         count = self.classes_per_client
         require(count >= 1, "classes_per_client", "at least 1", count)
 
@@ -228,7 +228,7 @@ class PowerLaw(Partition):
     min_size: int = 10
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         require(self.exponent >= 0, "exponent", "at least 0", self.exponent)
         require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
 

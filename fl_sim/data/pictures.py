@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from fl_sim.data.scaling import scaled
+from fl_sim.data.scaling import resize
 from fl_sim.data.sources import MissingDataError
 
 SUFFIXES = (
@@ -223,7 +223,7 @@ def _opaque(content: bytes, name: str, side: int | None) -> Picture:
     picture = decode(content, name)
     if picture.alpha is not None and int(picture.alpha.min()) < 255:
         raise MissingDataError(f"image {shown(name)} is transparent in places: flatten it first")
-    return picture._replace(pixels=scaled(picture.pixels[None], side)[0], alpha=None)
+    return picture._replace(pixels=resize(picture.pixels[None], side)[0], alpha=None)
 
 
 def _notes(pictures: Sequence[Picture], names: Sequence[str]) -> tuple[str, ...]:

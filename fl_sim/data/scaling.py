@@ -8,7 +8,7 @@ from torch.nn import functional
 BATCH = 1024
 
 
-def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
+def resize(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
     """Return images scaled to `side` x `side` pixels, or as they are where it is None.
 
     Bilinear with antialiasing, rounded to whole levels. Nothing is cut off: an image that is not
@@ -16,11 +16,11 @@ def scaled(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, 
     """
     if side is None or images.shape[2:] == (side, side):
         return images
-    parts = [_scaled(part, side) for part in images.split(BATCH)]
+    parts = [_resize(part, side) for part in images.split(BATCH)]
     return torch.cat(parts) if parts else images.new_zeros(0, images.shape[1], side, side)
 
 
-def _scaled(images: UInt8[Tensor, "n c h w"], side: int) -> UInt8[Tensor, "n c s t"]:
+def _resize(images: UInt8[Tensor, "n c h w"], side: int) -> UInt8[Tensor, "n c s t"]:
     size = (side, side)
     small = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
     return small.round().clamp(0, 255).to(torch.uint8)

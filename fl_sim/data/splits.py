@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from fl_sim.core.seeding import generator
 from fl_sim.data.sources import MissingDataError
-from fl_sim.seeding import generator
 
 TEST_SHARE = 0.2
 # Usual names of the parts of a dataset, in lower case.
@@ -28,7 +28,7 @@ def part_of(name: str) -> str:
     return next((part for part, names in PARTS.items() if bare in names), "")
 
 
-def stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:
+def split_stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:
     """Return the positions that are trained on, and those of a fifth of each class for testing.
 
     A class of two or more images has at least one on either side; the only image of a class is

@@ -9,15 +9,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts import Metric, RoundRecord, Row
 from fl_sim.contracts.validity import DIVERGED, UNTESTED
-from fl_sim.metrics.groups import group_of
-from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.metrics._shared.groups import group_of
+from fl_sim.metrics._shared.intervals import clopper_pearson
 
 
-def class_mixes(seen: Observation) -> Float[Tensor, "k y"]:
+def class_mixes(record: RoundRecord) -> Float[Tensor, "k y"]:
     """Return each client's shares of the classes; a client without records gets zeros."""
-    counts = seen.class_counts.double()
+    counts = record.class_counts.double()
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -51,7 +51,7 @@ def accuracy_on(by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]) -> 
     return (mixes @ by_class.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
 
 
-def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
+def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
     """Return the test accuracy under each client's own mix of classes.
 
     Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
@@ -59,32 +59,34 @@ def client_accuracies(seen: Observation) -> Float[Tensor, " k"]:
     clients are not measured on a handful of images. NaN for a client that holds nothing, or a
     class of which there is no test image, and for all where the model diverged.
     """
-    return accuracy_on(class_accuracies(seen.test_logits, seen.test_labels), class_mixes(seen))
+    return accuracy_on(
+        class_accuracies(record.test_logits, record.test_labels), class_mixes(record)
+    )
 
 
-def why_undefined(seen: Observation, client: int) -> str:
+def why_undefined(record: RoundRecord, client: int) -> str:
     """Return why a client's accuracy on its own mix of classes is not defined."""
-    held = seen.class_counts[client] > 0
+    held = record.class_counts[client] > 0
     if not bool(held.any()):
         return "the client holds no records"
-    untested = int((held & ~seen.tested).sum())
+    untested = int((held & ~record.tested).sum())
     if not untested:
         return DIVERGED
     count = int(held.sum())
     return UNTESTED if untested == count else f"no test image of {untested} of its {count} classes"
 
 
-def protected_shares(seen: Observation) -> Float[Tensor, " k"]:
+def protected_shares(record: RoundRecord) -> Float[Tensor, " k"]:
     """Return the share of each client's records that is protected."""
-    return seen.protected_counts.double() / seen.class_counts.sum(1).clamp(min=1)
+    return record.protected_counts.double() / record.class_counts.sum(1).clamp(min=1)
 
 
-def client_groups(seen: Observation) -> list[str]:
+def client_groups(record: RoundRecord) -> list[str]:
     """Return each client's group: `attacker` if it misbehaves in this round, or else
     `protected` above three quarters of its records, `clean` below one quarter, `mixed` between.
     """
-    shares = protected_shares(seen).tolist()
-    return [group_of(share, client in seen.attackers) for client, share in enumerate(shares)]
+    shares = protected_shares(record).tolist()
+    return [group_of(share, client in record.attackers) for client, share in enumerate(shares)]
 
 
 @final
@@ -96,36 +98,36 @@ class Accuracy(Metric):
     https://arxiv.org/abs/1812.01097, by reweighting classes. Guessing gives 1 / classes.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield accuracy and loss, and the accuracy of clients' own models.
 
         What needs no logits of the global model comes first: see `Metric`.
         """
-        for client, share in enumerate(protected_shares(seen).tolist()):
-            yield Row(seen.round, "protected_share", share, client)
-        yield from self._personal(seen)
-        losses = functional.cross_entropy(seen.test_logits, seen.test_labels, reduction="none")
-        right = seen.test_logits.argmax(1) == seen.test_labels
+        for client, share in enumerate(protected_shares(record).tolist()):
+            yield Row(record.round, "protected_share", share, client)
+        yield from self._personal(record)
+        losses = functional.cross_entropy(record.test_logits, record.test_labels, reduction="none")
+        right = record.test_logits.argmax(1) == record.test_labels
         low, high = clopper_pearson(int(right.sum()), len(right))
-        yield Row(seen.round, "accuracy", float(right.double().mean()), low=low, high=high)
-        yield Row(seen.round, "loss", float(losses.mean()))
-        yield from self._by_client(seen)
+        yield Row(record.round, "accuracy", float(right.double().mean()), low=low, high=high)
+        yield Row(record.round, "loss", float(losses.mean()))
+        yield from self._by_client(record)
 
-    def _personal(self, seen: Observation) -> Iterator[Row]:
+    def _personal(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the accuracy of clients' own models, each on its own mix of classes."""
-        mixes = class_mixes(seen)
-        for client, by_class in sorted(seen.personal.items()):
+        mixes = class_mixes(record)
+        for client, by_class in sorted(record.personal.items()):
             value = float(accuracy_on(by_class, mixes[client]))
-            note = "" if value == value else why_undefined(seen, client)
-            yield Row(seen.round, "personal_accuracy", value, client, valid=not note, note=note)
+            note = "" if value == value else why_undefined(record, client)
+            yield Row(record.round, "personal_accuracy", value, client, valid=not note, note=note)
 
-    def _by_client(self, seen: Observation) -> Iterator[Row]:
+    def _by_client(self, record: RoundRecord) -> Iterator[Row]:
         """Yield each client's accuracy, flagged where it is not defined."""
-        groups = client_groups(seen)
-        for client, value in enumerate(client_accuracies(seen).tolist()):
-            note = "" if value == value else why_undefined(seen, client)
+        groups = client_groups(record)
+        for client, value in enumerate(client_accuracies(record).tolist()):
+            note = "" if value == value else why_undefined(record, client)
             yield Row(
-                seen.round,
+                record.round,
                 "client_accuracy",
                 value,
                 client,

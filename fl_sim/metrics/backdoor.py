@@ -7,17 +7,17 @@ from typing import final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Metric, Observation, Row
-from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.contracts import Metric, RoundRecord, Row
+from fl_sim.metrics._shared.intervals import clopper_pearson
 
 
-def target_hits(
+def target_rate(
     logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"], target: int
 ) -> tuple[int, int]:
     """Return how many images of other classes end in the target class, and how many there are.
 
     >>> import torch
-    >>> target_hits(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
+    >>> target_rate(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
     (1, 2)
     """
     others = labels != target
@@ -35,19 +35,19 @@ class BackdoorSuccess(Metric):
     Source: Gu et al. (2017), BadNets, section 4, https://arxiv.org/abs/1708.06733.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the two rates where the experiment has a backdoor."""
-        if seen.triggered is None:
+        if record.triggered is None:
             return
-        target = seen.triggered.target
-        yield _rate(seen, "attack_success_untriggered", seen.test_logits, target)
-        yield _rate(seen, "attack_success", seen.triggered.logits, target)
+        target = record.triggered.target
+        yield _rate(record, "attack_success_untriggered", record.test_logits, target)
+        yield _rate(record, "attack_success", record.triggered.logits, target)
 
 
-def _rate(seen: Observation, name: str, logits: Float[Tensor, "t y"], target: int) -> Row:
-    hits, count = target_hits(logits, seen.test_labels, target)
+def _rate(record: RoundRecord, name: str, logits: Float[Tensor, "t y"], target: int) -> Row:
+    hits, count = target_rate(logits, record.test_labels, target)
     if not count:
         note = "every test image is of the target class"
-        return Row(seen.round, name, float("nan"), valid=False, note=note)
+        return Row(record.round, name, float("nan"), valid=False, note=note)
     low, high = clopper_pearson(hits, count)
-    return Row(seen.round, name, hits / count, low=low, high=high)
+    return Row(record.round, name, hits / count, low=low, high=high)

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
-from fl_sim.contracts.validity import judged
+from fl_sim.contracts.validity import mark_undefined
+from fl_sim.metrics._shared.defined import mean, note_left_out, select_defined
 from fl_sim.metrics.contribution import correlation_row
-from fl_sim.metrics.defined import defined, mean, without
 from fl_sim.metrics.fairness import spread
 
 
@@ -45,11 +45,11 @@ def worse_off(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
     Source: Yu et al. (2020), Salvaging federated learning by local adaptation,
     https://arxiv.org/abs/2002.04758.
     """
-    return mean((defined(benefits(together, alone)) < 0).double())
+    return mean((select_defined(benefits(together, alone)) < 0).double())
 
 
 def benefit_rows(
-    number: int,
+    round_num: int,
     clients: Sequence[int],
     together: Float[Tensor, " m"],
     alone: Float[Tensor, " m"],
@@ -62,11 +62,11 @@ def benefit_rows(
     gains = benefits(together, alone)
     for name, values in (("alone_accuracy", alone), ("client_benefit", gains)):
         for client, value in zip(clients, values.tolist(), strict=True):
-            yield judged(Row(number, name, value, client))
+            yield mark_undefined(Row(round_num, name, value, client))
     rows = [
-        Row(number, "fairness_benefit_mean", mean_gain(together, alone)),
-        Row(number, "fairness_benefit_spread", gain_spread(together, alone)),
-        Row(number, "fairness_worse_off", worse_off(together, alone)),
-        correlation_row(number, "alone", alone, together),
+        Row(round_num, "fairness_benefit_mean", mean_gain(together, alone)),
+        Row(round_num, "fairness_benefit_spread", gain_spread(together, alone)),
+        Row(round_num, "fairness_worse_off", worse_off(together, alone)),
+        correlation_row(round_num, "alone", alone, together),
     ]
-    yield from map(judged, without(rows, gains.isnan(), "clients"))
+    yield from map(mark_undefined, note_left_out(rows, gains.isnan(), "clients"))

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Row
-from fl_sim.contracts.validity import judged
-from fl_sim.metrics.defined import both_defined, without
-from fl_sim.sums import chunks, weighted_sum
+from fl_sim.contracts.validity import mark_undefined
+from fl_sim.core.sums import chunks, weighted_sum
+from fl_sim.metrics._shared.defined import both_defined, note_left_out
 
 Utility = Callable[[Float[Tensor, " p"]], float]
 Worth = Callable[[frozenset[int]], float]
@@ -136,7 +136,7 @@ def _sampled_shapley(
             order = [i for i in torch.randperm(count, generator=rng).tolist() if i != first]
             total += _marginal_worths([first, *order], worth, whole, nothing, truncation)
         history.append(total / (count * (cycle + 1)))
-        if _settled(history):
+        if _has_converged(history):
             break
     return history[-1]
 
@@ -162,7 +162,7 @@ def _marginal_worths(
     return gains
 
 
-def _settled(history: list[Tensor], cycles: int = 3, change: float = 0.05) -> bool:
+def _has_converged(history: list[Tensor], cycles: int = 3, change: float = 0.05) -> bool:
     """Return whether the estimates moved by less than `change`, relatively, in the last cycles."""
     if len(history) <= cycles:
         return False
@@ -213,7 +213,7 @@ def collaborative_fairness(
 
 
 def contribution_rows(
-    number: int,
+    round_num: int,
     clients: Sequence[int],
     rewards: Float[Tensor, " n"],
     contributions: Mapping[str, Float[Tensor, " n"]],
@@ -221,13 +221,13 @@ def contribution_rows(
     """Yield what each client gives, by each measure, and how that goes with what it gets."""
     for name, values in contributions.items():
         for client, value in zip(clients, values.tolist(), strict=True):
-            yield judged(Row(number, f"contribution_{name}", value, client))
-        row = correlation_row(number, name, values, rewards)
-        yield from without([row], values.isnan() | rewards.isnan(), "clients")
+            yield mark_undefined(Row(round_num, f"contribution_{name}", value, client))
+        row = correlation_row(round_num, name, values, rewards)
+        yield from note_left_out([row], values.isnan() | rewards.isnan(), "clients")
 
 
 def correlation_row(
-    number: int, name: str, given: Float[Tensor, " k"], got: Float[Tensor, " k"]
+    round_num: int, name: str, given: Float[Tensor, " k"], got: Float[Tensor, " k"]
 ) -> Row:
     """Return the correlation of what clients give and get, flagged where there is none."""
     value = collaborative_fairness(given, got)
@@ -235,7 +235,7 @@ def correlation_row(
     few = len(both_defined(given, got)[0]) < 2
     note = "fewer than two clients to compare" if few else "all give alike, or all get alike"
     note = "" if there else note
-    return Row(number, f"fairness_collaboration_{name}", value, valid=there, note=note)
+    return Row(round_num, f"fairness_collaboration_{name}", value, valid=there, note=note)
 
 
 def _varies(centred: Float[Tensor, " k"]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts import Metric, RoundRecord, Row
 
 TO_MIB = 1 / 1024 if sys.platform != "darwin" else 1 / 1024**2  # Linux counts in KiB
 
@@ -25,17 +25,17 @@ class Cost(Metric):
 
     needs_scores: ClassVar[bool] = False
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the costs of the round."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * TO_MIB
-        yield Row(seen.round, "seconds", seen.seconds)
-        yield self._cpu_seconds(seen)
-        yield Row(seen.round, "bytes_down", seen.bytes_down)
-        yield Row(seen.round, "bytes_up", seen.bytes_up)
-        yield Row(seen.round, "peak_mib", peak)
-        yield Row(seen.round, "failures", seen.num_failures)
+        yield Row(record.round, "seconds", record.seconds)
+        yield self._cpu_seconds(record)
+        yield Row(record.round, "bytes_down", record.bytes_down)
+        yield Row(record.round, "bytes_up", record.bytes_up)
+        yield Row(record.round, "peak_mib", peak)
+        yield Row(record.round, "failures", record.num_failures)
 
-    def _cpu_seconds(self, seen: Observation) -> Row:
-        known = seen.cpu_seconds == seen.cpu_seconds
-        note = "" if known else seen.cpu_note
-        return Row(seen.round, "cpu_seconds", seen.cpu_seconds, valid=known, note=note)
+    def _cpu_seconds(self, record: RoundRecord) -> Row:
+        known = record.cpu_seconds == record.cpu_seconds
+        note = "" if known else record.cpu_note
+        return Row(record.round, "cpu_seconds", record.cpu_seconds, valid=known, note=note)

@@ -7,9 +7,9 @@ from typing import ClassVar, final
 
 import torch
 
-from fl_sim.contracts import Metric, Observation, Row
-from fl_sim.metrics.groups import CLEAN, PROTECTED, group_of
-from fl_sim.metrics.intervals import auc_with_interval
+from fl_sim.contracts import Metric, RoundRecord, Row
+from fl_sim.metrics._shared.groups import CLEAN, PROTECTED, group_of
+from fl_sim.metrics._shared.intervals import auc_with_interval
 
 
 @final
@@ -31,21 +31,21 @@ class Detection(Metric):
 
     needs_scores: ClassVar[bool] = False
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield an area a sign, invalid where no client protects, or all do."""
-        held = seen.class_counts.sum(1)
-        share = (seen.protected_counts / held.clamp(min=1)).tolist()
-        groups = [group_of(own, i in seen.attackers) for i, own in enumerate(share)]
-        owners = [groups[update.client] for update in seen.updates]
+        held = record.class_counts.sum(1)
+        share = (record.protected_counts / held.clamp(min=1)).tolist()
+        groups = [group_of(own, i in record.attackers) for i, own in enumerate(share)]
+        owners = [groups[update.client] for update in record.updates]
         signs = {
-            "train_loss": [-u.metrics.get("train_loss", math.nan) for u in seen.updates],
-            "update_norm": [-update.norm for update in seen.updates],
+            "train_loss": [-u.metrics.get("train_loss", math.nan) for u in record.updates],
+            "update_norm": [-update.norm for update in record.updates],
         }
         for name, suspicion in signs.items():
-            yield _row(seen.round, name, suspicion, owners)
+            yield _row(record.round, name, suspicion, owners)
 
 
-def _row(number: int, name: str, suspicion: Sequence[float], owners: Sequence[str]) -> Row:
+def _row(round_num: int, name: str, suspicion: Sequence[float], owners: Sequence[str]) -> Row:
     def of(group: str) -> torch.Tensor:
         known = zip(suspicion, owners, strict=True)
         return torch.tensor([s for s, own in known if own == group and not math.isnan(s)])
@@ -53,6 +53,6 @@ def _row(number: int, name: str, suspicion: Sequence[float], owners: Sequence[st
     protecting, clean = of(PROTECTED), of(CLEAN)
     if not (len(protecting) and len(clean)):
         note = "no clients to compare: none of both kinds delivered"
-        return Row(number, "detection_auc", math.nan, group=name, valid=False, note=note)
+        return Row(round_num, "detection_auc", math.nan, group=name, valid=False, note=note)
     area, low, high = auc_with_interval(protecting, clean)
-    return Row(number, "detection_auc", area, -1, name, low, high)
+    return Row(round_num, "detection_auc", area, -1, name, low, high)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import final
 
-from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts import Metric, RoundRecord, Row
 from fl_sim.metrics.accuracy import client_groups
 
 SILENT = "the rule does not say what became of each update"
@@ -45,32 +45,32 @@ class Exclusion(Metric):
     al. 2023), https://arxiv.org/abs/2303.16668.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield rows for each update, the two numbers, and each group's weight and exclusion."""
-        decision = seen.decision
+        decision = record.decision
         if decision is None or decision.shares is None:
             for name in ("exclusion_precision", "exclusion_recall"):
-                yield Row(seen.round, name, float("nan"), valid=False, note=SILENT)
+                yield Row(record.round, name, float("nan"), valid=False, note=SILENT)
             return
-        clients = [update.client for update in seen.updates]
-        groups = _groups(seen)
+        clients = [update.client for update in record.updates]
+        groups = _groups(record)
         told = {"rule_share": decision.shares}
         if decision.scales is not None:
             told["rule_scale"] = decision.scales
         for name, numbers in told.items():
             for client, number in zip(clients, numbers.tolist(), strict=True):
-                yield Row(seen.round, name, number, client, groups[client])
+                yield Row(record.round, name, number, client, groups[client])
         shares = decision.shares.tolist()
-        yield from _weights(seen.round, shares, clients, groups)
+        yield from _weights(record.round, shares, clients, groups)
         left_out = {c for c, share in zip(clients, shares, strict=True) if share == 0}
-        yield from _numbers(seen.round, left_out, seen.attackers & set(clients))
-        yield from _rates(seen.round, left_out, clients, groups)
+        yield from _numbers(record.round, left_out, record.attackers & set(clients))
+        yield from _rates(record.round, left_out, clients, groups)
 
 
-def _groups(seen: Observation) -> list[str]:
+def _groups(record: RoundRecord) -> list[str]:
     """Return each client's group, `attacker` where it misbehaves in this round."""
-    groups = client_groups(seen)
-    return ["attacker" if c in seen.attackers else group for c, group in enumerate(groups)]
+    groups = client_groups(record)
+    return ["attacker" if c in record.attackers else group for c, group in enumerate(groups)]
 
 
 def _numbers(round_: int, left_out: Set[int], attackers: Set[int]) -> Iterator[Row]:

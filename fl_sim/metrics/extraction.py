@@ -7,9 +7,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.metrics.defined import mean
+from fl_sim.core.seeding import generator
+from fl_sim.metrics._shared.defined import mean
 from fl_sim.models.batches import cut, least_batch
-from fl_sim.seeding import generator
 
 
 def attack_accuracy(

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Metric, Observation, Row
-from fl_sim.contracts.validity import judged
+from fl_sim.contracts import Metric, RoundRecord, Row
+from fl_sim.contracts.validity import mark_undefined
+from fl_sim.metrics._shared.defined import mean, note_left_out, select_defined
+from fl_sim.metrics._shared.groups import ATTACKER, gap_rows, mean_rows
 from fl_sim.metrics.accuracy import client_accuracies, client_groups
-from fl_sim.metrics.defined import defined, mean, without
-from fl_sim.metrics.groups import ATTACKER, gap_rows, mean_rows
 
 PERCENT_SQUARED = 1e4
 NAN = float("nan")
@@ -23,7 +23,7 @@ NAN = float("nan")
 
 def spread(values: Float[Tensor, " k"]) -> float:
     """Return the population standard deviation; 0 is even."""
-    x = defined(values).double()
+    x = select_defined(values).double()
     return float(x.std(correction=0)) if len(x) else NAN
 
 
@@ -33,13 +33,13 @@ def variance(values: Float[Tensor, " k"]) -> float:
     Source: Li et al. (2020), q-FFL, table 1, https://arxiv.org/abs/1905.10497. Shares of 0.8
     and 0.9 are 5 percent from their mean, so their variance is 25.
     """
-    x = defined(values).double()
+    x = select_defined(values).double()
     return PERCENT_SQUARED * float(x.var(correction=0)) if len(x) else NAN
 
 
 def parity_gap(values: Float[Tensor, " k"]) -> float:
     """Return the highest value minus the lowest; 0 is even."""
-    x = defined(values).double()
+    x = select_defined(values).double()
     return float(x.max() - x.min()) if len(x) else NAN
 
 
@@ -48,7 +48,7 @@ def worst_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
 
     Source: Li et al. (2020), q-FFL, section 4, https://arxiv.org/abs/1905.10497.
     """
-    x = defined(values).double().sort().values
+    x = select_defined(values).double().sort().values
     count = max(1, int(share * len(x) + 1e-9))  # 0.29 * 100 comes out below 29
     return float(x[:count].mean())
 
@@ -70,7 +70,7 @@ def cvar(values: Float[Tensor, " k"], share: float = 0.1) -> float:
     >>> cvar(torch.tensor([0.0, 1.0, 1.0]), share=0.5)
     0.3333333333333333
     """
-    x = defined(values).double().sort().values
+    x = select_defined(values).double().sort().values
     mass = share * len(x)
     taken = (mass - torch.arange(len(x), dtype=torch.float64)).clamp(0, 1)
     return float(taken @ x / taken.sum())
@@ -84,7 +84,7 @@ def jain(values: Float[Tensor, " k"]) -> float:
     >>> jain(torch.tensor([1.0, 0.0]))
     0.5
     """
-    x = defined(values).double()
+    x = select_defined(values).double()
     if not bool(x.any()):
         return 1.0 if len(x) else NAN
     return float(x.sum() ** 2 / (len(x) * x.square().sum()))
@@ -99,7 +99,7 @@ def gini(values: Float[Tensor, " k"]) -> float:
     >>> gini(torch.tensor([1.0, 0.0]))
     0.5
     """
-    x = defined(values).double().sort().values
+    x = select_defined(values).double().sort().values
     total = len(x) * x.sum()
     if not float(total):
         return 0.0 if len(x) else NAN
@@ -113,7 +113,7 @@ def entropy(values: Float[Tensor, " k"]) -> float:
     >>> entropy(torch.tensor([1.0, 1.0]))
     1.0
     """
-    x = defined(values).double()
+    x = select_defined(values).double()
     if len(x) < 2 or not bool(x.any()):
         return 1.0 if len(x) else NAN
     shares = x / x.sum()
@@ -128,7 +128,7 @@ def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dic
         lowest_is_worst: as for accuracies; of leakage, the highest value is the worst.
     """
     sign = 1.0 if lowest_is_worst else -1.0
-    signed = sign * defined(values).double()
+    signed = sign * select_defined(values).double()
     return {
         "mean": mean(values),
         "spread": spread(values),
@@ -158,24 +158,24 @@ class Fairness(Metric):
     entropy 1; a model that guesses serves everybody alike.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the statistics of the clients' accuracies, and the gaps between groups."""
-        holders = seen.class_counts.sum(1).nonzero().squeeze(1)
-        accuracies = client_accuracies(seen)[holders]
-        everybody = client_groups(seen)
+        holders = record.class_counts.sum(1).nonzero().squeeze(1)
+        accuracies = client_accuracies(record)[holders]
+        everybody = client_groups(record)
         groups = [everybody[client] for client in holders.tolist()]
-        yield from self._statistics(seen, accuracies, "all")
+        yield from self._statistics(record, accuracies, "all")
         honest = torch.tensor([group != ATTACKER for group in groups], dtype=torch.bool)
         if bool(honest.any()) and not bool(honest.all()):
-            yield from self._statistics(seen, accuracies[honest], "honest")
-        yield from mean_rows(seen.round, "fairness_mean", accuracies, groups)
-        yield from gap_rows(seen.round, "fairness", accuracies, groups)
+            yield from self._statistics(record, accuracies[honest], "honest")
+        yield from mean_rows(record.round, "fairness_mean", accuracies, groups)
+        yield from gap_rows(record.round, "fairness", accuracies, groups)
 
     def _statistics(
-        self, seen: Observation, accuracies: Float[Tensor, " k"], group: str
+        self, record: RoundRecord, accuracies: Float[Tensor, " k"], group: str
     ) -> Iterator[Row]:
         rows = [
-            Row(seen.round, f"fairness_{name}", value, group=group)
+            Row(record.round, f"fairness_{name}", value, group=group)
             for name, value in statistics(accuracies).items()
         ]
-        yield from map(judged, without(rows, accuracies.isnan(), "clients"))
+        yield from map(mark_undefined, note_left_out(rows, accuracies.isnan(), "clients"))

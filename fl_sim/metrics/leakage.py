@@ -15,10 +15,17 @@ from torch.nn import functional
 
 from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.label_only import label_only
-from fl_sim.attacks.signals import margin_of
-from fl_sim.contracts import Metric, Observation, Row
-from fl_sim.metrics.pools import Rate, Records, area_of, hit_rates, shift_area, tail_rate
-from fl_sim.metrics.roc import MAX_FPRS, auc, balanced_accuracy, tail_tnr, tpr_at_fpr
+from fl_sim.contracts import Metric, RoundRecord, Row
+from fl_sim.contracts.attacks import margin_of
+from fl_sim.metrics._shared.pools import (
+    Rate,
+    Records,
+    area_of,
+    shift_area,
+    tail_rate,
+    true_positive_rates,
+)
+from fl_sim.metrics._shared.roc import MAX_FPRS, auc, balanced_accuracy, tail_tnr, tpr_at_fpr
 
 __all__ = [
     "MAX_FPRS",
@@ -46,13 +53,13 @@ def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, 
     return margin_of(logits, labels)
 
 
-def label_score(seen: Observation, kept: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
+def label_score(record: RoundRecord, kept: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
     """Score the kept records by client and label alone: how many of their kind are members.
 
     See `label_only`: the gate of every attack.
     """
-    clients, labels = seen.pool_clients[kept], seen.pool_labels[kept]
-    return label_only(clients, labels, seen.members[kept]).float()
+    clients, labels = record.pool_clients[kept], record.pool_labels[kept]
+    return label_only(clients, labels, record.members[kept]).float()
 
 
 @final
@@ -67,29 +74,29 @@ class Leakage(Metric):
     global model. Guessing gives an AUC of 0.5.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the attacks overall, for protected and clean records, and per client."""
         scores = {
-            "loss": loss_score(seen.pool_logits, seen.pool_labels),
-            "margin": margin_score(seen.pool_logits, seen.pool_labels),
+            "loss": loss_score(record.pool_logits, record.pool_labels),
+            "margin": margin_score(record.pool_logits, record.pool_labels),
         }
-        if seen.pool_features is not None:
-            norms = head_gradient_norm(seen.pool_logits, seen.pool_labels, seen.pool_features)
+        if record.pool_features is not None:
+            norms = head_gradient_norm(record.pool_logits, record.pool_labels, record.pool_features)
             scores["gradient_norm"] = -norms.float()
-        pool = records_of(seen)
+        pool = records_of(record)
         for group, kept in pool.groups().items():
             for name, score in scores.items():
-                yield from self._attack(seen, pool, f"mia_{name}", score, kept, group)
-            yield from self._gaps(seen, pool, kept, group)
-        for client in range(seen.num_clients):
+                yield from self._attack(record, pool, f"mia_{name}", score, kept, group)
+            yield from self._gaps(record, pool, kept, group)
+        for client in range(record.num_clients):
             area = area_of(scores["margin"], pool, pool.clients == client)
-            yield _row(seen, "mia_margin_auc", area, "all", client)
+            yield _row(record, "mia_margin_auc", area, "all", client)
         noisy, clean = pool.protected & ~pool.members, ~(pool.protected | pool.members)
-        yield _row(seen, "mia_shift_auc", shift_area(scores["margin"], noisy, clean))
+        yield _row(record, "mia_shift_auc", shift_area(scores["margin"], noisy, clean))
 
     def _attack(
         self,
-        seen: Observation,
+        record: RoundRecord,
         pool: Records,
         attack: str,
         score: Float[Tensor, " n"],
@@ -97,22 +104,22 @@ class Leakage(Metric):
         group: str,
     ) -> Iterator[Row]:
         area = area_of(score, pool, kept)
-        yield _row(seen, f"{attack}_auc", area, group)
+        yield _row(record, f"{attack}_auc", area, group)
         inside, outside = score[kept & pool.members], score[kept & ~pool.members]
         best = Rate(balanced_accuracy(inside, outside), valid=area.valid, note=area.note)
-        yield _row(seen, f"{attack}_balanced_accuracy", best, group)
-        for metric, rate in hit_rates(inside, outside, area):
-            yield _row(seen, f"{attack}_{metric}", rate, group)
+        yield _row(record, f"{attack}_balanced_accuracy", best, group)
+        for metric, rate in true_positive_rates(inside, outside, area):
+            yield _row(record, f"{attack}_{metric}", rate, group)
 
     def _gaps(
-        self, seen: Observation, pool: Records, kept: Bool[Tensor, " n"], group: str
+        self, record: RoundRecord, pool: Records, kept: Bool[Tensor, " n"], group: str
     ) -> Iterator[Row]:
         """Yield what members have over outsiders: in accuracy, halved, in loss, and in its tail."""
         inside, outside = kept & pool.members, kept & ~pool.members
         if not (inside.any() and outside.any()):
             return
-        right = (seen.pool_logits.argmax(1) == seen.pool_labels).double()
-        low_loss = loss_score(seen.pool_logits, seen.pool_labels).double()
+        right = (record.pool_logits.argmax(1) == record.pool_labels).double()
+        low_loss = loss_score(record.pool_logits, record.pool_labels).double()
         area = area_of(low_loss, pool, kept)
         tail = tail_rate(low_loss[inside], low_loss[outside], area)
         gaps = {
@@ -120,15 +127,17 @@ class Leakage(Metric):
             "mia_loss_gap": float(low_loss[inside].mean() - low_loss[outside].mean()),
         }
         for metric, gap in gaps.items():
-            yield _row(seen, metric, Rate(gap, valid=area.valid, note=area.note), group)
-        yield _row(seen, "mia_tail_tnr", tail, group)
+            yield _row(record, metric, Rate(gap, valid=area.valid, note=area.note), group)
+        yield _row(record, "mia_tail_tnr", tail, group)
 
 
-def records_of(seen: Observation) -> Records:
+def records_of(record: RoundRecord) -> Records:
     """Return who the records of the pool are."""
-    return Records(seen.pool_clients, seen.pool_labels, seen.protected, seen.members)
+    return Records(record.pool_clients, record.pool_labels, record.protected, record.members)
 
 
-def _row(seen: Observation, metric: str, found: Rate, group: str = "all", client: int = -1) -> Row:
+def _row(
+    record: RoundRecord, metric: str, found: Rate, group: str = "all", client: int = -1
+) -> Row:
     value, low, high, valid, note = found
-    return Row(seen.round, metric, value, client, group, low, high, valid, note)
+    return Row(record.round, metric, value, client, group, low, high, valid, note)

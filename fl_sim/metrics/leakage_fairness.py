@@ -9,32 +9,32 @@ from jaxtyping import Float, Int64
 from scipy.special import ndtri
 from torch import Tensor
 
-from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts import Metric, RoundRecord, Row
+from fl_sim.metrics._shared.defined import both_defined
+from fl_sim.metrics._shared.groups import gap_rows, mean_rows
+from fl_sim.metrics._shared.intervals import auc_with_interval
+from fl_sim.metrics._shared.pools import FEWEST
 from fl_sim.metrics.accuracy import client_groups
-from fl_sim.metrics.defined import both_defined
 from fl_sim.metrics.fairness import statistics
-from fl_sim.metrics.groups import gap_rows, mean_rows
-from fl_sim.metrics.intervals import auc_with_interval
 from fl_sim.metrics.leakage import margin_score
-from fl_sim.metrics.pools import FEWEST
 
 HALF_WIDTH = float(ndtri(0.975))  # of a 95 % interval, in standard errors
 
 
 def client_areas(
-    seen: Observation,
+    record: RoundRecord,
 ) -> tuple[Int64[Tensor, " a"], Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return who can be audited, the AUC of the margin attack on each, and its standard error.
 
     Left out are clients with fewer than two members or two outsiders in the pool, on which an AUC
     says nothing. The error is DeLong's.
     """
-    score = margin_score(seen.pool_logits, seen.pool_labels)
-    order = seen.pool_clients.argsort(stable=True)
-    sizes = seen.pool_clients.bincount(minlength=seen.num_clients).tolist()
+    score = margin_score(record.pool_logits, record.pool_labels)
+    order = record.pool_clients.argsort(stable=True)
+    sizes = record.pool_clients.bincount(minlength=record.num_clients).tolist()
     clients, areas, errors = [], [], []
     for client, own in enumerate(order.split(sizes)):
-        inside = seen.members[own]
+        inside = record.members[own]
         if min(int(inside.sum()), int((~inside).sum())) < FEWEST:
             continue
         area, low, high = auc_with_interval(score[own[inside]], score[own[~inside]])
@@ -75,20 +75,20 @@ class LeakageFairness(Metric):
     https://arxiv.org/abs/2112.03570. Guessing gives a mean of 0.5 and an excess of 0.
     """
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the statistics over clients, and the gaps between groups."""
-        clients, areas, errors = client_areas(seen)
+        clients, areas, errors = client_areas(record)
         if len(clients) == 0:
             note = f"no client has {FEWEST} members and {FEWEST} outsiders in the pool"
-            yield Row(seen.round, "fairness_leakage_mean", float("nan"), valid=False, note=note)
+            yield Row(record.round, "fairness_leakage_mean", float("nan"), valid=False, note=note)
             return
         numbers = statistics(areas, lowest_is_worst=False)
         numbers["excess_spread"] = excess_spread(areas, errors)
-        out = seen.num_clients - len(clients)
-        note = f"{out} of {seen.num_clients} clients left out: too small a pool" if out else ""
+        out = record.num_clients - len(clients)
+        note = f"{out} of {record.num_clients} clients left out: too small a pool" if out else ""
         for name, value in numbers.items():
-            yield Row(seen.round, f"fairness_leakage_{name}", value, note=note)
-        everybody = client_groups(seen)
+            yield Row(record.round, f"fairness_leakage_{name}", value, note=note)
+        everybody = client_groups(record)
         groups = [everybody[client] for client in clients.tolist()]
-        yield from mean_rows(seen.round, "fairness_leakage_mean", areas, groups)
-        yield from gap_rows(seen.round, "fairness_leakage", areas, groups)
+        yield from mean_rows(record.round, "fairness_leakage_mean", areas, groups)
+        yield from gap_rows(record.round, "fairness_leakage", areas, groups)

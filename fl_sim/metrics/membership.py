@@ -8,8 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.metrics.intervals import clopper_pearson
-from fl_sim.metrics.pools import FEWEST, Rate, Records, area_of, hit_rates, shift_area, tail_rate
+from fl_sim.metrics._shared.intervals import clopper_pearson
+from fl_sim.metrics._shared.pools import (
+    FEWEST,
+    Rate,
+    Records,
+    area_of,
+    shift_area,
+    tail_rate,
+    true_positive_rates,
+)
 
 __all__ = [
     "Finding",
@@ -17,7 +25,7 @@ __all__ = [
     "assess",
     "dispersion",
     "epsilon_lower_bound",
-    "judged",
+    "mark_undefined",
     "ppv",
     "ranks",
     "shift_control",
@@ -61,7 +69,7 @@ class Finding(NamedTuple):
     note: str = ""
 
 
-def judged(finding: Finding) -> Finding:
+def mark_undefined(finding: Finding) -> Finding:
     """Return the finding, invalid where its number is NaN; a reason that it gives is kept."""
     if not math.isnan(finding.value):
         return finding
@@ -104,7 +112,7 @@ def assess(
 def _without(finding: Finding, out: int, count: int) -> Finding:
     """Return the finding, saying how many of its records were left out."""
     note = f"{out} of {count} records left out, which the attack cannot tell" if out else ""
-    return judged(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
+    return mark_undefined(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
 
 
 def _of_group(
@@ -120,7 +128,7 @@ def _of_group(
     if len(inside) == 0 or len(outside) == 0:
         return
     pool = Rate(area.value, valid=area.valid, note=area.note)
-    for metric, rate in hit_rates(inside, outside, pool):
+    for metric, rate in true_positive_rates(inside, outside, pool):
         yield _filled(area, metric, rate)
     yield _filled(area, "tail_tnr", tail_rate(inside, outside, pool))
     for nominal, threshold in thresholds.items():

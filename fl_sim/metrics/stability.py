@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.models.modes import at_rest
-from fl_sim.perturbation import Loss, sign_steps, uniform
+from fl_sim.core.perturbation import Loss, sign_steps, uniform
+from fl_sim.models.modes import eval_mode
 
 Train = Callable[[Float[Tensor, "n c h w"]], nn.Module]
 Augment = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
@@ -59,7 +59,7 @@ def delusiveness(
 
     Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
     """
-    with at_rest(model) as still:
+    with eval_mode(model) as still:
         losses = [
             functional.cross_entropy(still(batch), own, reduction="sum").double()
             for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
@@ -122,7 +122,7 @@ def surrogate_robustness(
         steps: of each turn.
         turns: of both players.
     """
-    with at_rest(model) as still:
+    with eval_mode(model) as still:
         loss = _summed(still, labels)
         noise, attack = torch.zeros_like(images), uniform(images, adversary_radius, rng)
         for _ in range(turns):
@@ -166,7 +166,7 @@ def noise_robustness(
     attack = uniform(protected, adversary_radius, rng)
     for _ in range(turns):
         model = train(protected + attack)
-        with at_rest(model) as still:
+        with eval_mode(model) as still:
             loss, radius = _summed(still, labels), adversary_radius
             attack = sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
     return -delusiveness(train(protected + attack), protected + attack, labels)

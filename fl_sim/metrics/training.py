@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from fl_sim.contracts import Metric, Observation, Row
+from fl_sim.contracts import Metric, RoundRecord, Row
 
 
 @final
@@ -18,14 +18,14 @@ class Training(Metric):
 
     needs_scores: ClassVar[bool] = False
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the number of updates, then the numbers client by client."""
-        yield Row(seen.round, "num_updates", len(seen.updates))
-        for update in seen.updates:
+        yield Row(record.round, "num_updates", len(record.updates))
+        for update in record.updates:
             for name, value in update.metrics.items():
                 note = (
                     "" if not math.isnan(value) else "no number: withheld, or nothing to train on"
                 )
-                yield Row(seen.round, name, value, update.client, valid=not note, note=note)
+                yield Row(record.round, name, value, update.client, valid=not note, note=note)
             if math.isfinite(update.norm):
-                yield Row(seen.round, "update_norm", update.norm, update.client)
+                yield Row(record.round, "update_norm", update.norm, update.client)

@@ -176,7 +176,7 @@ def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
 
     He et al. (2016), https://arxiv.org/abs/1512.03385, section 4.2.
     """
-    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+    from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
     network = torchvision.models.resnet18(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)

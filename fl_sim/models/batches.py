@@ -7,8 +7,8 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fl_sim.core.perturbation import as_floats
 from fl_sim.models.tuning import FrozenBatchNorm
-from fl_sim.perturbation import as_floats
 
 _known: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
 
@@ -51,7 +51,7 @@ def least_batch(
     return known[shape]
 
 
-def counted(num_examples: int, least: int) -> int:
+def count_samples(num_examples: int, least: int) -> int:
     """Return a number of examples that gives as many batches where no rest joins another one.
 
     With rests of fewer than `least` joined, n examples give as many batches as n - least + 1 do.

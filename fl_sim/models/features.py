@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float16, Shaped, UInt8
 from torch import Tensor, nn
 
-from fl_sim.cache import cached, digest
-from fl_sim.perturbation import as_pixels
+from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core.perturbation import as_pixels
 
 BATCH = 64
 
@@ -24,7 +24,7 @@ def features(
     def compute() -> Tensor:
         return torch.cat([_half(frozen, batch) for batch in images.split(BATCH)])
 
-    return cached("features", digest(weights, images), compute)
+    return load_or_compute("features", digest(weights, images), compute)
 
 
 def trainable(inputs: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:

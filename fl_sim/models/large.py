@@ -36,7 +36,7 @@ def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: st
 
     He et al. (2016), https://arxiv.org/abs/1512.03385.
     """
-    from fl_sim.vision import torchvision  # a second to import, which most runs do not need
+    from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
     network = torchvision.models.resnet50(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = _convolution(image_shape[0], 64)
@@ -51,7 +51,7 @@ def cifar_densenet121(
 
     Huang et al. (2017), https://arxiv.org/abs/1608.06993.
     """
-    from fl_sim.vision import torchvision
+    from fl_sim.core.vision import torchvision
 
     features = torchvision.models.densenet121(num_classes=num_classes).features
     features.conv0 = _convolution(image_shape[0], 64)

@@ -10,7 +10,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[nn.Module]:
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put the network in evaluation mode and freeze it; afterwards all is as it was.
 
     Yields it `folded`, to be asked instead of it as long as the block lasts.
@@ -21,7 +21,7 @@ def at_rest(model: nn.Module) -> Iterator[nn.Module]:
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        yield folded(model)
+        yield fold_batch_norms(model)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -29,7 +29,7 @@ def at_rest(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
-def folded(network: nn.Module) -> nn.Module:
+def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Return a network at rest without the batch normalisations that follow a convolution.
 
     There a normalisation is a factor and a shift for each map, and the convolution can have them
@@ -40,7 +40,7 @@ def folded(network: nn.Module) -> nn.Module:
         network: in evaluation mode; pairs are found in rows of stages, at any depth.
     """
     twin = copy(network)
-    stages = {name: folded(stage) for name, stage in network.named_children()}
+    stages = {name: fold_batch_norms(stage) for name, stage in network.named_children()}
     if isinstance(network, nn.Sequential):
         for before, after in pairwise(list(stages)):
             first, second = stages[before], stages[after]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fl_sim.models.tuning import FrozenBatchNorm
 
 
-def flat(model: nn.Module) -> Float[Tensor, " p"]:
+def flatten(model: nn.Module) -> Float[Tensor, " p"]:
     """Return a copy of the trainable parameters, in the order of the module."""
     return torch.cat([parameter.detach().reshape(-1) for parameter in _trainable(model)])
 
@@ -42,7 +42,7 @@ def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
         buffer.copy_(values[name])
 
 
-class Slots:
+class ModelBuffers:
     """Where a model keeps its trainable parameters and its statistics, looked up once.
 
     For whoever loads the same model again and again; what is trained may not change meanwhile.

@@ -7,18 +7,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim import effort
 from fl_sim.contracts import Protection
-from fl_sim.description import field_values
-from fl_sim.errors import FieldError, RequestError
+from fl_sim.core import pass_counter
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.perturbation import Loss
+from fl_sim.core.resumable import Checkpoint
+from fl_sim.core.serialization import field_values
+from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.batches import cut, least_batch
-from fl_sim.models.modes import folded
+from fl_sim.models.modes import fold_batch_norms
 from fl_sim.models.tuning import build, trained_parameters
-from fl_sim.perturbation import Loss
-from fl_sim.scratch import Checkpoint
-from fl_sim.transforms import draw_crop_flip
 
 CLIP_GRADIENT = 5.0
 BATCH = 256  # of an evaluation
@@ -58,7 +58,7 @@ class Surrogate:
 
     def step(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> None:
         """Take one step on a batch."""
-        effort.count(len(images))
+        pass_counter.count(len(images))
         self.trained.train()
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -118,7 +118,7 @@ class Surrogate:
         an interrupted call has kept is taken up again.
         """
         checkpoint = Checkpoint("surrogate")
-        kept = checkpoint.kept()
+        kept = checkpoint.load()
         for epoch in range(0 if kept is None else self.restore(kept, rng), num_epochs):
             self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
             order = torch.randperm(len(images), generator=rng)
@@ -128,17 +128,17 @@ class Surrogate:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
                 self.step(batch, labels[rows])
             if checkpoint.due() or epoch + 1 == num_epochs:
-                checkpoint.keep(self.state(epoch + 1, rng))
+                checkpoint.save(self.state(epoch + 1, rng))
 
     def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
         """Return the loss, summed, as a function of the images that have these labels.
 
         It is that of the network as it is now, until the next step.
         """
-        network = folded(self.model)
+        network = fold_batch_norms(self.model)
 
         def of(images: Tensor) -> Tensor:
-            effort.count(len(images))
+            pass_counter.count(len(images))
             return functional.cross_entropy(network(images), labels, reduction="sum")
 
         return of
@@ -146,7 +146,7 @@ class Surrogate:
     @torch.no_grad()
     def error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
         """Return the share of images that the network gets wrong."""
-        network = folded(self.model)
+        network = fold_batch_norms(self.model)
         right = [
             (network(batch).argmax(1) == own).sum()
             for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)

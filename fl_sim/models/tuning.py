@@ -7,13 +7,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from fl_sim.errors import FieldError, meant
+from fl_sim.core.errors import FieldError, suggest
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import torch_seeded
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.low_rank import adapt
 from fl_sim.models.networks import NETWORKS
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import torch_seeded
 
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 CALIBRATION = 1024  # images, at least, where there are as many
@@ -122,7 +122,7 @@ def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -
     if not foundation.is_foundation(model.backbone):
         ours = (*NETWORKS, foundation.LITE0)
         theirs = foundation.torchvision_names()
-        advice = meant(model.backbone, ours) or meant(model.backbone, theirs)
+        advice = suggest(model.backbone, ours) or suggest(model.backbone, theirs)
         allowed = f"one of {', '.join(ours)}, or a network of torchvision{advice}"
         raise FieldError("model.backbone", allowed, model.backbone)
     pretrained = model.init == "pretrained"

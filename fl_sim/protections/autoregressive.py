@@ -9,11 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
-from fl_sim.perturbation import check_radius
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import check_radius
+from fl_sim.core.seeding import generator
 
 WINDOW = 3
 CROP = 4  # rows and columns at the start of the recurrence that are thrown away
@@ -67,7 +67,7 @@ class Autoregressive(Protection):
     min_side: ClassVar[int] = WINDOW
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         require(self.response >= 0, "response", "at least 0", self.response)
 

@@ -8,11 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
-from fl_sim.perturbation import check_radius
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import check_radius
+from fl_sim.core.seeding import generator
 
 
 @final
@@ -41,7 +41,7 @@ class Convolution(Protection):
     short: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         require(0 < self.blur <= 1, "blur", "in (0, 1]", self.blur)
         odd = self.kernel >= 3 and self.kernel % 2 == 1

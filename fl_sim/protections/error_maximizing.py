@@ -6,17 +6,17 @@ from typing import ClassVar, Literal, final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.protections import turns
-from fl_sim.seeding import generator
+from fl_sim.protections._shared import alternating_optimization
 
 
 @final
 @dataclass(frozen=True)
-class ErrorMaximizing(turns.SignStepNoise):
+class ErrorMaximizing(alternating_optimization.SignStepNoise):
     """Noise that raises the loss of a network trained on clean images (adversarial poison).
 
     The surrogate is trained first and stays as it is; sign steps then raise its loss, until
@@ -51,7 +51,7 @@ class ErrorMaximizing(turns.SignStepNoise):
     max_passes: int = 10
     batch_size: int = 128
     learning_rate: float = 0.1
-    pass_steps: int = description.added(0)
+    pass_steps: int = serialization.added(0)
     short: ClassVar[str] = "max"
     direction: ClassVar[Literal["minimise", "maximise"]] = "maximise"
 
@@ -65,12 +65,15 @@ class ErrorMaximizing(turns.SignStepNoise):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
-        shape, num_classes = turns.shape_of(images), turns.num_outputs(labels)
+        shape, num_classes = (
+            alternating_optimization.shape_of(images),
+            alternating_optimization.num_outputs(labels),
+        )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_maximizing", "surrogate")
         surrogate.fit(images, labels, self.surrogate_epochs, self.batch_size, 0, rng)
         stop_error = self.stop_error or (0.9 if self.form == "sample" else 0.8)
-        search = turns.AlternatingNoise(
+        search = alternating_optimization.AlternatingNoise(
             surrogate,
             images,
             labels,

@@ -6,17 +6,17 @@ from typing import ClassVar, Literal, final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.protections import turns
-from fl_sim.seeding import generator
+from fl_sim.protections._shared import alternating_optimization
 
 
 @final
 @dataclass(frozen=True)
-class ErrorMinimizing(turns.SignStepNoise):
+class ErrorMinimizing(alternating_optimization.SignStepNoise):
     """Noise that makes the loss so small that there is nothing left to learn (EM).
 
     A surrogate and the noise take turns in minimising the loss: a few steps of the surrogate
@@ -55,7 +55,7 @@ class ErrorMinimizing(turns.SignStepNoise):
     max_passes: int = 60
     batch_size: int = 128
     learning_rate: float = 0.1
-    pass_steps: int = description.added(0)
+    pass_steps: int = serialization.added(0)
     short: ClassVar[str] = "em"
     direction: ClassVar[Literal["minimise", "maximise"]] = "minimise"
 
@@ -68,11 +68,14 @@ class ErrorMinimizing(turns.SignStepNoise):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
-        shape, num_classes = turns.shape_of(images), turns.num_outputs(labels)
+        shape, num_classes = (
+            alternating_optimization.shape_of(images),
+            alternating_optimization.num_outputs(labels),
+        )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")
         batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
-        search = turns.AlternatingNoise(
+        search = alternating_optimization.AlternatingNoise(
             surrogate,
             images,
             labels,

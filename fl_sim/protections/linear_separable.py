@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
-from fl_sim.perturbation import check_radius
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import check_radius
+from fl_sim.core.seeding import generator
 
 SEPARATION = 10.0  # half the side of the hypercube whose corners are the class centres
 MAX_PATCHES = 2**14  # of an image in all channels: the mixing matrix of a class takes 1 GiB
@@ -42,7 +42,7 @@ class LinearSeparable(Protection):
     short: ClassVar[str] = "lsp"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         require(self.patch >= 1, "patch", "at least 1", self.patch)
 

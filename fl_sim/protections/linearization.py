@@ -8,12 +8,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim import description, effort
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
-from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import in_batches, num_outputs
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.core import pass_counter, serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import check_radius, sign_steps
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs
 
 BATCH = 512
 
@@ -48,7 +48,7 @@ class Linearization(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         for name in ("noise_steps", "surrogate_epochs"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
@@ -68,7 +68,7 @@ class Linearization(Protection):
             clean, own = images[rows], labels[rows]
 
             def objective(moved: Tensor) -> Tensor:
-                effort.count(len(moved))
+                pass_counter.count(len(moved))
                 told = functional.cross_entropy(linear(clean - moved), own, reduction="sum")
                 left: Tensor = -linear(moved).log_softmax(1).mean(1).sum()
                 return (1 - self.uniformity) * told + self.uniformity * left

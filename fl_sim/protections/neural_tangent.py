@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from fl_sim import description, effort
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
+from fl_sim.core import pass_counter, serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import check_radius, sign_steps
+from fl_sim.core.resumable import Checkpoint
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.tuning import build
-from fl_sim.perturbation import check_radius, sign_steps
-from fl_sim.protections.turns import shape_of
-from fl_sim.scratch import Checkpoint
-from fl_sim.seeding import generator
+from fl_sim.protections._shared.alternating_optimization import shape_of
 
 RIDGE = 1e-4  # of a kernel with mean diagonal 1, so that it can be inverted
 
@@ -57,12 +57,12 @@ class NeuralTangent(Protection):
     num_targets: int = 100
     noise_steps: int = 10
     train_time: float = 64.0
-    loss: Literal["squared_error", "cross_entropy"] = description.added("squared_error")
+    loss: Literal["squared_error", "cross_entropy"] = serialization.added("squared_error")
     short: ClassVar[str] = "ntga"
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         for name in ("block_size", "num_targets", "noise_steps"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
@@ -84,7 +84,7 @@ class NeuralTangent(Protection):
         wanted = functional.one_hot(labels).double()
         raised = squared_error if self.loss == "squared_error" else cross_entropy
         rng, checkpoint = generator(seed, "neural_tangent"), Checkpoint("blocks")
-        kept = checkpoint.kept() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
+        kept = checkpoint.load() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
         noise, done = kept["noise"], int(kept["done"])
         blocks = torch.randperm(len(images), generator=rng).split(self.block_size)
         for number, rows in enumerate(blocks):
@@ -106,7 +106,7 @@ class NeuralTangent(Protection):
                 error, images[rows], start, self.radius, step, steps, "maximise"
             )
             if checkpoint.due():
-                checkpoint.keep({"noise": noise, "done": torch.tensor(number + 1)})
+                checkpoint.save({"noise": noise, "done": torch.tensor(number + 1)})
         return noise
 
 
@@ -142,7 +142,7 @@ def tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor
     without parameters at the front, such as scaling to a foundation model's size, see all images
     at once: what they do about memory layout does not work image by image.
     """
-    effort.count(len(images))
+    pass_counter.count(len(images))
     front, model = _split(model)
     images = front(images)
     parameters = {name: p.detach() for name, p in model.named_parameters()}

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.perturbation import check_radius
-from fl_sim.seeding import generator
+from fl_sim.core import serialization
+from fl_sim.core.perturbation import check_radius
+from fl_sim.core.seeding import generator
 
 
 @final
@@ -31,7 +31,7 @@ class RandomNoise(Protection):
     short: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
 
     def noise(

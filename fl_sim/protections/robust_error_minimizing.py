@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.perturbation import Loss
-from fl_sim.protections.robust import RobustNoise
+from fl_sim.core.perturbation import Loss
+from fl_sim.protections._shared.robust import RobustNoise
 
 
 @final

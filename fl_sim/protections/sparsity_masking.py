@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, check_radius, sign_steps
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.perturbation import Loss, check_radius, sign_steps
-from fl_sim.protections import turns
-from fl_sim.seeding import generator
+from fl_sim.protections._shared import alternating_optimization
 
 
 @final
@@ -59,7 +59,7 @@ class SparsityMasking(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
         for name in ("surrogate_steps", "noise_steps", "max_passes", "batch_size"):
@@ -73,11 +73,14 @@ class SparsityMasking(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Let the surrogate and the masked noise take turns."""
-        shape, num_classes = turns.shape_of(images), turns.num_outputs(labels)
+        shape, num_classes = (
+            alternating_optimization.shape_of(images),
+            alternating_optimization.num_outputs(labels),
+        )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "sparsity_masking", "batches")
         batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
-        return turns.AlternatingNoise(
+        return alternating_optimization.AlternatingNoise(
             surrogate,
             images,
             labels,

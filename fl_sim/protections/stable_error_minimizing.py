@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.errors import require
-from fl_sim.perturbation import Loss, uniform
-from fl_sim.protections.robust import RobustNoise
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, uniform
+from fl_sim.protections._shared.robust import RobustNoise
 
 
 @final

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim import description
 from fl_sim.contracts import Protection
-from fl_sim.errors import require
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, check_radius, project, sign_steps, uniform
+from fl_sim.core.seeding import generator
+from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.perturbation import Loss, check_radius, projected, sign_steps, uniform
-from fl_sim.protections.turns import in_batches, num_outputs, shape_of
-from fl_sim.seeding import generator
-from fl_sim.transforms import draw_crop_flip
+from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs, shape_of
 
 
 @final
@@ -55,14 +55,14 @@ class TargetedAdversarial(Protection):
     padding: int = 4
     batch_size: int = 128
     learning_rate: float = 0.1
-    start: Literal["zero", "uniform", "gaussian"] = description.added("zero")
-    restarts: int = description.added(1)
-    clip_gradient: float | None = description.added(5.0)
+    start: Literal["zero", "uniform", "gaussian"] = serialization.added("zero")
+    restarts: int = serialization.added(1)
+    clip_gradient: float | None = serialization.added(5.0)
     short: ClassVar[str] = "tap"
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        description.check_types(self)
+        serialization.check_types(self)
         check_radius(self.radius)
         for name in ("surrogate_epochs", "noise_steps", "batch_size", "restarts"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
@@ -123,4 +123,4 @@ class TargetedAdversarial(Protection):
         if self.start == "uniform":
             return uniform(images, self.radius, rng)
         drawn = self.radius * torch.randn(images.shape, generator=rng)
-        return projected(drawn, images, self.radius)
+        return project(drawn, images, self.radius)

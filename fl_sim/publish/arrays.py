@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_sim.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.errors import RequestError, require
 from fl_sim.data.arrays import Arrays, Pair, Split
-from fl_sim.data.scaling import scaled
+from fl_sim.data.scaling import resize
 from fl_sim.data.splits import part_of
-from fl_sim.errors import RequestError, require
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
 from fl_sim.publish.manifest import Entry
@@ -34,13 +34,13 @@ def protect_arrays(request: Request, watch: Watch) -> None:
     """
     require(request.folders is None, "folders", "None for an .npz file", request.folders)
     arrays = Arrays(request.source)
-    pairs = chosen_pairs(arrays, request.split)
+    pairs = choose_pairs(arrays, request.split)
     splits = [split for split in arrays.read(pairs) if len(split.labels)]
     if not splits:
         raise RequestError("INPUT: the file holds no images")
-    images, numbers = joined(splits)
+    images, numbers = join_splits(splits)
     labels = numbers.unique(return_inverse=True)[1]  # without the gaps, so that no class is empty
-    small = scaled(images, request.side)
+    small = resize(images, request.side)
     check_fits(request, small, [str(label) for label in labels.tolist()])
     prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
     digest = file_sha256(request.source)
@@ -48,9 +48,9 @@ def protect_arrays(request: Request, watch: Watch) -> None:
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
     if not (done and target.exists()):
-        protected, account = noise.made(request, small, labels, watch)
+        protected, account = noise.make_noise(request, small, labels, watch)
         parts = zip(images.split(BATCH), small.split(BATCH), protected.split(BATCH), strict=True)
-        result = torch.cat([noise.released(*part, request.protection) for part in parts])
+        result = torch.cat([noise.release(*part, request.protection) for part in parts])
         sizes = [len(split.labels) for split in splits]
         changed = {
             split.pair.images: split.as_stored(own)
@@ -82,7 +82,7 @@ def _archive(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
     return file.getvalue()
 
 
-def chosen_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
+def choose_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
     """Return the split of this name, or all.
 
     Raises:
@@ -99,7 +99,7 @@ def chosen_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
     return [known[wanted]] if wanted in known else same
 
 
-def joined(splits: list[Split]) -> tuple[UInt8[Tensor, "n c h w"], Tensor]:
+def join_splits(splits: list[Split]) -> tuple[UInt8[Tensor, "n c h w"], Tensor]:
     """Return the images and labels of all splits, one after the other.
 
     Raises:

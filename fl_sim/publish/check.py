@@ -12,13 +12,13 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fl_sim.atomic_io import bytes_sha256
 from fl_sim.contracts import Protection
+from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.errors import RequestError
 from fl_sim.data.arrays import Arrays, Split
 from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import decode, shown
 from fl_sim.data.sources import MissingDataError
-from fl_sim.errors import RequestError
 from fl_sim.publish import manifest
 from fl_sim.publish.manifest import Entry
 from fl_sim.publish.noise import Watch
@@ -192,10 +192,10 @@ def _against(source: Path, content: bytes, entry: Entry, protection: Protection)
     if clean.shape[1:] != own.shape[1:] or len(clean) > len(own):
         return Finding(f"{shown(entry.file)} has another size than its original")
     alike = clean.expand(len(own), -1, -1)  # a grey image may have become a colour one
-    return _measured(alike, own, entry, shown(entry.file), protection)
+    return _measure(alike, own, entry, shown(entry.file), protection)
 
 
-def _measured(
+def _measure(
     clean: UInt8[Tensor, "c h w"],
     own: UInt8[Tensor, "c h w"],
     entry: Entry,
@@ -260,7 +260,7 @@ def _row_findings(
         elif clean[0].shape != pixels.shape:
             yield Finding(f"{name} has another size than its original")
         else:
-            yield _measured(clean[0], pixels, entry, name, protection)
+            yield _measure(clean[0], pixels, entry, name, protection)
 
 
 def _splits(path: Path) -> dict[str, Split]:

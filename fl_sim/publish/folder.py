@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from fl_sim.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.data.folder_contents import Labelled
 from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import (
@@ -25,9 +26,8 @@ from fl_sim.data.pictures import (
     shown,
     stacked,
 )
-from fl_sim.data.scaling import scaled
+from fl_sim.data.scaling import resize
 from fl_sim.data.splits import part_of
-from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
 from fl_sim.publish.manifest import Entry
@@ -69,7 +69,7 @@ def protect_folder(request: Request, watch: Watch) -> None:
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     if not _all_there(request.out, scan, done):
-        protected, account = noise.made(request, scan.pixels, labels, watch)
+        protected, account = noise.make_noise(request, scan.pixels, labels, watch)
         entries = _write_all(request, scan, protected, done, watch)
         manifest.refuse_unchanged(request, entries)
         if scan.by_csv:
@@ -91,7 +91,7 @@ def _scan(request: Request, watch: Watch) -> Scan:
         picture = decode(content, str(own.path))
         num_bytes += picture.pixels.numel() + 4096
         digests.append(bytes_sha256(content))
-        pictures.append(picture._replace(pixels=scaled(picture.pixels[None], request.side)[0]))
+        pictures.append(picture._replace(pixels=resize(picture.pixels[None], request.side)[0]))
         watch("images read", index + 1, len(files))
     try:
         pixels = stacked(pictures, [own.name for own in files])
@@ -190,7 +190,7 @@ def _write_one(
         raise RunFailedError(f"{own.path} was changed while it was being protected; start again")
     picture = decode(content, str(own.path))
     clean = picture.pixels.expand(protected.shape[1], -1, -1)[None]
-    result = noise.released(clean, scan.pixels[rows], protected[rows], request.protection)
+    result = noise.release(clean, scan.pixels[rows], protected[rows], request.protection)
     encoded = _png(picture._replace(pixels=result[0]))
     write_whole(request.out / scan.outputs[index], encoded)
     ratio = float(psnr(clean, result)[0])

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fl_sim.contracts import Protection
-from fl_sim.description import construct
-from fl_sim.errors import RequestError, RunFailedError
-from fl_sim.plugins import discover
+from fl_sim.core.errors import RequestError, RunFailedError
+from fl_sim.core.plugins import discover
+from fl_sim.core.serialization import construct
 from fl_sim.publish.request import JOURNAL, MANIFEST, STARTED, Request, write_whole, writing
 
 VERSION = 1

@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
-from fl_sim.errors import RunFailedError
-from fl_sim.perturbation import as_pixels, quantised
-from fl_sim.publish.account import protect_with_account
+from fl_sim.core.errors import RunFailedError
+from fl_sim.core.perturbation import as_pixels, quantise
+from fl_sim.core.resumable import scratch
+from fl_sim.publish.protection_report import protect_and_report
 from fl_sim.publish.request import STARTED, Request, write_whole, writing
-from fl_sim.scratch import scratch
 
 FILE, WORK = "noise.safetensors", ".work"
 Watch = Callable[[str, int, int | None], None]  # stage, done, of how many
 
 
-def made(
+def make_noise(
     request: Request,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
@@ -36,7 +36,7 @@ def made(
     `watch` hears the passes per image.
     """
     path = request.out / FILE
-    kept = _kept(path)
+    kept = _load_noise(path)
     if kept is not None:
         return kept
     ids = torch.arange(len(images))
@@ -46,7 +46,7 @@ def made(
 
     work = request.out / WORK
     with writing(work), scratch(work):
-        protected, report = protect_with_account(
+        protected, report = protect_and_report(
             request.protection, images, labels, ids, request.seed, listen
         )
     if report.largest_change == 0:
@@ -60,7 +60,7 @@ def made(
     return protected, account
 
 
-def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
+def _load_noise(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
     try:
         with safe_open(path, "pt") as file:
             return file.get_tensor("protected"), json.loads(file.metadata()["account"])
@@ -73,7 +73,7 @@ def drop(out: Path) -> None:
     (out / FILE).unlink(missing_ok=True)
 
 
-def released(
+def release(
     images: UInt8[Tensor, "n c h w"],
     small: UInt8[Tensor, "n c s t"],
     protected: UInt8[Tensor, "n c s t"],
@@ -88,4 +88,4 @@ def released(
     noise = as_pixels(protected) - as_pixels(small)
     height, width = images.shape[2:]
     large = functional.interpolate(noise, (height, width), mode="bilinear")
-    return quantised(images, large, protection.radius, protection.norm)
+    return quantise(images, large, protection.radius, protection.norm)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fl_sim import process
+from fl_sim.core import process
 from fl_sim.publish import manifest
 from fl_sim.publish.arrays import protect_arrays
 from fl_sim.publish.folder import protect_folder
@@ -21,12 +21,12 @@ def publish(request: Request, watch: Watch) -> dict[str, Any]:
         RunFailedError: where a file cannot be written; the same call goes on from there.
     """
     check_places(request)
-    process.settle()
+    process.configure_process()
     (protect_folder if request.source.is_dir() else protect_arrays)(request, watch)
     return manifest.read(request.out)
 
 
-def account(content: dict[str, Any]) -> list[tuple[str, str, str]]:
+def write_report(content: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return what a manifest says of the whole, in words: what, how much, and what it means."""
     own, images = content["account"], content["images"]
     levels = [entry["change"] for entry in images]

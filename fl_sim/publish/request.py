@@ -13,14 +13,14 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fl_sim.atomic_io import write_bytes
+from fl_sim.config.experiment_file import parse_value
 from fl_sim.contracts import Protection
-from fl_sim.description import describe, with_value
-from fl_sim.errors import RequestError, RequestWarning, RunFailedError
-from fl_sim.experiment_file import parse_value
-from fl_sim.locks import refuse_unwritable
+from fl_sim.core.atomic_io import write_bytes
+from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
+from fl_sim.core.locks import refuse_unwritable
+from fl_sim.core.plugins import discover
+from fl_sim.core.serialization import describe, with_value
 from fl_sim.models.surrogate import cannot_protect
-from fl_sim.plugins import discover
 
 MANIFEST, JOURNAL, STARTED = "manifest.json", "journal.jsonl", "request.json"
 

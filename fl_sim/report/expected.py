@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fl_sim.atomic_io import read_json, write_json, write_text
-from fl_sim.errors import RequestError
+from fl_sim.core.atomic_io import read_json, write_json, write_text
+from fl_sim.core.errors import RequestError
 from fl_sim.report.expected_page import read_docstring, render_index_line, render_page
 from fl_sim.report.expected_table import keyed
 from fl_sim.results import Results, load_results, load_study

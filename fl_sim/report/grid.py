@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_sim.atomic_io import read_arrays, read_json, read_table
+from fl_sim.core.atomic_io import read_arrays, read_json, read_table
 from fl_sim.report.formats import value
 from fl_sim.results import Results, rows_table, run_folder
 from fl_sim.results.summaries import SETTINGS as PREFIX

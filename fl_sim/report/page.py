@@ -5,8 +5,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fl_sim.atomic_io import write_bytes, write_text
-from fl_sim.report import (
+from fl_sim.core.atomic_io import write_bytes, write_text
+from fl_sim.report import figures, measured
+from fl_sim.report.glossary import report_terms
+from fl_sim.report.grid import Grid, grid_of
+from fl_sim.report.parts import Definitions, Drawing, Section
+from fl_sim.report.sections import (
     about,
     attacks,
     audits,
@@ -14,16 +18,11 @@ from fl_sim.report import (
     crossed,
     exclusion,
     fairness,
-    figures,
     images,
     leakage,
-    measured,
     starts,
     timeline,
 )
-from fl_sim.report.glossary import report_terms
-from fl_sim.report.grid import Grid, grid_of
-from fl_sim.report.parts import Definitions, Drawing, Section
 from fl_sim.results import Results
 
 

@@ -12,12 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
-from fl_sim.atomic_io import write_text
+from fl_sim.core.atomic_io import write_text
 from fl_sim.report.formats import UNDEFINED, count, defined, mean, spread
-from fl_sim.report.images import show
 from fl_sim.report.page import render, write_figures
 from fl_sim.report.panels import axes_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
+from fl_sim.report.sections.images import show
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
 from fl_sim.results.studies import StudyResults, images_of
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.atomic_io import (
+from fl_sim.core.atomic_io import (
     SEAL,
     DamagedFileError,
     check_files,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from fl_sim.atomic_io import DamagedFileError, check_files, read_arrays, read_json
+from fl_sim.core.atomic_io import DamagedFileError, check_files, read_arrays, read_json
 from fl_sim.results.folders import check_entry
 from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.atomic_io import SEAL, DamagedFileError, read_json
-from fl_sim.errors import RequestError
+from fl_sim.core.atomic_io import SEAL, DamagedFileError, read_json
+from fl_sim.core.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.atomic_io import SEAL, DamagedFileError, check_files, read_table
-from fl_sim.errors import RequestError
+from fl_sim.core.atomic_io import SEAL, DamagedFileError, check_files, read_table
+from fl_sim.core.errors import RequestError
+from fl_sim.core.rows import Row
 from fl_sim.results.folders import (
     FILES,
     RESULT,
@@ -20,7 +21,6 @@ from fl_sim.results.folders import (
     run_folder,
 )
 from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
-from fl_sim.rows import Row
 
 SUMMARY = "summary.json"
 

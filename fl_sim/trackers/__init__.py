@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fl_sim.contracts import Row
-from fl_sim.errors import RequestError
-from fl_sim.plugins import discover
+from fl_sim.core.errors import RequestError
+from fl_sim.core.plugins import discover
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.rounds.state import RoundOutcome
 
 
-class Tracker(ABC):
+class Tracker(Callback, ABC):
     """Passes the numbers of a run on; its name on the command line is that of its file.
 
     `module` is what has to be importable for it, and the extra that brings it has the name of
@@ -32,12 +34,20 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    def log(self, number: int, rows: Iterable[Row]) -> None:
+    def log(self, round_num: int, rows: Iterable[Row]) -> None:
         """Take the numbers of round `number`."""
 
     @abstractmethod
     def close(self, finished: bool) -> None:
         """End: the run has finished, or has broken off and may be resumed."""
+
+    def on_round_end(self, outcome: RoundOutcome) -> None:
+        """Log the numbers of the round."""
+        self.log(outcome.state.round, outcome.rows)
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        """Close the tracker."""
+        self.close(finished=error is None)
 
 
 def trackers() -> dict[str, type[Tracker]]:
@@ -46,7 +56,7 @@ def trackers() -> dict[str, type[Tracker]]:
     return {cls.__module__.rsplit(".", 1)[1]: cls for cls in found}
 
 
-def chosen(names: Iterable[str]) -> list[type[Tracker]]:
+def find(names: Iterable[str]) -> list[type[Tracker]]:
     """Return trackers by their names, each once.
 
     Raises:

@@ -6,8 +6,8 @@ from pathlib import Path
 from time import time
 from typing import Any, ClassVar, final
 
-from fl_sim.atomic_io import write_text
 from fl_sim.contracts import Row
+from fl_sim.core.atomic_io import write_text
 from fl_sim.trackers import Tracker, overall
 
 NOTE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it
@@ -51,12 +51,12 @@ class MLflow(Tracker):
         found = self.client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self.client.create_experiment(name))
 
-    def log(self, number: int, rows: Iterable[Row]) -> None:
+    def log(self, round_num: int, rows: Iterable[Row]) -> None:
         """Pass on all numbers of a round at once."""
         from mlflow.entities import Metric
 
         now = int(1000 * time())
-        metrics = [Metric(name, value, now, number) for name, value in overall(rows)]
+        metrics = [Metric(name, value, now, round_num) for name, value in overall(rows)]
         self.client.log_batch(self.run, metrics=metrics)
 
     def close(self, finished: bool) -> None:

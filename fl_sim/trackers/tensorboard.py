@@ -28,10 +28,10 @@ class TensorBoard(Tracker):
         if not rounds_done:
             self.writer.add_text("experiment", f"```\n{json.dumps(experiment, indent=2)}\n```")
 
-    def log(self, number: int, rows: Iterable[Row]) -> None:
+    def log(self, round_num: int, rows: Iterable[Row]) -> None:
         """Write a scalar for each number, so that it can be looked at at once."""
         for name, value in overall(rows):
-            self.writer.add_scalar(name, value, number)
+            self.writer.add_scalar(name, value, round_num)
         self.writer.flush()
 
     def close(self, finished: bool) -> None:

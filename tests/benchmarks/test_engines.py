@@ -18,7 +18,7 @@ from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, run
 from fl_sim.experiment import Participation
 from fl_sim.models.architectures import ARCHITECTURES
-from fl_sim.models.parameters import flat
+from fl_sim.models.parameters import flatten
 
 CASES = all_cases(full=True)
 
@@ -41,7 +41,7 @@ def test_the_loops_end_where_the_engine_ends(
     )
     text = one.to_json()
     plain = torch.cat([v.flatten() for v in floor.run(AllAtOnce(), text, 1).values()])
-    quick = flat(optimised.run(AllAtOnce(), text, 1))
+    quick = flatten(optimised.run(AllAtOnce(), text, 1))
     ours = federated(one, tmp_path)
     moved = (ours - task(text).ours.start).norm()
     assert moved > 0.05

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import rules
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 
 
 @pytest.mark.parametrize("rule", rules.FLOWERS)

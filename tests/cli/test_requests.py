@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from fl_sim import cli
-from fl_sim.columns import undescribed
 from fl_sim.results import load_results
+from fl_sim.results.columns import undescribed
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "experiments/quickstart.py"
@@ -154,7 +154,7 @@ def test_a_failed_run_ends_with_one(tmp_path: Path, run_small: Call) -> None:
     "kind", ["protections", "strategies", "clients", "metrics", "datasets", "models", "columns"]
 )
 def test_lists_name_every_plug_in_with_its_source(kind: str) -> None:
-    from fl_sim.catalogue import entries
+    from fl_sim.cli.catalogue import entries
 
     found = entries(kind)  # type: ignore[arg-type]
     assert found

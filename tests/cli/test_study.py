@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_sim import cli, study
-from fl_sim.atomic_io import DamagedFileError
-from fl_sim.errors import RequestError
-from fl_sim.experiment_file import read as read_experiment
+from fl_sim import cli
+from fl_sim.config.experiment_file import read as read_experiment
+from fl_sim.core.atomic_io import DamagedFileError
+from fl_sim.core.errors import RequestError
 from fl_sim.report import expected
 from fl_sim.report.expected_table import render_table
 from fl_sim.report.study import tile
 from fl_sim.results.studies import images_of, load_study
+from fl_sim.runs import study
 
 FILE = '''"""Does one half of the other hold?
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clients._shared.wrapping import Wrapper
 from clients.backdoor import BackdoorClient
 from clients.faulty import FaultyClient
 from clients.free_rider import FreeRiderClient
@@ -20,14 +21,13 @@ from clients.scaling import ScalingClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
-from clients.wrapping import Wrapper
 from fl_sim.contracts import Client, ColludingClient, Collusion, Dataset, Shard, Update
-from fl_sim.description import construct, describe, field_values
+from fl_sim.core.plugins import discover, paragraph_of
+from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import construct, describe, field_values
 from fl_sim.experiment import Model
-from fl_sim.models.parameters import buffers, flat, load_flat
+from fl_sim.models.parameters import buffers, flatten, load_flat
 from fl_sim.models.tuning import build
-from fl_sim.plugins import discover, paragraph_of
-from fl_sim.seeding import generator
 from fl_sim.triggers import Bars
 from strategies.median import CoordinateMedian
 
@@ -69,9 +69,9 @@ def fresh(client: Client = SGD) -> nn.Sequential:
 
 def trained(client: Client, shard: Shard, seed: int = 0) -> Trained:
     model, new = fresh(client), replace(shard, memory={}, sent={})
-    start = flat(model)
+    start = flatten(model)
     metrics = client.train(model, new, generator(seed, "client"))
-    return Trained(start, flat(model), buffers(model), metrics)
+    return Trained(start, flatten(model), buffers(model), metrics)
 
 
 @every_client
@@ -131,13 +131,13 @@ def test_cached_features_are_trained_on_like_images(client: Client) -> None:
     features = torch.randn(30, 6, generator=generator(0, "features"))
     shard = Shard(0, features, torch.arange(30) % 3, torch.arange(30), 3)
     head = nn.Sequential(nn.Linear(6, 3))
-    start = flat(head)
+    start = flatten(head)
     if isinstance(client, BackdoorClient | UniqueFeatureClient):
         with pytest.raises(ValueError, match="needs images"):
             client.train(head, shard, generator(0, "head"))
         return
     client.train(head, shard, generator(0, "head"))
-    assert not torch.equal(flat(head), start)
+    assert not torch.equal(flatten(head), start)
 
 
 @every_client
@@ -165,19 +165,19 @@ def test_what_a_client_keeps_survives_a_checkpoint(client: Client, shard: Shard)
     for memory in (first.memory, copied):
         model, second = fresh(client), replace(shard, round=2, memory=memory, sent={})
         client.train(model, second, generator(0, "second"))
-        outcomes.append(flat(model).numpy().tobytes())
+        outcomes.append(flatten(model).numpy().tobytes())
     assert outcomes[0] == outcomes[1]
 
 
 @every_client
 def test_a_personal_model_is_there_once_a_client_has_trained(client: Client, shard: Shard) -> None:
     model, own = fresh(client), replace(shard, memory={}, sent={})
-    before = flat(model)
-    assert not client.personal(model, own.memory)
-    assert torch.equal(flat(model), before)
+    before = flatten(model)
+    assert not client.load_personal_model(model, own.memory)
+    assert torch.equal(flatten(model), before)
     client.train(fresh(client), own, generator(0, "client"))
-    if client.personal(model, own.memory):
-        assert not torch.equal(flat(model), before)
+    if client.load_personal_model(model, own.memory):
+        assert not torch.equal(flatten(model), before)
 
 
 @every_client
@@ -191,9 +191,9 @@ def test_a_client_is_described_and_constructed_again(client: Client) -> None:
 
 
 @every_client
-def test_a_client_of_a_cohort_sends_what_it_trained(client: Client, shard: Shard) -> None:
+def test_a_client_of_a_batch_sends_what_it_trained(client: Client, shard: Shard) -> None:
     update = Update(2, torch.arange(5.0), {}, 50, {})
-    if client.descent(1) is not None:
+    if client.sgd_config(1) is not None:
         assert client.replies(update, shard) == (update,)
 
 
@@ -240,7 +240,7 @@ def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard
         def num_steps(self, num_examples: int) -> int:
             return 1234
 
-        def personal(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
+        def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
             return True
 
         def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
@@ -249,7 +249,7 @@ def test_an_attacker_is_in_all_else_like_what_it_wraps(client: Any, shard: Shard
     odd = replace(client, honest=Odd())
     update = Update(2, torch.ones(3), {}, 50, {})
     assert odd.num_steps(50) == 1234
-    assert odd.personal(fresh(client), {})
+    assert odd.load_personal_model(fresh(client), {})
     assert len(odd.replies(update, shard)) == 3
 
 
@@ -278,31 +278,31 @@ def collusion(honest: int, own: int, seed: int = 0, size: int = 40) -> Collusion
 def test_a_forged_update_is_a_finite_row_for_each_colluder(
     client: ColludingClient, honest: int, own: int
 ) -> None:
-    seen = collusion(honest, own)
-    forged = client.forge(seen)
-    assert forged.shape == seen.own.shape
-    assert forged.dtype == seen.own.dtype
+    known = collusion(honest, own)
+    forged = client.forge(known)
+    assert forged.shape == known.own.shape
+    assert forged.dtype == known.own.dtype
     assert bool(forged.isfinite().all())
 
 
 @every_colluder
 def test_forging_is_repeatable_and_leaves_what_it_sees_alone(client: ColludingClient) -> None:
-    seen, again = collusion(7, 3), collusion(7, 3)
-    forged = client.forge(seen)
+    known, again = collusion(7, 3), collusion(7, 3)
+    forged = client.forge(known)
     assert torch.equal(forged, client.forge(again))
     for name in ("honest", "own", "honest_weights", "own_weights"):
-        assert torch.equal(getattr(seen, name), getattr(again, name))
+        assert torch.equal(getattr(known, name), getattr(again, name))
     forged.zero_()
-    assert torch.equal(seen.honest, again.honest)
-    assert torch.equal(seen.own, again.own)
+    assert torch.equal(known.honest, again.honest)
+    assert torch.equal(known.own, again.own)
 
 
 @every_colluder
 def test_equal_honest_updates_are_no_special_case(client: ColludingClient) -> None:
-    seen = collusion(5, 2)
-    alike = replace(seen, honest=seen.honest[:1].repeat(5, 1))
+    known = collusion(5, 2)
+    alike = replace(known, honest=known.honest[:1].repeat(5, 1))
     assert bool(client.forge(alike).isfinite().all())
-    assert bool(client.forge(replace(seen, honest=0 * seen.honest)).isfinite().all())
+    assert bool(client.forge(replace(known, honest=0 * known.honest)).isfinite().all())
 
 
 @every_colluder
@@ -394,7 +394,7 @@ def test_a_backdoor_stamps_and_relabels_its_share_and_nothing_else(shard: Shard)
     whole, part = shown
     for seen, piece in ((whole, None), (part, shard.client)):
         changed = (seen.inputs != shard.inputs).flatten(1).any(1)
-        stamped = Bars().stamped(shard.inputs, piece)
+        stamped = Bars().stamp(shard.inputs, piece)
         moved = (seen.inputs == stamped).flatten(1).all(1) & (seen.labels == 7)
         assert int(moved.sum()) >= 20
         assert bool((moved | ~changed).all())
@@ -406,12 +406,12 @@ def test_a_backdoor_stamps_and_relabels_its_share_and_nothing_else(shard: Shard)
 def test_a_free_rider_repeats_the_last_change_of_the_model(shard: Shard) -> None:
     client, own = FreeRiderClient(repeats=2.0, noise=0.0), replace(shard, memory={})
     model = fresh(client)
-    start = flat(model)
+    start = flatten(model)
     client.train(model, own, generator(0, "first"))
-    assert torch.equal(flat(model), start)
+    assert torch.equal(flatten(model), start)
     load_flat(model, start + 0.5)
     client.train(model, own, generator(0, "second"))
-    assert torch.allclose(flat(model), start + 0.5 + 2 * 0.5, atol=1e-5)
+    assert torch.allclose(flatten(model), start + 0.5 + 2 * 0.5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fault", ["nan", "inf"])
@@ -435,16 +435,16 @@ def test_faulty_replies_are_too_many_too_short_or_boast(shard: Shard) -> None:
 
 def test_a_stale_reply_is_that_of_the_round_before(shard: Shard) -> None:
     own, model = replace(shard, memory={}), fresh()
-    start = flat(model)
+    start = flatten(model)
     FaultyClient("stale").train(model, own, generator(0, "first"))
-    first = flat(model) - start
+    first = flatten(model) - start
     assert torch.allclose(first, trained_from(start, shard, "first"), atol=1e-6)
     load_flat(model, start + 0.01)
     FaultyClient("stale").train(model, own, generator(0, "second"))
-    assert torch.allclose(flat(model) - (start + 0.01), first, atol=1e-6)
+    assert torch.allclose(flatten(model) - (start + 0.01), first, atol=1e-6)
 
 
 def trained_from(start: Tensor, shard: Shard, label: str) -> Tensor:
     model = fresh()
     SgdClient().train(model, shard, generator(0, label))
-    return flat(model) - start
+    return flatten(model) - start

@@ -7,12 +7,12 @@ import pickle
 import pytest
 from flwr.serverapp import strategy as flower
 
-from fl_sim import catalogue
-from fl_sim.attacks.signals import MembershipAttack
+from fl_sim.cli import catalogue
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
+from fl_sim.contracts.attacks import MembershipAttack
+from fl_sim.core.plugins import discover, summary_of
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
-from fl_sim.plugins import discover, summary_of
 
 KINDS: dict[str, type] = {
     "strategies": AggregationRule,

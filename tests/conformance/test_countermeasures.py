@@ -12,13 +12,13 @@ from torch.nn import functional
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Experiment, Model
+from fl_sim.config.validation import check
 from fl_sim.contracts import Augmentation, Countermeasure, Filter, Shard, WorstCase
-from fl_sim.description import construct, describe
-from fl_sim.errors import FieldError
+from fl_sim.core.errors import FieldError
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.serialization import construct, describe
 from fl_sim.models.architectures import ARCHITECTURES
-from fl_sim.plugins import discover
-from fl_sim.preflight import check
-from fl_sim.seeding import generator, torch_seeded
 
 ALL = [cls() for cls in discover("fl_sim.countermeasures", Countermeasure)]
 SHAPES = ((1, 8, 8), (3, 12, 9))
@@ -40,14 +40,14 @@ def applied(own: Countermeasure, images: Tensor, seed: int = 3) -> Tensor:
     """Return what the countermeasure makes of images, as floats in [0, 1]."""
     rng, labels = generator(seed, "apply"), torch.arange(len(images)) % 4
     if isinstance(own, Filter):
-        filtered = own.filtered(images, labels, rng)
+        filtered = own.filter(images, labels, rng)
         assert filtered.dtype == torch.uint8
         return filtered / 255
     batch, targets = images / 255, functional.one_hot(labels, 4).float()
     if isinstance(own, WorstCase):
-        return own.worst(network(images.shape[1:]), batch, targets, rng)
+        return own.find_worst(network(images.shape[1:]), batch, targets, rng)
     assert isinstance(own, Augmentation)
-    augmented, mixed = own.augmented(batch, targets, rng)
+    augmented, mixed = own.augment(batch, targets, rng)
     torch.testing.assert_close(mixed.sum(1), torch.ones(len(images)))
     assert float(mixed.min()) >= 0
     return augmented
@@ -108,7 +108,7 @@ def test_the_model_is_left_as_it_was(own: WorstCase) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     frozen = [parameter.requires_grad for parameter in model.parameters()]
-    own.worst(model, images, targets, generator(0, "worst"))
+    own.find_worst(model, images, targets, generator(0, "worst"))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == frozen

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import fl_sim
-from fl_sim import Experiment, experiment_file
+from fl_sim import Experiment
+from fl_sim.config import experiment_file
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -64,7 +64,8 @@ EXPERIMENT = Experiment(
 SCRIPT = """
 import json, sys
 import fl_sim, strategies
-from fl_sim import catalogue, experiment_file
+from fl_sim.cli import catalogue
+from fl_sim.config import experiment_file
 
 entry = {e.name: e for e in catalogue.entries("strategies")}["HalfwayRule"]
 experiment = experiment_file.read("drop_in.py", ["strategy=HalfwayRule"]).experiment

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim import study
-from fl_sim.cells import Cell, cells_of
-from fl_sim.errors import RequestError
+from fl_sim.config.experiment_file import ExperimentFile, read
+from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
-from fl_sim.experiment_file import ExperimentFile, read
 from fl_sim.report import expected
 from fl_sim.results import run_folder
+from fl_sim.runs import study
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "experiments").glob("*.py"))

@@ -10,21 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_sim.contracts import Metric, Observation, Row, Triggered, Update
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import prepare
-from fl_sim.engine.loop import initial_state
-from fl_sim.engine.measure import Seen, measure
-from fl_sim.engine.server import RuleServer
+from fl_sim.backends.base import InProcessBackend
+from fl_sim.contracts import Metric, RoundRecord, Row, Triggered, Update
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import prepare_federation
 from fl_sim.metrics.accuracy import class_accuracies
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
+from fl_sim.rounds.accumulator import RoundUpdates
+from fl_sim.rounds.loop import initial_state
+from fl_sim.rounds.measure import measure_round
+from fl_sim.rounds.server import RuleServer
+from fl_sim.rounds.state import RoundOutcome
+from fl_sim.training.client_trainer import make_trainer
+from fl_sim.training.tasks import RoundConfig
 from strategies.fedavg import FedAvg
 
 METRICS = [cls() for cls in discover("fl_sim.metrics", Metric)]
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda m: type(m).__name__)
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 
 
 def sure_of(labels: Tensor, num_classes: int = 10) -> Tensor:
@@ -32,19 +36,19 @@ def sure_of(labels: Tensor, num_classes: int = 10) -> Tensor:
     return 50 * torch.nn.functional.one_hot(labels, num_classes).float()
 
 
-def perfect(seen: Observation) -> Observation:
+def perfect(record: RoundRecord) -> RoundRecord:
     """Return an observation of a model that knows the test set and leaks every member."""
-    wrong = (seen.pool_labels + 1) % 10
-    answers = torch.where(seen.members, seen.pool_labels, wrong)
-    return replace(seen, test_logits=sure_of(seen.test_labels), pool_logits=sure_of(answers))
+    wrong = (record.pool_labels + 1) % 10
+    answers = torch.where(record.members, record.pool_labels, wrong)
+    return replace(record, test_logits=sure_of(record.test_labels), pool_logits=sure_of(answers))
 
 
-def all_rows(seen: Observation) -> list[Row]:
-    return [row for metric in METRICS for row in metric.rows(seen)]
+def all_rows(record: RoundRecord) -> list[Row]:
+    return [row for metric in METRICS for row in metric.rows(record)]
 
 
-def values(seen: Observation, metric: str, group: str = "all") -> list[float]:
-    return [row.value for row in all_rows(seen) if row.metric == metric and row.group == group]
+def values(record: RoundRecord, metric: str, group: str = "all") -> list[float]:
+    return [row.value for row in all_rows(record) if row.metric == metric and row.group == group]
 
 
 def readable(row: Row) -> bool:
@@ -52,40 +56,40 @@ def readable(row: Row) -> bool:
     return math.isfinite(row.value) or (not row.valid and bool(row.note))
 
 
-def part(seen: Observation, kept: Tensor) -> Observation:
+def part(record: RoundRecord, kept: Tensor) -> RoundRecord:
     """Return an observation whose pool is a part of the audited records."""
     names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
-    changed: Any = {name: getattr(seen, name)[kept] for name in names}
-    return replace(seen, **changed)
+    changed: Any = {name: getattr(record, name)[kept] for name in names}
+    return replace(record, **changed)
 
 
-def odd_observations(seen: Observation) -> dict[str, Observation]:
+def odd_observations(record: RoundRecord) -> dict[str, RoundRecord]:
     """Return observations in which something is missing, by what."""
     no, yes = torch.zeros(160, dtype=torch.bool), torch.ones(160, dtype=torch.bool)
     none, all_ = torch.zeros(4, dtype=torch.int64), torch.full((4,), 80)
     own = torch.tensor([80, 0, 0, 0])
-    extra = torch.cat([seen.class_counts, torch.zeros(1, 10, dtype=torch.int64)])
+    extra = torch.cat([record.class_counts, torch.zeros(1, 10, dtype=torch.int64)])
     return {
-        "nobody is protected": replace(seen, protected=no, protected_counts=none),
-        "everybody is protected": replace(seen, protected=yes, protected_counts=all_),
+        "nobody is protected": replace(record, protected=no, protected_counts=none),
+        "everybody is protected": replace(record, protected=yes, protected_counts=all_),
         "one client protects": replace(
-            seen, protected=torch.arange(160) < 40, protected_counts=own
+            record, protected=torch.arange(160) < 40, protected_counts=own
         ),
-        "nobody is audited": part(seen, no),
-        "three are audited": part(seen, torch.arange(160) < 3),
-        "only members are audited": part(seen, seen.members),
-        "only outsiders are audited": part(seen, ~seen.members),
-        "one member and one outsider are audited": part(seen, torch.arange(160) % 159 == 0),
+        "nobody is audited": part(record, no),
+        "three are audited": part(record, torch.arange(160) < 3),
+        "only members are audited": part(record, record.members),
+        "only outsiders are audited": part(record, ~record.members),
+        "one member and one outsider are audited": part(record, torch.arange(160) % 159 == 0),
         "a client has no records": replace(
-            seen, class_counts=extra, protected_counts=torch.tensor([40, 40, 40, 40, 0])
+            record, class_counts=extra, protected_counts=torch.tensor([40, 40, 40, 40, 0])
         ),
         "one client": replace(
-            part(seen, torch.arange(160) < 40),
-            class_counts=seen.class_counts[:1],
-            protected_counts=seen.protected_counts[:1],
+            part(record, torch.arange(160) < 40),
+            class_counts=record.class_counts[:1],
+            protected_counts=record.protected_counts[:1],
         ),
         "one class in the test set": replace(
-            seen,
+            record,
             test_logits=torch.zeros(4, 10),
             test_labels=torch.ones(4, dtype=torch.int64),
             triggered=Triggered(torch.zeros(4, 10), target=1),
@@ -130,8 +134,8 @@ def test_no_two_metrics_use_one_name(observation: Maker) -> None:
 @pytest.mark.parametrize("odd", ODD)
 @every_metric
 def test_every_number_is_finite_or_flagged(metric: Metric, odd: str, observation: Maker) -> None:
-    seen = odd_observations(observation())[odd]
-    assert [row for row in metric.rows(seen) if not readable(row)] == []
+    record = odd_observations(observation())[odd]
+    assert [row for row in metric.rows(record) if not readable(row)] == []
 
 
 def test_no_odd_observation_is_forgotten(observation: Maker) -> None:
@@ -142,7 +146,7 @@ BROKEN = ("nan", "inf", "-inf")
 PARTS = ("test", "pool", "triggered", "personal", "everything")
 
 
-def broken(seen: Observation, part: str, kind: str, everywhere: bool) -> Observation:
+def broken(record: RoundRecord, part: str, kind: str, everywhere: bool) -> RoundRecord:
     """Return what is seen of a model one of whose outputs, or all, are not finite."""
 
     def spoilt(logits: Tensor) -> Tensor:
@@ -151,18 +155,18 @@ def broken(seen: Observation, part: str, kind: str, everywhere: bool) -> Observa
         worse[rows] = float(kind)
         return worse
 
-    assert seen.triggered is not None
+    assert record.triggered is not None
     changed: dict[str, Any] = {}
     if part in ("test", "everything"):
-        changed["test_logits"] = spoilt(seen.test_logits)
+        changed["test_logits"] = spoilt(record.test_logits)
     if part in ("pool", "everything"):
-        changed["pool_logits"] = spoilt(seen.pool_logits)
+        changed["pool_logits"] = spoilt(record.pool_logits)
     if part in ("triggered", "everything"):
-        changed["triggered"] = Triggered(spoilt(seen.triggered.logits), seen.triggered.target)
+        changed["triggered"] = Triggered(spoilt(record.triggered.logits), record.triggered.target)
     if part in ("personal", "everything"):
         own = spoilt(torch.eye(10)) if kind == "nan" else torch.eye(10)
         changed["personal"] = {1: class_accuracies(own * float(kind), torch.arange(10))}
-    return replace(seen, **changed)
+    return replace(record, **changed)
 
 
 READS = {  # what begins like this is made of that part
@@ -194,8 +198,8 @@ def is_made_of(row: Row, part: str) -> bool:
 def test_nothing_that_is_made_of_a_diverged_model_is_a_number(
     metric: Metric, part: str, kind: str, everywhere: bool, observation: Maker
 ) -> None:
-    seen = observation(pool_features=torch.randn(160, 3, generator=generator(0, "features")))
-    rows = list(metric.rows(broken(seen, part, kind, everywhere)))
+    record = observation(pool_features=torch.randn(160, 3, generator=generator(0, "features")))
+    rows = list(metric.rows(broken(record, part, kind, everywhere)))
     assert [row for row in rows if row.valid and not math.isfinite(row.value)] == []
     made = [
         row for row in rows for own in READS if part in (own, "everything") if is_made_of(row, own)
@@ -203,7 +207,7 @@ def test_nothing_that_is_made_of_a_diverged_model_is_a_number(
     assert all(math.isnan(row.value) and not row.valid for row in made)
     assert all(math.isnan(row.low) and math.isnan(row.high) for row in made)
     assert all(row.note == "the model diverged" for row in made)
-    whole = {(row.metric, row.client, row.group) for row in metric.rows(seen)}
+    whole = {(row.metric, row.client, row.group) for row in metric.rows(record)}
     assert whole <= {(row.metric, row.client, row.group) for row in rows}
 
 
@@ -211,53 +215,53 @@ def test_nothing_that_is_made_of_a_diverged_model_is_a_number(
 def test_what_does_not_read_a_broken_part_stays(metric: Metric, observation: Maker) -> None:
     """A row that needs no logits, or others, is the same number as before."""
 
-    def kept(seen: Observation) -> dict[tuple[str, int, str], float]:
+    def kept(record: RoundRecord) -> dict[tuple[str, int, str], float]:
         free = ("protected_share", "attack_success_untriggered", "exclusion", "bytes", "detection")
         return {
             (row.metric, row.client, row.group): row.value
-            for row in metric.rows(seen)
+            for row in metric.rows(record)
             if row.metric.startswith(free) and row.valid
         }
 
-    seen = observation()
+    record = observation()
     part = "triggered" if type(metric).__name__ == "BackdoorSuccess" else "everything"
-    assert kept(broken(seen, part, "nan", everywhere=True)) == kept(seen)
+    assert kept(broken(record, part, "nan", everywhere=True)) == kept(record)
 
 
 class Careless(Metric):
     """What a newcomer may write: it believes whatever it is given."""
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
-        yield Row(seen.round, "clients", seen.num_clients)
-        right = seen.test_logits.argmax(1) == seen.test_labels
-        yield Row(seen.round, "right", float(right.double().mean()), low=0.0, high=1.0)
-        yield Row(seen.round, "worst", int(seen.test_logits.sum()))
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
+        yield Row(record.round, "clients", record.num_clients)
+        right = record.test_logits.argmax(1) == record.test_labels
+        yield Row(record.round, "right", float(right.double().mean()), low=0.0, high=1.0)
+        yield Row(record.round, "worst", int(record.test_logits.sum()))
 
 
 class Listed(Metric):
     """Another one, whose rows are a list."""
 
-    def rows(self, seen: Observation) -> list[Row]:
-        gap = seen.pool_logits[seen.members].max() - seen.pool_logits[~seen.members].max()
-        return [Row(seen.round, "gap", float(gap > 0)), Row(seen.round, "one", 1.0)]
+    def rows(self, record: RoundRecord) -> list[Row]:
+        gap = record.pool_logits[record.members].max() - record.pool_logits[~record.members].max()
+        return [Row(record.round, "gap", float(gap > 0)), Row(record.round, "one", 1.0)]
 
 
 class Sly(Metric):
     """One that takes the fields out as a mapping, and puts others in their place."""
 
-    def rows(self, seen: Observation) -> Iterator[Row]:
-        other = replace(seen, round=4)
-        yield Row(seen.round, "copied", float(other.test_logits.argmax(1).double().mean()))
-        logits = vars(seen)["test_logits"]
-        yield Row(seen.round, "taken", float(logits.argmax(1).double().mean()))
+    def rows(self, record: RoundRecord) -> Iterator[Row]:
+        other = replace(record, round=4)
+        yield Row(record.round, "copied", float(other.test_logits.argmax(1).double().mean()))
+        logits = vars(record)["test_logits"]
+        yield Row(record.round, "taken", float(logits.argmax(1).double().mean()))
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_metric_of_ones_own_cannot_make_a_number_of_a_diverged_model(
     kind: str, observation: Maker
 ) -> None:
-    seen = broken(observation(), "everything", kind, everywhere=False)
-    counted, *made = [row for own in (Careless(), Listed(), Sly()) for row in own.rows(seen)]
+    record = broken(observation(), "everything", kind, everywhere=False)
+    counted, *made = [row for own in (Careless(), Listed(), Sly()) for row in own.rows(record)]
     assert (counted.value, counted.valid) == (4, True)
     assert [row.metric for row in made] == ["right", "worst", "gap", "one", "copied", "taken"]
     for row in made:
@@ -274,9 +278,9 @@ def test_a_metric_of_ones_own_is_left_alone_where_all_is_well(observation: Maker
 
 def test_a_number_that_is_not_finite_is_never_valid(observation: Maker) -> None:
     class Undefined(Metric):
-        def rows(self, seen: Observation) -> Iterator[Row]:
-            yield Row(seen.round, "nan", math.nan, low=0.0, high=1.0)
-            yield Row(seen.round, "inf", math.inf, note="without noise")
+        def rows(self, record: RoundRecord) -> Iterator[Row]:
+            yield Row(record.round, "nan", math.nan, low=0.0, high=1.0)
+            yield Row(record.round, "inf", math.inf, note="without noise")
 
     nan, inf = Undefined().rows(observation())
     assert (nan.valid, nan.note) == (False, "not defined")
@@ -285,12 +289,12 @@ def test_a_number_that_is_not_finite_is_never_valid(observation: Maker) -> None:
 
 
 def test_a_class_without_a_test_image_makes_no_zero(observation: Maker) -> None:
-    seen = observation()
-    kept = seen.test_labels < 8
+    record = observation()
+    kept = record.test_labels < 8
     part = replace(
-        perfect(seen),
-        test_logits=sure_of(seen.test_labels)[kept],
-        test_labels=seen.test_labels[kept],
+        perfect(record),
+        test_logits=sure_of(record.test_labels)[kept],
+        test_labels=record.test_labels[kept],
         class_counts=torch.tensor([[8] * 8 + [0, 0], [0] * 8 + [8, 8], [8] * 10, [0] * 10]),
         triggered=None,
     )
@@ -304,11 +308,12 @@ def test_a_class_without_a_test_image_makes_no_zero(observation: Maker) -> None:
 def test_numbers_of_a_model_that_diverged_are_flagged(
     experiment: Callable[..., Experiment],
 ) -> None:
-    federation = prepare(experiment())
+    federation = prepare_federation(experiment())
     state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
     state.parameters.fill_(1e30)  # finite, so that it passes for an update; its logits are not
-    seen = Seen([], None, [], seconds=1.0)
-    rows = measure(federation, state, LocalCrew(federation.workshop), seen)
+    config = RoundConfig(0, state.parameters, state.buffers)
+    outcome = RoundOutcome(state, config, RoundUpdates([], None, None, []), None)
+    rows = measure_round(federation, InProcessBackend(make_trainer(federation)), outcome)
     assert [row for row in rows if not readable(row)] == []
     scored = ("accuracy", "loss", "client_accuracy", "mia_margin_auc", "fairness_mean")
     made = [row for row in rows if row.metric in scored]
@@ -327,10 +332,10 @@ def test_intervals_enclose_their_value(metric: Metric, observation: Maker) -> No
 
 @every_metric
 def test_a_metric_leaves_what_it_sees_as_it_was(metric: Metric, observation: Maker) -> None:
-    seen = observation(pool_logits=torch.randn(160, 10, generator=generator(0, "pool")))
-    tensors = {k: v.clone() for k, v in vars(seen).items() if isinstance(v, Tensor)}
-    list(metric.rows(seen))
-    assert all(torch.equal(getattr(seen, name), before) for name, before in tensors.items())
+    record = observation(pool_logits=torch.randn(160, 10, generator=generator(0, "pool")))
+    tensors = {k: v.clone() for k, v in vars(record).items() if isinstance(v, Tensor)}
+    list(metric.rows(record))
+    assert all(torch.equal(getattr(record, name), before) for name, before in tensors.items())
 
 
 @every_metric
@@ -346,40 +351,40 @@ def test_what_clients_say_of_their_training_is_kept(observation: Maker) -> None:
 
 
 def test_a_guessing_model_is_at_chance_everywhere(observation: Maker) -> None:
-    seen = observation()
-    assert values(seen, "accuracy") == [0.1]
-    assert values(seen, "loss") == [pytest.approx(math.log(10), rel=1e-6)]
+    record = observation()
+    assert values(record, "accuracy") == [0.1]
+    assert values(record, "loss") == [pytest.approx(math.log(10), rel=1e-6)]
     for attack in ("loss", "margin"):
-        assert set(values(seen, f"mia_{attack}_auc")) == {0.5}
-        assert values(seen, f"mia_{attack}_balanced_accuracy") == [0.5]
-        assert values(seen, f"mia_{attack}_tpr_at_0.01") == [0.0]
-    assert values(seen, "mia_shift_auc") == [0.5]
+        assert set(values(record, f"mia_{attack}_auc")) == {0.5}
+        assert values(record, f"mia_{attack}_balanced_accuracy") == [0.5]
+        assert values(record, f"mia_{attack}_tpr_at_0.01") == [0.0]
+    assert values(record, "mia_shift_auc") == [0.5]
 
 
 def test_a_perfect_model_is_perfect_everywhere(observation: Maker) -> None:
-    seen = perfect(observation())
-    assert values(seen, "accuracy") == [1.0]
-    assert values(seen, "loss") == [pytest.approx(0, abs=1e-6)]
-    rows = [row for row in all_rows(seen) if row.metric == "client_accuracy"]
+    record = perfect(observation())
+    assert values(record, "accuracy") == [1.0]
+    assert values(record, "loss") == [pytest.approx(0, abs=1e-6)]
+    rows = [row for row in all_rows(record) if row.metric == "client_accuracy"]
     assert [(row.client, row.value) for row in rows] == [
         (client, pytest.approx(1, rel=1e-12)) for client in range(4)
     ]
 
 
 def test_a_model_that_knows_its_members_leaks_them_all(observation: Maker) -> None:
-    seen = perfect(observation())
+    record = perfect(observation())
     for attack in ("loss", "margin"):
         for group in ("all", "protected", "clean"):
-            assert set(values(seen, f"mia_{attack}_auc", group)) == {1.0}
-            assert values(seen, f"mia_{attack}_balanced_accuracy", group) == [1.0]
-            assert values(seen, f"mia_{attack}_tpr_at_0.01", group) == [1.0]
+            assert set(values(record, f"mia_{attack}_auc", group)) == {1.0}
+            assert values(record, f"mia_{attack}_balanced_accuracy", group) == [1.0]
+            assert values(record, f"mia_{attack}_tpr_at_0.01", group) == [1.0]
 
 
 def test_an_even_federation_is_fair(observation: Maker) -> None:
-    seen = perfect(observation())
+    record = perfect(observation())
     even = {"spread": 0, "jain": 1, "gini": 0, "entropy": 1, "worst_client": 1}
     for name, value in even.items():
-        assert values(seen, f"fairness_{name}") == [pytest.approx(value, abs=1e-12)]
+        assert values(record, f"fairness_{name}") == [pytest.approx(value, abs=1e-12)]
 
 
 def test_a_rate_from_too_few_outsiders_is_not_to_be_read(observation: Maker) -> None:
@@ -390,12 +395,12 @@ def test_a_rate_from_too_few_outsiders_is_not_to_be_read(observation: Maker) -> 
 
 
 def test_costs_are_passed_on(observation: Maker) -> None:
-    seen = observation(seconds=2.5, bytes_down=7, bytes_up=11, num_failures=3)
+    record = observation(seconds=2.5, bytes_down=7, bytes_up=11, num_failures=3)
     expected = {"seconds": 2.5, "bytes_down": 7, "bytes_up": 11, "failures": 3}
-    seen = replace(seen, cpu_seconds=4.5)
+    record = replace(record, cpu_seconds=4.5)
     expected["cpu_seconds"] = 4.5
-    assert {name: values(seen, name) for name in expected} == {
+    assert {name: values(record, name) for name in expected} == {
         name: [value] for name, value in expected.items()
     }
-    (peak,) = values(seen, "peak_mib")
+    (peak,) = values(record, "peak_mib")
     assert 10 < peak < 10**6

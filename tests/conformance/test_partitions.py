@@ -10,10 +10,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fl_sim.core.errors import FieldError
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import numpy_generator
 from fl_sim.data.partition import Partition, shares
-from fl_sim.errors import FieldError
-from fl_sim.plugins import discover
-from fl_sim.seeding import numpy_generator
 
 PARTITIONS: list[Any] = [cls() for cls in discover("fl_sim.data", Partition)]
 every_partition = pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: type(p).__name__)

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fl_sim import effort, scratch
 from fl_sim.contracts import Dataset, Protection
-from fl_sim.description import construct, describe
-from fl_sim.errors import FieldError
+from fl_sim.core import pass_counter, resumable
+from fl_sim.core.errors import FieldError
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import construct, describe
 from fl_sim.models.surrogate import cannot_protect
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
 
 PROTECTIONS = [cls() for cls in discover("fl_sim.protections", Protection)]
 WHOLE_RADII = (1 / 255, 8 / 255, 16 / 255)
@@ -125,9 +125,9 @@ class CutError(Exception):
 def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
     made: Made, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "SECONDS", 0.0)
-    monkeypatch.setattr(scratch, "SHARE", float("inf"))
-    with effort.counted() as whole:
+    monkeypatch.setattr(resumable, "SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "SHARE", float("inf"))
+    with pass_counter.count_passes() as whole:
         made.again()
 
     def cut(passes: int) -> None:
@@ -136,10 +136,10 @@ def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
 
     if not whole.passes:
         return  # made without a network
-    with scratch.scratch(tmp_path):
-        with pytest.raises(CutError), effort.counted(cut):
+    with resumable.scratch(tmp_path):
+        with pytest.raises(CutError), pass_counter.count_passes(cut):
             made.again()
-        with effort.counted() as left:
+        with pass_counter.count_passes() as left:
             assert torch.equal(made.again(), made.protected)
     if share > 0.5 and type(made.protection).__name__ not in IN_ONE_PIECE:
         assert left.passes < whole.passes

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Decision, LinearRule, Senders
-from fl_sim.description import construct, describe, field_values
-from fl_sim.engine.checkpoint import load_state, save_state
-from fl_sim.engine.log import RunLog
-from fl_sim.engine.loop import State
-from fl_sim.engine.server import RuleServer
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
-from fl_sim.sums import weighted_sum
+from fl_sim.contracts import AggregationResult, AggregationRule, LinearRule, RoundContext
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import construct, describe, field_values
+from fl_sim.core.sums import weighted_sum
+from fl_sim.rounds.loop import State
+from fl_sim.rounds.server import RuleServer
+from fl_sim.runs.checkpoint import load_state, save_state
+from fl_sim.runs.run_log import RunLog
 from strategies.fltrust import FLTrust
 from strategies.q_fedavg import QFedAvg
 from strategies.scaffold import SCAFFOLD
@@ -141,24 +141,24 @@ def drawn(rule: AggregationRule, seed: int, spare: int = 4) -> tuple[Tensor, Ten
     return updates, torch.randint(1, 50, (count,), generator=rng).double()
 
 
-def known(updates: Tensor) -> Senders:
+def known(updates: Tensor) -> RoundContext:
     """Return senders of whom all is known: steps, losses, and what the server trained itself."""
     clients = torch.arange(len(updates))
     steps, losses = 1.0 + clients % 3, 1.0 + clients / 8
     own = torch.linspace(-500, 500, updates.shape[1]).round().to(updates.dtype)
-    return Senders(clients, len(updates), 2, 0, steps.double(), losses.double(), reference=own)
+    return RoundContext(clients, len(updates), 2, 0, steps.double(), losses.double(), reference=own)
 
 
-def reordered(senders: Senders, order: Tensor) -> Senders:
-    changed: Any = {n: getattr(senders, n)[order] for n in ("clients", "local_steps", "losses")}
-    return dataclasses.replace(senders, **changed)
+def reordered(context: RoundContext, order: Tensor) -> RoundContext:
+    changed: Any = {n: getattr(context, n)[order] for n in ("clients", "local_steps", "losses")}
+    return dataclasses.replace(context, **changed)
 
 
 def first_decision(
-    rule: AggregationRule, updates: Tensor, weights: Tensor, senders: Senders | None = None
-) -> Decision:
+    rule: AggregationRule, updates: Tensor, weights: Tensor, context: RoundContext | None = None
+) -> AggregationResult:
     state = rule.initial_state(updates.shape[1])
-    return rule.decide(state, updates, weights, senders or known(updates))
+    return rule.decide(state, updates, weights, context or known(updates))
 
 
 def first_step(rule: AggregationRule, updates: Tensor, weights: Tensor) -> Tensor:
@@ -189,15 +189,15 @@ def test_a_rule_agrees_with_unanimous_clients(rule: AggregationRule, seed: int) 
 def test_a_rule_ignores_the_order_of_clients(rule: AggregationRule, seed: int) -> None:
     updates, weights = drawn(rule, seed)
     order = torch.randperm(len(updates), generator=generator(seed, "order"))
-    senders = reordered(known(updates), order)
-    shuffled = first_decision(rule, updates[order], weights[order], senders)
+    context = reordered(known(updates), order)
+    shuffled = first_decision(rule, updates[order], weights[order], context)
     expected = first_decision(rule, updates, weights)
     torch.testing.assert_close(shuffled.step, expected.step, rtol=1e-12, atol=1e-9)
     for one, other in zip(told(shuffled), told(expected), strict=True):
         torch.testing.assert_close(one, other[order], rtol=1e-5, atol=1e-6)
 
 
-def told(decision: Decision) -> list[Tensor]:
+def told(decision: AggregationResult) -> list[Tensor]:
     return [n for n in (decision.shares, decision.scales) if n is not None]
 
 
@@ -324,7 +324,7 @@ def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path:
     updates, weights = drawn(rule, 3)
     state = first_decision(rule, updates, weights).state
     kept, log = RuleServer(rule, SIZE), RunLog(tmp_path / "log.jsonl")
-    kept.remember(state)
+    kept.load_state_dict(state)
     save_state(tmp_path, State(1, torch.zeros(SIZE), {}, kept), "a run", log.mark)
     restored = RuleServer(rule, SIZE)
     first = State(0, torch.zeros(SIZE), {}, restored)
@@ -424,8 +424,8 @@ def test_a_wrapper_takes_any_rule(wrapper: Any, inner: AggregationRule) -> None:
     rule = dataclasses.replace(wrapper, rule=inner)
     updates, weights = drawn(rule, 8)
     sent = {"control": torch.ones_like(updates)}
-    senders = dataclasses.replace(known(updates), sent=sent)
-    decision = first_decision(rule, updates, weights, senders)
+    context = dataclasses.replace(known(updates), sent=sent)
+    decision = first_decision(rule, updates, weights, context)
     assert decision.step.shape == (SIZE,)
     assert bool(decision.step.isfinite().all())
     for numbers in told(decision):

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from fl_sim import Data, Experiment, Participation, run, tensor_files
+from fl_sim import Data, Experiment, Participation, run
+from fl_sim.core import tensor_files
+from fl_sim.core.errors import FieldError
 from fl_sim.data.partition import Iid
-from fl_sim.engine import memory
-from fl_sim.engine.faults import Faults
-from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.log import RunLog
-from fl_sim.engine.progress import Progress
-from fl_sim.errors import FieldError
 from fl_sim.experiment import FailurePolicy
+from fl_sim.federation.federation import Federation, load_federation
+from fl_sim.runs import memory
+from fl_sim.runs.progress import Progress
+from fl_sim.runs.run_log import RunLog
+from fl_sim.training.faults import Faults
 from strategies.krum import Krum
 
 Maker = Callable[..., Experiment]
@@ -155,11 +156,11 @@ def _fill_the_disk(patch: pytest.MonkeyPatch, spot: str, full: OSError) -> None:
 
 def big(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, spare: float) -> Federation:
     """Return a federation that needs more than there is, by `spare` models."""
-    ours = federation(experiment.to_json())
-    monkeypatch.setattr(memory, "used", lambda: 0)
-    room = memory.predicted(ours) - int(spare * 4 * len(ours.start))
-    monkeypatch.setattr(memory, "available", lambda: room)
-    return ours
+    federation = load_federation(experiment.to_json())
+    monkeypatch.setattr(memory, "used_memory", lambda: 0)
+    room = memory.predict(federation) - int(spare * 4 * len(federation.start))
+    monkeypatch.setattr(memory, "available_memory", lambda: room)
+    return federation
 
 
 def test_too_many_updates_to_stack_are_refused_with_a_number_that_fits(
@@ -168,20 +169,20 @@ def test_too_many_updates_to_stack_are_refused_with_a_number_that_fits(
     data = Data(dataset="digits", num_clients=20, num_samples=200, num_test=60)
     fields = {"data": data, "strategy": Krum(num_byzantine=0), "partition": Iid()}
     wanted = experiment(**fields)
-    ours = big(wanted, monkeypatch, spare=4.5)
+    federation = big(wanted, monkeypatch, spare=4.5)
     with pytest.raises(FieldError, match=r"participation\.clients_per_round") as caught:
-        memory.check(ours)
+        memory.check(federation)
     assert "at most 15 for Krum" in str(caught.value)
     fits = experiment(**fields, participation=Participation(15))
-    memory.check(federation(fits.to_json()))
+    memory.check(load_federation(fits.to_json()))
 
 
 def test_a_network_that_does_not_fit_is_refused(
     experiment: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = big(experiment(), monkeypatch, spare=1)
+    federation = big(experiment(), monkeypatch, spare=1)
     with pytest.raises(FieldError, match=r"model\.backbone"):
-        memory.check(ours)
+        memory.check(federation)
 
 
 def test_a_run_that_does_not_fit_writes_nothing(
@@ -205,7 +206,7 @@ def test_injected_failures_are_rows_and_retries_leave_the_bits(
         for number in (1, 2, 3)
         for client in range(4)
         for attempt in range(5)
-        if all(faults.drawn(0, number, client, before) for before in range(attempt + 1))
+        if all(faults.draw(0, number, client, before) for before in range(attempt + 1))
     ]
     assert struck, "the seed draws no fault: nothing is tested"
     assert max(attempt for _, _, attempt in struck) < 4, "a client is lost for good"

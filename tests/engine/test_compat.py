@@ -6,17 +6,17 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import strategy as flower
 
-from fl_sim.engine import compat
+from fl_sim.flower import compat
 
 
 def test_a_process_can_be_somebody() -> None:
-    compat.be_somebody()
+    compat.ensure_node_identity()
     message = Message(RecordDict(), 3, "train")
     assert message.metadata.dst_node_id == 3
 
 
 def test_a_stamped_message_is_named_by_its_reply() -> None:
-    compat.be_somebody()
+    compat.ensure_node_identity()
     message = Message(RecordDict(), 3, "train")
     compat.stamp(message)
     reply = Message(RecordDict(), reply_to=message)
@@ -29,10 +29,10 @@ def test_globals_are_seeded_by_name_and_put_back() -> None:
     before = random.random(), np.random.rand()  # noqa: NPY002
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
-    with compat.seeded_globals(0, "round", 1):
+    with compat.seed_globals(0, "round", 1):
         inside = random.random(), np.random.rand()  # noqa: NPY002
     assert (random.random(), np.random.rand()) == before  # noqa: NPY002
-    with compat.seeded_globals(0, "round", 1):
+    with compat.seed_globals(0, "round", 1):
         assert (random.random(), np.random.rand()) == inside  # noqa: NPY002
 
 

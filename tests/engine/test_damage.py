@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model
-from fl_sim.atomic_io import DamagedFileError
 from fl_sim.audit.session import audit
 from fl_sim.cli import app
+from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.report import tables
 from fl_sim.results import FILES, RESULT, Results, load_results, run_folder
-from fl_sim.runner import sweep
+from fl_sim.runs.runner import sweep
 from strategies.fedavg import FedAvg
 
 ALL = (*FILES, RESULT)
@@ -56,7 +56,7 @@ class Swept:
 
     def again(self) -> Results:
         axes = {"client.learning_rate": RATES}
-        return sweep(self.experiment, axes, out=self.out, controls=False, cohort="off")
+        return sweep(self.experiment, axes, out=self.out, controls=False, batch_clients="off")
 
     def folder(self, which: int = 0) -> Path:
         return run_folder(self.out / "test", self.ids[which], 0)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim import experiment_file, run
+from fl_sim import run
+from fl_sim.config import experiment_file
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from clients.faulty import FaultyClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, run
-from fl_sim.engine import client_app
+from fl_sim.flower import client_app
 from strategies.fedavg import FedAvg
 from strategies.krum import MultiKrum
 from strategies.median import CoordinateMedian

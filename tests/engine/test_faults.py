@@ -2,9 +2,9 @@
 
 import pytest
 
-from fl_sim.engine.faults import Faults
-from fl_sim.errors import RequestError
-from fl_sim.runner import Options
+from fl_sim.core.errors import RequestError
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.training.faults import Faults
 
 
 def test_chances_are_read() -> None:
@@ -39,13 +39,13 @@ def test_what_cannot_be_read_is_named(text: str, words: list[str]) -> None:
 
 def test_faults_are_drawn_by_name_and_at_their_chance() -> None:
     faults = Faults(crash=0.1, nan=0.3)
-    drawn = [faults.drawn(0, number, client, 0) for number in range(40) for client in range(50)]
-    assert drawn == [faults.drawn(0, n, c, 0) for n in range(40) for c in range(50)]
+    drawn = [faults.draw(0, number, client, 0) for number in range(40) for client in range(50)]
+    assert drawn == [faults.draw(0, n, c, 0) for n in range(40) for c in range(50)]
     assert drawn.count("crash") / len(drawn) == pytest.approx(0.1, abs=0.03)
     assert drawn.count("nan") / len(drawn) == pytest.approx(0.3, abs=0.04)
-    assert {faults.drawn(0, 1, 1, attempt) for attempt in range(50)} == {"", "nan", "crash"}
+    assert {faults.draw(0, 1, 1, attempt) for attempt in range(50)} == {"", "nan", "crash"}
 
 
 def test_engines_that_cannot_inject_refuse() -> None:
     with pytest.raises(RequestError, match="--inject works on the engines local and ray"):
-        Options(engine="flower", faults=Faults(nan=0.1))
+        RunOptions(engine="flower", faults=Faults(nan=0.1))

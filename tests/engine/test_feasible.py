@@ -11,10 +11,10 @@ from clients.ditto import DittoClient
 from clients.dp_sgd import DpSgdClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Evaluation, Experiment, FailurePolicy, Model, run
+from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.data.layout import Layout
-from fl_sim.engine import feasible
-from fl_sim.errors import FieldError, RequestError
-from fl_sim.participants import Participation, Stay
+from fl_sim.participants import AvailabilityWindow, Participation
+from fl_sim.runs import feasibility
 from strategies.bucketing import Bucketing
 from strategies.bulyan import Bulyan
 from strategies.dnc import DnC
@@ -50,14 +50,14 @@ def test_a_rule_says_how_many_clients_it_needs_and_what_for(
     experiment: Maker, strategy: Any, words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
-        feasible.check(experiment(strategy=strategy))
+        feasibility.check(experiment(strategy=strategy))
 
 
 def test_the_field_that_was_set_is_named(experiment: Maker) -> None:
     plan = Participation(clients_per_round=3)
     wanted = experiment(strategy=Krum(), participation=plan)
     with pytest.raises(FieldError, match=r"^participation.clients_per_round: Krum.*; got 3"):
-        feasible.check(wanted)
+        feasibility.check(wanted)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_field_that_was_set_is_named(experiment: Maker) -> None:
         ({"strategy": FLTrust(num_root_samples=60)}, r"above the 60 root images"),
         ({"failures": FailurePolicy(min_updates=5)}, r"^failures.min_updates: at most 4 clients"),
         ({"strategy": TrimmedMean(), "participation": Participation(
-            stays=(Stay(0, last_round=1), Stay(1, last_round=1)))},
+            stays=(AvailabilityWindow(0, last_round=1), AvailabilityWindow(1, last_round=1)))},
          r"^participation.stays: at least 3 clients in every round; got '2 in round 2'"),
         ({"participation": Participation(deadline=1e-9)},
          r"^participation.deadline: at least 1 clients in time .*; got '0 in round 1'"),
@@ -84,11 +84,11 @@ def test_what_would_break_in_mid_run_is_refused(
     experiment: Maker, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
-        feasible.check(experiment(**fields))
+        feasibility.check(experiment(**fields))
 
 
 def test_root_images_may_leave_a_single_test_image(experiment: Maker) -> None:
-    feasible.check(experiment(strategy=FLTrust(num_root_samples=59)))
+    feasibility.check(experiment(strategy=FLTrust(num_root_samples=59)))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_arguments_of_flowers_strategies_are_looked_at(
     experiment: Maker, name: str, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
-        feasible.check(experiment(strategy=getattr(flower, name)(**arguments)))
+        feasibility.check(experiment(strategy=getattr(flower, name)(**arguments)))
 
 
 @pytest.mark.parametrize("inner", [3, "FedAvg", Krum(), flower.FedXgbBagging(), "wrapped"])
@@ -146,7 +146,7 @@ def test_arguments_of_an_inner_strategy_are_looked_at(experiment: Maker) -> None
         experiment(strategy=cls(flower.FedAvg(), 0.1, 1.0, 4.0))
     # More than are sampled would make the noise too small for what it says.
     with pytest.raises(FieldError, match=r"num_sampled_clients: at most 4 clients a round; got 9"):
-        feasible.check(experiment(strategy=cls(flower.FedAvg(), 0.1, 1.0, 9)))
+        feasibility.check(experiment(strategy=cls(flower.FedAvg(), 0.1, 1.0, 9)))
 
 
 @pytest.mark.parametrize(
@@ -169,28 +169,31 @@ def test_what_flower_can_aggregate_is_let_through_unchanged(
 ) -> None:
     wanted = experiment(strategy=strategy)
     before = wanted.to_json()
-    feasible.check(wanted)
+    feasibility.check(wanted)
     assert wanted.to_json() == before
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "--cohort on: model is to be linear layers and rectifiers"),
-        ({"model": Model("linear"), "client": DittoClient()}, "--cohort on: client is to train"),
+        ({}, "--batch-clients on: model is to be linear layers and rectifiers"),
+        (
+            {"model": Model("linear"), "client": DittoClient()},
+            "--batch-clients on: client is to train",
+        ),
     ],
 )
 def test_cohorts_that_cannot_be_are_refused_before_any_work(
     experiment: Maker, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RequestError, match=words):
-        run(experiment(**fields), out=tmp_path / "runs", cohort="on")
+        run(experiment(**fields), out=tmp_path / "runs", batch_clients="on")
     assert not (tmp_path / "runs").exists()
 
 
 def test_cohorts_that_can_be_still_are(experiment: Maker) -> None:
-    feasible.check(experiment(model=Model("linear"), client=SgdClient()), "on")
+    feasibility.check(experiment(model=Model("linear"), client=SgdClient()), "on")
 
 
 def test_many_rounds_are_looked_at_at_once(experiment: Maker) -> None:
-    feasible.check(experiment(rounds=1_000_000, data=Data("digits", 4, 200, 60)))
+    feasibility.check(experiment(rounds=1_000_000, data=Data("digits", 4, 200, 60)))

@@ -10,8 +10,8 @@ from flwr.serverapp import strategy as flower
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Experiment, run
+from fl_sim.core.errors import RequestError
 from fl_sim.data.layout import Layout
-from fl_sim.errors import RequestError
 from fl_sim.protections.random_noise import RandomNoise
 from strategies.fedavg import FedAvg
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fl_sim import Data, Experiment, run
+from fl_sim.core.errors import RequestError
+from fl_sim.core.locks import FolderInUseError, lock_folder
 from fl_sim.data.partition import Iid
-from fl_sim.engine.progress import Progress
-from fl_sim.errors import RequestError
-from fl_sim.locks import FolderInUseError, held
-from fl_sim.study import run as run_study
+from fl_sim.runs.progress import Progress
+from fl_sim.runs.study import run as run_study
 
 Maker = Callable[..., Experiment]
 STUDY = '"""A study."""\n\ndef measure(seed):\n    return {"number": float(seed)}\n'
@@ -26,7 +26,7 @@ STUDY = '"""A study."""\n\ndef measure(seed):\n    return {"number": float(seed)
 
 def hold(folder: str, there: Any) -> None:
     """Hold a folder until told otherwise."""
-    with held(Path(folder)):
+    with lock_folder(Path(folder)):
         there.send("held")
         there.poll(60)
 
@@ -62,7 +62,7 @@ def test_a_second_process_is_refused_and_told_who_is_there(
 def test_a_second_process_waits_where_it_is_told_to(tmp_path: Path) -> None:
     with in_use(tmp_path / "test") as (other, here):
         here.send("enough")
-        with held(tmp_path / "test", wait=True):
+        with lock_folder(tmp_path / "test", wait=True):
             other.join(60)
             assert not other.is_alive()
 
@@ -71,7 +71,7 @@ def test_what_a_killed_process_leaves_stands_in_nobodys_way(tmp_path: Path) -> N
     with in_use(tmp_path / "test") as (other, _):
         os.kill(other.pid, signal.SIGKILL)
         other.join(60)
-        with held(tmp_path / "test"):
+        with lock_folder(tmp_path / "test"):
             assert json.loads((tmp_path / "test" / ".lock").read_text())["pid"] == os.getpid()
 
 

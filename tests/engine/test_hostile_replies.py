@@ -26,10 +26,16 @@ from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, run
 from fl_sim.contracts import Update
 from fl_sim.data.partition import Iid
-from fl_sim.engine import client_app, loop, model_checks
-from fl_sim.engine.orders import Order
-from fl_sim.engine.update_checks import Asked, checked, failure, in_words
+from fl_sim.flower import client_app
 from fl_sim.results import Results
+from fl_sim.rounds import loop, model_checks
+from fl_sim.training.tasks import RoundConfig
+from fl_sim.training.update_checks import (
+    ExpectedUpdate,
+    check_replies,
+    describe_error,
+    make_failure,
+)
 from strategies.fedavg import FedAvg
 from strategies.median import CoordinateMedian
 from strategies.q_fedavg import QFedAvg
@@ -128,11 +134,11 @@ def test_it_is_the_same_under_every_kind_of_strategy(
 
 
 @pytest.mark.parametrize("fault", ["double", "raise", "exit"])
-def test_it_is_the_same_beside_a_cohort(experiment: Maker, tmp_path: Path, fault: str) -> None:
+def test_it_is_the_same_beside_a_batch(experiment: Maker, tmp_path: Path, fault: str) -> None:
     wanted = experiment(**SMALL)
-    results = finished(broken(wanted, fault), tmp_path / "a", cohort="on")
+    results = finished(broken(wanted, fault), tmp_path / "a", batch_clients="on")
     assert results.failures.client.tolist() == [LIAR] * 2
-    assert bits(results) == without_the_liar(wanted, tmp_path / "b", cohort="on")
+    assert bits(results) == without_the_liar(wanted, tmp_path / "b", batch_clients="on")
 
 
 @pytest.mark.ray
@@ -187,9 +193,9 @@ def test_the_first_client_of_a_round_is_believed_no_more_than_others(
     assert results.failures.client.tolist() == [0, 0]
 
 
-def test_what_a_client_of_a_cohort_sends_instead_counts(experiment: Maker, tmp_path: Path) -> None:
+def test_what_a_client_of_a_batch_sends_instead_counts(experiment: Maker, tmp_path: Path) -> None:
     everybody = Adversary(CanaryClient(length=3.0), num_clients=4)
-    results = finished(experiment(**SMALL, adversary=everybody), tmp_path, cohort="on")
+    results = finished(experiment(**SMALL, adversary=everybody), tmp_path, batch_clients="on")
     rows = results.rows[results.rows.metric == "update_norm"]
     assert rows.value.tolist() == pytest.approx([3.0] * 8)
 
@@ -230,7 +236,7 @@ def test_a_memory_that_is_forged_is_the_matter_of_its_client(
 
     for own in (SgdClient, DittoClient, DpSgdClient, LocalDpClient):
         monkeypatch.setattr(own, "replies", replies)
-    mode: dict[str, Any] = {"cohort": "on"} if type(client) is WorkerMomentumClient else {}
+    mode: dict[str, Any] = {"batch_clients": "on"} if type(client) is WorkerMomentumClient else {}
     results = finished(experiment(**SMALL, client=client), tmp_path, **mode)
     assert set(results.failures.client) <= {LIAR}
     read = results.rows[(results.rows.client == LIAR) & results.rows.valid]
@@ -401,7 +407,7 @@ def test_a_claim_among_the_metrics_buys_nothing(
     experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = experiment(**SMALL, strategy=STRATEGIES[2])
-    honest = bits(finished(wanted, tmp_path / "a", cohort="off"))
+    honest = bits(finished(wanted, tmp_path / "a", batch_clients="off"))
 
     def boasting(self: Any, update: Update, shard: Any) -> tuple[Update, ...]:
         return (forced(update, {"metrics": {**update.metrics, "num-examples": 10**9}}),)
@@ -414,14 +420,14 @@ def test_a_claim_among_the_metrics_buys_nothing(
 # The check by itself.
 
 
-def asked(sends: dict[str, tuple[int, ...]] | None = None, losses: bool = False) -> Asked:
+def asked(sends: dict[str, tuple[int, ...]] | None = None, losses: bool = False) -> ExpectedUpdate:
     buffers = {
         "1.running_mean": torch.zeros(2),
         "1.running_var": torch.ones(2),
         "1.num_batches_tracked": torch.tensor(3),
     }
-    order = Order(5, torch.zeros(4), buffers, needs_losses=losses)
-    return Asked(order, 7, 10, sends or {})
+    config = RoundConfig(5, torch.zeros(4), buffers, needs_losses=losses)
+    return ExpectedUpdate(config, 7, 10, sends or {})
 
 
 def update(**fields: Any) -> Update:
@@ -447,11 +453,11 @@ def with_buffer(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_in_order_passes_in_plain_form() -> None:
-    (passed,) = checked((update(num_examples=10**9, loss=None),), asked())
+    (passed,) = check_replies((update(num_examples=10**9, loss=None),), asked())
     assert isinstance(passed, Update)
     assert (passed.num_examples, passed.norm) == (10, 2.0)
     assert math.isnan(passed.loss)  # nobody asked for it
-    (nan,) = checked((update(metrics={"train_loss": math.nan}),), asked())
+    (nan,) = check_replies((update(metrics={"train_loss": math.nan}),), asked())
     assert isinstance(nan, Update)
 
 
@@ -501,16 +507,16 @@ def test_what_is_in_order_passes_in_plain_form() -> None:
 def test_what_cannot_be_used_is_one_failure_of_the_client_that_was_asked(
     fields: dict[str, Any],
 ) -> None:
-    (found,) = checked((update(**fields),), asked())
+    (found,) = check_replies((update(**fields),), asked())
     assert (found.client, found.round) == (7, 5)  # type: ignore[union-attr]
     assert found.cause.isprintable()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -0.1, 1e308, None, "1", torch.ones(())])
 def test_losses_that_are_no_cross_entropies_fail_where_a_rule_reads_them(loss: Any) -> None:
-    (found,) = checked((update(loss=loss),), asked(losses=True))
+    (found,) = check_replies((update(loss=loss),), asked(losses=True))
     assert "loss" in found.cause  # type: ignore[union-attr]
-    (kept,) = checked((update(loss=2.5),), asked(losses=True))
+    (kept,) = check_replies((update(loss=2.5),), asked(losses=True))
     assert kept.loss == 2.5  # type: ignore[union-attr]
 
 
@@ -518,9 +524,9 @@ def test_losses_that_are_no_cross_entropies_fail_where_a_rule_reads_them(loss: A
     "sent", [{}, {"c": torch.ones(3)}, {"c": torch.ones(4).double()}, {"c": torch.ones(4) / 0}]
 )
 def test_vectors_beside_the_update_are_those_that_the_server_expects(sent: Any) -> None:
-    (found,) = checked((update(sent=sent),), asked({"c": (4,)}))
+    (found,) = check_replies((update(sent=sent),), asked({"c": (4,)}))
     assert "'c'" in found.cause  # type: ignore[union-attr]
-    (kept,) = checked((update(sent={"c": torch.ones(4)}),), asked({"c": (4,)}))
+    (kept,) = check_replies((update(sent={"c": torch.ones(4)}),), asked({"c": (4,)}))
     assert isinstance(kept, Update)
 
 
@@ -534,7 +540,7 @@ FIELDS = ["client", "delta", "buffers", "metrics", "loss", "sent", "memory", "nu
 
 @given(field=st.sampled_from(FIELDS), value=anything)
 def test_nothing_that_a_client_sends_raises(field: str, value: Any) -> None:
-    (found,) = checked((update(**({"loss": 1.0} | {field: value})),), asked(losses=True))
+    (found,) = check_replies((update(**({"loss": 1.0} | {field: value})),), asked(losses=True))
     if isinstance(found, Update):
         assert found.client == 7
         assert math.isfinite(found.norm)
@@ -543,12 +549,12 @@ def test_nothing_that_a_client_sends_raises(field: str, value: Any) -> None:
 
 @given(replies=anything)
 def test_nothing_that_is_no_reply_raises(replies: Any) -> None:
-    assert all(not isinstance(own, Update) for own in checked(replies, asked()))
+    assert all(not isinstance(own, Update) for own in check_replies(replies, asked()))
 
 
 @given(cause=st.text(st.characters()))
 def test_causes_are_one_line_that_can_be_stored(cause: str) -> None:
-    own = failure(1, 2, cause).cause
+    own = make_failure(1, 2, cause).cause
     assert own.encode().decode() == own
     assert len(own.splitlines()) <= 1
 
@@ -563,7 +569,7 @@ def test_a_message_that_cannot_be_read_is_said_so() -> None:
         def __str__(self) -> str:
             raise SystemExit(9)
 
-    assert in_words(OddError()) == "OddError: (its message cannot be read)"
+    assert describe_error(OddError()) == "OddError: (its message cannot be read)"
 
 
 # The model after the step.

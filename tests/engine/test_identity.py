@@ -14,21 +14,21 @@ from flwr.clientapp import ClientApp
 from clients.alie import AlieClient
 from clients.optimal_alie import OptimalAlieClient
 from fl_sim import Adversary, Experiment, run
-from fl_sim.audit.course import course
+from fl_sim.audit.server_view import record_server_view
 from fl_sim.audit.session import audit
-from fl_sim.audit.subject import read_subject
-from fl_sim.engine import client_app
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.faults import Faults
-from fl_sim.engine.federation import federation
-from fl_sim.engine.finish import sha256_of
-from fl_sim.engine.loop import rounds
-from fl_sim.engine.profile import Clock, TimedServer
-from fl_sim.engine.replay import states
-from fl_sim.engine.session import crew_for, first_state
-from fl_sim.engine.variant import code_digest, made_with
-from fl_sim.errors import RequestError
-from fl_sim.runner import Options, sweep
+from fl_sim.audit.target_run import load_target
+from fl_sim.core.errors import RequestError
+from fl_sim.federation.federation import load_federation
+from fl_sim.flower import client_app
+from fl_sim.rounds.loop import run_rounds
+from fl_sim.runs.outputs import sha256_of
+from fl_sim.runs.profile import PhaseTimer
+from fl_sim.runs.replay import replay
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.runs.runner import sweep
+from fl_sim.runs.single_run import make_backend, make_initial_state
+from fl_sim.runs.variant import code_digest, made_with
+from fl_sim.training.faults import Faults
 from strategies.trimmed_mean import TrimmedMean
 
 Maker = Callable[..., Experiment]
@@ -117,19 +117,20 @@ def test_what_code_does_is_what_its_hash_is_of() -> None:
 
 def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment()
-    ours = federation(wanted.to_json())
-    before = [sha256_of(state) for state in states(ours, LocalCrew(ours.workshop))]
+    federation = load_federation(wanted.to_json())
+    before = [sha256_of(outcome.state) for outcome in replay(federation)]
     run(wanted, out=tmp_path, controls=False, faults=HALF)
-    again = federation(wanted.to_json())
-    after = [sha256_of(state) for state in states(again, LocalCrew(again.workshop))]
+    again = load_federation(wanted.to_json())
+    after = [sha256_of(outcome.state) for outcome in replay(again)]
     assert after == before
-    struck = crew_for(again, "local", 1, None, HALF)
-    assert [sha256_of(state) for state in states(again, struck)] != before
+    struck = make_backend(again, "local", 1, None, HALF)
+    outcomes = run_rounds(again, make_initial_state(again), struck)
+    assert [sha256_of(outcome.state) for outcome in outcomes] != before
 
 
 def test_faults_of_clients_that_are_not_ours_are_refused() -> None:
     with pytest.raises(RequestError, match="not on a ClientApp"):
-        Options(faults=HALF, client_app=client_app.app)
+        RunOptions(faults=HALF, client_app=client_app.app)
 
 
 def test_an_audit_names_injected_failures_as_the_cause(experiment: Maker, tmp_path: Path) -> None:
@@ -141,7 +142,9 @@ def test_an_audit_names_injected_failures_as_the_cause(experiment: Maker, tmp_pa
     assert "failures were injected (nan:0.5)" in notes
     assert "another machine" not in notes
     replays = run(wanted, out=tmp_path, controls=False)
-    seen, why = course(read_subject(only(replays.path, wanted.run_id)), lambda progress: None)
+    seen, why = record_server_view(
+        load_target(only(replays.path, wanted.run_id)), lambda progress: None
+    )
     assert seen is not None, why
 
 
@@ -149,22 +152,19 @@ def only(root: Path, run_id: str) -> Path:
     return root / run_id / "seed=0"
 
 
-def test_attackers_see_the_same_of_a_server_that_is_timed(experiment: Maker) -> None:
+def test_attackers_see_the_same_of_a_run_that_is_timed(experiment: Maker) -> None:
     attack = Adversary(OptimalAlieClient(evaluations=4), num_clients=1)
     wanted = experiment(strategy=TrimmedMean(num_byzantine=1), adversary=attack)
-    ours = federation(wanted.to_json())
+    federation = load_federation(wanted.to_json())
     found = []
     for timed in (False, True):
-        state = first_state(ours)
-        if timed:
-            state.server = TimedServer(state.server, Clock(running=["rest"]))
-        for _ in rounds(ours, state, LocalCrew(ours.workshop)):
-            pass
-        found.append(sha256_of(state))
+        *_, last = replay(federation, callbacks=(PhaseTimer(),) if timed else ())
+        found.append(sha256_of(last.state))
     assert found[0] == found[1]
     plain = replace(attack, client=AlieClient())
-    other = federation(replace(wanted, adversary=plain).to_json())
-    assert [sha256_of(s) for s in states(other, LocalCrew(other.workshop))][-1] != found[0]
+    other = load_federation(replace(wanted, adversary=plain).to_json())
+    *_, last = replay(other)
+    assert sha256_of(last.state) != found[0]
 
 
 def module_with(source: str, **names: Any) -> Callable[..., Any]:

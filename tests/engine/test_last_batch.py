@@ -12,19 +12,21 @@ from clients.fedbn import FedBNClient
 from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient, batches
 from fl_sim import Data, Experiment, Model, run
+from fl_sim.backends.base import InProcessBackend
 from fl_sim.contracts import Client, Shard
+from fl_sim.core.errors import FieldError
 from fl_sim.data.partition import Iid
-from fl_sim.engine.federation import federation
-from fl_sim.engine.loop import initial_state, planned
-from fl_sim.engine.server import server_for
-from fl_sim.errors import FieldError
+from fl_sim.federation.federation import load_federation
+from fl_sim.flower.server import server_for
 from fl_sim.metrics.extraction import knowledge_extraction
 from fl_sim.models import parameters
-from fl_sim.models.batches import counted, cut, least_batch
+from fl_sim.models.batches import count_samples, cut, least_batch
 from fl_sim.models.surrogate import Batches, Surrogate
 from fl_sim.models.tuning import FrozenBatchNorm, build
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
+from fl_sim.rounds.loop import initial_state, plan_round
+from fl_sim.training.client_trainer import make_trainer
 from strategies.fednova import FedNova
 
 Maker = Callable[..., Experiment]
@@ -49,7 +51,7 @@ def test_batches_are_those_of_torch_but_for_a_rest_of_one(size: int, batch_size:
         assert [len(part) for part in joined] == [len(part) for part in usual]
     else:
         assert [len(part) for part in joined][-1] == batch_size + 1
-    assert len(joined) == -(-counted(size, 2) // batch_size)
+    assert len(joined) == -(-count_samples(size, 2) // batch_size)
     going = Batches(size, batch_size, torch.Generator().manual_seed(0), least=2)
     for _ in range(2):
         assert [len(going.next()) for _ in joined] == [len(part) for part in joined]
@@ -105,7 +107,7 @@ def test_every_client_trains_on_a_rest_of_one(client: Client) -> None:
     images = torch.randint(0, 256, (9, *NARROW), dtype=torch.uint8)
     shard = Shard(
         *(0, images, torch.arange(9) % 4, torch.arange(9), 4),
-        received={"control": torch.zeros(len(parameters.flat(narrow())))},
+        received={"control": torch.zeros(len(parameters.flatten(narrow())))},
     )
     metrics = client.train(narrow(), shard, torch.Generator().manual_seed(0))
     assert 0 < metrics["train_loss"] < 100
@@ -115,7 +117,7 @@ def test_scaffold_divides_by_the_steps_that_were_taken() -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (9, *NARROW), dtype=torch.uint8)
     model = narrow()
-    start = parameters.flat(model)
+    start = parameters.flatten(model)
     shard = Shard(
         *(0, images, torch.arange(9) % 4, torch.arange(9), 4),
         received={"control": torch.zeros(len(start))},
@@ -123,7 +125,7 @@ def test_scaffold_divides_by_the_steps_that_were_taken() -> None:
     client = ScaffoldClient(SgdClient(batch_size=4, momentum=0.0, learning_rate=0.1))
     client.train(model, shard, torch.Generator().manual_seed(0))
     assert len(list(batches(shard, 4, torch.Generator().manual_seed(0), least=2))) == 2
-    expected = (start - parameters.flat(model)) / (0.1 * 2)
+    expected = (start - parameters.flatten(model)) / (0.1 * 2)
     torch.testing.assert_close(shard.sent["control"], expected)
 
 
@@ -140,12 +142,13 @@ def test_the_server_counts_the_steps_that_are_taken(
         client=SgdClient(batch_size=16),
         strategy=FedNova(),
     )
-    ours = federation(wanted.to_json())
-    assert ours.workshop.sizes == [33, 33]
-    state = initial_state(ours, server_for(wanted.strategy, ours.start, {}, 0))
-    factors = planned(ours, state, 1, [0, 1]).factors
+    federation = load_federation(wanted.to_json())
+    assert federation.shards.sizes == [33, 33]
+    state = initial_state(federation, server_for(wanted.strategy, federation.start, {}, 0))
+    backend = InProcessBackend(make_trainer(federation))
+    factors = plan_round(federation, state, backend, 1, [0, 1]).factors
     # A half of each normalised update, times the mean number of steps.
-    assert steps == pytest.approx(-(-counted(33, ours.workshop.least_batch) // 16))
+    assert steps == pytest.approx(-(-count_samples(33, backend.trainer.least_batch) // 16))
     assert sum(factors) == pytest.approx(1.0)
 
 

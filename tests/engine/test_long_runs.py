@@ -9,8 +9,8 @@ import pytest
 
 from clients.sgd import SgdClient
 from fl_sim import Evaluation, Experiment, FailurePolicy, Model, run
-from fl_sim.engine.faults import Faults
-from fl_sim.engine.progress import Progress
+from fl_sim.runs.progress import Progress
+from fl_sim.training.faults import Faults
 from strategies.fedavg import FedAvg
 
 ROUNDS, CLIENTS, RETRIES = 200, 4, 1
@@ -57,7 +57,7 @@ def expected() -> tuple[Counter[tuple[int, int, str]], Counter[int]]:
     for number in range(1, ROUNDS + 1):
         for client in range(CLIENTS):
             for attempt in range(RETRIES + 1):
-                kind = FAULTS.drawn(0, number, client, attempt)
+                kind = FAULTS.draw(0, number, client, attempt)
                 if not kind:
                     valid[number] += 1
                     break

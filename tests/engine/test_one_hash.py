@@ -87,10 +87,10 @@ def test_cohorts_give_the_same_bits_on_any_number_of_workers(
     experiment: Maker, tmp_path: Path
 ) -> None:
     wanted = experiment(**MANY)
-    local = final_hash(wanted, tmp_path / "local", cohort="on")
+    local = final_hash(wanted, tmp_path / "local", batch_clients="on")
     for workers in (3, 2, 1):
         out = tmp_path / str(workers)
-        own = final_hash(wanted, out, engine="ray", workers=workers, cohort="on")
+        own = final_hash(wanted, out, engine="ray", workers=workers, batch_clients="on")
         assert own == local, f"{workers} workers"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fl_sim import Experiment, run
-from fl_sim.engine import loopback
-from fl_sim.engine.progress import Progress
+from fl_sim.backends import loopback
+from fl_sim.runs.progress import Progress
 
 Maker = Callable[..., Experiment]
 LISTENING = "0A"

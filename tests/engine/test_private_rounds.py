@@ -15,21 +15,25 @@ from clients.mimic import MimicClient
 from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Data, Experiment, Model, preflight, run
-from fl_sim.accounting import spent
+from fl_sim import Data, Experiment, Model, run
+from fl_sim.backends.base import InProcessBackend
+from fl_sim.config import validation
 from fl_sim.contracts import Draw, Release, Releases
+from fl_sim.core.errors import FieldError, RunFailedError
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
-from fl_sim.engine import client_app
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import federation
-from fl_sim.engine.flower_crew import FlowerCrew
-from fl_sim.engine.local_grid import LocalGrid
-from fl_sim.engine.privacy import privacy_rows
-from fl_sim.engine.replay import states
-from fl_sim.errors import FieldError, RunFailedError
 from fl_sim.experiment import Evaluation
-from fl_sim.participants import Adversary, Participation, Stay
+from fl_sim.federation.federation import load_federation
+from fl_sim.flower import client_app
+from fl_sim.flower.backend import FlowerBackend
+from fl_sim.flower.local_grid import LocalGrid
+from fl_sim.participants import Adversary, AvailabilityWindow, Participation
+from fl_sim.privacy.accounting import compute_epsilon
+from fl_sim.rounds.loop import run_rounds
+from fl_sim.rounds.privacy import privacy_rows
+from fl_sim.runs.replay import replay
+from fl_sim.runs.single_run import make_initial_state
+from fl_sim.training.client_trainer import make_trainer
 from strategies.differential_privacy import DifferentialPrivacy
 from strategies.dp_adaptive_clipping import DifferentialPrivacyAdaptiveClipping
 from strategies.fedavg import FedAvg
@@ -62,19 +66,19 @@ def private(experiment: Maker, **fields: Any) -> Experiment:
 
 
 def rows_of(wanted: Experiment, out: Path, metric: str = "epsilon", **options: Any) -> pd.DataFrame:
-    results = run(wanted, out=out, controls=False, cohort="off", **options)
+    results = run(wanted, out=out, controls=False, batch_clients="off", **options)
     assert results.complete, results.cells.error.tolist()
     return results.rows[results.rows.metric == metric].sort_values("round")
 
 
 def cost(*rounds: tuple[int, int], sampling: Any = "fixed", noise: float = 1.0) -> float:
     made = tuple(Release(noise, Draw(*own, sampling)) for own in rounds)
-    return spent(Releases(made, 1e-5, "clients")).epsilon
+    return compute_epsilon(Releases(made, 1e-5, "clients")).epsilon
 
 
 def test_rounds_after_a_departure_cost_more(experiment: Maker, tmp_path: Path) -> None:
     """Half depart after round 1: then everybody who is left takes part."""
-    stays = tuple(Stay(client, 1, 1) for client in range(5, 10))
+    stays = tuple(AvailabilityWindow(client, 1, 1) for client in range(5, 10))
     plan = Participation(clients_per_round=5, stays=stays)
     found = rows_of(private(experiment, participation=plan), tmp_path)
     assert found.valid.all()
@@ -97,7 +101,7 @@ def test_clients_that_withhold_all_images_cannot_be_drawn(
 
 
 def test_late_arrivals_make_a_draw_out_of_what_was_none(experiment: Maker, tmp_path: Path) -> None:
-    stays = tuple(Stay(client, first_round=4) for client in range(5))
+    stays = tuple(AvailabilityWindow(client, first_round=4) for client in range(5))
     plan = Participation(clients_per_round=5, stays=stays, sampling="poisson", drop_out=0.2)
     found = rows_of(private(experiment, participation=plan), tmp_path)
     rounds = [(5, 5), (5, 5), (5, 5), (10, 5)]
@@ -105,11 +109,13 @@ def test_late_arrivals_make_a_draw_out_of_what_was_none(experiment: Maker, tmp_p
 
 
 def test_clients_without_any_data_cannot_be_drawn(experiment: Maker) -> None:
-    ours = federation(private(experiment).to_json())
-    schedule = ours.workshop.schedule
+    federation = load_federation(private(experiment).to_json())
+    schedule = federation.schedule
     assert schedule.draw(1, [0, 2, 4]) == Draw(3, 10)
-    plan = Participation(clients_per_round=2, stays=(Stay(2, 1, 1),), sampling="poisson")
-    schedule = federation(private(experiment, participation=plan).to_json()).workshop.schedule
+    plan = Participation(
+        clients_per_round=2, stays=(AvailabilityWindow(2, 1, 1),), sampling="poisson"
+    )
+    schedule = load_federation(private(experiment, participation=plan).to_json()).schedule
     assert schedule.draw(1, [0, 2, 4]) == Draw(3, 2, "poisson")
     assert schedule.draw(2, [0, 2, 4]) == Draw(2, 2, "poisson")
 
@@ -117,7 +123,7 @@ def test_clients_without_any_data_cannot_be_drawn(experiment: Maker) -> None:
 def test_epsilon_goes_on_after_a_break_as_if_there_had_been_none(
     experiment: Maker, tmp_path: Path
 ) -> None:
-    stays = tuple(Stay(client, 2, 3) for client in range(8))
+    stays = tuple(AvailabilityWindow(client, 2, 3) for client in range(8))
     plan = Participation(clients_per_round=3, stays=stays, sampling="poisson")
     wanted = private(experiment, participation=plan)
     whole = rows_of(wanted, tmp_path / "whole")
@@ -126,7 +132,7 @@ def test_epsilon_goes_on_after_a_break_as_if_there_had_been_none(
         if progress.round == 2:
             raise RunFailedError("broken off")
 
-    broken = run(wanted, out=tmp_path / "broken", controls=False, cohort="off", listen=stop)
+    broken = run(wanted, out=tmp_path / "broken", controls=False, batch_clients="off", listen=stop)
     assert not broken.complete
     again = rows_of(wanted, tmp_path / "broken", resume=True)
     pd.testing.assert_frame_equal(whole.reset_index(drop=True), again.reset_index(drop=True))
@@ -141,13 +147,17 @@ def test_rounds_for_which_nobody_is_drawn_are_rounds(experiment: Maker, tmp_path
         ServerMomentum(rule=DifferentialPrivacyAdaptiveClipping()),
     ):
         wanted = private(experiment, participation=plan, strategy=rule, rounds=5)
-        ours = federation(wanted.to_json())
-        schedule = ours.workshop.schedule
-        counts = [len(schedule.chosen(number, ours.able)) for number in range(1, 6)]
+        federation = load_federation(wanted.to_json())
+        schedule = federation.schedule
+        counts = [
+            len(schedule.choose_clients(number, federation.clients_with_data))
+            for number in range(1, 6)
+        ]
         assert 0 in counts
-        assert max(counts) == ours.most_asked > 1
-        before = ours.start
-        for state, count in zip(states(ours, LocalCrew(ours.workshop)), counts, strict=True):
+        assert max(counts) == federation.most_asked > 1
+        before = federation.start
+        for outcome, count in zip(replay(federation), counts, strict=True):
+            state = outcome.state
             moved = bool((state.parameters != before).any())
             assert moved == (count > 0 or rule.releases(()) is not None)
             before = state.parameters.clone()
@@ -171,9 +181,9 @@ def test_statistics_of_batchnorm_make_epsilon_worthless(experiment: Maker, tmp_p
 
 def test_statistics_that_stay_with_the_client_cost_nothing(experiment: Maker) -> None:
     wanted = private(experiment, model=Model("small_cnn", norm="batch"), client=FedBNClient())
-    ours = federation(wanted.to_json())
-    state = next(states(ours, LocalCrew(ours.workshop)))
-    assert [row.valid for row in privacy_rows(ours, state)] == [True, True]
+    federation = load_federation(wanted.to_json())
+    state = next(replay(federation)).state
+    assert [row.valid for row in privacy_rows(federation, state)] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -208,9 +218,9 @@ def test_what_cannot_be_accounted_for_is_no_number_to_read(
 
 def first_rows(wanted: Experiment) -> list[tuple[int, float, bool, str]]:
     """Return client, value and validity of epsilon after each round, in turn."""
-    ours = federation(wanted.to_json())
+    federation = load_federation(wanted.to_json())
     rows = (
-        own for state in states(ours, LocalCrew(ours.workshop)) for own in privacy_rows(ours, state)
+        own for outcome in replay(federation) for own in privacy_rows(federation, outcome.state)
     )
     return [(own.client, own.value, own.valid, own.note) for own in rows if own.metric == "epsilon"]
 
@@ -260,7 +270,7 @@ def test_rules_that_need_several_updates_refuse_draws_of_any_size(experiment: Ma
     for rule in (Krum(), DifferentialPrivacy(rule=Krum()), FlowerFedAvg()):
         wanted = private(experiment, strategy=rule, participation=plan)
         with pytest.raises(FieldError, match=r"participation\.sampling: .*'fixed' for"):
-            preflight.check(wanted)
+            validation.check(wanted)
 
 
 def test_a_strategy_of_flowers_is_not_asked_where_nobody_is_there(
@@ -288,8 +298,14 @@ def test_more_privacy_of_images_is_told_by_two_figures(experiment: Maker, tmp_pa
 
 def test_behind_a_grid_of_flowers_nobody_is_asked_either(experiment: Maker) -> None:
     plan = Participation(clients_per_round=1, sampling="poisson")
-    ours = federation(private(experiment, participation=plan).to_json())
-    grid = LocalGrid(client_app.app, ours.num_clients)
-    crews = (LocalCrew(ours.workshop), FlowerCrew(ours.workshop, grid))
-    first, second = ([s.parameters.clone() for s in states(ours, crew)] for crew in crews)
+    federation = load_federation(private(experiment, participation=plan).to_json())
+    grid = LocalGrid(client_app.app, federation.num_clients)
+    trainer = make_trainer(federation)
+    first, second = (
+        [
+            outcome.state.parameters.clone()
+            for outcome in run_rounds(federation, make_initial_state(federation), backend)
+        ]
+        for backend in (InProcessBackend(trainer), FlowerBackend(trainer, grid))
+    )
     assert all(map(torch.equal, first, second))

@@ -10,13 +10,13 @@ import pytest
 from clients.sgd import SgdClient
 from fl_sim import Experiment, cli, run, trackers
 from fl_sim.contracts import Row
+from fl_sim.core.errors import RequestError
 from fl_sim.data.layout import Layout
-from fl_sim.engine import progress
-from fl_sim.engine.profile import PARTS, profile
-from fl_sim.engine.progress import Progress
-from fl_sim.errors import RequestError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
-from fl_sim.runner import Options
+from fl_sim.runs import progress
+from fl_sim.runs.profile import PARTS, profile
+from fl_sim.runs.progress import Progress
+from fl_sim.runs.run_options import RunOptions
 
 Maker = Callable[..., Experiment]
 
@@ -109,12 +109,12 @@ def test_a_tracker_without_its_package_is_refused_by_the_name_of_its_extra(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(RequestError, match=rf"fl-sim\[{name}\]"):
-        Options(trackers=(name,))
+        RunOptions(trackers=(name,))
 
 
 def test_an_unknown_tracker_is_refused() -> None:
     with pytest.raises(RequestError, match="--track knows mlflow, tensorboard; got 'clipboard'"):
-        Options(trackers=("clipboard",))
+        RunOptions(trackers=("clipboard",))
 
 
 def test_tensorboard_shows_what_the_results_say(experiment: Maker, tmp_path: Path) -> None:
@@ -169,5 +169,5 @@ def test_a_finished_run_without_an_accuracy_is_reported_with_none(
     experiment: Maker, tmp_path: Path
 ) -> None:
     result = {"accuracy": None, "rounds": 2}  # JSON has null for NaN
-    told = progress.already(experiment(), tmp_path, "quick", result)
+    told = progress.report_finished(experiment(), tmp_path, "quick", result)
     assert math.isnan(told.accuracy)

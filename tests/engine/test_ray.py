@@ -12,12 +12,12 @@ from ray.cluster_utils import Cluster
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, FailurePolicy, Model, Participation, run
+from fl_sim.backends import ray_pool
 from fl_sim.data.partition import Iid
-from fl_sim.engine import ray_pool
-from fl_sim.engine.faults import Faults
-from fl_sim.engine.orders import NOBODY
-from fl_sim.engine.progress import Progress
 from fl_sim.results import Results
+from fl_sim.runs.progress import Progress
+from fl_sim.training.faults import Faults
+from fl_sim.training.tasks import NOBODY
 
 pytestmark = pytest.mark.ray
 
@@ -55,7 +55,7 @@ def test_clients_that_kill_their_workers_are_rows_and_retried_to_the_same_bits(
         (number, client)
         for number in (1, 2, 3)
         for client in range(4)
-        if crashes.drawn(wanted.seed, number, client, 0)
+        if crashes.draw(wanted.seed, number, client, 0)
     ]
     assert struck, "the seed draws no crash: nothing is tested"
     flaky = ran(wanted, tmp_path / "a", engine="ray", workers=2, faults=crashes)
@@ -70,7 +70,7 @@ def test_a_worker_that_dies_over_many_clients_is_a_row_and_the_culprit_another(
 ) -> None:
     wanted = experiment(**MANY, rounds=1)
     crashes = Faults(crash=0.05)
-    struck = {c for c in range(70) if crashes.drawn(wanted.seed, 1, c, 0)}
+    struck = {c for c in range(70) if crashes.draw(wanted.seed, 1, c, 0)}
     assert struck, "the seed draws no crash: nothing is tested"
     flaky = ran(wanted, tmp_path / "a", engine="ray", workers=2, faults=crashes)
     assert set(flaky.failures.client) == {NOBODY} | struck
@@ -81,7 +81,7 @@ def test_a_worker_that_dies_over_many_clients_is_a_row_and_the_culprit_another(
 def test_a_client_that_hangs_is_timed_out(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(failures=FailurePolicy("skip", timeout=2.0))
     hangs = Faults(hang=0.2)
-    struck = {(n, c) for n in (1, 2) for c in range(4) if hangs.drawn(wanted.seed, n, c, 0)}
+    struck = {(n, c) for n in (1, 2) for c in range(4) if hangs.draw(wanted.seed, n, c, 0)}
     assert struck, "the seed draws no hang: nothing is tested"
     results = ran(wanted, tmp_path, engine="ray", workers=2, faults=hangs)
     assert set(zip(results.failures["round"], results.failures.client, strict=True)) == struck
@@ -91,7 +91,7 @@ def test_a_client_that_hangs_is_timed_out(experiment: Maker, tmp_path: Path) -> 
 def test_a_worker_that_died_between_runs_costs_no_client(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(rounds=1)
     first = ran(wanted, tmp_path / "a", engine="ray", workers=2)
-    ray.kill(ray_pool.hands(2)[0].actor)
+    ray.kill(ray_pool.ray_workers(2)[0].actor)
     again = ran(wanted, tmp_path / "b", engine="ray", workers=2)
     assert bits(again) == bits(first)
     assert len(again.failures) == 0

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from clients.sgd import SgdClient
 from fl_sim import Experiment, Model, Participation, run
 from fl_sim.data.layout import Layout
-from fl_sim.engine.progress import Progress
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.runs.progress import Progress
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.krum import Krum

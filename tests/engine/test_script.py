@@ -16,7 +16,7 @@ from clients.model_replacement import ModelReplacementClient
 from clients.optimal_ipm import OptimalIpmClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Adversary, Data, Experiment, Participation, Stay, run
+from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Participation, run
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.protections.random_noise import RandomNoise
@@ -51,7 +51,7 @@ def test_absences_are_rows_of_failures_and_nobody_else_is(
     experiment: Maker, tmp_path: Path
 ) -> None:
     plan = Participation(
-        drop_out=0.2, speed_spread=0.8, deadline=1.5, stays=(Stay(0, last_round=2),)
+        drop_out=0.2, speed_spread=0.8, deadline=1.5, stays=(AvailabilityWindow(0, last_round=2),)
     )
     data = Data(dataset="digits", num_clients=8, num_samples=200, num_test=60)
     script = experiment(rounds=4, participation=plan, data=data, partition=Iid())
@@ -60,7 +60,7 @@ def test_absences_are_rows_of_failures_and_nobody_else_is(
     schedule = Schedule(script)
     expected = []
     for number in range(1, 5):
-        absent = schedule.absent(number, schedule.chosen(number, list(range(8))))
+        absent = schedule.absent(number, schedule.choose_clients(number, list(range(8))))
         expected += [(number, client, cause) for client, cause in sorted(absent.items())]
     found = results.failures[["round", "client", "cause"]].itertuples(index=False)
     assert [tuple(row) for row in found] == expected

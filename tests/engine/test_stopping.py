@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_sim import Experiment, own_noise, run
-from fl_sim.engine import interrupts
-from fl_sim.scratch import Checkpoint, StoppedError, scratch
+from fl_sim import Experiment, run
+from fl_sim.core import interrupts
+from fl_sim.core.resumable import Checkpoint, StoppedError, scratch
+from fl_sim.runs import owner_noise
 
 ROOT = Path(__file__).parents[2]
 IN_AN_IMPORT = """
@@ -50,9 +51,9 @@ def test_long_work_stops_at_its_next_checkpoint(tmp_path: Path) -> None:
         interrupts.stop()
         assert checkpoint.due()
         with pytest.raises(StoppedError, match="is kept"):
-            checkpoint.keep({"half": torch.ones(2)})
+            checkpoint.save({"half": torch.ones(2)})
         interrupts.share(None)
-        kept = Checkpoint("half").kept()
+        kept = Checkpoint("half").load()
     assert kept is not None
     assert torch.equal(kept["half"], torch.ones(2))
 
@@ -60,7 +61,9 @@ def test_long_work_stops_at_its_next_checkpoint(tmp_path: Path) -> None:
 def test_no_run_begins_after_an_interrupt_while_noise_is_made(
     experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_noise, "make", lambda experiments, workers: interrupts.stop())
+    monkeypatch.setattr(
+        owner_noise, "make_owner_noise", lambda experiments, workers: interrupts.stop()
+    )
     results = run(experiment(), out=tmp_path, controls=False)
     assert results.cells.error[0] == "interrupted before it began"
     monkeypatch.undo()

@@ -8,8 +8,8 @@ import pytest
 
 from fl_sim import Experiment, run
 from fl_sim.cli.results import audit, report
-from fl_sim.errors import RequestError
-from fl_sim.locks import refuse_unreadable, refuse_unwritable
+from fl_sim.core.errors import RequestError
+from fl_sim.core.locks import refuse_unreadable, refuse_unwritable
 
 Maker = Callable[..., Experiment]
 

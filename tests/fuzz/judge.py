@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fl_sim import cli
-from fl_sim.errors import RequestError, RunFailedError
+from fl_sim.core.errors import RequestError, RunFailedError
 
 LIMIT = 120  # seconds for one input; more is a fault
 Ending = Literal["accepted", "refused", "traceback", "silent"]

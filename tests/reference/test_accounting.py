@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fl_sim.accounting import Spent, spent
 from fl_sim.contracts import Draw, Release, Releases
-from fl_sim.errors import RequestError
+from fl_sim.core.errors import RequestError
+from fl_sim.privacy.accounting import PrivacySpent, compute_epsilon
 
 dp: Any = pytest.importorskip("dp_accounting")
 pld: Any = pytest.importorskip("dp_accounting.pld")
@@ -37,12 +37,12 @@ every_setting = pytest.mark.parametrize("name", SETTINGS)
 
 
 @cache
-def ours(name: str, sampling: Any) -> Spent:
+def ours(name: str, sampling: Any) -> PrivacySpent:
     noise, rounds = SETTINGS[name]
     made = [
         Release(noise, Draw(n, size, sampling)) for n, size, times in rounds for _ in [0] * times
     ]
-    return spent(Releases(tuple(made), DELTA, "clients"))
+    return compute_epsilon(Releases(tuple(made), DELTA, "clients"))
 
 
 def theirs(accountant: Any, name: str, event: Any) -> float:
@@ -102,10 +102,10 @@ def test_a_small_share_without_replacement_is_cheaper_than_everybody() -> None:
 def test_known_figures() -> None:
     """One in a hundred, a thousand times; and everybody, thirty times. RDP's are Opacus' too."""
     draw = Draw(100, 1, "poisson")
-    found = spent(Releases((Release(1.0, draw, 1000),), DELTA, "clients"))
+    found = compute_epsilon(Releases((Release(1.0, draw, 1000),), DELTA, "clients"))
     assert found.rdp == pytest.approx(2.10137, abs=1e-5)
     assert found.pld == pytest.approx(1.82824, abs=5e-4)
-    whole = spent(Releases((Release(1.0, count=30),), 1e-3, "clients"))
+    whole = compute_epsilon(Releases((Release(1.0, count=30),), 1e-3, "clients"))
     assert whole.rdp == pytest.approx(33.72288, abs=1e-4)
     assert whole.pld == pytest.approx(31.13616, abs=1e-4)
 
@@ -128,22 +128,24 @@ def test_opacus_agrees_round_by_round() -> None:
 def test_the_order_and_the_grouping_of_rounds_do_not_matter() -> None:
     a, b = Release(1.0, Draw(10, 2, "poisson"), 2), Release(1.0, Draw(5, 2, "poisson"))
     single = Release(1.0, Draw(10, 2, "poisson"))
-    one, other = (spent(Releases(r, DELTA, "clients")) for r in ((a, b), (single, b, single)))
+    one, other = (
+        compute_epsilon(Releases(r, DELTA, "clients")) for r in ((a, b), (single, b, single))
+    )
     assert one == other
 
 
 def test_nothing_released_costs_nothing_and_no_noise_everything() -> None:
-    assert spent(Releases((), DELTA, "clients")) == (0.0, 0.0)
-    assert spent(Releases((Release(1.0, count=0),), DELTA, "clients")) == (0.0, 0.0)
-    assert spent(Releases((Release(0.0, Draw(9, 0)),), DELTA, "clients")) == (0.0, 0.0)
+    assert compute_epsilon(Releases((), DELTA, "clients")) == (0.0, 0.0)
+    assert compute_epsilon(Releases((Release(1.0, count=0),), DELTA, "clients")) == (0.0, 0.0)
+    assert compute_epsilon(Releases((Release(0.0, Draw(9, 0)),), DELTA, "clients")) == (0.0, 0.0)
     bare = Releases((Release(1.0), Release(0.0)), DELTA, "clients")
-    assert spent(bare) == (math.inf, math.inf)
+    assert compute_epsilon(bare) == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize("noise", [1e-2, 1e6])
 @pytest.mark.parametrize("sampling", ["poisson", "fixed"])
 def test_extremes_give_a_number(noise: float, sampling: Any) -> None:
-    found = spent(Releases((Release(noise, Draw(9, 3, sampling), 50),), DELTA, "clients"))
+    found = compute_epsilon(Releases((Release(noise, Draw(9, 3, sampling), 50),), DELTA, "clients"))
     assert found.epsilon >= 0
 
 
@@ -151,7 +153,7 @@ def test_without_dp_accounting_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "dp_accounting.rdp", None)
     made = Releases((Release(1.2345, Draw(7, 3)),), DELTA, "clients")
     with pytest.raises(RequestError, match=r"pip install fl-sim\[dp\]"):
-        spent(made)
+        compute_epsilon(made)
 
 
 @pytest.mark.parametrize("sampling", ["fixed", "poisson"])
@@ -161,13 +163,13 @@ def test_noise_of_any_strength_has_a_figure(sampling: Any, eligible: int) -> Non
     for noise, low, high in ((1e-300, math.inf, math.inf), (1e-10, math.inf, math.inf),
                              (1e150, 0.0, 1e-5), (1e300, 0.0, 1e-5)):  # fmt: skip
         release = Release(noise, Draw(eligible, 10, sampling), 3)
-        found = spent(Releases((release,), DELTA, "clients"))
+        found = compute_epsilon(Releases((release,), DELTA, "clients"))
         assert low <= found.epsilon <= high
         assert low <= found.rdp <= high
 
 
 def test_a_delta_below_what_distributions_resolve_has_the_figure_of_rdp() -> None:
     release = Release(1.0, Draw(20, 10, "poisson"), 3)
-    found = spent(Releases((release,), 1e-300, "clients"))
+    found = compute_epsilon(Releases((release,), 1e-300, "clients"))
     assert math.isinf(found.pld)
     assert found.epsilon == found.rdp == pytest.approx(63.522, rel=1e-4)

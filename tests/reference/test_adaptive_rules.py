@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.seeding import generator
-from strategies.adaptive import AdaptiveRule
+from fl_sim.core.seeding import generator
+from strategies._shared.adaptive import AdaptiveRule
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedyogi import FedYogi

@@ -15,8 +15,8 @@ from torch import Tensor
 from fl_sim.attacks.calibrated_margin import CalibratedMargin
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.signals import Evidence, Signals, confidence
-from fl_sim.seeding import generator
+from fl_sim.contracts.attacks import Evidence, Signals, confidence
+from fl_sim.core.seeding import generator
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "mia_reference.json").read_text())
 Centre = Literal["mean", "median"]

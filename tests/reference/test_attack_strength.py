@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from fl_sim.attacks._shared.shadow_heads import HeadTraining, train_heads
 from fl_sim.attacks.average_cosine import AverageCosine
 from fl_sim.attacks.delta_loss import DeltaLoss
 from fl_sim.attacks.fedmia import FedMia
@@ -15,19 +16,18 @@ from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.shadow_heads import HeadTraining, train_heads
-from fl_sim.attacks.signals import (
+from fl_sim.contracts.attacks import (
     Evidence,
     MembershipAttack,
     Signals,
     Trajectory,
+    draw_paired_members,
     margin_of,
-    paired_members,
 )
-from fl_sim.metrics.intervals import auc_with_interval
+from fl_sim.core.seeding import generator, numpy_generator
+from fl_sim.metrics._shared.intervals import auc_with_interval
 from fl_sim.metrics.leakage import auc, tpr_at_fpr
 from fl_sim.metrics.membership import Finding, Records, assess
-from fl_sim.seeding import generator, numpy_generator
 
 VARIANCES: tuple[Literal["per_example", "pooled", "shrunken"], ...] = (
     "per_example",
@@ -54,7 +54,7 @@ def class_means(size: int, models: int, seed: int) -> tuple[Signals, dict[float,
     records = 0.1 + 0.1 * torch.randn(
         count, dim, generator=generator(seed, "records"), dtype=torch.float64
     )
-    members = paired_members(models, count, generator(seed, "members"))
+    members = draw_paired_members(models, count, generator(seed, "members"))
     gram = records @ records.T
     signals = Signals(
         (members.double() @ gram) / size, members, torch.zeros(models, 0, dtype=torch.float64)
@@ -94,7 +94,7 @@ def classes(count: int, dim: int, apart: float, seed: int) -> tuple[Tensor, Tens
 def overfit_heads(models: int, seed: int) -> Signals:
     """Return the signals of heads that know their 400 records by heart, and a population of 400."""
     features, labels = classes(1200, 512, 0.7, seed)
-    members = paired_members(models, 800, generator(seed, "members"))
+    members = draw_paired_members(models, 800, generator(seed, "members"))
     everybody = torch.cat([members, torch.zeros(models, 400, dtype=torch.bool)], 1)
     how = HeadTraining(learning_rate=0.5, epochs=30)
     margin = train_heads(features, labels, everybody, 10, how, seed).margins(features, labels)

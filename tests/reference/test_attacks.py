@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import Tensor
 
+from clients._shared.perturbing import Direction, oppose
 from clients.alie import AlieClient, largest_deviation
 from clients.fang_krum import FangKrumClient
 from clients.fang_trim import FangTrimClient
@@ -27,9 +28,8 @@ from clients.min_sum import MinSumClient
 from clients.model_replacement import ModelReplacementClient
 from clients.optimal_alie import OptimalAlieClient
 from clients.optimal_ipm import OptimalIpmClient
-from clients.perturbing import Direction, against
 from fl_sim.contracts import AggregationRule, ColludingClient, Collusion
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum
 from strategies.median import CoordinateMedian
@@ -71,17 +71,17 @@ def drawn(shape: tuple[int, int, int], size: int = 12) -> Collusion:
     return collusion(rows, own)
 
 
-def one(client: ColludingClient, seen: Collusion) -> Tensor:
+def one(client: ColludingClient, known: Collusion) -> Tensor:
     """Return what all colluders send, which is the same."""
-    forged = client.forge(seen)
+    forged = client.forge(known)
     assert all(torch.equal(row, forged[0]) for row in forged)
     return forged[0]
 
 
-def damage(rule: AggregationRule, seen: Collusion, forged: Tensor) -> float:
-    stack = torch.cat([seen.honest, forged.expand(len(seen.own), -1)])
+def damage(rule: AggregationRule, known: Collusion, forged: Tensor) -> float:
+    stack = torch.cat([known.honest, forged.expand(len(known.own), -1)])
     _, step = rule.aggregate(None, stack, torch.ones(len(stack), dtype=torch.float64))
-    return float((step - seen.honest.mean(0)).norm())
+    return float((step - known.honest.mean(0)).norm())
 
 
 def test_alie_agrees_with_byzfl_which_moves_the_other_way() -> None:
@@ -95,13 +95,13 @@ def test_ipm_agrees_with_byzfl() -> None:
 
 @given(shapes)
 def test_alie_is_written_out_coordinate_by_coordinate(shape: tuple[int, int, int]) -> None:
-    seen = drawn(shape)
-    n, f = len(seen.honest) + len(seen.own), len(seen.own)
+    known = drawn(shape)
+    n, f = len(known.honest) + len(known.own), len(known.own)
     supporters = max(1, math.floor(n / 2 + 1) - f)
     z = max(0.0, float(norm.ppf((n - f - supporters) / (n - f))))
-    columns = seen.honest.T.tolist()
+    columns = known.honest.T.tolist()
     expected = [np.mean(c) - z * np.std(c, ddof=1) for c in columns]
-    assert one(AlieClient(), seen).tolist() == pytest.approx(expected, abs=1e-9)
+    assert one(AlieClient(), known).tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_example_of_the_papers_formula() -> None:
@@ -116,67 +116,67 @@ def test_more_attackers_dare_to_go_at_least_as_far(honest: int, attackers: int) 
 
 @pytest.mark.parametrize(("scale", "sign"), [(3.4, 1), (3.6, -1)])
 def test_ipm_turns_the_average_round_beyond_honest_over_attackers(scale: float, sign: int) -> None:
-    seen = collusion(HONEST)  # 7 / 2 = 3.5
-    stack = torch.cat([seen.honest, IpmClient(scale=scale).forge(seen)])
+    known = collusion(HONEST)  # 7 / 2 = 3.5
+    stack = torch.cat([known.honest, IpmClient(scale=scale).forge(known)])
     _, step = FedAvg().aggregate(None, stack, torch.ones(len(stack), dtype=torch.float64))
-    assert sign * float(step @ seen.honest.mean(0)) > 0
+    assert sign * float(step @ known.honest.mean(0)) > 0
 
 
-def largest_distance(seen: Collusion, point: Tensor) -> float:
-    return max(float((point - row).norm()) for row in seen.honest)
+def largest_distance(known: Collusion, point: Tensor) -> float:
+    return max(float((point - row).norm()) for row in known.honest)
 
 
-def sum_of_squares(seen: Collusion, point: Tensor) -> float:
-    return math.fsum(float((point - row).square().sum()) for row in seen.honest)
+def sum_of_squares(known: Collusion, point: Tensor) -> float:
+    return math.fsum(float((point - row).square().sum()) for row in known.honest)
 
 
 @every_direction
 @given(shapes)
 def test_min_max_is_as_far_as_it_may_be(direction: Direction, shape: tuple[int, int, int]) -> None:
-    seen = drawn(shape)
-    sent, centre = one(MinMaxClient(direction), seen), seen.honest.mean(0)
-    allowed = max(float((a - b).norm()) for a, b in itertools.combinations(seen.honest, 2))
-    assert largest_distance(seen, sent) == pytest.approx(allowed, rel=1e-9)
-    assert largest_distance(seen, centre + 1.001 * (sent - centre)) > allowed
-    assert float((sent - centre) @ against(seen.honest, direction)) > 0
+    known = drawn(shape)
+    sent, centre = one(MinMaxClient(direction), known), known.honest.mean(0)
+    allowed = max(float((a - b).norm()) for a, b in itertools.combinations(known.honest, 2))
+    assert largest_distance(known, sent) == pytest.approx(allowed, rel=1e-9)
+    assert largest_distance(known, centre + 1.001 * (sent - centre)) > allowed
+    assert float((sent - centre) @ oppose(known.honest, direction)) > 0
 
 
 @every_direction
 @given(shapes)
 def test_min_sum_is_as_far_as_it_may_be(direction: Direction, shape: tuple[int, int, int]) -> None:
-    seen = drawn(shape)
-    sent, centre = one(MinSumClient(direction), seen), seen.honest.mean(0)
-    allowed = max(sum_of_squares(seen, row) for row in seen.honest)
-    assert sum_of_squares(seen, sent) == pytest.approx(allowed, rel=1e-9)
-    assert sum_of_squares(seen, centre + 1.001 * (sent - centre)) > allowed
-    assert float((sent - centre) @ against(seen.honest, direction)) > 0
+    known = drawn(shape)
+    sent, centre = one(MinSumClient(direction), known), known.honest.mean(0)
+    allowed = max(sum_of_squares(known, row) for row in known.honest)
+    assert sum_of_squares(known, sent) == pytest.approx(allowed, rel=1e-9)
+    assert sum_of_squares(known, centre + 1.001 * (sent - centre)) > allowed
+    assert float((sent - centre) @ oppose(known.honest, direction)) > 0
 
 
 @every_direction
 def test_min_max_is_what_the_papers_halving_steps_find(direction: Direction) -> None:
-    seen = collusion(HONEST)
-    centre, way = seen.honest.mean(0), against(seen.honest, direction)
-    allowed = max(float((a - b).norm()) for a, b in itertools.combinations(seen.honest, 2))
+    known = collusion(HONEST)
+    centre, way = known.honest.mean(0), oppose(known.honest, direction)
+    allowed = max(float((a - b).norm()) for a, b in itertools.combinations(known.honest, 2))
     found, step, tried = 0.0, 5.0, 10.0
     while step > 1e-9:
-        if largest_distance(seen, centre + tried * way) <= allowed:
+        if largest_distance(known, centre + tried * way) <= allowed:
             found, tried = tried, tried + step
         else:
             tried -= step
         step /= 2
-    sent = one(MinMaxClient(direction), seen)
+    sent = one(MinMaxClient(direction), known)
     assert sent.tolist() == pytest.approx((centre + found * way).tolist(), abs=1e-6)
 
 
 def test_min_sum_is_more_cautious_than_min_max() -> None:
-    seen, centre = collusion(HONEST), torch.tensor(HONEST, dtype=torch.float64).mean(0)
-    near, far = one(MinSumClient(), seen), one(MinMaxClient(), seen)
+    known, centre = collusion(HONEST), torch.tensor(HONEST, dtype=torch.float64).mean(0)
+    near, far = one(MinSumClient(), known), one(MinMaxClient(), known)
     assert float((near - centre).norm()) <= float((far - centre).norm())
 
 
-def krum_picks_the_forged(seen: Collusion, forged: Tensor) -> bool:
-    stack = torch.cat([seen.honest, forged.expand(len(seen.own), -1)])
-    rule = Krum(num_byzantine=len(seen.own))
+def krum_picks_the_forged(known: Collusion, forged: Tensor) -> bool:
+    stack = torch.cat([known.honest, forged.expand(len(known.own), -1)])
+    rule = Krum(num_byzantine=len(known.own))
     _, step = rule.aggregate(None, stack, torch.ones(len(stack), dtype=torch.float64))
     return torch.equal(step, forged)
 
@@ -184,20 +184,20 @@ def krum_picks_the_forged(seen: Collusion, forged: Tensor) -> bool:
 @given(st.tuples(st.integers(6, 12), st.integers(1, 4), st.integers(0, 10**6)))
 def test_krum_picks_fangs_update_and_not_twice_as_much(shape: tuple[int, int, int]) -> None:
     honest, own, seed = shape
-    seen = drawn((max(honest, own + 3), own, seed), size=30)
-    sent = one(FangKrumClient(), seen)
-    signs = -seen.honest.mean(0).sign()
+    known = drawn((max(honest, own + 3), own, seed), size=30)
+    sent = one(FangKrumClient(), known)
+    signs = -known.honest.mean(0).sign()
     size = float(sent.abs().max())
     assert torch.allclose(sent, size * signs)
     if size > 2e-5:
-        assert krum_picks_the_forged(seen, sent)
+        assert krum_picks_the_forged(known, sent)
         # the first that is tried is the paper's bound: nothing beyond it is ever picked
-        assert not krum_picks_the_forged(seen, 2 * sent)
+        assert not krum_picks_the_forged(known, 2 * sent)
 
 
 def test_fangs_values_lie_outside_the_honest_ones_on_the_wrong_side() -> None:
-    seen = collusion(HONEST, num_own=200)
-    forged = FangTrimClient(reach=2.0).forge(seen)
+    known = collusion(HONEST, num_own=200)
+    forged = FangTrimClient(reach=2.0).forge(known)
     for j, column in enumerate(zip(*HONEST, strict=True)):
         low, high = min(column), max(column)
         edge = low if sum(column) > 0 else high
@@ -210,10 +210,10 @@ def test_fangs_values_lie_outside_the_honest_ones_on_the_wrong_side() -> None:
 
 
 def test_fang_drags_a_trimmed_mean_against_the_honest_mean() -> None:
-    seen, rule = collusion(HONEST, num_own=3), TrimmedMean(num_byzantine=3)
-    stack = torch.cat([seen.honest, FangTrimClient().forge(seen)])
+    known, rule = collusion(HONEST, num_own=3), TrimmedMean(num_byzantine=3)
+    stack = torch.cat([known.honest, FangTrimClient().forge(known)])
     _, attacked = rule.aggregate(None, stack, torch.ones(10, dtype=torch.float64))
-    centre = seen.honest.mean(0)
+    centre = known.honest.mean(0)
     assert bool(((attacked - centre) * centre.sign() < 0).all())
 
 
@@ -221,25 +221,25 @@ def test_fang_drags_a_trimmed_mean_against_the_honest_mean() -> None:
 def test_mimic_copies_who_is_furthest_out_by_numpys_decomposition(
     shape: tuple[int, int, int],
 ) -> None:
-    seen = drawn(shape)
-    rows = seen.honest.numpy()
+    known = drawn(shape)
+    rows = known.honest.numpy()
     _, _, components = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     products = np.abs((rows - rows.mean(0)) @ components[0])
-    sent = one(MimicClient(), seen)
-    (copied,) = [i for i, row in enumerate(seen.honest) if torch.equal(row, sent)]
+    sent = one(MimicClient(), known)
+    (copied,) = [i for i, row in enumerate(known.honest) if torch.equal(row, sent)]
     assert products[copied] == pytest.approx(products.max(), rel=1e-9)
 
 
 @given(shapes)
 def test_the_average_becomes_the_replacement(shape: tuple[int, int, int]) -> None:
-    seen = drawn(shape)
+    known = drawn(shape)
     rng = generator(shape[2], "weights")
-    weights = 1 + 9 * torch.rand(len(seen.honest) + len(seen.own), generator=rng).double()
-    count = len(seen.honest)
-    own = torch.randn(seen.own.shape, generator=rng).double()
+    weights = 1 + 9 * torch.rand(len(known.honest) + len(known.own), generator=rng).double()
+    count = len(known.honest)
+    own = torch.randn(known.own.shape, generator=rng).double()
     quiet = replace(
-        seen,
-        honest=torch.zeros_like(seen.honest),
+        known,
+        honest=torch.zeros_like(known.honest),
         own=own,
         honest_weights=weights[:count],
         own_weights=weights[count:],
@@ -254,8 +254,8 @@ def test_the_average_becomes_the_replacement(shape: tuple[int, int, int]) -> Non
 def test_the_search_does_at_least_the_damage_of_byzfls(
     cls: type[Any], rule: AggregationRule, reached: float
 ) -> None:
-    seen = collusion(HONEST, rule=rule)
-    assert damage(rule, seen, one(cls(), seen)) >= 0.98 * reached
+    known = collusion(HONEST, rule=rule)
+    assert damage(rule, known, one(cls(), known)) >= 0.98 * reached
 
 
 @pytest.mark.parametrize("cls", [OptimalAlieClient, OptimalIpmClient])
@@ -263,11 +263,11 @@ def test_the_search_does_at_least_the_damage_of_byzfls(
 def test_the_search_comes_near_the_best_of_a_fine_grid(
     cls: type[Any], rule: AggregationRule
 ) -> None:
-    seen = collusion(HONEST, rule=rule)
-    found = damage(rule, seen, one(cls(), seen))
+    known = collusion(HONEST, rule=rule)
+    found = damage(rule, known, one(cls(), known))
     small: Any = AlieClient if cls is OptimalAlieClient else IpmClient
     factors = np.geomspace(0.1, 100, 150).tolist()
-    best = max(damage(rule, seen, one(small(factor), seen)) for factor in factors)
+    best = max(damage(rule, known, one(small(factor), known)) for factor in factors)
     assert found >= 0.9 * best
 
 
@@ -276,5 +276,5 @@ def test_the_search_comes_near_the_best_of_a_fine_grid(
     [(OptimalAlieClient(), AlieClient()), (OptimalIpmClient(), IpmClient())],
 )
 def test_without_a_rule_to_ask_the_plain_attack_is_sent(searched: Any, plain: Any) -> None:
-    seen = collusion(HONEST)
-    assert torch.equal(searched.forge(seen), plain.forge(seen))
+    known = collusion(HONEST)
+    assert torch.equal(searched.forge(known), plain.forge(known))

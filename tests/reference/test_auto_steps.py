@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.auto_steps import auto_steps, checkpoints
-from fl_sim.perturbation import sign_steps, uniform
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.core.auto_pgd import auto_pgd, checkpoints
+from fl_sim.core.perturbation import sign_steps, uniform
+from fl_sim.core.seeding import generator, torch_seeded
 
 RADIUS = 8 / 255
 
@@ -44,7 +44,7 @@ def test_the_highest_loss_is_kept_and_the_ball_too() -> None:
         return found
 
     start = uniform(images, RADIUS, generator(0, "start"))
-    noise = auto_steps(spied, images, start, RADIUS, 20)
+    noise = auto_pgd(spied, images, start, RADIUS, 20)
     assert len(seen) == 21
     torch.testing.assert_close(losses(images + noise), torch.stack(seen).amax(0))
     assert float(noise.abs().max()) <= RADIUS + 1e-7
@@ -60,7 +60,7 @@ def test_it_finds_at_least_the_loss_of_plain_steps() -> None:
         return functional.cross_entropy(model(moved), labels, reduction="none")
 
     start = uniform(images, RADIUS, generator(0, "start"))
-    own = auto_steps(losses, images, start, RADIUS, 20)
+    own = auto_pgd(losses, images, start, RADIUS, 20)
     for step in (RADIUS / 10, RADIUS / 5, RADIUS):
         plain = sign_steps(
             lambda moved: losses(moved).sum(), images, start, RADIUS, step, 20, "maximise"
@@ -79,7 +79,7 @@ def test_each_image_is_attacked_by_itself(count: int) -> None:
         def losses(moved: Tensor) -> Tensor:
             return functional.cross_entropy(model(moved), labels[rows], reduction="none")
 
-        return auto_steps(losses, images[rows], start[rows], RADIUS, 12)
+        return auto_pgd(losses, images[rows], start[rows], RADIUS, 12)
 
     torch.testing.assert_close(
         attacked(slice(0, 40))[:count], attacked(slice(0, count)), rtol=0, atol=1e-5

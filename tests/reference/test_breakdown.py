@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fl_sim.contracts import AggregationRule
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 from strategies.fedavg import FedAvg
 from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum, MultiKrum

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 from strategies.bulyan import Bulyan, bulyan_selection, mean_around_median
 
 

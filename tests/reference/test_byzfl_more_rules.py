@@ -21,10 +21,10 @@ from torch import Tensor
 from clients.alie import AlieClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment
-from fl_sim.contracts import AggregationRule, Decision, Senders
-from fl_sim.errors import FieldError
-from fl_sim.preflight import check
-from fl_sim.seeding import generator
+from fl_sim.config.validation import check
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import generator
 from strategies.arkrum import ArKrum, num_too_far
 from strategies.caf import CAF
 from strategies.fedavg import FedAvg
@@ -42,9 +42,9 @@ CASES: list[dict[str, Any]] = json.loads(
 )["cases"]
 
 
-def decided(rule: AggregationRule, rows: Tensor) -> Decision:
+def decided(rule: AggregationRule, rows: Tensor) -> AggregationResult:
     state = rule.initial_state(rows.shape[1])
-    return rule.decide(state, rows, torch.ones(len(rows)), Senders.anonymous(len(rows)))
+    return rule.decide(state, rows, torch.ones(len(rows)), RoundContext.anonymous(len(rows)))
 
 
 def drawn(seed: int, count: int, size: int = 4) -> Tensor:
@@ -162,20 +162,20 @@ def test_an_outlier_far_away_does_not_stop_the_filter() -> None:
 
 def test_monna_trusts_a_client_a_server_or_nobody() -> None:
     rows = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]]).double()
-    senders = replace(Senders.anonymous(6), clients=torch.tensor([3, 4, 5, 6, 7, 9]))
+    context = replace(RoundContext.anonymous(6), clients=torch.tensor([3, 4, 5, 6, 7, 9]))
     sent = {7: 11.0, 3: 0.0}
     for trusted, own in sent.items():
-        step = MoNNA(2, trusted=trusted).decide(None, rows, torch.ones(6), senders).step
+        step = MoNNA(2, trusted=trusted).decide(None, rows, torch.ones(6), context).step
         nearest = sorted(rows[:, 0].tolist(), key=lambda v, own=own: abs(v - own))[:4]
         assert float(step) == pytest.approx(sum(nearest) / 4)
-    away = MoNNA(2, trusted=8).decide(None, rows, torch.ones(6), senders)
+    away = MoNNA(2, trusted=8).decide(None, rows, torch.ones(6), context)
     assert away.shares is not None
     assert (float(away.step), float(away.shares.sum())) == (0.0, 0.0)
-    server = replace(senders, reference=torch.tensor([0.5]).double())
+    server = replace(context, reference=torch.tensor([0.5]).double())
     assert float(MoNNA(2).decide(None, rows, torch.ones(6), server).step) == (0 + 1 + 2 + 10) / 4
     assert (MoNNA().root_samples, MoNNA(trusted=0).root_samples) == (100, 0)
     with pytest.raises(ValueError, match="reference"):
-        MoNNA(2).decide(None, rows, torch.ones(6), senders)
+        MoNNA(2).decide(None, rows, torch.ones(6), context)
 
 
 # ArKrum

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from clients.canary import CanaryClient
 from fl_sim.attacks.canaries import canary, canary_epsilon, gaussian_epsilon
 from fl_sim.contracts import Shard, Update
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 
 
 @pytest.mark.parametrize("shift", [0.05, 0.5, 1.0, 2.0, 10.0])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 from strategies.centered_clipping import CenteredClipping
 from strategies.norm_bounding import NormBounding
 

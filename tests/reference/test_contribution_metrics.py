@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from torch import Tensor
 
+from fl_sim.core.seeding import generator
 from fl_sim.metrics.benefit import benefit_rows, gain_spread, mean_gain, worse_off
 from fl_sim.metrics.contribution import (
     _marginal_worths,
@@ -21,7 +22,6 @@ from fl_sim.metrics.contribution import (
     gtg_shapley,
     leave_one_out,
 )
-from fl_sim.seeding import generator
 
 SIZE = 7
 Utility = Callable[[Tensor], float]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from clients.sgd import SgdClient, smoothed_cross_entropy
 from fl_sim.contracts import Pipeline, Shard
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.countermeasures.bit_depth import BitDepth
 from fl_sim.countermeasures.crop_flip import CropFlip
@@ -23,7 +24,6 @@ from fl_sim.countermeasures.low_pass import LowPass
 from fl_sim.countermeasures.mix_up import MixUp
 from fl_sim.countermeasures.orthogonal_projection import OrthogonalProjection
 from fl_sim.countermeasures.worst_augmentation import WorstAugmentation, _finer, plasma
-from fl_sim.seeding import generator, torch_seeded
 
 LABELS = torch.arange(8) % 4
 SCIPY: dict[str, Any] = {
@@ -38,7 +38,7 @@ SCIPY: dict[str, Any] = {
 def test_filters_take_images_of_one_row_or_column(kind: Any, shape: tuple[int, int]) -> None:
     """Where there is nothing beside the edge, the edge itself is repeated."""
     image = torch.randint(0, 256, (1, 3, *shape), generator=generator(0, "line")).to(torch.uint8)
-    found = LowPass(kind).filtered(image, LABELS[:1], generator(0, "filter"))
+    found = LowPass(kind).filter(image, LABELS[:1], generator(0, "filter"))
     for channel in range(3):
         expected = SCIPY[kind](image[0, channel].double().numpy())
         assert np.abs(found[0, channel].numpy() - expected).max() <= 0.5 + 1e-5
@@ -52,7 +52,7 @@ def pixels(count: int = 8, channels: int = 3, side: int = 10) -> Tensor:
 @pytest.mark.parametrize("kind", ["mean", "median", "gaussian"])
 def test_low_pass_filters_are_scipys(kind: Any) -> None:
     images = pixels()
-    found = LowPass(kind).filtered(images, LABELS, generator(0, "filter"))
+    found = LowPass(kind).filter(images, LABELS, generator(0, "filter"))
     for image, own in zip(images.flatten(0, 1).numpy(), found.flatten(0, 1).numpy(), strict=True):
         expected = SCIPY[kind](image.astype(np.float64))
         # Sums in 32-bit floats may fall on the other side of a half.
@@ -62,15 +62,15 @@ def test_low_pass_filters_are_scipys(kind: Any) -> None:
 def test_grey_is_brightness_and_leaves_grey_alone() -> None:
     image = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)
     rng = generator(0, "filter")
-    assert Grey().filtered(image, LABELS[:1], rng).flatten().tolist() == [76, 76, 76]
+    assert Grey().filter(image, LABELS[:1], rng).flatten().tolist() == [76, 76, 76]
     even = pixels(channels=1)
-    assert torch.equal(Grey().filtered(even, LABELS, rng), even)
+    assert torch.equal(Grey().filter(even, LABELS, rng), even)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_bit_depth_rounds_to_the_nearest_of_its_levels(bits: int) -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    found = BitDepth(bits).filtered(images, LABELS[:1], generator(0, "filter")).flatten().tolist()
+    found = BitDepth(bits).filter(images, LABELS[:1], generator(0, "filter")).flatten().tolist()
     top = 2**bits - 1
     levels = [round(level * 255 / top) for level in range(top + 1)]
     assert set(found) == set(levels)
@@ -80,7 +80,7 @@ def test_bit_depth_rounds_to_the_nearest_of_its_levels(bits: int) -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_bit_depth_may_drop_the_low_bits_as_apbench_does(bits: int) -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    found = BitDepth(bits, rounding="down").filtered(images, LABELS[:1], generator(0, "filter"))
+    found = BitDepth(bits, rounding="down").filter(images, LABELS[:1], generator(0, "filter"))
     expected = [x & (0xFF << (8 - bits)) for x in range(256)]
     assert found.flatten().tolist() == expected
 
@@ -88,7 +88,7 @@ def test_bit_depth_may_drop_the_low_bits_as_apbench_does(bits: int) -> None:
 def test_jpeg_loses_more_at_lower_quality() -> None:
     ramp = (torch.arange(32 * 32) % 97).view(1, 1, 32, 32).to(torch.uint8)
     losses = [
-        (Jpeg(q).filtered(ramp, LABELS[:1], generator(0, "f")).int() - ramp.int()).abs().sum()
+        (Jpeg(q).filter(ramp, LABELS[:1], generator(0, "f")).int() - ramp.int()).abs().sum()
         for q in (5, 50, 95)
     ]
     assert losses[0] > losses[1] > losses[2] > 0
@@ -100,7 +100,7 @@ def test_after_projection_a_linear_model_finds_class_wise_noise_no_more() -> Non
     base = torch.randint(110, 146, (400, 1, 8, 8), generator=rng)
     noise = torch.randint(-16, 17, (4, 1, 8, 8), generator=rng)
     images = (base + noise[labels]).to(torch.uint8)
-    left = OrthogonalProjection().filtered(images, labels, generator(0, "filter"))
+    left = OrthogonalProjection().filter(images, labels, generator(0, "filter"))
 
     def separation(pixels: Tensor) -> float:
         """Return the variance between classes over that within them, in the best direction."""
@@ -139,7 +139,7 @@ def test_the_authors_projection_leaves_more_of_class_wise_noise() -> None:
     published = OrthogonalProjection(momentum=0.0, batch_size=1024, decay=True, start="random")
     left = []
     for settings in (own, published):
-        seen = settings.filtered(images, labels, generator(0, "filter")).double()
+        seen = settings.filter(images, labels, generator(0, "filter")).double()
         means = torch.stack([seen[labels == label].mean(0) for label in range(4)])
         left.append(float((means - means.mean(0)).norm()))
     assert left[0] < left[1]
@@ -147,7 +147,7 @@ def test_the_authors_projection_leaves_more_of_class_wise_noise() -> None:
 
 def test_a_cut_out_is_a_black_square_of_its_side() -> None:
     images = torch.ones(200, 2, 12, 12)
-    cut, targets = CutOut(side=0.5).augmented(
+    cut, targets = CutOut(side=0.5).augment(
         images, torch.eye(4)[:1].expand(200, 4), generator(0, "c")
     )
     black = cut == 0
@@ -163,9 +163,9 @@ def test_mixed_images_have_mixed_targets() -> None:
     """Images that are their own targets stay so under any mixing by shares."""
     targets = torch.eye(8)
     images = targets.view(8, 8, 1, 1).expand(8, 8, 4, 4)
-    mixed, shares = MixUp().augmented(images, targets, generator(1, "mix"))
+    mixed, shares = MixUp().augment(images, targets, generator(1, "mix"))
     torch.testing.assert_close(mixed.mean((2, 3)), shares)
-    cut, shares = CutMix().augmented(images, targets, generator(4, "cut"))
+    cut, shares = CutMix().augment(images, targets, generator(4, "cut"))
     torch.testing.assert_close(cut.mean((2, 3)), shares)
     assert set(cut.unique().tolist()) == {0.0, 1.0}
     assert len(shares.unique()) > 2
@@ -180,7 +180,7 @@ def test_attacks_on_a_linear_model_reach_the_corner_of_the_ball(attack: Any) -> 
     labels = torch.arange(6) % 2
     own = AdversarialTraining(radius=4 / 255, attack=attack)
     targets = functional.one_hot(labels, 2).float()
-    worst = own.worst(model, images, targets, generator(0, "attack"))
+    worst = own.find_worst(model, images, targets, generator(0, "attack"))
     sign = (layer.weight[1 - labels] - layer.weight[labels]).sign().view_as(images)
     expected = images + 4 / 255 * sign
     if attack == "tpgd":  # away from its own prediction, in either direction
@@ -198,7 +198,7 @@ def test_the_hardest_augmentation_is_at_least_as_hard_as_one() -> None:
     )
 
     def losses(draws: int) -> Tensor:
-        seen = WorstAugmentation(draws=draws).worst(model, images, targets, generator(0, "u"))
+        seen = WorstAugmentation(draws=draws).find_worst(model, images, targets, generator(0, "u"))
         return functional.cross_entropy(model(seen), targets, reduction="none")
 
     one, five = losses(1), losses(5)  # the first draw is the same
@@ -215,7 +215,7 @@ def test_the_hardest_augmentation_is_found_in_training_mode() -> None:
     images = torch.rand(10, 3, 8, 8, generator=generator(0, "x"))
     targets = torch.eye(4)[torch.arange(10) % 4]
     settings = WorstAugmentation(draws=3)
-    found = settings.worst(model, images, targets, generator(0, "u"))
+    found = settings.find_worst(model, images, targets, generator(0, "u"))
     rng = generator(0, "u")
     drawn = torch.stack([settings._drawn(images, rng) for _ in range(3)])
     scores = deepcopy(model).train()(drawn.flatten(0, 1))
@@ -247,7 +247,7 @@ def test_strong_augmentations_change_images_as_much_as_kornias() -> None:
     targets = torch.eye(4)[torch.arange(2000) % 4]
     for strength, change, spread in ((1.0, 0.198, 0.364), (0.0, 0.0, float(images.std()))):
         own = WorstAugmentation(draws=1, strength=strength, padding=0, probability=1.0)
-        seen = own.worst(model, images, targets, generator(0, "u"))
+        seen = own.find_worst(model, images, targets, generator(0, "u"))
         assert float((seen - images).abs().mean()) == pytest.approx(change, abs=0.01)
         assert float(seen.std()) == pytest.approx(spread, abs=0.01)
 
@@ -285,9 +285,9 @@ def test_no_countermeasures_change_no_bit_and_draw_nothing() -> None:
     state = rng.get_state()
     shard = Shard(0, pixels(), LABELS, torch.arange(8), 4)
     pipeline = Pipeline.of(())
-    assert pipeline.filtered(shard, rng) is shard
+    assert pipeline.filter(shard, rng) is shard
     inputs = pixels() / 255
-    assert pipeline.prepared(nn.Identity(), inputs, LABELS, 4, rng) == (inputs, LABELS)
+    assert pipeline.prepare(nn.Identity(), inputs, LABELS, 4, rng) == (inputs, LABELS)
     assert torch.equal(rng.get_state(), state)
     assert SgdClient().countermeasures == ()
 
@@ -303,5 +303,5 @@ def test_certain_targets_have_the_loss_of_labels(smoothing: float) -> None:
 
 def test_a_client_that_changes_its_images_trains_by_itself() -> None:
     """What trains many clients at once knows nothing of countermeasures."""
-    assert SgdClient().descent(1) is not None
-    assert SgdClient(countermeasures=(CutOut(),)).descent(1) is None
+    assert SgdClient().sgd_config(1) is not None
+    assert SgdClient(countermeasures=(CutOut(),)).sgd_config(1) is None

@@ -21,19 +21,20 @@ from clients.sgd import SgdClient, passes
 from clients.sign_flip import SignFlipClient
 from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Adversary, Evaluation, Experiment, Model, Participation, run
-from fl_sim.contracts import Senders, Shard
+from fl_sim.backends.base import InProcessBackend
+from fl_sim.contracts import RoundContext, Shard
+from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_floats
+from fl_sim.core.seeding import generator
 from fl_sim.data.partition import Dirichlet, Iid
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import Federation, prepare
-from fl_sim.engine.loop import initial_state, rounds
-from fl_sim.engine.server import server_for
-from fl_sim.errors import FieldError
+from fl_sim.federation.federation import Federation, prepare_federation
+from fl_sim.flower.server import server_for
 from fl_sim.models import parameters
-from fl_sim.models.parameters import flat, load_flat
-from fl_sim.participants import Stay
-from fl_sim.perturbation import as_floats
+from fl_sim.models.parameters import flatten, load_flat
+from fl_sim.participants import AvailabilityWindow
+from fl_sim.rounds.loop import initial_state, run_rounds
 from fl_sim.schedule import Schedule
-from fl_sim.seeding import generator
+from fl_sim.training.client_trainer import make_trainer
 from strategies.afl import AFL
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
@@ -58,15 +59,17 @@ def linear() -> nn.Sequential:
     return model
 
 
-def played(experiment: Experiment, cohort: bool = False) -> tuple[Federation, Any, list[Any]]:
+def played(
+    experiment: Experiment, batch_clients: bool = False
+) -> tuple[Federation, Any, list[Any]]:
     """Play all rounds in this process; return the federation, the last state and the rounds."""
-    ours = prepare(experiment)
-    shapes = parameters.shapes(ours.model)
-    server = server_for(experiment.strategy, ours.start, shapes, experiment.seed)
-    state = initial_state(ours, server)
-    state.cohort = cohort
-    seen = list(rounds(ours, state, LocalCrew(ours.workshop)))
-    return ours, state, seen
+    federation = prepare_federation(experiment)
+    shapes = parameters.shapes(federation.model)
+    server = server_for(experiment.strategy, federation.start, shapes, experiment.seed)
+    state = initial_state(federation, server)
+    state.batch_clients = batch_clients
+    seen = list(run_rounds(federation, state, InProcessBackend(make_trainer(federation))))
+    return federation, state, seen
 
 
 # Local steps
@@ -79,7 +82,7 @@ def test_as_many_steps_as_epochs_have_are_those_epochs(count: int) -> None:
     models = [linear(), linear()]
     for client, model in zip((epochs, steps), models, strict=True):
         client.train(model, shard_of(count), generator(1, "client"))
-    assert torch.equal(flat(models[0]), flat(models[1]))
+    assert torch.equal(flatten(models[0]), flatten(models[1]))
 
 
 def test_steps_go_on_through_a_pass_that_is_shuffled_anew() -> None:
@@ -96,25 +99,25 @@ def test_steps_go_on_through_a_pass_that_is_shuffled_anew() -> None:
 def test_a_round_of_one_step_draws_one_random_batch() -> None:
     shard, settings = shard_of(12), SgdClient(learning_rate=0.5, batch_size=5, local_steps=1)
     model = linear()
-    start = flat(model)
+    start = flatten(model)
     metrics = settings.train(model, shard, generator(1, "client"))
     rows = torch.randperm(12, generator=generator(1, "client"))[:5]
     before = linear()
     loss = functional.cross_entropy(before(shard.inputs[rows]), shard.labels[rows])
     pieces = torch.autograd.grad(loss, list(before.parameters()))
     gradient = torch.cat([piece.reshape(-1) for piece in pieces])
-    torch.testing.assert_close(flat(model), start - 0.5 * gradient)
+    torch.testing.assert_close(flatten(model), start - 0.5 * gradient)
     assert metrics["train_loss"] == pytest.approx(float(loss.detach()))
 
 
 def test_steps_are_counted_wherever_they_matter() -> None:
     client = SgdClient(batch_size=5, local_steps=7)
     assert [client.num_steps(n) for n in (1, 12, 1000)] == [7, 7, 7]
-    settings = client.descent(1)
-    assert settings is not None
-    assert settings.num_steps(12) == 7
-    assert not settings.takes_all_at_once(4)
-    one = replace(client, local_steps=1).descent(1)
+    sgd = client.sgd_config(1)
+    assert sgd is not None
+    assert sgd.num_steps(12) == 7
+    assert not sgd.takes_all_at_once(4)
+    one = replace(client, local_steps=1).sgd_config(1)
     assert one is not None
     assert (one.takes_all_at_once(5), one.takes_all_at_once(6)) == (True, False)
 
@@ -139,16 +142,18 @@ def test_what_is_sent_is_a_running_mean_of_the_updates() -> None:
     client, shard = WorkerMomentumClient(momentum=0.8, training=STEP), shard_of(23)
     mean, model, plain = torch.zeros(15), linear(), linear()
     for number in range(1, 5):
-        start = flat(model)
+        start = flatten(model)
         client.train(model, shard, generator(number, "client"))
         load_flat(plain, start)
         STEP.train(plain, shard, generator(number, "client"))
-        mean = 0.8 * mean + 0.2 * (flat(plain) - start)
-        torch.testing.assert_close(flat(model) - start, mean, rtol=0, atol=1e-6)
+        mean = 0.8 * mean + 0.2 * (flatten(plain) - start)
+        torch.testing.assert_close(flatten(model) - start, mean, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("cohort", ["on", "off"])
-def test_worker_momentum_survives_a_break(experiment: Maker, tmp_path: Path, cohort: Any) -> None:
+@pytest.mark.parametrize("batch_clients", ["on", "off"])
+def test_worker_momentum_survives_a_break(
+    experiment: Maker, tmp_path: Path, batch_clients: Any
+) -> None:
     wanted = experiment(
         model=Model("fc"),
         client=WorkerMomentumClient(training=replace(STEP, learning_rate=0.1)),
@@ -163,9 +168,11 @@ def test_worker_momentum_survives_a_break(experiment: Maker, tmp_path: Path, coh
         if progress.round == 2:
             raise BreakError
 
-    unbroken = run(wanted, out=tmp_path / "a", controls=False, cohort=cohort)
-    run(wanted, out=tmp_path / "b", controls=False, cohort=cohort, listen=listen)
-    resumed = run(wanted, out=tmp_path / "b", controls=False, cohort=cohort, resume=True)
+    unbroken = run(wanted, out=tmp_path / "a", controls=False, batch_clients=batch_clients)
+    run(wanted, out=tmp_path / "b", controls=False, batch_clients=batch_clients, listen=listen)
+    resumed = run(
+        wanted, out=tmp_path / "b", controls=False, batch_clients=batch_clients, resume=True
+    )
     assert unbroken.cells.params_sha256[0] == resumed.cells.params_sha256[0]
 
 
@@ -173,15 +180,15 @@ def test_an_absent_client_keeps_its_momentum(experiment: Maker) -> None:
     """Client 2 comes in rounds 1 and 2, and is away after that."""
     wanted = experiment(
         client=WorkerMomentumClient(training=STEP),
-        participation=Participation(stays=(Stay(2, last_round=2),)),
+        participation=Participation(stays=(AvailabilityWindow(2, last_round=2),)),
         rounds=2,
     )
     _, two, _ = played(wanted)
     _, four, _ = played(replace(wanted, rounds=4))
-    kept = {client: own["worker_momentum"] for client, own in four.memories.items()}
+    kept = {client: own["worker_momentum"] for client, own in four.client_states.items()}
     assert sorted(kept) == [0, 1, 2, 3]
-    assert torch.equal(kept[2], two.memories[2]["worker_momentum"])
-    assert not torch.equal(kept[1], two.memories[1]["worker_momentum"])
+    assert torch.equal(kept[2], two.client_states[2]["worker_momentum"])
+    assert not torch.equal(kept[1], two.client_states[1]["worker_momentum"])
 
 
 # Server momentum
@@ -207,8 +214,8 @@ def test_the_step_is_that_of_torchs_sgd_on_the_opposite_of_the_rules(rule: Any) 
     state = wrapper.initial_state(6)
     for number in range(4):
         updates = torch.randn(7, 6, generator=generator(number, "updates")).double()
-        senders = replace(Senders.anonymous(7), parameters=x)
-        decision = wrapper.decide(state, updates, torch.ones(7), senders)
+        context = replace(RoundContext.anonymous(7), parameters=x)
+        decision = wrapper.decide(state, updates, torch.ones(7), context)
         state, x = decision.state, x + decision.step
         theirs.grad = -rule.aggregate(None, updates, torch.ones(7))[1]
         optimiser.step()
@@ -224,16 +231,16 @@ def test_weight_decay_needs_the_parameters() -> None:
 # Attackers beside the clients
 
 
-def gradient_at(ours: Federation, rows: Tensor, labels: Tensor) -> Tensor:
-    loss = functional.cross_entropy(ours.model(as_floats(ours.inputs[rows])), labels)
-    pieces = torch.autograd.grad(loss, list(ours.model.parameters()))
+def gradient_at(federation: Federation, rows: Tensor, labels: Tensor) -> Tensor:
+    loss = functional.cross_entropy(federation.model(as_floats(federation.inputs[rows])), labels)
+    pieces = torch.autograd.grad(loss, list(federation.model.parameters()))
     return torch.cat([piece.reshape(-1) for piece in pieces])
 
 
-@pytest.mark.parametrize("cohort", [True, False])
+@pytest.mark.parametrize("batch_clients", [True, False])
 @pytest.mark.parametrize("attack", ["IPM", "ALIE", "label flip", "none"])
 def test_a_run_is_the_distributed_sgd_of_byzfl(
-    experiment: Maker, attack: str, cohort: bool
+    experiment: Maker, attack: str, batch_clients: bool
 ) -> None:
     """The loop that ByzFL's benchmark runs, written out in terms of gradients."""
     beta, rate, decay = 0.9, 0.1, 0.01
@@ -251,18 +258,20 @@ def test_a_run_is_the_distributed_sgd_of_byzfl(
         adversary=client and Adversary(client, num_clients=3, beside=True),
         rounds=5,
     )
-    ours, state, _ = played(wanted, cohort)
-    x, momenta = ours.start.double(), torch.zeros(4, len(ours.start)).double()
+    federation, state, _ = played(wanted, batch_clients)
+    x, momenta = federation.start.double(), torch.zeros(4, len(federation.start)).double()
     for number in range(1, 6):
-        load_flat(ours.model, x.float())
+        load_flat(federation.model, x.float())
         flipped = []
         for k in range(4):
-            own = ours.workshop.owners[k]
+            own = federation.shards.owners[k]
             rng = generator(0, "round", number, "client", k)
             rows = own[torch.randperm(len(own), generator=rng)[:5]]
-            labels = ours.pool.labels[rows]
-            momenta[k] = beta * momenta[k] + (1 - beta) * gradient_at(ours, rows, labels).double()
-            flipped.append(gradient_at(ours, rows, 9 - labels).double())
+            labels = federation.pool.labels[rows]
+            momenta[k] = (
+                beta * momenta[k] + (1 - beta) * gradient_at(federation, rows, labels).double()
+            )
+            flipped.append(gradient_at(federation, rows, 9 - labels).double())
         forged = {
             "IPM": -2.0 * momenta.mean(0),
             # The paper's attack subtracts from the mean update, so it adds to the gradient.
@@ -277,14 +286,14 @@ def test_a_run_is_the_distributed_sgd_of_byzfl(
 def test_images_are_shared_out_as_without_attackers(experiment: Maker) -> None:
     alone = experiment(partition=Dirichlet(alpha=0.3))
     beside = replace(alone, adversary=Adversary(AlieClient(), num_clients=3, beside=True))
-    one, other = prepare(alone), prepare(beside)
+    one, other = prepare_federation(alone), prepare_federation(beside)
     assert torch.equal(one.pool.clients, other.pool.clients)
     assert (one.num_clients, other.num_clients, other.experiment.clients_per_round) == (4, 7, 7)
-    sizes = other.workshop.sizes
-    assert sizes[:4] == one.workshop.sizes
+    sizes = other.shards.sizes
+    assert sizes[:4] == one.shards.sizes
     assert sizes[4:] == [round(sum(sizes[:4]) / 4)] * 3
-    assert [len(own) for own in other.workshop.owners[4:]] == [0, 0, 0]
-    assert other.able == list(range(7))
+    assert [len(own) for own in other.shards.owners[4:]] == [0, 0, 0]
+    assert other.clients_with_data == list(range(7))
     assert other.class_counts[4:].sum() == 0
 
 
@@ -292,7 +301,7 @@ def test_attackers_beside_are_there_in_the_rounds_of_their_attack(experiment: Ma
     window = Adversary(AlieClient(), num_clients=2, beside=True, first_round=2, last_round=3)
     second = Adversary(IpmClient(), beside=True, every=2)
     schedule = Schedule(experiment(adversary=(window, second, Adversary(SignFlipClient()))))
-    asked = [schedule.chosen(number, list(range(7))) for number in (1, 2, 3, 4)]
+    asked = [schedule.choose_clients(number, list(range(7))) for number in (1, 2, 3, 4)]
     assert [own[4:] for own in asked] == [[6], [4, 5], [4, 5, 6], []]
     assert all(own[:4] == [0, 1, 2, 3] for own in asked)
     assert [len(schedule.attackers(number)) for number in (1, 2, 3, 4)] == [2, 3, 4, 1]
@@ -300,8 +309,8 @@ def test_attackers_beside_are_there_in_the_rounds_of_their_attack(experiment: Ma
 
 def test_what_does_not_collude_works_on_a_copy_of_honest_images(experiment: Maker) -> None:
     flip = Adversary(SignFlipClient(), num_clients=6, beside=True)
-    ours = prepare(experiment(adversary=flip))
-    owners = ours.workshop.owners
+    federation = prepare_federation(experiment(adversary=flip))
+    owners = federation.shards.owners
     assert all(torch.equal(owners[4 + j], owners[j % 4]) for j in range(6))
     _, _, seen = played(experiment(adversary=flip, rounds=1))
     losses = {r.client: r.value for r in seen[0].rows if r.metric == "train_loss"}
@@ -354,7 +363,9 @@ def test_attackers_beside_weigh_as_much_as_honest_clients_do(experiment: Maker) 
     adversary = Adversary(IpmClient(scale=1.0), num_clients=4, beside=True)
     equal = experiment(adversary=adversary, partition=Iid(), strategy=FedAvg(weighted=False))
     _, state, _ = played(equal)
-    start = prepare(equal).start  # as many opposites of the mean as honest updates: no step
+    start = prepare_federation(
+        equal
+    ).start  # as many opposites of the mean as honest updates: no step
     torch.testing.assert_close(state.parameters, start, rtol=0, atol=1e-6)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from flwr.supercore.differential_privacy import compute_adaptive_noise_params
 
-from fl_sim.contracts import Draw, Release, Releases, Senders
-from fl_sim.errors import FieldError, RequestError
-from fl_sim.seeding import generator
+from fl_sim.contracts import Draw, Release, Releases, RoundContext
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.seeding import generator
 from strategies.dp_adaptive_clipping import DifferentialPrivacyAdaptiveClipping
 from strategies.fedavgm import FedAvgM
 from strategies.median import CoordinateMedian
@@ -29,8 +29,8 @@ def test_without_noise_the_norm_moves_by_the_share_of_short_updates() -> None:
     )
     updates, state, bound = lengths(0.5, 1.0001, 2.0, 3.0, 0.9), rule.initial_state(9), 1.0
     for number in range(1, 6):
-        senders = replace(Senders.anonymous(5), round=number)
-        decision = rule.decide(state, updates, torch.ones(5), senders)
+        context = replace(RoundContext.anonymous(5), round=number)
+        decision = rule.decide(state, updates, torch.ones(5), context)
         norms = updates.norm(dim=1)
         clipped = updates * (bound / norms).clamp(max=1)[:, None]
         torch.testing.assert_close(decision.step, clipped.mean(0))
@@ -45,8 +45,8 @@ def test_the_norm_finds_the_quantile() -> None:
     updates = lengths(*torch.rand(400, generator=rng).mul(10).tolist())
     state = rule.initial_state(9)
     for number in range(1, 101):
-        senders = replace(Senders.anonymous(400), round=number)
-        state = rule.decide(state, updates, torch.ones(400), senders).state
+        context = replace(RoundContext.anonymous(400), round=number)
+        state = rule.decide(state, updates, torch.ones(400), context).state
     short = float((updates.norm(dim=1) <= state["clipping_norm"]).double().mean())
     assert short == pytest.approx(0.7, abs=0.08)
 
@@ -59,12 +59,12 @@ def test_noise_on_updates_and_bits_costs_together_what_it_says() -> None:
     split = rule.noise_on_updates(0.6)
     assert 1 / split**2 + 1 / (2 * 0.6) ** 2 == pytest.approx(1 / 0.8**2)
     state, updates = rule.initial_state(SIZE), torch.zeros(8, SIZE)
-    decision = rule.decide(state, updates, torch.ones(8), Senders.anonymous(8))
+    decision = rule.decide(state, updates, torch.ones(8), RoundContext.anonymous(8))
     assert float(decision.step.std()) == pytest.approx(split * 4.0 / 8, rel=0.02)
     shares = []
     for number in range(1, 401):
-        senders = replace(Senders.anonymous(8), round=number)
-        after = rule.decide(rule.initial_state(1), torch.zeros(8, 1), torch.ones(8), senders).state
+        context = replace(RoundContext.anonymous(8), round=number)
+        after = rule.decide(rule.initial_state(1), torch.zeros(8, 1), torch.ones(8), context).state
         shares.append(0.5 - math.log(after["clipping_norm"] / 4.0) / 0.2)
     found = torch.tensor(shares)
     assert float(found.mean()) == pytest.approx(1.0, abs=0.02)  # all updates are short
@@ -90,13 +90,13 @@ def test_a_round_without_anybody_looks_like_any_other() -> None:
     rule = DifferentialPrivacyAdaptiveClipping(
         initial_clipping_norm=2.0, bit_noise=1.0, rule=FedAvgM(momentum=0.5)
     )
-    senders = replace(Senders.anonymous(0), expected=5.0)
-    decision = rule.decide_empty(rule.initial_state(SIZE), SIZE, senders)
+    context = replace(RoundContext.anonymous(0), expected=5.0)
+    decision = rule.decide_empty(rule.initial_state(SIZE), SIZE, context)
     assert decision is not None
     expected = rule.noise_on_updates(1.0) * 2.0 / 5
     assert float(decision.step.std()) == pytest.approx(expected, rel=0.02)
     assert decision.state["clipping_norm"] != 2.0
-    assert rule.decide_empty(rule.initial_state(3), 3, Senders.anonymous(0)) is None
+    assert rule.decide_empty(rule.initial_state(3), 3, RoundContext.anonymous(0)) is None
 
 
 def test_what_would_need_endless_noise_is_refused() -> None:

@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from clients.dp_sgd import DpSgdClient, epsilon, gradients_by_image, shortening
 from clients.label_flip import LabelFlipClient
-from fl_sim import Experiment, Model, preflight, run
+from fl_sim import Experiment, Model, run
+from fl_sim.config import validation
 from fl_sim.contracts import Shard
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.layout import Layout
-from fl_sim.errors import FieldError
 from fl_sim.models import parameters
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.seeding import generator, torch_seeded
 
 COUNT, CLASSES = 24, 4
 needs_accounting = pytest.mark.skipif(
@@ -77,7 +78,7 @@ def test_without_noise_a_step_moves_along_the_mean_of_shortened_gradients(
     client = DpSgdClient(
         clipping_norm=0.5, noise_multiplier=0.0, batch_size=2, learning_rate=0.3, local_epochs=1
     )
-    expected, rng = parameters.flat(model), generator(1, "client")
+    expected, rng = parameters.flatten(model), generator(1, "client")
     slow, nothing = network(), torch.zeros(1, size)
     for _ in range(4):
         rows = torch.rand(8, generator=rng) < 2 / 8
@@ -89,7 +90,7 @@ def test_without_noise_a_step_moves_along_the_mean_of_shortened_gradients(
         factor = (0.5 / by_image.norm(dim=1)).clamp(max=1)
         expected = expected - 0.3 / 2 * (factor[:, None] * by_image).sum(0)
     client.train(model, shard, generator(1, "client"))
-    torch.testing.assert_close(parameters.flat(model), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parameters.flatten(model), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_gradient_is_at_most_as_long_as_it_may_be() -> None:
@@ -133,7 +134,7 @@ def test_a_client_that_withholds_its_reports_tells_no_loss_and_trains_the_same()
         told = client.train(model, shard_of(), generator(5, "client"))
         assert set(told) == {"train_loss", "train_accuracy"}
         assert all(math.isnan(v) for v in told.values()) == (client.reports == "withheld")
-        trained.append(parameters.flat(model))
+        trained.append(parameters.flatten(model))
     assert torch.equal(*trained)
 
 
@@ -170,7 +171,7 @@ def test_batch_normalisation_is_refused_before_any_work(
     for client in (DpSgdClient(), LabelFlipClient(honest=DpSgdClient())):
         wanted = experiment(model=Model("small_cnn", norm="batch"), client=client)
         with pytest.raises(FieldError, match="mixes the images of a batch"):
-            preflight.check(wanted)
+            validation.check(wanted)
 
 
 def test_a_run_has_rows_of_epsilon(experiment: Callable[..., Any], tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from clients.early_stopping import KEPT, EarlyStoppingClient
 from clients.sgd import SgdClient
 from fl_sim.contracts import Shard
-from fl_sim.errors import FieldError
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import generator, torch_seeded
 
 SGD = SgdClient(learning_rate=0.5, momentum=0.9, batch_size=8, local_epochs=12)
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from fl_sim.contracts import AggregationRule, Senders
+from fl_sim.contracts import AggregationRule, RoundContext
 from strategies.afl import AFL, onto_simplex
 from strategies.flame import FLAME
 from strategies.nnm import NearestNeighborMixing, mean_over, neighbours
@@ -70,10 +70,10 @@ LOSSES = {
 )
 def test_finite_losses_give_finite_steps_and_shares(rule: AggregationRule, losses: str) -> None:
     told = torch.tensor(LOSSES[losses], dtype=torch.float64)
-    senders = dataclasses.replace(Senders.anonymous(COUNT), losses=told)
+    context = dataclasses.replace(RoundContext.anonymous(COUNT), losses=told)
     state = rule.initial_state(SIZE)
     for _ in range(2):
-        decision = rule.decide(state, 0.01 * torch.ones(COUNT, SIZE), torch.ones(COUNT), senders)
+        decision = rule.decide(state, 0.01 * torch.ones(COUNT, SIZE), torch.ones(COUNT), context)
         state = decision.state
         assert bool(decision.step.isfinite().all())
         assert decision.shares is not None

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Senders
-from fl_sim.seeding import generator
+from fl_sim.contracts import AggregationRule, RoundContext
+from fl_sim.core.seeding import generator
 from strategies.afl import AFL, onto_simplex
 from strategies.fedavg import FedAvg
 from strategies.fedmgda import FedMGDAPlus, onto_box, shortest_mixture
@@ -23,15 +23,15 @@ from strategies.term import TERM
 SIZE = 6
 
 
-def drawn(seed: int, count: int) -> tuple[Tensor, Tensor, Senders]:
+def drawn(seed: int, count: int) -> tuple[Tensor, Tensor, RoundContext]:
     """Return updates, weights, and senders with steps and losses."""
     rng = generator(seed, "fair")
     updates = torch.randn(count, SIZE, generator=rng).double()
     weights = torch.randint(1, 50, (count,), generator=rng).double()
     steps = torch.randint(1, 30, (count,), generator=rng).double()
     losses = 3 * torch.rand(count, generator=rng).double()
-    senders = replace(Senders.anonymous(count), local_steps=steps, losses=losses)
-    return updates, weights, senders
+    context = replace(RoundContext.anonymous(count), local_steps=steps, losses=losses)
+    return updates, weights, context
 
 
 def step_of(rule: AggregationRule, seed: int, count: int) -> Tensor:
@@ -41,23 +41,23 @@ def step_of(rule: AggregationRule, seed: int, count: int) -> Tensor:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_fednova_is_its_definition(seed: int, count: int) -> None:
     """Wang et al. (2020), equation 8, with the vector a of momentum written out."""
-    updates, weights, senders = drawn(seed, count)
+    updates, weights, context = drawn(seed, count)
     shares = (weights / weights.sum()).tolist()
     lengths = [
         math.fsum(math.fsum(0.9**j for j in range(int(k) - i)) for i in range(int(k)))
-        for k in senders.local_steps.tolist()
+        for k in context.local_steps.tolist()
     ]
     effective = math.fsum(p * a for p, a in zip(shares, lengths, strict=True))
     expected = torch.zeros(SIZE).double()
     for p, a, update in zip(shares, lengths, updates, strict=True):
         expected += effective * p * update / a
-    step = FedNova(momentum=0.9).decide(None, updates, weights, senders).step
+    step = FedNova(momentum=0.9).decide(None, updates, weights, context).step
     torch.testing.assert_close(step, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_fednova_of_equal_steps_is_the_mean() -> None:
-    updates, weights, senders = drawn(0, 5)
-    equal = replace(senders, local_steps=torch.full((5,), 7.0).double())
+    updates, weights, context = drawn(0, 5)
+    equal = replace(context, local_steps=torch.full((5,), 7.0).double())
     step = FedNova().decide(None, updates, weights, equal).step
     torch.testing.assert_close(step, FedAvg().aggregate(None, updates, weights)[1])
 
@@ -71,14 +71,14 @@ def test_effective_steps_of_plain_descent_are_steps() -> None:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_q_fedavg_is_its_algorithm(q: float, seed: int, count: int) -> None:
     """Li et al. (2020), algorithm 2, line by line, with p_k for how clients are drawn."""
-    updates, weights, senders = drawn(seed, count)
+    updates, weights, context = drawn(seed, count)
     rate, total, norm = 0.05, np.zeros(SIZE), 0.0
-    for p, loss, update in zip(weights, senders.losses, updates, strict=True):
+    for p, loss, update in zip(weights, context.losses, updates, strict=True):
         loss_, gradient = float(loss) + 1e-10, -update.numpy() / rate  # L (w - w_k)
         total += float(p) * loss_**q * gradient
         h = q * loss_ ** (q - 1) * float(gradient @ gradient) + loss_**q / rate
         norm += float(p) * h
-    step = QFedAvg(q=q, client_learning_rate=rate).decide(None, updates, weights, senders).step
+    step = QFedAvg(q=q, client_learning_rate=rate).decide(None, updates, weights, context).step
     np.testing.assert_allclose(step.numpy(), -total / norm, rtol=1e-9, atol=1e-12)
 
 
@@ -93,8 +93,8 @@ def test_without_fairness_the_bits_are_those_of_fedavg(
 
 
 def test_a_client_without_loss_does_not_break_q_fedavg() -> None:
-    updates, weights, senders = drawn(0, 3)
-    served = replace(senders, losses=torch.tensor([0.0, 1.0, 2.0]).double())
+    updates, weights, context = drawn(0, 3)
+    served = replace(context, losses=torch.tensor([0.0, 1.0, 2.0]).double())
     decision = QFedAvg(q=0.5).decide(None, updates, weights, served)
     assert bool(decision.step.isfinite().all())
     assert decision.shares is not None
@@ -105,26 +105,26 @@ def test_a_client_without_loss_does_not_break_q_fedavg() -> None:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_term_follows_the_gradient_of_its_objective(tilt: float, seed: int, count: int) -> None:
     """d/dF_k of log(sum p exp(t F)) / t, by finite differences, is the share of client k."""
-    updates, weights, senders = drawn(seed, count)
+    updates, weights, context = drawn(seed, count)
     shares = (weights / weights.sum()).numpy()
 
     def objective(losses: np.ndarray) -> float:  # type: ignore[type-arg]
         return float(np.log(shares @ np.exp(tilt * losses)) / tilt)
 
-    at, small = senders.losses.numpy(), 1e-6
+    at, small = context.losses.numpy(), 1e-6
     slope = [
         (objective(at + small * row) - objective(at - small * row)) / (2 * small)
         for row in np.eye(count)
     ]
-    decision = TERM(tilt=tilt).decide(None, updates, weights, senders)
+    decision = TERM(tilt=tilt).decide(None, updates, weights, context)
     assert decision.shares is not None
     np.testing.assert_allclose(decision.shares.numpy(), slope, rtol=0, atol=1e-8)
     torch.testing.assert_close(decision.step, decision.shares @ updates)
 
 
 def test_huge_losses_do_not_overflow_term() -> None:
-    updates, weights, senders = drawn(0, 3)
-    far = replace(senders, losses=torch.tensor([1.0, 2e4, 1e4]).double())
+    updates, weights, context = drawn(0, 3)
+    far = replace(context, losses=torch.tensor([1.0, 2e4, 1e4]).double())
     decision = TERM(tilt=5.0).decide(None, updates, weights, far)
     torch.testing.assert_close(decision.step, updates[1])
 
@@ -134,10 +134,10 @@ def test_afl_is_its_algorithm_over_rounds() -> None:
     rule, state = AFL(mixture_learning_rate=0.2), None
     mixture = np.full(4, 0.25)
     for number in range(5):
-        updates, weights, senders = drawn(number, 4)
-        decision = rule.decide(state, updates, weights, senders)
+        updates, weights, context = drawn(number, 4)
+        decision = rule.decide(state, updates, weights, context)
         np.testing.assert_allclose(decision.step.numpy(), mixture @ updates.numpy(), atol=1e-6)
-        wanted = mixture + 0.2 * senders.losses.numpy()
+        wanted = mixture + 0.2 * context.losses.numpy()
         mixture = minimize(
             lambda x, wanted=wanted: float(((x - wanted) ** 2).sum()),
             mixture,
@@ -153,12 +153,12 @@ def test_afl_ends_at_the_worst_client_and_knows_who_was_away() -> None:
     rule, state = AFL(mixture_learning_rate=0.1), None
     updates = torch.eye(3).double()
     for _ in range(20):
-        senders = replace(
-            Senders.anonymous(3), num_clients=4, losses=torch.tensor([1.0, 2.0, 1.5]).double()
+        context = replace(
+            RoundContext.anonymous(3), num_clients=4, losses=torch.tensor([1.0, 2.0, 1.5]).double()
         )
-        state = rule.decide(state, updates, torch.ones(3), senders).state
+        state = rule.decide(state, updates, torch.ones(3), context).state
     assert state.tolist() == pytest.approx([0, 1, 0, 0])
-    away = replace(senders, clients=torch.tensor([0, 2, 3]))
+    away = replace(context, clients=torch.tensor([0, 2, 3]))
     decision = rule.decide(state, updates, torch.ones(3), away)
     assert decision.step.tolist() == [0, 0, 0]  # nobody with a weight took part
 
@@ -179,7 +179,7 @@ def test_a_projection_is_on_the_simplex_and_nearest(values: list[float]) -> None
 @pytest.mark.parametrize("room", [0.0, 0.1, 0.5, 1.0])
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 7))
 def test_fedmgda_finds_the_shortest_allowed_mixture(room: float, seed: int, count: int) -> None:
-    updates, weights, senders = drawn(seed, count)
+    updates, weights, context = drawn(seed, count)
     units = (updates / updates.norm(dim=1, keepdim=True)).numpy()
     even = 1 / count
     best = minimize(
@@ -190,7 +190,7 @@ def test_fedmgda_finds_the_shortest_allowed_mixture(room: float, seed: int, coun
         constraints={"type": "eq", "fun": lambda x: x.sum() - 1, "jac": lambda x: np.ones(count)},
         options={"ftol": 1e-16, "maxiter": 1000},
     )
-    decision = FedMGDAPlus(room=room).decide(None, updates, weights, senders)
+    decision = FedMGDAPlus(room=room).decide(None, updates, weights, context)
     assert decision.shares is not None
     assert float(decision.shares.sum()) == pytest.approx(1, abs=1e-9)
     assert bool((decision.shares >= max(0, even - room) - 1e-12).all())
@@ -200,8 +200,8 @@ def test_fedmgda_finds_the_shortest_allowed_mixture(room: float, seed: int, coun
 
 
 def test_no_client_loses_along_the_common_direction() -> None:
-    updates, weights, senders = drawn(3, 4)
-    step = FedMGDAPlus(room=1.0).decide(None, updates, weights, senders).step
+    updates, weights, context = drawn(3, 4)
+    step = FedMGDAPlus(room=1.0).decide(None, updates, weights, context).step
     assert bool((updates @ step >= -1e-9).all())
 
 

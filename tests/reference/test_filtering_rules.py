@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import Draw, Release, Releases, Senders
-from fl_sim.errors import RequestError
-from fl_sim.seeding import generator
+from fl_sim.contracts import Draw, Release, Releases, RoundContext
+from fl_sim.core.errors import RequestError
+from fl_sim.core.seeding import generator
 from strategies.bucketing import Bucketing
 from strategies.differential_privacy import DifferentialPrivacy
 from strategies.dnc import DnC
@@ -40,13 +40,13 @@ def test_fltrust_is_its_algorithm(seed: int, count: int) -> None:
     """Cao et al. (2021), algorithm 2."""
     rng = generator(seed, "trust")
     updates, own = torch.randn(count, 5, generator=rng).double(), torch.randn(5, generator=rng)
-    senders = replace(Senders.anonymous(count), reference=own.double())
+    context = replace(RoundContext.anonymous(count), reference=own.double())
     trust = [max(0.0, cosine(u, own.tolist())) for u in updates.tolist()]
     total = torch.zeros(5).double()
     for score, update in zip(trust, updates, strict=True):
         total += score * float(own.norm()) / float(update.norm()) * update
     expected = total / math.fsum(trust) if math.fsum(trust) else total
-    step = FLTrust().decide(None, updates, torch.ones(count), senders).step
+    step = FLTrust().decide(None, updates, torch.ones(count), context).step
     torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -56,8 +56,8 @@ def test_fltrust_survives_all_but_one() -> None:
     honest = own + 0.1 * torch.randn(1, 20, generator=rng)
     lies = -1e6 * honest.expand(9, -1)
     updates = torch.cat([lies, honest])
-    senders = replace(Senders.anonymous(10), reference=own)
-    decision = FLTrust().decide(None, updates, torch.ones(10), senders)
+    context = replace(RoundContext.anonymous(10), reference=own)
+    decision = FLTrust().decide(None, updates, torch.ones(10), context)
     assert decision.shares is not None
     assert decision.shares.tolist() == [0.0] * 9 + [1.0]
     assert float(decision.step.norm()) == pytest.approx(float(own.norm()), rel=1e-5)
@@ -100,7 +100,7 @@ def test_foolsgold_is_its_algorithm_over_rounds(seed: int, count: int, rounds: i
         updates = torch.randn(count, 6, generator=generator(seed, "gold", number)).double()
         total += updates
         weights = torch.tensor(uniqueness_by_definition(total.tolist(), 1.0)).double()
-        decision = rule.decide(state, updates, torch.ones(count), Senders.anonymous(count))
+        decision = rule.decide(state, updates, torch.ones(count), RoundContext.anonymous(count))
         state = decision.state
         expected = weights @ updates / weights.sum() if weights.sum() else torch.zeros(6).double()
         torch.testing.assert_close(decision.step, expected, rtol=1e-6, atol=1e-9)
@@ -117,7 +117,7 @@ def test_sybils_are_outdone_by_few_honest_clients() -> None:
 def test_foolsgold_remembers_clients_that_were_away() -> None:
     rng = generator(0, "away")
     rule, updates = FoolsGold(), torch.randn(3, 8, generator=rng)
-    first = replace(Senders.anonymous(3), num_clients=5, clients=torch.tensor([0, 2, 4]))
+    first = replace(RoundContext.anonymous(3), num_clients=5, clients=torch.tensor([0, 2, 4]))
     state = rule.decide(None, updates, torch.ones(3), first).state
     second = replace(first, clients=torch.tensor([1, 2, 3]))
     state = rule.decide(state, updates, torch.ones(3), second).state
@@ -135,7 +135,7 @@ def test_dnc_is_its_algorithm(seed: int, f: int, spare: int) -> None:
     rule = DnC(num_byzantine=f, num_iterations=3, num_coordinates=6)
     count = rule.min_updates + spare
     updates = torch.randn(count, 10, generator=generator(seed, "dnc")).double()
-    senders = replace(Senders.anonymous(count), seed=seed, round=4)
+    context = replace(RoundContext.anonymous(count), seed=seed, round=4)
     good = set(range(count))
     for look in range(3):
         seen = torch.randperm(10, generator=generator(seed, "dnc", 4, look))[:6]
@@ -144,20 +144,20 @@ def test_dnc_is_its_algorithm(seed: int, f: int, spare: int) -> None:
         first = np.linalg.svd(centred)[2][0]
         scores = (centred @ first) ** 2
         good &= set(np.argsort(scores)[: count - f].tolist())
-    decision = rule.decide(None, updates, torch.ones(count), senders)
+    decision = rule.decide(None, updates, torch.ones(count), context)
     torch.testing.assert_close(decision.step, updates[sorted(good)].mean(0))
 
 
 def test_dnc_draws_other_coordinates_every_round() -> None:
     updates = torch.randn(9, 50, generator=generator(0, "dnc"))
     rule = DnC(num_byzantine=1, num_coordinates=3)
-    rounds = [replace(Senders.anonymous(9), round=i) for i in range(1, 6)]
-    kept = {tuple(_shares(rule, updates, senders)) for senders in rounds}
+    rounds = [replace(RoundContext.anonymous(9), round=i) for i in range(1, 6)]
+    kept = {tuple(_shares(rule, updates, context)) for context in rounds}
     assert len(kept) > 1
 
 
-def _shares(rule: DnC, updates: Tensor, senders: Senders) -> list[float]:
-    shares = rule.decide(None, updates, torch.ones(len(updates)), senders).shares
+def _shares(rule: DnC, updates: Tensor, context: RoundContext) -> list[float]:
+    shares = rule.decide(None, updates, torch.ones(len(updates)), context).shares
     assert shares is not None
     return shares.tolist()
 
@@ -169,7 +169,7 @@ def test_signguard_lets_the_honest_majority_pass() -> None:
     lies = {"flip": -honest[:3], "long": 100 * honest[:3], "short": 1e-3 * honest[:3]}
     for lie in lies.values():
         decision = SignGuard(fraction=0.5).decide(
-            None, torch.cat([lie, honest]), torch.ones(11), Senders.anonymous(11)
+            None, torch.cat([lie, honest]), torch.ones(11), RoundContext.anonymous(11)
         )
         assert decision.shares is not None
         assert decision.shares[:3].tolist() == [0.0] * 3
@@ -179,7 +179,7 @@ def test_signguard_lets_the_honest_majority_pass() -> None:
 def test_signguard_shortens_what_passes_to_the_median() -> None:
     direction = torch.ones(1, 30)
     updates = direction * torch.tensor([[1.0], [1.5], [2.0], [2.5], [3.0]])
-    decision = SignGuard().decide(None, updates, torch.ones(5), Senders.anonymous(5))
+    decision = SignGuard().decide(None, updates, torch.ones(5), RoundContext.anonymous(5))
     torch.testing.assert_close(decision.step, torch.full((30,), (1 + 1.5 + 2 + 2 + 2) / 5))
 
 
@@ -196,7 +196,7 @@ def test_flame_keeps_the_majority_and_bounds_it() -> None:
     honest = common + 0.2 * torch.randn(7, 300, generator=rng)
     honest[0] *= 50
     updates = torch.cat([torch.randn(3, 300, generator=rng), honest])
-    decision = FLAME(noise=0.0).decide(None, updates, torch.ones(10), Senders.anonymous(10))
+    decision = FLAME(noise=0.0).decide(None, updates, torch.ones(10), RoundContext.anonymous(10))
     assert decision.shares is not None
     assert decision.scales is not None
     assert decision.shares[:3].tolist() == [0.0] * 3
@@ -234,10 +234,10 @@ def test_nothing_longer_than_the_clipping_norm_enters_a_private_mean() -> None:
 
 
 def test_noise_is_as_large_as_it_says_and_another_in_each_round() -> None:
-    updates, senders = torch.zeros(8, 50_000), Senders.anonymous(8)
+    updates, context = torch.zeros(8, 50_000), RoundContext.anonymous(8)
     rule = DifferentialPrivacy(clipping_norm=4.0, noise_multiplier=0.5)
     steps = [
-        rule.decide(None, updates, torch.ones(8), replace(senders, round=number)).step
+        rule.decide(None, updates, torch.ones(8), replace(context, round=number)).step
         for number in (1, 2, 1)
     ]
     assert float(steps[0].std()) == pytest.approx(0.5 * 4 / 8, rel=0.02)
@@ -249,14 +249,14 @@ def test_noise_is_as_large_as_it_says_and_another_in_each_round() -> None:
 
 
 def test_a_server_optimiser_works_on_the_noisy_mean() -> None:
-    updates, senders = torch.zeros(4, 1000), Senders.anonymous(4)
+    updates, context = torch.zeros(4, 1000), RoundContext.anonymous(4)
     plain, momentum = DifferentialPrivacy(), DifferentialPrivacy(rule=FedAvgM(momentum=0.9))
-    first = plain.decide(None, updates, torch.ones(4), senders).step
+    first = plain.decide(None, updates, torch.ones(4), context).step
     state = momentum.initial_state(1000)
-    decision = momentum.decide(state, updates, torch.ones(4), senders)
+    decision = momentum.decide(state, updates, torch.ones(4), context)
     torch.testing.assert_close(decision.step, first)
-    second = momentum.decide(decision.state, updates, torch.ones(4), replace(senders, round=2)).step
-    fresh = plain.decide(None, updates, torch.ones(4), replace(senders, round=2)).step
+    second = momentum.decide(decision.state, updates, torch.ones(4), replace(context, round=2)).step
+    fresh = plain.decide(None, updates, torch.ones(4), replace(context, round=2)).step
     torch.testing.assert_close(second, 0.9 * first + fresh)
 
 
@@ -315,9 +315,9 @@ def test_unequal_shares_are_private_only_where_counts_are_public() -> None:
 
 def test_noise_under_fednova_follows_the_largest_share() -> None:
     steps = torch.tensor([1.0, 4.0, 4.0, 4.0]).double()
-    senders = replace(Senders.anonymous(4), local_steps=steps)
+    context = replace(RoundContext.anonymous(4), local_steps=steps)
     rule = DifferentialPrivacy(clipping_norm=2.0, noise_multiplier=0.5, rule=FedNova())
-    decision = rule.decide(None, torch.zeros(4, 50_000), torch.ones(4), senders)
+    decision = rule.decide(None, torch.zeros(4, 50_000), torch.ones(4), context)
     assert decision.shares is not None
     largest = float(decision.shares.max())
     assert largest > 1 / 4
@@ -328,13 +328,13 @@ def test_of_a_random_number_of_clients_the_sum_is_over_the_expected_number() -> 
     """McMahan et al. (2018), the estimator f_f: the denominator is q W, whoever came."""
     updates = torch.randn(3, 9, generator=generator(0, "poisson")).double()
     updates /= updates.norm(dim=1, keepdim=True)
-    senders = replace(Senders.anonymous(3), expected=5.0)
+    context = replace(RoundContext.anonymous(3), expected=5.0)
     rule = DifferentialPrivacy(clipping_norm=2.0, noise_multiplier=0.0)
-    step = rule.decide(None, updates, torch.ones(3), senders).step
+    step = rule.decide(None, updates, torch.ones(3), context).step
     torch.testing.assert_close(step, updates.sum(0) / 5)
     noisy = replace(rule, noise_multiplier=0.5)
-    some = noisy.decide(None, torch.zeros(3, 50_000), torch.ones(3), senders).step
-    empty = noisy.decide_empty(None, 50_000, senders)
+    some = noisy.decide(None, torch.zeros(3, 50_000), torch.ones(3), context).step
+    empty = noisy.decide_empty(None, 50_000, context)
     assert empty is not None
     none = empty.step
     torch.testing.assert_close(some, none)

@@ -23,12 +23,12 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Senders, Update
-from fl_sim.engine import compat
-from fl_sim.engine.messages import Roll, as_replies
-from fl_sim.engine.strategy import RuleStrategy
-from fl_sim.engine.wire import Shapes, from_record, to_record
-from fl_sim.seeding import generator
+from fl_sim.contracts import AggregationRule, RoundContext, Update
+from fl_sim.core.seeding import generator
+from fl_sim.flower import compat
+from fl_sim.flower.records import Shapes, from_record, to_record
+from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.rule_strategy import RuleStrategy
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -50,7 +50,7 @@ class Server:
     """Drives a strategy as the loop does, from given parameters."""
 
     def __init__(self, strategy: Strategy, start: Tensor) -> None:
-        compat.be_somebody()
+        compat.ensure_node_identity()
         self.strategy, self.parameters, self.round = strategy, start.clone(), 0
 
     def after(
@@ -63,7 +63,7 @@ class Server:
                 self.round,
                 to_record(self.parameters, SHAPES),
                 ConfigRecord(),
-                Roll(list(range(len(received)))),
+                ClientRoster(list(range(len(received)))),
             )
         )
         for instruction in instructions:
@@ -230,8 +230,8 @@ def test_q_fedavg_of_equal_shards_is_flowers(seed: int, q: float) -> None:
     losses = 0.5 + torch.rand(CLIENTS, generator=generator(seed, "losses"))
     theirs = flower.QFedAvg(**NODES, client_learning_rate=0.05, q=q)
     expected = Server(theirs, start).after(received, [10] * CLIENTS, losses.tolist()) - start
-    senders = replace(Senders.anonymous(CLIENTS), losses=losses.double())
+    context = replace(RoundContext.anonymous(CLIENTS), losses=losses.double())
     rule = QFedAvg(q=q, client_learning_rate=0.05)
-    step = rule.decide(None, received - start, torch.ones(CLIENTS), senders).step
+    step = rule.decide(None, received - start, torch.ones(CLIENTS), context).step
     # Flower works in float32 and squares gradients twenty times as large as updates.
     torch.testing.assert_close(step, expected, rtol=1e-3, atol=2 * TOLERANCE)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.distances import gram
-from fl_sim.seeding import generator
+from fl_sim.core.distances import gram
+from fl_sim.core.seeding import generator
 from strategies.geometric_median import GeometricMedian, weiszfeld
 
 ROWS = torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])

@@ -14,11 +14,11 @@ from fl_sim.attacks.gradient_inversion import (
     implied_gradient,
     likely_labels,
 )
+from fl_sim.config.experiment_file import load_python
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load
-from fl_sim.experiment_file import load_python
 from fl_sim.metrics.quality import psnr, ssim
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
 
 CLASSES = 10
 STUDY = load_python(Path(__file__).parents[2] / "experiments/gradient_inversion.py")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from fl_sim.attacks.gradient_norm import head_gradient_norm
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")

@@ -7,51 +7,51 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from fl_sim.contracts import Observation
-from fl_sim.metrics.intervals import auc_with_interval
+from fl_sim.contracts import RoundRecord
+from fl_sim.core.seeding import generator
+from fl_sim.metrics._shared.intervals import auc_with_interval
 from fl_sim.metrics.leakage import Leakage, margin_score
 from fl_sim.metrics.leakage_fairness import LeakageFairness, client_areas, excess_spread
-from fl_sim.seeding import generator
 
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 
 
 @pytest.fixture
-def seen(observation: Maker) -> Observation:
+def record(observation: Maker) -> RoundRecord:
     return observation(pool_logits=torch.randn(160, 10, generator=generator(0, "pool")))
 
 
-def test_every_client_has_the_area_of_its_own_records(seen: Observation) -> None:
-    clients, areas, errors = client_areas(seen)
+def test_every_client_has_the_area_of_its_own_records(record: RoundRecord) -> None:
+    clients, areas, errors = client_areas(record)
     assert clients.tolist() == [0, 1, 2, 3]
-    score = margin_score(seen.pool_logits, seen.pool_labels)
+    score = margin_score(record.pool_logits, record.pool_labels)
     for client, area, error in zip(clients, areas.tolist(), errors.tolist(), strict=True):
-        own = seen.pool_clients == client
-        assert area == pytest.approx(roc_auc_score(seen.members[own], score[own]), abs=1e-12)
-        inside, outside = score[own & seen.members], score[own & ~seen.members]
+        own = record.pool_clients == client
+        assert area == pytest.approx(roc_auc_score(record.members[own], score[own]), abs=1e-12)
+        inside, outside = score[own & record.members], score[own & ~record.members]
         _, low, high = auc_with_interval(inside, outside)
         assert error == pytest.approx((high - low) / 2 / 1.959964, rel=1e-6)
 
 
-def test_areas_are_those_of_the_leakage_rows(seen: Observation) -> None:
-    rows = {r.client: r.value for r in Leakage().rows(seen) if r.metric == "mia_margin_auc"}
-    _, areas, _ = client_areas(seen)
+def test_areas_are_those_of_the_leakage_rows(record: RoundRecord) -> None:
+    rows = {r.client: r.value for r in Leakage().rows(record) if r.metric == "mia_margin_auc"}
+    _, areas, _ = client_areas(record)
     assert areas.tolist() == [rows[client] for client in range(4)]
 
 
-def test_clients_that_cannot_be_audited_are_left_out(seen: Observation) -> None:
-    kept = (seen.pool_clients != 1) & ~((seen.pool_clients == 2) & seen.members)
+def test_clients_that_cannot_be_audited_are_left_out(record: RoundRecord) -> None:
+    kept = (record.pool_clients != 1) & ~((record.pool_clients == 2) & record.members)
     names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
-    fields = {name: getattr(seen, name)[kept] for name in names}
-    part = Observation(**(vars(seen) | fields))
+    fields = {name: getattr(record, name)[kept] for name in names}
+    part = RoundRecord(**(vars(record) | fields))
     assert client_areas(part)[0].tolist() == [0, 3]
 
 
 def test_an_interval_that_is_cut_gives_the_error_of_its_whole_side(observation: Maker) -> None:
-    seen = observation()
-    own = torch.where(seen.members, 9.0, -9.0)
+    record = observation()
+    own = torch.where(record.members, 9.0, -9.0)
     own[torch.arange(160) % 40 == 3] = -20  # one member a client below all 20 outsiders
-    logits = torch.zeros(160, 10).scatter(1, seen.pool_labels[:, None], own[:, None])
+    logits = torch.zeros(160, 10).scatter(1, record.pool_labels[:, None], own[:, None])
     _, areas, errors = client_areas(observation(pool_logits=logits))
     assert areas.tolist() == [pytest.approx(0.95)] * 4
     assert errors.tolist() == [pytest.approx(0.05, abs=1e-6)] * 4  # so the bound was above 1
@@ -81,11 +81,11 @@ def test_one_client_has_no_spread() -> None:
 
 
 def test_a_client_that_leaks_alone_stands_out(observation: Maker) -> None:
-    seen = observation(protected_counts=torch.tensor([80, 0, 0, 0]))
+    record = observation(protected_counts=torch.tensor([80, 0, 0, 0]))
     logits = torch.randn(160, 10, generator=generator(0, "pool"))
-    leaking = (seen.pool_clients == 0) & seen.members
-    logits[leaking] = 50 * torch.nn.functional.one_hot(seen.pool_labels[leaking], 10).float()
-    leaky = Observation(**(vars(seen) | {"pool_logits": logits}))
+    leaking = (record.pool_clients == 0) & record.members
+    logits[leaking] = 50 * torch.nn.functional.one_hot(record.pool_labels[leaking], 10).float()
+    leaky = RoundRecord(**(vars(record) | {"pool_logits": logits}))
     numbers = {(r.metric, r.group): r.value for r in LeakageFairness().rows(leaky)}
     _, areas, _ = client_areas(leaky)
     assert numbers["fairness_leakage_worst_client", "all"] == 1.0

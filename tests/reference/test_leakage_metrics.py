@@ -15,9 +15,10 @@ from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from fl_sim.contracts import Observation, Row
+from fl_sim.contracts import RoundRecord, Row
+from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.data.partition import Dirichlet, shares
-from fl_sim.metrics.intervals import auc_with_interval, clopper_pearson
+from fl_sim.metrics._shared.intervals import auc_with_interval, clopper_pearson
 from fl_sim.metrics.leakage import (
     Leakage,
     auc,
@@ -28,9 +29,8 @@ from fl_sim.metrics.leakage import (
     tail_tnr,
     tpr_at_fpr,
 )
-from fl_sim.seeding import generator, numpy_generator
 
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 # Few levels, so that ties within and between the pools are the rule.
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(torch.tensor)
 enough_scores = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=25).map(torch.tensor)
@@ -236,14 +236,16 @@ def test_the_margin_of_a_sure_model_does_not_overflow() -> None:
     assert margin_score(logits, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-6)
 
 
-def gate(seen: Observation) -> float:
+def gate(record: RoundRecord) -> float:
     """Return the area that labels alone reach."""
-    score = label_score(seen, torch.ones_like(seen.members))
-    return auc(score[seen.members], score[~seen.members])
+    score = label_score(record, torch.ones_like(record.members))
+    return auc(score[record.members], score[~record.members])
 
 
-def overall(seen: Observation) -> list[Row]:
-    rows = [row for row in Leakage().rows(seen) if row.metric.endswith(("loss_auc", "margin_auc"))]
+def overall(record: RoundRecord) -> list[Row]:
+    rows = [
+        row for row in Leakage().rows(record) if row.metric.endswith(("loss_auc", "margin_auc"))
+    ]
     return [row for row in rows if row.group == "all" and row.client == -1]
 
 
@@ -268,47 +270,47 @@ def unmatched(seed: int) -> dict[str, Tensor]:
 
 
 def test_labels_alone_tell_nothing_about_a_matched_pool(observation: Maker) -> None:
-    seen = observation()
-    assert gate(seen) == 0.5
-    assert all(row.valid and row.note == "" for row in overall(seen))
+    record = observation()
+    assert gate(record) == 0.5
+    assert all(row.valid and row.note == "" for row in overall(record))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_alone_unmask_an_unmatched_pool(seed: int, observation: Maker) -> None:
-    seen = observation(**unmatched(seed))
-    assert gate(seen) > 0.8
-    rows = overall(seen)
+    record = observation(**unmatched(seed))
+    assert gate(record) > 0.8
+    rows = overall(record)
     assert len(rows) == 2
     assert not any(row.valid for row in rows)
-    assert all(row.note == f"shift: labels alone reach {gate(seen):.2f}" for row in rows)
+    assert all(row.note == f"shift: labels alone reach {gate(record):.2f}" for row in rows)
 
 
 def test_the_gate_flags_each_client_by_its_own_records(observation: Maker) -> None:
-    seen = observation()
-    skewed = (seen.pool_clients == 2) & (seen.pool_labels < 5)
-    seen = replace(seen, members=torch.where(skewed, torch.tensor(True), seen.members))
-    valid = {r.client: r.valid for r in Leakage().rows(seen) if r.client >= 0}
+    record = observation()
+    skewed = (record.pool_clients == 2) & (record.pool_labels < 5)
+    record = replace(record, members=torch.where(skewed, torch.tensor(True), record.members))
+    valid = {r.client: r.valid for r in Leakage().rows(record) if r.client >= 0}
     assert valid == {0: True, 1: True, 2: False, 3: True}
 
 
 def test_what_members_have_over_outsiders_in_every_round(observation: Maker) -> None:
     """Half of the difference of accuracies, the difference of losses, and its tail, by numpy."""
-    seen = observation()
+    record = observation()
     rng = generator(3, "logits")
-    logits = torch.randn(len(seen.pool_labels), 10, generator=rng)
-    logits[seen.members, seen.pool_labels[seen.members]] += 1.5
-    seen = replace(seen, pool_logits=logits)
-    rows = {(row.metric, row.group): row for row in Leakage().rows(seen) if row.client == -1}
+    logits = torch.randn(len(record.pool_labels), 10, generator=rng)
+    logits[record.members, record.pool_labels[record.members]] += 1.5
+    record = replace(record, pool_logits=logits)
+    rows = {(row.metric, row.group): row for row in Leakage().rows(record) if row.client == -1}
     losses = (
-        -torch.log_softmax(logits.double(), 1).gather(1, seen.pool_labels[:, None]).numpy()[:, 0]
+        -torch.log_softmax(logits.double(), 1).gather(1, record.pool_labels[:, None]).numpy()[:, 0]
     )
-    right = (logits.argmax(1) == seen.pool_labels).numpy()
+    right = (logits.argmax(1) == record.pool_labels).numpy()
     for group, kept in (
         ("all", np.ones(len(right), dtype=bool)),
-        ("protected", seen.protected.numpy()),
-        ("clean", ~seen.protected.numpy()),
+        ("protected", record.protected.numpy()),
+        ("clean", ~record.protected.numpy()),
     ):
-        inside, outside = kept & seen.members.numpy(), kept & ~seen.members.numpy()
+        inside, outside = kept & record.members.numpy(), kept & ~record.members.numpy()
         half = (right[inside].mean() - right[outside].mean()) / 2
         assert rows["mia_gap_advantage", group].value == pytest.approx(half, abs=1e-12)
         apart = losses[outside].mean() - losses[inside].mean()
@@ -368,12 +370,12 @@ def test_a_shift_makes_every_number_of_an_attack_unreadable(observation: Maker) 
 
 
 def test_one_record_of_a_side_is_too_few_to_be_read(observation: Maker) -> None:
-    seen = observation()
-    own = (seen.pool_clients == 0).nonzero().squeeze(1)
-    inside, outside = own[seen.members[own]], own[~seen.members[own]]
-    kept = torch.cat([(seen.pool_clients != 0).nonzero().squeeze(1), inside[:1], outside])
+    record = observation()
+    own = (record.pool_clients == 0).nonzero().squeeze(1)
+    inside, outside = own[record.members[own]], own[~record.members[own]]
+    kept = torch.cat([(record.pool_clients != 0).nonzero().squeeze(1), inside[:1], outside])
     names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
-    part = replace(seen, **{name: getattr(seen, name)[kept] for name in names})
+    part = replace(record, **{name: getattr(record, name)[kept] for name in names})
     rows = {row.client: row for row in Leakage().rows(part) if row.client >= 0}
     assert (rows[0].valid, rows[0].note) == (False, "1 and 20 records; 2 of either side needed")
     assert rows[1].valid

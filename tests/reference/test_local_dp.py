@@ -15,13 +15,14 @@ from clients.local_dp import LocalDpClient
 from clients.scaffold import CONTROL, ScaffoldClient
 from clients.sgd import SgdClient
 from clients.worker_momentum import WorkerMomentumClient
-from fl_sim import Model, preflight, run
-from fl_sim.accounting import spent
+from fl_sim import Model, run
+from fl_sim.config import validation
 from fl_sim.contracts import Release, Releases, Shard
-from fl_sim.errors import FieldError
-from fl_sim.models.parameters import flat
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.models.parameters import flatten
 from fl_sim.participants import Participation
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.privacy.accounting import compute_epsilon
 
 
 def network(size: int = 10) -> nn.Module:
@@ -37,9 +38,9 @@ def shard_of(classes: int = 10) -> Shard:
 
 def update_of(client: Any, shard: Shard, size: int = 10) -> torch.Tensor:
     model = network(size)
-    start = flat(model)
+    start = flatten(model)
     client.train(model, shard, generator(1, "client"))
-    return flat(model).double() - start.double()
+    return flatten(model).double() - start.double()
 
 
 def test_without_noise_it_sends_the_update_at_its_longest() -> None:
@@ -67,12 +68,12 @@ def test_each_round_is_a_release_of_any_two_updates_twice_the_norm_apart() -> No
     dp: Any = pytest.importorskip("dp_accounting")
     # Three releases of a difference of 2 C in noise of 3 C are one of 2 sqrt(3) / 3 deviations.
     expected = dp.get_epsilon_gaussian(3 / (2 * 3**0.5), 1e-4)
-    assert spent(made).epsilon == pytest.approx(expected)
+    assert compute_epsilon(made).epsilon == pytest.approx(expected)
     accountant: Any = pytest.importorskip("dp_accounting.pld").PLDAccountant(
         dp.NeighboringRelation.REPLACE_ONE
     )
     accountant.compose(dp.GaussianDpEvent(3.0), 3)  # there the noise is relative to C
-    assert spent(made).epsilon == pytest.approx(accountant.get_epsilon(1e-4), abs=1e-3)
+    assert compute_epsilon(made).epsilon == pytest.approx(accountant.get_epsilon(1e-4), abs=1e-3)
 
 
 def test_what_has_no_noise_does_not_leave(experiment: Callable[..., Any]) -> None:
@@ -81,7 +82,7 @@ def test_what_has_no_noise_does_not_leave(experiment: Callable[..., Any]) -> Non
         update_of(LocalDpClient(training=ScaffoldClient()), shard)
     for client in (LocalDpClient(), LocalDpClient(training=FedBNClient())):
         with pytest.raises(FieldError, match="statistics of BatchNorm would leave"):
-            preflight.check(experiment(client=client, model=Model("small_cnn", norm="batch")))
+            validation.check(experiment(client=client, model=Model("small_cnn", norm="batch")))
 
 
 @pytest.mark.parametrize(
@@ -105,5 +106,5 @@ def test_clients_pay_for_the_rounds_in_which_they_took_part(
     assert last.valid.all()
     for number, count in taken.items():
         made = Releases((Release(0.5, count=int(count)),), 1e-5, "local")
-        assert last.value[number] == pytest.approx(spent(made).epsilon)
+        assert last.value[number] == pytest.approx(compute_epsilon(made).epsilon)
     assert results.cells["epsilon.local"].iloc[0] == last.value.max()

@@ -11,7 +11,8 @@ from scipy.stats import beta, norm
 from sklearn.metrics import precision_score, roc_auc_score
 from torch import Tensor
 
-from fl_sim.metrics.intervals import clopper_pearson
+from fl_sim.core.seeding import generator
+from fl_sim.metrics._shared.intervals import clopper_pearson
 from fl_sim.metrics.leakage import tail_tnr, tpr_at_fpr
 from fl_sim.metrics.membership import (
     Finding,
@@ -23,7 +24,6 @@ from fl_sim.metrics.membership import (
     ranks,
     shift_control,
 )
-from fl_sim.seeding import generator
 
 ABOUT = Finding("Attack", "", 0.0, num_references=4, seed=7)
 

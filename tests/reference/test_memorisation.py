@@ -7,11 +7,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.attacks.memorisation import LETTER_A, marked, marked_bytes, memorisation
+from fl_sim.attacks.memorisation import LETTER_A, mark_bytes, mark_images, memorisation
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load
-from fl_sim.metrics.intervals import sign_test
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.metrics._shared.intervals import sign_test
 
 
 def network(seed: int) -> nn.Sequential:
@@ -32,7 +32,7 @@ def trained(seed: int, with_mark: bool) -> tuple[nn.Sequential, int]:
     labels = digits.train_labels[:500]
     carrier = int(torch.randint(0, 500, (1,), generator=generator(seed, "carrier")))
     if with_mark:
-        images[carrier] = marked(images[carrier : carrier + 1])[0]
+        images[carrier] = mark_images(images[carrier : carrier + 1])[0]
     model, rng = network(seed), generator(seed, "order")
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(40):
@@ -45,7 +45,7 @@ def trained(seed: int, with_mark: bool) -> tuple[nn.Sequential, int]:
 
 def test_the_mark_is_written_into_the_corner_and_nowhere_else() -> None:
     images = other_images(3)
-    copy = marked(images)
+    copy = mark_images(images)
     assert torch.equal(copy[:, 0, 1:6, 1:6], LETTER_A.expand(3, 5, 5))
     copy[:, :, 1:6, 1:6] = images[:, :, 1:6, 1:6]
     assert torch.equal(copy, images)
@@ -53,8 +53,8 @@ def test_the_mark_is_written_into_the_corner_and_nowhere_else() -> None:
 
 def test_a_stored_image_is_marked_in_bytes() -> None:
     image = torch.full((3, 8, 8), 7, dtype=torch.uint8)
-    assert torch.equal(marked_bytes(image)[0, 1:6, 1:6], (255 * LETTER_A).to(torch.uint8))
-    assert torch.equal(marked_bytes(image)[:, 0], image[:, 0])
+    assert torch.equal(mark_bytes(image)[0, 1:6, 1:6], (255 * LETTER_A).to(torch.uint8))
+    assert torch.equal(mark_bytes(image)[:, 0], image[:, 0])
 
 
 def test_the_scores_are_differences_of_divergences() -> None:
@@ -65,7 +65,7 @@ def test_the_scores_are_differences_of_divergences() -> None:
     with torch.no_grad():
         plain, mark, other = (
             model(own).double().softmax(1).numpy()
-            for own in (images, marked(images), marked(images, patches))
+            for own in (images, mark_images(images), mark_images(images, patches))
         )
     one_hot = torch.eye(10, dtype=torch.float64)[label].numpy()
 

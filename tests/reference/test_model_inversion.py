@@ -12,14 +12,14 @@ from fl_sim.attacks.model_inversion import (
     PriorGuidedInversion,
     poincare,
     random_crops,
-    trained_generator,
+    train_generator,
 )
+from fl_sim.config.experiment_file import load_python
+from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load
-from fl_sim.errors import FieldError
-from fl_sim.experiment_file import load_python
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
 
 QUICK = PriorGuidedInversion(samples=600, candidates=20, kept=10, steps=20, crops=5)
 
@@ -100,7 +100,7 @@ def test_an_inversion_finds_images_of_each_class(digits: tuple[Tensor, Tensor]) 
     images, labels = digits
     model = train(0, images[:400], labels[:400])
     evaluator = train(1, images[400:800], labels[400:800])
-    prior = trained_generator(images[800:1200], seed=0, epochs=20)
+    prior = train_generator(images[800:1200], seed=0, epochs=20)
     found, classes = QUICK.reconstruct(model, prior, 10, seed=0)
     again, _ = QUICK.reconstruct(model, prior, 10, seed=0)
     assert torch.equal(found, again)
@@ -121,7 +121,7 @@ def test_smoothing_helps_and_negative_smoothing_hinders_extraction(
     attack = PriorGuidedInversion(samples=1000, candidates=50, kept=25)
     score = {0.1: 0.0, 0.0: 0.0, -0.05: 0.0}
     for seed in range(3):
-        prior = trained_generator(images[500:1000], seed)
+        prior = train_generator(images[500:1000], seed)
 
         def accuracy(student: nn.Module) -> float:
             with torch.no_grad():

@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Dataset
+from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_pixels, sign_steps
+from fl_sim.core.seeding import generator
 from fl_sim.data.sources import load, subset
-from fl_sim.errors import FieldError
-from fl_sim.perturbation import as_pixels, sign_steps
-from fl_sim.protections import error_minimizing, turns
+from fl_sim.protections import error_minimizing
+from fl_sim.protections._shared import alternating_optimization
 from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.seeding import generator
 
 Direction = Literal["minimise", "maximise"]
 RADIUS, STEP = 8 / 255, 2 / 255
@@ -136,13 +137,13 @@ def test_error_minimising_noise_stops_once_the_surrogate_errs_no_more(
     some_digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    train: Any = turns.AlternatingNoise.train
+    train: Any = alternating_optimization.AlternatingNoise.train
 
     def count(*given: object) -> None:
         passes.append(1)
         train(*given)
 
-    monkeypatch.setattr(turns.AlternatingNoise, "train", count)
+    monkeypatch.setattr(alternating_optimization.AlternatingNoise, "train", count)
     images, labels = as_pixels(some_digits.train_images[:64]), some_digits.train_labels[:64]
     ErrorMinimizing(stop_error=0.999, max_passes=9).noise(images, labels, 0)
     assert len(passes) == 1
@@ -231,8 +232,8 @@ def test_class_wise_noise_takes_the_steps_that_are_asked_for(
 ) -> None:
     rng = generator(0, "subset")
     labels = torch.zeros(num_images, dtype=torch.int64)
-    subset = turns.class_subset(labels, 128, rng, pass_steps)
-    batches = turns.shuffled(subset, 128, rng, pass_steps)
+    subset = alternating_optimization.class_subset(labels, 128, rng, pass_steps)
+    batches = alternating_optimization.shuffled(subset, 128, rng, pass_steps)
     assert len(subset.unique()) == len(subset) == size
     assert len(batches) == count
     assert set(torch.cat(batches).tolist()) == set(subset.tolist())
@@ -241,10 +242,12 @@ def test_class_wise_noise_takes_the_steps_that_are_asked_for(
 def test_class_wise_noise_sees_an_image_of_every_class() -> None:
     """300 classes of two images, 128 images a pass: one of each class, and no image twice."""
     labels = torch.arange(600) % 300
-    subset = turns.class_subset(labels, 128, generator(0, "subset"))
+    subset = alternating_optimization.class_subset(labels, 128, generator(0, "subset"))
     assert set(labels[subset].tolist()) == set(range(300))
     assert len(subset.unique()) == len(subset) < 300 + 128
-    first = turns.class_subset(torch.zeros_like(labels), 128, generator(0, "subset"))
+    first = alternating_optimization.class_subset(
+        torch.zeros_like(labels), 128, generator(0, "subset")
+    )
     assert torch.equal(subset[:128], first)
 
 

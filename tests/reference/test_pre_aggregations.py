@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Senders
-from fl_sim.seeding import generator
-from fl_sim.sums import COLUMNS
+from fl_sim.contracts import AggregationRule, RoundContext
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import COLUMNS
 from strategies.arc import AdaptiveRobustClipping
 from strategies.bucketing import Bucketing
 from strategies.fedavg import FedAvg
@@ -42,8 +42,8 @@ def given_to_the_rule(
     notes = Notes()
     rule = wrapper(rule=notes, **fields)
     weights = torch.arange(1, len(updates) + 1).double()
-    senders = replace(Senders.anonymous(len(updates)), seed=seed)
-    rule.decide(rule.initial_state(updates.shape[1]), updates, weights, senders)
+    context = replace(RoundContext.anonymous(len(updates)), seed=seed)
+    rule.decide(rule.initial_state(updates.shape[1]), updates, weights, context)
     (seen,) = notes.seen
     return seen
 
@@ -116,7 +116,7 @@ def test_buckets_are_others_every_round_and_the_same_in_every_run() -> None:
     rule = Bucketing(bucket_size=3, rule=CoordinateMedian())
 
     def three_rounds(seed: int) -> list[list[float]]:
-        rounds = (replace(Senders.anonymous(12), seed=seed, round=i) for i in (1, 2, 3))
+        rounds = (replace(RoundContext.anonymous(12), seed=seed, round=i) for i in (1, 2, 3))
         return [rule.decide(None, updates, torch.ones(12), s).step.tolist() for s in rounds]
 
     first = three_rounds(0)

@@ -11,16 +11,16 @@ import torch
 
 from clients.sgd import SgdClient
 from fl_sim.contracts import Countermeasure, Dataset, Protection, Shard
+from fl_sim.core.seeding import generator
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.sources import MissingDataError, load, subset
-from fl_sim.engine.measure import logits
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import channels_last
 from fl_sim.models.tuning import build
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.seeding import generator
+from fl_sim.rounds.measure import logits
 
 pytestmark = pytest.mark.slow
 SEEDS, COUNT = (0, 1, 2), 5000

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Dataset
-from fl_sim.effort import counted
-from fl_sim.errors import FieldError
+from fl_sim.core.errors import FieldError
+from fl_sim.core.pass_counter import count_passes
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.models.tuning import build
-from fl_sim.perturbation import as_pixels
 from fl_sim.protections import neural_tangent
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.neural_tangent import NeuralTangent, prediction, tangents
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
-from fl_sim.seeding import generator, torch_seeded
 
 RADIUS = 8 / 255
 PLAIN: dict[str, Any] = {"transforms": 1, "padding": 0, "flip": False, "adversary_radius": 0.0}
@@ -129,9 +129,9 @@ def test_the_passes_of_stable_and_robust_noise_are_those_of_the_papers(digits: D
         "transforms": 2,
         "adversary_steps": 4,
     }
-    with counted() as stable:
+    with count_passes() as stable:
         StableErrorMinimizing(**shape).noise(images, labels, 0)
-    with counted() as robust:
+    with count_passes() as robust:
         RobustErrorMinimizing(**shape).noise(images, labels, 0)
     assert stable.passes == 30 * (2 * (3 * 2 + 4 + 1) + 3 * 2)
     assert robust.passes == 30 * (2 * (3 * 2 * 5 + 4 + 1) + 3 * 2 * 5)
@@ -142,7 +142,7 @@ def test_the_passes_of_error_minimising_noise_are_those_of_the_paper(digits: Dat
     settings = ErrorMinimizing(
         surrogate_steps=3, noise_steps=7, max_passes=2, stop_error=0.0, batch_size=40
     )
-    with counted() as effort:
+    with count_passes() as effort:
         settings.noise(images, labels, 0)
     assert effort.passes == 2 * (3 * 40 + 7 * 120)
 
@@ -163,7 +163,7 @@ def test_gradients_of_a_surrogate_are_clipped_only_where_that_is_asked_for(
     ]
     norm = float(torch.cat([move.flatten() for move in moves]).norm())
     assert norm > 0.1 if clip is None else norm == pytest.approx(clip, rel=1e-2)
-    trained = settings.trained_surrogate(images, labels, 0)
+    trained = settings.train_surrogate(images, labels, 0)
     assert trained.clip_gradient == clip
 
 

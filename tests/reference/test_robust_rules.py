@@ -16,13 +16,13 @@ from scipy.stats import trim_mean
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Update
-from fl_sim.distances import gram
-from fl_sim.engine import compat
-from fl_sim.engine.messages import Roll, as_replies
-from fl_sim.engine.strategy import RuleStrategy
-from fl_sim.engine.wire import from_record, to_record
-from fl_sim.seeding import generator
-from fl_sim.sums import COLUMNS, chunks, weighted_sum
+from fl_sim.core.distances import gram
+from fl_sim.core.seeding import generator
+from fl_sim.core.sums import COLUMNS, chunks, weighted_sum
+from fl_sim.flower import compat
+from fl_sim.flower.records import from_record, to_record
+from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.rule_strategy import RuleStrategy
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum, MultiKrum, krum_order, squared_distances
 from strategies.median import CoordinateMedian
@@ -60,12 +60,12 @@ def fine_tuned(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 def through_flower(rule: AggregationRule, start: Tensor, received: Tensor) -> Tensor:
     """Return the parameters after a round, by the path that real runs take."""
-    compat.be_somebody()
+    compat.ensure_node_identity()
     count, shapes = len(received), {"all": (len(start),)}
     strategy = RuleStrategy(rule, min_train_nodes=count, min_available_nodes=count)
     instructions = list(
         strategy.configure_train(
-            1, to_record(start, shapes), ConfigRecord(), Roll(list(range(count)))
+            1, to_record(start, shapes), ConfigRecord(), ClientRoster(list(range(count)))
         )
     )
     for instruction in instructions:

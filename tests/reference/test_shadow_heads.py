@@ -9,12 +9,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.attacks._shared.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.lira import Lira
-from fl_sim.attacks.shadow_heads import Heads, HeadTraining, train_heads
-from fl_sim.attacks.signals import Signals, margin_of, paired_members
-from fl_sim.errors import FieldError
+from fl_sim.contracts.attacks import Signals, draw_paired_members, margin_of
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import generator
 from fl_sim.metrics.leakage import tail_tnr, tpr_at_fpr
-from fl_sim.seeding import generator
 
 CLASSES = 4
 
@@ -69,7 +69,7 @@ def test_heads_are_those_that_are_trained_one_by_one(decay: float, dim: int, sta
     rng = generator(3, "start")
     weight = 0.1 * torch.randn(1, CLASSES, dim, generator=rng)
     start = Heads(weight, torch.randn(1, CLASSES, generator=rng)) if started else None
-    members = paired_members(6, len(labels), generator(1, "members"))
+    members = draw_paired_members(6, len(labels), generator(1, "members"))
     members[0] = True
     members[1] = torch.arange(len(labels)) == 7
     rate = 1.2 / dim
@@ -107,7 +107,7 @@ def test_the_seed_fixes_every_bit_and_each_head_has_its_own_order(dim: int) -> N
 
 
 def test_every_record_is_in_exactly_one_head_of_a_pair() -> None:
-    members = paired_members(8, 500, generator(0))
+    members = draw_paired_members(8, 500, generator(0))
     assert torch.equal(members[0::2], ~members[1::2])
     assert bool((members.sum(0) == 4).all())
     assert bool((members.sum(1) == 250).all())
@@ -131,7 +131,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def test_64_heads_are_cheap() -> None:
     """1,000 records of 1,280 features: at most 15 CPU seconds, and 5 times less than one by one."""
     features, labels = records(1000, 1280, classes=10)
-    members = paired_members(64, 1000, generator(0, "members"))
+    members = draw_paired_members(64, 1000, generator(0, "members"))
     how, short = HeadTraining(), HeadTraining(epochs=4)
     some = (features, labels, members[:8], 10)
     # The first optimiser of a process imports much of torch; the best of three leaves out what
@@ -154,7 +154,7 @@ def test_the_tail_of_the_loss_foretells_lira() -> None:
     Source: the tail of the loss in https://arxiv.org/abs/2510.19773; seed 0, 400 records, 32 heads.
     """
     features, labels = records(count=400, dim=60)
-    members = paired_members(32, len(labels), generator(1, "members"))
+    members = draw_paired_members(32, len(labels), generator(1, "members"))
     tails, hits = [], []
     for epochs in (1, 3, 10, 30, 100, 300):
         how = HeadTraining(learning_rate=0.05, batch_size=16, epochs=epochs)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fl_sim.core.seeding import generator
 from fl_sim.metrics import stability
-from fl_sim.seeding import generator
 
 
 class Threshold(nn.Module):

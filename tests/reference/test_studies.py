@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from fl_sim import study
 from fl_sim.data.sources import MissingDataError, load
-from fl_sim.metrics.intervals import sign_test
+from fl_sim.metrics._shared.intervals import sign_test
+from fl_sim.runs import study
 
 pytestmark = pytest.mark.slow
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Dataset
-from fl_sim.description import describe
-from fl_sim.errors import FieldError
+from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import describe
+from fl_sim.core.transforms import CropFlip, draw_crop_flip
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.perturbation import as_pixels
 from fl_sim.protections import autoregressive, error_maximizing, one_pixel, targeted_adversarial
 from fl_sim.protections.autoregressive import (
     CROP,
@@ -32,8 +34,6 @@ from fl_sim.protections.linearization import Linearization
 from fl_sim.protections.one_pixel import OnePixel
 from fl_sim.protections.sparsity_masking import SparsityMasking, largest_gradients
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
-from fl_sim.seeding import generator
-from fl_sim.transforms import CropFlip, draw_crop_flip
 
 
 @pytest.fixture(scope="module")

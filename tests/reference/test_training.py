@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients._shared.steps import Steps
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient, batches, smoothed_cross_entropy
-from clients.steps import Steps
 from fl_sim.contracts import Shard
-from fl_sim.models.parameters import flat
-from fl_sim.seeding import generator
+from fl_sim.core.seeding import generator
+from fl_sim.models.parameters import flatten
 
 
 def examples(seed: int, count: int = 24) -> Shard:
@@ -36,7 +36,7 @@ def linear() -> nn.Sequential:
 def after(client: object, shard: Shard, seed: int = 0) -> Tensor:
     model = linear()
     client.train(model, shard, generator(seed, "client"))  # type: ignore[attr-defined]
-    return flat(model)
+    return flatten(model)
 
 
 def gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -47,17 +47,17 @@ def gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 def by_hand(settings: SgdClient, shard: Shard, mu: float) -> Tensor:
     """Run the epochs with plain vectors: v = m v + g + decay w + mu (w - start), w -= rate v."""
     model, rng = linear(), generator(0, "client")
-    start = flat(model)
+    start = flatten(model)
     velocity = torch.zeros_like(start)
     for _ in range(settings.local_epochs):
         for inputs, labels in batches(shard, settings.batch_size, rng):
-            own = flat(model)
+            own = flatten(model)
             slope = gradient(model, inputs, labels) + settings.weight_decay * own
             velocity = settings.momentum * velocity + slope + mu * (own - start)
             nn.utils.vector_to_parameters(
                 own - settings.learning_rate * velocity, model.parameters()
             )
-    return flat(model)
+    return flatten(model)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_pull_that_flower_asks_for_is_the_proximal_clients_bit_for_bit() -> No
 
 def test_a_stronger_pull_ends_nearer_to_the_start() -> None:
     settings = SgdClient(momentum=0.0, local_epochs=20, learning_rate=0.05)
-    start = flat(linear())
+    start = flatten(linear())
     distances = [
         float((after(FedProxClient(mu=mu, sgd=settings), examples(3)) - start).norm())
         for mu in (0.0, 0.1, 1.0, 10.0)
@@ -180,4 +180,4 @@ def test_steps_are_those_of_torchs_optimiser_bit_by_bit(
         optimiser.zero_grad()
         functional.cross_entropy(theirs(inputs), labels).backward()
         optimiser.step()
-    assert torch.equal(flat(ours), flat(theirs))
+    assert torch.equal(flatten(ours), flatten(theirs))

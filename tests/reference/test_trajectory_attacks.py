@@ -14,10 +14,10 @@ from fl_sim.attacks.fedmia import FedMia
 from fl_sim.attacks.gap import Gap
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
-from fl_sim.attacks.signals import Evidence, MembershipAttack, Trajectory, loss
 from fl_sim.attacks.source_inference import excess, sources
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, Trajectory, loss
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
 
 ROUNDS, CLIENTS, RECORDS = 3, 4, 5
 ATTACKS = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]

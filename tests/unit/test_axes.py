@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clients.fedprox import FedProxClient
-from fl_sim.cells import cells_of, checked_seeds
-from fl_sim.errors import FieldError, RequestError
+from fl_sim.config.sweeps import cells_of, checked_seeds
+from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.experiment import Experiment, Model
 from fl_sim.protections.random_noise import RandomNoise
 from strategies.fedavg import FedAvg

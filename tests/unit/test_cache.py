@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fl_sim.cache import cache_folder, cached, digest
-from fl_sim.errors import RequestError
-from fl_sim.scratch import Checkpoint, scratch
+from fl_sim.core.cache import cache_folder, digest, load_or_compute
+from fl_sim.core.errors import RequestError
+from fl_sim.core.resumable import Checkpoint, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_an_entry_is_computed_once() -> None:
         calls.append(1)
         return torch.arange(6).view(2, 3)
 
-    first, second = cached("kind", "key", compute), cached("kind", "key", compute)
+    first, second = load_or_compute("kind", "key", compute), load_or_compute("kind", "key", compute)
     assert len(calls) == 1
     assert torch.equal(first, second)
     assert torch.equal(first, torch.arange(6).view(2, 3))
@@ -51,21 +51,23 @@ def test_an_entry_is_computed_once() -> None:
 def test_an_entry_keeps_its_type_and_bits(dtype: torch.dtype) -> None:
     value = (torch.rand(3, 4) * 9).to(dtype)
     for _ in range(2):
-        read = cached("kind", str(dtype), lambda: value)
+        read = load_or_compute("kind", str(dtype), lambda: value)
         assert read.dtype == dtype
         assert torch.equal(read, value)
 
 
 def test_an_entry_that_is_a_view_comes_back_whole() -> None:
     table = torch.arange(12).view(3, 4)
-    assert torch.equal(cached("kind", "view", lambda: table.T), table.T)
+    assert torch.equal(load_or_compute("kind", "view", lambda: table.T), table.T)
 
 
 def test_keys_and_kinds_are_kept_apart() -> None:
     for number, (kind, key) in enumerate([("kind", "a"), ("kind", "b"), ("other", "a")]):
-        cached(kind, key, lambda number=number: torch.tensor([number]))  # type: ignore[misc]
+        load_or_compute(kind, key, lambda number=number: torch.tensor([number]))  # type: ignore[misc]
     nothing = torch.tensor([-1])
-    found = [cached(k, n, lambda: nothing).item() for k, n in [("kind", "a"), ("other", "a")]]
+    found = [
+        load_or_compute(k, n, lambda: nothing).item() for k, n in [("kind", "a"), ("other", "a")]
+    ]
     assert found == [0, 2]
 
 
@@ -74,36 +76,38 @@ def test_a_computation_that_fails_leaves_no_entry(folder: Path) -> None:
         raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        cached("kind", "key", fail)
+        load_or_compute("kind", "key", fail)
     assert files(folder) == ["key.lock"]
-    assert cached("kind", "key", lambda: torch.ones(1)).item() == 1
+    assert load_or_compute("kind", "key", lambda: torch.ones(1)).item() == 1
 
 
 def test_a_computation_that_is_interrupted_goes_on_where_it_was(folder: Path) -> None:
     def compute(fails: bool) -> Tensor:
         checkpoint = Checkpoint("half")
-        if checkpoint.kept() is None:
-            checkpoint.keep({"half": torch.ones(2)})
+        if checkpoint.load() is None:
+            checkpoint.save({"half": torch.ones(2)})
             if fails:
                 raise RuntimeError("interrupted")
-        kept = checkpoint.kept()
+        kept = checkpoint.load()
         assert kept is not None
         return kept["half"] * 2
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        cached("kind", "key", lambda: compute(fails=True))
-    assert torch.equal(cached("kind", "key", lambda: compute(fails=True)), 2 * torch.ones(2))
+        load_or_compute("kind", "key", lambda: compute(fails=True))
+    assert torch.equal(
+        load_or_compute("kind", "key", lambda: compute(fails=True)), 2 * torch.ones(2)
+    )
     assert files(folder) == ["key.lock", "key.safetensors"]
 
 
 def test_what_a_killed_process_left_is_not_taken_for_an_entry(folder: Path) -> None:
     (folder / "kind").mkdir(parents=True)
     (folder / "kind" / "key.99999").write_bytes(b"half an entry")
-    assert cached("kind", "key", lambda: torch.ones(1)).item() == 1
+    assert load_or_compute("kind", "key", lambda: torch.ones(1)).item() == 1
 
 
 def test_nothing_but_the_entry_and_its_lock_is_left(folder: Path) -> None:
-    cached("kind", "key", lambda: torch.ones(1))
+    load_or_compute("kind", "key", lambda: torch.ones(1))
     assert files(folder) == ["key.lock", "key.safetensors"]
 
 
@@ -116,7 +120,7 @@ def compute_and_log(log: str, barrier: object) -> None:
         return torch.rand(200_000, generator=torch.Generator().manual_seed(1))
 
     barrier.wait()  # type: ignore[attr-defined]
-    entry = cached("kind", "shared", compute)
+    entry = load_or_compute("kind", "shared", compute)
     assert torch.equal(
         entry,
         compute.__globals__["torch"].rand(200_000, generator=torch.Generator().manual_seed(1)),
@@ -181,24 +185,24 @@ def flipped(content: bytes) -> bytes:
 def test_an_entry_that_was_changed_is_computed_anew_and_named(
     folder: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[bytes], bytes]
 ) -> None:
-    cached("kind", "key", entry(1))
+    load_or_compute("kind", "key", entry(1))
     path = folder / "kind" / "key.safetensors"
     path.write_bytes(spoil(path.read_bytes()))
-    assert torch.equal(cached("kind", "key", entry(2)), entry(2)())
+    assert torch.equal(load_or_compute("kind", "key", entry(2)), entry(2)())
     assert str(path) in caplog.text
     assert "computed anew" in caplog.text
     caplog.clear()
-    assert torch.equal(cached("kind", "key", entry(3)), entry(2)())
+    assert torch.equal(load_or_compute("kind", "key", entry(3)), entry(2)())
     assert not caplog.text
 
 
 def test_an_entry_in_the_place_of_another_is_not_returned(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cached("kind", "a", entry(1))
-    cached("kind", "b", entry(2))
+    load_or_compute("kind", "a", entry(1))
+    load_or_compute("kind", "b", entry(2))
     (folder / "kind" / "a.safetensors").replace(folder / "kind" / "b.safetensors")
-    assert torch.equal(cached("kind", "b", entry(3)), entry(3)())
+    assert torch.equal(load_or_compute("kind", "b", entry(3)), entry(3)())
     assert "b.safetensors: is another entry's" in caplog.text
 
 
@@ -207,7 +211,7 @@ def test_an_entry_without_a_hash_is_computed_anew(
 ) -> None:
     (folder / "kind").mkdir(parents=True)
     save_file({"entry": torch.zeros(3)}, folder / "kind" / "key.safetensors")
-    assert torch.equal(cached("kind", "key", entry(1)), entry(1)())
+    assert torch.equal(load_or_compute("kind", "key", entry(1)), entry(1)())
     assert "carries no hash" in caplog.text
 
 
@@ -217,16 +221,16 @@ def test_a_cache_that_cannot_be_written_to_names_the_variable(
     (tmp_path / "file").touch()
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(RequestError, match=r"Not a directory.*set FL_SIM_CACHE"):
-        cached("kind", "key", entry(1))
+        load_or_compute("kind", "key", entry(1))
     monkeypatch.delenv("FL_SIM_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     with pytest.raises(RequestError, match="set FL_SIM_CACHE"):
-        cached("kind", "key", entry(1))
+        load_or_compute("kind", "key", entry(1))
 
 
 def test_a_checkpoint_of_a_computation_that_was_changed_is_not_gone_on_from(tmp_path: Path) -> None:
     with scratch(tmp_path):
-        Checkpoint("half").keep({"half": torch.ones(100)})
+        Checkpoint("half").save({"half": torch.ones(100)})
         path = tmp_path / "half.safetensors"
         path.write_bytes(flipped(path.read_bytes()))
-        assert Checkpoint("half").kept() is None
+        assert Checkpoint("half").load() is None

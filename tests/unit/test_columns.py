@@ -2,8 +2,8 @@
 
 import pytest
 
-from fl_sim.catalogue import entries
-from fl_sim.columns import columns, meaning_of, undescribed
+from fl_sim.cli.catalogue import entries
+from fl_sim.results.columns import columns, meaning_of, undescribed
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import description
 from fl_sim.contracts import AggregationRule, Client
+from fl_sim.core import serialization
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.serialization import construct, describe, find_class, label, with_value
 from fl_sim.countermeasures.cut_out import CutOut
 from fl_sim.data.layout import Layout
-from fl_sim.description import construct, describe, find_class, label, with_value
-from fl_sim.errors import FieldError, RequestError
 from fl_sim.experiment import Model
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.sparsity_masking import SparsityMasking
@@ -60,7 +60,7 @@ def test_an_added_field_is_described_only_where_it_is_not_at_its_default() -> No
     @dataclasses.dataclass(frozen=True)
     class Grown:
         old: int = 1
-        new: int = description.added(2)
+        new: int = serialization.added(2)
 
     assert set(describe(Grown())) == {"class", "old"}
     assert describe(Grown(new=3))["new"] == 3
@@ -101,11 +101,11 @@ def test_what_json_cannot_hold_is_refused(value: Any) -> None:
         "flwr.serverapp.strategy.Strategy.start",
         "flwr.serverapp.strategy.strategy_utils.log",
         "flwr.serverapp.strategy.NoSuchStrategy",
-        "fl_sim.experiment_file.read",
-        "fl_sim.description.find_class",
-        "fl_sim.cache.Path",
-        "fl_sim.runner.ProcessPoolExecutor",
-        "fl_sim.description.importlib",
+        "fl_sim.config.experiment_file.read",
+        "fl_sim.core.serialization.find_class",
+        "fl_sim.core.cache.Path",
+        "fl_sim.runs.runner.ProcessPoolExecutor",
+        "fl_sim.core.serialization.importlib",
         "fl_sim.no_such_module.Thing",
         "fl_sim.contracts.Client",
         "fl_sim.protections.error_minimizing.RandomNoise",
@@ -196,7 +196,7 @@ def test_the_error_says_the_field_what_is_allowed_and_what_came(
     wrong: Any = cls()
     object.__setattr__(wrong, name, value)  # past the constructor
     with pytest.raises(FieldError) as caught:
-        description.check_types(wrong)
+        serialization.check_types(wrong)
     assert caught.value.field == name
     assert caught.value.got == value
     assert str(caught.value) == f"{name}: {caught.value.allowed}; got {value!r}"
@@ -207,7 +207,7 @@ def test_allowed_words_are_listed() -> None:
     wrong = Layout()
     object.__setattr__(wrong, "unit", "images")
     with pytest.raises(FieldError, match=r"expected one of 'samples', 'clients', 'classes'; got"):
-        description.check_types(wrong)
+        serialization.check_types(wrong)
 
 
 def test_a_wrong_type_deep_inside_is_named_with_its_path() -> None:
@@ -215,7 +215,7 @@ def test_a_wrong_type_deep_inside_is_named_with_its_path() -> None:
     object.__setattr__(honest, "batch_size", 0.5)
     object.__setattr__(wrong, "honest", honest)
     with pytest.raises(FieldError, match=r"^honest.batch_size: expected int; got 0.5$"):
-        description.check_types(wrong)
+        serialization.check_types(wrong)
 
 
 def test_a_nested_field_is_changed_in_a_copy() -> None:

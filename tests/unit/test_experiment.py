@@ -11,9 +11,9 @@ from clients.faulty import FaultyClient
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, FailurePolicy, Model, Participation
+from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import ClassesPerClient, Dirichlet, Iid, PowerLaw, Shards
-from fl_sim.errors import FieldError, RequestError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim.cells import refuse_undone
+from fl_sim.config.experiment_file import parse_value, read
+from fl_sim.config.sweeps import refuse_undone
+from fl_sim.core.errors import RequestError
 from fl_sim.data.partition import Iid
-from fl_sim.errors import RequestError
-from fl_sim.experiment_file import parse_value, read
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.fedavgm import FedAvgM
 from strategies.krum import Krum
@@ -95,7 +95,7 @@ def test_flowers_strategies_are_named_by_their_path() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["fl_sim.experiment_file.read", "strategies.none.Such", "flwr.serverapp.ServerApp"],
+    ["fl_sim.config.experiment_file.read", "strategies.none.Such", "flwr.serverapp.ServerApp"],
 )
 def test_a_path_to_something_else_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match=r"not a part of an experiment"):

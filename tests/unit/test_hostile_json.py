@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Experiment
-from fl_sim.errors import RequestError
-from fl_sim.experiment_file import read
-from fl_sim.participants import Participation, Stay
+from fl_sim.config.experiment_file import read
+from fl_sim.core.errors import RequestError
+from fl_sim.participants import AvailabilityWindow, Participation
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.bucketing import Bucketing
 
@@ -22,10 +22,12 @@ WHOLE = Experiment(
     strategy=Bucketing(),
     protection=ErrorMinimizing(),
     adversary=(Adversary(SgdClient()),),
-    participation=Participation(stays=(Stay(0),)),
+    participation=Participation(stays=(AvailabilityWindow(0),)),
 ).describe()
-CLASSES = ["os.system", "fl_sim.engine.workshop.Workshop", "fl_sim.experiment.Data", "", "é.x",
-           "fl_sim.cells.Cell", "clients.sgd.SgdClient", "\ud800.a", "fl_sim.\0", "fl_sim.cli.main",
+CLASSES = ["os.system", "fl_sim.training.client_trainer.ClientTrainer",
+           "fl_sim.experiment.Data", "", "é.x",
+           "fl_sim.config.sweeps.Cell", "clients.sgd.SgdClient", "\ud800.a", "fl_sim.\0",
+           "fl_sim.cli.main",
            "flwr.serverapp.strategy.Krum", "flwr.serverapp.strategy.QFedAvg", "a" * 5000,
            "strategies." * 900 + "X"]  # fmt: skip
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

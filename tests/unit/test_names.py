@@ -7,13 +7,13 @@ from flwr.serverapp import strategy as flower
 
 from clients.sgd import SgdClient
 from fl_sim import Experiment
-from fl_sim.catalogue import entries
+from fl_sim.cli.catalogue import entries
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
+from fl_sim.core.errors import FieldError
+from fl_sim.core.names import choose
 from fl_sim.countermeasures.cut_out import CutOut
 from fl_sim.countermeasures.grey import Grey
 from fl_sim.data.partition import Iid, Partition
-from fl_sim.errors import FieldError
-from fl_sim.names import choose
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.bucketing import Bucketing

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.perturbation import as_pixels, projected, quantised
-from fl_sim.seeding import generator
+from fl_sim.core.perturbation import as_pixels, project, quantise
+from fl_sim.core.seeding import generator
 
 radii = st.sampled_from([1 / 255, 2 / 255, 8 / 255, 16 / 255, 0.03, 0.1, 1.0])
 
@@ -32,7 +32,7 @@ def test_pixels_are_floats_of_0_to_1() -> None:
 def test_projected_noise_keeps_every_pixel_legal(seed: int, radius: float) -> None:
     images, noise = drawn(seed, 2 * radius)
     pixels = as_pixels(images)
-    kept = projected(noise, pixels, radius)
+    kept = project(noise, pixels, radius)
     # One rounding of a sum below 1 in float32 is all that the subtraction leaves.
     assert float(kept.abs().max()) <= radius + 2**-24
     assert 0 <= float((pixels + kept).min()) <= float((pixels + kept).max()) <= 1
@@ -43,13 +43,13 @@ def test_projection_leaves_legal_noise_alone(seed: int, radius: float) -> None:
     images, noise = drawn(seed, radius)
     pixels = as_pixels(images) * (1 - 2 * radius) + radius if radius < 0.5 else as_pixels(images)
     legal = (pixels + noise).clamp(0, 1) - pixels
-    torch.testing.assert_close(projected(legal, pixels, radius), legal, rtol=0, atol=1e-6)
+    torch.testing.assert_close(project(legal, pixels, radius), legal, rtol=0, atol=1e-6)
 
 
 @given(seed=st.integers(0, 10**6), radius=radii)
 def test_no_pixel_leaves_the_ball_after_rounding(seed: int, radius: float) -> None:
     images, noise = drawn(seed, 3 * radius)
-    moved = quantised(images, noise, radius, "linf").int() - images.int()
+    moved = quantise(images, noise, radius, "linf").int() - images.int()
     assert int(moved.abs().max()) <= math.floor(radius * 255 + 1e-6)
 
 
@@ -58,7 +58,7 @@ def test_a_radius_of_whole_levels_is_reached(levels: int) -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     radius = levels / 255
     noise = torch.tensor([radius, -radius]).view(2, 1, 1, 1)
-    moved = quantised(images, noise, radius, "linf").int() - images.int()
+    moved = quantise(images, noise, radius, "linf").int() - images.int()
     assert moved.flatten().tolist() == [levels, -levels]
 
 
@@ -66,18 +66,18 @@ def test_the_sum_is_clipped_not_wrapped() -> None:
     images = torch.tensor([250, 3], dtype=torch.uint8).view(2, 1, 1, 1)
     noise = torch.tensor([0.1, -0.1]).view(2, 1, 1, 1)
     for norm in ("linf", "l2"):
-        assert quantised(images, noise, 0.1, norm).flatten().tolist() == [255, 0]  # type: ignore[arg-type]
+        assert quantise(images, noise, 0.1, norm).flatten().tolist() == [255, 0]  # type: ignore[arg-type]
 
 
 @given(seed=st.integers(0, 10**6), radius=radii)
 def test_the_root_mean_square_grows_by_no_more_than_half_a_level(seed: int, radius: float) -> None:
     images, noise = drawn(seed, 1.0)
     scaled = radius * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
-    moved = (quantised(images, scaled, radius, "l2").int() - images.int()).double()
+    moved = (quantise(images, scaled, radius, "l2").int() - images.int()).double()
     assert float(moved.square().mean((1, 2, 3)).sqrt().max()) <= radius * 255 + 0.5
 
 
 def test_no_noise_changes_nothing() -> None:
     images, noise = drawn(0, 0.0)
     for norm in ("linf", "l2"):
-        assert torch.equal(quantised(images, noise, 8 / 255, norm), images)  # type: ignore[arg-type]
+        assert torch.equal(quantise(images, noise, 8 / 255, norm), images)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim.plugins import discover, summary_of
+from fl_sim.core.plugins import discover, summary_of
 
 FILES = {
     "__init__.py": "",

@@ -12,11 +12,11 @@ from torch import nn
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment
+from fl_sim.config.validation import check
 from fl_sim.contracts import Client, Shard
+from fl_sim.core.errors import FieldError
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import ByOwner
-from fl_sim.errors import FieldError
-from fl_sim.preflight import check
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.fedavg import FedAvg
 

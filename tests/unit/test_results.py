@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fl_sim.cells import cells_of
+from fl_sim.config.sweeps import cells_of
 from fl_sim.contracts import Row
-from fl_sim.errors import RequestError
+from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.results import Results, final_numbers, load_results, rows_table, run_folder
-from fl_sim.summary import write_summary
+from fl_sim.runs.summary import write_summary
 
 Entry = tuple[str, dict[str, Any]]
 

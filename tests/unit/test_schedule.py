@@ -20,11 +20,12 @@ from clients.model_replacement import ModelReplacementClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
-from fl_sim import Adversary, Data, Experiment, Participation, Stay, preflight
+from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Participation
+from fl_sim.config import validation
 from fl_sim.contracts import Client, Draw, Shard
+from fl_sim.core.errors import FieldError
+from fl_sim.core.serialization import label
 from fl_sim.data.layout import Layout
-from fl_sim.description import label
-from fl_sim.errors import FieldError
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.schedule import Schedule, backdoors
 from fl_sim.triggers import Backdoor, Patch
@@ -69,10 +70,10 @@ def test_as_many_are_asked_as_declared_each_once_in_order(
     seed: int, number: int, size: int
 ) -> None:
     script = schedule(seed=seed, participation=Participation(clients_per_round=size))
-    asked = script.chosen(number, EVERYBODY)
+    asked = script.choose_clients(number, EVERYBODY)
     assert len(set(asked)) == len(asked) == size
     assert asked == sorted(asked)
-    assert asked == script.chosen(number, EVERYBODY)
+    assert asked == script.choose_clients(number, EVERYBODY)
 
 
 @given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(EVERYBODY)))
@@ -80,19 +81,19 @@ def test_clients_without_data_are_skipped_and_change_nobody_elses_turn(
     seed: int, number: int, able: set[int]
 ) -> None:
     script = schedule(seed=seed, participation=Participation(clients_per_round=4))
-    asked = set(script.chosen(number, sorted(able)))
+    asked = set(script.choose_clients(number, sorted(able)))
     assert asked <= able
     assert len(asked) == min(4, len(able))
-    assert set(script.chosen(number, EVERYBODY)) & able <= asked
+    assert set(script.choose_clients(number, EVERYBODY)) & able <= asked
 
 
 @given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(EVERYBODY), min_size=1))
 def test_clients_that_are_drawn_one_by_one_are_able_and_there(
     seed: int, number: int, able: set[int]
 ) -> None:
-    plan = Participation(clients_per_round=4, stays=(Stay(3, 5),), sampling="poisson")
+    plan = Participation(clients_per_round=4, stays=(AvailabilityWindow(3, 5),), sampling="poisson")
     script = schedule(seed=seed, participation=plan)
-    asked = script.chosen(number, sorted(able))
+    asked = script.choose_clients(number, sorted(able))
     assert asked == sorted(set(asked) & able)
     assert 3 not in asked or number >= 5
     draw = script.draw(number, sorted(able))
@@ -107,7 +108,7 @@ def test_poisson_draws_are_independent_with_the_same_rate() -> None:
     script = schedule(participation=plan, rounds=4000)
     drawn = torch.zeros(4000, COUNT)
     for number in range(1, 4001):
-        drawn[number - 1, script.chosen(number, EVERYBODY)] = 1
+        drawn[number - 1, script.choose_clients(number, EVERYBODY)] = 1
     counts = drawn.sum(1)
     assert float(counts.mean()) == pytest.approx(4, abs=0.1)
     assert float(counts.var()) == pytest.approx(2.4, abs=0.2)
@@ -125,15 +126,22 @@ def test_run_ids_do_not_tell_of_sampling_where_it_is_fixed() -> None:
 
 def test_everybody_is_asked_sooner_or_later() -> None:
     script = schedule(participation=Participation(clients_per_round=2))
-    asked = [client for i in range(1, 200) for client in script.chosen(i, EVERYBODY)]
+    asked = [client for i in range(1, 200) for client in script.choose_clients(i, EVERYBODY)]
     counts = torch.tensor(asked).bincount(minlength=COUNT)
     assert int(counts.min()) >= 20
 
 
 def test_clients_arrive_depart_and_come_back() -> None:
-    stays = (Stay(3, first_round=5), Stay(4, last_round=8), Stay(5, 2, 3), Stay(5, 6, 6))
+    stays = (
+        AvailabilityWindow(3, first_round=5),
+        AvailabilityWindow(4, last_round=8),
+        AvailabilityWindow(5, 2, 3),
+        AvailabilityWindow(5, 6, 6),
+    )
     script = schedule(participation=Participation(stays=stays))
-    there = {c: [i for i in range(1, 11) if c in script.chosen(i, EVERYBODY)] for c in EVERYBODY}
+    there = {
+        c: [i for i in range(1, 11) if c in script.choose_clients(i, EVERYBODY)] for c in EVERYBODY
+    }
     assert there[3] == [5, 6, 7, 8, 9, 10]
     assert there[4] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert there[5] == [2, 3, 6]
@@ -232,7 +240,7 @@ def test_drawn_anew_they_are_a_fixed_number_of_those_who_are_asked(
     adversary = flipping(num_clients=2, drawn="each_round")
     script = schedule(adversary, seed=seed, participation=Participation(clients_per_round=size))
     attackers = script.attackers(number)
-    assert attackers <= set(script.chosen(number, EVERYBODY))
+    assert attackers <= set(script.choose_clients(number, EVERYBODY))
     assert len(attackers) == min(2, size)
 
 
@@ -251,7 +259,7 @@ def test_attackers_overlap_with_those_who_protect_or_do_not(
     }
     layout = Layout(fraction, "clients")
     clients = torch.arange(COUNT)
-    marked = layout.chosen(clients, clients >= 0, clients, COUNT, COUNT, seed)
+    marked = layout.choose_protected(clients, clients >= 0, clients, COUNT, COUNT, seed)
     guarded = set(clients[marked].tolist())
     assert script["protected"].attackers(1) <= guarded
     assert not script["clean"].attackers(1) & guarded
@@ -366,7 +374,7 @@ def test_two_that_collude_may_take_turns() -> None:
 
 
 def test_a_round_with_nobody_there_is_refused() -> None:
-    stays = tuple(Stay(client, last_round=12) for client in EVERYBODY)
+    stays = tuple(AvailabilityWindow(client, last_round=12) for client in EVERYBODY)
     with pytest.raises(FieldError, match=r"participation.stays: .*; got 'nobody in round 13'"):
         schedule(participation=Participation(stays=stays)).check()
 
@@ -411,7 +419,7 @@ def test_clients_that_are_not_there_are_refused_by_the_fields_path() -> None:
     with pytest.raises(FieldError, match=r"^adversary.among: 'all' unless layout.unit is"):
         experiment(adversary=flipping(among="clean"), protection=RandomNoise(), layout=Layout(0.4))
     with pytest.raises(FieldError, match=r"participation.stays: clients below 10; got 10"):
-        experiment(participation=Participation(stays=(Stay(10),)))
+        experiment(participation=Participation(stays=(AvailabilityWindow(10),)))
 
 
 @pytest.mark.parametrize(
@@ -434,16 +442,16 @@ def test_backdoors_that_cannot_work_are_refused_before_any_work(
     adversaries: list[Adversary], fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FieldError, match=message):
-        preflight.check(experiment(*adversaries, **fields))
+        validation.check(experiment(*adversaries, **fields))
 
 
 @pytest.mark.parametrize("client", [BackdoorClient(), UniqueFeatureClient()], ids=repr)
 def test_who_changes_images_needs_the_whole_network_to_train(client: Client) -> None:
     whole = experiment(adversary=Adversary(client))
-    preflight.check(whole)
+    validation.check(whole)
     message = rf"model.tune: 'full', so that {type(client).__name__} meets images"
     with pytest.raises(FieldError, match=message):
-        preflight.check(whole.with_value("model.tune", "head"))
+        validation.check(whole.with_value("model.tune", "head"))
 
 
 # As JSON and on the command line
@@ -456,7 +464,7 @@ def test_one_adversary_several_and_none_survive_json() -> None:
         (flipping(clients=(1, 2)), Adversary(AlieClient(), share=0.2, drawn="each_round")),
         (),
     ):
-        plan = Participation(stays=(Stay(2, 3, 4),), drop_out=0.1)
+        plan = Participation(stays=(AvailabilityWindow(2, 3, 4),), drop_out=0.1)
         whole = experiment(adversary=adversary, participation=plan)
         assert Experiment.from_json(whole.to_json()) == whole
 
@@ -502,7 +510,9 @@ def test_an_adversary_in_words(adversary: Adversary, words: str) -> None:
 
 
 def test_participation_in_words() -> None:
-    plan = Participation(stays=(Stay(3, last_round=12), Stay(4, 2)), drop_out=0.1)
+    plan = Participation(
+        stays=(AvailabilityWindow(3, last_round=12), AvailabilityWindow(4, 2)), drop_out=0.1
+    )
     words = "client 3, rounds 1 to 12 + client 4, rounds 2 to the end"
     assert label(plan) == f"Participation(drop_out=0.1, stays={words})"
     assert label((flipping(), flipping(share=0.5))) == (

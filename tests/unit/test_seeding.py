@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.seeding import generator, numpy_generator, seed_for, torch_seeded
+from fl_sim.core.seeding import generator, numpy_generator, seed_for, torch_seeded
 
 labels = st.lists(st.one_of(st.integers(0, 999), st.text("abc_ ,'", max_size=4)), max_size=4)
 

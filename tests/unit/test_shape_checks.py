@@ -4,10 +4,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from fl_sim import plugins
-from fl_sim.contracts import Senders
+from fl_sim.contracts import RoundContext
+from fl_sim.core import plugins
+from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
-from fl_sim.seeding import generator
 from strategies.median import CoordinateMedian
 
 
@@ -26,7 +26,7 @@ def test_what_is_returned_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_methods_of_all_kinds_are_checked() -> None:
     with pytest.raises(TypeCheckError, match="count"):
-        Senders.anonymous("three")
+        RoundContext.anonymous("three")
 
 
 def test_axes_of_arguments_have_to_agree() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim import study
-from fl_sim.errors import RequestError
-from fl_sim.experiment_file import read
-from fl_sim.user_file import load_python
+from fl_sim.config.experiment_file import read
+from fl_sim.config.user_file import load_python
+from fl_sim.core.errors import RequestError
+from fl_sim.runs import study
 
 HEAD = """from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
@@ -44,9 +44,9 @@ def complaint(folder: Path, text: str | bytes, name: str = "own.py") -> str:
          "did you mean 'Krum'?"),
         ("import strategies.kurm", "own.py:1: ModuleNotFoundError: No module named "
          "'strategies.kurm'; did you mean 'strategies.krum'?"),
-        ("from strategies.mixing import NearestNeighborMixing", "own.py:1: ImportError: cannot "
-         "import name 'NearestNeighborMixing' from 'strategies.mixing'; NearestNeighborMixing is "
-         "in strategies.nnm"),
+        ("from strategies._shared.mixing import NearestNeighborMixing", "own.py:1: ImportError: "
+         "cannot import name 'NearestNeighborMixing' from 'strategies._shared.mixing'; "
+         "NearestNeighborMixing is in strategies.nnm"),
         ("x = 1\nfrom strategies.mixed import (\n    Krum)", "own.py:2: ModuleNotFoundError: No "
          "module named 'strategies.mixed'; Krum is in strategies.krum"),
         ("import fl_sim\nfl_sim.Experment", "no attribute 'Experment'; did you mean 'Experiment'?"),

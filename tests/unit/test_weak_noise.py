@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_sim import Data, Experiment, cli, preflight
+from fl_sim import Data, Experiment, cli
+from fl_sim.config import validation
+from fl_sim.core.errors import FieldError, RequestWarning
 from fl_sim.data.layout import Layout
-from fl_sim.errors import FieldError, RequestWarning
 from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
@@ -38,7 +39,7 @@ def test_a_run_warns_of_class_wise_noise_of_few_images(
 ) -> None:
     weak = experiment(protection=kind(form="class"), layout=Layout(fraction=0.5))
     with pytest.warns(RequestWarning, match=r"^protection.pass_steps: .* 200 images takes 1 step"):
-        preflight.check(weak)
+        validation.check(weak)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_run_without_weak_noise_warns_of_nothing(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RequestWarning)
-        preflight.check(experiment(**({"layout": Layout(fraction=0.5)} | fields)))
+        validation.check(experiment(**({"layout": Layout(fraction=0.5)} | fields)))
 
 
 def test_owners_have_fewer_images_than_all_together(experiment: Callable[..., Experiment]) -> None:
@@ -63,10 +64,10 @@ def test_owners_have_fewer_images_than_all_together(experiment: Callable[..., Ex
     fields = {"protection": ErrorMinimizing(form="class"), "data": data}
     with warnings.catch_warnings():
         warnings.simplefilter("error", RequestWarning)
-        preflight.check(experiment(layout=Layout(fraction=0.5), **fields))
+        validation.check(experiment(layout=Layout(fraction=0.5), **fields))
     own = experiment(layout=Layout(fraction=0.5, provenance="client"), **fields)
     with pytest.warns(RequestWarning, match="250 images"):
-        preflight.check(own)
+        validation.check(own)
 
 
 def test_a_run_refuses_patches_with_fewer_corners_than_classes(
@@ -74,8 +75,8 @@ def test_a_run_refuses_patches_with_fewer_corners_than_classes(
 ) -> None:
     wrong = experiment(protection=LinearSeparable(patch=8), layout=Layout(fraction=0.5))
     with pytest.raises(FieldError, match=r"protection.patch: so small that 2\^1, .* 10 classes"):
-        preflight.check(wrong)
-    preflight.check(experiment(protection=LinearSeparable(patch=4), layout=Layout(fraction=0.5)))
+        validation.check(wrong)
+    validation.check(experiment(protection=LinearSeparable(patch=4), layout=Layout(fraction=0.5)))
 
 
 def test_a_surrogate_that_cannot_be_built_is_named_by_its_own_field(
@@ -85,7 +86,7 @@ def test_a_surrogate_that_cannot_be_built_is_named_by_its_own_field(
     wrong = replace(NeuralTangent().surrogate, backbone="efficientnet_lite0")
     unfit = experiment(protection=NeuralTangent(surrogate=wrong), layout=Layout(fraction=0.5))
     with pytest.raises(FieldError, match=r"^protection.surrogate.norm: 'batch'"):
-        preflight.check(unfit)
+        validation.check(unfit)
 
 
 def test_images_that_noise_cannot_be_made_for_are_refused_before_anything_is_written(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fl_sim.engine import interrupts
-from fl_sim.engine.progress import Listener
-from fl_sim.workers import run_jobs
+from fl_sim.core import interrupts
+from fl_sim.runs.processes import run_jobs
+from fl_sim.runs.progress import Listener
 
 
 def halve(job: int, listen: Listener) -> str | None:

@@ -11,11 +11,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.contracts import Dataset
+from fl_sim.core.errors import FieldError, RequestError, suggest
+from fl_sim.core.plugins import discover
+from fl_sim.core.seeding import generator
 from fl_sim.data.fingerprint import content_hash, files_below
-from fl_sim.data.scaling import scaled
-from fl_sim.errors import FieldError, RequestError, meant
-from fl_sim.plugins import discover
-from fl_sim.seeding import generator
+from fl_sim.data.scaling import resize
 
 
 class MissingDataError(RequestError):
@@ -74,8 +74,8 @@ class Source(ABC):
             return whole
         return replace(
             whole,
-            train_images=scaled(whole.train_images, reading.side),
-            test_images=scaled(whole.test_images, reading.side),
+            train_images=resize(whole.train_images, reading.side),
+            test_images=resize(whole.test_images, reading.side),
         )
 
     def fingerprint(self, path: Path | None) -> str:
@@ -124,7 +124,7 @@ def fingerprint(name: str, path: str | None = None) -> str:
 def _source(name: str) -> Source:
     known = sources()
     if name not in known:
-        raise FieldError("data.dataset", f"one of {', '.join(known)}{meant(name, known)}", name)
+        raise FieldError("data.dataset", f"one of {', '.join(known)}{suggest(name, known)}", name)
     return known[name]
 
 

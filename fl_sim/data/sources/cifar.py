@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fl_sim.cache import cache_folder
 from fl_sim.contracts import Dataset
+from fl_sim.core.cache import cache_folder
 from fl_sim.data.sources import MissingDataError, Source
 
 
@@ -17,7 +17,7 @@ def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
 
     That check is what makes its unpickling safe: only the published bytes are ever read.
     """
-    from fl_sim.vision import torchvision
+    from fl_sim.core.vision import torchvision
 
     root = path or cache_folder() / "data" / name
     open_split: Any = getattr(torchvision.datasets, reader)

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 import torch
 
 from fl_sim.contracts import Dataset
+from fl_sim.core.seeding import generator
 from fl_sim.data.sources import Source
-from fl_sim.seeding import generator
 
 NUM_TEST = 360
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fl_sim.atomic_io import bytes_sha256
-from fl_sim.cache import cache_folder
 from fl_sim.contracts import Dataset
+from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.cache import cache_folder
 from fl_sim.data.sources import MissingDataError, Source
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -126,7 +126,7 @@ def _call(command: list[str], folder: Path) -> None:
 
 
 def _from_torchvision(cache: Path) -> Path:
-    from fl_sim.vision import torchvision
+    from fl_sim.core.vision import torchvision
 
     with tempfile.TemporaryDirectory() as work:
         torchvision.datasets.FashionMNIST(work, download=True)

@@ -14,7 +14,7 @@ from fl_sim.data.folder_contents import Labelled, is_beside
 from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import Batch, MixedSizesError, counted, read_batch, shown
 from fl_sim.data.sources import MissingDataError, Reading, Source
-from fl_sim.data.splits import stratified, testing_part
+from fl_sim.data.splits import split_stratified, testing_part
 
 
 @final
@@ -55,7 +55,7 @@ class ImageFolder(Source):
         batch = _pixels(used, reading.side)
         labels = [own.label for own in used]
         train, test = (
-            stratified(labels, self.name)
+            split_stratified(labels, self.name)
             if count is None
             else (list(range(count)), list(range(count, len(used))))
         )

@@ -8,9 +8,9 @@ import torch
 from fl_sim.contracts import Dataset
 from fl_sim.data.arrays import Arrays, Split
 from fl_sim.data.pictures import shown
-from fl_sim.data.scaling import scaled
+from fl_sim.data.scaling import resize
 from fl_sim.data.sources import MissingDataError, Reading, Source
-from fl_sim.data.splits import stratified
+from fl_sim.data.splits import split_stratified
 
 
 @final
@@ -67,7 +67,7 @@ def _parts(arrays: Arrays, side: int | None) -> tuple[Split, Split, list[str]]:
     if set(pairs) == {""}:
         (whole,) = _scaled(arrays.read([pairs[""]]), side)
         _refuse_empty(arrays.path, whole)
-        train, test = stratified([str(label) for label in whole.labels.tolist()], "npz")
+        train, test = split_stratified([str(label) for label in whole.labels.tolist()], "npz")
         notes.append("a fifth of each class set apart for testing")
         return _rows(whole, train), _rows(whole, test), notes
     for part in ("train", "test"):
@@ -86,7 +86,7 @@ def _parts(arrays: Arrays, side: int | None) -> tuple[Split, Split, list[str]]:
 
 
 def _scaled(splits: list[Split], side: int | None) -> list[Split]:
-    return [own._replace(images=scaled(own.images, side)) for own in splits]
+    return [own._replace(images=resize(own.images, side)) for own in splits]
 
 
 def _refuse_empty(path: Path, split: Split) -> None:

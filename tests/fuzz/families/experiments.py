@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from fl_sim import Experiment, experiment_file, preflight
-from fl_sim.cells import cells_of
-from fl_sim.errors import RequestError
+from fl_sim import Experiment
+from fl_sim.config import experiment_file, validation
+from fl_sim.config.sweeps import cells_of
+from fl_sim.core.errors import RequestError
 from tests.fuzz.families import Family
 from tests.fuzz.judge import call, expect, plain
 from tests.fuzz.mutations import mutate_json, mutate_text
@@ -20,7 +21,7 @@ def _try_file(path: Path) -> bool:
     try:
         content = experiment_file.read(path)
         for cell in cells_of(content.experiment, content.axes, content.seeds)[:3]:
-            preflight.check(cell.experiment)
+            validation.check(cell.experiment)
     except RequestError:
         out = path.parent / "runs"
         called = call("sweep", str(path), "--out", str(out))

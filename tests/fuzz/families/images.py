@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fl_sim.core.errors import RequestError
 from fl_sim.data.sources import load
-from fl_sim.errors import RequestError
 from tests.fuzz.families import Family
 from tests.fuzz.judge import call, expect
 from tests.fuzz.mutations import mutate_bytes

@@ -13,8 +13,8 @@ from flwr.serverapp import strategy as flower
 from clients.sgd import SgdClient
 from fl_sim import Experiment, run
 from fl_sim.contracts import Shard, Update
-from fl_sim.engine import client_app
 from fl_sim.experiment import Model
+from fl_sim.flower import client_app
 from strategies.fednova import FedNova
 from strategies.median import CoordinateMedian
 from strategies.q_fedavg import QFedAvg
@@ -86,12 +86,12 @@ class ClientReplies(Family):
         """Run each rule honestly, and without the liar."""
         super().__init__(folder)
         rules = [QFedAvg(), FedNova(), CoordinateMedian(), FLOWERS]
-        off: dict[str, Any] = {"cohort": "off"}
+        off: dict[str, Any] = {"batch_clients": "off"}
         self.settings = [(small_experiment(strategy=rule), off) for rule in rules]
         self.settings += [
             (small_experiment(), off),
             (small_experiment(model=Model("small_cnn", norm="batch")), off),
-            (small_experiment(model=Model("mlp")), {"cohort": "on"}),
+            (small_experiment(model=Model("mlp")), {"batch_clients": "on"}),
             (small_experiment(), {"client_app": client_app.app}),
         ]
         self.honest = [self._hash(own) for own in self.settings]

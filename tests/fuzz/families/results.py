@@ -14,10 +14,10 @@ from PIL import Image
 
 from fl_sim import load_results, run
 from fl_sim.data.layout import Layout
-from fl_sim.engine import federation
-from fl_sim.engine.progress import Progress
+from fl_sim.federation import federation
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.results import Results
+from fl_sim.runs.progress import Progress
 from tests.fuzz.families import Family, small_experiment
 from tests.fuzz.judge import call, expect
 from tests.fuzz.mutations import mutate_bytes, mutate_json
@@ -137,7 +137,7 @@ class CacheFiles(Family):
 
     def _hash(self, cache: Path) -> str:
         out = self.folder / "input" / "runs"
-        federation._kept_federation.cache_clear()  # what was prepared came from the cache as it was
+        federation._cached_federation.cache_clear()  # prepared from the cache as it was
         with mock.patch.dict(os.environ, {"FL_SIM_CACHE": str(cache)}):
             results = run(self.experiment, out=out, controls=False)
         expect(results.complete, f"not finished: {results.cells.to_dict('records')}")

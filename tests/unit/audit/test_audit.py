@@ -18,21 +18,21 @@ from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.signals import Signals, paired_members
-from fl_sim.audit.course import course, head_cosine
-from fl_sim.audit.findings import Bench, attack, thresholds, tuned
+from fl_sim.audit.findings import AttackContext, attack, thresholds, tune_rmia
 from fl_sim.audit.references import head_training
+from fl_sim.audit.server_view import head_cosine, record_server_view
 from fl_sim.audit.session import audit, run_folders
-from fl_sim.audit.subject import read_subject
+from fl_sim.audit.target_run import load_target
+from fl_sim.contracts.attacks import Signals, draw_paired_members
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
-from fl_sim.engine.environment import changed_since
-from fl_sim.errors import FieldError, RequestError
 from fl_sim.metrics.membership import Finding, Records
 from fl_sim.participants import Participation
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.runner import run
-from fl_sim.seeding import generator, torch_seeded
+from fl_sim.runs.environment import describe_changes
+from fl_sim.runs.runner import run
 
 Maker = Callable[..., Experiment]
 DATA = Data(dataset="digits", num_clients=2, num_samples=200, num_test=100, held_out=0.5)
@@ -136,7 +136,7 @@ def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> No
         participation=Participation(clients_per_round=3),
     )
     folder = only_folder(run(own, out=tmp_path, controls=False).path)
-    seen, why = course(read_subject(folder), lambda progress: None)
+    seen, why = record_server_view(load_target(folder), lambda progress: None)
     assert seen is not None, why
     assert seen.client_margin.shape[:2] == (3, 4)
     absent = seen.client_margin.isnan().all(2)
@@ -153,9 +153,11 @@ def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> No
 
 def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path) -> None:
     folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
-    subject = read_subject(folder)
-    elsewhere = replace(subject, result={**subject.result, "params_sha256": "of another machine"})
-    seen, why = course(elsewhere, lambda progress: None)
+    target_run = load_target(folder)
+    elsewhere = replace(
+        target_run, result={**target_run.result, "params_sha256": "of another machine"}
+    )
+    seen, why = record_server_view(elsewhere, lambda progress: None)
     assert seen is None
     assert why == (
         "the replay did not give the run's model: the environment is as recorded, so the code or "
@@ -168,7 +170,7 @@ def test_a_run_of_another_torch_says_so(experiment: Maker, tmp_path: Path) -> No
     path = folder / "environment.json"
     then = json.loads(path.read_text()) | {"torch": "1.0", "switches": {"MKL_CBWR": "COMPATIBLE"}}
     path.write_text(json.dumps(then))
-    told = changed_since(folder, "local")
+    told = describe_changes(folder, "local")
     assert f"torch was 1.0, is {torch.__version__}" in told
     assert "MKL_CBWR was COMPATIBLE, is None" in told
 
@@ -270,17 +272,19 @@ def test_heads_are_trained_as_hard_as_the_federation_trains(experiment: Maker) -
     assert (how.epochs, how.learning_rate, how.momentum) == (6, 0.05, 0.9)
 
 
-def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> Bench:
+def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> AttackContext:
     """Signals of normal records, on which the attacker's work is known."""
     rng = generator(0, "bench")
-    members = paired_members(models, count, rng)
+    members = draw_paired_members(models, count, rng)
     difficulty = 2 * torch.randn(count, generator=rng)
     margin = difficulty + strength * members + 0.5 * torch.randn(models, count, generator=rng)
     population = 2 * torch.randn(models, 300, generator=rng)
     cells = torch.arange(count) % 5
     records = Records(cells % 2, cells, cells < 0, members[0])
     about = Finding("", "", 0.0, references="heads")
-    return Bench(Signals(margin, members, population), records, None, None, about, num_classes=10)
+    return AttackContext(
+        Signals(margin, members, population), records, None, None, about, num_classes=10
+    )
 
 
 def test_thresholds_know_nothing_of_the_target() -> None:
@@ -290,14 +294,14 @@ def test_thresholds_know_nothing_of_the_target() -> None:
     blind.signals.margin[0], blind.signals.members[0] = 7.0, True
     for trial in (Rmia("online"), Lira("offline")):
         assert thresholds(own, trial) == thresholds(blind, trial)
-    assert tuned(own, Rmia("offline")) == tuned(blind, Rmia("offline"))
+    assert tune_rmia(own, Rmia("offline")) == tune_rmia(blind, Rmia("offline"))
 
 
 def test_a_threshold_meets_the_rate_that_it_was_set_to() -> None:
     own = bench()
     found = thresholds(own, Lira("offline"))
     assert set(found) == {0.01}
-    scores = Lira("offline").scores(own.held())[~own.records.members]
+    scores = Lira("offline").scores(own.target_evidence())[~own.records.members]
     assert float((scores > found[0.01]).double().mean()) < 0.05
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_sim import atomic_io
+from fl_sim.core import atomic_io
 from fl_sim.data.sources import MissingDataError, fingerprint, load_subset
 
 

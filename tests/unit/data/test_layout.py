@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
-from fl_sim.seeding import generator
 
 UNITS = ("samples", "clients", "classes")
 every_unit = pytest.mark.parametrize("unit", UNITS)
@@ -25,7 +25,7 @@ def chosen(layout: Layout, seed: int = 0, pool_seed: int = 0) -> dict[str, Tenso
     clients = torch.randint(0, CLIENTS, (SIZE,), generator=rng)
     labels = torch.randint(0, CLASSES, (SIZE,), generator=rng)
     members = torch.rand(SIZE, generator=rng) < 0.75
-    marked = layout.chosen(clients, members, labels, CLIENTS, CLASSES, seed)
+    marked = layout.choose_protected(clients, members, labels, CLIENTS, CLASSES, seed)
     return {"clients": clients, "labels": labels, "members": members, "chosen": marked}
 
 
@@ -103,18 +103,20 @@ def test_members_and_outsiders_draw_apart() -> None:
     """A client with as many members as outsiders does not choose the same positions of both."""
     clients = torch.zeros(40, dtype=torch.int64)
     members = torch.arange(40) < 20
-    marked = layout("samples", 0.5).chosen(clients, members, clients, 1, 1, 0)
+    marked = layout("samples", 0.5).choose_protected(clients, members, clients, 1, 1, 0)
     assert not torch.equal(marked[:20], marked[20:])
 
 
 def test_clients_draw_apart() -> None:
     clients = torch.arange(40) // 20
     members = torch.ones(40, dtype=torch.bool)
-    marked = layout("samples", 0.5).chosen(clients, members, clients, 2, 2, 0)
+    marked = layout("samples", 0.5).choose_protected(clients, members, clients, 2, 2, 0)
     assert not torch.equal(marked[:20], marked[20:])
 
 
 def test_a_client_without_samples_is_no_trouble() -> None:
     clients = torch.full((10,), 3)
     members = torch.ones(10, dtype=torch.bool)
-    assert int(layout("samples", 0.5).chosen(clients, members, clients, 6, 4, 0).sum()) == 5
+    assert (
+        int(layout("samples", 0.5).choose_protected(clients, members, clients, 6, 4, 0).sum()) == 5
+    )

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fl_sim.core.errors import FieldError
+from fl_sim.core.seeding import numpy_generator
 from fl_sim.data.partition import ByOwner, Iid, shares
 from fl_sim.data.sources import Reading, load, load_subset
-from fl_sim.errors import FieldError
-from fl_sim.seeding import numpy_generator
 
 
 def split(owners: torch.Tensor, num_clients: int, seed: int = 0) -> list[torch.Tensor]:

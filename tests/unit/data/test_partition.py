@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fl_sim.core.seeding import numpy_generator
 from fl_sim.data.partition import ClassesPerClient, Dirichlet, shares
-from fl_sim.seeding import numpy_generator
 
 
 def counts_of(

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_sim.core.errors import FieldError
 from fl_sim.data import sources
 from fl_sim.data.sources import (
     MissingDataError,
@@ -22,7 +23,6 @@ from fl_sim.data.sources import (
     of_classes,
     subset,
 )
-from fl_sim.errors import FieldError
 
 NAMES = tuple(fashion_mnist.CHECKSUMS)
 SIZES = {"train": 20, "t10k": 10}

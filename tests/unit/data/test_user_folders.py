@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from fl_sim.core.errors import FieldError
 from fl_sim.data import pictures
 from fl_sim.data.folders import read_folder
 from fl_sim.data.pictures import decode
-from fl_sim.data.scaling import scaled
+from fl_sim.data.scaling import resize
 from fl_sim.data.sources import MissingDataError, Reading, fingerprint, load
 from fl_sim.data.splits import part_of
-from fl_sim.errors import FieldError
 
 RNG = np.random.default_rng(2)
 
@@ -459,7 +459,7 @@ def test_images_of_mixed_size_are_scaled(tmp_path: Path) -> None:
     dataset = load("image_folder", str(tmp_path), Reading(side=16))
     assert dataset.train_images.shape == (6, 3, 16, 16)
     known = {
-        scaled(decode(path.read_bytes(), "").pixels[None], 16)
+        resize(decode(path.read_bytes(), "").pixels[None], 16)
         .expand(1, 3, -1, -1)
         .numpy()
         .tobytes()
@@ -471,8 +471,8 @@ def test_images_of_mixed_size_are_scaled(tmp_path: Path) -> None:
 def test_any_dataset_can_be_scaled() -> None:
     digits = load("digits", None, Reading(side=16))
     assert digits.train_images.shape == (1437, 1, 16, 16)
-    assert torch.equal(digits.test_images, scaled(load("digits").test_images, 16))
-    assert scaled(digits.train_images[:0], 8).shape == (0, 1, 8, 8)
+    assert torch.equal(digits.test_images, resize(load("digits").test_images, 16))
+    assert resize(digits.train_images[:0], 8).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize("make", [lambda root: fill(root, classes=("a",))])

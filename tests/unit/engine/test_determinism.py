@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 from fl_sim import Data, Experiment, Model
+from fl_sim.backends.base import InProcessBackend
+from fl_sim.config.validation import check
+from fl_sim.core.errors import FieldError
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
-from fl_sim.engine.crew import LocalCrew
-from fl_sim.engine.federation import Federation, federation
-from fl_sim.engine.loop import State, initial_state, rounds
-from fl_sim.engine.measure import Seen, measure
-from fl_sim.engine.server import server_for
-from fl_sim.errors import FieldError
+from fl_sim.federation.federation import Federation, load_federation
+from fl_sim.flower.server import server_for
 from fl_sim.models.parameters import shapes
-from fl_sim.preflight import check
+from fl_sim.rounds.accumulator import RoundUpdates
+from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.measure import measure_round
+from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.training.client_trainer import make_trainer
+from fl_sim.training.tasks import RoundConfig
 
 Maker = Callable[..., Experiment]
 
@@ -26,14 +30,15 @@ Maker = Callable[..., Experiment]
 def after_a_round(experiment: Experiment, global_seed: int) -> Tensor:
     """Return the parameters after a round in a process that has drawn `global_seed` before."""
     torch.manual_seed(global_seed)
-    ours = federation(experiment.to_json())
-    crew = LocalCrew(ours.workshop)
-    return next(rounds(ours, first_state(ours), crew)).state.parameters.clone()
+    federation = load_federation(experiment.to_json())
+    backend = InProcessBackend(make_trainer(federation))
+    return next(run_rounds(federation, first_state(federation), backend)).state.parameters.clone()
 
 
-def first_state(ours: Federation) -> State:
+def first_state(federation: Federation) -> State:
     return initial_state(
-        ours, server_for(ours.experiment.strategy, ours.start, shapes(ours.model), 0)
+        federation,
+        server_for(federation.experiment.strategy, federation.start, shapes(federation.model), 0),
     )
 
 
@@ -54,9 +59,11 @@ def test_a_round_does_not_depend_on_the_global_generator(experiment: Maker, mode
 def test_nothing_to_audit_is_no_trouble(experiment: Maker) -> None:
     data = Data(dataset="digits", num_clients=2, num_samples=40, num_test=10, held_out=0.0)
     small = experiment(data=data, partition=Iid(), layout=Layout())
-    ours = federation(small.to_json())
-    seen = Seen([], None, [], seconds=1.0)
-    rows = measure(ours, first_state(ours), LocalCrew(ours.workshop), seen)
+    federation = load_federation(small.to_json())
+    state = first_state(federation)
+    config = RoundConfig(0, state.parameters, state.buffers)
+    outcome = RoundOutcome(state, config, RoundUpdates([], None, None, []), None)
+    rows = measure_round(federation, InProcessBackend(make_trainer(federation)), outcome)
     assert {row.metric for row in rows} >= {"accuracy", "mia_margin_auc"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim.engine import environment
+from fl_sim.runs import environment
 
 
 def a_repository(folder: Path) -> str:

@@ -12,18 +12,18 @@ from clients.faulty import FaultyClient
 from clients.sgd import SgdClient
 from fl_sim import Adversary, Data, Experiment, Model
 from fl_sim.contracts import Protection
+from fl_sim.core.errors import FieldError, RunFailedError
+from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.data.sources import load, subset
-from fl_sim.engine.federation import Federation, dataset_of, federation, prepare
-from fl_sim.engine.pool import make_noise, noise_owners
-from fl_sim.errors import FieldError, RunFailedError
+from fl_sim.federation.federation import Federation, dataset_of, load_federation, prepare_federation
+from fl_sim.federation.pool import make_noise, noise_owners
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.schedule import Schedule
-from fl_sim.seeding import generator
 
 Maker = Callable[..., Experiment]
 NOISE = RandomNoise(radius=16 / 255, form="sample")
@@ -32,35 +32,35 @@ UNITS: list[Any] = ["samples", "clients", "classes"]
 
 def ready(experiment: Maker, **fields: Any) -> Federation:
     usual: dict[str, Any] = {"protection": NOISE, "layout": Layout(fraction=0.5)}
-    return prepare(experiment(**(usual | fields)))
+    return prepare_federation(experiment(**(usual | fields)))
 
 
-def cells(ours: Federation, kept: Tensor) -> Tensor:
+def cells(federation: Federation, kept: Tensor) -> Tensor:
     """Return how many of the kept records there are by client, class and protected status."""
-    pool = ours.pool
+    pool = federation.pool
     keys = (pool.clients * 10 + pool.labels) * 2 + pool.protected.long()
-    return keys[kept].bincount(minlength=2 * 10 * ours.num_clients)
+    return keys[kept].bincount(minlength=2 * 10 * federation.num_clients)
 
 
 def test_the_pool_is_the_training_set_in_order(experiment: Maker) -> None:
-    ours, dataset = ready(experiment), subset(load("digits"), 200, 60)
-    assert torch.equal(ours.pool.clean_images, dataset.train_images)
-    assert torch.equal(ours.pool.labels, dataset.train_labels)
-    assert torch.equal(ours.test_inputs, dataset.test_images)
+    federation, dataset = ready(experiment), subset(load("digits"), 200, 60)
+    assert torch.equal(federation.pool.clean_images, dataset.train_images)
+    assert torch.equal(federation.pool.labels, dataset.train_labels)
+    assert torch.equal(federation.test_inputs, dataset.test_images)
 
 
 def test_shards_are_disjoint_and_cover_what_is_trained_on(experiment: Maker) -> None:
-    ours = ready(experiment)
-    shards = [ours.shard(client) for client in range(4)]
+    federation = ready(experiment)
+    shards = [federation.shard(client) for client in range(4)]
     ids = torch.cat([shard.sample_ids for shard in shards])
     assert len(ids.unique()) == len(ids)
-    assert torch.equal(ids.sort().values, ours.trained.nonzero().squeeze(1))
-    assert [len(shard) for shard in shards] == ours.workshop.sizes
+    assert torch.equal(ids.sort().values, federation.trained.nonzero().squeeze(1))
+    assert [len(shard) for shard in shards] == federation.shards.sizes
     for client, shard in enumerate(shards):
         assert shard.client == client
-        assert bool((ours.pool.clients[shard.sample_ids] == client).all())
-        assert torch.equal(shard.labels, ours.pool.labels[shard.sample_ids])
-        assert torch.equal(shard.inputs, ours.inputs[shard.sample_ids])
+        assert bool((federation.pool.clients[shard.sample_ids] == client).all())
+        assert torch.equal(shard.labels, federation.pool.labels[shard.sample_ids])
+        assert torch.equal(shard.inputs, federation.inputs[shard.sample_ids])
 
 
 def test_the_same_share_of_each_class_of_each_client_is_held_out(experiment: Maker) -> None:
@@ -77,11 +77,15 @@ def test_the_same_share_of_each_class_of_each_client_is_held_out(experiment: Mak
 def test_the_audit_has_as_many_members_as_outsiders_in_every_cell(
     experiment: Maker, unit: Any
 ) -> None:
-    ours = ready(experiment, layout=Layout(fraction=0.5, unit=unit), partition=Dirichlet(alpha=0.3))
-    pool = ours.pool
-    inside, outside = (cells(ours, pool.audited & kind) for kind in (pool.members, ~pool.members))
+    federation = ready(
+        experiment, layout=Layout(fraction=0.5, unit=unit), partition=Dirichlet(alpha=0.3)
+    )
+    pool = federation.pool
+    inside, outside = (
+        cells(federation, pool.audited & kind) for kind in (pool.members, ~pool.members)
+    )
     assert torch.equal(inside, outside)
-    everybody = torch.minimum(cells(ours, pool.members), cells(ours, ~pool.members))
+    everybody = torch.minimum(cells(federation, pool.members), cells(federation, ~pool.members))
     assert torch.equal(inside, everybody)  # and no more could be matched
     assert int(inside.sum()) > 0
 
@@ -93,11 +97,11 @@ def test_the_audit_does_not_depend_on_the_noise(experiment: Maker) -> None:
 
 
 def test_every_record_is_seen_as_it_is_published(experiment: Maker) -> None:
-    ours = ready(experiment)
-    pool = ours.pool
-    assert torch.equal(ours.inputs[pool.protected], pool.noisy_images[pool.protected])
-    assert torch.equal(ours.inputs[~pool.protected], pool.clean_images[~pool.protected])
-    changed = (ours.inputs != pool.clean_images).flatten(1).any(1)
+    federation = ready(experiment)
+    pool = federation.pool
+    assert torch.equal(federation.inputs[pool.protected], pool.noisy_images[pool.protected])
+    assert torch.equal(federation.inputs[~pool.protected], pool.clean_images[~pool.protected])
+    changed = (federation.inputs != pool.clean_images).flatten(1).any(1)
     assert torch.equal(changed, pool.protected)
 
 
@@ -132,10 +136,10 @@ def test_the_noise_of_an_image_does_not_depend_on_the_fraction(
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_partition_does_not_depend_on_who_protects(experiment: Maker, unit: Any) -> None:
-    clean = prepare(experiment())
-    ours = ready(experiment, layout=Layout(fraction=0.5, unit=unit))
-    assert torch.equal(clean.pool.clients, ours.pool.clients)
-    assert torch.equal(clean.pool.members, ours.pool.members)
+    clean = prepare_federation(experiment())
+    federation = ready(experiment, layout=Layout(fraction=0.5, unit=unit))
+    assert torch.equal(clean.pool.clients, federation.pool.clients)
+    assert torch.equal(clean.pool.members, federation.pool.members)
 
 
 class SpiedNoise:
@@ -162,28 +166,28 @@ def spied(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> SpiedNoise:
 def test_a_clients_noise_is_made_of_its_own_images_alone(
     experiment: Maker, unit: Any, spied: SpiedNoise
 ) -> None:
-    ours = ready(experiment, layout=Layout(0.5, unit, provenance="client"))
-    owners = ours.pool.clients[ours.pool.protected].unique().tolist()
+    federation = ready(experiment, layout=Layout(0.5, unit, provenance="client"))
+    owners = federation.pool.clients[federation.pool.protected].unique().tolist()
     assert len(spied.seen) == len(owners)
     assert len({seed for *_, seed in spied.seen}) == len(owners)
     for client, (images, labels, ids, _) in zip(owners, spied.seen, strict=True):
-        own = (ours.pool.clients == client).nonzero().squeeze(1)
+        own = (federation.pool.clients == client).nonzero().squeeze(1)
         assert torch.equal(ids, own)
-        assert torch.equal(images, ours.pool.clean_images[own])
-        assert torch.equal(labels, ours.pool.labels[own])
+        assert torch.equal(images, federation.pool.clean_images[own])
+        assert torch.equal(labels, federation.pool.labels[own])
 
 
 def test_the_clients_of_an_owner_share_its_noise(experiment: Maker, spied: SpiedNoise) -> None:
     layout = Layout(1.0, provenance="owner", num_owners=2)
-    ours = ready(experiment, layout=layout)
-    owners = layout.owners(ours.num_clients, ours.experiment.seed)
+    federation = ready(experiment, layout=layout)
+    owners = layout.owners(federation.num_clients, federation.experiment.seed)
     counts = owners.bincount()
     assert len(counts) == 2
     assert int(counts.max() - counts.min()) <= 1
     for owner, (images, _, ids, _) in enumerate(spied.seen):
-        own = (owners[ours.pool.clients] == owner).nonzero().squeeze(1)
+        own = (owners[federation.pool.clients] == owner).nonzero().squeeze(1)
         assert torch.equal(ids, own)
-        assert torch.equal(images, ours.pool.clean_images[own])
+        assert torch.equal(images, federation.pool.clean_images[own])
 
 
 @pytest.mark.parametrize("provenance", ["owner", "client"])
@@ -196,18 +200,18 @@ def test_noise_that_was_made_beforehand_is_found(
     for owner in owners:
         make_noise(asked, data, owner)
     assert len(spied.seen) == len(owners) >= 1
-    prepare(asked)
+    prepare_federation(asked)
     assert len(spied.seen) == len(owners)
 
 
 def test_shared_noise_is_made_once_of_everybodys_images(
     experiment: Maker, spied: SpiedNoise
 ) -> None:
-    ours = ready(experiment)
+    federation = ready(experiment)
     ((images, _, ids, seed),) = spied.seen
-    assert torch.equal(images, ours.pool.clean_images)
+    assert torch.equal(images, federation.pool.clean_images)
     assert torch.equal(ids, torch.arange(200))
-    assert seed == ours.experiment.seed
+    assert seed == federation.experiment.seed
 
 
 def test_noise_is_made_once_and_then_read_from_disk(experiment: Maker, spied: SpiedNoise) -> None:
@@ -245,41 +249,43 @@ def test_the_same_experiment_makes_the_same_federation_whatever_was_drawn(
 
 def test_the_first_control_trains_on_the_same_images_without_noise(experiment: Maker) -> None:
     base = experiment(protection=NOISE, layout=Layout(fraction=0.5))
-    ours, control = prepare(base), prepare(base.controls()["all"])
-    assert torch.equal(control.trained, ours.trained)
-    assert torch.equal(control.inputs, ours.pool.clean_images)
+    federation, control = prepare_federation(base), prepare_federation(base.controls()["all"])
+    assert torch.equal(control.trained, federation.trained)
+    assert torch.equal(control.inputs, federation.pool.clean_images)
     assert not control.pool.protected.any()
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_second_control_trains_on_the_clean_part_alone(experiment: Maker, unit: Any) -> None:
     base = experiment(protection=NOISE, layout=Layout(fraction=0.5, unit=unit))
-    ours, control = prepare(base), prepare(base.controls()["clean"])
-    assert torch.equal(control.trained, ours.trained & ~ours.pool.protected)
+    federation, control = prepare_federation(base), prepare_federation(base.controls()["clean"])
+    assert torch.equal(control.trained, federation.trained & ~federation.pool.protected)
     ids = torch.cat([control.shard(client).sample_ids for client in range(4)])
-    assert not ours.pool.protected[ids].any()
-    assert torch.equal(control.inputs[ids], ours.pool.clean_images[ids])
+    assert not federation.pool.protected[ids].any()
+    assert torch.equal(control.inputs[ids], federation.pool.clean_images[ids])
     assert not (control.pool.audited & control.pool.protected).any()
 
 
 def test_withholding_everything_is_refused(experiment: Maker) -> None:
     with pytest.raises(FieldError, match=r"layout.fraction: below 1 where images are withheld"):
-        prepare(experiment(layout=Layout(fraction=1.0, withheld=True)))
+        prepare_federation(experiment(layout=Layout(fraction=1.0, withheld=True)))
 
 
 def test_counts_are_about_everything_that_a_client_holds(experiment: Maker) -> None:
-    ours = ready(experiment)
-    counts = ours.class_counts
+    federation = ready(experiment)
+    counts = federation.class_counts
     for client in range(4):
-        own = ours.pool.clients == client
-        assert counts[client].tolist() == ours.pool.labels[own].bincount(minlength=10).tolist()
-        assert int(ours.protected_counts[client]) == int(ours.pool.protected[own].sum())
+        own = federation.pool.clients == client
+        assert (
+            counts[client].tolist() == federation.pool.labels[own].bincount(minlength=10).tolist()
+        )
+        assert int(federation.protected_counts[client]) == int(federation.pool.protected[own].sum())
 
 
 def test_adversaries_are_chosen_by_the_seed_and_behave_as_such(experiment: Maker) -> None:
     adversary = Adversary(FaultyClient(), num_clients=2)
-    ours = prepare(experiment(adversary=adversary))
-    schedule = ours.workshop.schedule
+    federation = prepare_federation(experiment(adversary=adversary))
+    schedule = federation.schedule
     assert len(schedule.attackers(1)) == 2
     for client in range(4):
         expected = FaultyClient() if client in schedule.attackers(1) else SgdClient()
@@ -298,34 +304,37 @@ def test_more_adversaries_are_the_same_and_others(experiment: Maker) -> None:
 
 def test_a_frozen_front_is_replaced_by_its_features(experiment: Maker) -> None:
     model = Model("small_cnn", tune="head")
-    ours = ready(experiment, model=model)
-    assert ours.inputs.shape == (200, 64)
-    assert ours.test_inputs.shape == (60, 64)
-    assert [type(layer).__name__ for layer in ours.model] == ["Linear"]
-    clean = prepare(experiment(model=model)).inputs
-    assert torch.equal(ours.inputs[~ours.pool.protected], clean[~ours.pool.protected])
-    changed = (ours.inputs != clean).any(1)
-    assert torch.equal(changed, ours.pool.protected)
+    federation = ready(experiment, model=model)
+    assert federation.inputs.shape == (200, 64)
+    assert federation.test_inputs.shape == (60, 64)
+    assert [type(layer).__name__ for layer in federation.model] == ["Linear"]
+    clean = prepare_federation(experiment(model=model)).inputs
+    assert torch.equal(
+        federation.inputs[~federation.pool.protected], clean[~federation.pool.protected]
+    )
+    changed = (federation.inputs != clean).any(1)
+    assert torch.equal(changed, federation.pool.protected)
 
 
 def test_random_fronts_of_other_seeds_see_other_features(experiment: Maker) -> None:
     model, data = Model("small_cnn", tune="head"), experiment().data
     one, other = (
-        prepare(experiment(model=model, data=data, partition=Iid(), seed=seed)) for seed in (0, 1)
+        prepare_federation(experiment(model=model, data=data, partition=Iid(), seed=seed))
+        for seed in (0, 1)
     )
     assert not torch.equal(one.test_inputs, other.test_inputs)
 
 
 def test_a_federation_is_prepared_once_a_process(experiment: Maker) -> None:
     text = experiment(rounds=7).to_json()
-    assert federation(text) is federation(text)
+    assert load_federation(text) is load_federation(text)
 
 
 def test_nothing_held_out_leaves_nothing_to_audit(experiment: Maker) -> None:
     data = replace(experiment().data, held_out=0.0)
-    ours = prepare(experiment(data=data))
-    assert ours.pool.members.all()
-    assert not ours.pool.audited.any()
+    federation = prepare_federation(experiment(data=data))
+    assert federation.pool.members.all()
+    assert not federation.pool.audited.any()
 
 
 def test_features_do_not_depend_on_who_computed_first(
@@ -336,9 +345,9 @@ def test_features_do_not_depend_on_who_computed_first(
     for number, order in enumerate(([0.0, 0.5], [0.5, 0.0])):
         monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / str(number)))
         for fraction in order:
-            ours = ready(experiment, model=model, layout=Layout(fraction=fraction))
+            federation = ready(experiment, model=model, layout=Layout(fraction=fraction))
             if fraction:
-                seen.append(ours.inputs)
+                seen.append(federation.inputs)
     assert torch.equal(*seen)
 
 

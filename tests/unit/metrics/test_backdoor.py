@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fl_sim.contracts import Observation, Row, Triggered
+from fl_sim.contracts import RoundRecord, Row, Triggered
 from fl_sim.metrics.backdoor import BackdoorSuccess
 
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 
 
-def rows(seen: Observation) -> dict[str, Row]:
-    return {row.metric: row for row in BackdoorSuccess().rows(seen)}
+def rows(record: RoundRecord) -> dict[str, Row]:
+    return {row.metric: row for row in BackdoorSuccess().rows(record)}
 
 
 def test_a_perfect_backdoor_shows_only_on_stamped_images(observation: Maker) -> None:
@@ -39,7 +39,7 @@ def test_without_a_backdoor_there_is_nothing_to_say(observation: Maker) -> None:
 
 def test_a_rate_over_no_image_is_marked(observation: Maker) -> None:
     seven = torch.full((30,), 7)
-    seen = observation(test_labels=seven, triggered=Triggered(torch.zeros(30, 10), 7))
-    found = rows(seen)["attack_success"]
+    record = observation(test_labels=seven, triggered=Triggered(torch.zeros(30, 10), 7))
+    found = rows(record)["attack_success"]
     assert not found.valid
     assert found.note == "every test image is of the target class"

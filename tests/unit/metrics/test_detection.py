@@ -6,26 +6,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fl_sim.contracts import Observation, Row, Update
+from fl_sim.contracts import RoundRecord, Row, Update
 from fl_sim.metrics.detection import Detection
 
 
 @pytest.fixture
-def round_of(observation: Callable[..., Observation]) -> Callable[..., dict[str, Row]]:
+def round_of(observation: Callable[..., RoundRecord]) -> Callable[..., dict[str, Row]]:
     def make(losses: list[float], norms: list[float], protected: list[int]) -> dict[str, Row]:
         updates = tuple(
             Update(i, torch.zeros(1), {}, 10, {"train_loss": loss}, norm)
             for i, (loss, norm) in enumerate(zip(losses, norms, strict=True))
         )
         count = len(losses)
-        seen = replace(
+        record = replace(
             observation(),
             updates=updates,
             class_counts=torch.ones((count, 10), dtype=torch.int64),
             protected_counts=torch.tensor(protected),
             attackers=frozenset(),
         )
-        return {row.group: row for row in Detection().rows(seen)}
+        return {row.group: row for row in Detection().rows(record)}
 
     return make
 

@@ -9,26 +9,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.contracts import Decision, Observation, Update
+from fl_sim.contracts import AggregationResult, RoundRecord, Update
 from fl_sim.metrics.exclusion import SILENT, Exclusion, precision, recall
 
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 
 
-def decided(shares: list[float] | None, scales: list[float] | None = None) -> Decision:
+def decided(shares: list[float] | None, scales: list[float] | None = None) -> AggregationResult:
     numbers = [
         None if own is None else torch.tensor(own, dtype=torch.float64) for own in (shares, scales)
     ]
-    return Decision(None, torch.zeros(3), *numbers)
+    return AggregationResult(None, torch.zeros(3), *numbers)
 
 
-def seen_with(observation: Maker, decision: Decision, **fields: Any) -> Observation:
+def seen_with(observation: Maker, decision: AggregationResult, **fields: Any) -> RoundRecord:
     updates = tuple(Update(client, torch.zeros(3), {}, 20, {}) for client in (0, 1, 3))
     return observation(updates=updates, decision=decision, **fields)
 
 
-def numbers(seen: Observation) -> dict[tuple[str, int, str], float]:
-    return {(row.metric, row.client, row.group): row.value for row in Exclusion().rows(seen)}
+def numbers(record: RoundRecord) -> dict[tuple[str, int, str], float]:
+    return {(row.metric, row.client, row.group): row.value for row in Exclusion().rows(record)}
 
 
 def test_each_update_has_its_share_and_its_scale(observation: Maker) -> None:
@@ -47,32 +47,32 @@ def test_precision_and_recall_by_hand(
     observation: Maker, attackers: set[int], expected: tuple[float, float]
 ) -> None:
     # Client 2 sent nothing, so that it could not be left out.
-    seen = seen_with(observation, decided([0.5, 0.0, 0.5]), attackers=frozenset(attackers))
-    found = numbers(seen)
+    record = seen_with(observation, decided([0.5, 0.0, 0.5]), attackers=frozenset(attackers))
+    found = numbers(record)
     names = ("exclusion_precision", "exclusion_recall")
     assert tuple(found[name, -1, "all"] for name in names) == expected
 
 
 def test_each_group_is_left_out_at_its_own_rate(observation: Maker) -> None:
-    seen = seen_with(
+    record = seen_with(
         observation,
         decided([0.0, 0.0, 1.0]),
         attackers=frozenset({1}),
         protected_counts=torch.tensor([80, 0, 0, 0]),
     )
-    found = numbers(seen)
+    found = numbers(record)
     rates = {group: value for (name, _, group), value in found.items() if name == "exclusion_rate"}
     assert rates == {"all": pytest.approx(2 / 3), "protected": 1.0, "attacker": 1.0, "clean": 0.0}
 
 
 def test_each_group_weighs_more_or_less_than_an_equal_share(observation: Maker) -> None:
-    seen = seen_with(
+    record = seen_with(
         observation,
         decided([0.1, 0.2, 0.3]),
         attackers=frozenset({1}),
         protected_counts=torch.tensor([80, 0, 0, 0]),
     )
-    found = numbers(seen)
+    found = numbers(record)
     weights = {group: value for (name, _, group), value in found.items() if name == "group_share"}
     assert weights == pytest.approx({"protected": 0.5, "attacker": 1.0, "clean": 1.5})
 

@@ -6,18 +6,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fl_sim.contracts import Observation, Row
+from fl_sim.contracts import RoundRecord, Row
+from fl_sim.metrics._shared.groups import gap_rows, group_gap, group_mean, group_of
 from fl_sim.metrics.accuracy import Accuracy, client_accuracies, client_groups
 from fl_sim.metrics.fairness import Fairness, statistics
-from fl_sim.metrics.groups import gap_rows, group_gap, group_mean, group_of
 
-Maker = Callable[..., Observation]
+Maker = Callable[..., RoundRecord]
 VALUES = torch.tensor([0.9, 0.7, 0.5, 0.2])
 GROUPS = ["clean", "clean", "protected", "attacker"]
 
 
 @pytest.fixture
-def seen(observation: Maker) -> Observation:
+def record(observation: Maker) -> RoundRecord:
     """Client 0 protects everything, 1 nothing, 2 half, and 3 attacks; 0 to 4 are known."""
     return observation(
         test_logits=torch.eye(10).repeat(3, 1) * torch.tensor([1.0] * 20 + [-1.0] * 10)[:, None],
@@ -27,8 +27,8 @@ def seen(observation: Maker) -> Observation:
     )
 
 
-def test_who_attacks_is_an_attacker_whatever_it_protects(seen: Observation) -> None:
-    assert client_groups(seen) == ["protected", "clean", "mixed", "attacker"]
+def test_who_attacks_is_an_attacker_whatever_it_protects(record: RoundRecord) -> None:
+    assert client_groups(record) == ["protected", "clean", "mixed", "attacker"]
     assert [group_of(share, False) for share in (0.0, 0.25, 0.75, 0.76)] == [
         "clean",
         "mixed",
@@ -59,14 +59,14 @@ def named(rows: list[Row]) -> dict[tuple[str, str], float]:
     return {(row.metric, row.group): row.value for row in rows}
 
 
-def test_fairness_is_also_reported_over_honest_clients(seen: Observation) -> None:
-    accuracies = client_accuracies(seen)
-    numbers = named(list(Fairness().rows(seen)))
+def test_fairness_is_also_reported_over_honest_clients(record: RoundRecord) -> None:
+    accuracies = client_accuracies(record)
+    numbers = named(list(Fairness().rows(record)))
     for name, value in statistics(accuracies).items():
         assert numbers[f"fairness_{name}", "all"] == value
     for name, value in statistics(accuracies[:3]).items():
         assert numbers[f"fairness_{name}", "honest"] == value
-    for client, group in enumerate(client_groups(seen)):
+    for client, group in enumerate(client_groups(record)):
         assert numbers["fairness_mean", group] == pytest.approx(float(accuracies[client]))
     gap = float(accuracies[3] - accuracies[:3].mean())
     assert numbers["fairness_attacker_gap", "all"] == pytest.approx(gap)
@@ -80,11 +80,11 @@ def test_without_attackers_honest_clients_are_all_clients(observation: Maker) ->
 def test_a_client_without_records_is_not_the_worst_served(observation: Maker) -> None:
     counts = torch.tensor([[8] * 10, [0] * 10])
     right = 50 * torch.eye(10).repeat(3, 1)
-    seen = observation(
+    record = observation(
         test_logits=right, class_counts=counts, protected_counts=torch.zeros(2).long()
     )
-    numbers = named(list(Fairness().rows(seen)))
+    numbers = named(list(Fairness().rows(record)))
     assert numbers["fairness_worst_client", "all"] == pytest.approx(1)
-    rows = [row for row in Accuracy().rows(seen) if row.metric == "client_accuracy"]
+    rows = [row for row in Accuracy().rows(record) if row.metric == "client_accuracy"]
     assert [row.valid for row in rows] == [True, False]
     assert rows[1].note

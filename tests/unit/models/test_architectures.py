@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
 from fl_sim.models.tuning import build, calibrate
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator, torch_seeded
-from fl_sim.vision import torchvision
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
 from fl_sim.models.features import BATCH, features, trainable
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator
 
 
 class Counted(nn.Module):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_sim.errors import FieldError, RequestError
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.foundation import (
@@ -22,8 +24,6 @@ from fl_sim.models.foundation import (
     weights_path,
 )
 from fl_sim.models.tuning import Network, build
-from fl_sim.seeding import generator, torch_seeded
-from fl_sim.vision import torchvision
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

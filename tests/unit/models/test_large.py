@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.vision import torchvision
 from fl_sim.models.architectures import NORMS, Normalise
 from fl_sim.models.large import LARGE, WideBlock
-from fl_sim.seeding import generator, torch_seeded
-from fl_sim.vision import torchvision
 
 SIZES = {
     "cifar_vgg16": 14_728_266,

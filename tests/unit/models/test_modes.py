@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fl_sim.models.architectures import NORMS, channels_last, resnet18, small_cnn
-from fl_sim.models.modes import at_rest, folded
+from fl_sim.models.modes import eval_mode, fold_batch_norms
 
 NETWORKS = {"small_cnn": small_cnn, "resnet18": resnet18}
 
@@ -32,7 +32,7 @@ def test_folded_it_is_the_same_function_with_the_same_slope(name: str, norm: str
     network = seasoned(name, norm).double()
     images = torch.rand(4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
     found = []
-    for asked in (network, folded(network)):
+    for asked in (network, fold_batch_norms(network)):
         scores = asked(images)
         found.append((scores, *torch.autograd.grad(scores.square().sum(), images)))
     (scores, slope), (own, own_slope) = found
@@ -43,7 +43,7 @@ def test_folded_it_is_the_same_function_with_the_same_slope(name: str, norm: str
 def test_folding_leaves_the_network_as_it_was() -> None:
     network = seasoned("small_cnn", "batch")
     before, stages = deepcopy(network.state_dict()), [type(stage) for stage in network]
-    twin = folded(network)
+    twin = fold_batch_norms(network)
     assert not any(isinstance(stage, nn.BatchNorm2d) for stage in twin.modules())
     assert [type(stage) for stage in network] == stages
     after = network.state_dict()
@@ -54,7 +54,7 @@ def test_folding_leaves_the_network_as_it_was() -> None:
 
 def test_at_rest_it_is_frozen_and_afterwards_trained_on() -> None:
     network = small_cnn((1, 28, 28), 10, "batch").train()
-    with at_rest(network) as still:
+    with eval_mode(network) as still:
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
         assert not any(parameter.requires_grad for parameter in still.parameters())

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES
-from fl_sim.models.parameters import buffers, flat, load_buffers, load_flat, shapes
+from fl_sim.models.parameters import buffers, flatten, load_buffers, load_flat, shapes
 from fl_sim.models.tuning import FrozenBatchNorm, build
-from fl_sim.seeding import generator
 
 
 def made(backbone: str = "small_cnn", seed: int = 0) -> nn.Sequential:
@@ -22,21 +22,21 @@ def drawn(like: Tensor) -> Tensor:
 @pytest.mark.parametrize("backbone", ARCHITECTURES)
 def test_a_vector_that_is_loaded_is_read_back(backbone: str) -> None:
     model = made(backbone)
-    vector = drawn(flat(model))
+    vector = drawn(flatten(model))
     load_flat(model, vector)
-    assert torch.equal(flat(model), vector)
+    assert torch.equal(flatten(model), vector)
 
 
 def test_loading_what_was_read_changes_nothing() -> None:
     model = made()
     before = [parameter.clone() for parameter in model.parameters()]
-    load_flat(model, flat(model))
+    load_flat(model, flatten(model))
     assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_the_vector_is_in_the_order_of_the_shapes() -> None:
     model = made()
-    pieces = flat(model).split([torch.Size(shape).numel() for shape in shapes(model).values()])
+    pieces = flatten(model).split([torch.Size(shape).numel() for shape in shapes(model).values()])
     named = dict(model.named_parameters())
     for (name, shape), piece in zip(shapes(model).items(), pieces, strict=True):
         assert torch.equal(piece.view(shape), named[name])
@@ -44,17 +44,17 @@ def test_the_vector_is_in_the_order_of_the_shapes() -> None:
 
 def test_the_vector_is_a_copy() -> None:
     for model in (made(), nn.Linear(3, 2, bias=False)):
-        vector = flat(model)
+        vector = flatten(model)
         before = vector.clone()
-        flat(model).zero_()
-        assert torch.equal(flat(model), before)
+        flatten(model).zero_()
+        assert torch.equal(flatten(model), before)
         load_flat(model, before + 1)
         assert torch.equal(vector, before)
 
 
 def test_loading_copies_from_the_vector() -> None:
     model = made()
-    vector = drawn(flat(model))
+    vector = drawn(flatten(model))
     before = vector.clone()
     load_flat(model, vector)
     with torch.no_grad():
@@ -65,28 +65,28 @@ def test_loading_copies_from_the_vector() -> None:
 def test_the_layout_in_memory_does_not_matter() -> None:
     plain, last = made(), made().to(memory_format=torch.channels_last)
     assert not last[1].weight.is_contiguous()
-    assert torch.equal(flat(plain), flat(last))
-    vector = drawn(flat(plain))
+    assert torch.equal(flatten(plain), flatten(last))
+    vector = drawn(flatten(plain))
     for model in (plain, last):
         load_flat(model, vector)
     assert torch.equal(plain[1].weight, last[1].weight)
     assert last[1].weight.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(flat(last), vector)
+    assert torch.equal(flatten(last), vector)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_vector_of_another_length_is_refused(change: int) -> None:
     model = made()
     with pytest.raises((RuntimeError, ValueError)):
-        load_flat(model, torch.zeros(len(flat(model)) + change))
+        load_flat(model, torch.zeros(len(flatten(model)) + change))
 
 
 def test_frozen_parameters_do_not_travel() -> None:
     model = made()
-    whole = len(flat(model))
+    whole = len(flatten(model))
     model[1].requires_grad_(False)
     frozen = sum(parameter.numel() for parameter in model[1].parameters())
-    assert len(flat(model)) == whole - frozen
+    assert len(flatten(model)) == whole - frozen
     assert not any(name.startswith("1.") for name in shapes(model))
     before = model[1].weight.clone()
     load_flat(model, torch.zeros(whole - frozen))

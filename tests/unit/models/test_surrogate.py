@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fl_sim.contracts import Dataset
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator
 
 SHAPE = (1, 8, 8)
 

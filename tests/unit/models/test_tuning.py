@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from clients.sgd import SgdClient
 from fl_sim.contracts import Shard
-from fl_sim.errors import FieldError
+from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.low_rank import LowRank
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, trained_parameters
-from fl_sim.perturbation import as_pixels
-from fl_sim.seeding import generator
 
 SHAPE = (1, 28, 28)
 BACKBONES = ("small_cnn", "resnet18", LITE0, "mobilenet_v3_small")
@@ -114,8 +114,8 @@ def test_a_seed_makes_the_same_network_whatever_was_drawn_before(backbone: str) 
         torch.manual_seed(global_seed)
         states.append(whole(network(backbone, "full")).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    other = parameters.flat(network(backbone, "full", seed=1).trained)
-    assert not torch.equal(parameters.flat(network(backbone, "full").trained), other)
+    other = parameters.flatten(network(backbone, "full", seed=1).trained)
+    assert not torch.equal(parameters.flatten(network(backbone, "full").trained), other)
 
 
 def test_building_leaves_the_global_generator_alone() -> None:
@@ -204,9 +204,9 @@ def test_the_rate_is_a_share_of_the_clients() -> None:
     for rate in (1.0, 0.125):
         cut = network(LITE0, "last_block", init="pretrained", backbone_rate=rate, pixels=32)
         shard = Shard(0, cut.frozen(grey(4)), torch.arange(4), torch.arange(4), 10)
-        before = parameters.flat(cut.trained[:-1])
+        before = parameters.flatten(cut.trained[:-1])
         SgdClient(learning_rate=0.01, momentum=0.0).train(cut.trained, shard, generator(0, "c"))
-        moves.append(parameters.flat(cut.trained[:-1]) - before)
+        moves.append(parameters.flatten(cut.trained[:-1]) - before)
     # Differences of weights near 1 keep about seven digits of them.
     torch.testing.assert_close(moves[1], 0.125 * moves[0], rtol=1e-2, atol=1e-6)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_sim.atomic_io import bytes_sha256
-from fl_sim.errors import RequestError
+from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.errors import RequestError
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.publish import manifest
 from fl_sim.publish.check import check, summary

@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from fl_sim import scratch
+from fl_sim.core import resumable
+from fl_sim.core.errors import RequestError, RunFailedError
+from fl_sim.core.seeding import generator
 from fl_sim.data.sources import MissingDataError
-from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.protections.autoregressive import Autoregressive
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
-from fl_sim.publish.account import clipped_share, protect_with_account
 from fl_sim.publish.check import check
-from fl_sim.publish.publish import account, publish
+from fl_sim.publish.protection_report import clipped_share, protect_and_report
+from fl_sim.publish.publish import publish, write_report
 from fl_sim.publish.request import Request, method
-from fl_sim.seeding import generator
 
 RNG = np.random.default_rng(0)
 
@@ -102,7 +102,7 @@ def test_the_manifest_says_what_was_done(folder: Path) -> None:
     assert entry["change"] <= 8
     assert 30 < entry["psnr"] < 50
     assert 0 < entry["ssim"] < 1
-    assert any(line[0] == "mean PSNR" for line in account(content))
+    assert any(line[0] == "mean PSNR" for line in write_report(content))
 
 
 def test_twice_the_same_gives_the_same_bytes(folder: Path) -> None:
@@ -148,8 +148,8 @@ def test_an_interrupted_call_goes_on_to_the_same_bytes(folder: Path, stage: str)
 def test_noise_that_takes_long_goes_on_where_it_was(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "SECONDS", 0.0)
-    monkeypatch.setattr(scratch, "SHARE", float("inf"))
+    monkeypatch.setattr(resumable, "SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "SHARE", float("inf"))
     protection = StableErrorMinimizing(
         surrogate_steps=12, batch_size=4, noise_steps=1, transforms=1, adversary_steps=1
     )
@@ -446,11 +446,11 @@ def test_the_clipped_share_is_that_of_a_loop_over_pixels(radius: float) -> None:
 def test_the_account_is_about_what_came_out() -> None:
     images = torch.full((3, 1, 8, 8), 128, dtype=torch.uint8)
     labels = torch.arange(3)
-    protected, report = protect_with_account(RandomNoise(8 / 255), images, labels, labels, 0)
+    protected, report = protect_and_report(RandomNoise(8 / 255), images, labels, labels, 0)
     change = (protected.int() - images.int()).abs().max()
     assert report.largest_change == pytest.approx(int(change) / 255)
     assert (report.clipped, report.passes_per_image, report.num_images) == (0, 0, 3)
-    _, minimising = protect_with_account(
+    _, minimising = protect_and_report(
         ErrorMinimizing(max_passes=1, surrogate_steps=1), images, labels, labels, 0
     )
     assert minimising.passes_per_image == 21

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from fl_sim.contracts import Protection
+from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.data.sources import MissingDataError
-from fl_sim.errors import RequestError, RunFailedError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.publish.check import check
-from fl_sim.publish.publish import account, publish
+from fl_sim.publish.publish import publish, write_report
 from fl_sim.publish.request import Request
 
 RNG = np.random.default_rng(4)
@@ -98,7 +98,7 @@ def test_unchanged_images_are_counted(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(RandomNoise, "noise", some)
     content = publish(request_for(folder), silent)
-    assert ("note", "", "4 images are unchanged") in account(content)
+    assert ("note", "", "4 images are unchanged") in write_report(content)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("Train", "val"), ("train",)])
@@ -211,7 +211,7 @@ def test_grey_profiles_are_refused_beside_colour(folder: Path) -> None:
 def test_what_is_no_image_is_named_in_the_account(folder: Path) -> None:
     (folder / "README.txt").write_text("")
     content = publish(request_for(folder), silent)
-    assert ("note", "", "1 other file (README.txt) left out") in account(content)
+    assert ("note", "", "1 other file (README.txt) left out") in write_report(content)
     (folder / "a" / "0.heic").write_bytes(b"")
     refused(request_for(folder, out=folder.parent / "other"), "a/0.heic .* cannot be read")
 

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
-from fl_sim.atomic_io import write_json, write_table
 from fl_sim.contracts import Row
 from fl_sim.contracts.validity import struck
+from fl_sim.core.atomic_io import write_json, write_table
+from fl_sim.metrics._shared.groups import gap_rows, mean_rows
 from fl_sim.metrics.fairness import statistics
-from fl_sim.metrics.groups import gap_rows, mean_rows
 from fl_sim.results import (
     Results,
     final_numbers,

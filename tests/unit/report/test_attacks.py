@@ -13,13 +13,13 @@ from clients.fedbn import FedBNClient
 from clients.label_flip import LabelFlipClient
 from clients.model_replacement import ModelReplacementClient
 from fl_sim import Adversary
-from fl_sim.atomic_io import write_json
-from fl_sim.description import describe, label
-from fl_sim.plugins import paragraph_of
-from fl_sim.report import attacks
+from fl_sim.core.atomic_io import write_json
+from fl_sim.core.plugins import paragraph_of
+from fl_sim.core.serialization import describe, label
 from fl_sim.report.grid import Grid, Setting, grid_of
 from fl_sim.report.heat import values_of
 from fl_sim.report.parts import Definitions, Drawing, Table
+from fl_sim.report.sections import attacks
 from fl_sim.results import Results
 
 RULES = ["FedAvg", "CoordinateMedian"]

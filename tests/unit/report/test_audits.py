@@ -10,13 +10,13 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from fl_sim.atomic_io import write_json, write_table
+from fl_sim.core.atomic_io import write_json, write_table
+from fl_sim.core.seeding import generator
 from fl_sim.metrics.membership import Finding, Records, assess, shift_control
 from fl_sim.report import page, tables
-from fl_sim.report.audits import _steps, audits
 from fl_sim.report.grid import grid_of
+from fl_sim.report.sections.audits import _steps, audits
 from fl_sim.results import Results
-from fl_sim.seeding import generator
 
 ATTACKS = {"loss": 0.2, "LiRA online": 1.0}
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fl_sim.report.crossed import crossed
 from fl_sim.report.grid import grid_of
 from fl_sim.report.heat import values_of
 from fl_sim.report.page import sections_of
+from fl_sim.report.sections.crossed import crossed
 from fl_sim.report.tables import headline_columns
 
 TWO = {"noise": ["A", "B", "C"], "against": ["a", "b", "c", "d"]}

@@ -1,8 +1,8 @@
 import numpy as np
 
-from fl_sim.report.exclusion import _rows, shares_over_rounds
 from fl_sim.report.grid import grid_of
 from fl_sim.report.page import sections_of
+from fl_sim.report.sections.exclusion import _rows, shares_over_rounds
 
 
 def test_shares_are_drawn_beside_who_attacked(make_results, sweep):

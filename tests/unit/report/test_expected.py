@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fl_sim.errors import RequestError
+from fl_sim.core.errors import RequestError
 from fl_sim.report import expected
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fl_sim.metrics.fairness import variance
-from fl_sim.report import fairness, page, spreads
+from fl_sim.report import page
 from fl_sim.report.grid import grid_of
+from fl_sim.report.sections import fairness, spreads
 
 FRACTIONS = {"layout.fraction": [0.0, 0.5, 1.0]}
 ALL_GROUPS = ("clean", "protected", "attacker", "mixed")

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fl_sim.report.clients import accuracy_by_client, classes_by_client
 from fl_sim.report.figures import accuracy_against_fraction, accuracy_over_rounds
 from fl_sim.report.grid import grid_of
-from fl_sim.report.images import amplified, image_sheets
 from fl_sim.report.panels import line_axis, panels_of
-from fl_sim.report.roc import curve_of, membership_roc
+from fl_sim.report.sections.clients import accuracy_by_client, classes_by_client
+from fl_sim.report.sections.images import amplified, image_sheets
+from fl_sim.report.sections.roc import curve_of, membership_roc
 
 FRACTIONS = {"layout.fraction": [0.0, 0.5], "strategy": ["FedAvg", "Krum"]}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fl_sim.cli.terminal import importing
-from fl_sim.plugins import PACKAGES, docstring_at, paragraph_in
-from fl_sim.report import attacks
+from fl_sim.core.plugins import PACKAGES, docstring_at, paragraph_in
+from fl_sim.report.sections import attacks
 from fl_sim.results import Results
 
 ROOT = Path(__file__).parents[3]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from fl_sim.report.grid import Setting, grid_of
-from fl_sim.report.starts import megabytes_to, rounds_to, starts
+from fl_sim.report.sections.starts import megabytes_to, rounds_to, starts
 
 MODELS = {
     "model": ["resnet, pretrained, head", "cnn, random, full"],

@@ -11,13 +11,13 @@ import torch
 
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Adversary, Data, Experiment, Participation, Stay
-from fl_sim.atomic_io import write_json, write_table
+from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Participation
 from fl_sim.contracts import Row
+from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.data.layout import Layout
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.report.grid import Grid, grid_of
-from fl_sim.report.timeline import Timeline, timeline_of, timelines
+from fl_sim.report.sections.timeline import Timeline, timeline_of, timelines
 from fl_sim.results import load_results, rows_table, run_folder
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
@@ -30,7 +30,7 @@ PLAN: dict[str, Any] = {
     "protection": RandomNoise(),
     "layout": Layout(0.5, "clients", first_round=3),
     "adversary": Adversary(SignFlipClient(), 2, among="clean", first_round=5, last_round=6),
-    "participation": Participation(stays=(Stay(1, last_round=4),), drop_out=0.2),
+    "participation": Participation(stays=(AvailabilityWindow(1, last_round=4),), drop_out=0.2),
     "rounds": 8,
 }
 
@@ -43,7 +43,7 @@ def written(root: Path, experiment: Experiment, seeds: tuple[int, ...] = (0,)) -
         count = experiment.data.num_clients
         guarded = protecting(script.experiment)
         for number in range(1, experiment.rounds + 1):
-            asked = script.chosen(number, list(range(count)))
+            asked = script.choose_clients(number, list(range(count)))
             absent = script.absent(number, asked)
             failures += [
                 {"round": number, "client": c, "cause": cause} for c, cause in absent.items()
@@ -75,7 +75,7 @@ def protecting(experiment: Experiment) -> set[int]:
     count = experiment.data.num_clients
     clients = torch.arange(count)
     layout, marks = experiment.layout, (clients, clients >= 0, clients)
-    marked = layout.chosen(*marks, count, count, experiment.seed)
+    marked = layout.choose_protected(*marks, count, count, experiment.seed)
     return set(clients[marked].tolist())
 
 
@@ -91,7 +91,7 @@ def test_every_square_is_what_the_script_says(tmp_path: Path) -> None:
     script, line = drawn_from(tmp_path)
     assert line.delivered.shape == (6, 8)
     for number in range(1, 9):
-        asked = script.chosen(number, list(range(6)))
+        asked = script.choose_clients(number, list(range(6)))
         absent = script.absent(number, asked)
         for client in range(6):
             place = client, number - 1

@@ -6,10 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fl_sim.report import clients, figures, measured, page, spreads, starts, tables
-from fl_sim.report.fairness import fairness
+from fl_sim.report import figures, measured, page, tables
 from fl_sim.report.grid import grid_of
-from fl_sim.report.roc import curve_of
+from fl_sim.report.sections import clients, spreads, starts
+from fl_sim.report.sections.fairness import fairness
+from fl_sim.report.sections.roc import curve_of
 
 AXES = {"strategy": ["FedAvg", "Krum"]}
 

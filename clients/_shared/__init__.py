@@ -1,0 +1,1 @@
+"""Base classes and steps shared by the clients."""

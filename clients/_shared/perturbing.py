@@ -1,0 +1,69 @@
+"""Attackers that leave the honest mean in a direction, as far as they dare."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clients._shared.wrapping import Colluder, deviation, mean
+from clients.sgd import SgdClient
+from fl_sim.contracts import Client, Collusion
+from fl_sim.core import serialization
+from fl_sim.core.sums import chunks
+
+Direction = Literal["deviation", "sign", "mean"]
+
+
+def oppose(updates: Float[Tensor, "n p"], direction: Direction) -> Float[Tensor, " p"]:
+    """Return the direction that leads away from where honest clients want to go, in float64.
+
+    Source: Shejwalkar and Houmansadr (2021), section IV-B: inverse standard deviation, inverse
+    sign, inverse unit vector.
+    """
+    if direction == "deviation":
+        return -deviation(updates)
+    centre = mean(updates)
+    if direction == "sign":
+        return -centre.sign()
+    norm = centre.norm()
+    return -centre / norm if norm > 0 else -centre
+
+
+def offsets(
+    updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"], way: Float[Tensor, " p"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return, seen from `origin`, each update's product with `way` and its squared length."""
+    along, away = torch.zeros(2, len(updates), dtype=torch.float64)
+    for columns in chunks(updates.shape[1]):
+        part = updates[:, columns].double() - origin[columns]
+        along += part @ way[columns]
+        away += part.square().sum(1)
+    return along, away
+
+
+@dataclass(frozen=True)
+class DirectedColluder(Colluder):
+    """Send the honest mean, moved along a direction as far as `reach` says."""
+
+    direction: Direction = "deviation"
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+
+    @abstractmethod
+    def reach(
+        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    ) -> Float[Tensor, ""]:
+        """Return how often `way` is added to `centre`, the mean of the honest updates."""
+
+    @final
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
+        """Move the mean; there is nowhere to go where the direction has no length."""
+        centre, way = mean(known.honest), oppose(known.honest, self.direction)
+        if way.square().sum() == 0:
+            return centre
+        return centre + self.reach(known.honest, centre, way) * way

@@ -1,0 +1,38 @@
+"""The images of a shard, and which of them an attacker spoils."""
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from fl_sim.contracts import Shard
+from fl_sim.core.seeding import generator
+
+
+def images_of(shard: Shard) -> UInt8[Tensor, "n c h w"]:
+    """Return a copy of the images of a shard.
+
+    Raises:
+        ValueError: where it holds features.
+    """
+    if shard.inputs.dtype != torch.uint8:
+        raise ValueError("needs images, which a frozen part of the model hides")
+    return shard.inputs.clone()
+
+
+def share_of(
+    shard: Shard, share: float, *labels: str, among: Int64[Tensor, " m"] | None = None
+) -> Int64[Tensor, " k"]:
+    """Return the rows of a share of the shard, or of some of its rows, the same each round.
+
+    Nested: a larger share has the same rows and others. At least one, if there is any.
+
+    Args:
+        shard: of the attacker.
+        share: how much of it.
+        labels: name of the draw.
+        among: rows to choose from; None: all.
+    """
+    candidates = torch.arange(len(shard)) if among is None else among
+    order = torch.randperm(len(candidates), generator=generator(shard.client, *labels))
+    count = max(1, round(share * len(candidates)))
+    return candidates[order[:count]]

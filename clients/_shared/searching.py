@@ -1,0 +1,83 @@
+"""The search for the strongest attack of a family, against the rule that is really used."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clients._shared.wrapping import Colluder, mean
+from clients.sgd import SgdClient
+from fl_sim.contracts import Client, Collusion, RoundContext
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+
+
+@dataclass(frozen=True)
+class SearchingColluder(Colluder):
+    """Send, of a family of updates, the one that hurts most under the rule that aggregates."""
+
+    largest: float = 100.0
+    evaluations: int = 20
+    honest: Client = field(default_factory=SgdClient)
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        require(self.largest > 0, "largest", "above 0", self.largest)
+        require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
+
+    @abstractmethod
+    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
+        """Return the update that is sent where the rule cannot be asked."""
+
+    @abstractmethod
+    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+        """Return the forged update as a function of its factor."""
+
+    @final
+    def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
+        """Return the update with which the rule's step ends furthest from the honest mean.
+
+        Half of the evaluations lie on a logarithmic grid from a thousandth of `largest` up, the
+        others halve the gaps around the best so far: damage is no smooth function of the factor,
+        since a robust rule drops an attack from some factor on.
+        """
+        rule = known.rule
+        if rule is None:
+            return self.fallback(known)
+        num_honest = len(known.honest)
+        stack = torch.cat([known.honest, known.own])
+        weights = torch.cat([known.honest_weights, known.own_weights])
+        context = known.senders or RoundContext.anonymous(len(stack))
+        forged, centre = self.family(known.honest), mean(known.honest)
+
+        def damage(factor: float) -> float:
+            stack[num_honest:] = forged(factor).to(stack.dtype)
+            step = rule.decide(known.state, stack, weights, context).step
+            return float((step.double() - centre).norm())
+
+        coarse = max(2, self.evaluations // 2)
+        grid = (self.largest * 1000 ** (i / (coarse - 1) - 1) for i in range(coarse))
+        damages = {factor: damage(factor) for factor in grid}
+        while len(damages) < self.evaluations:
+            middle = _middle(sorted(damages), _best(damages))
+            if middle in damages:  # the gap is as small as floats are
+                break
+            damages[middle] = damage(middle)
+        return forged(_best(damages))
+
+
+def _best(damages: dict[float, float]) -> float:
+    """Return the factor that does most damage, the smallest of equals."""
+    return max(sorted(damages), key=damages.__getitem__)
+
+
+def _middle(factors: list[float], best: float) -> float:
+    """Return the middle of the wider of the two gaps beside the best factor."""
+    gaps = [(high / low, low * high) for low, high in pairwise(factors) if best in (low, high)]
+    return math.sqrt(max(gaps)[1])

@@ -1,0 +1,1 @@
+"""Signals and reference models shared by the membership attacks."""

@@ -1,0 +1,189 @@
+"""The course of a run, seen again: what each client's update says about each audited record.
+
+A finished run keeps no updates. Since the same experiment gives the same bits, it is run once
+more, and a witness scores the audited records under each model that a client sends back.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from fl_sim.attacks.gradient_inversion import gradient_rank
+from fl_sim.attacks.gradient_norm import HeadInputs
+from fl_sim.audit.target_run import TargetRun, load_stored
+from fl_sim.contracts import Update
+from fl_sim.contracts.attacks import Trajectory, margin_of
+from fl_sim.core.tensor_files import write_tensors
+from fl_sim.federation.federation import Federation, load_federation
+from fl_sim.models import parameters
+from fl_sim.models.scoring import logits
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.runs.environment import describe_changes
+from fl_sim.runs.outputs import sha256_of
+from fl_sim.runs.progress import Listener, Progress
+from fl_sim.runs.replay import replay
+from fl_sim.training.tasks import RoundConfig, Tensors
+
+SERVER_VIEW = "audit_course.safetensors"
+REPLAY = "replay"  # the label of its progress
+MOST_ROUNDS, FEWEST_ROUNDS = 10, 2
+FORWARDS = 300_000  # records x clients x rounds, of networks that are more than a head
+
+
+class UpdateRecorder(Callback):
+    """Scores records under the model of each client, in some rounds."""
+
+    def __init__(self, federation: Federation, rows: Int64[Tensor, " n"], rounds: set[int]) -> None:
+        """Score the records `rows` of the pool in `rounds`."""
+        self.federation, self.rounds = federation, rounds
+        self.inputs, self.labels = federation.inputs[rows], federation.pool.labels[rows]
+        self.client_margin: list[Tensor] = []
+        self.global_margin: list[Tensor] = []
+        self.cosine: list[Tensor] = []
+        self.head_rank: list[Tensor] = []
+
+    def on_round_start(self, config: RoundConfig) -> None:
+        """Score the records under the global model."""
+        if config.round in self.rounds:
+            self._record_global_model(config)
+
+    def on_client_update(self, config: RoundConfig, update: Update) -> None:
+        """Score the records under the client's model."""
+        if config.round in self.rounds:
+            self._record_update(config, update)
+
+    def _record_global_model(self, config: RoundConfig) -> None:
+        """Score the records under the model that is sent out."""
+        scores, features = self._score(config.parameters, config.buffers)
+        self.global_margin.append(margin_of(scores, self.labels))
+        unknown = torch.full((self.federation.num_clients, len(self.labels)), torch.nan)
+        self.client_margin.append(unknown.clone())
+        self.cosine.append(unknown)
+        self.head_rank.append(unknown[:, 0].clone())
+        error = scores.double().softmax(1)
+        error[torch.arange(len(self.labels)), self.labels] -= 1
+        self._error, self._features = error, features
+
+    def _record_update(self, config: RoundConfig, update: Update) -> None:
+        """Score the records under a client's model, and its update against their gradients."""
+        assert update.delta is not None
+        scores, _ = self._score(config.parameters + update.delta, update.buffers)
+        self.client_margin[-1][update.client] = margin_of(scores, self.labels)
+        if self._features is not None:
+            cosine = head_cosine(update.delta, self._error, self._features)
+            self.cosine[-1][update.client] = cosine.float()
+            if self._took_one_step(config.round, update.client):
+                weight, _ = head_of(update.delta, self._error.shape[1], self._features.shape[1])
+                self.head_rank[-1][update.client] = gradient_rank(weight)
+
+    def _took_one_step(self, round_num: int, client: int) -> bool:
+        behaviour = self.federation.schedule.behaviour(client, round_num)
+        return behaviour.num_steps(self.federation.shards.sizes[client]) == 1
+
+    def _score(
+        self, values: Float[Tensor, " p"], buffers: Tensors
+    ) -> tuple[Float[Tensor, "n y"], Float[Tensor, "n d"] | None]:
+        model = self.federation.model
+        parameters.load_flat(model, values)
+        parameters.load_buffers(model, buffers)
+        if not ends_in_a_head(model):
+            return logits(model, self.inputs), None
+        collector = HeadInputs(model)
+        scores = logits(model, self.inputs)
+        features = collector.taken()
+        return scores, None if features is None else features.flatten(1).double()
+
+
+def ends_in_a_head(model: nn.Module) -> bool:
+    """Return whether the last parameters are weight and bias of a linear layer."""
+    owners = [module for module in model.modules() if list(module.parameters(recurse=False))]
+    return bool(owners) and isinstance(owners[-1], nn.Linear) and owners[-1].bias is not None
+
+
+def head_cosine(
+    delta: Float[Tensor, " p"], error: Float[Tensor, "n y"], features: Float[Tensor, "n d"]
+) -> Float[Tensor, " n"]:
+    """Return the cosine of an update's head with minus the gradient of each record's loss.
+
+    The gradient of a linear head is the outer product of error and feature, so no gradient has to
+    be made.
+    """
+    weight, bias = head_of(delta, error.shape[1], features.shape[1])
+    along = -(error * (features @ weight.T + bias)).sum(1)
+    length = torch.hypot(weight.norm(), bias.norm())
+    lengths: Tensor = error.norm(dim=1) * (features.square().sum(1) + 1).sqrt() * length
+    return along / lengths.clamp(min=1e-30)
+
+
+def head_of(
+    delta: Float[Tensor, " p"], classes: int, dim: int
+) -> tuple[Float[Tensor, "y d"], Float[Tensor, " y"]]:
+    """Return weight and bias of the head at the end of an update."""
+    head = delta[-classes * (dim + 1) :].double()
+    return head[: classes * dim].view(classes, dim), head[classes * dim :]
+
+
+def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Trajectory | None, str]:
+    """Return what a server saw of the run; or nothing, and why.
+
+    Kept in `audit_course.safetensors`, and read back where it is there.
+    """
+    path, key = target_run.folder / SERVER_VIEW, str(target_run.result["params_sha256"])
+    if target_run.made_with:
+        return None, f"the run cannot be replayed: {why_unavailable(target_run.made_with)}"
+    kept = load_stored(path, key)
+    if kept is None:
+        witness, reached = _replay(target_run, listen)
+        if reached != key:
+            changed = describe_changes(target_run.folder, str(target_run.result["engine"]))
+            return None, f"the replay did not give the run's model: {changed}"
+        kept = _save(path, key, witness)
+    suspects, cosine, rank = target_run.records.clients, kept.get("cosine"), kept.get("head_rank")
+    return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine, rank), ""
+
+
+def why_unavailable(made_with: dict[str, str]) -> str:
+    """Return in words what changed a run's result beside its experiment."""
+    words = {
+        "faults": "failures were injected ({})",
+        "client_app": "a ClientApp of its own trained the clients ({})",
+    }
+    return ", and ".join(words.get(k, k + " was {}").format(v) for k, v in made_with.items())
+
+
+def _save(path: Path, key: str, witness: UpdateRecorder) -> dict[str, Tensor]:
+    """Keep what a witness saw, and return it."""
+    tensors = {
+        "client_margin": torch.stack(witness.client_margin),
+        "global_margin": torch.stack(witness.global_margin),
+    }
+    cosine = torch.stack(witness.cosine)
+    if not bool(cosine.isnan().all()):
+        tensors |= {"cosine": cosine, "head_rank": torch.stack(witness.head_rank)}
+    write_tensors(path, tensors, {"key": key})
+    return tensors
+
+
+def _replay(target_run: TargetRun, listen: Listener) -> tuple[UpdateRecorder, str]:
+    """Run the rounds again; return the recorder, and the hash of the final model."""
+    experiment, folder = target_run.experiment, str(target_run.folder)
+    federation = load_federation(experiment.to_json())
+    recorder = UpdateRecorder(federation, target_run.audited, choose_rounds(target_run))
+    batch_clients = bool(target_run.result.get("cohort", False))
+    for outcome in replay(federation, batch_clients, (recorder,)):
+        now, clients = outcome.state.round, experiment.clients_per_round
+        listen(Progress(folder, REPLAY, now, experiment.rounds, clients, float("nan")))
+    return recorder, sha256_of(outcome.state)
+
+
+def choose_rounds(target_run: TargetRun) -> set[int]:
+    """Return the rounds that are scored: evenly spread, the last one among them."""
+    experiment = target_run.experiment
+    most = MOST_ROUNDS
+    if experiment.model.tune != "head":
+        a_round = max(1, len(target_run.audited) * experiment.clients_per_round)
+        most = max(FEWEST_ROUNDS, min(MOST_ROUNDS, FORWARDS // a_round))
+    count = min(most, experiment.rounds)
+    return {round((i + 1) * experiment.rounds / count) for i in range(count)}

@@ -1,0 +1,1 @@
+"""Execution backends: this process or Ray workers."""

@@ -1,0 +1,169 @@
+"""Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fl_sim.config.sweeps import check_axes, checked_seeds
+from fl_sim.config.user_file import load_python, read_text, where
+from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
+from fl_sim.core import serialization
+from fl_sim.core.errors import RequestError, require, shorten
+from fl_sim.core.plugins import discover
+from fl_sim.data.partition import Partition
+from fl_sim.experiment import Axes, Experiment
+
+PLUGINS: tuple[tuple[str, type[Any]], ...] = (
+    ("strategies", AggregationRule),
+    ("clients", Client),
+    ("fl_sim.protections", Protection),
+    ("fl_sim.countermeasures", Countermeasure),
+    ("fl_sim.data", Partition),
+)
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """What a file declares.
+
+    Attributes:
+        experiment: its EXPERIMENT.
+        axes: its AXES, for a sweep; empty where it has none.
+        seeds: its SEEDS; the experiment's own where it has none.
+        full: its FULL, the fields that give it the size of the papers; empty where it has none.
+    """
+
+    experiment: Experiment
+    axes: Axes
+    seeds: tuple[int, ...]
+    full: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False) -> ExperimentFile:
+    """Read an experiment file and apply overrides such as `layout.fraction=0.5`.
+
+    An overridden field is no longer an axis of the sweep.
+
+    Args:
+        path: of the file.
+        overrides: `field=value`.
+        full: first apply the file's FULL, the size of the papers.
+
+    Raises:
+        RequestError: for a file that is missing, declares no experiment, or has no FULL.
+        FieldError: for an override of an unknown field, or out of range.
+    """
+    path = Path(path)
+    content = _read_json(path) if path.suffix == ".json" else _read_python(path)
+    experiment, axes, seeds = content.experiment, dict(content.axes), content.seeds
+    if full and not content.full:
+        raise RequestError(f"{path} names no FULL, so it has one size only")
+    if full:
+        experiment = _at_full_size(experiment, content.full)
+    for override in overrides:
+        field, separator, text = override.partition("=")
+        if not separator:
+            raise RequestError(
+                f"--set takes field=value, such as layout.fraction=0.5; got {override!r}"
+            )
+        experiment = experiment.with_value(field, parse_value(text))
+        axes.pop(field, None)
+        if field == "seed":
+            seeds = (experiment.seed,)
+    return ExperimentFile(experiment, axes, seeds, content.full)
+
+
+def parse_value(text: str) -> Any:
+    """Return the value that a command line means.
+
+    >>> parse_value("16/255") == 16 / 255, parse_value("7.5/255") == 7.5 / 255, parse_value("none")
+    (True, True, None)
+    >>> parse_value("0,2,6")
+    (0, 2, 6)
+    """
+    if re.fullmatch(r"\d{1,19}(,\d{1,19})+", text):
+        return tuple(map(int, text.split(",")))
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for read_number in (int, float, _fraction):
+        try:
+            return read_number(text)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return _plugin(text) or text
+
+
+def _fraction(text: str) -> float:
+    """Return the value of a fraction, such as 8/255 or 0.5/255."""
+    above, below = text.split("/")  # a ValueError for more or fewer
+    return float(above) / float(below)
+
+
+def _plugin(text: str) -> Any:
+    """Return a plug-in with default values, by its class name or dotted path."""
+    if "." in text and text.split(".")[0] in (*serialization.PACKAGES, "flwr"):
+        return serialization.with_defaults(serialization.find_class(text))
+    for package, base in PLUGINS:
+        for cls in discover(package, base):
+            if cls.__name__ == text:
+                return serialization.with_defaults(cls)
+    return None
+
+
+def _read_json(path: Path) -> ExperimentFile:
+    text = read_text(path)
+    try:
+        experiment = Experiment.from_json(text)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+    return ExperimentFile(experiment, {}, (experiment.seed,))
+
+
+def _read_python(path: Path) -> ExperimentFile:
+    module = load_python(path)
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        study = "; it is a study: fl-sim study" if hasattr(module, "measure") else ""
+        came = f"; got {shorten(experiment)}" if experiment is not None else ""
+        raise RequestError(f"{where(path, 'EXPERIMENT')} names no EXPERIMENT{came}{study}")
+    with name_line(path, "AXES"):
+        axes: Any = getattr(module, "AXES", {})
+        check_axes(axes)
+    with name_line(path, "SEEDS"):
+        seeds = checked_seeds(getattr(module, "SEEDS", (experiment.seed,)), "SEEDS")
+    with name_line(path, "FULL"):
+        full = getattr(module, "FULL", {})
+        check_full(full)
+        _at_full_size(experiment, full)
+    return ExperimentFile(experiment, axes, seeds, full)
+
+
+def check_full(full: Any) -> None:
+    """Raise a `FieldError` for what is no mapping of field paths to values."""
+    allowed = "field paths with values, such as {'data.num_samples': None}"
+    named = isinstance(full, Mapping) and all(isinstance(path, str) for path in full)
+    require(named, "FULL", allowed, full)
+    require("seed" not in full, "FULL: seed", "in SEEDS or --seeds", "seed")
+
+
+def _at_full_size(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
+    for name, value in full.items():
+        experiment = experiment.with_value(name, value)
+    return experiment
+
+
+@contextmanager
+def name_line(path: Path, name: str) -> Iterator[None]:
+    """Put the file, and the line on which it sets a name, before what is wrong with it.
+
+    Raises:
+        RequestError: with the place.
+    """
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{where(path, name)}: {error}") from None

@@ -1,0 +1,211 @@
+"""Expands axes and seeds into the cells of a grid."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
+from typing import Any
+
+from fl_sim.core.errors import RequestError, require, shorten
+from fl_sim.core.serialization import LARGEST, label
+from fl_sim.experiment import Axes, Experiment
+
+MOST_SEEDS = 100_000
+RESERVED = {  # fields that no axis may set, since they tell runs apart whatever the settings
+    "seed": "in SEEDS or --seeds, not in an axis: every cell is run once per seed",
+    "name": "one for all cells: it is the folder of their results",
+}
+Values = Sequence[Any] | Mapping[str, Any]  # of an axis; by label where they have names
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid, and the settings that tell it from the others.
+
+    Attributes:
+        experiment: The experiment that is run, with its seed.
+        settings: Labels of values by axis.
+        made_with: Causes of another result beside the experiment, such as injected failures.
+    """
+
+    experiment: Experiment
+    settings: dict[str, Any]
+    made_with: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: the experiment's own, or a hash of it and of `made_with`."""
+        own = self.experiment.run_id
+        if not self.made_with:
+            return own
+        text = json.dumps([own, dict(self.made_with)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The run's name and seed, which tell it from others."""
+        return self.run_id, self.experiment.seed
+
+    def controls(self) -> dict[str, "Cell"]:
+        """Return the runs that its protection is measured against, by name, made with the same."""
+        return {
+            name: Cell(control, {**self.settings, "control": name}, self.made_with)
+            for name, control in self.experiment.controls().items()
+        }
+
+    @property
+    def label(self) -> str:
+        """The settings and the seed, in words."""
+        return describe_settings(self.settings, self.experiment.seed)
+
+
+def describe_settings(settings: Mapping[str, Any], seed: int) -> str:
+    """Return settings and a seed in words, with field paths cut to their last part.
+
+    >>> describe_settings({"layout.fraction": 0.5, "method": "FedProx"}, 0)
+    'fraction 0.5, method FedProx, seed 0'
+    """
+    words = [f"{path.split('.')[-1]} {value}" for path, value in settings.items()]
+    return ", ".join([*words, f"seed {seed}"])
+
+
+def label_axes(axes: Mapping[str, Values]) -> dict[str, Mapping[str, Any]]:
+    """Return the values of every axis by their labels.
+
+    Raises:
+        FieldError: for values that read alike, whose results nobody could tell apart.
+    """
+    labelled: dict[str, Mapping[str, Any]] = {}
+    for name, values in axes.items():
+        if not isinstance(values, Mapping):
+            words = [str(label(value)) for value in values]
+            distinct = len(set(words)) == len(words)
+            allowed = "values that read apart, or a name for each"
+            require(distinct, f"AXES: {name}", allowed, words)
+            values = dict(zip(words, values, strict=True))
+        labelled[name] = values
+    return labelled
+
+
+def expand_grid(labelled: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield every combination of labels, by axis; the last axis varies fastest.
+
+    >>> list(expand_grid({"size": {"1": 1, "2": 2}, "method": {"FedProx": {}}}))
+    [{'size': '1', 'method': 'FedProx'}, {'size': '2', 'method': 'FedProx'}]
+    """
+    for words in product(*labelled.values()):
+        yield dict(zip(labelled, words, strict=True))
+
+
+def cells_of(
+    experiment: Experiment, axes: Axes, seeds: Iterable[int] | None, source: str = "seeds"
+) -> list[Cell]:
+    """Return every combination of the axes' values, once per seed.
+
+    Args:
+        experiment: The experiment that the axes start from.
+        axes: Values by field path, or changes by label by the name of the axis.
+        seeds: Seeds; None: the experiment's own.
+        source: Name of the seeds in messages.
+
+    Raises:
+        FieldError: for an unknown field or a value out of range.
+        RequestError: for axes that are none, and for two cells that are the same.
+    """
+    check_axes(axes)
+    wanted = checked_seeds([experiment.seed] if seeds is None else seeds, source)
+    labelled, cells = label_axes(axes), list[Cell]()
+    seen: dict[str, Mapping[str, Any]] = {}
+    for words in expand_grid(labelled):
+        changed, settings = experiment, dict[str, Any](words)
+        for name, word in words.items():
+            changes = labelled[name][word]
+            if not isinstance(axes[name], Mapping):
+                settings[name], changes = label(changes), {name: changes}
+            for path, value in changes.items():
+                changed = changed.with_value(path, value)
+        _refuse_twins(seen, changed, settings)
+        cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
+    refuse_undone(axes, {})
+    return cells
+
+
+def _refuse_twins(
+    seen: dict[str, Mapping[str, Any]], experiment: Experiment, settings: Mapping[str, Any]
+) -> None:
+    """Refuse a cell that was there already under other settings: it would count twice."""
+    first = seen.setdefault(experiment.to_json(), settings)
+    if first is not settings:
+        raise RequestError(f"AXES: {_words(first)} and {_words(settings)} are the same experiment")
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} {value}" for path, value in settings.items())
+
+
+def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
+    """Return seeds as a tuple, if they are whole numbers that differ.
+
+    Raises:
+        FieldError: naming `source`, where they were given.
+    """
+    allowed = "a list of different whole numbers from 0 to 2^63 - 1"
+    listed = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping)
+    require(listed, source, allowed, seeds)
+    found = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
+    require(len(found) <= MOST_SEEDS, source, f"at most {MOST_SEEDS:,} seeds", shorten(seeds))
+    for seed in found:
+        fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST
+        require(fits, source, allowed, seed)
+    require(0 < len(found) == len(set(found)), source, allowed, found)
+    return found
+
+
+def check_axes(axes: Any) -> None:
+    """Raise a `RequestError` where axes are no grid of an experiment."""
+    check_grid(axes)
+    for name, values in axes.items():
+        for changes in values.values() if isinstance(values, Mapping) else [{name: None}]:
+            named = isinstance(changes, Mapping) and all(isinstance(path, str) for path in changes)
+            example = "by label, the fields that it changes, such as {'fast': {'rounds': 2}}"
+            require(named, f"AXES: {name}", example, changes)
+            for path in RESERVED.keys() & changes:
+                require(False, f"AXES: {path}", RESERVED[path], path)
+
+
+def check_grid(axes: Any) -> None:
+    """Raise a `RequestError` where axes are no lists of values, or values by label."""
+    if not (isinstance(axes, Mapping) and all(isinstance(name, str) for name in axes)):
+        example = "{'layout.fraction': [0.0, 0.5]}"
+        raise RequestError(
+            f"AXES maps field paths to lists of values, such as {example}; got {shorten(axes)}"
+        )
+    for name, values in axes.items():
+        listed = isinstance(values, Sequence | Mapping) and not isinstance(values, str | bytes)
+        require(listed, f"AXES: {name}", "a list of values, or values by label", values)
+        require(len(values) > 0, f"AXES: {name}", "at least one value", values)
+        labels = list(values) if isinstance(values, Mapping) else []
+        words = all(isinstance(label, str) and label.strip() for label in labels)
+        require(words, f"AXES: {name}", "labels that are words", labels)
+
+
+def refuse_undone(axes: Axes, before: Mapping[str, str]) -> None:
+    """Refuse an axis that sets again what was set before it: those settings would lie.
+
+    Args:
+        axes: Axes in the order in which they are applied.
+        before: Where a field was set, by its path, such as `{"client.momentum": "--set"}`.
+
+    Raises:
+        RequestError: naming both.
+    """
+    before = dict(before)
+    for name, values in axes.items():
+        changes = values.values() if isinstance(values, Mapping) else [{name: None}]
+        paths = {path for own in changes for path in own}
+        for own, first in before.items():
+            for path in paths:
+                if own == path or own.startswith(f"{path}."):
+                    raise RequestError(f"AXES: {name} sets {path}, and would undo {own} of {first}")
+        before |= dict.fromkeys(paths, name)

@@ -1,0 +1,265 @@
+"""Everything that can be wrong with a request, found before any work is done."""
+
+import warnings
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from fl_sim.contracts import AggregationRule, Client, Dataset
+from fl_sim.core.errors import FieldError, RequestWarning, require
+from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
+from fl_sim.core.seeding import numpy_generator
+from fl_sim.core.serialization import check_classes, label
+from fl_sim.data.partition import shares
+from fl_sim.experiment import Experiment, Model, subset_of
+from fl_sim.models.batches import least_batch
+from fl_sim.models.surrogate import cannot_protect
+from fl_sim.models.tuning import Network, build
+from fl_sim.schedule import Schedule, backdoors
+
+NODES = ("min_train_nodes", "min_available_nodes")  # of Flower's strategies
+
+
+def check(experiment: Experiment) -> None:
+    """Raise a `RequestError` for what would make the run fail for sure.
+
+    Raises:
+        FieldError: naming the field, what is allowed, and what came.
+        MissingDataError: where the dataset is nowhere to be had.
+        MissingWeightsError: naming the file to fill.
+    """
+    check_classes(experiment)
+    data = experiment.data
+    dataset = subset_of(data)
+    present = len(dataset.train_labels.unique())
+    allowed = f"images of at least two classes to train on; {dataset.origin} has {present}"
+    require(present >= 2, "data", allowed, str(data.num_samples or data.dataset))
+    rng = numpy_generator(experiment.seed, "partition")
+    partition, owners = experiment.partition, dataset.train_owners
+    named = owners is not None or not partition.needs_owners
+    allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
+    require(named, "partition", allowed, type(partition).__name__)
+    parts = shares(partition, dataset.train_labels, data.num_clients, rng, owners)
+    network = network_of(experiment)
+    _check_strategy(experiment)
+    _check_root_images(experiment, len(dataset.test_labels))
+    Schedule(experiment).check(fewest_of(experiment))
+    _check_attacks(experiment, dataset.num_classes)
+    _check_clients(experiment, network.trained)
+    _check_protection(experiment, dataset)
+    _check_single_images(experiment, dataset, parts, network)
+    if len(network.frozen):
+        _refuse_hidden_images(experiment)
+    layout = experiment.layout
+    require(
+        not (layout.withheld and layout.fraction == 1),
+        "layout.fraction",
+        "below 1 where images are withheld",
+        layout.fraction,
+    )
+
+
+def _check_single_images(
+    experiment: Experiment, dataset: Dataset, parts: list[Int64[Tensor, " _"]], network: Network
+) -> None:
+    """Refuse batches of one image where batch normalisation cannot train on them."""
+    with torch.no_grad():
+        example = network.frozen(torch.zeros(1, *dataset.train_images.shape[1:]))
+    if least_batch(network.trained, example) == 1:
+        return
+    for path, client in _clients_of(experiment):
+        size = client.images_per_step()
+        allowed = "at least 2: batch normalisation cannot train on a single image"
+        require(size != 1, f"{path}.batch_size", allowed, size)
+    for client_number, own in enumerate(parts):
+        counts = dataset.train_labels[own].bincount()
+        held_out = (experiment.data.held_out * counts).floor()
+        allowed = (
+            f"another network or partition: client {client_number} has one image to train on, "
+            "which is too few for batch normalisation"
+        )
+        require(int((counts - held_out).sum()) != 1, "model", allowed, str(experiment.model))
+
+
+def network_of(experiment: Experiment) -> Network:
+    """Return the network of an experiment, for looking at: it is built once for several runs.
+
+    Raises:
+        FieldError: for a network that cannot be built, or does not take the images.
+    """
+    dataset = subset_of(experiment.data)
+    _, channels, height, width = dataset.train_images.shape
+    return _checked_network(experiment.model, (channels, height, width), dataset.num_classes)
+
+
+def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a protection that could not be made for such images, and warn of weak noise."""
+    protection, layout = experiment.protection, experiment.layout
+    if protection is None or layout.fraction == 0:
+        return
+    _, channels, height, width = dataset.train_images.shape
+    image_shape = (channels, height, width)
+    try:
+        cause = cannot_protect(protection, image_shape, dataset.num_classes)
+    except FieldError as error:
+        raise error.under("protection") from None
+    name = type(protection).__name__
+    require(not cause, "protection", f"one that can be made here: {cause}", name)
+    owners = layout.owners(experiment.data.num_clients, experiment.seed).unique()
+    advice = protection.advice(len(dataset.train_labels) // len(owners))
+    if advice:
+        warnings.warn(f"protection.{advice}", RequestWarning, stacklevel=2)
+
+
+@lru_cache(maxsize=2)
+def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+    """Build the network and show it one image: some take only certain sizes."""
+    network = build(model, image_shape, num_classes, seed=0)
+    network.trained.eval()
+    try:
+        network.trained(network.frozen(torch.zeros(1, *image_shape)))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
+        raise FieldError("model.backbone", allowed, model.backbone) from None
+    return network
+
+
+def _clients_of(experiment: Experiment) -> list[tuple[str, Client]]:
+    """Return every client of an experiment, also what others wrap, each with its path."""
+    alone = experiment.evaluation.alone
+    found = [("client", experiment.client), *[("evaluation.alone", alone)] * (alone is not None)]
+    found += [("adversary.client", own.client) for own in experiment.adversaries]
+    return [pair for path, whole in found if whole is not None for pair in whole.walk(path)]
+
+
+def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
+    """Refuse a network that some client cannot train."""
+    for _, client in _clients_of(experiment):
+        cause = client.cannot_train(trained)
+        allowed = f"a network that {type(client).__name__} can train: {cause}"
+        require(not cause, "model", allowed, str(experiment.model))
+
+
+def _refuse_hidden_images(experiment: Experiment) -> None:
+    """Refuse what needs images where clients only see cached features."""
+    tune = experiment.model.tune
+    for path, client in _clients_of(experiment):
+        allowed = f"'full', so that {type(client).__name__} meets images"
+        require(not client.needs_images, "model.tune", allowed, tune)
+        asked = client.applied_countermeasures()
+        allowed = "none where a part of the network is frozen; set model.tune=full"
+        got = [type(own).__name__ for own in asked]
+        require(not asked, f"{path}.countermeasures", allowed, got)
+
+
+def _check_strategy(experiment: Experiment) -> None:
+    """Refuse a strategy that needs more clients than are asked, and what it cannot do."""
+    strategy, count = experiment.strategy, experiment.clients_per_round
+    if experiment.participation.sampling == "poisson":
+        name = type(strategy).__name__
+        allowed = f"'fixed' for {name}: of clients drawn one by one, only one may come"
+        wanted = fewest_clients(strategy)
+        require(wanted <= 1, "participation.sampling", allowed, "poisson")
+    if isinstance(strategy, Strategy):
+        _refuse_client_halves(strategy)
+        _check_counts(strategy, count)
+    elif strategy.min_updates > count:
+        source = _source_of_count(experiment)
+        raise FieldError(source, f"{_named(strategy)} needs {_clients_needed(strategy)}", count)
+    elif strategy.max_updates is not None and strategy.max_updates < count:
+        allowed = f"at most {strategy.max_updates} clients a round for {_named(strategy)}"
+        reason = "it looks at every subset of them"
+        raise FieldError(_source_of_count(experiment), f"{allowed}: {reason}", count)
+    fewest = experiment.failures.min_updates
+    require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
+
+
+def _source_of_count(experiment: Experiment) -> str:
+    """Return the field that says how many clients are asked a round."""
+    sampled = experiment.participation.clients_per_round is not None
+    return "participation.clients_per_round" if sampled else "data.num_clients"
+
+
+def _named(rule: AggregationRule) -> str:
+    """Return a rule with the number of attackers that it is made for, where it has one."""
+    words = str(label(rule))
+    number = rule.num_attackers()
+    if number is None or "num_byzantine" in words:
+        return words
+    rest = words.partition("(")[2]
+    return f"{type(rule).__name__}(num_byzantine={number}{f', {rest}' if rest else ')'}"
+
+
+def _clients_needed(rule: AggregationRule) -> str:
+    """Return how many clients a rule needs, and as what of the attackers f, such as 2f+3."""
+    needed = rule.min_updates
+    number = rule.num_attackers()
+    if number is None:
+        return f"{needed} clients"
+    counts = [rule.against(number + more).min_updates for more in range(4)]
+    steps = {after - before for before, after in pairwise(counts)}
+    if len(steps) > 1 or steps == {0}:
+        return f"{needed} clients"
+    slope = steps.pop()
+    rest = needed - slope * number
+    return f"{slope if slope > 1 else ''}f{rest:+d} = {needed} clients".replace("+0 ", " ")
+
+
+def fewest_of(experiment: Experiment) -> int:
+    """Return the fewest clients with which a round of an experiment can be played."""
+    return max(experiment.failures.min_updates, fewest_clients(experiment.strategy))
+
+
+def _check_counts(strategy: Strategy, count: int) -> None:
+    """Refuse a strategy of Flower's that counts on more clients than there are."""
+    for name in (*NODES, "num_nodes_to_select", "num_sampled_clients"):
+        wanted = getattr(strategy, name, 0)
+        require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
+    attackers = getattr(strategy, "num_malicious_nodes", 0)
+    # Krum scores a client by its n - f - 2 nearest; Bulyan leaves 2f out, twice.
+    most = (count - 3) // 4 if isinstance(strategy, Bulyan) else count - 3
+    allowed = f"at most {max(most, 0)} of {count} clients a round"
+    require(attackers <= max(most, 0), "strategy.num_malicious_nodes", allowed, attackers)
+    inner = getattr(strategy, "strategy", None)
+    if isinstance(inner, Strategy):
+        _check_counts(inner, count)
+
+
+def _check_root_images(experiment: Experiment, num_test: int) -> None:
+    """Refuse a rule that would leave no test image: its own come out of the test set."""
+    taken = experiment.root_samples
+    name = str(label(experiment.strategy))
+    allowed = f"above the {taken} root images that strategy {name} takes out of the test images"
+    require(taken < num_test, "data.num_test", allowed, num_test)
+
+
+def fewest_clients(strategy: AggregationRule | Strategy) -> int:
+    """Return the fewest clients with which a round of a strategy can be played."""
+    if isinstance(strategy, AggregationRule):
+        return strategy.min_updates
+    inner = getattr(strategy, "strategy", None)
+    own = [int(getattr(strategy, name, 0)) for name in NODES]
+    return max([*own, fewest_clients(inner)] if isinstance(inner, Strategy) else own)
+
+
+def _refuse_client_halves(strategy: Strategy) -> None:
+    """Refuse strategies whose other half would have to run in the clients."""
+    name = type(strategy).__name__
+    if name in NEED_CLIENTS:
+        allowed = "one that needs nothing of its clients, such as server-side clipping"
+        raise FieldError("strategy", allowed, name)
+
+
+def _check_attacks(experiment: Experiment, num_classes: int) -> None:
+    """Refuse classes that do not exist, and backdoors that could not work or be measured."""
+    clients = [pair for a in experiment.adversaries for pair in a.client.walk("adversary.client")]
+    for path, client in clients:
+        for name, wanted in client.named_classes().items():
+            allowed = f"one of {num_classes} classes, from 0"
+            require(wanted < num_classes, f"{path}.{name}", allowed, wanted)
+    found = backdoors(experiment)
+    require(len(found) <= 1, "adversary", "at most one trigger and target", found)

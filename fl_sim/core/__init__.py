@@ -1,0 +1,1 @@
+"""Shared building blocks: errors, seeding, caching, file formats, vector arithmetic."""

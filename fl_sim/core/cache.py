@@ -1,0 +1,134 @@
+"""A cache on disk, keyed by content: what was computed once is read back by everybody.
+
+It lives in `$FL_SIM_CACHE`, or `~/.cache/fl_sim`. Processes that want the same entry wait for
+the one that computes it. An entry carries a hash of its content and its key; one that no longer
+fits is computed anew.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fl_sim.core.atomic_io import DamagedFileError
+from fl_sim.core.errors import RequestError
+from fl_sim.core.resumable import scratch
+from fl_sim.core.tensor_files import read_tensors, write_tensors
+
+LOG = logging.getLogger("fl_sim")
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache; it may not exist yet.
+
+    Raises:
+        RequestError: where there is neither `FL_SIM_CACHE` nor a home folder.
+    """
+    named = os.environ.get("FL_SIM_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "fl_sim"
+    except RuntimeError:
+        raise RequestError(
+            "there is no home folder for the cache: set FL_SIM_CACHE to a folder"
+        ) from None
+
+
+def make_folder(kind: str = "") -> Path:
+    """Return the folder of a kind of entries, which is made where it is missing.
+
+    Raises:
+        RequestError: where it cannot be made, naming FL_SIM_CACHE.
+    """
+    folder = cache_folder() / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error) from None
+    return folder
+
+
+def _unusable(error: OSError) -> RequestError:
+    return RequestError(
+        f"the cache {cache_folder()} cannot be written to ({error.strerror}); set FL_SIM_CACHE to "
+        "a folder that can"
+    )
+
+
+def digest(*parts: Tensor | str | int) -> str:
+    """Return a hash of tensors (shape, dtype and content), plain values, and the torch build."""
+    sha = hashlib.sha256(torch.__version__.encode())
+    for part in parts:
+        if isinstance(part, Tensor):
+            sha.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            sha.update(part.contiguous().numpy().data)
+        else:
+            sha.update(f"{part!r};".encode())
+    return sha.hexdigest()[:32]
+
+
+def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the entry `key` of `kind`, computing and storing it where there is none.
+
+    What is interrupted goes on from its last checkpoint the next time. An entry that was changed
+    since it was written is computed anew, with a warning that names its file.
+
+    Raises:
+        RequestError: where it would have to be stored and the cache cannot be written to.
+    """
+    path = make_folder(kind) / f"{key}.safetensors"
+    about = {"entry": f"{kind}/{key}"}
+    with lock_entry(path):
+        kept = _read_entry(path, about)
+        if kept is not None:
+            return kept
+        work = path.with_suffix(".work")
+        with scratch(work):
+            entry = compute().contiguous()
+        try:
+            write_tensors(path, {"entry": entry}, about)
+        except OSError as error:
+            raise _unusable(error) from None
+        shutil.rmtree(work, ignore_errors=True)
+        return read_tensors(path)[0]["entry"]
+
+
+def _read_entry(path: Path, about: dict[str, str]) -> Tensor | None:
+    """Return an entry that is as it was written, or None where there is no such."""
+    if not path.exists():
+        return None
+    try:
+        tensors, note = read_tensors(path)
+        if note != about or "entry" not in tensors:
+            raise DamagedFileError(path, "is another entry's")
+    except DamagedFileError as error:
+        LOG.warning("%s; it is computed anew", error)
+        return None
+    return tensors["entry"]
+
+
+@contextmanager
+def lock_entry(entry: Path) -> Iterator[None]:
+    """Let one process at a time make the entry at a path.
+
+    Raises:
+        RequestError: where there is no entry yet, and the cache cannot be written to.
+    """
+    try:
+        file = entry.with_suffix(".lock").open("w")
+    except OSError as error:
+        if entry.exists():  # a cache that can only be read
+            yield
+            return
+        raise _unusable(error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

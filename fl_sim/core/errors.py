@@ -1,0 +1,84 @@
+"""What a user can get wrong: one line each, before any work, exit code 2."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+LONGEST = 200  # characters of a value that a message shows
+
+
+class RequestError(ValueError):
+    """The request cannot be carried out as it stands; the message says what to change."""
+
+
+class FieldError(RequestError):
+    """A field of an experiment is unknown or out of range."""
+
+    def __init__(self, field: str, allowed: str, got: object) -> None:
+        super().__init__(f"{field}: {allowed}; got {shorten(got)}")
+        self.field, self.allowed, self.got = field, allowed, got
+
+    def under(self, prefix: str) -> "FieldError":
+        """Return the same error with `prefix.` before the field's name."""
+        return FieldError(f"{prefix}.{self.field}", self.allowed, self.got)
+
+
+class UnknownFieldError(FieldError):
+    """A field that its owner does not have; the message says which it meant, and which it has."""
+
+    def __init__(self, field: str, owner: str, known: Sequence[str], name: str = "") -> None:
+        name = name or field.rpartition(".")[2]
+        allowed = f"{owner} has {', '.join(known) or 'no fields'}"
+        self.words = f"{allowed}; no field {shorten(name)}{suggest(name, known)}"
+        ValueError.__init__(self, f"{field}: {self.words}")
+        self.field, self.allowed, self.got = field, allowed, name
+        self.owner, self.known = owner, known
+
+    def under(self, prefix: str) -> "FieldError":
+        """Return the same error with `prefix.` before the field's name."""
+        return UnknownFieldError(f"{prefix}.{self.field}", self.owner, self.known, str(self.got))
+
+
+class RequestWarning(UserWarning):
+    """The request can be carried out but is likely to disappoint; it says what to change."""
+
+
+class RunFailedError(RuntimeError):
+    """A run broke off: too few valid updates, or a failure under the policy `raise`."""
+
+
+class DivergedError(RunFailedError):
+    """The global model is of no use any more; `rows` are the numbers of its last round, if any."""
+
+    def __init__(self, message: str, rows: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
+
+
+def require(condition: bool, field: str, allowed: str, got: object) -> None:
+    """Raise a `FieldError` unless `condition` holds."""
+    if not condition:
+        raise FieldError(field, allowed, got)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'dataset'?` where a known word is close, else nothing.
+
+    >>> suggest("datset", ["dataset", "path"]), suggest("zzz", ["dataset"])
+    ("; did you mean 'dataset'?", '')
+    """
+    there = list(known)
+    by_lower = {own.lower(): own for own in there}
+    close = get_close_matches(word, there, 1) or [
+        by_lower[own] for own in get_close_matches(word.lower(), by_lower, 1)
+    ]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shorten(value: object) -> str:
+    """Return a value as it is printed in a message: whole, unless that is longer than a line."""
+    try:
+        whole = repr(value)
+    except Exception:  # of whatever object a user has put in, or of a number of 5,000 digits
+        return f"a {type(value).__name__} that cannot be printed"
+    return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]}..."

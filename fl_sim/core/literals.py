@@ -1,0 +1,19 @@
+"""The words that a request chooses from; the command line knows them before it imports PyTorch."""
+
+from typing import Literal
+
+Engine = Literal["local", "ray", "flower"]
+BatchMode = Literal["auto", "on", "off"]
+ProgressMode = Literal["bar", "json", "none"]
+Kind = Literal[
+    "protections",
+    "countermeasures",
+    "strategies",
+    "clients",
+    "metrics",
+    "attacks",
+    "datasets",
+    "models",
+    "partitions",
+    "columns",
+]

@@ -1,0 +1,109 @@
+"""Balls and projected sign steps, shared by protections and attacks.
+
+Error-minimising and error-maximising noise are one loop with one sign.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from fl_sim.core.errors import require
+
+Loss = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, ""]]
+
+
+def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return images as floats in [0, 1]."""
+    return images.float() / 255
+
+
+def as_floats(stored: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Return what is stored as a network takes it: pixels of 8 bits, or features of 16."""
+    return as_pixels(stored) if stored.dtype == torch.uint8 else stored.float()
+
+
+def check_radius(radius: float) -> None:
+    """Raise a `FieldError` for a radius that is not in pixels of [0, 1]."""
+    require(0 < radius <= 1, "radius", "in pixels of [0, 1], such as 16/255", radius)
+
+
+def uniform(
+    images: Float[Tensor, "n c h w"], radius: float, rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Draw uniformly from the ball, then clip so that every pixel stays legal."""
+    drawn = torch.rand(images.shape, generator=rng) * 2 - 1
+    return project(radius * drawn, images, radius)
+
+
+def project(
+    noise: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"], radius: float
+) -> Float[Tensor, "n c h w"]:
+    """Return the nearest noise that keeps every pixel legal.
+
+    Guarantee: |noise| <= radius and 0 <= images + noise <= 1, pixel by pixel.
+
+    Args:
+        noise: change of each pixel, in pixels of [0, 1].
+        images: clean images, in [0, 1].
+        radius: largest change of a pixel, in the same unit, such as 8 / 255.
+    """
+    return (images + noise.clamp(-radius, radius)).clamp(0, 1) - images
+
+
+def sign_steps(
+    loss: Loss,
+    images: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    radius: float,
+    step_size: float,
+    num_steps: int,
+    direction: Literal["minimise", "maximise"],
+) -> Float[Tensor, "n c h w"]:
+    """Take projected sign steps on the noise (projected gradient descent in L-infinity).
+
+    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; with `minimise`, the inner
+    loop of Huang et al. (2021), https://arxiv.org/abs/2101.04898, equation 3.
+
+    Args:
+        loss: of a batch of images in [0, 1]; parameters should not require gradients.
+        images: clean images, in [0, 1].
+        noise: where to start.
+        radius: of the ball, in pixels of [0, 1].
+        step_size: length of a step, in pixels of [0, 1].
+        num_steps: number of steps.
+        direction: of the loss.
+    """
+    sign = -1.0 if direction == "minimise" else 1.0
+    for _ in range(num_steps):
+        moved = (images + noise).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(moved), moved)
+        noise = project(noise + sign * step_size * gradient.sign(), images, radius)
+    return noise
+
+
+def quantise(
+    images: UInt8[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    radius: float,
+    norm: Literal["linf", "l2"],
+) -> UInt8[Tensor, "n c h w"]:
+    """Add the noise, clip the sum, round to 8 bits, and keep the radius after rounding.
+
+    Guarantee: with `linf`, no pixel moves by more than the radius; with `l2`, the root mean
+    square of an image's change is at most the radius plus the half level that rounding adds.
+
+    Args:
+        images: clean images.
+        noise: change of each pixel, in pixels of [0, 1].
+        radius: in pixels of [0, 1]; for `l2`, the root mean square over an image's pixels.
+        norm: of the ball.
+    """
+    rounded = ((images.float() + noise * 255).clamp(0, 255)).round().int()
+    if norm == "linf":
+        # A hair above, since 8 / 255 * 255 may come out just below 8.
+        levels = int(radius * 255 + 1e-6)
+        rounded = images.int() + (rounded - images.int()).clamp(-levels, levels)
+    return rounded.to(torch.uint8)

@@ -1,0 +1,456 @@
+"""Experiments as plain JSON, and back: which class, which fields, and nothing else.
+
+Only classes of fl_sim, strategies, clients and Flower's strategy module can be named, so
+reading a description never runs anything a file smuggled in.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fl_sim.core import names
+from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
+from fl_sim.core.flower_strategies import FLOWER, Strategy, argument_names, check_arguments, find
+from fl_sim.core.plugins import PACKAGES as PACKAGES
+from fl_sim.core.plugins import RENAMED
+
+DEEPEST = 32  # parts inside one another; more are a mistake, and would exhaust the stack
+LARGEST = 2**63 - 1  # whole number: torch takes no larger ones
+Value = TypeVar("Value")
+
+
+def added(default: Any) -> Any:
+    """Return a dataclass field that is left out of JSON while it has its default.
+
+    A field that is added to a released class is declared so: run ids are hashes of the JSON, and
+    those of existing results do not change.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Example:
+    ...     first: int = 1
+    ...     second: int = added(2)
+    >>> sorted(describe(Example())), sorted(describe(Example(second=3)))
+    (['class', 'first'], ['class', 'first', 'second'])
+    """
+    return dataclasses.field(default=default, metadata={"omit_default": True})
+
+
+def _is_omitted(owner: Any, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a field is left out of the JSON: added later, and at its default."""
+    return bool(field.metadata.get("omit_default")) and getattr(owner, field.name) == field.default
+
+
+def describe(value: Any) -> Any:
+    """Return `value` as JSON: dataclasses and Flower strategies by class and fields."""
+    if isinstance(value, Strategy):
+        return {"class": f"{FLOWER}.{type(value).__name__}", **_flower_arguments(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        hints = _hints_of(cls)
+        there = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
+        fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in there}
+        return {"class": _path_of(cls), **fields}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise RequestError(f"an experiment cannot hold a {type(value).__name__}: {shorten(value)}")
+
+
+def _path_of(cls: type) -> str:
+    """Return the dotted path by which JSON names a class: its first one, if it was renamed."""
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return next((first for first, now in RENAMED.items() if now == path), path)
+
+
+def _as_meant(value: Any, hint: Any) -> Any:
+    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value.
+
+    Where several values are meant, one stands for itself, and None for no value.
+    """
+    if get_origin(hint) is tuple and not isinstance(value, tuple):
+        return () if value is None else (value,)
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    options = get_args(hint) or (hint,)
+    return float(value) if is_whole and float in options and int not in options else value
+
+
+def label(value: Any) -> Any:
+    """Return a value in words for a table: a class by its name and what is not default."""
+    if isinstance(value, tuple):
+        return " + ".join(str(label(own)) for own in value) or "none"
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return type(value).__name__ if isinstance(value, Strategy) else value
+    if type(value).__str__ is not object.__str__:
+        return str(value)
+    default = type(value)()
+    changed = [
+        n for n in argument_names_of(type(value)) if getattr(value, n) != getattr(default, n)
+    ]
+    words = ", ".join(f"{name}={_short(getattr(value, name))}" for name in changed)
+    return f"{type(value).__name__}({words})" if words else type(value).__name__
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(label(value))
+    if 0 < value < 1 and (value * 255).is_integer():
+        return f"{int(value * 255)}/255"
+    return str(float(f"{value:.4g}"))
+
+
+def construct(description: Any, expected: type[Value]) -> Value:
+    """Build what `describe` described.
+
+    Raises:
+        RequestError: for a class outside the allowed packages, or not of the expected kind.
+        FieldError: for an unknown field or a value out of range.
+    """
+    value = _build(description)
+    if not isinstance(value, expected):
+        raise RequestError(f"expected a {expected.__name__}, got {type(value).__name__}")
+    return value
+
+
+def parse(text: str) -> Any:
+    """Return what a JSON text says: no more than JSON can say, and every key once.
+
+    Raises:
+        RequestError: for anything else, and for numbers that Python does not read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+    except RequestError:
+        raise
+    except RecursionError:
+        raise RequestError("this is not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"this is not JSON: {error}") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RequestError(f"this is not JSON: the key {shorten(twice)} stands there twice")
+    return found
+
+
+def _refuse_constant(word: str) -> Any:
+    raise RequestError(f"this is not JSON: {word} is no number of JSON")
+
+
+def with_value(owner: Value, path: str, value: Any) -> Value:
+    """Return a copy of `owner` in which the field at `path`, such as `data.num_clients`, is
+    `value`. An item of a tuple is named by its place, from 0.
+
+    Raises:
+        FieldError: naming the field, what is allowed and what came.
+    """
+    name, _, rest = path.partition(".")
+    current = _field(owner, name)
+    try:
+        changed = with_value(current, rest, value) if rest else value
+    except FieldError as error:
+        raise error.under(name) from None
+    if isinstance(owner, tuple):
+        place = int(name)
+        return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
+    arguments = _arguments(owner) | {name: changed}
+    return typing.cast(Value, make(type(owner), arguments))
+
+
+@cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; reading them anew takes most of a construction."""
+    return get_type_hints(cls)
+
+
+def check_types(owner: Any, depth: int = 1) -> None:
+    """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type.
+
+    Nor may it be a number that is not finite or above 2^63 - 1, a text that no file can hold, or
+    an argument out of the range of a strategy of Flower's.
+    """
+    hints = _hints_of(owner.__class__)
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        _check_field(field.name, value, hints[field.name])
+        for place, part in _parts(value):
+            try:
+                _check_part(part, depth)
+            except FieldError as error:
+                raise error.under(f"{field.name}{place}") from None
+
+
+def _check_field(name: str, value: Any, hint: Any) -> None:
+    _check_plain(name, value)
+    if not _fits(value, hint):
+        raise FieldError(name, _allowed(hint, value), value)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Refuse plain values that no part of an experiment can mean."""
+    if isinstance(value, float):
+        require(math.isfinite(value), name, "a finite number", value)
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, name, "a number within 2^63", value)
+    elif isinstance(value, str):
+        require(_can_be_written(value), name, "text that can be written to a file", value)
+    elif isinstance(value, tuple):
+        for item in value:
+            _check_plain(name, item)
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    """Return a value, or the items of a tuple, each with its place in the path of the field."""
+    if isinstance(value, tuple):
+        return [(f".{i}", item) for i, item in enumerate(value)]
+    return [("", value)]
+
+
+def _check_part(part: Any, depth: int) -> None:
+    if isinstance(part, Strategy):
+        check_arguments(part)
+    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+        own = type(part).__name__
+        require(depth < DEEPEST, own, f"at most {DEEPEST} parts inside one another", "more")
+        check_types(part, depth + 1)
+
+
+def is_part(cls: type) -> bool:
+    """Return whether a class can be part of a description: a dataclass, or Flower's strategy."""
+    return dataclasses.is_dataclass(cls) or issubclass(cls, Strategy)
+
+
+def field_values(part: object) -> dict[str, Any]:
+    """Return the values of a dataclass's fields, by name; of anything else, none."""
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return {}
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+
+
+def argument_names_of(cls: type) -> list[str]:
+    """Return the fields of a dataclass, or the plain arguments of a strategy of Flower's."""
+    if issubclass(cls, Strategy):
+        return argument_names(cls)
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    return [field.name for field in fields]
+
+
+def find_class(path: str) -> type:
+    """Return the class at a dotted path inside the allowed packages.
+
+    Raises:
+        RequestError: for anything else.
+    """
+    module_name, _, class_name = RENAMED.get(path, path).rpartition(".")
+    if module_name == FLOWER:
+        cls = find(class_name)
+        if inspect.isclass(cls) and issubclass(cls, Strategy):
+            return cls
+    elif module_name.split(".")[0] in PACKAGES and _can_be_imported(module_name):
+        try:
+            cls = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            cls = None
+        defined_there = inspect.isclass(cls) and cls.__module__ == module_name
+        if inspect.isclass(cls) and defined_there and dataclasses.is_dataclass(cls):
+            return cls
+    allowed = ", ".join((*PACKAGES, FLOWER))
+    raise RequestError(
+        f"class {shorten(path)} is not a part of an experiment; allowed are those of {allowed}"
+    )
+
+
+def check_classes(part: Any) -> None:
+    """Raise a `FieldError` for the first part whose class cannot be named in JSON.
+
+    A run is described by its JSON, from which workers, resumed runs and audits build it again, so
+    a class in an experiment file or in a notebook cannot be a part of it.
+    """
+    for name, value in field_values(part).items():
+        for place, own in _parts(value):
+            try:
+                _check_class(own)
+            except FieldError as error:
+                raise error.under(f"{name}{place}".rstrip(".")) from None
+
+
+def _check_class(part: Any) -> None:
+    check_classes(part)
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return
+    cls = type(part)
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    try:
+        find_class(path)
+    except RequestError:
+        allowed = (
+            f"a class that is written in a file of the package {' or '.join(PACKAGES[1:])}, "
+            f"or in {PACKAGES[0]}"
+        )
+        raise FieldError("class", allowed, path) from None
+
+
+def _can_be_imported(module_name: str) -> bool:
+    parts = module_name.split(".")
+    return len(parts) <= DEEPEST and all(part.isidentifier() for part in parts)
+
+
+def _build(description: Any, depth: int = 1) -> Any:
+    if depth > DEEPEST:
+        raise RequestError(f"a description has at most {DEEPEST} parts inside one another")
+    if isinstance(description, Mapping):
+        if not isinstance(description.get("class"), str):
+            raise RequestError("a description needs the name of its class under 'class'")
+        cls = find_class(description["class"])
+        parts = {k: _build(v, depth + 1) for k, v in description.items() if k != "class"}
+        return make(cls, parts)
+    if isinstance(description, list):
+        return tuple(_build(item, depth + 1) for item in description)
+    return description
+
+
+def make(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass, or of a strategy of Flower's.
+
+    A text stands for a plug-in, by its name, where the field means one.
+
+    Raises:
+        FieldError: for an unknown field, or a value out of range.
+        RequestError: where the class cannot be made of these arguments.
+    """
+    known = argument_names_of(cls)
+    for name in arguments:
+        if name not in known:
+            raise UnknownFieldError(name, cls.__name__, known)
+    try:
+        if dataclasses.is_dataclass(cls):
+            hints = _hints_of(cls)
+            named = {n: _named(n, value, hints[n]) for n, value in arguments.items()}
+            arguments = {n: _as_meant(value, hints[n]) for n, value in named.items()}
+            for name, value in arguments.items():
+                _check_field(name, value, hints[name])
+        return cls(**arguments)
+    except RequestError:
+        raise
+    except Exception as error:  # of constructors that do not look at types themselves
+        raise RequestError(f"{cls.__name__}: {_without_constructor(str(error), cls)}") from None
+
+
+def _without_constructor(words: str, cls: type) -> str:
+    """Return what Python says of a class's arguments, without the name of the constructor.
+
+    >>> _without_constructor("Layout.__init__() missing 1 argument", type("Layout", (), {}))
+    'missing 1 argument'
+    """
+    return words.replace(f"{cls.__qualname__}.__init__() ", "")
+
+
+def _named(field: str, value: Any, hint: Any) -> Any:
+    """Return plug-ins with default values for names, where the hint means plug-ins."""
+    if isinstance(value, tuple) and get_origin(hint) is tuple:
+        return tuple(_named(field, item, get_args(hint)[0]) for item in value)
+    bases = _classes_in(hint)
+    if not isinstance(value, str) or not bases or _fits(value, hint):
+        return value
+    if get_origin(hint) is tuple:
+        return tuple(with_defaults(names.choose(n, field, bases)) for n in value.split(","))
+    return with_defaults(names.choose(value, field, bases))
+
+
+def _classes_in(hint: Any) -> tuple[type, ...]:
+    """Return the kinds of parts that a hint allows: no plain values."""
+    if get_origin(hint) in (Union, types.UnionType, tuple):
+        found = [cls for option in get_args(hint) for cls in _classes_in(option)]
+        return tuple(dict.fromkeys(found))
+    is_part = inspect.isclass(hint) and hint.__module__.split(".")[0] in (*PACKAGES, "flwr")
+    return (hint,) if is_part else ()
+
+
+def with_defaults(cls: type) -> Any:
+    """Return an instance with the default values.
+
+    Raises:
+        RequestError: for a class that needs arguments.
+    """
+    return make(cls, {})
+
+
+def _arguments(owner: Any) -> dict[str, Any]:
+    cls = type(owner)
+    missing = [name for name in argument_names_of(cls) if not hasattr(owner, name)]
+    if missing:
+        raise RequestError(f"strategy: {cls.__name__} does not keep its {missing[0]}")
+    return {name: getattr(owner, name) for name in argument_names_of(cls)}
+
+
+def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
+    return {name: describe(value) for name, value in _arguments(strategy).items()}
+
+
+def _field(owner: Any, name: str) -> Any:
+    if isinstance(owner, tuple):
+        if name not in map(str, range(len(owner))):
+            raise FieldError(name, f"a place below {len(owner)}", name)
+        return owner[int(name)]
+    if not (dataclasses.is_dataclass(owner) or isinstance(owner, Strategy)):
+        raise UnknownFieldError(name, shorten(owner), ())
+    known = argument_names_of(type(owner))
+    if name not in known:
+        raise UnknownFieldError(name, type(owner).__name__, known)
+    return getattr(owner, name)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _allowed(hint: Any, value: Any) -> str:
+    """Return what a field takes, for a value that does not fit."""
+    plain = [option for option in _options(hint) if not _classes_in(option)]
+    bases, name = _classes_in(hint), value if isinstance(value, str) else ""
+    words = [] if not bases else [names.expectation(bases, name).removeprefix("expected ")]
+    return "expected " + " or ".join([*map(_type_name, plain), *words])
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_type_name(option) for option in get_args(hint))
+    if hint is type(None):
+        return "None"
+    return getattr(hint, "__name__", str(hint))

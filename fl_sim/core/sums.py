@@ -1,0 +1,59 @@
+"""Sums over updates that keep float64 precision without a float64 copy of the stack."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+COLUMNS = 1 << 12  # of float64, for 100 updates: 3 MiB, which stay in a core's cache
+ROWS, RUN = 4, 1 << 17  # long runs of few rows, as memory is read fastest; 4 MiB of float64
+
+
+def chunks(size: int, width: int = COLUMNS) -> Iterator[slice]:
+    """Yield slices that cover `size` once, in order."""
+    for start in range(0, size, width):
+        yield slice(start, min(start + width, size))
+
+
+@contextmanager
+def use_one_thread() -> Iterator[None]:
+    """Let numpy's algebra use one thread, as everything in a run does: sums depend on it."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def weighted_sum(
+    coefficients: Float[Tensor, " n"],
+    updates: Float[Tensor, "n p"],
+    out: Float[Tensor, " p"] | None = None,
+) -> Float[Tensor, " p"]:
+    """Return the sum of the updates times their coefficients, accumulated in float64.
+
+    It is written into `out`, where that is given.
+    """
+    count, size = updates.shape
+    factors = coefficients.double()
+    total = torch.empty(size, dtype=torch.float64) if out is None else out
+    room = torch.empty(min(count, ROWS), min(size, RUN), dtype=torch.float64)
+    for columns in chunks(size, RUN):
+        part = total[columns].zero_()
+        for rows in chunks(count, ROWS):
+            few = updates[rows, columns]
+            exact = room[: few.shape[0], : few.shape[1]].copy_(few)
+            part.addmv_(exact.T, factors[rows])
+    return total
+
+
+def narrow(values: Float[Tensor, " p"], dtype: torch.dtype) -> Float[Tensor, " p"]:
+    """Return finite values in another type, those beyond its range at its largest number."""
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype)

@@ -1,1 +1,0 @@
-"""How a run works, whatever is plugged in."""

@@ -1,0 +1,1 @@
+"""The federation before its first round: records, shards, noise and the initial model."""

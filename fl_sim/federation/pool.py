@@ -1,0 +1,183 @@
+"""Steps 2 to 4 of a run: who holds which image, who is held out, and who is protected."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
+
+from fl_sim.contracts import Dataset, Protection
+from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core.errors import RunFailedError
+from fl_sim.core.seeding import generator, numpy_generator
+from fl_sim.core.serialization import describe
+from fl_sim.data.partition import shares
+from fl_sim.experiment import Experiment
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Every record that any client holds, in order of sample id, and who is who.
+
+    `noisy_images` holds every image as its protection would have it; which of them are
+    published so, `protected` says.
+    """
+
+    clean_images: UInt8[Tensor, "n c h w"]
+    noisy_images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    clients: Int64[Tensor, " n"]
+    members: Bool[Tensor, " n"]
+    protected: Bool[Tensor, " n"]
+    audited: Bool[Tensor, " n"]
+
+
+def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
+    """Share the training images out, hold some back, and protect what is to be protected."""
+    labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
+    clients, members, protected = assign_records(experiment, dataset)
+    return Pool(
+        clean_images=dataset.train_images,
+        noisy_images=_noisy_images(experiment, dataset, clients, protected),
+        labels=labels,
+        clients=clients,
+        members=members,
+        protected=protected,
+        audited=_choose_audited(clients, labels, protected, members, seed)
+        & ~(layout.withheld & protected),
+    )
+
+
+def assign_records(
+    experiment: Experiment, dataset: Dataset
+) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return each record's client, whether it is trained on, and whether it is protected."""
+    data, seed, labels = experiment.data, experiment.seed, dataset.train_labels
+    rng = numpy_generator(seed, "partition")
+    owners = dataset.train_owners
+    parts = shares(experiment.partition, labels, data.num_clients, rng, owners)
+    clients = torch.empty(len(labels), dtype=torch.int64)
+    for client, own in enumerate(parts):
+        clients[own] = client
+    members = _choose_members(clients, labels, data.held_out, seed)
+    protected = experiment.layout.choose_protected(
+        clients, members, labels, data.num_clients, dataset.num_classes, seed
+    )
+    return clients, members, protected
+
+
+def _choose_members(
+    clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
+) -> Bool[Tensor, " n"]:
+    """Hold out the same share of each class of each client; everybody keeps an image."""
+    rank, size = ranks(_strata(clients, labels), generator(seed, "held out"))
+    return rank >= (held_out * size).floor()
+
+
+def _choose_audited(
+    clients: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+    members: Bool[Tensor, " n"],
+    seed: int,
+) -> Bool[Tensor, " n"]:
+    """Choose as many members as outsiders in each client, class and protected status."""
+    strata = _strata(clients, labels, protected.long())
+    kinds = _strata(strata, members.long())
+    rank, _ = ranks(kinds, generator(seed, "audit"))
+    counts = torch.zeros(int(strata.max()) + 1, 2, dtype=torch.int64)
+    counts.index_put_((strata, members.long()), torch.ones_like(strata), accumulate=True)
+    return rank < counts.min(1).values[strata]
+
+
+def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Return one number for each combination of values, in their lexicographic order."""
+    key = torch.zeros_like(columns[0])
+    for column in columns:
+        key = key * (int(column.max()) + 1) + column if len(column) else key
+    inverse: Tensor = key.unique(return_inverse=True)[1]
+    return inverse
+
+
+def ranks(
+    strata: Int64[Tensor, " n"], rng: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return each record's random rank within its stratum, and the stratum's size."""
+    shuffled = torch.randperm(len(strata), generator=rng)
+    order = shuffled[strata[shuffled].argsort(stable=True)]
+    sizes = strata.bincount()
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.empty_like(strata)
+    rank[order] = torch.arange(len(strata)) - starts[strata[order]]
+    return rank, sizes[strata]
+
+
+def _noisy_images(
+    experiment: Experiment,
+    dataset: Dataset,
+    clients: Int64[Tensor, " n"],
+    protected: Bool[Tensor, " n"],
+) -> UInt8[Tensor, "n c h w"]:
+    """Return the images with their noise.
+
+    Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
+    fraction, and held-out images carry noise of the same generator.
+
+    Raises:
+        RunFailedError: where it changes no pixel of any image: nothing would be protected.
+    """
+    clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
+    if protection is None or not bool(protected.any()):
+        return clean
+    seed = experiment.seed
+    if experiment.layout.provenance == "shared":
+        noisy = _noisy(protection, clean, labels, torch.arange(len(clean)), seed)
+    else:
+        noisy = clean.clone()
+        for owner, own in _records_by_owner(experiment, clients, protected).items():
+            noisy[own] = _noisy(protection, clean[own], labels[own], own, seed, owner)
+    if torch.equal(noisy, clean):
+        name = type(protection).__name__
+        raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
+    return noisy
+
+
+def _records_by_owner(
+    experiment: Experiment, clients: Int64[Tensor, " n"], protected: Bool[Tensor, " n"]
+) -> dict[int, Int64[Tensor, " _"]]:
+    """Return the records of every owner that protects any, by owner."""
+    owners = experiment.layout.owners(experiment.data.num_clients, experiment.seed)[clients]
+    found = owners[protected].unique().tolist()
+    return {owner: (owners == owner).nonzero().squeeze(1) for owner in found}
+
+
+def noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
+    """Return the owners that make noise of their own; none where it is shared."""
+    if experiment.protection is None or experiment.layout.provenance == "shared":
+        return []
+    clients, _, protected = assign_records(experiment, dataset)
+    return list(_records_by_owner(experiment, clients, protected))
+
+
+def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
+    """Make one owner's noise and leave it in the cache, where `pool_of` finds it."""
+    clients, _, protected = assign_records(experiment, dataset)
+    own = _records_by_owner(experiment, clients, protected)[owner]
+    images, labels = dataset.train_images[own], dataset.train_labels[own]
+    assert experiment.protection is not None
+    _noisy(experiment.protection, images, labels, own, experiment.seed, owner)
+
+
+def _noisy(
+    protection: Protection,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    sample_ids: Int64[Tensor, " n"],
+    seed: int,
+    *owner: int,
+) -> UInt8[Tensor, "n c h w"]:
+    key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
+    own_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
+    return load_or_compute(
+        "protected", key, lambda: protection.protect(images, labels, sample_ids, own_seed)
+    )

@@ -1,0 +1,43 @@
+"""Any client as a Flower ClientApp.
+
+A node has no state of its own: each message names the experiment, the round and the client,
+so that any node can serve any client, on every engine, with the same bits.
+"""
+
+from functools import lru_cache
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fl_sim.contracts import Update
+from fl_sim.core import process
+from fl_sim.federation.federation import load_federation
+from fl_sim.flower.records import ORDER, from_content, to_reply
+from fl_sim.models import parameters
+from fl_sim.training.client_trainer import make_trainer
+from fl_sim.training.update_checks import describe_error
+
+app = ClientApp()
+_trainer_of = lru_cache(maxsize=2)(make_trainer)  # of a federation, which is prepared once
+
+
+class ClientFailedError(RuntimeError):
+    """A client has nothing to send that could be used."""
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the client that the message names; reply with its update and metrics."""
+    process.configure_process()
+    federation = load_federation(str(message.content.config_records[ORDER]["experiment"]))
+    shapes = parameters.shapes(federation.model)
+    config, task = from_content(message.content, shapes)
+    try:
+        first = _trainer_of(federation).attempt(config, task)[0]
+    except (KeyboardInterrupt, Exception):
+        raise
+    except BaseException as error:  # SystemExit would take the node with it
+        raise ClientFailedError(describe_error(error)) from None
+    if not isinstance(first, Update):
+        raise ClientFailedError(first.cause)
+    return Message(to_reply(first, shapes), reply_to=message)

@@ -1,0 +1,105 @@
+"""The only place that touches what Flower keeps to itself; tests/engine/test_compat.py guards it.
+
+Written for flwr 1.41 and 1.42.
+"""
+
+import logging
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl_sim.backends import loopback
+from fl_sim.core.errors import RequestError
+from fl_sim.core.seeding import seed_for
+
+
+def ensure_node_identity() -> None:
+    """Give this process the identity that Flower's messages ask for, unless it has one."""
+    if TaskIdentity._run_id is None:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def stamp(message: Message) -> None:
+    """Give an instruction the id that Flower's SuperLink would give it."""
+    message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
+
+
+def functions_of(app: ClientApp) -> dict[str, Callable[..., Any]]:
+    """Return the functions that an app answers messages with, by the kind of message."""
+    return dict(app._registered_funcs) | ({"client_fn": app._call} if app._call else {})
+
+
+def quiet() -> None:
+    """Silence Flower's and Ray's progress logs; errors still come through."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+@contextmanager
+def seed_globals(seed: int, *labels: str | int) -> Iterator[None]:
+    """Name the randomness of Flower's own strategies, which draw from global generators.
+
+    The generators are put back afterwards.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    number = seed_for(seed, *labels)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def simulate(
+    main: Callable[[Grid], None], client_app: ClientApp, num_nodes: int, num_workers: int
+) -> None:
+    """Run `main` with a grid of Flower's simulation engine, on Ray.
+
+    Whatever `main` raises comes out of here.
+
+    Raises:
+        RequestError: where Ray cannot start on this machine.
+    """
+    import ray  # a second to import
+    from flwr.simulation import run_simulation
+
+    cause = loopback.why_not_start()
+    if cause:
+        raise RequestError(f"Ray cannot start: {cause}")
+    # Flower would share a Ray that runs already, and wait for cores that our workers hold.
+    ray.shutdown()
+    server_app, failures = ServerApp(), []
+
+    @server_app.main()
+    def run(grid: Grid, context: Any) -> None:
+        try:
+            main(grid)
+        except BaseException as error:
+            failures.append(error)
+
+    backend: Any = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {
+            "num_cpus": num_workers,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "include_dashboard": False,
+        },
+    }
+    try:
+        with loopback.listen_on_loopback():
+            run_simulation(server_app, client_app, num_supernodes=num_nodes, backend_config=backend)
+    finally:
+        ray.shutdown()  # it leaves its own running
+    if failures:
+        raise failures[0]

@@ -1,0 +1,61 @@
+"""What Flower's own strategies see of a round: who is there, and replies."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fl_sim.contracts import Update
+from fl_sim.core.errors import RunFailedError
+from fl_sim.flower.records import NUM_EXAMPLES, Shapes, find_arrays, to_record
+
+PATIENCE = 4  # times that a strategy may look who is there; Flower's would look for ever
+
+
+class ClientRoster(Grid):
+    """The clients of a round, as the nodes that a strategy may choose from."""
+
+    def __init__(self, clients: list[int]) -> None:
+        self.clients = clients
+        self.asked = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the clients.
+
+        Raises:
+            RunFailedError: for a strategy that waits for more clients than there are.
+        """
+        self.asked += 1
+        if self.asked > PATIENCE:
+            raise RunFailedError(f"the strategy waits for more than {len(self.clients)} clients")
+        return self.clients
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a strategy configures a round; the loop sends its messages")
+
+    run = property(_refuse)
+    set_run = create_message = get_nodes = _refuse
+    push_messages = pull_messages = send_and_receive = _refuse
+
+
+def as_replies(
+    updates: list[Update], received: Iterable[Tensor], instructions: list[Message], shapes: Shapes
+) -> list[Message]:
+    """Return checked updates as the replies that a Flower strategy aggregates.
+
+    Args:
+        updates: in client order.
+        received: the parameters of each after its training.
+        instructions: what the strategy asked, by node.
+        shapes: of the parameters.
+    """
+    by_client = {message.metadata.dst_node_id: message for message in instructions}
+    replies = []
+    for update, parameters in zip(updates, received, strict=True):
+        key, _ = find_arrays(by_client[update.client].content)
+        metrics = MetricRecord({**update.metrics, NUM_EXAMPLES: update.num_examples})
+        content = RecordDict({key: to_record(parameters, shapes), "metrics": metrics})
+        replies.append(Message(content, reply_to=by_client[update.client]))
+    return replies

@@ -1,0 +1,49 @@
+"""The same experiments as a Flower App: `flwr run .` in this repository."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl_sim.config import experiment_file
+from fl_sim.config.sweeps import Cell
+from fl_sim.federation.federation import load_federation
+from fl_sim.flower.backend import FlowerBackend
+from fl_sim.runs import feasibility
+from fl_sim.runs.progress import Progress
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.runs.single_run import await_nodes, folder_of, open_folder, run_to_end
+from fl_sim.training.client_trainer import make_trainer
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that the run config names, over whatever grid Flower provides.
+
+    Run config: `experiment` (a file of this repository), `set` (overrides, separated by
+    spaces), `seed`, and `out` (folder of the results; a relative one starts at the home
+    folder, since the working folder is that of Flower's daemon).
+    """
+    config = context.run_config
+    root = Path(__file__).parents[2]
+    overrides = str(config["set"]).split()
+    content = experiment_file.read(root / str(config["experiment"]), overrides)
+    experiment = replace(content.experiment, seed=int(config["seed"]))
+    feasibility.check(experiment)
+    out = Path.home() / Path(str(config["out"])).expanduser()
+    options, cell = RunOptions(out, engine="flower"), Cell(experiment, {})
+    folder = folder_of(options, cell)
+    open_folder(folder, experiment, options)
+    federation = load_federation(experiment.to_json())
+    await_nodes(grid)
+    backend = FlowerBackend(make_trainer(federation), grid)
+    numbers = run_to_end(federation, options, 1, cell, _say, backend)
+    print(f"accuracy {numbers['accuracy']:.3f}, params_sha256 {numbers['params_sha256']}")
+    print(f"results: {folder}")
+
+
+def _say(progress: Progress) -> None:
+    print(f"round {progress.round} of {progress.rounds}: accuracy {progress.accuracy:.3f}")

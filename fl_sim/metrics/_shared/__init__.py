@@ -1,0 +1,1 @@
+"""Statistics shared by the metrics: intervals, ROC curves and groups of clients."""

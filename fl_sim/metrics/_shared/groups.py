@@ -1,0 +1,69 @@
+"""Groups of clients side by side: clean, mixed, protected, and those that attack.
+
+A client whose value is NaN, not defined, is left out of its group.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Row
+from fl_sim.contracts.validity import mark_undefined
+from fl_sim.metrics._shared.defined import mean
+
+CLEAN, MIXED, PROTECTED, ATTACKER = "clean", "mixed", "protected", "attacker"
+GROUPS = (CLEAN, MIXED, PROTECTED, ATTACKER)
+
+
+def group_of(share: float, attacks: bool) -> str:
+    """Return a client's group, by the protected share of its records; attacking comes first."""
+    if attacks:
+        return ATTACKER
+    return PROTECTED if share > 0.75 else CLEAN if share < 0.25 else MIXED
+
+
+def group_mean(values: Float[Tensor, " k"], groups: Sequence[str], wanted: Sequence[str]) -> float:
+    """Return the mean over the clients of the wanted groups; NaN where none has a value."""
+    kept = torch.tensor([group in wanted for group in groups], dtype=torch.bool)
+    return mean(values[kept])
+
+
+def group_gap(
+    values: Float[Tensor, " k"], groups: Sequence[str], of: Sequence[str], to: Sequence[str]
+) -> float:
+    """Return the mean of the groups `of` minus that of the groups `to`; 0 is even.
+
+    NaN where one of them is empty.
+
+    >>> group_gap(torch.tensor([0.75, 0.5]), ["clean", "protected"], ["protected"], ["clean"])
+    -0.25
+    """
+    return group_mean(values, groups, of) - group_mean(values, groups, to)
+
+
+def mean_rows(
+    round_num: int, metric: str, values: Float[Tensor, " k"], groups: Sequence[str]
+) -> Iterator[Row]:
+    """Yield the mean of every group that has clients."""
+    for group in GROUPS:
+        if group in groups:
+            yield mark_undefined(
+                Row(round_num, metric, group_mean(values, groups, [group]), group=group)
+            )
+
+
+def gap_rows(
+    round_num: int, prefix: str, values: Float[Tensor, " k"], groups: Sequence[str]
+) -> Iterator[Row]:
+    """Yield protected minus clean clients, and, where somebody attacks, attackers minus others."""
+    gap = group_gap(values, groups, [PROTECTED], [CLEAN])
+    there = PROTECTED in groups and CLEAN in groups
+    note = "" if there else "no clients to compare: all protect alike"
+    yield mark_undefined(Row(round_num, f"{prefix}_protected_gap", gap, valid=there, note=note))
+    if ATTACKER in groups:
+        gap = group_gap(values, groups, [ATTACKER], [CLEAN, MIXED, PROTECTED])
+        honest = len(set(groups)) > 1
+        note = "" if honest else "no clients to compare: all attack"
+        yield mark_undefined(Row(round_num, f"{prefix}_attacker_gap", gap, valid=honest, note=note))

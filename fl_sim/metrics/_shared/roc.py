@@ -1,0 +1,86 @@
+"""Scores of members and outsiders compared: pure functions of two vectors.
+
+Scores are ordered; infinite ones are as good as others. NaN is no score: with one on either side,
+or with nothing there, every number is NaN.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.metrics._shared.intervals import auc_with_interval
+
+MAX_FPRS = (0.01, 0.001)
+NAN = float("nan")
+
+
+def auc(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+    """Return the chance that a random member scores above a random outsider; guessing: 0.5.
+
+    >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
+    0.75
+    """
+    return auc_with_interval(members, outsiders)[0]
+
+
+def balanced_accuracy(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+    """Return the best mean of hit and rejection rate over all thresholds; guessing: 0.5.
+
+    The threshold is chosen on the audited records, so this is an upper bound.
+
+    >>> balanced_accuracy(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
+    0.75
+    """
+    tpr, fpr = _rates(members, outsiders)
+    return float((0.5 + (tpr - fpr) / 2).max()) if len(tpr) else NAN
+
+
+def tpr_at_fpr(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fpr: float = 0.01
+) -> float:
+    """Return the share of members found while at most `max_fpr` of outsiders are accused.
+
+    Read off the step curve, never interpolated. Guessing gives `max_fpr`.
+    Source: Carlini et al. (2022), section 3, https://arxiv.org/abs/2112.03570.
+
+    >>> tpr_at_fpr(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]), max_fpr=0.5)
+    1.0
+    """
+    tpr, fpr = _rates(members, outsiders)
+    return float(tpr[fpr <= max_fpr].max()) if len(tpr) else NAN
+
+
+def tail_tnr(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fnr: float = 0.01
+) -> float:
+    """Return the share of outsiders cleared while at most `max_fnr` of members are.
+
+    High losses are missing among members: where many outsiders have one, a calibrated attack
+    will find members, which takes no reference model to see. Guessing gives `max_fnr`.
+
+    Source: after the tail of the loss in https://arxiv.org/abs/2510.19773, as the mirror image of
+    the hit rate.
+
+    >>> tail_tnr(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0, 3.0]))
+    0.5
+    """
+    return tpr_at_fpr(-outsiders, -members, max_fnr)
+
+
+def _rates(
+    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]
+) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
+    """Return hit and false alarm rates at every threshold, `score >= threshold`, and for nobody.
+
+    Empty where there is nothing to compare: an empty side, or a score that is NaN.
+    """
+    thresholds = torch.cat([members, outsiders]).unique()
+    if not (len(members) and len(outsiders)) or bool(thresholds.isnan().any()):
+        none = torch.empty(0, dtype=torch.float64)
+        return none, none
+    # The last threshold, above every score, accuses nobody; an infinite score leaves room for none.
+    nobody = torch.zeros(1, dtype=torch.float64)
+    hits = len(members) - torch.searchsorted(members.sort().values, thresholds)
+    alarms = len(outsiders) - torch.searchsorted(outsiders.sort().values, thresholds)
+    found = torch.cat([hits.double() / len(members), nobody])
+    return found, torch.cat([alarms.double() / len(outsiders), nobody])

@@ -1,0 +1,241 @@
+"""Noise that alternates with the training of a surrogate, for every image or for every class.
+
+Protections with a surrogate share it. Long work goes on where an interrupted call stopped.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import Protection
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, check_radius, sign_steps
+from fl_sim.core.resumable import Checkpoint
+from fl_sim.models.surrogate import Batches, Surrogate
+
+PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
+CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
+Turn = Callable[[Float[Tensor, "_ c h w"]], tuple[Float[Tensor, "_ c h w"], bool]]
+Step = Callable[
+    [Loss, Float[Tensor, "m c h w"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]
+]
+
+
+@dataclass(frozen=True, eq=False)
+class AlternatingNoise:
+    """Passes over the noise, each after some steps of the surrogate, until the noise is enough.
+
+    Attributes:
+        surrogate: network whose loss the noise lowers or raises.
+        images: clean images, in [0, 1].
+        labels: their labels.
+        batch_size: number of images that move together.
+        max_passes: largest number of passes.
+        rng: generator that was given to `batches`, or to the surrogate's training.
+        step: moves the noise of a batch, given the loss, the images and their noise.
+        is_enough: says whether the surrogate's error on noisy images ends the search.
+        batches: batches of the surrogate; None: it is not trained any further.
+        surrogate_steps: steps of the surrogate before each pass.
+    """
+
+    surrogate: Surrogate
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    batch_size: int
+    max_passes: int
+    rng: torch.Generator
+    step: Step
+    is_enough: Callable[[float], bool]
+    batches: Batches | None = None
+    surrogate_steps: int = 0
+
+    def sample_wise(self) -> Float[Tensor, "n c h w"]:
+        """Return noise of every image by itself."""
+        batches = torch.arange(len(self.images)).split(self.batch_size)
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+            self.train(noise)
+            noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
+            error = self.surrogate.error(self.images + noise, self.labels)
+            return noise, self.is_enough(error)
+
+        return self._repeat(turn, torch.zeros_like(self.images))
+
+    def class_wise(
+        self, radius: float, pass_steps: int, rng: torch.Generator
+    ) -> Float[Tensor, "n c h w"]:
+        """Return noise that all images of a class share.
+
+        Args:
+            radius: of the L-infinity ball, in pixels of [0, 1].
+            pass_steps: steps of a pass, at least.
+            rng: draws the images that the noise is made on, and their order in each pass.
+        """
+        subset = class_subset(self.labels, self.batch_size, rng, pass_steps)
+        images, labels = self.images[subset], self.labels[subset]
+
+        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+            self.train(noise[self.labels])
+            noise = noise.clone()
+            for rows in shuffled(subset, self.batch_size, rng, pass_steps):
+                self._move_classes(rows, noise, radius)
+            error = self.surrogate.error((images + noise[labels]).clamp(0, 1), labels)
+            return noise, self.is_enough(error)
+
+        start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
+        return self._repeat(turn, start)[self.labels]
+
+    def train(self, noise: Float[Tensor, "n c h w"]) -> None:
+        """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
+        if self.batches is not None:
+            for _ in range(self.surrogate_steps):
+                rows = self.batches.next()
+                self.surrogate.step(self.images[rows] + noise[rows], self.labels[rows])
+
+    def _move(
+        self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "m c h w"]
+    ) -> Float[Tensor, "m c h w"]:
+        return self.step(self.surrogate.loss(self.labels[rows]), self.images[rows], noise)
+
+    def _move_classes(
+        self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "y c h w"], radius: float
+    ) -> None:
+        """Move each image from its class's noise, and the class to the mean of its images."""
+        labels = self.labels[rows]
+        moved, present = self._move(rows, noise[labels]), labels.unique()
+        sums = torch.zeros_like(noise).index_add_(0, labels, moved)
+        counts = labels.bincount(minlength=len(noise))[present].view(-1, 1, 1, 1)
+        noise[present] = (sums[present] / counts).clamp(-radius, radius)
+
+    def _repeat(self, turn: Turn, noise: Float[Tensor, "m c h w"]) -> Float[Tensor, "m c h w"]:
+        """Return the noise after all turns, or once one says that it is good enough."""
+        checkpoint, first = Checkpoint("turns"), 0
+        kept = checkpoint.load()
+        if kept is not None:
+            first, noise = self.surrogate.restore(kept, self.rng), kept["noise"]
+            if self.batches is not None:
+                self.batches.position = int(kept["position"])
+        for number in range(first, self.max_passes):
+            noise, enough = turn(noise)
+            if enough:
+                break
+            if checkpoint.due():
+                position = torch.tensor(0 if self.batches is None else self.batches.position)
+                progress = {"noise": noise, "position": position}
+                checkpoint.save({**self.surrogate.state(number + 1, self.rng), **progress})
+        return noise
+
+
+def in_batches(
+    made: Callable[[int, Int64[Tensor, " m"]], Float[Tensor, "m c h w"]],
+    num_images: int,
+    batch_size: int,
+) -> Float[Tensor, "n c h w"]:
+    """Return the noise of all images, made by the number and the rows of each batch by itself."""
+    checkpoint = Checkpoint("batches")
+    kept = checkpoint.load()
+    parts = [] if kept is None else list(kept["noise"].split(batch_size))
+    batches = torch.arange(num_images).split(batch_size)
+    for number in range(len(parts), len(batches)):
+        parts.append(made(number, batches[number]))
+        if checkpoint.due():
+            checkpoint.save({"noise": torch.cat(parts)})
+    return torch.cat(parts)
+
+
+def class_subset(
+    labels: Int64[Tensor, " n"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
+) -> Int64[Tensor, " m"]:
+    """Draw the images on which class-wise noise is updated: more where more steps are wanted.
+
+    Of each class that is not among them one image is added: it would have no noise otherwise.
+    """
+    num_images = len(labels)
+    wanted = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
+    order = torch.randperm(num_images, generator=rng)
+    subset, others = order[:wanted], order[wanted:]
+    left = others[~torch.isin(labels[others], labels[subset])]
+    by_class = labels[left].argsort(stable=True)
+    sizes = labels[left].unique(return_counts=True)[1]
+    return torch.cat([subset, left[by_class[sizes.cumsum(0) - sizes]]])
+
+
+def shuffled(
+    subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
+) -> tuple[Int64[Tensor, " b"], ...]:
+    """Return the subset in new batches, over again until there are as many as are wanted."""
+    batches: list[Tensor] = []
+    while not batches or len(batches) < pass_steps:
+        order = subset[torch.randperm(len(subset), generator=rng)]
+        batches += order.split(batch_size)
+    return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
+
+
+def num_outputs(labels: Int64[Tensor, " n"]) -> int:
+    """Return how many classes a surrogate tells apart: at least two.
+
+    With one output there is nothing to learn, no gradient, and no noise, even for an owner all of
+    whose images are of class 0.
+    """
+    return max(2, int(labels.max()) + 1)
+
+
+def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
+    """Return channels, height and width."""
+    return images.shape[1], images.shape[2], images.shape[3]
+
+
+class SignStepNoise(Protection):
+    """Noise by sign steps against a surrogate, of every image or of every class."""
+
+    form: Literal["sample", "class"]
+    noise_steps: int
+    step_size: float | None
+    max_passes: int
+    batch_size: int
+    learning_rate: float
+    pass_steps: int
+    direction: ClassVar[Literal["minimise", "maximise"]]
+    min_classes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        check_radius(self.radius)
+        for name in ("noise_steps", "max_passes", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        step = self.step_size
+        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(self.pass_steps >= 0, "pass_steps", "at least 0", self.pass_steps)
+
+    def advice(self, num_images: int) -> str:
+        """Return what to change where class-wise noise of so few images takes too few steps.
+
+        With a single step a pass, the surrogate learns the images before the noise has grown; and
+        noise that cannot reach its radius even in a straight line is weak whatever the images are.
+        """
+        size, step = self.batch_size, self.step_size or self.radius / 10
+        least = math.ceil(max(1, round(CLASS_SUBSET * num_images) / size))
+        steps = max(self.pass_steps, least)
+        enough = steps > 1 and steps * self.max_passes * (step / self.radius) > 1 - 1e-6
+        if self.form == "sample" or enough:
+            return ""
+        plural, usual = "" if steps == 1 else "s", PUBLISHED_STEPS
+        return (
+            f"pass_steps: class-wise noise of {num_images} images takes {steps} step{plural} a "
+            f"pass (published: {usual}) and will be weak; set pass_steps={usual}, or form=sample"
+        )
+
+    def move(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the noise after the sign steps of a pass; one in the class-wise form."""
+        step, steps = self.step_size or self.radius / 10, self.noise_steps
+        steps = steps if self.form == "sample" else 1
+        return sign_steps(loss, images, noise, self.radius, step, steps, self.direction)

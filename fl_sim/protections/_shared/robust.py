@@ -1,0 +1,159 @@
+"""What robust and stable error-minimising noise share: all but the disturbance inside."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import Protection
+from fl_sim.core import serialization
+from fl_sim.core.errors import require
+from fl_sim.core.perturbation import Loss, check_radius, sign_steps, uniform
+from fl_sim.core.resumable import Checkpoint
+from fl_sim.core.seeding import generator
+from fl_sim.core.transforms import draw_crop_flip
+from fl_sim.experiment import Model
+from fl_sim.models.batches import count_samples, cut
+from fl_sim.models.surrogate import Surrogate
+from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs, shape_of
+
+
+@dataclass(frozen=True)
+class RobustNoise(Protection):
+    """Noise against a surrogate that is trained adversarially, made batch by batch.
+
+    Each step makes fresh noise for the current batch, from a random start, and then takes one
+    adversarial step of the surrogate on it. At the end, the noise of every image is made once
+    more against the frozen surrogate. A subclass says which disturbance the noise has to
+    withstand.
+    """
+
+    radius: float = 8 / 255
+    adversary_radius: float | None = None
+    surrogate: Model = field(default_factory=Model)
+    surrogate_steps: int = 5000
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    noise_steps: int = 10
+    transforms: int = 5
+    padding: int = 4
+    flip: bool = True
+    adversary_steps: int = 10
+    clip_gradient: float | None = serialization.added(5.0)
+    min_classes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        check_radius(self.radius)
+        own = self.adversary_radius
+        fits = own is None or 0 <= own <= self.radius
+        require(fits, "adversary_radius", "from 0 to the radius, or None for half of it", own)
+        for name in ("surrogate_steps", "noise_steps", "transforms", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("padding", "adversary_steps"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        clip = self.clip_gradient
+        require(clip is None or clip > 0, "clip_gradient", "above 0, or None", clip)
+
+    @property
+    def against(self) -> float:
+        """Radius of the adversary: half of the noise's where none is given."""
+        return self.radius / 2 if self.adversary_radius is None else self.adversary_radius
+
+    @abstractmethod
+    def disturbance(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
+    ) -> Float[Tensor, "n c h w"]:
+        """Return what the noise has to withstand, added to images that are transformed."""
+
+    @final
+    def noise(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Float[Tensor, "n c h w"]:
+        """Train the surrogate, then make the noise of every image against it."""
+        surrogate = self.train_surrogate(images, labels, seed)
+
+        def made(number: int, rows: Tensor) -> Tensor:
+            rng = generator(seed, self.short, "final", number)
+            return self.batch_noise(surrogate, images[rows], labels[rows], rng)
+
+        return in_batches(made, len(images), self.batch_size)
+
+    @final
+    def train_surrogate(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
+    ) -> Surrogate:
+        """Return the surrogate after its steps; its rate falls tenfold at 40 and 80 %."""
+        num_classes = num_outputs(labels)
+        shape = shape_of(images)
+        rate, clip = self.learning_rate, self.clip_gradient
+        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
+        checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
+        kept = checkpoint.load()
+        for step in range(0 if kept is None else surrogate.restore(kept), last):
+            rows = self._rows(len(images), step, seed, surrogate.least_batch(images))
+            self._take_step(surrogate, images[rows], labels[rows], step, seed)
+            if checkpoint.due() or step + 1 == last:
+                checkpoint.save(surrogate.state(step + 1))
+        return surrogate
+
+    def _rows(self, num_images: int, step: int, seed: int, least: int = 1) -> Int64[Tensor, " m"]:
+        """Return the batch of a step; each epoch has an order of its own."""
+        batches = math.ceil(count_samples(num_images, least) / self.batch_size)
+        epoch, number = divmod(step, batches)
+        order = torch.randperm(num_images, generator=generator(seed, self.short, "epoch", epoch))
+        return cut(order, self.batch_size, least)[number]
+
+    def _take_step(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, step: int, seed: int
+    ) -> None:
+        """Make fresh noise for a batch, and train on its worst disturbance."""
+        past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
+        surrogate.slow_down(0.1**past)
+        rng = generator(seed, self.short, "step", step)
+        noise = self.batch_noise(surrogate, images, labels, rng)
+        transformed = draw_crop_flip(len(images), self.padding, self.flip, rng)
+        seen = transformed(images + (noise * 255).round() / 255)
+        surrogate.step(seen + self.worst(surrogate.loss(labels), seen, rng), labels)
+
+    @final
+    def batch_noise(
+        self,
+        surrogate: Surrogate,
+        images: Float[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return noise that minimises the loss over transforms and disturbances.
+
+        The gradient is the mean over `transforms` draws; its sign is taken afterwards.
+        """
+        loss = surrogate.loss(labels)
+
+        def expected(moved: Tensor) -> Tensor:
+            total = torch.zeros(())
+            for _ in range(self.transforms):
+                seen = draw_crop_flip(len(moved), self.padding, self.flip, rng)(moved)
+                total = total + loss(seen + self.disturbance(loss, seen.detach(), rng))
+            return total
+
+        start = uniform(images, self.radius, rng)
+        steps, size = self.noise_steps, self.radius / 5
+        return sign_steps(expected, images, start, self.radius, size, steps, "minimise")
+
+    @final
+    def worst(
+        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the adversary's change: projected gradient ascent from a random start."""
+        radius = self.against
+        if radius == 0 or self.adversary_steps == 0:
+            return torch.zeros_like(images)
+        start = uniform(images, radius, rng)
+        steps = self.adversary_steps
+        return sign_steps(loss, images, start, radius, radius / 5, steps, "maximise")

@@ -1,0 +1,1 @@
+"""The training loop: rounds, aggregation, collusion and the metrics of each round."""

@@ -1,0 +1,97 @@
+"""What is measured once, after the last round, where `Experiment.evaluation` asks for it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import Client, RoundRecord, Row
+from fl_sim.core.seeding import generator
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import Federation
+from fl_sim.metrics.accuracy import client_accuracies
+from fl_sim.metrics.benefit import benefit_rows
+from fl_sim.metrics.contribution import (
+    contribution_rows,
+    gradient_cosine,
+    gtg_shapley,
+    leave_one_out,
+)
+from fl_sim.models import parameters
+from fl_sim.models.scoring import logits
+from fl_sim.rounds.state import RoundOutcome
+
+
+def needs_updates(experiment: Experiment, round_num: int) -> bool:
+    """Return whether round `number` has to keep its updates apart."""
+    return experiment.evaluation.contributions != "none" and round_num == experiment.rounds
+
+
+def last_round_rows(
+    federation: Federation, outcome: RoundOutcome, record: RoundRecord
+) -> Iterator[Row]:
+    """Yield contributions and benefits after the last round, where they are asked for."""
+    asked = federation.experiment.evaluation
+    if record.round < federation.experiment.rounds:
+        return
+    if asked.contributions != "none":
+        yield from _contributions(federation, outcome, record)
+    if asked.alone is not None:
+        holders = federation.experiment.data.num_clients
+        clients = [client for client in federation.clients_with_data if client < holders]
+        alone = torch.stack([train_alone(federation, asked.alone, i, record) for i in clients])
+        together = client_accuracies(record)[torch.tensor(clients)]
+        yield from benefit_rows(record.round, clients, together, alone)
+
+
+def _contributions(
+    federation: Federation, outcome: RoundOutcome, record: RoundRecord
+) -> Iterator[Row]:
+    updates, model = outcome.updates.rows, federation.model
+    delivered = outcome.updates.clients
+    if updates is None or not len(delivered):
+        note = "no updates" if not len(delivered) else "updates were added up where they were made"
+        yield Row(record.round, "contribution_cosine", float("nan"), valid=False, note=note)
+        return
+    sizes = torch.tensor(federation.shards.sizes, dtype=torch.float64)
+    weights = sizes[delivered]
+    parameters.load_buffers(model, outcome.state.buffers)
+
+    def utility(step: Float[Tensor, " p"]) -> float:
+        parameters.load_flat(
+            model, outcome.config.parameters + step.to(outcome.config.parameters.dtype)
+        )
+        scores = logits(model, federation.test_inputs)
+        if not bool(torch.isfinite(scores).all()):
+            return float("nan")
+        return float((scores.argmax(1) == record.test_labels).double().mean())
+
+    found = {
+        "cosine": gradient_cosine(updates, weights),
+        "leave_one_out": leave_one_out(updates, weights, utility),
+    }
+    if federation.experiment.evaluation.contributions == "shapley":
+        rng = generator(federation.experiment.seed, "round", record.round, "shapley")
+        found["shapley"] = gtg_shapley(updates, weights, utility, rng)
+    holds = record.class_counts.sum(1)[delivered] > 0  # whoever has no images has no accuracy
+    rewards = torch.where(holds, client_accuracies(record)[delivered], torch.nan)
+    yield from contribution_rows(record.round, delivered.tolist(), rewards, found)
+
+
+def train_alone(
+    federation: Federation, behaviour: Client, client: int, record: RoundRecord
+) -> Float[Tensor, ""]:
+    """Return the accuracy, on its own mix of classes, of a client that trains by itself.
+
+    It starts from the global start, and trains once for every round of the run.
+    """
+    experiment, model = federation.experiment, federation.model
+    parameters.load_flat(model, federation.start)
+    parameters.load_buffers(model, federation.start_buffers)
+    for round_num in range(1, experiment.rounds + 1):
+        rng = generator(experiment.seed, "alone", client, "round", round_num)
+        behaviour.train(model, federation.shard(client, round_num), rng)
+    by_itself = replace(record, test_logits=logits(model, federation.test_inputs))
+    return client_accuracies(by_itself)[client]

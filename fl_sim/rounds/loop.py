@@ -1,0 +1,262 @@
+"""The training loop: one round after another, with a callback at each step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from fl_sim.backends.base import Backend
+from fl_sim.contracts import Client, Failure, RoundContext, Update
+from fl_sim.core.errors import RunFailedError
+from fl_sim.core.sums import weighted_sum
+from fl_sim.experiment import FailurePolicy
+from fl_sim.federation.federation import SERVER, Federation
+from fl_sim.models.batches import count_samples
+from fl_sim.rounds.accumulator import RoundUpdates, UpdateAccumulator
+from fl_sim.rounds.callbacks import Callback, CallbackList
+from fl_sim.rounds.collusion import Retrainer, find_colluders, forge_updates
+from fl_sim.rounds.cpu_timer import CpuTimer
+from fl_sim.rounds.evaluation import needs_updates
+from fl_sim.rounds.measure import measure_round
+from fl_sim.rounds.model_checks import check_loss, check_step, check_use, likely_cause
+from fl_sim.rounds.server import Server, context_of
+from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.training.tasks import NOBODY, ClientTask, RoundConfig, Tensors, cut_chunks
+from fl_sim.training.update_checks import is_finite
+
+
+def initial_state(federation: Federation, server: Server) -> State:
+    """Return the state before the first round."""
+    return State(0, federation.start, federation.start_buffers, server)
+
+
+def run_rounds(
+    federation: Federation, state: State, backend: Backend, callbacks: Sequence[Callback] = ()
+) -> Iterator[RoundOutcome]:
+    """Run the rounds that are left, and yield the outcome of each, after the callbacks.
+
+    Args:
+        federation: The federation before its first round.
+        state: The state to go on from; changed in place.
+        backend: Trains the clients, and scores the model.
+        callbacks: Called at the hooks of each round, in order.
+
+    Raises:
+        RunFailedError: where the failure policy, or a model that diverged, ends the run.
+    """
+    hooks = CallbackList(callbacks)
+    backend.watch(hooks.on_client_update if hooks.watches_updates else None)
+    hooks.on_run_start(federation, state)
+    try:
+        for round_num in range(state.round + 1, federation.experiment.rounds + 1):
+            outcome = run_round(federation, state, backend, hooks, round_num)
+            hooks.on_round_end(outcome)
+            yield outcome
+    except BaseException as error:
+        hooks.on_run_end(error)
+        raise
+    hooks.on_run_end(None)
+
+
+def run_round(
+    federation: Federation, state: State, backend: Backend, hooks: Callback, round_num: int
+) -> RoundOutcome:
+    """Run one round: choose, train, forge, aggregate, check and measure."""
+    started, timer, schedule = perf_counter(), CpuTimer(backend), federation.schedule
+    chosen = schedule.choose_clients(round_num, federation.clients_with_data)
+    absent = schedule.absent(round_num, chosen)
+    present = [client for client in chosen if client not in absent]
+    config = plan_round(federation, state, backend, round_num, present)
+    hooks.on_round_start(config)
+
+    hooks.on_phase_start("training")
+    updates = collect_updates(state, backend, config)
+
+    hooks.on_phase_start("aggregation")
+    updates = state.server.screen(round_num, updates, clients_without_data(federation))
+    context = build_context(federation, backend, config, updates)
+    kinds, retrain = find_colluders(schedule, round_num), make_retrainer(state, backend, config)
+    updates, context = forge_updates(updates, state.server, kinds, context, retrain)
+    if config.clients or not may_be_empty(federation):
+        check_failures(federation, round_num, updates)
+    state.parameters, result = state.server.advance(config, updates, context)
+    state.buffers = mean_buffers(updates.updates) or state.buffers
+    culprit = partial(likely_cause, updates.updates, result)
+    check_step(round_num, state.parameters, state.buffers, state.server, culprit)
+    state.client_states |= {u.client: u.memory for u in updates.updates if u.memory}
+    state.round = round_num
+
+    failures = [Failure(round_num, client, cause) for client, cause in sorted(absent.items())]
+    outcome = RoundOutcome(state, config, updates, result, failures + updates.failures)
+    outcome.seconds = perf_counter() - started
+    outcome.cpu_seconds, outcome.cpu_note = timer.spent()
+    outcome.rows = measure_round(federation, backend, outcome, hooks)
+    check_loss(round_num, outcome.rows, culprit)
+    check_use(federation, backend, state, culprit)
+    return outcome
+
+
+def plan_round(
+    federation: Federation, state: State, backend: Backend, round_num: int, present: list[int]
+) -> RoundConfig:
+    """Return the settings of a round. Updates are stacked where anybody has to see each."""
+    sizes = federation.shards.sizes
+    colluders = find_colluders(federation.schedule, round_num)
+    config = RoundConfig(
+        round=round_num,
+        parameters=state.parameters,
+        buffers=state.buffers,
+        sum_updates=not (colluders or needs_updates(federation.experiment, round_num)),
+        batch_clients=state.batch_clients,
+    )
+    weights = torch.tensor([sizes[client] for client in present], dtype=torch.float64)
+    context = _expected_context(federation, backend, round_num, present)
+    return state.server.plan(config, context, weights)
+
+
+def _expected_context(
+    federation: Federation, backend: Backend, round_num: int, clients: list[int]
+) -> RoundContext:
+    experiment, sizes = federation.experiment, federation.shards.sizes
+    least = backend.trainer.least_batch
+    steps = [experiment.client.num_steps(count_samples(sizes[own], least)) for own in clients]
+    draw, num_clients = federation.draws[round_num - 1], federation.num_clients
+    return context_of(clients, steps, num_clients, round_num, experiment.seed, draw)
+
+
+def collect_updates(state: State, backend: Backend, config: RoundConfig) -> RoundUpdates:
+    """Have the clients of a round trained, and gather their updates."""
+    trainer = backend.trainer
+    tasks = [
+        ClientTask(client, factor, state.client_states.get(client, {}))
+        for client, factor in zip(config.clients, config.factors, strict=True)
+    ]
+    costs = [trainer.estimate_steps(client, config.round) for client in config.clients]
+    accumulator = UpdateAccumulator(config)
+    together = config.batch_clients and trainer.can_batch_clients
+    chunks = cut_chunks(tasks, costs, together, len(config.parameters))
+    for position, result in backend.train(config, chunks):
+        raise_if_asked(trainer.policy, result.failures)
+        accumulator.add(position, result)
+    return accumulator.finish()
+
+
+def raise_if_asked(policy: FailurePolicy, failures: list[Failure]) -> None:
+    """End the run at a client's failure where the policy says so.
+
+    Raises:
+        RunFailedError: naming the round, the client and the cause.
+    """
+    own = [failure for failure in failures if failure.client != NOBODY]
+    if own and policy.on_failure == "raise":
+        raise RunFailedError(f"round {own[0].round}, client {own[0].client}: {own[0].cause}")
+
+
+def check_failures(federation: Federation, round_num: int, round_updates: RoundUpdates) -> None:
+    """End the run where too few updates came in, or where any failure is to end it."""
+    policy, failures = federation.experiment.failures, round_updates.failures
+    raise_if_asked(policy, failures)
+    if len(round_updates.updates) < policy.min_updates:
+        cause = f"; client {failures[-1].client}: {failures[-1].cause}" if failures else ""
+        raise RunFailedError(
+            f"round {round_num}: {len(round_updates.updates)} valid updates, "
+            f"failures.min_updates is {policy.min_updates}{cause}"
+        )
+
+
+def may_be_empty(federation: Federation) -> bool:
+    """Return whether a round for which nobody is there is as good as any other."""
+    return federation.experiment.participation.sampling == "poisson"
+
+
+def build_context(
+    federation: Federation, backend: Backend, config: RoundConfig, round_updates: RoundUpdates
+) -> RoundContext:
+    """Return the context of the updates, with what clients sent beside them.
+
+    Raises:
+        RunFailedError: where the server's own update is not finite.
+    """
+    clients, owners = round_updates.clients.tolist(), federation.shards.owners
+    context = _expected_context(federation, backend, config.round, clients)
+    trained = torch.tensor([len(owners[client]) > 0 for client in clients], dtype=torch.bool)
+    updates = [update for update in round_updates.updates if len(owners[update.client])]
+    losses = torch.tensor([update.loss for update in updates], dtype=torch.float64)
+    names = list(updates[0].sent) if updates else []  # checked: the same for all
+    sent = {name: torch.stack([update.sent[name] for update in updates]) for name in names}
+    return replace(
+        context,
+        losses=_fill_missing(losses, trained),
+        sent={name: _fill_missing(rows, trained) for name, rows in sent.items()},
+        reference=server_update(federation, backend, config),
+        parameters=config.parameters,
+    )
+
+
+def server_update(
+    federation: Federation, backend: Backend, config: RoundConfig
+) -> Float[Tensor, " p"] | None:
+    """Return the server's own update on its root images; None where the rule takes none.
+
+    Raises:
+        RunFailedError: where it is not finite.
+    """
+    if federation.root is None:
+        return None
+    task, client = ClientTask(SERVER), federation.experiment.client
+    update, _ = backend.trainer.train_client(config, task, client, federation.root)
+    if update.delta is not None and not is_finite(update.delta):
+        raise RunFailedError(f"round {config.round}: the server's own update is not finite")
+    return update.delta
+
+
+def clients_without_data(federation: Federation) -> frozenset[int]:
+    """Return the clients that have nothing to train on: they report no numbers."""
+    owners = federation.shards.owners
+    return frozenset(client for client, rows in enumerate(owners) if not len(rows))
+
+
+def _fill_missing(
+    values: Shaped[Tensor, "m ..."], trained: Bool[Tensor, " n"]
+) -> Shaped[Tensor, "n ..."]:
+    """Return the values of those who trained; those who hold nothing tell the mean of them."""
+    if bool(trained.all()):
+        return values
+    mean = values.mean(0) if len(values) else values.new_full(values.shape[1:], torch.nan)
+    filled = mean.expand(len(trained), *mean.shape).clone()
+    filled[trained] = values
+    return filled
+
+
+def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retrainer:
+    """Return a function that trains clients of the round again, with another client's behaviour."""
+
+    def retrain(behaviour: Client, clients: list[int]) -> Float[Tensor, "m p"]:
+        rows = []
+        for client in clients:
+            task = ClientTask(client, memory=state.client_states.get(client, {}))
+            shard = backend.trainer.shards.shard(client, config.round)
+            update, _ = backend.trainer.train_client(config, task, behaviour, shard)
+            rows.append(update.delta)
+        return torch.stack([row for row in rows if row is not None])
+
+    return retrain
+
+
+def mean_buffers(updates: list[Update]) -> Tensors:
+    """Return the buffers averaged by shard size, in float64; counters are copied."""
+    if not updates or not updates[0].buffers:
+        return {}
+    sizes = torch.tensor([update.num_examples for update in updates], dtype=torch.float64)
+    merged = {}
+    for name, first in updates[0].buffers.items():
+        if first.is_floating_point():
+            stack = torch.stack([update.buffers[name].reshape(-1) for update in updates])
+            merged[name] = weighted_sum(sizes / sizes.sum(), stack).to(first.dtype).view_as(first)
+        else:
+            merged[name] = first
+    return merged

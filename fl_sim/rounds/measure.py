@@ -1,0 +1,116 @@
+"""The measurements of a round: its record, and the rows that every metric makes of it."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.backends.base import Backend
+from fl_sim.contracts import Metric, RoundRecord, Row, Triggered
+from fl_sim.contracts.validity import mark_undefined
+from fl_sim.core.plugins import discover
+from fl_sim.federation.federation import Federation
+from fl_sim.metrics.accuracy import class_accuracies
+from fl_sim.models.scoring import logits
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.rounds.evaluation import last_round_rows
+from fl_sim.rounds.privacy import privacy_rows
+from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.schedule import backdoors
+from fl_sim.training.tasks import Tensors
+
+IGNORED = Callback()  # nobody listens
+
+
+@lru_cache
+def metrics() -> tuple[Metric, ...]:
+    """Return one of every metric there is."""
+    found = discover("fl_sim.metrics", Metric)  # type: ignore[type-abstract]
+    return tuple(cls() for cls in found)
+
+
+def measure_round(
+    federation: Federation, backend: Backend, outcome: RoundOutcome, hooks: Callback = IGNORED
+) -> list[Row]:
+    """Return the rows of all metrics; those that need scores only in rounds that are evaluated."""
+    experiment, round_num = federation.experiment, outcome.state.round
+    scored = round_num % experiment.evaluation.every == 0 or round_num == experiment.rounds
+    wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
+    hooks.on_phase_start("evaluation")
+    record = record_round(federation, backend, outcome, scored)
+    hooks.on_phase_start("metrics")
+    rows = [row for metric in wanted for row in metric.rows(record)]
+    rows += privacy_rows(federation, outcome.state, by_client=scored)
+    rows += last_round_rows(federation, outcome, record)
+    return [mark_undefined(row) for row in rows]
+
+
+def record_round(
+    federation: Federation, backend: Backend, outcome: RoundOutcome, scored: bool = True
+) -> RoundRecord:
+    """Score the test set and the pool by the global model, and return the record of the round."""
+    state, updates = outcome.state, outcome.updates.updates
+    pool, round_num = federation.pool, state.round
+    kept = pool.audited & scored
+    sets = federation.evaluation_inputs if scored else {}
+    scores = backend.score(state.parameters, state.buffers, sets)
+    none = torch.empty(0, federation.dataset.num_classes)
+    heads_only = federation.experiment.model.tune == "head"
+    size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
+    return RoundRecord(
+        round=round_num,
+        test_logits=scores.get("test", none),
+        test_labels=federation.dataset.test_labels if scored else none[:, 0].long(),
+        pool_logits=scores.get("pool", none),
+        pool_labels=pool.labels[kept],
+        pool_clients=pool.clients[kept],
+        members=pool.members[kept],
+        protected=pool.protected[kept],
+        class_counts=federation.class_counts,
+        protected_counts=federation.protected_counts,
+        updates=tuple(updates),
+        attackers=federation.schedule.attackers(round_num),
+        decision=outcome.result,
+        personal=measure_personal_models(federation, backend, state)
+        if round_num == federation.experiment.rounds
+        else {},
+        num_failures=len(outcome.failures),
+        seconds=outcome.seconds,
+        bytes_down=size * (len(updates) + len(outcome.failures)),
+        bytes_up=size * len(updates),
+        triggered=_score_triggered(federation, scores),
+        cpu_seconds=outcome.cpu_seconds,
+        cpu_note=outcome.cpu_note,
+        pool_features=sets["pool"].flatten(1) if scored and heads_only else None,
+    )
+
+
+def _score_triggered(federation: Federation, scores: Tensors) -> Triggered | None:
+    """Return the scores of the test images with the trigger that attackers stamp."""
+    for _, target in backdoors(federation.experiment):
+        return Triggered(scores["triggered"], target) if "triggered" in scores else None
+    return None
+
+
+def measure_personal_models(
+    federation: Federation, backend: Backend, state: State
+) -> dict[int, Float[Tensor, " y"]]:
+    """Return the accuracy by class of each client's own model, where clients have one.
+
+    NaN for a class without a test image, and for all where a client's model diverged, or cannot
+    be made of what the client keeps.
+    """
+    found, model = {}, backend.trainer.model
+    for client, memory in sorted(state.client_states.items()):
+        behaviour = federation.schedule.behaviour(client, state.round)
+        backend.trainer.model_buffers.load(state.parameters, state.buffers)
+        try:
+            has_own = behaviour.load_personal_model(model, memory)
+        except Exception:  # of any class: who keeps it may have forged it
+            found[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
+            continue
+        if has_own:
+            labels = federation.dataset.test_labels
+            found[client] = class_accuracies(logits(model, federation.test_inputs), labels)
+    return found

@@ -1,0 +1,147 @@
+"""The server's side of a round: what it asks of the clients, and the next global model."""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import AggregationResult, AggregationRule, Draw, LinearRule, RoundContext
+from fl_sim.rounds.accumulator import RoundUpdates
+from fl_sim.training.tasks import RoundConfig
+
+Advance = tuple[Float[Tensor, " p"], AggregationResult | None]
+KnownRule = tuple[AggregationRule | None, Any]  # a rule and its state, or nothing
+
+
+class Server(ABC):
+    """Configures a round, and computes the next parameters from its updates."""
+
+    @abstractmethod
+    def plan(
+        self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
+    ) -> RoundConfig:
+        """Return the settings of the round, with the clients that are asked and their factors.
+
+        Args:
+            config: The settings as far as the loop knows them.
+            context: The clients that are present.
+            weights: The number of examples of each client, `[n]`.
+        """
+
+    @abstractmethod
+    def advance(
+        self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
+    ) -> Advance:
+        """Return the next parameters, and the aggregation result where the server has one."""
+
+    def screen(
+        self, round_num: int, round_updates: RoundUpdates, idle: frozenset[int]
+    ) -> RoundUpdates:
+        """Return the updates that can be aggregated; the others become failures of their clients.
+
+        Args:
+            round_num: Number of the round, from 1.
+            round_updates: The updates of the round.
+            idle: Clients that have nothing to train on.
+        """
+        return round_updates
+
+    @abstractmethod
+    def known_rule(self) -> KnownRule:
+        """Return the rule and its state, as attackers that know the defence see them."""
+
+    @abstractmethod
+    def state_dict(self) -> Any:
+        """Return the server's state: a tree of tensors and plain values."""
+
+    @abstractmethod
+    def load_state_dict(self, content: Any) -> None:
+        """Restore the state that `state_dict` returned."""
+
+
+class RuleServer(Server):
+    """Aggregates by an aggregation rule of this project."""
+
+    def __init__(self, rule: AggregationRule, num_parameters: int) -> None:
+        """Start with the rule's initial state."""
+        self.rule, self.state = rule, rule.initial_state(num_parameters)
+
+    def plan(
+        self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
+    ) -> RoundConfig:
+        """Ask all clients; a linear rule has updates added up where they are made."""
+        factors = [1.0] * len(weights)
+        if len(weights) and config.sum_updates and isinstance(self.rule, LinearRule):
+            factors = self.rule.coefficients(weights, context).tolist()
+        return replace(
+            config,
+            received=self.rule.broadcast(self.state),
+            sum_updates=config.sum_updates and isinstance(self.rule, LinearRule),
+            needs_losses=self.rule.needs_losses,
+            flower_config={"server-round": config.round},
+            clients=context.clients.tolist(),
+            factors=factors,
+        )
+
+    def advance(
+        self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
+    ) -> Advance:
+        """Take the step of the rule."""
+        start = config.parameters
+        if not config.clients:
+            empty = self.rule.decide_empty(self.state, len(start), context)
+            if empty is None:
+                return start, None
+            result = empty
+        elif round_updates.rows is not None:
+            weights = round_updates.weights
+            result = self.rule.decide(self.state, round_updates.rows, weights, context)
+        else:
+            result = self._finish_sum(config, round_updates, context)
+        self.state = result.state
+        return start + result.step, result
+
+    def _finish_sum(
+        self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
+    ) -> AggregationResult:
+        """Finish a sum. Where clients failed, the factors of the others were too small."""
+        assert isinstance(self.rule, LinearRule)
+        assert round_updates.total is not None
+        self.rule.check_count(torch.empty(len(round_updates.updates), 0))
+        shares = self.rule.coefficients(round_updates.weights, context)
+        factors = dict(zip(config.clients, config.factors, strict=True))
+        missing = float(shares[0]) / factors[round_updates.updates[0].client]
+        total = round_updates.total if missing == 1 else round_updates.total * missing
+        state, step = self.rule.finish(self.state, total)
+        return AggregationResult(state, step.float(), shares)
+
+    def known_rule(self) -> KnownRule:
+        """Return the rule and its state."""
+        return self.rule, self.state
+
+    def state_dict(self) -> Any:
+        """Return the state of the rule."""
+        return self.state
+
+    def load_state_dict(self, content: Any) -> None:
+        """Restore the state of the rule."""
+        self.state = content
+
+
+def context_of(
+    clients: list[int],
+    local_steps: list[int],
+    num_clients: int,
+    round_num: int,
+    seed: int,
+    draw: Draw | None = None,
+) -> RoundContext:
+    """Return what is known of clients before they have answered."""
+    expected = float(draw.expected) if draw and draw.sampling == "poisson" else None
+    unknown = torch.full((len(clients),), torch.nan, dtype=torch.float64)
+    steps = torch.tensor(local_steps, dtype=torch.float64)
+    numbers = torch.tensor(clients, dtype=torch.int64)
+    return RoundContext(numbers, num_clients, round_num, seed, steps, unknown, expected=expected)

@@ -1,0 +1,1 @@
+"""Runs and sweeps: options, checkpoints, callbacks, replays and profiling."""

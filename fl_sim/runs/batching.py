@@ -1,0 +1,114 @@
+"""Whether to train small models many at once: what this machine says, asked once."""
+
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+
+import torch
+from torch import nn
+
+from fl_sim.core.atomic_io import DamagedFileError, read_json, write_sealed
+from fl_sim.core.cache import digest, lock_entry, make_folder
+from fl_sim.core.errors import RequestError
+from fl_sim.core.literals import BatchMode as BatchMode
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import Federation
+from fl_sim.participants import Participation
+from fl_sim.runs.environment import processor
+from fl_sim.training.batched_layers import can_batch
+from fl_sim.training.client_trainer import ClientTrainer, make_trainer
+from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig, Tensors
+
+PROBED = 4  # clients, and batches of each, that are timed
+
+
+def choose_batching(mode: BatchMode, federation: Federation) -> bool:
+    """Return whether a run trains its clients in cohorts.
+
+    Raises:
+        RequestError: where it is asked for and the model does not allow it.
+    """
+    experiment = federation.experiment
+    if mode == "on":
+        refuse_unfit(experiment, federation.model)
+    wanted = mode != "off" and fits(experiment, federation.model)
+    return wanted and (mode == "on" or is_batching_faster(federation))
+
+
+def fits(experiment: Experiment, trained: nn.Sequential) -> bool:
+    """Return whether clients can be trained as one batch: their network, and how they train it."""
+    return can_batch(trained) and experiment.client.sgd_config(1) is not None
+
+
+def refuse_unfit(experiment: Experiment, trained: nn.Sequential) -> None:
+    """Raise a `RequestError` where clients cannot be trained as one batch, and say which part."""
+    client, model = type(experiment.client).__name__, experiment.model
+    if not can_batch(trained):
+        raise RequestError(
+            "--batch-clients on: model is to be linear layers and rectifiers, of which many can be "
+            f"trained as one batch; got {model}"
+        )
+    if experiment.client.sgd_config(1) is None:
+        raise RequestError(
+            "--batch-clients on: client is to train by plain SGD, of which many can be done as one "
+            f"batch; got {client}"
+        )
+
+
+def is_batching_faster(federation: Federation) -> bool:
+    """Return whether a cohort is faster than its clients in turn, as measured on this machine.
+
+    The answer is kept, so that one machine always gives the same one.
+    """
+    sgd = federation.experiment.client.sgd_config(1)
+    shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
+    key = digest(processor(), repr(sgd), repr(shapes))
+    path = make_folder("cohort") / f"{key}.json"
+    with lock_entry(path):
+        seconds = _read_measurement(path)
+        if seconds is None:
+            seconds = measure_both(federation)
+            write_sealed(path, seconds)
+    return seconds["cohort"] < seconds["in_turn"]
+
+
+def _read_measurement(path: Path) -> dict[str, float] | None:
+    """Return what was measured before; None where it was not, or was changed since."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_json(path)
+        return {name: float(kept[name]) for name in ("cohort", "in_turn")}
+    except (DamagedFileError, KeyError, TypeError, ValueError):
+        return None
+
+
+def measure_both(federation: Federation) -> dict[str, float]:
+    """Return the CPU seconds of a few batches of a few clients, both ways; the better of two."""
+    probe = _probe(make_trainer(federation))
+    buffers: Tensors = federation.start_buffers
+    count = min(MAX_BATCHED_CLIENTS, federation.experiment.clients_per_round, PROBED)
+    tasks = tuple(ClientTask(client) for client in range(count))
+    seconds = {}
+    for name, together in (("cohort", True), ("in_turn", False)):
+        config = RoundConfig(1, federation.start, buffers, batch_clients=together)
+        runs = []
+        for _ in range(3):
+            started = process_time()
+            probe.train_chunk(config, tasks)
+            runs.append(process_time() - started)
+        seconds[name] = min(runs)
+    return seconds
+
+
+def _probe(trainer: ClientTrainer) -> ClientTrainer:
+    """Return a workshop of a few clients with a few batches each, out of the real data."""
+    sgd = trainer.schedule.experiment.client.sgd_config(1)
+    assert sgd is not None
+    size = PROBED * sgd.batch_size
+    rows = torch.arange(PROBED * size) % len(trainer.shards.labels)
+    everybody = Participation()
+    honest = replace(trainer.schedule.experiment, adversary=None, participation=everybody)
+    schedule = replace(trainer.schedule, experiment=honest)
+    shards = replace(trainer.shards, schedule=schedule, owners=list(rows.split(size)))
+    return replace(trainer, shards=shards)

@@ -1,0 +1,207 @@
+"""Checkpoints: one atomic file a round, checked by a hash when it is read. No pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl_sim.core import interrupts
+from fl_sim.core.atomic_io import DamagedFileError, write_table
+from fl_sim.core.errors import DivergedError, RequestError
+from fl_sim.core.tensor_files import read_tensors, write_tensors
+from fl_sim.federation.federation import Federation
+from fl_sim.flower import ArrayRecord
+from fl_sim.results import ROWS, rows_table
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.runs.run_log import Mark, RunLog
+
+KEPT = 2  # the newest, and the one before in case the newest is damaged
+
+
+class Checkpointer(Callback):
+    """Keeps the rows and the state after each round, so that the run can be resumed.
+
+    Attributes:
+        log: The rows and failures of the rounds so far.
+    """
+
+    def __init__(self, folder: Path, federation: Federation, made_with: Mapping[str, str]) -> None:
+        """Write into the run's folder; `made_with` is as in `Cell`."""
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        made = json.dumps(dict(made_with), sort_keys=True) if made_with else ""
+        self.run, self.data_sha256 = federation.experiment.to_json() + made, federation.data_sha256
+        self.log = RunLog(folder / "log.jsonl")
+
+    def load(self, state: State) -> State:
+        """Return the newest state that was kept, or `state`; see `load_state`."""
+        return load_state(self.checkpoints, state, self.run, self.log, self.data_sha256)
+
+    def on_round_end(self, outcome: RoundOutcome) -> None:
+        """Append the rows to the log, and save the state."""
+        self.log.append(outcome.rows, outcome.failures)
+        save_state(self.checkpoints, outcome.state, self.run, self.log.mark, self.data_sha256)
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        """Where the model has diverged, leave a table of all rows so far behind."""
+        if isinstance(error, DivergedError):
+            write_table(self.folder / ROWS, rows_table([*self.log.rows(), *error.rows]))
+
+
+class StopOnInterrupt(Callback):
+    """Ends a run after the round in which it was interrupted."""
+
+    def on_run_start(self, federation: Federation, state: State) -> None:
+        """Note how many rounds there are."""
+        self.rounds = federation.experiment.rounds
+
+    def on_round_end(self, outcome: RoundOutcome) -> None:
+        """Raise an `InterruptedRunError` where the run is to end, unless it is over."""
+        if outcome.state.round < self.rounds:
+            interrupts.check(outcome.state.round)
+
+
+class CheckpointError(RequestError):
+    """There are checkpoints, but none to go on from; the message says why."""
+
+
+def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: str = "") -> None:
+    """Write the state after a round, and drop all but the newest two.
+
+    Args:
+        folder: of the checkpoints.
+        state: what to keep.
+        run: the experiment as JSON; a checkpoint of another one is refused.
+        mark: where the log of the rows stands.
+        data_sha256: a hash of the dataset's files; a checkpoint of other data is refused.
+
+    Raises:
+        OSError: where it cannot be written; earlier checkpoints stay.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = {
+        "run": hashlib.sha256(run.encode()).hexdigest(),
+        "data": data_sha256,
+        "log": list(mark),
+        "round": state.round,
+        "cohort": state.batch_clients,
+        "parameters": _pack(state.parameters, tensors),
+        "buffers": _pack(state.buffers, tensors),
+        "server": _pack(state.server.state_dict(), tensors),
+        "memories": _pack({str(c): own for c, own in state.client_states.items()}, tensors),
+    }
+    text = json.dumps(tree)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"round-{state.round:06d}.safetensors"
+    write_tensors(path, tensors, {"tree": text}, durable=False)  # the one before is kept as well
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink()
+
+
+def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: str = "") -> State:
+    """Return the newest state that is whole, or `state` where there is no checkpoint.
+
+    What the server remembers is put back in place, and the log goes back to where it stood.
+
+    Raises:
+        CheckpointError: where there are checkpoints and none can be used.
+    """
+    found, causes = _newest_first(folder), []
+    for path in found:
+        content = _read(path)
+        cause = _why_not(content, run, log, data_sha256)
+        if content is None or cause:
+            causes.append(f"{path.name}: {cause}")
+            continue
+        tree, tensors = content
+        state.server.load_state_dict(_unpack(tree["server"], tensors))
+        log.truncate(Mark(*tree["log"]))
+        memories = _unpack(tree["memories"], tensors)
+        return State(
+            round=tree["round"],
+            parameters=_unpack(tree["parameters"], tensors),
+            buffers=_unpack(tree["buffers"], tensors),
+            server=state.server,
+            client_states={int(client): own for client, own in memories.items()},
+            batch_clients=tree["cohort"],
+        )
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used ({'; '.join(causes)}); "
+            "start anew without --resume, or delete them"
+        )
+    return state
+
+
+def _why_not(
+    content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, data_sha256: str
+) -> str:
+    """Return why a checkpoint cannot be used, or nothing."""
+    if content is None:
+        return "torn, or changed since it was written"
+    tree, _ = content
+    if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
+        return "of another experiment, or another version"
+    if tree.get("data", data_sha256) != data_sha256:
+        return "of other data: the dataset's files were replaced since"
+    if not log.contains(Mark(*tree["log"])):
+        return f"{log.path.name} was changed since"
+    return ""
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-*.safetensors"), reverse=True)
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Tensor]] | None:
+    """Return the content of a checkpoint, or None where it is torn or was changed."""
+    try:
+        tensors, note = read_tensors(path)
+        return json.loads(note["tree"]), tensors
+    except (DamagedFileError, KeyError, ValueError):
+        return None
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON, with every array moved to `tensors`."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        name = f"t{len(tensors)}"
+        if isinstance(value, Tensor):
+            tensors[name] = value.clone()
+            return {"kind": "tensor", "name": name}
+        tensors[name] = torch.tensor(np.asarray(value))
+        return {"kind": "array", "name": name}
+    if isinstance(value, ArrayRecord):
+        arrays = value.to_numpy_ndarrays()
+        items = [[k, _pack(a, tensors)] for k, a in zip(value, arrays, strict=True)]
+        return {"kind": "record", "items": items}
+    if isinstance(value, dict):
+        return {"kind": "dict", "items": [[k, _pack(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"kind": "list", "items": [_pack(item, tensors) for item in value]}
+    raise TypeError(f"a strategy's state cannot hold a {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return what `_pack` packed."""
+    if not isinstance(value, dict):
+        return value
+    match value["kind"]:
+        case "tensor":
+            return tensors[value["name"]]
+        case "array":
+            return tensors[value["name"]].numpy()
+        case "list":
+            return [_unpack(item, tensors) for item in value["items"]]
+        case "dict":
+            return {key: _unpack(item, tensors) for key, item in value["items"]}
+        case _:
+            named = {key: _unpack(item, tensors) for key, item in value["items"]}
+            return ArrayRecord({key: torch.from_numpy(array) for key, array in named.items()})

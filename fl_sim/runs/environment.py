@@ -1,0 +1,135 @@
+"""What the bits of a run depend on beside the experiment."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fl_sim.core.atomic_io import read_json
+
+DISTRIBUTION = "fl-sim"
+# They choose which instructions a sum is made with, and so its last bits.
+SWITCHES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+)
+TELLING = ("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability")
+
+
+def environment(engine: str, project: Path | None = None) -> dict[str, Any]:
+    """Return versions, commits, the machine, and the switches that choose its instructions.
+
+    Args:
+        engine: that carries the run.
+        project: folder of the user's own work; None: the working folder.
+
+    Returns:
+        a dict that goes into JSON as it is. `commit` is that of fl_sim's own sources, None where
+        it is installed without them; `project_commit` is that of the repository around
+        `project`, None where there is none.
+    """
+    return {
+        "fl_sim": _version(),
+        "commit": _source_commit(),
+        "project_commit": _commit(project or _here()),
+        "engine": engine,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "flwr": version("flwr"),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "switches": switches(),
+    }
+
+
+def switches() -> dict[str, str]:
+    """Return the variables that choose a processor's instructions, as far as they are set."""
+    return {name: os.environ[name] for name in SWITCHES if name in os.environ}
+
+
+def describe_changes(folder: Path, engine: str) -> str:
+    """Return in words what differs now from the environment that a run was made in."""
+    then: Mapping[str, Any] = read_json(folder / "environment.json")
+    now = environment(engine)
+    pairs = [(name, then.get(name), now[name]) for name in TELLING if name in then]
+    before, after = then.get("switches", {}), now["switches"]
+    if "switches" in then:
+        names = sorted({*before, *after})
+        pairs += [(name, before.get(name), after.get(name)) for name in names]
+    found = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
+    return "; ".join(found) or "the environment is as recorded, so the code or the data changed"
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _source_commit() -> str | None:
+    """Return the commit of fl_sim's sources, where the repository around them is fl_sim's own.
+
+    A package that was installed into somebody's project lies in a repository that is not its own.
+    """
+    package = Path(__file__).resolve().parents[1]
+    top = _git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != package.parent:
+        return None
+    about = package.parent / "pyproject.toml"
+    is_own = about.is_file() and f'name = "{DISTRIBUTION}"' in about.read_text(errors="replace")
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    return _commit(package) if is_own and tracked is not None else None
+
+
+def _commit(folder: Path | None) -> str | None:
+    return None if folder is None else _git(folder, "describe", "--always", "--dirty")
+
+
+def _here() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was deleted
+        return None
+
+
+@lru_cache(maxsize=100)
+def _git(folder: Path, *command: str) -> str | None:
+    """Return what git says of a folder; None where it says nothing, or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={name: own for name, own in os.environ.items() if not name.startswith("GIT_")},
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,86 @@
+"""Whether a run can be carried out as it is asked for: all that is found before any work."""
+
+import torch
+
+from fl_sim.config import validation
+from fl_sim.contracts import Update
+from fl_sim.core.errors import FieldError, require
+from fl_sim.core.flower_strategies import Strategy
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import dataset_of
+from fl_sim.federation.pool import assign_records
+from fl_sim.flower import compat
+from fl_sim.flower.server import FlowerServer
+from fl_sim.rounds.accumulator import RoundUpdates
+from fl_sim.rounds.server import context_of
+from fl_sim.runs.batching import BatchMode, refuse_unfit
+from fl_sim.training.tasks import RoundConfig
+
+SHAPES = {"weight": (2, 3), "bias": (2,)}  # of the network with which strategies are tried
+SIZE = 8
+
+
+def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
+    """Raise a `RequestError` for what would make the run fail for sure.
+
+    Raises:
+        FieldError: naming the field, what is allowed, and what came.
+        MissingDataError: where the dataset is nowhere to be had.
+        MissingWeightsError: naming the file to fill.
+        RequestError: for batch_clientss of a model or client that cannot be trained as a batch.
+    """
+    validation.check(experiment)
+    if batch_clients == "on":
+        refuse_unfit(experiment, validation.network_of(experiment).trained)
+    if isinstance(experiment.strategy, Strategy):
+        _try_out(experiment)
+    if experiment.layout.withheld:
+        _check_withheld(experiment)
+
+
+def _check_withheld(experiment: Experiment) -> None:
+    """Refuse to withhold so much that too few clients have anything to train on."""
+    clients, members, protected = assign_records(experiment, dataset_of(experiment))
+    able = len(clients[members & ~protected].unique())
+    fewest = validation.fewest_of(experiment)
+    allowed = f"so small that {fewest} clients still have images to train on"
+    require(able >= fewest, "layout.fraction", allowed, experiment.layout.fraction)
+
+
+def _try_out(experiment: Experiment) -> None:
+    """Let a strategy of Flower's aggregate a round of made-up updates.
+
+    Its arguments are looked at one by one elsewhere; how they go together, only itself knows.
+    """
+    compat.quiet()
+    name = type(experiment.strategy).__name__
+    try:
+        step = _synthetic_round(experiment)
+    except Exception as error:  # of any class: the strategies raise what they like
+        words = " ".join(str(error).split())
+        allowed = f"arguments of {name} with which it can aggregate a round ({words})"
+        raise FieldError("strategy", allowed, name) from error
+    if not bool(step.isfinite().all()):
+        allowed = f"arguments of {name} that do not make all parameters infinite or NaN"
+        raise FieldError("strategy", allowed, name)
+
+
+def _synthetic_round(experiment: Experiment) -> torch.Tensor:
+    """Return the parameters after a round in which every client sends another small update."""
+    again = Experiment.from_json(experiment.to_json()).strategy  # strategies remember
+    assert isinstance(again, Strategy)
+    clients = list(range(experiment.clients_per_round))
+    context = context_of(clients, [1] * len(clients), len(clients), 1, experiment.seed)
+    server = FlowerServer(again, SHAPES, experiment.seed)
+    config = RoundConfig(1, torch.zeros(SIZE), {})
+    plan = server.plan(config, context, torch.ones(len(clients), dtype=torch.float64))
+    fewest = experiment.failures.min_updates
+    if len(plan.clients) < fewest:
+        raise ValueError(f"it asks {len(plan.clients)} of {len(clients)} clients")
+    if "server-round" not in plan.flower_config:
+        raise ValueError("configrecord_key has to be 'config', where clients look")
+    metrics = {"train_loss": 1.0, "train_accuracy": 0.5}
+    updates = [Update(client, None, {}, 10, metrics) for client in plan.clients]
+    rows = torch.linspace(-0.01, 0.01, SIZE) * torch.arange(1, len(updates) + 1)[:, None]
+    after, _ = server.advance(plan, RoundUpdates(updates, rows, None, []), context)
+    return after

@@ -1,0 +1,140 @@
+"""What a finished run leaves behind: everything that the report and later audits need."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fl_sim.backends.base import Backend
+from fl_sim.core.atomic_io import (
+    SEAL,
+    file_sha256,
+    write_arrays,
+    write_json,
+    write_sealed,
+    write_table,
+)
+from fl_sim.core.tensor_files import write_tensors
+from fl_sim.federation.federation import Federation
+from fl_sim.federation.pool import Pool
+from fl_sim.metrics.leakage import loss_score, margin_score
+from fl_sim.results import FILES, MODEL, RESULT, ROWS, final_numbers, rows_table
+from fl_sim.rounds.state import State
+from fl_sim.runs.memory import MIB
+from fl_sim.runs.run_log import RunLog
+
+SHOWN = 8  # images on the sheet of the report
+
+
+def write_outputs(
+    federation: Federation,
+    state: State,
+    log: RunLog,
+    backend: Backend,
+    folder: Path,
+    predicted: int,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the results of a run, `result.json` last, and return what it says.
+
+    Args:
+        ours: the federation.
+        state: after the last round.
+        log: all rows and failures.
+        crew: scores the final model once more, on every record.
+        folder: of the run.
+        predicted: bytes that the run was expected to take at its peak.
+        about: engine, seconds and the like, which go into the result as they are.
+    """
+    experiment, table = federation.experiment, rows_table(log.rows())
+    write_table(folder / ROWS, table)
+    write_table(folder / "signals.parquet", _signals(federation, state, backend))
+    failures = [failure._asdict() for failure in log.failures()]
+    write_json(folder / "failures.json", failures)
+    _save_samples(folder / "samples.npz", federation)
+    write_tensors(folder / MODEL, {"parameters": state.parameters, **state.buffers}, {})
+    numbers = final_numbers(table)
+    numbers["cost"] |= {"peak_mib": backend.peak_memory() / MIB, "predicted_mib": predicted / MIB}
+    result = {
+        "experiment": experiment.name,
+        "run_id": experiment.run_id,
+        "seed": experiment.seed,
+        "status": "finished",
+        "rounds": state.round,
+        "dataset": federation.dataset.name,
+        "origin": federation.dataset.origin,
+        "data_notes": list(federation.dataset.notes),
+        "num_parameters": len(state.parameters),
+        "cohort": state.batch_clients,
+        **about,
+        **numbers,
+        "params_sha256": sha256_of(state),
+        "failures": failures,
+        "files": {name: file_sha256(folder / name) for name in FILES},
+    }
+    result[SEAL] = write_sealed(folder / RESULT, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    log.path.unlink(missing_ok=True)
+    return result
+
+
+def sha256_of(state: State) -> str:
+    """Return a hash of the final parameters and buffers: equal hashes, equal bits."""
+    return params_sha256(state.parameters, state.buffers)
+
+
+def params_sha256(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
+    """Return a hash of parameters and buffers: equal hashes, equal bits."""
+    sha = hashlib.sha256(parameters.numpy().tobytes())
+    for name in sorted(buffers):
+        sha.update(buffers[name].contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _signals(federation: Federation, state: State, backend: Backend) -> pd.DataFrame:
+    """Return one row a record: its scores under the final model, and who it is."""
+    scores = backend.score(state.parameters, state.buffers, {"all": federation.inputs})["all"]
+    pool = federation.pool
+    columns = {
+        "sample_id": torch.arange(len(pool.labels)),
+        "client": pool.clients,
+        "label": pool.labels,
+        "member": federation.trained,
+        "audited": pool.audited,
+        "protected": pool.protected,
+        "loss": -loss_score(scores, pool.labels),
+        "margin": margin_score(scores, pool.labels),
+        "correct": scores.argmax(1) == pool.labels,
+    }
+    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def _save_samples(path: Path, federation: Federation) -> None:
+    """Save a few images, clean and as published, and who holds how many of which class."""
+    pool = federation.pool
+    rows = _first_of_each_class(pool)[:SHOWN]
+    arrays = {
+        "clean": pool.clean_images[rows].numpy(),
+        "published": pool.noisy_images[rows].numpy(),
+        "labels": pool.labels[rows].numpy(),
+        "class_names": np.array(federation.dataset.class_names),
+        "client_classes": federation.class_counts.numpy(),
+        "protected": federation.protected_counts.numpy(),
+    }
+    write_arrays(path, arrays, compressed=False)
+
+
+def _first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
+    """Return the first record of each class, a protected one where there is any."""
+    candidates = pool.protected.nonzero().squeeze(1)
+    if len(candidates) == 0:
+        candidates = torch.arange(len(pool.labels))
+    own = pool.labels[candidates]
+    return torch.stack([candidates[own == label][0] for label in own.unique()])

@@ -1,0 +1,42 @@
+"""Noise that every owner makes for itself is made side by side, before the runs that need it."""
+
+from typing import Any, NamedTuple
+
+from fl_sim.core import process
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import dataset_of
+from fl_sim.federation.pool import make_noise, noise_owners
+from fl_sim.runs.processes import run_jobs
+from fl_sim.runs.progress import Listener
+
+
+class OwnerNoise(NamedTuple):
+    """One owner of one experiment."""
+
+    experiment: Experiment
+    owner: int
+
+
+def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
+    """Make the noise of all owners and leave it in the cache; a single owner's can wait.
+
+    Same bits as in the run itself, which finds them there. What cannot be made is left for the
+    run, where it is recorded.
+    """
+    if workers < 2:
+        return
+    orders: dict[Any, OwnerNoise] = {}  # by all that the noise depends on
+    for own in experiments:
+        if own.layout.provenance != "shared":
+            what = (own.protection, own.data, own.partition, own.seed)
+            whose = (own.layout.provenance, own.layout.num_owners)
+            for owner in noise_owners(own, dataset_of(own)):
+                orders.setdefault((*what, *whose, owner), OwnerNoise(own, owner))
+    if len(orders) > 1:
+        # What goes wrong here goes wrong in the run, which says so.
+        run_jobs(_make, list(orders.values()), workers)
+
+
+def _make(order: OwnerNoise, listen: Listener) -> None:
+    process.configure_process()
+    make_noise(order.experiment, dataset_of(order.experiment), order.owner)

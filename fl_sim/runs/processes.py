@@ -1,0 +1,164 @@
+"""Runs jobs in turn, or side by side in processes that never outlive the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fl_sim.core import interrupts
+from fl_sim.core.errors import RunFailedError
+from fl_sim.core.literals import Engine
+from fl_sim.flower import compat
+from fl_sim.runs.progress import Listener
+
+Job = TypeVar("Job")
+Task = Callable[[Job, Listener], str | None]
+Attempt = Callable[[Job, Listener], str]
+
+_reports: Any = None  # the queue of a worker process
+
+
+def run_jobs(
+    task: Task[Job],
+    jobs: list[Job],
+    workers: int = 1,
+    *,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    listen: Listener = lambda progress: None,
+    tell: Callable[[Job, str], None] = lambda job, error: None,
+) -> list[tuple[Job, str]]:
+    """Run jobs, and return those that failed with what went wrong; the others go on.
+
+    Several workers run jobs side by side, in processes or on Ray. An interrupt lets the jobs at
+    hand stop where they can go on later, and fails those that have not begun.
+
+    Args:
+        task: Picklable; it is called with a job and a listener. What it raises, or returns, is
+            what went wrong.
+        jobs: Jobs in the order in which they begin.
+        workers: Number of processes, or of workers of Ray.
+        engine: `flower` runs one job at a time, since Flower's engine needs this process.
+        ray_address: Address of a Ray cluster; None starts Ray on this machine.
+        listen: Called in this process with what tasks report, perhaps in another thread.
+        tell: Called with each job that is over, and what went wrong, or "".
+    """
+    attempt, count = partial(_attempt, task), min(workers, len(jobs))
+    if count < 2 or engine == "flower":
+        outcomes = _in_turn(attempt, jobs, listen)
+    elif engine == "ray":
+        from fl_sim.runs import ray_jobs  # Ray takes a second to import
+
+        outcomes = ray_jobs.side_by_side(attempt, jobs, workers, ray_address, listen)
+    else:
+        outcomes = _side_by_side(attempt, jobs, count, listen)
+    failed = []
+    for job, error in outcomes:
+        tell(job, error)
+        if error:
+            failed.append((job, error))
+    return failed
+
+
+def _attempt(task: Task[Job], job: Job, listen: Listener) -> str:
+    """Run a job; return what went wrong, or nothing."""
+    if interrupts.is_stop_requested():
+        return "interrupted before it began"
+    try:
+        return task(job, listen) or ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _in_turn(attempt: Attempt[Job], jobs: list[Job], listen: Listener) -> Iterator[tuple[Job, str]]:
+    with interrupts.finish_round_on_interrupt():
+        for job in jobs:
+            yield job, attempt(job, listen)
+
+
+def _side_by_side(
+    attempt: Attempt[Job], jobs: list[Job], count: int, listen: Listener
+) -> Iterator[tuple[Job, str]]:
+    """Yield jobs and what went wrong, as they come; `listen` is called in a thread of its own."""
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    leash, held = context.Pipe(duplex=False)
+    stop = context.Event()
+    listener = threading.Thread(target=_pass_on, args=(reports, listen), daemon=True)
+    listener.start()
+    with (
+        _without_a_missing_script(),
+        ProcessPoolExecutor(count, context, _start, (reports, leash, stop)) as pool,
+        interrupts.finish_round_on_interrupt(stop),
+    ):
+        try:
+            waiting = {pool.submit(_work, attempt, job): job for job in jobs}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool:
+            held.close()
+            raise RunFailedError(
+                "a worker process died: it was killed, or ran out of memory; go on with --resume, "
+                "and fewer --workers"
+            ) from None
+        except BaseException:
+            held.close()  # ends the workers at once, whatever they are at
+            raise
+    reports.put(None)
+    listener.join()
+
+
+@contextmanager
+def _without_a_missing_script() -> Iterator[None]:
+    """Let workers start although the script is nowhere to be read, such as from standard input.
+
+    Workers import the script of their parent, by its path. What a run is made of comes from
+    modules, so that they can do without.
+    """
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None)
+    if path is None or Path(path).exists():
+        yield
+        return
+    del script.__file__
+    try:
+        yield
+    finally:
+        script.__file__ = path
+
+
+def _pass_on(reports: Any, listen: Listener) -> None:
+    while (report := reports.get()) is not None:
+        listen(report)
+
+
+def _work(attempt: Attempt[Job], job: Job) -> str:
+    return attempt(job, _reports.put)
+
+
+def _start(reports: Any, leash: Connection, stop: Any) -> None:
+    """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
+    global _reports
+    _reports = reports
+    compat.quiet()
+    interrupts.share(stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    watch = partial(_end_with, [parent.sentinel, leash])
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with(signs: list[Any]) -> None:
+    wait(signs)
+    os._exit(1)

@@ -1,0 +1,132 @@
+"""How a run is getting on, told after every round: to a file, a listener, other tools."""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from math import isfinite, nan
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from fl_sim.contracts import Failure, Row
+from fl_sim.core.atomic_io import write_text
+from fl_sim.core.process import peak_memory
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import Federation
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.runs.memory import MIB
+
+NOISE_SECONDS = 2.0  # between two reports of how noise gets on
+RECENT = 10  # rounds from whose duration the time that is left is told
+
+
+class Progress(NamedTuple):
+    """Where a run stands after a round; rates are of the rounds of this process.
+
+    `key` is the folder of the run; `seconds` is what the last round took in all. While noise is
+    made, in round 0, `noise_passes` counts images that went forward and backward.
+    """
+
+    key: str
+    label: str
+    round: int
+    rounds: int
+    clients: int
+    accuracy: float
+    failures: int = 0
+    seconds: float = 0.0
+    clients_per_second: float = 0.0
+    seconds_left: float = 0.0
+    peak_mib: float = 0.0
+    noise_passes: int = 0
+
+    def to_json(self) -> str:
+        """Return one line; what is not known is null, and passes are told while noise is made."""
+        content = {
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in self._asdict().items()
+            if name != "noise_passes" or value
+        }
+        return json.dumps({"run": content.pop("key"), **content})
+
+
+Listener = Callable[[Progress], None]
+
+
+def report_preparation(
+    experiment: Experiment, folder: Path, label: str, listen: Listener
+) -> Callable[[int], None]:
+    """Return what hears of the passes that noise takes, and tells of them every few seconds."""
+    told = perf_counter()
+
+    def hear(passes: int) -> None:
+        nonlocal told
+        if perf_counter() - told >= NOISE_SECONDS:
+            told = perf_counter()
+            rounds, clients = experiment.rounds, experiment.clients_per_round
+            now = Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes)
+            listen(now)
+
+    return hear
+
+
+class ProgressReporter(Callback):
+    """Reports each round to a listener and to `progress.jsonl` in the run's folder."""
+
+    def __init__(self, folder: Path, label: str, listen: Listener) -> None:
+        """Report on the run in `folder`."""
+        self.folder, self.label, self.listen = folder, label, listen
+        self.path = folder / "progress.jsonl"
+        self.durations: deque[float] = deque(maxlen=RECENT)
+
+    def on_run_start(self, federation: Federation, state: State) -> None:
+        """Begin, or go on: lines of rounds that will be run again are dropped."""
+        self.experiment = federation.experiment
+        write_text(self.path, "".join(_previous_lines(self.path)[: state.round]))
+        self.since = perf_counter()
+
+    def on_round_end(self, outcome: RoundOutcome) -> None:
+        """Report a round."""
+        progress = self._progress(outcome.state.round, outcome.rows, outcome.failures)
+        with self.path.open("a") as file:
+            file.write(progress.to_json() + "\n")
+        self.listen(progress)
+
+    def _progress(self, round_num: int, rows: list[Row], failures: list[Failure]) -> Progress:
+        now, clients = perf_counter(), self.experiment.clients_per_round
+        seconds, self.since = now - self.since, now
+        self.durations.append(seconds)
+        left = (self.experiment.rounds - round_num) * sum(self.durations) / len(self.durations)
+        known = [r.value for r in rows if r.metric == "accuracy" and r.client == -1]
+        accuracy = known[0] if known else float("nan")
+        return Progress(
+            key=str(self.folder),
+            label=self.label,
+            round=round_num,
+            rounds=self.experiment.rounds,
+            clients=clients,
+            accuracy=accuracy,
+            failures=len(failures),
+            seconds=round(seconds, 4),
+            clients_per_second=round(clients / seconds, 2),
+            seconds_left=round(left, 2),
+            peak_mib=round(peak_memory() / MIB, 1),
+        )
+
+
+def _previous_lines(path: Path) -> list[str]:
+    """Return the lines of an earlier process; garbage is kept as it is: nobody depends on it."""
+    try:
+        return path.read_text(errors="replace").splitlines(keepends=True)
+    except OSError:
+        return []
+
+
+def report_finished(
+    experiment: Experiment, folder: Path, label: str, result: dict[str, Any]
+) -> Progress:
+    """Return where a run stands that had finished before."""
+    clients = experiment.clients_per_round
+    accuracy = float("nan") if result["accuracy"] is None else result["accuracy"]  # JSON has null
+    return Progress(str(folder), label, result["rounds"], experiment.rounds, clients, accuracy)

@@ -1,0 +1,83 @@
+"""Whole runs side by side on warm workers of Ray, on this machine or a cluster."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import ray
+
+from fl_sim.backends import ray_pool
+from fl_sim.backends.ray_pool import RayWorker
+from fl_sim.core import interrupts
+from fl_sim.runs.progress import Listener, Progress
+
+Job = TypeVar("Job")
+POLL = 0.1  # seconds between looks at what workers have to say
+
+
+class ReportBoard:
+    """Where workers report, and learn whether they are to stop after their round."""
+
+    def __init__(self) -> None:
+        self.reports: list[Progress] = []
+        self.stopping = False
+
+    def report(self, progress: Progress) -> bool:
+        """Take a report; return whether to stop."""
+        self.reports.append(progress)
+        return self.stopping
+
+    def take(self, stopping: bool) -> list[Progress]:
+        """Return the reports since the last call, and pass on whether to stop."""
+        reports, self.reports = self.reports, []
+        self.stopping = stopping
+        return reports
+
+
+def side_by_side(
+    task: Callable[[Job, Listener], str],
+    jobs: list[Job],
+    count: int,
+    address: str | None,
+    listen: Listener,
+) -> Iterator[tuple[Job, str]]:
+    """Yield each job with what `task` says went wrong with it, as they come.
+
+    Results have to land in a folder that all machines of a cluster share.
+
+    Args:
+        task: picklable; it is given the job and a listener whose reports reach `listen`.
+        jobs: what to do.
+        count: number of workers.
+        address: of a Ray cluster; None: this machine.
+        listen: called in this process.
+    """
+    pool, queue = ray_pool.ray_workers(count, address), deque(jobs)
+    kind: Any = ray.remote(num_cpus=0)(ReportBoard)
+    board = kind.remote()
+    busy: dict[Any, tuple[RayWorker, Job]] = {}
+    with interrupts.finish_round_on_interrupt():
+        while queue or busy:
+            idle = [worker for worker in pool if all(worker is not own for own, _ in busy.values())]
+            for worker in idle:
+                if queue and ray_pool.is_ready(worker):
+                    job = queue.popleft()
+                    busy[worker.actor.carry_out.remote(task, job, board)] = (worker, job)
+            came, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])
+            for progress in ray.get(board.taken.remote(interrupts.is_stop_requested())):
+                listen(progress)
+            for ref in came:
+                worker, job = busy.pop(ref)
+                yield job, _outcome(ref, worker)
+            if not busy:
+                ray_pool.await_one(pool)
+
+
+def _outcome(ref: Any, worker: RayWorker) -> str:
+    try:
+        return str(ray.get(ref))
+    except ray.exceptions.RayTaskError as error:
+        return f"{type(error.cause).__name__}: {error.cause}"
+    except ray.exceptions.RayError:
+        ray_pool.restart(worker)
+        return "its worker died; go on with --resume"

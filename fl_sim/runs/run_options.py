@@ -1,0 +1,57 @@
+"""The options of a run: where and how it is run. They do not belong to the experiment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_sim import trackers
+from fl_sim.core.errors import RequestError
+from fl_sim.core.literals import BatchMode, Engine
+from fl_sim.flower import ClientApp
+from fl_sim.rounds.callbacks import Callback
+from fl_sim.training.faults import NO_FAULTS, Faults
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run. `client_app` and `faults` change the numbers, and with them the run's id.
+
+    Attributes:
+        out: Folder of all results.
+        engine: `local`, in this process; `ray`, on warm workers of Ray; or `flower`, Flower's
+            simulation engine.
+        workers: Number of processes that work at once: runs side by side where there are several,
+            on `local` and `ray`; else the clients of a run, on `ray`, and always on `flower`.
+        resume: Keep finished runs, and go on with broken ones from their newest checkpoint.
+        controls: Also run the controls that protection is measured against, A_all and A_clean.
+        client_app: A Flower ClientApp that stands in for the experiment's clients.
+        batch_clients: Whether small models are trained many at once; `auto` measures which is
+            faster.
+        faults: Failures to inject, for tests.
+        ray_address: Address of a Ray cluster that is running already.
+        trackers: Names of tools that follow each run, such as `tensorboard`.
+        wait: Wait where another process writes into the experiment's folder.
+        callbacks: Called at the hooks of each run. They are pickled where runs are executed side
+            by side.
+    """
+
+    out: Path = Path("runs")
+    engine: Engine = "local"
+    workers: int = 1
+    resume: bool = False
+    controls: bool = True
+    client_app: ClientApp | None = None
+    batch_clients: BatchMode = "auto"
+    faults: Faults = NO_FAULTS
+    ray_address: str | None = None
+    trackers: tuple[str, ...] = ()
+    wait: bool = False
+    callbacks: tuple[Callback, ...] = ()
+
+    def __post_init__(self) -> None:
+        trackers.find(self.trackers)
+        if self.engine == "flower" and self.faults != NO_FAULTS:
+            raise RequestError("--inject works on the engines local and ray; got flower")
+        if self.client_app is not None and self.faults != NO_FAULTS:
+            raise RequestError("--inject works on the experiment's clients, not on a ClientApp")
+        if self.engine != "ray" and self.ray_address is not None:
+            raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")

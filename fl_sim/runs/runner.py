@@ -1,0 +1,169 @@
+"""Runs and sweeps: each distinct run once, side by side where that helps."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.core import interrupts
+from fl_sim.core.cache import make_folder
+from fl_sim.core.errors import RequestError
+from fl_sim.core.literals import Engine
+from fl_sim.core.locks import lock_folder
+from fl_sim.experiment import Axes, Experiment
+from fl_sim.federation.federation import fingerprint_of
+from fl_sim.flower import ClientApp, compat
+from fl_sim.results import Results, load_results, run_folder
+from fl_sim.runs import feasibility, owner_noise
+from fl_sim.runs.processes import run_jobs
+from fl_sim.runs.progress import Listener, Progress
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
+from fl_sim.runs.summary import write_summary
+from fl_sim.runs.variant import made_with
+
+
+def silent(progress: Progress) -> None:
+    """Listen, and say nothing."""
+
+
+def run(
+    experiment: Experiment,
+    seeds: Iterable[int] | None = None,
+    *,
+    out: str | Path = "runs",
+    engine: Engine = "local",
+    workers: int = 1,
+    resume: bool = False,
+    controls: bool = True,
+    client_app: ClientApp | None = None,
+    listen: Listener = silent,
+    **how: Any,
+) -> Results:
+    """Run an experiment once a seed, and return its results as pandas frames.
+
+    Args:
+        experiment: what to run.
+        seeds: None: the experiment's own.
+        out, engine, workers, resume, controls, client_app: as in `RunOptions`.
+        listen: called after every round.
+        how: Further fields of `RunOptions`: batch_clients, faults, ray_address, trackers, wait,
+            callbacks.
+
+    Raises:
+        RequestError: before any work, for what the request gets wrong. A run that breaks
+            off is recorded, and `complete` is False.
+    """
+    options = RunOptions(Path(out), engine, workers, resume, controls, client_app, **how)
+    return run_cells(cells_of(experiment, {}, seeds), options, listen)
+
+
+def sweep(
+    experiment: Experiment,
+    axes: Axes,
+    seeds: Iterable[int] | None = None,
+    *,
+    out: str | Path = "runs",
+    engine: Engine = "local",
+    workers: int = 1,
+    resume: bool = True,
+    controls: bool = True,
+    listen: Listener = silent,
+    **how: Any,
+) -> Results:
+    """Run every cell of a grid, and return the results as pandas frames.
+
+    Args:
+        experiment: the cell that the axes start from.
+        axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`. Fields that
+            change together make an axis of their own: by its name, changes by label, such as
+            `{"method": {"FedProx": {"client": FedProxClient()}, "FedAvg": {}}}`.
+        seeds, out, engine, workers, resume, controls, listen, how: as in `run`; finished
+            cells are kept unless `resume` is False.
+    """
+    options = RunOptions(Path(out), engine, workers, resume, controls, **how)
+    return run_cells(cells_of(experiment, axes, seeds), options, listen)
+
+
+def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:
+    """Run cells and their controls, each distinct run once, and sum them up.
+
+    Raises:
+        RequestError: before any work. A run that breaks off is recorded.
+    """
+    if not cells:
+        raise RequestError("nothing to run: no cells, or no seeds")
+    for cell in cells:
+        feasibility.check(cell.experiment, options.batch_clients)
+    cells = mark_variants(cells, options)
+    jobs = plan_jobs(cells, options)
+    _check_faults(jobs, options)
+    make_folder()
+    root = options.out / cells[0].experiment.name
+    with lock_folder(root, wait=options.wait):
+        for job in jobs:
+            refuse_links(run_folder(root, *job.key))
+        unfinished = _unfinished_jobs(jobs, options)
+        interrupts.share(None)  # an earlier request may have been interrupted
+        if options.engine != "flower":
+            owner_noise.make_owner_noise(unfinished, options.workers)
+        if interrupts.is_stop_requested():
+            errors = {job.key: "interrupted before it began" for job in jobs}
+        else:
+            errors = _execute(jobs, options, listen)
+        write_summary(root, cells, [job for job in jobs if job not in cells], errors)
+        return load_results(root)
+
+
+def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
+    """Return the experiments of jobs that are not finished, or are to be run anew.
+
+    Those whose files were damaged, or whose data was replaced, count as not finished.
+    """
+    root = options.out / jobs[0].experiment.name
+    if not options.resume:
+        return [job.experiment for job in jobs]
+    return [
+        job.experiment
+        for job in jobs
+        if load_finished(run_folder(root, *job.key), job.key, fingerprint_of(job.experiment))
+        is None
+    ]
+
+
+def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:
+    """Return cells with what changes their results beside their experiments."""
+    made = made_with(options.faults, options.client_app)
+    return [replace(cell, made_with=made) for cell in cells] if made else cells
+
+
+def plan_jobs(cells: list[Cell], options: RunOptions) -> list[Cell]:
+    """Return each distinct run once: the cells', then those of their controls."""
+    jobs = {cell.key: cell for cell in cells}
+    for cell in cells if options.controls else []:
+        for control in cell.controls().values():
+            jobs.setdefault(control.key, control)
+    return list(jobs.values())
+
+
+def _execute(jobs: list[Cell], options: RunOptions, listen: Listener) -> dict[tuple[str, int], str]:
+    """Run the jobs, side by side where that helps; return what went wrong, by job."""
+    compat.quiet()
+    count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
+    failed = run_jobs(
+        partial(run_cell, options, count),
+        jobs,
+        options.workers,
+        engine=options.engine,
+        ray_address=options.ray_address,
+        listen=listen,
+    )
+    return {job.key: error for job, error in failed}
+
+
+def _check_faults(jobs: list[Cell], options: RunOptions) -> None:
+    endless = [job for job in jobs if job.experiment.failures.timeout is None]
+    if options.faults.hang and endless:
+        raise RequestError("--inject hang needs a limit: --set failures.timeout=5, in seconds")

@@ -1,0 +1,244 @@
+"""One run from start to finish: federation, backend, rounds with callbacks, results."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fl_sim import trackers
+from fl_sim.backends.base import Backend, InProcessBackend
+from fl_sim.config.sweeps import Cell
+from fl_sim.core import process
+from fl_sim.core.atomic_io import DamagedFileError, write_json
+from fl_sim.core.errors import RequestError, RunFailedError
+from fl_sim.core.literals import Engine
+from fl_sim.core.locks import refuse_link
+from fl_sim.core.pass_counter import count_passes
+from fl_sim.core.tensor_files import read_unsealed
+from fl_sim.experiment import Experiment
+from fl_sim.federation.federation import Federation, fingerprint_of, load_federation
+from fl_sim.flower import Grid, client_app, compat
+from fl_sim.flower.backend import FlowerBackend
+from fl_sim.flower.local_grid import LocalGrid
+from fl_sim.flower.server import server_for
+from fl_sim.models import parameters
+from fl_sim.results import MODEL, RESULT, checked_result, run_folder
+from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.state import State
+from fl_sim.runs import memory
+from fl_sim.runs.batching import choose_batching
+from fl_sim.runs.checkpoint import Checkpointer, StopOnInterrupt
+from fl_sim.runs.environment import environment
+from fl_sim.runs.outputs import params_sha256, write_outputs
+from fl_sim.runs.progress import (
+    Listener,
+    ProgressReporter,
+    report_finished,
+    report_preparation,
+)
+from fl_sim.runs.run_options import RunOptions
+from fl_sim.training.client_trainer import make_trainer
+from fl_sim.training.faults import NO_FAULTS, Faults
+
+LOG = logging.getLogger("fl_sim")
+Result = TypeVar("Result")
+
+
+def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listener) -> None:
+    """Run a cell of a grid, unless it has been run before, and write its results.
+
+    Args:
+        options: How it is run.
+        side_by_side: Number of runs that share the machine.
+        cell: The experiment, and its label.
+        listen: Called after every round, and while noise is made.
+
+    Raises:
+        RequestError: before anything is written.
+        RunFailedError: where the failure policy ends the run, or its folder cannot be written
+            to; its checkpoints stay.
+    """
+    process.configure_process()
+    experiment, folder = cell.experiment, folder_of(options, cell)
+    if options.resume:
+        finished = load_finished(folder, cell.key, fingerprint_of(experiment))
+        if finished is not None:
+            listen(report_finished(experiment, folder, cell.label, finished))
+            return
+    with count_passes(report_preparation(experiment, folder, cell.label, listen)):
+        federation = load_federation(experiment.to_json())
+    memory.check(federation, options.workers if options.engine == "ray" else 0)
+    open_folder(folder, experiment, options)
+    train = partial(run_to_end, federation, options, side_by_side, cell, listen)
+    try:
+        with_backend(federation, options, train)
+    except OSError as error:
+        raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def folder_of(options: RunOptions, cell: Cell) -> Path:
+    """Return the folder of a cell's results."""
+    return run_folder(options.out / cell.experiment.name, *cell.key)
+
+
+def with_backend(
+    federation: Federation, options: RunOptions, train: Callable[[Backend], Result]
+) -> Result:
+    """Call `train` with the backend that the options ask for, and return what it returns."""
+    app, outcome = options.client_app, list[Result]()
+    if options.engine != "flower":
+        if app is None:
+            faults, address = options.faults, options.ray_address
+            backend = make_backend(federation, options.engine, options.workers, address, faults)
+            return train(backend)
+        grid = LocalGrid(app, federation.num_clients)
+        return train(FlowerBackend(make_trainer(federation), grid))
+
+    def main(grid: Grid) -> None:
+        await_nodes(grid)
+        backend = FlowerBackend(make_trainer(federation), grid, foreign=app is not None)
+        outcome.append(train(backend))
+
+    num_nodes = federation.experiment.clients_per_round
+    compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
+    return outcome[0]
+
+
+def make_backend(
+    federation: Federation,
+    engine: Engine,
+    workers: int,
+    ray_address: str | None,
+    faults: Faults = NO_FAULTS,
+) -> Backend:
+    """Return the backend of the engine `local` or `ray`, whose clients fail as `faults` says."""
+    trainer = make_trainer(federation, faults)
+    if engine == "ray":
+        # A second to import.
+        from fl_sim.backends.ray_backend import RayBackend, inside_worker
+
+        if not inside_worker():  # a whole run on one worker trains its clients in turn
+            return RayBackend(trainer, federation.evaluation_inputs, workers, ray_address)
+    return InProcessBackend(trainer)
+
+
+def run_to_end(
+    federation: Federation,
+    options: RunOptions,
+    side_by_side: int,
+    cell: Cell,
+    listen: Listener,
+    backend: Backend,
+) -> dict[str, Any]:
+    """Run the rounds that are left, write the results, and return the headline numbers."""
+    started, folder = time.time(), folder_of(options, cell)
+    checkpointer = Checkpointer(folder, federation, cell.made_with)
+    state = make_initial_state(federation)
+    if options.resume:
+        state = checkpointer.load(state)
+    if state.round == 0:
+        state.batch_clients = choose_batching(options.batch_clients, federation)
+    predicted = memory.predict(federation, options.workers if options.engine == "ray" else 0)
+    described = federation.experiment.describe()
+    callbacks = (
+        checkpointer,
+        *(make(folder, described, state.round) for make in trackers.find(options.trackers)),
+        ProgressReporter(folder, cell.label, listen),
+        *options.callbacks,
+        StopOnInterrupt(),
+    )
+    for _ in run_rounds(federation, state, backend, callbacks):
+        pass
+    about = {
+        "run_id": cell.run_id,
+        "engine": options.engine,
+        **({"data_sha256": federation.data_sha256} if federation.data_sha256 else {}),
+        "wall_seconds": time.time() - started,
+        "side_by_side": side_by_side,
+        **({"made_with": dict(cell.made_with)} if cell.made_with else {}),
+    }
+    return write_outputs(federation, state, checkpointer.log, backend, folder, predicted, about)
+
+
+def make_initial_state(federation: Federation, batch_clients: bool = False) -> State:
+    """Return the state before the first round, with a server of its own."""
+    # From JSON, since Flower's strategies remember earlier runs.
+    strategy = Experiment.from_json(federation.experiment.to_json()).strategy
+    shapes, seed = parameters.shapes(federation.model), federation.experiment.seed
+    state = initial_state(federation, server_for(strategy, federation.start, shapes, seed))
+    state.batch_clients = batch_clients
+    return state
+
+
+def await_nodes(grid: Grid) -> None:
+    """Wait until nodes have registered: Flower starts the server before them."""
+    deadline = time.time() + 120
+    while not list(grid.get_node_ids()):
+        if time.time() > deadline:
+            raise RuntimeError("no node registered within two minutes")
+        time.sleep(0.1)
+
+
+def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[str, Any] | None:
+    """Return the result of a finished run that can be kept; None where it has to be made.
+
+    A run whose files were damaged, or whose data was replaced, is made anew, with a warning
+    that says why.
+
+    Args:
+        folder: of the run.
+        key: its run id and seed.
+        data_sha256: of the files of the dataset as they are now; "" for a built-in one.
+    """
+    try:
+        result = checked_result(folder, key)
+        if result is None:
+            return None
+        _check_model(folder, result)
+        if result.get("data_sha256", data_sha256) != data_sha256:
+            raise DamagedFileError(folder / RESULT, "is of other data: the dataset changed since")
+        return result
+    except DamagedFileError as error:
+        LOG.warning("%s; the run is made anew", error)
+        for name in (RESULT, MODEL):  # without them it counts as not finished
+            (folder / name).unlink(missing_ok=True)
+        return None
+
+
+def _check_model(folder: Path, result: dict[str, Any]) -> None:
+    """Check the model of a run of an earlier version, which kept no hashes of its files."""
+    if "files" in result or "params_sha256" not in result:
+        return
+    tensors, _ = read_unsealed(folder / MODEL)
+    parameters = tensors.pop("parameters", torch.zeros(0))
+    if params_sha256(parameters, tensors) != result["params_sha256"]:
+        raise DamagedFileError(folder / MODEL, "is not the model of which result.json tells")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise a `RequestError` for a run's folder that leads elsewhere, or files in it that do."""
+    for own in (folder.parent, folder, *sorted(folder.glob("*"))):
+        refuse_link(own)
+
+
+def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> None:
+    """Start a run's folder: anew, or where it stands when resuming.
+
+    Raises:
+        RequestError: where it cannot be written to.
+    """
+    refuse_links(folder)
+    try:
+        if not options.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "experiment.json", json.loads(experiment.to_json()))
+        write_json(folder / "environment.json", environment(options.engine))
+    except OSError as error:
+        raise RequestError(f"cannot write to {folder}: {error.strerror}") from None

@@ -1,0 +1,228 @@
+"""Runs studies: grids of measurements of something other than a federation.
+
+A study is a Python file with a function `measure`. It takes a seed, and by name one value of each
+of the file's AXES; it returns numbers, or images in [0, 1], by name. Each point of the grid is
+measured once per seed.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import decode_source
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.config.sweeps import (
+    check_grid,
+    checked_seeds,
+    describe_settings,
+    expand_grid,
+    label_axes,
+)
+from fl_sim.config.user_file import load_python
+from fl_sim.core import process
+from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
+from fl_sim.core.errors import RequestError, RunFailedError, require
+from fl_sim.core.locks import lock_folder, refuse_link
+from fl_sim.results import run_folder
+from fl_sim.results.studies import (
+    IMAGES,
+    NUMBERS,
+    SUMMARY,
+    StudyResults,
+    load_study,
+    read_numbers,
+)
+from fl_sim.runs.environment import environment
+from fl_sim.runs.processes import run_jobs
+from fl_sim.runs.progress import Listener
+
+LOG = logging.getLogger("fl_sim")
+Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Content of a study's file.
+
+    Attributes:
+        path: Path of the file.
+        text: Text of the file; results of another text are kept apart.
+        question: First line of the file's docstring.
+        axes: Values by label, by the name of their axis.
+        seeds: Its SEEDS.
+        measure: Function that is called at every point.
+    """
+
+    path: Path
+    text: str
+    question: str
+    axes: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    measure: Callable[..., Measured]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of its results."""
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid and one seed.
+
+    Attributes:
+        settings: Labels of values by axis.
+        seed: Seed that `measure` is given.
+        text: Text of the study's file; another text has other points.
+    """
+
+    settings: dict[str, str]
+    seed: int
+    text: str = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name of the point's folder, a hash of its settings and of the file, and the seed."""
+        text = json.dumps([list(self.settings.items()), self.text])
+        return hashlib.sha256(text.encode()).hexdigest()[:12], self.seed
+
+    @property
+    def label(self) -> str:
+        """The settings and the seed, in words."""
+        return describe_settings(self.settings, self.seed)
+
+
+def read(path: str | Path) -> Study:
+    """Read a study.
+
+    Raises:
+        RequestError: for a file that is missing, or is no study.
+    """
+    path = Path(path)
+    module = load_python(path)
+    text = decode_source(path.read_bytes())
+    measure = getattr(module, "measure", None)
+    if not callable(measure):
+        raise RequestError(f"{path} has no function measure, so it is no study")
+    axes: Any = getattr(module, "AXES", {})
+    try:
+        check_grid(axes)
+        require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
+        seeds = checked_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
+        labelled = label_axes(axes)
+        taken = set(inspect.signature(measure).parameters)
+    except (RequestError, ValueError) as error:
+        raise RequestError(f"{path}: {error}") from None
+    if taken != {"seed", *axes}:
+        raise RequestError(f"{path}: measure takes seed and {sorted(axes)}; got {sorted(taken)}")
+    question = ([*str(module.__doc__ or "").strip().splitlines(), path.stem])[0]
+    return Study(path, text, question, labelled, seeds, measure)
+
+
+def expand_points(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
+    """Return every point of the grid, once per seed; by default, per seed of the file."""
+    return [
+        Point(settings, seed, study.text)
+        for settings in expand_grid(study.axes)
+        for seed in seeds or study.seeds
+    ]
+
+
+def run(
+    path: str | Path,
+    seeds: Sequence[int] = (),
+    *,
+    out: str | Path = "runs",
+    workers: int = 1,
+    resume: bool = True,
+    wait: bool = False,
+    told: Callable[[Point, str], None] = lambda point, error: None,
+) -> StudyResults:
+    """Measure every point of a study that is not measured yet, and return all results.
+
+    A point that raises is recorded, and the others go on.
+
+    Args:
+        path: Path of the study's file.
+        seeds: Seeds; none: those of the file.
+        out: Folder of all results.
+        workers: Number of processes that measure side by side.
+        resume: Keep what was measured by the same file.
+        wait: Where another process writes into the study's folder, wait for it.
+        told: Called with each point that is over, and what went wrong, or "".
+
+    Raises:
+        RequestError: before any work, for a file that is no study.
+    """
+    study = read(path)
+    points = expand_points(study, checked_seeds(seeds, "seeds") if len(seeds) else ())
+    root = Path(out) / study.name
+    with lock_folder(root, wait=wait):
+        for point in points:
+            folder = run_folder(root, *point.key)
+            for link in (folder.parent, folder):
+                refuse_link(link)
+        task = partial(_measure, study.path, root, resume)
+        errors = {p.key: error for p, error in run_jobs(task, points, workers, tell=told)}
+        _write_summary(study, root, points, errors)
+        return load_study(root)
+
+
+def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listener) -> None:
+    """Measure a point, unless it was measured before."""
+    process.configure_process()
+    study, folder = read(path), run_folder(root, *point.key)
+    if study.text != point.text:
+        raise RunFailedError(f"{path.name} was edited while it was measured")
+    if resume and _is_measured(folder):
+        return
+    own = {axis: study.axes[axis][word] for axis, word in point.settings.items()}
+    started, used = perf_counter(), process_time()
+    found = study.measure(seed=point.seed, **own)
+    times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
+    _write(folder, found, times)
+
+
+def _is_measured(folder: Path) -> bool:
+    """Return whether a point was measured, and its files are as they were written."""
+    try:
+        return read_numbers(folder) is not None
+    except DamagedFileError as error:
+        LOG.warning("%s; the point is measured anew", error)
+        return False
+
+
+def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
+    """Write the results of a point; its numbers last, since they say that it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    images = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if images:
+        pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
+        files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
+    numbers = {name: float(value) for name, value in found.items() if name not in images}
+    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
+
+
+def _write_summary(
+    study: Study, root: Path, points: list[Point], errors: dict[tuple[str, int], str]
+) -> None:
+    """Write `study.json`."""
+    cells = []
+    for point in points:
+        folder = run_folder(root, *point.key)
+        cell = {"settings": point.settings, "seed": point.seed}
+        cell["folder"] = str(folder.relative_to(root))
+        own = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
+        cells.append({**cell, **(own or {})})
+    content = {"study": study.name, "question": study.question, "cells": cells}
+    write_sealed(root / SUMMARY, {**content, "environment": environment("study")})

@@ -1,0 +1,186 @@
+"""What changes a run's result beside its experiment: it belongs to what identifies the run."""
+
+import hashlib
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl_sim.core import serialization
+from fl_sim.flower import ClientApp, compat
+from fl_sim.training.faults import Faults
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+UNSAID = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"}
+_END = object()
+
+
+def made_with(faults: Faults, app: ClientApp | None) -> dict[str, str]:
+    """Return by name what changes a run's result beside its experiment.
+
+    Args:
+        faults: failures that are injected.
+        app: a Flower ClientApp that stands in for the experiment's clients.
+
+    Returns:
+        `faults`, as `--inject` takes them, and `client_app`, a hash of its code; each of them
+        only where it is not the default. An empty dict is a run of the experiment alone.
+    """
+    found = {}
+    if faults != Faults():
+        found["faults"] = str(faults)
+    if app is not None:
+        found["client_app"] = code_digest(compat.functions_of(app))
+    return found
+
+
+def code_digest(value: Any) -> str:
+    """Return a hash of what functions do: 16 hexadecimal digits.
+
+    Hashed are their bytecode and constants, what they enclose, their default arguments, and of
+    what they name in the user's own modules: functions, classes with their bases, and values of
+    any kind. A library's functions and classes count by their names, and by what they enclose.
+    Line numbers and comments are not hashed.
+    """
+    sha = hashlib.sha256()
+    for token in _tokens(value):
+        sha.update(f"{len(token)}:{token}".encode())
+    return sha.hexdigest()[:16]
+
+
+def _tokens(root: Any) -> Iterator[str]:
+    """Yield what a value is made of, depth first; an object that comes again, by its number."""
+    seen: dict[int, tuple[int, Any]] = {}  # with the objects, so that no id is given out twice
+    open_ = [iter((root,))]
+    while open_:
+        value = next(open_[-1], _END)
+        if value is _END:
+            open_.pop()
+            yield ")"
+        elif isinstance(value, PLAIN):
+            yield repr(value)
+        elif id(value) in seen:
+            yield f"#{seen[id(value)][0]}"
+        else:
+            seen[id(value)] = len(seen), value
+            yield f"{type(value).__qualname__}("
+            open_.append(iter(_contents(value)))
+
+
+def _contents(value: Any) -> Iterable[Any]:
+    """Return what a compound value holds."""
+    match value:
+        case types.FunctionType():
+            return _of_function(value)
+        case types.CodeType():
+            return _of_code(value)
+        case type():
+            return _of_class(value)
+        case types.ModuleType():
+            return (value.__name__,)
+        case Tensor() | np.ndarray():
+            return _of_array(value)
+        case tuple() | list() if type(value) in (tuple, list):
+            return value
+        case dict() if type(value) is dict:
+            return chain.from_iterable(value.items())
+        case set() | frozenset():
+            return sorted(value, key=_word)  # their order differs from process to process
+        case _:
+            return _of_instance(value)
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    yield from (function.__module__, function.__qualname__)
+    yield from (function.__defaults__, function.__kwdefaults__)
+    yield from (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
+    if not _is_installed(function.__module__):
+        yield function.__code__
+        yield from _names_used(function)
+
+
+def _of_code(code: types.CodeType) -> tuple[Any, ...]:
+    names = (code.co_names, code.co_varnames, code.co_freevars)
+    counts = (code.co_argcount, code.co_kwonlyargcount, code.co_flags)
+    return (code.co_code, code.co_exceptiontable, *names, *counts, code.co_consts)
+
+
+def _of_class(cls: type) -> Iterator[Any]:
+    yield from (cls.__module__, cls.__qualname__)
+    if not _is_installed(cls.__module__):
+        yield from cls.__bases__
+        for name, own in sorted(vars(cls).items()):
+            if name not in UNSAID:
+                yield from (name, own)
+
+
+def _of_array(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, np.ndarray):
+        content = value.tolist() if value.dtype.hasobject else value.tobytes()
+        return (str(value.dtype), value.shape, content)
+    dense = value.detach().cpu()
+    if dense.layout != torch.strided or dense.is_quantized:
+        return (str(dense.dtype), tuple(dense.shape), repr(dense))
+    raw = dense.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    return (str(dense.dtype), tuple(dense.shape), raw.numpy().tobytes())
+
+
+def _of_instance(value: Any) -> tuple[Any, ...]:
+    """Return what pickle would keep of an object; of one that it cannot keep, its attributes."""
+    descriptors = ("__func__", "__wrapped__", "fget", "fset", "fdel")
+    held = tuple(getattr(value, name, None) for name in descriptors)
+    try:
+        made = value.__reduce_ex__(4)
+    except Exception:  # a lock, an open file, or whatever a class of the user's own raises
+        return (type(value), *held, getattr(value, "__dict__", None))
+    if isinstance(made, str):  # an object that is found again by its name
+        return (type(value), *held, made)
+    return (type(value), *held, *(list(p) if isinstance(p, Iterator) else p for p in made))
+
+
+def _names_used(function: types.FunctionType) -> Iterator[Any]:
+    """Yield what a function names of its module, and of the user's modules that it names."""
+    names = _names(function.__code__)
+    for name in names:
+        found = function.__globals__.get(name)
+        yield found
+        if isinstance(found, types.ModuleType) and not _is_installed(found.__name__):
+            yield from (vars(found).get(own) for own in names)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Return the names that a function and those inside it look up."""
+    inside = [own for own in code.co_consts if isinstance(own, types.CodeType)]
+    return [*code.co_names, *(name for own in inside for name in _names(own))]
+
+
+@cache
+def _is_installed(module: str | None) -> bool:
+    """Return whether a module is Python's, a package's, or the project's: its name says it all."""
+    top = str(module).split(".")[0]
+    if top in sys.stdlib_module_names or top in serialization.PACKAGES:
+        return True
+    places = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(place) for place in places)
+
+
+def _word(value: Any) -> str:
+    """Return by what an element of a set is put in order."""
+    name = getattr(value, "__qualname__", "")
+    return f"{type(value).__qualname__} {name or repr(value)}"
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a name that is not bound yet
+        return False

@@ -1,0 +1,108 @@
+"""Failures on purpose: what `--inject` does to clients, to see a run survive it."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from fl_sim.contracts import Update
+from fl_sim.core.errors import RequestError
+from fl_sim.core.seeding import generator
+
+DELAY = 0.2  # seconds by which a slow client is late
+FOREVER = 3600.0  # seconds for which a hanging one sleeps
+in_worker = False  # whether a crash may take this process with it
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+class CrashError(RuntimeError):
+    """Stands for the death of a worker where there is no worker to die."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Chances of each kind of failure, at each attempt of each client.
+
+    Attributes:
+        crash: the worker dies; in a process that is no worker, the client raises.
+        nan: the client sends NaN.
+        hang: the client never comes back; needs `failures.timeout`.
+        slow: the client is late, and otherwise in order.
+    """
+
+    crash: float = 0.0
+    nan: float = 0.0
+    hang: float = 0.0
+    slow: float = 0.0
+
+    def __str__(self) -> str:
+        """Return the chances as `--inject` takes them; nothing where there are none."""
+        chances = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return ",".join(f"{kind}:{float(chance)}" for kind, chance in chances if chance)
+
+    @classmethod
+    def read(cls, text: str) -> "Faults":
+        """Read `crash:0.1,nan:0.05`.
+
+        Raises:
+            RequestError: for an unknown kind, or chances outside 0 to 1.
+        """
+        kinds = [field.name for field in fields(cls)]
+        chances: dict[str, float] = {}
+        for part in text.split(","):
+            kind, _, chance = part.partition(":")
+            name, value = kind.strip(), _number(chance)
+            if value is None:
+                raise RequestError(f"--inject takes kind:chance, such as nan:0.1; got {part!r}")
+            if name in chances:
+                raise RequestError(f"--inject takes each kind once; got {name!r} twice")
+            chances[name] = value
+        unknown = sorted(set(chances) - set(kinds))
+        if unknown:
+            raise RequestError(f"--inject knows {', '.join(kinds)}; got {unknown[0]!r}")
+        known = all(math.isfinite(chance) and chance >= 0 for chance in chances.values())
+        if not known or sum(chances.values()) > 1:
+            raise RequestError(
+                f"--inject: chances are at least 0 and at most 1 in all; got {text!r}"
+            )
+        return cls(**chances)
+
+    def draw(self, seed: int, round_num: int, client: int, attempt: int) -> str:
+        """Return the failure that strikes an attempt, or nothing; the same on every engine."""
+        if not any(getattr(self, field.name) for field in fields(self)):
+            return ""
+        rng = generator(seed, "fault", round_num, client, attempt)
+        luck = float(torch.rand((), dtype=torch.float64, generator=rng))
+        for field in fields(self):
+            luck -= getattr(self, field.name)
+            if luck < 0:
+                return field.name
+        return ""
+
+    def strike(self, seed: int, round_num: int, client: int, attempt: int) -> None:
+        """Crash, hang or wait, where it is drawn."""
+        kind = self.draw(seed, round_num, client, attempt)
+        if kind == "crash":
+            if in_worker:
+                os._exit(1)
+            raise CrashError("injected")
+        if kind in ("hang", "slow"):
+            time.sleep(FOREVER if kind == "hang" else DELAY)
+
+    def spoil(self, update: Update, seed: int, round_num: int, attempt: int) -> Update:
+        """Return the update, or one of NaN where it is drawn."""
+        if self.draw(seed, round_num, update.client, attempt) != "nan":
+            return update
+        assert update.delta is not None
+        return replace(update, delta=torch.full_like(update.delta, torch.nan), norm=float("nan"))
+
+
+NO_FAULTS = Faults()

@@ -1,0 +1,1 @@
+"""Base classes and vector operations shared by the aggregation rules."""

@@ -1,0 +1,46 @@
+"""What rules share that are asked to survive a number of attackers."""
+
+from abc import ABC
+from dataclasses import replace
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import AggregationResult, AggregationRule, InformedRule
+from fl_sim.core import serialization
+from fl_sim.core.distances import equal_shares
+from fl_sim.core.errors import require
+from fl_sim.core.sums import weighted_sum
+
+
+def average(
+    state: Any, updates: Float[Tensor, "n p"], chosen: Int64[Tensor, " m"]
+) -> AggregationResult:
+    """Return the unweighted mean of the chosen updates as a decision."""
+    shares = equal_shares(chosen, len(updates))
+    return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)
+
+
+class ByzantineRule(InformedRule, ABC):
+    """A rule with a field `num_byzantine`, the number of attackers to survive."""
+
+    num_byzantine: int
+
+    @property
+    def min_updates(self) -> int:
+        """2 f + 1: fewer than half are attackers."""
+        return 2 * self.num_byzantine + 1
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
+
+    def num_attackers(self) -> int:
+        """Return the field."""
+        return self.num_byzantine
+
+    def against(self, num_attackers: int) -> AggregationRule:
+        """Replace the field."""
+        rule: Any = self
+        return replace(rule, num_byzantine=num_attackers)  # type: ignore[no-any-return]

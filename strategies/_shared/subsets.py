@@ -1,0 +1,62 @@
+"""All ways to leave f of n updates out, and the mean by the best one."""
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from itertools import combinations
+from math import comb
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fl_sim.contracts import AggregationResult, RoundContext
+from strategies._shared.byzantine import ByzantineRule, average
+
+
+@lru_cache(maxsize=2)
+def kept_subsets(count: int, num_left_out: int) -> Int64[Tensor, "s m"]:
+    """Return the positions that are kept, a row a subset, in lexicographic order."""
+    kept = list(combinations(range(count), count - num_left_out))
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def most_updates(num_left_out: int, num_subsets: int) -> int | None:
+    """Return the largest n for which there are at most so many subsets; None: any.
+
+    >>> most_updates(3, 286), most_updates(0, 1)
+    (13, None)
+    """
+    if num_left_out == 0:
+        return None
+    count = num_left_out + 1
+    while comb(count + 1, num_left_out) <= num_subsets:
+        count += 1
+    return count
+
+
+class SubsetMean(ByzantineRule, ABC):
+    """The mean of the n - f updates that are best together; all subsets are looked at."""
+
+    max_subsets: ClassVar[int]
+
+    @property
+    def max_updates(self) -> int | None:
+        """As many as can be searched."""
+        return most_updates(self.num_byzantine, self.max_subsets)
+
+    @abstractmethod
+    def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
+        """Return the positions of the n - f updates that are best together."""
+
+    @final
+    def decide(
+        self,
+        state: Any,
+        updates: Float[Tensor, "n p"],
+        weights: Float[Tensor, " n"],
+        context: RoundContext,
+    ) -> AggregationResult:
+        """Return the mean of those that are chosen."""
+        self.check_count(updates)
+        return average(state, updates, self.choose(updates))
