@@ -34,14 +34,14 @@ class FlowerServer(Server):
         """Ask those whom the strategy asks; nothing is asked of it where nobody is there."""
         if not len(weights):
             self.instructions = []
-            return replace(config, sum_updates=False)
+            return config
         arrays = to_record(config.parameters, self.shapes)
         roster = ClientRoster(context.clients.tolist())
         with seed_globals(self.seed, "strategy", config.round):
             self.instructions = list(
                 self.strategy.configure_train(config.round, arrays, ConfigRecord(), roster)
             )
-        changed = replace(config, sum_updates=False)
+        changed = config
         for message in self.instructions[:1]:
             values = from_record(find_arrays(message.content)[1], self.shapes)
             told = dict(message.content.config_records.get("config", ConfigRecord()))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fl_sim.backends.base import Backend
-from fl_sim.contracts import Client, Failure, RoundContext, Update
+from fl_sim.contracts import Client, Failure, LinearRule, RoundContext, Update
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.sums import weighted_sum
 from fl_sim.experiment import FailurePolicy
@@ -105,17 +105,29 @@ def plan_round(
 ) -> RoundConfig:
     """Return the settings of a round. Updates are stacked where anybody has to see each."""
     sizes = federation.shards.sizes
-    colluders = find_colluders(federation.schedule, round_num)
     config = RoundConfig(
         round=round_num,
         parameters=state.parameters,
         buffers=state.buffers,
-        sum_updates=not (colluders or needs_updates(federation.experiment, round_num)),
+        sum_updates=can_sum_updates(federation, round_num),
         batch_clients=state.batch_clients,
     )
     weights = torch.tensor([sizes[client] for client in present], dtype=torch.float64)
     context = _expected_context(federation, backend, round_num, present)
     return state.server.plan(config, context, weights)
+
+
+def can_sum_updates(federation: Federation, round_num: int) -> bool:
+    """Return whether the updates of a round can be added up as they come, without a stack.
+
+    The rule has to be linear, and neither colluding attackers nor metrics may need single updates.
+    """
+    experiment = federation.experiment
+    return (
+        isinstance(experiment.strategy, LinearRule)
+        and not find_colluders(federation.schedule, round_num)
+        and not needs_updates(experiment, round_num)
+    )
 
 
 def _expected_context(

@@ -79,7 +79,6 @@ class RuleServer(Server):
         return replace(
             config,
             received=self.rule.broadcast(self.state),
-            sum_updates=config.sum_updates and isinstance(self.rule, LinearRule),
             needs_losses=self.rule.needs_losses,
             flower_config={"server-round": config.round},
             clients=context.clients.tolist(),

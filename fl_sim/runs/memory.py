@@ -1,12 +1,13 @@
 """The memory that a run will need, predicted before it starts."""
 
-from fl_sim.contracts import LinearRule
 from fl_sim.core.errors import FieldError
 from fl_sim.core.process import available_memory, used_memory
 from fl_sim.federation.federation import Federation
+from fl_sim.rounds.loop import can_sum_updates
 
 MIB = 1024**2
-COPIES = 6  # of the model, in single precision: global, workbench, gradients, momentum, update
+# Of the model, in single precision: global, evaluation, training, gradients, momentum, update.
+COPIES = 7
 STEP = 4  # more in double precision for the sum, its chunk, and the step
 
 
@@ -18,16 +19,15 @@ def predict(federation: Federation, workers: int = 0) -> int:
     """
     size = 4 * len(federation.start)
     total = used_memory() + size * (COPIES + 2 * STEP)
-    if not streams(federation):
+    if not sums_all_updates(federation):
         total += size * federation.most_asked
     return total + workers * (used_memory() + size * (COPIES + STEP))
 
 
-def streams(federation: Federation) -> bool:
-    """Return whether updates are added up as they come."""
-    experiment = federation.experiment
-    rule = experiment.strategy
-    return isinstance(rule, LinearRule) and experiment.adversary is None
+def sums_all_updates(federation: Federation) -> bool:
+    """Return whether no round of a run has to hold all its updates at once."""
+    rounds = range(1, federation.experiment.rounds + 1)
+    return all(can_sum_updates(federation, round_num) for round_num in rounds)
 
 
 def check(federation: Federation, workers: int = 0) -> int:
@@ -42,7 +42,7 @@ def check(federation: Federation, workers: int = 0) -> int:
     size, clients = 4 * len(federation.start), federation.most_asked
     fits = clients - -(-(wanted - there) // size)
     told = f"the run would need {wanted // MIB:,} MiB of {there // MIB:,}"
-    if streams(federation) or fits < 1:
+    if sums_all_updates(federation) or fits < 1:
         raise FieldError(
             "model.backbone", f"a smaller network: {told}", federation.experiment.model.backbone
         )

@@ -1,10 +1,12 @@
 """The options of a run: where and how it is run. They do not belong to the experiment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from fl_sim import trackers
-from fl_sim.core.errors import RequestError
+from fl_sim.core.errors import RequestError, suggest
 from fl_sim.core.literals import BatchMode, Engine
 from fl_sim.flower import ClientApp
 from fl_sim.rounds.callbacks import Callback
@@ -55,3 +57,17 @@ class RunOptions:
             raise RequestError("--inject works on the experiment's clients, not on a ClientApp")
         if self.engine != "ray" and self.ray_address is not None:
             raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
+
+
+def make_options(given: Mapping[str, Any]) -> RunOptions:
+    """Return the options of these names.
+
+    Raises:
+        RequestError: for a name that is none, or options that exclude each other.
+    """
+    names = [field.name for field in fields(RunOptions)]
+    for name in given:
+        if name not in names:
+            close = suggest(name, names)
+            raise RequestError(f"a run has no option {name!r}{close}; it has {', '.join(names)}")
+    return RunOptions(**{**given, "out": Path(given.get("out", RunOptions.out))})

@@ -3,23 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fl_sim.config.sweeps import Cell, cells_of
 from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
-from fl_sim.core.literals import Engine
 from fl_sim.core.locks import lock_folder
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.federation.federation import fingerprint_of
-from fl_sim.flower import ClientApp, compat
+from fl_sim.flower import compat
 from fl_sim.results import Results, load_results, run_folder
 from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener, Progress
-from fl_sim.runs.run_options import RunOptions
+from fl_sim.runs.run_options import RunOptions, make_options
 from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
 from fl_sim.runs.summary import write_summary
 from fl_sim.runs.variant import made_with
@@ -33,31 +31,22 @@ def run(
     experiment: Experiment,
     seeds: Iterable[int] | None = None,
     *,
-    out: str | Path = "runs",
-    engine: Engine = "local",
-    workers: int = 1,
-    resume: bool = False,
-    controls: bool = True,
-    client_app: ClientApp | None = None,
     listen: Listener = silent,
-    **how: Any,
+    **options: Any,
 ) -> Results:
-    """Run an experiment once a seed, and return its results as pandas frames.
+    """Run an experiment once per seed, and return its results as pandas frames.
 
     Args:
-        experiment: what to run.
-        seeds: None: the experiment's own.
-        out, engine, workers, resume, controls, client_app: as in `RunOptions`.
-        listen: called after every round.
-        how: Further fields of `RunOptions`: batch_clients, faults, ray_address, trackers, wait,
-            callbacks.
+        experiment: The experiment to run.
+        seeds: The seeds; None for that of the experiment.
+        listen: Called after every round.
+        options: Fields of `RunOptions`, such as `out`, `engine`, `workers` or `resume`.
 
     Raises:
         RequestError: before any work, for what the request gets wrong. A run that breaks
             off is recorded, and `complete` is False.
     """
-    options = RunOptions(Path(out), engine, workers, resume, controls, client_app, **how)
-    return run_cells(cells_of(experiment, {}, seeds), options, listen)
+    return run_cells(cells_of(experiment, {}, seeds), make_options(options), listen)
 
 
 def sweep(
@@ -65,26 +54,22 @@ def sweep(
     axes: Axes,
     seeds: Iterable[int] | None = None,
     *,
-    out: str | Path = "runs",
-    engine: Engine = "local",
-    workers: int = 1,
-    resume: bool = True,
-    controls: bool = True,
     listen: Listener = silent,
-    **how: Any,
+    **options: Any,
 ) -> Results:
     """Run every cell of a grid, and return the results as pandas frames.
 
+    Finished cells are kept unless `resume` is False.
+
     Args:
-        experiment: the cell that the axes start from.
-        axes: values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`. Fields that
+        experiment: The cell that the axes start from.
+        axes: Values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`. Fields that
             change together make an axis of their own: by its name, changes by label, such as
             `{"method": {"FedProx": {"client": FedProxClient()}, "FedAvg": {}}}`.
-        seeds, out, engine, workers, resume, controls, listen, how: as in `run`; finished
-            cells are kept unless `resume` is False.
+        seeds, listen, options: As in `run`.
     """
-    options = RunOptions(Path(out), engine, workers, resume, controls, **how)
-    return run_cells(cells_of(experiment, axes, seeds), options, listen)
+    chosen = make_options({"resume": True, **options})
+    return run_cells(cells_of(experiment, axes, seeds), chosen, listen)
 
 
 def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:
