@@ -7,7 +7,7 @@ from typing import TextIO
 
 import typer
 
-from fl_sim.cli import choices, owners, results, runs
+from fl_sim.cli import list_commands, protect_command, result_commands, run_commands
 from fl_sim.cli.terminal import stop
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 
@@ -20,22 +20,22 @@ app = typer.Typer(
 data_app = typer.Typer(help="Datasets: what there is, and how to get it.", no_args_is_help=True)
 expected_app = typer.Typer(help="What experiments gave, and give.", no_args_is_help=True)
 
-app.command()(runs.run)
-app.command()(runs.sweep)
-app.command("study")(runs.study_)
-app.command("profile")(runs.profile_)
-app.command()(results.report)
-app.command()(results.audit)
-app.command()(owners.protect)
+app.command()(run_commands.run)
+app.command()(run_commands.sweep)
+app.command("study")(run_commands.study_)
+app.command("profile")(run_commands.profile_)
+app.command()(result_commands.report)
+app.command()(result_commands.audit)
+app.command()(protect_command.protect)
 app.add_typer(expected_app, name="expected")
-expected_app.command("record")(results.expected_record)
-expected_app.command("compare")(results.expected_compare)
-expected_app.command("tables")(results.expected_tables)
-app.command("list")(choices.list_)
+expected_app.command("record")(result_commands.expected_record)
+expected_app.command("compare")(result_commands.expected_compare)
+expected_app.command("tables")(result_commands.expected_tables)
+app.command("list")(list_commands.list_)
 app.add_typer(data_app, name="data")
-data_app.command("list")(choices.data_list)
-data_app.command("fetch")(choices.data_fetch)
-app.command("doctor")(choices.doctor_)
+data_app.command("list")(list_commands.data_list)
+data_app.command("fetch")(list_commands.data_fetch)
+app.command("doctor")(list_commands.doctor_)
 
 
 SHOW = warnings.showwarning  # as Python writes them

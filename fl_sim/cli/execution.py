@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from fl_sim.cli.progress import live_progress
+from fl_sim.cli.bars import live_progress
 from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file

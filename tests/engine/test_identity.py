@@ -22,7 +22,7 @@ from fl_sim.federation.federation import load_federation
 from fl_sim.flower import client_app
 from fl_sim.rounds.loop import run_rounds
 from fl_sim.runs.outputs import sha256_of
-from fl_sim.runs.profile import PhaseTimer
+from fl_sim.runs.profiler import PhaseTimer
 from fl_sim.runs.replay import replay
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.runs.runner import sweep

@@ -14,7 +14,7 @@ from fl_sim.core.errors import RequestError
 from fl_sim.data.layout import Layout
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.runs import progress
-from fl_sim.runs.profile import PARTS, profile
+from fl_sim.runs.profiler import PARTS, profile
 from fl_sim.runs.progress import Progress
 from fl_sim.runs.run_options import RunOptions
 

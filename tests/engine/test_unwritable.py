@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_sim import Experiment, run
-from fl_sim.cli.results import audit, report
+from fl_sim.cli.result_commands import audit, report
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_unreadable, refuse_unwritable
 

@@ -74,7 +74,7 @@ def audit(
     with importing():
         from fl_sim.audit.session import audit as run_audit
         from fl_sim.audit.session import run_folders
-        from fl_sim.cli.progress import audit_progress
+        from fl_sim.cli.bars import audit_progress
         from fl_sim.core.atomic_io import DamagedFileError
         from fl_sim.report import page, tables
         from fl_sim.results import load_results

@@ -44,7 +44,7 @@ def protect(
     Writes lossless copies and a manifest; never touches the input. Run it again to go on.
     """
     with importing():
-        from fl_sim.cli.progress import live_stages
+        from fl_sim.cli.bars import live_stages
         from fl_sim.publish.check import check, summary
         from fl_sim.publish.publish import publish, write_report
         from fl_sim.publish.request import Request, method

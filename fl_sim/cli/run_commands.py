@@ -140,7 +140,7 @@ def study_(
     """Measure every point of a study, something other than a federation."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.cli.progress import study_progress
+        from fl_sim.cli.bars import study_progress
         from fl_sim.cli.show import show
         from fl_sim.core import interrupts
         from fl_sim.runs import study
@@ -173,10 +173,10 @@ def profile_(
     with importing():
         from fl_sim.cli import execution
         from fl_sim.report import profile as profile_tables
-        from fl_sim.runs import profile
+        from fl_sim.runs import profiler
 
     experiment = execution.read(file, set_, None, fallback).experiment
-    found = profile.profile(
+    found = profiler.profile(
         experiment, rounds, engine, execution.workers_of(workers), batch_clients
     )
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
