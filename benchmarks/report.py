@@ -34,7 +34,7 @@ from fl_sim.core.atomic_io import (
 from fl_sim.data.layout import Layout
 from fl_sim.experiment import Axes
 from fl_sim.protections.linear_separable import LinearSeparable
-from fl_sim.results import FILES, RESULT, ROWS, final_numbers, run_folder
+from fl_sim.results import FILES, RESULT, ROWS, run_folder, summarise_rows
 from fl_sim.runs.summary import write_summary
 from strategies.fedavg import FedAvg
 
@@ -92,7 +92,7 @@ def fill(root: Path, source: Path, cells: list[Cell]) -> None:
         files = {name: file_sha256(folder / name) for name in FILES}
         key = {"run_id": cell.run_id, "seed": cell.experiment.seed}
         told = {name: value for name, value in about.items() if name != SEAL}
-        write_sealed(folder / RESULT, {**told, **key, **final_numbers(own), "files": files})
+        write_sealed(folder / RESULT, {**told, **key, **summarise_rows(own), "files": files})
     asked = {cell.key for cell in cells}
     write_summary(root, cells, [c for c in controls if c.key not in asked], {})
 

@@ -23,13 +23,13 @@ from fl_sim.metrics.membership import (
     shift_control,
 )
 
-PAIRED = 8  # reference models that are attacked themselves, to set `a` and thresholds
+NUM_REHEARSALS = 8  # reference models that are attacked themselves, to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
 
 HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
 
 
-def attacks_of(tier: int) -> dict[str, MembershipAttack]:
+def find_attacks(tier: int) -> dict[str, MembershipAttack]:
     """Return the attacks of a tier and of those below it, cheap ones first."""
     found = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
     chosen = sorted((cls for cls in found if cls.tier <= tier), key=lambda cls: cls.tier)
@@ -47,7 +47,7 @@ class AttackContext:
         correct: whether the target is right; None where unknown.
         about: what all findings share.
         num_classes: that the model tells apart.
-        trajectory: what the server saw; None where that is not known, as `unseen` says.
+        trajectory: what the server saw; None where that is not known, as `no_trajectory` says.
         unseen: why there is no trajectory.
     """
 
@@ -55,10 +55,10 @@ class AttackContext:
     records: Records
     gradient_norm: Float[Tensor, " n"] | None
     correct: Bool[Tensor, " n"] | None
-    about: Finding
+    template: Finding
     num_classes: int
     trajectory: Trajectory | None = None
-    unseen: str = ""
+    no_trajectory: str = ""
 
     @property
     def references(self) -> list[int]:
@@ -77,54 +77,60 @@ class AttackContext:
 
     def reference_evidence(self) -> Iterator[tuple[int, Evidence]]:
         """Yield reference models in the place of the target, without anything about that."""
-        for own in self.references[:PAIRED]:
+        for own in self.references[:NUM_REHEARSALS]:
             others = self.signals.others(own, self.references)
             if len(others) >= 2:
                 yield own, self.signals.evidence(own, others)
 
 
-def attack(
+def run_attacks(
     context: AttackContext, tier: int
 ) -> tuple[list[Finding], dict[str, Float[Tensor, " n"]]]:
     """Return the findings of a tier's attacks, and the scores of the records by attack."""
     findings: list[Finding] = []
     scores: dict[str, Tensor] = {}
-    for name, plain in attacks_of(tier).items():
-        about = context.about._replace(attack=name, view=plain.view)
+    for name, plain in find_attacks(tier).items():
+        template = context.template._replace(attack=name, view=plain.view)
         if plain.calibrated:
-            about = about._replace(num_references=len(context.references))
+            template = template._replace(num_references=len(context.references))
         else:
-            about = about._replace(references="none")
+            template = template._replace(references="none")
         missing = plain.missing(context.target_evidence())
         if missing:
-            note = context.unseen if plain.view == "server" and context.unseen else missing
-            findings.append(about._replace(metric="auc", valid=False, note=note))
+            note = (
+                context.no_trajectory
+                if plain.view == "server" and context.no_trajectory
+                else missing
+            )
+            findings.append(template._replace(metric="auc", valid=False, note=note))
             continue
         own = tune_rmia(context, plain)
         scores[name] = own.scores(context.target_evidence())
-        found = list(assess(scores[name], context.records, about, thresholds(context, own)))
+        found = list(assess(scores[name], context.records, template, set_thresholds(context, own)))
         findings += found
-        findings += dispersion([f for f in found if f.client >= 0], about)
-        findings += shift_control(scores[name], context.records, about)
+        findings += dispersion([f for f in found if f.client >= 0], template)
+        findings += shift_control(scores[name], context.records, template)
     if context.trajectory is not None:
-        findings += source_inference(context, context.trajectory)
+        findings += infer_sources(context, context.trajectory)
         findings += count_records(context, context.trajectory)
     return [mark_undefined(finding) for finding in findings], scores
 
 
-def source_inference(context: AttackContext, course: Trajectory) -> Iterator[Finding]:
+def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:
     """Yield how often a record's client is found, and by how much more than for held-out ones."""
-    there = ~course.client_margin[-1].isnan().any(1)
+    there = ~trajectory.client_margin[-1].isnan().any(1)
     who = there.nonzero().squeeze(1)
     if len(who) < 2:
         return
     found = who[
-        sources(course.client_margin[-1][there], generator(context.about.seed, "audit", "ties"))
+        sources(
+            trajectory.client_margin[-1][there], generator(context.template.seed, "audit", "ties")
+        )
     ]
-    chosen = there[course.suspects]
-    right = found == course.suspects
+    chosen = there[trajectory.suspects]
+    right = found == trajectory.suspects
     inside, outside = chosen & context.records.members, chosen & ~context.records.members
-    about = context.about._replace(
+    template = context.template._replace(
         attack="source inference",
         view="server",
         references="none",
@@ -132,18 +138,18 @@ def source_inference(context: AttackContext, course: Trajectory) -> Iterator[Fin
         num_outsiders=int(outside.sum()),
     )
     for name, own in (("accuracy", inside), ("held_out_accuracy", outside)):
-        hits, count = int(right[own].sum()), int(own.sum())
-        low, high = clopper_pearson(hits, count)
-        value = hits / count if count else float("nan")
+        correct, count = int(right[own].sum()), int(own.sum())
+        low, high = clopper_pearson(correct, count)
+        value = correct / count if count else float("nan")
         note = "" if count else "empty pool"
-        yield about._replace(
+        yield template._replace(
             metric=f"source_{name}", value=value, low=low, high=high, valid=not note, note=note
         )
     value = float(excess(right[inside].double(), right[outside].double()))
-    yield about._replace(metric="source_excess", value=value)
+    yield template._replace(metric="source_excess", value=value)
 
 
-def count_records(context: AttackContext, course: Trajectory) -> Iterator[Finding]:
+def count_records(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:
     """Yield, for clients that take one step a round, how many records that step gives away.
 
     The rank of a head's gradient is the number of its records, up to the number of classes less
@@ -152,16 +158,16 @@ def count_records(context: AttackContext, course: Trajectory) -> Iterator[Findin
 
     Source: see `fl_sim.attacks.gradient_inversion.gradient_rank`.
     """
-    if course.head_rank is None:
+    if trajectory.head_rank is None:
         return
-    about = context.about._replace(attack="head rank", view="server", references="none")
-    for client, ranks in enumerate(course.head_rank.T):
+    template = context.template._replace(attack="head rank", view="server", references="none")
+    for client, ranks in enumerate(trajectory.head_rank.T):
         seen = ranks[~ranks.isnan()]
         if len(seen):
             rank = float(seen.min())
             told = rank < context.num_classes - 1
             note = "" if told else "as high as it can be: that many records or more"
-            yield about._replace(
+            yield template._replace(
                 metric="head_rank", value=rank, client=client, valid=told, note=note
             )
 
@@ -186,7 +192,7 @@ def tune_rmia(context: AttackContext, plain: MembershipAttack) -> MembershipAtta
     return replace(plain, a=max(STEPS, key=worth))
 
 
-def thresholds(
+def set_thresholds(
     context: AttackContext, own: MembershipAttack, rates: Sequence[float] = MAX_FPRS
 ) -> dict[float, float]:
     """Return scores above which a record is accused, by nominal rate, set on the references.

@@ -26,7 +26,7 @@ from fl_sim.runs.runner import run
 from fl_sim.training.faults import NO_FAULTS, Faults
 
 Kind = Literal["none", "heads", "replays"]
-USUAL: dict[int, dict[Kind, int]] = {
+DEFAULT_COUNTS: dict[int, dict[Kind, int]] = {
     1: {"heads": 16, "replays": 4},
     2: {"heads": 64, "replays": 16},
 }
@@ -70,54 +70,56 @@ def plan_references(target_run: TargetRun, tier: int, count: int | None) -> Refe
             "a random front that is frozen differs from seed to seed, so the run cannot be "
             "replayed for references; --tier 0 needs none"
         )
-    return ReferencePlan(kind, USUAL[tier][kind] if count is None else count)
+    return ReferencePlan(kind, DEFAULT_COUNTS[tier][kind] if count is None else count)
 
 
-def reference_signals(
-    target_run: TargetRun, wanted: ReferencePlan, listen: Listener, note: Callable[[str], None]
+def make_reference_signals(
+    target_run: TargetRun, plan: ReferencePlan, listen: Listener, note: Callable[[str], None]
 ) -> Signals:
     """Return the margins of all records under the target, model 0, and its references.
 
     Kept in `audit.safetensors`; read back where the same audit was made before.
     """
     path = target_run.folder / SIGNALS
-    key = json.dumps([target_run.result["params_sha256"], wanted.kind, wanted.count])
-    kept = load_stored(path, key)
-    if kept is not None:
-        return Signals(kept["margin"], kept["members"], kept["population"])
+    key = json.dumps([target_run.result["params_sha256"], plan.kind, plan.count])
+    stored = load_stored(path, key)
+    if stored is not None:
+        return Signals(stored["margin"], stored["members"], stored["population"])
     target = torch.tensor(target_run.signals["member"].to_numpy(bool))
     margin, members, population = (
         [target_run.margin[None]],
         [target[None]],
         [target_run.population[None]],
     )
-    if wanted.kind != "none":
-        note(f"{wanted.count} {wanted.kind}")
-        make = _heads if wanted.kind == "heads" else _replays
-        found = make(target_run, wanted.count, listen)
-        margin.append(found.margin)
-        members.append(found.members)
-        population.append(found.population)
+    if plan.kind != "none":
+        note(f"{plan.count} {plan.kind}")
+        make = _train_heads if plan.kind == "heads" else _run_replays
+        references = make(target_run, plan.count, listen)
+        margin.append(references.margin)
+        members.append(references.members)
+        population.append(references.population)
     signals = Signals(torch.cat(margin), torch.cat(members), torch.cat(population))
     tensors = {"margin": signals.margin, "members": signals.members}
     write_tensors(path, {**tensors, "population": signals.population}, {"key": key})
     return signals
 
 
-def _heads(target_run: TargetRun, count: int, listen: Listener) -> Signals:
+def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals:
     """Train heads on random halves of the pool, each as hard as the federation trained its own."""
     federation = load_federation(target_run.experiment.to_json())
     load_model(federation, target_run.folder)
     features, test = (
-        _head_inputs(federation, federation.inputs),
-        _head_inputs(federation, federation.test_inputs),
+        _compute_head_inputs(federation, federation.inputs),
+        _compute_head_inputs(federation, federation.test_inputs),
     )
     labels, seed = federation.pool.labels, target_run.experiment.seed
     members = draw_paired_members(count, len(labels), generator(seed, "audit", "members"))
     classes = federation.dataset.num_classes
-    how = head_training(target_run.experiment, int(federation.trained.sum()))
+    training = plan_head_training(target_run.experiment, int(federation.trained.sum()))
     orders = seed_for(seed, "audit", "heads")
-    heads = train_heads(features, labels, members, classes, how, orders, _first_head(federation))
+    heads = train_heads(
+        features, labels, members, classes, training, orders, _read_first_head(federation)
+    )
     return Signals(
         heads.margins(features, labels),
         members,
@@ -125,7 +127,7 @@ def _heads(target_run: TargetRun, count: int, listen: Listener) -> Signals:
     )
 
 
-def _first_head(federation: Federation) -> Heads:
+def _read_first_head(federation: Federation) -> Heads:
     """Return the head of the first round, which every client was sent."""
     load_flat(federation.model, federation.start)
     (*_, layer) = (module for module in federation.model.modules() if isinstance(module, nn.Linear))
@@ -133,7 +135,7 @@ def _first_head(federation: Federation) -> Heads:
     return Heads(weight[None], bias[None])
 
 
-def _head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
+def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     collector = HeadInputs(federation.model)
     logits(federation.model, inputs)
     taken = collector.taken()
@@ -141,7 +143,7 @@ def _head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     return taken.flatten(1).contiguous()
 
 
-def head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
+def plan_head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
     """Return how a head is trained centrally as the federation trains it.
 
     A step of all clients at once is a step on all their batches: their number times the batch
@@ -149,33 +151,33 @@ def head_training(experiment: Experiment, num_images: int | None = None) -> Head
     left out; one that is none at all is taken for `HeadTraining`'s defaults. Where rounds are
     counted in local steps, epochs follow from `num_images`, which all clients train on.
     """
-    usual, sgd = HeadTraining(), experiment.client.sgd_config(1)
+    default, sgd = HeadTraining(), experiment.client.sgd_config(1)
     share = experiment.clients_per_round / experiment.num_clients
     local_epochs: float = sgd.local_epochs if sgd else 1
     if sgd and sgd.local_steps is not None and num_images:
-        seen = sgd.local_steps * sgd.batch_size * experiment.data.num_clients
-        local_epochs = seen / num_images
+        num_seen = sgd.local_steps * sgd.batch_size * experiment.data.num_clients
+        local_epochs = num_seen / num_images
     return HeadTraining(
-        learning_rate=sgd.learning_rate if sgd else usual.learning_rate,
-        momentum=sgd.momentum if sgd else usual.momentum,
-        weight_decay=sgd.weight_decay if sgd else usual.weight_decay,
-        batch_size=experiment.clients_per_round * (sgd.batch_size if sgd else usual.batch_size),
+        learning_rate=sgd.learning_rate if sgd else default.learning_rate,
+        momentum=sgd.momentum if sgd else default.momentum,
+        weight_decay=sgd.weight_decay if sgd else default.weight_decay,
+        batch_size=experiment.clients_per_round * (sgd.batch_size if sgd else default.batch_size),
         epochs=max(1, round(experiment.rounds * local_epochs * share)),
     )
 
 
-def _replays(target_run: TargetRun, count: int, listen: Listener) -> Signals:
+def _run_replays(target_run: TargetRun, count: int, listen: Listener) -> Signals:
     """Run the experiment from other seeds; each of the records is held out by about as many."""
     margin, members, population = [], [], []
     federation = load_federation(target_run.experiment.to_json())
-    struck = target_run.made_with.get("faults")
-    faults = Faults.read(struck) if struck else NO_FAULTS
+    injected = target_run.made_with.get("faults")
+    faults = Faults.read(injected) if injected else NO_FAULTS
     for i in range(count):
         seed = seed_for(target_run.experiment.seed, "audit", "replay", i) % MAX_SEED
-        own = replace(target_run.experiment, seed=seed)
+        experiment = replace(target_run.experiment, seed=seed)
         root = target_run.folder / REPLAYS
         outcome = run(
-            own, [seed], out=root, controls=False, resume=True, listen=listen, faults=faults
+            experiment, [seed], out=root, controls=False, resume=True, listen=listen, faults=faults
         )
         if not outcome.complete:
             raise RequestError(f"a replay of the run failed; its folder is {outcome.path}")
@@ -187,6 +189,6 @@ def _replays(target_run: TargetRun, count: int, listen: Listener) -> Signals:
                 0
             ]
         )
-        held = read_table(folder / "signals.parquet").sort_values("sample_id")
-        members.append(torch.tensor(held["member"].to_numpy(bool)))
+        signals = read_table(folder / "signals.parquet").sort_values("sample_id")
+        members.append(torch.tensor(signals["member"].to_numpy(bool)))
     return Signals(torch.stack(margin), torch.stack(members), torch.stack(population))

@@ -21,15 +21,15 @@ from fl_sim.models import parameters
 from fl_sim.models.scoring import logits
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.runs.environment import describe_changes
-from fl_sim.runs.outputs import sha256_of
+from fl_sim.runs.outputs import hash_state
 from fl_sim.runs.progress import Listener, Progress
 from fl_sim.runs.replay import replay
 from fl_sim.training.tasks import RoundConfig, Tensors
 
 SERVER_VIEW = "audit_course.safetensors"
 REPLAY = "replay"  # the label of its progress
-MOST_ROUNDS, FEWEST_ROUNDS = 10, 2
-FORWARDS = 300_000  # records x clients x rounds, of networks that are more than a head
+MAX_ROUNDS, MIN_ROUNDS = 10, 2
+MAX_FORWARDS = 300_000  # records x clients x rounds, of networks that are more than a head
 
 
 class UpdateRecorder(Callback):
@@ -72,10 +72,10 @@ class UpdateRecorder(Callback):
         scores, _ = self._score(config.parameters + update.delta, update.buffers)
         self.client_margin[-1][update.client] = margin_of(scores, self.labels)
         if self._features is not None:
-            cosine = head_cosine(update.delta, self._error, self._features)
+            cosine = compute_head_cosine(update.delta, self._error, self._features)
             self.cosine[-1][update.client] = cosine.float()
             if self._took_one_step(config.round, update.client):
-                weight, _ = head_of(update.delta, self._error.shape[1], self._features.shape[1])
+                weight, _ = split_head(update.delta, self._error.shape[1], self._features.shape[1])
                 self.head_rank[-1][update.client] = gradient_rank(weight)
 
     def _took_one_step(self, round_num: int, client: int) -> bool:
@@ -88,7 +88,7 @@ class UpdateRecorder(Callback):
         model = self.federation.model
         parameters.load_flat(model, values)
         parameters.load_buffers(model, buffers)
-        if not ends_in_a_head(model):
+        if not ends_in_head(model):
             return logits(model, self.inputs), None
         collector = HeadInputs(model)
         scores = logits(model, self.inputs)
@@ -96,13 +96,13 @@ class UpdateRecorder(Callback):
         return scores, None if features is None else features.flatten(1).double()
 
 
-def ends_in_a_head(model: nn.Module) -> bool:
+def ends_in_head(model: nn.Module) -> bool:
     """Return whether the last parameters are weight and bias of a linear layer."""
     owners = [module for module in model.modules() if list(module.parameters(recurse=False))]
     return bool(owners) and isinstance(owners[-1], nn.Linear) and owners[-1].bias is not None
 
 
-def head_cosine(
+def compute_head_cosine(
     delta: Float[Tensor, " p"], error: Float[Tensor, "n y"], features: Float[Tensor, "n d"]
 ) -> Float[Tensor, " n"]:
     """Return the cosine of an update's head with minus the gradient of each record's loss.
@@ -110,14 +110,14 @@ def head_cosine(
     The gradient of a linear head is the outer product of error and feature, so no gradient has to
     be made.
     """
-    weight, bias = head_of(delta, error.shape[1], features.shape[1])
+    weight, bias = split_head(delta, error.shape[1], features.shape[1])
     along = -(error * (features @ weight.T + bias)).sum(1)
     length = torch.hypot(weight.norm(), bias.norm())
     lengths: Tensor = error.norm(dim=1) * (features.square().sum(1) + 1).sqrt() * length
     return along / lengths.clamp(min=1e-30)
 
 
-def head_of(
+def split_head(
     delta: Float[Tensor, " p"], classes: int, dim: int
 ) -> tuple[Float[Tensor, "y d"], Float[Tensor, " y"]]:
     """Return weight and bias of the head at the end of an update."""
@@ -132,19 +132,25 @@ def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Traject
     """
     path, key = target_run.folder / SERVER_VIEW, str(target_run.result["params_sha256"])
     if target_run.made_with:
-        return None, f"the run cannot be replayed: {why_unavailable(target_run.made_with)}"
-    kept = load_stored(path, key)
-    if kept is None:
-        witness, reached = _replay(target_run, listen)
-        if reached != key:
+        return None, f"the run cannot be replayed: {explain_unavailable(target_run.made_with)}"
+    tensors = load_stored(path, key)
+    if tensors is None:
+        recorder, model_hash = _replay(target_run, listen)
+        if model_hash != key:
             changed = describe_changes(target_run.folder, str(target_run.result["engine"]))
             return None, f"the replay did not give the run's model: {changed}"
-        kept = _save(path, key, witness)
-    suspects, cosine, rank = target_run.records.clients, kept.get("cosine"), kept.get("head_rank")
-    return Trajectory(kept["client_margin"], kept["global_margin"], suspects, cosine, rank), ""
+        tensors = _save(path, key, recorder)
+    suspects, cosine, rank = (
+        target_run.records.clients,
+        tensors.get("cosine"),
+        tensors.get("head_rank"),
+    )
+    return Trajectory(
+        tensors["client_margin"], tensors["global_margin"], suspects, cosine, rank
+    ), ""
 
 
-def why_unavailable(made_with: dict[str, str]) -> str:
+def explain_unavailable(made_with: dict[str, str]) -> str:
     """Return in words what changed a run's result beside its experiment."""
     words = {
         "faults": "failures were injected ({})",
@@ -153,15 +159,15 @@ def why_unavailable(made_with: dict[str, str]) -> str:
     return ", and ".join(words.get(k, k + " was {}").format(v) for k, v in made_with.items())
 
 
-def _save(path: Path, key: str, witness: UpdateRecorder) -> dict[str, Tensor]:
+def _save(path: Path, key: str, recorder: UpdateRecorder) -> dict[str, Tensor]:
     """Keep what a witness saw, and return it."""
     tensors = {
-        "client_margin": torch.stack(witness.client_margin),
-        "global_margin": torch.stack(witness.global_margin),
+        "client_margin": torch.stack(recorder.client_margin),
+        "global_margin": torch.stack(recorder.global_margin),
     }
-    cosine = torch.stack(witness.cosine)
+    cosine = torch.stack(recorder.cosine)
     if not bool(cosine.isnan().all()):
-        tensors |= {"cosine": cosine, "head_rank": torch.stack(witness.head_rank)}
+        tensors |= {"cosine": cosine, "head_rank": torch.stack(recorder.head_rank)}
     write_tensors(path, tensors, {"key": key})
     return tensors
 
@@ -175,15 +181,15 @@ def _replay(target_run: TargetRun, listen: Listener) -> tuple[UpdateRecorder, st
     for outcome in replay(federation, batch_clients, (recorder,)):
         now, clients = outcome.state.round, experiment.clients_per_round
         listen(Progress(folder, REPLAY, now, experiment.rounds, clients, float("nan")))
-    return recorder, sha256_of(outcome.state)
+    return recorder, hash_state(outcome.state)
 
 
 def choose_rounds(target_run: TargetRun) -> set[int]:
     """Return the rounds that are scored: evenly spread, the last one among them."""
     experiment = target_run.experiment
-    most = MOST_ROUNDS
+    max_rounds = MAX_ROUNDS
     if experiment.model.tune != "head":
-        a_round = max(1, len(target_run.audited) * experiment.clients_per_round)
-        most = max(FEWEST_ROUNDS, min(MOST_ROUNDS, FORWARDS // a_round))
-    count = min(most, experiment.rounds)
+        per_round = max(1, len(target_run.audited) * experiment.clients_per_round)
+        max_rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, MAX_FORWARDS // per_round))
+    count = min(max_rounds, experiment.rounds)
     return {round((i + 1) * experiment.rounds / count) for i in range(count)}

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.audit.findings import HEADLINE, AttackContext, attack
-from fl_sim.audit.references import ReferencePlan, plan_references, reference_signals
+from fl_sim.audit.findings import HEADLINE, AttackContext, run_attacks
+from fl_sim.audit.references import ReferencePlan, make_reference_signals, plan_references
 from fl_sim.audit.server_view import record_server_view
 from fl_sim.audit.target_run import TargetRun, load_target
 from fl_sim.core import process
@@ -32,7 +32,7 @@ def quiet(what: str) -> None:
     """Take note of what is done, and say nothing."""
 
 
-def run_folders(path: Path) -> list[Path]:
+def find_run_folders(path: Path) -> list[Path]:
     """Return the finished runs at a path: a run's folder, an experiment's, or that of all results.
 
     Raises:
@@ -41,11 +41,11 @@ def run_folders(path: Path) -> list[Path]:
     if (path / "result.json").exists() or (path / "experiment.json").exists():
         return [path]
     levels, signs = ("*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
-    there = [own for level in levels for own in path.glob(level)]
-    found = [own for own in there if any((own / sign).exists() for sign in signs)]
-    if not found:
+    folders = [own for level in levels for own in path.glob(level)]
+    finished = [own for own in folders if any((own / sign).exists() for sign in signs)]
+    if not finished:
         raise RequestError(f"no finished run in {path}")
-    return sorted(found)
+    return sorted(finished)
 
 
 def audit(
@@ -80,12 +80,12 @@ def audit(
     started = time.time()
     note("reading the run")
     target_run = load_target(Path(folder))
-    wanted = plan_references(target_run, tier, references)
-    signals = reference_signals(target_run, wanted, listen, note)
-    seen, unseen = None, ""
+    plan = plan_references(target_run, tier, references)
+    signals = make_reference_signals(target_run, plan, listen, note)
+    trajectory, no_trajectory = None, ""
     if tier > 0:
         note("the run again, before a witness")
-        seen, unseen = record_server_view(target_run, listen)
+        trajectory, no_trajectory = record_server_view(target_run, listen)
     note("attacking")
     audited = target_run.audited
     norms = target_run.gradient_norm
@@ -94,24 +94,24 @@ def audit(
         records=target_run.records,
         gradient_norm=None if norms is None else norms[audited],
         correct=torch.tensor(target_run.signals["correct"].to_numpy(bool))[audited],
-        about=Finding(
-            "", "", float("nan"), seed=target_run.experiment.seed, references=wanted.kind
+        template=Finding(
+            "", "", float("nan"), seed=target_run.experiment.seed, references=plan.kind
         ),
         num_classes=target_run.num_classes,
-        trajectory=seen,
-        unseen=unseen,
+        trajectory=trajectory,
+        no_trajectory=no_trajectory,
     )
-    findings, scores = attack(context, tier)
+    findings, scores = run_attacks(context, tier)
     table = pd.DataFrame(findings, columns=list(Finding._fields))
     (target_run.folder / AUDIT).unlink(missing_ok=True)  # it tells of the tables that go now
     write_table(target_run.folder / AUDIT_FINDINGS, table)
-    write_table(target_run.folder / AUDIT_RECORDS, _records(target_run, context, scores))
-    summary = _summary(target_run, tier, wanted, findings, time.time() - started)
+    write_table(target_run.folder / AUDIT_RECORDS, _tabulate_records(target_run, context, scores))
+    summary = _summarise(target_run, tier, plan, findings, time.time() - started)
     seal_audit(target_run.folder, summary)
     return table
 
 
-def _records(
+def _tabulate_records(
     target_run: TargetRun, context: AttackContext, scores: dict[str, Float[Tensor, " n"]]
 ) -> pd.DataFrame:
     """Return one row an audited record and attack: its score, and its rank among outsiders."""
@@ -125,8 +125,8 @@ def _records(
     return pd.concat(tables, ignore_index=True)
 
 
-def _summary(
-    target_run: TargetRun, tier: int, wanted: ReferencePlan, findings: list[Finding], seconds: float
+def _summarise(
+    target_run: TargetRun, tier: int, plan: ReferencePlan, findings: list[Finding], seconds: float
 ) -> dict[str, Any]:
     """Return the audit in brief: the headline was chosen before anything was measured."""
     areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
@@ -135,8 +135,8 @@ def _summary(
         "seed": target_run.experiment.seed,
         "params_sha256": target_run.result["params_sha256"],
         "tier": tier,
-        "references": wanted.kind,
-        "num_references": wanted.count,
+        "references": plan.kind,
+        "num_references": plan.count,
         "population": "test images",
         "pool": "members and outsiders matched by client, class and protected status",
         "headline": HEADLINE[tier],

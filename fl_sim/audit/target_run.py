@@ -20,13 +20,13 @@ from fl_sim.federation.federation import Federation, fingerprint_of, load_federa
 from fl_sim.metrics._shared.pools import Records
 from fl_sim.models import parameters
 from fl_sim.models.scoring import logits
-from fl_sim.results import MODEL, RESULT, checked_result
-from fl_sim.runs.outputs import params_sha256
+from fl_sim.results import MODEL, RESULT, read_result
+from fl_sim.runs.outputs import hash_parameters
 
 LOG = logging.getLogger("fl_sim")
 NEEDED = ("experiment.json", "model.safetensors", "signals.parquet")
 COLUMNS = ("sample_id", "client", "label", "member", "audited", "protected", "margin", "correct")
-AGREEMENT = 1e-3  # of margins now with those of the run; other machines round otherwise
+TOLERANCE = 1e-3  # of margins now with those of the run; other machines round otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +81,12 @@ def load_target(folder: Path) -> TargetRun:
     Raises:
         RequestError: for what is no finished run, has no outsiders, or does not fit its data.
     """
-    result = checked_result(folder)
+    result = read_result(folder)
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if result is None or missing:
         lacking = missing[0] if missing else RESULT
         raise RequestError(f"{folder} is no finished run: {lacking} is missing")
-    experiment = experiment_of(folder, result)
+    experiment = read_experiment(folder, result)
     signals = read_table(folder / "signals.parquet", columns=COLUMNS).sort_values("sample_id")
     if not bool((signals["audited"] & ~signals["member"]).any()):
         raise RequestError(f"{folder} has no outsiders to compare with: data.held_out was 0")
@@ -97,7 +97,7 @@ def load_target(folder: Path) -> TargetRun:
     federation = load_federation(experiment.to_json())
     load_model(federation, folder, result.get("params_sha256"))
     margin, norms = score_records(federation.model, federation.inputs, federation.pool.labels)
-    _check(margin, signals, folder)
+    _check_margins(margin, signals, folder)
     population, _ = score_records(
         federation.model, federation.test_inputs, federation.dataset.test_labels
     )
@@ -105,7 +105,7 @@ def load_target(folder: Path) -> TargetRun:
     return TargetRun(folder, experiment, result, signals, margin, population, norms, classes)
 
 
-def experiment_of(folder: Path, result: dict[str, Any]) -> Experiment:
+def read_experiment(folder: Path, result: dict[str, Any]) -> Experiment:
     """Return what a finished run was a run of.
 
     Raises:
@@ -133,7 +133,7 @@ def load_model(federation: Federation, folder: Path, sha256: str | None = None) 
     path = folder / MODEL
     tensors, _ = read_unsealed(path)
     values = tensors.pop("parameters", torch.zeros(0))
-    if sha256 is not None and params_sha256(values, tensors) != sha256:
+    if sha256 is not None and hash_parameters(values, tensors) != sha256:
         raise DamagedFileError(path, "is not the model that the run ended with")
     parameters.load_flat(federation.model, values)
     parameters.load_buffers(federation.model, tensors)
@@ -165,10 +165,10 @@ def load_stored(path: Path, key: str) -> dict[str, Tensor] | None:
     return tensors if note.get("key") == key else None
 
 
-def _check(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:
+def _check_margins(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:
     """Refuse a model that no longer says of its records what it said in the run."""
     then = torch.tensor(signals["margin"].to_numpy(), dtype=torch.float32)
-    if len(then) != len(margin) or not torch.allclose(margin, then, AGREEMENT, AGREEMENT):
+    if len(then) != len(margin) or not torch.allclose(margin, then, TOLERANCE, TOLERANCE):
         raise RequestError(
             f"{folder}: the model's margins are not those of signals.parquet; the code or the "
             "data have changed since the run"

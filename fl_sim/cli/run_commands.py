@@ -83,10 +83,10 @@ def run(
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
-    wanted = execution.seeds_in(seeds) or (content.experiment.seed,)
-    how = execution.how(batch_clients, inject, ray_address, track, wait)
-    options = RunOptions(out, engine, execution.workers_of(workers), resume, controls, **how)
-    execution.carry_out(cells_of(content.experiment, {}, wanted), options, progress)
+    wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
+    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
+    execution.execute(cells_of(content.experiment, {}, wanted), options, progress)
 
 
 def sweep(
@@ -119,12 +119,12 @@ def sweep(
 
     content = execution.read(file, set_, rounds, fallback, full)
     refuse_undone(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
-    wanted = execution.seeds_in(seeds) or content.seeds
-    how = execution.how(batch_clients, inject, ray_address, track, wait)
-    options = RunOptions(out, engine, execution.workers_of(workers), resume, controls, **how)
+    wanted = execution.parse_seeds(seeds) or content.seeds
+    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     with experiment_file.name_line(file, "AXES"):
         cells = cells_of(content.experiment, content.axes, wanted)
-    execution.carry_out(cells, options, progress)
+    execution.execute(cells, options, progress)
 
 
 def study_(
@@ -140,19 +140,21 @@ def study_(
     """Measure every point of a study, something other than a federation."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.cli.bars import study_progress
+        from fl_sim.cli.bars import show_study_progress
         from fl_sim.cli.show import show
         from fl_sim.core import interrupts
         from fl_sim.runs import study
 
-    total = len(study.expand_points(study.read(file), execution.seeds_in(seeds)))
-    with study_progress(console, total) as told:
-        how: dict[str, Any] = {
-            "workers": execution.workers_of(workers),
+    total = len(study.expand_points(study.read(file), execution.parse_seeds(seeds)))
+    with show_study_progress(console, total) as on_point_end:
+        options: dict[str, Any] = {
+            "workers": execution.count_workers(workers),
             "resume": resume,
             "wait": wait,
         }
-        results = study.run(file, execution.seeds_in(seeds), out=out, told=told, **how)
+        results = study.run(
+            file, execution.parse_seeds(seeds), out=out, on_point_end=on_point_end, **options
+        )
     if interrupts.is_stop_requested():
         stop("interrupted; the same command goes on where it stood", 130)
     show(results)
@@ -177,7 +179,7 @@ def profile_(
 
     experiment = execution.read(file, set_, None, fallback).experiment
     found = profiler.profile(
-        experiment, rounds, engine, execution.workers_of(workers), batch_clients
+        experiment, rounds, engine, execution.count_workers(workers), batch_clients
     )
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
     console.print(profile_tables.times(found.parts, title))

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from fl_sim.cli.terminal import console, say
+from fl_sim.cli.terminal import console, print_error
 from fl_sim.report import tables
 from fl_sim.results import Results, StudyResults
 
@@ -12,7 +12,7 @@ def show(results: Results | StudyResults, where: Console = console) -> None:
     from fl_sim.report import page, study  # drawing takes a second to import; a run starts now
 
     for line in results.damaged:
-        say(f"damaged: {line}")
+        print_error(f"damaged: {line}")
     if isinstance(results, StudyResults):
         table, path = study.summary(results), study.write(results)
     else:

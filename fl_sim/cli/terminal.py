@@ -20,7 +20,7 @@ def stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def say(message: str) -> None:
+def print_error(message: str) -> None:
     """Say something on standard error, in one line."""
     print(" ".join(message.split()), file=sys.stderr)
 

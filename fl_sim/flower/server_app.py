@@ -13,7 +13,7 @@ from fl_sim.flower.backend import FlowerBackend
 from fl_sim.runs import feasibility
 from fl_sim.runs.progress import Progress
 from fl_sim.runs.run_options import RunOptions
-from fl_sim.runs.single_run import await_nodes, folder_of, open_folder, run_to_end
+from fl_sim.runs.single_run import find_folder, open_folder, run_to_end, wait_for_nodes
 from fl_sim.training.client_trainer import make_trainer
 
 app = ServerApp()
@@ -35,10 +35,10 @@ def main(grid: Grid, context: Context) -> None:
     feasibility.check(experiment)
     out = Path.home() / Path(str(config["out"])).expanduser()
     options, cell = RunOptions(out, engine="flower"), Cell(experiment, {})
-    folder = folder_of(options, cell)
+    folder = find_folder(options, cell)
     open_folder(folder, experiment, options)
     federation = load_federation(experiment.to_json())
-    await_nodes(grid)
+    wait_for_nodes(grid)
     backend = FlowerBackend(make_trainer(federation), grid)
     numbers = run_to_end(federation, options, 1, cell, _say, backend)
     print(f"accuracy {numbers['accuracy']:.3f}, params_sha256 {numbers['params_sha256']}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fl_sim.core.atomic_io import read_arrays, read_json, read_table
 from fl_sim.report.formats import value
-from fl_sim.results import Results, rows_table, run_folder
+from fl_sim.results import Results, make_rows_table, run_folder
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
@@ -387,7 +387,7 @@ def _kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
 
 
 def _no_rows() -> pd.DataFrame:
-    return rows_table(()).assign(run_id="", seed=0)
+    return make_rows_table(()).assign(run_id="", seed=0)
 
 
 def _says_enough(word: str) -> bool:

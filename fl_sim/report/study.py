@@ -19,7 +19,7 @@ from fl_sim.report.panels import axes_of
 from fl_sim.report.parts import Cell, Definitions, Drawing, Section, table
 from fl_sim.report.sections.images import show
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, colours, drawn
-from fl_sim.results.studies import StudyResults, images_of
+from fl_sim.results.studies import StudyResults, read_images
 
 WIDE = 6  # numbers that have room side by side
 FEWEST_STEPS = 3  # numbers on an axis, from which on lines say more than rows
@@ -205,7 +205,7 @@ def _row_figure(results: StudyResults) -> Figure:
 
 def _images(results: StudyResults) -> Drawing | None:
     """Draw the images of the first seed, a tile a point."""
-    found = images_of(results)
+    found = read_images(results)
     if not found:
         return None
     kinds = list(next(iter(found.values())))

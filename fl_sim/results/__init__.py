@@ -1,9 +1,9 @@
 """Results of runs and studies: read from their folders, checked, and returned as pandas frames."""
 
-from fl_sim.results.folders import FILES, MODEL, RESULT, ROWS, checked_result, run_folder
+from fl_sim.results.folders import FILES, MODEL, RESULT, ROWS, read_result, run_folder
 from fl_sim.results.studies import StudyResults, load_study
-from fl_sim.results.summaries import final_numbers, protection_numbers
-from fl_sim.results.tables import Results, load_results, rows_of_runs, rows_table
+from fl_sim.results.summaries import compare_with_controls, summarise_rows
+from fl_sim.results.tables import Results, load_results, make_rows_table, read_run_rows
 
 __all__ = [
     "FILES",
@@ -12,12 +12,12 @@ __all__ = [
     "ROWS",
     "Results",
     "StudyResults",
-    "checked_result",
-    "final_numbers",
+    "compare_with_controls",
     "load_results",
     "load_study",
-    "protection_numbers",
-    "rows_of_runs",
-    "rows_table",
+    "make_rows_table",
+    "read_result",
+    "read_run_rows",
     "run_folder",
+    "summarise_rows",
 ]

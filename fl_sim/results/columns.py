@@ -85,29 +85,31 @@ ROWS = {
 }
 
 
-def columns() -> list[Column]:
+def list_columns() -> list[Column]:
     """Return every column of both tables, those of `cells` first."""
     tables = {"cells": CELLS, "rows": ROWS}
-    return [Column(t, name, text) for t, known in tables.items() for name, text in known.items()]
+    return [
+        Column(t, name, text) for t, meanings in tables.items() for name, text in meanings.items()
+    ]
 
 
-def meaning_of(table: str, name: str) -> str | None:
+def find_meaning(table: str, name: str) -> str | None:
     """Return what a column means; None for one that nobody has described.
 
-    >>> meaning_of("cells", "cost.bytes_up")
+    >>> find_meaning("cells", "cost.bytes_up")
     'bytes that clients sent over all rounds'
     """
-    known = CELLS if table == "cells" else ROWS
-    exact = known.get(name)
-    return exact or next((text for own, text in known.items() if _stands_for(own, name)), None)
+    meanings = CELLS if table == "cells" else ROWS
+    exact = meanings.get(name)
+    return exact or next((text for own, text in meanings.items() if _matches(own, name)), None)
 
 
-def undescribed(table: str, names: Iterable[str]) -> list[str]:
+def find_undescribed(table: str, names: Iterable[str]) -> list[str]:
     """Return the columns of a table that nobody has described."""
-    return [name for name in names if meaning_of(table, name) is None]
+    return [name for name in names if find_meaning(table, name) is None]
 
 
-def _stands_for(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     text = re.escape(pattern).replace("<group>_", r"(?:\w+_)?").replace("<group>", r"\w+")
     text = text.replace("<rate>", r"[\d.]+").replace("<what>", r"[\w.]+")
     return re.fullmatch(text, name) is not None

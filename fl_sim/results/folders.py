@@ -35,7 +35,7 @@ FILES = (  # of a finished run, beside its result.json
     MODEL,
 )
 AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
-NUMBERS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
+NUMBER_GROUPS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
 NUMBER = (int, float, type(None))  # JSON has null for what is not defined
 KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a point, by name
     **dict.fromkeys(("experiment", "run_id", "status", "label", "error", "engine"), (str,)),
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a poin
     **dict.fromkeys(("seconds", "cpu_seconds"), (int, float)),
     **dict.fromkeys(("seeds", "failures", "data_notes"), (list,)),
     **dict.fromkeys(
-        ("settings", "made_with", "files", "numbers", "environment", *NUMBERS), (dict,)
+        ("settings", "made_with", "files", "numbers", "environment", *NUMBER_GROUPS), (dict,)
     ),
 }
 
@@ -56,7 +56,7 @@ def run_folder(root: Path, run_id: str, seed: int) -> Path:
     return root / run_id / f"seed={seed}"
 
 
-def checked_result(
+def read_result(
     folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
 ) -> dict[str, Any] | None:
     """Return the content of a run's `result.json`, or None where the run has not finished.
@@ -103,7 +103,7 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
     for name, value in entry.items():
         kinds = KINDS.get(name, (object,))
         is_kind = isinstance(value, kinds) and not (isinstance(value, bool) and int in kinds)
-        if name in NUMBERS and is_kind:
+        if name in NUMBER_GROUPS and is_kind:
             is_kind = not any(isinstance(own, dict | list) for own in value.values())
         if name == "numbers" and is_kind:
             is_kind = all(own is None or type(own) in (int, float) for own in value.values())

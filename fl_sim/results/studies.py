@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from fl_sim.core.atomic_io import DamagedFileError, check_files, read_arrays, read_json
 from fl_sim.results.folders import check_entry
-from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
+from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
 
@@ -48,7 +48,7 @@ class StudyResults:
     @property
     def axes(self) -> list[str]:
         """Names of the axes."""
-        return _named(self.cells, SETTINGS)
+        return _list_names(self.cells, SETTINGS)
 
     @property
     def seeds(self) -> list[int]:
@@ -70,10 +70,10 @@ class StudyResults:
     @property
     def numbers(self) -> list[str]:
         """Names of the measured numbers."""
-        return _named(self.cells, "numbers.")
+        return _list_names(self.cells, "numbers.")
 
 
-def _named(table: pd.DataFrame, prefix: str) -> list[str]:
+def _list_names(table: pd.DataFrame, prefix: str) -> list[str]:
     return [c.removeprefix(prefix) for c in table.columns if c.startswith(prefix)]
 
 
@@ -88,7 +88,7 @@ def read_numbers(folder: Path) -> dict[str, Any] | None:
     content = read_json(folder / NUMBERS)
     check_entry(folder / NUMBERS, content, ("numbers",))
     check_files(folder, content.get("files"), (IMAGES,))
-    return without_hashes(content)
+    return drop_hashes(content)
 
 
 def load_study(path: str | Path) -> StudyResults:
@@ -101,20 +101,20 @@ def load_study(path: str | Path) -> StudyResults:
     root = Path(path)
     content, damaged = read_summary(root / SUMMARY, ("cells",), _check_shape, _check_whole)
     check_entry(root / SUMMARY, content, ("question", "environment"))
-    where, entries = content["environment"], content["cells"]
-    if not {"processor", "torch"} <= where.keys():
+    environment, entries = content["environment"], content["cells"]
+    if not {"processor", "torch"} <= environment.keys():
         raise DamagedFileError(root / SUMMARY, "names no processor and torch as its environment")
     if any(entry["settings"].keys() != entries[0]["settings"].keys() for entry in entries):
         raise DamagedFileError(root / SUMMARY, "has cells of different axes")
     cells = pd.json_normalize(entries)
-    for name in _named(cells, "numbers."):  # JSON has null for what is not defined
+    for name in _list_names(cells, "numbers."):  # JSON has null for what is not defined
         cells[f"numbers.{name}"] = pd.to_numeric(cells[f"numbers.{name}"])
     return StudyResults(
         path=root,
         question=content["question"],
         cells=cells,
         damaged=tuple(damaged),
-        hardware=f"{where['processor']}, torch {where['torch']}",
+        hardware=f"{environment['processor']}, torch {environment['torch']}",
         errors=tuple(f"{own['settings']}: {own['error']}" for own in entries if "error" in own),
     )
 
@@ -133,18 +133,20 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
         read_numbers(root / entry["folder"])
 
 
-def images_of(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]:
+def read_images(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]:
     """Return the images of the first seed, by point, and then by name."""
-    found: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]] = {}
+    images: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]] = {}
     table = results.cells[results.cells["seed"] == results.cells["seed"].iloc[0]]
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES
         if path.exists() and not isinstance(cell.get("error"), str):
-            point = ", ".join(_words(axis, cell[f"settings.{axis}"]) for axis in results.axes)
-            found[point] = read_arrays(path)
-    return found
+            point = ", ".join(
+                _describe_setting(axis, cell[f"settings.{axis}"]) for axis in results.axes
+            )
+            images[point] = read_arrays(path)
+    return images
 
 
-def _words(axis: str, value: str) -> str:
+def _describe_setting(axis: str, value: str) -> str:
     """Return a setting in words: a number alone says too little."""
     return f"{axis} {value}" if value.lstrip("-")[:1].isdigit() else value

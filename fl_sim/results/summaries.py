@@ -12,7 +12,7 @@ from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
-KEPT = {  # of an entry whose files are damaged
+KEPT_FIELDS = {  # of an entry whose files are damaged
     *("experiment", "run_id", "seed", "seeds", "settings", "label", "status"),
     *("folder", "seconds", "cpu_seconds"),
 }
@@ -55,7 +55,7 @@ def read_summary(
                 check_whole(path.parent, entry, damaged)
             except DamagedFileError as error:
                 damaged.append(str(error))
-                for own in entry.keys() - KEPT:
+                for own in entry.keys() - KEPT_FIELDS:
                     del entry[own]
                 entry["error"] = str(error)
                 if "status" in entry:
@@ -63,12 +63,12 @@ def read_summary(
     return content, damaged
 
 
-def without_hashes(entry: Entry) -> Entry:
+def drop_hashes(entry: Entry) -> Entry:
     """Return an entry without the hashes of its files and of itself."""
     return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
 
 
-def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
+def summarise_rows(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the headline numbers of a run: of its last round, and the best accuracy."""
     last = rows[rows["round"] == rows["round"].max()]
     overall = last[last.client == -1]
@@ -78,22 +78,22 @@ def final_numbers(rows: pd.DataFrame) -> dict[str, Any]:
         "accuracy": float(accuracy.iloc[-1]),
         "best_accuracy": float(accuracy.max()),
         "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
-        "leakage": _leakage(overall),
-        "fairness": _fairness(overall),
-        "rule": {f"{g}_share": v for g, v in _group_means(rows, "group_share").items()},
-        "epsilon": _epsilon(last),
-        "detection": {f"{g}_auc": v for g, v in _group_means(rows, "detection_auc").items()},
-        "cost": {name: _sum(values) for name, values in costs.items()}
+        "leakage": _summarise_leakage(overall),
+        "fairness": _summarise_fairness(overall),
+        "rule": {f"{g}_share": v for g, v in _average_by_group(rows, "group_share").items()},
+        "epsilon": _summarise_epsilon(last),
+        "detection": {f"{g}_auc": v for g, v in _average_by_group(rows, "detection_auc").items()},
+        "cost": {name: _sum_rounds(values) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
 
 
-def _sum(values: "pd.Series[float]") -> float:
+def _sum_rounds(values: "pd.Series[float]") -> float:
     """Return the sum over rounds; NaN where it is not known of each round, or of none."""
     return float(values.sum(skipna=False)) if len(values) else float("nan")
 
 
-def protection_numbers(
+def compare_with_controls(
     mix: dict[str, Any], all_clean: dict[str, Any] | None, clean: dict[str, Any] | None
 ) -> dict[str, float]:
     """Return A_all, A_clean and A_mix, last and best round, with gap and ratio.
@@ -103,8 +103,8 @@ def protection_numbers(
     """
     numbers: dict[str, float] = {}
     for name, entry in (("a_all", all_clean), ("a_clean", clean), ("a_mix", mix)):
-        numbers[name] = _number(entry, "accuracy")
-        numbers[f"{name}_best"] = _number(entry, "best_accuracy")
+        numbers[name] = _read_number(entry, "accuracy")
+        numbers[f"{name}_best"] = _read_number(entry, "best_accuracy")
     numbers["utility_gap"] = utility_gap(numbers["a_clean"], numbers["a_mix"])
     numbers["extraction_ratio"] = extraction_ratio(
         numbers["a_all"], numbers["a_clean"], numbers["a_mix"]
@@ -112,13 +112,13 @@ def protection_numbers(
     return numbers
 
 
-def _number(entry: dict[str, Any] | None, name: str) -> float:
+def _read_number(entry: dict[str, Any] | None, name: str) -> float:
     """Return a number of a result; JSON has null in the place of NaN."""
     value = None if entry is None else entry[name]
     return float("nan") if value is None else float(value)
 
 
-def _fairness(overall: pd.DataFrame) -> dict[str, float]:
+def _summarise_fairness(overall: pd.DataFrame) -> dict[str, float]:
     """Return the statistics over clients, those of a group under its name."""
     chosen = overall[overall.metric.str.startswith("fairness_")]
     names = [str(name).removeprefix("fairness_") for name in chosen.metric]
@@ -129,25 +129,25 @@ def _fairness(overall: pd.DataFrame) -> dict[str, float]:
     return dict(zip(keys, map(float, chosen.value), strict=True))
 
 
-def _group_means(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+def _average_by_group(rows: pd.DataFrame, metric: str) -> dict[str, float]:
     """Return a metric's mean over rounds, by group, where it should be read."""
     chosen = rows[(rows.metric == metric) & rows.valid]
     return {str(group): float(own.mean()) for group, own in chosen.groupby("group").value}
 
 
-def _epsilon(last: pd.DataFrame) -> dict[str, float]:
+def _summarise_epsilon(last: pd.DataFrame) -> dict[str, float]:
     """Return the most that was spent, of the privacy of clients or of images, where known.
 
     The figure of Renyi differential privacy stands beside it, under a name that ends in `_rdp`.
     """
-    found: dict[str, float] = {}
+    epsilons: dict[str, float] = {}
     for metric, ending in (("epsilon", ""), ("epsilon_rdp", "_rdp")):
         chosen = last[(last.metric == metric) & last.valid]
-        found |= {f"{g}{ending}": float(own.max()) for g, own in chosen.groupby("group").value}
-    return found
+        epsilons |= {f"{g}{ending}": float(own.max()) for g, own in chosen.groupby("group").value}
+    return epsilons
 
 
-def _leakage(overall: pd.DataFrame) -> dict[str, Any]:
+def _summarise_leakage(overall: pd.DataFrame) -> dict[str, Any]:
     """Return the margin attack's numbers by group, with intervals and validity."""
     numbers: dict[str, Any] = {}
     for row in overall[overall.metric.str.startswith("mia_margin_")].itertuples():

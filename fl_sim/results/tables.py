@@ -16,11 +16,11 @@ from fl_sim.results.folders import (
     RESULT,
     ROWS,
     check_entry,
-    checked_result,
     read_audit,
+    read_result,
     run_folder,
 )
-from fl_sim.results.summaries import SETTINGS, Entry, read_summary, without_hashes
+from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY = "summary.json"
 
@@ -74,7 +74,7 @@ class Results:
         return cells[chosen].drop(columns="is_control").reset_index(drop=True)
 
 
-def rows_table(rows: Iterable[Row]) -> pd.DataFrame:
+def make_rows_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Return rows as a table."""
     return pd.DataFrame(list(rows), columns=list(Row._fields))
 
@@ -92,7 +92,7 @@ def load_results(path: str | Path) -> Results:
     content, damaged = read_summary(root / SUMMARY, lists, _check_shape, _check_whole)
     cells, controls = (content[name] for name in lists)
     entries = cells + controls
-    rows = _rows(root, content, entries, damaged)
+    rows = _read_rows(root, content, entries, damaged)
     failures = [
         {"run_id": entry["run_id"], "seed": entry["seed"], **failure}
         for entry in entries
@@ -100,8 +100,8 @@ def load_results(path: str | Path) -> Results:
     ]
     return Results(
         path=root,
-        rows=_with_settings(rows, cells, controls),
-        cells=pd.json_normalize([without_hashes(entry) for entry in cells]),
+        rows=_add_settings(rows, cells, controls),
+        cells=pd.json_normalize([drop_hashes(entry) for entry in cells]),
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
         complete=all(entry["status"] == "finished" for entry in cells),
         damaged=tuple(damaged),
@@ -124,32 +124,34 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
     except DamagedFileError as error:
         damaged.append(f"{error}; the audit is left out")
     if "files" in entry or (folder / RESULT).exists():
-        checked_result(folder, key, entry.get(SEAL))
+        read_result(folder, key, entry.get(SEAL))
     else:  # of an earlier version, or without its folder
         check_files(folder, None, FILES)
 
 
-def _with_settings(rows: pd.DataFrame, asked: list[Entry], beside: list[Entry]) -> pd.DataFrame:
+def _add_settings(rows: pd.DataFrame, cells: list[Entry], controls: list[Entry]) -> pd.DataFrame:
     """Return rows with the settings of their run, and whether it is a control."""
     if rows.empty:
-        return rows_table([]).assign(run_id="", seed=0, is_control=False)
+        return make_rows_table([]).assign(run_id="", seed=0, is_control=False)
     runs: dict[str, Entry] = {}  # by what tells them apart, each once
-    cells = {(own["run_id"], own["seed"]) for own in asked}
-    for entry in (*asked, *beside):
-        is_control = (entry["run_id"], entry["seed"]) not in cells
+    cell_keys = {(cell["run_id"], cell["seed"]) for cell in cells}
+    for entry in (*cells, *controls):
+        is_control = (entry["run_id"], entry["seed"]) not in cell_keys
         if is_control or "control" not in entry["settings"]:
             about = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
             about |= {f"{SETTINGS}{name}": own for name, own in entry["settings"].items()}
             runs[json.dumps(about)] = about
     table = pd.DataFrame(list(runs.values()))
-    found = rows.drop(columns="is_control", errors="ignore").merge(
+    merged = rows.drop(columns="is_control", errors="ignore").merge(
         table, on=["run_id", "seed"], how="left"
     )
     # A run that the summary does not name is no cell.
-    return found.assign(is_control=found["is_control"].fillna(True).astype(bool))
+    return merged.assign(is_control=merged["is_control"].fillna(True).astype(bool))
 
 
-def _rows(root: Path, content: Entry, entries: list[Entry], damaged: list[str]) -> pd.DataFrame:
+def _read_rows(
+    root: Path, content: Entry, entries: list[Entry], damaged: list[str]
+) -> pd.DataFrame:
     """Return the rows of all runs that are whole; a damaged table is put together anew."""
     hashes: Any = content.get("files") or {}
     if not isinstance(hashes, dict):
@@ -160,7 +162,7 @@ def _rows(root: Path, content: Entry, entries: list[Entry], damaged: list[str]) 
             raise DamagedFileError(root / ROWS, "is no table of rows")
     except DamagedFileError as error:
         whole = [e for e in entries if e["status"] == "finished"]
-        table = rows_of_runs(root, [(e["run_id"], e["seed"]) for e in whole])
+        table = read_run_rows(root, [(e["run_id"], e["seed"]) for e in whole])
         if whole and table.empty:
             raise
         damaged.append(f"{error}; the rows are those of the runs' own folders")
@@ -171,17 +173,17 @@ def _rows(root: Path, content: Entry, entries: list[Entry], damaged: list[str]) 
     return table[[key not in lost for key in keys]].reset_index(drop=True)
 
 
-def rows_of_runs(
-    root: Path, keys: Iterable[tuple[str, int]], asked: Iterable[tuple[str, int]] = ()
+def read_run_rows(
+    root: Path, keys: Iterable[tuple[str, int]], cell_keys: Iterable[tuple[str, int]] = ()
 ) -> pd.DataFrame:
     """Return the rows of runs, read from their own folders, with `run_id`, `seed`, `is_control`.
 
     Args:
         root: Folder of the experiment.
         keys: Run ids and seeds.
-        asked: Keys of cells; the others are controls.
+        cell_keys: Keys of cells; the others are controls.
     """
-    cells = set(asked)
+    cell_keys = set(cell_keys)
     tables = []
     for run_id, seed in dict.fromkeys(keys):
         path = run_folder(root, run_id, seed) / ROWS
@@ -189,5 +191,5 @@ def rows_of_runs(
             own = read_table(path).assign(run_id=run_id, seed=seed)
         except DamagedFileError:  # of a run that has not finished, or is told of as damaged
             continue
-        tables.append(own.assign(is_control=(run_id, seed) not in cells))
-    return pd.concat(tables, ignore_index=True) if tables else rows_table([])
+        tables.append(own.assign(is_control=(run_id, seed) not in cell_keys))
+    return pd.concat(tables, ignore_index=True) if tables else make_rows_table([])

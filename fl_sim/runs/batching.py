@@ -14,12 +14,12 @@ from fl_sim.core.literals import BatchMode as BatchMode
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
 from fl_sim.participants import Participation
-from fl_sim.runs.environment import processor
+from fl_sim.runs.environment import read_processor_name
 from fl_sim.training.batched_layers import can_batch
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
 from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig, Tensors
 
-PROBED = 4  # clients, and batches of each, that are timed
+PROBE_SIZE = 4  # clients, and batches of each, that are timed
 
 
 def choose_batching(mode: BatchMode, federation: Federation) -> bool:
@@ -30,20 +30,20 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     """
     experiment = federation.experiment
     if mode == "on":
-        refuse_unfit(experiment, federation.model)
-    wanted = mode != "off" and fits(experiment, federation.model)
+        refuse_unbatchable(experiment, federation.model)
+    wanted = mode != "off" and can_batch_clients(experiment, federation.model)
     return wanted and (mode == "on" or is_batching_faster(federation))
 
 
-def fits(experiment: Experiment, trained: nn.Sequential) -> bool:
+def can_batch_clients(experiment: Experiment, network: nn.Sequential) -> bool:
     """Return whether clients can be trained as one batch: their network, and how they train it."""
-    return can_batch(trained) and experiment.client.sgd_config(1) is not None
+    return can_batch(network) and experiment.client.sgd_config(1) is not None
 
 
-def refuse_unfit(experiment: Experiment, trained: nn.Sequential) -> None:
+def refuse_unbatchable(experiment: Experiment, network: nn.Sequential) -> None:
     """Raise a `RequestError` where clients cannot be trained as one batch, and say which part."""
     client, model = type(experiment.client).__name__, experiment.model
-    if not can_batch(trained):
+    if not can_batch(network):
         raise RequestError(
             "--batch-clients on: model is to be linear layers and rectifiers, of which many can be "
             f"trained as one batch; got {model}"
@@ -62,12 +62,12 @@ def is_batching_faster(federation: Federation) -> bool:
     """
     sgd = federation.experiment.client.sgd_config(1)
     shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
-    key = digest(processor(), repr(sgd), repr(shapes))
+    key = digest(read_processor_name(), repr(sgd), repr(shapes))
     path = make_folder("cohort") / f"{key}.json"
     with lock_entry(path):
         seconds = _read_measurement(path)
         if seconds is None:
-            seconds = measure_both(federation)
+            seconds = time_both_ways(federation)
             write_sealed(path, seconds)
     return seconds["cohort"] < seconds["in_turn"]
 
@@ -77,17 +77,17 @@ def _read_measurement(path: Path) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        kept = read_json(path)
-        return {name: float(kept[name]) for name in ("cohort", "in_turn")}
+        measured = read_json(path)
+        return {name: float(measured[name]) for name in ("cohort", "in_turn")}
     except (DamagedFileError, KeyError, TypeError, ValueError):
         return None
 
 
-def measure_both(federation: Federation) -> dict[str, float]:
+def time_both_ways(federation: Federation) -> dict[str, float]:
     """Return the CPU seconds of a few batches of a few clients, both ways; the better of two."""
-    probe = _probe(make_trainer(federation))
+    probe = _make_probe(make_trainer(federation))
     buffers: Tensors = federation.start_buffers
-    count = min(MAX_BATCHED_CLIENTS, federation.experiment.clients_per_round, PROBED)
+    count = min(MAX_BATCHED_CLIENTS, federation.experiment.clients_per_round, PROBE_SIZE)
     tasks = tuple(ClientTask(client) for client in range(count))
     seconds = {}
     for name, together in (("cohort", True), ("in_turn", False)):
@@ -101,14 +101,14 @@ def measure_both(federation: Federation) -> dict[str, float]:
     return seconds
 
 
-def _probe(trainer: ClientTrainer) -> ClientTrainer:
+def _make_probe(trainer: ClientTrainer) -> ClientTrainer:
     """Return a workshop of a few clients with a few batches each, out of the real data."""
     sgd = trainer.schedule.experiment.client.sgd_config(1)
     assert sgd is not None
-    size = PROBED * sgd.batch_size
-    rows = torch.arange(PROBED * size) % len(trainer.shards.labels)
-    everybody = Participation()
-    honest = replace(trainer.schedule.experiment, adversary=None, participation=everybody)
+    size = PROBE_SIZE * sgd.batch_size
+    rows = torch.arange(PROBE_SIZE * size) % len(trainer.shards.labels)
+    all_clients = Participation()
+    honest = replace(trainer.schedule.experiment, adversary=None, participation=all_clients)
     schedule = replace(trainer.schedule, experiment=honest)
     shards = replace(trainer.shards, schedule=schedule, owners=list(rows.split(size)))
     return replace(trainer, shards=shards)

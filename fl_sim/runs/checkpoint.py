@@ -16,12 +16,12 @@ from fl_sim.core.errors import DivergedError, RequestError
 from fl_sim.core.tensor_files import read_tensors, write_tensors
 from fl_sim.federation.federation import Federation
 from fl_sim.flower import ArrayRecord
-from fl_sim.results import ROWS, rows_table
+from fl_sim.results import ROWS, make_rows_table
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.runs.run_log import Mark, RunLog
 
-KEPT = 2  # the newest, and the one before in case the newest is damaged
+NUM_KEPT = 2  # the newest, and the one before in case the newest is damaged
 
 
 class Checkpointer(Callback):
@@ -50,7 +50,7 @@ class Checkpointer(Callback):
     def on_run_end(self, error: BaseException | None) -> None:
         """Where the model has diverged, leave a table of all rows so far behind."""
         if isinstance(error, DivergedError):
-            write_table(self.folder / ROWS, rows_table([*self.log.rows(), *error.rows]))
+            write_table(self.folder / ROWS, make_rows_table([*self.log.rows(), *error.rows]))
 
 
 class StopOnInterrupt(Callback):
@@ -99,7 +99,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{state.round:06d}.safetensors"
     write_tensors(path, tensors, {"tree": text}, durable=False)  # the one before is kept as well
-    for old in _newest_first(folder)[KEPT:]:
+    for old in _list_newest_first(folder)[NUM_KEPT:]:
         old.unlink()
 
 
@@ -111,26 +111,26 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
     Raises:
         CheckpointError: where there are checkpoints and none can be used.
     """
-    found, causes = _newest_first(folder), []
-    for path in found:
+    paths, causes = _list_newest_first(folder), []
+    for path in paths:
         content = _read(path)
-        cause = _why_not(content, run, log, data_sha256)
+        cause = _explain_unusable(content, run, log, data_sha256)
         if content is None or cause:
             causes.append(f"{path.name}: {cause}")
             continue
         tree, tensors = content
         state.server.load_state_dict(_unpack(tree["server"], tensors))
         log.truncate(Mark(*tree["log"]))
-        memories = _unpack(tree["memories"], tensors)
+        client_states = _unpack(tree["memories"], tensors)
         return State(
             round=tree["round"],
             parameters=_unpack(tree["parameters"], tensors),
             buffers=_unpack(tree["buffers"], tensors),
             server=state.server,
-            client_states={int(client): own for client, own in memories.items()},
+            client_states={int(client): own for client, own in client_states.items()},
             batch_clients=tree["cohort"],
         )
-    if found:
+    if paths:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used ({'; '.join(causes)}); "
             "start anew without --resume, or delete them"
@@ -138,7 +138,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
     return state
 
 
-def _why_not(
+def _explain_unusable(
     content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, data_sha256: str
 ) -> str:
     """Return why a checkpoint cannot be used, or nothing."""
@@ -154,15 +154,15 @@ def _why_not(
     return ""
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def _list_newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-*.safetensors"), reverse=True)
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]] | None:
     """Return the content of a checkpoint, or None where it is torn or was changed."""
     try:
-        tensors, note = read_tensors(path)
-        return json.loads(note["tree"]), tensors
+        tensors, metadata = read_tensors(path)
+        return json.loads(metadata["tree"]), tensors
     except (DamagedFileError, KeyError, ValueError):
         return None
 

@@ -27,10 +27,10 @@ SWITCHES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_CORETYPE",
 )
-TELLING = ("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability")
+COMPARED = ("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability")
 
 
-def environment(engine: str, project: Path | None = None) -> dict[str, Any]:
+def describe_environment(engine: str, project: Path | None = None) -> dict[str, Any]:
     """Return versions, commits, the machine, and the switches that choose its instructions.
 
     Args:
@@ -43,23 +43,23 @@ def environment(engine: str, project: Path | None = None) -> dict[str, Any]:
         `project`, None where there is none.
     """
     return {
-        "fl_sim": _version(),
-        "commit": _source_commit(),
-        "project_commit": _commit(project or _here()),
+        "fl_sim": _find_version(),
+        "commit": _find_source_commit(),
+        "project_commit": _describe_commit(project or _find_working_folder()),
         "engine": engine,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "flwr": version("flwr"),
         "numpy": np.__version__,
         "machine": platform.machine(),
-        "processor": processor(),
+        "processor": read_processor_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "switches": switches(),
+        "switches": read_switches(),
     }
 
 
-def switches() -> dict[str, str]:
+def read_switches() -> dict[str, str]:
     """Return the variables that choose a processor's instructions, as far as they are set."""
     return {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
@@ -67,17 +67,17 @@ def switches() -> dict[str, str]:
 def describe_changes(folder: Path, engine: str) -> str:
     """Return in words what differs now from the environment that a run was made in."""
     then: Mapping[str, Any] = read_json(folder / "environment.json")
-    now = environment(engine)
-    pairs = [(name, then.get(name), now[name]) for name in TELLING if name in then]
+    now = describe_environment(engine)
+    pairs = [(name, then.get(name), now[name]) for name in COMPARED if name in then]
     before, after = then.get("switches", {}), now["switches"]
     if "switches" in then:
         names = sorted({*before, *after})
         pairs += [(name, before.get(name), after.get(name)) for name in names]
-    found = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
-    return "; ".join(found) or "the environment is as recorded, so the code or the data changed"
+    changes = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
+    return "; ".join(changes) or "the environment is as recorded, so the code or the data changed"
 
 
-def processor() -> str:
+def read_processor_name() -> str:
     """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -85,33 +85,35 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _version() -> str:
+def _find_version() -> str:
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
         return "unknown"
 
 
-def _source_commit() -> str | None:
+def _find_source_commit() -> str | None:
     """Return the commit of fl_sim's sources, where the repository around them is fl_sim's own.
 
     A package that was installed into somebody's project lies in a repository that is not its own.
     """
     package = Path(__file__).resolve().parents[1]
-    top = _git(package, "rev-parse", "--show-toplevel")
+    top = _run_git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != package.parent:
         return None
-    about = package.parent / "pyproject.toml"
-    is_own = about.is_file() and f'name = "{DISTRIBUTION}"' in about.read_text(errors="replace")
-    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
-    return _commit(package) if is_own and tracked is not None else None
+    project_file = package.parent / "pyproject.toml"
+    is_own = project_file.is_file() and f'name = "{DISTRIBUTION}"' in project_file.read_text(
+        errors="replace"
+    )
+    tracked = _run_git(package, "ls-files", "--error-unmatch", "__init__.py")
+    return _describe_commit(package) if is_own and tracked is not None else None
 
 
-def _commit(folder: Path | None) -> str | None:
-    return None if folder is None else _git(folder, "describe", "--always", "--dirty")
+def _describe_commit(folder: Path | None) -> str | None:
+    return None if folder is None else _run_git(folder, "describe", "--always", "--dirty")
 
 
-def _here() -> Path | None:
+def _find_working_folder() -> Path | None:
     try:
         return Path.cwd()
     except OSError:  # it was deleted
@@ -119,7 +121,7 @@ def _here() -> Path | None:
 
 
 @lru_cache(maxsize=100)
-def _git(folder: Path, *command: str) -> str | None:
+def _run_git(folder: Path, *command: str) -> str | None:
     """Return what git says of a folder; None where it says nothing, or is not there."""
     try:
         done = subprocess.run(

@@ -13,7 +13,7 @@ from fl_sim.flower import compat
 from fl_sim.flower.server import FlowerServer
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import context_of
-from fl_sim.runs.batching import BatchMode, refuse_unfit
+from fl_sim.runs.batching import BatchMode, refuse_unbatchable
 from fl_sim.training.tasks import RoundConfig
 
 SHAPES = {"weight": (2, 3), "bias": (2,)}  # of the network with which strategies are tried
@@ -31,9 +31,9 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
     """
     validation.check(experiment)
     if batch_clients == "on":
-        refuse_unfit(experiment, validation.network_of(experiment).trained)
+        refuse_unbatchable(experiment, validation.network_of(experiment).trained)
     if isinstance(experiment.strategy, Strategy):
-        _try_out(experiment)
+        _check_flower_strategy(experiment)
     if experiment.layout.withheld:
         _check_withheld(experiment)
 
@@ -41,13 +41,13 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
 def _check_withheld(experiment: Experiment) -> None:
     """Refuse to withhold so much that too few clients have anything to train on."""
     clients, members, protected = assign_records(experiment, dataset_of(experiment))
-    able = len(clients[members & ~protected].unique())
+    num_able = len(clients[members & ~protected].unique())
     fewest = validation.fewest_of(experiment)
     allowed = f"so small that {fewest} clients still have images to train on"
-    require(able >= fewest, "layout.fraction", allowed, experiment.layout.fraction)
+    require(num_able >= fewest, "layout.fraction", allowed, experiment.layout.fraction)
 
 
-def _try_out(experiment: Experiment) -> None:
+def _check_flower_strategy(experiment: Experiment) -> None:
     """Let a strategy of Flower's aggregate a round of made-up updates.
 
     Its arguments are looked at one by one elsewhere; how they go together, only itself knows.
@@ -55,7 +55,7 @@ def _try_out(experiment: Experiment) -> None:
     compat.quiet()
     name = type(experiment.strategy).__name__
     try:
-        step = _synthetic_round(experiment)
+        step = _run_synthetic_round(experiment)
     except Exception as error:  # of any class: the strategies raise what they like
         words = " ".join(str(error).split())
         allowed = f"arguments of {name} with which it can aggregate a round ({words})"
@@ -65,13 +65,13 @@ def _try_out(experiment: Experiment) -> None:
         raise FieldError("strategy", allowed, name)
 
 
-def _synthetic_round(experiment: Experiment) -> torch.Tensor:
+def _run_synthetic_round(experiment: Experiment) -> torch.Tensor:
     """Return the parameters after a round in which every client sends another small update."""
-    again = Experiment.from_json(experiment.to_json()).strategy  # strategies remember
-    assert isinstance(again, Strategy)
+    strategy = Experiment.from_json(experiment.to_json()).strategy  # strategies remember
+    assert isinstance(strategy, Strategy)
     clients = list(range(experiment.clients_per_round))
     context = context_of(clients, [1] * len(clients), len(clients), 1, experiment.seed)
-    server = FlowerServer(again, SHAPES, experiment.seed)
+    server = FlowerServer(strategy, SHAPES, experiment.seed)
     config = RoundConfig(1, torch.zeros(SIZE), {})
     plan = server.plan(config, context, torch.ones(len(clients), dtype=torch.float64))
     fewest = experiment.failures.min_updates

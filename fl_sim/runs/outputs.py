@@ -25,12 +25,12 @@ from fl_sim.core.tensor_files import write_tensors
 from fl_sim.federation.federation import Federation
 from fl_sim.federation.pool import Pool
 from fl_sim.metrics.leakage import loss_score, margin_score
-from fl_sim.results import FILES, MODEL, RESULT, ROWS, final_numbers, rows_table
+from fl_sim.results import FILES, MODEL, RESULT, ROWS, make_rows_table, summarise_rows
 from fl_sim.rounds.state import State
 from fl_sim.runs.memory import MIB
 from fl_sim.runs.run_log import RunLog
 
-SHOWN = 8  # images on the sheet of the report
+NUM_SAMPLES = 8  # images on the sheet of the report
 
 
 def write_outputs(
@@ -40,7 +40,7 @@ def write_outputs(
     backend: Backend,
     folder: Path,
     predicted: int,
-    about: dict[str, Any],
+    details: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results of a run, `result.json` last, and return what it says.
 
@@ -53,14 +53,14 @@ def write_outputs(
         predicted: bytes that the run was expected to take at its peak.
         about: engine, seconds and the like, which go into the result as they are.
     """
-    experiment, table = federation.experiment, rows_table(log.rows())
+    experiment, table = federation.experiment, make_rows_table(log.rows())
     write_table(folder / ROWS, table)
-    write_table(folder / "signals.parquet", _signals(federation, state, backend))
+    write_table(folder / "signals.parquet", _score_records(federation, state, backend))
     failures = [failure._asdict() for failure in log.failures()]
     write_json(folder / "failures.json", failures)
     _save_samples(folder / "samples.npz", federation)
     write_tensors(folder / MODEL, {"parameters": state.parameters, **state.buffers}, {})
-    numbers = final_numbers(table)
+    numbers = summarise_rows(table)
     numbers["cost"] |= {"peak_mib": backend.peak_memory() / MIB, "predicted_mib": predicted / MIB}
     result = {
         "experiment": experiment.name,
@@ -73,9 +73,9 @@ def write_outputs(
         "data_notes": list(federation.dataset.notes),
         "num_parameters": len(state.parameters),
         "cohort": state.batch_clients,
-        **about,
+        **details,
         **numbers,
-        "params_sha256": sha256_of(state),
+        "params_sha256": hash_state(state),
         "failures": failures,
         "files": {name: file_sha256(folder / name) for name in FILES},
     }
@@ -85,12 +85,12 @@ def write_outputs(
     return result
 
 
-def sha256_of(state: State) -> str:
+def hash_state(state: State) -> str:
     """Return a hash of the final parameters and buffers: equal hashes, equal bits."""
-    return params_sha256(state.parameters, state.buffers)
+    return hash_parameters(state.parameters, state.buffers)
 
 
-def params_sha256(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
+def hash_parameters(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
     """Return a hash of parameters and buffers: equal hashes, equal bits."""
     sha = hashlib.sha256(parameters.numpy().tobytes())
     for name in sorted(buffers):
@@ -98,7 +98,7 @@ def params_sha256(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _signals(federation: Federation, state: State, backend: Backend) -> pd.DataFrame:
+def _score_records(federation: Federation, state: State, backend: Backend) -> pd.DataFrame:
     """Return one row a record: its scores under the final model, and who it is."""
     scores = backend.score(state.parameters, state.buffers, {"all": federation.inputs})["all"]
     pool = federation.pool
@@ -119,7 +119,7 @@ def _signals(federation: Federation, state: State, backend: Backend) -> pd.DataF
 def _save_samples(path: Path, federation: Federation) -> None:
     """Save a few images, clean and as published, and who holds how many of which class."""
     pool = federation.pool
-    rows = _first_of_each_class(pool)[:SHOWN]
+    rows = _select_first_of_each_class(pool)[:NUM_SAMPLES]
     arrays = {
         "clean": pool.clean_images[rows].numpy(),
         "published": pool.noisy_images[rows].numpy(),
@@ -131,10 +131,10 @@ def _save_samples(path: Path, federation: Federation) -> None:
     write_arrays(path, arrays, compressed=False)
 
 
-def _first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
+def _select_first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
     """Return the first record of each class, a protected one where there is any."""
     candidates = pool.protected.nonzero().squeeze(1)
     if len(candidates) == 0:
         candidates = torch.arange(len(pool.labels))
-    own = pool.labels[candidates]
-    return torch.stack([candidates[own == label][0] for label in own.unique()])
+    labels = pool.labels[candidates]
+    return torch.stack([candidates[labels == label][0] for label in labels.unique()])

@@ -25,18 +25,18 @@ def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
     """
     if workers < 2:
         return
-    orders: dict[Any, OwnerNoise] = {}  # by all that the noise depends on
-    for own in experiments:
-        if own.layout.provenance != "shared":
-            what = (own.protection, own.data, own.partition, own.seed)
-            whose = (own.layout.provenance, own.layout.num_owners)
-            for owner in noise_owners(own, dataset_of(own)):
-                orders.setdefault((*what, *whose, owner), OwnerNoise(own, owner))
-    if len(orders) > 1:
+    jobs: dict[Any, OwnerNoise] = {}  # by all that the noise depends on
+    for experiment in experiments:
+        if experiment.layout.provenance != "shared":
+            what = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
+            whose = (experiment.layout.provenance, experiment.layout.num_owners)
+            for owner in noise_owners(experiment, dataset_of(experiment)):
+                jobs.setdefault((*what, *whose, owner), OwnerNoise(experiment, owner))
+    if len(jobs) > 1:
         # What goes wrong here goes wrong in the run, which says so.
-        run_jobs(_make, list(orders.values()), workers)
+        run_jobs(_make_noise, list(jobs.values()), workers)
 
 
-def _make(order: OwnerNoise, listen: Listener) -> None:
+def _make_noise(job: OwnerNoise, listen: Listener) -> None:
     process.configure_process()
-    make_noise(order.experiment, dataset_of(order.experiment), order.owner)
+    make_noise(job.experiment, dataset_of(job.experiment), job.owner)

@@ -35,7 +35,7 @@ def run_jobs(
     engine: Engine = "local",
     ray_address: str | None = None,
     listen: Listener = lambda progress: None,
-    tell: Callable[[Job, str], None] = lambda job, error: None,
+    on_job_end: Callable[[Job, str], None] = lambda job, error: None,
 ) -> list[tuple[Job, str]]:
     """Run jobs, and return those that failed with what went wrong; the others go on.
 
@@ -54,16 +54,16 @@ def run_jobs(
     """
     attempt, count = partial(_attempt, task), min(workers, len(jobs))
     if count < 2 or engine == "flower":
-        outcomes = _in_turn(attempt, jobs, listen)
+        outcomes = _run_in_turn(attempt, jobs, listen)
     elif engine == "ray":
         from fl_sim.runs import ray_jobs  # Ray takes a second to import
 
-        outcomes = ray_jobs.side_by_side(attempt, jobs, workers, ray_address, listen)
+        outcomes = ray_jobs.run_on_ray(attempt, jobs, workers, ray_address, listen)
     else:
-        outcomes = _side_by_side(attempt, jobs, count, listen)
+        outcomes = _run_side_by_side(attempt, jobs, count, listen)
     failed = []
     for job, error in outcomes:
-        tell(job, error)
+        on_job_end(job, error)
         if error:
             failed.append((job, error))
     return failed
@@ -79,46 +79,48 @@ def _attempt(task: Task[Job], job: Job, listen: Listener) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def _in_turn(attempt: Attempt[Job], jobs: list[Job], listen: Listener) -> Iterator[tuple[Job, str]]:
+def _run_in_turn(
+    attempt: Attempt[Job], jobs: list[Job], listen: Listener
+) -> Iterator[tuple[Job, str]]:
     with interrupts.finish_round_on_interrupt():
         for job in jobs:
             yield job, attempt(job, listen)
 
 
-def _side_by_side(
+def _run_side_by_side(
     attempt: Attempt[Job], jobs: list[Job], count: int, listen: Listener
 ) -> Iterator[tuple[Job, str]]:
     """Yield jobs and what went wrong, as they come; `listen` is called in a thread of its own."""
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
-    leash, held = context.Pipe(duplex=False)
+    parent_alive, own_end = context.Pipe(duplex=False)
     stop = context.Event()
-    listener = threading.Thread(target=_pass_on, args=(reports, listen), daemon=True)
+    listener = threading.Thread(target=_forward_reports, args=(reports, listen), daemon=True)
     listener.start()
     with (
-        _without_a_missing_script(),
-        ProcessPoolExecutor(count, context, _start, (reports, leash, stop)) as pool,
+        _hide_missing_script(),
+        ProcessPoolExecutor(count, context, _start_worker, (reports, parent_alive, stop)) as pool,
         interrupts.finish_round_on_interrupt(stop),
     ):
         try:
-            waiting = {pool.submit(_work, attempt, job): job for job in jobs}
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            jobs_by_future = {pool.submit(_run_attempt, attempt, job): job for job in jobs}
+            for future in as_completed(jobs_by_future):
+                yield jobs_by_future[future], future.result()
         except BrokenProcessPool:
-            held.close()
+            own_end.close()
             raise RunFailedError(
                 "a worker process died: it was killed, or ran out of memory; go on with --resume, "
                 "and fewer --workers"
             ) from None
         except BaseException:
-            held.close()  # ends the workers at once, whatever they are at
+            own_end.close()  # ends the workers at once, whatever they are at
             raise
     reports.put(None)
     listener.join()
 
 
 @contextmanager
-def _without_a_missing_script() -> Iterator[None]:
+def _hide_missing_script() -> Iterator[None]:
     """Let workers start although the script is nowhere to be read, such as from standard input.
 
     Workers import the script of their parent, by its path. What a run is made of comes from
@@ -136,16 +138,16 @@ def _without_a_missing_script() -> Iterator[None]:
         script.__file__ = path
 
 
-def _pass_on(reports: Any, listen: Listener) -> None:
+def _forward_reports(reports: Any, listen: Listener) -> None:
     while (report := reports.get()) is not None:
         listen(report)
 
 
-def _work(attempt: Attempt[Job], job: Job) -> str:
+def _run_attempt(attempt: Attempt[Job], job: Job) -> str:
     return attempt(job, _reports.put)
 
 
-def _start(reports: Any, leash: Connection, stop: Any) -> None:
+def _start_worker(reports: Any, parent_alive: Connection, stop: Any) -> None:
     """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
     global _reports
     _reports = reports
@@ -155,10 +157,10 @@ def _start(reports: Any, leash: Connection, stop: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    watch = partial(_end_with, [parent.sentinel, leash])
+    watch = partial(_exit_when_any_is_ready, [parent.sentinel, parent_alive])
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _end_with(signs: list[Any]) -> None:
-    wait(signs)
+def _exit_when_any_is_ready(objects: list[Any]) -> None:
+    wait(objects)
     os._exit(1)

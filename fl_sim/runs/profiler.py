@@ -24,7 +24,7 @@ from fl_sim.runs.single_run import make_backend, make_initial_state
 
 Part = Literal["training", "aggregation", "evaluation", "metrics", "checkpoint", "rest"]
 PARTS: tuple[Part, ...] = get_args(Part)
-TOP = 12  # functions that are named
+NUM_FUNCTIONS = 12  # functions that are named
 
 
 class PartTime(NamedTuple):
@@ -38,7 +38,7 @@ class PartTime(NamedTuple):
     cpu: float
 
 
-class Function(NamedTuple):
+class FunctionTime(NamedTuple):
     """What a function cost, itself and with all that it called, in seconds a round."""
 
     name: str
@@ -53,7 +53,7 @@ class Profile:
 
     rounds: int
     parts: list[PartTime]
-    functions: list[Function]
+    functions: list[FunctionTime]
 
 
 class PhaseTimer(Callback):
@@ -107,7 +107,7 @@ def profile(
     experiment = replace(experiment, rounds=1 + 2 * count)
     feasibility.check(experiment, batch_clients)
     process.configure_process()
-    federation, timer, watch = (
+    federation, timer, profiler = (
         load_federation(experiment.to_json()),
         PhaseTimer(),
         cProfile.Profile(),
@@ -121,16 +121,18 @@ def profile(
             if outcome.state.round == 1:
                 timer.clear()
             if outcome.state.round == 1 + count:
-                spent = [PartTime(p, timer.wall[p] / count, timer.cpu[p] / count) for p in PARTS]
-                watch.enable()
-        watch.disable()
-    return Profile(count, spent, _functions(pstats.Stats(watch), count))
+                part_times = [
+                    PartTime(p, timer.wall[p] / count, timer.cpu[p] / count) for p in PARTS
+                ]
+                profiler.enable()
+        profiler.disable()
+    return Profile(count, part_times, _rank_functions(pstats.Stats(profiler), count))
 
 
-def _functions(stats: Any, count: int) -> list[Function]:
+def _rank_functions(stats: Any, count: int) -> list[FunctionTime]:
     """Return the functions that cost most themselves."""
-    found = []
+    functions = []
     for (file, line, name), (_, calls, own, total, _) in stats.stats.items():
         where = name if file == "~" else f"{Path(file).name}:{line} {name}"
-        found.append(Function(where, calls / count, own / count, total / count))
-    return sorted(found, key=lambda function: -function.own)[:TOP]
+        functions.append(FunctionTime(where, calls / count, own / count, total / count))
+    return sorted(functions, key=lambda function: -function.own)[:NUM_FUNCTIONS]

@@ -18,7 +18,7 @@ from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.runs.memory import MIB
 
 NOISE_SECONDS = 2.0  # between two reports of how noise gets on
-RECENT = 10  # rounds from whose duration the time that is left is told
+NUM_RECENT = 10  # rounds from whose duration the time that is left is told
 
 
 class Progress(NamedTuple):
@@ -54,16 +54,16 @@ class Progress(NamedTuple):
 Listener = Callable[[Progress], None]
 
 
-def report_preparation(
+def report_passes(
     experiment: Experiment, folder: Path, label: str, listen: Listener
 ) -> Callable[[int], None]:
     """Return what hears of the passes that noise takes, and tells of them every few seconds."""
-    told = perf_counter()
+    last_report = perf_counter()
 
     def hear(passes: int) -> None:
-        nonlocal told
-        if perf_counter() - told >= NOISE_SECONDS:
-            told = perf_counter()
+        nonlocal last_report
+        if perf_counter() - last_report >= NOISE_SECONDS:
+            last_report = perf_counter()
             rounds, clients = experiment.rounds, experiment.clients_per_round
             now = Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes)
             listen(now)
@@ -78,28 +78,30 @@ class ProgressReporter(Callback):
         """Report on the run in `folder`."""
         self.folder, self.label, self.listen = folder, label, listen
         self.path = folder / "progress.jsonl"
-        self.durations: deque[float] = deque(maxlen=RECENT)
+        self.durations: deque[float] = deque(maxlen=NUM_RECENT)
 
     def on_run_start(self, federation: Federation, state: State) -> None:
         """Begin, or go on: lines of rounds that will be run again are dropped."""
         self.experiment = federation.experiment
-        write_text(self.path, "".join(_previous_lines(self.path)[: state.round]))
+        write_text(self.path, "".join(_read_previous_lines(self.path)[: state.round]))
         self.since = perf_counter()
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Report a round."""
-        progress = self._progress(outcome.state.round, outcome.rows, outcome.failures)
+        progress = self._measure_progress(outcome.state.round, outcome.rows, outcome.failures)
         with self.path.open("a") as file:
             file.write(progress.to_json() + "\n")
         self.listen(progress)
 
-    def _progress(self, round_num: int, rows: list[Row], failures: list[Failure]) -> Progress:
+    def _measure_progress(
+        self, round_num: int, rows: list[Row], failures: list[Failure]
+    ) -> Progress:
         now, clients = perf_counter(), self.experiment.clients_per_round
         seconds, self.since = now - self.since, now
         self.durations.append(seconds)
         left = (self.experiment.rounds - round_num) * sum(self.durations) / len(self.durations)
-        known = [r.value for r in rows if r.metric == "accuracy" and r.client == -1]
-        accuracy = known[0] if known else float("nan")
+        accuracies = [r.value for r in rows if r.metric == "accuracy" and r.client == -1]
+        accuracy = accuracies[0] if accuracies else float("nan")
         return Progress(
             key=str(self.folder),
             label=self.label,
@@ -115,7 +117,7 @@ class ProgressReporter(Callback):
         )
 
 
-def _previous_lines(path: Path) -> list[str]:
+def _read_previous_lines(path: Path) -> list[str]:
     """Return the lines of an earlier process; garbage is kept as it is: nobody depends on it."""
     try:
         return path.read_text(errors="replace").splitlines(keepends=True)
@@ -123,7 +125,7 @@ def _previous_lines(path: Path) -> list[str]:
         return []
 
 
-def report_finished(
+def describe_finished(
     experiment: Experiment, folder: Path, label: str, result: dict[str, Any]
 ) -> Progress:
     """Return where a run stands that had finished before."""

@@ -34,7 +34,7 @@ class ReportBoard:
         return reports
 
 
-def side_by_side(
+def run_on_ray(
     task: Callable[[Job, Listener], str],
     jobs: list[Job],
     count: int,
@@ -63,17 +63,17 @@ def side_by_side(
                 if queue and ray_pool.is_ready(worker):
                     job = queue.popleft()
                     busy[worker.actor.carry_out.remote(task, job, board)] = (worker, job)
-            came, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])
+            done, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])
             for progress in ray.get(board.taken.remote(interrupts.is_stop_requested())):
                 listen(progress)
-            for ref in came:
+            for ref in done:
                 worker, job = busy.pop(ref)
-                yield job, _outcome(ref, worker)
+                yield job, _read_outcome(ref, worker)
             if not busy:
                 ray_pool.await_one(pool)
 
 
-def _outcome(ref: Any, worker: RayWorker) -> str:
+def _read_outcome(ref: Any, worker: RayWorker) -> str:
     try:
         return str(ray.get(ref))
     except ray.exceptions.RayTaskError as error:

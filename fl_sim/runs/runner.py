@@ -20,7 +20,7 @@ from fl_sim.runs.progress import Listener, Progress
 from fl_sim.runs.run_options import RunOptions, make_options
 from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
 from fl_sim.runs.summary import write_summary
-from fl_sim.runs.variant import made_with
+from fl_sim.runs.variant import describe_variant
 
 
 def silent(progress: Progress) -> None:
@@ -120,7 +120,7 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
 
 def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:
     """Return cells with what changes their results beside their experiments."""
-    made = made_with(options.faults, options.client_app)
+    made = describe_variant(options.faults, options.client_app)
     return [replace(cell, made_with=made) for cell in cells] if made else cells
 
 

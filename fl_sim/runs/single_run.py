@@ -28,19 +28,19 @@ from fl_sim.flower.backend import FlowerBackend
 from fl_sim.flower.local_grid import LocalGrid
 from fl_sim.flower.server import server_for
 from fl_sim.models import parameters
-from fl_sim.results import MODEL, RESULT, checked_result, run_folder
+from fl_sim.results import MODEL, RESULT, read_result, run_folder
 from fl_sim.rounds.loop import initial_state, run_rounds
 from fl_sim.rounds.state import State
 from fl_sim.runs import memory
 from fl_sim.runs.batching import choose_batching
 from fl_sim.runs.checkpoint import Checkpointer, StopOnInterrupt
-from fl_sim.runs.environment import environment
-from fl_sim.runs.outputs import params_sha256, write_outputs
+from fl_sim.runs.environment import describe_environment
+from fl_sim.runs.outputs import hash_parameters, write_outputs
 from fl_sim.runs.progress import (
     Listener,
     ProgressReporter,
-    report_finished,
-    report_preparation,
+    describe_finished,
+    report_passes,
 )
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.client_trainer import make_trainer
@@ -65,29 +65,29 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
             to; its checkpoints stay.
     """
     process.configure_process()
-    experiment, folder = cell.experiment, folder_of(options, cell)
+    experiment, folder = cell.experiment, find_folder(options, cell)
     if options.resume:
         finished = load_finished(folder, cell.key, fingerprint_of(experiment))
         if finished is not None:
-            listen(report_finished(experiment, folder, cell.label, finished))
+            listen(describe_finished(experiment, folder, cell.label, finished))
             return
-    with count_passes(report_preparation(experiment, folder, cell.label, listen)):
+    with count_passes(report_passes(experiment, folder, cell.label, listen)):
         federation = load_federation(experiment.to_json())
     memory.check(federation, options.workers if options.engine == "ray" else 0)
     open_folder(folder, experiment, options)
     train = partial(run_to_end, federation, options, side_by_side, cell, listen)
     try:
-        with_backend(federation, options, train)
+        call_with_backend(federation, options, train)
     except OSError as error:
         raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def folder_of(options: RunOptions, cell: Cell) -> Path:
+def find_folder(options: RunOptions, cell: Cell) -> Path:
     """Return the folder of a cell's results."""
     return run_folder(options.out / cell.experiment.name, *cell.key)
 
 
-def with_backend(
+def call_with_backend(
     federation: Federation, options: RunOptions, train: Callable[[Backend], Result]
 ) -> Result:
     """Call `train` with the backend that the options ask for, and return what it returns."""
@@ -101,7 +101,7 @@ def with_backend(
         return train(FlowerBackend(make_trainer(federation), grid))
 
     def main(grid: Grid) -> None:
-        await_nodes(grid)
+        wait_for_nodes(grid)
         backend = FlowerBackend(make_trainer(federation), grid, foreign=app is not None)
         outcome.append(train(backend))
 
@@ -137,7 +137,7 @@ def run_to_end(
     backend: Backend,
 ) -> dict[str, Any]:
     """Run the rounds that are left, write the results, and return the headline numbers."""
-    started, folder = time.time(), folder_of(options, cell)
+    started, folder = time.time(), find_folder(options, cell)
     checkpointer = Checkpointer(folder, federation, cell.made_with)
     state = make_initial_state(federation)
     if options.resume:
@@ -145,17 +145,17 @@ def run_to_end(
     if state.round == 0:
         state.batch_clients = choose_batching(options.batch_clients, federation)
     predicted = memory.predict(federation, options.workers if options.engine == "ray" else 0)
-    described = federation.experiment.describe()
+    experiment_fields = federation.experiment.describe()
     callbacks = (
         checkpointer,
-        *(make(folder, described, state.round) for make in trackers.find(options.trackers)),
+        *(make(folder, experiment_fields, state.round) for make in trackers.find(options.trackers)),
         ProgressReporter(folder, cell.label, listen),
         *options.callbacks,
         StopOnInterrupt(),
     )
     for _ in run_rounds(federation, state, backend, callbacks):
         pass
-    about = {
+    details = {
         "run_id": cell.run_id,
         "engine": options.engine,
         **({"data_sha256": federation.data_sha256} if federation.data_sha256 else {}),
@@ -163,7 +163,7 @@ def run_to_end(
         "side_by_side": side_by_side,
         **({"made_with": dict(cell.made_with)} if cell.made_with else {}),
     }
-    return write_outputs(federation, state, checkpointer.log, backend, folder, predicted, about)
+    return write_outputs(federation, state, checkpointer.log, backend, folder, predicted, details)
 
 
 def make_initial_state(federation: Federation, batch_clients: bool = False) -> State:
@@ -176,7 +176,7 @@ def make_initial_state(federation: Federation, batch_clients: bool = False) -> S
     return state
 
 
-def await_nodes(grid: Grid) -> None:
+def wait_for_nodes(grid: Grid) -> None:
     """Wait until nodes have registered: Flower starts the server before them."""
     deadline = time.time() + 120
     while not list(grid.get_node_ids()):
@@ -197,7 +197,7 @@ def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[
         data_sha256: of the files of the dataset as they are now; "" for a built-in one.
     """
     try:
-        result = checked_result(folder, key)
+        result = read_result(folder, key)
         if result is None:
             return None
         _check_model(folder, result)
@@ -217,7 +217,7 @@ def _check_model(folder: Path, result: dict[str, Any]) -> None:
         return
     tensors, _ = read_unsealed(folder / MODEL)
     parameters = tensors.pop("parameters", torch.zeros(0))
-    if params_sha256(parameters, tensors) != result["params_sha256"]:
+    if hash_parameters(parameters, tensors) != result["params_sha256"]:
         raise DamagedFileError(folder / MODEL, "is not the model of which result.json tells")
 
 
@@ -239,6 +239,6 @@ def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> No
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "experiment.json", json.loads(experiment.to_json()))
-        write_json(folder / "environment.json", environment(options.engine))
+        write_json(folder / "environment.json", describe_environment(options.engine))
     except OSError as error:
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from None

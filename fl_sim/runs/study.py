@@ -41,7 +41,7 @@ from fl_sim.results.studies import (
     load_study,
     read_numbers,
 )
-from fl_sim.runs.environment import environment
+from fl_sim.runs.environment import describe_environment
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener
 
@@ -145,7 +145,7 @@ def run(
     workers: int = 1,
     resume: bool = True,
     wait: bool = False,
-    told: Callable[[Point, str], None] = lambda point, error: None,
+    on_point_end: Callable[[Point, str], None] = lambda point, error: None,
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
 
@@ -172,7 +172,9 @@ def run(
             for link in (folder.parent, folder):
                 refuse_link(link)
         task = partial(_measure, study.path, root, resume)
-        errors = {p.key: error for p, error in run_jobs(task, points, workers, tell=told)}
+        errors = {
+            p.key: error for p, error in run_jobs(task, points, workers, on_job_end=on_point_end)
+        }
         _write_summary(study, root, points, errors)
         return load_study(root)
 
@@ -187,9 +189,9 @@ def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listene
         return
     own = {axis: study.axes[axis][word] for axis, word in point.settings.items()}
     started, used = perf_counter(), process_time()
-    found = study.measure(seed=point.seed, **own)
+    results = study.measure(seed=point.seed, **own)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
-    _write(folder, found, times)
+    _write_point(folder, results, times)
 
 
 def _is_measured(folder: Path) -> bool:
@@ -201,15 +203,15 @@ def _is_measured(folder: Path) -> bool:
         return False
 
 
-def _write(folder: Path, found: Measured, times: dict[str, float]) -> None:
+def _write_point(folder: Path, results: Measured, times: dict[str, float]) -> None:
     """Write the results of a point; its numbers last, since they say that it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
-    images = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    images = {name: value for name, value in results.items() if isinstance(value, Tensor)}
     if images:
         pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
         files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
-    numbers = {name: float(value) for name, value in found.items() if name not in images}
+    numbers = {name: float(value) for name, value in results.items() if name not in images}
     write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
 
 
@@ -225,4 +227,4 @@ def _write_summary(
         own = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
         cells.append({**cell, **(own or {})})
     content = {"study": study.name, "question": study.question, "cells": cells}
-    write_sealed(root / SUMMARY, {**content, "environment": environment("study")})
+    write_sealed(root / SUMMARY, {**content, "environment": describe_environment("study")})

@@ -5,10 +5,10 @@ from typing import Any
 
 from fl_sim.config.sweeps import Cell
 from fl_sim.core.atomic_io import DamagedFileError, write_sealed, write_table
-from fl_sim.results import ROWS, checked_result, protection_numbers, rows_of_runs, run_folder
+from fl_sim.results import ROWS, compare_with_controls, read_result, read_run_rows, run_folder
 from fl_sim.results.tables import SUMMARY
 
-DAMAGE = ("DamagedFileError: ", "CheckpointError: ")
+DAMAGE_ERRORS = ("DamagedFileError: ", "CheckpointError: ")
 
 
 def write_summary(
@@ -18,20 +18,26 @@ def write_summary(
     seeds: dict[str, list[int]] = {}
     for run_id, seed in dict.fromkeys(cell.key for cell in cells):
         seeds.setdefault(run_id, []).append(seed)
-    asked = [_entry(root, cell, seeds, errors) for cell in cells]
-    beside = [_entry(root, control, seeds, errors) for control in controls]
+    cell_entries = [_make_entry(root, cell, seeds, errors) for cell in cells]
+    control_entries = [_make_entry(root, control, seeds, errors) for control in controls]
     root.mkdir(parents=True, exist_ok=True)
-    whole = [(e["run_id"], e["seed"]) for e in asked + beside if e["status"] != "damaged"]
-    rows = write_table(root / ROWS, rows_of_runs(root, whole, [cell.key for cell in cells]))
-    summary = {"experiment": cells[0].experiment.name, "cells": asked, "controls": beside}
+    whole = [
+        (e["run_id"], e["seed"]) for e in cell_entries + control_entries if e["status"] != "damaged"
+    ]
+    rows = write_table(root / ROWS, read_run_rows(root, whole, [cell.key for cell in cells]))
+    summary = {
+        "experiment": cells[0].experiment.name,
+        "cells": cell_entries,
+        "controls": control_entries,
+    }
     write_sealed(root / SUMMARY, {**summary, "files": {ROWS: rows}})
 
 
-def _entry(
+def _make_entry(
     root: Path, cell: Cell, seeds: dict[str, list[int]], errors: dict[tuple[str, int], str]
 ) -> dict[str, Any]:
     run_id, seed = cell.key
-    about = {
+    identity = {
         "experiment": cell.experiment.name,
         "run_id": run_id,
         "seed": seed,
@@ -40,19 +46,21 @@ def _entry(
         "label": cell.label,
     }
     error = errors.get(cell.key, "not finished")
-    result, damage = _read(root, cell)
+    result, damage = _read_result(root, cell)
     if result is None:
-        status = "damaged" if damage or error.startswith(DAMAGE) else "failed"
-        return {**about, "status": status, "error": damage or error}
-    references = {name: _read(root, control)[0] for name, control in cell.controls().items()}
-    own = None if cell.experiment.layout.fraction else result
-    numbers = protection_numbers(result, references.get("all", own), references.get("clean", own))
-    return {**result, **about, "protection": numbers}
+        status = "damaged" if damage or error.startswith(DAMAGE_ERRORS) else "failed"
+        return {**identity, "status": status, "error": damage or error}
+    references = {name: _read_result(root, control)[0] for name, control in cell.controls().items()}
+    own_result = None if cell.experiment.layout.fraction else result
+    numbers = compare_with_controls(
+        result, references.get("all", own_result), references.get("clean", own_result)
+    )
+    return {**result, **identity, "protection": numbers}
 
 
-def _read(root: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+def _read_result(root: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
     """Return the result of a finished run, or None, and how its files are damaged."""
     try:
-        return checked_result(run_folder(root, *cell.key), cell.key), ""
+        return read_result(run_folder(root, *cell.key), cell.key), ""
     except DamagedFileError as damage:
         return None, str(damage)

@@ -19,11 +19,11 @@ from fl_sim.flower import ClientApp, compat
 from fl_sim.training.faults import Faults
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
-UNSAID = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"}
+IGNORED = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"}
 _END = object()
 
 
-def made_with(faults: Faults, app: ClientApp | None) -> dict[str, str]:
+def describe_variant(faults: Faults, app: ClientApp | None) -> dict[str, str]:
     """Return by name what changes a run's result beside its experiment.
 
     Args:
@@ -51,14 +51,14 @@ def code_digest(value: Any) -> str:
     Line numbers and comments are not hashed.
     """
     sha = hashlib.sha256()
-    for token in _tokens(value):
+    for token in _iterate_tokens(value):
         sha.update(f"{len(token)}:{token}".encode())
     return sha.hexdigest()[:16]
 
 
-def _tokens(root: Any) -> Iterator[str]:
+def _iterate_tokens(root: Any) -> Iterator[str]:
     """Yield what a value is made of, depth first; an object that comes again, by its number."""
-    seen: dict[int, tuple[int, Any]] = {}  # with the objects, so that no id is given out twice
+    visited: dict[int, tuple[int, Any]] = {}  # with the objects, so that no id is given out twice
     open_ = [iter((root,))]
     while open_:
         value = next(open_[-1], _END)
@@ -67,62 +67,62 @@ def _tokens(root: Any) -> Iterator[str]:
             yield ")"
         elif isinstance(value, PLAIN):
             yield repr(value)
-        elif id(value) in seen:
-            yield f"#{seen[id(value)][0]}"
+        elif id(value) in visited:
+            yield f"#{visited[id(value)][0]}"
         else:
-            seen[id(value)] = len(seen), value
+            visited[id(value)] = len(visited), value
             yield f"{type(value).__qualname__}("
-            open_.append(iter(_contents(value)))
+            open_.append(iter(_list_contents(value)))
 
 
-def _contents(value: Any) -> Iterable[Any]:
+def _list_contents(value: Any) -> Iterable[Any]:
     """Return what a compound value holds."""
     match value:
         case types.FunctionType():
-            return _of_function(value)
+            return _list_function_contents(value)
         case types.CodeType():
-            return _of_code(value)
+            return _list_code_contents(value)
         case type():
-            return _of_class(value)
+            return _list_class_contents(value)
         case types.ModuleType():
             return (value.__name__,)
         case Tensor() | np.ndarray():
-            return _of_array(value)
+            return _list_array_contents(value)
         case tuple() | list() if type(value) in (tuple, list):
             return value
         case dict() if type(value) is dict:
             return chain.from_iterable(value.items())
         case set() | frozenset():
-            return sorted(value, key=_word)  # their order differs from process to process
+            return sorted(value, key=_sort_key)  # their order differs from process to process
         case _:
-            return _of_instance(value)
+            return _list_instance_contents(value)
 
 
-def _of_function(function: types.FunctionType) -> Iterator[Any]:
+def _list_function_contents(function: types.FunctionType) -> Iterator[Any]:
     yield from (function.__module__, function.__qualname__)
     yield from (function.__defaults__, function.__kwdefaults__)
     yield from (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
     if not _is_installed(function.__module__):
         yield function.__code__
-        yield from _names_used(function)
+        yield from _find_used_values(function)
 
 
-def _of_code(code: types.CodeType) -> tuple[Any, ...]:
+def _list_code_contents(code: types.CodeType) -> tuple[Any, ...]:
     names = (code.co_names, code.co_varnames, code.co_freevars)
     counts = (code.co_argcount, code.co_kwonlyargcount, code.co_flags)
     return (code.co_code, code.co_exceptiontable, *names, *counts, code.co_consts)
 
 
-def _of_class(cls: type) -> Iterator[Any]:
+def _list_class_contents(cls: type) -> Iterator[Any]:
     yield from (cls.__module__, cls.__qualname__)
     if not _is_installed(cls.__module__):
         yield from cls.__bases__
         for name, own in sorted(vars(cls).items()):
-            if name not in UNSAID:
+            if name not in IGNORED:
                 yield from (name, own)
 
 
-def _of_array(value: Any) -> tuple[Any, ...]:
+def _list_array_contents(value: Any) -> tuple[Any, ...]:
     if isinstance(value, np.ndarray):
         content = value.tolist() if value.dtype.hasobject else value.tobytes()
         return (str(value.dtype), value.shape, content)
@@ -133,22 +133,22 @@ def _of_array(value: Any) -> tuple[Any, ...]:
     return (str(dense.dtype), tuple(dense.shape), raw.numpy().tobytes())
 
 
-def _of_instance(value: Any) -> tuple[Any, ...]:
+def _list_instance_contents(value: Any) -> tuple[Any, ...]:
     """Return what pickle would keep of an object; of one that it cannot keep, its attributes."""
     descriptors = ("__func__", "__wrapped__", "fget", "fset", "fdel")
     held = tuple(getattr(value, name, None) for name in descriptors)
     try:
-        made = value.__reduce_ex__(4)
+        reduced = value.__reduce_ex__(4)
     except Exception:  # a lock, an open file, or whatever a class of the user's own raises
         return (type(value), *held, getattr(value, "__dict__", None))
-    if isinstance(made, str):  # an object that is found again by its name
-        return (type(value), *held, made)
-    return (type(value), *held, *(list(p) if isinstance(p, Iterator) else p for p in made))
+    if isinstance(reduced, str):  # an object that is found again by its name
+        return (type(value), *held, reduced)
+    return (type(value), *held, *(list(p) if isinstance(p, Iterator) else p for p in reduced))
 
 
-def _names_used(function: types.FunctionType) -> Iterator[Any]:
+def _find_used_values(function: types.FunctionType) -> Iterator[Any]:
     """Yield what a function names of its module, and of the user's modules that it names."""
-    names = _names(function.__code__)
+    names = _list_names(function.__code__)
     for name in names:
         found = function.__globals__.get(name)
         yield found
@@ -156,10 +156,10 @@ def _names_used(function: types.FunctionType) -> Iterator[Any]:
             yield from (vars(found).get(own) for own in names)
 
 
-def _names(code: types.CodeType) -> list[str]:
+def _list_names(code: types.CodeType) -> list[str]:
     """Return the names that a function and those inside it look up."""
     inside = [own for own in code.co_consts if isinstance(own, types.CodeType)]
-    return [*code.co_names, *(name for own in inside for name in _names(own))]
+    return [*code.co_names, *(name for own in inside for name in _list_names(own))]
 
 
 @cache
@@ -168,12 +168,12 @@ def _is_installed(module: str | None) -> bool:
     top = str(module).split(".")[0]
     if top in sys.stdlib_module_names or top in serialization.PACKAGES:
         return True
-    places = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    folders = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     file = getattr(sys.modules.get(top), "__file__", None)
-    return file is not None and any(Path(file).is_relative_to(place) for place in places)
+    return file is not None and any(Path(file).is_relative_to(place) for place in folders)
 
 
-def _word(value: Any) -> str:
+def _sort_key(value: Any) -> str:
     """Return by what an element of a set is put in order."""
     name = getattr(value, "__qualname__", "")
     return f"{type(value).__qualname__} {name or repr(value)}"

@@ -50,7 +50,7 @@ class Tracker(Callback, ABC):
         self.close(finished=error is None)
 
 
-def trackers() -> dict[str, type[Tracker]]:
+def discover_trackers() -> dict[str, type[Tracker]]:
     """Return every tracker there is, by name."""
     found = discover("fl_sim.trackers", Tracker)  # type: ignore[type-abstract]
     return {cls.__module__.rsplit(".", 1)[1]: cls for cls in found}
@@ -62,7 +62,7 @@ def find(names: Iterable[str]) -> list[type[Tracker]]:
     Raises:
         RequestError: for a name that does not exist, or where its package is missing.
     """
-    known = trackers()
+    known = discover_trackers()
     found = {}
     for name in names:
         if name not in known:
@@ -76,7 +76,7 @@ def find(names: Iterable[str]) -> list[type[Tracker]]:
     return list(found.values())
 
 
-def overall(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
+def select_overall(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
     """Yield the names and values of numbers about the whole federation, where they exist.
 
     Those of single clients are left to the results: there can be many thousands. A group follows

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, final
 
 from fl_sim.contracts import Row
 from fl_sim.core.atomic_io import write_text
-from fl_sim.trackers import Tracker, overall
+from fl_sim.trackers import Tracker, select_overall
 
-NOTE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it
-LONGEST = 500  # characters of a parameter that every store takes
+ID_FILE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it
+MAX_LENGTH = 500  # characters of a parameter that every store takes
 
 
 @final
@@ -32,7 +32,7 @@ class MLflow(Tracker):
 
         store = (folder.absolute().parents[2] / "mlruns").as_uri()
         self.client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", store))
-        note = folder / NOTE
+        note = folder / ID_FILE
         if rounds_done and note.exists():
             self.run = note.read_text().strip()
             self.client.update_run(self.run, status="RUNNING")
@@ -43,8 +43,8 @@ class MLflow(Tracker):
             self._group(experiment["name"]), run_name=name
         ).info.run_id
         write_text(note, self.run)
-        for path, value in flat(experiment):
-            self.client.log_param(self.run, path, str(value)[:LONGEST])
+        for path, value in flatten(experiment):
+            self.client.log_param(self.run, path, str(value)[:MAX_LENGTH])
 
     def _group(self, name: str) -> str:
         """Return MLflow's id of everything that is called `name`."""
@@ -56,7 +56,7 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = int(1000 * time())
-        metrics = [Metric(name, value, now, round_num) for name, value in overall(rows)]
+        metrics = [Metric(name, value, now, round_num) for name, value in select_overall(rows)]
         self.client.log_batch(self.run, metrics=metrics)
 
     def close(self, finished: bool) -> None:
@@ -64,10 +64,10 @@ class MLflow(Tracker):
         self.client.set_terminated(self.run, "FINISHED" if finished else "KILLED")
 
 
-def flat(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the leaves of nested values by their paths, as `--set` writes them."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{above}{name}.")
+            yield from flatten(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from fl_sim.contracts import Row
-from fl_sim.trackers import Tracker, overall
+from fl_sim.trackers import Tracker, select_overall
 
 
 @final
@@ -30,7 +30,7 @@ class TensorBoard(Tracker):
 
     def log(self, round_num: int, rows: Iterable[Row]) -> None:
         """Write a scalar for each number, so that it can be looked at at once."""
-        for name, value in overall(rows):
+        for name, value in select_overall(rows):
             self.writer.add_scalar(name, value, round_num)
         self.writer.flush()
 

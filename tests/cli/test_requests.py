@@ -13,7 +13,7 @@ import pytest
 
 from fl_sim import cli
 from fl_sim.results import load_results
-from fl_sim.results.columns import undescribed
+from fl_sim.results.columns import find_undescribed
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "experiments/quickstart.py"
@@ -135,8 +135,8 @@ def test_a_run_leaves_a_summary_and_a_report(tmp_path: Path, fl_sim: Call, run_s
     assert (folder / "report.html").exists()
     assert "report.html" in done.out
     results = load_results(folder)
-    assert undescribed("cells", results.cells.columns) == []
-    assert undescribed("rows", results.rows.columns) == []
+    assert find_undescribed("cells", results.cells.columns) == []
+    assert find_undescribed("rows", results.rows.columns) == []
     rebuilt = fl_sim("report", str(tmp_path))
     assert rebuilt.code == 0, rebuilt.err
 
@@ -154,9 +154,9 @@ def test_a_failed_run_ends_with_one(tmp_path: Path, run_small: Call) -> None:
     "kind", ["protections", "strategies", "clients", "metrics", "datasets", "models", "columns"]
 )
 def test_lists_name_every_plug_in_with_its_source(kind: str) -> None:
-    from fl_sim.cli.catalogue import entries
+    from fl_sim.cli.catalogue import list_entries
 
-    found = entries(kind)  # type: ignore[arg-type]
+    found = list_entries(kind)  # type: ignore[arg-type]
     assert found
     assert all(entry.text and entry.source for entry in found)
 

@@ -16,7 +16,7 @@ from fl_sim.core.errors import RequestError
 from fl_sim.report import expected
 from fl_sim.report.expected_table import render_table
 from fl_sim.report.study import tile
-from fl_sim.results.studies import images_of, load_study
+from fl_sim.results.studies import load_study, read_images
 from fl_sim.runs import study
 
 FILE = '''"""Does one half of the other hold?
@@ -108,7 +108,7 @@ def test_workers_give_the_same_numbers(file: Path) -> None:
 def test_a_point_that_raises_is_recorded_and_the_others_go_on(file: Path) -> None:
     file.with_name("broken").touch()
     told = []
-    results = study.run(file, out=file.parent, told=lambda point, error: told.append(error))
+    results = study.run(file, out=file.parent, on_point_end=lambda point, error: told.append(error))
     assert not results.complete
     assert results.errors == ("{'size': '2', 'how': 'twice'}: ValueError: no [luck]",)
     assert len(told) == 12
@@ -145,7 +145,7 @@ def test_a_study_that_measures_nothing_says_why(file: Path, fl_sim: Call) -> Non
 
 def test_images_are_kept_by_point(file: Path) -> None:
     results = study.run(file, out=file.parent)
-    images = images_of(results)
+    images = read_images(results)
     assert len(images) == 6
     assert images["size 1, plain"]["seen"].shape == (9, 1, 8, 8)
     assert set(images["size 1, plain"]["seen"].flatten().tolist()) == {128}

@@ -112,20 +112,20 @@ def test_numbers_that_are_not_finite_are_refused(cls: type, value: float) -> Non
 @pytest.mark.parametrize("kind", catalogue.PACKAGES)
 def test_the_catalogue_lists_exactly_what_is_found(kind: catalogue.Kind) -> None:
     package, base = catalogue.PACKAGES[kind]
-    entries = catalogue.entries(kind)
+    entries = catalogue.list_entries(kind)
     ours = [entry.name for entry in entries if not entry.source.startswith("built into Flower")]
     assert ours == [cls.__name__ for cls in discover(package, base)]
 
 
 def test_flowers_strategies_are_listed_apart_from_ours() -> None:
-    entries = catalogue.entries("strategies")
+    entries = catalogue.list_entries("strategies")
     theirs = {entry.name for entry in entries if entry.source.startswith("built into Flower")}
     assert {"FedAvg", "FedMedian", "Bulyan"} <= theirs <= set(flower.__all__)
 
 
 @pytest.mark.parametrize("kind", ["datasets", "models"])
 def test_the_catalogue_lists_data_and_models_with_a_line_each(kind: catalogue.Kind) -> None:
-    entries = catalogue.entries(kind)
+    entries = catalogue.list_entries(kind)
     assert {entry.name for entry in entries} >= (
         {"digits", "fashion_mnist"} if kind == "datasets" else {"small_cnn", "efficientnet_lite0"}
     )

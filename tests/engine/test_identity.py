@@ -21,13 +21,13 @@ from fl_sim.core.errors import RequestError
 from fl_sim.federation.federation import load_federation
 from fl_sim.flower import client_app
 from fl_sim.rounds.loop import run_rounds
-from fl_sim.runs.outputs import sha256_of
+from fl_sim.runs.outputs import hash_state
 from fl_sim.runs.profiler import PhaseTimer
 from fl_sim.runs.replay import replay
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.runs.runner import sweep
 from fl_sim.runs.single_run import make_backend, make_initial_state
-from fl_sim.runs.variant import code_digest, made_with
+from fl_sim.runs.variant import code_digest, describe_variant
 from fl_sim.training.faults import Faults
 from strategies.trimmed_mean import TrimmedMean
 
@@ -112,20 +112,20 @@ def test_what_code_does_is_what_its_hash_is_of() -> None:
     assert len({code_digest(own) for own in apart}) == len(apart)
     assert code_digest(scaled(2)) == code_digest(scaled(2))
     assert code_digest(scaled({"a", "b"})) == code_digest(scaled({"b", "a"}))
-    assert made_with(Faults(), None) == {}
+    assert describe_variant(Faults(), None) == {}
 
 
 def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment()
     federation = load_federation(wanted.to_json())
-    before = [sha256_of(outcome.state) for outcome in replay(federation)]
+    before = [hash_state(outcome.state) for outcome in replay(federation)]
     run(wanted, out=tmp_path, controls=False, faults=HALF)
     again = load_federation(wanted.to_json())
-    after = [sha256_of(outcome.state) for outcome in replay(again)]
+    after = [hash_state(outcome.state) for outcome in replay(again)]
     assert after == before
     struck = make_backend(again, "local", 1, None, HALF)
     outcomes = run_rounds(again, make_initial_state(again), struck)
-    assert [sha256_of(outcome.state) for outcome in outcomes] != before
+    assert [hash_state(outcome.state) for outcome in outcomes] != before
 
 
 def test_faults_of_clients_that_are_not_ours_are_refused() -> None:
@@ -159,12 +159,12 @@ def test_attackers_see_the_same_of_a_run_that_is_timed(experiment: Maker) -> Non
     found = []
     for timed in (False, True):
         *_, last = replay(federation, callbacks=(PhaseTimer(),) if timed else ())
-        found.append(sha256_of(last.state))
+        found.append(hash_state(last.state))
     assert found[0] == found[1]
     plain = replace(attack, client=AlieClient())
     other = load_federation(replace(wanted, adversary=plain).to_json())
     *_, last = replay(other)
-    assert sha256_of(last.state) != found[0]
+    assert hash_state(last.state) != found[0]
 
 
 def module_with(source: str, **names: Any) -> Callable[..., Any]:

@@ -100,10 +100,10 @@ def test_trackers_get_what_is_about_everybody_and_no_name_is_a_folder_of_another
         Row(1, "client_accuracy", 0.3, client=2),
         Row(1, "ratio", float("nan")),
     ]
-    assert dict(trackers.overall(rows)) == {"accuracy": 0.5, "accuracy.clean": 0.4}
+    assert dict(trackers.select_overall(rows)) == {"accuracy": 0.5, "accuracy.clean": 0.4}
 
 
-@pytest.mark.parametrize("name", sorted(trackers.trackers()))
+@pytest.mark.parametrize("name", sorted(trackers.discover_trackers()))
 def test_a_tracker_without_its_package_is_refused_by_the_name_of_its_extra(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,5 +169,5 @@ def test_a_finished_run_without_an_accuracy_is_reported_with_none(
     experiment: Maker, tmp_path: Path
 ) -> None:
     result = {"accuracy": None, "rounds": 2}  # JSON has null for NaN
-    told = progress.report_finished(experiment(), tmp_path, "quick", result)
+    told = progress.describe_finished(experiment(), tmp_path, "quick", result)
     assert math.isnan(told.accuracy)

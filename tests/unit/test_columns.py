@@ -2,8 +2,8 @@
 
 import pytest
 
-from fl_sim.cli.catalogue import entries
-from fl_sim.results.columns import columns, meaning_of, undescribed
+from fl_sim.cli.catalogue import list_entries
+from fl_sim.results.columns import find_meaning, find_undescribed, list_columns
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ from fl_sim.results.columns import columns, meaning_of, undescribed
     ],
 )
 def test_a_column_means_what_it_should(table: str, name: str, words: str) -> None:
-    assert words in str(meaning_of(table, name))
+    assert words in str(find_meaning(table, name))
 
 
 def test_what_nobody_described_is_named() -> None:
-    assert undescribed("cells", ["seed", "made_up", "leakage.auc"]) == ["made_up"]
-    assert undescribed("rows", ["seed", "accuracy"]) == ["accuracy"]
+    assert find_undescribed("cells", ["seed", "made_up", "leakage.auc"]) == ["made_up"]
+    assert find_undescribed("rows", ["seed", "accuracy"]) == ["accuracy"]
 
 
 def test_every_column_is_listed() -> None:
-    assert [entry.name for entry in entries("columns")] == [own.name for own in columns()]
+    assert [entry.name for entry in list_entries("columns")] == [own.name for own in list_columns()]

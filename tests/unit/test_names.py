@@ -7,7 +7,7 @@ from flwr.serverapp import strategy as flower
 
 from clients.sgd import SgdClient
 from fl_sim import Experiment
-from fl_sim.cli.catalogue import entries
+from fl_sim.cli.catalogue import list_entries
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.core.errors import FieldError
 from fl_sim.core.names import choose
@@ -88,6 +88,6 @@ def test_an_unknown_name_is_refused_with_those_there_are(path: str, name: str, w
 )
 def test_every_name_that_is_listed_is_taken(kind: Any, field: str, base: Any) -> None:
     bases = (base, flower.Strategy) if kind == "strategies" else (base,)
-    for entry in entries(kind):
+    for entry in list_entries(kind):
         assert choose(entry.name, field, bases).__name__ == entry.name
         assert choose(entry.name.lower(), field, bases).__name__ == entry.name

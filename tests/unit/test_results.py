@@ -12,7 +12,7 @@ from fl_sim.config.sweeps import cells_of
 from fl_sim.contracts import Row
 from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
-from fl_sim.results import Results, final_numbers, load_results, rows_table, run_folder
+from fl_sim.results import Results, load_results, make_rows_table, run_folder, summarise_rows
 from fl_sim.runs.summary import write_summary
 
 Entry = tuple[str, dict[str, Any]]
@@ -24,7 +24,7 @@ def rows_of(run_id: str, seed: int, value: float) -> pd.DataFrame:
     rows += [Row(i, "client_accuracy", value * i, 0, "clean") for i in (1, 2)]
     rows += [Row(2, "client_accuracy", float("nan"), 1, "protected", valid=False, note="none")]
     rows += [Row(1, "early", 7.0)]
-    return rows_table(rows).assign(run_id=run_id, seed=seed)
+    return make_rows_table(rows).assign(run_id=run_id, seed=seed)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_rows_on_disk_say_what_is_a_control(
     for cell in (*cells, control):
         folder = run_folder(tmp_path, *cell.key)
         folder.mkdir(parents=True)
-        rows_table([Row(1, "accuracy", 0.5)]).to_parquet(folder / "rows.parquet")
+        make_rows_table([Row(1, "accuracy", 0.5)]).to_parquet(folder / "rows.parquet")
     write_summary(tmp_path, cells, [control], {})
     table = pd.read_parquet(tmp_path / "rows.parquet").set_index("run_id")["is_control"]
     assert table.to_dict() == {
@@ -130,11 +130,13 @@ def scored(*cpu: float) -> pd.DataFrame:
     rows = [Row(i, "cpu_seconds", own) for i, own in enumerate(cpu, 1)]
     rows += [Row(1, name, 1.0) for name in ("seconds", "bytes_up", "bytes_down", "peak_mib")]
     last = max(1, len(cpu))
-    return rows_table([*rows, *(Row(last, n, 0.5) for n in ("accuracy", "loss", "mia_shift_auc"))])
+    return make_rows_table(
+        [*rows, *(Row(last, n, 0.5) for n in ("accuracy", "loss", "mia_shift_auc"))]
+    )
 
 
 def test_processor_time_is_added_up_where_every_round_knows_it() -> None:
-    assert final_numbers(scored(1.0, 2.5))["cost"]["cpu_seconds"] == 3.5
+    assert summarise_rows(scored(1.0, 2.5))["cost"]["cpu_seconds"] == 3.5
     for unknown in (scored(1.0, float("nan")), scored()):
-        cost = final_numbers(unknown)["cost"]["cpu_seconds"]
+        cost = summarise_rows(unknown)["cost"]["cpu_seconds"]
         assert cost != cost

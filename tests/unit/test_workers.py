@@ -16,7 +16,7 @@ def halve(job: int, listen: Listener) -> str | None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failed_jobs_are_returned_and_the_others_go_on(workers: int) -> None:
     told: dict[int, str] = {}
-    failed = run_jobs(halve, [0, 1, 2], workers, tell=told.__setitem__)
+    failed = run_jobs(halve, [0, 1, 2], workers, on_job_end=told.__setitem__)
     assert dict(failed) == {0: "ValueError: nothing to halve", 1: "1 is odd"}
     assert told == {**dict(failed), 2: ""}
 

@@ -18,10 +18,10 @@ from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.audit.findings import AttackContext, attack, thresholds, tune_rmia
-from fl_sim.audit.references import head_training
-from fl_sim.audit.server_view import head_cosine, record_server_view
-from fl_sim.audit.session import audit, run_folders
+from fl_sim.audit.findings import AttackContext, run_attacks, set_thresholds, tune_rmia
+from fl_sim.audit.references import plan_head_training
+from fl_sim.audit.server_view import compute_head_cosine, record_server_view
+from fl_sim.audit.session import audit, find_run_folders
 from fl_sim.audit.target_run import load_target
 from fl_sim.contracts.attacks import Signals, draw_paired_members
 from fl_sim.core.errors import FieldError, RequestError
@@ -51,7 +51,7 @@ def head_run(experiment: Maker, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def only_folder(root: Path) -> Path:
-    (folder,) = run_folders(root)
+    (folder,) = find_run_folders(root)
     return folder
 
 
@@ -183,7 +183,7 @@ def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
     labels, delta = torch.tensor([0, 1, 2, 1, 0]), torch.randn(24, generator=rng)
     error = head(features).softmax(1).detach()
     error[torch.arange(5), labels] -= 1
-    found = head_cosine(delta, error, features)
+    found = compute_head_cosine(delta, error, features)
     for i in range(5):
         gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
         expected = torch.cosine_similarity(-gradient, delta.double(), dim=0)
@@ -233,7 +233,7 @@ def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no finished run in"):
-        run_folders(tmp_path)
+        find_run_folders(tmp_path)
     (tmp_path / "experiment.json").write_text("{}")
     with pytest.raises(RequestError, match=r"is no finished run: model\.safetensors is missing"):
         audit(tmp_path)
@@ -267,7 +267,7 @@ def test_what_cannot_be_is_refused(head_run: Path, tier: int, references: int | 
 
 def test_heads_are_trained_as_hard_as_the_federation_trains(experiment: Maker) -> None:
     own = experiment(rounds=6, data=DATA)
-    how = head_training(own)
+    how = plan_head_training(own)
     assert how.batch_size == 2 * 32
     assert (how.epochs, how.learning_rate, how.momentum) == (6, 0.05, 0.9)
 
@@ -293,25 +293,25 @@ def test_thresholds_know_nothing_of_the_target() -> None:
     blind = bench()
     blind.signals.margin[0], blind.signals.members[0] = 7.0, True
     for trial in (Rmia("online"), Lira("offline")):
-        assert thresholds(own, trial) == thresholds(blind, trial)
+        assert set_thresholds(own, trial) == set_thresholds(blind, trial)
     assert tune_rmia(own, Rmia("offline")) == tune_rmia(blind, Rmia("offline"))
 
 
 def test_a_threshold_meets_the_rate_that_it_was_set_to() -> None:
     own = bench()
-    found = thresholds(own, Lira("offline"))
+    found = set_thresholds(own, Lira("offline"))
     assert set(found) == {0.01}
     scores = Lira("offline").scores(own.target_evidence())[~own.records.members]
     assert float((scores > found[0.01]).double().mean()) < 0.05
 
 
 def test_scores_of_a_plain_loss_have_no_threshold_elsewhere() -> None:
-    assert thresholds(bench(), LossThreshold()) == {}
+    assert set_thresholds(bench(), LossThreshold()) == {}
 
 
 def test_what_is_missing_is_said_and_not_invented() -> None:
     few = bench(models=2)
-    findings, scores = attack(few, tier=2)
+    findings, scores = run_attacks(few, tier=2)
     lira = next(f for f in findings if f.attack == "LiRA online")
     assert not lira.valid
     assert lira.note.startswith("needs 2 IN and 2 OUT references a record; got ")

@@ -29,17 +29,17 @@ def test_the_commit_of_a_project_is_not_that_of_fl_sim(
     installed.touch()
     commit = a_repository(tmp_path / "project")
     monkeypatch.setattr(environment, "__file__", str(installed))
-    found = environment.environment("local", tmp_path / "project")
+    found = environment.describe_environment("local", tmp_path / "project")
     assert found["commit"] is None
     assert found["project_commit"] == commit
-    assert environment.environment("local", tmp_path)["project_commit"] is None
+    assert environment.describe_environment("local", tmp_path)["project_commit"] is None
 
 
 def test_switches_that_change_bits_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    found = environment.environment("local")["switches"]
+    found = environment.describe_environment("local")["switches"]
     assert found["MKL_CBWR"] == "COMPATIBLE"
     assert found["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert found["ATEN_CPU_CAPABILITY"] == "default"

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fl_sim.metrics.protection import MIN_ROOM, extraction_ratio, utility_gap
-from fl_sim.results import protection_numbers
+from fl_sim.results import compare_with_controls
 
 accuracies = st.integers(0, 1000).map(lambda k: k / 1000)
 
@@ -50,8 +50,8 @@ def test_without_room_between_the_controls_there_is_no_ratio(room: float) -> Non
 def test_an_accuracy_that_is_not_defined_leaves_no_gap() -> None:
     """A result is read back from JSON, where NaN is null."""
     diverged, whole = ({"accuracy": value, "best_accuracy": value} for value in (None, 0.8))
-    numbers = protection_numbers(diverged, whole, whole)
+    numbers = compare_with_controls(diverged, whole, whole)
     assert math.isnan(numbers["a_mix"])
     assert math.isnan(numbers["utility_gap"])
     assert numbers["a_all"] == 0.8
-    assert all(math.isnan(n) for n in protection_numbers(diverged, diverged, None).values())
+    assert all(math.isnan(n) for n in compare_with_controls(diverged, diverged, None).values())

@@ -21,11 +21,11 @@ from fl_sim.metrics._shared.groups import gap_rows, mean_rows
 from fl_sim.metrics.fairness import statistics
 from fl_sim.results import (
     Results,
-    final_numbers,
+    compare_with_controls,
     load_results,
-    protection_numbers,
-    rows_table,
+    make_rows_table,
     run_folder,
+    summarise_rows,
 )
 
 CLASSES = ("top", "trousers", "<bag>", "boot")
@@ -104,7 +104,7 @@ def _write_run(
     fraction = float(settings.get("layout.fraction", 0.0))
     rng = np.random.default_rng([seed, int(run_id, 16)])
     broken = sweep.diverged(settings, seed)
-    rows = rows_table(_spoilt(row, sweep, broken) for row in _rows(rng, sweep, fraction))
+    rows = make_rows_table(_spoilt(row, sweep, broken) for row in _rows(rng, sweep, fraction))
     folder = run_folder(root, run_id, seed)
     folder.mkdir(parents=True)
     write_json(folder / "experiment.json", _experiment(settings, fraction, seed))
@@ -113,7 +113,7 @@ def _write_run(
     )
     _signals(rng, sweep).to_parquet(folder / "signals.parquet")
     _save_samples(folder / "samples.npz", rng, sweep, fraction)
-    numbers = final_numbers(rows)
+    numbers = summarise_rows(rows)
     clean = {"accuracy": 0.6, "best_accuracy": 0.62} if fraction < 1 else None
     controls = ({"accuracy": 0.8, "best_accuracy": 0.81}, clean) if fraction else (numbers, numbers)
     entry = {
@@ -125,7 +125,7 @@ def _write_run(
         "dataset": "fashion_mnist",
         "origin": "/data/fashion_mnist",
         "num_parameters": 12810,
-        "protection": protection_numbers(numbers, *controls),
+        "protection": compare_with_controls(numbers, *controls),
         "failures": list(sweep.lost),
     }
     return entry, rows.assign(run_id=run_id, seed=seed)

@@ -18,7 +18,7 @@ from fl_sim.data.layout import Layout
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.report.grid import Grid, grid_of
 from fl_sim.report.sections.timeline import Timeline, timeline_of, timelines
-from fl_sim.results import load_results, rows_table, run_folder
+from fl_sim.results import load_results, make_rows_table, run_folder
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
 
@@ -54,7 +54,7 @@ def written(root: Path, experiment: Experiment, seeds: tuple[int, ...] = (0,)) -
         folder = run_folder(root, "0123456789ab", seed)
         folder.mkdir(parents=True)
         write_json(folder / "experiment.json", json.loads(script.experiment.to_json()))
-        tables.append(rows_table(rows).assign(run_id="0123456789ab", seed=seed))
+        tables.append(make_rows_table(rows).assign(run_id="0123456789ab", seed=seed))
         cells.append(
             {
                 "experiment": "toy",
