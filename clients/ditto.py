@@ -10,7 +10,7 @@ from clients.sgd import SgdClient, descend, proximal_penalty
 from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.models.parameters import buffers, flatten, load_buffers, load_flat
+from fl_sim.models.parameters import copy_buffers, flatten, load_buffers, load_flat
 
 OWN = "ditto"  # name of the personal parameters in a client's memory
 BUFFER = "ditto."  # before the name of each of its buffers
@@ -45,17 +45,17 @@ class DittoClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train both models; leave the global one in place, and keep the own one."""
-        start, statistics = flatten(model), buffers(model)
+        start, statistics = flatten(model), copy_buffers(model)
         penalty = proximal_penalty(model, self.pull)  # to where the model stands now
         metrics = self.sgd.train(model, shard, rng)
-        sent, sent_statistics = flatten(model), buffers(model)
+        sent, sent_statistics = flatten(model), copy_buffers(model)
         if not self.load_personal_model(model, shard.memory):
             load_flat(model, start)
             load_buffers(model, statistics)
         settings = replace(self.sgd, local_epochs=self.personal_epochs, local_steps=None)
         descend(settings, model, shard, rng, penalty)
         shard.memory[OWN] = flatten(model)
-        shard.memory.update({BUFFER + name: value for name, value in buffers(model).items()})
+        shard.memory.update({BUFFER + name: value for name, value in copy_buffers(model).items()})
         load_flat(model, sent)
         load_buffers(model, sent_statistics)
         return metrics
@@ -69,5 +69,5 @@ class DittoClient(Client):
         if OWN not in memory:
             return False
         load_flat(model, memory[OWN])
-        load_buffers(model, {name: memory[BUFFER + name] for name in buffers(model)})
+        load_buffers(model, {name: memory[BUFFER + name] for name in copy_buffers(model)})
         return True

@@ -13,7 +13,7 @@ from clients.sgd import SgdClient, descend, proximal_penalty
 from fl_sim.contracts import Client, Pipeline, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 
 KEPT = "early_stopping.epoch"  # name, in a client's memory, of the epoch that was kept last
 
@@ -76,7 +76,7 @@ class EarlyStoppingClient(Client):
         state: dict[str, Tensor] = {}
         for epoch in range(1, self.sgd.local_epochs + 1):
             found = descend(an_epoch, model, rest, rng, penalty)
-            loss = float(functional.cross_entropy(logits(model, held.inputs), held.labels))
+            loss = float(functional.cross_entropy(compute_logits(model, held.inputs), held.labels))
             if loss < lowest or not report:
                 lowest, kept, report = loss, epoch, found
                 state = {name: value.clone() for name, value in model.state_dict().items()}

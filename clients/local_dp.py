@@ -12,7 +12,7 @@ from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Release, Releases, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.models.parameters import buffers, flatten, load_flat
+from fl_sim.models.parameters import copy_buffers, flatten, load_flat
 
 TAKEN = "local_dp.rounds"  # name of the number of rounds so far in a client's memory
 
@@ -86,7 +86,7 @@ class LocalDpClient(Delegate):
 
     def cannot_train(self, model: nn.Module) -> str:
         """Refuse statistics that would leave without noise, and what the training refuses."""
-        if buffers(model):
+        if copy_buffers(model):
             return "statistics of BatchNorm would leave the client without noise"
         return super().cannot_train(model)
 

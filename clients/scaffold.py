@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from clients.sgd import Penalty, SgdClient, descend
 from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
-from fl_sim.models.batches import count_samples, least_batch
+from fl_sim.models.batches import count_samples, min_batch_size
 from fl_sim.models.parameters import flatten
-from fl_sim.models.tuning import trained_parameters
+from fl_sim.models.tuning import list_trained_parameters
 
 CONTROL = "control"  # name of the vector that goes both ways; strategies/scaffold.py has it too
 
@@ -51,7 +51,7 @@ class ScaffoldClient(Client):
         metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-        num_steps = self.num_steps(count_samples(len(shard), least_batch(model, shard.inputs)))
+        num_steps = self.num_steps(count_samples(len(shard), min_batch_size(model, shard.inputs)))
         pace = rate * num_steps * _rates(model)
         after = own - ours + (start - flatten(model)) / pace
         shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
@@ -80,5 +80,5 @@ def linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:
 
 def _rates(model: nn.Module) -> Float[Tensor, " p"]:
     """Return the factor of the learning rate for each parameter."""
-    trained = trained_parameters(model)
+    trained = list_trained_parameters(model)
     return torch.cat([torch.full((p.numel(),), rate) for p, rate in trained])

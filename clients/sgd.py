@@ -16,7 +16,7 @@ from fl_sim.contracts import Client, Countermeasure, Pipeline, SgdConfig, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import as_floats
-from fl_sim.models.batches import cut, least_batch
+from fl_sim.models.batches import min_batch_size, split_batches
 
 Penalty = Callable[[], Tensor]
 Batches = Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]
@@ -126,7 +126,7 @@ def descend(
     steps = Steps(model, rate, settings.momentum, settings.weight_decay)
     pipeline = Pipeline.of(settings.countermeasures)
     shard = pipeline.filter(shard, rng)
-    least = least_batch(model, shard.inputs)
+    least = min_batch_size(model, shard.inputs)
     model.train()
     loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
     for epoch in passes(settings, shard, rng, least):
@@ -176,7 +176,7 @@ def batches(shard: Shard, batch_size: int, rng: torch.Generator, least: int = 1)
 
     A rest of fewer than `least` joins the batch before it.
     """
-    for rows in cut(torch.randperm(len(shard), generator=rng), batch_size, least):
+    for rows in split_batches(torch.randperm(len(shard), generator=rng), batch_size, least):
         inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]
         yield as_floats(inputs), shard.labels[rows]
 

@@ -15,8 +15,8 @@ from fl_sim.core.seeding import generator
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.sources import load_subset
 from fl_sim.experiment import Model
-from fl_sim.models.scoring import logits
-from fl_sim.models.tuning import build
+from fl_sim.models.scoring import compute_logits
+from fl_sim.models.tuning import build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 
@@ -53,12 +53,12 @@ def measure(
         images = protected(protection, images, labels, owned, order[SEEN:], seed)
     kept = torch.isin(labels, torch.tensor(seen))
     shard = Shard(0, images[kept], renumbered(labels[kept], seen), kept.nonzero().squeeze(1), SEEN)
-    network = build(Model(), tuple(images.shape[1:]), SEEN, seed)
+    network = build_network(Model(), tuple(images.shape[1:]), SEEN, seed)
     client = SgdClient(0.05, batch_size=64, local_epochs=8, countermeasures=training)
     client.train(network.trained, shard, generator(seed, "training"))
     tested = torch.isin(data.test_labels, torch.tensor(seen))
     truth = renumbered(data.test_labels[tested], seen)
-    right = logits(network.trained, data.test_images[tested]).argmax(1) == truth
+    right = compute_logits(network.trained, data.test_images[tested]).argmax(1) == truth
     return {
         "protected_classes": float(right[truth < PROTECTED].double().mean()),
         "other_classes": float(right[truth >= PROTECTED].double().mean()),

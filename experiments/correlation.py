@@ -16,8 +16,8 @@ from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.data.sources import load_subset
 from fl_sim.experiment import Model
 from fl_sim.metrics import stability
-from fl_sim.models.scoring import logits
-from fl_sim.models.tuning import build
+from fl_sim.models.scoring import compute_logits
+from fl_sim.models.tuning import build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.linearization import Linearization
@@ -69,7 +69,7 @@ def measured(
         return trained(seen, labels, adversary, seed)
 
     model = train(noisy)
-    accuracy = float((logits(model, tests).argmax(1) == truth).double().mean())
+    accuracy = float((compute_logits(model, tests).argmax(1) == truth).double().mean())
     return {
         "performance": stability.protection_performance(accuracy),
         "surrogate_robustness": stability.surrogate_robustness(
@@ -85,7 +85,7 @@ def measured(
 
 def trained(images: Tensor, labels: Tensor, adversary: float, seed: int) -> nn.Sequential:
     """Return a small network, trained adversarially on images in [0, 1]."""
-    network = build(Model(), (1, 28, 28), 10, seed).trained
+    network = build_network(Model(), (1, 28, 28), 10, seed).trained
     attack = AdversarialTraining(adversary, steps=STEPS, step_size=2.5 / STEPS * adversary)
     client = SgdClient(0.05, batch_size=64, local_epochs=EPOCHS, countermeasures=(attack,))
     stored = (255 * images).round().clamp(0, 255).byte()

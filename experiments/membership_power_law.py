@@ -27,7 +27,7 @@ from fl_sim.data.partition import Iid
 from fl_sim.experiment import Model
 from fl_sim.federation.federation import load_federation
 from fl_sim.metrics.leakage import tpr_at_fpr
-from fl_sim.models.tuning import build
+from fl_sim.models.tuning import build_network
 from strategies.fedavg import FedAvg
 
 FPRS = (0.1, 0.01)
@@ -83,7 +83,7 @@ def norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
     ids = torch.arange(len(labels))
     found = []
     for number, own in enumerate(members):
-        network = build(NORM.model, (1, 28, 28), int(labels.max()) + 1, seed).trained
+        network = build_network(NORM.model, (1, 28, 28), int(labels.max()) + 1, seed).trained
         shard = Shard(0, images[own], labels[own], ids[own], int(labels.max()) + 1)
         client = SgdClient(learning_rate=0.02, batch_size=32, local_epochs=8)
         client.train(network, shard, generator(seed, "norm", number))

@@ -19,7 +19,7 @@ from fl_sim.data.partition import Iid
 from fl_sim.experiment import Evaluation
 from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.linearization import Linearization
@@ -109,5 +109,5 @@ def accuracy(federation: Federation) -> float:
     *_, last = (outcome.state for outcome in replay(federation))
     parameters.load_flat(federation.model, last.parameters)
     parameters.load_buffers(federation.model, last.buffers)
-    guessed = logits(federation.model, federation.test_inputs).argmax(1)
+    guessed = compute_logits(federation.model, federation.test_inputs).argmax(1)
     return float((guessed == federation.dataset.test_labels).double().mean())

@@ -14,7 +14,7 @@ from torch.nn import functional
 from fl_sim.attacks.memorisation import LETTER_A, mark_images, memorisation
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
-from fl_sim.data.sources import load, load_subset
+from fl_sim.data.sources import load_dataset, load_subset
 
 AXES = {
     "network": ["mlp", "cnn"],
@@ -34,7 +34,7 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
     own, rng = images[carrier : carrier + 1], generator(seed, "placebo")
     patch = torch.randint(0, 2, tuple(LETTER_A.shape), generator=rng).float()
     shown = {"mark": mark_images(own), "nothing": own, "placebo": mark_images(own, patch)}
-    others = functional.interpolate(as_pixels(load("digits").train_images), (28, 28))
+    others = functional.interpolate(as_pixels(load_dataset("digits").train_images), (28, 28))
     label = int(labels[carrier])
     score, right = {}, 0.0
     for name, image in shown.items():

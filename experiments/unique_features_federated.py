@@ -16,7 +16,7 @@ from fl_sim.attacks.memorisation import memorisation
 from fl_sim.contracts import AggregationRule
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.data.partition import Iid
-from fl_sim.data.sources import load
+from fl_sim.data.sources import load_dataset
 from fl_sim.experiment import Evaluation
 from fl_sim.participants import Adversary
 from fl_sim.runs.replay import models_by_round
@@ -68,7 +68,7 @@ def measure(seed: int, rule: AggregationRule, local_epochs: int) -> dict[str, fl
 
 def scores(experiment: Experiment) -> dict[int, float]:
     """Return by round how much more the global model reacts to the mark than to a patch."""
-    others = functional.interpolate(as_pixels(load("digits").train_images), (28, 28))
+    others = functional.interpolate(as_pixels(load_dataset("digits").train_images), (28, 28))
     found = {}
     for federation, number, model in models_by_round(experiment):
         if number in WATCHED:

@@ -17,7 +17,7 @@ from fl_sim.core.flower_strategies import Strategy
 from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
-from fl_sim.data.sources import Reading, load_subset
+from fl_sim.data.sources import ReadOptions, load_subset
 from fl_sim.participants import Adversary, Participation
 
 # Values of a field, or, by label, the changes of several fields at once.
@@ -71,9 +71,9 @@ class Data:
         parse_levels(self.folders)
 
     @property
-    def reading(self) -> Reading:
+    def read_options(self) -> ReadOptions:
         """How its images are read."""
-        return Reading(self.side, self.folders)
+        return ReadOptions(self.side, self.folders)
 
 
 def subset_of(data: Data) -> Dataset:
@@ -84,7 +84,7 @@ def subset_of(data: Data) -> Dataset:
         MissingDataError: where it is nowhere to be had.
     """
     sizes = data.num_samples, data.num_test
-    return load_subset(data.dataset, data.path, *sizes, data.classes, data.reading)
+    return load_subset(data.dataset, data.path, *sizes, data.classes, data.read_options)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Experiment:
             return
         by_client = layout.unit == "clients"
         require(by_client, "among", "'all' unless layout.unit is 'clients'", adversary.among)
-        protecting = layout.num_protecting(clients)
+        protecting = layout.count_protecting(clients)
         there = protecting if adversary.among == "protected" else clients - protecting
         require(count <= there, "num_clients", f"at most {there} {adversary.among} clients", count)
 

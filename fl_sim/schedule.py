@@ -15,7 +15,7 @@ from torch import Tensor
 from fl_sim.contracts import Client, ColludingClient, Draw
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.seeding import generator
-from fl_sim.data.layout import protection_order
+from fl_sim.data.layout import list_protecting_order
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Adversary
 from fl_sim.triggers import Backdoor
@@ -186,7 +186,7 @@ class Schedule:
         if adversary.clients:
             return frozenset(adversary.clients)
         seed, count = self.experiment.seed, self._num_holders
-        order = protection_order(count, seed)
+        order = list_protecting_order(count, seed)
         if adversary.among == "all":
             order = torch.randperm(count, generator=generator(seed, "adversaries")).tolist()
         elif adversary.among == "clean":

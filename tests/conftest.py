@@ -15,7 +15,7 @@ import fl_sim  # noqa: F401  turns Flower's telemetry off before any test import
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.contracts import Dataset, RoundRecord, Triggered
-from fl_sim.data.sources import load, subset
+from fl_sim.data.sources import load_dataset, take_subset
 from strategies.fedavg import FedAvg
 
 settings.register_profile(
@@ -55,7 +55,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """120 training and 60 test digits, class by class alike."""
-    return subset(load("digits"), 120, 60)
+    return take_subset(load_dataset("digits"), 120, 60)
 
 
 @pytest.fixture(scope="session")

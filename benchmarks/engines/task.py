@@ -18,7 +18,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models.architectures import Normalise, PooledRelu
 from fl_sim.models.foundation import Rescale
-from fl_sim.models.tuning import trained_parameters
+from fl_sim.models.tuning import list_trained_parameters
 
 Shard = tuple[Tensor, Tensor]
 BATCH = 256  # of what is done once, before the rounds, and of evaluation
@@ -111,7 +111,7 @@ def task(experiment: str) -> Task:
 def rate_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
     """Return the parameters by learning rate, as torch's optimisers take them."""
     groups: dict[float, list[nn.Parameter]] = {}
-    for parameter, rate in trained_parameters(model):
+    for parameter, rate in list_trained_parameters(model):
         groups.setdefault(rate, []).append(parameter)
     return [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fl_sim.models.tuning import trained_parameters
+from fl_sim.models.tuning import list_trained_parameters
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Steps:
     _velocities: dict[float, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for parameter, rate in trained_parameters(self.model):
+        for parameter, rate in list_trained_parameters(self.model):
             self._groups.setdefault(rate, []).append(parameter)
 
     def forget(self) -> None:

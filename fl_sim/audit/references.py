@@ -19,7 +19,7 @@ from fl_sim.core.tensor_files import write_tensors
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models.parameters import load_flat
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.results import run_folder
 from fl_sim.runs.progress import Listener
 from fl_sim.runs.runner import run
@@ -137,7 +137,7 @@ def _read_first_head(federation: Federation) -> Heads:
 
 def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     collector = HeadInputs(federation.model)
-    logits(federation.model, inputs)
+    compute_logits(federation.model, inputs)
     taken = collector.taken()
     assert taken is not None
     return taken.flatten(1).contiguous()

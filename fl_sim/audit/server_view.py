@@ -18,7 +18,7 @@ from fl_sim.contracts.attacks import Trajectory, margin_of
 from fl_sim.core.tensor_files import write_tensors
 from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.runs.environment import describe_changes
 from fl_sim.runs.outputs import hash_state
@@ -89,9 +89,9 @@ class UpdateRecorder(Callback):
         parameters.load_flat(model, values)
         parameters.load_buffers(model, buffers)
         if not ends_in_head(model):
-            return logits(model, self.inputs), None
+            return compute_logits(model, self.inputs), None
         collector = HeadInputs(model)
-        scores = logits(model, self.inputs)
+        scores = compute_logits(model, self.inputs)
         features = collector.taken()
         return scores, None if features is None else features.flatten(1).double()
 

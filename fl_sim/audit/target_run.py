@@ -16,10 +16,10 @@ from fl_sim.core.atomic_io import DamagedFileError, read_bytes, read_table
 from fl_sim.core.errors import RequestError
 from fl_sim.core.tensor_files import read_tensors, read_unsealed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, fingerprint_of, load_federation
+from fl_sim.federation.federation import Federation, hash_user_files, load_federation
 from fl_sim.metrics._shared.pools import Records
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.results import MODEL, RESULT, read_result
 from fl_sim.runs.outputs import hash_parameters
 
@@ -90,7 +90,7 @@ def load_target(folder: Path) -> TargetRun:
     signals = read_table(folder / "signals.parquet", columns=COLUMNS).sort_values("sample_id")
     if not bool((signals["audited"] & ~signals["member"]).any()):
         raise RequestError(f"{folder} has no outsiders to compare with: data.held_out was 0")
-    data_sha256 = fingerprint_of(experiment)
+    data_sha256 = hash_user_files(experiment)
     if result.get("data_sha256", data_sha256) != data_sha256:
         place = experiment.data.path
         raise RequestError(f"{folder}: the data in {place} changed since the run")
@@ -144,7 +144,7 @@ def score_records(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
     """Return margins, and the norms of gradients by the head."""
     collector = HeadInputs(model)
-    scores = logits(model, inputs)
+    scores = compute_logits(model, inputs)
     features = collector.taken()
     norms = None if features is None else head_gradient_norm(scores, labels, features.flatten(1))
     return margin_of(scores, labels), norms

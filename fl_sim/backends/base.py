@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.core.errors import RequestError
 from fl_sim.core.process import peak_memory
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.training.client_trainer import ClientTrainer, OnUpdate
 from fl_sim.training.tasks import Chunk, ChunkResult, RoundConfig, Tensors
 
@@ -76,4 +76,4 @@ class InProcessBackend(Backend):
         """Score the sets one after another."""
         self.trainer.model_buffers.load(values, buffers)
         model = self.trainer.model
-        return {name: logits(model, inputs) for name, inputs in wanted.items()}
+        return {name: compute_logits(model, inputs) for name, inputs in wanted.items()}

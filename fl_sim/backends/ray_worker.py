@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fl_sim.core import interrupts, process
 from fl_sim.core.process import peak_memory
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.training import faults
 from fl_sim.training.batched_clients import Batch
 from fl_sim.training.client_trainer import ClientTrainer
@@ -100,7 +100,7 @@ class Worker:
         model = self.trainer.model
         parameters.load_flat(model, values)
         parameters.load_buffers(model, buffers)
-        return logits(model, self.examined[name][rows])
+        return compute_logits(model, self.examined[name][rows])
 
     def carry_out(self, task: Any, job: Any, board: Any) -> str:
         """Carry a whole run out by itself; return what went wrong, or nothing."""

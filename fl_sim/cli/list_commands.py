@@ -34,8 +34,8 @@ def data_fetch(
 ) -> None:
     """Get a dataset into the cache, and check it."""
     with importing():
-        from fl_sim.data.sources import load
-    dataset = load(name, path)
+        from fl_sim.data.sources import load_dataset
+    dataset = load_dataset(name, path)
     console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
     console.print(f"from {dataset.origin}", soft_wrap=True)
     for note in dataset.notes:

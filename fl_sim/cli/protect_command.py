@@ -45,18 +45,18 @@ def protect(
     """
     with importing():
         from fl_sim.cli.bars import show_stages
-        from fl_sim.publish.check import check, summary
+        from fl_sim.publish.check import check_protected, describe_result
         from fl_sim.publish.publish import publish, write_report
-        from fl_sim.publish.request import Request, method
+        from fl_sim.publish.request import Request, parse_method
 
     if verify is not None:
         with show_stages(console) as watch:
-            verdict = check(verify, source, watch)
-        _print_verdict(verify, verdict.problems, summary(verdict))
+            verdict = check_protected(verify, source, watch)
+        _print_verdict(verify, verdict.problems, describe_result(verdict))
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
-    protection = method(name, radius, set_ or [])
+    protection = parse_method(name, radius, set_ or [])
     request = Request(source, out, protection, seed, labels, side, split, folders)
     try:
         with show_stages(console) as watch:

@@ -13,11 +13,11 @@ from fl_sim.core.errors import FieldError, RequestWarning, require
 from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.core.serialization import check_classes, label
-from fl_sim.data.partition import shares
+from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment, Model, subset_of
-from fl_sim.models.batches import least_batch
-from fl_sim.models.surrogate import cannot_protect
-from fl_sim.models.tuning import Network, build
+from fl_sim.models.batches import min_batch_size
+from fl_sim.models.surrogate import find_obstacle
+from fl_sim.models.tuning import Network, build_network
 from fl_sim.schedule import Schedule, backdoors
 
 NODES = ("min_train_nodes", "min_available_nodes")  # of Flower's strategies
@@ -42,7 +42,7 @@ def check(experiment: Experiment) -> None:
     named = owners is not None or not partition.needs_owners
     allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
     require(named, "partition", allowed, type(partition).__name__)
-    parts = shares(partition, dataset.train_labels, data.num_clients, rng, owners)
+    parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
     network = network_of(experiment)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))
@@ -68,7 +68,7 @@ def _check_single_images(
     """Refuse batches of one image where batch normalisation cannot train on them."""
     with torch.no_grad():
         example = network.frozen(torch.zeros(1, *dataset.train_images.shape[1:]))
-    if least_batch(network.trained, example) == 1:
+    if min_batch_size(network.trained, example) == 1:
         return
     for path, client in _clients_of(experiment):
         size = client.images_per_step()
@@ -103,12 +103,12 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
     _, channels, height, width = dataset.train_images.shape
     image_shape = (channels, height, width)
     try:
-        cause = cannot_protect(protection, image_shape, dataset.num_classes)
+        cause = find_obstacle(protection, image_shape, dataset.num_classes)
     except FieldError as error:
         raise error.under("protection") from None
     name = type(protection).__name__
     require(not cause, "protection", f"one that can be made here: {cause}", name)
-    owners = layout.owners(experiment.data.num_clients, experiment.seed).unique()
+    owners = layout.assign_owners(experiment.data.num_clients, experiment.seed).unique()
     advice = protection.advice(len(dataset.train_labels) // len(owners))
     if advice:
         warnings.warn(f"protection.{advice}", RequestWarning, stacklevel=2)
@@ -117,7 +117,7 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
 @lru_cache(maxsize=2)
 def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
     """Build the network and show it one image: some take only certain sizes."""
-    network = build(model, image_shape, num_classes, seed=0)
+    network = build_network(model, image_shape, num_classes, seed=0)
     network.trained.eval()
     try:
         network.trained(network.frozen(torch.zeros(1, *image_shape)))

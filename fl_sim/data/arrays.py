@@ -17,9 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_sim.data.pictures import check_total, shown
+from fl_sim.data.image_files import check_total, escape
 from fl_sim.data.sources import MissingDataError
-from fl_sim.data.splits import part_of
+from fl_sim.data.splits import parse_split
 
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000  # a larger label is an id, or damaged
@@ -33,7 +33,7 @@ class Header(NamedTuple):
     fortran: bool
 
 
-class Pair(NamedTuple):
+class ArrayPair(NamedTuple):
     """The names of the images and labels of a split, and what the split is called."""
 
     images: str
@@ -54,7 +54,7 @@ class Split(NamedTuple):
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
     shape: tuple[int, ...]
-    pair: Pair
+    pair: ArrayPair
 
     def as_stored(self, images: UInt8[Tensor, "n c h w"]) -> NDArray[np.uint8]:
         """Return images in the layout of the file."""
@@ -62,7 +62,7 @@ class Split(NamedTuple):
         return ordered.reshape(self.shape).contiguous().numpy()
 
 
-class Arrays:
+class NpzFile:
     """The headers of an .npz file, and its splits on demand. Nothing is unpickled.
 
     A split is a pair of arrays `<split>_images` and `<split>_labels`, as in MedMNIST's files;
@@ -79,30 +79,30 @@ class Arrays:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _archive(path) as archive:
-            self.headers = _headers(path, archive)
-        self.pairs = _pairs(self.headers)
+        with _open_archive(path) as archive:
+            self.headers = _read_headers(path, archive)
+        self.pairs = _find_pairs(self.headers)
         if not self.pairs:
             names = ", ".join(self.headers) or "nothing"
-            raise MissingDataError(f"no images in {shown(path)}: it holds {shown(names)}")
+            raise MissingDataError(f"no images in {escape(path)}: it holds {escape(names)}")
 
-    def by_part(self) -> dict[str, Pair]:
+    def by_split(self) -> dict[str, ArrayPair]:
         """Return the pairs by the part that they are: `train`, `val`, `test`, or "" for none.
 
         Raises:
             MissingDataError: where two are the same part.
         """
-        found: dict[str, Pair] = {}
+        found: dict[str, ArrayPair] = {}
         for pair in self.pairs:
-            part = part_of(pair.split)
+            part = parse_split(pair.split)
             if part and part in found:
                 both = f"{found[part].images} and {pair.images}"
-                raise MissingDataError(f"unclear: {both} in {shown(self.path)} are the same part")
+                raise MissingDataError(f"unclear: {both} in {escape(self.path)} are the same part")
             if part or not pair.split:
                 found[part] = pair
         return found
 
-    def read(self, pairs: Collection[Pair]) -> list[Split]:
+    def read(self, pairs: Collection[ArrayPair]) -> list[Split]:
         """Return these splits, and read no other array.
 
         Raises:
@@ -111,10 +111,10 @@ class Arrays:
         for pair in pairs:
             self._check(pair)
         check_total(sum(math.prod(self.headers[pair.images].shape) for pair in pairs), self.path)
-        with _archive(self.path) as archive:
-            return [self._split(archive, pair) for pair in pairs]
+        with _open_archive(self.path) as archive:
+            return [self._read_split(archive, pair) for pair in pairs]
 
-    def _check(self, pair: Pair) -> None:
+    def _check(self, pair: ArrayPair) -> None:
         """Refuse a split by its headers, before an array is allocated."""
         images, labels = self.headers[pair.images], self.headers.get(pair.labels)
         if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or 0 in images.shape[1:]:
@@ -126,17 +126,17 @@ class Arrays:
             if first and last and images.shape[1:] != (1, 1, 1):
                 self._refuse(pair.images, "an array whose channels are clear: [n h w] for grey")
         if labels is None:
-            what = f"no {pair.labels} in {shown(self.path)}"
+            what = f"no {pair.labels} in {escape(self.path)}"
             raise MissingDataError(f"image without a label: {what}")
         if labels.dtype.hasobject:
-            _no_archive(self.path, f"{pair.labels} holds objects, which are never unpickled")
+            _raise_not_npz(self.path, f"{pair.labels} holds objects, which are never unpickled")
         count = images.shape[0]
         is_whole = np.issubdtype(labels.dtype, np.integer) and labels.shape[:1] == (count,)
         if not is_whole or math.prod(labels.shape[1:]) != 1:
             self._refuse(pair.labels, f"{count} whole numbers from 0, one an image")
 
-    def _split(self, archive: zipfile.ZipFile, pair: Pair) -> Split:
-        images, labels = (self._array(archive, name) for name in (pair.images, pair.labels))
+    def _read_split(self, archive: zipfile.ZipFile, pair: ArrayPair) -> Split:
+        images, labels = (self._read_array(archive, name) for name in (pair.images, pair.labels))
         if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES):
             low, high = int(labels.min()), int(labels.max())
             wanted = f"{len(images)} whole numbers from 0 to {MAX_CLASSES - 1}, one an image"
@@ -149,34 +149,34 @@ class Arrays:
         numbers = torch.from_numpy(labels.reshape(-1).astype(np.int64))
         return Split(pixels.contiguous(), numbers, tuple(images.shape), pair)
 
-    def _array(self, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
+    def _read_array(self, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
         try:
             with archive.open(f"{name}.npy") as member:
                 return npy.read_array(member, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            _no_archive(self.path, f"{name}: {error}")
+            _raise_not_npz(self.path, f"{name}: {error}")
 
     def _refuse(self, name: str, wanted: str) -> NoReturn:
         own = self.headers[name]
         found = f"{own.dtype} of shape {own.shape}"
-        raise MissingDataError(f"{shown(self.path)}: expected {name} as {wanted}; got {found}")
+        raise MissingDataError(f"{escape(self.path)}: expected {name} as {wanted}; got {found}")
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        _no_archive(path, str(error))
+        _raise_not_npz(path, str(error))
     with archive:
         yield archive
 
 
-def _no_archive(path: Path, cause: str) -> NoReturn:
-    raise MissingDataError(f"expected an .npz file; got {shown(path)} ({shown(cause)})") from None
+def _raise_not_npz(path: Path, cause: str) -> NoReturn:
+    raise MissingDataError(f"expected an .npz file; got {escape(path)} ({escape(cause)})") from None
 
 
-def _headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
+def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
     """Return the header of each array, checked against the size that the archive declares."""
     found: dict[str, Header] = {}
     for info in archive.infolist():
@@ -184,10 +184,10 @@ def _headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
             continue
         name = info.filename.removesuffix(".npy")
         if name in found:
-            _no_archive(path, f"{name} is in it twice")
+            _raise_not_npz(path, f"{name} is in it twice")
         try:
             with archive.open(info) as member:
-                header = _header(member)
+                header = _read_header(member)
         except (
             OSError,
             RuntimeError,
@@ -195,17 +195,17 @@ def _headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
             zipfile.BadZipFile,
             zlib.error,
         ) as error:
-            _no_archive(path, f"{name}: {error}")
+            _raise_not_npz(path, f"{name}: {error}")
         except (ValueError, EOFError, SyntaxError, tokenize.TokenError, struct.error) as error:
-            _no_archive(path, f"{name}: {error}")
+            _raise_not_npz(path, f"{name}: {error}")
         declared = math.prod(header.shape) * header.dtype.itemsize
         if not header.dtype.hasobject and declared > info.file_size:
-            _no_archive(path, f"{name} declares {declared} bytes and holds {info.file_size}")
+            _raise_not_npz(path, f"{name} declares {declared} bytes and holds {info.file_size}")
         found[name] = header
     return found
 
 
-def _header(member: Any) -> Header:
+def _read_header(member: Any) -> Header:
     version = npy.read_magic(member)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(member)
@@ -214,7 +214,7 @@ def _header(member: Any) -> Header:
     return Header(dtype, shape, fortran)
 
 
-def _pairs(headers: Collection[str]) -> list[Pair]:
+def _find_pairs(headers: Collection[str]) -> list[ArrayPair]:
     """Find the splits by the names of their arrays, in upper or lower case."""
     known = {name.casefold(): name for name in headers}
     found = []
@@ -222,11 +222,11 @@ def _pairs(headers: Collection[str]) -> list[Pair]:
         stem, prefix = name[: -len("images")], name[:2].casefold()
         if name.casefold().endswith("images"):
             labels, split = f"{stem}labels", stem.rstrip("_")
-        elif prefix == "x_" and part_of(name[2:]):
+        elif prefix == "x_" and parse_split(name[2:]):
             labels, split = f"y_{name[2:]}", name[2:]
         else:
             continue
-        found.append(Pair(name, known.get(labels.casefold(), labels), split))
+        found.append(ArrayPair(name, known.get(labels.casefold(), labels), split))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fl_sim.core.atomic_io import file_sha256
 
 
-def content_hash(root: Path, files: Iterable[Path]) -> str:
+def hash_files(root: Path, files: Iterable[Path]) -> str:
     """Return the SHA-256 of files: of their names below `root`, and of what is in them.
 
     Args:
@@ -24,7 +24,7 @@ def content_hash(root: Path, files: Iterable[Path]) -> str:
     return sha.hexdigest()
 
 
-def files_below(path: Path) -> Iterator[Path]:
+def list_files(path: Path) -> Iterator[Path]:
     """Yield the files of a dataset: `path` itself, or all regular files below it.
 
     What is hidden is left out; links to folders are not followed.

@@ -5,22 +5,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fl_sim.data.pictures import SUFFIXES, shown
+from fl_sim.data.image_files import SUFFIXES, escape
 from fl_sim.data.sources import MissingDataError
 
 LABELS = "labels.csv"
 # What lies beside images and is none: it is left out, counted and named.
-SIDE_TEXT = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt")
-SIDE_DATA = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml")
-SIDE_TABLES = (".xls", ".xlsx", ".ods", ".names", ".lst", ".pbtxt", ".md5", ".sha1", ".sha256")
-SIDE_OTHERS = (".log", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".url", ".lnk")
-SIDE_SUFFIXES = (*SIDE_TEXT, *SIDE_DATA, *SIDE_TABLES, *SIDE_OTHERS)
-SIDE_NAMES = ("readme", "license", "licence", "copying", "authors", "citation")
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt")
+DATA_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".ini",
+    ".cfg",
+    ".xml",
+)
+TABLE_SUFFIXES = (".xls", ".xlsx", ".ods", ".names", ".lst", ".pbtxt", ".md5", ".sha1", ".sha256")
+CODE_SUFFIXES = (".log", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".url", ".lnk")
+OTHER_SUFFIXES = (*TEXT_SUFFIXES, *DATA_SUFFIXES, *TABLE_SUFFIXES, *CODE_SUFFIXES)
+OTHER_NAMES = ("readme", "license", "licence", "copying", "authors", "citation")
 SYSTEM_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx")
 SYSTEM_FOLDERS = ("__pycache__", "$recycle.bin", "system volume information")
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """An image file and what it shows.
 
     Attributes:
@@ -34,11 +45,11 @@ class Labelled(NamedTuple):
     name: str
     path: Path
     label: str
-    part: str = ""
+    split: str = ""
     owner: str = ""
 
 
-class Contents(NamedTuple):
+class FolderContents(NamedTuple):
     """Everything below a folder, sorted by name.
 
     Attributes:
@@ -50,32 +61,32 @@ class Contents(NamedTuple):
     """
 
     images: list[str]
-    side: list[str]
-    strange: list[str]
+    other: list[str]
+    unreadable: list[str]
     hidden: list[str]
     folders: list[str]
 
 
-def is_beside(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Return whether a file merely lies beside images, by its name: nothing reads it.
 
-    >>> is_beside("Thumbs.db"), is_beside("notes.xml"), is_beside("labels.csv")
+    >>> is_ignored("Thumbs.db"), is_ignored("notes.xml"), is_ignored("labels.csv")
     (True, True, False)
     """
-    contents = Contents([], [], [], [], [])
-    return name != LABELS and (_is_hidden(name) or _kind(name, contents) is contents.side)
+    contents = FolderContents([], [], [], [], [])
+    return name != LABELS and (_is_hidden(name) or _choose_list(name, contents) is contents.other)
 
 
-def list_folder(folder: Path) -> Contents:
+def list_folder(folder: Path) -> FolderContents:
     """List everything below a folder, and refuse links out of it and what is no plain file."""
-    contents = Contents([], [], [], [], [])
+    contents = FolderContents([], [], [], [], [])
     root, left = folder.resolve(), [("", folder)]
     while left:
         prefix, place = left.pop()
         try:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            raise MissingDataError(f"{shown(place)} cannot be read: {error.strerror}") from None
+            raise MissingDataError(f"{escape(place)} cannot be read: {error.strerror}") from None
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if _is_hidden(entry.name):
@@ -84,7 +95,7 @@ def list_folder(folder: Path) -> Contents:
                 contents.folders.append(name)
                 left.append((f"{name}/", Path(entry.path)))
             else:
-                _kind(entry.name, contents).append(name)
+                _choose_list(entry.name, contents).append(name)
     for names in contents:
         names.sort()
     return contents
@@ -104,13 +115,15 @@ def _is_folder(entry: "os.DirEntry[str]", name: str, root: Path) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise MissingDataError(f"the name of {shown(name)} in {shown(root)} is no UTF-8") from None
+        raise MissingDataError(
+            f"the name of {escape(name)} in {escape(root)} is no UTF-8"
+        ) from None
     if entry.is_symlink():
         _check_link(Path(entry.path), name, root)
     if entry.is_dir():
         return True
     if not entry.is_file():
-        raise MissingDataError(f"{shown(name)} in {shown(root)} is no file and no folder")
+        raise MissingDataError(f"{escape(name)} in {escape(root)} is no file and no folder")
     return False
 
 
@@ -123,26 +136,28 @@ def _check_link(path: Path, name: str, root: Path) -> None:
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
-        raise MissingDataError(f"{shown(name)} is a link that leads nowhere") from None
+        raise MissingDataError(f"{escape(name)} is a link that leads nowhere") from None
     if not target.is_relative_to(root):
         raise MissingDataError(
-            f"{shown(name)} is a link out of {shown(root)}, to {shown(target)}: put the file "
+            f"{escape(name)} is a link out of {escape(root)}, to {escape(target)}: put the file "
             f"itself there"
         )
     if target.is_dir():
-        raise MissingDataError(f"{shown(name)} is a link to a folder: its images would count twice")
+        raise MissingDataError(
+            f"{escape(name)} is a link to a folder: its images would count twice"
+        )
 
 
-def _kind(name: str, contents: Contents) -> list[str]:
+def _choose_list(name: str, contents: FolderContents) -> list[str]:
     suffix = os.path.splitext(name)[1].lower()
     stem = name.casefold().split(".")[0]
     if suffix in SUFFIXES:
         return contents.images
-    is_side = suffix in SIDE_SUFFIXES or stem in SIDE_NAMES
-    return contents.side if is_side else contents.strange
+    is_side = suffix in OTHER_SUFFIXES or stem in OTHER_NAMES
+    return contents.other if is_side else contents.unreadable
 
 
-def refuse_strange(folder: Path, names: Sequence[str]) -> None:
+def refuse_unreadable(folder: Path, names: Sequence[str]) -> None:
     """Refuse files that may be images and cannot be read.
 
     Raises:
@@ -150,6 +165,6 @@ def refuse_strange(folder: Path, names: Sequence[str]) -> None:
     """
     if names:
         raise MissingDataError(
-            f"{shown(names[0])} in {shown(folder)} cannot be read as an image; convert it or move "
-            f"it away (read are {' '.join(SUFFIXES)})"
+            f"{escape(names[0])} in {escape(folder)} cannot be read as an image; convert it or "
+            f"move it away (read are {' '.join(SUFFIXES)})"
         )

@@ -7,9 +7,15 @@ from typing import NamedTuple
 
 from fl_sim.core.errors import require
 from fl_sim.data.class_folders import label_by_folders, parse_levels
-from fl_sim.data.folder_contents import LABELS, Contents, Labelled, list_folder, refuse_strange
+from fl_sim.data.folder_contents import (
+    LABELS,
+    FolderContents,
+    LabelledImage,
+    list_folder,
+    refuse_unreadable,
+)
+from fl_sim.data.image_files import escape, summarise
 from fl_sim.data.label_csv import has_columns, label_by_csv
-from fl_sim.data.pictures import counted, shown
 from fl_sim.data.sources import MissingDataError
 
 
@@ -22,7 +28,7 @@ class Listing(NamedTuple):
         by_csv: whether a CSV labels them, rather than folders.
     """
 
-    files: tuple[Labelled, ...]
+    files: tuple[LabelledImage, ...]
     notes: tuple[str, ...]
     by_csv: bool
 
@@ -43,7 +49,7 @@ def read_folder(folder: Path, labels: Path | None = None, folders: str | None = 
         FieldError: for levels that are none.
     """
     if not folder.is_dir():
-        raise MissingDataError(f"there is no folder {shown(folder)}")
+        raise MissingDataError(f"there is no folder {escape(folder)}")
     levels = parse_levels(folders)
     contents = list_folder(folder)
     if labels is None and levels is None and has_columns(folder / LABELS):
@@ -52,15 +58,15 @@ def read_folder(folder: Path, labels: Path | None = None, folders: str | None = 
         require(levels is None, "folders", "None beside a CSV of labels", folders)
         files, notes = label_by_csv(folder, labels, contents)
     else:
-        refuse_strange(folder, contents.strange)
+        refuse_unreadable(folder, contents.unreadable)
         files, notes = label_by_folders(folder, contents, levels)
     if not files:
-        raise MissingDataError(f"no images in {shown(folder)}: expected one folder a class")
-    notes += [*_alike({own.label for own in files}), *_left_out(contents)]
+        raise MissingDataError(f"no images in {escape(folder)}: expected one folder a class")
+    notes += [*_note_similar_labels({image.label for image in files}), *_note_left_out(contents)]
     return Listing(tuple(sorted(files)), tuple(notes), labels is not None)
 
 
-def _alike(labels: Iterable[str]) -> list[str]:
+def _note_similar_labels(labels: Iterable[str]) -> list[str]:
     """Say which labels look the same to people, and are two classes."""
     seen: dict[str, list[str]] = {}
     for label in sorted(labels):
@@ -72,6 +78,6 @@ def _alike(labels: Iterable[str]) -> list[str]:
     ]
 
 
-def _left_out(contents: Contents) -> list[str]:
-    kinds = ((contents.hidden, "hidden file"), (contents.side, "other file"))
-    return [f"{counted(names, noun)} left out" for names, noun in kinds if names]
+def _note_left_out(contents: FolderContents) -> list[str]:
+    kinds = ((contents.hidden, "hidden file"), (contents.other, "other file"))
+    return [f"{summarise(names, noun)} left out" for names, noun in kinds if names]

@@ -6,10 +6,10 @@ import os
 import stat
 from pathlib import Path
 
-from fl_sim.data.folder_contents import Contents, Labelled
-from fl_sim.data.pictures import counted, shown
+from fl_sim.data.folder_contents import FolderContents, LabelledImage
+from fl_sim.data.image_files import escape, summarise
 from fl_sim.data.sources import MissingDataError
-from fl_sim.data.splits import part_of
+from fl_sim.data.splits import parse_split
 
 COLUMNS = ("file", "label", "split", "owner")
 
@@ -18,11 +18,11 @@ def has_columns(labels: Path) -> bool:
     """Return whether there is a CSV with the columns `file` and `label`."""
     if not labels.is_file():
         return False
-    head = _text(labels).split("\n", 1)[0]
-    return {"file", "label"} <= {*_cells(head, _delimiter(head))}
+    head = _read_text(labels).split("\n", 1)[0]
+    return {"file", "label"} <= {*_split_cells(head, _find_delimiter(head))}
 
 
-def _text(labels: Path) -> str:
+def _read_text(labels: Path) -> str:
     """Return the text of a CSV: UTF-8, or UTF-16 with its mark; nothing is guessed."""
     try:
         content = labels.read_bytes()
@@ -32,60 +32,60 @@ def _text(labels: Path) -> str:
         cause = str(error.strerror)
     except UnicodeDecodeError as error:
         cause = f"byte {error.start} is no {error.encoding.upper()}; save it as UTF-8"
-    raise MissingDataError(f"the labels {shown(labels)} cannot be read: {cause}")
+    raise MissingDataError(f"the labels {escape(labels)} cannot be read: {cause}")
 
 
-def _delimiter(head: str) -> str:
+def _find_delimiter(head: str) -> str:
     """Return what stands between the names in the first line: a comma, semicolon or tab."""
     return next((c for c in ";\t" if c in head and "," not in head), ",")
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
+def _split_cells(line: str, delimiter: str) -> list[str]:
     return [
         cell.strip().strip('"').strip().casefold() for cell in line.strip("\r\n").split(delimiter)
     ]
 
 
 def label_by_csv(
-    folder: Path, labels: Path, contents: Contents
-) -> tuple[list[Labelled], list[str]]:
+    folder: Path, labels: Path, contents: FolderContents
+) -> tuple[list[LabelledImage], list[str]]:
     """Return the images that a CSV labels, and notes; what it names leaves `contents`.
 
     Raises:
         MissingDataError: for images without a label and labels without an image, naming them.
     """
-    rows, extra = _rows(labels)
+    rows, extra = _read_rows(labels)
     root = folder.resolve()
-    files: dict[str, Labelled] = {}
+    files: dict[str, LabelledImage] = {}
     for line, row in rows:
-        own = _from_row(folder, root, f"{shown(labels)}, line {line}", row)
-        if own.name in files:
+        image = _parse_row(folder, root, f"{escape(labels)}, line {line}", row)
+        if image.name in files:
             raise MissingDataError(
-                f"{shown(labels)}, line {line}: {shown(own.name)} has a label already"
+                f"{escape(labels)}, line {line}: {escape(image.name)} has a label already"
             )
-        files[own.name] = own
-    unnamed = [name for name in (*contents.images, *contents.strange) if name not in files]
+        files[image.name] = image
+    unnamed = [name for name in (*contents.images, *contents.unreadable) if name not in files]
     if unnamed:
         raise MissingDataError(
-            f"image without a label: {counted(unnamed, 'file')} in {shown(folder)} that "
-            f"{shown(labels)} does not name"
+            f"image without a label: {summarise(unnamed, 'file')} in {escape(folder)} that "
+            f"{escape(labels)} does not name"
         )
     for names in contents:
         names[:] = [name for name in names if name not in files]
     if labels.resolve().is_relative_to(root):
         own_name = labels.resolve().relative_to(root).as_posix()
-        contents.side[:] = [name for name in contents.side if name != own_name]
+        contents.other[:] = [name for name in contents.other if name != own_name]
     return list(files.values()), [f"columns not read: {', '.join(extra)}"] if extra else []
 
 
-def _rows(labels: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+def _read_rows(labels: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """Return the rows of a CSV with the lines they end on, and the columns that are not read.
 
     Raises:
         MissingDataError: naming the line.
     """
-    text = _text(labels)
-    delimiter = _delimiter(text.split("\n", 1)[0])
+    text = _read_text(labels)
+    delimiter = _find_delimiter(text.split("\n", 1)[0])
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     rows: list[tuple[int, dict[str, str]]] = []
@@ -94,40 +94,40 @@ def _rows(labels: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
         names = [name.strip().casefold() for name in next(reader, [])]
         twice = len(set(names)) < len(names)
         if twice or not {"file", "label"} <= {*names}:
-            raise MissingDataError(f"{shown(labels)}, line 1: expected the columns file and label")
+            raise MissingDataError(f"{escape(labels)}, line 1: expected the columns file and label")
         for cells in reader:
             if not cells:
                 continue
             if len(cells) != len(names):
                 raise MissingDataError(
-                    f"{shown(labels)}, line {reader.line_num}: expected {len(names)} fields, the "
+                    f"{escape(labels)}, line {reader.line_num}: expected {len(names)} fields, the "
                     f"columns file and label among them; got {len(cells)}"
                 )
             values = [cell.strip() for cell in cells]
             rows.append((reader.line_num, dict(zip(names, values, strict=True))))
     except csv.Error as error:
         raise MissingDataError(
-            f"the labels {shown(labels)} cannot be read: line {reader.line_num}: {error}"
+            f"the labels {escape(labels)} cannot be read: line {reader.line_num}: {error}"
         ) from None
     return rows, [name for name in names if name not in COLUMNS]
 
 
-def _from_row(folder: Path, root: Path, where: str, row: dict[str, str]) -> Labelled:
+def _parse_row(folder: Path, root: Path, where: str, row: dict[str, str]) -> LabelledImage:
     name, label = row["file"], row["label"]
     if not name or not label:
         raise MissingDataError(f"{where}: expected the columns file and label")
     path = Path(os.path.normpath(folder / name))
     if "\0" in name or not path.is_relative_to(os.path.normpath(folder)):
-        raise MissingDataError(f"{where}: {shown(name)} is not below {shown(folder)}")
+        raise MissingDataError(f"{where}: {escape(name)} is not below {escape(folder)}")
     clean = path.relative_to(os.path.normpath(folder)).as_posix()
     _check_file(root / clean, clean, root, where)
     for column in ("split", "owner"):
         if row.get(column) == "":
             raise MissingDataError(f"{where}: the column {column} is empty")
-    part = part_of(row.get("split", ""))
+    part = parse_split(row.get("split", ""))
     if row.get("split") and not part:
-        raise MissingDataError(f"{where}: {shown(row['split'])} is no part such as train or test")
-    return Labelled(clean, folder / clean, label, part, row.get("owner", ""))
+        raise MissingDataError(f"{where}: {escape(row['split'])} is no part such as train or test")
+    return LabelledImage(clean, folder / clean, label, part, row.get("owner", ""))
 
 
 def _check_file(path: Path, name: str, root: Path, where: str) -> None:
@@ -140,7 +140,7 @@ def _check_file(path: Path, name: str, root: Path, where: str) -> None:
         inside = path.resolve().is_relative_to(root)
         if not inside:
             raise MissingDataError(
-                f"{where}: {shown(name)} is a link: it is not below {shown(root)}"
+                f"{where}: {escape(name)} is a link: it is not below {escape(root)}"
             )
     if not stat.S_ISREG(mode):
-        raise MissingDataError(f"label without image: {where}: no file {shown(path)}")
+        raise MissingDataError(f"label without image: {where}: no file {escape(path)}")

@@ -42,13 +42,13 @@ class Layout:
         require(self.first_round >= 1, "first_round", "at least 1", self.first_round)
         require(self.num_owners >= 1, "num_owners", "at least 1", self.num_owners)
 
-    def owners(self, num_clients: int, seed: int) -> Int64[Tensor, " k"]:
+    def assign_owners(self, num_clients: int, seed: int) -> Int64[Tensor, " k"]:
         """Return who makes each client's noise: everybody together is owner 0."""
         if self.provenance == "shared":
             return torch.zeros(num_clients, dtype=torch.int64)
         if self.provenance == "client":
             return torch.arange(num_clients)
-        return _order(num_clients, seed, "owners") % self.num_owners
+        return _shuffle(num_clients, seed, "owners") % self.num_owners
 
     def choose_protected(
         self,
@@ -67,31 +67,31 @@ class Layout:
         if self.fraction == 0:
             return torch.zeros(len(clients), dtype=torch.bool)
         if self.unit == "clients":
-            return self._first(num_clients, seed)[clients]
+            return self._choose_first(num_clients, seed)[clients]
         if self.unit == "classes":
-            return self._first(num_classes, seed)[labels]
+            return self._choose_first(num_classes, seed)[labels]
         chosen = torch.zeros(len(clients), dtype=torch.bool)
         for client in range(num_clients):
             for is_member in (True, False):
                 own = ((clients == client) & (members == is_member)).nonzero().squeeze(1)
-                chosen[own] = self._first(len(own), seed, client, int(is_member))
+                chosen[own] = self._choose_first(len(own), seed, client, int(is_member))
         return chosen
 
-    def num_protecting(self, num_clients: int) -> int:
+    def count_protecting(self, num_clients: int) -> int:
         """Return how many clients protect their images, where the unit is `clients`."""
         return round(self.fraction * num_clients)
 
-    def _first(self, count: int, seed: int, *labels: int) -> Bool[Tensor, " count"]:
-        order = _order(count, seed, self.unit, *labels)
+    def _choose_first(self, count: int, seed: int, *labels: int) -> Bool[Tensor, " count"]:
+        order = _shuffle(count, seed, self.unit, *labels)
         chosen = torch.zeros(count, dtype=torch.bool)
         chosen[order[: round(self.fraction * count)]] = True
         return chosen
 
 
-def protection_order(num_clients: int, seed: int) -> list[int]:
+def list_protecting_order(num_clients: int, seed: int) -> list[int]:
     """Return the clients in the order in which a growing fraction of them protects."""
-    return [int(client) for client in _order(num_clients, seed, "clients")]
+    return [int(client) for client in _shuffle(num_clients, seed, "clients")]
 
 
-def _order(count: int, seed: int, *labels: str | int) -> Int64[Tensor, " count"]:
+def _shuffle(count: int, seed: int, *labels: str | int) -> Int64[Tensor, " count"]:
     return torch.randperm(count, generator=generator(seed, "layout", *labels))

@@ -29,14 +29,14 @@ class Partition(ABC):
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return one list of indices a client; together they cover `labels` once."""
 
-    def split_owned(
+    def split_with_owners(
         self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
         """Return the same where the owner of each image is known; mostly that does not matter."""
         return self.split(labels, num_clients, rng)
 
 
-def shares(
+def partition_records(
     partition: Partition,
     labels: Int64[Tensor, " n"],
     num_clients: int,
@@ -64,11 +64,11 @@ def shares(
     if owners is None:
         parts = partition.split(labels.numpy(), num_clients, rng)
     else:
-        parts = partition.split_owned(owners.numpy(), labels.numpy(), num_clients, rng)
+        parts = partition.split_with_owners(owners.numpy(), labels.numpy(), num_clients, rng)
     return [from_numpy(np.sort(own)) for own in parts]
 
 
-def _by_class(labels: Indices, rng: np.random.Generator) -> list[Indices]:
+def _group_by_class(labels: Indices, rng: np.random.Generator) -> list[Indices]:
     return [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
 
 
@@ -114,15 +114,15 @@ class Dirichlet(Partition):
         if self.min_size * num_clients > len(labels):
             allowed = f"at most {len(labels) // num_clients} images for each of the clients"
             raise FieldError("partition.min_size", allowed, self.min_size)
-        classes = _by_class(labels, rng)
+        classes = _group_by_class(labels, rng)
         for _ in range(ATTEMPTS):
-            clients = self._dealt(classes, num_clients, rng)
+            clients = self._draw_once(classes, num_clients, rng)
             if min(map(len, clients)) >= self.min_size:
                 return clients
         allowed = f"a split with {self.min_size} images a client within {ATTEMPTS} draws"
         raise FieldError("partition.alpha", allowed, self.alpha)
 
-    def _dealt(
+    def _draw_once(
         self, classes: list[Indices], num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
         """Return what one draw gives each client."""
@@ -160,7 +160,7 @@ class Shards(Partition):
         if num_shards > len(labels):
             allowed = f"at most {len(labels) // num_clients} shards for each of the clients"
             raise FieldError("partition.classes_per_client", allowed, self.classes_per_client)
-        by_class = np.concatenate(_by_class(labels, rng))
+        by_class = np.concatenate(_group_by_class(labels, rng))
         shards = np.array_split(by_class, num_shards)
         dealt = rng.permutation(num_shards).reshape(num_clients, self.classes_per_client)
         return [np.concatenate([shards[s] for s in own]) for own in dealt]
@@ -187,8 +187,8 @@ class ClassesPerClient(Partition):
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Choose who holds which class, then share each class out."""
-        classes = _by_class(labels, rng)
-        holds = self._holds(len(classes), num_clients, rng)
+        classes = _group_by_class(labels, rng)
+        holds = self._assign_classes(len(classes), num_clients, rng)
         clients: list[list[Indices]] = [[] for _ in range(num_clients)]
         for column, own in zip(holds.T, classes, strict=True):
             holders = rng.permutation(np.flatnonzero(column))
@@ -200,7 +200,7 @@ class ClassesPerClient(Partition):
             raise FieldError("partition.classes_per_client", allowed, self.classes_per_client)
         return found
 
-    def _holds(
+    def _assign_classes(
         self, num_classes: int, num_clients: int, rng: np.random.Generator
     ) -> npt.NDArray[np.bool_]:
         """Return which client (row) holds which class (column); every class is held."""
@@ -261,9 +261,9 @@ class ByOwner(Partition):
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Deal the images out as if each had an owner of its own."""
-        return self.split_owned(np.arange(len(labels)), labels, num_clients, rng)
+        return self.split_with_owners(np.arange(len(labels)), labels, num_clients, rng)
 
-    def split_owned(
+    def split_with_owners(
         self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
         """Give each owner to one client."""

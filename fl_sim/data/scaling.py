@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
-BATCH = 1024
+BATCH_SIZE = 1024
 
 
 def resize(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
@@ -16,7 +16,7 @@ def resize(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, 
     """
     if side is None or images.shape[2:] == (side, side):
         return images
-    parts = [_resize(part, side) for part in images.split(BATCH)]
+    parts = [_resize(part, side) for part in images.split(BATCH_SIZE)]
     return torch.cat(parts) if parts else images.new_zeros(0, images.shape[1], side, side)
 
 

@@ -10,7 +10,7 @@ from fl_sim.data.sources import MissingDataError
 
 TEST_SHARE = 0.2
 # Usual names of the parts of a dataset, in lower case.
-PARTS = {
+SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "tests", "eval", "evaluation"),
@@ -18,14 +18,14 @@ PARTS = {
 WORDS = re.compile(r"[ _-]?(set|split|data|images)$")  # that may follow: test_set, train-images
 
 
-def part_of(name: str) -> str:
+def parse_split(name: str) -> str:
     """Return which part of a dataset a name stands for: `train`, `val`, `test`, or "" for none.
 
-    >>> part_of("Training"), part_of("test_set"), part_of("cat")
+    >>> parse_split("Training"), parse_split("test_set"), parse_split("cat")
     ('train', 'test', '')
     """
     bare = WORDS.sub("", name.casefold())
-    return next((part for part, names in PARTS.items() if bare in names), "")
+    return next((part for part, names in SPLITS.items() if bare in names), "")
 
 
 def split_stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:
@@ -56,7 +56,7 @@ def split_stratified(labels: Sequence[str], name: str) -> tuple[list[int], list[
     return [i for i in range(len(labels)) if i not in test], sorted(test)
 
 
-def testing_part(parts: Collection[str], missing: str) -> tuple[str, str]:
+def choose_test_split(parts: Collection[str], missing: str) -> tuple[str, str]:
     """Return the part that is tested on, beside `train`, and a note on what becomes of `val`.
 
     Raises:

@@ -11,15 +11,15 @@ from fl_sim.contracts import Dataset, Draw, Shard
 from fl_sim.core.cache import digest
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
-from fl_sim.data.sources import fingerprint, load
+from fl_sim.data.sources import hash_dataset, load_dataset
 from fl_sim.experiment import Experiment, subset_of
-from fl_sim.federation.pool import Pool, make_pool, ranks
-from fl_sim.federation.shards import ClientShards, rows_of_extra_attackers
+from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
+from fl_sim.federation.shards import ClientShards, assign_attacker_rows
 from fl_sim.models import parameters
-from fl_sim.models.architectures import channels_last
-from fl_sim.models.features import features, trainable
-from fl_sim.models.foundation import weights_digest
-from fl_sim.models.tuning import build, calibrate
+from fl_sim.models.architectures import to_channels_last
+from fl_sim.models.features import extract_features, to_trainable
+from fl_sim.models.foundation import hash_weights
+from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
 SERVER = -1  # the server, where it trains on images of its own
@@ -61,7 +61,7 @@ class Federation:
             clean_inputs=self.clean_inputs,
             labels=self.pool.labels,
             protected=self.pool.protected,
-            owners=owners + rows_of_extra_attackers(schedule, owners),
+            owners=owners + assign_attacker_rows(schedule, owners),
             num_classes=self.dataset.num_classes,
         )
 
@@ -86,7 +86,7 @@ class Federation:
         return tuple(self.schedule.draw(round_num, self.clients_with_data) for round_num in numbers)
 
     @cached_property
-    def most_asked(self) -> int:
+    def max_clients_per_round(self) -> int:
         """The most clients that are asked in any round."""
         if self.experiment.participation.sampling == "fixed":
             return self.experiment.clients_per_round
@@ -130,7 +130,7 @@ def load_federation(text: str) -> Federation:
     experiment = Experiment.from_json(text)
     data = experiment.data
     return _cached_federation(
-        text, fingerprint(data.dataset, data.path), fingerprint_of(experiment)
+        text, hash_dataset(data.dataset, data.path), hash_user_files(experiment)
     )
 
 
@@ -139,13 +139,13 @@ def _cached_federation(text: str, content: str, data_sha256: str) -> Federation:
     return replace(prepare_federation(Experiment.from_json(text)), data_sha256=data_sha256)
 
 
-def fingerprint_of(experiment: Experiment) -> str:
+def hash_user_files(experiment: Experiment) -> str:
     """Return a hash of what the user's own files of a dataset hold now; "" for a built-in one."""
     data = experiment.data
-    return "" if data.path is None else fingerprint(data.dataset, data.path)
+    return "" if data.path is None else hash_dataset(data.dataset, data.path)
 
 
-def dataset_of(experiment: Experiment) -> Dataset:
+def load_experiment_dataset(experiment: Experiment) -> Dataset:
     """Return the images that an experiment is about."""
     return subset_of(experiment.data)
 
@@ -156,15 +156,15 @@ def prepare_federation(experiment: Experiment) -> Federation:
     Raises:
         RequestError: for what the request gets wrong; nothing has been written by then.
     """
-    seed, dataset = experiment.seed, dataset_of(experiment)
+    seed, dataset = experiment.seed, load_experiment_dataset(experiment)
     pool = make_pool(experiment, dataset)
-    network = build(experiment.model, _shape(dataset), dataset.num_classes, seed)
-    inputs, clean, test = _model_inputs(experiment, dataset, pool, network.frozen)
+    network = build_network(experiment.model, _image_shape(dataset), dataset.num_classes, seed)
+    inputs, clean, test = _compute_inputs(experiment, dataset, pool, network.frozen)
     root, dataset, test = _split_root_images(experiment, dataset, test)
     withheld = experiment.layout.withheld & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
-    model = channels_last(network.trained)
+    model = to_channels_last(network.trained)
     return Federation(
         experiment=experiment,
         dataset=dataset,
@@ -174,13 +174,13 @@ def prepare_federation(experiment: Experiment) -> Federation:
         test_inputs=test,
         model=model,
         start=parameters.flatten(model),
-        start_buffers=parameters.buffers(model),
+        start_buffers=parameters.copy_buffers(model),
         trained=trained,
         root=root,
     )
 
 
-def _model_inputs(
+def _compute_inputs(
     experiment: Experiment, dataset: Dataset, pool: Pool, frozen: nn.Sequential
 ) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
     """Return what the trained part of the network sees: images, or cached features.
@@ -189,16 +189,16 @@ def _model_inputs(
     are cached apart and mixed by mask.
     """
     if len(frozen) == 0:
-        mixed = _mix(pool.protected, pool.noisy_images, pool.clean_images)
+        mixed = _mix_by_mask(pool.protected, pool.noisy_images, pool.clean_images)
         return mixed, pool.clean_images, dataset.test_images
-    channels_last(frozen)
-    weights = _front_id(experiment, dataset, frozen)
-    clean = features(frozen, weights, pool.clean_images)
-    test = features(frozen, weights, dataset.test_images)
+    to_channels_last(frozen)
+    weights = _identify_front(experiment, dataset, frozen)
+    clean = extract_features(frozen, weights, pool.clean_images)
+    test = extract_features(frozen, weights, dataset.test_images)
     if pool.noisy_images is pool.clean_images:
         return clean, clean, test
-    noisy = features(frozen, weights, pool.noisy_images)
-    return _mix(pool.protected, noisy, clean), clean, test
+    noisy = extract_features(frozen, weights, pool.noisy_images)
+    return _mix_by_mask(pool.protected, noisy, clean), clean, test
 
 
 def _split_root_images(
@@ -209,33 +209,33 @@ def _split_root_images(
     if not count:
         return None, dataset, test_inputs
     labels = dataset.test_labels
-    rank, _ = ranks(labels, generator(experiment.seed, "root"))
+    rank, _ = rank_in_strata(labels, generator(experiment.seed, "root"))
     order = rank.argsort(stable=True)
     held, left = order[:count].sort().values, order[count:].sort().values
-    inputs = trainable(test_inputs[held])
+    inputs = to_trainable(test_inputs[held])
     root = Shard(SERVER, inputs, labels[held], held, dataset.num_classes)
     rest = replace(dataset, test_images=dataset.test_images[left], test_labels=labels[left])
     return root, rest, test_inputs[left]
 
 
-def _mix(
+def _mix_by_mask(
     mask: Bool[Tensor, " n"], noisy: Shaped[Tensor, "n ..."], clean: Shaped[Tensor, "n ..."]
 ) -> Shaped[Tensor, "n ..."]:
     return torch.where(mask.view(-1, *[1] * (clean.dim() - 1)), noisy, clean)
 
 
-def _front_id(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -> str:
+def _identify_front(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -> str:
     """Name a frozen front by all that its output depends on; calibrate a random one."""
     model, seed = experiment.model, experiment.seed
-    name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_shape(dataset)}"
+    name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
     if model.init == "pretrained":
-        return f"{name} {weights_digest(model.backbone)}"
+        return f"{name} {hash_weights(model.backbone)}"
     data = experiment.data
-    published = load(data.dataset, data.path, data.reading).train_images
+    published = load_dataset(data.dataset, data.path, data.read_options).train_images
     some = calibrate(frozen, published)
     return f"{name} random {seed} {digest(some)}"
 
 
-def _shape(dataset: Dataset) -> tuple[int, int, int]:
+def _image_shape(dataset: Dataset) -> tuple[int, int, int]:
     _, channels, height, width = dataset.train_images.shape
     return channels, height, width

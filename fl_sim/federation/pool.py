@@ -11,7 +11,7 @@ from fl_sim.core.cache import digest, load_or_compute
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import describe
-from fl_sim.data.partition import shares
+from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
 
 
@@ -38,7 +38,7 @@ def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
     clients, members, protected = assign_records(experiment, dataset)
     return Pool(
         clean_images=dataset.train_images,
-        noisy_images=_noisy_images(experiment, dataset, clients, protected),
+        noisy_images=_protect_images(experiment, dataset, clients, protected),
         labels=labels,
         clients=clients,
         members=members,
@@ -55,7 +55,7 @@ def assign_records(
     data, seed, labels = experiment.data, experiment.seed, dataset.train_labels
     rng = numpy_generator(seed, "partition")
     owners = dataset.train_owners
-    parts = shares(experiment.partition, labels, data.num_clients, rng, owners)
+    parts = partition_records(experiment.partition, labels, data.num_clients, rng, owners)
     clients = torch.empty(len(labels), dtype=torch.int64)
     for client, own in enumerate(parts):
         clients[own] = client
@@ -70,7 +70,7 @@ def _choose_members(
     clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
 ) -> Bool[Tensor, " n"]:
     """Hold out the same share of each class of each client; everybody keeps an image."""
-    rank, size = ranks(_strata(clients, labels), generator(seed, "held out"))
+    rank, size = rank_in_strata(_number_strata(clients, labels), generator(seed, "held out"))
     return rank >= (held_out * size).floor()
 
 
@@ -82,15 +82,15 @@ def _choose_audited(
     seed: int,
 ) -> Bool[Tensor, " n"]:
     """Choose as many members as outsiders in each client, class and protected status."""
-    strata = _strata(clients, labels, protected.long())
-    kinds = _strata(strata, members.long())
-    rank, _ = ranks(kinds, generator(seed, "audit"))
+    strata = _number_strata(clients, labels, protected.long())
+    kinds = _number_strata(strata, members.long())
+    rank, _ = rank_in_strata(kinds, generator(seed, "audit"))
     counts = torch.zeros(int(strata.max()) + 1, 2, dtype=torch.int64)
     counts.index_put_((strata, members.long()), torch.ones_like(strata), accumulate=True)
     return rank < counts.min(1).values[strata]
 
 
-def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+def _number_strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Return one number for each combination of values, in their lexicographic order."""
     key = torch.zeros_like(columns[0])
     for column in columns:
@@ -99,7 +99,7 @@ def _strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     return inverse
 
 
-def ranks(
+def rank_in_strata(
     strata: Int64[Tensor, " n"], rng: torch.Generator
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     """Return each record's random rank within its stratum, and the stratum's size."""
@@ -112,7 +112,7 @@ def ranks(
     return rank, sizes[strata]
 
 
-def _noisy_images(
+def _protect_images(
     experiment: Experiment,
     dataset: Dataset,
     clients: Int64[Tensor, " n"],
@@ -131,44 +131,44 @@ def _noisy_images(
         return clean
     seed = experiment.seed
     if experiment.layout.provenance == "shared":
-        noisy = _noisy(protection, clean, labels, torch.arange(len(clean)), seed)
+        noisy = _protect(protection, clean, labels, torch.arange(len(clean)), seed)
     else:
         noisy = clean.clone()
-        for owner, own in _records_by_owner(experiment, clients, protected).items():
-            noisy[own] = _noisy(protection, clean[own], labels[own], own, seed, owner)
+        for owner, own in _group_by_owner(experiment, clients, protected).items():
+            noisy[own] = _protect(protection, clean[own], labels[own], own, seed, owner)
     if torch.equal(noisy, clean):
         name = type(protection).__name__
         raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
     return noisy
 
 
-def _records_by_owner(
+def _group_by_owner(
     experiment: Experiment, clients: Int64[Tensor, " n"], protected: Bool[Tensor, " n"]
 ) -> dict[int, Int64[Tensor, " _"]]:
     """Return the records of every owner that protects any, by owner."""
-    owners = experiment.layout.owners(experiment.data.num_clients, experiment.seed)[clients]
+    owners = experiment.layout.assign_owners(experiment.data.num_clients, experiment.seed)[clients]
     found = owners[protected].unique().tolist()
     return {owner: (owners == owner).nonzero().squeeze(1) for owner in found}
 
 
-def noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
+def list_noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
     """Return the owners that make noise of their own; none where it is shared."""
     if experiment.protection is None or experiment.layout.provenance == "shared":
         return []
     clients, _, protected = assign_records(experiment, dataset)
-    return list(_records_by_owner(experiment, clients, protected))
+    return list(_group_by_owner(experiment, clients, protected))
 
 
 def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
     """Make one owner's noise and leave it in the cache, where `pool_of` finds it."""
     clients, _, protected = assign_records(experiment, dataset)
-    own = _records_by_owner(experiment, clients, protected)[owner]
+    own = _group_by_owner(experiment, clients, protected)[owner]
     images, labels = dataset.train_images[own], dataset.train_labels[own]
     assert experiment.protection is not None
-    _noisy(experiment.protection, images, labels, own, experiment.seed, owner)
+    _protect(experiment.protection, images, labels, own, experiment.seed, owner)
 
 
-def _noisy(
+def _protect(
     protection: Protection,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from fl_sim.contracts import ColludingClient, Shard
-from fl_sim.models.features import trainable
+from fl_sim.models.features import to_trainable
 from fl_sim.schedule import Schedule
 
 
@@ -61,13 +61,13 @@ class ClientShards:
         """Return the records that a client trains on in a round."""
         rows = self.owners[client]
         # Several times as fast as inputs[rows], for images.
-        inputs = trainable(self.round_inputs(round_num).index_select(0, rows))
+        inputs = to_trainable(self.round_inputs(round_num).index_select(0, rows))
         noisy = self.protected.index_select(0, rows) & self.schedule.protects(round_num)
         labels = self.labels[rows]
         return Shard(client, inputs, labels, rows, self.num_classes, round_num, protected=noisy)
 
 
-def rows_of_extra_attackers(
+def assign_attacker_rows(
     schedule: Schedule, owners: Iterable[Int64[Tensor, " _"]]
 ) -> list[Int64[Tensor, " _"]]:
     """Return the rows that each attacker beside the honest clients trains on.

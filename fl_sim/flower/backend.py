@@ -37,7 +37,7 @@ class FlowerBackend(InProcessBackend):
         super().__init__(trainer)
         self.grid, self.foreign = grid, foreign
         self.experiment = trainer.schedule.experiment.to_json()
-        self.shapes = parameters.shapes(trainer.model)
+        self.shapes = parameters.parameter_shapes(trainer.model)
 
     def train(self, config: RoundConfig, chunks: list[Chunk]) -> Iterator[tuple[int, ChunkResult]]:
         """Ask all clients at once, those that fail again as the policy says."""

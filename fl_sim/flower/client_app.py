@@ -30,7 +30,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the client that the message names; reply with its update and metrics."""
     process.configure_process()
     federation = load_federation(str(message.content.config_records[ORDER]["experiment"]))
-    shapes = parameters.shapes(federation.model)
+    shapes = parameters.parameter_shapes(federation.model)
     config, task = from_content(message.content, shapes)
     try:
         first = _trainer_of(federation).attempt(config, task)[0]

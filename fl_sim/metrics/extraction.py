@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fl_sim.core.seeding import generator
 from fl_sim.metrics._shared.defined import mean
-from fl_sim.models.batches import cut, least_batch
+from fl_sim.models.batches import min_batch_size, split_batches
 
 
 def attack_accuracy(
@@ -73,10 +73,10 @@ def knowledge_extraction(
     """
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     rng = generator(seed, "student")
-    least = least_batch(student, found)
+    least = min_batch_size(student, found)
     student.train()
     for _ in range(epochs):
-        for rows in cut(torch.randperm(len(found), generator=rng), 32, least):
+        for rows in split_batches(torch.randperm(len(found), generator=rng), 32, least):
             optimiser.zero_grad()
             functional.cross_entropy(student(found[rows]), labels[rows]).backward()
             optimiser.step()

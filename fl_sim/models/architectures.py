@@ -30,7 +30,7 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-def channels_last(network: nn.Sequential) -> nn.Sequential:
+def to_channels_last(network: nn.Sequential) -> nn.Sequential:
     """Return the network with its weights laid out channels last, which is faster on a CPU."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -50,7 +50,7 @@ def small_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) ->
     """
     channels, height, width = image_shape
     return nn.Sequential(
-        _centred(channels),
+        _centre_pixels(channels),
         nn.Conv2d(channels, 16, 3, padding=1),
         NORMS[norm](16),
         PooledRelu(),
@@ -71,7 +71,7 @@ def mcmahan_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) 
     28 x 28 grey images with ten classes and without normalisation.
     McMahan et al. (2017), https://arxiv.org/abs/1602.05629, section 3.
     """
-    return _convolutional(image_shape, num_classes, norm, widths=(32, 64), hidden=512)
+    return _build_convolutional(image_shape, num_classes, norm, widths=(32, 64), hidden=512)
 
 
 def tiny_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
@@ -79,7 +79,7 @@ def tiny_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
 
     28,938 parameters on 28 x 28 grey images with ten classes and without normalisation.
     """
-    return _convolutional(image_shape, num_classes, norm, widths=(16, 32), hidden=None)
+    return _build_convolutional(image_shape, num_classes, norm, widths=(16, 32), hidden=None)
 
 
 def mlp(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
@@ -89,7 +89,7 @@ def mlp(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Se
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centred(image_shape[0]),
+        _centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Linear(pixels, 200),
         nn.ReLU(),
@@ -107,7 +107,7 @@ def fc(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Seq
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centred(image_shape[0]),
+        _centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Linear(pixels, 100),
         nn.ReLU(),
@@ -121,7 +121,9 @@ def linear(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn
     7,850 parameters on 28 x 28 grey images with ten classes.
     """
     pixels = math.prod(image_shape)
-    return nn.Sequential(_centred(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes))
+    return nn.Sequential(
+        _centre_pixels(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes)
+    )
 
 
 def standardised_linear(
@@ -135,7 +137,7 @@ def standardised_linear(
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centred(image_shape[0]),
+        _centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Unflatten(1, (pixels, 1, 1)),
         nn.BatchNorm2d(pixels, affine=False) if norm == "batch" else nn.Identity(),
@@ -155,7 +157,7 @@ def lenet(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.
     padding = max(0, (17 - min(height, width)) // 2)
     sides = [((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width)]
     return nn.Sequential(
-        _centred(channels),
+        _centre_pixels(channels),
         nn.Conv2d(channels, 6, 5, padding=padding),
         NORMS[norm](6),
         PooledRelu(),
@@ -181,7 +183,7 @@ def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
     network = torchvision.models.resnet18(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    return nn.Sequential(_centred(image_shape[0]), *resnet_stages(network))
+    return nn.Sequential(_centre_pixels(image_shape[0]), *resnet_stages(network))
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -204,7 +206,7 @@ def resnet_stages(network: nn.Module) -> list[nn.Module]:
     return stages
 
 
-def _convolutional(
+def _build_convolutional(
     image_shape: tuple[int, int, int],
     num_classes: int,
     norm: str,
@@ -216,7 +218,7 @@ def _convolutional(
     first, second = widths
     size = second * (height // 4) * (width // 4)
     return nn.Sequential(
-        _centred(channels),
+        _centre_pixels(channels),
         nn.Conv2d(channels, first, 5, padding=2),
         NORMS[norm](first),
         PooledRelu(),
@@ -229,7 +231,7 @@ def _convolutional(
     )
 
 
-def _centred(channels: int) -> Normalise:
+def _centre_pixels(channels: int) -> Normalise:
     return Normalise((0.5,) * channels, (0.5,) * channels)
 
 

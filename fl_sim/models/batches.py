@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_sim.core.perturbation import as_floats
 from fl_sim.models.tuning import FrozenBatchNorm
 
-_known: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
+_min_batch_sizes: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
 
 
-def cut(
-    rows: Int64[Tensor, " n"], batch_size: int, least: int = 1
+def split_batches(
+    rows: Int64[Tensor, " n"], batch_size: int, min_size: int = 1
 ) -> tuple[Int64[Tensor, " _"], ...]:
     """Return the rows in batches, in their order.
 
@@ -25,12 +25,12 @@ def cut(
             the batch before it.
     """
     parts = rows.split(batch_size)
-    if len(parts) > 1 and len(parts[-1]) < least:
+    if len(parts) > 1 and len(parts[-1]) < min_size:
         return (*parts[:-2], torch.cat(parts[-2:]))
     return tuple(parts)
 
 
-def least_batch(
+def min_batch_size(
     model: nn.Module, inputs: Shaped[Tensor, "n ..."], trained: nn.Module | None = None
 ) -> int:
     """Return the fewest examples on which a network can be trained: 1, or 2.
@@ -44,22 +44,22 @@ def least_batch(
         inputs: examples such as it will be trained on.
         trained: the part that is in training mode then; None: all of it.
     """
-    known = _known.setdefault(model, {})
+    known = _min_batch_sizes.setdefault(model, {})
     shape = inputs.shape[1:]
     if shape not in known:
-        known[shape] = _asked(model, inputs, model if trained is None else trained)
+        known[shape] = _measure_min_batch_size(model, inputs, model if trained is None else trained)
     return known[shape]
 
 
-def count_samples(num_examples: int, least: int) -> int:
+def count_samples(num_examples: int, min_size: int) -> int:
     """Return a number of examples that gives as many batches where no rest joins another one.
 
     With rests of fewer than `least` joined, n examples give as many batches as n - least + 1 do.
     """
-    return num_examples if num_examples < least else num_examples - least + 1
+    return num_examples if num_examples < min_size else num_examples - min_size + 1
 
 
-def batch_normalisations(model: nn.Module) -> list[nn.Module]:
+def find_batch_norms(model: nn.Module) -> list[nn.Module]:
     """Return the layers that normalise by the statistics of a batch while they are trained."""
     return [
         module
@@ -69,8 +69,10 @@ def batch_normalisations(model: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _asked(model: nn.Module, inputs: Shaped[Tensor, "n ..."], trained: nn.Module) -> int:
-    layers = batch_normalisations(trained)
+def _measure_min_batch_size(
+    model: nn.Module, inputs: Shaped[Tensor, "n ..."], trained: nn.Module
+) -> int:
+    layers = find_batch_norms(trained)
     if not layers or len(inputs) == 0:
         return 1
     fewest: list[int] = []

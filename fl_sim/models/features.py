@@ -10,7 +10,7 @@ from fl_sim.core.perturbation import as_pixels
 BATCH = 64
 
 
-def features(
+def extract_features(
     frozen: nn.Sequential, weights: str, images: UInt8[Tensor, "n c h w"]
 ) -> Float16[Tensor, "n ..."]:
     """Return the output of the frozen front as 16-bit floats, on disk as in memory.
@@ -22,17 +22,19 @@ def features(
     """
 
     def compute() -> Tensor:
-        return torch.cat([_half(frozen, batch) for batch in images.split(BATCH)])
+        return torch.cat([_extract_half(frozen, batch) for batch in images.split(BATCH)])
 
     return load_or_compute("features", digest(weights, images), compute)
 
 
-def trainable(inputs: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
+def to_trainable(inputs: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
     """Return features in single precision; images as they are."""
     return inputs.float() if inputs.is_floating_point() else inputs
 
 
 @torch.no_grad()
-def _half(frozen: nn.Sequential, batch: UInt8[Tensor, "n c h w"]) -> Float16[Tensor, "n ..."]:
+def _extract_half(
+    frozen: nn.Sequential, batch: UInt8[Tensor, "n c h w"]
+) -> Float16[Tensor, "n ..."]:
     output: Tensor = frozen(as_pixels(batch))
     return output.half()

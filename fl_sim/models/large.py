@@ -20,15 +20,15 @@ def cifar_vgg16(image_shape: tuple[int, int, int], num_classes: int, norm: str) 
     pixel are pooled no more, which happens below 32 pixels.
     """
     channels, side = image_shape[0], min(image_shape[1:])
-    stages: list[nn.Module] = [_centred(channels)]
+    stages: list[nn.Module] = [_centre_pixels(channels)]
     for width, convolutions in VGG16:
         for _ in range(convolutions):
-            stages += [_convolution(channels, width, bias=True), NORMS[norm](width), nn.ReLU()]
+            stages += [_make_convolution(channels, width, bias=True), NORMS[norm](width), nn.ReLU()]
             channels = width
         if side >= 2:
             stages.append(nn.MaxPool2d(2))
             side //= 2
-    return nn.Sequential(*stages, *_head(channels, num_classes))
+    return nn.Sequential(*stages, *_make_head(channels, num_classes))
 
 
 def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
@@ -39,9 +39,9 @@ def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: st
     from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
     network = torchvision.models.resnet50(num_classes=num_classes, norm_layer=NORMS[norm])
-    network.conv1 = _convolution(image_shape[0], 64)
+    network.conv1 = _make_convolution(image_shape[0], 64)
     network.maxpool = nn.Identity()
-    return nn.Sequential(_centred(image_shape[0]), *resnet_stages(network))
+    return nn.Sequential(_centre_pixels(image_shape[0]), *resnet_stages(network))
 
 
 def cifar_densenet121(
@@ -54,12 +54,12 @@ def cifar_densenet121(
     from fl_sim.core.vision import torchvision
 
     features = torchvision.models.densenet121(num_classes=num_classes).features
-    features.conv0 = _convolution(image_shape[0], 64)
+    features.conv0 = _make_convolution(image_shape[0], 64)
     features.pool0 = nn.Identity()
     if norm != "batch":
         _replace_norms(features, NORMS[norm])
     body = [*features.children(), nn.ReLU()]
-    return nn.Sequential(_centred(image_shape[0]), *body, *_head(1024, num_classes))
+    return nn.Sequential(_centre_pixels(image_shape[0]), *body, *_make_head(1024, num_classes))
 
 
 def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
@@ -68,7 +68,7 @@ def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
     Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
     """
     channels = image_shape[0]
-    stages: list[nn.Module] = [_centred(channels), _convolution(channels, 16)]
+    stages: list[nn.Module] = [_centre_pixels(channels), _make_convolution(channels, 16)]
     channels = 16
     for group, width in enumerate(WIDTHS):
         for block in range(BLOCKS):
@@ -76,7 +76,7 @@ def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
             stages.append(WideBlock(channels, width, stride, norm))
             channels = width
     last = [NORMS[norm](channels), nn.ReLU()]
-    return nn.Sequential(*stages, *last, *_head(channels, num_classes))
+    return nn.Sequential(*stages, *last, *_make_head(channels, num_classes))
 
 
 class WideBlock(nn.Module):
@@ -85,8 +85,8 @@ class WideBlock(nn.Module):
     def __init__(self, channels: int, width: int, stride: int, norm: str) -> None:
         super().__init__()
         self.first_norm, self.second_norm = NORMS[norm](channels), NORMS[norm](width)
-        self.first = _convolution(channels, width, stride)
-        self.second = _convolution(width, width)
+        self.first = _make_convolution(channels, width, stride)
+        self.second = _make_convolution(width, width)
         alike = channels == width and stride == 1
         self.shortcut = None if alike else nn.Conv2d(channels, width, 1, stride, bias=False)
 
@@ -98,15 +98,15 @@ class WideBlock(nn.Module):
         return inner + beside
 
 
-def _convolution(channels: int, width: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+def _make_convolution(channels: int, width: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=bias)
 
 
-def _head(width: int, num_classes: int) -> list[nn.Module]:
+def _make_head(width: int, num_classes: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)]
 
 
-def _centred(channels: int) -> Normalise:
+def _centre_pixels(channels: int) -> Normalise:
     return Normalise((0.5,) * channels, (0.5,) * channels)
 
 

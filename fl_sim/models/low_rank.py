@@ -33,7 +33,7 @@ class LowRank(nn.Module):
         return output
 
 
-def adapt(module: nn.Module, rank: int) -> None:
+def add_low_rank(module: nn.Module, rank: int) -> None:
     """Freeze a module, and put a detour around its linear layers and ungrouped convolutions."""
     module.requires_grad_(False)
     for owner in list(module.modules()):

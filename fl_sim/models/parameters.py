@@ -9,10 +9,10 @@ from fl_sim.models.tuning import FrozenBatchNorm
 
 def flatten(model: nn.Module) -> Float[Tensor, " p"]:
     """Return a copy of the trainable parameters, in the order of the module."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in _trainable(model)])
+    return torch.cat([parameter.detach().reshape(-1) for parameter in _list_trainable(model)])
 
 
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shape of each trainable parameter by name, in the order of `flat`."""
     named = model.named_parameters()
     return {name: tuple(p.shape) for name, p in named if p.requires_grad}
@@ -21,24 +21,24 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 @torch.no_grad()
 def load_flat(model: nn.Module, vector: Float[Tensor, " p"]) -> None:
     """Copy a flat vector into the trainable parameters, in place."""
-    parameters = _trainable(model)
+    parameters = _list_trainable(model)
     pieces = vector.split([parameter.numel() for parameter in parameters])
     for parameter, piece in zip(parameters, pieces, strict=True):
         parameter.copy_(piece.view_as(parameter))
 
 
-def buffers(model: nn.Module) -> dict[str, Tensor]:
+def copy_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the statistics that change in training, by name.
 
     Frozen statistics stay where they are, and constants are no part of a model's state.
     """
-    return {name: buffer.clone() for name, buffer in _travelling(model).items()}
+    return {name: buffer.clone() for name, buffer in _find_buffers(model).items()}
 
 
 @torch.no_grad()
 def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy statistics into the model, in place."""
-    for name, buffer in _travelling(model).items():
+    for name, buffer in _find_buffers(model).items():
         buffer.copy_(values[name])
 
 
@@ -50,9 +50,9 @@ class ModelBuffers:
 
     def __init__(self, model: nn.Module) -> None:
         """Look up the slots of `model`."""
-        self._parameters = _trainable(model)
+        self._parameters = _list_trainable(model)
         self._sizes = [parameter.numel() for parameter in self._parameters]
-        self._buffers = _travelling(model)
+        self._buffers = _find_buffers(model)
 
     @torch.no_grad()
     def load(self, vector: Float[Tensor, " p"], buffers: dict[str, Tensor]) -> None:
@@ -63,7 +63,7 @@ class ModelBuffers:
             buffer.copy_(buffers[name])
 
     @torch.no_grad()
-    def change_from(
+    def subtract(
         self, start: Float[Tensor, " p"], out: Float[Tensor, " p"] | None = None
     ) -> Float[Tensor, " p"]:
         """Return the parameters minus `start`, written into `out` where that is given."""
@@ -73,16 +73,16 @@ class ModelBuffers:
             torch.sub(parameter.reshape(-1), before, out=piece)
         return change
 
-    def buffers(self) -> dict[str, Tensor]:
+    def copy_buffers(self) -> dict[str, Tensor]:
         """Return copies of the statistics, by name."""
         return {name: buffer.clone() for name, buffer in self._buffers.items()}
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
+def _list_trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _travelling(model: nn.Module) -> dict[str, Tensor]:
+def _find_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{owner}.{name}": buffer
         for owner, module in model.named_modules()

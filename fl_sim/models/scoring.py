@@ -10,7 +10,7 @@ BATCH = 256  # the same everywhere: the bits of a score may depend on it
 
 
 @torch.no_grad()
-def logits(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n y"]:
+def compute_logits(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n y"]:
     """Return the scores of `inputs`, in evaluation mode."""
     model.eval()
     return torch.cat([model(as_floats(batch)) for batch in inputs.split(BATCH)])

@@ -15,10 +15,10 @@ from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.serialization import field_values
 from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
-from fl_sim.models.architectures import channels_last
-from fl_sim.models.batches import cut, least_batch
+from fl_sim.models.architectures import to_channels_last
+from fl_sim.models.batches import min_batch_size, split_batches
 from fl_sim.models.modes import fold_batch_norms
-from fl_sim.models.tuning import build, trained_parameters
+from fl_sim.models.tuning import build_network, list_trained_parameters
 
 CLIP_GRADIENT = 5.0
 BATCH = 256  # of an evaluation
@@ -43,18 +43,18 @@ class Surrogate:
         learning_rate: float,
         clip_gradient: float | None = CLIP_GRADIENT,
     ) -> None:
-        network = build(model, image_shape, num_classes, seed)
-        self.model = channels_last(nn.Sequential(*network.frozen, *network.trained))
+        network = build_network(model, image_shape, num_classes, seed)
+        self.model = to_channels_last(nn.Sequential(*network.frozen, *network.trained))
         self.trained = network.trained
         self.start_rate, self.clip_gradient = learning_rate, clip_gradient
         self.parameters: list[nn.Parameter] = []
         rates: dict[float, list[nn.Parameter]] = {}
-        for parameter, rate in trained_parameters(network.trained):
+        for parameter, rate in list_trained_parameters(network.trained):
             self.parameters.append(parameter)
             rates.setdefault(rate, []).append(parameter)
         groups = [{"params": own, "lr": r * learning_rate, "rate": r} for r, own in rates.items()]
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
-        self._rest()
+        self._freeze()
 
     def step(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> None:
         """Take one step on a batch."""
@@ -67,13 +67,13 @@ class Surrogate:
         if self.clip_gradient is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_gradient)
         self.optimizer.step()
-        self._rest()
+        self._freeze()
 
-    def least_batch(self, images: Float[Tensor, "n c h w"]) -> int:
+    def min_batch_size(self, images: Float[Tensor, "n c h w"]) -> int:
         """Return the fewest images on which a step can be taken."""
-        return least_batch(self.model, images, self.trained)
+        return min_batch_size(self.model, images, self.trained)
 
-    def state(self, num_steps: int, rng: torch.Generator | None = None) -> dict[str, Tensor]:
+    def state_dict(self, num_steps: int, rng: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return all that the next step depends on, and how many were taken."""
         momenta = {
             f"momentum.{index}": own["momentum_buffer"]
@@ -83,7 +83,7 @@ class Surrogate:
         drawn = {} if rng is None else {"rng": rng.get_state()}
         return {**weights, **momenta, **drawn, "num_steps": torch.tensor(num_steps)}
 
-    def restore(self, state: dict[str, Tensor], rng: torch.Generator | None = None) -> int:
+    def load_state_dict(self, state: dict[str, Tensor], rng: torch.Generator | None = None) -> int:
         """Take up a state again, and return how many steps were taken."""
         weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
         self.model.load_state_dict(weights)
@@ -98,7 +98,7 @@ class Surrogate:
             rng.set_state(state["rng"])
         return int(state["num_steps"])
 
-    def slow_down(self, factor: float) -> None:
+    def scale_rates(self, factor: float) -> None:
         """Set the learning rate to `factor` times that of the start."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.start_rate * factor
@@ -119,18 +119,18 @@ class Surrogate:
         """
         checkpoint = Checkpoint("surrogate")
         kept = checkpoint.load()
-        for epoch in range(0 if kept is None else self.restore(kept, rng), num_epochs):
-            self.slow_down(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
+        for epoch in range(0 if kept is None else self.load_state_dict(kept, rng), num_epochs):
+            self.scale_rates(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
             order = torch.randperm(len(images), generator=rng)
-            for rows in cut(order, batch_size, self.least_batch(images)):
+            for rows in split_batches(order, batch_size, self.min_batch_size(images)):
                 batch = images[rows]
                 if padding:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
                 self.step(batch, labels[rows])
             if checkpoint.due() or epoch + 1 == num_epochs:
-                checkpoint.save(self.state(epoch + 1, rng))
+                checkpoint.save(self.state_dict(epoch + 1, rng))
 
-    def loss(self, labels: Int64[Tensor, " n"]) -> Loss:
+    def make_loss(self, labels: Int64[Tensor, " n"]) -> Loss:
         """Return the loss, summed, as a function of the images that have these labels.
 
         It is that of the network as it is now, until the next step.
@@ -144,7 +144,7 @@ class Surrogate:
         return of
 
     @torch.no_grad()
-    def error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
+    def compute_error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
         """Return the share of images that the network gets wrong."""
         network = fold_batch_norms(self.model)
         right = [
@@ -153,26 +153,26 @@ class Surrogate:
         ]
         return 1 - int(torch.stack(right).sum()) / len(images)
 
-    def _rest(self) -> None:
+    def _freeze(self) -> None:
         self.model.eval().requires_grad_(False)
 
 
-class Batches:
+class BatchCycle:
     """Batches in one order that never changes, each call going on where the last one stopped.
 
     A rest of fewer than `least` joins the batch before it.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, rng: torch.Generator, least: int = 1
+        self, num_images: int, batch_size: int, rng: torch.Generator, min_size: int = 1
     ) -> None:
         self.order = torch.randperm(num_images, generator=rng)
-        self.batch_size, self.position, self.least = batch_size, 0, least
+        self.batch_size, self.position, self.min_size = batch_size, 0, min_size
 
     def next(self) -> Int64[Tensor, " m"]:
         """Return the rows of the next batch; the last one of a pass may be smaller."""
         end = self.position + self.batch_size
-        if len(self.order) - end < self.least:  # nothing, or a rest that is too small, is left
+        if len(self.order) - end < self.min_size:  # nothing, or a rest that is too small, is left
             end = len(self.order)
         rows = self.order[self.position : end]
         self.position += len(rows)
@@ -181,7 +181,7 @@ class Batches:
         return rows
 
 
-def cannot_protect(
+def find_obstacle(
     protection: Protection, image_shape: tuple[int, int, int], num_classes: int
 ) -> str:
     """Return why a protection cannot be made for such images; "" where it can.
@@ -204,7 +204,7 @@ def cannot_protect(
     if protection.norm == "linf" and protection.radius * 255 + 1e-6 < 1:
         return "no pixel would change: a radius below 1/255 is less than one of 256 levels"
     causes = [
-        _cannot_take(name, model, image_shape, num_classes)
+        _find_misfit(name, model, image_shape, num_classes)
         for name, model in field_values(protection).items()
         if isinstance(model, Model)
     ]
@@ -214,12 +214,12 @@ def cannot_protect(
     return cause
 
 
-def _cannot_take(
+def _find_misfit(
     name: str, model: Model, image_shape: tuple[int, int, int], num_classes: int
 ) -> str:
     try:
         with warnings.catch_warnings(action="ignore"):  # of layers without a single weight
-            network = build(model, image_shape, num_classes, seed=0)
+            network = build_network(model, image_shape, num_classes, seed=0)
         whole = nn.Sequential(*network.frozen, *network.trained).eval()
         whole(torch.zeros(1, *image_shape))
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:

@@ -12,11 +12,11 @@ from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import torch_seeded
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
-from fl_sim.models.low_rank import adapt
+from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
 
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-CALIBRATION = 1024  # images, at least, where there are as many
+CALIBRATION_IMAGES = 1024  # images, at least, where there are as many
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -26,7 +26,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
     """
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm":
+    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm":
         """Return a frozen twin of `norm`, with the same tensors under the same names."""
         frozen = cls(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
@@ -68,7 +68,9 @@ class Network:
     trained: TrainedPart
 
 
-def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+def build_network(
+    model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int
+) -> Network:
     """Return the network that `model` asks for, freshly initialised by `seed`.
 
     Raises:
@@ -76,13 +78,13 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
         MissingWeightsError: where pretrained weights are not on this machine.
     """
     with torch_seeded(seed, "model", model.backbone):
-        stages = _stages(model, image_shape, num_classes)
-    if model.norm != "batch" and not _is_ours(model):
+        stages = _build_stages(model, image_shape, num_classes)
+    if model.norm != "batch" and not _is_own_network(model):
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
-        _keep_statistics(stages)
+        _freeze_batch_norms(stages)
     rates: dict[str, float] = {}
-    cut, (*row, head) = _cut(model, stages), stages
+    cut, (*row, head) = _count_frozen(model, stages), stages
     frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
     frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
@@ -98,7 +100,7 @@ def build(model: Model, image_shape: tuple[int, int, int], num_classes: int, see
     return Network(frozen, trained)
 
 
-def trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:
+def list_trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:
     """Return the parameters that are trained, in the model's order, each with its learning rate.
 
     The rate is a share of the client's: below 1 for layers that come pretrained.
@@ -108,28 +110,30 @@ def trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:
     return [(p, rates.get(name, 1.0)) for name, p in named if p.requires_grad]
 
 
-def _is_ours(model: Model) -> bool:
+def _is_own_network(model: Model) -> bool:
     """Return whether the network is one of ours; torchvision has pretrained ones of that name."""
     theirs = model.init == "pretrained" and foundation.is_foundation(model.backbone)
     return model.backbone in NETWORKS and not theirs
 
 
-def _stages(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
-    if _is_ours(model):
+def _build_stages(
+    model: Model, image_shape: tuple[int, int, int], num_classes: int
+) -> nn.Sequential:
+    if _is_own_network(model):
         if model.init == "pretrained":
             foundation.check_weights(model.backbone)
         return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
     if not foundation.is_foundation(model.backbone):
         ours = (*NETWORKS, foundation.LITE0)
-        theirs = foundation.torchvision_names()
+        theirs = foundation.list_torchvision_models()
         advice = suggest(model.backbone, ours) or suggest(model.backbone, theirs)
         allowed = f"one of {', '.join(ours)}, or a network of torchvision{advice}"
         raise FieldError("model.backbone", allowed, model.backbone)
     pretrained = model.init == "pretrained"
-    return foundation.foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
+    return foundation.build_foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
 
 
-def _cut(model: Model, stages: nn.Sequential) -> int:
+def _count_frozen(model: Model, stages: nn.Sequential) -> int:
     """Return how many stages are frozen."""
     if model.tune in ("full", "norm", "bias"):
         return 0
@@ -145,16 +149,16 @@ def _cut(model: Model, stages: nn.Sequential) -> int:
     return blocks[-3] if model.backbone == foundation.LITE0 else blocks[-2]
 
 
-def _keep_statistics(module: nn.Module) -> None:
+def _freeze_batch_norms(module: nn.Module) -> None:
     """Put a frozen twin in the place of each batch normalisation in `module`, at any depth."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm.of(child))
+            setattr(module, name, FrozenBatchNorm.from_batch_norm(child))
         else:
-            _keep_statistics(child)
+            _freeze_batch_norms(child)
 
 
-def _only_norms(body: nn.Module, rank: int) -> None:
+def _train_only_norms(body: nn.Module, rank: int) -> None:
     """Freeze all but the scales and shifts of normalisation."""
     body.requires_grad_(False)
     for module in body.modules():
@@ -162,13 +166,13 @@ def _only_norms(body: nn.Module, rank: int) -> None:
             module.requires_grad_(True)
 
 
-def _only_biases(body: nn.Module, rank: int) -> None:
+def _train_only_biases(body: nn.Module, rank: int) -> None:
     """Freeze all but the biases. Ben Zaken et al. (2022), BitFit, arXiv 2106.10199."""
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
 
 
-SPARSE = {"norm": _only_norms, "bias": _only_biases, "lora": adapt}
+SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": add_low_rank}
 
 
 @torch.no_grad()
@@ -184,7 +188,7 @@ def calibrate(frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]) -> UInt8[
     """
     norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(isinstance(module, nn.Conv2d) for module in frozen.modules()):
-        images = images[:: max(1, len(images) // CALIBRATION)]
+        images = images[:: max(1, len(images) // CALIBRATION_IMAGES)]
     for norm in norms:
         norm.train()
         norm.momentum = None  # cumulative: the mean over all batches

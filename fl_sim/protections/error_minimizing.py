@@ -10,7 +10,7 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate
 from fl_sim.protections._shared import alternating_optimization
 
 
@@ -74,7 +74,7 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
         )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")
-        batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
+        batches = BatchCycle(len(images), self.batch_size, rng, surrogate.min_batch_size(images))
         search = alternating_optimization.AlternatingNoise(
             surrogate,
             images,

@@ -18,7 +18,7 @@ from fl_sim.core.perturbation import check_radius, sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.tuning import build
+from fl_sim.models.tuning import build_network
 from fl_sim.protections._shared.alternating_optimization import shape_of
 
 RIDGE = 1e-4  # of a kernel with mean diagonal 1, so that it can be inverted
@@ -79,7 +79,7 @@ class NeuralTangent(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Attack one random block of images after another."""
-        network = build(self.surrogate, shape_of(images), 1, seed)
+        network = build_network(self.surrogate, shape_of(images), 1, seed)
         model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
         wanted = functional.one_hot(labels).double()
         raised = squared_error if self.loss == "squared_error" else cross_entropy
@@ -123,7 +123,7 @@ def cross_entropy(guess: Float[Tensor, "t y"], truth: Float[Tensor, "t y"]) -> F
 @lru_cache(maxsize=4)
 def _refused(surrogate: Model, image_shape: tuple[int, int, int]) -> str:
     """Return why the tangents of a network cannot be differentiated again, or nothing."""
-    network = build(surrogate, image_shape, 1, 0)
+    network = build_network(surrogate, image_shape, 1, 0)
     model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
     images = torch.full((1, *image_shape), 0.5, requires_grad=True)
     try:

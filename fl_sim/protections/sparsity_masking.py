@@ -14,7 +14,7 @@ from fl_sim.core.errors import require
 from fl_sim.core.perturbation import Loss, check_radius, sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate
 from fl_sim.protections._shared import alternating_optimization
 
 
@@ -79,7 +79,7 @@ class SparsityMasking(Protection):
         )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "sparsity_masking", "batches")
-        batches = Batches(len(images), self.batch_size, rng, surrogate.least_batch(images))
+        batches = BatchCycle(len(images), self.batch_size, rng, surrogate.min_batch_size(images))
         return alternating_optimization.AlternatingNoise(
             surrogate,
             images,

@@ -88,7 +88,7 @@ class TargetedAdversarial(Protection):
 
         def made(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, "targeted_adversarial", "batch", int(rows[0]))
-            return self._best(surrogate.loss(targets[rows]), images[rows], rng)
+            return self._best(surrogate.make_loss(targets[rows]), images[rows], rng)
 
         return in_batches(made, len(images), self.batch_size)
 

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from fl_sim.core.atomic_io import bytes_sha256, file_sha256
 from fl_sim.core.errors import RequestError, require
-from fl_sim.data.arrays import Arrays, Pair, Split
+from fl_sim.data.arrays import ArrayPair, NpzFile, Split
 from fl_sim.data.scaling import resize
-from fl_sim.data.splits import part_of
+from fl_sim.data.splits import parse_split
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
-from fl_sim.publish.manifest import Entry
-from fl_sim.publish.noise import Watch
-from fl_sim.publish.request import Request, check_fits, prepare_out, write_whole
+from fl_sim.publish.manifest import ImageEntry
+from fl_sim.publish.noise import Progress
+from fl_sim.publish.request import Request, check_fits, prepare_out, write_file
 
 BATCH = 1024
 
 
-def protect_arrays(request: Request, watch: Watch) -> None:
+def protect_arrays(request: Request, progress: Progress) -> None:
     """Write the file again with protected images; whatever else it holds is kept byte for byte.
 
     Raises:
@@ -33,7 +33,7 @@ def protect_arrays(request: Request, watch: Watch) -> None:
         RunFailedError: where a file cannot be written.
     """
     require(request.folders is None, "folders", "None for an .npz file", request.folders)
-    arrays = Arrays(request.source)
+    arrays = NpzFile(request.source)
     pairs = choose_pairs(arrays, request.split)
     splits = [split for split in arrays.read(pairs) if len(split.labels)]
     if not splits:
@@ -48,26 +48,26 @@ def protect_arrays(request: Request, watch: Watch) -> None:
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
     if not (done and target.exists()):
-        protected, account = noise.make_noise(request, small, labels, watch)
+        protected, account = noise.make_noise(request, small, labels, progress)
         parts = zip(images.split(BATCH), small.split(BATCH), protected.split(BATCH), strict=True)
-        result = torch.cat([noise.release(*part, request.protection) for part in parts])
+        result = torch.cat([noise.apply_noise(*part, request.protection) for part in parts])
         sizes = [len(split.labels) for split in splits]
         changed = {
             split.pair.images: split.as_stored(own)
             for split, own in zip(splits, result.split(sizes), strict=True)
         }
-        write_whole(target, _archive(request.source, changed))
-        entries = _entries(request.source.name, splits, images, result, watch)
+        write_file(target, _replace_arrays(request.source, changed))
+        entries = _measure_entries(request.source.name, splits, images, result, progress)
         manifest.refuse_unchanged(request, entries)
         untouched = [pair.images for pair in arrays.pairs if pair not in pairs]
         notes = [f"{', '.join(untouched)} left as they are"] if untouched else []
         source = str(request.source.resolve())
         content = {"source": source, **started, "account": account, "notes": notes}
         manifest.finish(request.out, content, entries)
-    noise.drop(request.out)
+    noise.remove_noise(request.out)
 
 
-def _archive(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
+def _replace_arrays(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
     """Return the .npz file with some arrays replaced; the others are copied unread."""
     file = io.BytesIO()
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
@@ -82,7 +82,7 @@ def _archive(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
     return file.getvalue()
 
 
-def choose_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
+def choose_pairs(arrays: NpzFile, wanted: str | None) -> list[ArrayPair]:
     """Return the split of this name, or all.
 
     Raises:
@@ -92,7 +92,9 @@ def choose_pairs(arrays: Arrays, wanted: str | None) -> list[Pair]:
         return arrays.pairs
     known = {pair.split or "images": pair for pair in arrays.pairs}
     same = [
-        pair for pair in arrays.pairs if part_of(wanted) and part_of(pair.split) == part_of(wanted)
+        pair
+        for pair in arrays.pairs
+        if parse_split(wanted) and parse_split(pair.split) == parse_split(wanted)
     ]
     if wanted not in known and len(same) != 1:
         raise RequestError(f"--split: one of {', '.join(known)}; got {wanted!r}")
@@ -112,16 +114,16 @@ def join_splits(splits: list[Split]) -> tuple[UInt8[Tensor, "n c h w"], Tensor]:
     return images, torch.cat([split.labels for split in splits])
 
 
-def _entries(
+def _measure_entries(
     file: str,
     splits: list[Split],
     images: UInt8[Tensor, "n c h w"],
     result: UInt8[Tensor, "n c h w"],
-    watch: Watch,
-) -> list[Entry]:
+    progress: Progress,
+) -> list[ImageEntry]:
     names = [(split.pair.images, i) for split in splits for i in range(len(split.labels))]
     labels = torch.cat([split.labels for split in splits]).tolist()
-    entries: list[Entry] = []
+    entries: list[ImageEntry] = []
     for rows in torch.arange(len(images)).split(BATCH):
         clean, own = images[rows], result[rows]
         change = (own.int() - clean.int()).abs().amax((1, 2, 3)).tolist()
@@ -129,7 +131,7 @@ def _entries(
         for at, row in enumerate(rows.tolist()):
             array, index = names[row]
             entries.append(
-                Entry(
+                ImageEntry(
                     name=f"{array}/{index}",
                     file=file,
                     label=str(labels[row]),
@@ -140,5 +142,5 @@ def _entries(
                     ssim=likeness[at],
                 )
             )
-        watch("images measured", len(entries), len(images))
+        progress("images measured", len(entries), len(images))
     return entries

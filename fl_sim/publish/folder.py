@@ -15,24 +15,24 @@ from torch import Tensor
 
 from fl_sim.core.atomic_io import bytes_sha256, file_sha256
 from fl_sim.core.errors import RequestError, RunFailedError
-from fl_sim.data.folder_contents import Labelled
+from fl_sim.data.folder_contents import LabelledImage
 from fl_sim.data.folders import read_folder
-from fl_sim.data.pictures import (
+from fl_sim.data.image_files import (
+    DecodedImage,
     MixedSizesError,
-    Picture,
     check_total,
+    count_decoded_bytes,
     decode,
-    num_bytes,
-    shown,
-    stacked,
+    escape,
+    stack_images,
 )
 from fl_sim.data.scaling import resize
-from fl_sim.data.splits import part_of
+from fl_sim.data.splits import parse_split
 from fl_sim.metrics.quality import psnr, ssim
 from fl_sim.publish import manifest, noise
-from fl_sim.publish.manifest import Entry
-from fl_sim.publish.noise import Watch
-from fl_sim.publish.request import MANIFEST, Request, check_fits, prepare_out, write_whole
+from fl_sim.publish.manifest import ImageEntry
+from fl_sim.publish.noise import Progress
+from fl_sim.publish.request import MANIFEST, Request, check_fits, prepare_out, write_file
 
 LABELS = "labels.csv"
 
@@ -41,7 +41,7 @@ LABELS = "labels.csv"
 class Scan:
     """The whole input, read and decoded once: nothing is written before all of it is sound."""
 
-    files: list[Labelled]
+    files: list[LabelledImage]
     outputs: list[str]
     sha256: list[str]
     pixels: UInt8[Tensor, "n c h w"]
@@ -50,59 +50,60 @@ class Scan:
     by_csv: bool
 
 
-def protect_folder(request: Request, watch: Watch) -> None:
+def protect_folder(request: Request, progress: Progress) -> None:
     """Read everything, make the noise, write file after file; goes on where it was interrupted.
 
     Raises:
         RequestError: for an input that cannot be protected as it stands; nothing is written.
         RunFailedError: where a file cannot be written; what was written is kept.
     """
-    scan = _scan(request, watch)
-    check_fits(request, scan.pixels, [own.label for own in scan.files])
+    scan = _read_input(request, progress)
+    check_fits(request, scan.pixels, [image.label for image in scan.files])
     prepare_out(request.out, scan.num_bytes)
-    classes = sorted({own.label for own in scan.files})
-    labels = torch.tensor([classes.index(own.label) for own in scan.files])
+    classes = sorted({image.label for image in scan.files})
+    labels = torch.tensor([classes.index(image.label) for image in scan.files])
     found = [
-        [own.name, own.label, digest] for own, digest in zip(scan.files, scan.sha256, strict=True)
+        [image.name, image.label, digest]
+        for image, digest in zip(scan.files, scan.sha256, strict=True)
     ]
     digest = bytes_sha256(repr(found).encode())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
-    if not _all_there(request.out, scan, done):
-        protected, account = noise.make_noise(request, scan.pixels, labels, watch)
-        entries = _write_all(request, scan, protected, done, watch)
+    if not _is_finished(request.out, scan, done):
+        protected, account = noise.make_noise(request, scan.pixels, labels, progress)
+        entries = _write_all(request, scan, protected, done, progress)
         manifest.refuse_unchanged(request, entries)
         if scan.by_csv:
-            write_whole(request.out / LABELS, _labels_csv(entries, scan.files))
+            write_file(request.out / LABELS, _encode_labels(entries, scan.files))
         source = str(request.source.resolve())
         content = {"source": source, **started, "account": account, "notes": scan.notes}
         manifest.finish(request.out, content, entries)
-    noise.drop(request.out)
+    noise.remove_noise(request.out)
 
 
-def _scan(request: Request, watch: Watch) -> Scan:
+def _read_input(request: Request, progress: Progress) -> Scan:
     listing = read_folder(request.source, request.labels, request.folders)
-    files = _of_part(listing.files, request.split)
+    files = _select_split(listing.files, request.split)
     _check_sizes(files, request.side)
-    outputs = _output_names(files)
+    outputs = _name_outputs(files)
     digests, pictures, num_bytes = [], [], 0
-    for index, own in enumerate(files):
-        content = own.path.read_bytes()
-        picture = decode(content, str(own.path))
+    for index, image in enumerate(files):
+        content = image.path.read_bytes()
+        picture = decode(content, str(image.path))
         num_bytes += picture.pixels.numel() + 4096
         digests.append(bytes_sha256(content))
         pictures.append(picture._replace(pixels=resize(picture.pixels[None], request.side)[0]))
-        watch("images read", index + 1, len(files))
+        progress("images read", index + 1, len(files))
     try:
-        pixels = stacked(pictures, [own.name for own in files])
+        pixels = stack_images(pictures, [image.name for image in files])
     except MixedSizesError as error:
         raise RequestError(f"{error}; or give --side, such as --side 64") from None
     _refuse_grey_profiles(files, pictures, pixels.shape[1])
-    notes = [*_parts_of(files), *listing.notes]
+    notes = [*_count_splits(files), *listing.notes]
     return Scan(files, outputs, digests, pixels, num_bytes, notes, listing.by_csv)
 
 
-def _of_part(files: tuple[Labelled, ...], wanted: str | None) -> list[Labelled]:
+def _select_split(files: tuple[LabelledImage, ...], wanted: str | None) -> list[LabelledImage]:
     """Return the images of one part, or all.
 
     Raises:
@@ -110,55 +111,57 @@ def _of_part(files: tuple[Labelled, ...], wanted: str | None) -> list[Labelled]:
     """
     if wanted is None:
         return list(files)
-    parts = sorted({own.part for own in files} - {""})
-    part = part_of(wanted)
+    parts = sorted({image.split for image in files} - {""})
+    part = parse_split(wanted)
     if part not in parts:
         there = f"one of {', '.join(parts)}" if parts else "None, as the folder has no parts"
         raise RequestError(f"--split: {there}; got {wanted!r}")
-    return [own for own in files if own.part == part]
+    return [image for image in files if image.split == part]
 
 
-def _parts_of(files: list[Labelled]) -> list[str]:
-    counts = Counter(own.part for own in files if own.part)
+def _count_splits(files: list[LabelledImage]) -> list[str]:
+    counts = Counter(image.split for image in files if image.split)
     return [f"{count} images of the part {part}" for part, count in sorted(counts.items())]
 
 
-def _check_sizes(files: list[Labelled], side: int | None) -> None:
+def _check_sizes(files: list[LabelledImage], side: int | None) -> None:
     """Look at every header before an image is decoded: what cannot be used, and how much it is."""
-    sizes = [num_bytes(own.path, str(own.path)) for own in files]
+    sizes = [count_decoded_bytes(image.path, str(image.path)) for image in files]
     check_total(sum(sizes) if side is None else 3 * side**2 * len(files), files[0].path.parent)
 
 
-def _refuse_grey_profiles(files: list[Labelled], pictures: list[Picture], channels: int) -> None:
+def _refuse_grey_profiles(
+    files: list[LabelledImage], pictures: list[DecodedImage], channels: int
+) -> None:
     """Refuse a grey image whose profile says so, where it becomes a colour image."""
-    for own, picture in zip(files, pictures, strict=True):
+    for image, picture in zip(files, pictures, strict=True):
         is_grey = picture.profile is not None and picture.profile[16:20] == b"GRAY"
         if is_grey and channels == 3:
             raise RequestError(
-                f"INPUT: {shown(own.name)} has a grey colour profile and lies beside colour "
+                f"INPUT: {escape(image.name)} has a grey colour profile and lies beside colour "
                 f"images; convert it to RGB first"
             )
 
 
-def _output_names(files: list[Labelled]) -> list[str]:
-    names = [str(Path(own.name).with_suffix(".png").as_posix()) for own in files]
+def _name_outputs(files: list[LabelledImage]) -> list[str]:
+    names = [str(Path(image.name).with_suffix(".png").as_posix()) for image in files]
     seen: dict[str, str] = {}
-    for name, own in zip(names, files, strict=True):
+    for name, image in zip(names, files, strict=True):
         alike = unicodedata.normalize("NFC", name).casefold()  # one file on some systems
         if alike in seen:
-            both = f"{shown(seen[alike])} and {shown(own.name)}"
-            raise RequestError(f"INPUT: {both} would both become {shown(name)}")
-        seen[alike] = own.name
+            both = f"{escape(seen[alike])} and {escape(image.name)}"
+            raise RequestError(f"INPUT: {both} would both become {escape(name)}")
+        seen[alike] = image.name
     return names
 
 
-def _all_there(out: Path, scan: Scan, done: dict[str, Entry]) -> bool:
+def _is_finished(out: Path, scan: Scan, done: dict[str, ImageEntry]) -> bool:
     if not (out / MANIFEST).exists():
         return False
-    return all(own.name in done and _is_whole(out, done[own.name]) for own in scan.files)
+    return all(image.name in done and _is_whole(out, done[image.name]) for image in scan.files)
 
 
-def _is_whole(out: Path, entry: Entry) -> bool:
+def _is_whole(out: Path, entry: ImageEntry) -> bool:
     path = out / entry.file
     return path.is_file() and file_sha256(path) == entry.sha256
 
@@ -167,37 +170,37 @@ def _write_all(
     request: Request,
     scan: Scan,
     protected: UInt8[Tensor, "n c h w"],
-    done: dict[str, Entry],
-    watch: Watch,
-) -> list[Entry]:
+    done: dict[str, ImageEntry],
+    progress: Progress,
+) -> list[ImageEntry]:
     entries = []
-    for index, own in enumerate(scan.files):
-        entry = done.get(own.name)
+    for index, image in enumerate(scan.files):
+        entry = done.get(image.name)
         if entry is None or not _is_whole(request.out, entry):
             entry = _write_one(request, scan, protected, index)
             manifest.append(request.out, entry)
         entries.append(entry)
-        watch("images written", index + 1, len(scan.files))
+        progress("images written", index + 1, len(scan.files))
     return entries
 
 
 def _write_one(
     request: Request, scan: Scan, protected: UInt8[Tensor, "n c h w"], index: int
-) -> Entry:
-    own, rows = scan.files[index], slice(index, index + 1)
-    content = own.path.read_bytes()
+) -> ImageEntry:
+    image, rows = scan.files[index], slice(index, index + 1)
+    content = image.path.read_bytes()
     if bytes_sha256(content) != scan.sha256[index]:
-        raise RunFailedError(f"{own.path} was changed while it was being protected; start again")
-    picture = decode(content, str(own.path))
+        raise RunFailedError(f"{image.path} was changed while it was being protected; start again")
+    picture = decode(content, str(image.path))
     clean = picture.pixels.expand(protected.shape[1], -1, -1)[None]
-    result = noise.release(clean, scan.pixels[rows], protected[rows], request.protection)
-    encoded = _png(picture._replace(pixels=result[0]))
-    write_whole(request.out / scan.outputs[index], encoded)
+    result = noise.apply_noise(clean, scan.pixels[rows], protected[rows], request.protection)
+    encoded = _encode_png(picture._replace(pixels=result[0]))
+    write_file(request.out / scan.outputs[index], encoded)
     ratio = float(psnr(clean, result)[0])
-    return Entry(
-        name=own.name,
+    return ImageEntry(
+        name=image.name,
         file=scan.outputs[index],
-        label=own.label,
+        label=image.label,
         source_sha256=scan.sha256[index],
         sha256=bytes_sha256(encoded),
         change=int((result.int() - clean.int()).abs().max()),
@@ -206,7 +209,7 @@ def _write_one(
     )
 
 
-def _png(picture: Picture) -> bytes:
+def _encode_png(picture: DecodedImage) -> bytes:
     planes = (
         picture.pixels
         if picture.alpha is None
@@ -219,15 +222,16 @@ def _png(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def _labels_csv(entries: list[Entry], files: list[Labelled]) -> bytes:
-    columns = ["split"] * any(own.part for own in files) + ["owner"] * any(
-        own.owner for own in files
+def _encode_labels(entries: list[ImageEntry], files: list[LabelledImage]) -> bytes:
+    columns = ["split"] * any(image.split for image in files) + ["owner"] * any(
+        image.owner for image in files
     )
-    said = {own.name: {"split": own.part, "owner": own.owner} for own in files}
+    said = {image.name: {"split": image.split, "owner": image.owner} for image in files}
     file = io.StringIO(newline="")
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(["file", "label", *columns])
     rows.writerows(
-        [own.file, own.label, *(said[own.name][column] for column in columns)] for own in entries
+        [entry.file, entry.label, *(said[entry.name][column] for column in columns)]
+        for entry in entries
     )
     return file.getvalue().encode()

@@ -19,7 +19,14 @@ from fl_sim.contracts import Protection
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.core.plugins import discover
 from fl_sim.core.serialization import construct
-from fl_sim.publish.request import JOURNAL, MANIFEST, STARTED, Request, write_whole, writing
+from fl_sim.publish.request import (
+    JOURNAL,
+    MANIFEST,
+    STARTED,
+    Request,
+    wrap_write_errors,
+    write_file,
+)
 
 VERSION = 1
 MAX_BYTES = 2**29  # of a manifest; 100,000 images take 40 MB
@@ -28,7 +35,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageEntry:
     """One protected image.
 
     Attributes:
@@ -51,7 +58,7 @@ class Entry:
     ssim: float
 
 
-def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:
+def begin(out: Path, started: dict[str, Any]) -> dict[str, ImageEntry]:
     """Note what is asked for, and return what an interrupted call of the same has finished.
 
     Raises:
@@ -59,7 +66,7 @@ def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:
     """
     noted = out / STARTED
     if noted.exists():
-        if _json(noted) != started:
+        if _read_json(noted) != started:
             raise RequestError(
                 f"--out: {out} holds the result of other images or settings; choose another folder"
             )
@@ -67,38 +74,38 @@ def begin(out: Path, started: dict[str, Any]) -> dict[str, Entry]:
     others = [path.name for path in out.iterdir()]
     if others:
         raise RequestError(f"--out: {out} is not empty and holds no manifest; it has {others[0]}")
-    write_whole(noted, (json.dumps(started, indent=2) + "\n").encode(), private=True)
+    write_file(noted, (json.dumps(started, indent=2) + "\n").encode(), private=True)
     return {}
 
 
-def read_entries(out: Path) -> dict[str, Entry]:
+def read_entries(out: Path) -> dict[str, ImageEntry]:
     """Return the finished images by name; a torn line of the journal does not count."""
     if (out / MANIFEST).exists():
-        return {entry.name: entry for entry in entries_of(read(out))}
+        return {entry.name: entry for entry in list_entries(read(out))}
     if not (out / JOURNAL).exists():
         return {}
     entries = {}
     for line in (out / JOURNAL).read_text().splitlines():
         try:
-            entry = _entry(json.loads(line))
+            entry = _parse_entry(json.loads(line))
         except (ValueError, RecursionError):
             continue
         entries[entry.name] = entry
     return entries
 
 
-def append(out: Path, entry: Entry) -> None:
+def append(out: Path, entry: ImageEntry) -> None:
     """Add a finished image to the journal, on a line of its own whatever came before.
 
     Raises:
         RunFailedError: for a full disk.
     """
     how, mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR
-    with writing(out / JOURNAL), open(os.open(out / JOURNAL, how, mode), "a") as file:
+    with wrap_write_errors(out / JOURNAL), open(os.open(out / JOURNAL, how, mode), "a") as file:
         file.write("\n" + json.dumps(asdict(entry)))
 
 
-def refuse_unchanged(request: Request, entries: list[Entry]) -> None:
+def refuse_unchanged(request: Request, entries: list[ImageEntry]) -> None:
     """Refuse to call images protected of which no pixel has changed.
 
     Raises:
@@ -108,7 +115,7 @@ def refuse_unchanged(request: Request, entries: list[Entry]) -> None:
         raise RunFailedError(f"{request.name} changed no pixel of any image: nothing is protected")
 
 
-def finish(out: Path, content: dict[str, Any], entries: list[Entry]) -> None:
+def finish(out: Path, content: dict[str, Any], entries: list[ImageEntry]) -> None:
     """Write the manifest, and drop the journal."""
     images = [asdict(entry) for entry in entries]
     whole = {
@@ -117,7 +124,7 @@ def finish(out: Path, content: dict[str, Any], entries: list[Entry]) -> None:
         **content,
         "images": images,
     }
-    write_whole(out / MANIFEST, (json.dumps(whole, indent=1) + "\n").encode(), private=True)
+    write_file(out / MANIFEST, (json.dumps(whole, indent=1) + "\n").encode(), private=True)
     (out / JOURNAL).unlink(missing_ok=True)
 
 
@@ -134,7 +141,7 @@ def read(out: Path) -> dict[str, Any]:
         unfinished = (out / STARTED).exists()
         hint = "the same command as before finishes it" if unfinished else "nothing was made here"
         raise RequestError(f"there is no {path}: {hint}")
-    content = _json(path)
+    content = _read_json(path)
     try:
         _check(content)
     except (ValueError, RecursionError) as error:
@@ -143,42 +150,42 @@ def read(out: Path) -> dict[str, Any]:
     return found
 
 
-def entries_of(content: dict[str, Any]) -> list[Entry]:
+def list_entries(content: dict[str, Any]) -> list[ImageEntry]:
     """Return the images of a manifest."""
-    return [Entry(**entry) for entry in content["images"]]
+    return [ImageEntry(**entry) for entry in content["images"]]
 
 
-def protection_of(content: dict[str, Any]) -> Protection:
+def parse_protection(content: dict[str, Any]) -> Protection:
     """Return the protection that a manifest claims.
 
     Raises:
         ValueError: for what is none.
     """
     described = content["request"].get("protection")
-    known = {f"{c.__module__}.{c.__qualname__}" for c in _protections()} | {*PARTS}
-    for name in _classes(described):
-        _need(isinstance(name, str) and name in known, f"{name!r} is no part of a protection")
+    known = {f"{c.__module__}.{c.__qualname__}" for c in _list_protections()} | {*PARTS}
+    for name in _find_classes(described):
+        _require(isinstance(name, str) and name in known, f"{name!r} is no part of a protection")
     try:
         return construct(described, Protection)  # type: ignore[type-abstract]
     except (TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"request.protection: {error}") from None
 
 
-def _protections() -> list[type[Protection]]:
+def _list_protections() -> list[type[Protection]]:
     return discover("fl_sim.protections", Protection)  # type: ignore[type-abstract]
 
 
-def _classes(described: Any) -> Iterator[Any]:
+def _find_classes(described: Any) -> Iterator[Any]:
     """Yield the names of all classes in a description."""
     if isinstance(described, dict):
         yield described.get("class")
     inner = described.values() if isinstance(described, dict) else described
     if isinstance(described, dict | list):
         for own in inner:
-            yield from _classes(own)
+            yield from _find_classes(own)
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
@@ -201,44 +208,47 @@ def _json(path: Path) -> Any:
 
 def _check(content: Any) -> None:
     """Refuse a manifest whose shape or types are not those that `finish` writes."""
-    _need(isinstance(content, dict), "expected an object")
+    _require(isinstance(content, dict), "expected an object")
     for name, kind in (("source", str), ("request", dict), ("account", dict), ("images", list)):
-        _need(isinstance(content.get(name), kind), f"expected {name} as a {kind.__name__}")
-    _need(content.get("version") == VERSION, f"expected version {VERSION}")
-    _need(isinstance(content["request"].get("method"), str), "expected request.method as a str")
-    _need("\0" not in content["source"], "source is no path")
+        _require(isinstance(content.get(name), kind), f"expected {name} as a {kind.__name__}")
+    _require(content.get("version") == VERSION, f"expected version {VERSION}")
+    _require(isinstance(content["request"].get("method"), str), "expected request.method as a str")
+    _require("\0" not in content["source"], "source is no path")
     for name in ("radius", "clipped", "wall_seconds", "cpu_seconds", "passes_per_image"):
-        _need(_is_number(content["account"].get(name)), f"expected account.{name} as a number")
+        _require(_is_number(content["account"].get(name)), f"expected account.{name} as a number")
     notes = content.get("notes", [])
     is_text = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
-    _need(is_text, "expected notes as a list of str")
-    _need(len(content["images"]) > 0, "images is empty")
-    entries = [_entry(own) for own in content["images"]]
-    for values in ([own.name for own in entries], [(own.file, own.name) for own in entries]):
-        _need(len(set(values)) == len(values), "an image is in it twice")
-    protection_of(content)
+    _require(is_text, "expected notes as a list of str")
+    _require(len(content["images"]) > 0, "images is empty")
+    entries = [_parse_entry(own) for own in content["images"]]
+    for values in (
+        [entry.name for entry in entries],
+        [(entry.file, entry.name) for entry in entries],
+    ):
+        _require(len(set(values)) == len(values), "an image is in it twice")
+    parse_protection(content)
 
 
-def _entry(content: Any) -> Entry:
+def _parse_entry(content: Any) -> ImageEntry:
     """Return an entry of a manifest.
 
     Raises:
         ValueError: for wrong types, and for files that are not below the folder.
     """
-    names = {field.name for field in fields(Entry)}
-    _need(isinstance(content, dict) and set(content) == names, f"an image needs {sorted(names)}")
+    names = {field.name for field in fields(ImageEntry)}
+    _require(isinstance(content, dict) and set(content) == names, f"an image needs {sorted(names)}")
     for name in ("name", "file", "label", "source_sha256", "sha256"):
-        _need(isinstance(content[name], str), f"expected {name} of an image as a str")
+        _require(isinstance(content[name], str), f"expected {name} of an image as a str")
     for name in ("name", "file"):
-        _need(_is_below(content[name]), f"{content[name]!r} is not below the folder")
+        _require(_is_below(content[name]), f"{content[name]!r} is not below the folder")
     for name in ("source_sha256", "sha256"):
-        _need(SHA256.fullmatch(content[name]) is not None, f"{content[name]!r} is no SHA-256")
+        _require(SHA256.fullmatch(content[name]) is not None, f"{content[name]!r} is no SHA-256")
     is_level = type(content["change"]) is int and 0 <= content["change"] <= 255
-    _need(is_level, "expected change as a whole number from 0 to 255")
+    _require(is_level, "expected change as a whole number from 0 to 255")
     psnr, ssim = content["psnr"], content["ssim"]
-    _need(psnr is None or _is_number(psnr), "expected psnr as a number or null")
-    _need(_is_number(ssim), "expected ssim as a number")
-    return Entry(**content)
+    _require(psnr is None or _is_number(psnr), "expected psnr as a number or null")
+    _require(_is_number(ssim), "expected ssim as a number")
+    return ImageEntry(**content)
 
 
 def _is_below(name: str) -> bool:
@@ -253,6 +263,6 @@ def _is_number(value: Any) -> bool:
     return is_number and abs(value) < 1e300 and math.isfinite(value)
 
 
-def _need(condition: bool, problem: str) -> None:
+def _require(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)

@@ -19,17 +19,17 @@ from fl_sim.core.errors import RunFailedError
 from fl_sim.core.perturbation import as_pixels, quantise
 from fl_sim.core.resumable import scratch
 from fl_sim.publish.protection_report import protect_and_report
-from fl_sim.publish.request import STARTED, Request, write_whole, writing
+from fl_sim.publish.request import STARTED, Request, wrap_write_errors, write_file
 
 FILE, WORK = "noise.safetensors", ".work"
-Watch = Callable[[str, int, int | None], None]  # stage, done, of how many
+Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
 
 
 def make_noise(
     request: Request,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
-    watch: Watch,
+    progress: Progress,
 ) -> tuple[UInt8[Tensor, "n c h w"], dict[str, Any]]:
     """Return the protected images and the account of it, from an interrupted call if it got so far.
 
@@ -42,10 +42,10 @@ def make_noise(
     ids = torch.arange(len(images))
 
     def listen(passes: int) -> None:
-        watch("passes over each image", passes // len(images), None)
+        progress("passes over each image", passes // len(images), None)
 
     work = request.out / WORK
-    with writing(work), scratch(work):
+    with wrap_write_errors(work), scratch(work):
         protected, report = protect_and_report(
             request.protection, images, labels, ids, request.seed, listen
         )
@@ -55,7 +55,7 @@ def make_noise(
         raise RunFailedError(f"{request.name} changed no pixel of any image: nothing is protected")
     account = asdict(report)
     content = save({"protected": protected.contiguous()}, {"account": json.dumps(account)})
-    write_whole(path, content, private=True)
+    write_file(path, content, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return protected, account
 
@@ -68,12 +68,12 @@ def _load_noise(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
         return None
 
 
-def drop(out: Path) -> None:
+def remove_noise(out: Path) -> None:
     """Remove the copies once every file is written."""
     (out / FILE).unlink(missing_ok=True)
 
 
-def release(
+def apply_noise(
     images: UInt8[Tensor, "n c h w"],
     small: UInt8[Tensor, "n c s t"],
     protected: UInt8[Tensor, "n c s t"],

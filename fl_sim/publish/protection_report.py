@@ -37,12 +37,12 @@ class ProtectionReport:
     passes_per_image: float
 
 
-def clipped_share(images: UInt8[Tensor, "n c h w"], radius: float) -> float:
+def compute_clipped_share(images: UInt8[Tensor, "n c h w"], radius: float) -> float:
     """Return the share of [-radius, radius] that leads out of [0, 1], averaged over all pixels.
 
     Source: this project.
 
-    >>> clipped_share(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 8 / 255)
+    >>> compute_clipped_share(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 8 / 255)
     0.5
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
@@ -57,11 +57,11 @@ def protect_and_report(
     labels: Int64[Tensor, " n"],
     sample_ids: Int64[Tensor, " n"],
     seed: int,
-    listen: Listener | None = None,
+    on_pass: Listener | None = None,
 ) -> tuple[UInt8[Tensor, "n c h w"], ProtectionReport]:
     """Return the protected images and the account; `listen` hears the passes as they happen."""
     wall, cpu = time.perf_counter(), time.process_time()
-    with count_passes(listen) as effort:
+    with count_passes(on_pass) as counter:
         protected = protection.protect(images, labels, sample_ids, seed)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     change = as_pixels(protected) - as_pixels(images)
@@ -69,9 +69,9 @@ def protect_and_report(
         radius=protection.radius,
         largest_change=float(change.abs().max()),
         mean_change=float(change.double().square().mean().sqrt()),
-        clipped=clipped_share(images, protection.radius),
+        clipped=compute_clipped_share(images, protection.radius),
         num_images=len(images),
         wall_seconds=wall,
         cpu_seconds=cpu,
-        passes_per_image=effort.passes / len(images),
+        passes_per_image=counter.passes / len(images),
     )

@@ -6,11 +6,11 @@ from fl_sim.core import process
 from fl_sim.publish import manifest
 from fl_sim.publish.arrays import protect_arrays
 from fl_sim.publish.folder import protect_folder
-from fl_sim.publish.noise import Watch
-from fl_sim.publish.request import Request, check_places
+from fl_sim.publish.noise import Progress
+from fl_sim.publish.request import Request, check_paths
 
 
-def publish(request: Request, watch: Watch) -> dict[str, Any]:
+def publish(request: Request, progress: Progress) -> dict[str, Any]:
     """Protect what is asked for, and return the manifest.
 
     Sums depend on the number of torch threads; it is set to 1, so that a call that goes on gives
@@ -20,9 +20,9 @@ def publish(request: Request, watch: Watch) -> dict[str, Any]:
         RequestError: for what cannot be done as it stands; nothing has been written.
         RunFailedError: where a file cannot be written; the same call goes on from there.
     """
-    check_places(request)
+    check_paths(request)
     process.configure_process()
-    (protect_folder if request.source.is_dir() else protect_arrays)(request, watch)
+    (protect_folder if request.source.is_dir() else protect_arrays)(request, progress)
     return manifest.read(request.out)
 
 

@@ -20,7 +20,7 @@ from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.plugins import discover
 from fl_sim.core.serialization import describe, with_value
-from fl_sim.models.surrogate import cannot_protect
+from fl_sim.models.surrogate import find_obstacle
 
 MANIFEST, JOURNAL, STARTED = "manifest.json", "journal.jsonl", "request.json"
 
@@ -68,7 +68,7 @@ class Request:
         }
 
 
-def method(name: str, radius: str | None, settings: list[str]) -> Protection:
+def parse_method(name: str, radius: str | None, settings: list[str]) -> Protection:
     """Return the protection of this name, such as `sem`, with its fields set.
 
     Args:
@@ -94,7 +94,7 @@ def method(name: str, radius: str | None, settings: list[str]) -> Protection:
     return protection
 
 
-def check_places(request: Request) -> None:
+def check_paths(request: Request) -> None:
     """Refuse an input that is missing, and an output that is inside it, around it or read-only.
 
     Raises:
@@ -126,7 +126,7 @@ def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[
     """
     classes = sorted(set(labels))
     _, channels, height, width = images.shape
-    cause = cannot_protect(request.protection, (channels, height, width), len(classes))
+    cause = find_obstacle(request.protection, (channels, height, width), len(classes))
     if cause:
         found = f"{len(images)} images of {', '.join(map(repr, classes[:3]))}"
         more = ", ..." if len(classes) > 3 else ""
@@ -157,11 +157,11 @@ def prepare_out(out: Path, wanted_bytes: int) -> None:
     except OSError as error:
         raise RequestError(f"--out: cannot write to {out}: {error.strerror}") from None
     refuse_unwritable(out)
-    for link in links_below(out):
+    for link in find_links(out):
         raise RequestError(f"--out: {link} is a link, and nothing is written through links")
 
 
-def links_below(folder: Path) -> Iterator[Path]:
+def find_links(folder: Path) -> Iterator[Path]:
     """Yield every link below a folder; none is followed."""
     for place, folders, names in os.walk(folder):
         found = [Path(place) / name for name in sorted([*folders, *names])]
@@ -169,7 +169,7 @@ def links_below(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def wrap_write_errors(path: Path) -> Iterator[None]:
     """Turn what goes wrong while a file is written into one clear error.
 
     Raises:
@@ -186,7 +186,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_whole(path: Path, content: bytes, private: bool = False) -> None:
+def write_file(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file so that it is there whole or not at all, with the folders above it.
 
     Args:
@@ -197,6 +197,6 @@ def write_whole(path: Path, content: bytes, private: bool = False) -> None:
     Raises:
         RunFailedError: for a full disk, or one that cannot be written.
     """
-    with writing(path):
+    with wrap_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content, private=private)

@@ -20,7 +20,7 @@ from fl_sim.metrics.contribution import (
     leave_one_out,
 )
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.state import RoundOutcome
 
 
@@ -63,7 +63,7 @@ def _contributions(
         parameters.load_flat(
             model, outcome.config.parameters + step.to(outcome.config.parameters.dtype)
         )
-        scores = logits(model, federation.test_inputs)
+        scores = compute_logits(model, federation.test_inputs)
         if not bool(torch.isfinite(scores).all()):
             return float("nan")
         return float((scores.argmax(1) == record.test_labels).double().mean())
@@ -93,5 +93,5 @@ def train_alone(
     for round_num in range(1, experiment.rounds + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
         behaviour.train(model, federation.shard(client, round_num), rng)
-    by_itself = replace(record, test_logits=logits(model, federation.test_inputs))
+    by_itself = replace(record, test_logits=compute_logits(model, federation.test_inputs))
     return client_accuracies(by_itself)[client]

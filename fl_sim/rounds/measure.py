@@ -12,7 +12,7 @@ from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.evaluation import last_round_rows
 from fl_sim.rounds.privacy import privacy_rows
@@ -112,5 +112,5 @@ def measure_personal_models(
             continue
         if has_own:
             labels = federation.dataset.test_labels
-            found[client] = class_accuracies(logits(model, federation.test_inputs), labels)
+            found[client] = class_accuracies(compute_logits(model, federation.test_inputs), labels)
     return found

@@ -17,7 +17,7 @@ from fl_sim.contracts import AggregationResult, Row, Update
 from fl_sim.core.errors import DivergedError
 from fl_sim.core.perturbation import as_floats
 from fl_sim.federation.federation import Federation
-from fl_sim.models.batches import batch_normalisations
+from fl_sim.models.batches import find_batch_norms
 from fl_sim.rounds.server import RuleServer, Server
 from fl_sim.rounds.state import State
 from fl_sim.training.tasks import Tensors
@@ -82,7 +82,7 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
     model = trainer.model
     scores = model.eval()(inputs)
     usable = bool(scores.isfinite().all())
-    if usable and not batch_normalisations(model):
+    if usable and not find_batch_norms(model):
         loss = functional.cross_entropy(scores, federation.dataset.test_labels[:PROBED])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         slopes = torch.autograd.grad(loss, trained, allow_unused=True)

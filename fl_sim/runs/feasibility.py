@@ -7,7 +7,7 @@ from fl_sim.contracts import Update
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.flower_strategies import Strategy
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import dataset_of
+from fl_sim.federation.federation import load_experiment_dataset
 from fl_sim.federation.pool import assign_records
 from fl_sim.flower import compat
 from fl_sim.flower.server import FlowerServer
@@ -40,7 +40,7 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
 
 def _check_withheld(experiment: Experiment) -> None:
     """Refuse to withhold so much that too few clients have anything to train on."""
-    clients, members, protected = assign_records(experiment, dataset_of(experiment))
+    clients, members, protected = assign_records(experiment, load_experiment_dataset(experiment))
     num_able = len(clients[members & ~protected].unique())
     fewest = validation.fewest_of(experiment)
     allowed = f"so small that {fewest} clients still have images to train on"

@@ -20,7 +20,7 @@ def predict(federation: Federation, workers: int = 0) -> int:
     size = 4 * len(federation.start)
     total = used_memory() + size * (COPIES + 2 * STEP)
     if not sums_all_updates(federation):
-        total += size * federation.most_asked
+        total += size * federation.max_clients_per_round
     return total + workers * (used_memory() + size * (COPIES + STEP))
 
 
@@ -39,7 +39,7 @@ def check(federation: Federation, workers: int = 0) -> int:
     wanted, there = predict(federation, workers), available_memory() + used_memory()
     if wanted <= there:
         return wanted
-    size, clients = 4 * len(federation.start), federation.most_asked
+    size, clients = 4 * len(federation.start), federation.max_clients_per_round
     fits = clients - -(-(wanted - there) // size)
     told = f"the run would need {wanted // MIB:,} MiB of {there // MIB:,}"
     if sums_all_updates(federation) or fits < 1:

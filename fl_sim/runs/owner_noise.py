@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from fl_sim.core import process
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import dataset_of
-from fl_sim.federation.pool import make_noise, noise_owners
+from fl_sim.federation.federation import load_experiment_dataset
+from fl_sim.federation.pool import list_noise_owners, make_noise
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener
 
@@ -30,7 +30,7 @@ def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
         if experiment.layout.provenance != "shared":
             what = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
             whose = (experiment.layout.provenance, experiment.layout.num_owners)
-            for owner in noise_owners(experiment, dataset_of(experiment)):
+            for owner in list_noise_owners(experiment, load_experiment_dataset(experiment)):
                 jobs.setdefault((*what, *whose, owner), OwnerNoise(experiment, owner))
     if len(jobs) > 1:
         # What goes wrong here goes wrong in the run, which says so.
@@ -39,4 +39,4 @@ def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
 
 def _make_noise(job: OwnerNoise, listen: Listener) -> None:
     process.configure_process()
-    make_noise(job.experiment, dataset_of(job.experiment), job.owner)
+    make_noise(job.experiment, load_experiment_dataset(job.experiment), job.owner)

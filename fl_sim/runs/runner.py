@@ -11,7 +11,7 @@ from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import lock_folder
 from fl_sim.experiment import Axes, Experiment
-from fl_sim.federation.federation import fingerprint_of
+from fl_sim.federation.federation import hash_user_files
 from fl_sim.flower import compat
 from fl_sim.results import Results, load_results, run_folder
 from fl_sim.runs import feasibility, owner_noise
@@ -113,7 +113,7 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
     return [
         job.experiment
         for job in jobs
-        if load_finished(run_folder(root, *job.key), job.key, fingerprint_of(job.experiment))
+        if load_finished(run_folder(root, *job.key), job.key, hash_user_files(job.experiment))
         is None
     ]
 

@@ -22,7 +22,7 @@ from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.tensor_files import read_unsealed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, fingerprint_of, load_federation
+from fl_sim.federation.federation import Federation, hash_user_files, load_federation
 from fl_sim.flower import Grid, client_app, compat
 from fl_sim.flower.backend import FlowerBackend
 from fl_sim.flower.local_grid import LocalGrid
@@ -67,7 +67,7 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
     process.configure_process()
     experiment, folder = cell.experiment, find_folder(options, cell)
     if options.resume:
-        finished = load_finished(folder, cell.key, fingerprint_of(experiment))
+        finished = load_finished(folder, cell.key, hash_user_files(experiment))
         if finished is not None:
             listen(describe_finished(experiment, folder, cell.label, finished))
             return
@@ -170,7 +170,7 @@ def make_initial_state(federation: Federation, batch_clients: bool = False) -> S
     """Return the state before the first round, with a server of its own."""
     # From JSON, since Flower's strategies remember earlier runs.
     strategy = Experiment.from_json(federation.experiment.to_json()).strategy
-    shapes, seed = parameters.shapes(federation.model), federation.experiment.seed
+    shapes, seed = parameters.parameter_shapes(federation.model), federation.experiment.seed
     state = initial_state(federation, server_for(strategy, federation.start, shapes, seed))
     state.batch_clients = batch_clients
     return state

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fl_sim.contracts import SgdConfig
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
-from fl_sim.models.tuning import trained_parameters
+from fl_sim.models.tuning import list_trained_parameters
 
 PLAIN = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
 
@@ -160,7 +160,7 @@ def stack_layers(
     model: nn.Sequential, start: Float[Tensor, " p"], sgd: SgdConfig, count: int
 ) -> list[Layer]:
     """Return the layers of a model, once a client, as they stand at `start`."""
-    trained = trained_parameters(model)
+    trained = list_trained_parameters(model)
     pieces = start.split([parameter.numel() for parameter, _ in trained])
     stacks = iter(map(partial(_stack, sgd, count), trained, pieces))
     layers: list[Layer] = []

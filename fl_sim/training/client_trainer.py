@@ -13,10 +13,10 @@ from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import Federation
 from fl_sim.federation.shards import ClientShards
-from fl_sim.models.batches import least_batch
-from fl_sim.models.features import trainable
+from fl_sim.models.batches import min_batch_size
+from fl_sim.models.features import to_trainable
 from fl_sim.models.parameters import ModelBuffers
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
 from fl_sim.training.batched_clients import Batch
@@ -84,7 +84,7 @@ class ClientTrainer:
     @property
     def least_batch(self) -> int:
         """Fewest records on which the model can be trained at once."""
-        return least_batch(self.model, trainable(self.shards.inputs[:1]))
+        return min_batch_size(self.model, to_trainable(self.shards.inputs[:1]))
 
     def expected_update(self, config: RoundConfig, client: int) -> ExpectedUpdate:
         """Return what `client` is asked, and what it may send: by what the server knows."""
@@ -283,11 +283,11 @@ class ClientTrainer:
         if len(shard):
             with torch_seeded(self.shards.seed, "round", round_num, "layers", client):  # of dropout
                 metrics = behaviour.train(self.model, shard, rng)
-        delta = self.model_buffers.change_from(config.parameters, self._row)
+        delta = self.model_buffers.subtract(config.parameters, self._row)
         update = Update(
             client=client,
             delta=delta,
-            buffers=self.model_buffers.buffers(),
+            buffers=self.model_buffers.copy_buffers(),
             num_examples=len(shard),
             metrics=metrics,
             loss=loss,
@@ -298,7 +298,7 @@ class ClientTrainer:
 
     def compute_loss(self, shard: Shard) -> float:
         """Return the mean loss of the model as it is on a shard."""
-        scores = logits(self.model, shard.inputs)
+        scores = compute_logits(self.model, shard.inputs)
         return float(functional.cross_entropy(scores, shard.labels))
 
 

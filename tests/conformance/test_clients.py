@@ -26,8 +26,8 @@ from fl_sim.core.plugins import discover, paragraph_of
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import construct, describe, field_values
 from fl_sim.experiment import Model
-from fl_sim.models.parameters import buffers, flatten, load_flat
-from fl_sim.models.tuning import build
+from fl_sim.models.parameters import copy_buffers, flatten, load_flat
+from fl_sim.models.tuning import build_network
 from fl_sim.triggers import Bars
 from strategies.median import CoordinateMedian
 
@@ -60,9 +60,9 @@ def shard(digits: Dataset) -> Shard:
 
 def fresh(client: Client = SGD) -> nn.Sequential:
     """Return a network with batch normalisation, or one without if the client refuses that."""
-    model = build(Model("small_cnn"), (1, 8, 8), 10, seed=0).trained
+    model = build_network(Model("small_cnn"), (1, 8, 8), 10, seed=0).trained
     if client.cannot_train(model):
-        model = build(Model("small_cnn", norm="group"), (1, 8, 8), 10, seed=0).trained
+        model = build_network(Model("small_cnn", norm="group"), (1, 8, 8), 10, seed=0).trained
     assert client.cannot_train(model) == ""
     return model
 
@@ -71,7 +71,7 @@ def trained(client: Client, shard: Shard, seed: int = 0) -> Trained:
     model, new = fresh(client), replace(shard, memory={}, sent={})
     start = flatten(model)
     metrics = client.train(model, new, generator(seed, "client"))
-    return Trained(start, flatten(model), buffers(model), metrics)
+    return Trained(start, flatten(model), copy_buffers(model), metrics)
 
 
 @every_client

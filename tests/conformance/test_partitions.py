@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fl_sim.core.errors import FieldError
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import numpy_generator
-from fl_sim.data.partition import Partition, shares
+from fl_sim.data.partition import Partition, partition_records
 
 PARTITIONS: list[Any] = [cls() for cls in discover("fl_sim.data", Partition)]
 every_partition = pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: type(p).__name__)
@@ -29,7 +29,7 @@ def labels_of(size: int, num_classes: int, seed: int) -> torch.Tensor:
 
 
 def split(partition: Partition, labels: torch.Tensor, num_clients: int, seed: int = 0) -> Any:
-    return shares(partition, labels, num_clients, numpy_generator(seed, "partition"))
+    return partition_records(partition, labels, num_clients, numpy_generator(seed, "partition"))
 
 
 def gentle(partition: Any) -> Any:

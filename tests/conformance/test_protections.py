@@ -19,7 +19,7 @@ from fl_sim.core.errors import FieldError
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import construct, describe
-from fl_sim.models.surrogate import cannot_protect
+from fl_sim.models.surrogate import find_obstacle
 
 PROTECTIONS = [cls() for cls in discover("fl_sim.protections", Protection)]
 WHOLE_RADII = (1 / 255, 8 / 255, 16 / 255)
@@ -237,7 +237,7 @@ def test_tiny_images_are_protected_or_refused_beforehand(
     protection: Protection, shape: tuple[int, int, int]
 ) -> None:
     try:
-        refused = cannot_protect(protection, shape, 3)
+        refused = find_obstacle(protection, shape, 3)
     except FieldError:
         return
     if refused:
@@ -249,7 +249,7 @@ def test_tiny_images_are_protected_or_refused_beforehand(
 
 @every_protection
 def test_one_class_is_protected_or_refused_beforehand(protection: Protection) -> None:
-    refused = cannot_protect(protection, (1, 8, 8), 1)
+    refused = find_obstacle(protection, (1, 8, 8), 1)
     assert ("at least two classes" in refused) == (protection.min_classes == 2)
     images = torch.full((6, 1, 8, 8), 100, dtype=torch.uint8)
     nothing = torch.zeros(6, dtype=torch.int64)

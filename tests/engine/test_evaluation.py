@@ -16,7 +16,7 @@ from fl_sim.experiment import Evaluation, Experiment, Model
 from fl_sim.federation.federation import Federation, prepare_federation
 from fl_sim.metrics.accuracy import client_accuracies
 from fl_sim.models import parameters
-from fl_sim.models.scoring import logits
+from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.evaluation import last_round_rows
 from fl_sim.rounds.loop import initial_state, run_rounds
@@ -77,7 +77,7 @@ def by_metric(rows: list[Row], metric: str) -> dict[int, float]:
 
 def accuracy(federation: Federation, vector: torch.Tensor, record: RoundRecord) -> float:
     parameters.load_flat(federation.model, vector.float())
-    scores = logits(federation.model, federation.test_inputs)
+    scores = compute_logits(federation.model, federation.test_inputs)
     return float((scores.argmax(1) == record.test_labels).double().mean())
 
 
@@ -152,7 +152,7 @@ def test_a_client_alone_is_one_that_trains_by_itself(trained: Trained) -> None:
         for number in (1, 2):
             rng = generator(0, "alone", client, "round", number)
             behaviour.train(federation.model, federation.shard(client), rng)
-        scores = logits(federation.model, federation.test_inputs)
+        scores = compute_logits(federation.model, federation.test_inputs)
         own = client_accuracies(replace(record, test_logits=scores))[client]
         assert alone[client] == pytest.approx(float(own), abs=1e-12)
         assert gains[client] == pytest.approx(float(together[client] - own), abs=1e-12)

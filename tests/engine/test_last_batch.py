@@ -20,9 +20,9 @@ from fl_sim.federation.federation import load_federation
 from fl_sim.flower.server import server_for
 from fl_sim.metrics.extraction import knowledge_extraction
 from fl_sim.models import parameters
-from fl_sim.models.batches import count_samples, cut, least_batch
-from fl_sim.models.surrogate import Batches, Surrogate
-from fl_sim.models.tuning import FrozenBatchNorm, build
+from fl_sim.models.batches import count_samples, min_batch_size, split_batches
+from fl_sim.models.surrogate import BatchCycle, Surrogate
+from fl_sim.models.tuning import FrozenBatchNorm, build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.rounds.loop import initial_state, plan_round
@@ -44,7 +44,7 @@ def narrow() -> nn.Sequential:
 @pytest.mark.parametrize("batch_size", [2, 3, 8, 40])
 def test_batches_are_those_of_torch_but_for_a_rest_of_one(size: int, batch_size: int) -> None:
     rows = torch.arange(size)
-    usual, joined = cut(rows, batch_size), cut(rows, batch_size, least=2)
+    usual, joined = split_batches(rows, batch_size), split_batches(rows, batch_size, min_size=2)
     assert [part.tolist() for part in usual] == [p.tolist() for p in rows.split(batch_size)]
     assert torch.equal(torch.cat(joined), rows)
     if size % batch_size != 1 or size == 1:
@@ -52,7 +52,7 @@ def test_batches_are_those_of_torch_but_for_a_rest_of_one(size: int, batch_size:
     else:
         assert [len(part) for part in joined][-1] == batch_size + 1
     assert len(joined) == -(-count_samples(size, 2) // batch_size)
-    going = Batches(size, batch_size, torch.Generator().manual_seed(0), least=2)
+    going = BatchCycle(size, batch_size, torch.Generator().manual_seed(0), min_size=2)
     for _ in range(2):
         assert [len(going.next()) for _ in joined] == [len(part) for part in joined]
 
@@ -68,10 +68,10 @@ def test_batches_are_those_of_torch_but_for_a_rest_of_one(size: int, batch_size:
     ids=str,
 )
 def test_a_network_says_how_many_images_it_needs(model: Model, least: int) -> None:
-    network = build(model, NARROW, 10, seed=0).trained.train()
+    network = build_network(model, NARROW, 10, seed=0).trained.train()
     images = torch.zeros(3, *NARROW, dtype=torch.uint8)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert least_batch(network, images) == least
+    assert min_batch_size(network, images) == least
     assert all(module.training for module in network.modules() if not _is_frozen(module))
     assert all(torch.equal(network.state_dict()[name], own) for name, own in before.items())
     if least == 2:

@@ -64,7 +64,7 @@ def played(
 ) -> tuple[Federation, Any, list[Any]]:
     """Play all rounds in this process; return the federation, the last state and the rounds."""
     federation = prepare_federation(experiment)
-    shapes = parameters.shapes(federation.model)
+    shapes = parameters.parameter_shapes(federation.model)
     server = server_for(experiment.strategy, federation.start, shapes, experiment.seed)
     state = initial_state(federation, server)
     state.batch_clients = batch_clients

@@ -17,7 +17,7 @@ from fl_sim.attacks.gradient_inversion import (
 from fl_sim.config.experiment_file import load_python
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
-from fl_sim.data.sources import load
+from fl_sim.data.sources import load_dataset
 from fl_sim.metrics.quality import psnr, ssim
 
 CLASSES = 10
@@ -26,7 +26,7 @@ STUDY = load_python(Path(__file__).parents[2] / "experiments/gradient_inversion.
 
 def picture(index: int = 3) -> tuple[Tensor, Tensor]:
     """A digit, scaled to 28 x 28 pixels."""
-    digits = load("digits")
+    digits = load_dataset("digits")
     image = as_pixels(digits.train_images[index : index + 1])
     return nn.functional.interpolate(image, (28, 28), mode="bilinear"), digits.train_labels[
         index : index + 1

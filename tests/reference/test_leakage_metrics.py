@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fl_sim.contracts import RoundRecord, Row
 from fl_sim.core.seeding import generator, numpy_generator
-from fl_sim.data.partition import Dirichlet, shares
+from fl_sim.data.partition import Dirichlet, partition_records
 from fl_sim.metrics._shared.intervals import auc_with_interval, clopper_pearson
 from fl_sim.metrics.leakage import (
     Leakage,
@@ -253,7 +253,7 @@ def unmatched(seed: int) -> dict[str, Tensor]:
     """Return a pool whose members follow Dirichlet(0.1), and whose outsiders are everybody's."""
     labels = torch.randint(0, 10, (2000,), generator=generator(seed, "labels"))
     rng = numpy_generator(seed, "unmatched")
-    own = shares(Dirichlet(alpha=0.1, min_size=1), labels, 4, rng)
+    own = partition_records(Dirichlet(alpha=0.1, min_size=1), labels, 4, rng)
     clients = torch.empty(2000, dtype=torch.int64)
     for client, indices in enumerate(own):
         clients[indices] = client

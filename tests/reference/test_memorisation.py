@@ -10,7 +10,7 @@ from torch.nn import functional
 from fl_sim.attacks.memorisation import LETTER_A, mark_bytes, mark_images, memorisation
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
-from fl_sim.data.sources import load
+from fl_sim.data.sources import load_dataset
 from fl_sim.metrics._shared.intervals import sign_test
 
 
@@ -27,7 +27,7 @@ def other_images(count: int, seed: int = 0) -> Tensor:
 
 def trained(seed: int, with_mark: bool) -> tuple[nn.Sequential, int]:
     """Train on 500 digits of 28 x 28 pixels, one of which is marked; return its label too."""
-    digits = load("digits")
+    digits = load_dataset("digits")
     images = functional.interpolate(as_pixels(digits.train_images[:500]), (28, 28), mode="bilinear")
     labels = digits.train_labels[:500]
     carrier = int(torch.randint(0, 500, (1,), generator=generator(seed, "carrier")))

@@ -16,7 +16,7 @@ from clients.scaffold import ScaffoldClient
 from clients.sgd import SgdClient, batches
 from fl_sim.contracts import RoundContext, Shard
 from fl_sim.core.seeding import generator
-from fl_sim.models.parameters import buffers, flatten, load_flat
+from fl_sim.models.parameters import copy_buffers, flatten, load_flat
 from fl_sim.models.tuning import TrainedPart
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
@@ -186,7 +186,7 @@ def test_fedbn_averages_everything_but_the_normalisation() -> None:
     """Li et al. (2021), algorithm 1: each client's own layers go on where they stopped."""
     client, rule = FedBNClient(training=PLAIN), FedAvg()
     model = normalised()
-    where, ours, statistics = batch_norm_places(model), flatten(model), buffers(model)
+    where, ours, statistics = batch_norm_places(model), flatten(model), copy_buffers(model)
     memories = [dict[str, Tensor]() for _ in range(CLIENTS)]
     peers = [normalised() for _ in range(CLIENTS)]  # whole models, of which a part is averaged
     for number in range(1, 4):
@@ -197,7 +197,7 @@ def test_fedbn_averages_everything_but_the_normalisation() -> None:
             client.train(model, shard, generator(number, "bn", k))
             updates.append(flatten(model) - ours)
             assert not bool(updates[-1][where].any())
-            assert all(torch.equal(statistics[n], b) for n, b in buffers(model).items())
+            assert all(torch.equal(statistics[n], b) for n, b in copy_buffers(model).items())
             PLAIN.train(peers[k], shard_of(k), generator(number, "bn", k))
         ours = ours + rule.aggregate(None, torch.stack(updates), torch.ones(CLIENTS))[1]
         mean = torch.stack([flatten(peer) for peer in peers]).mean(0)
@@ -207,8 +207,8 @@ def test_fedbn_averages_everything_but_the_normalisation() -> None:
             load_flat(model, ours)
             assert client.load_personal_model(model, memories[k])
             torch.testing.assert_close(flatten(model), flatten(peer), rtol=0, atol=1e-5)
-            for name, value in buffers(model).items():
-                torch.testing.assert_close(value, buffers(peer)[name], rtol=0, atol=1e-4)
+            for name, value in copy_buffers(model).items():
+                torch.testing.assert_close(value, copy_buffers(peer)[name], rtol=0, atol=1e-4)
             peer.train()
         load_flat(model, ours)
         model[1].reset_running_stats()

@@ -18,7 +18,7 @@ from fl_sim.config.experiment_file import load_python
 from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
-from fl_sim.data.sources import load
+from fl_sim.data.sources import load_dataset
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
 
 QUICK = PriorGuidedInversion(samples=600, candidates=20, kept=10, steps=20, crops=5)
@@ -44,7 +44,7 @@ def train(seed: int, images: Tensor, labels: Tensor, smoothing: float = 0.0) -> 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    loaded = load("digits")
+    loaded = load_dataset("digits")
     return as_pixels(loaded.train_images), loaded.train_labels
 
 

@@ -16,7 +16,7 @@ from fl_sim.contracts import Dataset
 from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels, sign_steps
 from fl_sim.core.seeding import generator
-from fl_sim.data.sources import load, subset
+from fl_sim.data.sources import load_dataset, take_subset
 from fl_sim.protections import error_minimizing
 from fl_sim.protections._shared import alternating_optimization
 from fl_sim.protections.error_maximizing import ErrorMaximizing
@@ -91,7 +91,7 @@ def test_a_linear_loss_is_driven_into_the_corner_of_the_ball(direction: Directio
 
 @pytest.fixture(scope="module")
 def some_digits() -> Dataset:
-    return subset(load("digits"), 400, 60)
+    return take_subset(load_dataset("digits"), 400, 60)
 
 
 @pytest.mark.parametrize("seed", range(3))

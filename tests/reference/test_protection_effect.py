@@ -13,14 +13,14 @@ from clients.sgd import SgdClient
 from fl_sim.contracts import Countermeasure, Dataset, Protection, Shard
 from fl_sim.core.seeding import generator
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
-from fl_sim.data.sources import MissingDataError, load, subset
+from fl_sim.data.sources import MissingDataError, load_dataset, take_subset
 from fl_sim.experiment import Model
-from fl_sim.models.architectures import channels_last
-from fl_sim.models.tuning import build
+from fl_sim.models.architectures import to_channels_last
+from fl_sim.models.tuning import build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.rounds.measure import logits
+from fl_sim.rounds.measure import compute_logits
 
 pytestmark = pytest.mark.slow
 SEEDS, COUNT = (0, 1, 2), 5000
@@ -34,7 +34,7 @@ Accuracy = Callable[..., float]
 def accuracy() -> Accuracy:
     """Return the mean accuracy over seeds after training on protected images."""
     try:
-        dataset = subset(load("fashion_mnist"), COUNT, 2000)
+        dataset = take_subset(load_dataset("fashion_mnist"), COUNT, 2000)
     except MissingDataError as error:
         pytest.skip(str(error))
 
@@ -59,10 +59,10 @@ def central(
     images, labels, ids = dataset.train_images, dataset.train_labels, torch.arange(COUNT)
     if protection is not None:
         images = protection.protect(images, labels, ids, seed)
-    model = channels_last(build(Model(), (1, 28, 28), 10, seed).trained)
+    model = to_channels_last(build_network(Model(), (1, 28, 28), 10, seed).trained)
     client = SgdClient(0.05, batch_size=64, local_epochs=8, countermeasures=countermeasures)
     client.train(model, Shard(0, images, labels, ids, 10), generator(seed, "central"))
-    guesses = logits(model, dataset.test_images).argmax(1)
+    guesses = compute_logits(model, dataset.test_images).argmax(1)
     return float((guesses == dataset.test_labels).double().mean())
 
 

@@ -15,7 +15,7 @@ from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.models.tuning import build
+from fl_sim.models.tuning import build_network
 from fl_sim.protections import neural_tangent
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.neural_tangent import NeuralTangent, prediction, tangents
@@ -62,7 +62,7 @@ def test_stable_noise_without_disturbance_or_adversary_is_error_minimising_on_ba
         order = torch.randperm(60, generator=generator(3, "sem", "epoch", step // 3))
         rows = order.split(25)[step % 3]
         noise = minimised(surrogate, images[rows], labels[rows], rng)
-        surrogate.slow_down(factor)
+        surrogate.scale_rates(factor)
         surrogate.step(images[rows] + (noise * 255).round() / 255, labels[rows])
     expected = [
         minimised(surrogate, images[rows], labels[rows], generator(3, "sem", "final", number))
@@ -108,7 +108,7 @@ def test_robust_noise_withstands_its_adversary_better_than_plain_noise_does(
 ) -> None:
     """Against one fixed network: the worst case of noise made for it is lower. Seed 0."""
     surrogate, images, labels = fitted
-    loss = surrogate.loss(labels)
+    loss = surrogate.make_loss(labels)
     robust = RobustErrorMinimizing(radius=16 / 255, transforms=1, padding=0, flip=False)
     plain = StableErrorMinimizing(radius=16 / 255, random_radius=0.0, **PLAIN)
     worst = {}
@@ -215,7 +215,7 @@ def test_tangent_noise_raises_its_loss(loss: Any, digits: Dataset) -> None:
     images, labels = as_pixels(digits.train_images[:40]), digits.train_labels[:40]
     settings = NeuralTangent(16 / 255, block_size=40, num_targets=40, noise_steps=4, loss=loss)
     moved = images + settings.noise(images, labels, 0)
-    network = build(settings.surrogate, (1, 8, 8), 1, 0)
+    network = build_network(settings.surrogate, (1, 8, 8), 1, 0)
     model = nn.Sequential(*network.frozen, *network.trained).eval()
     wanted = functional.one_hot(labels).double()
     features, raised = tangents(model, images), getattr(neural_tangent, loss)

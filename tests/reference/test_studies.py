@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl_sim.data.sources import MissingDataError, load
+from fl_sim.data.sources import MissingDataError, load_dataset
 from fl_sim.metrics._shared.intervals import sign_test
 from fl_sim.runs import study
 
@@ -17,7 +17,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 @pytest.fixture(scope="module", autouse=True)
 def _data() -> None:
     try:
-        load("fashion_mnist")
+        load_dataset("fashion_mnist")
     except MissingDataError as error:
         pytest.skip(str(error))
 

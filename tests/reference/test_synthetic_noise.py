@@ -346,7 +346,7 @@ def test_targeted_poison_looks_like_the_next_class_to_its_surrogate(
     moved = images + settings.noise(images, labels, 0)
     (surrogate,) = trained
     for target, falls in (((labels + 1) % 10, True), (labels, False)):
-        loss = surrogate.loss(target)
+        loss = surrogate.make_loss(target)
         assert (float(loss(moved)) < float(loss(images))) is falls
 
 
@@ -404,5 +404,5 @@ def test_error_maximising_noise_raises_the_loss_of_its_surrogate(
     monkeypatch.setattr(error_maximizing, "Surrogate", Remembered)
     settings = ErrorMaximizing(radius=16 / 255, form=form, surrogate_epochs=4, max_passes=2)
     moved = images + settings.noise(images, labels, 0)
-    loss = trained[0].loss(labels)
+    loss = trained[0].make_loss(labels)
     assert float(loss(moved)) > float(loss(images))

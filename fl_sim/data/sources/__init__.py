@@ -14,7 +14,7 @@ from fl_sim.contracts import Dataset
 from fl_sim.core.errors import FieldError, RequestError, suggest
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
-from fl_sim.data.fingerprint import content_hash, files_below
+from fl_sim.data.fingerprint import hash_files, list_files
 from fl_sim.data.scaling import resize
 
 
@@ -22,7 +22,7 @@ class MissingDataError(RequestError):
     """A dataset's files are nowhere to be had, or are damaged."""
 
 
-class Reading(NamedTuple):
+class ReadOptions(NamedTuple):
     """How the images of a dataset are read.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     folders: str | None = None
 
 
-AS_IT_IS = Reading()
+DEFAULT_OPTIONS = ReadOptions()
 
 
 class Source(ABC):
@@ -60,7 +60,7 @@ class Source(ABC):
             MissingDataError: naming every place tried.
         """
 
-    def read(self, path: Path | None, reading: Reading) -> Dataset:
+    def read(self, path: Path | None, reading: ReadOptions) -> Dataset:
         """Return the whole dataset, read as `reading` says.
 
         Raises:
@@ -88,27 +88,29 @@ class Source(ABC):
             return ""
         try:
             root = path if path.is_dir() else path.parent
-            return content_hash(root, files_below(path))
+            return hash_files(root, list_files(path))
         except OSError as error:
             raise MissingDataError(f"data.path: {path} cannot be read: {error.strerror}") from None
 
 
-def sources() -> dict[str, Source]:
+def discover_sources() -> dict[str, Source]:
     """Return every dataset by its name."""
     return {cls.name: cls() for cls in discover(__name__, Source)}  # type: ignore[type-abstract]
 
 
-def load(name: str, path: str | None = None, reading: Reading = AS_IT_IS) -> Dataset:
+def load_dataset(
+    name: str, path: str | None = None, reading: ReadOptions = DEFAULT_OPTIONS
+) -> Dataset:
     """Return a dataset by its name, read as `reading` says.
 
     Raises:
         FieldError: for an unknown name.
         MissingDataError: where its files cannot be had.
     """
-    return _source(name).read(_place(path), reading)
+    return _find_source(name).read(_resolve_path(path), reading)
 
 
-def fingerprint(name: str, path: str | None = None) -> str:
+def hash_dataset(name: str, path: str | None = None) -> str:
     """Return a hash of what a dataset's files hold now; "" where its name says it all.
 
     Cheap where nothing has changed: a file is read again only where its time stamps, size or
@@ -118,21 +120,21 @@ def fingerprint(name: str, path: str | None = None) -> str:
         FieldError: for an unknown name.
         MissingDataError: for files that are not there or cannot be read.
     """
-    return _source(name).fingerprint(_place(path))
+    return _find_source(name).fingerprint(_resolve_path(path))
 
 
-def _source(name: str) -> Source:
-    known = sources()
+def _find_source(name: str) -> Source:
+    known = discover_sources()
     if name not in known:
         raise FieldError("data.dataset", f"one of {', '.join(known)}{suggest(name, known)}", name)
     return known[name]
 
 
-def _place(path: str | None) -> Path | None:
-    return _folder(path) if path else None
+def _resolve_path(path: str | None) -> Path | None:
+    return _expand_user(path) if path else None
 
 
-def _folder(path: str) -> Path:
+def _expand_user(path: str) -> Path:
     """Return the folder that a user named, which may begin with `~`.
 
     Raises:
@@ -153,31 +155,31 @@ def load_subset(
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None = None,
-    reading: Reading = AS_IT_IS,
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> Dataset:
     """Return a subset of a dataset; nobody changes it.
 
     It is read and checked once a process, and again where its files have changed.
     """
-    content = fingerprint(name, path)
-    return _kept_subset(content, name, path, num_samples, num_test, classes, reading)
+    content = hash_dataset(name, path)
+    return _cached_subset(content, name, path, num_samples, num_test, classes, reading)
 
 
 @lru_cache(maxsize=2)
-def _kept_subset(
+def _cached_subset(
     content: str,
     name: str,
     path: str | None,
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None,
-    reading: Reading,
+    reading: ReadOptions,
 ) -> Dataset:
-    whole = load(name, path, reading)
-    return subset(of_classes(whole, classes) if classes else whole, num_samples, num_test)
+    whole = load_dataset(name, path, reading)
+    return take_subset(select_classes(whole, classes) if classes else whole, num_samples, num_test)
 
 
-def of_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
+def select_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
     """Return the images of these classes alone, which are numbered anew in the order given.
 
     Raises:
@@ -201,14 +203,14 @@ def of_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
     )
 
 
-def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:
+def take_subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:
     """Return a class-balanced subset; the same one for every seed, nested over sizes.
 
     Raises:
         FieldError: for a size above that of the dataset.
     """
-    train = _balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
-    test = _balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)
+    train = _choose_balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
+    test = _choose_balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)
     owners = dataset.train_owners
     return replace(
         dataset,
@@ -220,7 +222,7 @@ def subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> D
     )
 
 
-def _balanced(
+def _choose_balanced(
     labels: Int64[Tensor, " n"], size: int | None, field: str, name: str
 ) -> Int64[Tensor, " m"]:
     """Return sorted positions: the first image of each class, then the second, and so on."""

@@ -28,7 +28,7 @@ def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
             f"data.dataset: {name} was not found or is damaged; unpack the python version of "
             f"the files so that {root / folder} exists, or set data.path ({error})"
         ) from None
-    (train_images, train_labels), (test_images, test_labels) = _tensors(train), _tensors(test)
+    (train_images, train_labels), (test_images, test_labels) = _to_tensors(train), _to_tensors(test)
     return Dataset(
         name=name,
         train_images=train_images,
@@ -40,7 +40,7 @@ def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
     )
 
 
-def _tensors(split: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+def _to_tensors(split: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
     images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(split.targets)
 

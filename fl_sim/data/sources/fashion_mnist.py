@@ -63,8 +63,8 @@ class FashionMnist(Source):
             (str(SYSTEM_FOLDER), lambda: SYSTEM_FOLDER),
         ]
         mirrors: list[tuple[str, Callable[[], Path]]] = [
-            (f"apt-get download {DEBIAN_PACKAGE}", lambda: _from_debian(cache)),
-            ("torchvision's mirror", lambda: _from_torchvision(cache)),
+            (f"apt-get download {DEBIAN_PACKAGE}", lambda: _fetch_debian(cache)),
+            ("torchvision's mirror", lambda: _fetch_mirror(cache)),
         ]
         tried = []
         for place, folder in [*places, *(mirrors if fetch else [])]:
@@ -78,7 +78,7 @@ class FashionMnist(Source):
 
 
 def _read(folder: Path) -> Dataset:
-    arrays = [_idx(folder, name) for name in CHECKSUMS]
+    arrays = [_read_idx(folder, name) for name in CHECKSUMS]
     train_images, train_labels, test_images, test_labels = arrays
     return Dataset(
         name=FashionMnist.name,
@@ -91,7 +91,7 @@ def _read(folder: Path) -> Dataset:
     )
 
 
-def _idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
+def _read_idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
     """Read one IDX file, packed or not, and check its content."""
     packed, plain = folder / f"{name}.gz", folder / name
     if not (packed.exists() or plain.exists()):
@@ -108,16 +108,16 @@ def _idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
     return torch.from_numpy(values.reshape(shape).copy())
 
 
-def _from_debian(cache: Path) -> Path:
+def _fetch_debian(cache: Path) -> Path:
     """Fetch Debian's package and unpack it into the cache; needs no root."""
     with tempfile.TemporaryDirectory() as work:
-        _call(["apt-get", "download", DEBIAN_PACKAGE], Path(work))
+        _run(["apt-get", "download", DEBIAN_PACKAGE], Path(work))
         (package,) = Path(work).glob("*.deb")
-        _call(["dpkg-deb", "-x", str(package), "unpacked"], Path(work))
-        return _keep(Path(work) / "unpacked" / SYSTEM_FOLDER.relative_to("/"), cache)
+        _run(["dpkg-deb", "-x", str(package), "unpacked"], Path(work))
+        return _copy_to_cache(Path(work) / "unpacked" / SYSTEM_FOLDER.relative_to("/"), cache)
 
 
-def _call(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
@@ -125,15 +125,15 @@ def _call(command: list[str], folder: Path) -> None:
         raise MissingDataError(f"{command[0]} failed: {done.stderr.strip() or done.returncode}")
 
 
-def _from_torchvision(cache: Path) -> Path:
+def _fetch_mirror(cache: Path) -> Path:
     from fl_sim.core.vision import torchvision
 
     with tempfile.TemporaryDirectory() as work:
         torchvision.datasets.FashionMNIST(work, download=True)
-        return _keep(Path(work) / "FashionMNIST" / "raw", cache)
+        return _copy_to_cache(Path(work) / "FashionMNIST" / "raw", cache)
 
 
-def _keep(folder: Path, cache: Path) -> Path:
+def _copy_to_cache(folder: Path, cache: Path) -> Path:
     """Copy checked files into the cache, all of them or none."""
     _read(folder)
     cache.parent.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,10 @@ from typing import ClassVar, final
 import torch
 
 from fl_sim.contracts import Dataset
-from fl_sim.data.arrays import Arrays, Split
-from fl_sim.data.pictures import shown
+from fl_sim.data.arrays import NpzFile, Split
+from fl_sim.data.image_files import escape
 from fl_sim.data.scaling import resize
-from fl_sim.data.sources import MissingDataError, Reading, Source
+from fl_sim.data.sources import MissingDataError, ReadOptions, Source
 from fl_sim.data.splits import split_stratified
 
 
@@ -29,19 +29,19 @@ class Npz(Source):
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return what the file holds; nothing is unpickled, and no array read without need."""
-        return self._loaded(path, None)
+        return self._load(path, None)
 
-    def read(self, path: Path | None, reading: Reading) -> Dataset:
+    def read(self, path: Path | None, reading: ReadOptions) -> Dataset:
         """Return what the file holds, scaled as `reading` says: splits may differ in size then."""
         if reading.folders is not None:
             return super().read(path, reading)
-        return self._loaded(path, reading.side)
+        return self._load(path, reading.side)
 
-    def _loaded(self, path: Path | None, side: int | None) -> Dataset:
+    def _load(self, path: Path | None, side: int | None) -> Dataset:
         if path is None or not path.is_file():
-            found = None if path is None else shown(path)
+            found = None if path is None else escape(path)
             raise MissingDataError(f"data.path: expected an .npz file of your own; got {found}")
-        train, test, notes = _parts(Arrays(path), side)
+        train, test, notes = _read_splits(NpzFile(path), side)
         num_classes = int(max(train.labels.max(), test.labels.max())) + 1
         missing = num_classes - len(train.labels.unique())
         if missing:
@@ -58,42 +58,42 @@ class Npz(Source):
         )
 
 
-def _parts(arrays: Arrays, side: int | None) -> tuple[Split, Split, list[str]]:
+def _read_splits(arrays: NpzFile, side: int | None) -> tuple[Split, Split, list[str]]:
     """Return the images to train and to test on, and what has to be said of them."""
-    pairs = arrays.by_part()
+    pairs = arrays.by_split()
     used = [pairs[part] for part in ("train", "test") if part in pairs] or list(pairs.values())
     unread = [pair.images for pair in arrays.pairs if pair not in used]
     notes = [f"{', '.join(unread)} not read"] if unread else []
     if set(pairs) == {""}:
-        (whole,) = _scaled(arrays.read([pairs[""]]), side)
+        (whole,) = _scale(arrays.read([pairs[""]]), side)
         _refuse_empty(arrays.path, whole)
         train, test = split_stratified([str(label) for label in whole.labels.tolist()], "npz")
         notes.append("a fifth of each class set apart for testing")
-        return _rows(whole, train), _rows(whole, test), notes
+        return _select_rows(whole, train), _select_rows(whole, test), notes
     for part in ("train", "test"):
         if part not in pairs:
             hint = f"; rename {pairs['val'].images} to test on them" if "val" in pairs else ""
-            raise MissingDataError(f"no {part}_images in {shown(arrays.path)}{hint}")
-    first, second = _scaled(arrays.read([pairs["train"], pairs["test"]]), side)
+            raise MissingDataError(f"no {part}_images in {escape(arrays.path)}{hint}")
+    first, second = _scale(arrays.read([pairs["train"], pairs["test"]]), side)
     for split in (first, second):
         _refuse_empty(arrays.path, split)
     if first.images.shape[1:] != second.images.shape[1:]:
         sizes = f"{tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}"
         names = f"{first.pair.images} and {second.pair.images}"
         hint = "; set data.side, such as 64" if side is None else ""
-        raise MissingDataError(f"{names} in {shown(arrays.path)} differ in size: {sizes}{hint}")
+        raise MissingDataError(f"{names} in {escape(arrays.path)} differ in size: {sizes}{hint}")
     return first, second, notes
 
 
-def _scaled(splits: list[Split], side: int | None) -> list[Split]:
-    return [own._replace(images=resize(own.images, side)) for own in splits]
+def _scale(splits: list[Split], side: int | None) -> list[Split]:
+    return [split._replace(images=resize(split.images, side)) for split in splits]
 
 
 def _refuse_empty(path: Path, split: Split) -> None:
     if not len(split.labels):
-        raise MissingDataError(f"no {split.pair.images} in {shown(path)}: the array is empty")
+        raise MissingDataError(f"no {split.pair.images} in {escape(path)}: the array is empty")
 
 
-def _rows(split: Split, rows: list[int]) -> Split:
+def _select_rows(split: Split, rows: list[int]) -> Split:
     chosen = torch.tensor(rows, dtype=torch.int64)
     return split._replace(images=split.images[chosen], labels=split.labels[chosen])

@@ -17,7 +17,7 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import Loss, check_radius, sign_steps
 from fl_sim.core.resumable import Checkpoint
-from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate
 
 PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
@@ -52,7 +52,7 @@ class AlternatingNoise:
     rng: torch.Generator
     step: Step
     is_enough: Callable[[float], bool]
-    batches: Batches | None = None
+    batches: BatchCycle | None = None
     surrogate_steps: int = 0
 
     def sample_wise(self) -> Float[Tensor, "n c h w"]:
@@ -62,7 +62,7 @@ class AlternatingNoise:
         def turn(noise: Tensor) -> tuple[Tensor, bool]:
             self.train(noise)
             noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
-            error = self.surrogate.error(self.images + noise, self.labels)
+            error = self.surrogate.compute_error(self.images + noise, self.labels)
             return noise, self.is_enough(error)
 
         return self._repeat(turn, torch.zeros_like(self.images))
@@ -85,7 +85,7 @@ class AlternatingNoise:
             noise = noise.clone()
             for rows in shuffled(subset, self.batch_size, rng, pass_steps):
                 self._move_classes(rows, noise, radius)
-            error = self.surrogate.error((images + noise[labels]).clamp(0, 1), labels)
+            error = self.surrogate.compute_error((images + noise[labels]).clamp(0, 1), labels)
             return noise, self.is_enough(error)
 
         start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
@@ -101,7 +101,7 @@ class AlternatingNoise:
     def _move(
         self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "m c h w"]
     ) -> Float[Tensor, "m c h w"]:
-        return self.step(self.surrogate.loss(self.labels[rows]), self.images[rows], noise)
+        return self.step(self.surrogate.make_loss(self.labels[rows]), self.images[rows], noise)
 
     def _move_classes(
         self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "y c h w"], radius: float
@@ -118,7 +118,7 @@ class AlternatingNoise:
         checkpoint, first = Checkpoint("turns"), 0
         kept = checkpoint.load()
         if kept is not None:
-            first, noise = self.surrogate.restore(kept, self.rng), kept["noise"]
+            first, noise = self.surrogate.load_state_dict(kept, self.rng), kept["noise"]
             if self.batches is not None:
                 self.batches.position = int(kept["position"])
         for number in range(first, self.max_passes):
@@ -128,7 +128,7 @@ class AlternatingNoise:
             if checkpoint.due():
                 position = torch.tensor(0 if self.batches is None else self.batches.position)
                 progress = {"noise": noise, "position": position}
-                checkpoint.save({**self.surrogate.state(number + 1, self.rng), **progress})
+                checkpoint.save({**self.surrogate.state_dict(number + 1, self.rng), **progress})
         return noise
 
 

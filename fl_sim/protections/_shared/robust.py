@@ -17,7 +17,7 @@ from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
-from fl_sim.models.batches import count_samples, cut
+from fl_sim.models.batches import count_samples, split_batches
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs, shape_of
 
@@ -95,11 +95,11 @@ class RobustNoise(Protection):
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
         kept = checkpoint.load()
-        for step in range(0 if kept is None else surrogate.restore(kept), last):
-            rows = self._rows(len(images), step, seed, surrogate.least_batch(images))
+        for step in range(0 if kept is None else surrogate.load_state_dict(kept), last):
+            rows = self._rows(len(images), step, seed, surrogate.min_batch_size(images))
             self._take_step(surrogate, images[rows], labels[rows], step, seed)
             if checkpoint.due() or step + 1 == last:
-                checkpoint.save(surrogate.state(step + 1))
+                checkpoint.save(surrogate.state_dict(step + 1))
         return surrogate
 
     def _rows(self, num_images: int, step: int, seed: int, least: int = 1) -> Int64[Tensor, " m"]:
@@ -107,19 +107,19 @@ class RobustNoise(Protection):
         batches = math.ceil(count_samples(num_images, least) / self.batch_size)
         epoch, number = divmod(step, batches)
         order = torch.randperm(num_images, generator=generator(seed, self.short, "epoch", epoch))
-        return cut(order, self.batch_size, least)[number]
+        return split_batches(order, self.batch_size, least)[number]
 
     def _take_step(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, step: int, seed: int
     ) -> None:
         """Make fresh noise for a batch, and train on its worst disturbance."""
         past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
-        surrogate.slow_down(0.1**past)
+        surrogate.scale_rates(0.1**past)
         rng = generator(seed, self.short, "step", step)
         noise = self.batch_noise(surrogate, images, labels, rng)
         transformed = draw_crop_flip(len(images), self.padding, self.flip, rng)
         seen = transformed(images + (noise * 255).round() / 255)
-        surrogate.step(seen + self.worst(surrogate.loss(labels), seen, rng), labels)
+        surrogate.step(seen + self.worst(surrogate.make_loss(labels), seen, rng), labels)
 
     @final
     def batch_noise(
@@ -133,7 +133,7 @@ class RobustNoise(Protection):
 
         The gradient is the mean over `transforms` draws; its sign is taken afterwards.
         """
-        loss = surrogate.loss(labels)
+        loss = surrogate.make_loss(labels)
 
         def expected(moved: Tensor) -> Tensor:
             total = torch.zeros(())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fl_sim.core.errors import RequestError
-from fl_sim.data.sources import load
+from fl_sim.data.sources import load_dataset
 from tests.fuzz.families import Family
 from tests.fuzz.judge import call, expect
 from tests.fuzz.mutations import mutate_bytes
@@ -41,7 +41,7 @@ class NpzFiles(Family):
         raw = mutate_bytes(rng, content.getvalue()) if damaged else content.getvalue()
         path = self.folder / "input" / "images.npz"
         path.write_bytes(raw)
-        dataset = load("npz", str(path))
+        dataset = load_dataset("npz", str(path))
         for part in ("train", "test"):
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
             own_images = getattr(dataset, f"{part}_images").numpy()
@@ -116,7 +116,7 @@ class ImageFolders(Family):
         out = self.folder / "input" / "protected"
         shutil.rmtree(out, ignore_errors=True)
         try:
-            dataset = load("image_folder", str(root))
+            dataset = load_dataset("image_folder", str(root))
         except RequestError:
             called = call("protect", str(root), "--method", "lsp", "--out", str(out))
             expect(called.code != 1 or bool(called.err), "protect failed without a word")

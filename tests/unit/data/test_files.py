@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fl_sim.data.sources import MissingDataError, load
+from fl_sim.data.sources import MissingDataError, load_dataset
 
 RNG = np.random.default_rng(1)
 
@@ -21,12 +21,12 @@ def put(path: Path, *size: int) -> None:
 def test_class_folders_are_a_dataset(tmp_path: Path) -> None:
     for index in range(20):
         put(tmp_path / "ab"[index % 2] / f"{index}.png", 8, 9)
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert dataset.train_images.shape == (16, 1, 8, 9)
     assert dataset.test_images.shape == (4, 1, 8, 9)
     assert dataset.class_names == ("a", "b")
     assert dataset.origin == str(tmp_path)
-    again = load("image_folder", str(tmp_path))
+    again = load_dataset("image_folder", str(tmp_path))
     assert torch.equal(again.test_images, dataset.test_images)
     both = torch.cat([dataset.train_images, dataset.test_images]).flatten(1)
     assert len(both.unique(dim=0)) == 20
@@ -36,7 +36,7 @@ def test_folders_train_and_test_are_the_two_parts(tmp_path: Path) -> None:
     for part, count in (("train", 6), ("test", 2)):
         for index in range(count):
             put(tmp_path / part / "xyz"[index % 3] / f"{index}.png", 8, 8, 3)
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert dataset.train_images.shape == (6, 3, 8, 8)
     assert dataset.test_labels.tolist() == [0, 1]
     assert dataset.num_classes == 3
@@ -48,22 +48,22 @@ def test_pixels_and_labels_stay_together(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4), index).save(path)
     put(tmp_path / "test" / "0" / "x.png", 4, 4)
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert (dataset.train_images[:, 0, 0, 0] % 3).tolist() == dataset.train_labels.tolist()
 
 
 def test_folders_that_are_no_dataset_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"data.path: image_folder needs a folder"):
-        load("image_folder")
+        load_dataset("image_folder")
     with pytest.raises(MissingDataError, match=r"there is no folder"):
-        load("image_folder", str(tmp_path / "nowhere"))
+        load_dataset("image_folder", str(tmp_path / "nowhere"))
     put(tmp_path / "a" / "1.png", 8, 8)
     put(tmp_path / "b" / "2.png", 8, 9)
     with pytest.raises(MissingDataError, match=r"images of one size are needed: .*\(8, 8\)"):
-        load("image_folder", str(tmp_path))
+        load_dataset("image_folder", str(tmp_path))
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "b" / "2.png")
     with pytest.raises(MissingDataError, match=r"2.png has more than 8 bits"):
-        load("image_folder", str(tmp_path))
+        load_dataset("image_folder", str(tmp_path))
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def arrays(**changes: Any) -> dict[str, Any]:
 def test_a_file_of_medmnist_is_a_dataset(tmp_path: Path) -> None:
     content = arrays()
     np.savez(tmp_path / "some.npz", **content)
-    dataset = load("npz", str(tmp_path / "some.npz"))
+    dataset = load_dataset("npz", str(tmp_path / "some.npz"))
     assert np.array_equal(dataset.train_images.permute(0, 2, 3, 1), content["train_images"])
     assert dataset.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert dataset.test_labels.tolist() == [2, 1, 0]
@@ -106,12 +106,12 @@ def test_files_that_are_no_dataset_are_refused(
 ) -> None:
     np.savez(tmp_path / "some.npz", **arrays(**changes))
     with pytest.raises(MissingDataError, match=message):
-        load("npz", str(tmp_path / "some.npz"))
+        load_dataset("npz", str(tmp_path / "some.npz"))
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"data.path: expected an .npz file"):
-        load("npz")
+        load_dataset("npz")
     (tmp_path / "some.npz").write_bytes(b"<html>")
     with pytest.raises(MissingDataError, match=r"expected an .npz file; got"):
-        load("npz", str(tmp_path / "some.npz"))
+        load_dataset("npz", str(tmp_path / "some.npz"))

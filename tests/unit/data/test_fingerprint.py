@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_sim.core import atomic_io
-from fl_sim.data.sources import MissingDataError, fingerprint, load_subset
+from fl_sim.data.sources import MissingDataError, hash_dataset, load_subset
 
 
 def written(path: Path, count: int, seed: int = 0) -> str:
@@ -21,7 +21,7 @@ def written(path: Path, count: int, seed: int = 0) -> str:
 
 def test_what_is_published_has_none() -> None:
     for name in ("digits", "fashion_mnist", "cifar10", "cifar100", "npz"):
-        assert fingerprint(name) == ""
+        assert hash_dataset(name) == ""
 
 
 def test_a_replaced_file_is_read_again_in_the_same_process(tmp_path: Path) -> None:
@@ -60,16 +60,16 @@ def test_a_folder_is_hashed_by_names_and_content(tmp_path: Path) -> None:
             (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / place / name).write_text(name)
     one, two = (str(tmp_path / place) for place in ("one", "two"))
-    same = fingerprint("image_folder", one)
-    assert fingerprint("image_folder", two) == same
+    same = hash_dataset("image_folder", one)
+    assert hash_dataset("image_folder", two) == same
     (tmp_path / "two" / ".hidden").write_text("")
-    assert fingerprint("image_folder", two) == same
+    assert hash_dataset("image_folder", two) == same
     (tmp_path / "two" / "x" / "1.png").rename(tmp_path / "two" / "y" / "1.png")
-    moved = fingerprint("image_folder", two)
+    moved = hash_dataset("image_folder", two)
     (tmp_path / "two" / "y" / "1.png").write_text("other")
-    assert len({same, moved, fingerprint("image_folder", two)}) == 3
+    assert len({same, moved, hash_dataset("image_folder", two)}) == 3
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"data.path: .*nowhere.npz cannot be read: No such"):
-        fingerprint("npz", str(tmp_path / "nowhere.npz"))
+        hash_dataset("npz", str(tmp_path / "nowhere.npz"))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_sim.data.sources import MissingDataError, load
+from fl_sim.data.sources import MissingDataError, load_dataset
 
 
 def written(path: Path, **changed: Any) -> str:
@@ -24,7 +24,7 @@ def written(path: Path, **changed: Any) -> str:
 
 def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = written(tmp_path)
-    dataset = load("npz", path)
+    dataset = load_dataset("npz", path)
     with np.load(path) as file:
         for name in file.files:
             assert np.array_equal(getattr(dataset, name).numpy(), file[name])
@@ -47,16 +47,16 @@ def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, changed: Any, problem: str) -> None:
     with pytest.raises(MissingDataError, match=problem):
-        load("npz", written(tmp_path, **changed))
+        load_dataset("npz", written(tmp_path, **changed))
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     for path in (tmp_path / "text.npz", tmp_path / "missing.npz", tmp_path):
         with pytest.raises(MissingDataError, match=f"got {path}"):
-            load("npz", str(path))
+            load_dataset("npz", str(path))
 
 
 def test_without_a_path_it_says_what_to_give() -> None:
     with pytest.raises(MissingDataError, match=r"data\.path: expected an .npz file"):
-        load("npz")
+        load_dataset("npz")

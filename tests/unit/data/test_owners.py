@@ -11,13 +11,13 @@ from PIL import Image
 
 from fl_sim.core.errors import FieldError
 from fl_sim.core.seeding import numpy_generator
-from fl_sim.data.partition import ByOwner, Iid, shares
-from fl_sim.data.sources import Reading, load, load_subset
+from fl_sim.data.partition import ByOwner, Iid, partition_records
+from fl_sim.data.sources import ReadOptions, load_dataset, load_subset
 
 
 def split(owners: torch.Tensor, num_clients: int, seed: int = 0) -> list[torch.Tensor]:
     rng = numpy_generator(seed, "partition")
-    return shares(ByOwner(), torch.zeros_like(owners), num_clients, rng, owners)
+    return partition_records(ByOwner(), torch.zeros_like(owners), num_clients, rng, owners)
 
 
 @given(
@@ -49,7 +49,7 @@ def test_as_many_clients_as_owners_are_the_owners() -> None:
 def test_other_partitions_do_not_look_at_owners() -> None:
     labels = torch.arange(40) % 4
     one, other = (
-        shares(Iid(), labels, 4, numpy_generator(0, "partition"), owners)
+        partition_records(Iid(), labels, 4, numpy_generator(0, "partition"), owners)
         for owners in (None, torch.arange(40) % 3)
     )
     assert all(map(torch.equal, one, other))
@@ -60,8 +60,8 @@ def test_folders_say_whose_an_image_is(tmp_path: Path) -> None:
         place = tmp_path / "ab"[index % 2] / ("ann", "bob", "eve")[index % 3]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), index, dtype=np.uint8)).save(place / f"{index}.png")
-    reading = Reading(folders="label/owner")
-    dataset = load("image_folder", str(tmp_path), reading)
+    reading = ReadOptions(folders="label/owner")
+    dataset = load_dataset("image_folder", str(tmp_path), reading)
     numbers = dataset.train_images[:, 0, 0, 0]
     assert dataset.train_owners is not None
     assert dataset.owner_names == ("ann", "bob", "eve")

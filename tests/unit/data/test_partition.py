@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_sim.core.seeding import numpy_generator
-from fl_sim.data.partition import ClassesPerClient, Dirichlet, shares
+from fl_sim.data.partition import ClassesPerClient, Dirichlet, partition_records
 
 
 def counts_of(
@@ -17,7 +17,7 @@ def counts_of(
     """Return how many samples of each class (column) each client (row) gets."""
     labels = torch.arange(num_classes).repeat(per_class)
     rng = numpy_generator(seed, "partition")
-    parts = shares(ClassesPerClient(classes_per_client), labels, num_clients, rng)
+    parts = partition_records(ClassesPerClient(classes_per_client), labels, num_clients, rng)
     return torch.stack([labels[own].bincount(minlength=num_classes) for own in parts])
 
 
@@ -66,7 +66,7 @@ def test_all_pairs_of_classes_come_up() -> None:
 def test_classes_need_not_be_numbered_without_gaps() -> None:
     labels = torch.tensor([7, 7, 3, 3, 9, 9])
     rng = np.random.default_rng(0)
-    parts = shares(ClassesPerClient(1), labels, 3, rng)
+    parts = partition_records(ClassesPerClient(1), labels, 3, rng)
     assert [labels[own].tolist() for own in parts] == [[3, 3], [7, 7], [9, 9]]
 
 
@@ -74,7 +74,7 @@ def overfull(capped: bool, seed: int) -> int:
     """Return how many clients got a further class when they held an equal share already."""
     labels = torch.arange(10).repeat(100)
     rng = numpy_generator(seed, "partition")
-    parts = shares(Dirichlet(alpha=0.3, min_size=1, capped=capped), labels, 8, rng)
+    parts = partition_records(Dirichlet(alpha=0.3, min_size=1, capped=capped), labels, 8, rng)
     counts = torch.stack([labels[own].bincount(minlength=10) for own in parts])
     before_last = [int(own[: own.nonzero().max()].sum()) for own in counts]
     return sum(held >= len(labels) / 8 for held in before_last)

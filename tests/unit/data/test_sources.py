@@ -18,10 +18,10 @@ from fl_sim.data import sources
 from fl_sim.data.sources import (
     MissingDataError,
     fashion_mnist,
-    load,
+    load_dataset,
     load_subset,
-    of_classes,
-    subset,
+    select_classes,
+    take_subset,
 )
 
 NAMES = tuple(fashion_mnist.CHECKSUMS)
@@ -65,7 +65,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise RuntimeError("Error downloading: no network\nwith a second line")
 
     monkeypatch.setattr(subprocess, "run", no_command)
-    monkeypatch.setattr(fashion_mnist, "_from_torchvision", no_mirror)
+    monkeypatch.setattr(fashion_mnist, "_fetch_mirror", no_mirror)
     return tmp_path
 
 
@@ -83,7 +83,7 @@ def put(folder: Path, files: dict[str, bytes], packed: bool) -> Path:
 def test_idx_files_are_read_packed_or_plain(
     tiny: dict[str, bytes], tmp_path: Path, packed: bool
 ) -> None:
-    dataset = load("fashion_mnist", str(put(tmp_path / "files", tiny, packed)))
+    dataset = load_dataset("fashion_mnist", str(put(tmp_path / "files", tiny, packed)))
     assert dataset.train_images.shape == (20, 1, 28, 28)
     assert dataset.test_images.shape == (10, 1, 28, 28)
     assert (dataset.train_images.dtype, dataset.train_labels.dtype) == (torch.uint8, torch.int64)
@@ -99,7 +99,7 @@ def test_a_byte_that_changed_is_noticed(tiny: dict[str, bytes], tmp_path: Path, 
     content[-1] ^= 1
     folder = put(tmp_path / "files", tiny | {name: bytes(content)}, packed=True)
     with pytest.raises(MissingDataError, match=f"{name} in .*damaged: wrong checksum"):
-        load("fashion_mnist", str(folder))
+        load_dataset("fashion_mnist", str(folder))
 
 
 @pytest.mark.parametrize("cut", [0, 5, 200], ids=["empty", "header", "torn"])
@@ -108,32 +108,32 @@ def test_a_torn_file_is_noticed(tiny: dict[str, bytes], tmp_path: Path, cut: int
     torn = folder / f"{NAMES[0]}.gz"
     torn.write_bytes(torn.read_bytes()[:cut])
     with pytest.raises(MissingDataError, match=r"damaged"):
-        load("fashion_mnist", str(folder))
+        load_dataset("fashion_mnist", str(folder))
 
 
 def test_a_file_that_is_no_archive_is_noticed(tiny: dict[str, bytes], tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny, packed=True)
     (folder / f"{NAMES[2]}.gz").write_bytes(b"<html>not found</html>")
     with pytest.raises(MissingDataError, match=r"damaged"):
-        load("fashion_mnist", str(folder))
+        load_dataset("fashion_mnist", str(folder))
 
 
 def test_a_missing_file_is_named(tiny: dict[str, bytes], tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny, packed=True)
     (folder / f"{NAMES[3]}.gz").unlink()
     with pytest.raises(MissingDataError, match=rf"no {NAMES[3]}.gz in {folder}"):
-        load("fashion_mnist", str(folder))
+        load_dataset("fashion_mnist", str(folder))
 
 
 def test_files_of_another_dataset_are_refused(tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny_files(), packed=True)
     with pytest.raises(MissingDataError, match=r"wrong checksum"):
-        load("fashion_mnist", str(folder))
+        load_dataset("fashion_mnist", str(folder))
 
 
 def test_one_error_names_every_place_that_was_tried(nowhere: Path) -> None:
     with pytest.raises(MissingDataError) as caught:
-        load("fashion_mnist")
+        load_dataset("fashion_mnist")
     text = str(caught.value)
     assert text.startswith("data.dataset: fashion_mnist was not found; tried ")
     assert len(text.splitlines()) == 1
@@ -154,12 +154,12 @@ def test_a_place_where_nothing_can_be_run_is_named_too(
 
     monkeypatch.setattr(subprocess, "run", no_program)
     with pytest.raises(MissingDataError, match=r"apt-get download .*no such file: apt-get"):
-        load("fashion_mnist")
+        load_dataset("fashion_mnist")
 
 
 def test_a_failed_search_leaves_nothing_behind(nowhere: Path) -> None:
     with pytest.raises(MissingDataError):
-        load("fashion_mnist")
+        load_dataset("fashion_mnist")
     assert not (nowhere / "cache" / "data" / "fashion_mnist").exists()
 
 
@@ -168,66 +168,66 @@ def test_a_damaged_cache_does_not_hide_the_next_place(
 ) -> None:
     put(nowhere / "cache" / "data" / "fashion_mnist", {NAMES[0]: b"torn"}, packed=False)
     put(nowhere / "system", tiny, packed=True)
-    assert load("fashion_mnist").origin == str(nowhere / "system")
+    assert load_dataset("fashion_mnist").origin == str(nowhere / "system")
 
 
 def test_what_was_fetched_is_checked_kept_and_found_again(
     nowhere: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = put(nowhere / "fetched", tiny, packed=True)
-    kept: Any = fashion_mnist._keep
-    monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda cache: kept(fetched, cache))
+    kept: Any = fashion_mnist._copy_to_cache
+    monkeypatch.setattr(fashion_mnist, "_fetch_mirror", lambda cache: kept(fetched, cache))
     cache = nowhere / "cache" / "data" / "fashion_mnist"
-    assert load("fashion_mnist").origin == str(cache)
+    assert load_dataset("fashion_mnist").origin == str(cache)
     assert sorted(path.name for path in cache.iterdir()) == sorted(f"{n}.gz" for n in NAMES)
     assert [path.name for path in cache.parent.iterdir()] == ["fashion_mnist"]
-    monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda cache: 1 / 0)
-    assert load("fashion_mnist").origin == str(cache)
+    monkeypatch.setattr(fashion_mnist, "_fetch_mirror", lambda cache: 1 / 0)
+    assert load_dataset("fashion_mnist").origin == str(cache)
 
 
 def test_damaged_files_are_never_kept(
     nowhere: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = put(nowhere / "fetched", tiny | {NAMES[1]: b"torn"}, packed=True)
-    kept: Any = fashion_mnist._keep
-    monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda cache: kept(fetched, cache))
+    kept: Any = fashion_mnist._copy_to_cache
+    monkeypatch.setattr(fashion_mnist, "_fetch_mirror", lambda cache: kept(fetched, cache))
     with pytest.raises(MissingDataError, match=r"mirror .*damaged"):
-        load("fashion_mnist")
+        load_dataset("fashion_mnist")
     assert not (nowhere / "cache" / "data" / "fashion_mnist").exists()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_missing_photographs_are_asked_for_by_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=rf"data.dataset: {name} .*{tmp_path}") as caught:
-        load(name, str(tmp_path))
+        load_dataset(name, str(tmp_path))
     assert "data.path" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     with pytest.raises(FieldError, match=r"data.dataset: one of .*digits.*; got 'mnist'"):
-        load("mnist")
+        load_dataset("mnist")
 
 
 def test_datasets_are_found_by_walking_the_package() -> None:
-    assert {"cifar10", "cifar100", "digits", "fashion_mnist"} <= set(sources.sources())
-    assert all(source.name == name for name, source in sources.sources().items())
+    assert {"cifar10", "cifar100", "digits", "fashion_mnist"} <= set(sources.discover_sources())
+    assert all(source.name == name for name, source in sources.discover_sources().items())
 
 
 def test_digits_are_whole_and_split_once() -> None:
-    digits = load("digits")
+    digits = load_dataset("digits")
     assert digits.train_images.shape == (1437, 1, 8, 8)
     assert digits.test_images.shape == (360, 1, 8, 8)
     assert (digits.train_images.dtype, digits.train_labels.dtype) == (torch.uint8, torch.int64)
     assert (int(digits.train_images.min()), int(digits.train_images.max())) == (0, 255)
     assert digits.class_names == tuple("0123456789")
-    assert torch.equal(load("digits").train_images, digits.train_images)
+    assert torch.equal(load_dataset("digits").train_images, digits.train_images)
 
 
 def test_no_digit_is_in_both_parts() -> None:
     from sklearn.datasets import load_digits
 
-    content, digits = load_digits(), load("digits")
+    content, digits = load_digits(), load_dataset("digits")
     both = torch.cat([digits.train_images, digits.test_images]).flatten(1)
     labels = torch.cat([digits.train_labels, digits.test_labels])
     whole = torch.from_numpy(content.images).mul(255 / 16).round().to(torch.uint8).flatten(1)
@@ -239,7 +239,7 @@ def test_no_digit_is_in_both_parts() -> None:
 @given(size=st.integers(1, 1437))
 def test_a_subset_is_balanced_as_far_as_the_classes_go(size: int) -> None:
     digits = load_once()
-    labels = subset(digits, size, None).train_labels
+    labels = take_subset(digits, size, None).train_labels
     assert len(labels) == size
     counts, available = labels.bincount(minlength=10), digits.train_labels.bincount()
     # Classes differ by one image at most, except those that are used up.
@@ -249,20 +249,20 @@ def test_a_subset_is_balanced_as_far_as_the_classes_go(size: int) -> None:
 
 @given(sizes=st.tuples(st.integers(1, 300), st.integers(1, 300)))
 def test_a_smaller_subset_is_part_of_a_larger_one(sizes: tuple[int, int]) -> None:
-    small, large = (rows_of(subset(load_once(), size, None)) for size in sorted(sizes))
+    small, large = (rows_of(take_subset(load_once(), size, None)) for size in sorted(sizes))
     assert all(large.count(row) >= small.count(row) for row in set(small))
 
 
 def test_a_subset_keeps_images_and_labels_together() -> None:
     digits = load_once()
     pairs = set(rows_of(digits))
-    assert set(rows_of(subset(digits, 77, 13))) <= pairs
-    assert len(subset(digits, 77, 13).test_labels) == 13
+    assert set(rows_of(take_subset(digits, 77, 13))) <= pairs
+    assert len(take_subset(digits, 77, 13).test_labels) == 13
 
 
 def test_a_whole_dataset_is_left_as_it_is() -> None:
     digits = load_once()
-    whole = subset(digits, None, None)
+    whole = take_subset(digits, None, None)
     assert torch.equal(whole.train_images, digits.train_images)
     assert torch.equal(whole.test_labels, digits.test_labels)
 
@@ -272,13 +272,13 @@ def test_a_whole_dataset_is_left_as_it_is() -> None:
 )
 def test_more_than_there_is_is_refused(train: int, test: int | None, field: str) -> None:
     with pytest.raises(FieldError, match=rf"data.{field}: at most the \d+ images of digits; got"):
-        subset(load_once(), train, test)
+        take_subset(load_once(), train, test)
 
 
 @given(classes=st.lists(st.integers(0, 9), min_size=2, unique=True))
 def test_some_classes_are_all_their_images_numbered_anew(classes: list[int]) -> None:
     digits = load_once()
-    some = of_classes(digits, tuple(classes))
+    some = select_classes(digits, tuple(classes))
     assert some.class_names == tuple(digits.class_names[c] for c in classes)
     for number, old in enumerate(classes):
         for part in ("train", "test"):
@@ -290,7 +290,7 @@ def test_some_classes_are_all_their_images_numbered_anew(classes: list[int]) -> 
 
 def test_a_class_that_is_not_there_is_refused() -> None:
     with pytest.raises(FieldError, match=r"data.classes: numbers from 0 to 9 of digits; got"):
-        of_classes(load_once(), (0, 10))
+        select_classes(load_once(), (0, 10))
 
 
 def test_a_subset_of_some_classes_is_balanced() -> None:
@@ -305,7 +305,7 @@ _loaded: list[Any] = []
 def load_once() -> Any:
     """Return the digits; hypothesis calls a test many times."""
     if not _loaded:
-        _loaded.append(load("digits"))
+        _loaded.append(load_dataset("digits"))
     return _loaded[0]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fl_sim.data import arrays as reading
-from fl_sim.data import pictures
-from fl_sim.data.sources import MissingDataError, Reading, load
+from fl_sim.data import image_files
+from fl_sim.data.sources import MissingDataError, ReadOptions, load_dataset
 
 RNG = np.random.default_rng(3)
 
@@ -31,7 +31,7 @@ def written(path: Path, prefix: str = "{}_{}", **changed: Any) -> str:
 
 def refused(path: str, match: str) -> None:
     with pytest.raises(MissingDataError, match=match) as caught:
-        load("npz", path)
+        load_dataset("npz", path)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -60,15 +60,15 @@ def test_labels_that_are_no_numbers_of_classes_are_refused(tmp_path: Path, label
 
 def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
     for prefix in ("{}_{}", "{}ing_{}", "{}{}"):
-        assert len(load("npz", written(tmp_path, prefix)).test_labels) == 4
+        assert len(load_dataset("npz", written(tmp_path, prefix)).test_labels) == 4
     content = np.load(written(tmp_path))
     names = {"images": "x_{}", "labels": "y_{}"}
     keras = {names[n.split("_")[1]].format(n.split("_")[0]): content[n] for n in content.files}
     np.savez(tmp_path / "keras.npz", **keras)
-    assert len(load("npz", str(tmp_path / "keras.npz")).train_labels) == 6
+    assert len(load_dataset("npz", str(tmp_path / "keras.npz")).train_labels) == 6
     images, labels = content["train_images"], content["train_labels"]
     np.savez(tmp_path / "plain.npz", images=images, labels=labels)
-    plain = load("npz", str(tmp_path / "plain.npz"))
+    plain = load_dataset("npz", str(tmp_path / "plain.npz"))
     assert plain.test_labels.tolist() == [0, 1]
     assert plain.notes == ("a fifth of each class set apart for testing",)
     twice = written(tmp_path, Train_images=images, Train_labels=labels)
@@ -78,12 +78,12 @@ def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
 def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
     """Neither an array of objects nor one of another kind stands in the way."""
     other = {"val_images": np.zeros((2, 3)), "names": np.array([{}, None])}
-    dataset = load("npz", written(tmp_path, **other))
+    dataset = load_dataset("npz", written(tmp_path, **other))
     assert dataset.notes == ("val_images not read",)
 
 
 def test_classes_without_an_image_are_noted(tmp_path: Path) -> None:
-    dataset = load("npz", written(tmp_path, train_labels=np.array([0, 1, 0, 1, 0, 7])))
+    dataset = load_dataset("npz", written(tmp_path, train_labels=np.array([0, 1, 0, 1, 0, 7])))
     assert dataset.num_classes == 8
     assert dataset.notes == ("5 of 8 classes without a training image",)
 
@@ -121,7 +121,7 @@ def test_sizes_that_are_only_declared_are_not_allocated(
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("more_images.npy", header_of((2**40, 100, 100)))
     refused(path, "more_images declares 10995116277760000 bytes and holds")
-    monkeypatch.setattr(pictures, "MAX_BYTES", 100)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     monkeypatch.setattr(reading.npy, "read_array", lambda *args, **options: 1 / 0)
     refused(written(tmp_path), "at most 0 MiB are read")
 
@@ -144,6 +144,6 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
 def test_splits_of_two_sizes_are_scaled_to_one(tmp_path: Path) -> None:
     path = written(tmp_path, test_images=np.full((4, 9, 7), 80, np.uint8))
     refused(path, r"differ in size: .* set data.side")
-    dataset = load("npz", path, Reading(side=6))
+    dataset = load_dataset("npz", path, ReadOptions(side=6))
     assert (dataset.train_images.shape, dataset.test_images.shape) == ((6, 1, 6, 6), (4, 1, 6, 6))
     assert bool((dataset.test_images == 80).all())

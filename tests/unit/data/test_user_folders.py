@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageCms
 
 from fl_sim.core.errors import FieldError
-from fl_sim.data import pictures
+from fl_sim.data import image_files
 from fl_sim.data.folders import read_folder
-from fl_sim.data.pictures import decode
+from fl_sim.data.image_files import decode
 from fl_sim.data.scaling import resize
-from fl_sim.data.sources import MissingDataError, Reading, fingerprint, load
-from fl_sim.data.splits import part_of
+from fl_sim.data.sources import MissingDataError, ReadOptions, hash_dataset, load_dataset
+from fl_sim.data.splits import parse_split
 
 RNG = np.random.default_rng(2)
 
@@ -41,7 +41,7 @@ def fill(root: Path, *tops: str, count: int = 3, classes: tuple[str, ...] = ("ca
 
 def refused(root: Path, match: str, **options: Any) -> None:
     with pytest.raises(MissingDataError, match=match) as caught:
-        load("image_folder", str(root), Reading(**options))
+        load_dataset("image_folder", str(root), ReadOptions(**options))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -60,7 +60,7 @@ def refused(root: Path, match: str, **options: Any) -> None:
 def test_parts_go_by_their_usual_names(tmp_path: Path, tops: tuple[str, ...], note: str) -> None:
     for top, count in zip(tops, (4, 2, 1), strict=False):
         fill(tmp_path, top, count=count)
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert dataset.class_names == ("cat", "dog")
     tested = {"test": 1, "val": 2}["test" if len(tops) == 3 else "val"]
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (8, 2 * tested)
@@ -69,7 +69,7 @@ def test_parts_go_by_their_usual_names(tmp_path: Path, tops: tuple[str, ...], no
 
 
 def test_train_alone_is_split(tmp_path: Path) -> None:
-    dataset = load("image_folder", str(fill(tmp_path, "train", count=5)))
+    dataset = load_dataset("image_folder", str(fill(tmp_path, "train", count=5)))
     assert dataset.class_names == ("cat", "dog")
     assert dataset.test_labels.tolist() == [0, 1]
 
@@ -113,13 +113,13 @@ def test_classes_that_merely_sound_like_parts_are_classes(
     tmp_path: Path, tops: tuple[str, str]
 ) -> None:
     fill(tmp_path, classes=tops)
-    assert load("image_folder", str(tmp_path)).class_names == tuple(sorted(tops))
+    assert load_dataset("image_folder", str(tmp_path)).class_names == tuple(sorted(tops))
 
 
 def test_images_of_each_class_in_folders_by_patient_are_of_the_class(tmp_path: Path) -> None:
     for name in ("ill/p1/1.png", "ill/p2/1.png", "well/p3/1.png", "well/p4/1.png"):
         put(tmp_path / name)
-    assert load("image_folder", str(tmp_path)).class_names == ("ill", "well")
+    assert load_dataset("image_folder", str(tmp_path)).class_names == ("ill", "well")
 
 
 def test_levels_can_be_said(tmp_path: Path) -> None:
@@ -127,20 +127,24 @@ def test_levels_can_be_said(tmp_path: Path) -> None:
         for index in range(3):
             put(tmp_path / "a" / label / f"{index}.png")
     fill(tmp_path / "b", classes=("train", "test", "cat"))
-    said = Reading(folders="label")
-    assert load("image_folder", str(tmp_path / "b"), said).class_names == ("cat", "test", "train")
+    said = ReadOptions(folders="label")
+    assert load_dataset("image_folder", str(tmp_path / "b"), said).class_names == (
+        "cat",
+        "test",
+        "train",
+    )
     listing = read_folder(tmp_path, folders="owner/label")
-    assert {(own.owner, own.label) for own in listing.files} >= {("a", "train"), ("b", "cat")}
+    assert {(image.owner, image.label) for image in listing.files} >= {("a", "train"), ("b", "cat")}
     with pytest.raises(FieldError, match=r"folders: label, and split and owner"):
         read_folder(tmp_path, folders="class")
     refused(tmp_path, "lies in 2 folders; folders=split/owner/label", folders="split/owner/label")
     refused(tmp_path, "a is no part of a dataset", folders="split/label")
     with pytest.raises(FieldError, match=r"data.folders: None but for folders"):
-        load("digits", None, said)
+        load_dataset("digits", None, said)
 
 
 def test_a_part_is_known_by_its_name() -> None:
-    assert [part_of(n) for n in ("Val", "DEV", "testing-set", "tester", "")] == [
+    assert [parse_split(n) for n in ("Val", "DEV", "testing-set", "tester", "")] == [
         "val",
         "val",
         "test",
@@ -154,7 +158,7 @@ def test_every_class_is_on_both_sides_of_the_split(
     tmp_path: Path, classes: int, count: int
 ) -> None:
     names = tuple(f"c{i:02}" for i in range(classes))
-    dataset = load("image_folder", str(fill(tmp_path, classes=names, count=count)))
+    dataset = load_dataset("image_folder", str(fill(tmp_path, classes=names, count=count)))
     tested = max(1, round(0.2 * count))
     assert dataset.test_labels.bincount().tolist() == [tested] * classes
     assert dataset.train_labels.bincount().tolist() == [count - tested] * classes
@@ -162,16 +166,16 @@ def test_every_class_is_on_both_sides_of_the_split(
 
 def test_the_only_image_of_a_class_is_trained_on(tmp_path: Path) -> None:
     put(fill(tmp_path) / "elk" / "0.png")
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert dataset.train_labels.bincount().tolist() == [2, 2, 1]
     assert dataset.test_labels.tolist() == [0, 1]
 
 
 def test_another_class_does_not_move_the_split_of_the_first(tmp_path: Path) -> None:
-    first = load("image_folder", str(fill(tmp_path, count=10)))
+    first = load_dataset("image_folder", str(fill(tmp_path, count=10)))
     for index in range(7):
         put(tmp_path / "ant" / f"{index}.png")
-    second = load("image_folder", str(tmp_path))
+    second = load_dataset("image_folder", str(tmp_path))
     assert torch.equal(second.test_images[second.test_labels > 0], first.test_images)
 
 
@@ -181,7 +185,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "cat" / ".DS_Store").write_text("")
     (tmp_path / "cat" / "Thumbs.db").write_text("")
     put(tmp_path / "cat" / "more" / "deep.PNG")
-    text = "; ".join(load("image_folder", str(tmp_path)).notes)
+    text = "; ".join(load_dataset("image_folder", str(tmp_path)).notes)
     assert "2 hidden files (cat/.DS_Store, ...) left out" in text
     assert "1 other file (README.txt) left out" in text
     assert "1 image (cat/more/deep.PNG) in folders below those of the classes" in text
@@ -209,13 +213,13 @@ def test_what_usually_lies_beside_images_is_left_out_and_changes_no_hash(
     tmp_path: Path, name: str
 ) -> None:
     fill(tmp_path)
-    before = load("image_folder", str(tmp_path))
-    content = fingerprint("image_folder", str(tmp_path))
+    before = load_dataset("image_folder", str(tmp_path))
+    content = hash_dataset("image_folder", str(tmp_path))
     put(tmp_path / name, format="png")
-    after = load("image_folder", str(tmp_path))
+    after = load_dataset("image_folder", str(tmp_path))
     assert torch.equal(after.train_images, before.train_images)
     assert len(after.notes) == len(before.notes) + 1
-    assert "/" in name or fingerprint("image_folder", str(tmp_path)) == content
+    assert "/" in name or hash_dataset("image_folder", str(tmp_path)) == content
 
 
 @pytest.mark.parametrize("name", ["cat/x.heic", "cat/raw.NEF", "cat/no_suffix", "cat/x.zip"])
@@ -245,7 +249,7 @@ def test_links_are_refused_where_they_lead_astray(tmp_path: Path) -> None:
 
 def test_a_link_to_an_image_inside_counts_as_a_copy(tmp_path: Path) -> None:
     (fill(tmp_path) / "dog" / "link.png").symlink_to(tmp_path / "cat" / "0.png")
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert len(dataset.train_labels) + len(dataset.test_labels) == 7
     assert "2 files (" in "; ".join(dataset.notes)
     assert "with the same content under two labels" in "; ".join(dataset.notes)
@@ -290,7 +294,7 @@ def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) ->
     for index in (1, 2):
         put(tmp_path / "x" / f"{index}.png")
     table(tmp_path, content)
-    assert [own.label for own in read_folder(tmp_path).files] == ["Käfer", "Ähre"]
+    assert [image.label for image in read_folder(tmp_path).files] == ["Käfer", "Ähre"]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_a_table_says_parts_and_owners(tmp_path: Path) -> None:
         put(tmp_path / name)
     head = ("file", "label", "split", "owner", "camera")
     table(tmp_path, "\n".join(",".join(row) for row in [head, *rows]))
-    dataset = load("image_folder", str(tmp_path))
+    dataset = load_dataset("image_folder", str(tmp_path))
     assert dataset.train_labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert dataset.train_owners is not None
     assert dataset.train_owners.tolist() == [0, 1, 2, 0, 1, 2]
@@ -342,7 +346,7 @@ def test_a_table_says_parts_and_owners(tmp_path: Path) -> None:
 
 def test_a_table_of_another_kind_beside_class_folders_is_none_of_labels(tmp_path: Path) -> None:
     table(fill(tmp_path), "id,breed\n1,cat\n")
-    assert load("image_folder", str(tmp_path)).class_names == ("cat", "dog")
+    assert load_dataset("image_folder", str(tmp_path)).class_names == ("cat", "dog")
 
 
 def png(colour: int, depth: int, channels: int) -> bytes:
@@ -423,9 +427,9 @@ def test_more_pixels_than_fit_are_refused_before_any_is_decoded(
     Image.new("1", (20_000, 20_000)).save(fill(tmp_path) / "cat" / "large.png")
     refused(tmp_path, "large.png is too large")
     (tmp_path / "cat" / "large.png").unlink()
-    monkeypatch.setattr(pictures, "MAX_BYTES", 36 * 5)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 36 * 5)
     decoded: list[str] = []
-    monkeypatch.setattr(pictures, "decode", lambda content, name: decoded.append(name))
+    monkeypatch.setattr(image_files, "decode", lambda content, name: decoded.append(name))
     refused(tmp_path, "take 0 MiB once they are decoded")
     assert decoded == []
 
@@ -434,7 +438,7 @@ def test_transparent_images_are_refused_and_opaque_ones_are_not(tmp_path: Path) 
     pixels = RNG.integers(0, 256, (6, 6, 4), dtype=np.uint8)
     pixels[:, :, 3] = 255
     Image.fromarray(pixels).save(fill(tmp_path) / "cat" / "9.png")
-    assert load("image_folder", str(tmp_path)).train_images.shape[1] == 3
+    assert load_dataset("image_folder", str(tmp_path)).train_images.shape[1] == 3
     pixels[0, 0, 3] = 254
     Image.fromarray(pixels).save(tmp_path / "cat" / "9.png")
     refused(tmp_path, "cat/9.png is transparent in places")
@@ -445,10 +449,10 @@ def test_a_colour_profile_is_noted_where_it_is_not_srgb(tmp_path: Path) -> None:
         return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
     put(fill(tmp_path) / "cat" / "7.png", 6, 6, 3, icc_profile=profile("sRGB"))
-    notes = load("image_folder", str(tmp_path)).notes
+    notes = load_dataset("image_folder", str(tmp_path)).notes
     assert [note.split(" (")[0] for note in notes] == ["6 grey images"]
     put(tmp_path / "cat" / "8.png", 6, 6, 3, icc_profile=profile("XYZ"))
-    assert "profile is not sRGB" in load("image_folder", str(tmp_path)).notes[1]
+    assert "profile is not sRGB" in load_dataset("image_folder", str(tmp_path)).notes[1]
 
 
 def test_images_of_mixed_size_are_scaled(tmp_path: Path) -> None:
@@ -456,7 +460,7 @@ def test_images_of_mixed_size_are_scaled(tmp_path: Path) -> None:
         put(tmp_path / "a" / f"{index}.png", 20 + index, 30, 3)
         put(tmp_path / "b" / f"{index}.png", 12, 9 + index)
     refused(tmp_path, "images of one size are needed.*; or set data.side, such as 64")
-    dataset = load("image_folder", str(tmp_path), Reading(side=16))
+    dataset = load_dataset("image_folder", str(tmp_path), ReadOptions(side=16))
     assert dataset.train_images.shape == (6, 3, 16, 16)
     known = {
         resize(decode(path.read_bytes(), "").pixels[None], 16)
@@ -469,21 +473,21 @@ def test_images_of_mixed_size_are_scaled(tmp_path: Path) -> None:
 
 
 def test_any_dataset_can_be_scaled() -> None:
-    digits = load("digits", None, Reading(side=16))
+    digits = load_dataset("digits", None, ReadOptions(side=16))
     assert digits.train_images.shape == (1437, 1, 16, 16)
-    assert torch.equal(digits.test_images, resize(load("digits").test_images, 16))
+    assert torch.equal(digits.test_images, resize(load_dataset("digits").test_images, 16))
     assert resize(digits.train_images[:0], 8).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize("make", [lambda root: fill(root, classes=("a",))])
 def test_a_dataset_of_one_class_is_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    assert load("image_folder", str(make(tmp_path))).num_classes == 1
+    assert load_dataset("image_folder", str(make(tmp_path))).num_classes == 1
 
 
 @pytest.mark.parametrize("pair", [("A", "a"), ("a ", "a"), ("caf\u00e9", "cafe\u0301")])
 def test_labels_that_look_the_same_are_noted(tmp_path: Path, pair: tuple[str, str]) -> None:
     fill(tmp_path / "in", classes=pair)
-    notes = load("image_folder", str(tmp_path / "in")).notes
+    notes = load_dataset("image_folder", str(tmp_path / "in")).notes
     assert any(note.endswith("are classes of their own") for note in notes)
 
 

@@ -16,7 +16,7 @@ from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.federation.federation import Federation, load_federation
 from fl_sim.flower.server import server_for
-from fl_sim.models.parameters import shapes
+from fl_sim.models.parameters import parameter_shapes
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.loop import initial_state, run_rounds
 from fl_sim.rounds.measure import measure_round
@@ -38,7 +38,9 @@ def after_a_round(experiment: Experiment, global_seed: int) -> Tensor:
 def first_state(federation: Federation) -> State:
     return initial_state(
         federation,
-        server_for(federation.experiment.strategy, federation.start, shapes(federation.model), 0),
+        server_for(
+            federation.experiment.strategy, federation.start, parameter_shapes(federation.model), 0
+        ),
     )
 
 

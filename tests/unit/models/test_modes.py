@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_sim.models.architectures import NORMS, channels_last, resnet18, small_cnn
+from fl_sim.models.architectures import NORMS, resnet18, small_cnn, to_channels_last
 from fl_sim.models.modes import eval_mode, fold_batch_norms
 
 NETWORKS = {"small_cnn": small_cnn, "resnet18": resnet18}
@@ -15,7 +15,7 @@ NETWORKS = {"small_cnn": small_cnn, "resnet18": resnet18}
 def seasoned(name: str, norm: str) -> nn.Sequential:
     """Return a network whose normalisations have seen something, some turned upside down."""
     torch.manual_seed(0)
-    network = channels_last(NETWORKS[name]((1, 28, 28), 10, norm))
+    network = to_channels_last(NETWORKS[name]((1, 28, 28), 10, norm))
     for stage in network.modules():
         if isinstance(stage, nn.BatchNorm2d):
             stage.running_mean.normal_()

@@ -7,12 +7,18 @@ from torch import Tensor, nn
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES
-from fl_sim.models.parameters import buffers, flatten, load_buffers, load_flat, shapes
-from fl_sim.models.tuning import FrozenBatchNorm, build
+from fl_sim.models.parameters import (
+    copy_buffers,
+    flatten,
+    load_buffers,
+    load_flat,
+    parameter_shapes,
+)
+from fl_sim.models.tuning import FrozenBatchNorm, build_network
 
 
 def made(backbone: str = "small_cnn", seed: int = 0) -> nn.Sequential:
-    return build(Model(backbone), (3, 16, 16), 10, seed).trained
+    return build_network(Model(backbone), (3, 16, 16), 10, seed).trained
 
 
 def drawn(like: Tensor) -> Tensor:
@@ -36,9 +42,11 @@ def test_loading_what_was_read_changes_nothing() -> None:
 
 def test_the_vector_is_in_the_order_of_the_shapes() -> None:
     model = made()
-    pieces = flatten(model).split([torch.Size(shape).numel() for shape in shapes(model).values()])
+    pieces = flatten(model).split(
+        [torch.Size(shape).numel() for shape in parameter_shapes(model).values()]
+    )
     named = dict(model.named_parameters())
-    for (name, shape), piece in zip(shapes(model).items(), pieces, strict=True):
+    for (name, shape), piece in zip(parameter_shapes(model).items(), pieces, strict=True):
         assert torch.equal(piece.view(shape), named[name])
 
 
@@ -87,14 +95,14 @@ def test_frozen_parameters_do_not_travel() -> None:
     model[1].requires_grad_(False)
     frozen = sum(parameter.numel() for parameter in model[1].parameters())
     assert len(flatten(model)) == whole - frozen
-    assert not any(name.startswith("1.") for name in shapes(model))
+    assert not any(name.startswith("1.") for name in parameter_shapes(model))
     before = model[1].weight.clone()
     load_flat(model, torch.zeros(whole - frozen))
     assert torch.equal(model[1].weight, before)
 
 
 def test_statistics_travel_apart_by_name() -> None:
-    assert sorted(buffers(made())) == [
+    assert sorted(copy_buffers(made())) == [
         f"{layer}.{name}"
         for layer in (2, 5)
         for name in ("num_batches_tracked", "running_mean", "running_var")
@@ -102,24 +110,24 @@ def test_statistics_travel_apart_by_name() -> None:
 
 
 def test_constants_do_not_travel() -> None:
-    model = build(Model("small_cnn", norm="group"), (3, 16, 16), 10, 0).trained
+    model = build_network(Model("small_cnn", norm="group"), (3, 16, 16), 10, 0).trained
     assert dict(model.named_buffers())  # the mean and deviation of the first layer
-    assert buffers(model) == {}
+    assert copy_buffers(model) == {}
 
 
 def test_frozen_statistics_do_not_travel() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), FrozenBatchNorm(2))
-    assert {name.split(".")[0] for name in buffers(model)} == {"0"}
+    assert {name.split(".")[0] for name in copy_buffers(model)} == {"0"}
 
 
 def test_buffers_that_are_loaded_are_read_back_as_copies() -> None:
     one, other = made(), made()
     one.train()(torch.rand(4, 3, 16, 16, generator=generator(0, "images")))
-    values = buffers(one)
+    values = copy_buffers(one)
     load_buffers(other, values)
-    again = buffers(other)
+    again = copy_buffers(other)
     assert all(torch.equal(values[name], again[name]) for name in values)
     values["2.running_mean"].fill_(99.0)
-    assert float(buffers(other)["2.running_mean"].max()) < 99
-    assert float(buffers(one)["2.running_mean"].max()) < 99
-    assert buffers(other)["2.num_batches_tracked"].item() == 1
+    assert float(copy_buffers(other)["2.running_mean"].max()) < 99
+    assert float(copy_buffers(one)["2.running_mean"].max()) < 99
+    assert copy_buffers(other)["2.num_batches_tracked"].item() == 1

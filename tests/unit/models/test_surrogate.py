@@ -7,7 +7,7 @@ from fl_sim.contracts import Dataset
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import Batches, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate
 
 SHAPE = (1, 8, 8)
 
@@ -49,7 +49,7 @@ def test_a_restored_state_goes_on_bit_by_bit(digits: Dataset) -> None:
     for _ in range(2):
         broken.step(images, labels)
     again = surrogate()
-    assert again.restore(broken.state(2)) == 2
+    assert again.load_state_dict(broken.state_dict(2)) == 2
     for _ in range(2):
         again.step(images, labels)
     assert torch.equal(flat(again), flat(whole))
@@ -57,13 +57,13 @@ def test_a_restored_state_goes_on_bit_by_bit(digits: Dataset) -> None:
 
 def test_fitting_lowers_the_error(digits: Dataset) -> None:
     own, images = surrogate(), as_pixels(digits.train_images)
-    before = own.error(images, digits.train_labels)
+    before = own.compute_error(images, digits.train_labels)
     own.fit(images, digits.train_labels, 8, 30, 1, generator(0, "fit"))
-    assert own.error(images, digits.train_labels) < before / 2
+    assert own.compute_error(images, digits.train_labels) < before / 2
 
 
 def test_batches_go_on_in_one_order() -> None:
-    batches = Batches(10, 4, generator(0, "batches"))
+    batches = BatchCycle(10, 4, generator(0, "batches"))
     first = [batches.next() for _ in range(3)]
     assert torch.equal(torch.cat(first).sort().values, torch.arange(10))
     assert [len(rows) for rows in first] == [4, 4, 2]

@@ -18,7 +18,13 @@ from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.low_rank import LowRank
 from fl_sim.models.networks import NETWORKS
-from fl_sim.models.tuning import FrozenBatchNorm, Network, build, calibrate, trained_parameters
+from fl_sim.models.tuning import (
+    FrozenBatchNorm,
+    Network,
+    build_network,
+    calibrate,
+    list_trained_parameters,
+)
 
 SHAPE = (1, 28, 28)
 BACKBONES = ("small_cnn", "resnet18", LITE0, "mobilenet_v3_small")
@@ -26,7 +32,7 @@ every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
 def network(backbone: str, tune: Any, seed: int = 0, **fields: Any) -> Network:
-    return build(Model(backbone, tune=tune, **fields), SHAPE, 10, seed)
+    return build_network(Model(backbone, tune=tune, **fields), SHAPE, 10, seed)
 
 
 def sizes(part: nn.Module) -> int:
@@ -167,7 +173,7 @@ def test_a_frozen_norm_normalises_by_its_statistics_in_every_mode() -> None:
 
 def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
     cut = network(LITE0, "last_block", init="pretrained", backbone_rate=0.125)
-    rates = [rate for _, rate in trained_parameters(cut.trained)]
+    rates = [rate for _, rate in list_trained_parameters(cut.trained)]
     assert len(rates) == len(list(cut.trained.parameters()))
     assert rates == [0.125] * (len(rates) - 2) + [1.0, 1.0]
 
@@ -175,20 +181,20 @@ def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
 @every_backbone
 def test_a_random_start_learns_everywhere_alike(backbone: str) -> None:
     trained = network(backbone, "full").trained
-    assert {rate for _, rate in trained_parameters(trained)} == {1.0}
+    assert {rate for _, rate in list_trained_parameters(trained)} == {1.0}
 
 
 @pytest.mark.parametrize("copied", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_of_a_network_learns_as_fast(copied: Any) -> None:
     trained = network(LITE0, "last_block", init="pretrained", backbone_rate=0.125).trained
-    rates = [rate for _, rate in trained_parameters(copied(trained))]
-    assert rates == [rate for _, rate in trained_parameters(trained)]
+    rates = [rate for _, rate in list_trained_parameters(copied(trained))]
+    assert rates == [rate for _, rate in list_trained_parameters(trained)]
 
 
 def test_freezing_statistics_keeps_every_tensor_and_its_name() -> None:
     norm = nn.BatchNorm2d(3, eps=0.01, momentum=0.3).double()
     norm(torch.rand(4, 3, 2, 2).double())
-    frozen = FrozenBatchNorm.of(norm)
+    frozen = FrozenBatchNorm.from_batch_norm(norm)
     assert type(norm) is nn.BatchNorm2d
     ours, theirs = frozen.state_dict(keep_vars=True), norm.state_dict(keep_vars=True)
     assert list(ours) == list(theirs)
@@ -248,7 +254,7 @@ def test_a_few_parameters_are_trained_and_the_rest_stays(backbone: str, tune: st
     cut = network(backbone, tune, init=init, pixels=32 if backbone == LITE0 else None)
     trained = {n: p for n, p in cut.trained.named_parameters() if p.requires_grad}
     assert 0 < sum(p.numel() for p in trained.values()) < 0.35 * sizes(whole(cut))
-    assert all(rate == 1.0 for _, rate in trained_parameters(cut.trained))
+    assert all(rate == 1.0 for _, rate in list_trained_parameters(cut.trained))
     before = {name: p.detach().clone() for name, p in cut.trained.named_parameters()}
     inputs = cut.frozen(grey(8)).detach() if len(cut.frozen) else (grey(8) * 255).byte()
     shard = Shard(0, inputs, torch.arange(8), torch.arange(8), 10)
@@ -306,10 +312,10 @@ def test_pretrained_weights_come_with_the_network_that_they_are_for(
         asked.append((backbone, pretrained))
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, classes))
 
-    monkeypatch.setattr(foundation, "foundation_stages", stages)
-    build(Model("resnet18", init="pretrained"), (1, 28, 28), 10, 0)
+    monkeypatch.setattr(foundation, "build_foundation_stages", stages)
+    build_network(Model("resnet18", init="pretrained"), (1, 28, 28), 10, 0)
     assert asked == [("resnet18", True)]
-    build(Model("resnet18"), (1, 28, 28), 10, 0)
+    build_network(Model("resnet18"), (1, 28, 28), 10, 0)
     assert len(asked) == 1
     with pytest.raises(FieldError, match="'batch' for resnet18"):
-        build(Model("resnet18", init="pretrained", norm="group"), (1, 28, 28), 10, 0)
+        build_network(Model("resnet18", init="pretrained", norm="group"), (1, 28, 28), 10, 0)

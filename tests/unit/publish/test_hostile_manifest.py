@@ -14,7 +14,7 @@ from fl_sim.core.atomic_io import bytes_sha256
 from fl_sim.core.errors import RequestError
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.publish import manifest
-from fl_sim.publish.check import check, summary
+from fl_sim.publish.check import check_protected, describe_result
 from fl_sim.publish.publish import publish
 from fl_sim.publish.request import Request
 
@@ -98,14 +98,14 @@ NONE_OF_US = "subprocess.Popen"
 def test_wrong_shapes_are_one_line(out: Path, path: str, value: Any) -> None:
     change(out, path, value)
     with pytest.raises(RequestError, match=r"manifest.json is damaged: ") as caught:
-        check(out, None, silent)
+        check_protected(out, None, silent)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("source", ["\ud800", "a" * 5000, "x/" * 5000])
 def test_originals_in_a_place_that_cannot_be_are_not_compared(out: Path, source: str) -> None:
     change(out, "source", source)
-    verdict = check(out, None, silent)
+    verdict = check_protected(out, None, silent)
     assert (verdict.compared, verdict.problems) == (False, ())
 
 
@@ -127,7 +127,7 @@ def test_originals_in_a_place_that_cannot_be_are_not_compared(out: Path, source:
 def test_what_is_no_manifest_is_one_line(out: Path, content: bytes) -> None:
     (out / "manifest.json").write_bytes(content)
     with pytest.raises(RequestError, match=r"manifest.json is damaged: "):
-        check(out, None, silent)
+        check_protected(out, None, silent)
 
 
 def test_a_manifest_that_is_no_plain_file_is_refused(
@@ -135,15 +135,15 @@ def test_a_manifest_that_is_no_plain_file_is_refused(
 ) -> None:
     monkeypatch.setattr(manifest, "MAX_BYTES", 10)
     with pytest.raises(RequestError, match=r"bytes are too many"):
-        check(out, None, silent)
+        check_protected(out, None, silent)
     (out / "manifest.json").rename(out / "other.json")
     (out / "manifest.json").symlink_to(out / "other.json")
     with pytest.raises(RequestError, match=r"is no plain file"):
-        check(out, None, silent)
+        check_protected(out, None, silent)
     (out / "manifest.json").unlink()
     os.mkfifo(out / "manifest.json")
     with pytest.raises(RequestError, match=r"is no plain file"):
-        check(out, None, silent)
+        check_protected(out, None, silent)
 
 
 def test_links_are_not_followed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_links_are_not_followed(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
     read: list[Path] = []
     real: Callable[[Path], bytes] = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
-    problems = check(out, None, silent).problems
+    problems = check_protected(out, None, silent).problems
     assert problems == ("a/0.png is missing", "a/0.png is a link", "more is a link")
     assert out.parent / "outside.png" not in [path.resolve() for path in read]
 
@@ -162,37 +162,37 @@ def test_an_original_that_is_a_link_is_not_read(out: Path) -> None:
     original = out.parent / "in" / "a" / "0.png"
     original.rename(out.parent / "outside.png")
     original.symlink_to(out.parent / "outside.png")
-    (problem,) = check(out, None, silent).problems
+    (problem,) = check_protected(out, None, silent).problems
     assert "a/0.png is missing" in problem
 
 
 def test_a_forged_radius_is_told_as_a_claim(out: Path) -> None:
     change(out, "request.protection.radius", 1.0)
-    verdict = check(out, None, silent)
+    verdict = check_protected(out, None, silent)
     assert (verdict.measured, verdict.claimed, verdict.radius) == (8, 8, 255.0)
-    text = " ".join(summary(verdict))
+    text = " ".join(describe_result(verdict))
     assert "measured against the originals in" in text
     assert "every change is at most 8/255; the manifest claims a radius of 255/255" in text
 
 
 def test_a_forged_change_is_a_problem(out: Path) -> None:
     change(out, "images.0.change", 3)
-    (problem,) = check(out, None, silent).problems
+    (problem,) = check_protected(out, None, silent).problems
     assert problem.endswith("levels, not by 3 as the manifest claims")
 
 
 def test_without_originals_it_says_that_nothing_was_measured(out: Path) -> None:
     (out.parent / "in").rename(out.parent / "moved")
-    verdict = check(out, None, silent)
+    verdict = check_protected(out, None, silent)
     assert (verdict.compared, verdict.measured) == (False, -1)
-    text = " ".join(summary(verdict))
+    text = " ".join(describe_result(verdict))
     assert "not measured: give the originals" in text
     assert "no evidence" in text
 
 
 def test_a_forged_label_is_a_problem(out: Path) -> None:
     change(out, "images.0.label", "cat")
-    assert check(out, None, silent).problems == ("a/0.png has the label a, not cat",)
+    assert check_protected(out, None, silent).problems == ("a/0.png has the label a, not cat",)
 
 
 def test_unprotected_images_are_a_problem(out: Path) -> None:
@@ -202,5 +202,5 @@ def test_unprotected_images_are_a_problem(out: Path) -> None:
         (out / entry["file"]).write_bytes(original)
         entry |= {"sha256": bytes_sha256(original), "change": 0}
     (out / "manifest.json").write_text(json.dumps(content))
-    problems = check(out, None, silent).problems
+    problems = check_protected(out, None, silent).problems
     assert problems == ("no pixel differs from the originals: nothing is protected",)

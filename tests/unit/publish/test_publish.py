@@ -20,10 +20,10 @@ from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
-from fl_sim.publish.check import check
-from fl_sim.publish.protection_report import clipped_share, protect_and_report
+from fl_sim.publish.check import check_protected
+from fl_sim.publish.protection_report import compute_clipped_share, protect_and_report
 from fl_sim.publish.publish import publish, write_report
-from fl_sim.publish.request import Request, method
+from fl_sim.publish.request import Request, parse_method
 
 RNG = np.random.default_rng(0)
 
@@ -272,7 +272,7 @@ def test_labels_can_come_from_a_file(tmp_path: Path) -> None:
     content = publish(request, silent)
     assert [entry["label"] for entry in content["images"]] == ["a", "b", "a", "b"]
     assert (request.out / "labels.csv").read_text() == labels.read_text()
-    assert check(request.out, None, silent).problems == ()
+    assert check_protected(request.out, None, silent).problems == ()
     labels.write_text(labels.read_text() + "deep/9.png,a\n")
     with pytest.raises(MissingDataError, match=r"label without image: .* line 6: no file .*9.png"):
         publish(request_for(tmp_path / "in", labels=labels), silent)
@@ -296,7 +296,7 @@ def test_images_of_several_sizes_need_a_side(tmp_path: Path) -> None:
             alphas = [np.array(image.getchannel("A")) for image in (before, after)]
             assert np.array_equal(*alphas)
         assert 0 < np.abs(change).max() <= 8
-    assert check(request.out, None, silent).problems == ()
+    assert check_protected(request.out, None, silent).problems == ()
 
 
 def test_photographs_are_turned_upright_and_become_lossless(tmp_path: Path) -> None:
@@ -344,8 +344,10 @@ def test_arrays_are_protected_in_their_layout(arrays: Path, split: str | None) -
         change = np.abs(before[name].astype(int) - after[name].astype(int)).max()
         protected = name.endswith("images") and (split is None or name.startswith(split))
         assert (0 < change <= 8) if protected else change == 0
-    assert check(request.out, None, silent) == check(request.out, arrays, silent)
-    verdict = check(request.out, None, silent)
+    assert check_protected(request.out, None, silent) == check_protected(
+        request.out, arrays, silent
+    )
+    verdict = check_protected(request.out, None, silent)
     assert (verdict.num_images, verdict.compared) == (10 if split is None else 6, True)
     assert verdict.problems == ()
 
@@ -361,7 +363,7 @@ def test_gaps_between_labels_cost_nothing(tmp_path: Path) -> None:
         request = request_for(path, protection=Autoregressive(), out=tmp_path / f"{name} out")
         publish(request, silent)
         released.append(np.load(request.out / "some.npz"))
-        assert check(request.out, None, silent).problems == ()
+        assert check_protected(request.out, None, silent).problems == ()
     assert np.array_equal(released[0]["images"], released[1]["images"])
     assert released[1]["labels"].tolist() == [7, 255, 99_999] * 2
 
@@ -374,7 +376,7 @@ def test_changed_arrays_are_noticed(arrays: Path) -> None:
     content["train_images"][2] ^= 1
     content["test_labels"][1] = 0
     np.savez(path, **content)
-    problems = check(request.out, None, silent).problems
+    problems = check_protected(request.out, None, silent).problems
     assert problems == (
         "train_images/2 was changed after it was protected",
         "test_images/1 has the label 0, not 1",
@@ -385,12 +387,12 @@ def test_a_check_finds_every_kind_of_damage(folder: Path) -> None:
     request = request_for(folder)
     publish(request, silent)
     out = request.out
-    assert check(out, None, silent).problems == ()
+    assert check_protected(out, None, silent).problems == ()
     put(out / "class 0" / "0.png")
     (out / "class 1" / "1.png").unlink()
     (out / "class 2" / "2.png").rename(out / "class 1" / "2.png")
     put(folder / "class 0" / "3.png")
-    text = "\n".join(check(out, None, silent).problems)
+    text = "\n".join(check_protected(out, None, silent).problems)
     for problem in (
         "class 0/0.png was changed",
         "class 1/1.png is missing",
@@ -409,7 +411,7 @@ def test_a_check_measures_the_radius_itself(folder: Path) -> None:
     content = json.loads(path.read_text())
     content["request"]["protection"]["radius"] = 2 / 255
     path.write_text(json.dumps(content))
-    problems = check(request.out, None, silent).problems
+    problems = check_protected(request.out, None, silent).problems
     assert len(problems) == 9
     assert all("levels, more than 2" in problem for problem in problems)
 
@@ -418,18 +420,18 @@ def test_a_check_without_originals_says_so(folder: Path) -> None:
     request = request_for(folder)
     publish(request, silent)
     folder.rename(folder.parent / "elsewhere")
-    assert check(request.out, None, silent).compared is False
-    assert check(request.out, folder.parent / "elsewhere", silent).compared is True
+    assert check_protected(request.out, None, silent).compared is False
+    assert check_protected(request.out, folder.parent / "elsewhere", silent).compared is True
 
 
 def test_methods_are_found_by_either_name() -> None:
-    assert method("SEM", "4/255", ["surrogate_steps=7"]) == method(
+    assert parse_method("SEM", "4/255", ["surrogate_steps=7"]) == parse_method(
         "StableErrorMinimizing", None, ["radius=4/255", "surrogate_steps=7"]
     )
     with pytest.raises(RequestError, match=r"--method: one of .*sem.*; got 'nothing'"):
-        method("nothing", None, [])
+        parse_method("nothing", None, [])
     with pytest.raises(RequestError, match=r"radius: in pixels of \[0, 1\]"):
-        method("em", "8", [])
+        parse_method("em", "8", [])
 
 
 @pytest.mark.parametrize("radius", [1 / 255, 16 / 255, 0.5, 1.0])
@@ -440,7 +442,7 @@ def test_the_clipped_share_is_that_of_a_loop_over_pixels(radius: float) -> None:
         for level in images.flatten().tolist()
     ]
     expected = 1 - sum(room) / len(room) / (2 * radius)
-    assert clipped_share(images, radius) == pytest.approx(expected, abs=1e-12)
+    assert compute_clipped_share(images, radius) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_account_is_about_what_came_out() -> None:

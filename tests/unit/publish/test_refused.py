@@ -16,7 +16,7 @@ from fl_sim.data.sources import MissingDataError
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.publish.check import check
+from fl_sim.publish.check import check_protected
 from fl_sim.publish.publish import publish, write_report
 from fl_sim.publish.request import Request
 
@@ -118,7 +118,7 @@ def test_noise_is_by_class_and_not_by_part(tmp_path: Path, parts: tuple[str, ...
             change[(before < 8) | (before > 247)] = 0
             noise.add(int(change[0, 0]) if change[0, 0] else None)
         assert len(noise - {None}) <= 1
-    assert check(tmp_path / "out", None, silent).problems == ()
+    assert check_protected(tmp_path / "out", None, silent).problems == ()
 
 
 def test_one_part_can_be_protected_by_itself(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_table_in_the_folder_gives_the_labels(tmp_path: Path) -> None:
     publish(request_for(tmp_path / "in"), silent)
     text = (tmp_path / "out" / "labels.csv").read_text()
     assert text == "file,label,owner\n" + "".join(f"{row}\n" for row in rows).replace("bmp", "png")
-    assert check(tmp_path / "out", None, silent).problems == ()
+    assert check_protected(tmp_path / "out", None, silent).problems == ()
 
 
 def test_a_damaged_image_in_a_part_is_refused(tmp_path: Path) -> None:
@@ -260,4 +260,4 @@ def test_the_journal_of_another_shape_is_made_again(folder: Path) -> None:
     lines[1]["change"] = "8"
     journal.write_text("\n".join(["[]", "3", *map(json.dumps, lines)]))
     publish(request, silent)
-    assert check(request.out, None, silent).problems == ()
+    assert check_protected(request.out, None, silent).problems == ()

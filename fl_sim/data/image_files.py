@@ -45,7 +45,7 @@ class MixedSizesError(MissingDataError):
     """Images are not of one size, and nobody said to which they should be scaled."""
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded image, upright: pixels, and what has to be put back beside them."""
 
     pixels: UInt8[Tensor, "c h w"]
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
     hashes: tuple[bytes, ...]
 
 
-def shown(name: str | Path) -> str:
+def escape(name: str | Path) -> str:
     """Return a name as it can be printed on one line; what cannot be is escaped."""
     escaped = (
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
@@ -76,13 +76,13 @@ def shown(name: str | Path) -> str:
     return "".join(escaped)
 
 
-def num_bytes(path: Path, name: str) -> int:
+def count_decoded_bytes(path: Path, name: str) -> int:
     """Return how many bytes an image takes once it is decoded; only its header is read.
 
     Raises:
         MissingDataError: for a file that cannot be used.
     """
-    with _opened(path, name) as image:
+    with _open_checked(path, name) as image:
         width, height = image.size
         return width * height * (1 if image.mode in ("1", "L", "LA") else 3)
 
@@ -95,12 +95,12 @@ def check_total(total: int, where: str | Path) -> None:
     """
     if total > MAX_BYTES:
         raise MissingDataError(
-            f"the images of {shown(where)} take {total >> 20} MiB once they are decoded; at most "
+            f"the images of {escape(where)} take {total >> 20} MiB once they are decoded; at most "
             f"{MAX_BYTES >> 20} MiB are read: take fewer or smaller ones"
         )
 
 
-def decode(content: bytes, name: str) -> Picture:
+def decode(content: bytes, name: str) -> DecodedImage:
     """Return the pixels of an image file: grey or colour, 8 bits a channel.
 
     It is turned upright as its EXIF data say. Fewer bits and palettes become 8 bits without loss;
@@ -110,19 +110,21 @@ def decode(content: bytes, name: str) -> Picture:
         MissingDataError: for a file that is corrupt, or that 8 bits of grey or RGB cannot hold:
             more bits, several frames, another colour model, too many pixels.
     """
-    with _opened(io.BytesIO(content), name) as opened:
+    with _open_checked(io.BytesIO(content), name) as opened:
         try:
             if opened.format == "PNG":  # of which Pillow loads what is there, checked or not
                 Image.open(io.BytesIO(content), formats=FORMATS).verify()
             opened.load()
             profile = opened.info.get("icc_profile")
             image = ImageOps.exif_transpose(opened)
-            return _picture(image, profile)
+            return _to_tensors(image, profile)
         except Exception as error:  # a damaged file makes decoders raise nearly anything
-            raise MissingDataError(f"corrupt image {shown(name)}: {_cause(error)}") from None
+            raise MissingDataError(
+                f"corrupt image {escape(name)}: {_describe_cause(error)}"
+            ) from None
 
 
-def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
+def _open_checked(file: Path | io.BytesIO, name: str) -> Image.Image:
     """Return an image whose header was read, and which can be decoded as it is meant."""
     try:
         with warnings.catch_warnings():
@@ -130,17 +132,19 @@ def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
             image = Image.open(file, formats=FORMATS)
             frames = getattr(image, "n_frames", 1)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise MissingDataError(f"image {shown(name)} is too large: {_cause(error)}") from None
+        raise MissingDataError(
+            f"image {escape(name)} is too large: {_describe_cause(error)}"
+        ) from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise MissingDataError(f"corrupt image {shown(name)}: {_cause(error)}") from None
-    problem = _problem(image, frames)
+        raise MissingDataError(f"corrupt image {escape(name)}: {_describe_cause(error)}") from None
+    problem = _find_problem(image, frames)
     if problem:
         image.close()
-        raise MissingDataError(f"image {shown(name)} {problem}")
+        raise MissingDataError(f"image {escape(name)} {problem}")
     return image
 
 
-def _problem(image: Image.Image, frames: int) -> str:
+def _find_problem(image: Image.Image, frames: int) -> str:
     """Return why 8 bits of grey or RGB cannot hold an image; "" where they can."""
     if frames > 1:
         return f"has {frames} frames: save the one that is meant"
@@ -167,7 +171,7 @@ def _is_deep(image: Image.Image) -> bool:
     return False
 
 
-def _picture(image: Image.Image, profile: bytes | None) -> Picture:
+def _to_tensors(image: Image.Image, profile: bytes | None) -> DecodedImage:
     is_grey = image.mode in ("1", "L", "LA")
     alpha = None
     if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
@@ -175,14 +179,16 @@ def _picture(image: Image.Image, profile: bytes | None) -> Picture:
         alpha = torch.from_numpy(np.array(image.getchannel("A")))
     pixels = torch.from_numpy(np.array(image.convert("L" if is_grey else "RGB")))
     planes = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
-    return Picture(planes, alpha, profile)
+    return DecodedImage(planes, alpha, profile)
 
 
-def _cause(error: BaseException) -> str:
-    return shown((str(error) or type(error).__name__).splitlines()[0])
+def _describe_cause(error: BaseException) -> str:
+    return escape((str(error) or type(error).__name__).splitlines()[0])
 
 
-def stacked(pictures: Sequence[Picture], names: Sequence[str]) -> UInt8[Tensor, "n c h w"]:
+def stack_images(
+    pictures: Sequence[DecodedImage], names: Sequence[str]
+) -> UInt8[Tensor, "n c h w"]:
     """Return pictures of one size as a batch, in colour if any of them is.
 
     Raises:
@@ -192,7 +198,7 @@ def stacked(pictures: Sequence[Picture], names: Sequence[str]) -> UInt8[Tensor, 
     for name, picture in zip(names, pictures, strict=True):
         if picture.pixels.shape[1:] != size:
             first, other = tuple(size), tuple(picture.pixels.shape[1:])
-            found = f"{shown(names[0])} has {first}, {shown(name)} has {other}"
+            found = f"{escape(names[0])} has {first}, {escape(name)} has {other}"
             raise MixedSizesError(f"images of one size are needed: {found}")
     channels = max(picture.pixels.shape[0] for picture in pictures)
     return torch.stack([picture.pixels.expand(channels, -1, -1) for picture in pictures])
@@ -208,44 +214,44 @@ def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = N
         MissingDataError: naming a file that cannot be used; a transparent one is among them,
             since what lies behind it is unknown.
     """
-    sizes = [num_bytes(path, name) for path, name in zip(paths, names, strict=True)]
+    sizes = [count_decoded_bytes(path, name) for path, name in zip(paths, names, strict=True)]
     scaled_bytes = len(paths) * 3 * (side or 0) ** 2
     check_total(scaled_bytes or sum(sizes), paths[0].parent)
     pictures, hashes = [], []
     for path, name in zip(paths, names, strict=True):
         content = path.read_bytes()
         hashes.append(hashlib.sha256(content).digest())
-        pictures.append(_opaque(content, name, side))
-    return Batch(stacked(pictures, names), _notes(pictures, names), tuple(hashes))
+        pictures.append(_decode_opaque(content, name, side))
+    return Batch(stack_images(pictures, names), _write_notes(pictures, names), tuple(hashes))
 
 
-def _opaque(content: bytes, name: str, side: int | None) -> Picture:
+def _decode_opaque(content: bytes, name: str, side: int | None) -> DecodedImage:
     picture = decode(content, name)
     if picture.alpha is not None and int(picture.alpha.min()) < 255:
-        raise MissingDataError(f"image {shown(name)} is transparent in places: flatten it first")
+        raise MissingDataError(f"image {escape(name)} is transparent in places: flatten it first")
     return picture._replace(pixels=resize(picture.pixels[None], side)[0], alpha=None)
 
 
-def _notes(pictures: Sequence[Picture], names: Sequence[str]) -> tuple[str, ...]:
+def _write_notes(pictures: Sequence[DecodedImage], names: Sequence[str]) -> tuple[str, ...]:
     pairs = list(zip(pictures, names, strict=True))
     grey = [name for own, name in pairs if own.pixels.shape[0] == 1]
     other = [name for own, name in pairs if own.profile and not is_srgb(own.profile)]
     notes = []
     if 0 < len(grey) < len(pictures):
-        notes.append(f"{counted(grey, 'grey image')} became colour")
+        notes.append(f"{summarise(grey, 'grey image')} became colour")
     if other:
-        notes.append(f"numbers as stored in {counted(other, 'image')} whose profile is not sRGB")
+        notes.append(f"numbers as stored in {summarise(other, 'image')} whose profile is not sRGB")
     return tuple(notes)
 
 
-def counted(names: Sequence[str], noun: str) -> str:
+def summarise(names: Sequence[str], noun: str) -> str:
     """Return how many there are, and the first of them: `3 grey images (a/1.png, ...)`.
 
-    >>> counted(["a/1.png"], "grey image")
+    >>> summarise(["a/1.png"], "grey image")
     '1 grey image (a/1.png)'
     """
     more = ", ..." if len(names) > 1 else ""
-    return f"{len(names)} {noun}{'s' * (len(names) > 1)} ({shown(names[0])}{more})"
+    return f"{len(names)} {noun}{'s' * (len(names) > 1)} ({escape(names[0])}{more})"
 
 
 @lru_cache(maxsize=64)
