@@ -31,7 +31,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.core.vision import torchvision  # noqa: F401  ByzFL imports it, which fails on CPU builds
 from fl_sim.flower import compat
 from fl_sim.flower.records import Shapes, to_record
-from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.roster import ClientRoster, make_replies
 from strategies.bulyan import Bulyan
 from strategies.fedavg import FedAvg
 from strategies.geometric_median import GeometricMedian
@@ -146,11 +146,11 @@ def _flowers(rule: str, updates: Tensor) -> Prepare | None:
         strategy.configure_train(1, arrays, ConfigRecord(), ClientRoster(list(range(count))))
     )
     for instruction in instructions:
-        compat.stamp(instruction)
+        compat.assign_message_id(instruction)
     sent = [Update(client, None, {}, 10, {"train_loss": 1.0}) for client in range(count)]
 
     def prepare() -> Callable[[], Any]:
-        replies = as_replies(sent, list(updates), instructions, shapes)
+        replies = make_replies(sent, list(updates), instructions, shapes)
         return lambda: strategy.aggregate_train(1, replies)
 
     return prepare

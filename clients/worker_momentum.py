@@ -12,7 +12,7 @@ from fl_sim.contracts import Client, SgdConfig, Shard, Update
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.models.parameters import flatten, load_flat
-from fl_sim.training.momentum import running_mean
+from fl_sim.training.momentum import update_running_mean
 
 
 @final
@@ -50,7 +50,7 @@ class WorkerMomentumClient(Delegate):
         """Train in place, then move the parameters to where the running mean leads."""
         start = flatten(model)
         metrics = self.training.train(model, shard, rng)
-        mean = running_mean(self.momentum, flatten(model) - start, shard.memory)
+        mean = update_running_mean(self.momentum, flatten(model) - start, shard.memory)
         load_flat(model, start + mean)
         return metrics
 

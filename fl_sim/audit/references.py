@@ -171,7 +171,7 @@ def _run_replays(target_run: TargetRun, count: int, listen: Listener) -> Signals
     margin, members, population = [], [], []
     federation = load_federation(target_run.experiment.to_json())
     injected = target_run.made_with.get("faults")
-    faults = Faults.read(injected) if injected else NO_FAULTS
+    faults = Faults.parse(injected) if injected else NO_FAULTS
     for i in range(count):
         seed = seed_for(target_run.experiment.seed, "audit", "replay", i) % MAX_SEED
         experiment = replace(target_run.experiment, seed=seed)

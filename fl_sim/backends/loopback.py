@@ -3,7 +3,7 @@
 Whoever wants workers on other machines starts a cluster with `ray start`, and joins it by
 `--ray-address`. Ray takes any loopback address for a mistake and listens on all interfaces,
 unless it was told that there are no clusters here; that is what this module tells it. Written for
-Ray 2.55; tests/engine/test_ports.py guards it.
+Ray 2.55; tests/unit/backends/test_loopback.py guards it.
 """
 
 import os
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # of its name, but read on every system
-LONGEST_SOCKET = 107  # bytes of a path that Linux takes for a socket
-SOCKETS = 60  # bytes that Ray puts behind its folder: session, date, process, name
+MAX_SOCKET_PATH = 107  # bytes of a path that Linux takes for a socket
+SOCKET_SUFFIX = 60  # bytes that Ray puts behind its folder: session, date, process, name
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def listen_on_loopback() -> Iterator[None]:
             os.environ[SWITCH] = told
 
 
-def why_not_start() -> str:
+def find_start_problem() -> str:
     """Return why Ray could not start on this machine, or nothing."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    length = len(os.fsencode(folder)) + len("/ray/") + SOCKETS
-    if length > LONGEST_SOCKET:
+    length = len(os.fsencode(folder)) + len("/ray/") + SOCKET_SUFFIX
+    if length > MAX_SOCKET_PATH:
         return (
             f"the folder for temporary files, {folder}, has too long a name for Ray's sockets; "
             "set RAY_TMPDIR or TMPDIR to a shorter one, such as /tmp"

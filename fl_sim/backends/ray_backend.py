@@ -23,20 +23,20 @@ from torch import Tensor
 from fl_sim.backends import ray_pool
 from fl_sim.backends.base import Backend, CpuSeconds, InProcessBackend
 from fl_sim.backends.ray_pool import Call
-from fl_sim.backends.ray_worker import package
+from fl_sim.backends.ray_worker import pack_trainer
 from fl_sim.contracts import Failure, Update
 from fl_sim.core.errors import RunFailedError
 from fl_sim.models.scoring import BATCH
 from fl_sim.training.client_trainer import ClientTrainer
-from fl_sim.training.tasks import NOBODY, Chunk, ChunkResult, RoundConfig, Tensors, finish_chunk
+from fl_sim.training.tasks import NO_CLIENT, Chunk, ChunkResult, RoundConfig, Tensors, finish_chunk
 
-ANSWER = 10.0  # seconds for an idle worker to say what it used
-AHEAD = 2  # chunks that a worker holds: the one it is at, and the next
-GRACE = 5.0  # seconds beyond a client's limit after which its worker is killed
+REPLY_TIMEOUT = 10.0  # seconds for an idle worker to say what it used
+CALLS_PER_WORKER = 2  # chunks that a worker holds: the one it is at, and the next
+KILL_GRACE = 5.0  # seconds beyond a client's limit after which its worker is killed
 DIED = "its worker died"
 HUNG = "its worker hung, and was killed"
 LOST = "its machine was lost"
-BLAMELESS = (
+INFRASTRUCTURE_ERRORS = (
     ray.exceptions.ActorUnavailableError,
     ray.exceptions.NodeDiedError,
     ray.exceptions.ObjectLostError,
@@ -64,11 +64,11 @@ class RayBackend(Backend):
         Raises:
             RequestError: where no cluster answers at `address`.
         """
-        self.hands = ray_pool.ray_workers(workers, address)
-        self.trainer, self.examined = trainer, examined
+        self.workers = ray_pool.get_workers(workers, address)
+        self.trainer, self.evaluation_inputs = trainer, examined
         self.policy = trainer.policy
-        self.package = ray.put(package(trainer, examined))
-        self.done: deque[tuple[int, ChunkResult]] = deque()
+        self.package = ray.put(pack_trainer(trainer, examined))
+        self.finished: deque[tuple[int, ChunkResult]] = deque()
 
     def train(self, config: RoundConfig, chunks: list[Chunk]) -> Iterator[tuple[int, ChunkResult]]:
         """Hand out the chunks, and yield them as they come."""
@@ -76,79 +76,89 @@ class RayBackend(Backend):
         queue = deque(Call(position, chunk) for position, chunk in enumerate(chunks))
         halves: dict[int, PartialChunk] = {}
         try:
-            while queue or any(worker.held for worker in self.hands):
-                self._hand_out(queue, config, orders)
-                for call, answer in self._answers():
-                    self._take(config, call, answer, halves, queue)
-                while self.done:
-                    yield self.done.popleft()
+            while queue or any(worker.calls for worker in self.workers):
+                self._submit_chunks(queue, config, orders)
+                for call, answer in self._wait_for_results():
+                    self._record_result(config, call, answer, halves, queue)
+                while self.finished:
+                    yield self.finished.popleft()
         finally:
-            for worker in self.hands:
-                if worker.held:  # broken off: nobody waits for what they are at
+            for worker in self.workers:
+                if worker.calls:  # broken off: nobody waits for what they are at
                     ray_pool.restart(worker)
 
-    def _hand_out(self, queue: deque[Call], config: RoundConfig, orders: dict[bool, Any]) -> None:
+    def _submit_chunks(
+        self, queue: deque[Call], config: RoundConfig, orders: dict[bool, Any]
+    ) -> None:
         """Give every worker that is ready something to do.
 
         Clients that are trained alone are added up here, when their chunk is whole again.
         """
-        for full in range(1, AHEAD + 1):
-            for worker in self.hands:
-                ready = ray_pool.is_ready(worker, self.package)
-                if ready and queue and len(worker.held) < full:
+        for full in range(1, CALLS_PER_WORKER + 1):
+            for worker in self.workers:
+                ready = ray_pool.poll_ready(worker, self.package)
+                if ready and queue and len(worker.calls) < full:
                     call = queue.popleft()
-                    if call.alone and True not in orders:
+                    if call.single_client and True not in orders:
                         orders[True] = ray.put(replace(config, sum_updates=False))
-                    call.ref = worker.actor.train_chunk.remote(orders[call.alone], call.tasks)
+                    call.ref = worker.actor.train_chunk.remote(
+                        orders[call.single_client], call.tasks
+                    )
                     call.started = time.monotonic()
-                    worker.held.append(call)
+                    worker.calls.append(call)
 
-    def _answers(self) -> list[tuple[Call, ChunkResult | str]]:
+    def _wait_for_results(self) -> list[tuple[Call, ChunkResult | str]]:
         """Wait for a worker, and return what came: results, or why there are none."""
-        refs = {worker.held[0].ref: worker for worker in self.hands if worker.held}
+        refs = {worker.calls[0].ref: worker for worker in self.workers if worker.calls}
         if not refs:
-            ray_pool.await_one(self.hands)
+            ray_pool.wait_until_one_ready(self.workers)
             return []
-        starting = [worker.starting for worker in self.hands if worker.starting is not None]
-        came, _ = ray.wait([*refs, *starting], num_returns=1, timeout=self._time_left())
+        starting = [worker.pending for worker in self.workers if worker.pending is not None]
+        came, _ = ray.wait([*refs, *starting], num_returns=1, timeout=self._compute_time_left())
         found: list[tuple[Call, ChunkResult | str]] = []
         for ref in [ref for ref in came if ref in refs]:
             worker = refs[ref]
             try:
-                found.append((worker.held[0], ray.get(ref)))
-                worker.held.pop(0)
-                if worker.held:
-                    worker.held[0].started = time.monotonic()
+                found.append((worker.calls[0], ray.get(ref)))
+                worker.calls.pop(0)
+                if worker.calls:
+                    worker.calls[0].started = time.monotonic()
             except ray.exceptions.RayTaskError as error:
                 raise RunFailedError(f"a worker failed: {error.cause}") from error
             except ray.exceptions.RayError as error:
-                cause = LOST if _is_blameless(error) else DIED
-                found += [(call, cause if k == 0 else "") for k, call in enumerate(worker.held)]
+                cause = LOST if _is_infrastructure_error(error) else DIED
+                found += [(call, cause if k == 0 else "") for k, call in enumerate(worker.calls)]
                 ray_pool.restart(worker)
-        return found or self._hanging()
+        return found or self._kill_hung_workers()
 
-    def _time_left(self) -> float | None:
+    def _compute_time_left(self) -> float | None:
         if self.policy.timeout is None:
             return None
-        deadlines = [h.held[0].started + self._limit(h.held[0]) for h in self.hands if h.held]
+        deadlines = [
+            h.calls[0].started + self._compute_time_limit(h.calls[0])
+            for h in self.workers
+            if h.calls
+        ]
         return max(0.01, min(deadlines) - time.monotonic())
 
-    def _limit(self, call: Call) -> float:
+    def _compute_time_limit(self, call: Call) -> float:
         """Return the seconds after which a worker has hung, not just its client."""
         assert self.policy.timeout is not None
         tries = 1 + (self.policy.retries if self.policy.on_failure == "retry" else 0)
-        return self.policy.timeout * tries * len(call.tasks) + GRACE
+        return self.policy.timeout * tries * len(call.tasks) + KILL_GRACE
 
-    def _hanging(self) -> list[tuple[Call, ChunkResult | str]]:
+    def _kill_hung_workers(self) -> list[tuple[Call, ChunkResult | str]]:
         """Kill workers that are past their limit, and return what they had."""
         found: list[tuple[Call, ChunkResult | str]] = []
-        for worker in [worker for worker in self.hands if worker.held and self.policy.timeout]:
-            if time.monotonic() - worker.held[0].started > self._limit(worker.held[0]):
-                found += [(call, HUNG if k == 0 else "") for k, call in enumerate(worker.held)]
+        for worker in [worker for worker in self.workers if worker.calls and self.policy.timeout]:
+            if time.monotonic() - worker.calls[0].started > self._compute_time_limit(
+                worker.calls[0]
+            ):
+                found += [(call, HUNG if k == 0 else "") for k, call in enumerate(worker.calls)]
                 ray_pool.restart(worker)
         return found
 
-    def _take(
+    def _record_result(
         self,
         config: RoundConfig,
         call: Call,
@@ -159,26 +169,26 @@ class RayBackend(Backend):
         """Book a result, or what to do again: first what is longest overdue."""
         half = halves.get(call.position)
         if isinstance(answer, ChunkResult) and half is None:
-            self.done.append((call.position, answer))
+            self.finished.append((call.position, answer))
             return
         if answer == "":  # it was next in line, and had no part in it
-            queue.appendleft(Call(call.position, call.tasks, call.alone))
+            queue.appendleft(Call(call.position, call.tasks, call.single_client))
             return
         if half is None:
             half = halves[call.position] = PartialChunk(call.tasks, {t.client for t in call.tasks})
         if isinstance(answer, str) and (len(call.tasks) > 1 or answer == LOST):
             told = f"{answer.replace('its', 'a')} over {len(call.tasks)} clients"
-            half.failures.append(Failure(config.round, NOBODY, told))
+            half.failures.append(Failure(config.round, NO_CLIENT, told))
             queue.extendleft(Call(call.position, (task,), True) for task in call.tasks)
             return
-        self._book(config, call, answer, half, queue)
+        self._record_client_result(config, call, answer, half, queue)
         if not half.waiting:
             del halves[call.position]
             own = [half.updates[c] for c in sorted(half.updates)]
             result = finish_chunk(half.chunk, own, half.failures, config.sum_updates)
-            self.done.append((call.position, result))
+            self.finished.append((call.position, result))
 
-    def _book(
+    def _record_client_result(
         self,
         config: RoundConfig,
         call: Call,
@@ -204,13 +214,13 @@ class RayBackend(Backend):
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Score the sets in whole batches, spread over the workers."""
         here, known = InProcessBackend(self.trainer), ray.put(values)
-        ready = [worker for worker in self.hands if ray_pool.is_ready(worker, self.package)]
+        ready = [worker for worker in self.workers if ray_pool.poll_ready(worker, self.package)]
         found: dict[str, Tensor] = {}
         for name, inputs in wanted.items():
-            if not ready or not len(inputs) or self.examined.get(name) is not inputs:
+            if not ready or not len(inputs) or self.evaluation_inputs.get(name) is not inputs:
                 found |= here.score(values, buffers, {name: inputs})
                 continue
-            ranges = _ranges(len(inputs), len(ready))
+            ranges = _split_into_batches(len(inputs), len(ready))
             asked = [
                 (worker, worker.actor.score.remote(known, buffers, name, rows))
                 for worker, rows in zip(ready, ranges, strict=False)
@@ -227,17 +237,17 @@ class RayBackend(Backend):
 
     def cpu_seconds(self) -> CpuSeconds:
         """Return the time of this process and of each worker, as long as all answer."""
-        ready = [worker for worker in self.hands if ray_pool.is_ready(worker, self.package)]
+        ready = [worker for worker in self.workers if ray_pool.poll_ready(worker, self.package)]
         try:
             asked = [worker.actor.cpu_seconds.remote() for worker in ready]
-            theirs: list[tuple[str, float]] = ray.get(asked, timeout=ANSWER)
+            theirs: list[tuple[str, float]] = ray.get(asked, timeout=REPLY_TIMEOUT)
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
             return "a worker did not say what it had used"
         return {"this process": process_time(), **dict(theirs)}
 
     def peak_memory(self) -> int:
         """Return the bytes of this process and its workers; what they share counts in each."""
-        ready = [worker for worker in self.hands if ray_pool.is_ready(worker, self.package)]
+        ready = [worker for worker in self.workers if ray_pool.poll_ready(worker, self.package)]
         try:
             theirs: list[int] = ray.get([worker.actor.peak_memory.remote() for worker in ready])
             return super().peak_memory() + sum(theirs)
@@ -245,18 +255,18 @@ class RayBackend(Backend):
             return super().peak_memory()
 
 
-def _is_blameless(error: Exception) -> bool:
+def _is_infrastructure_error(error: Exception) -> bool:
     """Return whether a call was lost through no fault of its client's."""
-    return isinstance(error, BLAMELESS) or "node has died" in str(error)
+    return isinstance(error, INFRASTRUCTURE_ERRORS) or "node has died" in str(error)
 
 
-def _ranges(count: int, parts: int) -> list[slice]:
+def _split_into_batches(count: int, parts: int) -> list[slice]:
     """Return slices of whole batches: the bits of a score depend on its batch."""
     batches = -(-count // BATCH)
     step = -(-batches // max(1, parts)) * BATCH
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def inside_worker() -> bool:
+def is_inside_worker() -> bool:
     """Return whether this process is a worker of Ray itself."""
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

@@ -11,8 +11,8 @@ from fl_sim.backends.ray_worker import Worker, share_tensors
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.training.tasks import Chunk
 
-PATIENCE = 120.0  # seconds for a worker to be ready, where there is no other
-STARTS = 3  # in a row that may fail before a run gives up
+READY_TIMEOUT = 120.0  # seconds for a worker to be ready, where there is no other
+MAX_FAILED_STARTS = 3  # in a row that may fail before a run gives up
 
 
 @dataclass(eq=False)
@@ -21,34 +21,36 @@ class Call:
 
     position: int
     tasks: Chunk
-    alone: bool = False
+    single_client: bool = False
     ref: Any = None
     started: float = 0.0
 
 
 @dataclass(eq=False)
-class RayWorker:
+class WorkerHandle:
     """A worker as its crew sees it: the calls that it holds, oldest first."""
 
     actor: Any = None
-    starting: Any = None  # answered once it has imported, or loaded, everything; then None
+    pending: Any = None  # answered once it has imported, or loaded, everything; then None
     loaded: Any = None  # the package of the run that it is ready for
-    held: list[Call] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     failed_starts: int = 0  # in a row
 
 
-_pool: list[RayWorker] = []
+_pool: list[WorkerHandle] = []
 _address: str | None = None  # of the cluster that this process has joined
 
 
-def ray_workers(count: int, address: str | None = None) -> list[RayWorker]:
+def get_workers(count: int, address: str | None = None) -> list[WorkerHandle]:
     """Return warm workers, starting Ray and those that are missing.
 
     Raises:
         RequestError: where no cluster answers at `address`.
         RunFailedError: where Ray does not start on this machine.
     """
-    if ray.is_initialized() and (address != _address or (address is None and count > _cpus())):
+    if ray.is_initialized() and (
+        address != _address or (address is None and count > _count_cpus())
+    ):
         ray.shutdown()
     if not ray.is_initialized():
         _pool.clear()  # whoever was there went with an earlier Ray
@@ -57,7 +59,7 @@ def ray_workers(count: int, address: str | None = None) -> list[RayWorker]:
         ray.kill(worker.actor)
     del _pool[count:]
     while len(_pool) < count:
-        _pool.append(RayWorker())
+        _pool.append(WorkerHandle())
         restart(_pool[-1])
     return _pool
 
@@ -66,7 +68,7 @@ def _start(count: int, address: str | None) -> None:
     global _address
     os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to their own driver
     quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
-    cause = "" if address else loopback.why_not_start()
+    cause = "" if address else loopback.find_start_problem()
     if cause:
         raise RequestError(f"Ray cannot start: {cause}")
     try:
@@ -84,17 +86,17 @@ def _start(count: int, address: str | None) -> None:
     share_tensors()
 
 
-def restart(worker: RayWorker) -> None:
+def restart(worker: WorkerHandle) -> None:
     """Replace a worker, which may be dead already, by a fresh one."""
     if worker.actor is not None:
         ray.kill(worker.actor)
     kind: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
     worker.actor = kind.remote()
-    worker.starting, worker.loaded, worker.held = worker.actor.ready.remote(), None, []
+    worker.pending, worker.loaded, worker.calls = worker.actor.report_ready.remote(), None, []
     worker.failed_starts = 0
 
 
-def is_ready(worker: RayWorker, package: Any = None) -> bool:
+def poll_ready(worker: WorkerHandle, package: Any = None) -> bool:
     """Return whether a worker can be given something to do, with the data of a run at hand.
 
     None stands for work that needs none. A worker that dies before it is ready is replaced: no
@@ -103,36 +105,36 @@ def is_ready(worker: RayWorker, package: Any = None) -> bool:
     Raises:
         RunFailedError: where workers cannot be started at all.
     """
-    while worker.starting is not None and ray.wait([worker.starting], timeout=0)[0]:
+    while worker.pending is not None and ray.wait([worker.pending], timeout=0)[0]:
         try:
-            ray.get(worker.starting)
-            worker.starting = None
+            ray.get(worker.pending)
+            worker.pending = None
         except ray.exceptions.RayError as error:
             failed = worker.failed_starts + 1
-            if failed >= STARTS:
+            if failed >= MAX_FAILED_STARTS:
                 cause = (str(error).splitlines() or [""])[-1]
                 raise RunFailedError(f"workers of Ray die as they start: {cause}") from error
             restart(worker)
             worker.failed_starts = failed
-    if worker.starting is None and package is not None and worker.loaded is not package:
-        worker.starting, worker.loaded = worker.actor.load.remote(package), package
-    if worker.starting is None:
+    if worker.pending is None and package is not None and worker.loaded is not package:
+        worker.pending, worker.loaded = worker.actor.load.remote(package), package
+    if worker.pending is None:
         worker.failed_starts = 0
-    return worker.starting is None
+    return worker.pending is None
 
 
-def await_one(pool: list[RayWorker]) -> None:
+def wait_until_one_ready(pool: list[WorkerHandle]) -> None:
     """Wait until a worker is ready.
 
     Raises:
         RunFailedError: where none is in good time.
     """
-    starting = [worker.starting for worker in pool if worker.starting is not None]
-    came, _ = ray.wait(starting, num_returns=1, timeout=PATIENCE) if starting else ([1], [])
+    starting = [worker.pending for worker in pool if worker.pending is not None]
+    came, _ = ray.wait(starting, num_returns=1, timeout=READY_TIMEOUT) if starting else ([1], [])
     if not came:
-        raise RunFailedError(f"no worker of Ray was ready within {PATIENCE:.0f} s")
+        raise RunFailedError(f"no worker of Ray was ready within {READY_TIMEOUT:.0f} s")
 
 
-def _cpus() -> float:
+def _count_cpus() -> float:
     found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return float(found.get("CPU", 0))

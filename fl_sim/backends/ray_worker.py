@@ -19,13 +19,13 @@ from fl_sim.core.process import peak_memory
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
 from fl_sim.training import faults
-from fl_sim.training.batched_clients import Batch
+from fl_sim.training.batched_clients import BatchBuffer
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import Chunk, ChunkResult, RoundConfig, Tensors
 
 
 @dataclass(frozen=True, eq=False)
-class Package:
+class TrainerPackage:
     """Everything of a run that a worker needs.
 
     The network is packed by itself, since a worker writes into it, and what comes out of the
@@ -39,13 +39,13 @@ class Package:
 
     trainer: ClientTrainer
     network: bytes
-    examined: dict[str, Tensor]
+    evaluation_inputs: dict[str, Tensor]
 
 
-def package(trainer: ClientTrainer, examined: dict[str, Tensor]) -> Package:
+def pack_trainer(trainer: ClientTrainer, examined: dict[str, Tensor]) -> TrainerPackage:
     """Return a trainer packed up for workers."""
-    bare = replace(trainer, model=nn.Sequential(), batch=Batch())
-    return Package(bare, pickle.dumps(trainer.model), examined)
+    bare = replace(trainer, model=nn.Sequential(), batch_buffer=BatchBuffer())
+    return TrainerPackage(bare, pickle.dumps(trainer.model), examined)
 
 
 def share_tensors() -> None:
@@ -66,18 +66,18 @@ class Worker:
         faults.in_worker = True
         share_tensors()
         self.trainer: ClientTrainer | None = None
-        self.examined: dict[str, Tensor] = {}
-        self.began = 0.0  # by the processor's clock, with the work for a run
+        self.evaluation_inputs: dict[str, Tensor] = {}
+        self.cpu_start = 0.0  # by the processor's clock, with the work for a run
 
-    def ready(self) -> int:
+    def report_ready(self) -> int:
         """Return the process id, once everything is imported."""
         return os.getpid()
 
-    def load(self, content: Package) -> None:
+    def load(self, content: TrainerPackage) -> None:
         """Get ready for a run."""
-        self.began = process_time()
+        self.cpu_start = process_time()
         self.trainer = replace(content.trainer, model=pickle.loads(content.network))
-        self.examined = content.examined
+        self.evaluation_inputs = content.evaluation_inputs
 
     def train_chunk(self, config: RoundConfig, chunk: Chunk) -> ChunkResult:
         """Train a chunk of clients."""
@@ -90,7 +90,7 @@ class Worker:
 
     def cpu_seconds(self) -> tuple[str, float]:
         """Return the machine and process, and the processor time that it used for the run."""
-        return f"{platform.node()}, process {os.getpid()}", process_time() - self.began
+        return f"{platform.node()}, process {os.getpid()}", process_time() - self.cpu_start
 
     def score(
         self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice
@@ -100,9 +100,9 @@ class Worker:
         model = self.trainer.model
         parameters.load_flat(model, values)
         parameters.load_buffers(model, buffers)
-        return compute_logits(model, self.examined[name][rows])
+        return compute_logits(model, self.evaluation_inputs[name][rows])
 
-    def carry_out(self, task: Any, job: Any, board: Any) -> str:
+    def run_task(self, task: Any, job: Any, board: Any) -> str:
         """Carry a whole run out by itself; return what went wrong, or nothing."""
         faults.in_worker = False  # a crash is the client's then, not the run's
         interrupts.share(None)

@@ -83,7 +83,7 @@ def collect_options(
     wait: bool,
 ) -> dict[str, Any]:
     """Return the options that `run` and `sweep` share, as the runner takes them."""
-    faults = Faults() if inject is None else Faults.read(inject)
+    faults = Faults() if inject is None else Faults.parse(inject)
     trackers = tuple(track or ())
     return {
         "batch_clients": batch_clients,

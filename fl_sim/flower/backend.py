@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from fl_sim.backends.base import Backend, CpuSeconds, InProcessBackend
 from fl_sim.contracts import Failure, Update
 from fl_sim.flower.local_grid import LocalGrid
-from fl_sim.flower.records import from_reply, to_content
+from fl_sim.flower.records import decode_reply, encode_task
 from fl_sim.models import parameters
 from fl_sim.training.client_trainer import ClientTrainer, OnUpdate
 from fl_sim.training.tasks import Chunk, ChunkResult, ClientTask, RoundConfig, finish_chunk
@@ -17,7 +17,7 @@ from fl_sim.training.update_checks import (
     check_update,
     describe_error,
     make_failure,
-    with_usual_metrics,
+    require_common_metrics,
 )
 
 Answer = Update | Failure
@@ -76,7 +76,7 @@ class FlowerBackend(InProcessBackend):
         nodes = sorted(self.grid.get_node_ids())
         sent: dict[int, Message] = {}
         for task in tasks:
-            content = to_content(config, task, self.experiment, self.shapes)
+            content = encode_task(config, task, self.experiment, self.shapes)
             sent[task.client] = Message(content, nodes[task.client % len(nodes)], "train")
         timeout = self.trainer.policy.timeout
         replies: dict[str, Message] = {}
@@ -92,7 +92,7 @@ class FlowerBackend(InProcessBackend):
             for client, name in names.items()
             if name in repeated
         ]
-        return with_usual_metrics(config.round, answers) if self.foreign else answers
+        return require_common_metrics(config.round, answers) if self.foreign else answers
 
     def _read(self, config: RoundConfig, client: int, reply: Message | None) -> Answer:
         """Return what a client sent, checked: whatever it is, it is no more than its failure."""
@@ -103,8 +103,8 @@ class FlowerBackend(InProcessBackend):
                 return make_failure(
                     config.round, client, str(reply.error.reason or "no reason given")
                 )
-            asked = self.trainer.expected_update(config, client)
-            update = from_reply(reply.content, config, client, asked.num_examples, self.shapes)
+            asked = self.trainer.describe_expected_update(config, client)
+            update = decode_reply(reply.content, config, client, asked.num_examples, self.shapes)
             return check_update(update, asked)
         except ValueError as error:
             return make_failure(config.round, client, str(error))

@@ -12,13 +12,13 @@ from flwr.clientapp import ClientApp
 from fl_sim.contracts import Update
 from fl_sim.core import process
 from fl_sim.federation.federation import load_federation
-from fl_sim.flower.records import ORDER, from_content, to_reply
+from fl_sim.flower.records import TASK_KEY, decode_task, encode_reply
 from fl_sim.models import parameters
 from fl_sim.training.client_trainer import make_trainer
 from fl_sim.training.update_checks import describe_error
 
 app = ClientApp()
-_trainer_of = lru_cache(maxsize=2)(make_trainer)  # of a federation, which is prepared once
+_make_cached_trainer = lru_cache(maxsize=2)(make_trainer)  # of a federation, which is prepared once
 
 
 class ClientFailedError(RuntimeError):
@@ -29,15 +29,15 @@ class ClientFailedError(RuntimeError):
 def train(message: Message, context: Context) -> Message:
     """Train the client that the message names; reply with its update and metrics."""
     process.configure_process()
-    federation = load_federation(str(message.content.config_records[ORDER]["experiment"]))
+    federation = load_federation(str(message.content.config_records[TASK_KEY]["experiment"]))
     shapes = parameters.parameter_shapes(federation.model)
-    config, task = from_content(message.content, shapes)
+    config, task = decode_task(message.content, shapes)
     try:
-        first = _trainer_of(federation).attempt(config, task)[0]
+        first = _make_cached_trainer(federation).attempt(config, task)[0]
     except (KeyboardInterrupt, Exception):
         raise
     except BaseException as error:  # SystemExit would take the node with it
         raise ClientFailedError(describe_error(error)) from None
     if not isinstance(first, Update):
         raise ClientFailedError(first.cause)
-    return Message(to_reply(first, shapes), reply_to=message)
+    return Message(encode_reply(first, shapes), reply_to=message)

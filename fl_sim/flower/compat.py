@@ -1,6 +1,6 @@
-"""The only place that touches what Flower keeps to itself; tests/engine/test_compat.py guards it.
+"""Access to private parts of Flower, all in one place.
 
-Written for flwr 1.41 and 1.42.
+Written for flwr 1.41 and 1.42; tests/unit/flower/test_compat.py checks each new release.
 """
 
 import logging
@@ -27,17 +27,17 @@ def ensure_node_identity() -> None:
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 
 
-def stamp(message: Message) -> None:
+def assign_message_id(message: Message) -> None:
     """Give an instruction the id that Flower's SuperLink would give it."""
     message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
 
 
-def functions_of(app: ClientApp) -> dict[str, Callable[..., Any]]:
+def get_handlers(app: ClientApp) -> dict[str, Callable[..., Any]]:
     """Return the functions that an app answers messages with, by the kind of message."""
     return dict(app._registered_funcs) | ({"client_fn": app._call} if app._call else {})
 
 
-def quiet() -> None:
+def silence_logs() -> None:
     """Silence Flower's and Ray's progress logs; errors still come through."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -73,7 +73,7 @@ def simulate(
     import ray  # a second to import
     from flwr.simulation import run_simulation
 
-    cause = loopback.why_not_start()
+    cause = loopback.find_start_problem()
     if cause:
         raise RequestError(f"Ray cannot start: {cause}")
     # Flower would share a Ray that runs already, and wait for cores that our workers hold.

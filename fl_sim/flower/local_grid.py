@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fl_sim.flower import compat
 from fl_sim.training.update_checks import describe_error
 
-RAISED = 2  # Flower's code for an exception in a ClientApp
+CLIENT_APP_RAISED = 2  # Flower's code for an exception in a ClientApp
 
 
 class LocalGrid(Grid):
@@ -38,7 +38,7 @@ class LocalGrid(Grid):
         return [self._reply(message) for message in messages]
 
     def _reply(self, message: Message) -> Message:
-        compat.stamp(message)
+        compat.assign_message_id(message)
         try:
             reply = self.app(message, self.contexts[message.metadata.dst_node_id])
             if isinstance(reply, Message):
@@ -49,7 +49,7 @@ class LocalGrid(Grid):
         except BaseException as error:  # SystemExit too: an app cannot end the run
             traceback.clear_frames(error.__traceback__)
             reason = describe_error(error)
-        return Message(Error(RAISED, reason), reply_to=message)
+        return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message)
 
     @staticmethod
     def _context(node: int, num_nodes: int) -> Context:

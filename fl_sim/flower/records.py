@@ -15,7 +15,7 @@ from fl_sim.contracts import Update
 from fl_sim.training.tasks import ClientTask, RoundConfig
 
 Shapes = dict[str, tuple[int, ...]]
-ORDER = "fl_sim"  # key of the record that tells a node which client it is, and of what run
+TASK_KEY = "fl_sim"  # key of the record that tells a node which client it is, and of what run
 BUFFERS = "buffers"
 NUM_EXAMPLES = "num-examples"  # what Flower's clients claim; the server counts for itself
 
@@ -96,7 +96,7 @@ def unpack(content: object) -> dict[str, Tensor]:
         raise ValueError(f"wrong buffers: {error}") from None
 
 
-def to_content(
+def encode_task(
     config: RoundConfig, task: ClientTask, experiment: str, shapes: Shapes
 ) -> RecordDict:
     """Return what one client is sent: any node can then serve any client."""
@@ -109,16 +109,16 @@ def to_content(
         "batch_clients": config.batch_clients,
         BUFFERS: pack(config.buffers),
         "received": pack(config.received),
-        "memory": pack(task.memory),
+        "memory": pack(task.state),
     }
     arrays = to_record(config.parameters, shapes)
     flower_config = ConfigRecord(dict(config.flower_config))
-    return RecordDict({"arrays": arrays, "config": flower_config, ORDER: ConfigRecord(about)})
+    return RecordDict({"arrays": arrays, "config": flower_config, TASK_KEY: ConfigRecord(about)})
 
 
-def from_content(content: RecordDict, shapes: Shapes) -> tuple[RoundConfig, ClientTask]:
-    """Return what `to_content` was given."""
-    about = content.config_records[ORDER]
+def decode_task(content: RecordDict, shapes: Shapes) -> tuple[RoundConfig, ClientTask]:
+    """Return what `encode_task` was given."""
+    about = content.config_records[TASK_KEY]
     config = RoundConfig(
         round=int(str(about["round"])),
         parameters=from_record(find_arrays(content)[1], shapes),
@@ -129,10 +129,10 @@ def from_content(content: RecordDict, shapes: Shapes) -> tuple[RoundConfig, Clie
         flower_config=dict(content.config_records.get("config", ConfigRecord())),
     )
     client, attempt = int(str(about["client"])), int(str(about["attempt"]))
-    return config, ClientTask(client, memory=unpack(about["memory"]), attempt=attempt)
+    return config, ClientTask(client, state=unpack(about["memory"]), attempt=attempt)
 
 
-def to_reply(update: Update, shapes: Shapes) -> RecordDict:
+def encode_reply(update: Update, shapes: Shapes) -> RecordDict:
     """Return what one client of ours sends back: its update, not its parameters.
 
     A difference that is added to the start and subtracted again would lose bits.
@@ -150,7 +150,7 @@ def to_reply(update: Update, shapes: Shapes) -> RecordDict:
     return RecordDict({"arrays": arrays, "metrics": metrics, BUFFERS: ConfigRecord(about)})
 
 
-def from_reply(
+def decode_reply(
     content: RecordDict, config: RoundConfig, client: int, num_examples: int, shapes: Shapes
 ) -> Update:
     """Return what a client sent, by our app or a user's own, which sends parameters.
@@ -173,14 +173,14 @@ def from_reply(
         delta=delta,
         buffers=unpack(about[BUFFERS]) if BUFFERS in about else config.buffers,
         num_examples=num_examples,
-        metrics=_metrics_of(content),
-        loss=_number(about.get("loss", math.nan)),
+        metrics=_read_metrics(content),
+        loss=_to_float(about.get("loss", math.nan)),
         sent=unpack(about["sent"]) if "sent" in about else {},
         memory=unpack(about["memory"]) if "memory" in about else {},
     )
 
 
-def _metrics_of(content: RecordDict) -> dict[str, float]:
+def _read_metrics(content: RecordDict) -> dict[str, float]:
     """Return the metrics of a reply, without what it claims to hold; lists of numbers are none.
 
     Raises:
@@ -192,13 +192,13 @@ def _metrics_of(content: RecordDict) -> dict[str, float]:
     if NUM_EXAMPLES not in found[0]:
         raise ValueError(f"wrong metrics: no {NUM_EXAMPLES}")
     return {
-        name: _number(value)
+        name: _to_float(value)
         for name, value in found[0].items()
         if isinstance(value, int | float) and name != NUM_EXAMPLES
     }
 
 
-def _number(value: object) -> float:
+def _to_float(value: object) -> float:
     """Return a number as a float.
 
     Raises:

@@ -11,7 +11,7 @@ from fl_sim.contracts import Update
 from fl_sim.core.errors import RunFailedError
 from fl_sim.flower.records import NUM_EXAMPLES, Shapes, find_arrays, to_record
 
-PATIENCE = 4  # times that a strategy may look who is there; Flower's would look for ever
+MAX_LOOKUPS = 4  # times that a strategy may look who is there; Flower's would look for ever
 
 
 class ClientRoster(Grid):
@@ -19,7 +19,7 @@ class ClientRoster(Grid):
 
     def __init__(self, clients: list[int]) -> None:
         self.clients = clients
-        self.asked = 0
+        self.num_lookups = 0
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients.
@@ -27,8 +27,8 @@ class ClientRoster(Grid):
         Raises:
             RunFailedError: for a strategy that waits for more clients than there are.
         """
-        self.asked += 1
-        if self.asked > PATIENCE:
+        self.num_lookups += 1
+        if self.num_lookups > MAX_LOOKUPS:
             raise RunFailedError(f"the strategy waits for more than {len(self.clients)} clients")
         return self.clients
 
@@ -40,7 +40,7 @@ class ClientRoster(Grid):
     push_messages = pull_messages = send_and_receive = _refuse
 
 
-def as_replies(
+def make_replies(
     updates: list[Update], received: Iterable[Tensor], instructions: list[Message], shapes: Shapes
 ) -> list[Message]:
     """Return checked updates as the replies that a Flower strategy aggregates.

@@ -37,7 +37,7 @@ class RuleStrategy(FlowerFedAvg):
     ) -> Iterable[Message]:
         """Remember the global parameters, and ask as FedAvg does."""
         if self.sent is None:
-            sizes = (torch.Size(shape).numel() for shape in _shapes(arrays).values())
+            sizes = (torch.Size(shape).numel() for shape in _get_shapes(arrays).values())
             self.rule_state = self.rule.initial_state(sum(sizes))
         self.sent = arrays
         return super().configure_train(server_round, arrays, config, grid)
@@ -49,7 +49,7 @@ class RuleStrategy(FlowerFedAvg):
         valid, _ = self._check_and_log_replies(list(replies), is_train=True)
         if not valid or self.sent is None:
             return None, None
-        shapes = _shapes(self.sent)
+        shapes = _get_shapes(self.sent)
         start = from_record(self.sent, shapes)
         contents = [message.content for message in valid]
         received = [from_record(find_arrays(content)[1], shapes) for content in contents]
@@ -58,8 +58,8 @@ class RuleStrategy(FlowerFedAvg):
         weights = torch.tensor(examples, dtype=torch.float64)
         # Of the senders nothing is known but the round, by which a rule names what it draws.
         context = replace(RoundContext.anonymous(len(updates)), round=server_round)
-        decision = self.rule.decide(self.rule_state, updates, weights, context)
-        self.rule_state, step = decision.state, decision.step
+        result = self.rule.decide(self.rule_state, updates, weights, context)
+        self.rule_state, step = result.state, result.step
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         return to_record(start + step, shapes), metrics
 
@@ -69,12 +69,12 @@ class RuleStrategy(FlowerFedAvg):
         return float(value)
 
 
-def as_flower(strategy: AggregationRule | Strategy) -> Strategy:
+def to_flower_strategy(strategy: AggregationRule | Strategy) -> Strategy:
     """Return `strategy` as Flower wants it: a rule wrapped, a Flower strategy as it is."""
     if isinstance(strategy, Strategy):
         return strategy
     return RuleStrategy(strategy, min_train_nodes=1, min_available_nodes=1, min_evaluate_nodes=1)
 
 
-def _shapes(arrays: ArrayRecord) -> Shapes:
+def _get_shapes(arrays: ArrayRecord) -> Shapes:
     return {name: tuple(array.shape) for name, array in arrays.items()}

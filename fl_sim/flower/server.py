@@ -12,11 +12,11 @@ from torch import Tensor
 from fl_sim.contracts import AggregationRule, Failure, RoundContext, Update
 from fl_sim.flower.compat import ensure_node_identity, seed_globals
 from fl_sim.flower.records import Shapes, find_arrays, from_record, to_record
-from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.roster import ClientRoster, make_replies
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import Advance, KnownRule, RuleServer, Server
 from fl_sim.training.tasks import RoundConfig
-from fl_sim.training.update_checks import metrics_are_usable, with_usual_metrics
+from fl_sim.training.update_checks import check_metrics, require_common_metrics
 
 
 class FlowerServer(Server):
@@ -55,17 +55,17 @@ class FlowerServer(Server):
         """Let the strategy aggregate; where it gives nothing back, nothing changes."""
         if not config.clients:
             return config.parameters, None
-        assert round_updates.rows is not None
-        received = [config.parameters + row for row in round_updates.rows]
-        updates = _with_mean_metrics(round_updates.updates)
-        replies = as_replies(updates, received, self.instructions, self.shapes)
+        assert round_updates.deltas is not None
+        received = [config.parameters + row for row in round_updates.deltas]
+        updates = _fill_missing_metrics(round_updates.updates)
+        replies = make_replies(updates, received, self.instructions, self.shapes)
         with seed_globals(self.seed, "strategy", config.round, "aggregate"):
             arrays, _ = self.strategy.aggregate_train(config.round, replies)
         if arrays is None:
             return config.parameters, None
         return from_record(arrays, self.shapes), None
 
-    def known_rule(self) -> KnownRule:
+    def reveal_rule(self) -> KnownRule:
         """Return nothing: a strategy of Flower's cannot be asked what it would do."""
         return None, None
 
@@ -75,23 +75,23 @@ class FlowerServer(Server):
         """Leave out clients whose metrics a strategy may stumble over: it reads what it likes."""
         key = getattr(self.strategy, "train_loss_key", "")  # by which QFedAvg weighs
         updates: list[Update | Failure] = [
-            update if update.client in idle else metrics_are_usable(round_num, update, key)
+            update if update.client in idle else check_metrics(round_num, update, key)
             for update in round_updates.updates
         ]
-        answers = with_usual_metrics(round_num, updates)
+        answers = require_common_metrics(round_num, updates)
         causes = {row: a.cause for row, a in enumerate(answers) if isinstance(a, Failure)}
         return round_updates.drop(round_num, causes) if causes else round_updates
 
     def state_dict(self) -> Any:
         """Return what the strategy keeps; its functions come from the experiment."""
-        return _state_of(self.strategy)
+        return _get_state(self.strategy)
 
     def load_state_dict(self, content: Any) -> None:
         """Put it back."""
-        _restore(self.strategy, content)
+        _load_state(self.strategy, content)
 
 
-def server_for(
+def make_server(
     strategy: AggregationRule | Strategy, parameters: Tensor, shapes: Shapes, seed: int
 ) -> Server:
     """Return the server's side for a strategy of either kind."""
@@ -100,7 +100,7 @@ def server_for(
     return RuleServer(strategy, len(parameters))
 
 
-def _with_mean_metrics(updates: list[Update]) -> list[Update]:
+def _fill_missing_metrics(updates: list[Update]) -> list[Update]:
     """Return updates in which whoever measured nothing tells the mean of the others' metrics."""
     found: dict[str, list[float]] = {}
     for update in updates:
@@ -115,18 +115,18 @@ def _with_mean_metrics(updates: list[Update]) -> list[Update]:
     ]
 
 
-def _state_of(strategy: Strategy) -> dict[str, Any]:
+def _get_state(strategy: Strategy) -> dict[str, Any]:
     return {
-        name: _state_of(value) if isinstance(value, Strategy) else value
+        name: _get_state(value) if isinstance(value, Strategy) else value
         for name, value in vars(strategy).items()
         if not callable(value)
     }
 
 
-def _restore(strategy: Strategy, remembered: dict[str, Any]) -> None:
+def _load_state(strategy: Strategy, remembered: dict[str, Any]) -> None:
     for name, value in remembered.items():
         own = getattr(strategy, name, None)
         if isinstance(own, Strategy):
-            _restore(own, value)
+            _load_state(own, value)
         else:
             setattr(strategy, name, value)

@@ -40,10 +40,10 @@ def main(grid: Grid, context: Context) -> None:
     federation = load_federation(experiment.to_json())
     wait_for_nodes(grid)
     backend = FlowerBackend(make_trainer(federation), grid)
-    numbers = run_to_end(federation, options, 1, cell, _say, backend)
+    numbers = run_to_end(federation, options, 1, cell, _print_progress, backend)
     print(f"accuracy {numbers['accuracy']:.3f}, params_sha256 {numbers['params_sha256']}")
     print(f"results: {folder}")
 
 
-def _say(progress: Progress) -> None:
+def _print_progress(progress: Progress) -> None:
     print(f"round {progress.round} of {progress.rounds}: accuracy {progress.accuracy:.3f}")

@@ -23,7 +23,7 @@ class RoundUpdates:
     """
 
     updates: list[Update]
-    rows: Float[Tensor, "n p"] | None
+    deltas: Float[Tensor, "n p"] | None
     total: Float[Tensor, " p"] | None
     failures: list[Failure]
 
@@ -45,14 +45,14 @@ class RoundUpdates:
             number: of the round.
             causes: why, by row.
         """
-        assert self.rows is not None
+        assert self.deltas is not None
         failures = [
             make_failure(round_num, self.updates[row].client, causes[row]) for row in sorted(causes)
         ]
         left = self.remaining_rows(causes)
         return RoundUpdates(
             updates=[self.updates[row] for row in left.tolist()],
-            rows=self.rows[left],
+            deltas=self.deltas[left],
             total=None,
             failures=sorted(self.failures + failures, key=lambda own: own.client),
         )
@@ -72,45 +72,45 @@ class UpdateAccumulator:
 
     def __init__(self, config: RoundConfig) -> None:
         """Wait for the updates of the clients that the round asks."""
-        self.place = {client: row for row, client in enumerate(config.clients)}
+        self.row_of_client = {client: row for row, client in enumerate(config.clients)}
         self.updates: dict[int, Update] = {}
         self.failures: list[Failure] = []
-        self.early_totals: dict[int, Tensor | None] = {}
-        self.next = 0
+        self.pending_totals: dict[int, Tensor | None] = {}
+        self.next_position = 0
         size = len(config.parameters)
         self.total = torch.zeros(size, dtype=torch.float64) if config.sum_updates else None
-        self.rows = None if config.sum_updates else torch.empty(len(config.clients), size)
+        self.deltas = None if config.sum_updates else torch.empty(len(config.clients), size)
 
     def add(self, position: int, result: ChunkResult) -> None:
         """Take what became of the chunk at `position`."""
         self.failures += result.failures
         for update in result.updates:
             self.updates[update.client] = update
-            if self.rows is not None:
+            if self.deltas is not None:
                 assert update.delta is not None
-                self.rows[self.place[update.client]] = update.delta
+                self.deltas[self.row_of_client[update.client]] = update.delta
         if self.total is not None:
-            self.early_totals[position] = result.total
+            self.pending_totals[position] = result.total
             self._add_in_order()
 
     def _add_in_order(self) -> None:
         """Add the totals whose turn it is: sums do not depend on who was first."""
         assert self.total is not None
-        while self.next in self.early_totals:
-            total = self.early_totals.pop(self.next)
+        while self.next_position in self.pending_totals:
+            total = self.pending_totals.pop(self.next_position)
             if total is not None:
                 self.total += total
-            self.next += 1
+            self.next_position += 1
 
     def finish(self) -> RoundUpdates:
         """Return everything, in client order."""
         clients = sorted(self.updates)
         updates = [self.updates[client] for client in clients]
         failures = sorted(self.failures, key=lambda failure: failure.client)
-        if self.rows is None:
+        if self.deltas is None:
             return RoundUpdates(updates, None, self.total, failures)
-        kept = [self.place[client] for client in clients]
+        kept = [self.row_of_client[client] for client in clients]
         for row, place in enumerate(kept):  # close the gaps in place: the stack can be large
             if row != place:
-                self.rows[row] = self.rows[place]
-        return RoundUpdates(updates, self.rows[: len(kept)], None, failures)
+                self.deltas[row] = self.deltas[place]
+        return RoundUpdates(updates, self.deltas[: len(kept)], None, failures)

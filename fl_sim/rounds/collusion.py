@@ -15,7 +15,12 @@ from fl_sim.core.seeding import generator
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import Server
 from fl_sim.schedule import Schedule
-from fl_sim.training.update_checks import NOT_FINITE, InvalidUpdateError, describe_error, length
+from fl_sim.training.update_checks import (
+    NOT_FINITE,
+    InvalidUpdateError,
+    compute_norm,
+    describe_error,
+)
 
 # What clients, given by number, would send if they behaved like another client.
 Retrainer = Callable[[Client, list[int]], Float[Tensor, "m p"]]
@@ -41,7 +46,7 @@ def forge_updates(
     is forged is checked as everything that clients send: an update that cannot be used is its
     client's failure, and is left out here and among the senders.
     """
-    rows, clients = round_updates.rows, round_updates.clients.tolist()
+    rows, clients = round_updates.deltas, round_updates.clients.tolist()
     if rows is None or not set(clients) & set(kinds):
         return round_updates, context
     honest = torch.tensor([client not in kinds for client in clients])
@@ -60,7 +65,7 @@ def forge_updates(
                 raise
             except BaseException as error:  # SystemExit too
                 causes |= dict.fromkeys(mine.nonzero().squeeze(1).tolist(), describe_error(error))
-    norms = [length(row) for row in sent]
+    norms = [compute_norm(row) for row in sent]
     causes |= {
         row: f"{NOT_FINITE}: what was forged has length {norm}"
         for row, norm in enumerate(norms)
@@ -70,7 +75,7 @@ def forge_updates(
         replace(update, norm=norm) if update.client in kinds else update
         for update, norm in zip(round_updates.updates, norms, strict=True)
     ]
-    whole = replace(round_updates, updates=updates, rows=sent)
+    whole = replace(round_updates, updates=updates, deltas=sent)
     if not causes:
         return whole, context
     return whole.drop(context.round, causes), context.at(whole.remaining_rows(causes))
@@ -104,12 +109,12 @@ def _attack_context(
     position: int,
 ) -> Collusion:
     """Return what the attackers of one kind know."""
-    assert round_updates.rows is not None
-    rule, state = server.known_rule()
+    assert round_updates.deltas is not None
+    rule, state = server.reveal_rule()
     order = torch.cat([honest.nonzero(), mine.nonzero()]).squeeze(1)
     return Collusion(
-        honest=round_updates.rows[honest],
-        own=round_updates.rows[mine],
+        honest=round_updates.deltas[honest],
+        own=round_updates.deltas[mine],
         honest_weights=round_updates.weights[honest],
         own_weights=round_updates.weights[mine],
         rule=rule,

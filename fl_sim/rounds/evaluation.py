@@ -29,7 +29,7 @@ def needs_updates(experiment: Experiment, round_num: int) -> bool:
     return experiment.evaluation.contributions != "none" and round_num == experiment.rounds
 
 
-def last_round_rows(
+def evaluate_last_round(
     federation: Federation, outcome: RoundOutcome, record: RoundRecord
 ) -> Iterator[Row]:
     """Yield contributions and benefits after the last round, where they are asked for."""
@@ -37,7 +37,7 @@ def last_round_rows(
     if record.round < federation.experiment.rounds:
         return
     if asked.contributions != "none":
-        yield from _contributions(federation, outcome, record)
+        yield from _measure_contributions(federation, outcome, record)
     if asked.alone is not None:
         holders = federation.experiment.data.num_clients
         clients = [client for client in federation.clients_with_data if client < holders]
@@ -46,11 +46,11 @@ def last_round_rows(
         yield from benefit_rows(record.round, clients, together, alone)
 
 
-def _contributions(
+def _measure_contributions(
     federation: Federation, outcome: RoundOutcome, record: RoundRecord
 ) -> Iterator[Row]:
-    updates, model = outcome.updates.rows, federation.model
-    delivered = outcome.updates.clients
+    updates, model = outcome.round_updates.deltas, federation.model
+    delivered = outcome.round_updates.clients
     if updates is None or not len(delivered):
         note = "no updates" if not len(delivered) else "updates were added up where they were made"
         yield Row(record.round, "contribution_cosine", float("nan"), valid=False, note=note)

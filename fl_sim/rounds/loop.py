@@ -22,14 +22,14 @@ from fl_sim.rounds.collusion import Retrainer, find_colluders, forge_updates
 from fl_sim.rounds.cpu_timer import CpuTimer
 from fl_sim.rounds.evaluation import needs_updates
 from fl_sim.rounds.measure import measure_round
-from fl_sim.rounds.model_checks import check_loss, check_step, check_use, likely_cause
-from fl_sim.rounds.server import Server, context_of
+from fl_sim.rounds.model_checks import check_loss, check_step, check_use, describe_likely_cause
+from fl_sim.rounds.server import Server, make_context
 from fl_sim.rounds.state import RoundOutcome, State
-from fl_sim.training.tasks import NOBODY, ClientTask, RoundConfig, Tensors, cut_chunks
+from fl_sim.training.tasks import NO_CLIENT, ClientTask, RoundConfig, Tensors, cut_chunks
 from fl_sim.training.update_checks import is_finite
 
 
-def initial_state(federation: Federation, server: Server) -> State:
+def create_state(federation: Federation, server: Server) -> State:
     """Return the state before the first round."""
     return State(0, federation.start, federation.start_buffers, server)
 
@@ -74,26 +74,28 @@ def run_round(
     hooks.on_round_start(config)
 
     hooks.on_phase_start("training")
-    updates = collect_updates(state, backend, config)
+    round_updates = collect_updates(state, backend, config)
 
     hooks.on_phase_start("aggregation")
-    updates = state.server.screen(round_num, updates, clients_without_data(federation))
-    context = build_context(federation, backend, config, updates)
+    round_updates = state.server.screen(
+        round_num, round_updates, find_clients_without_data(federation)
+    )
+    context = build_context(federation, backend, config, round_updates)
     kinds, retrain = find_colluders(schedule, round_num), make_retrainer(state, backend, config)
-    updates, context = forge_updates(updates, state.server, kinds, context, retrain)
-    if config.clients or not may_be_empty(federation):
-        check_failures(federation, round_num, updates)
-    state.parameters, result = state.server.advance(config, updates, context)
-    state.buffers = mean_buffers(updates.updates) or state.buffers
-    culprit = partial(likely_cause, updates.updates, result)
+    round_updates, context = forge_updates(round_updates, state.server, kinds, context, retrain)
+    if config.clients or not can_be_empty(federation):
+        check_failures(federation, round_num, round_updates)
+    state.parameters, result = state.server.advance(config, round_updates, context)
+    state.buffers = average_buffers(round_updates.updates) or state.buffers
+    culprit = partial(describe_likely_cause, round_updates.updates, result)
     check_step(round_num, state.parameters, state.buffers, state.server, culprit)
-    state.client_states |= {u.client: u.memory for u in updates.updates if u.memory}
+    state.client_states |= {u.client: u.memory for u in round_updates.updates if u.memory}
     state.round = round_num
 
     failures = [Failure(round_num, client, cause) for client, cause in sorted(absent.items())]
-    outcome = RoundOutcome(state, config, updates, result, failures + updates.failures)
+    outcome = RoundOutcome(state, config, round_updates, result, failures + round_updates.failures)
     outcome.seconds = perf_counter() - started
-    outcome.cpu_seconds, outcome.cpu_note = timer.spent()
+    outcome.cpu_seconds, outcome.cpu_note = timer.measure()
     outcome.rows = measure_round(federation, backend, outcome, hooks)
     check_loss(round_num, outcome.rows, culprit)
     check_use(federation, backend, state, culprit)
@@ -134,10 +136,10 @@ def _expected_context(
     federation: Federation, backend: Backend, round_num: int, clients: list[int]
 ) -> RoundContext:
     experiment, sizes = federation.experiment, federation.shards.sizes
-    least = backend.trainer.least_batch
+    least = backend.trainer.min_batch_size
     steps = [experiment.client.num_steps(count_samples(sizes[own], least)) for own in clients]
     draw, num_clients = federation.draws[round_num - 1], federation.num_clients
-    return context_of(clients, steps, num_clients, round_num, experiment.seed, draw)
+    return make_context(clients, steps, num_clients, round_num, experiment.seed, draw)
 
 
 def collect_updates(state: State, backend: Backend, config: RoundConfig) -> RoundUpdates:
@@ -152,18 +154,18 @@ def collect_updates(state: State, backend: Backend, config: RoundConfig) -> Roun
     together = config.batch_clients and trainer.can_batch_clients
     chunks = cut_chunks(tasks, costs, together, len(config.parameters))
     for position, result in backend.train(config, chunks):
-        raise_if_asked(trainer.policy, result.failures)
+        apply_failure_policy(trainer.policy, result.failures)
         accumulator.add(position, result)
     return accumulator.finish()
 
 
-def raise_if_asked(policy: FailurePolicy, failures: list[Failure]) -> None:
+def apply_failure_policy(policy: FailurePolicy, failures: list[Failure]) -> None:
     """End the run at a client's failure where the policy says so.
 
     Raises:
         RunFailedError: naming the round, the client and the cause.
     """
-    own = [failure for failure in failures if failure.client != NOBODY]
+    own = [failure for failure in failures if failure.client != NO_CLIENT]
     if own and policy.on_failure == "raise":
         raise RunFailedError(f"round {own[0].round}, client {own[0].client}: {own[0].cause}")
 
@@ -171,7 +173,7 @@ def raise_if_asked(policy: FailurePolicy, failures: list[Failure]) -> None:
 def check_failures(federation: Federation, round_num: int, round_updates: RoundUpdates) -> None:
     """End the run where too few updates came in, or where any failure is to end it."""
     policy, failures = federation.experiment.failures, round_updates.failures
-    raise_if_asked(policy, failures)
+    apply_failure_policy(policy, failures)
     if len(round_updates.updates) < policy.min_updates:
         cause = f"; client {failures[-1].client}: {failures[-1].cause}" if failures else ""
         raise RunFailedError(
@@ -180,7 +182,7 @@ def check_failures(federation: Federation, round_num: int, round_updates: RoundU
         )
 
 
-def may_be_empty(federation: Federation) -> bool:
+def can_be_empty(federation: Federation) -> bool:
     """Return whether a round for which nobody is there is as good as any other."""
     return federation.experiment.participation.sampling == "poisson"
 
@@ -204,12 +206,12 @@ def build_context(
         context,
         losses=_fill_missing(losses, trained),
         sent={name: _fill_missing(rows, trained) for name, rows in sent.items()},
-        reference=server_update(federation, backend, config),
+        reference=compute_server_update(federation, backend, config),
         parameters=config.parameters,
     )
 
 
-def server_update(
+def compute_server_update(
     federation: Federation, backend: Backend, config: RoundConfig
 ) -> Float[Tensor, " p"] | None:
     """Return the server's own update on its root images; None where the rule takes none.
@@ -226,7 +228,7 @@ def server_update(
     return update.delta
 
 
-def clients_without_data(federation: Federation) -> frozenset[int]:
+def find_clients_without_data(federation: Federation) -> frozenset[int]:
     """Return the clients that have nothing to train on: they report no numbers."""
     owners = federation.shards.owners
     return frozenset(client for client, rows in enumerate(owners) if not len(rows))
@@ -250,7 +252,7 @@ def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retra
     def retrain(behaviour: Client, clients: list[int]) -> Float[Tensor, "m p"]:
         rows = []
         for client in clients:
-            task = ClientTask(client, memory=state.client_states.get(client, {}))
+            task = ClientTask(client, state=state.client_states.get(client, {}))
             shard = backend.trainer.shards.shard(client, config.round)
             update, _ = backend.trainer.train_client(config, task, behaviour, shard)
             rows.append(update.delta)
@@ -259,15 +261,15 @@ def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retra
     return retrain
 
 
-def mean_buffers(updates: list[Update]) -> Tensors:
+def average_buffers(round_updates: list[Update]) -> Tensors:
     """Return the buffers averaged by shard size, in float64; counters are copied."""
-    if not updates or not updates[0].buffers:
+    if not round_updates or not round_updates[0].buffers:
         return {}
-    sizes = torch.tensor([update.num_examples for update in updates], dtype=torch.float64)
+    sizes = torch.tensor([update.num_examples for update in round_updates], dtype=torch.float64)
     merged = {}
-    for name, first in updates[0].buffers.items():
+    for name, first in round_updates[0].buffers.items():
         if first.is_floating_point():
-            stack = torch.stack([update.buffers[name].reshape(-1) for update in updates])
+            stack = torch.stack([update.buffers[name].reshape(-1) for update in round_updates])
             merged[name] = weighted_sum(sizes / sizes.sum(), stack).to(first.dtype).view_as(first)
         else:
             merged[name] = first

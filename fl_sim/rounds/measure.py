@@ -14,35 +14,35 @@ from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
-from fl_sim.rounds.evaluation import last_round_rows
-from fl_sim.rounds.privacy import privacy_rows
+from fl_sim.rounds.evaluation import evaluate_last_round
+from fl_sim.rounds.privacy import measure_privacy
 from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.schedule import backdoors
 from fl_sim.training.tasks import Tensors
 
-IGNORED = Callback()  # nobody listens
+NO_HOOKS = Callback()  # nobody listens
 
 
 @lru_cache
-def metrics() -> tuple[Metric, ...]:
+def load_metrics() -> tuple[Metric, ...]:
     """Return one of every metric there is."""
     found = discover("fl_sim.metrics", Metric)  # type: ignore[type-abstract]
     return tuple(cls() for cls in found)
 
 
 def measure_round(
-    federation: Federation, backend: Backend, outcome: RoundOutcome, hooks: Callback = IGNORED
+    federation: Federation, backend: Backend, outcome: RoundOutcome, hooks: Callback = NO_HOOKS
 ) -> list[Row]:
     """Return the rows of all metrics; those that need scores only in rounds that are evaluated."""
     experiment, round_num = federation.experiment, outcome.state.round
     scored = round_num % experiment.evaluation.every == 0 or round_num == experiment.rounds
-    wanted = [metric for metric in metrics() if scored or not metric.needs_scores]
+    wanted = [metric for metric in load_metrics() if scored or not metric.needs_scores]
     hooks.on_phase_start("evaluation")
     record = record_round(federation, backend, outcome, scored)
     hooks.on_phase_start("metrics")
     rows = [row for metric in wanted for row in metric.rows(record)]
-    rows += privacy_rows(federation, outcome.state, by_client=scored)
-    rows += last_round_rows(federation, outcome, record)
+    rows += measure_privacy(federation, outcome.state, by_client=scored)
+    rows += evaluate_last_round(federation, outcome, record)
     return [mark_undefined(row) for row in rows]
 
 
@@ -50,7 +50,7 @@ def record_round(
     federation: Federation, backend: Backend, outcome: RoundOutcome, scored: bool = True
 ) -> RoundRecord:
     """Score the test set and the pool by the global model, and return the record of the round."""
-    state, updates = outcome.state, outcome.updates.updates
+    state, updates = outcome.state, outcome.round_updates.updates
     pool, round_num = federation.pool, state.round
     kept = pool.audited & scored
     sets = federation.evaluation_inputs if scored else {}

@@ -21,11 +21,11 @@ from fl_sim.models.batches import find_batch_norms
 from fl_sim.rounds.server import RuleServer, Server
 from fl_sim.rounds.state import State
 from fl_sim.training.tasks import Tensors
-from fl_sim.training.update_checks import is_finite, wrong_buffer
+from fl_sim.training.update_checks import find_buffer_fault, is_finite
 
 Culprit = Callable[[], str]  # who likely did it, in words
-FAR = 1e3  # times that a step is longer than the updates in it, if the rule is to blame
-PROBED = 8  # test images on which the new model is tried after every round
+FAR_RATIO = 1e3  # times that a step is longer than the updates in it, if the rule is to blame
+NUM_PROBES = 8  # test images on which the new model is tried after every round
 
 
 def check_step(
@@ -41,13 +41,13 @@ def check_step(
         number: of the round.
         parameters, buffers: of the new model.
         server: which tells clients something beside it.
-        culprit: says who likely did it; see `likely_cause`.
+        culprit: says who likely did it; see `describe_likely_cause`.
 
     Raises:
         DivergedError: naming the round, where anything is not finite or out of range.
     """
     causes = [] if is_finite(parameters) else ["its parameters are not finite"]
-    causes += [wrong_buffer(name, values) for name, values in buffers.items()]
+    causes += [find_buffer_fault(name, values) for name, values in buffers.items()]
     if isinstance(server, RuleServer):
         told = server.rule.broadcast(server.state)
         causes += [f"{name!r} is not finite" for name, own in told.items() if not is_finite(own)]
@@ -74,7 +74,7 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
     Raises:
         DivergedError: naming the round, where they are not finite.
     """
-    inputs = as_floats(federation.test_inputs[:PROBED])
+    inputs = as_floats(federation.test_inputs[:NUM_PROBES])
     if len(inputs) == 0:
         return
     trainer = backend.trainer
@@ -83,7 +83,7 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
     scores = model.eval()(inputs)
     usable = bool(scores.isfinite().all())
     if usable and not find_batch_norms(model):
-        loss = functional.cross_entropy(scores, federation.dataset.test_labels[:PROBED])
+        loss = functional.cross_entropy(scores, federation.dataset.test_labels[:NUM_PROBES])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         slopes = torch.autograd.grad(loss, trained, allow_unused=True)
         usable = all(slope is None or is_finite(slope) for slope in slopes)
@@ -110,7 +110,7 @@ def check_loss(round_num: int, rows: list[Row], culprit: Culprit) -> None:
         )
 
 
-def likely_cause(updates: list[Update], decision: AggregationResult | None) -> str:
+def describe_likely_cause(updates: list[Update], result: AggregationResult | None) -> str:
     """Return in words who moved the model most.
 
     That is the client whose share of the step times the length of its update is largest, or whose
@@ -120,19 +120,19 @@ def likely_cause(updates: list[Update], decision: AggregationResult | None) -> s
     if not updates:
         return ""
     norms = torch.tensor([update.norm for update in updates], dtype=torch.float64)
-    parts = norms if decision is None else norms * _factors(decision, len(norms))
-    if decision is not None:
-        step = float(decision.step.double().norm())
-        if step > FAR * float(parts.sum()):
+    parts = norms if result is None else norms * _compute_factors(result, len(norms))
+    if result is not None:
+        step = float(result.step.double().norm())
+        if step > FAR_RATIO * float(parts.sum()):
             return f"; most likely by the rule itself, whose step has length {step:.3g}"
     update = updates[int(parts.argmax())]
     return f"; most likely by client {update.client}, whose update has length {update.norm:.3g}"
 
 
-def _factors(decision: AggregationResult, count: int) -> Float[Tensor, " n"]:
+def _compute_factors(result: AggregationResult, count: int) -> Float[Tensor, " n"]:
     """Return how much of each update's length is in the step, as far as the rule says."""
     factors = torch.ones(count, dtype=torch.float64)
-    for own in (decision.shares, decision.scales):
+    for own in (result.shares, result.scales):
         if own is not None and bool(own.isfinite().all()) and bool((own != 0).any()):
             factors = factors * own.double().abs()
     return factors

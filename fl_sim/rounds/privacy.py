@@ -18,7 +18,7 @@ from fl_sim.rounds.state import State
 NO_NOISE = "without noise there is no bound"
 
 
-def privacy_rows(federation: Federation, state: State, by_client: bool = True) -> Iterator[Row]:
+def measure_privacy(federation: Federation, state: State, by_client: bool = True) -> Iterator[Row]:
     """Yield `epsilon` and `epsilon_rdp` after a round: of whole clients, and client by client.
 
     The latter only where `by_client` says so, as each client takes some milliseconds.
@@ -28,27 +28,29 @@ def privacy_rows(federation: Federation, state: State, by_client: bool = True) -
     the group: `clients`, `images` or `local`; see `fl_sim.contracts.Releases`.
     """
     experiment, round_num = federation.experiment, state.round
-    beside = extra_releases(federation, state)
+    beside = find_extra_releases(federation, state)
     worthless = f"of the updates alone: also {beside} leave the clients" if beside else ""
-    worthless = worthless or forwarded_releases(federation, round_num)
+    worthless = worthless or find_forwarded_releases(federation, round_num)
     if isinstance(experiment.strategy, AggregationRule):
         try:
             released = experiment.strategy.releases(federation.draws[:round_num])
         except RequestError as error:
-            yield _unknown("epsilon", round_num, "clients", str(error))
+            yield _make_unknown_row("epsilon", round_num, "clients", str(error))
         else:
-            yield from _rows(round_num, released, worthless)
+            yield from _make_rows(round_num, released, worthless)
     for client, memory in sorted(state.client_states.items()) if by_client else ():
         try:
-            released = _releases_of(federation, client, round_num, memory)
-            note = worthless or _otherwise(federation, client, round_num, memory)
+            released = _get_releases(federation, client, round_num, memory)
+            note = worthless or _find_changed_training(federation, client, round_num, memory)
         except Exception:  # of any class: who keeps it may have forged it
-            yield _unknown("epsilon", round_num, "all", "what it keeps cannot be read", client)
+            yield _make_unknown_row(
+                "epsilon", round_num, "all", "what it keeps cannot be read", client
+            )
             continue
-        yield from _rows(round_num, released, note, client)
+        yield from _make_rows(round_num, released, note, client)
 
 
-def extra_releases(federation: Federation, state: State) -> str:
+def find_extra_releases(federation: Federation, state: State) -> str:
     """Return what leaves the clients, beside their updates, neither clipped nor with noise.
 
     Models are what is released; so it is whatever goes into them, or to all clients with them:
@@ -70,7 +72,7 @@ def extra_releases(federation: Federation, state: State) -> str:
     return ", ".join(found)
 
 
-def forwarded_releases(federation: Federation, round_num: int) -> str:
+def find_forwarded_releases(federation: Federation, round_num: int) -> str:
     """Return how attackers have handed on what is in others' updates, by round `number`.
 
     Colluders make their updates from those of honest clients, and some from what these would
@@ -90,7 +92,7 @@ def forwarded_releases(federation: Federation, round_num: int) -> str:
     return ""
 
 
-def _releases_of(
+def _get_releases(
     federation: Federation, client: int, round_num: int, memory: dict[str, Tensor]
 ) -> Releases | None:
     """Return what a client has released, if it was always as it is in round `number`."""
@@ -98,7 +100,7 @@ def _releases_of(
     return behaviour.releases(len(federation.shards.owners[client]), memory)
 
 
-def _otherwise(
+def _find_changed_training(
     federation: Federation, client: int, round_num: int, memory: dict[str, Tensor]
 ) -> str:
     """Return in which round a client trained with other noise than now, as attackers may."""
@@ -106,28 +108,30 @@ def _otherwise(
     if not federation.experiment.adversaries:
         return ""
     now = schedule.behaviour(client, round_num)
-    released = _releases_of(federation, client, round_num, memory)
+    released = _get_releases(federation, client, round_num, memory)
     for earlier in range(1, round_num):
         changed = schedule.behaviour(client, earlier) != now
-        changed = changed and _releases_of(federation, client, earlier, memory) != released
+        changed = changed and _get_releases(federation, client, earlier, memory) != released
         if changed and client in schedule.choose_clients(earlier, able):
             return f"of some rounds alone: in round {earlier} it trained otherwise"
     return ""
 
 
-def _rows(round_num: int, released: Releases | None, note: str, client: int = -1) -> Iterator[Row]:
+def _make_rows(
+    round_num: int, released: Releases | None, note: str, client: int = -1
+) -> Iterator[Row]:
     """Yield both figures of what was released, not to be read where they say too little."""
     if released is None:
         return
     try:
         found = compute_epsilon(released)
     except RequestError as error:
-        yield _unknown("epsilon", round_num, released.protects, str(error), client)
+        yield _make_unknown_row("epsilon", round_num, released.protects, str(error), client)
         return
     for metric, value in (("epsilon", found.epsilon), ("epsilon_rdp", found.rdp)):
         why = NO_NOISE if math.isinf(value) else note
         yield Row(round_num, metric, value, client, released.protects, valid=not why, note=why)
 
 
-def _unknown(metric: str, round_num: int, group: str, note: str, client: int = -1) -> Row:
+def _make_unknown_row(metric: str, round_num: int, group: str, note: str, client: int = -1) -> Row:
     return Row(round_num, metric, math.nan, client, group, valid=False, note=note)

@@ -50,7 +50,7 @@ class Server(ABC):
         return round_updates
 
     @abstractmethod
-    def known_rule(self) -> KnownRule:
+    def reveal_rule(self) -> KnownRule:
         """Return the rule and its state, as attackers that know the defence see them."""
 
     @abstractmethod
@@ -95,9 +95,9 @@ class RuleServer(Server):
             if empty is None:
                 return start, None
             result = empty
-        elif round_updates.rows is not None:
+        elif round_updates.deltas is not None:
             weights = round_updates.weights
-            result = self.rule.decide(self.state, round_updates.rows, weights, context)
+            result = self.rule.decide(self.state, round_updates.deltas, weights, context)
         else:
             result = self._finish_sum(config, round_updates, context)
         self.state = result.state
@@ -117,7 +117,7 @@ class RuleServer(Server):
         state, step = self.rule.finish(self.state, total)
         return AggregationResult(state, step.float(), shares)
 
-    def known_rule(self) -> KnownRule:
+    def reveal_rule(self) -> KnownRule:
         """Return the rule and its state."""
         return self.rule, self.state
 
@@ -130,7 +130,7 @@ class RuleServer(Server):
         self.state = content
 
 
-def context_of(
+def make_context(
     clients: list[int],
     local_steps: list[int],
     num_clients: int,

@@ -50,7 +50,7 @@ class RoundOutcome:
 
     state: State
     config: RoundConfig
-    updates: RoundUpdates
+    round_updates: RoundUpdates
     result: AggregationResult | None
     failures: list[Failure] = field(default_factory=list)
     seconds: float = float("nan")

@@ -12,7 +12,7 @@ from fl_sim.federation.pool import assign_records
 from fl_sim.flower import compat
 from fl_sim.flower.server import FlowerServer
 from fl_sim.rounds.accumulator import RoundUpdates
-from fl_sim.rounds.server import context_of
+from fl_sim.rounds.server import make_context
 from fl_sim.runs.batching import BatchMode, refuse_unbatchable
 from fl_sim.training.tasks import RoundConfig
 
@@ -52,7 +52,7 @@ def _check_flower_strategy(experiment: Experiment) -> None:
 
     Its arguments are looked at one by one elsewhere; how they go together, only itself knows.
     """
-    compat.quiet()
+    compat.silence_logs()
     name = type(experiment.strategy).__name__
     try:
         step = _run_synthetic_round(experiment)
@@ -70,7 +70,7 @@ def _run_synthetic_round(experiment: Experiment) -> torch.Tensor:
     strategy = Experiment.from_json(experiment.to_json()).strategy  # strategies remember
     assert isinstance(strategy, Strategy)
     clients = list(range(experiment.clients_per_round))
-    context = context_of(clients, [1] * len(clients), len(clients), 1, experiment.seed)
+    context = make_context(clients, [1] * len(clients), len(clients), 1, experiment.seed)
     server = FlowerServer(strategy, SHAPES, experiment.seed)
     config = RoundConfig(1, torch.zeros(SIZE), {})
     plan = server.plan(config, context, torch.ones(len(clients), dtype=torch.float64))

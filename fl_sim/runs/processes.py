@@ -151,7 +151,7 @@ def _start_worker(reports: Any, parent_alive: Connection, stop: Any) -> None:
     """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
     global _reports
     _reports = reports
-    compat.quiet()
+    compat.silence_logs()
     interrupts.share(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 
 from fl_sim.backends import ray_pool
-from fl_sim.backends.ray_pool import RayWorker
+from fl_sim.backends.ray_pool import WorkerHandle
 from fl_sim.core import interrupts
 from fl_sim.runs.progress import Listener, Progress
 
@@ -52,17 +52,17 @@ def run_on_ray(
         address: of a Ray cluster; None: this machine.
         listen: called in this process.
     """
-    pool, queue = ray_pool.ray_workers(count, address), deque(jobs)
+    pool, queue = ray_pool.get_workers(count, address), deque(jobs)
     kind: Any = ray.remote(num_cpus=0)(ReportBoard)
     board = kind.remote()
-    busy: dict[Any, tuple[RayWorker, Job]] = {}
+    busy: dict[Any, tuple[WorkerHandle, Job]] = {}
     with interrupts.finish_round_on_interrupt():
         while queue or busy:
             idle = [worker for worker in pool if all(worker is not own for own, _ in busy.values())]
             for worker in idle:
-                if queue and ray_pool.is_ready(worker):
+                if queue and ray_pool.poll_ready(worker):
                     job = queue.popleft()
-                    busy[worker.actor.carry_out.remote(task, job, board)] = (worker, job)
+                    busy[worker.actor.run_task.remote(task, job, board)] = (worker, job)
             done, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])
             for progress in ray.get(board.taken.remote(interrupts.is_stop_requested())):
                 listen(progress)
@@ -70,10 +70,10 @@ def run_on_ray(
                 worker, job = busy.pop(ref)
                 yield job, _read_outcome(ref, worker)
             if not busy:
-                ray_pool.await_one(pool)
+                ray_pool.wait_until_one_ready(pool)
 
 
-def _read_outcome(ref: Any, worker: RayWorker) -> str:
+def _read_outcome(ref: Any, worker: WorkerHandle) -> str:
     try:
         return str(ray.get(ref))
     except ray.exceptions.RayTaskError as error:

@@ -135,7 +135,7 @@ def plan_jobs(cells: list[Cell], options: RunOptions) -> list[Cell]:
 
 def _execute(jobs: list[Cell], options: RunOptions, listen: Listener) -> dict[tuple[str, int], str]:
     """Run the jobs, side by side where that helps; return what went wrong, by job."""
-    compat.quiet()
+    compat.silence_logs()
     count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
     failed = run_jobs(
         partial(run_cell, options, count),

@@ -26,10 +26,10 @@ from fl_sim.federation.federation import Federation, hash_user_files, load_feder
 from fl_sim.flower import Grid, client_app, compat
 from fl_sim.flower.backend import FlowerBackend
 from fl_sim.flower.local_grid import LocalGrid
-from fl_sim.flower.server import server_for
+from fl_sim.flower.server import make_server
 from fl_sim.models import parameters
 from fl_sim.results import MODEL, RESULT, read_result, run_folder
-from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.loop import create_state, run_rounds
 from fl_sim.rounds.state import State
 from fl_sim.runs import memory
 from fl_sim.runs.batching import choose_batching
@@ -121,9 +121,9 @@ def make_backend(
     trainer = make_trainer(federation, faults)
     if engine == "ray":
         # A second to import.
-        from fl_sim.backends.ray_backend import RayBackend, inside_worker
+        from fl_sim.backends.ray_backend import RayBackend, is_inside_worker
 
-        if not inside_worker():  # a whole run on one worker trains its clients in turn
+        if not is_inside_worker():  # a whole run on one worker trains its clients in turn
             return RayBackend(trainer, federation.evaluation_inputs, workers, ray_address)
     return InProcessBackend(trainer)
 
@@ -171,7 +171,7 @@ def make_initial_state(federation: Federation, batch_clients: bool = False) -> S
     # From JSON, since Flower's strategies remember earlier runs.
     strategy = Experiment.from_json(federation.experiment.to_json()).strategy
     shapes, seed = parameters.parameter_shapes(federation.model), federation.experiment.seed
-    state = initial_state(federation, server_for(strategy, federation.start, shapes, seed))
+    state = create_state(federation, make_server(strategy, federation.start, shapes, seed))
     state.batch_clients = batch_clients
     return state
 

@@ -38,7 +38,7 @@ def describe_variant(faults: Faults, app: ClientApp | None) -> dict[str, str]:
     if faults != Faults():
         found["faults"] = str(faults)
     if app is not None:
-        found["client_app"] = code_digest(compat.functions_of(app))
+        found["client_app"] = code_digest(compat.get_handlers(app))
     return found
 
 

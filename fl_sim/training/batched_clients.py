@@ -39,24 +39,24 @@ class BatchPlan:
         shares: of each in the mean of its batch.
     """
 
-    alive: Bool[Tensor, "t k"]
+    active: Bool[Tensor, "t k"]
     rows: Int64[Tensor, "m b"]
     labels: Int64[Tensor, "m 1 b"]
-    real: Bool[Tensor, "m 1 b"]
-    shares: Float[Tensor, "m 1 b"]
+    mask: Bool[Tensor, "m 1 b"]
+    weights: Float[Tensor, "m 1 b"]
 
 
 class Targets(NamedTuple):
     """What the records of a step say, and room for what the models say of them."""
 
     labels: Int64[Tensor, "k 1 b"]
-    shares: Float[Tensor, "k 1 b"]
-    likelihoods: Float[Tensor, "k 1 b"]
-    guesses: Int64[Tensor, "k 1 b"]
+    weights: Float[Tensor, "k 1 b"]
+    log_likelihoods: Float[Tensor, "k 1 b"]
+    predictions: Int64[Tensor, "k 1 b"]
 
 
 @dataclass(eq=False)
-class Batch:
+class BatchBuffer:
     """The records of one batch, in memory that is used again.
 
     A batch of all that its clients have is the same in every round, and is fetched once.
@@ -67,7 +67,7 @@ class Batch:
     _stored: Shaped[Tensor, "m ..."] = field(default_factory=lambda: torch.empty(0))
     _floats: Float[Tensor, "m ..."] = field(default_factory=lambda: torch.empty(0))
 
-    def of(
+    def fetch(
         self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]
     ) -> Float[Tensor, "m ..."]:
         """Return some rows of `source` as floats, until the next call."""
@@ -102,7 +102,7 @@ class TrainedBatch:
 def train_batched(
     model: nn.Sequential,
     shards: ClientShards,
-    batch: Batch,
+    batch: BatchBuffer,
     start: Float[Tensor, " p"],
     sgd: SgdConfig,
     round_num: int,
@@ -115,24 +115,24 @@ def train_batched(
     layers = every = stack_layers(model, start, sgd, len(clients))
     front = [stage for stage in model if isinstance(stage, Normalise)]
     inputs = shards.round_inputs(round_num)
-    likelihoods, guesses = torch.empty_like(plan.shares), torch.empty_like(plan.labels)
-    counts, before = plan.alive.sum(1).tolist(), len(clients)
-    parts = (plan.rows, plan.labels, plan.shares, likelihoods, guesses)
+    likelihoods, guesses = torch.empty_like(plan.weights), torch.empty_like(plan.labels)
+    counts, before = plan.active.sum(1).tolist(), len(clients)
+    parts = (plan.rows, plan.labels, plan.weights, likelihoods, guesses)
     for active, rows, *own in zip(counts, *(each.split(counts) for each in parts), strict=True):
         if active < before:
-            layers, before = [layer.first(active) for layer in every], active
-        records = batch.of(inputs, rows.flatten())
+            layers, before = [layer.narrow(active) for layer in every], active
+        records = batch.fetch(inputs, rows.flatten())
         for stage in front:
             records = stage(records)
-        step(layers, records.reshape(active, sgd.batch_size, -1), Targets(*own), sgd)
-    right = (guesses == plan.labels) & plan.real
-    losses = -likelihoods.masked_fill_(~plan.real, 0).sum((1, 2))
-    seen = plan.real.sum((1, 2)).double()
+        train_step(layers, records.reshape(active, sgd.batch_size, -1), Targets(*own), sgd)
+    right = (guesses == plan.labels) & plan.mask
+    losses = -likelihoods.masked_fill_(~plan.mask, 0).sum((1, 2))
+    seen = plan.mask.sum((1, 2)).double()
     num_epochs = sgd.local_epochs if sgd.local_steps is None else 1
-    counts_seen = _last_epochs(plan, seen, num_epochs)
+    counts_seen = _sum_last_epochs(plan, seen, num_epochs)
     back = torch.tensor(order).argsort()
     told = [
-        (_last_epochs(plan, values.double(), num_epochs) / counts_seen)[back].tolist()
+        (_sum_last_epochs(plan, values.double(), num_epochs) / counts_seen)[back].tolist()
         for values in (losses, right.sum((1, 2)))
     ]
     pieces = [stack.values.flatten(1) for layer in every for stack in layer.stacks]
@@ -146,7 +146,7 @@ def plan_batches(
     all_rows, seed = [], shards.seed
     for client in clients:
         own, rng = shards.owners[client], generator(seed, "round", round_num, "client", client)
-        all_rows.append(_batches(own, sgd, rng))
+        all_rows.append(_draw_batches(own, sgd, rng))
     steps = torch.arange(len(all_rows[0]))
     alive = steps[:, None] < torch.tensor([len(rows) for rows in all_rows])
     rows = pad_sequence(all_rows)[alive]
@@ -156,7 +156,7 @@ def plan_batches(
     return BatchPlan(alive, rows, shards.labels[rows][:, None], real, shares)
 
 
-def _batches(
+def _draw_batches(
     own: Int64[Tensor, " n"], sgd: SgdConfig, rng: torch.Generator
 ) -> Int64[Tensor, "t b"]:
     """Return the rows of each step of a round, filled up with -1."""
@@ -175,25 +175,25 @@ def _pad(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
     return functional.pad(rows, (0, -len(rows) % width), value=-1).view(-1, width)
 
 
-def step(
+def train_step(
     layers: list[Layer], seen: Float[Tensor, "k b d"], answers: Targets, sgd: SgdConfig
 ) -> None:
     """Take a step of each client, and write down what its model said before."""
     inputs = [seen.mT]
     for layer in layers:
         out = layer.forward(inputs[-1])
-        inputs.append(out.relu_() if layer.rectified else out)
-    slope = loss_gradient(inputs.pop().log_softmax(1), answers, sgd.label_smoothing)
+        inputs.append(out.relu_() if layer.has_relu else out)
+    slope = compute_loss_gradient(inputs.pop().log_softmax(1), answers, sgd.label_smoothing)
     for depth in reversed(range(len(layers))):
         layer, received = layers[depth], inputs[depth]
         earlier = layer.backward(slope) if depth > 0 else slope
         layer.sgd_step(slope, received, sgd)
         slope = earlier
-        if depth > 0 and layers[depth - 1].rectified:
+        if depth > 0 and layers[depth - 1].has_relu:
             slope *= received > 0
 
 
-def loss_gradient(
+def compute_loss_gradient(
     log_p: Float[Tensor, "k c b"], answers: Targets, smoothing: float
 ) -> Float[Tensor, "k c b"]:
     """Return the derivative of the mean loss by the scores; `log_p` is overwritten by it."""
@@ -208,7 +208,7 @@ def loss_gradient(
     return slope.scatter_(1, labels, smoothing - 1, reduce="add").mul_(shares)
 
 
-def _last_epochs(
+def _sum_last_epochs(
     plan: BatchPlan, values: Float64[Tensor, " m"], num_epochs: int
 ) -> Float64[Tensor, " k"]:
     """Return the sum of each client's values over its last epoch, one step after the other.
@@ -218,8 +218,8 @@ def _last_epochs(
         values: one for each step of a client, in the plan's order.
         num_epochs: of each client.
     """
-    most, count = plan.alive.shape
+    most, count = plan.active.shape
     table = values.new_zeros(most + 1, count)
-    table[1:].masked_scatter_(plan.alive, values)
-    totals, ends, clients = table.cumsum(0), plan.alive.sum(0), torch.arange(count)
+    table[1:].masked_scatter_(plan.active, values)
+    totals, ends, clients = table.cumsum(0), plan.active.sum(0), torch.arange(count)
     return totals[ends, clients] - totals[ends - ends // num_epochs, clients]

@@ -13,7 +13,7 @@ from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
 from fl_sim.models.tuning import list_trained_parameters
 
-PLAIN = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
+SUPPORTED_MODULES = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
 
 
 def can_batch(model: nn.Sequential) -> bool:
@@ -24,9 +24,9 @@ def can_batch(model: nn.Sequential) -> bool:
     layers = [stage for stage in model if _is_layer(stage)]
     return (
         bool(layers)
-        and all(type(stage) in PLAIN for stage in model)
+        and all(type(stage) in SUPPORTED_MODULES for stage in model)
         and not any(isinstance(stage, nn.ReLU) for stage in _until_next_layer(list(model)))
-        and all(_linear(layer) is not None for layer in layers)
+        and all(_find_linear(layer) is not None for layer in layers)
     )
 
 
@@ -34,7 +34,7 @@ def _is_layer(stage: nn.Module) -> bool:
     return isinstance(stage, nn.Linear | LowRank)
 
 
-def _linear(stage: nn.Module) -> nn.Linear | None:
+def _find_linear(stage: nn.Module) -> nn.Linear | None:
     """Return the linear layer that a stage is or changes, if it is of use here."""
     inner = stage.layer if isinstance(stage, LowRank) else stage
     if type(inner) is not nn.Linear or inner.bias is None:
@@ -51,9 +51,9 @@ class ParameterStack:
     values: Float[Tensor, "k o i"]
     start: Float[Tensor, "o i"]
     velocity: Float[Tensor, "k o i"] | None
-    rate: float  # of learning, as a share of the client's
+    rate_factor: float  # of learning, as a share of the client's
 
-    def first(self, count: int) -> "ParameterStack":
+    def narrow(self, count: int) -> "ParameterStack":
         """Return those of the first clients, in the same memory."""
         velocity = None if self.velocity is None else self.velocity[:count]
         return replace(self, values=self.values[:count], velocity=velocity)
@@ -63,12 +63,12 @@ class ParameterStack:
     ) -> None:
         """Move along the gradient, which is the product of the two."""
         if self._is_plain(sgd):
-            rate = sgd.learning_rate * self.rate
+            rate = sgd.learning_rate * self.rate_factor
             self.values.baddbmm_(slope, received.mT, alpha=-rate)
         else:
-            self.move(torch.bmm(slope, received.mT), sgd)
+            self.apply_gradient(torch.bmm(slope, received.mT), sgd)
 
-    def move(self, gradient: Float[Tensor, "k o i"], sgd: SgdConfig) -> None:
+    def apply_gradient(self, gradient: Float[Tensor, "k o i"], sgd: SgdConfig) -> None:
         """Move along a gradient, which is overwritten."""
         if sgd.weight_decay:
             gradient = gradient.add_(self.values, alpha=sgd.weight_decay)
@@ -76,7 +76,7 @@ class ParameterStack:
             gradient = gradient.add_(self.values - self.start, alpha=sgd.mu)
         if self.velocity is not None:
             gradient = self.velocity.mul_(sgd.momentum).add_(gradient)
-        self.values.sub_(gradient, alpha=sgd.learning_rate * self.rate)
+        self.values.sub_(gradient, alpha=sgd.learning_rate * self.rate_factor)
 
     def _is_plain(self, sgd: SgdConfig) -> bool:
         return not (sgd.weight_decay or sgd.mu or self.velocity is not None)
@@ -88,16 +88,16 @@ class DenseLayer:
 
     weight: ParameterStack
     bias: ParameterStack
-    rectified: bool
+    has_relu: bool
 
     @property
     def stacks(self) -> tuple[ParameterStack, ...]:
         """What is trained, in the order of the module."""
         return self.weight, self.bias
 
-    def first(self, count: int) -> "DenseLayer":
+    def narrow(self, count: int) -> "DenseLayer":
         """Return the layers of the first clients, in the same memory."""
-        return replace(self, weight=self.weight.first(count), bias=self.bias.first(count))
+        return replace(self, weight=self.weight.narrow(count), bias=self.bias.narrow(count))
 
     def forward(self, inputs: Float[Tensor, "k i b"]) -> Float[Tensor, "k o b"]:
         """Return what comes out, before any rectifier."""
@@ -112,7 +112,7 @@ class DenseLayer:
     ) -> None:
         """Take a step."""
         self.weight.sgd_step(slope, inputs, sgd)
-        self.bias.move(slope.sum(2, keepdim=True), sgd)
+        self.bias.apply_gradient(slope.sum(2, keepdim=True), sgd)
 
 
 @dataclass(eq=False)
@@ -123,16 +123,16 @@ class LoRALayer:
     up: ParameterStack
     weight: Float[Tensor, "o i"]
     bias: Float[Tensor, "o 1"]
-    rectified: bool
+    has_relu: bool
 
     @property
     def stacks(self) -> tuple[ParameterStack, ...]:
         """What is trained, in the order of the module."""
         return self.down, self.up
 
-    def first(self, count: int) -> "LoRALayer":
+    def narrow(self, count: int) -> "LoRALayer":
         """Return the layers of the first clients, in the same memory."""
-        return replace(self, down=self.down.first(count), up=self.up.first(count))
+        return replace(self, down=self.down.narrow(count), up=self.up.narrow(count))
 
     def forward(self, inputs: Float[Tensor, "k i b"]) -> Float[Tensor, "k o b"]:
         """Return what comes out, before any rectifier."""
@@ -162,7 +162,7 @@ def stack_layers(
     """Return the layers of a model, once a client, as they stand at `start`."""
     trained = list_trained_parameters(model)
     pieces = start.split([parameter.numel() for parameter, _ in trained])
-    stacks = iter(map(partial(_stack, sgd, count), trained, pieces))
+    stacks = iter(map(partial(_stack_parameter, sgd, count), trained, pieces))
     layers: list[Layer] = []
     stages = list(model)
     for index, stage in enumerate(stages):
@@ -177,7 +177,7 @@ def stack_layers(
     return layers
 
 
-def _stack(
+def _stack_parameter(
     sgd: SgdConfig,
     count: int,
     trained: tuple[nn.Parameter, float],

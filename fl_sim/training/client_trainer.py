@@ -19,10 +19,10 @@ from fl_sim.models.parameters import ModelBuffers
 from fl_sim.models.scoring import compute_logits
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
-from fl_sim.training.batched_clients import Batch
+from fl_sim.training.batched_clients import BatchBuffer
 from fl_sim.training.batched_layers import can_batch
 from fl_sim.training.faults import NO_FAULTS, Faults
-from fl_sim.training.momentum import fits, running_mean
+from fl_sim.training.momentum import can_update_mean, update_running_mean
 from fl_sim.training.tasks import (
     Chunk,
     ChunkBuffers,
@@ -57,9 +57,9 @@ class ClientTrainer:
     shards: ClientShards
     model: nn.Sequential
     faults: Faults = NO_FAULTS
-    batch: Batch = field(default_factory=Batch)
+    batch_buffer: BatchBuffer = field(default_factory=BatchBuffer)
     _buffers: ChunkBuffers | None = None
-    _row: Tensor | None = None  # where the next client's update is to be written
+    _delta_out: Tensor | None = None  # where the next client's update is to be written
 
     @property
     def schedule(self) -> Schedule:
@@ -82,11 +82,11 @@ class ClientTrainer:
         return ModelBuffers(self.model)
 
     @property
-    def least_batch(self) -> int:
+    def min_batch_size(self) -> int:
         """Fewest records on which the model can be trained at once."""
         return min_batch_size(self.model, to_trainable(self.shards.inputs[:1]))
 
-    def expected_update(self, config: RoundConfig, client: int) -> ExpectedUpdate:
+    def describe_expected_update(self, config: RoundConfig, client: int) -> ExpectedUpdate:
         """Return what `client` is asked, and what it may send: by what the server knows."""
         size, honest = self.shards.sizes[client], self.schedule.experiment.client
         trains = len(self.shards.owners[client]) > 0
@@ -124,10 +124,10 @@ class ClientTrainer:
         reuses = config.sum_updates and not together and not faults.in_worker
         buffers = self._buffers_for(config, chunk) if reuses else None
         for position, task in enumerate(chunk):
-            self._row = None if buffers is None else buffers.rows[position]
+            self._delta_out = None if buffers is None else buffers.rows[position]
             for answer in together.get(task.client) or self._train_with_retries(config, task):
                 (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
-        self._row = None
+        self._delta_out = None
         if on_update is not None:
             for update in updates:
                 on_update(config, update)
@@ -165,7 +165,7 @@ class ClientTrainer:
             raise
         except BaseException:  # a client's own, which is found out when it is its turn
             return None
-        usable = not (sgd and sgd.worker_momentum) or fits(config.parameters, task.memory)
+        usable = not (sgd and sgd.worker_momentum) or can_update_mean(config.parameters, task.state)
         return sgd if usable else None
 
     def _check_batched(self, config: RoundConfig, update: Update) -> list[Update | Failure]:
@@ -173,14 +173,14 @@ class ClientTrainer:
         client = update.client
         behaviour = self.schedule.behaviour(client, config.round)
         if type(behaviour).replies is Client.replies:
-            return check_replies((update,), self.expected_update(config, client))
+            return check_replies((update,), self.describe_expected_update(config, client))
         try:
             replies = behaviour.replies(update, self.shards.shard(client, config.round))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             return [make_failure(config.round, client, describe_error(error))]
-        return check_replies(replies, self.expected_update(config, client))
+        return check_replies(replies, self.describe_expected_update(config, client))
 
     def _sgd_config(self, config: RoundConfig, client: int) -> SgdConfig | None:
         """Return how a client trains in a cohort; None where it has to be trained by itself."""
@@ -195,15 +195,15 @@ class ClientTrainer:
         clients, round_num = [task.client for task in chunk], config.round
         self.model_buffers.load(config.parameters, config.buffers)
         trained = batched_clients.train_batched(
-            self.model, self.shards, self.batch, config.parameters, sgd, round_num, clients
+            self.model, self.shards, self.batch_buffer, config.parameters, sgd, round_num, clients
         )
-        losses = self._losses(config, sgd, clients, trained.losses)
+        losses = self._compute_initial_losses(config, sgd, clients, trained.losses)
         deltas = trained.parameters.sub_(config.parameters)
-        memories = [task.memory for task in chunk]
+        memories = [task.state for task in chunk]
         if sgd.worker_momentum:
             memories = [dict(memory) for memory in memories]
             for k, memory in enumerate(memories):
-                deltas[k] = running_mean(sgd.worker_momentum, deltas[k], memory)
+                deltas[k] = update_running_mean(sgd.worker_momentum, deltas[k], memory)
         return [
             Update(
                 client=task.client,
@@ -217,7 +217,7 @@ class ClientTrainer:
             for k, task in enumerate(chunk)
         ]
 
-    def _losses(
+    def _compute_initial_losses(
         self, config: RoundConfig, sgd: SgdConfig, clients: list[int], in_training: list[float]
     ) -> list[float]:
         """Return the loss of the model as it came on each shard, where the rule asks for it.
@@ -254,7 +254,7 @@ class ClientTrainer:
     def attempt(self, config: RoundConfig, task: ClientTask) -> list[Update | Failure]:
         """Return what a client sends at one attempt, checked; the first answer counts."""
         client = task.client
-        self.faults.strike(self.shards.seed, config.round, client, task.attempt)
+        self.faults.inject(self.shards.seed, config.round, client, task.attempt)
         behaviour = self.schedule.behaviour(client, config.round)
         shard, sgd = self.shards.shard(client, config.round), self._sgd_config(config, client)
         if sgd is not None:
@@ -262,8 +262,10 @@ class ClientTrainer:
         else:
             update, shard = self.train_client(config, task, behaviour, shard)
         update = replace(update, num_examples=self.shards.sizes[client])
-        update = self.faults.spoil(update, self.shards.seed, config.round, task.attempt)
-        return check_replies(behaviour.replies(update, shard), self.expected_update(config, client))
+        update = self.faults.corrupt(update, self.shards.seed, config.round, task.attempt)
+        return check_replies(
+            behaviour.replies(update, shard), self.describe_expected_update(config, client)
+        )
 
     def train_client(
         self, config: RoundConfig, task: ClientTask, behaviour: Client, shard: Shard
@@ -275,7 +277,7 @@ class ClientTrainer:
             shard,
             proximal_mu=config.proximal_mu,
             received=_copy(config.received),
-            memory=_copy(task.memory),
+            memory=_copy(task.state),
         )
         loss = self.compute_loss(shard) if config.needs_losses and len(shard) else float("nan")
         rng = generator(self.shards.seed, "round", round_num, "client", client)
@@ -283,7 +285,7 @@ class ClientTrainer:
         if len(shard):
             with torch_seeded(self.shards.seed, "round", round_num, "layers", client):  # of dropout
                 metrics = behaviour.train(self.model, shard, rng)
-        delta = self.model_buffers.subtract(config.parameters, self._row)
+        delta = self.model_buffers.subtract(config.parameters, self._delta_out)
         update = Update(
             client=client,
             delta=delta,

@@ -16,7 +16,7 @@ FOREVER = 3600.0  # seconds for which a hanging one sleeps
 in_worker = False  # whether a crash may take this process with it
 
 
-def _number(text: str) -> float | None:
+def _to_float(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
@@ -49,7 +49,7 @@ class Faults:
         return ",".join(f"{kind}:{float(chance)}" for kind, chance in chances if chance)
 
     @classmethod
-    def read(cls, text: str) -> "Faults":
+    def parse(cls, text: str) -> "Faults":
         """Read `crash:0.1,nan:0.05`.
 
         Raises:
@@ -59,7 +59,7 @@ class Faults:
         chances: dict[str, float] = {}
         for part in text.split(","):
             kind, _, chance = part.partition(":")
-            name, value = kind.strip(), _number(chance)
+            name, value = kind.strip(), _to_float(chance)
             if value is None:
                 raise RequestError(f"--inject takes kind:chance, such as nan:0.1; got {part!r}")
             if name in chances:
@@ -87,7 +87,7 @@ class Faults:
                 return field.name
         return ""
 
-    def strike(self, seed: int, round_num: int, client: int, attempt: int) -> None:
+    def inject(self, seed: int, round_num: int, client: int, attempt: int) -> None:
         """Crash, hang or wait, where it is drawn."""
         kind = self.draw(seed, round_num, client, attempt)
         if kind == "crash":
@@ -97,7 +97,7 @@ class Faults:
         if kind in ("hang", "slow"):
             time.sleep(FOREVER if kind == "hang" else DELAY)
 
-    def spoil(self, update: Update, seed: int, round_num: int, attempt: int) -> Update:
+    def corrupt(self, update: Update, seed: int, round_num: int, attempt: int) -> Update:
         """Return the update, or one of NaN where it is drawn."""
         if self.draw(seed, round_num, update.client, attempt) != "nan":
             return update

@@ -3,15 +3,15 @@
 from jaxtyping import Float
 from torch import Tensor
 
-KEPT = "worker_momentum"  # name of the running mean in a client's memory
+MEAN_KEY = "worker_momentum"  # name of the running mean in a client's memory
 
 
-def fits(update: Float[Tensor, " p"], memory: dict[str, Tensor]) -> bool:
+def can_update_mean(update: Float[Tensor, " p"], memory: dict[str, Tensor]) -> bool:
     """Return whether an update can be added to the mean in a memory, which a client may forge."""
-    return KEPT not in memory or memory[KEPT].shape == update.shape
+    return MEAN_KEY not in memory or memory[MEAN_KEY].shape == update.shape
 
 
-def running_mean(
+def update_running_mean(
     beta: float, update: Float[Tensor, " p"], memory: dict[str, Tensor]
 ) -> Float[Tensor, " p"]:
     """Return m = beta m + (1 - beta) u, and keep it in `memory`; m is zero at first.
@@ -22,7 +22,7 @@ def running_mean(
         memory: what the client keeps; changed in place.
     """
     mean = (1 - beta) * update
-    if KEPT in memory:
-        mean = mean.add_(memory[KEPT], alpha=beta)
-    memory[KEPT] = mean
+    if MEAN_KEY in memory:
+        mean = mean.add_(memory[MEAN_KEY], alpha=beta)
+    memory[MEAN_KEY] = mean
     return mean

@@ -12,10 +12,10 @@ from fl_sim.contracts import Failure, Update
 from fl_sim.core.sums import weighted_sum
 
 Tensors = dict[str, Tensor]
-NOBODY = -1  # whom a failure is about where a worker is lost that had many clients
+NO_CLIENT = -1  # whom a failure is about where a worker is lost that had many clients
 MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
-CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
-MAX_VALUES = 1 << 25  # of the updates of a chunk: 128 MiB
+MIN_CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
+MAX_CHUNK_VALUES = 1 << 25  # of the updates of a chunk: 128 MiB
 MAX_BATCHED_CLIENTS = 25  # clients that are trained as one batch: more gain nothing
 
 
@@ -62,7 +62,7 @@ class ClientTask:
 
     client: int
     factor: float = 1.0
-    memory: Tensors = field(default_factory=dict)
+    state: Tensors = field(default_factory=dict)
     attempt: int = 0
 
 
@@ -110,7 +110,7 @@ def cut_chunks(
     if not tasks:
         return []
     order = sorted(range(len(tasks)), key=lambda i: (-costs[i], tasks[i].client))
-    count = max(1, min(MAX_CHUNK, len(tasks) // CHUNKS, MAX_VALUES // size))
+    count = max(1, min(MAX_CHUNK, len(tasks) // MIN_CHUNKS, MAX_CHUNK_VALUES // size))
     if batched:
         count = -(
             -len(tasks) // -(-len(tasks) // MAX_BATCHED_CLIENTS)

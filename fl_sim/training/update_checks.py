@@ -23,14 +23,14 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 from fl_sim.training.tasks import RoundConfig, Tensors
 
-LARGEST = float(torch.finfo(torch.float32).max)  # loss or metric; a network computes in float32
-MOST_METRICS = 100
+MAX_VALUE = float(torch.finfo(torch.float32).max)  # loss or metric; a network computes in float32
+MAX_METRICS = 100
 USUAL_METRICS = ("train_accuracy", "train_loss")  # of this project's clients
-MOST_BATCHES = 2**31  # in the counter of a BatchNorm layer
+MAX_BATCH_COUNT = 2**31  # in the counter of a BatchNorm layer
 NOT_FINITE = "parameters are not finite"
-LONGEST_CAUSE = 300  # characters
-MOST_KEPT = 1 << 32  # bytes of what a client keeps
-STORED = frozenset(  # types of what a client may keep: a checkpoint has to hold it
+MAX_CAUSE_LENGTH = 300  # characters
+MAX_MEMORY_BYTES = 1 << 32  # bytes of what a client keeps
+STORABLE_TYPES = frozenset(  # types of what a client may keep: a checkpoint has to hold it
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
     | {torch.bfloat16, torch.float16, torch.float32, torch.float64}
 )
@@ -54,7 +54,7 @@ class ExpectedUpdate:
         trains: False for attackers beside the clients that hold images: there is no loss to tell.
     """
 
-    order: RoundConfig
+    config: RoundConfig
     client: int
     num_examples: int
     sends: Mapping[str, tuple[int, ...]]
@@ -68,7 +68,7 @@ def check_replies(replies: Any, asked: ExpectedUpdate) -> list[Update | Failure]
         replies: what `Client.replies` gave, whatever it is.
         asked: what the server knows.
     """
-    round_num, client = asked.order.round, asked.client
+    round_num, client = asked.config.round, asked.client
     if not isinstance(replies, tuple | list) or not replies:
         return [make_failure(round_num, client, "no reply")]
     found: list[Update | Failure] = []
@@ -93,28 +93,32 @@ def check_update(update: Any, asked: ExpectedUpdate) -> Update:
     """
     if not isinstance(update, Update):
         raise InvalidUpdateError(f"sent no update: {type(update).__name__}")
-    config = asked.order
+    config = asked.config
     if type(update.client) is not int or update.client != asked.client:
         raise InvalidUpdateError(f"answered as client {update.client!r}, not {asked.client}")
-    norm = _length_of("the update", update.delta, tuple(config.parameters.shape), config.parameters)
+    norm = _check_vector(
+        "the update", update.delta, tuple(config.parameters.shape), config.parameters
+    )
     return Update(
         client=asked.client,
         delta=update.delta,
-        buffers=_buffers(update.buffers, config.buffers),
+        buffers=_check_buffers(update.buffers, config.buffers),
         num_examples=asked.num_examples,
-        metrics=_metrics(update.metrics),
+        metrics=_check_metrics(update.metrics),
         norm=norm,
-        loss=_loss(update.loss) if _tells_loss(asked) else math.nan,
-        sent=_sent(update.sent, asked),
-        memory=_memory(update.memory),
+        loss=_check_loss(update.loss) if _expects_loss(asked) else math.nan,
+        sent=_check_sent(update.sent, asked),
+        memory=_check_memory(update.memory),
     )
 
 
-def _tells_loss(asked: ExpectedUpdate) -> bool:
-    return asked.order.needs_losses and asked.num_examples > 0 and asked.trains
+def _expects_loss(asked: ExpectedUpdate) -> bool:
+    return asked.config.needs_losses and asked.num_examples > 0 and asked.trains
 
 
-def with_usual_metrics(round_num: int, answers: list[Update | Failure]) -> list[Update | Failure]:
+def require_common_metrics(
+    round_num: int, answers: list[Update | Failure]
+) -> list[Update | Failure]:
     """Fail clients whose metrics have other names than most: Flower refuses a mixture.
 
     For apps and strategies that are not this project's, which say nowhere what they need. Where
@@ -132,7 +136,7 @@ def with_usual_metrics(round_num: int, answers: list[Update | Failure]) -> list[
     ]
 
 
-def metrics_are_usable(round_num: int, update: Update, loss_name: str) -> Update | Failure:
+def check_metrics(round_num: int, update: Update, loss_name: str) -> Update | Failure:
     """Return an update, or its client's failure where a metric is not a number.
 
     Nor may a loss that a strategy weighs by be negative. Who holds nothing has nothing to
@@ -150,17 +154,17 @@ def metrics_are_usable(round_num: int, update: Update, loss_name: str) -> Update
     return update
 
 
-def length(values: Tensor) -> float:
+def compute_norm(values: Tensor) -> float:
     """Return the Euclidean length of a tensor in its own type; Inf or NaN where it has none."""
     return float(torch.linalg.vector_norm(values))
 
 
 def is_finite(values: Tensor) -> bool:
     """Return whether a tensor is finite: so is its length in its own type."""
-    return math.isfinite(length(values))
+    return math.isfinite(compute_norm(values))
 
 
-def wrong_buffer(name: str, values: Tensor) -> str:
+def find_buffer_fault(name: str, values: Tensor) -> str:
     """Return why the values of a buffer are out of range, or nothing.
 
     Floats are finite. The statistics of batch normalisation are known by PyTorch's names:
@@ -171,7 +175,7 @@ def wrong_buffer(name: str, values: Tensor) -> str:
         return f"buffer {name} is not finite"
     if statistic == "running_var" and bool((values < 0).any()):
         return f"buffer {name} is negative: {float(values.min()):.3g}"
-    if statistic == "num_batches_tracked" and not 0 <= int(values) <= MOST_BATCHES:
+    if statistic == "num_batches_tracked" and not 0 <= int(values) <= MAX_BATCH_COUNT:
         return f"buffer {name} is no count of batches: {int(values)}"
     return ""
 
@@ -182,7 +186,7 @@ def make_failure(round_num: int, client: int, cause: str) -> Failure:
     Causes hold what clients wrote. What is not printable, lone surrogates and control characters
     among it, becomes the replacement character.
     """
-    line = (cause.splitlines() or [""])[0][:LONGEST_CAUSE]
+    line = (cause.splitlines() or [""])[0][:MAX_CAUSE_LENGTH]
     plain = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
     )
@@ -199,7 +203,7 @@ def describe_error(error: BaseException) -> str:
         return f"{type.__dict__['__name__'].__get__(type(error))}: (its message cannot be read)"
 
 
-def _length_of(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> float:
+def _check_vector(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> float:
     """Return the length of a dense, finite tensor of the wanted shape.
 
     Raises:
@@ -208,7 +212,7 @@ def _length_of(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> 
     _check_kind(what, values, like)
     if tuple(values.shape) != shape:
         raise InvalidUpdateError(f"wrong shape of {what}: {tuple(values.shape)}, not {shape}")
-    found = length(values)
+    found = compute_norm(values)
     if not math.isfinite(found):
         raise InvalidUpdateError(f"{NOT_FINITE}: {what} has length {found}")
     return found
@@ -227,32 +231,32 @@ def _check_kind(what: str, values: Any, like: Tensor) -> None:
         raise InvalidUpdateError(f"wrong type of {what}: it requires a gradient")
 
 
-def _mapping(what: str, values: Any) -> Mapping[Any, Any]:
+def _check_mapping(what: str, values: Any) -> Mapping[Any, Any]:
     if not isinstance(values, Mapping):
         raise InvalidUpdateError(f"wrong {what}: {type(values).__name__}, no mapping")
     return values
 
 
-def _buffers(buffers: Any, wanted: Tensors) -> Tensors:
+def _check_buffers(buffers: Any, wanted: Tensors) -> Tensors:
     """Return the buffers, in the order in which they were sent out."""
     if buffers is wanted and not wanted:
         return {}
-    own = _mapping("buffers", buffers)
+    own = _check_mapping("buffers", buffers)
     if set(own) != set(wanted):
         raise InvalidUpdateError("wrong buffers: other names, shapes or types than were sent")
     for name, like in wanted.items():
         _check_kind(f"buffer {name}", own[name], like)
         if own[name].shape != like.shape:
             raise InvalidUpdateError("wrong buffers: other names, shapes or types than were sent")
-        cause = wrong_buffer(name, own[name])
+        cause = find_buffer_fault(name, own[name])
         if cause:
             raise InvalidUpdateError(cause)
     return {name: own[name] for name in wanted}
 
 
-def _sent(sent: Any, asked: ExpectedUpdate) -> Tensors:
+def _check_sent(sent: Any, asked: ExpectedUpdate) -> Tensors:
     """Return the vectors beside the update: those that the experiment's client sends, no others."""
-    own = _mapping("vectors beside the update", sent)
+    own = _check_mapping("vectors beside the update", sent)
     if not own and not asked.sends:
         return {}
     strangers = [name for name in own if name not in asked.sends]
@@ -261,34 +265,34 @@ def _sent(sent: Any, asked: ExpectedUpdate) -> Tensors:
     for name, shape in asked.sends.items():
         if name not in own:
             raise InvalidUpdateError(f"sent no {name!r} beside the update")
-        _length_of(repr(name), own[name], tuple(shape), asked.order.parameters)
+        _check_vector(repr(name), own[name], tuple(shape), asked.config.parameters)
     return {name: own[name] for name in asked.sends}
 
 
-def _loss(loss: Any) -> float:
+def _check_loss(loss: Any) -> float:
     """Return the loss of the received model, which is a cross-entropy."""
-    value = _number("the loss", loss)
-    if not 0 <= value <= LARGEST:
+    value = _to_float("the loss", loss)
+    if not 0 <= value <= MAX_VALUE:
         raise InvalidUpdateError(f"the loss is no cross-entropy: {value:.3g}")
     return value
 
 
-def _metrics(metrics: Any) -> dict[str, float]:
+def _check_metrics(metrics: Any) -> dict[str, float]:
     """Return the metrics as floats; NaN stands for what was not measured."""
-    own = _mapping("metrics", metrics)
-    if len(own) > MOST_METRICS:
-        raise InvalidUpdateError(f"wrong metrics: {len(own)} of them, at most {MOST_METRICS}")
-    return {_name("metric", name): _metric(name, value) for name, value in own.items()}
+    own = _check_mapping("metrics", metrics)
+    if len(own) > MAX_METRICS:
+        raise InvalidUpdateError(f"wrong metrics: {len(own)} of them, at most {MAX_METRICS}")
+    return {_check_name("metric", name): _check_metric(name, value) for name, value in own.items()}
 
 
-def _metric(name: str, value: Any) -> float:
-    number = _number(f"wrong metrics: {name}", value)
-    if abs(number) > LARGEST:  # NaN is not
+def _check_metric(name: str, value: Any) -> float:
+    number = _to_float(f"wrong metrics: {name}", value)
+    if abs(number) > MAX_VALUE:  # NaN is not
         raise InvalidUpdateError(f"wrong metrics: {name} is {number:.3g}")
     return number
 
 
-def _number(what: str, value: Any) -> float:
+def _to_float(what: str, value: Any) -> float:
     """Return a number as a float; only NumPy's and Python's own are numbers."""
     if isinstance(value, float):
         return float(value)
@@ -300,23 +304,25 @@ def _number(what: str, value: Any) -> float:
         return math.inf
 
 
-def _name(what: str, name: Any) -> str:
-    if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_CAUSE:
+def _check_name(what: str, name: Any) -> str:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_CAUSE_LENGTH:
         raise InvalidUpdateError(f"wrong name of a {what}: {str(name)[:20]!r}")
     return name
 
 
-def _memory(memory: Any) -> Tensors:
+def _check_memory(memory: Any) -> Tensors:
     """Return what the client keeps, as it can be stored: nobody but the client reads the values."""
     kept, size = dict[str, Tensor](), 0
-    for name, values in _mapping("memory", memory).items():
-        what = f"what it keeps as {_name('tensor', name)!r}"
+    for name, values in _check_mapping("memory", memory).items():
+        what = f"what it keeps as {_check_name('tensor', name)!r}"
         if not isinstance(values, Tensor):
             raise InvalidUpdateError(f"{what} is no tensor: {type(values).__name__}")
-        if values.layout != torch.strided or values.dtype not in STORED:
+        if values.layout != torch.strided or values.dtype not in STORABLE_TYPES:
             raise InvalidUpdateError(f"{what} cannot be stored: {values.dtype}, {values.layout}")
         size += values.numel() * values.element_size()
-        if size > MOST_KEPT:  # an expanded tensor takes no room before it is stored
-            raise InvalidUpdateError(f"{what} is too much: {size} bytes, at most {MOST_KEPT}")
+        if size > MAX_MEMORY_BYTES:  # an expanded tensor takes no room before it is stored
+            raise InvalidUpdateError(
+                f"{what} is too much: {size} bytes, at most {MAX_MEMORY_BYTES}"
+            )
         kept[name] = values.detach().cpu().contiguous()
     return kept

@@ -18,7 +18,7 @@ from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import prepare_federation
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.rounds.accumulator import RoundUpdates
-from fl_sim.rounds.loop import initial_state
+from fl_sim.rounds.loop import create_state
 from fl_sim.rounds.measure import measure_round
 from fl_sim.rounds.server import RuleServer
 from fl_sim.rounds.state import RoundOutcome
@@ -309,7 +309,7 @@ def test_numbers_of_a_model_that_diverged_are_flagged(
     experiment: Callable[..., Experiment],
 ) -> None:
     federation = prepare_federation(experiment())
-    state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
+    state = create_state(federation, RuleServer(FedAvg(), len(federation.start)))
     state.parameters.fill_(1e30)  # finite, so that it passes for an update; its logits are not
     config = RoundConfig(0, state.parameters, state.buffers)
     outcome = RoundOutcome(state, config, RoundUpdates([], None, None, []), None)

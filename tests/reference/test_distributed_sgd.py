@@ -28,11 +28,11 @@ from fl_sim.core.perturbation import as_floats
 from fl_sim.core.seeding import generator
 from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.federation.federation import Federation, prepare_federation
-from fl_sim.flower.server import server_for
+from fl_sim.flower.server import make_server
 from fl_sim.models import parameters
 from fl_sim.models.parameters import flatten, load_flat
 from fl_sim.participants import AvailabilityWindow
-from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.loop import create_state, run_rounds
 from fl_sim.schedule import Schedule
 from fl_sim.training.client_trainer import make_trainer
 from strategies.afl import AFL
@@ -65,8 +65,8 @@ def played(
     """Play all rounds in this process; return the federation, the last state and the rounds."""
     federation = prepare_federation(experiment)
     shapes = parameters.parameter_shapes(federation.model)
-    server = server_for(experiment.strategy, federation.start, shapes, experiment.seed)
-    state = initial_state(federation, server)
+    server = make_server(experiment.strategy, federation.start, shapes, experiment.seed)
+    state = create_state(federation, server)
     state.batch_clients = batch_clients
     seen = list(run_rounds(federation, state, InProcessBackend(make_trainer(federation))))
     return federation, state, seen

@@ -27,7 +27,7 @@ from fl_sim.contracts import AggregationRule, RoundContext, Update
 from fl_sim.core.seeding import generator
 from fl_sim.flower import compat
 from fl_sim.flower.records import Shapes, from_record, to_record
-from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.roster import ClientRoster, make_replies
 from fl_sim.flower.rule_strategy import RuleStrategy
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
@@ -67,13 +67,13 @@ class Server:
             )
         )
         for instruction in instructions:
-            compat.stamp(instruction)
+            compat.assign_message_id(instruction)
         updates = [
             Update(client, own, {}, count, {"train_loss": losses[client] if losses else 1.0})
             for client, (own, count) in enumerate(zip(received, examples, strict=True))
         ]
         arrays, _ = self.strategy.aggregate_train(
-            self.round, as_replies(updates, received, instructions, SHAPES)
+            self.round, make_replies(updates, received, instructions, SHAPES)
         )
         assert isinstance(arrays, ArrayRecord)
         self.parameters = from_record(arrays, SHAPES)

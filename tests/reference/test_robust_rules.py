@@ -21,7 +21,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.core.sums import COLUMNS, chunks, weighted_sum
 from fl_sim.flower import compat
 from fl_sim.flower.records import from_record, to_record
-from fl_sim.flower.roster import ClientRoster, as_replies
+from fl_sim.flower.roster import ClientRoster, make_replies
 from fl_sim.flower.rule_strategy import RuleStrategy
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum, MultiKrum, krum_order, squared_distances
@@ -69,9 +69,9 @@ def through_flower(rule: AggregationRule, start: Tensor, received: Tensor) -> Te
         )
     )
     for instruction in instructions:
-        compat.stamp(instruction)
+        compat.assign_message_id(instruction)
     updates = [Update(client, own, {}, 10, {}) for client, own in enumerate(received)]
-    arrays, _ = strategy.aggregate_train(1, as_replies(updates, received, instructions, shapes))
+    arrays, _ = strategy.aggregate_train(1, make_replies(updates, received, instructions, shapes))
     assert isinstance(arrays, ArrayRecord)
     return from_record(arrays, shapes)
 

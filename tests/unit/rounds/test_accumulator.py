@@ -64,14 +64,14 @@ def test_any_order_of_arrival_gives_the_same_bits(
     if adds_up:
         assert one.total is not None
         assert other.total is not None
-        assert one.rows is None
+        assert one.deltas is None
         assert torch.equal(one.total, other.total)
     else:
-        assert one.rows is not None
-        assert other.rows is not None
-        assert torch.equal(one.rows, other.rows)
+        assert one.deltas is not None
+        assert other.deltas is not None
+        assert torch.equal(one.deltas, other.deltas)
         wanted = [update_of(u.client, count).delta for u in one.updates]
-        assert all(torch.equal(row, own) for row, own in zip(one.rows, wanted, strict=True))
+        assert all(torch.equal(row, own) for row, own in zip(one.deltas, wanted, strict=True))
 
 
 @pytest.mark.parametrize("rule", [FedAvg(), FedAvgM()])

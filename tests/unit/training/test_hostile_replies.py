@@ -434,7 +434,7 @@ def update(**fields: Any) -> Update:
     usual: dict[str, Any] = {
         "client": 7,
         "delta": torch.ones(4),
-        "buffers": {n: b.clone() for n, b in asked().order.buffers.items()},
+        "buffers": {n: b.clone() for n, b in asked().config.buffers.items()},
         "num_examples": 10,
         "metrics": {"train_loss": 1.0},
     }

@@ -110,4 +110,4 @@ def test_a_folder_with_too_long_a_name_is_told_at_once(
     results = run(experiment(rounds=1), out=tmp_path, controls=False, engine=engine)
     assert "too long a name for Ray's sockets" in results.cells.error[0]
     monkeypatch.setenv("TMPDIR", "/tmp")
-    assert loopback.why_not_start() == ""
+    assert loopback.find_start_problem() == ""

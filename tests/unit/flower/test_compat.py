@@ -18,7 +18,7 @@ def test_a_process_can_be_somebody() -> None:
 def test_a_stamped_message_is_named_by_its_reply() -> None:
     compat.ensure_node_identity()
     message = Message(RecordDict(), 3, "train")
-    compat.stamp(message)
+    compat.assign_message_id(message)
     reply = Message(RecordDict(), reply_to=message)
     assert reply.metadata.reply_to_message_id == message.metadata.message_id != ""
 

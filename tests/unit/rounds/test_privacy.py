@@ -30,7 +30,7 @@ from fl_sim.flower.local_grid import LocalGrid
 from fl_sim.participants import Adversary, AvailabilityWindow, Participation
 from fl_sim.privacy.accounting import compute_epsilon
 from fl_sim.rounds.loop import run_rounds
-from fl_sim.rounds.privacy import privacy_rows
+from fl_sim.rounds.privacy import measure_privacy
 from fl_sim.runs.replay import replay
 from fl_sim.runs.single_run import make_initial_state
 from fl_sim.training.client_trainer import make_trainer
@@ -183,7 +183,7 @@ def test_statistics_that_stay_with_the_client_cost_nothing(experiment: Maker) ->
     wanted = private(experiment, model=Model("small_cnn", norm="batch"), client=FedBNClient())
     federation = load_federation(wanted.to_json())
     state = next(replay(federation)).state
-    assert [row.valid for row in privacy_rows(federation, state)] == [True, True]
+    assert [row.valid for row in measure_privacy(federation, state)] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def first_rows(wanted: Experiment) -> list[tuple[int, float, bool, str]]:
     """Return client, value and validity of epsilon after each round, in turn."""
     federation = load_federation(wanted.to_json())
     rows = (
-        own for outcome in replay(federation) for own in privacy_rows(federation, outcome.state)
+        own for outcome in replay(federation) for own in measure_privacy(federation, outcome.state)
     )
     return [(own.client, own.value, own.valid, own.note) for own in rows if own.metric == "epsilon"]
 

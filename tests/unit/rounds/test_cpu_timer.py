@@ -11,26 +11,26 @@ from fl_sim.backends.base import CpuSeconds, InProcessBackend
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import prepare_federation
 from fl_sim.flower.backend import FlowerBackend
-from fl_sim.rounds.cpu_timer import CpuTimer, cpu_seconds_between
-from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.cpu_timer import CpuTimer, subtract_cpu_seconds
+from fl_sim.rounds.loop import create_state, run_rounds
 from fl_sim.rounds.server import RuleServer
 from fl_sim.training.client_trainer import make_trainer
 from strategies.fedavg import FedAvg
 
 
 def test_time_is_counted_by_process() -> None:
-    assert cpu_seconds_between({"a": 5.0, "b": 1.0}, {"a": 7.0, "b": 1.5, "c": 0.25}) == (2.75, "")
+    assert subtract_cpu_seconds({"a": 5.0, "b": 1.0}, {"a": 7.0, "b": 1.5, "c": 0.25}) == (2.75, "")
 
 
 def test_time_that_went_with_a_worker_is_not_known() -> None:
-    seconds, note = cpu_seconds_between({"a": 5.0, "b": 1.0}, {"a": 7.0})
+    seconds, note = subtract_cpu_seconds({"a": 5.0, "b": 1.0}, {"a": 7.0})
     assert math.isnan(seconds)
     assert note == "a worker came to an end in this round, with what it had used"
 
 
 def test_a_backend_that_does_not_say_gives_its_reason() -> None:
     for before, after in (({"a": 1.0}, "no answer"), ("no answer", {"a": 1.0})):
-        seconds, note = cpu_seconds_between(before, after)
+        seconds, note = subtract_cpu_seconds(before, after)
         assert math.isnan(seconds)
         assert note == "no answer"
 
@@ -46,7 +46,7 @@ def test_every_round_says_what_it_took(experiment: Callable[..., Experiment]) ->
     federation = prepare_federation(experiment())
     for backend, note in ((InProcessBackend, ""), (Other, "nobody says")):
         before = process_time()
-        state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
+        state = create_state(federation, RuleServer(FedAvg(), len(federation.start)))
         played = [
             row
             for own in run_rounds(federation, state, backend(make_trainer(federation)))
@@ -63,6 +63,6 @@ def test_every_round_says_what_it_took(experiment: Callable[..., Experiment]) ->
 def test_nodes_elsewhere_do_not_say(experiment: Callable[..., Experiment]) -> None:
     federation = prepare_federation(experiment())
     backend = FlowerBackend(make_trainer(federation), create_autospec(Grid, instance=True))
-    seconds, note = CpuTimer(backend).spent()
+    seconds, note = CpuTimer(backend).measure()
     assert math.isnan(seconds)
     assert note == "Flower's nodes do not say what they use"

@@ -17,7 +17,7 @@ from fl_sim.contracts import Client, Shard
 from fl_sim.core.errors import FieldError
 from fl_sim.data.partition import Iid
 from fl_sim.federation.federation import load_federation
-from fl_sim.flower.server import server_for
+from fl_sim.flower.server import make_server
 from fl_sim.metrics.extraction import knowledge_extraction
 from fl_sim.models import parameters
 from fl_sim.models.batches import count_samples, min_batch_size, split_batches
@@ -25,7 +25,7 @@ from fl_sim.models.surrogate import BatchCycle, Surrogate
 from fl_sim.models.tuning import FrozenBatchNorm, build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
-from fl_sim.rounds.loop import initial_state, plan_round
+from fl_sim.rounds.loop import create_state, plan_round
 from fl_sim.training.client_trainer import make_trainer
 from strategies.fednova import FedNova
 
@@ -144,11 +144,11 @@ def test_the_server_counts_the_steps_that_are_taken(
     )
     federation = load_federation(wanted.to_json())
     assert federation.shards.sizes == [33, 33]
-    state = initial_state(federation, server_for(wanted.strategy, federation.start, {}, 0))
+    state = create_state(federation, make_server(wanted.strategy, federation.start, {}, 0))
     backend = InProcessBackend(make_trainer(federation))
     factors = plan_round(federation, state, backend, 1, [0, 1]).factors
     # A half of each normalised update, times the mean number of steps.
-    assert steps == pytest.approx(-(-count_samples(33, backend.trainer.least_batch) // 16))
+    assert steps == pytest.approx(-(-count_samples(33, backend.trainer.min_batch_size) // 16))
     assert sum(factors) == pytest.approx(1.0)
 
 

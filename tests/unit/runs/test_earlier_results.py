@@ -28,7 +28,7 @@ from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.report import page
 from strategies.trimmed_mean import TrimmedMean
 
-STORED = Path(__file__).parents[1] / "fixtures" / "results_0_1"
+STORED = Path(__file__).parents[2] / "fixtures" / "results_0_1"
 RUN = "earlier/9cd786add2cc"
 EXPERIMENT = Experiment(
     name="earlier",

@@ -18,7 +18,7 @@ from fl_sim.models import parameters
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
 from fl_sim.schedule import Schedule
-from fl_sim.training.batched_clients import Batch
+from fl_sim.training.batched_clients import BatchBuffer
 from fl_sim.training.batched_layers import can_batch
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
@@ -151,22 +151,22 @@ def test_the_loss_of_a_full_step_is_that_of_the_model_as_it_came() -> None:
 
 
 def test_a_batch_is_fetched_again_only_where_it_is_another() -> None:
-    batch, rows = Batch(), torch.tensor([2, 0])
+    batch, rows = BatchBuffer(), torch.tensor([2, 0])
     sources = [torch.arange(6.0).view(3, 2), -torch.arange(6.0).view(3, 2)]
     for source in (*sources, sources[1]):
-        assert torch.equal(batch.of(source, rows), source[rows])
+        assert torch.equal(batch.fetch(source, rows), source[rows])
     sources[1][2] = 7.0  # nobody does: it only shows who has looked
-    assert batch.of(sources[1], rows)[0, 0] == -4.0
-    assert torch.equal(batch.of(sources[1], torch.tensor([2])), torch.tensor([[7.0, 7.0]]))
-    assert torch.equal(batch.of(sources[1], torch.tensor([1, 2, 0])), sources[1][[1, 2, 0]])
+    assert batch.fetch(sources[1], rows)[0, 0] == -4.0
+    assert torch.equal(batch.fetch(sources[1], torch.tensor([2])), torch.tensor([[7.0, 7.0]]))
+    assert torch.equal(batch.fetch(sources[1], torch.tensor([1, 2, 0])), sources[1][[1, 2, 0]])
 
 
 def test_a_batch_comes_as_floats_however_it_is_stored() -> None:
-    batch, rows = Batch(), torch.tensor([2, 0, 1])
+    batch, rows = BatchBuffer(), torch.tensor([2, 0, 1])
     pixels = torch.randint(0, 256, (3, 1, 4, 4), dtype=torch.uint8)
     for stored in (pixels, torch.rand(3, 5).half(), torch.rand(3, 5)):
         for _ in range(2):  # the second time it is there already
-            assert torch.equal(batch.of(stored, rows), as_floats(stored)[rows])
+            assert torch.equal(batch.fetch(stored, rows), as_floats(stored)[rows])
 
 
 def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:

@@ -13,7 +13,7 @@ from fl_sim.core import interrupts
 from fl_sim.core.resumable import Checkpoint, StoppedError, scratch
 from fl_sim.runs import owner_noise
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IN_AN_IMPORT = """
 import os, signal, sys
 class Finder:

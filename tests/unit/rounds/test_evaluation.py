@@ -18,8 +18,8 @@ from fl_sim.metrics.accuracy import client_accuracies
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.accumulator import RoundUpdates
-from fl_sim.rounds.evaluation import last_round_rows
-from fl_sim.rounds.loop import initial_state, run_rounds
+from fl_sim.rounds.evaluation import evaluate_last_round
+from fl_sim.rounds.loop import create_state, run_rounds
 from fl_sim.rounds.measure import record_round
 from fl_sim.rounds.server import RuleServer
 from fl_sim.rounds.state import RoundOutcome, State
@@ -32,7 +32,7 @@ Trained = tuple[Federation, Tensor, RoundRecord]
 
 
 def state_of(federation: Federation) -> State:
-    return initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
+    return create_state(federation, RuleServer(FedAvg(), len(federation.start)))
 
 
 def outcome_of(
@@ -68,7 +68,7 @@ def rows_of(trained: Trained, number: int = 2, **asked: object) -> list[Row]:
     evaluation = Evaluation(**asked)  # type: ignore[arg-type]
     wanted = replace(federation, experiment=replace(federation.experiment, evaluation=evaluation))
     outcome = outcome_of(state_of(federation), federation.clients_with_data, rows)
-    return list(last_round_rows(wanted, outcome, replace(record, round=number)))
+    return list(evaluate_last_round(wanted, outcome, replace(record, round=number)))
 
 
 def by_metric(rows: list[Row], metric: str) -> dict[int, float]:
@@ -122,7 +122,7 @@ def test_updates_that_were_added_up_cannot_be_told_apart(trained: Trained) -> No
     asked = Evaluation(contributions="shapley")
     wanted = replace(federation, experiment=replace(federation.experiment, evaluation=asked))
     outcome = outcome_of(state_of(federation), federation.clients_with_data)
-    (row,) = last_round_rows(wanted, outcome, record)
+    (row,) = evaluate_last_round(wanted, outcome, record)
     assert not row.valid
     assert row.note
 
@@ -131,7 +131,7 @@ def test_a_run_measures_what_it_is_asked_for(experiment: Maker) -> None:
     """Through the loop: the last round keeps its updates apart, and only that one."""
     asked = Evaluation(contributions="leave_one_out", alone=SgdClient())
     federation = prepare_federation(experiment(evaluation=asked))
-    state = initial_state(federation, RuleServer(FedAvg(), len(federation.start)))
+    state = create_state(federation, RuleServer(FedAvg(), len(federation.start)))
     first, last = (
         played.rows
         for played in run_rounds(federation, state, InProcessBackend(make_trainer(federation)))

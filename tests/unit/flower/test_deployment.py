@@ -18,7 +18,7 @@ from fl_sim.config import experiment_file
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 EXPERIMENT = "experiments/quickstart.py"
 FIELDS = [

@@ -8,7 +8,7 @@ from fl_sim.training.faults import Faults
 
 
 def test_chances_are_read() -> None:
-    assert Faults.read("crash:0.1, nan:0.05") == Faults(crash=0.1, nan=0.05)
+    assert Faults.parse("crash:0.1, nan:0.05") == Faults(crash=0.1, nan=0.05)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_chances_are_read() -> None:
 )
 def test_what_cannot_be_read_is_named(text: str, words: list[str]) -> None:
     with pytest.raises(RequestError) as caught:
-        Faults.read(text)
+        Faults.parse(text)
     assert all(word in str(caught.value) for word in words), caught.value
 
 

@@ -17,7 +17,7 @@ from fl_sim.data.partition import Iid
 from fl_sim.results import Results
 from fl_sim.runs.progress import Progress
 from fl_sim.training.faults import Faults
-from fl_sim.training.tasks import NOBODY
+from fl_sim.training.tasks import NO_CLIENT
 
 pytestmark = pytest.mark.ray
 
@@ -73,7 +73,7 @@ def test_a_worker_that_dies_over_many_clients_is_a_row_and_the_culprit_another(
     struck = {c for c in range(70) if crashes.draw(wanted.seed, 1, c, 0)}
     assert struck, "the seed draws no crash: nothing is tested"
     flaky = ran(wanted, tmp_path / "a", engine="ray", workers=2, faults=crashes)
-    assert set(flaky.failures.client) == {NOBODY} | struck
+    assert set(flaky.failures.client) == {NO_CLIENT} | struck
     local = ran(wanted, tmp_path / "b", faults=crashes)
     assert bits(flaky) == bits(local)
 
@@ -91,7 +91,7 @@ def test_a_client_that_hangs_is_timed_out(experiment: Maker, tmp_path: Path) -> 
 def test_a_worker_that_died_between_runs_costs_no_client(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(rounds=1)
     first = ran(wanted, tmp_path / "a", engine="ray", workers=2)
-    ray.kill(ray_pool.ray_workers(2)[0].actor)
+    ray.kill(ray_pool.get_workers(2)[0].actor)
     again = ran(wanted, tmp_path / "b", engine="ray", workers=2)
     assert bits(again) == bits(first)
     assert len(again.failures) == 0
@@ -135,7 +135,7 @@ def test_a_node_lost_in_mid_round_leaves_the_bits_as_they_are(
         thread.join()
         assert lost
         assert bits(results) == local
-        assert set(results.failures.client) <= {NOBODY}
+        assert set(results.failures.client) <= {NO_CLIENT}
     finally:
         ray.shutdown()
         cluster.shutdown()

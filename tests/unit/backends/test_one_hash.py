@@ -27,7 +27,7 @@ from strategies.scaffold import SCAFFOLD
 from strategies.server_momentum import ServerMomentum
 
 Maker = Callable[..., Experiment]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KILLS = 3
 MANY: dict[str, Any] = {  # clients, two in a chunk
     "data": Data(dataset="digits", num_clients=70, num_samples=700, num_test=60),

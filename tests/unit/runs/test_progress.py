@@ -79,7 +79,7 @@ def test_an_accuracy_that_was_not_measured_is_null() -> None:
 def test_json_on_standard_output_is_all_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(Path(__file__).parents[3])
     sizes = ["data.num_samples=100", "data.num_test=60", "data.num_clients=2", "rounds=2"]
     small = ["data.dataset=digits", "model.backbone=small_cnn", "model.init=random", *sizes]
     fields = [part for field in [*small, "model.tune=full"] for part in ("--set", field)]
