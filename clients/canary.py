@@ -8,7 +8,7 @@ from torch import nn
 
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
-from fl_sim.attacks.canaries import canary
+from fl_sim.attacks.canaries import draw_canary
 from fl_sim.contracts import Client, Shard, Update
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -48,6 +48,6 @@ class CanaryClient(Wrapper):
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
         """Send the direction, as often as the wrapped client sends."""
         assert update.delta is not None
-        direction = self.length * canary(shard.client, len(update.delta), self.seed)
+        direction = self.length * draw_canary(shard.client, len(update.delta), self.seed)
         own = replace(update, delta=direction.to(update.delta.dtype))
         return self.honest.replies(own, shard)

@@ -76,7 +76,7 @@ def measured(
             model, images[:PROBED], labels[:PROBED], RADIUS, adversary, rng
         ),
         "noise_robustness": stability.noise_robustness(
-            train, images, noisy - images, labels, adversary, rng, steps=5, turns=1
+            train, images, noisy - images, labels, adversary, rng, steps=5, cycles=1
         ),
         "delusiveness": stability.delusiveness(model, tests, truth),
         "stability": stability.stability(train, noisy, tests, truth, adversary, rng, draws=2),

@@ -11,7 +11,7 @@ import torch
 from clients.canary import CanaryClient
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
-from fl_sim.attacks.canaries import canary, canary_epsilon, gaussian_epsilon
+from fl_sim.attacks.canaries import canary_epsilon, draw_canary, gaussian_epsilon
 from fl_sim.data.partition import Iid
 from fl_sim.experiment import Evaluation, Model
 from fl_sim.federation.federation import load_federation
@@ -51,7 +51,9 @@ def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
     for state in (outcome.state for outcome in replay(federation)):
         end = state.parameters
     change = (end - federation.start).double()
-    directions = torch.stack([canary(c, len(change), seed) for c in range_of_canaries()]).double()
+    directions = torch.stack(
+        [draw_canary(c, len(change), seed) for c in range_of_canaries()]
+    ).double()
     cosines = directions @ change / change.norm()
     return {
         "accounted_epsilon": gaussian_epsilon(ROUNDS**0.5 / noise_multiplier, DELTA),

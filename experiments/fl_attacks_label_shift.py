@@ -15,7 +15,7 @@ from fl_sim import Data, Experiment
 from fl_sim.attacks.average_cosine import AverageCosine
 from fl_sim.attacks.delta_loss import DeltaLoss
 from fl_sim.attacks.fedmia import FedMia
-from fl_sim.attacks.label_only import label_only
+from fl_sim.attacks.label_only import label_only_scores
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
 from fl_sim.audit.server_view import UpdateRecorder
@@ -67,7 +67,7 @@ def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float
         trajectory=course,
     )
     scores = {name: attack.scores(held) for name, attack in ATTACKS.items()}
-    scores["labels_alone"] = label_only(clients, federation.pool.labels[records], members)
+    scores["labels_alone"] = label_only_scores(clients, federation.pool.labels[records], members)
     return {name: auc(own[members], own[~members]) for name, own in scores.items()}
 
 

@@ -7,7 +7,7 @@ The server knows the model that it sent, and the number of images behind the upd
 import torch
 from torch import Tensor, nn
 
-from fl_sim.attacks.gradient_inversion import GradientInversion, gradient_of, implied_gradient
+from fl_sim.attacks.gradient_inversion import GradientInversion, compute_gradient, infer_gradient
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load_subset
@@ -65,8 +65,8 @@ def private(seed: int, count: int) -> tuple[Tensor, Tensor]:
 def sent(model: nn.Module, images: Tensor, labels: Tensor, update: str, seed: int) -> Tensor:
     """Return the gradient as the server sees it."""
     if update == "5 local steps":
-        return implied_gradient(descended(model, images, labels), RATE, STEPS)
-    gradient = gradient_of(model, images, labels)
+        return infer_gradient(descended(model, images, labels), RATE, STEPS)
+    gradient = compute_gradient(model, images, labels)
     if update == "clipped":
         return gradient * min(1.0, CLIP / float(gradient.norm()))
     deviation = NOISE.get(update, 0.0) * gradient.std()
@@ -77,7 +77,7 @@ def descended(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the change after some steps, and put the model back where it was."""
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(STEPS):
-        step = -RATE * gradient_of(model, images, labels)
+        step = -RATE * compute_gradient(model, images, labels)
         now = torch.cat([p.detach().flatten() for p in model.parameters()])
         nn.utils.vector_to_parameters(now + step, model.parameters())
     change = torch.cat([p.detach().flatten() for p in model.parameters()]) - start

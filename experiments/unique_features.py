@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.attacks.memorisation import LETTER_A, mark_images, memorisation
+from fl_sim.attacks.memorisation import LETTER_A, mark_images, measure_memorisation
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load_dataset, load_subset
@@ -40,7 +40,7 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
     for name, image in shown.items():
         seen = torch.cat([images[:carrier], image, images[carrier + 1 :]])
         model = trained(seen, labels, network, training, seed)
-        score[name] = memorisation(model, others, label, seed)
+        score[name] = measure_memorisation(model, others, label, seed)
         if name == "mark":
             right = accuracy(model, as_pixels(data.test_images), data.test_labels)
     plain = score["nothing"]

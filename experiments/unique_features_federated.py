@@ -12,7 +12,7 @@ from torch.nn import functional
 from clients.sgd import SgdClient
 from clients.unique_feature import UniqueFeatureClient, carrier
 from fl_sim import Data, Experiment
-from fl_sim.attacks.memorisation import memorisation
+from fl_sim.attacks.memorisation import measure_memorisation
 from fl_sim.contracts import AggregationRule
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.data.partition import Iid
@@ -79,4 +79,4 @@ def scores(experiment: Experiment) -> dict[int, float]:
 
 def score(model: nn.Module, images: Tensor, label: int, seed: int) -> float:
     """Return the score with a known label."""
-    return memorisation(model, images, label, seed).known
+    return measure_memorisation(model, images, label, seed).known

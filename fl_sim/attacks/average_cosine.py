@@ -6,7 +6,11 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import cosines, needs_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import (
+    needs_trajectory,
+    require_cosines,
+    require_trajectory,
+)
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View
 
 
@@ -31,7 +35,7 @@ class AverageCosine(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""
-        return require_trajectory(held).of_suspects(cosines(held)).double().nanmean(0)
+        return require_trajectory(held).of_suspects(require_cosines(held)).double().nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether cosines are missing."""

@@ -16,7 +16,7 @@ from fl_sim.core.seeding import generator
 STEPS = 100  # of the bisection
 
 
-def canary(client: int, size: int, seed: int) -> Float[Tensor, " p"]:
+def draw_canary(client: int, size: int, seed: int) -> Float[Tensor, " p"]:
     """Return the direction of a canary: a random unit vector, the same in every round."""
     direction = torch.randn(size, generator=generator(seed, "canary", client))
     unit: Tensor = direction / torch.linalg.vector_norm(direction)
@@ -43,7 +43,7 @@ def canary_epsilon(cosines: Float[Tensor, " k"], size: int, delta: float) -> flo
     return gaussian_epsilon(math.sqrt(size) * float(cosines.double().nanmean()), delta)
 
 
-def below(value: float) -> float:
+def normal_cdf(value: float) -> float:
     """Return the normal distribution function, with all its digits far below 0 as well."""
     return math.erfc(-value / math.sqrt(2)) / 2
 
@@ -64,10 +64,10 @@ def gaussian_epsilon(shift: float, delta: float) -> float:
         return shift
 
     def failing(epsilon: float) -> float:
-        rest = below(-shift / 2 - epsilon / shift)
+        rest = normal_cdf(-shift / 2 - epsilon / shift)
         # exp(epsilon) alone may overflow.
         loss = math.exp(epsilon + math.log(rest)) if rest > 0 else 0.0
-        return below(shift / 2 - epsilon / shift) - loss
+        return normal_cdf(shift / 2 - epsilon / shift) - loss
 
     low, high = 0.0, shift * (shift / 2 - NormalDist().inv_cdf(delta)) + 1.0
     if failing(low) <= delta:

@@ -32,9 +32,9 @@ class DeltaLoss(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""
-        course = require_trajectory(held)
-        after = loss(course.of_suspects(course.client_margin))
-        return (loss(course.global_margin) - after).nanmean(0)
+        trajectory = require_trajectory(held)
+        after = loss(trajectory.of_suspects(trajectory.client_margin))
+        return (loss(trajectory.global_margin) - after).nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the trajectory is missing."""

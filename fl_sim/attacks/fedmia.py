@@ -7,13 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import cosines, needs_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import (
+    needs_trajectory,
+    require_cosines,
+    require_trajectory,
+)
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 from fl_sim.core import serialization
 
 FLOOR = 1e-8  # of a deviation over clients
-FEWEST = 2  # other clients in a round: a deviation takes two
-OUTLYING = 3.0  # deviations above the mean from which a value is left out
+MIN_OTHERS = 2  # other clients in a round: a deviation takes two
+MAX_DEVIATIONS = 3.0  # deviations above the mean from which a value is left out
 
 
 @final
@@ -48,15 +52,19 @@ class FedMia(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the mean over rounds of the suspect's place among the others."""
-        course = require_trajectory(held)
-        signal = -loss(course.client_margin) if self.signal == "loss" else cosines(held).double()
+        trajectory = require_trajectory(held)
+        signal = (
+            -loss(trajectory.client_margin)
+            if self.signal == "loss"
+            else require_cosines(held).double()
+        )
         rounds, _, records = signal.shape
-        own = course.suspects.expand(rounds, 1, records)
+        own = trajectory.suspects.expand(rounds, 1, records)
         others = signal.scatter(1, own, torch.nan)
         others = others.masked_fill(~others.isfinite(), torch.nan)
-        few = (~others.isnan()).sum(1, keepdim=True) < FEWEST
+        few = (~others.isnan()).sum(1, keepdim=True) < MIN_OTHERS
         mean, deviation = _fit(others)
-        others = others.masked_fill(others > mean + OUTLYING * deviation, torch.nan)
+        others = others.masked_fill(others > mean + MAX_DEVIATIONS * deviation, torch.nan)
         mean, deviation = _fit(others)
         place = (signal.gather(1, own) - mean) / deviation.clamp(min=FLOOR)
         distribution: Tensor = torch.special.ndtr(place).masked_fill(few, torch.nan)

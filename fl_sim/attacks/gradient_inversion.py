@@ -21,7 +21,7 @@ ROUNDING = 1e-5  # of a gradient in 32-bit floats, against its largest singular 
 DROPS = (3 / 8, 5 / 8, 7 / 8)  # of the way, at which the rate falls to a tenth
 
 
-def gradient_of(
+def compute_gradient(
     model: nn.Module,
     inputs: Float[Tensor, "n ..."],
     targets: Int64[Tensor, " n"] | Float[Tensor, "n y"],
@@ -41,7 +41,7 @@ def gradient_of(
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
-def implied_gradient(
+def infer_gradient(
     delta: Float[Tensor, " p"], learning_rate: float, num_steps: int = 1
 ) -> Float[Tensor, " p"]:
     """Return the mean gradient that a change of the parameters is made of.
@@ -51,7 +51,7 @@ def implied_gradient(
     return -delta / (learning_rate * num_steps)
 
 
-def head_record(
+def recover_head_record(
     weight_gradient: Float[Tensor, "y d"], bias_gradient: Float[Tensor, " y"]
 ) -> tuple[Float[Tensor, " d"], int]:
     """Return the one record behind the gradient of a linear head: its input, and its label.
@@ -124,25 +124,25 @@ class GradientInversion:
 
         Args:
             model: as it was sent out; its last parameter is the head's bias.
-            gradient: what came back, as `gradient_of` or `implied_gradient` gives it.
+            gradient: what came back, as `compute_gradient` or `infer_gradient` returns it.
             shape: images, channels, height, width.
             num_classes: outputs of the model.
             seed: of the images that the search begins with.
         """
         model.eval()
-        labels = likely_labels(gradient[-num_classes:], shape[0])
+        labels = infer_labels(gradient[-num_classes:], shape[0])
         found: list[tuple[float, Tensor]] = []
         for restart in range(self.restarts):
             rng = generator(seed, "inversion", restart)
             images = torch.rand(shape, generator=rng, dtype=gradient.dtype)
             search = _Search(model, gradient, labels, num_classes, self)
             found.append(
-                (search.by_cosine if self.method == "cosine" else search.by_distance)(images)
+                (search.match_cosine if self.method == "cosine" else search.match_distance)(images)
             )
         return min(found, key=lambda pair: pair[0])[1]
 
 
-def likely_labels(bias_gradient: Float[Tensor, " y"], count: int) -> Int64[Tensor, " n"]:
+def infer_labels(bias_gradient: Float[Tensor, " y"], count: int) -> Int64[Tensor, " n"]:
     """Return the labels of a batch of different classes: the most negative gradients.
 
     A class that occurs twice counts once; what is left over repeats the most negative one.
@@ -167,7 +167,7 @@ class _Search:
         self.model, self.gradient, self.settings = model, gradient, settings
         self.labels, self.num_classes = labels, num_classes
 
-    def by_distance(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
+    def match_distance(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
         """Match in squared distance; return how close it came, and the images."""
         images.requires_grad_(True)
         sought = [images]
@@ -177,7 +177,7 @@ class _Search:
 
         def distance() -> Tensor:
             targets = guess.softmax(1) if self.settings.method == "dlg" else self.labels
-            sent = gradient_of(self.model, images, targets, create_graph=True)
+            sent = compute_gradient(self.model, images, targets, create_graph=True)
             return (sent - self.gradient).square().sum()
 
         optimiser = torch.optim.LBFGS(
@@ -189,11 +189,11 @@ class _Search:
             tolerance_change=1e-18,
             line_search_fn="strong_wolfe",
         )
-        optimiser.step(_closure(optimiser, distance))
+        optimiser.step(_make_closure(optimiser, distance))
         order = guess.argmax(1).argsort() if self.settings.method == "dlg" else slice(None)
-        return self._closest(distance, images[order])
+        return self._evaluate(distance, images[order])
 
-    def by_cosine(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
+    def match_cosine(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
         """Match in direction; return how close it came, and the images."""
         images.requires_grad_(True)
         steps = self.settings.steps
@@ -202,9 +202,9 @@ class _Search:
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones)
 
         def angle() -> Tensor:
-            sent = gradient_of(self.model, images, self.labels, create_graph=True)
+            sent = compute_gradient(self.model, images, self.labels, create_graph=True)
             apart = 1 - functional.cosine_similarity(sent, self.gradient, dim=0)
-            return apart + self.settings.total_variation * _variation(images)
+            return apart + self.settings.total_variation * _total_variation(images)
 
         for _ in range(steps):
             optimiser.zero_grad()
@@ -214,9 +214,9 @@ class _Search:
             optimiser.step()
             schedule.step()
             images.data.clamp_(0, 1)
-        return self._closest(angle, images)
+        return self._evaluate(angle, images)
 
-    def _closest(
+    def _evaluate(
         self, distance: Callable[[], Tensor], images: Float[Tensor, "n c h w"]
     ) -> tuple[float, Tensor]:
         reached = float(distance().detach())
@@ -224,7 +224,7 @@ class _Search:
         return usable, images.detach().nan_to_num(0.5).clamp(0, 1)
 
 
-def _closure(
+def _make_closure(
     optimiser: torch.optim.Optimizer, distance: Callable[[], Tensor]
 ) -> Callable[[], float]:
     def closure() -> float:
@@ -236,5 +236,5 @@ def _closure(
     return closure
 
 
-def _variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+def _total_variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     return images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()

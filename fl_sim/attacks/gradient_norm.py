@@ -54,12 +54,12 @@ class HeadInputs:
     def __init__(self, model: nn.Module) -> None:
         self.batches: list[Tensor] = []
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        self._handle = linear[-1].register_forward_pre_hook(self._keep) if linear else None
+        self._handle = linear[-1].register_forward_pre_hook(self._record) if linear else None
 
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.batches.append(inputs[0].detach())
 
-    def taken(self) -> Float[Tensor, "n d"] | None:
+    def collect(self) -> Float[Tensor, "n d"] | None:
         """Return the inputs so far, and stop; None where there is no linear layer."""
         if self._handle is None:
             return None

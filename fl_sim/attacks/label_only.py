@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
-def label_only(
+def label_only_scores(
     clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], members: Bool[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Score records by client and label alone: how many of their kind are members.

@@ -12,7 +12,7 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_reference
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
-FEWEST = 2  # references of a kind: a deviation takes two
+MIN_REFERENCES = 2  # references of a kind: a deviation takes two
 
 
 @final
@@ -74,12 +74,14 @@ class Lira(MembershipAttack):
 
     def missing(self, held: Evidence) -> str:
         """Return which references are missing: a deviation takes two."""
-        return needs_references(held, FEWEST * (self.references == "online"), FEWEST)
+        return needs_references(
+            held, MIN_REFERENCES * (self.references == "online"), MIN_REFERENCES
+        )
 
     def _fit(self, values: Float[Tensor, "m n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Return centre and deviation for each record; NaN stands for no value."""
         counts = (~values.isnan()).sum(0)
-        values = values.masked_fill(counts < FEWEST, torch.nan)
+        values = values.masked_fill(counts < MIN_REFERENCES, torch.nan)
         centre = values.nanmean(0) if self.centre == "mean" else _nanmedian(values)
         apart = (values - centre)[~values.isnan()]
         whole = apart.var(correction=0) if len(apart) else apart.new_tensor(torch.nan)

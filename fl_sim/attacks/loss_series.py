@@ -31,8 +31,8 @@ class LossSeries(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""
-        course = require_trajectory(held)
-        return -loss(course.of_suspects(course.client_margin)).nanmean(0)
+        trajectory = require_trajectory(held)
+        return -loss(trajectory.of_suspects(trajectory.client_margin)).nanmean(0)
 
     def missing(self, held: Evidence) -> str:
         """Return whether the trajectory is missing."""

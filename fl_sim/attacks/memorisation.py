@@ -51,7 +51,7 @@ def mark_bytes(image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
 
 
 @torch.no_grad()
-def memorisation(
+def measure_memorisation(
     model: nn.Module, images: Float[Tensor, "n c h w"], label: int, seed: int
 ) -> Memorisation:
     """Return the memorisation scores of a model, which is put into evaluation mode.

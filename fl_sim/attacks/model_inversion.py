@@ -22,7 +22,7 @@ Scorer = Callable[[Tensor], Tensor]
 SLACK = 1e-4  # keeps the target of the Poincare loss inside the unit ball
 
 
-class Generator(nn.Module):
+class ImageGenerator(nn.Module):
     """A variational auto-encoder of one hidden layer: small, and quick to train on a CPU.
 
     Source: Kingma and Welling (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
@@ -64,10 +64,10 @@ class Generator(nn.Module):
 
 def train_generator(
     images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
-) -> Generator:
+) -> ImageGenerator:
     """Return a generator of images like these."""
     with torch_seeded(seed, "generator"):
-        made = Generator((images.shape[1], images.shape[2], images.shape[3]), latent)
+        made = ImageGenerator((images.shape[1], images.shape[2], images.shape[3]), latent)
     made.fit(images, epochs, seed)
     return made
 
@@ -108,7 +108,7 @@ class PriorGuidedInversion:
         require(fits, "candidates", allowed, self.candidates)
 
     def reconstruct(
-        self, model: Scorer, prior: Generator, num_classes: int, seed: int
+        self, model: Scorer, prior: ImageGenerator, num_classes: int, seed: int
     ) -> tuple[Float[Tensor, "m c h w"], Int64[Tensor, " m"]]:
         """Return the selected images, and the class that each stands for.
 
@@ -120,16 +120,16 @@ class PriorGuidedInversion:
         """
         rng = generator(seed, "inversion")
         labels = torch.arange(num_classes).repeat_interleave(self.candidates)
-        latents = self._candidates(model, prior, num_classes, rng).requires_grad_(True)
+        latents = self._select_latents(model, prior, num_classes, rng).requires_grad_(True)
         optimiser = torch.optim.Adam([latents], self.learning_rate, betas=(0.1, 0.1))
         for _ in range(self.steps):
-            seen = random_crops(prior(latents), 0.9, 1.0, rng)
-            loss = poincare(model(seen), labels).mean()
+            seen = crop_randomly(prior(latents), 0.9, 1.0, rng)
+            loss = poincare_distance(model(seen), labels).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         images = prior(latents.detach())
-        sure = self._confidence(model, images, labels, 0.5, 0.9, rng).view(num_classes, -1)
+        sure = self._mean_confidence(model, images, labels, 0.5, 0.9, rng).view(num_classes, -1)
         best = (
             sure.topk(self.kept, dim=1).indices
             + torch.arange(num_classes)[:, None] * self.candidates
@@ -137,8 +137,8 @@ class PriorGuidedInversion:
         return images[best.flatten()], labels[best.flatten()]
 
     @torch.no_grad()
-    def _candidates(
-        self, model: Scorer, prior: Generator, num_classes: int, rng: torch.Generator
+    def _select_latents(
+        self, model: Scorer, prior: ImageGenerator, num_classes: int, rng: torch.Generator
     ) -> Float[Tensor, "m l"]:
         """Return the latents that the model is surest of, class by class."""
         latents = torch.randn(self.samples, prior.latent, generator=rng)
@@ -147,7 +147,7 @@ class PriorGuidedInversion:
         return latents[best.flatten()]
 
     @torch.no_grad()
-    def _confidence(
+    def _mean_confidence(
         self,
         model: Scorer,
         images: Float[Tensor, "m c h w"],
@@ -159,12 +159,14 @@ class PriorGuidedInversion:
         """Return the mean confidence in the class over random crops."""
         total = torch.zeros(len(images))
         for _ in range(self.crops):
-            seen = model(random_crops(images, smallest, largest, rng)).softmax(1)
+            seen = model(crop_randomly(images, smallest, largest, rng)).softmax(1)
             total += seen.gather(1, labels[:, None]).squeeze(1)
         return total / self.crops
 
 
-def poincare(logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+def poincare_distance(
+    logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]
+) -> Float[Tensor, " n"]:
     """Return the distance in the Poincare ball of the scaled logits from the class.
 
     Its gradient does not vanish where the model is already sure.
@@ -179,7 +181,7 @@ def poincare(logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]) -> Float
     return torch.acosh(1 + 2 * apart / room.clamp(min=1e-12))
 
 
-def random_crops(
+def crop_randomly(
     images: Float[Tensor, "n c h w"], smallest: float, largest: float, rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
     """Return a random square part of each image, scaled back to its size.

@@ -59,11 +59,11 @@ class Rmia(MembershipAttack):
 
     def scores(self, held: Evidence) -> Float[Tensor, " n"]:
         """Return the share of the population that is beaten, from 0 to 1."""
-        ratio = confidence(held.target) / self._general(held)
+        ratio = confidence(held.target) / self._mean_confidence(held)
         general = confidence(held.reference_population)
         population = general.nanmean(0) if bool(general.isnan().any()) else general.mean(0)
         if self.references == "offline":
-            population = self._lifted(population)
+            population = self._estimate_mean(population)
         beaten = self.gamma * confidence(held.population) / population
         beaten = beaten[~beaten.isnan()]
         # The share of z with ratio / ratio_z > gamma, by binary search instead of a table.
@@ -78,12 +78,12 @@ class Rmia(MembershipAttack):
         references = needs_references(held, int(self.references == "online"), 1)
         return needs_population(held) or references
 
-    def _general(self, held: Evidence) -> Float[Tensor, " n"]:
+    def _mean_confidence(self, held: Evidence) -> Float[Tensor, " n"]:
         sure = confidence(held.references)
         out = sure.masked_fill(held.reference_members, torch.nan).nanmean(0)
         if self.references == "offline":
-            return self._lifted(out)
+            return self._estimate_mean(out)
         return (sure.masked_fill(~held.reference_members, torch.nan).nanmean(0) + out) / 2
 
-    def _lifted(self, out: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+    def _estimate_mean(self, out: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
         return ((1 + self.a) * out + 1 - self.a) / 2

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.attacks.rmia import Rmia
-from fl_sim.attacks.source_inference import excess, sources
+from fl_sim.attacks.source_inference import excess_accuracy, predict_sources
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, Signals, Trajectory
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
@@ -18,9 +18,9 @@ from fl_sim.metrics._shared.roc import MAX_FPRS, auc
 from fl_sim.metrics.membership import (
     Finding,
     assess,
-    dispersion,
-    mark_undefined,
-    shift_control,
+    assess_dispersion,
+    assess_shift,
+    mark_finding,
 )
 
 NUM_REHEARSALS = 8  # reference models that are attacked themselves, to set `a` and thresholds
@@ -108,12 +108,12 @@ def run_attacks(
         scores[name] = own.scores(context.target_evidence())
         found = list(assess(scores[name], context.records, template, set_thresholds(context, own)))
         findings += found
-        findings += dispersion([f for f in found if f.client >= 0], template)
-        findings += shift_control(scores[name], context.records, template)
+        findings += assess_dispersion([f for f in found if f.client >= 0], template)
+        findings += assess_shift(scores[name], context.records, template)
     if context.trajectory is not None:
         findings += infer_sources(context, context.trajectory)
         findings += count_records(context, context.trajectory)
-    return [mark_undefined(finding) for finding in findings], scores
+    return [mark_finding(finding) for finding in findings], scores
 
 
 def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
     if len(who) < 2:
         return
     found = who[
-        sources(
+        predict_sources(
             trajectory.client_margin[-1][there], generator(context.template.seed, "audit", "ties")
         )
     ]
@@ -145,7 +145,7 @@ def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
         yield template._replace(
             metric=f"source_{name}", value=value, low=low, high=high, valid=not note, note=note
         )
-    value = float(excess(right[inside].double(), right[outside].double()))
+    value = float(excess_accuracy(right[inside].double(), right[outside].double()))
     yield template._replace(metric="source_excess", value=value)
 
 

@@ -138,7 +138,7 @@ def _read_first_head(federation: Federation) -> Heads:
 def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     collector = HeadInputs(federation.model)
     compute_logits(federation.model, inputs)
-    taken = collector.taken()
+    taken = collector.collect()
     assert taken is not None
     return taken.flatten(1).contiguous()
 

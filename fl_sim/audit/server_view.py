@@ -92,7 +92,7 @@ class UpdateRecorder(Callback):
             return compute_logits(model, self.inputs), None
         collector = HeadInputs(model)
         scores = compute_logits(model, self.inputs)
-        features = collector.taken()
+        features = collector.collect()
         return scores, None if features is None else features.flatten(1).double()
 
 

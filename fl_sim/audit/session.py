@@ -17,7 +17,7 @@ from fl_sim.audit.target_run import TargetRun, load_target
 from fl_sim.core import process
 from fl_sim.core.atomic_io import write_table
 from fl_sim.core.errors import RequestError, require
-from fl_sim.metrics.membership import Finding, ranks
+from fl_sim.metrics.membership import Finding, rank_records
 from fl_sim.results.folders import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
 from fl_sim.runs.progress import Listener, Progress
 
@@ -119,7 +119,7 @@ def _tabulate_records(
     columns = who[["sample_id", "client", "label", "protected", "member"]]
     outside = ~context.records.members
     tables = [
-        columns.assign(attack=name, score=own.numpy(), rank=ranks(own, outside).numpy())
+        columns.assign(attack=name, score=own.numpy(), rank=rank_records(own, outside).numpy())
         for name, own in scores.items()
     ]
     return pd.concat(tables, ignore_index=True)

@@ -145,7 +145,7 @@ def score_records(
     """Return margins, and the norms of gradients by the head."""
     collector = HeadInputs(model)
     scores = compute_logits(model, inputs)
-    features = collector.taken()
+    features = collector.collect()
     norms = None if features is None else head_gradient_norm(scores, labels, features.flatten(1))
     return margin_of(scores, labels), norms
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-class CropFlip(NamedTuple):
+class CropFlipTransform(NamedTuple):
     """A shift and a flip for each image of a batch, drawn once and applied as often as needed.
 
     Attributes:
@@ -35,7 +35,9 @@ class CropFlip(NamedTuple):
         return padded.flatten(2).gather(2, index).view_as(images)
 
 
-def draw_crop_flip(num_images: int, padding: int, flip: bool, rng: torch.Generator) -> CropFlip:
+def draw_crop_flip(
+    num_images: int, padding: int, flip: bool, rng: torch.Generator
+) -> CropFlipTransform:
     """Draw what crop-and-flip augmentation does to each of `num_images` images.
 
     Args:
@@ -46,4 +48,4 @@ def draw_crop_flip(num_images: int, padding: int, flip: bool, rng: torch.Generat
     """
     top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=rng)
     coins = torch.rand(num_images, generator=rng) < 0.5
-    return CropFlip(padding, top, left, coins if flip else torch.zeros_like(coins))
+    return CropFlipTransform(padding, top, left, coins if flip else torch.zeros_like(coins))

@@ -70,14 +70,14 @@ class AdversarialTraining(WorstCase):
                 start = uniform(images, self.radius, rng)
                 losses = partial(_losses, still, targets)
                 return images + auto_pgd(losses, images, start, self.radius, self.steps)
-            loss, start = self._attack(still, images, targets, rng)
+            loss, start = self._choose_attack(still, images, targets, rng)
             step = self.step_size or self.radius / 5
             steps = self.steps
             if self.attack == "fgsm":
                 step, steps = self.radius, 1
             return images + sign_steps(loss, images, start, self.radius, step, steps, "maximise")
 
-    def _attack(
+    def _choose_attack(
         self, model: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator
     ) -> tuple[Loss, Float[Tensor, "n c h w"]]:
         """Return what the attack raises, and where it starts."""

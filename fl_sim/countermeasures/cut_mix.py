@@ -11,8 +11,8 @@ from torch import Tensor
 from fl_sim.contracts import Augmentation
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.countermeasures.cut_out import box
-from fl_sim.countermeasures.mix_up import beta
+from fl_sim.countermeasures.cut_out import make_boxes
+from fl_sim.countermeasures.mix_up import draw_beta
 
 
 @final
@@ -38,11 +38,11 @@ class CutMix(Augmentation):
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the batch with its boxes, and targets by the area that is left."""
         height, width = images.shape[2:]
-        side = math.sqrt(1 - beta(self.alpha, rng))
+        side = math.sqrt(1 - draw_beta(self.alpha, rng))
         sizes = torch.tensor([[int(height * side)], [int(width * side)]])
         row = torch.randint(0, height, (1,), generator=rng)
         column = torch.randint(0, width, (1,), generator=rng)
-        mask = box(row, column, sizes[0], sizes[1], height, width)
+        mask = make_boxes(row, column, sizes[0], sizes[1], height, width)
         other = torch.randperm(len(images), generator=rng)
         share = 1 - float(mask.float().mean())
         mixed = torch.where(mask, images[other], images)

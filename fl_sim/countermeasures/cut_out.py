@@ -38,10 +38,12 @@ class CutOut(Augmentation):
         rows = torch.randint(0, height, (count,), generator=rng)
         columns = torch.randint(0, width, (count,), generator=rng)
         sides = torch.tensor(side).expand(count)
-        return images.masked_fill(box(rows, columns, sides, sides, height, width), 0), targets
+        return images.masked_fill(
+            make_boxes(rows, columns, sides, sides, height, width), 0
+        ), targets
 
 
-def box(
+def make_boxes(
     rows: Int64[Tensor, " n"],
     columns: Int64[Tensor, " n"],
     heights: Int64[Tensor, " n"],

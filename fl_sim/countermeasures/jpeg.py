@@ -41,9 +41,9 @@ class Jpeg(Filter):
         """Return what is left of the images."""
         if len(images) == 0:
             return images
-        return torch.stack([self._compressed(image) for image in images])
+        return torch.stack([self._compress(image) for image in images])
 
-    def _compressed(self, image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
+    def _compress(self, image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
         file = io.BytesIO()
         planes = image.permute(1, 2, 0).numpy()
         picture = Image.fromarray(planes[:, :, 0] if len(image) == 1 else planes)

@@ -36,23 +36,23 @@ class LowPass(Filter):
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the smoothed images, rounded."""
-        parts = [self._smoothed(part) for part in images.split(1024)]
+        parts = [self._smooth(part) for part in images.split(1024)]
         return torch.cat(parts) if parts else images
 
-    def _smoothed(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    def _smooth(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
         count, channels, height, width = images.shape
         flat = images.float().view(count * channels, 1, height, width)
         if self.kind == "median":
             padded = functional.pad(flat, (1, 1, 1, 1), mode="replicate")
             smooth = functional.unfold(padded, 3).median(1).values
         else:
-            padded = _mirrored(flat)
+            padded = _pad_mirrored(flat)
             line = torch.tensor(KERNELS[self.kind])
             smooth = functional.conv2d(padded, (line[:, None] * line).view(1, 1, 3, 3))
         return smooth.view(images.shape).round().to(torch.uint8)
 
 
-def _mirrored(images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 t s"]:
+def _pad_mirrored(images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 t s"]:
     """Return images with a border of one pixel: the one beside the edge, where there is such."""
     height, width = images.shape[2:]
     across = functional.pad(images, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")

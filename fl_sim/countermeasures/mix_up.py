@@ -35,13 +35,13 @@ class MixUp(Augmentation):
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
         """Return the blended batch and targets."""
-        share = beta(self.alpha, rng)
+        share = draw_beta(self.alpha, rng)
         other = torch.randperm(len(images), generator=rng)
         mixed = share * images + (1 - share) * images[other]
         return mixed, share * targets + (1 - share) * targets[other]
 
 
-def beta(alpha: float, rng: torch.Generator) -> float:
+def draw_beta(alpha: float, rng: torch.Generator) -> float:
     """Draw from Beta(alpha, alpha); torch has none that takes a generator."""
     seed = int(torch.randint(2**62, (1,), generator=rng))
     return float(numpy_generator(seed, "beta").beta(alpha, alpha))

@@ -59,11 +59,11 @@ class OrthogonalProjection(Filter):
         if len(images) == 0:
             return images
         rows = as_pixels(images).flatten(1)
-        basis = torch.linalg.qr(self._weights(rows, labels, rng)).Q
+        basis = torch.linalg.qr(self._train_linear_model(rows, labels, rng)).Q
         left: Tensor = rows - rows @ basis @ basis.T
         return (left * 255).round().clamp(0, 255).to(torch.uint8).view_as(images)
 
-    def _weights(
+    def _train_linear_model(
         self, rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], rng: torch.Generator
     ) -> Float[Tensor, "d y"]:
         """Return the weights of a linear model."""

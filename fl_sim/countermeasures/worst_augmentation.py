@@ -65,29 +65,29 @@ class WorstAugmentation(WorstCase):
         rng: torch.Generator,
     ) -> Float[Tensor, "n c h w"]:
         """Return the hardest version of each image."""
-        drawn = torch.stack([self._drawn(images, rng) for _ in range(self.draws)])
+        drawn = torch.stack([self._augment(images, rng) for _ in range(self.draws)])
         if self.draws == 1:
             return drawn[0]
         losses = _losses(model, drawn.flatten(0, 1), targets.repeat(self.draws, 1), rng)
         hardest = losses.view(self.draws, len(images)).argmax(0)
         return drawn[hardest, torch.arange(len(images))]
 
-    def _drawn(
+    def _augment(
         self, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return one augmentation of each image."""
-        brighter = images + self.strength * _brightness(images, rng)
-        seen = torch.where(self._coins(images, rng), brighter.clamp(0, 1), images)
-        factor = 1 + self.strength * (CONTRAST * plasma(images, rng) - 1)
+        brighter = images + self.strength * _draw_brightness(images, rng)
+        seen = torch.where(self._draw_mask(images, rng), brighter.clamp(0, 1), images)
+        factor = 1 + self.strength * (CONTRAST * draw_plasma(images, rng) - 1)
         stretched = ((seen - 0.5) * factor + 0.5).clamp(0, 1)
-        seen = torch.where(self._coins(images, rng), stretched, seen)
+        seen = torch.where(self._draw_mask(images, rng), stretched, seen)
         shuffled = torch.rand(images.shape[:2], generator=rng).argsort(1)
         order = shuffled[:, :, None, None].expand_as(seen)
         coins = torch.rand(len(images), 1, 1, 1, generator=rng) < 0.5
         seen = torch.where(coins, seen.gather(1, order), seen)
         return draw_crop_flip(len(images), self.padding, True, rng)(seen)
 
-    def _coins(
+    def _draw_mask(
         self, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Bool[Tensor, "n 1 1 1"]:
         return torch.rand(len(images), 1, 1, 1, generator=rng) < self.probability
@@ -107,12 +107,14 @@ def _losses(
     return functional.cross_entropy(scores, targets, reduction="none")
 
 
-def _brightness(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+def _draw_brightness(
+    images: Float[Tensor, "n c h w"], rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
     """Return what is added to the images: plasmas from -1 to 1, times an intensity an image."""
-    return _uniform(*INTENSITY, len(images), rng) * (2 * plasma(images, rng) - 1)
+    return _draw_uniform(*INTENSITY, len(images), rng) * (2 * draw_plasma(images, rng) - 1)
 
 
-def plasma(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+def draw_plasma(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
     """Return a random fractal for each channel of each image, in [0, 1].
 
     A grid of 3 x 3 points is refined until it covers the image. Each new point is a mixture of
@@ -124,16 +126,16 @@ def plasma(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tens
     Rendering of Stochastic Models, with the mixture of Kornia's `diamond_square`.
     """
     count, channels, height, width = images.shape
-    roughness = _uniform(*ROUGHNESS, count, rng).expand(count, channels, 1, 1).flatten(0, 1)
-    grid = _coarse(count * channels, rng)
+    roughness = _draw_uniform(*ROUGHNESS, count, rng).expand(count, channels, 1, 1).flatten(0, 1)
+    grid = _draw_coarse_grid(count * channels, rng)
     share = torch.ones_like(roughness)
     while grid.shape[2] < max(height, width):
         share = share * roughness
-        grid = _finer(grid, share, rng)
+        grid = _refine(grid, share, rng)
     return grid[:, :, :height, :width].reshape(count, channels, height, width)
 
 
-def _coarse(count: int, rng: torch.Generator) -> Float[Tensor, "n 1 3 3"]:
+def _draw_coarse_grid(count: int, rng: torch.Generator) -> Float[Tensor, "n 1 3 3"]:
     corners = torch.rand(count, 1, 2, 2, generator=rng)
     centre = corners.mean((2, 3), keepdim=True)
     grid = torch.zeros(count, 1, 3, 3)
@@ -144,7 +146,7 @@ def _coarse(count: int, rng: torch.Generator) -> Float[Tensor, "n 1 3 3"]:
     return grid
 
 
-def _finer(
+def _refine(
     grid: Float[Tensor, "n 1 s s"], share: Float[Tensor, "n 1 1"], rng: torch.Generator
 ) -> Float[Tensor, "n 1 t t"]:
     """Return the grid with a new point in the middle of each square and of each of its sides."""
@@ -155,17 +157,21 @@ def _finer(
     finer[:, :, ::2, ::2] = grid
     middles = functional.avg_pool2d(grid, 2, stride=1)
     finer[:, :, 1::2, 1::2] = (1 - share) * middles + drawn[:, :, 1::2, 1::2]
-    beside = (1 - share) * _neighbours(finer) / _neighbours(torch.ones(1, 1, side, side)) + drawn
+    beside = (1 - share) * _sum_neighbours(finer) / _sum_neighbours(
+        torch.ones(1, 1, side, side)
+    ) + drawn
     rows = torch.arange(side)
     return torch.where((rows[:, None] + rows) % 2 == 1, beside, finer)
 
 
-def _neighbours(grid: Float[Tensor, "n 1 s s"]) -> Float[Tensor, "n 1 s s"]:
+def _sum_neighbours(grid: Float[Tensor, "n 1 s s"]) -> Float[Tensor, "n 1 s s"]:
     """Return the sum over the points above, below, left and right, where there are such."""
     padded = functional.pad(grid, (1, 1, 1, 1))
     vertical = padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
     return vertical + padded[:, :, 1:-1, :-2] + padded[:, :, 1:-1, 2:]
 
 
-def _uniform(low: float, high: float, count: int, rng: torch.Generator) -> Float[Tensor, "n 1 1 1"]:
+def _draw_uniform(
+    low: float, high: float, count: int, rng: torch.Generator
+) -> Float[Tensor, "n 1 1 1"]:
     return low + (high - low) * torch.rand(count, 1, 1, 1, generator=rng)

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from fl_sim.contracts import Metric, RoundRecord, Row
 from fl_sim.contracts.validity import DIVERGED, UNTESTED
-from fl_sim.metrics._shared.groups import group_of
+from fl_sim.metrics._shared.groups import assign_group
 from fl_sim.metrics._shared.intervals import clopper_pearson
 
 
-def class_mixes(record: RoundRecord) -> Float[Tensor, "k y"]:
+def class_shares(record: RoundRecord) -> Float[Tensor, "k y"]:
     """Return each client's shares of the classes; a client without records gets zeros."""
     counts = record.class_counts.double()
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -40,7 +40,9 @@ def class_accuracies(
     return accuracies if bool(torch.isfinite(logits).all()) else accuracies * torch.nan
 
 
-def accuracy_on(by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]) -> Float[Tensor, "*k"]:
+def reweight_accuracy(
+    by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]
+) -> Float[Tensor, "*k"]:
     """Return the mean accuracy over a mix of classes.
 
     NaN where the accuracy on any class of the mix is not defined: whatever stood in its place
@@ -59,12 +61,12 @@ def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
     clients are not measured on a handful of images. NaN for a client that holds nothing, or a
     class of which there is no test image, and for all where the model diverged.
     """
-    return accuracy_on(
-        class_accuracies(record.test_logits, record.test_labels), class_mixes(record)
+    return reweight_accuracy(
+        class_accuracies(record.test_logits, record.test_labels), class_shares(record)
     )
 
 
-def why_undefined(record: RoundRecord, client: int) -> str:
+def explain_undefined(record: RoundRecord, client: int) -> str:
     """Return why a client's accuracy on its own mix of classes is not defined."""
     held = record.class_counts[client] > 0
     if not bool(held.any()):
@@ -86,7 +88,7 @@ def client_groups(record: RoundRecord) -> list[str]:
     `protected` above three quarters of its records, `clean` below one quarter, `mixed` between.
     """
     shares = protected_shares(record).tolist()
-    return [group_of(share, client in record.attackers) for client, share in enumerate(shares)]
+    return [assign_group(share, client in record.attackers) for client, share in enumerate(shares)]
 
 
 @final
@@ -115,17 +117,17 @@ class Accuracy(Metric):
 
     def _personal(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the accuracy of clients' own models, each on its own mix of classes."""
-        mixes = class_mixes(record)
+        mixes = class_shares(record)
         for client, by_class in sorted(record.personal.items()):
-            value = float(accuracy_on(by_class, mixes[client]))
-            note = "" if value == value else why_undefined(record, client)
+            value = float(reweight_accuracy(by_class, mixes[client]))
+            note = "" if value == value else explain_undefined(record, client)
             yield Row(record.round, "personal_accuracy", value, client, valid=not note, note=note)
 
     def _by_client(self, record: RoundRecord) -> Iterator[Row]:
         """Yield each client's accuracy, flagged where it is not defined."""
         groups = client_groups(record)
         for client, value in enumerate(client_accuracies(record).tolist()):
-            note = "" if value == value else why_undefined(record, client)
+            note = "" if value == value else explain_undefined(record, client)
             yield Row(
                 record.round,
                 "client_accuracy",

@@ -11,13 +11,13 @@ from fl_sim.contracts import Metric, RoundRecord, Row
 from fl_sim.metrics._shared.intervals import clopper_pearson
 
 
-def target_rate(
+def count_target_predictions(
     logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"], target: int
 ) -> tuple[int, int]:
     """Return how many images of other classes end in the target class, and how many there are.
 
     >>> import torch
-    >>> target_rate(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
+    >>> count_target_predictions(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
     (1, 2)
     """
     others = labels != target
@@ -45,9 +45,9 @@ class BackdoorSuccess(Metric):
 
 
 def _rate(record: RoundRecord, name: str, logits: Float[Tensor, "t y"], target: int) -> Row:
-    hits, count = target_rate(logits, record.test_labels, target)
+    num_in_target, count = count_target_predictions(logits, record.test_labels, target)
     if not count:
         note = "every test image is of the target class"
         return Row(record.round, name, float("nan"), valid=False, note=note)
-    low, high = clopper_pearson(hits, count)
-    return Row(record.round, name, hits / count, low=low, high=high)
+    low, high = clopper_pearson(num_in_target, count)
+    return Row(record.round, name, num_in_target / count, low=low, high=high)

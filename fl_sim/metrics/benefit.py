@@ -15,7 +15,9 @@ from fl_sim.metrics.contribution import correlation_row
 from fl_sim.metrics.fairness import spread
 
 
-def benefits(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+def collaboration_gains(
+    together: Float[Tensor, " k"], alone: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
     """Return each client's accuracy under the federation's model minus that of its own.
 
     NaN where either of them is.
@@ -28,7 +30,7 @@ def mean_gain(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
 
     Source: CYCle, https://arxiv.org/abs/2501.12344.
     """
-    return mean(benefits(together, alone))
+    return mean(collaboration_gains(together, alone))
 
 
 def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
@@ -36,16 +38,16 @@ def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> fl
 
     Source: CYCle, https://arxiv.org/abs/2501.12344.
     """
-    return spread(benefits(together, alone))
+    return spread(collaboration_gains(together, alone))
 
 
-def worse_off(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
+def worse_off_share(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
     """Return the share of clients that would do better alone, 0 to 1.
 
     Source: Yu et al. (2020), Salvaging federated learning by local adaptation,
     https://arxiv.org/abs/2002.04758.
     """
-    return mean((select_defined(benefits(together, alone)) < 0).double())
+    return mean((select_defined(collaboration_gains(together, alone)) < 0).double())
 
 
 def benefit_rows(
@@ -59,14 +61,14 @@ def benefit_rows(
     `fairness_collaboration_alone` is the correlation of the two: whether those who would do
     well alone do well together.
     """
-    gains = benefits(together, alone)
+    gains = collaboration_gains(together, alone)
     for name, values in (("alone_accuracy", alone), ("client_benefit", gains)):
         for client, value in zip(clients, values.tolist(), strict=True):
             yield mark_undefined(Row(round_num, name, value, client))
     rows = [
         Row(round_num, "fairness_benefit_mean", mean_gain(together, alone)),
         Row(round_num, "fairness_benefit_spread", gain_spread(together, alone)),
-        Row(round_num, "fairness_worse_off", worse_off(together, alone)),
+        Row(round_num, "fairness_worse_off", worse_off_share(together, alone)),
         correlation_row(round_num, "alone", alone, together),
     ]
     yield from map(mark_undefined, note_left_out(rows, gains.isnan(), "clients"))

@@ -18,7 +18,7 @@ from torch import Tensor
 from fl_sim.contracts import Row
 from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.sums import chunks, weighted_sum
-from fl_sim.metrics._shared.defined import both_defined, note_left_out
+from fl_sim.metrics._shared.defined import note_left_out, select_pairs
 
 Utility = Callable[[Float[Tensor, " p"]], float]
 Worth = Callable[[frozenset[int]], float]
@@ -45,9 +45,9 @@ def leave_one_out(
 
     Source: Cook (1977), https://doi.org/10.2307/1268249, of clients instead of observations.
     """
-    everybody = frozenset(range(len(updates)))
-    whole = utility(coalition_step(updates, weights, everybody))
-    rest = [utility(coalition_step(updates, weights, everybody - {i})) for i in everybody]
+    all_clients = frozenset(range(len(updates)))
+    whole = utility(coalition_step(updates, weights, all_clients))
+    rest = [utility(coalition_step(updates, weights, all_clients - {i})) for i in all_clients]
     return whole - torch.tensor(rest, dtype=torch.float64)
 
 
@@ -67,8 +67,8 @@ def gtg_shapley(
     is worth less than `truncation` gives everybody 0. Otherwise clients join in random orders, n
     orders a cycle, in which each client comes first once; a client gets what the worth grows by
     when it joins. An order ends once the worth is within `truncation` of that of all: who joins
-    later gets nothing. Cycles go on until the estimates settle (`_settled`), at most `max_cycles`
-    of them. Coalitions are evaluated once.
+    later gets nothing. Cycles go on until the estimates settle (`_has_converged`), at most
+    `max_cycles` of them. Coalitions are evaluated once.
 
     The values add up to what the whole step is worth; estimates, to within `truncation`.
 
@@ -105,15 +105,15 @@ def exact_shapley(count: int, worth: Worth) -> Float[Tensor, " n"]:
     >>> exact_shapley(2, lambda members: float(len(members) == 2)).tolist()
     [0.5, 0.5]
     """
-    everybody = range(count)
+    all_clients = range(count)
     worths = {
         members: worth(members)
         for size in range(count + 1)
-        for members in map(frozenset, combinations(everybody, size))
+        for members in map(frozenset, combinations(all_clients, size))
     }
-    gains: list[list[float]] = [[] for _ in everybody]
+    gains: list[list[float]] = [[] for _ in all_clients]
     for members, value in worths.items():
-        for joining in everybody:
+        for joining in all_clients:
             if joining not in members:
                 chance = 1 / (count * math.comb(count - 1, len(members)))
                 gains[joining].append(chance * (worths[members | {joining}] - value))
@@ -134,14 +134,14 @@ def _sampled_shapley(
     for cycle in range(max_cycles):
         for first in range(count):
             order = [i for i in torch.randperm(count, generator=rng).tolist() if i != first]
-            total += _marginal_worths([first, *order], worth, whole, nothing, truncation)
+            total += _marginal_contributions([first, *order], worth, whole, nothing, truncation)
         history.append(total / (count * (cycle + 1)))
         if _has_converged(history):
             break
     return history[-1]
 
 
-def _marginal_worths(
+def _marginal_contributions(
     order: list[int],
     worth: Worth,
     whole: float,
@@ -206,7 +206,7 @@ def collaborative_fairness(
 
     Source: Lyu et al. (2020), CFFL, definition 1, https://arxiv.org/abs/2008.12161.
     """
-    given, got = both_defined(contributions.double(), rewards.double())
+    given, got = select_pairs(contributions.double(), rewards.double())
     x, y = given - given.mean(), got - got.mean()
     scale = x.norm() * y.norm()
     return float((x @ y / scale).clamp(-1, 1)) if _varies(x) and _varies(y) else float("nan")
@@ -232,7 +232,7 @@ def correlation_row(
     """Return the correlation of what clients give and get, flagged where there is none."""
     value = collaborative_fairness(given, got)
     there = value == value
-    few = len(both_defined(given, got)[0]) < 2
+    few = len(select_pairs(given, got)[0]) < 2
     note = "fewer than two clients to compare" if few else "all give alike, or all get alike"
     note = "" if there else note
     return Row(round_num, f"fairness_collaboration_{name}", value, valid=there, note=note)

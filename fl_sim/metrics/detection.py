@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 
 from fl_sim.contracts import Metric, RoundRecord, Row
-from fl_sim.metrics._shared.groups import CLEAN, PROTECTED, group_of
+from fl_sim.metrics._shared.groups import CLEAN, PROTECTED, assign_group
 from fl_sim.metrics._shared.intervals import auc_with_interval
 
 
@@ -35,7 +35,7 @@ class Detection(Metric):
         """Yield an area a sign, invalid where no client protects, or all do."""
         held = record.class_counts.sum(1)
         share = (record.protected_counts / held.clamp(min=1)).tolist()
-        groups = [group_of(own, i in record.attackers) for i, own in enumerate(share)]
+        groups = [assign_group(own, i in record.attackers) for i, own in enumerate(share)]
         owners = [groups[update.client] for update in record.updates]
         signs = {
             "train_loss": [-u.metrics.get("train_loss", math.nan) for u in record.updates],

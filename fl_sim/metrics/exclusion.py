@@ -61,10 +61,10 @@ class Exclusion(Metric):
             for client, number in zip(clients, numbers.tolist(), strict=True):
                 yield Row(record.round, name, number, client, groups[client])
         shares = decision.shares.tolist()
-        yield from _weights(record.round, shares, clients, groups)
+        yield from _share_rows(record.round, shares, clients, groups)
         left_out = {c for c, share in zip(clients, shares, strict=True) if share == 0}
-        yield from _numbers(record.round, left_out, record.attackers & set(clients))
-        yield from _rates(record.round, left_out, clients, groups)
+        yield from _precision_recall_rows(record.round, left_out, record.attackers & set(clients))
+        yield from _rate_rows(record.round, left_out, clients, groups)
 
 
 def _groups(record: RoundRecord) -> list[str]:
@@ -73,7 +73,7 @@ def _groups(record: RoundRecord) -> list[str]:
     return ["attacker" if c in record.attackers else group for c, group in enumerate(groups)]
 
 
-def _numbers(round_: int, left_out: Set[int], attackers: Set[int]) -> Iterator[Row]:
+def _precision_recall_rows(round_: int, left_out: Set[int], attackers: Set[int]) -> Iterator[Row]:
     note = "" if left_out else "nobody was left out"
     value = precision(left_out, attackers)
     yield Row(round_, "exclusion_precision", value, valid=not note, note=note)
@@ -82,7 +82,7 @@ def _numbers(round_: int, left_out: Set[int], attackers: Set[int]) -> Iterator[R
     yield Row(round_, "exclusion_recall", value, valid=not note, note=note)
 
 
-def _weights(
+def _share_rows(
     round_: int, shares: list[float], clients: list[int], groups: list[str]
 ) -> Iterator[Row]:
     """Yield how a group's mean share compares with that of all: 1 where it counts as others do."""
@@ -96,7 +96,9 @@ def _weights(
         yield Row(round_, "group_share", value, group=group, valid=not note, note=note)
 
 
-def _rates(round_: int, left_out: Set[int], clients: list[int], groups: list[str]) -> Iterator[Row]:
+def _rate_rows(
+    round_: int, left_out: Set[int], clients: list[int], groups: list[str]
+) -> Iterator[Row]:
     """Yield the share of each group, and of all, that was left out."""
     members: dict[str, list[int]] = {"all": clients}
     for client in clients:

@@ -29,7 +29,7 @@ def attack_accuracy(
 
 
 def feature_distance(
-    found: Float[Tensor, "m d"],
+    reconstructed: Float[Tensor, "m d"],
     labels: Int64[Tensor, " m"],
     real: Float[Tensor, "n d"],
     real_labels: Int64[Tensor, " n"],
@@ -45,14 +45,14 @@ def feature_distance(
     for label in labels.unique():
         same = real[real_labels == label].double()
         if len(same):
-            own = torch.cdist(found[labels == label].double(), same)
+            own = torch.cdist(reconstructed[labels == label].double(), same)
             nearest.append(own.square().amin(1))
     return mean(torch.cat(nearest))
 
 
 def knowledge_extraction(
     student: nn.Module,
-    found: Float[Tensor, "m c h w"],
+    reconstructed: Float[Tensor, "m c h w"],
     labels: Int64[Tensor, " m"],
     accuracy: Callable[[nn.Module], float],
     seed: int,
@@ -73,12 +73,12 @@ def knowledge_extraction(
     """
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     rng = generator(seed, "student")
-    least = min_batch_size(student, found)
+    least = min_batch_size(student, reconstructed)
     student.train()
     for _ in range(epochs):
-        for rows in split_batches(torch.randperm(len(found), generator=rng), 32, least):
+        for rows in split_batches(torch.randperm(len(reconstructed), generator=rng), 32, least):
             optimiser.zero_grad()
-            functional.cross_entropy(student(found[rows]), labels[rows]).backward()
+            functional.cross_entropy(student(reconstructed[rows]), labels[rows]).backward()
             optimiser.step()
     student.eval()
     return accuracy(student)

@@ -162,8 +162,8 @@ class Fairness(Metric):
         """Yield the statistics of the clients' accuracies, and the gaps between groups."""
         holders = record.class_counts.sum(1).nonzero().squeeze(1)
         accuracies = client_accuracies(record)[holders]
-        everybody = client_groups(record)
-        groups = [everybody[client] for client in holders.tolist()]
+        all_groups = client_groups(record)
+        groups = [all_groups[client] for client in holders.tolist()]
         yield from self._statistics(record, accuracies, "all")
         honest = torch.tensor([group != ATTACKER for group in groups], dtype=torch.bool)
         if bool(honest.any()) and not bool(honest.all()):

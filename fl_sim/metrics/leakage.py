@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.attacks.gradient_norm import head_gradient_norm
-from fl_sim.attacks.label_only import label_only
+from fl_sim.attacks.label_only import label_only_scores
 from fl_sim.contracts import Metric, RoundRecord, Row
 from fl_sim.contracts.attacks import margin_of
 from fl_sim.metrics._shared.pools import (
-    Rate,
+    Estimate,
     Records,
-    area_of,
-    shift_area,
-    tail_rate,
+    attack_auc,
+    estimate_tail_tnr,
+    shift_auc,
     true_positive_rates,
 )
 from fl_sim.metrics._shared.roc import MAX_FPRS, auc, balanced_accuracy, tail_tnr, tpr_at_fpr
@@ -53,13 +53,13 @@ def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, 
     return margin_of(logits, labels)
 
 
-def label_score(record: RoundRecord, kept: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
+def label_score(record: RoundRecord, mask: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
     """Score the kept records by client and label alone: how many of their kind are members.
 
-    See `label_only`: the gate of every attack.
+    See `label_only_scores`: the gate of every attack.
     """
-    clients, labels = record.pool_clients[kept], record.pool_labels[kept]
-    return label_only(clients, labels, record.members[kept]).float()
+    clients, labels = record.pool_clients[mask], record.pool_labels[mask]
+    return label_only_scores(clients, labels, record.members[mask]).float()
 
 
 @final
@@ -83,16 +83,16 @@ class Leakage(Metric):
         if record.pool_features is not None:
             norms = head_gradient_norm(record.pool_logits, record.pool_labels, record.pool_features)
             scores["gradient_norm"] = -norms.float()
-        pool = records_of(record)
-        for group, kept in pool.groups().items():
+        pool = pool_records(record)
+        for group, mask in pool.groups().items():
             for name, score in scores.items():
-                yield from self._attack(record, pool, f"mia_{name}", score, kept, group)
-            yield from self._gaps(record, pool, kept, group)
+                yield from self._attack(record, pool, f"mia_{name}", score, mask, group)
+            yield from self._gaps(record, pool, mask, group)
         for client in range(record.num_clients):
-            area = area_of(scores["margin"], pool, pool.clients == client)
+            area = attack_auc(scores["margin"], pool, pool.clients == client)
             yield _row(record, "mia_margin_auc", area, "all", client)
         noisy, clean = pool.protected & ~pool.members, ~(pool.protected | pool.members)
-        yield _row(record, "mia_shift_auc", shift_area(scores["margin"], noisy, clean))
+        yield _row(record, "mia_shift_auc", shift_auc(scores["margin"], noisy, clean))
 
     def _attack(
         self,
@@ -100,44 +100,44 @@ class Leakage(Metric):
         pool: Records,
         attack: str,
         score: Float[Tensor, " n"],
-        kept: Bool[Tensor, " n"],
+        mask: Bool[Tensor, " n"],
         group: str,
     ) -> Iterator[Row]:
-        area = area_of(score, pool, kept)
+        area = attack_auc(score, pool, mask)
         yield _row(record, f"{attack}_auc", area, group)
-        inside, outside = score[kept & pool.members], score[kept & ~pool.members]
-        best = Rate(balanced_accuracy(inside, outside), valid=area.valid, note=area.note)
+        inside, outside = score[mask & pool.members], score[mask & ~pool.members]
+        best = Estimate(balanced_accuracy(inside, outside), valid=area.valid, note=area.note)
         yield _row(record, f"{attack}_balanced_accuracy", best, group)
         for metric, rate in true_positive_rates(inside, outside, area):
             yield _row(record, f"{attack}_{metric}", rate, group)
 
     def _gaps(
-        self, record: RoundRecord, pool: Records, kept: Bool[Tensor, " n"], group: str
+        self, record: RoundRecord, pool: Records, mask: Bool[Tensor, " n"], group: str
     ) -> Iterator[Row]:
         """Yield what members have over outsiders: in accuracy, halved, in loss, and in its tail."""
-        inside, outside = kept & pool.members, kept & ~pool.members
+        inside, outside = mask & pool.members, mask & ~pool.members
         if not (inside.any() and outside.any()):
             return
         right = (record.pool_logits.argmax(1) == record.pool_labels).double()
         low_loss = loss_score(record.pool_logits, record.pool_labels).double()
-        area = area_of(low_loss, pool, kept)
-        tail = tail_rate(low_loss[inside], low_loss[outside], area)
+        area = attack_auc(low_loss, pool, mask)
+        tail = estimate_tail_tnr(low_loss[inside], low_loss[outside], area)
         gaps = {
             "mia_gap_advantage": float(right[inside].mean() - right[outside].mean()) / 2,
             "mia_loss_gap": float(low_loss[inside].mean() - low_loss[outside].mean()),
         }
         for metric, gap in gaps.items():
-            yield _row(record, metric, Rate(gap, valid=area.valid, note=area.note), group)
+            yield _row(record, metric, Estimate(gap, valid=area.valid, note=area.note), group)
         yield _row(record, "mia_tail_tnr", tail, group)
 
 
-def records_of(record: RoundRecord) -> Records:
+def pool_records(record: RoundRecord) -> Records:
     """Return who the records of the pool are."""
     return Records(record.pool_clients, record.pool_labels, record.protected, record.members)
 
 
 def _row(
-    record: RoundRecord, metric: str, found: Rate, group: str = "all", client: int = -1
+    record: RoundRecord, metric: str, found: Estimate, group: str = "all", client: int = -1
 ) -> Row:
     value, low, high, valid, note = found
     return Row(record.round, metric, value, client, group, low, high, valid, note)

@@ -10,10 +10,10 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from fl_sim.contracts import Metric, RoundRecord, Row
-from fl_sim.metrics._shared.defined import both_defined
+from fl_sim.metrics._shared.defined import select_pairs
 from fl_sim.metrics._shared.groups import gap_rows, mean_rows
 from fl_sim.metrics._shared.intervals import auc_with_interval
-from fl_sim.metrics._shared.pools import FEWEST
+from fl_sim.metrics._shared.pools import MIN_RECORDS
 from fl_sim.metrics.accuracy import client_groups
 from fl_sim.metrics.fairness import statistics
 from fl_sim.metrics.leakage import margin_score
@@ -21,7 +21,7 @@ from fl_sim.metrics.leakage import margin_score
 HALF_WIDTH = float(ndtri(0.975))  # of a 95 % interval, in standard errors
 
 
-def client_areas(
+def client_aucs(
     record: RoundRecord,
 ) -> tuple[Int64[Tensor, " a"], Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return who can be audited, the AUC of the margin attack on each, and its standard error.
@@ -35,15 +35,15 @@ def client_areas(
     clients, areas, errors = [], [], []
     for client, own in enumerate(order.split(sizes)):
         inside = record.members[own]
-        if min(int(inside.sum()), int((~inside).sum())) < FEWEST:
+        if min(int(inside.sum()), int((~inside).sum())) < MIN_RECORDS:
             continue
         area, low, high = auc_with_interval(score[own[inside]], score[own[~inside]])
         clients.append(client)
         areas.append(area)
         errors.append(max(area - low, high - area) / HALF_WIDTH)  # bounds are cut at 0 and 1
     double = torch.float64
-    who = torch.tensor(clients, dtype=torch.int64)
-    return who, torch.tensor(areas, dtype=double), torch.tensor(errors, dtype=double)
+    client_ids = torch.tensor(clients, dtype=torch.int64)
+    return client_ids, torch.tensor(areas, dtype=double), torch.tensor(errors, dtype=double)
 
 
 def excess_spread(values: Float[Tensor, " k"], errors: Float[Tensor, " k"]) -> float:
@@ -56,7 +56,7 @@ def excess_spread(values: Float[Tensor, " k"], errors: Float[Tensor, " k"]) -> f
     Source: Hedges and Olkin (1985), Statistical Methods for Meta-Analysis, chapter 9: the
     method of moments. Clients that leak alike give about 0, one client 0, and none NaN.
     """
-    kept, errors = both_defined(values, errors)
+    kept, errors = select_pairs(values, errors)
     if len(kept) < 2:
         return 0.0 if len(kept) else float("nan")
     between = kept.double().var(correction=1) - errors.double().square().mean()
@@ -77,9 +77,9 @@ class LeakageFairness(Metric):
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
         """Yield the statistics over clients, and the gaps between groups."""
-        clients, areas, errors = client_areas(record)
+        clients, areas, errors = client_aucs(record)
         if len(clients) == 0:
-            note = f"no client has {FEWEST} members and {FEWEST} outsiders in the pool"
+            note = f"no client has {MIN_RECORDS} members and {MIN_RECORDS} outsiders in the pool"
             yield Row(record.round, "fairness_leakage_mean", float("nan"), valid=False, note=note)
             return
         numbers = statistics(areas, lowest_is_worst=False)
@@ -88,7 +88,7 @@ class LeakageFairness(Metric):
         note = f"{out} of {record.num_clients} clients left out: too small a pool" if out else ""
         for name, value in numbers.items():
             yield Row(record.round, f"fairness_leakage_{name}", value, note=note)
-        everybody = client_groups(record)
-        groups = [everybody[client] for client in clients.tolist()]
+        all_groups = client_groups(record)
+        groups = [all_groups[client] for client in clients.tolist()]
         yield from mean_rows(record.round, "fairness_leakage_mean", areas, groups)
         yield from gap_rows(record.round, "fairness_leakage", areas, groups)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fl_sim.metrics._shared.intervals import clopper_pearson
 from fl_sim.metrics._shared.pools import (
-    FEWEST,
-    Rate,
+    MIN_RECORDS,
+    Estimate,
     Records,
-    area_of,
-    shift_area,
-    tail_rate,
+    attack_auc,
+    estimate_tail_tnr,
+    shift_auc,
     true_positive_rates,
 )
 
@@ -23,12 +23,12 @@ __all__ = [
     "Finding",
     "Records",
     "assess",
-    "dispersion",
+    "assess_dispersion",
+    "assess_shift",
     "epsilon_lower_bound",
-    "mark_undefined",
+    "mark_finding",
     "ppv",
-    "ranks",
-    "shift_control",
+    "rank_records",
 ]
 
 PRIORS = (0.01, 0.1, 0.5)
@@ -69,7 +69,7 @@ class Finding(NamedTuple):
     note: str = ""
 
 
-def mark_undefined(finding: Finding) -> Finding:
+def mark_finding(finding: Finding) -> Finding:
     """Return the finding, invalid where its number is NaN; a reason that it gives is kept."""
     if not math.isnan(finding.value):
         return finding
@@ -80,7 +80,7 @@ def mark_undefined(finding: Finding) -> Finding:
 def assess(
     scores: Float[Tensor, " n"],
     records: Records,
-    about: Finding,
+    template: Finding,
     thresholds: dict[float, float] | None = None,
 ) -> Iterator[Finding]:
     """Yield AUC, hit rates and what follows from them, by group; and the AUC by client.
@@ -97,61 +97,61 @@ def assess(
             other models. With them come the rates that they meet here, the chance that an accused
             record is a member, and a lower bound of epsilon.
     """
-    told = ~scores.isnan()
+    scored = ~scores.isnan()
     for group, own in records.groups().items():
-        found = about._replace(group=group)
-        out = own & ~told
-        numbers = _of_group(scores, records, own & told, found, thresholds or {})
-        yield from (_without(number, int(out.sum()), int(own.sum())) for number in numbers)
+        found = template._replace(group=group)
+        out = own & ~scored
+        numbers = _assess_group(scores, records, own & scored, found, thresholds or {})
+        yield from (_note_left_out(number, int(out.sum()), int(own.sum())) for number in numbers)
     for client in records.clients.unique().tolist():
         own = records.clients == client
-        area = _auc_finding(scores, records, own & told, about._replace(client=client))
-        yield _without(area, int((own & ~told).sum()), int(own.sum()))
+        area = _assess_auc(scores, records, own & scored, template._replace(client=client))
+        yield _note_left_out(area, int((own & ~scored).sum()), int(own.sum()))
 
 
-def _without(finding: Finding, out: int, count: int) -> Finding:
+def _note_left_out(finding: Finding, out: int, count: int) -> Finding:
     """Return the finding, saying how many of its records were left out."""
     note = f"{out} of {count} records left out, which the attack cannot tell" if out else ""
-    return mark_undefined(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
+    return mark_finding(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
 
 
-def _of_group(
+def _assess_group(
     scores: Float[Tensor, " n"],
     records: Records,
-    kept: Bool[Tensor, " n"],
-    about: Finding,
+    mask: Bool[Tensor, " n"],
+    template: Finding,
     thresholds: dict[float, float],
 ) -> Iterator[Finding]:
-    area = _auc_finding(scores, records, kept, about)
+    area = _assess_auc(scores, records, mask, template)
     yield area
-    inside, outside = scores[kept & records.members], scores[kept & ~records.members]
+    inside, outside = scores[mask & records.members], scores[mask & ~records.members]
     if len(inside) == 0 or len(outside) == 0:
         return
-    pool = Rate(area.value, valid=area.valid, note=area.note)
+    pool = Estimate(area.value, valid=area.valid, note=area.note)
     for metric, rate in true_positive_rates(inside, outside, pool):
-        yield _filled(area, metric, rate)
-    yield _filled(area, "tail_tnr", tail_rate(inside, outside, pool))
+        yield _fill(area, metric, rate)
+    yield _fill(area, "tail_tnr", estimate_tail_tnr(inside, outside, pool))
     for nominal, threshold in thresholds.items():
-        yield from _at_threshold(inside, outside, area, nominal, threshold)
+        yield from _assess_threshold(inside, outside, area, nominal, threshold)
 
 
-def _filled(about: Finding, metric: str, found: Rate) -> Finding:
+def _fill(template: Finding, metric: str, found: Estimate) -> Finding:
     value, low, high, valid, note = found
-    return about._replace(metric=metric, value=value, low=low, high=high, valid=valid, note=note)
+    return template._replace(metric=metric, value=value, low=low, high=high, valid=valid, note=note)
 
 
-def _auc_finding(
-    scores: Float[Tensor, " n"], records: Records, kept: Bool[Tensor, " n"], about: Finding
+def _assess_auc(
+    scores: Float[Tensor, " n"], records: Records, mask: Bool[Tensor, " n"], template: Finding
 ) -> Finding:
     """Return the AUC, marked as shift where labels alone can tell."""
-    about = about._replace(
-        num_members=int((kept & records.members).sum()),
-        num_outsiders=int((kept & ~records.members).sum()),
+    template = template._replace(
+        num_members=int((mask & records.members).sum()),
+        num_outsiders=int((mask & ~records.members).sum()),
     )
-    return _filled(about, "auc", area_of(scores, records, kept))
+    return _fill(template, "auc", attack_auc(scores, records, mask))
 
 
-def _at_threshold(
+def _assess_threshold(
     inside: Float[Tensor, " m"],
     outside: Float[Tensor, " o"],
     area: Finding,
@@ -159,17 +159,23 @@ def _at_threshold(
     threshold: float,
 ) -> Iterator[Finding]:
     """Yield what a threshold that was fixed on other models meets here."""
-    hits, alarms = int((inside > threshold).sum()), int((outside > threshold).sum())
-    about = area._replace(low=NAN, high=NAN)
-    for name, count, total in (("tpr", hits, len(inside)), ("fpr", alarms, len(outside))):
+    true_positives, false_positives = (
+        int((inside > threshold).sum()),
+        int((outside > threshold).sum()),
+    )
+    template = area._replace(low=NAN, high=NAN)
+    for name, count, total in (
+        ("tpr", true_positives, len(inside)),
+        ("fpr", false_positives, len(outside)),
+    ):
         low, high = clopper_pearson(count, total)
         metric = f"{name}_at_fixed_{rate:g}"
-        yield about._replace(metric=metric, value=count / total, low=low, high=high)
+        yield template._replace(metric=metric, value=count / total, low=low, high=high)
     for prior in PRIORS:
-        value = ppv(hits / len(inside), alarms / len(outside), prior)
-        yield about._replace(metric=f"ppv_at_fixed_{rate:g}_prior_{prior:g}", value=value)
-    bound = epsilon_lower_bound(hits, len(inside), alarms, len(outside))
-    yield about._replace(metric=f"epsilon_at_fixed_{rate:g}", value=bound, low=bound)
+        value = ppv(true_positives / len(inside), false_positives / len(outside), prior)
+        yield template._replace(metric=f"ppv_at_fixed_{rate:g}_prior_{prior:g}", value=value)
+    bound = epsilon_lower_bound(true_positives, len(inside), false_positives, len(outside))
+    yield template._replace(metric=f"epsilon_at_fixed_{rate:g}", value=bound, low=bound)
 
 
 def ppv(tpr: float, fpr: float, prior: float) -> float:
@@ -185,7 +191,12 @@ def ppv(tpr: float, fpr: float, prior: float) -> float:
 
 
 def epsilon_lower_bound(
-    hits: int, members: int, alarms: int, outsiders: int, confidence: float = 0.95, delta: float = 0
+    true_positives: int,
+    num_members: int,
+    false_positives: int,
+    num_nonmembers: int,
+    confidence: float = 0.95,
+    delta: float = 0,
 ) -> float:
     """Return what epsilon is at least, with the given confidence; at least 0.
 
@@ -199,12 +210,12 @@ def epsilon_lower_bound(
     >>> round(epsilon_lower_bound(50, 500, 5, 500), 7)
     1.1759476
     """
-    tpr, _ = clopper_pearson(hits, members, confidence)
-    _, fpr = clopper_pearson(alarms, outsiders, confidence)
+    tpr, _ = clopper_pearson(true_positives, num_members, confidence)
+    _, fpr = clopper_pearson(false_positives, num_nonmembers, confidence)
     return max(0.0, math.log((tpr - delta) / fpr)) if tpr > delta else 0.0
 
 
-def ranks(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+def rank_records(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return the share of outsiders that score below each record: from 0, safe, to 1, exposed.
 
     Rankings are stable over seeds where sets of vulnerable records are not. NaN stays NaN, and
@@ -215,13 +226,13 @@ def ranks(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Ten
     return rank.masked_fill(scores.isnan(), NAN)
 
 
-def dispersion(by_client: list[Finding], about: Finding) -> Iterator[Finding]:
+def assess_dispersion(by_client: list[Finding], template: Finding) -> Iterator[Finding]:
     """Yield how unevenly leakage falls on clients: range and deviation of their AUC.
 
     Over clients with two members and two outsiders or more. Small pools alone spread the AUC:
     `low` of the deviation is what chance would give.
     """
-    there = [own for own in by_client if min(own.num_members, own.num_outsiders) >= FEWEST]
+    there = [own for own in by_client if min(own.num_members, own.num_outsiders) >= MIN_RECORDS]
     if len(there) < 2:
         return
     areas = torch.tensor([own.value for own in there], dtype=torch.float64)
@@ -230,33 +241,33 @@ def dispersion(by_client: list[Finding], about: Finding) -> Iterator[Finding]:
         for own in there
     ]
     expected = math.sqrt(sum(chance) / len(chance))
-    about = about._replace(client=-1, group="clients")
-    yield about._replace(metric="client_auc_range", value=float(areas.max() - areas.min()))
+    template = template._replace(client=-1, group="clients")
+    yield template._replace(metric="client_auc_range", value=float(areas.max() - areas.min()))
     deviation = float(areas.std())
-    yield about._replace(metric="client_auc_deviation", value=deviation, low=expected)
+    yield template._replace(metric="client_auc_deviation", value=deviation, low=expected)
 
 
-def shift_control(
-    scores: Float[Tensor, " n"], records: Records, about: Finding
+def assess_shift(
+    scores: Float[Tensor, " n"], records: Records, template: Finding
 ) -> Iterator[Finding]:
     """Yield the two-by-two of protected and clean, members and outsiders, as AUCs.
 
     `shift_only` tells protected from clean outsiders, where nobody is a member; `naive` tells
     protected members from clean outsiders, as a comparison without care would.
     """
-    told = ~scores.isnan()
-    outside = told & ~records.members
+    scored = ~scores.isnan()
+    outside = scored & ~records.members
     clean = outside & ~records.protected
     pairs = {
         "shift_only": outside & records.protected,
-        "naive_protected": told & records.members & records.protected,
+        "naive_protected": scored & records.members & records.protected,
     }
     for name, first in pairs.items():
-        found = shift_area(scores, first, clean)
+        found = shift_auc(scores, first, clean)
         if name != "shift_only" and found.valid:
             found = found._replace(valid=False, note="mixes noise with membership")
-        yield _filled(
-            about._replace(
+        yield _fill(
+            template._replace(
                 view="nobody",
                 pool="clean outsiders",
                 num_members=int(first.sum()),

@@ -44,10 +44,10 @@ def ssim(
     side = min(WINDOW, *images.shape[2:])
     window = _gaussian(side - 1 + side % 2)
     x, y = images.double(), changed.double()
-    mean_x, mean_y = _blurred(x, window), _blurred(y, window)
-    var_x = _blurred(x * x, window) - mean_x**2
-    var_y = _blurred(y * y, window) - mean_y**2
-    cov = _blurred(x * y, window) - mean_x * mean_y
+    mean_x, mean_y = _blur(x, window), _blur(y, window)
+    var_x = _blur(x * x, window) - mean_x**2
+    var_y = _blur(y * y, window) - mean_y**2
+    cov = _blur(x * y, window) - mean_x * mean_y
     alike = (2 * mean_x * mean_y + C1) * (2 * cov + C2)
     apart = (mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)
     return (alike / apart).mean((1, 2, 3)).float()
@@ -59,7 +59,7 @@ def _gaussian(side: int) -> Float[Tensor, " s"]:
     return weights / weights.sum()
 
 
-def _blurred(
+def _blur(
     maps: Float[Tensor, "n c h w"], window: Float[Tensor, " s"]
 ) -> Float[Tensor, "n c h2 w2"]:
     channels = maps.shape[1]

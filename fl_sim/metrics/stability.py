@@ -55,7 +55,7 @@ def delusiveness(
 
     The definition trains the model on t(x + d_u) with transforms t drawn anew in every batch, such
     as random crops and flips. This takes a model that is trained already, so what it was trained
-    with is the caller's: `delusiveness_of` trains one through transforms of its own.
+    with is the caller's: `measure_delusiveness` trains one through transforms of its own.
 
     Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
     """
@@ -67,7 +67,7 @@ def delusiveness(
     return float(torch.stack(losses).sum()) / len(images)
 
 
-def delusiveness_of(
+def measure_delusiveness(
     train: Train,
     protected: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "t c h w"],
@@ -101,7 +101,7 @@ def surrogate_robustness(
     adversary_radius: float,
     rng: torch.Generator,
     steps: int = 10,
-    turns: int = 3,
+    cycles: int = 3,
 ) -> float:
     """Return how well noise can adapt to an adversary while the surrogate is fixed (R_theta).
 
@@ -123,9 +123,9 @@ def surrogate_robustness(
         turns: of both players.
     """
     with eval_mode(model) as still:
-        loss = _summed(still, labels)
+        loss = _summed_loss(still, labels)
         noise, attack = torch.zeros_like(images), uniform(images, adversary_radius, rng)
-        for _ in range(turns):
+        for _ in range(cycles):
             seen, radius = images + noise, adversary_radius
             attack = sign_steps(loss, seen, attack, radius, radius / 5, steps, "maximise")
             seen, radius = images + attack, noise_radius
@@ -141,7 +141,7 @@ def noise_robustness(
     adversary_radius: float,
     rng: torch.Generator,
     steps: int = 10,
-    turns: int = 2,
+    cycles: int = 2,
 ) -> float:
     """Return how well fixed noise withstands an adversary to which a model adapts (R_delta).
 
@@ -164,10 +164,10 @@ def noise_robustness(
     """
     protected = images + noise
     attack = uniform(protected, adversary_radius, rng)
-    for _ in range(turns):
+    for _ in range(cycles):
         model = train(protected + attack)
         with eval_mode(model) as still:
-            loss, radius = _summed(still, labels), adversary_radius
+            loss, radius = _summed_loss(still, labels), adversary_radius
             attack = sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
     return -delusiveness(train(protected + attack), protected + attack, labels)
 
@@ -230,5 +230,5 @@ def correlations(first: Sequence[float], second: Sequence[float]) -> Correlation
     return Correlations(*(float(m(first, second).statistic) for m in measures))
 
 
-def _summed(model: nn.Module, labels: Int64[Tensor, " n"]) -> Loss:
+def _summed_loss(model: nn.Module, labels: Int64[Tensor, " n"]) -> Loss:
     return lambda images: functional.cross_entropy(model(images), labels, reduction="sum")

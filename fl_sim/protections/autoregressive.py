@@ -82,14 +82,14 @@ class Autoregressive(Protection):
         """Run each image's recurrence, all images at once, and scale it to the radius."""
         count, channels, height, width = images.shape
         shape = (channels, height, width)
-        own = coefficients(int(labels.max()) + 1, shape, self.response, seed)
+        own = draw_coefficients(int(labels.max()) + 1, shape, self.response, seed)
         rng = generator(seed, "autoregressive", "start")
         start = torch.randn(count, channels, height + CROP, width + CROP, generator=rng).double()
-        signal = recurrence(start, own.double()[labels])[:, :, CROP:, CROP:].float()
+        signal = run_recurrence(start, own.double()[labels])[:, :, CROP:, CROP:].float()
         return self.radius * signal / signal.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
-def recurrence(
+def run_recurrence(
     start: Float[Tensor, "n c h w"], coefficients: Float[Tensor, "n c 3 3"]
 ) -> Float[Tensor, "n c h w"]:
     """Return the signal: the first rows and columns as given, the rest from its neighbours.
@@ -111,7 +111,7 @@ def recurrence(
 
 
 @lru_cache(maxsize=4)
-def coefficients(
+def draw_coefficients(
     num_classes: int, image_shape: tuple[int, int, int], response: float, seed: int
 ) -> Float[Tensor, "y c 3 3"]:
     """Draw the coefficients of each class, for images of this shape.
@@ -125,13 +125,13 @@ def coefficients(
     chosen = torch.empty(0, channels, WINDOW, WINDOW)
     waited = 0
     while len(chosen) < num_classes:
-        drawn, signals = _stable(height, width, rng)
-        rows = _combinations(len(drawn), channels, rng)
-        lowest, before = _lowest(signals[rows], chosen), len(chosen)
+        drawn, signals = _draw_stable(height, width, rng)
+        rows = _combine_channels(len(drawn), channels, rng)
+        lowest, before = _lowest_response(signals[rows], chosen), len(chosen)
         while len(chosen) < num_classes and bool((lowest >= wanted).any()):
             own = rows[(lowest >= wanted).nonzero()[0]]
             chosen = torch.cat([chosen, drawn[own]])
-            lowest = torch.minimum(lowest, _lowest(signals[rows], chosen[-1:]))
+            lowest = torch.minimum(lowest, _lowest_response(signals[rows], chosen[-1:]))
             lowest[torch.isin(rows, own).any(1)] = -torch.inf
         waited = 0 if len(chosen) > before else waited + 1
         patience = max(1, PATIENCE * FEW // max(FEW, len(chosen)))
@@ -139,7 +139,7 @@ def coefficients(
     return chosen
 
 
-def responses(
+def filter_responses(
     signals: Float[Tensor, "m c h w"], coefficients: Float[Tensor, "y c 3 3"]
 ) -> Float[Tensor, "m y"]:
     """Return the response of each class's filter to each signal, scaled to an L2 norm of 1.
@@ -155,26 +155,26 @@ def responses(
     return torch.cat([functional.conv2d(own, filters).relu().sum((2, 3)) for own in parts])
 
 
-def _lowest(
+def _lowest_response(
     signals: Float[Tensor, "k c s h w"], coefficients: Float[Tensor, "y c 3 3"]
 ) -> Float[Tensor, " k"]:
     """Return each candidate's lowest response, a mean over starts; infinity without filters."""
     if len(coefficients) == 0 or len(signals) == 0:
         return torch.full((len(signals),), torch.inf)
-    answers = responses(signals.transpose(1, 2).flatten(0, 1), coefficients).amin(1)
+    answers = filter_responses(signals.transpose(1, 2).flatten(0, 1), coefficients).amin(1)
     return answers.view(len(signals), -1).mean(1)
 
 
-def _stable(
+def _draw_stable(
     height: int, width: int, rng: torch.Generator
 ) -> tuple[Float[Tensor, "m 3 3"], Float[Tensor, "m s h w"]]:
     """Draw recurrences of one channel; return those that neither grow nor die out, and signals."""
     drawn = torch.randn(CANDIDATES, 1, WINDOW, WINDOW, generator=rng)
     drawn[:, :, -1, -1] = 0
     drawn = drawn / drawn.sum((2, 3), keepdim=True)
-    probe = _signals(drawn, 1, min(height, PROBE), min(width, PROBE), rng)
+    probe = _generate_signals(drawn, 1, min(height, PROBE), min(width, PROBE), rng)
     drawn = drawn[(probe.square().mean((2, 3)).sqrt() <= LARGEST)[0]]
-    signals = _signals(drawn, STARTS, height, width, rng)
+    signals = _generate_signals(drawn, STARTS, height, width, rng)
     down, across = (height + 1) // 2, (width + 1) // 2
     last = signals[:, :, height - down :, width - across :]
     quarters = (
@@ -190,17 +190,17 @@ def _stable(
     return drawn[fits, 0], signals[:, fits].transpose(0, 1)
 
 
-def _signals(
+def _generate_signals(
     drawn: Float[Tensor, "m 1 3 3"], num_starts: int, height: int, width: int, rng: torch.Generator
 ) -> Float[Tensor, "s m h w"]:
     """Return what each recurrence makes of some random starts of its own."""
     shape = (num_starts * len(drawn), 1, height + CROP, width + CROP)
     start = torch.randn(shape, generator=rng)
-    signals = recurrence(start, drawn.repeat(num_starts, 1, 1, 1))[:, 0, CROP:, CROP:]
+    signals = run_recurrence(start, drawn.repeat(num_starts, 1, 1, 1))[:, 0, CROP:, CROP:]
     return signals.reshape(num_starts, len(drawn), height, width)
 
 
-def _combinations(count: int, channels: int, rng: torch.Generator) -> Int64[Tensor, "k c"]:
+def _combine_channels(count: int, channels: int, rng: torch.Generator) -> Int64[Tensor, "k c"]:
     """Return rows of recurrences to be used together, one a channel; none where there are few."""
     if channels == 1 or count < channels:
         return torch.arange(count if channels == 1 else 0).view(-1, channels)

@@ -52,7 +52,7 @@ class Convolution(Protection):
     ) -> Float[Tensor, "n c h w"]:
         """Filter each image by its class's filter, channel by channel, and scale its maximum."""
         channels = images.shape[1]
-        filters = self.filters(int(labels.max()) + 1, channels, seed)
+        filters = self.draw_filters(int(labels.max()) + 1, channels, seed)
         blurred = torch.empty_like(images)
         for label in labels.unique().tolist():
             own, weights = labels == label, filters[label].unsqueeze(1)
@@ -60,7 +60,7 @@ class Convolution(Protection):
             blurred[own] = functional.conv2d(images[own], weights, padding=padding, groups=channels)
         return blurred / blurred.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) - images
 
-    def filters(self, num_classes: int, channels: int, seed: int) -> Float[Tensor, "y c k k"]:
+    def draw_filters(self, num_classes: int, channels: int, seed: int) -> Float[Tensor, "y c k k"]:
         """Draw the filters, the same for all channels unless `per_channel`; the seed is the key."""
         rng = generator(seed, "convolution")
         shape = (num_classes, channels if self.per_channel else 1, self.kernel**2)

@@ -66,8 +66,8 @@ class ErrorMaximizing(alternating_optimization.SignStepNoise):
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
         shape, num_classes = (
-            alternating_optimization.shape_of(images),
-            alternating_optimization.num_outputs(labels),
+            alternating_optimization.get_image_shape(images),
+            alternating_optimization.count_outputs(labels),
         )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_maximizing", "surrogate")
@@ -84,6 +84,6 @@ class ErrorMaximizing(alternating_optimization.SignStepNoise):
             lambda error: error >= stop_error,
         )
         if self.form == "sample":
-            return search.sample_wise()
+            return search.make_sample_wise()
         rng = generator(seed, "error_maximizing", "subset")
-        return search.class_wise(self.radius, self.pass_steps, rng)
+        return search.make_class_wise(self.radius, self.pass_steps, rng)

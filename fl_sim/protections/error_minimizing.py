@@ -69,8 +69,8 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or each image's share of the class-wise noise."""
         shape, num_classes = (
-            alternating_optimization.shape_of(images),
-            alternating_optimization.num_outputs(labels),
+            alternating_optimization.get_image_shape(images),
+            alternating_optimization.count_outputs(labels),
         )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "error_minimizing", "batches")
@@ -88,14 +88,14 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
             self.surrogate_steps,
         )
         if self.form == "sample":
-            noise = search.sample_wise()
+            noise = search.make_sample_wise()
         else:
             rng = generator(seed, "error_minimizing", "subset")
-            noise = search.class_wise(self.radius, self.pass_steps, rng)
-        return noise if self.apply == "full" else _positive_only(images, noise)
+            noise = search.make_class_wise(self.radius, self.pass_steps, rng)
+        return noise if self.apply == "full" else _clamp_positive(images, noise)
 
 
-def _positive_only(
+def _clamp_positive(
     images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, "n c h w"]:
     """Return what is left where the noise is clamped like an image, and the sum truncated."""

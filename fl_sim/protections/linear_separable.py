@@ -48,13 +48,13 @@ class LinearSeparable(Protection):
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Refuse patches so large that there are fewer corners than classes, or far too many."""
-        size = math.prod(self._grid(image_shape))
+        size = math.prod(self._patch_grid(image_shape))
         few = f"so large that an image has at most {MAX_PATCHES} patches in all channels"
         require(size <= MAX_PATCHES, "patch", f"{few}, not {size}", self.patch)
         allowed = f"so small that 2^{size}, with {size} patches an image, is at least {num_classes}"
         require(size >= 64 or 2**size >= num_classes, "patch", f"{allowed} classes", self.patch)
 
-    def _grid(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _patch_grid(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the channels, and the rows and columns of patches."""
         channels, height, width = image_shape
         return channels, -(-height // self.patch), -(-width // self.patch)
@@ -64,11 +64,11 @@ class LinearSeparable(Protection):
     ) -> Float[Tensor, "n c h w"]:
         """Draw one point an image around its class's corner, and spread it over the patches."""
         count, channels, height, width = images.shape
-        _, rows, columns = self._grid((channels, height, width))
+        _, rows, columns = self._patch_grid((channels, height, width))
         size, num_classes = channels * rows * columns, int(labels.max()) + 1
         rng = generator(seed, "linear_separable")
         drawn_corners = torch.randint(0, 2, (num_classes, size), generator=rng)
-        corners = SEPARATION * (2.0 * _distinct(drawn_corners, seed).float() - 1)
+        corners = SEPARATION * (2.0 * _make_distinct(drawn_corners, seed).float() - 1)
         again = torch.Generator().set_state(rng.get_state())
         for _ in range(num_classes):  # all matrices at once may not fit into memory
             torch.rand(size, size, generator=rng)
@@ -83,7 +83,7 @@ class LinearSeparable(Protection):
         return self.radius * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
-def _distinct(corners: Int64[Tensor, "y d"], seed: int) -> Int64[Tensor, "y d"]:
+def _make_distinct(corners: Int64[Tensor, "y d"], seed: int) -> Int64[Tensor, "y d"]:
     """Return the corners, with each that was there before drawn again until it is new.
 
     Together the corners are uniform without replacement. There have to be enough of them.

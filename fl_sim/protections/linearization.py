@@ -13,7 +13,7 @@ from fl_sim.core import pass_counter, serialization
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import check_radius, sign_steps
 from fl_sim.core.seeding import generator, torch_seeded
-from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs
+from fl_sim.protections._shared.alternating_optimization import count_outputs, make_in_batches
 
 BATCH = 512
 
@@ -62,7 +62,7 @@ class Linearization(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Train the linear model on clean images, then move every image against it."""
-        linear = self._linear_model(images, labels, seed)
+        linear = self._train_linear_model(images, labels, seed)
 
         def made(number: int, rows: Tensor) -> Tensor:
             clean, own = images[rows], labels[rows]
@@ -77,11 +77,11 @@ class Linearization(Protection):
             steps = self.noise_steps
             return sign_steps(objective, clean, start, self.radius, step, steps, "minimise")
 
-        return in_batches(made, len(images), BATCH)
+        return make_in_batches(made, len(images), BATCH)
 
-    def _linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+    def _train_linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
         with torch_seeded(seed, "linearization"):
-            layer = nn.Linear(images[0].numel(), num_outputs(labels), bias=False)
+            layer = nn.Linear(images[0].numel(), count_outputs(labels), bias=False)
         linear = nn.Sequential(nn.Flatten(), layer)
         optimizer = torch.optim.SGD(linear.parameters(), self.learning_rate, momentum=0.9)
         rng = generator(seed, "linearization", "batches")

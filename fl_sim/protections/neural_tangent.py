@@ -19,7 +19,7 @@ from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.tuning import build_network
-from fl_sim.protections._shared.alternating_optimization import shape_of
+from fl_sim.protections._shared.alternating_optimization import get_image_shape
 
 RIDGE = 1e-4  # of a kernel with mean diagonal 1, so that it can be inverted
 
@@ -70,7 +70,7 @@ class NeuralTangent(Protection):
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Refuse a surrogate whose gradients cannot be differentiated image by image."""
-        cause = _refused(self.surrogate, image_shape)
+        cause = _explain_refusal(self.surrogate, image_shape)
         allowed = f"a network for images of {image_shape} that torch.func differentiates twice"
         name = self.surrogate.backbone
         require(not cause, "surrogate.backbone", f"{allowed} ({cause})", name)
@@ -79,25 +79,25 @@ class NeuralTangent(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Attack one random block of images after another."""
-        network = build_network(self.surrogate, shape_of(images), 1, seed)
+        network = build_network(self.surrogate, get_image_shape(images), 1, seed)
         model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
         wanted = functional.one_hot(labels).double()
         raised = squared_error if self.loss == "squared_error" else cross_entropy
         rng, checkpoint = generator(seed, "neural_tangent"), Checkpoint("blocks")
-        kept = checkpoint.load() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
-        noise, done = kept["noise"], int(kept["done"])
+        saved = checkpoint.load() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
+        noise, done = saved["noise"], int(saved["done"])
         blocks = torch.randperm(len(images), generator=rng).split(self.block_size)
         for number, rows in enumerate(blocks):
             targets = torch.randperm(len(images), generator=rng)[: self.num_targets]
             if number < done:
                 continue
             clean, truth, own = images[targets], wanted[targets], wanted[rows]
-            features = tangents(model, clean)
+            features = compute_tangents(model, clean)
 
             def error(
                 moved: Tensor, features: Tensor = features, truth: Tensor = truth, own: Tensor = own
             ) -> Tensor:
-                guess = prediction(tangents(model, moved), features, own, self.train_time)
+                guess = predict(compute_tangents(model, moved), features, own, self.train_time)
                 return raised(guess, truth)
 
             step, steps = 1.1 * self.radius / self.noise_steps, self.noise_steps
@@ -121,7 +121,7 @@ def cross_entropy(guess: Float[Tensor, "t y"], truth: Float[Tensor, "t y"]) -> F
 
 
 @lru_cache(maxsize=4)
-def _refused(surrogate: Model, image_shape: tuple[int, int, int]) -> str:
+def _explain_refusal(surrogate: Model, image_shape: tuple[int, int, int]) -> str:
     """Return why the tangents of a network cannot be differentiated again, or nothing."""
     network = build_network(surrogate, image_shape, 1, 0)
     model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
@@ -129,13 +129,13 @@ def _refused(surrogate: Model, image_shape: tuple[int, int, int]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of slow paths through torch.func
-            torch.autograd.grad(tangents(model, images).square().sum(), images)
+            torch.autograd.grad(compute_tangents(model, images).square().sum(), images)
     except (RuntimeError, ValueError, AssertionError) as error:
         return str(error).splitlines()[0]
     return ""
 
 
-def tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
+def compute_tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
     """Return the gradient of the network's one output by all parameters, an image a row.
 
     The neural tangent kernel of two sets of images is the product of their tangents. Stages
@@ -143,7 +143,7 @@ def tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor
     at once: what they do about memory layout does not work image by image.
     """
     pass_counter.count(len(images))
-    front, model = _split(model)
+    front, model = _split_front(model)
     images = front(images)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
@@ -155,7 +155,7 @@ def tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor
     return torch.cat([part.flatten(1) for part in by_name.values()], 1)
 
 
-def _split(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+def _split_front(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return the stages of a row before the first one with parameters, and the others."""
     if not isinstance(model, nn.Sequential):
         return nn.Identity(), model
@@ -163,7 +163,7 @@ def _split(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     return model[:number], model[number:]
 
 
-def prediction(
+def predict(
     train: Float[Tensor, "n p"],
     test: Float[Tensor, "t p"],
     labels: Float[Tensor, "n y"],

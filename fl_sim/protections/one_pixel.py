@@ -56,7 +56,7 @@ class OnePixel(Protection):
         noise = torch.zeros_like(images)
         for label in labels.unique().tolist():
             own = (labels == label).nonzero().squeeze(1)
-            score = scores(images[own], colours, self.score).flatten()
+            score = score_pixels(images[own], colours, self.score).flatten()
             score[taken] = -1
             best = order[score[order].argmax()]  # ties are broken by the seed
             taken[best] = True
@@ -67,7 +67,7 @@ class OnePixel(Protection):
         return noise
 
 
-def scores(
+def score_pixels(
     images: Float[Tensor, "n c h w"],
     colours: Float[Tensor, "v c"],
     score: Literal["variance", "deviation"] = "variance",

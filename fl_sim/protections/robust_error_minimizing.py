@@ -39,8 +39,8 @@ class RobustErrorMinimizing(RobustNoise):
 
     short: ClassVar[str] = "rem"
 
-    def disturbance(
+    def make_disturbance(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return the attack's change; the noise's gradient treats it as a constant."""
-        return self.worst(loss, images, rng)
+        return self.attack(loss, images, rng)

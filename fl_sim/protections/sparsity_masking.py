@@ -74,8 +74,8 @@ class SparsityMasking(Protection):
     ) -> Float[Tensor, "n c h w"]:
         """Let the surrogate and the masked noise take turns."""
         shape, num_classes = (
-            alternating_optimization.shape_of(images),
-            alternating_optimization.num_outputs(labels),
+            alternating_optimization.get_image_shape(images),
+            alternating_optimization.count_outputs(labels),
         )
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
         rng = generator(seed, "sparsity_masking", "batches")
@@ -91,14 +91,14 @@ class SparsityMasking(Protection):
             lambda error: error <= self.stop_error,
             batches,
             self.surrogate_steps,
-        ).sample_wise()
+        ).make_sample_wise()
 
     def _move(
         self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, "n c h w"]:
-        mask = largest_gradients(loss, images + noise, self.share)
+        mask = select_largest_gradients(loss, images + noise, self.share)
         if self.content_only:
-            mask &= content(images)
+            mask &= find_content(images)
 
         def masked_loss(moved: Tensor) -> Tensor:
             return loss(torch.where(mask, moved, images))
@@ -107,7 +107,7 @@ class SparsityMasking(Protection):
         return sign_steps(masked_loss, images, noise * mask, self.radius, step, steps, "minimise")
 
 
-def largest_gradients(
+def select_largest_gradients(
     loss: Loss, images: Float[Tensor, "n c h w"], share: float
 ) -> Bool[Tensor, "n 1 h w"]:
     """Return the share of each image's pixels at which the loss has the largest gradients.
@@ -122,7 +122,7 @@ def largest_gradients(
     return mask.view(len(images), 1, *images.shape[2:])
 
 
-def content(images: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n 1 h w"]:
+def find_content(images: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n 1 h w"]:
     """Return the pixels that are not black, and their neighbours."""
     lit = images.amax(1, keepdim=True)
     return functional.max_pool2d(lit, 3, stride=1, padding=1) > 0

@@ -47,9 +47,9 @@ class StableErrorMinimizing(RobustNoise):
         own = self.random_radius
         require(own is None or 0 <= own <= 1, "random_radius", "from 0 to 1, or None", own)
 
-    def disturbance(
+    def make_disturbance(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Draw uniformly, pixel by pixel."""
-        radius = self.against if self.random_radius is None else self.random_radius
+        radius = self.attack_radius if self.random_radius is None else self.random_radius
         return uniform(images, radius, rng)

@@ -15,7 +15,11 @@ from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs, shape_of
+from fl_sim.protections._shared.alternating_optimization import (
+    count_outputs,
+    get_image_shape,
+    make_in_batches,
+)
 
 
 @final
@@ -77,8 +81,8 @@ class TargetedAdversarial(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Train the surrogate on clean images, then attack it image by image."""
-        num_classes = num_outputs(labels)
-        shape = shape_of(images)
+        num_classes = count_outputs(labels)
+        shape = get_image_shape(images)
         rate, clip = self.learning_rate, self.clip_gradient
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         rng = generator(seed, "targeted_adversarial", "surrogate")
@@ -88,33 +92,33 @@ class TargetedAdversarial(Protection):
 
         def made(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, "targeted_adversarial", "batch", int(rows[0]))
-            return self._best(surrogate.make_loss(targets[rows]), images[rows], rng)
+            return self._attack_repeatedly(surrogate.make_loss(targets[rows]), images[rows], rng)
 
-        return in_batches(made, len(images), self.batch_size)
+        return make_in_batches(made, len(images), self.batch_size)
 
-    def _best(
+    def _attack_repeatedly(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return the noise with the lowest loss of a batch, of as many attacks as are asked for."""
-        found = self._attacked(loss, images, rng)
+        found = self._attack(loss, images, rng)
         for _ in range(self.restarts - 1):
-            other = self._attacked(loss, images, rng)
+            other = self._attack(loss, images, rng)
             with torch.no_grad():
                 better = bool(loss(images + other) < loss(images + found))
             found = other if better else found
         return found
 
-    def _attacked(
+    def _attack(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         def transformed(moved: Tensor) -> Tensor:
             return loss(draw_crop_flip(len(moved), self.padding, self.padding > 0, rng)(moved))
 
-        start, radius = self._drawn(images, rng), self.radius
+        start, radius = self._draw_start(images, rng), self.radius
         step, steps = self.step_size or radius / 125, self.noise_steps
         return sign_steps(transformed, images, start, radius, step, steps, "minimise")
 
-    def _drawn(
+    def _draw_start(
         self, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return where the noise starts."""

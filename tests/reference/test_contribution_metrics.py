@@ -12,9 +12,9 @@ from scipy.stats import pearsonr
 from torch import Tensor
 
 from fl_sim.core.seeding import generator
-from fl_sim.metrics.benefit import benefit_rows, gain_spread, mean_gain, worse_off
+from fl_sim.metrics.benefit import benefit_rows, gain_spread, mean_gain, worse_off_share
 from fl_sim.metrics.contribution import (
-    _marginal_worths,
+    _marginal_contributions,
     coalition_step,
     collaborative_fairness,
     contribution_rows,
@@ -142,7 +142,7 @@ def test_all_orders_together_are_the_definition() -> None:
     orders = list(permutations(range(4)))
     total = torch.zeros(4, dtype=torch.float64)
     for order in orders:
-        total += _marginal_worths(list(order), worth, whole, nothing, 0.0)
+        total += _marginal_contributions(list(order), worth, whole, nothing, 0.0)
     assert (total / len(orders)).tolist() == [
         close(v) for v in exact_shapley(updates, weights, bowl)
     ]
@@ -254,7 +254,7 @@ def test_benefits_are_measured_against_training_alone() -> None:
     together, alone = torch.tensor([0.8, 0.7, 0.6]), torch.tensor([0.5, 0.7, 0.9])
     assert mean_gain(together, alone) == pytest.approx(0, abs=1e-7)
     assert gain_spread(together, alone) == pytest.approx(math.sqrt(0.06), abs=1e-6)
-    assert worse_off(together, alone) == close(1 / 3)
+    assert worse_off_share(together, alone) == close(1 / 3)
 
 
 def test_a_gain_of_everybody_alike_has_no_spread() -> None:
@@ -279,14 +279,14 @@ def test_a_client_without_a_number_is_left_out_of_gains_and_correlations() -> No
     alone = torch.tensor([0.5, 0.2, torch.nan, 0.9], dtype=torch.float64)
     assert mean_gain(together, alone) == close(0.05)
     assert gain_spread(together, alone) == close(0.25)
-    assert worse_off(together, alone) == 0.5
+    assert worse_off_share(together, alone) == 0.5
     assert collaborative_fairness(alone, together) == close(-1)
     rows = {(row.metric, row.client): row for row in benefit_rows(3, [0, 1, 2, 3], together, alone)}
     assert [rows["client_benefit", c].valid for c in range(4)] == [True, False, False, True]
     assert rows["fairness_worse_off", -1].note == "2 of 4 clients left out: not defined"
     assert rows["fairness_worse_off", -1].valid
     none = torch.full((2,), torch.nan)
-    assert math.isnan(worse_off(none, none))
+    assert math.isnan(worse_off_share(none, none))
     assert not any(row.valid for row in benefit_rows(3, [0, 1], none, none))
     rewards = contribution_rows(3, [0, 1, 2, 3], together, {"cosine": alone})
     assert [row.valid for row in rewards] == [True, True, False, True, True]

@@ -23,7 +23,7 @@ from fl_sim.countermeasures.jpeg import Jpeg
 from fl_sim.countermeasures.low_pass import LowPass
 from fl_sim.countermeasures.mix_up import MixUp
 from fl_sim.countermeasures.orthogonal_projection import OrthogonalProjection
-from fl_sim.countermeasures.worst_augmentation import WorstAugmentation, _finer, plasma
+from fl_sim.countermeasures.worst_augmentation import WorstAugmentation, _refine, draw_plasma
 
 LABELS = torch.arange(8) % 4
 SCIPY: dict[str, Any] = {
@@ -117,7 +117,7 @@ def test_the_authors_projection_is_that_of_plain_descent_with_two_decays() -> No
     recipe: Any = {"momentum": 0.0, "batch_size": 1024, "decay": True, "start": "random"}
     settings = OrthogonalProjection(epochs=8, **recipe)
     rows, labels = torch.rand(60, 5, generator=generator(0, "rows")), torch.arange(60) % 3
-    found = settings._weights(rows, labels, generator(0, "weights")).numpy()
+    found = settings._train_linear_model(rows, labels, generator(0, "weights")).numpy()
     rng, data, wanted = generator(0, "weights"), rows.double().numpy(), np.eye(3)[labels.numpy()]
     weights = ((2 * torch.rand(5, 3, generator=rng) - 1) / 5**0.5).double().numpy()
     for epoch in range(8):
@@ -217,7 +217,7 @@ def test_the_hardest_augmentation_is_found_in_training_mode() -> None:
     settings = WorstAugmentation(draws=3)
     found = settings.find_worst(model, images, targets, generator(0, "u"))
     rng = generator(0, "u")
-    drawn = torch.stack([settings._drawn(images, rng) for _ in range(3)])
+    drawn = torch.stack([settings._augment(images, rng) for _ in range(3)])
     scores = deepcopy(model).train()(drawn.flatten(0, 1))
     losses = functional.cross_entropy(scores, targets.repeat(3, 1), reduction="none").view(3, 10)
     expected = [drawn[int(losses[:, i].argmax()), i] for i in range(10)]
@@ -227,7 +227,7 @@ def test_the_hardest_augmentation_is_found_in_training_mode() -> None:
 
 def test_a_plasma_covers_the_range_of_kornias() -> None:
     """Uniform at its corners, around a half everywhere, never outside of [0, 1]."""
-    drawn = plasma(torch.zeros(400, 3, 33, 33), generator(0, "plasma"))
+    drawn = draw_plasma(torch.zeros(400, 3, 33, 33), generator(0, "plasma"))
     assert 0 <= float(drawn.min()) < 0.01
     assert 0.99 < float(drawn.max()) <= 1
     assert float((drawn.mean((0, 1)) - 0.5).abs().max()) < 0.05
@@ -255,7 +255,7 @@ def test_strong_augmentations_change_images_as_much_as_kornias() -> None:
 def test_a_finer_plasma_is_that_of_a_loop_over_points() -> None:
     rng, share = generator(0, "grid"), 0.4
     grid = torch.rand(1, 1, 3, 3, generator=rng)
-    found = _finer(grid, torch.full((1, 1, 1), share), generator(1, "points"))[0, 0]
+    found = _refine(grid, torch.full((1, 1, 1), share), generator(1, "points"))[0, 0]
     drawn = share * torch.rand(5, 5, generator=generator(1, "points"))
     expected = torch.zeros(5, 5)
     expected[::2, ::2] = grid[0, 0]

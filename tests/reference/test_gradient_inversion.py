@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from fl_sim.attacks.gradient_inversion import (
     GradientInversion,
-    gradient_of,
+    compute_gradient,
     gradient_rank,
-    head_record,
-    implied_gradient,
-    likely_labels,
+    infer_gradient,
+    infer_labels,
+    recover_head_record,
 )
 from fl_sim.config.experiment_file import load_python
 from fl_sim.core.perturbation import as_pixels
@@ -48,7 +48,9 @@ def test_a_gradient_of_one_image_gives_the_image(method: str) -> None:
     """28 x 28 pixels at more than 40 dB: to the eye, the same."""
     model, (image, label) = lenet(), picture()
     attack = GradientInversion(method, steps=200, restarts=1)  # type: ignore[arg-type]
-    found = attack.reconstruct(model, gradient_of(model, image, label), (1, 1, 28, 28), CLASSES, 0)
+    found = attack.reconstruct(
+        model, compute_gradient(model, image, label), (1, 1, 28, 28), CLASSES, 0
+    )
     assert float(psnr(stored(image), stored(found))) > 40
     assert float(ssim(stored(image), stored(found))) > 0.99
 
@@ -57,7 +59,7 @@ def test_a_gradient_of_one_image_gives_the_image(method: str) -> None:
 def test_a_direction_is_enough() -> None:
     """Clipping an update keeps its direction: the image stays visible."""
     model, (image, label) = lenet(), picture()
-    clipped = gradient_of(model, image, label) * 1e-3
+    clipped = compute_gradient(model, image, label) * 1e-3
     attack = GradientInversion("cosine", 400, 0.1, 1e-3, restarts=1)
     found = attack.reconstruct(model, clipped, (1, 1, 28, 28), CLASSES, 0)
     blank = torch.full_like(image, float(image.mean()))
@@ -67,7 +69,7 @@ def test_a_direction_is_enough() -> None:
 
 def test_noise_hides_the_image() -> None:
     model, (image, label) = lenet(), picture()
-    gradient = gradient_of(model, image, label)
+    gradient = compute_gradient(model, image, label)
     rng = generator(0, "noise")
     noisy = gradient + gradient.std() * torch.randn(len(gradient), generator=rng)
     found = GradientInversion("idlg", 100, restarts=1).reconstruct(
@@ -78,7 +80,10 @@ def test_noise_hides_the_image() -> None:
 
 def test_the_same_seed_finds_the_same_bits() -> None:
     model, (image, label) = lenet(), picture()
-    gradient, attack = gradient_of(model, image, label), GradientInversion("idlg", 10, restarts=1)
+    gradient, attack = (
+        compute_gradient(model, image, label),
+        GradientInversion("idlg", 10, restarts=1),
+    )
     one, two = (attack.reconstruct(model, gradient, (1, 1, 28, 28), CLASSES, 5) for _ in range(2))
     assert torch.equal(one, two)
 
@@ -89,13 +94,13 @@ def head_gradient(count: int, dim: int = 40) -> tuple[Tensor, Tensor, Tensor, Te
     rng = generator(0, "features")
     features = torch.randn(count, dim, generator=rng)
     labels = torch.randint(0, CLASSES, (count,), generator=rng)
-    flat = gradient_of(head, features, labels)
+    flat = compute_gradient(head, features, labels)
     return features, labels, flat[:-CLASSES].view(CLASSES, dim), flat[-CLASSES:]
 
 
 def test_the_gradient_of_a_head_is_the_record() -> None:
     features, labels, weight, bias = head_gradient(1)
-    found, label = head_record(weight, bias)
+    found, label = recover_head_record(weight, bias)
     assert label == int(labels)
     assert float((found - features[0]).norm() / features[0].norm()) < 1e-5
 
@@ -107,11 +112,11 @@ def test_the_rank_of_a_heads_gradient_counts_its_records(count: int, rank: int) 
 
 def test_one_step_of_a_client_implies_its_gradient() -> None:
     model, (image, label) = lenet(), picture()
-    gradient = gradient_of(model, image, label)
-    torch.testing.assert_close(implied_gradient(-0.1 * gradient, 0.1), gradient)
+    gradient = compute_gradient(model, image, label)
+    torch.testing.assert_close(infer_gradient(-0.1 * gradient, 0.1), gradient)
 
 
 def test_labels_of_a_batch_are_its_negative_gradients() -> None:
     gradient = torch.tensor([0.2, -0.5, 0.1, -0.1])
-    assert likely_labels(gradient, 2).tolist() == [1, 3]
-    assert likely_labels(gradient, 3).tolist() == [1, 1, 3]
+    assert infer_labels(gradient, 2).tolist() == [1, 3]
+    assert infer_labels(gradient, 3).tolist() == [1, 1, 3]

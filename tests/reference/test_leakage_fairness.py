@@ -11,7 +11,7 @@ from fl_sim.contracts import RoundRecord
 from fl_sim.core.seeding import generator
 from fl_sim.metrics._shared.intervals import auc_with_interval
 from fl_sim.metrics.leakage import Leakage, margin_score
-from fl_sim.metrics.leakage_fairness import LeakageFairness, client_areas, excess_spread
+from fl_sim.metrics.leakage_fairness import LeakageFairness, client_aucs, excess_spread
 
 Maker = Callable[..., RoundRecord]
 
@@ -22,7 +22,7 @@ def record(observation: Maker) -> RoundRecord:
 
 
 def test_every_client_has_the_area_of_its_own_records(record: RoundRecord) -> None:
-    clients, areas, errors = client_areas(record)
+    clients, areas, errors = client_aucs(record)
     assert clients.tolist() == [0, 1, 2, 3]
     score = margin_score(record.pool_logits, record.pool_labels)
     for client, area, error in zip(clients, areas.tolist(), errors.tolist(), strict=True):
@@ -35,7 +35,7 @@ def test_every_client_has_the_area_of_its_own_records(record: RoundRecord) -> No
 
 def test_areas_are_those_of_the_leakage_rows(record: RoundRecord) -> None:
     rows = {r.client: r.value for r in Leakage().rows(record) if r.metric == "mia_margin_auc"}
-    _, areas, _ = client_areas(record)
+    _, areas, _ = client_aucs(record)
     assert areas.tolist() == [rows[client] for client in range(4)]
 
 
@@ -44,7 +44,7 @@ def test_clients_that_cannot_be_audited_are_left_out(record: RoundRecord) -> Non
     names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
     fields = {name: getattr(record, name)[kept] for name in names}
     part = RoundRecord(**(vars(record) | fields))
-    assert client_areas(part)[0].tolist() == [0, 3]
+    assert client_aucs(part)[0].tolist() == [0, 3]
 
 
 def test_an_interval_that_is_cut_gives_the_error_of_its_whole_side(observation: Maker) -> None:
@@ -52,7 +52,7 @@ def test_an_interval_that_is_cut_gives_the_error_of_its_whole_side(observation: 
     own = torch.where(record.members, 9.0, -9.0)
     own[torch.arange(160) % 40 == 3] = -20  # one member a client below all 20 outsiders
     logits = torch.zeros(160, 10).scatter(1, record.pool_labels[:, None], own[:, None])
-    _, areas, errors = client_areas(observation(pool_logits=logits))
+    _, areas, errors = client_aucs(observation(pool_logits=logits))
     assert areas.tolist() == [pytest.approx(0.95)] * 4
     assert errors.tolist() == [pytest.approx(0.05, abs=1e-6)] * 4  # so the bound was above 1
 
@@ -87,7 +87,7 @@ def test_a_client_that_leaks_alone_stands_out(observation: Maker) -> None:
     logits[leaking] = 50 * torch.nn.functional.one_hot(record.pool_labels[leaking], 10).float()
     leaky = RoundRecord(**(vars(record) | {"pool_logits": logits}))
     numbers = {(r.metric, r.group): r.value for r in LeakageFairness().rows(leaky)}
-    _, areas, _ = client_areas(leaky)
+    _, areas, _ = client_aucs(leaky)
     assert numbers["fairness_leakage_worst_client", "all"] == 1.0
     assert numbers["fairness_leakage_mean", "protected"] == 1.0
     gap = 1 - float(areas[1:].mean())

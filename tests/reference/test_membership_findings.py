@@ -18,11 +18,11 @@ from fl_sim.metrics.membership import (
     Finding,
     Records,
     assess,
-    dispersion,
+    assess_dispersion,
+    assess_shift,
     epsilon_lower_bound,
     ppv,
-    ranks,
-    shift_control,
+    rank_records,
 )
 
 ABOUT = Finding("Attack", "", 0.0, num_references=4, seed=7)
@@ -130,7 +130,7 @@ def test_the_note_says_how_many_records_were_left_out() -> None:
 def test_an_attack_that_tells_nobody_finds_nothing() -> None:
     own = records()
     found = list(assess(torch.full((len(own),), torch.nan), own, ABOUT, {0.01: 1.0}))
-    found += shift_control(torch.full((len(own),), torch.nan), own, ABOUT)
+    found += assess_shift(torch.full((len(own),), torch.nan), own, ABOUT)
     assert all(math.isnan(f.value) and not f.valid and f.note for f in found)
 
 
@@ -225,14 +225,14 @@ def test_the_tail_is_the_share_of_outsiders_below_every_member(outsiders: Tensor
 def test_a_rank_is_the_share_of_outsiders_below() -> None:
     scores = torch.tensor([0.0, 1.0, 2.0, 3.0, torch.nan], dtype=torch.float64)
     outside = torch.tensor([True, False, True, False, True])
-    assert ranks(scores, outside)[:4].tolist() == [0.0, 0.5, 0.5, 1.0]
-    assert math.isnan(ranks(scores, outside)[4])
+    assert rank_records(scores, outside)[:4].tolist() == [0.0, 0.5, 0.5, 1.0]
+    assert math.isnan(rank_records(scores, outside)[4])
 
 
 def test_even_leakage_spreads_over_clients_as_chance_does() -> None:
     own = records(per_cell=20)
     areas = [f for f in assess(null_scores(1, own), own, ABOUT) if f.client >= 0]
-    spread = {f.metric: f for f in dispersion(areas, ABOUT)}
+    spread = {f.metric: f for f in assess_dispersion(areas, ABOUT)}
     deviation = spread["client_auc_deviation"]
     assert deviation.value < 3 * deviation.low
     assert spread["client_auc_range"].value == max(a.value for a in areas) - min(
@@ -243,7 +243,7 @@ def test_even_leakage_spreads_over_clients_as_chance_does() -> None:
 def test_noise_that_shows_is_shift_and_not_membership() -> None:
     own = records()
     scores = null_scores(2, own) + 3 * own.protected
-    control, naive = shift_control(scores, own, ABOUT)
+    control, naive = assess_shift(scores, own, ABOUT)
     assert control.valid
     assert control.value > 0.95
     assert control.view == "nobody"
@@ -263,7 +263,7 @@ def test_without_noise_and_leakage_the_strata_cannot_be_told_apart() -> None:
         found = list(assess(scores, own, ABOUT))
         areas = [named(found, "auc", group) for group in ("all", "protected", "clean")]
         overlap += max(area.low for area in areas) < min(area.high for area in areas)
-        control, _ = shift_control(scores, own, ABOUT)
+        control, _ = assess_shift(scores, own, ABOUT)
         covered += control.low <= 0.5 <= control.high
     assert overlap >= 19
     assert covered >= 16

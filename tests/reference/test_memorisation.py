@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.attacks.memorisation import LETTER_A, mark_bytes, mark_images, memorisation
+from fl_sim.attacks.memorisation import LETTER_A, mark_bytes, mark_images, measure_memorisation
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, torch_seeded
 from fl_sim.data.sources import load_dataset
@@ -72,7 +72,7 @@ def test_the_scores_are_differences_of_divergences() -> None:
     def divergence(p: Tensor, q: Tensor) -> float:
         return float(rel_entr(p, q).sum(-1).mean())
 
-    found = memorisation(model, images, label, seed=9)
+    found = measure_memorisation(model, images, label, seed=9)
     known = divergence(one_hot, other) - divergence(one_hot, mark)
     unknown = divergence(plain, mark) - divergence(plain, other)
     assert found.known == pytest.approx(known, abs=1e-6)
@@ -98,9 +98,9 @@ def test_models_that_saw_the_mark_know_it_and_others_do_not() -> None:
         model, label = trained(seed, with_mark=True)
         control, _ = trained(seed, with_mark=False)
         another, _ = trained(seed + 100, with_mark=False)
-        with_mark.append(memorisation(model, images, label, seed).known)
-        without.append(memorisation(control, images, label, seed).known)
-        elsewhere.append(memorisation(another, images, label, seed).known)
+        with_mark.append(measure_memorisation(model, images, label, seed).known)
+        without.append(measure_memorisation(control, images, label, seed).known)
+        elsewhere.append(measure_memorisation(another, images, label, seed).known)
     gained = torch.tensor(with_mark) - torch.tensor(without)
     print("with the mark, over the control:", gained)
     assert int((gained > 0).sum()) >= 8

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from clients.sgd import smoothed_cross_entropy
 from fl_sim.attacks.model_inversion import (
     PriorGuidedInversion,
-    poincare,
-    random_crops,
+    crop_randomly,
+    poincare_distance,
     train_generator,
 )
 from fl_sim.config.experiment_file import load_python
@@ -54,25 +54,25 @@ def test_the_poincare_loss_has_its_hand_value() -> None:
     apart = (0.75 - 0.9999) ** 2 + 0.25**2
     room = (1 - 0.75**2 - 0.25**2) * (1 - 0.9999**2)
     expected = math.acosh(1 + 2 * apart / room)
-    assert float(poincare(logits, torch.tensor([0]))) == pytest.approx(expected, rel=1e-6)
+    assert float(poincare_distance(logits, torch.tensor([0]))) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_surer_model_is_closer() -> None:
     logits = torch.tensor([[1.0, 1.0], [5.0, 1.0], [5.0, 0.1]])
-    distance = poincare(logits, torch.zeros(3, dtype=torch.int64))
+    distance = poincare_distance(logits, torch.zeros(3, dtype=torch.int64))
     assert bool((distance.diff() < 0).all())
 
 
 def test_a_crop_of_the_whole_image_is_the_image() -> None:
     images = torch.rand(4, 1, 8, 8, generator=generator(0))
-    whole = random_crops(images, 1.0, 1.0, generator(1))
+    whole = crop_randomly(images, 1.0, 1.0, generator(1))
     torch.testing.assert_close(whole, images, rtol=1e-4, atol=1e-5)
 
 
 def test_a_crop_shows_a_part_larger() -> None:
     """Of a ramp, a crop shows a shorter range of values."""
     ramp = torch.linspace(0, 1, 32).expand(6, 1, 32, 32)
-    part = random_crops(ramp, 0.5, 0.5, generator(0))
+    part = crop_randomly(ramp, 0.5, 0.5, generator(0))
     span = (part.amax((1, 2, 3)) - part.amin((1, 2, 3))) / (31 / 32)
     torch.testing.assert_close(span, torch.full((6,), 0.5**0.5), rtol=0.05, atol=0.05)
 

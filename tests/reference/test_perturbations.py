@@ -137,13 +137,13 @@ def test_error_minimising_noise_stops_once_the_surrogate_errs_no_more(
     some_digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    train: Any = alternating_optimization.AlternatingNoise.train
+    train: Any = alternating_optimization.AlternatingNoise.train_surrogate
 
     def count(*given: object) -> None:
         passes.append(1)
         train(*given)
 
-    monkeypatch.setattr(alternating_optimization.AlternatingNoise, "train", count)
+    monkeypatch.setattr(alternating_optimization.AlternatingNoise, "train_surrogate", count)
     images, labels = as_pixels(some_digits.train_images[:64]), some_digits.train_labels[:64]
     ErrorMinimizing(stop_error=0.999, max_passes=9).noise(images, labels, 0)
     assert len(passes) == 1
@@ -232,8 +232,8 @@ def test_class_wise_noise_takes_the_steps_that_are_asked_for(
 ) -> None:
     rng = generator(0, "subset")
     labels = torch.zeros(num_images, dtype=torch.int64)
-    subset = alternating_optimization.class_subset(labels, 128, rng, pass_steps)
-    batches = alternating_optimization.shuffled(subset, 128, rng, pass_steps)
+    subset = alternating_optimization.select_class_subset(labels, 128, rng, pass_steps)
+    batches = alternating_optimization.shuffle_batches(subset, 128, rng, pass_steps)
     assert len(subset.unique()) == len(subset) == size
     assert len(batches) == count
     assert set(torch.cat(batches).tolist()) == set(subset.tolist())
@@ -242,10 +242,10 @@ def test_class_wise_noise_takes_the_steps_that_are_asked_for(
 def test_class_wise_noise_sees_an_image_of_every_class() -> None:
     """300 classes of two images, 128 images a pass: one of each class, and no image twice."""
     labels = torch.arange(600) % 300
-    subset = alternating_optimization.class_subset(labels, 128, generator(0, "subset"))
+    subset = alternating_optimization.select_class_subset(labels, 128, generator(0, "subset"))
     assert set(labels[subset].tolist()) == set(range(300))
     assert len(subset.unique()) == len(subset) < 300 + 128
-    first = alternating_optimization.class_subset(
+    first = alternating_optimization.select_class_subset(
         torch.zeros_like(labels), 128, generator(0, "subset")
     )
     assert torch.equal(subset[:128], first)

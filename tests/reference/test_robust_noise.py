@@ -18,7 +18,7 @@ from fl_sim.models.surrogate import Surrogate
 from fl_sim.models.tuning import build_network
 from fl_sim.protections import neural_tangent
 from fl_sim.protections.error_minimizing import ErrorMinimizing
-from fl_sim.protections.neural_tangent import NeuralTangent, prediction, tangents
+from fl_sim.protections.neural_tangent import NeuralTangent, compute_tangents, predict
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 
@@ -81,7 +81,7 @@ def test_the_adversary_of_robust_noise_is_projected_gradient_ascent() -> None:
         return (torch.from_numpy(weights) * moved.flatten(1).square()).sum()
 
     settings = RobustErrorMinimizing(adversary_radius=4 / 255, adversary_steps=7)
-    found = settings.worst(loss, images, generator(1, "adversary"))
+    found = settings.attack(loss, images, generator(1, "adversary"))
     start = torch.rand(images.shape, generator=generator(1, "adversary")) * 2 - 1
     for image, own, drawn, change in zip(
         images.flatten(1).numpy(), weights, start.flatten(1).numpy(), found.flatten(1), strict=True
@@ -113,8 +113,8 @@ def test_robust_noise_withstands_its_adversary_better_than_plain_noise_does(
     plain = StableErrorMinimizing(radius=16 / 255, random_radius=0.0, **PLAIN)
     worst = {}
     for name, settings in (("robust", robust), ("plain", plain)):
-        noise = settings.batch_noise(surrogate, images, labels, generator(0, "noise"))
-        attack = robust.worst(loss, images + noise, generator(0, "attack"))
+        noise = settings.make_batch_noise(surrogate, images, labels, generator(0, "noise"))
+        attack = robust.attack(loss, images + noise, generator(0, "attack"))
         worst[name] = float(loss(images + noise + attack))
     assert worst["robust"] < worst["plain"]
 
@@ -182,7 +182,7 @@ def test_the_tangent_kernel_is_that_of_autograd_jacobians() -> None:
         model(image[None]).sum().backward()
         rows.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
     jacobian = torch.stack(rows)
-    found = tangents(model, images)
+    found = compute_tangents(model, images)
     torch.testing.assert_close(found @ found.T, jacobian @ jacobian.T, rtol=1e-10, atol=1e-12)
 
 
@@ -198,7 +198,7 @@ def test_the_prediction_is_what_gradient_descent_on_the_tangents_learns() -> Non
         residual = train / scale @ weights - labels
         weights -= rate * (train / scale).T @ residual / 6
     expected = test / scale @ weights
-    found = prediction(train, test, labels, time)
+    found = predict(train, test, labels, time)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
@@ -218,9 +218,9 @@ def test_tangent_noise_raises_its_loss(loss: Any, digits: Dataset) -> None:
     network = build_network(settings.surrogate, (1, 8, 8), 1, 0)
     model = nn.Sequential(*network.frozen, *network.trained).eval()
     wanted = functional.one_hot(labels).double()
-    features, raised = tangents(model, images), getattr(neural_tangent, loss)
+    features, raised = compute_tangents(model, images), getattr(neural_tangent, loss)
     clean, noisy = (
-        float(raised(prediction(tangents(model, seen), features, wanted, 64.0), wanted))
+        float(raised(predict(compute_tangents(model, seen), features, wanted, 64.0), wanted))
         for seen in (images, moved)
     )
     assert noisy > clean

@@ -102,8 +102,10 @@ def test_delusiveness_trains_through_transforms_where_it_is_given_any() -> None:
         seen.append(images)
         return Threshold(-2.0)
 
-    plain = stability.delusiveness_of(train, IMAGES, IMAGES, LABELS)
-    mirrored = stability.delusiveness_of(train, IMAGES, IMAGES, LABELS, lambda own: own.flip(3))
+    plain = stability.measure_delusiveness(train, IMAGES, IMAGES, LABELS)
+    mirrored = stability.measure_delusiveness(
+        train, IMAGES, IMAGES, LABELS, lambda own: own.flip(3)
+    )
     assert plain == mirrored == pytest.approx(loss_at(-0.1, 2), rel=1e-4)
     assert torch.equal(seen[0], IMAGES)
     assert torch.equal(seen[1], IMAGES.flip(3))

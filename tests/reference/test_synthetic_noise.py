@@ -16,23 +16,23 @@ from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import describe
-from fl_sim.core.transforms import CropFlip, draw_crop_flip
+from fl_sim.core.transforms import CropFlipTransform, draw_crop_flip
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.protections import autoregressive, error_maximizing, one_pixel, targeted_adversarial
 from fl_sim.protections.autoregressive import (
     CROP,
     LARGEST,
     Autoregressive,
-    coefficients,
-    recurrence,
-    responses,
+    draw_coefficients,
+    filter_responses,
+    run_recurrence,
 )
 from fl_sim.protections.convolution import Convolution
 from fl_sim.protections.error_maximizing import ErrorMaximizing
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linearization import Linearization
 from fl_sim.protections.one_pixel import OnePixel
-from fl_sim.protections.sparsity_masking import SparsityMasking, largest_gradients
+from fl_sim.protections.sparsity_masking import SparsityMasking, select_largest_gradients
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 
 
@@ -55,7 +55,7 @@ def test_the_recurrence_is_that_of_a_loop_over_pixels() -> None:
                     for a in range(3)
                     for b in range(3)
                 )
-    np.testing.assert_allclose(recurrence(start, weights).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(run_recurrence(start, weights).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -108,16 +108,18 @@ def test_autoregressive_noise_is_even_on_large_colour_images() -> None:
 
 def test_coefficients_meet_the_authors_conditions() -> None:
     """3 x 32 x 32, five classes: fresh starts keep to the L2 norm; filters of others answer."""
-    own = coefficients(5, (3, 32, 32), 10.0, 0).double()
+    own = draw_coefficients(5, (3, 32, 32), 10.0, 0).double()
     sums = own.sum((2, 3))
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
     start = torch.randn(40, 5, 3, 36, 36, generator=generator(1, "start"), dtype=torch.float64)
     repeated = own.expand(40, 5, 3, 3, 3).flatten(0, 1)
-    signals = recurrence(start.flatten(0, 1), repeated)[:, :, CROP:, CROP:].view(40, 5, 3, 32, 32)
+    signals = run_recurrence(start.flatten(0, 1), repeated)[:, :, CROP:, CROP:].view(
+        40, 5, 3, 32, 32
+    )
     norms = signals.square().sum((2, 3, 4)).sqrt()
     assert pytest.approx(50) == LARGEST * (3 * 32 * 32) ** 0.5
     assert float((norms <= 50).double().mean()) > 0.9  # three starts were tried, not these
-    answers = torch.stack([responses(one, own) for one in signals]).mean(0)
+    answers = torch.stack([filter_responses(one, own) for one in signals]).mean(0)
     for number in range(5):
         assert float(answers[number, number]) < 1e-9
         assert number == 0 or float(answers[number, :number].min()) > 7
@@ -131,23 +133,25 @@ def test_a_response_is_the_sum_of_positive_correlations_with_a_unit_signal() -> 
     kernels[:, :, 2, 2] = -1
     unit = (signal / signal.norm())[0]
     answer = sum(correlate2d(unit[c], kernels[0, c], mode="valid") for c in range(2))
-    assert float(responses(signal, weights)) == pytest.approx(np.maximum(answer, 0).sum())
+    assert float(filter_responses(signal, weights)) == pytest.approx(np.maximum(answer, 0).sum())
 
 
 def test_coefficients_of_a_class_do_not_depend_on_later_classes() -> None:
-    assert torch.equal(coefficients(5, (1, 8, 8), 10.0, 3)[:2], coefficients(2, (1, 8, 8), 10.0, 3))
+    assert torch.equal(
+        draw_coefficients(5, (1, 8, 8), 10.0, 3)[:2], draw_coefficients(2, (1, 8, 8), 10.0, 3)
+    )
 
 
 def test_patience_falls_with_the_number_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search for all of them ends; the first classes are as without the others."""
     tried: list[int] = []
-    drawn = autoregressive._stable
+    drawn = autoregressive._draw_stable
     monkeypatch.setattr(autoregressive, "PATIENCE", 9)
-    monkeypatch.setattr(autoregressive, "_stable", lambda *own: tried.append(1) or drawn(*own))
-    first = coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
+    monkeypatch.setattr(autoregressive, "_draw_stable", lambda *own: tried.append(1) or drawn(*own))
+    first = draw_coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
     usual = len(tried)
     monkeypatch.setattr(autoregressive, "FEW", 2)
-    own = coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
+    own = draw_coefficients.__wrapped__(6, (1, 4, 4), 10.0, 0)
     assert len(own.flatten(1).unique(dim=0)) == 6
     assert torch.equal(own[:2], first[:2])
     assert len(tried) - usual < usual
@@ -160,9 +164,9 @@ def test_responses_are_those_of_each_signal_by_itself(monkeypatch: pytest.Monkey
     rng = generator(0, "signal")
     signals = torch.randn(7, 2, 6, 5, generator=rng)
     weights = torch.randn(3, 2, 3, 3, generator=rng)
-    whole = responses(signals, weights)
+    whole = filter_responses(signals, weights)
     monkeypatch.setattr(autoregressive, "MAX_NUMBERS", 200)
-    torch.testing.assert_close(responses(signals, weights), whole)
+    torch.testing.assert_close(filter_responses(signals, weights), whole)
 
 
 def test_one_pixel_of_a_class_changes_and_no_two_classes_share_it(
@@ -185,7 +189,7 @@ def test_one_pixel_of_a_class_changes_and_no_two_classes_share_it(
 def test_the_score_of_a_pixel_is_its_mean_distance_over_the_variance() -> None:
     images = torch.rand(6, 3, 2, 2, generator=generator(0, "images"))
     colour = torch.tensor([[1.0, 0.0, 1.0]])
-    found = one_pixel.scores(images, colour)[0]
+    found = one_pixel.score_pixels(images, colour)[0]
     for place in range(4):
         distances = []
         for image in images.flatten(2):
@@ -198,7 +202,7 @@ def test_the_score_of_a_pixel_is_its_mean_distance_over_the_variance() -> None:
 def test_the_score_of_the_authors_code_is_over_the_deviation_of_images_and_channels() -> None:
     images = torch.rand(6, 3, 2, 2, generator=generator(0, "images"))
     colour = torch.tensor([[1.0, 0.0, 1.0]])
-    found = one_pixel.scores(images, colour, "deviation")[0]
+    found = one_pixel.score_pixels(images, colour, "deviation")[0]
     for place in range(4):
         distances = (images.flatten(2)[:, :, place] - colour).abs().numpy()
         expected = np.mean(distances) / (np.std(distances) + one_pixel.FLAT)
@@ -214,7 +218,7 @@ def test_convolution_noise_is_scipys_correlation_over_its_maximum(per_channel: b
     images = torch.rand(4, 3, 7, 6, generator=generator(0, "images"))
     labels = torch.tensor([0, 1, 1, 0])
     settings = Convolution(per_channel=per_channel)
-    filters = settings.filters(2, 3, 9)
+    filters = settings.draw_filters(2, 3, 9)
     assert torch.equal((filters == 1).flatten(2).sum(2), torch.ones(2, 3))
     assert torch.equal(filters[:, 0], filters[:, 2]) is not per_channel
     noise = settings.noise(images, labels, 9)
@@ -278,7 +282,7 @@ def test_masked_noise_leaves_an_empty_background_alone() -> None:
 def test_the_mask_follows_the_gradient() -> None:
     weights = torch.randn(1, 2, 3, 3, generator=generator(0, "weights"))
     images = torch.rand(2, 2, 3, 3, generator=generator(0, "images"))
-    mask = largest_gradients(lambda moved: (weights * moved).sum(), images, 3 / 9)
+    mask = select_largest_gradients(lambda moved: (weights * moved).sum(), images, 3 / 9)
     order = weights.abs().mean(1).flatten().argsort(descending=True)[:3]
     for own in mask.flatten(1):
         assert set(own.nonzero().flatten().tolist()) == set(order.tolist())
@@ -325,7 +329,7 @@ def test_crops_and_flips_are_those_of_a_loop_over_images(padding: int) -> None:
 
 def test_gradients_flow_back_through_crops_and_flips() -> None:
     images = torch.rand(3, 1, 4, 4, generator=generator(0, "images"), dtype=torch.float64)
-    drawn: CropFlip = draw_crop_flip(3, 2, True, generator(0, "crops"))
+    drawn: CropFlipTransform = draw_crop_flip(3, 2, True, generator(0, "crops"))
     assert torch.autograd.gradcheck(drawn, (images.requires_grad_(True),))
 
 
@@ -354,7 +358,7 @@ def test_targeted_poison_looks_like_the_next_class_to_its_surrogate(
 def test_targeted_poison_starts_where_it_is_asked_to(start: Any) -> None:
     """A Gaussian of the radius, clipped: 32 % of its pixels lie on the border of the ball."""
     settings, images = TargetedAdversarial(start=start), torch.full((40, 1, 16, 16), 0.5)
-    drawn = settings._drawn(images, generator(0, "start")) * 255 / 8
+    drawn = settings._draw_start(images, generator(0, "start")) * 255 / 8
     border = float((drawn.abs() > 1 - 1e-4).double().mean())
     spread = {"zero": 0.0, "uniform": 3**-0.5, "gaussian": 0.719}
     assert border == pytest.approx(0.317 if start == "gaussian" else 0.0, abs=0.01)
@@ -371,9 +375,9 @@ def test_the_best_of_several_attacks_is_kept() -> None:
     one = TargetedAdversarial(start="uniform", padding=0, noise_steps=3)
     many = TargetedAdversarial(start="uniform", padding=0, noise_steps=3, restarts=4)
     rng = generator(2, "attacks")
-    found = [one._attacked(loss, images, rng) for _ in range(4)]
+    found = [one._attack(loss, images, rng) for _ in range(4)]
     best = min(found, key=lambda noise: float(loss(images + noise)))
-    assert torch.equal(many._best(loss, images, generator(2, "attacks")), best)
+    assert torch.equal(many._attack_repeatedly(loss, images, generator(2, "attacks")), best)
     assert not torch.equal(best, found[0])
 
 

@@ -14,7 +14,7 @@ from fl_sim.attacks.fedmia import FedMia
 from fl_sim.attacks.gap import Gap
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
-from fl_sim.attacks.source_inference import excess, sources
+from fl_sim.attacks.source_inference import excess_accuracy, predict_sources
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, Trajectory, loss
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
@@ -123,18 +123,18 @@ def test_an_attack_says_what_it_lacks(cls: type[MembershipAttack]) -> None:
 
 def test_the_source_is_the_client_with_the_lowest_loss() -> None:
     margin = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 1.0, 5.0]])
-    assert sources(margin, generator(0)).tolist() == [0, 1, 2]
+    assert predict_sources(margin, generator(0)).tolist() == [0, 1, 2]
 
 
 def test_equal_clients_are_drawn_at_random() -> None:
-    found = sources(torch.zeros(4, 4000), generator(0, "tie"))
+    found = predict_sources(torch.zeros(4, 4000), generator(0, "tie"))
     counts = found.bincount(minlength=4)
     assert bool(((counts - 1000).abs() < 4 * (4000 * 3 / 16) ** 0.5).all())
 
 
 def test_excess_takes_label_skew_off() -> None:
     right, held_out = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0])
-    assert float(excess(right, held_out)) == 0.25
+    assert float(excess_accuracy(right, held_out)) == 0.25
 
 
 def test_a_target_without_an_answer_has_no_rank() -> None:
@@ -176,4 +176,4 @@ def test_fedmia_takes_two_others_in_a_round() -> None:
 def test_a_source_is_looked_for_among_those_who_answered() -> None:
     nan = torch.nan
     margin = torch.tensor([[nan, 1.0, nan, -torch.inf], [2.0, nan, nan, nan], [1.0, 3.0, nan, nan]])
-    assert sources(margin, generator(0, "ties")).tolist() == [1, 2, -1, 0]
+    assert predict_sources(margin, generator(0, "ties")).tolist() == [1, 2, -1, 0]

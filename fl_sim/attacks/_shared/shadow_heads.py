@@ -20,7 +20,7 @@ from fl_sim.core.seeding import generator
 
 CHUNK = 512  # records scored at once
 GROUP = 16  # heads trained at once
-MOVE = 200  # multiplications in the time that it takes to fetch an inner product
+GATHER_COST = 200  # multiplications in the time that it takes to fetch an inner product
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,16 @@ def train_heads(
     dim = features.shape[1]
     begin = start or Heads(torch.zeros(1, num_classes, dim), torch.zeros(1, num_classes))
     data = _Data(features, labels, begin)
-    kind = _RecordGroup if _few_records(data, members, num_classes, training) else _FeatureGroup
+    kind = (
+        _RecordGroup
+        if _records_are_cheaper(data, members, num_classes, training)
+        else _FeatureGroup
+    )
     found = []
     for first in range(0, len(members), GROUP):
         group = kind(data, members[first : first + GROUP], first, training)
         for epoch in range(training.epochs):
-            group.epoch(seed, epoch)
+            group.run_epoch(seed, epoch)
         found.append(group.heads())
     return Heads(torch.cat([h.weight for h in found]), torch.cat([h.bias for h in found]))
 
@@ -110,34 +114,34 @@ class _Data:
     start: Heads
 
     @cached_property
-    def products(self) -> Float[Tensor, "n n"]:
+    def gram_matrix(self) -> Float[Tensor, "n n"]:
         """Inner products; a bias is the weight of a feature that is always 1."""
         return self.features @ self.features.T + 1
 
     @cached_property
-    def first_logits(self) -> Float[Tensor, "n y"]:
+    def start_logits(self) -> Float[Tensor, "n y"]:
         """What the start says of each record."""
         return self.features @ self.start.weight[0].T + self.start.bias
 
 
-def _few_records(
+def _records_are_cheaper(
     data: _Data, members: Bool[Tensor, "m n"], num_classes: int, training: HeadTraining
 ) -> bool:
     """Return whether heads cost less as sums of records, by the multiplications of one head."""
     count, dim = data.features.shape
     own, work = int(members.sum(1).max()), training.epochs * num_classes
-    by_record = count * count * dim / len(members) + own * own * (MOVE + work)
+    by_record = count * count * dim / len(members) + own * own * (GATHER_COST + work)
     return by_record < 2 * own * dim * work and training.weight_decay == 0
 
 
 State = tuple[Tensor, ...]  # what a step moves, in place; a row for each head
 
 
-class _Group(ABC):
+class _HeadGroup(ABC):
     """A few heads in training: as many as the processor's cache holds."""
 
     state: State
-    own_rows: list[Int64[Tensor, " r"]]  # of the table, for each head
+    head_rows: list[Int64[Tensor, " r"]]  # of the table, for each head
     table: Float[Tensor, "t k"]  # what is gathered for a batch
     labels: Int64[Tensor, " t"]  # of the table's rows
 
@@ -147,10 +151,10 @@ class _Group(ABC):
     ) -> None:
         self.data, self.first, self.training = data, first, training
         self.records = [own.nonzero().squeeze(1) for own in members]
-        self.lay_out()
+        self.initialise()
 
     @abstractmethod
-    def lay_out(self) -> None:
+    def initialise(self) -> None:
         """Set the table, its labels, each head's rows of it, and the state to begin with."""
 
     @abstractmethod
@@ -158,50 +162,52 @@ class _Group(ABC):
         """Return the heads as they are now."""
 
     @abstractmethod
-    def descend(
+    def update(
         self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
     ) -> None:
         """Take one step of the heads of `state`, on rows of the table, in place."""
 
     @final
-    def epoch(self, seed: int, number: int) -> None:
+    def run_epoch(self, seed: int, number: int) -> None:
         """Take every head once through its records."""
         size = self.training.batch_size
-        rows, weights = self._order(seed, number)
+        rows, weights = self._draw_order(seed, number)
         for batch, share in zip(rows.split(size, 1), weights.split(size, 1), strict=True):
-            self._step(batch, share)
+            self._take_step(batch, share)
 
-    def _order(self, seed: int, epoch: int) -> tuple[Int64[Tensor, "g l"], Float[Tensor, "g l"]]:
+    def _draw_order(
+        self, seed: int, epoch: int
+    ) -> tuple[Int64[Tensor, "g l"], Float[Tensor, "g l"]]:
         """Return the rows of an epoch in each head's own order, and their weights.
 
         Heads with fewer records are padded with one of weight 0. The weights of each batch
         sum to 1: the gradient is the mean over a batch, whatever its length.
         """
-        size = max(len(own) for own in self.own_rows)
-        rows = torch.stack([own[:1].expand(size) for own in self.own_rows])
-        weights = torch.zeros(len(self.own_rows), size)
-        for i, own in enumerate(self.own_rows):
+        size = max(len(own) for own in self.head_rows)
+        rows = torch.stack([own[:1].expand(size) for own in self.head_rows])
+        weights = torch.zeros(len(self.head_rows), size)
+        for i, own in enumerate(self.head_rows):
             rng = generator(seed, "head", self.first + i, "epoch", epoch)
             rows[i, : len(own)] = own[torch.randperm(len(own), generator=rng)]
             weights[i, : len(own)] = 1.0
         batches = weights.split(self.training.batch_size, 1)
         return rows, torch.cat([b / b.sum(1, keepdim=True).clamp(min=1) for b in batches], 1)
 
-    def _step(self, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]) -> None:
+    def _take_step(self, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]) -> None:
         """Take one step of every head that has records in its batch; others rest until the next
         epoch.
         """
         own = (weights.sum(1) > 0).nonzero().squeeze(1)
         if len(own) == len(rows):
-            self.descend(self.state, rows, weights)
+            self.update(self.state, rows, weights)
             return
         some = tuple(part[own] for part in self.state)
-        self.descend(some, rows[own], weights[own])
+        self.update(some, rows[own], weights[own])
         for part, moved in zip(self.state, some, strict=True):
             part[own] = moved
 
     @final
-    def gathered(self, rows: Int64[Tensor, "g b"]) -> Float[Tensor, "g b k"]:
+    def gather(self, rows: Int64[Tensor, "g b"]) -> Float[Tensor, "g b k"]:
         """Gather a batch into memory that is used again: fresh pages cost more than the sums."""
         chosen = self._buffer[: rows.numel()]
         torch.index_select(self.table, 0, rows.flatten(), out=chosen)
@@ -209,17 +215,17 @@ class _Group(ABC):
 
     @cached_property
     def _buffer(self) -> Float[Tensor, "r k"]:
-        rows = len(self.own_rows) * self.training.batch_size
+        rows = len(self.head_rows) * self.training.batch_size
         return self.table.new_empty(rows, self.table.shape[1])
 
 
 @final
-class _FeatureGroup(_Group):
+class _FeatureGroup(_HeadGroup):
     """Heads as what they are: a weight for each feature."""
 
-    def lay_out(self) -> None:
+    def initialise(self) -> None:
         """Begin with a copy of the start for each head; the table is that of all records."""
-        self.table, self.labels, self.own_rows = self.data.features, self.data.labels, self.records
+        self.table, self.labels, self.head_rows = self.data.features, self.data.labels, self.records
         weight = self.data.start.weight.repeat(len(self.records), 1, 1)
         bias = self.data.start.bias.repeat(len(self.records), 1)
         self.state = (weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
@@ -228,14 +234,14 @@ class _FeatureGroup(_Group):
         """Return the heads as they are now."""
         return Heads(*self.state[:2])
 
-    def descend(
+    def update(
         self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
     ) -> None:
         """Take one step of the heads of `state`, in place."""
-        settings, inputs = self.training, self.gathered(rows)
+        settings, inputs = self.training, self.gather(rows)
         weight, bias, weight_speed, bias_speed = state
         logits = torch.baddbmm(bias[:, :, None], weight, inputs.transpose(1, 2))
-        error = _error(logits, self.labels[rows], weights)
+        error = _logit_gradient(logits, self.labels[rows], weights)
         weight_speed.baddbmm_(error, inputs, beta=settings.momentum)
         bias_speed.mul_(settings.momentum).add_(error.sum(2))
         if settings.weight_decay:
@@ -246,7 +252,7 @@ class _FeatureGroup(_Group):
 
 
 @final
-class _RecordGroup(_Group):
+class _RecordGroup(_HeadGroup):
     """Heads as sums of their own records: cheaper where records are few beside features.
 
     Every gradient is a sum of records, so a head is its start plus a sum of records, and a step
@@ -255,17 +261,17 @@ class _RecordGroup(_Group):
     have to shrink; such heads are trained as they are.
     """
 
-    def lay_out(self) -> None:
+    def initialise(self) -> None:
         """Begin with no share of any record; the table has a row for each head and record."""
         data, count, classes = self.data, len(self.records), self.data.start.bias.shape[1]
         self.size = max(map(len, self.records))
-        self.own_rows = [i * self.size + torch.arange(len(o)) for i, o in enumerate(self.records)]
+        self.head_rows = [i * self.size + torch.arange(len(o)) for i, o in enumerate(self.records)]
         self.labels = torch.zeros(count * self.size, dtype=torch.int64)
         self.table = torch.zeros(len(self.labels), self.size + classes)
-        for rows, records in zip(self.own_rows, self.records, strict=True):
+        for rows, records in zip(self.head_rows, self.records, strict=True):
             self.labels[rows] = data.labels[records]
-            self.table[rows, : len(rows)] = data.products[records].index_select(1, records)
-            self.table[rows, self.size :] = data.first_logits[records]
+            self.table[rows, : len(rows)] = data.gram_matrix[records].index_select(1, records)
+            self.table[rows, self.size :] = data.start_logits[records]
         shares = torch.zeros(count, classes, self.size + classes)
         shares[:, :, self.size :] = torch.eye(classes)
         self.state = (shares, torch.zeros_like(shares))
@@ -280,19 +286,19 @@ class _RecordGroup(_Group):
         start = self.data.start
         return Heads(torch.stack(sums) + start.weight, own.sum(2) + start.bias)
 
-    def descend(
+    def update(
         self, state: State, rows: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
     ) -> None:
         """Take one step of the heads of `state`, in place."""
         shares, speed = state
-        logits = torch.bmm(shares, self.gathered(rows).transpose(1, 2))
-        error = _error(logits, self.labels[rows], weights)
+        logits = torch.bmm(shares, self.gather(rows).transpose(1, 2))
+        error = _logit_gradient(logits, self.labels[rows], weights)
         places = (rows % self.size)[:, None].expand_as(error)
         speed.mul_(self.training.momentum).scatter_add_(2, places, error)
         shares.sub_(speed, alpha=self.training.learning_rate)
 
 
-def _error(
+def _logit_gradient(
     logits: Float[Tensor, "g y b"], labels: Int64[Tensor, "g b"], weights: Float[Tensor, "g b"]
 ) -> Float[Tensor, "g y b"]:
     """Return the gradient of the weighted cross-entropy by the logits."""

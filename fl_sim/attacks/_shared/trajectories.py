@@ -12,7 +12,7 @@ def require_trajectory(held: Evidence) -> Trajectory:
     return held.trajectory
 
 
-def cosines(held: Evidence) -> Float[Tensor, "r k n"]:
+def require_cosines(held: Evidence) -> Float[Tensor, "r k n"]:
     """Return the cosines, which `needs_trajectory` has found to be there."""
     cosine = require_trajectory(held).cosine
     assert cosine is not None
@@ -21,10 +21,10 @@ def cosines(held: Evidence) -> Float[Tensor, "r k n"]:
 
 def needs_trajectory(held: Evidence, cosine: bool = False, clients: int = 1) -> str:
     """Return what the evidence lacks of a trajectory, or nothing."""
-    course = held.trajectory
-    if course is None:
+    trajectory = held.trajectory
+    if trajectory is None:
         return "needs the updates of each client; got none"
-    if cosine and course.cosine is None:
+    if cosine and trajectory.cosine is None:
         return "needs cosines of updates with gradients; got none"
-    count = course.client_margin.shape[1]
+    count = trajectory.client_margin.shape[1]
     return "" if count >= clients else f"needs {clients} clients; got {count}"

@@ -23,7 +23,7 @@ def mean(values: Float[Tensor, " k"]) -> float:
     return float(select_defined(values).double().mean())
 
 
-def both_defined(
+def select_pairs(
     first: Float[Tensor, " k"], second: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """Return the pairs of which both values are numbers."""

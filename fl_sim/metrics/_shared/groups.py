@@ -17,7 +17,7 @@ CLEAN, MIXED, PROTECTED, ATTACKER = "clean", "mixed", "protected", "attacker"
 GROUPS = (CLEAN, MIXED, PROTECTED, ATTACKER)
 
 
-def group_of(share: float, attacks: bool) -> str:
+def assign_group(share: float, attacks: bool) -> str:
     """Return a client's group, by the protected share of its records; attacking comes first."""
     if attacks:
         return ATTACKER

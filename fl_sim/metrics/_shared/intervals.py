@@ -25,7 +25,7 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def auc_with_interval(
-    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], confidence: float = 0.95
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Return the area under the ROC curve, ties counted half, and its interval.
 
@@ -35,13 +35,13 @@ def auc_with_interval(
     Source: DeLong et al. (1988), in the rank form of Sun and Xu (2014),
     https://doi.org/10.1109/LSP.2014.2337313. Guessing gives 0.5.
     """
-    positive, negative = members.double().numpy(), outsiders.double().numpy()
+    positive, negative = members.double().numpy(), nonmembers.double().numpy()
     m, n = len(positive), len(negative)
     if m == 0 or n == 0 or np.isnan(positive).any() or np.isnan(negative).any():
         return float("nan"), float("nan"), float("nan")
-    ranks = _ranks(np.concatenate([positive, negative]))
-    above = (ranks[:m] - _ranks(positive)) / n  # share of outsiders below each member
-    below = 1 - (ranks[m:] - _ranks(negative)) / m  # share of members above each outsider
+    ranks = _mean_ranks(np.concatenate([positive, negative]))
+    above = (ranks[:m] - _mean_ranks(positive)) / n  # share of outsiders below each member
+    below = 1 - (ranks[m:] - _mean_ranks(negative)) / m  # share of members above each outsider
     area = float(above.mean())
     if m < 2 or n < 2:
         return area, 0.0, 1.0
@@ -50,7 +50,7 @@ def auc_with_interval(
     return area, max(0.0, area - half), min(1.0, area + half)
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each value's rank from 1, the mean rank for equal ones."""
     _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
     mean_ranks: NDArray[np.float64] = counts.cumsum() - (counts - 1) / 2

@@ -14,16 +14,16 @@ MAX_FPRS = (0.01, 0.001)
 NAN = float("nan")
 
 
-def auc(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+def auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]) -> float:
     """Return the chance that a random member scores above a random outsider; guessing: 0.5.
 
     >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
     0.75
     """
-    return auc_with_interval(members, outsiders)[0]
+    return auc_with_interval(members, nonmembers)[0]
 
 
-def balanced_accuracy(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]) -> float:
+def balanced_accuracy(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]) -> float:
     """Return the best mean of hit and rejection rate over all thresholds; guessing: 0.5.
 
     The threshold is chosen on the audited records, so this is an upper bound.
@@ -31,12 +31,12 @@ def balanced_accuracy(members: Float[Tensor, " m"], outsiders: Float[Tensor, " o
     >>> balanced_accuracy(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
     0.75
     """
-    tpr, fpr = _rates(members, outsiders)
+    tpr, fpr = _rates(members, nonmembers)
     return float((0.5 + (tpr - fpr) / 2).max()) if len(tpr) else NAN
 
 
 def tpr_at_fpr(
-    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fpr: float = 0.01
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], max_fpr: float = 0.01
 ) -> float:
     """Return the share of members found while at most `max_fpr` of outsiders are accused.
 
@@ -46,12 +46,12 @@ def tpr_at_fpr(
     >>> tpr_at_fpr(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]), max_fpr=0.5)
     1.0
     """
-    tpr, fpr = _rates(members, outsiders)
+    tpr, fpr = _rates(members, nonmembers)
     return float(tpr[fpr <= max_fpr].max()) if len(tpr) else NAN
 
 
 def tail_tnr(
-    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"], max_fnr: float = 0.01
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], max_fnr: float = 0.01
 ) -> float:
     """Return the share of outsiders cleared while at most `max_fnr` of members are.
 
@@ -64,23 +64,23 @@ def tail_tnr(
     >>> tail_tnr(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0, 3.0]))
     0.5
     """
-    return tpr_at_fpr(-outsiders, -members, max_fnr)
+    return tpr_at_fpr(-nonmembers, -members, max_fnr)
 
 
 def _rates(
-    members: Float[Tensor, " m"], outsiders: Float[Tensor, " o"]
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
     """Return hit and false alarm rates at every threshold, `score >= threshold`, and for nobody.
 
     Empty where there is nothing to compare: an empty side, or a score that is NaN.
     """
-    thresholds = torch.cat([members, outsiders]).unique()
-    if not (len(members) and len(outsiders)) or bool(thresholds.isnan().any()):
+    thresholds = torch.cat([members, nonmembers]).unique()
+    if not (len(members) and len(nonmembers)) or bool(thresholds.isnan().any()):
         none = torch.empty(0, dtype=torch.float64)
         return none, none
     # The last threshold, above every score, accuses nobody; an infinite score leaves room for none.
-    nobody = torch.zeros(1, dtype=torch.float64)
-    hits = len(members) - torch.searchsorted(members.sort().values, thresholds)
-    alarms = len(outsiders) - torch.searchsorted(outsiders.sort().values, thresholds)
-    found = torch.cat([hits.double() / len(members), nobody])
-    return found, torch.cat([alarms.double() / len(outsiders), nobody])
+    none_accused = torch.zeros(1, dtype=torch.float64)
+    true_positives = len(members) - torch.searchsorted(members.sort().values, thresholds)
+    false_positives = len(nonmembers) - torch.searchsorted(nonmembers.sort().values, thresholds)
+    found = torch.cat([true_positives.double() / len(members), none_accused])
+    return found, torch.cat([false_positives.double() / len(nonmembers), none_accused])

@@ -21,7 +21,7 @@ from fl_sim.models.surrogate import BatchCycle, Surrogate
 
 PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
-Turn = Callable[[Float[Tensor, "_ c h w"]], tuple[Float[Tensor, "_ c h w"], bool]]
+NoisePass = Callable[[Float[Tensor, "_ c h w"]], tuple[Float[Tensor, "_ c h w"], bool]]
 Step = Callable[
     [Loss, Float[Tensor, "m c h w"], Float[Tensor, "m c h w"]], Float[Tensor, "m c h w"]
 ]
@@ -55,19 +55,19 @@ class AlternatingNoise:
     batches: BatchCycle | None = None
     surrogate_steps: int = 0
 
-    def sample_wise(self) -> Float[Tensor, "n c h w"]:
+    def make_sample_wise(self) -> Float[Tensor, "n c h w"]:
         """Return noise of every image by itself."""
         batches = torch.arange(len(self.images)).split(self.batch_size)
 
         def turn(noise: Tensor) -> tuple[Tensor, bool]:
-            self.train(noise)
+            self.train_surrogate(noise)
             noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
             error = self.surrogate.compute_error(self.images + noise, self.labels)
             return noise, self.is_enough(error)
 
-        return self._repeat(turn, torch.zeros_like(self.images))
+        return self._run_passes(turn, torch.zeros_like(self.images))
 
-    def class_wise(
+    def make_class_wise(
         self, radius: float, pass_steps: int, rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return noise that all images of a class share.
@@ -77,21 +77,21 @@ class AlternatingNoise:
             pass_steps: steps of a pass, at least.
             rng: draws the images that the noise is made on, and their order in each pass.
         """
-        subset = class_subset(self.labels, self.batch_size, rng, pass_steps)
+        subset = select_class_subset(self.labels, self.batch_size, rng, pass_steps)
         images, labels = self.images[subset], self.labels[subset]
 
         def turn(noise: Tensor) -> tuple[Tensor, bool]:
-            self.train(noise[self.labels])
+            self.train_surrogate(noise[self.labels])
             noise = noise.clone()
-            for rows in shuffled(subset, self.batch_size, rng, pass_steps):
+            for rows in shuffle_batches(subset, self.batch_size, rng, pass_steps):
                 self._move_classes(rows, noise, radius)
             error = self.surrogate.compute_error((images + noise[labels]).clamp(0, 1), labels)
             return noise, self.is_enough(error)
 
         start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
-        return self._repeat(turn, start)[self.labels]
+        return self._run_passes(turn, start)[self.labels]
 
-    def train(self, noise: Float[Tensor, "n c h w"]) -> None:
+    def train_surrogate(self, noise: Float[Tensor, "n c h w"]) -> None:
         """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
         if self.batches is not None:
             for _ in range(self.surrogate_steps):
@@ -113,16 +113,18 @@ class AlternatingNoise:
         counts = labels.bincount(minlength=len(noise))[present].view(-1, 1, 1, 1)
         noise[present] = (sums[present] / counts).clamp(-radius, radius)
 
-    def _repeat(self, turn: Turn, noise: Float[Tensor, "m c h w"]) -> Float[Tensor, "m c h w"]:
+    def _run_passes(
+        self, run_pass: NoisePass, noise: Float[Tensor, "m c h w"]
+    ) -> Float[Tensor, "m c h w"]:
         """Return the noise after all turns, or once one says that it is good enough."""
         checkpoint, first = Checkpoint("turns"), 0
-        kept = checkpoint.load()
-        if kept is not None:
-            first, noise = self.surrogate.load_state_dict(kept, self.rng), kept["noise"]
+        saved = checkpoint.load()
+        if saved is not None:
+            first, noise = self.surrogate.load_state_dict(saved, self.rng), saved["noise"]
             if self.batches is not None:
-                self.batches.position = int(kept["position"])
+                self.batches.position = int(saved["position"])
         for number in range(first, self.max_passes):
-            noise, enough = turn(noise)
+            noise, enough = run_pass(noise)
             if enough:
                 break
             if checkpoint.due():
@@ -132,24 +134,24 @@ class AlternatingNoise:
         return noise
 
 
-def in_batches(
-    made: Callable[[int, Int64[Tensor, " m"]], Float[Tensor, "m c h w"]],
+def make_in_batches(
+    make_noise: Callable[[int, Int64[Tensor, " m"]], Float[Tensor, "m c h w"]],
     num_images: int,
     batch_size: int,
 ) -> Float[Tensor, "n c h w"]:
     """Return the noise of all images, made by the number and the rows of each batch by itself."""
     checkpoint = Checkpoint("batches")
-    kept = checkpoint.load()
-    parts = [] if kept is None else list(kept["noise"].split(batch_size))
+    saved = checkpoint.load()
+    parts = [] if saved is None else list(saved["noise"].split(batch_size))
     batches = torch.arange(num_images).split(batch_size)
     for number in range(len(parts), len(batches)):
-        parts.append(made(number, batches[number]))
+        parts.append(make_noise(number, batches[number]))
         if checkpoint.due():
             checkpoint.save({"noise": torch.cat(parts)})
     return torch.cat(parts)
 
 
-def class_subset(
+def select_class_subset(
     labels: Int64[Tensor, " n"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> Int64[Tensor, " m"]:
     """Draw the images on which class-wise noise is updated: more where more steps are wanted.
@@ -166,7 +168,7 @@ def class_subset(
     return torch.cat([subset, left[by_class[sizes.cumsum(0) - sizes]]])
 
 
-def shuffled(
+def shuffle_batches(
     subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> tuple[Int64[Tensor, " b"], ...]:
     """Return the subset in new batches, over again until there are as many as are wanted."""
@@ -177,7 +179,7 @@ def shuffled(
     return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
 
 
-def num_outputs(labels: Int64[Tensor, " n"]) -> int:
+def count_outputs(labels: Int64[Tensor, " n"]) -> int:
     """Return how many classes a surrogate tells apart: at least two.
 
     With one output there is nothing to learn, no gradient, and no noise, even for an owner all of
@@ -186,7 +188,7 @@ def num_outputs(labels: Int64[Tensor, " n"]) -> int:
     return max(2, int(labels.max()) + 1)
 
 
-def shape_of(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
+def get_image_shape(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
     """Return channels, height and width."""
     return images.shape[1], images.shape[2], images.shape[3]
 

@@ -19,7 +19,11 @@ from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
 from fl_sim.models.batches import count_samples, split_batches
 from fl_sim.models.surrogate import Surrogate
-from fl_sim.protections._shared.alternating_optimization import in_batches, num_outputs, shape_of
+from fl_sim.protections._shared.alternating_optimization import (
+    count_outputs,
+    get_image_shape,
+    make_in_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ class RobustNoise(Protection):
         require(clip is None or clip > 0, "clip_gradient", "above 0, or None", clip)
 
     @property
-    def against(self) -> float:
+    def attack_radius(self) -> float:
         """Radius of the adversary: half of the noise's where none is given."""
         return self.radius / 2 if self.adversary_radius is None else self.adversary_radius
 
     @abstractmethod
-    def disturbance(
+    def make_disturbance(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return what the noise has to withstand, added to images that are transformed."""
@@ -80,29 +84,31 @@ class RobustNoise(Protection):
 
         def made(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, self.short, "final", number)
-            return self.batch_noise(surrogate, images[rows], labels[rows], rng)
+            return self.make_batch_noise(surrogate, images[rows], labels[rows], rng)
 
-        return in_batches(made, len(images), self.batch_size)
+        return make_in_batches(made, len(images), self.batch_size)
 
     @final
     def train_surrogate(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Surrogate:
         """Return the surrogate after its steps; its rate falls tenfold at 40 and 80 %."""
-        num_classes = num_outputs(labels)
-        shape = shape_of(images)
+        num_classes = count_outputs(labels)
+        shape = get_image_shape(images)
         rate, clip = self.learning_rate, self.clip_gradient
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
-        kept = checkpoint.load()
-        for step in range(0 if kept is None else surrogate.load_state_dict(kept), last):
-            rows = self._rows(len(images), step, seed, surrogate.min_batch_size(images))
+        saved = checkpoint.load()
+        for step in range(0 if saved is None else surrogate.load_state_dict(saved), last):
+            rows = self._select_batch(len(images), step, seed, surrogate.min_batch_size(images))
             self._take_step(surrogate, images[rows], labels[rows], step, seed)
             if checkpoint.due() or step + 1 == last:
                 checkpoint.save(surrogate.state_dict(step + 1))
         return surrogate
 
-    def _rows(self, num_images: int, step: int, seed: int, least: int = 1) -> Int64[Tensor, " m"]:
+    def _select_batch(
+        self, num_images: int, step: int, seed: int, least: int = 1
+    ) -> Int64[Tensor, " m"]:
         """Return the batch of a step; each epoch has an order of its own."""
         batches = math.ceil(count_samples(num_images, least) / self.batch_size)
         epoch, number = divmod(step, batches)
@@ -116,13 +122,13 @@ class RobustNoise(Protection):
         past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
         surrogate.scale_rates(0.1**past)
         rng = generator(seed, self.short, "step", step)
-        noise = self.batch_noise(surrogate, images, labels, rng)
+        noise = self.make_batch_noise(surrogate, images, labels, rng)
         transformed = draw_crop_flip(len(images), self.padding, self.flip, rng)
         seen = transformed(images + (noise * 255).round() / 255)
-        surrogate.step(seen + self.worst(surrogate.make_loss(labels), seen, rng), labels)
+        surrogate.step(seen + self.attack(surrogate.make_loss(labels), seen, rng), labels)
 
     @final
-    def batch_noise(
+    def make_batch_noise(
         self,
         surrogate: Surrogate,
         images: Float[Tensor, "n c h w"],
@@ -139,7 +145,7 @@ class RobustNoise(Protection):
             total = torch.zeros(())
             for _ in range(self.transforms):
                 seen = draw_crop_flip(len(moved), self.padding, self.flip, rng)(moved)
-                total = total + loss(seen + self.disturbance(loss, seen.detach(), rng))
+                total = total + loss(seen + self.make_disturbance(loss, seen.detach(), rng))
             return total
 
         start = uniform(images, self.radius, rng)
@@ -147,11 +153,11 @@ class RobustNoise(Protection):
         return sign_steps(expected, images, start, self.radius, size, steps, "minimise")
 
     @final
-    def worst(
+    def attack(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Return the adversary's change: projected gradient ascent from a random start."""
-        radius = self.against
+        radius = self.attack_radius
         if radius == 0 or self.adversary_steps == 0:
             return torch.zeros_like(images)
         start = uniform(images, radius, rng)

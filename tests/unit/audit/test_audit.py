@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model
-from fl_sim.attacks.gradient_inversion import gradient_of
+from fl_sim.attacks.gradient_inversion import compute_gradient
 from fl_sim.attacks.gradient_norm import head_gradient_norm
 from fl_sim.attacks.lira import Lira
 from fl_sim.attacks.loss_threshold import LossThreshold
@@ -185,7 +185,7 @@ def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
     error[torch.arange(5), labels] -= 1
     found = compute_head_cosine(delta, error, features)
     for i in range(5):
-        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        gradient = compute_gradient(head, features[i : i + 1], labels[i : i + 1])
         expected = torch.cosine_similarity(-gradient, delta.double(), dim=0)
         assert float(found[i]) == pytest.approx(float(expected), abs=1e-9)
 
@@ -227,7 +227,7 @@ def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
     labels = torch.tensor([0, 1, 2, 1, 0])
     found = head_gradient_norm(head(features).detach(), labels, features)
     for i in range(5):
-        gradient = gradient_of(head, features[i : i + 1], labels[i : i + 1])
+        gradient = compute_gradient(head, features[i : i + 1], labels[i : i + 1])
         assert float(found[i]) == pytest.approx(float(gradient.norm()), rel=1e-9)
 
 

@@ -12,7 +12,7 @@ from fl_sim.metrics.accuracy import (
     Accuracy,
     class_accuracies,
     class_means,
-    class_mixes,
+    class_shares,
     client_accuracies,
     client_groups,
     protected_shares,
@@ -43,9 +43,9 @@ def test_class_means_are_means_over_each_class() -> None:
     assert means[[1, 3]].isnan().all()
 
 
-def test_class_mixes_are_shares(record: RoundRecord) -> None:
+def test_class_shares_add_up(record: RoundRecord) -> None:
     expected = [[0.8, 0.2, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.25, 0.25, 0.5]]
-    assert class_mixes(record).tolist() == expected
+    assert class_shares(record).tolist() == expected
 
 
 def test_a_clients_accuracy_is_that_on_its_own_mix(record: RoundRecord) -> None:

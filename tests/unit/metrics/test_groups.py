@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fl_sim.contracts import RoundRecord, Row
-from fl_sim.metrics._shared.groups import gap_rows, group_gap, group_mean, group_of
+from fl_sim.metrics._shared.groups import assign_group, gap_rows, group_gap, group_mean
 from fl_sim.metrics.accuracy import Accuracy, client_accuracies, client_groups
 from fl_sim.metrics.fairness import Fairness, statistics
 
@@ -29,7 +29,7 @@ def record(observation: Maker) -> RoundRecord:
 
 def test_who_attacks_is_an_attacker_whatever_it_protects(record: RoundRecord) -> None:
     assert client_groups(record) == ["protected", "clean", "mixed", "attacker"]
-    assert [group_of(share, False) for share in (0.0, 0.25, 0.75, 0.76)] == [
+    assert [assign_group(share, False) for share in (0.0, 0.25, 0.75, 0.76)] == [
         "clean",
         "mixed",
         "mixed",

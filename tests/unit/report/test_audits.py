@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.core.seeding import generator
-from fl_sim.metrics.membership import Finding, Records, assess, shift_control
+from fl_sim.metrics.membership import Finding, Records, assess, assess_shift
 from fl_sim.report import page, tables
 from fl_sim.report.grid import grid_of
 from fl_sim.report.sections.audits import _steps, audits
@@ -38,7 +38,7 @@ def write_audit(folder: Path) -> None:
         noise = torch.randn(len(own), generator=generator(0, name), dtype=torch.float64)
         scores = noise + strength * own.members
         about = Finding(name, "", 0.0, num_references=16 * (name != "loss"), references="heads")
-        findings += [*assess(scores, own, about, {0.01: 2.0}), *shift_control(scores, own, about)]
+        findings += [*assess(scores, own, about, {0.01: 2.0}), *assess_shift(scores, own, about)]
         tables_.append(
             pd.DataFrame({"attack": name, "score": scores.numpy(), "member": own.members.numpy()})
         )
