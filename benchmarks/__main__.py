@@ -14,9 +14,16 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import ENGINES, Case
-from benchmarks.race import cold_race, race
-from benchmarks.table import Row, kept, row_of, targets_table, times_table, write_rows
-from benchmarks.workloads import all_cases
+from benchmarks.race import race, race_cold
+from benchmarks.table import (
+    Row,
+    make_row,
+    make_targets_table,
+    make_times_table,
+    merge_rows,
+    write_rows,
+)
+from benchmarks.workloads import list_all_cases
 from fl_sim.core.atomic_io import write_json
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -33,20 +40,22 @@ def main(
 ) -> None:
     """Measure what a round costs: the plain loop, fl_sim, Flower and pfl, in turns."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are ended on the way out
-    wanted = _chosen(engines, list(ENGINES), "engines")
-    cases = all_cases(full)
-    workloads = _chosen(only, list(dict.fromkeys(case.workload for case in cases)), "workloads")
-    if "pfl" in wanted and not _find_pfl():
+    selected = _parse_names(engines, list(ENGINES), "engines")
+    cases = list_all_cases(full)
+    workloads = _parse_names(
+        only, list(dict.fromkeys(case.workload for case in cases)), "workloads"
+    )
+    if "pfl" in selected and not _find_pfl():
         console.print(f"pfl left out: not installed ({PFL_FOLDER} is not there; see make bench)")
-        wanted.remove("pfl")
+        selected.remove("pfl")
     rows: list[Row] = []
     for case in cases:
         if case.workload in workloads:
-            rows += _measure(case, wanted, runs)
-            write_rows(out, kept(out, rows))
-    write_json(out.with_name("machine.json"), _machine())
-    everything = kept(out, rows)
-    console.print(times_table(everything), targets_table(everything))
+            rows += _measure(case, selected, runs)
+            write_rows(out, merge_rows(out, rows))
+    write_json(out.with_name("machine.json"), _describe_machine())
+    everything = merge_rows(out, rows)
+    console.print(make_times_table(everything), make_targets_table(everything))
     console.print(f"results: {out}")
 
 
@@ -60,18 +69,18 @@ def _measure(case: Case, engines: list[str], runs: int) -> list[Row]:
     case.prepare()
     with console.status(f"{case.workload}, {case.name}: {', '.join(jobs)}"):
         if case.cold:
-            outcomes = cold_race(jobs, runs, case.budget, say)
+            outcomes = race_cold(jobs, runs, case.budget, say)
         else:
             outcomes = race(jobs, runs, case.warm_up, case.budget, say)
     say(f"measured in {time.perf_counter() - started:.0f} s")
     return [
-        row_of(case.workload, case.name, engine, outcome)
+        make_row(case.workload, case.name, engine, outcome)
         for engine, outcome in outcomes.items()
         if outcome.samples
     ]
 
 
-def _chosen(text: str, known: list[str], what: str) -> list[str]:
+def _parse_names(text: str, known: list[str], what: str) -> list[str]:
     """Return the named ones, or all where nothing is named."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -88,7 +97,7 @@ def _find_pfl() -> bool:
     return importlib.util.find_spec("pfl") is not None
 
 
-def _machine() -> dict[str, object]:
+def _describe_machine() -> dict[str, object]:
     """Return what the numbers depend on beside the code."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]

@@ -12,7 +12,7 @@ WORKERS = 2  # of ray and flower
 ENDLESS = 10_000  # rounds of an experiment that is stopped from outside
 
 
-def nothing() -> None:
+def prepare_nothing() -> None:
     """Prepare nothing."""
 
 
@@ -36,22 +36,22 @@ class Case:
     warm_up: int = 1
     budget: float = 150.0
     cold: bool = False
-    prepare: Callable[[], None] = nothing
+    prepare: Callable[[], None] = prepare_nothing
 
 
-def rounds_of(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:
+def make_round_jobs(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:
     """Return jobs whose turns are rounds of the same experiment, without evaluation."""
     off = Evaluation(every=ENDLESS)
     text = replace(experiment, rounds=ENDLESS, evaluation=off).to_json()
-    return {engine: job("run", engine, text) for engine in engines}
+    return {engine: make_job("run", engine, text) for engine in engines}
 
 
-def job(function: str, engine: str, experiment: str, **arguments: Any) -> Job:
+def make_job(function: str, engine: str, experiment: str, **arguments: Any) -> Job:
     """Return what an engine is to do with an experiment."""
     module = "ours" if engine in ("local", "ray") else engine
-    own: dict[str, Any] = {"experiment": experiment, **arguments}
+    all_arguments: dict[str, Any] = {"experiment": experiment, **arguments}
     if module == "ours":
-        own["engine"] = engine
+        all_arguments["engine"] = engine
     if engine in ("ray", "flower"):
-        own["workers"] = WORKERS
-    return Job(f"benchmarks.engines.{module}:{function}", own)
+        all_arguments["workers"] = WORKERS
+    return Job(f"benchmarks.engines.{module}:{function}", all_arguments)

@@ -6,19 +6,19 @@ import os
 import sys
 from typing import Any
 
+from benchmarks.pacer import Pacer
 from benchmarks.tree import become_reaper
-from benchmarks.turns import Turns
 
 
 def main() -> None:
     """Do what the job says, a round a turn, and wait for the end."""
-    orders, answers, job = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    commands, replies, job = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     become_reaper()
     if extra := os.environ.get("BENCHMARKS_EXTRA"):
         sys.path.append(extra)  # last, so that nothing of ours is replaced
     module, _, function = job["call"].partition(":")
     run: Any = getattr(importlib.import_module(module), function)
-    run(Turns(orders, answers, job["rounds_a_turn"]), **job["arguments"])
+    run(Pacer(commands, replies, job["rounds_per_turn"]), **job["arguments"])
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from benchmarks import scale
 from benchmarks.rules import RESULTS as RULES
-from benchmarks.rules import cells
-from benchmarks.table import Row, judgements
+from benchmarks.rules import format_cells
+from benchmarks.table import Row, judge_targets
 from fl_sim.core.atomic_io import write_text
 
 DOCS, RESULTS = Path(__file__).parents[1] / "docs", Path(__file__).with_name("results.json")
 
 
-class Spot(NamedTuple):
+class GeneratedTable(NamedTuple):
     """A place in a page that is filled from a file of results."""
 
     page: str
@@ -24,40 +24,40 @@ class Spot(NamedTuple):
     fill: Callable[[Any], str]
 
 
-def targets(rows: list[dict[str, Any]]) -> str:
+def format_targets(rows: list[dict[str, Any]]) -> str:
     """Return what was to be shown, and what was measured, as Markdown."""
     lines = ["| target | measured | wanted | |", "|---|---|---|---|"]
-    found = judgements([Row(**row) for row in rows])
-    lines += ["| " + " | ".join(judgement) + " |" for judgement in found]
+    match = judge_targets([Row(**row) for row in rows])
+    lines += ["| " + " | ".join(judgement) + " |" for judgement in match]
     return "\n".join(lines)
 
 
-def rules(rows: list[dict[str, Any]]) -> str:
+def format_rules(rows: list[dict[str, Any]]) -> str:
     """Return what rules cost as Markdown."""
     names = [name.replace("_", " ") for name in rows[0]]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    lines += ["| " + " | ".join(format_cells(row)) + " |" for row in rows]
     return "\n".join(lines)
 
 
 SPOTS = (
-    Spot("scale.md", "overhead", RESULTS, scale.tables),
-    Spot("benchmarks.md", "targets", RESULTS, targets),
-    Spot("benchmarks.md", "rules", RULES, rules),
+    GeneratedTable("scale.md", "overhead", RESULTS, scale.format_tables),
+    GeneratedTable("benchmarks.md", "targets", RESULTS, format_targets),
+    GeneratedTable("benchmarks.md", "rules", RULES, format_rules),
 )
 
 
-def write(spot: Spot, docs: Path) -> None:
+def write_table(table: GeneratedTable, docs: Path) -> None:
     """Put a table between its marks; without results, leave the page as it is."""
-    if not spot.results.exists():
+    if not table.results.exists():
         return
-    marks = re.compile(f"(<!-- {spot.mark} -->\n).*?(<!-- /{spot.mark} -->)", re.DOTALL)
-    table, page = spot.fill(json.loads(spot.results.read_text())), docs / spot.page
+    marks = re.compile(f"(<!-- {table.mark} -->\n).*?(<!-- /{table.mark} -->)", re.DOTALL)
+    filled, page = table.fill(json.loads(table.results.read_text())), docs / table.page
     text = page.read_text()
-    write_text(page, marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))
+    write_text(page, marks.sub(lambda match: f"{match[1]}{filled}\n{match[2]}", text))
 
 
 if __name__ == "__main__":
     for each in SPOTS:
-        write(each, DOCS)
+        write_table(each, DOCS)
     print("rebuilt the tables of docs/scale.md and docs/benchmarks.md")

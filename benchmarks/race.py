@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.tree import Tree
+from benchmarks.tree import ProcessTree
 
 LIMIT = 900.0  # seconds that a single turn may take
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class Sample(NamedTuple):
@@ -43,93 +43,93 @@ class Job:
 
     call: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    rounds_a_turn: int = 1
+    rounds_per_turn: int = 1
 
 
-class Entrant:
+class EngineProcess:
     """An engine in a process of its own."""
 
     def __init__(self, job: Job) -> None:
         """Start the process; it prepares itself and then waits."""
         self.folder = Path(tempfile.mkdtemp(prefix="flb-"))
         self.log = self.folder / "log"
-        orders, self._orders = os.pipe()
-        self._answers, answers = os.pipe()
+        commands, self._commands = os.pipe()
+        self._replies, replies = os.pipe()
         text = json.dumps(asdict(job))
-        command = [sys.executable, "-m", "benchmarks.child", str(orders), str(answers), text]
+        command = [sys.executable, "-m", "benchmarks.child", str(commands), str(replies), text]
         self.started = time.perf_counter()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=log,
-                pass_fds=(orders, answers),
-                env=self._environment(),
+                pass_fds=(commands, replies),
+                env=self._make_environment(),
                 start_new_session=True,  # an interrupt is for the parent, which ends its children
             )
-        os.close(orders)
-        os.close(answers)
-        self.tree = Tree(self.process.pid)
+        os.close(commands)
+        os.close(replies)
+        self.tree = ProcessTree(self.process.pid)
         self.spent = 0.0
 
     def prepare(self) -> None:
         """Wait until the first round can begin, and stop it there."""
-        self._hear("ready")
+        self._wait_for("ready")
         self.tree.pause()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget what was before the turns that count."""
         self.spent, self.tree.peak_mib = 0.0, 0.0
 
-    def turn(self) -> Sample:
+    def run_turn(self) -> Sample:
         """Let it do one round, alone on the machine."""
         self.tree.resume()
         before = self.tree.cpu_seconds()
         started = time.perf_counter()
-        sample = self._go(before, started)
+        sample = self._measure_turn(before, started)
         self.tree.pause()
         return sample
 
-    def cold_turn(self) -> Sample:
+    def run_cold_turn(self) -> Sample:
         """Let it do its first round; the cost counts from the start of the process."""
-        with self.tree.watched():
-            self._hear("ready")
-        return self._go(0.0, self.started)
+        with self.tree.watch_memory():
+            self._wait_for("ready")
+        return self._measure_turn(0.0, self.started)
 
     def stop(self) -> None:
         """End the process and all that it started."""
         self.tree.kill()
         self.process.wait()
-        os.close(self._orders)
-        os.close(self._answers)
+        os.close(self._commands)
+        os.close(self._replies)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _go(self, cpu: float, started: float) -> Sample:
-        with self.tree.watched():
-            os.write(self._orders, b"go\n")
-            self._hear("done")
+    def _measure_turn(self, cpu: float, started: float) -> Sample:
+        with self.tree.watch_memory():
+            os.write(self._commands, b"go\n")
+            self._wait_for("done")
             wall = time.perf_counter() - started
         self.spent += wall
         return Sample(self.tree.cpu_seconds() - cpu, wall)
 
-    def _hear(self, expected: str) -> None:
-        waiting, _, _ = select.select([self._answers], [], [], LIMIT)
-        answer = os.read(self._answers, 64).decode().strip() if waiting else "no answer in time"
+    def _wait_for(self, expected: str) -> None:
+        waiting, _, _ = select.select([self._replies], [], [], LIMIT)
+        answer = os.read(self._replies, 64).decode().strip() if waiting else "no answer in time"
         if answer != expected:
             lines = self.log.read_text(errors="replace").strip().splitlines()
             raise ChildError((lines or [answer or "it ended without a word"])[-1])
 
-    def _environment(self) -> dict[str, str]:
+    def _make_environment(self) -> dict[str, str]:
         """One thread of everything, and a temporary folder that goes away with the child."""
         root = str(Path(__file__).parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        own = {"TMPDIR": str(self.folder), "RAY_TMPDIR": str(self.folder)}
-        return {**os.environ, **threads, **own, "PYTHONPATH": os.pathsep.join(paths)}
+        folders = {"TMPDIR": str(self.folder), "RAY_TMPDIR": str(self.folder)}
+        return {**os.environ, **threads, **folders, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EngineCost:
     """What an engine cost at a workload."""
 
     samples: list[Sample]
@@ -137,8 +137,8 @@ class Outcome:
 
 
 def race(
-    jobs: dict[str, Job], runs: int, warm_up: int, budget: float, say: Say
-) -> dict[str, Outcome]:
+    jobs: dict[str, Job], runs: int, warm_up: int, budget: float, log: Log
+) -> dict[str, EngineCost]:
     """Let engines take turns, `warm_up` that do not count and then `runs` that do.
 
     Args:
@@ -150,49 +150,53 @@ def race(
     """
     samples: dict[str, list[Sample]] = {engine: [] for engine in jobs}
     with ExitStack() as stack:
-        entrants: dict[str, Entrant] = {}
+        processes: dict[str, EngineProcess] = {}
         for engine, job in jobs.items():
-            entrants[engine] = Entrant(job)
-            stack.callback(entrants[engine].stop)
-            _try(say, entrants, engine, Entrant.prepare)
+            processes[engine] = EngineProcess(job)
+            stack.callback(processes[engine].stop)
+            _try(log, processes, engine, EngineProcess.prepare)
         for number in range(warm_up + runs):
-            for engine in list(entrants):
+            for engine in list(processes):
                 if number == warm_up:
-                    entrants[engine].begin()
-                if entrants[engine].spent > budget and samples[engine]:
+                    processes[engine].reset()
+                if processes[engine].spent > budget and samples[engine]:
                     continue
-                sample = _try(say, entrants, engine, Entrant.turn)
+                sample = _try(log, processes, engine, EngineProcess.run_turn)
                 if sample is not None and number >= warm_up:
                     samples[engine].append(sample)
-        return {e: Outcome(samples[e], entrant.tree.peak_mib) for e, entrant in entrants.items()}
+        return {
+            e: EngineCost(samples[e], process.tree.peak_mib) for e, process in processes.items()
+        }
 
 
-def cold_race(jobs: dict[str, Job], runs: int, budget: float, say: Say) -> dict[str, Outcome]:
+def race_cold(jobs: dict[str, Job], runs: int, budget: float, log: Log) -> dict[str, EngineCost]:
     """Start engines anew for every turn: what counts is from the start to the first round."""
     samples: dict[str, list[Sample]] = {engine: [] for engine in jobs}
     peaks = dict.fromkeys(jobs, 0.0)
-    out: set[str] = set()
+    left_out: set[str] = set()
     for _ in range(runs):
-        for engine in [engine for engine in jobs if engine not in out]:
-            entrant = Entrant(jobs[engine])
+        for engine in [engine for engine in jobs if engine not in left_out]:
+            process = EngineProcess(jobs[engine])
             try:
-                samples[engine].append(entrant.cold_turn())
+                samples[engine].append(process.run_cold_turn())
             except ChildError as error:
-                say(f"{engine} left out: {error}")
-                out.add(engine)
+                log(f"{engine} left out: {error}")
+                left_out.add(engine)
             finally:
-                peaks[engine] = max(peaks[engine], entrant.tree.peak_mib)
-                entrant.stop()
+                peaks[engine] = max(peaks[engine], process.tree.peak_mib)
+                process.stop()
             if sum(sample.wall_seconds for sample in samples[engine]) > budget:
-                out.add(engine)
-    return {engine: Outcome(samples[engine], peaks[engine]) for engine in jobs}
+                left_out.add(engine)
+    return {engine: EngineCost(samples[engine], peaks[engine]) for engine in jobs}
 
 
-def _try(say: Say, entrants: dict[str, Entrant], engine: str, act: Callable[[Entrant], Any]) -> Any:
+def _try(
+    log: Log, processes: dict[str, EngineProcess], engine: str, act: Callable[[EngineProcess], Any]
+) -> Any:
     """Let an engine act; where it fails, say so and leave it out from now on."""
     try:
-        return act(entrants[engine])
+        return act(processes[engine])
     except ChildError as error:
-        say(f"{engine} left out: {error}")
-        entrants.pop(engine)
+        log(f"{engine} left out: {error}")
+        processes.pop(engine)
         return None

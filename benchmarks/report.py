@@ -67,7 +67,7 @@ GRIDS: dict[str, Axes] = {  # by name: what is varied
 }
 
 
-def fill(root: Path, source: Path, cells: list[Cell]) -> None:
+def write_cells(root: Path, source: Path, cells: list[Cell]) -> None:
     """Write the results of cells, and of their controls, each a copy of one run's.
 
     Accuracies are moved a little from cell to cell, so that lines and dots do not coincide.
@@ -80,24 +80,24 @@ def fill(root: Path, source: Path, cells: list[Cell]) -> None:
     every = [control for cell in cells for control in cell.controls().values()]
     controls = list({control.key: control for control in every}.values())
     content = {name: (source / name).read_bytes() for name in FILES}
-    about, rows = read_json(source / RESULT), read_table(source / ROWS)
+    result, rows = read_json(source / RESULT), read_table(source / ROWS)
     for cell in {cell.key: cell for cell in (*cells, *controls)}.values():
         folder = run_folder(root, *cell.key)
         folder.mkdir(parents=True)
         for name in FILES:
             write_bytes(folder / name, content[name])
         write_json(folder / "experiment.json", json.loads(cell.experiment.to_json()))
-        own = _moved(rows, zlib.crc32(repr(cell.key).encode()) / 2**33)
-        write_table(folder / ROWS, own)
+        shifted = _shift_accuracies(rows, zlib.crc32(repr(cell.key).encode()) / 2**33)
+        write_table(folder / ROWS, shifted)
         files = {name: file_sha256(folder / name) for name in FILES}
         key = {"run_id": cell.run_id, "seed": cell.experiment.seed}
-        told = {name: value for name, value in about.items() if name != SEAL}
-        write_sealed(folder / RESULT, {**told, **key, **summarise_rows(own), "files": files})
-    asked = {cell.key for cell in cells}
-    write_summary(root, cells, [c for c in controls if c.key not in asked], {})
+        fields = {name: value for name, value in result.items() if name != SEAL}
+        write_sealed(folder / RESULT, {**fields, **key, **summarise_rows(shifted), "files": files})
+    requested = {cell.key for cell in cells}
+    write_summary(root, cells, [c for c in controls if c.key not in requested], {})
 
 
-def _moved(rows: pd.DataFrame, step: float) -> pd.DataFrame:
+def _shift_accuracies(rows: pd.DataFrame, step: float) -> pd.DataFrame:
     """Return rows whose accuracies are higher by a step, and at most 1."""
     chosen = rows["metric"].isin(["accuracy", "client_accuracy"])
     return rows.assign(value=rows["value"].where(~chosen, (rows["value"] + step).clip(upper=1)))
@@ -121,17 +121,17 @@ def main(
     keep: Annotated[Path | None, typer.Option(help="Folder to leave the cells in.")] = None,
 ) -> None:
     """Measure the report of 500 cells."""
-    with tempfile.TemporaryDirectory() as scratch:
-        where = keep or Path(scratch)
-        run(EXPERIMENT, out=where / "source", controls=False)
-        source = run_folder(where / "source" / EXPERIMENT.name, EXPERIMENT.run_id, EXPERIMENT.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        parent = keep or Path(temporary)
+        run(EXPERIMENT, out=parent / "source", controls=False)
+        source = run_folder(parent / "source" / EXPERIMENT.name, EXPERIMENT.run_id, EXPERIMENT.seed)
         rows = []
         for name in grids.split(","):
             axes = GRIDS[name]
             points = len(cells_of(EXPERIMENT, axes, [0]))
             cells = cells_of(EXPERIMENT, axes, range(500 // points))
-            root = where / name
-            fill(root, source, cells)
+            root = parent / name
+            write_cells(root, source, cells)
             rows.append({"grid": name, "cells": len(cells), **measure(root)})
             print(rows[-1], flush=True)
     write_json(out, rows)

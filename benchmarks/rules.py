@@ -47,7 +47,7 @@ PEERS = ("ours", "flower", "byzfl")
 Prepare = Callable[[], Callable[[], Any]]  # gets everything ready, and returns what is timed
 
 
-class Figure(NamedTuple):
+class Cost(NamedTuple):
     """What one call costs."""
 
     seconds: float
@@ -85,7 +85,7 @@ BYZFLS = {
 }
 
 
-def rows(
+def measure_rules(
     num_clients: int = CLIENTS, num_parameters: int = PARAMETERS, peers: tuple[str, ...] = PEERS
 ) -> list[dict[str, Any]]:
     """Return a row a rule: seconds and MiB of each peer, NaN where it has no such rule.
@@ -94,44 +94,46 @@ def rows(
     """
     if "byzfl" in peers and not _has_byzfl():
         peers = tuple(peer for peer in peers if peer != "byzfl")
-    found = []
+    rows = []
     for rule in OURS:
         row: dict[str, Any] = {"rule": rule}
         for peer in peers:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 figure = pool.submit(measure, peer, rule, num_clients, num_parameters).result()
             row |= {f"{peer}_seconds": figure.seconds, f"{peer}_mib": figure.mib}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
-def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Figure:
+def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Cost:
     """Return what one call of a peer's rule costs, in this process; NaN where memory is short."""
     torch.set_num_threads(1)
     updates = torch.randn(num_clients, num_parameters, generator=generator(0, "benchmark"))
-    prepare = {"ours": _ours, "flower": _flowers, "byzfl": _byzfls}[peer](rule, updates)
+    prepare = {"ours": _prepare_ours, "flower": _prepare_flower, "byzfl": _prepare_byzfl}[peer](
+        rule, updates
+    )
     if prepare is None:
-        return Figure(math.nan, math.nan)
+        return Cost(math.nan, math.nan)
     call, seconds = prepare(), math.inf
-    before = _peak_mib()
+    before = _read_peak_mib()
     for _ in range(RUNS):
         call = prepare()  # Flower's strategies empty the replies that they are given
         started = time.process_time()
         try:
             call()
         except MemoryError:  # ByzFL's mixing holds clients x clients x parameters
-            return Figure(math.nan, math.nan)
+            return Cost(math.nan, math.nan)
         seconds = min(seconds, time.process_time() - started)
-    return Figure(seconds, _peak_mib() - before)
+    return Cost(seconds, _read_peak_mib() - before)
 
 
-def _ours(rule: str, updates: Tensor) -> Prepare:
+def _prepare_ours(rule: str, updates: Tensor) -> Prepare:
     weights = torch.ones(len(updates), dtype=torch.float64)
     state = OURS[rule].initial_state(updates.shape[1])
     return lambda: lambda: OURS[rule].aggregate(state, updates, weights)
 
 
-def _flowers(rule: str, updates: Tensor) -> Prepare | None:
+def _prepare_flower(rule: str, updates: Tensor) -> Prepare | None:
     """Prepare Flower's aggregation of replies that it has received already, as one array each."""
     if rule not in FLOWERS:
         return None
@@ -156,7 +158,7 @@ def _flowers(rule: str, updates: Tensor) -> Prepare | None:
     return prepare
 
 
-def _byzfls(rule: str, updates: Tensor) -> Prepare | None:
+def _prepare_byzfl(rule: str, updates: Tensor) -> Prepare | None:
     if rule not in BYZFLS or not _has_byzfl():
         return None
     aggregators = importlib.import_module("byzfl.aggregators.aggregators")
@@ -180,24 +182,24 @@ def _has_byzfl() -> bool:
     return True
 
 
-def _peak_mib() -> float:
+def _read_peak_mib() -> float:
     """Return the most memory that this process ever held."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def table(found: list[dict[str, Any]]) -> Table:
+def make_table(rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table."""
     printed = Table(title=f"{CLIENTS} updates of {PARAMETERS:,} parameters, one thread")
-    names = list(found[0])
+    names = list(rows[0])
     for name in names:
         printed.add_column(name.replace("_", " "), justify="left" if name == "rule" else "right")
-    for row in found:
-        printed.add_row(*cells(row))
+    for row in rows:
+        printed.add_row(*format_cells(row))
     return printed
 
 
-def cells(row: dict[str, Any]) -> Iterator[str]:
+def format_cells(row: dict[str, Any]) -> Iterator[str]:
     """Yield a row as text; empty where a peer has no such rule."""
     for name, value in row.items():
         if isinstance(value, str):
@@ -209,6 +211,6 @@ def cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    measured = rows()
-    Console().print(table(measured))
+    measured = measure_rules()
+    Console().print(make_table(measured))
     write_json(RESULTS, measured)

@@ -17,7 +17,7 @@ from typing import Any
 RUN = "import sys; sys.path[0] = ''; from same_bits import run_all; run_all()"
 
 
-def cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def list_cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Return the experiments by name: their fields, and how they are run."""
     from clients.alie import AlieClient
     from clients.dp_sgd import DpSgdClient
@@ -94,19 +94,19 @@ def run_all() -> None:
         "data": Data(dataset="digits", num_clients=6, num_samples=240, num_test=60),
         "rounds": 2,
     }
-    found = {}
-    for name, (fields, how) in cases().items():
+    hashes = {}
+    for name, (fields, how) in list_cases().items():
         with tempfile.TemporaryDirectory() as out:
             try:
                 results = run(Experiment(**(usual | fields)), out=out, controls=False, **how)
                 cell = results.cells.iloc[0]
-                found[name] = str(cell.get("params_sha256", cell.get("error")))
+                hashes[name] = str(cell.get("params_sha256", cell.get("error")))
             except Exception as error:  # the other cases still have to be compared
-                found[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(found))
+                hashes[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(hashes))
 
 
-def hashes_of(checkout: Path) -> dict[str, str]:
+def compute_hashes(checkout: Path) -> dict[str, str]:
     """Return the hashes of a checkout, from a process and a cache of its own."""
     with tempfile.TemporaryDirectory() as folder:
         paths = os.pathsep.join((str(checkout), str(Path(__file__).parent)))
@@ -126,7 +126,7 @@ def hashes_of(checkout: Path) -> dict[str, str]:
 
 def main() -> int:
     """Compare two checkouts; return 1 where a hash differs."""
-    old, new = (hashes_of(Path(path).resolve()) for path in sys.argv[1:3])
+    old, new = (compute_hashes(Path(path).resolve()) for path in sys.argv[1:3])
     same = [name for name in new if old.get(name) == new[name] and len(new[name]) == 64]
     for name in new:
         if name not in same:

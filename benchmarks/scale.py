@@ -22,60 +22,62 @@ class Point(NamedTuple):
 class Cost(NamedTuple):
     """Seconds a round, more for each client, and more for each parameter of each client."""
 
-    a_round: float
-    a_client: float
-    a_parameter: float
+    per_round: float
+    per_client: float
+    per_parameter: float
 
-    def of(self, clients: int, parameters: float) -> float:
+    def predict(self, clients: int, parameters: float) -> float:
         """Return the seconds of a round."""
-        return self.a_round + clients * (self.a_client + parameters * self.a_parameter)
+        return self.per_round + clients * (self.per_client + parameters * self.per_parameter)
 
 
-def points(rows: list[dict[str, object]], engine: str) -> list[Point]:
+def select_points(rows: list[dict[str, object]], engine: str) -> list[Point]:
     """Return what rounds without training cost on an engine."""
-    found = []
+    result = []
     for row in rows:
         case = CASE.fullmatch(str(row["case"]))
         if case and row["workload"] == "W0" and row["engine"] == engine:
             size = 1e6 * float(case[2])
-            found.append(Point(int(case[1]), size, float(str(row["cpu_seconds"]))))
-    return found
+            result.append(Point(int(case[1]), size, float(str(row["cpu_seconds"]))))
+    return result
 
 
-def fitted(measured: list[Point]) -> Cost:
+def fit_cost(measured: list[Point]) -> Cost:
     """Return the cost that fits best, no part of it negative, by least squares of ratios."""
     columns = [[1.0, p.clients, p.clients * p.parameters] for p in measured]
     shares = np.array(columns) / np.array([[p.seconds] for p in measured])
     scale = shares.max(0)
-    found, _ = nnls(shares / scale, np.ones(len(measured)))
-    return Cost(*(float(value) for value in found / scale))
+    result, _ = nnls(shares / scale, np.ones(len(measured)))
+    return Cost(*(float(value) for value in result / scale))
 
 
-def tables(rows: list[dict[str, object]]) -> str:
+def format_tables(rows: list[dict[str, object]]) -> str:
     """Return the measured costs and the predictions as Markdown."""
     costs = {}
     for engine in ENGINES:
-        measured = points(rows, engine)
+        measured = select_points(rows, engine)
         if len(measured) >= 4:
-            costs[engine] = fitted(measured), measured
+            costs[engine] = fit_cost(measured), measured
     heads = (
         "engine | ms per round | ms per client | ns per client and parameter | cases | worst fit"
     )
     lines = [f"| {heads} |", "|---|---|---|---|---|---|"]
     for engine, (cost, measured) in costs.items():
-        worst = max(max(r := cost.of(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured)
-        numbers = (1e3 * cost.a_round, 1e3 * cost.a_client, 1e9 * cost.a_parameter)
+        worst = max(
+            max(r := cost.predict(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured
+        )
+        numbers = (1e3 * cost.per_round, 1e3 * cost.per_client, 1e9 * cost.per_parameter)
         shown = " | ".join(f"{number:.3g}" for number in numbers)
         lines.append(f"| {engine} | {shown} | {len(measured)} | x {worst:.1f} |")
     lines += ["", "| clients per round | parameters | " + " | ".join(costs) + " |"]
     lines.append("|---|---|" + "---|" * len(costs))
     for clients, size in LARGE:
-        seconds = " | ".join(in_words(cost.of(clients, size)) for cost, _ in costs.values())
+        seconds = " | ".join(format_time(cost.predict(clients, size)) for cost, _ in costs.values())
         lines.append(f"| {clients:,} | {size:,} | {seconds} |")
     return "\n".join(lines)
 
 
-def in_words(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from benchmarks.race import Outcome
-from benchmarks.targets import TARGETS, Column, Verdict, judged
+from benchmarks.race import EngineCost
+from benchmarks.targets import TARGETS, Column, Verdict, judge
 from fl_sim.core.atomic_io import write_json
 
 
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     spread: float
 
 
-def row_of(workload: str, case: str, engine: str, outcome: Outcome) -> Row:
+def make_row(workload: str, case: str, engine: str, outcome: EngineCost) -> Row:
     """Return the row of an outcome that has at least one sample."""
     cpu, wall = zip(*outcome.samples, strict=True)
     peak, runs = round(outcome.peak_mib, 1), len(cpu)
@@ -48,7 +48,7 @@ def quantile(values: Iterable[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def kept(path: Path, rows: list[Row]) -> list[Row]:
+def merge_rows(path: Path, rows: list[Row]) -> list[Row]:
     """Return the rows of a file whose workloads were not measured again, and then `rows`.
 
     So the rows of one workload always come from one run.
@@ -70,7 +70,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_json(path, content)
 
 
-def times_table(rows: list[Row]) -> Table:
+def make_times_table(rows: list[Row]) -> Table:
     """Return all rows, each engine beside the plain loop of its case."""
     table = Table(title="a round, or a run: medians of the process tree")
     for name in ("workload", "case", "engine", "CPU s", "x floor", "wall s", "MiB", "runs", "±"):
@@ -98,18 +98,18 @@ def times_table(rows: list[Row]) -> Table:
     return table
 
 
-def targets_table(rows: list[Row]) -> Table:
+def make_targets_table(rows: list[Row]) -> Table:
     """Return what the numbers have to show, and whether they do."""
     table = Table(title="targets")
     for name in ("target", "measured", "wanted", ""):
         table.add_column(name, justify="left" if name in ("target", "") else "right")
     colours = {"yes": "[green]yes", "no": "[red]NO"}
-    for target, measured, wanted, verdict in judgements(rows):
+    for target, measured, wanted, verdict in judge_targets(rows):
         table.add_row(target, measured, wanted, colours[verdict])
     return table
 
 
-def judgements(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
+def judge_targets(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
     """Yield each target that was measured: its name, the number, the bound, yes or no."""
     columns: dict[Column, dict[tuple[str, str, str], float]] = {
         "cpu_seconds": {(r.workload, r.case, r.engine): r.cpu_seconds for r in rows},
@@ -117,7 +117,7 @@ def judgements(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
         "peak_mib": {(r.workload, r.case, r.engine): r.peak_mib for r in rows},
     }
     for target in TARGETS:
-        verdict, value = judged(target, columns[target.column])
+        verdict, value = judge(target, columns[target.column])
         if verdict is not Verdict.UNKNOWN:
             sign = "at least" if target.at_least else "at most"
             met = "yes" if verdict is Verdict.PASS else "no"

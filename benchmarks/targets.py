@@ -44,13 +44,13 @@ class Target:
         return f"{self.workload}, {self.case}: {self.engine}{beside}, {self.column}"
 
 
-def judged(target: Target, numbers: Numbers) -> tuple[Verdict, float]:
+def judge(target: Target, numbers: Numbers) -> tuple[Verdict, float]:
     """Return whether a target is met, and the number that decides it."""
-    own = numbers.get((target.workload, target.case, target.engine))
+    number = numbers.get((target.workload, target.case, target.engine))
     other = numbers.get((target.workload, target.case, target.over or target.minus))
-    if own is None or ((target.over or target.minus) and not other):
+    if number is None or ((target.over or target.minus) and not other):
         return Verdict.UNKNOWN, float("nan")
-    value = own / (other or 1.0) if target.over else own - (other or 0.0)
+    value = number / (other or 1.0) if target.over else number - (other or 0.0)
     met = value >= target.limit if target.at_least else value <= target.limit
     return (Verdict.PASS if met else Verdict.FAIL), value
 

@@ -38,21 +38,21 @@ def become_reaper() -> None:
     control(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def processes(root: int) -> list[int]:
+def list_processes(root: int) -> list[int]:
     """Return the ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for process in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         with contextlib.suppress(*GONE):
             _, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
             children.setdefault(int(rest.split()[1]), []).append(process)
-    found, waiting = [], [root] if Path(f"/proc/{root}").exists() else []
+    ids, waiting = [], [root] if Path(f"/proc/{root}").exists() else []
     while waiting:
-        found.append(waiting.pop())
-        waiting += children.get(found[-1], [])
-    return found
+        ids.append(waiting.pop())
+        waiting += children.get(ids[-1], [])
+    return ids
 
 
-def cpu_seconds_of(process: int) -> float | None:
+def read_cpu_seconds(process: int) -> float | None:
     """Return the CPU time of one process so far, or None where it has ended."""
     try:
         clock: int = (~process << 3) | 2  # its CPU clock, as clock_getcpuclockid names it
@@ -61,7 +61,7 @@ def cpu_seconds_of(process: int) -> float | None:
         return None
 
 
-def memory_of(process: int) -> Memory | None:
+def read_memory(process: int) -> Memory | None:
     """Return the resident memory of one process, or None where it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -77,32 +77,32 @@ def memory_of(process: int) -> Memory | None:
     return Memory(sizes["RssAnon"], sizes["RssFile"], sizes["RssShmem"])
 
 
-class Tree:
+class ProcessTree:
     """The process `root` and all that it started."""
 
     def __init__(self, root: int) -> None:
         self.root = root
-        self.seen: dict[int, float] = {}
+        self.cpu_by_process: dict[int, float] = {}
         self.peak_mib = 0.0
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the tree has used so far."""
-        for process in processes(self.root):
-            used = cpu_seconds_of(process)
+        for process in list_processes(self.root):
+            used = read_cpu_seconds(process)
             if used is not None:
-                self.seen[process] = used
-        return sum(self.seen.values())
+                self.cpu_by_process[process] = used
+        return sum(self.cpu_by_process.values())
 
     def resident_mib(self) -> float:
         """Return the resident memory of the tree."""
-        parts = [part for part in map(memory_of, processes(self.root)) if part is not None]
+        parts = [part for part in map(read_memory, list_processes(self.root)) if part is not None]
         if not parts:
             return 0.0
         anonymous, file, shared = zip(*parts, strict=True)
         return float(sum(anonymous) + max(file) + max(shared)) / 1024
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch_memory(self) -> Iterator[None]:
         """Keep `peak_mib` up to date, in a thread of this process."""
         done = threading.Event()
 
@@ -124,18 +124,18 @@ class Tree:
     def pause(self) -> None:
         """Stop every process of the tree until `resume`, so that others run undisturbed."""
         stopped: set[int] = set()
-        while fresh := set(processes(self.root)) - stopped:
+        while fresh := set(list_processes(self.root)) - stopped:
             self._signal(fresh, signal.SIGSTOP)
             stopped |= fresh
 
     def resume(self) -> None:
         """Let the tree go on."""
-        self._signal(set(processes(self.root)), signal.SIGCONT)
+        self._signal(set(list_processes(self.root)), signal.SIGCONT)
 
     def kill(self) -> None:
         """End every process of the tree."""
         self.pause()  # nobody starts another one meanwhile
-        self._signal(set(processes(self.root)), signal.SIGKILL)
+        self._signal(set(list_processes(self.root)), signal.SIGKILL)
 
     @staticmethod
     def _signal(ids: set[int], number: signal.Signals) -> None:

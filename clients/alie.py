@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from clients._shared.wrapping import Colluder, deviation, mean
+from clients._shared.wrapping import Colluder, mean, std
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
 from fl_sim.core import serialization
@@ -43,15 +43,15 @@ class AlieClient(Colluder):
         """Move the mean by z deviations."""
         z = self.deviations
         if z is None:
-            z = largest_deviation(len(known.honest), len(known.own))
-        return mean(known.honest) - z * deviation(known.honest)
+            z = compute_max_deviation(len(known.honest), len(known.own))
+        return mean(known.honest) - z * std(known.honest)
 
 
-def largest_deviation(num_honest: int, num_colluders: int) -> float:
+def compute_max_deviation(num_honest: int, num_colluders: int) -> float:
     """Return z of the paper: the normal quantile of (n - f - s) / (n - f), where s supporters
     make a majority together with the f attackers. Where these are one by themselves, s is 1.
 
-    >>> round(largest_deviation(9, 2), 4)
+    >>> round(compute_max_deviation(9, 2), 4)
     0.1397
     """
     clients = num_honest + num_colluders

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from clients._shared.poisoning import images_of, share_of
+from clients._shared.poisoning import copy_images, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
@@ -64,8 +64,8 @@ class BackdoorClient(Wrapper):
         Raises:
             ValueError: where the shard holds features: a trigger needs images.
         """
-        inputs, labels = images_of(shard), shard.labels.clone()
-        rows = share_of(shard, self.share, "backdoor")
+        inputs, labels = copy_images(shard), shard.labels.clone()
+        rows = select_share(shard, self.share, "backdoor")
         part = shard.client if self.shared else None
         inputs[rows] = self.trigger.stamp(inputs[rows], part)
         labels[rows] = self.target

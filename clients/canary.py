@@ -49,5 +49,5 @@ class CanaryClient(Wrapper):
         """Send the direction, as often as the wrapped client sends."""
         assert update.delta is not None
         direction = self.length * draw_canary(shard.client, len(update.delta), self.seed)
-        own = replace(update, delta=direction.to(update.delta.dtype))
-        return self.honest.replies(own, shard)
+        forged = replace(update, delta=direction.to(update.delta.dtype))
+        return self.honest.replies(forged, shard)

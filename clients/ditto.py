@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from clients.sgd import SgdClient, descend, proximal_penalty
+from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -46,7 +46,7 @@ class DittoClient(Client):
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train both models; leave the global one in place, and keep the own one."""
         start, statistics = flatten(model), copy_buffers(model)
-        penalty = proximal_penalty(model, self.pull)  # to where the model stands now
+        penalty = make_proximal_penalty(model, self.pull)  # to where the model stands now
         metrics = self.sgd.train(model, shard, rng)
         sent, sent_statistics = flatten(model), copy_buffers(model)
         if not self.load_personal_model(model, shard.memory):

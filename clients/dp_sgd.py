@@ -12,7 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clients._shared.steps import Steps
+from clients._shared.optimizer import SgdOptimizer
 from fl_sim.contracts import Client, Draw, Release, Releases, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import RequestError, require
@@ -93,7 +93,7 @@ class DpSgdClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report loss and accuracy over the round, and count its steps."""
-        steps = Steps(model, self.learning_rate, momentum=0.0, weight_decay=0.0)
+        optimizer = SgdOptimizer(model, self.learning_rate, momentum=0.0, weight_decay=0.0)
         model.train()
         rate = min(1.0, self.batch_size / len(shard))
         losses, right, count = 0.0, 0, 0
@@ -102,9 +102,9 @@ class DpSgdClient(Client):
             rows = (torch.rand(len(shard), generator=rng) < rate).nonzero().squeeze(1)
             images, labels = shard.inputs.index_select(0, rows), shard.labels[rows]
             images = as_floats(images)
-            loss, hits = self._step(model, images, labels, rng)
-            steps.take()
-            losses, right, count = losses + loss, right + hits, count + len(rows)
+            loss, correct = self._step(model, images, labels, rng)
+            optimizer.step()
+            losses, right, count = losses + loss, right + correct, count + len(rows)
         before = int(shard.memory.get(TAKEN, torch.zeros((), dtype=torch.int64)))
         shard.memory[TAKEN] = torch.tensor(before + num_steps)
         if self.reports == "withheld":
@@ -131,13 +131,15 @@ class DpSgdClient(Client):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         sums = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         losses, right = 0.0, 0
-        for part, own in _parts(images, labels, sum(p.numel() for p in trained.values())):
-            gradients, (loss, scores) = gradients_by_image(model, part, own)
-            shortened = shortening(gradients, self.clipping_norm)
-            for name, by_image in gradients.items():
-                sums[name] += torch.einsum("n,n...->...", shortened, by_image)
+        for part, part_labels in _split_batch(
+            images, labels, sum(p.numel() for p in trained.values())
+        ):
+            gradients, (loss, scores) = compute_per_image_gradients(model, part, part_labels)
+            factors = compute_clipping_factors(gradients, self.clipping_norm)
+            for name, per_image in gradients.items():
+                sums[name] += torch.einsum("n,n...->...", factors, per_image)
             losses += float(loss.sum())
-            right += int((scores.argmax(1) == own).sum())
+            right += int((scores.argmax(1) == part_labels).sum())
         deviation = self.noise_multiplier * self.clipping_norm
         for name, parameter in trained.items():
             noise = deviation * torch.randn(parameter.shape, generator=rng)
@@ -145,7 +147,7 @@ class DpSgdClient(Client):
         return losses, right
 
 
-def gradients_by_image(
+def compute_per_image_gradients(
     model: nn.Module, images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"]
 ) -> tuple[dict[str, Float[Tensor, "n ..."]], tuple[Float[Tensor, " n"], Float[Tensor, "n y"]]]:
     """Return the gradient of each image's loss by each parameter; with the losses and scores."""
@@ -158,19 +160,21 @@ def gradients_by_image(
         scores = functional_call(model, (values, fixed), (image[None],))
         return functional.cross_entropy(scores, label[None]), scores[0]
 
-    of_one = grad_and_value(loss, has_aux=True)
-    of_all: Any = vmap(of_one, in_dims=(None, 0, 0), randomness="different")
-    gradients, (losses, scores) = of_all(trained, images, labels)
+    grad_of_one = grad_and_value(loss, has_aux=True)
+    grad_of_all: Any = vmap(grad_of_one, in_dims=(None, 0, 0), randomness="different")
+    gradients, (losses, scores) = grad_of_all(trained, images, labels)
     return gradients, (losses, scores)
 
 
-def shortening(gradients: dict[str, Float[Tensor, "n ..."]], longest: float) -> Float[Tensor, " n"]:
+def compute_clipping_factors(
+    gradients: dict[str, Float[Tensor, "n ..."]], longest: float
+) -> Float[Tensor, " n"]:
     """Return the factor of each image that makes its gradient at most so long."""
-    squares = [by_image.flatten(1).square().sum(1) for by_image in gradients.values()]
+    squares = [per_image.flatten(1).square().sum(1) for per_image in gradients.values()]
     return (longest / torch.stack(squares).sum(0).sqrt()).clamp(max=1.0)
 
 
-def _parts(
+def _split_batch(
     images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"], num_parameters: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield as many images at once as have room for their gradients."""
@@ -180,7 +184,7 @@ def _parts(
     yield from zip(images.split(size), labels.split(size), strict=True)
 
 
-def epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) -> float:
+def estimate_epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) -> float:
     """Return what so many steps would cost, by RDP; NaN without dp-accounting.
 
     A figure to plan by. It is that of adding or removing an image, each of which takes part in

@@ -8,8 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients._shared.poisoning import share_of
-from clients.sgd import SgdClient, descend, proximal_penalty
+from clients._shared.poisoning import select_share
+from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Pipeline, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -54,7 +54,7 @@ class EarlyStoppingClient(Client):
 
     def num_steps(self, num_examples: int) -> int:
         """Return the most steps that training can take."""
-        return self.sgd.num_steps(num_examples - self._count(num_examples))
+        return self.sgd.num_steps(num_examples - self._count_aside(num_examples))
 
     def cannot_train(self, model: nn.Module) -> str:
         """Refuse what the training refuses."""
@@ -65,51 +65,53 @@ class EarlyStoppingClient(Client):
 
         A shard of a single image is trained on without any aside.
         """
-        penalty = proximal_penalty(model, shard.proximal_mu)
+        penalty = make_proximal_penalty(model, shard.proximal_mu)
         if len(shard) < 2:
             return descend(self.sgd, model, shard, rng, penalty)
         held, rest = self._split(shard)
         held = Pipeline.of(self.sgd.countermeasures).filter(held, rng)
-        an_epoch = replace(self.sgd, local_epochs=1)
-        lowest, kept = float("inf"), 0
+        one_epoch = replace(self.sgd, local_epochs=1)
+        lowest, best_epoch = float("inf"), 0
         report: dict[str, float] = {}
         state: dict[str, Tensor] = {}
         for epoch in range(1, self.sgd.local_epochs + 1):
-            found = descend(an_epoch, model, rest, rng, penalty)
+            metrics = descend(one_epoch, model, rest, rng, penalty)
             loss = float(functional.cross_entropy(compute_logits(model, held.inputs), held.labels))
             if loss < lowest or not report:
-                lowest, kept, report = loss, epoch, found
+                lowest, best_epoch, report = loss, epoch, metrics
                 state = {name: value.clone() for name, value in model.state_dict().items()}
-            if epoch - kept >= self.patience:
+            if epoch - best_epoch >= self.patience:
                 break
         model.load_state_dict(state)
-        shard.memory[KEPT] = torch.tensor(kept)
+        shard.memory[KEPT] = torch.tensor(best_epoch)
         return report
 
     def _split(self, shard: Shard) -> tuple[Shard, Shard]:
         """Return the images aside, and the others."""
-        away = self._aside(shard)
+        aside = self._select_aside(shard)
         left = torch.ones(len(shard), dtype=torch.bool)
-        left[away] = False
-        return _part(shard, away), _part(shard, left.nonzero().squeeze(1))
+        left[aside] = False
+        return _select_rows(shard, aside), _select_rows(shard, left.nonzero().squeeze(1))
 
-    def _count(self, num_examples: int) -> int:
+    def _count_aside(self, num_examples: int) -> int:
         return min(num_examples - 1, max(1, round(self.aside * num_examples)))
 
-    def _aside(self, shard: Shard) -> Int64[Tensor, " a"]:
+    def _select_aside(self, shard: Shard) -> Int64[Tensor, " a"]:
         """Return the rows that are set aside, as clean as asked for, the same each round."""
-        order = share_of(shard, 1.0, "early stopping")
-        count = self._count(len(shard))
+        shuffled = select_share(shard, 1.0, "early stopping")
+        count = self._count_aside(len(shard))
         if self.clean is None or shard.protected is None:
-            return order[:count]
-        noisy = shard.protected[order]
-        wanted = min(round(self.clean * count), int((~noisy).sum()))
-        chosen = torch.cat([order[~noisy][:wanted], order[noisy][: count - wanted]])
-        rest = order[~noisy][wanted : wanted + count - len(chosen)]  # where too few carry noise
+            return shuffled[:count]
+        noisy = shard.protected[shuffled]
+        num_clean = min(round(self.clean * count), int((~noisy).sum()))
+        chosen = torch.cat([shuffled[~noisy][:num_clean], shuffled[noisy][: count - num_clean]])
+        rest = shuffled[~noisy][
+            num_clean : num_clean + count - len(chosen)
+        ]  # where too few carry noise
         return torch.cat([chosen, rest])
 
 
-def _part(shard: Shard, rows: Int64[Tensor, " m"]) -> Shard:
+def _select_rows(shard: Shard, rows: Int64[Tensor, " m"]) -> Shard:
     """Return some records of a shard; what it remembers and sends stays one."""
     protected = None if shard.protected is None else shard.protected[rows]
     return replace(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clients._shared.perturbing import offsets, oppose
+from clients._shared.perturbing import measure_offsets, oppose
 from clients._shared.wrapping import Colluder
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
@@ -43,19 +43,19 @@ class FangKrumClient(Colluder):
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Halve s until Krum would pick -s sign(mean)."""
-        way = oppose(known.honest, "sign")
-        along, away = offsets(known.honest, torch.zeros_like(way), way)
-        table, length = squared_distances(known.honest), float(way.square().sum())
+        direction = oppose(known.honest, "sign")
+        along, away = measure_offsets(known.honest, torch.zeros_like(direction), direction)
+        table, length = squared_distances(known.honest), float(direction.square().sum())
         num_attackers, size = (
             len(known.own),
-            float(upper_bound(table, away, len(known.own), length)),
+            float(compute_upper_bound(table, away, len(known.own), length)),
         )
         while size > self.smallest:
             to_honest = away - 2 * size * along + size**2 * length
             if is_picked(table, to_honest, num_attackers):
                 break
             size /= 2
-        return size * way
+        return size * direction
 
 
 def is_picked(
@@ -70,13 +70,13 @@ def is_picked(
     """
     near = max(1, len(table) - 2)  # n - f - 2 neighbours, where n = m + f
     copies = to_honest[:, None].expand(-1, num_attackers)
-    others = torch.cat([without_diagonal(table), copies], 1)
+    others = torch.cat([drop_diagonal(table), copies], 1)
     honest_scores = others.sort(1).values[:, :near].sum(1)
-    own = torch.cat([torch.zeros(num_attackers - 1, dtype=torch.float64), to_honest])
-    return bool(own.sort().values[:near].sum() < honest_scores.min())
+    copy_distances = torch.cat([torch.zeros(num_attackers - 1, dtype=torch.float64), to_honest])
+    return bool(copy_distances.sort().values[:near].sum() < honest_scores.min())
 
 
-def upper_bound(
+def compute_upper_bound(
     table: Float[Tensor, "m m"], away: Float[Tensor, " m"], num_attackers: int, size: float
 ) -> Float[Tensor, ""]:
     """Return the bound of theorem 1 on s, from distances between honest updates.
@@ -88,13 +88,13 @@ def upper_bound(
         size: number of parameters that move (d of the paper).
     """
     near = max(1, len(table) - 2)
-    best = without_diagonal(table).sort(1).values[:, :near].sum(1).min()
+    best = drop_diagonal(table).sort(1).values[:, :near].sum(1).min()
     others = max(1, len(table) - num_attackers - 1)  # n - 2c - 1
     moving = max(size, 1.0)
     bound: Tensor = (best / (others * moving)).sqrt() + (away.max() / moving).sqrt()
     return bound
 
 
-def without_diagonal(table: Float[Tensor, "m m"]) -> Float[Tensor, "m l"]:
+def drop_diagonal(table: Float[Tensor, "m m"]) -> Float[Tensor, "m l"]:
     """Return each row without its entry on the diagonal."""
     return table[~torch.eye(len(table), dtype=torch.bool)].view(len(table), len(table) - 1)

@@ -103,7 +103,7 @@ class FaultyClient(Wrapper):
         if self.fault == "buffers":
             return _force(update, buffers={n: -1 - b for n, b in update.buffers.items()})
         change = CHANGES.get(self.fault)
-        return update if change is None else _force(update, delta=change(_delta_of(update)))
+        return update if change is None else _force(update, delta=change(_get_delta(update)))
 
 
 def _force(update: Update, **fields: Any) -> Update:
@@ -114,7 +114,7 @@ def _force(update: Update, **fields: Any) -> Update:
     return made
 
 
-def _delta_of(update: Update) -> Tensor:
+def _get_delta(update: Update) -> Tensor:
     assert update.delta is not None
     return update.delta
 

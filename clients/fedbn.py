@@ -37,12 +37,14 @@ class FedBNClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place with the own layers; keep them, and put the global ones back."""
-        received = {name: tensor.detach().clone() for name, tensor in _own(model).items()}
+        received = {name: tensor.detach().clone() for name, tensor in _get_norms(model).items()}
         self.load_personal_model(model, shard.memory)
         metrics = self.training.train(model, shard, rng)
-        kept = {OWN + name: tensor.detach().clone() for name, tensor in _own(model).items()}
-        shard.memory.update(kept)
-        _load(model, received)
+        trained = {
+            OWN + name: tensor.detach().clone() for name, tensor in _get_norms(model).items()
+        }
+        shard.memory.update(trained)
+        _load_norms(model, received)
         return metrics
 
     def num_steps(self, num_examples: int) -> int:
@@ -51,14 +53,14 @@ class FedBNClient(Client):
 
     def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
         """Load the client's own normalisation, where there is one yet."""
-        names = _own(model)
+        names = _get_norms(model)
         if not names or any(OWN + name not in memory for name in names):
             return False
-        _load(model, {name: memory[OWN + name] for name in names})
+        _load_norms(model, {name: memory[OWN + name] for name in names})
         return True
 
 
-def _own(model: nn.Module) -> dict[str, Tensor]:
+def _get_norms(model: nn.Module) -> dict[str, Tensor]:
     """Return what each BatchNorm layer that is not frozen learns or counts, by name."""
     return {
         f"{owner}.{name}": tensor
@@ -70,6 +72,6 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _load(model: nn.Module, values: dict[str, Tensor]) -> None:
-    for name, tensor in _own(model).items():
+def _load_norms(model: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, tensor in _get_norms(model).items():
         tensor.copy_(values[name])

@@ -6,8 +6,8 @@ from typing import final
 import torch
 from torch import nn
 
-from clients.scaffold import linear_penalty
-from clients.sgd import SgdClient, descend, proximal_penalty
+from clients.scaffold import make_linear_penalty
+from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
 from fl_sim.models.parameters import flatten
@@ -42,11 +42,14 @@ class FedDynClient(Client):
         if ALPHA not in shard.received:
             return descend(self.sgd, model, shard, rng)
         start, alpha = flatten(model), float(shard.received[ALPHA])
-        own = shard.memory.get(GRADIENT, torch.zeros_like(start))
-        pull, linear = proximal_penalty(model, alpha), linear_penalty(model, -own)
+        last_gradient = shard.memory.get(GRADIENT, torch.zeros_like(start))
+        pull, linear = (
+            make_proximal_penalty(model, alpha),
+            make_linear_penalty(model, -last_gradient),
+        )
         assert pull is not None
         metrics = descend(self.sgd, model, shard, rng, lambda: pull() + linear())
-        shard.memory[GRADIENT] = own - alpha * (flatten(model) - start)
+        shard.memory[GRADIENT] = last_gradient - alpha * (flatten(model) - start)
         return metrics
 
     def num_steps(self, num_examples: int) -> int:

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import nn
 
-from clients.sgd import SgdClient, descend, proximal_penalty
+from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, SgdConfig, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -33,7 +33,7 @@ class FedProxClient(Client):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; report as plain descent does."""
-        return descend(self.sgd, model, shard, rng, proximal_penalty(model, self.mu))
+        return descend(self.sgd, model, shard, rng, make_proximal_penalty(model, self.mu))
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return plain descent with the term's weight."""

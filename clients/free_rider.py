@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import nn
 
-from clients.sgd import batches
+from clients.sgd import iterate_batches
 from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -47,18 +47,18 @@ class FreeRiderClient(Client):
         received = flatten(model)
         change = received - shard.memory.get(SEEN, received)
         shard.memory[SEEN] = received
-        metrics = _scores(model, shard)
+        metrics = _evaluate(model, shard)
         blur = self.noise * torch.randn(len(received), generator=rng)
         load_flat(model, received + self.repeats * change + blur)
         return metrics
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, shard: Shard) -> dict[str, float]:
+def _evaluate(model: nn.Module, shard: Shard) -> dict[str, float]:
     """Return loss and accuracy of the model as it came."""
     model.eval()
     loss, right = 0.0, 0
-    for inputs, labels in batches(shard, BATCH, torch.Generator().manual_seed(0)):
+    for inputs, labels in iterate_batches(shard, BATCH, torch.Generator().manual_seed(0)):
         logits = model(inputs)
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())

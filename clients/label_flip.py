@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from clients._shared.poisoning import share_of
+from clients._shared.poisoning import select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
@@ -53,21 +53,21 @@ class LabelFlipClient(Wrapper):
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the wrong labels."""
-        return self.honest.train(model, replace(shard, labels=self._flip(shard)), rng)
+        return self.honest.train(model, replace(shard, labels=self._flip_labels(shard)), rng)
 
-    def _flip(self, shard: Shard) -> Int64[Tensor, " n"]:
+    def _flip_labels(self, shard: Shard) -> Int64[Tensor, " n"]:
         """Return the labels, of which a share is wrong."""
         concerned = torch.arange(len(shard))
         if self.labels == "targeted":
             concerned = (shard.labels == self.source).nonzero().squeeze(1)
         if len(concerned) == 0:
             return shard.labels
-        rows = share_of(shard, self.share, "label flip", among=concerned)
+        rows = select_share(shard, self.share, "label flip", among=concerned)
         labels = shard.labels.clone()
-        labels[rows] = self._wrong(shard)[rows]
+        labels[rows] = self._draw_wrong_labels(shard)[rows]
         return labels
 
-    def _wrong(self, shard: Shard) -> Int64[Tensor, " n"]:
+    def _draw_wrong_labels(self, shard: Shard) -> Int64[Tensor, " n"]:
         """Return the wrong label of every image."""
         if self.labels == "targeted":
             return torch.full_like(shard.labels, self.target)

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from clients._shared.perturbing import DirectedColluder, offsets
+from clients._shared.perturbing import DirectedColluder, measure_offsets
 from fl_sim.core.distances import squared_distances
 
 
@@ -31,11 +31,14 @@ class MinMaxClient(DirectedColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def reach(
-        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    def find_scale(
+        self,
+        honest: Float[Tensor, "n p"],
+        centre: Float[Tensor, " p"],
+        direction: Float[Tensor, " p"],
     ) -> Float[Tensor, ""]:
         """Solve |u - mean - g direction|^2 = D^2 for each honest u, and take the smallest g."""
-        largest, length = squared_distances(honest).max(), way.square().sum()
-        along, away = offsets(honest, centre, way)
+        largest, length = squared_distances(honest).max(), direction.square().sum()
+        along, away = measure_offsets(honest, centre, direction)
         roots = (along + (along.square() + length * (largest - away)).clamp(min=0).sqrt()) / length
         return roots.min().clamp(min=0)

@@ -31,11 +31,14 @@ class MinSumClient(DirectedColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def reach(
-        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    def find_scale(
+        self,
+        honest: Float[Tensor, "n p"],
+        centre: Float[Tensor, " p"],
+        direction: Float[Tensor, " p"],
     ) -> Float[Tensor, ""]:
         """Solve S(mean) + m g^2 |direction|^2 = worst S: offsets from a mean cancel."""
-        table, length = squared_distances(honest), way.square().sum()
+        table, length = squared_distances(honest), direction.square().sum()
         of_mean = table.sum() / (2 * len(table))
-        room = (table.sum(1).max() - of_mean) / (len(table) * length)
-        return room.clamp(min=0).sqrt()
+        squared = (table.sum(1).max() - of_mean) / (len(table) * length)
+        return squared.clamp(min=0).sqrt()

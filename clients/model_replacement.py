@@ -43,6 +43,6 @@ class ModelReplacementClient(Colluder):
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Lengthen what each attacker trained by the same factor."""
-        own = float(known.own_weights.sum())
-        factor = (float(known.honest_weights.sum()) + own) / own
+        attacker_weight = float(known.own_weights.sum())
+        factor = (float(known.honest_weights.sum()) + attacker_weight) / attacker_weight
         return known.own * (factor / self.server_learning_rate)

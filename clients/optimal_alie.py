@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clients._shared.searching import SearchingColluder
-from clients._shared.wrapping import deviation, mean
+from clients._shared.wrapping import mean, std
 from clients.alie import AlieClient
 from fl_sim.contracts import Collusion
 
@@ -34,11 +34,11 @@ class OptimalAlieClient(SearchingColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
+    def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the update of plain ALIE."""
         return AlieClient().compute_forged(known)
 
-    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+    def make_family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
         """Return the mean minus z deviations, as a function of z."""
-        centre, width = mean(honest), deviation(honest)
+        centre, width = mean(honest), std(honest)
         return lambda z: centre - z * width

@@ -34,11 +34,11 @@ class OptimalIpmClient(SearchingColluder):
         honest: the training that the attackers pretend to.
     """
 
-    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
+    def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the update of plain IPM."""
         return IpmClient().compute_forged(known)
 
-    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+    def make_family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
         """Return the reversed mean, as a function of its length."""
         centre = mean(honest)
         return lambda factor: -factor * centre

@@ -46,15 +46,17 @@ class ScaffoldClient(Client):
         if CONTROL not in shard.received:
             return descend(self.sgd, model, shard, rng)
         start = flatten(model)
-        ours = shard.received[CONTROL].to(start.dtype)
-        own = shard.memory.get(CONTROL, torch.zeros_like(start))
-        metrics = descend(self.sgd, model, shard, rng, linear_penalty(model, ours - own))
+        server_control = shard.received[CONTROL].to(start.dtype)
+        control = shard.memory.get(CONTROL, torch.zeros_like(start))
+        metrics = descend(
+            self.sgd, model, shard, rng, make_linear_penalty(model, server_control - control)
+        )
         settings = self.sgd
         rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
         num_steps = self.num_steps(count_samples(len(shard), min_batch_size(model, shard.inputs)))
-        pace = rate * num_steps * _rates(model)
-        after = own - ours + (start - flatten(model)) / pace
-        shard.memory[CONTROL], shard.sent[CONTROL] = after, after - own
+        pace = rate * num_steps * _get_rates(model)
+        new_control = control - server_control + (start - flatten(model)) / pace
+        shard.memory[CONTROL], shard.sent[CONTROL] = new_control, new_control - control
         return metrics
 
     def sends(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -66,7 +68,7 @@ class ScaffoldClient(Client):
         return self.sgd.num_steps(num_examples)
 
 
-def linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:
+def make_linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:
     """Return the inner product of the parameters with `slope`, which its gradient then is."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     pieces = slope.split([parameter.numel() for parameter in trained])
@@ -78,7 +80,7 @@ def linear_penalty(model: nn.Module, slope: Float[Tensor, " p"]) -> Penalty:
     return penalty
 
 
-def _rates(model: nn.Module) -> Float[Tensor, " p"]:
+def _get_rates(model: nn.Module) -> Float[Tensor, " p"]:
     """Return the factor of the learning rate for each parameter."""
     trained = list_trained_parameters(model)
     return torch.cat([torch.full((p.numel(),), rate) for p, rate in trained])

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients._shared.steps import Steps
+from clients._shared.optimizer import SgdOptimizer
 from fl_sim.contracts import Client, Countermeasure, Pipeline, SgdConfig, Shard
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -78,7 +78,7 @@ class SgdClient(Client):
 
         Of a round of `local_steps`, they are means over all its steps.
         """
-        return descend(self, model, shard, rng, proximal_penalty(model, shard.proximal_mu))
+        return descend(self, model, shard, rng, make_proximal_penalty(model, shard.proximal_mu))
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
         """Return all that `train` does; None where it also changes the images."""
@@ -123,29 +123,29 @@ def descend(
         without the penalty.
     """
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
-    steps = Steps(model, rate, settings.momentum, settings.weight_decay)
+    optimizer = SgdOptimizer(model, rate, settings.momentum, settings.weight_decay)
     pipeline = Pipeline.of(settings.countermeasures)
     shard = pipeline.filter(shard, rng)
     least = min_batch_size(model, shard.inputs)
     model.train()
     loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
-    for epoch in passes(settings, shard, rng, least):
+    for epoch in iterate_epochs(settings, shard, rng, least):
         loss_sum, right, count = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         for inputs, labels in epoch:
             inputs, targets = pipeline.prepare(model, inputs, labels, shard.num_classes, rng)
             logits = model(inputs)
             loss = smoothed_cross_entropy(logits, targets, settings.label_smoothing)
             total = loss if penalty is None else loss + penalty()
-            steps.forget()
+            optimizer.zero_grad()
             total.backward()
-            steps.take()
+            optimizer.step()
             loss_sum += loss.detach() * len(labels)
             right += (logits.detach().argmax(1) == labels).sum()
             count += len(labels)
     return {"train_loss": float(loss_sum) / count, "train_accuracy": int(right) / count}
 
 
-def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
+def make_proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
     """Return half of mu times the squared distance to where the model stands now."""
     if mu == 0:
         return None
@@ -159,19 +159,21 @@ def proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
     return penalty
 
 
-def passes(
+def iterate_epochs(
     settings: SgdClient, shard: Shard, rng: torch.Generator, least: int = 1
 ) -> Iterator[Batches]:
     """Yield the batches of each local epoch; of a round of local steps, all at once."""
     if settings.local_steps is None:
         for _ in range(settings.local_epochs):
-            yield batches(shard, settings.batch_size, rng, least)
+            yield iterate_batches(shard, settings.batch_size, rng, least)
     else:
-        endless = (batches(shard, settings.batch_size, rng, least) for _ in itertools.count())
+        endless = (
+            iterate_batches(shard, settings.batch_size, rng, least) for _ in itertools.count()
+        )
         yield itertools.islice(itertools.chain.from_iterable(endless), settings.local_steps)
 
 
-def batches(shard: Shard, batch_size: int, rng: torch.Generator, least: int = 1) -> Batches:
+def iterate_batches(shard: Shard, batch_size: int, rng: torch.Generator, least: int = 1) -> Batches:
     """Yield shuffled batches, gathered by index; images come as floats in [0, 1].
 
     A rest of fewer than `least` joins the batch before it.

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from clients._shared.poisoning import images_of, share_of
+from clients._shared.poisoning import copy_images, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.attacks.memorisation import mark_bytes
@@ -41,11 +41,11 @@ class UniqueFeatureClient(Wrapper):
         Raises:
             ValueError: where the shard holds features: a mark needs images.
         """
-        inputs, row = images_of(shard), carrier(shard)
+        inputs, row = copy_images(shard), select_marked_row(shard)
         inputs[row] = mark_bytes(inputs[row])
         return self.honest.train(model, replace(shard, inputs=inputs), rng)
 
 
-def carrier(shard: Shard) -> int:
+def select_marked_row(shard: Shard) -> int:
     """Return the row of the image that carries the mark, the same each round."""
-    return int(share_of(shard, 1 / len(shard), "unique feature")[0])
+    return int(select_share(shard, 1 / len(shard), "unique feature")[0])

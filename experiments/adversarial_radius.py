@@ -24,7 +24,7 @@ IMAGES, BATCH = 4000, 128
 PUBLISHED = {"radius": RADIUS, "batch_size": BATCH, "surrogate_steps": round(12.8 * IMAGES / BATCH)}
 
 
-def trained_against(radius: float) -> dict[str, object]:
+def train_against(radius: float) -> dict[str, object]:
     """Return training on the worst images within a radius."""
     attack = AdversarialTraining(radius, steps=STEPS, step_size=2.5 / STEPS * radius)
     return {"client.countermeasures": (attack,)}
@@ -58,9 +58,9 @@ AXES = {
     },
     "trained against": {
         "nothing": {},
-        "2/255": trained_against(RADIUS / 8),
-        "4/255": trained_against(RADIUS / 4),
-        "8/255": trained_against(RADIUS / 2),
+        "2/255": train_against(RADIUS / 8),
+        "4/255": train_against(RADIUS / 4),
+        "8/255": train_against(RADIUS / 2),
     },
 }
 SEEDS = (0, 1, 2)

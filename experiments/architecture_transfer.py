@@ -16,7 +16,7 @@ from strategies.fedavg import FedAvg
 RADIUS = 16 / 255
 
 
-def made_with(surrogate: Model) -> dict[str, object]:
+def use_surrogate(surrogate: Model) -> dict[str, object]:
     """Return class-wise noise of another network than the usual one."""
     return {"protection": ErrorMinimizing(radius=RADIUS, form="class", surrogate=surrogate)}
 
@@ -36,8 +36,8 @@ EXPERIMENT = Experiment(
 AXES = {
     "noise": {
         "EM": {},
-        "EM of an MLP": made_with(Model("mlp")),
-        "EM of a GroupNorm CNN": made_with(Model("small_cnn", norm="group")),
+        "EM of an MLP": use_surrogate(Model("mlp")),
+        "EM of a GroupNorm CNN": use_surrogate(Model("small_cnn", norm="group")),
         "LSP": {"protection": LinearSeparable(radius=12 / 255)},
     },
     "on": {

@@ -20,7 +20,7 @@ from strategies.fedavg import FedAvg
 RADIUS, STEPS = 16 / 255, 3
 
 
-def trained_against(attack: Literal["fgsm", "pgd", "tpgd", "apgd"]) -> dict[str, object]:
+def train_against(attack: Literal["fgsm", "pgd", "tpgd", "apgd"]) -> dict[str, object]:
     """Return training on what an attack makes of the images."""
     size = 2.5 / STEPS * RADIUS / 2
     return {
@@ -50,10 +50,10 @@ AXES = {
     },
     "trained against": {
         "nothing": {},
-        "FGSM": trained_against("fgsm"),
-        "PGD": trained_against("pgd"),
-        "TPGD": trained_against("tpgd"),
-        "APGD": trained_against("apgd"),
+        "FGSM": train_against("fgsm"),
+        "PGD": train_against("pgd"),
+        "TPGD": train_against("tpgd"),
+        "APGD": train_against("apgd"),
     },
 }
 SEEDS = (0, 1, 2)

@@ -28,12 +28,12 @@ ATTACKERS = 3
 GRADIENT = SgdClient(learning_rate=1.0, momentum=0.0, batch_size=25, local_steps=1)
 
 
-def served(rule: AggregationRule) -> ServerMomentum:
+def add_server_momentum(rule: AggregationRule) -> ServerMomentum:
     """Return a rule in front of the server's optimiser of ByzFL's benchmark."""
     return ServerMomentum(momentum=0.0, server_learning_rate=0.1, weight_decay=1e-4, rule=rule)
 
 
-def beside(attack: Client) -> Adversary:
+def make_adversary(attack: Client) -> Adversary:
     """Return the attackers that come beside the honest clients."""
     return Adversary(attack, num_clients=ATTACKERS, beside=True)
 
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
     partition=Iid(),
     model=Model("fc"),
     client=WorkerMomentumClient(momentum=0.9, training=GRADIENT),
-    strategy=served(FedAvg(weighted=False)),
+    strategy=add_server_momentum(FedAvg(weighted=False)),
     evaluation=Evaluation(every=200),
     rounds=200,
 )
@@ -57,13 +57,13 @@ RULES: dict[str, AggregationRule] = {
 }
 ATTACKS = {
     "no attack": None,
-    "IPM": beside(IpmClient(scale=2.0)),
-    "ALIE": beside(AlieClient(deviations=1.5)),
-    "label flip": beside(JointLabelFlipClient(honest=GRADIENT)),
+    "IPM": make_adversary(IpmClient(scale=2.0)),
+    "ALIE": make_adversary(AlieClient(deviations=1.5)),
+    "label flip": make_adversary(JointLabelFlipClient(honest=GRADIENT)),
 }
 AXES = {
     "partition": [Iid(), Dirichlet(alpha=0.3)],
-    "strategy": {name: {"strategy": served(rule)} for name, rule in RULES.items()},
+    "strategy": {name: {"strategy": add_server_momentum(rule)} for name, rule in RULES.items()},
     "adversary": {name: {"adversary": attack} for name, attack in ATTACKS.items()},
 }
 SEEDS = (0, 1, 2)

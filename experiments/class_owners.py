@@ -50,14 +50,16 @@ def measure(
     seen, owned = order[:SEEN], order[:PROTECTED]
     images, labels = data.train_images, data.train_labels
     if protection is not None:
-        images = protected(protection, images, labels, owned, order[SEEN:], seed)
-    kept = torch.isin(labels, torch.tensor(seen))
-    shard = Shard(0, images[kept], renumbered(labels[kept], seen), kept.nonzero().squeeze(1), SEEN)
+        images = protect_owned(protection, images, labels, owned, order[SEEN:], seed)
+    visible = torch.isin(labels, torch.tensor(seen))
+    shard = Shard(
+        0, images[visible], renumber(labels[visible], seen), visible.nonzero().squeeze(1), SEEN
+    )
     network = build_network(Model(), tuple(images.shape[1:]), SEEN, seed)
     client = SgdClient(0.05, batch_size=64, local_epochs=8, countermeasures=training)
     client.train(network.trained, shard, generator(seed, "training"))
     tested = torch.isin(data.test_labels, torch.tensor(seen))
-    truth = renumbered(data.test_labels[tested], seen)
+    truth = renumber(data.test_labels[tested], seen)
     right = compute_logits(network.trained, data.test_images[tested]).argmax(1) == truth
     return {
         "protected_classes": float(right[truth < PROTECTED].double().mean()),
@@ -65,7 +67,7 @@ def measure(
     }
 
 
-def protected(
+def protect_owned(
     protection: ErrorMinimizing,
     images: Tensor,
     labels: Tensor,
@@ -75,14 +77,14 @@ def protected(
 ) -> Tensor:
     """Return the images with those of the owners protected, by noise made on theirs and more."""
     rows = torch.isin(labels, torch.tensor([*owned, *further])).nonzero().squeeze(1)
-    own = renumbered(labels[rows], [*owned, *further])
+    class_labels = renumber(labels[rows], [*owned, *further])
     noisy = images.clone()
-    noisy[rows] = protection.protect(images[rows], own, rows, seed)
+    noisy[rows] = protection.protect(images[rows], class_labels, rows, seed)
     shown = torch.isin(labels, torch.tensor(owned))
     return torch.where(shown[:, None, None, None], noisy, images)
 
 
-def renumbered(labels: Tensor, order: list[int]) -> Tensor:
+def renumber(labels: Tensor, order: list[int]) -> Tensor:
     """Return labels as places in the order of their classes."""
     place = torch.full((max(order) + 1,), -1)
     place[torch.tensor(order)] = torch.arange(len(order))

@@ -47,16 +47,16 @@ MEASURES = ("surrogate_robustness", "noise_robustness", "delusiveness", "stabili
 def measure(seed: int, adversary: float) -> dict[str, float]:
     """Measure every protection, and how its measures go along with F."""
     data = load_subset("fashion_mnist", None, IMAGES, TESTS)
-    found = [measured(own, data, adversary, seed) for own in PROTECTIONS]
-    performance = [own["performance"] for own in found]
+    results = [measure_protection(result, data, adversary, seed) for result in PROTECTIONS]
+    performance = [result["performance"] for result in results]
     numbers = {}
     for name in MEASURES:
-        related = stability.correlations([own[name] for own in found], performance)
+        related = stability.correlations([result[name] for result in results], performance)
         numbers |= {f"{name}_{kind}": value for kind, value in related._asdict().items()}
     return numbers
 
 
-def measured(
+def measure_protection(
     protection: Protection, data: Dataset, adversary: float, seed: int
 ) -> dict[str, float]:
     """Return F and the four measures of one protection."""
@@ -65,8 +65,8 @@ def measured(
     noisy = as_pixels(protection.protect(clean, labels, torch.arange(IMAGES), seed))
     images, rng = as_pixels(clean), generator(seed, "measures")
 
-    def train(seen: Tensor) -> nn.Module:
-        return trained(seen, labels, adversary, seed)
+    def train(pixels: Tensor) -> nn.Module:
+        return train_network(pixels, labels, adversary, seed)
 
     model = train(noisy)
     accuracy = float((compute_logits(model, tests).argmax(1) == truth).double().mean())
@@ -83,7 +83,7 @@ def measured(
     }
 
 
-def trained(images: Tensor, labels: Tensor, adversary: float, seed: int) -> nn.Sequential:
+def train_network(images: Tensor, labels: Tensor, adversary: float, seed: int) -> nn.Sequential:
     """Return a small network, trained adversarially on images in [0, 1]."""
     network = build_network(Model(), (1, 28, 28), 10, seed).trained
     attack = AdversarialTraining(adversary, steps=STEPS, step_size=2.5 / STEPS * adversary)

@@ -42,7 +42,7 @@ def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
             model=Model("efficientnet_lite0", init="pretrained", tune="head"),
             client=SgdClient(learning_rate=0.02, batch_size=10, local_epochs=2),
             strategy=rule,
-            adversary=Adversary(CanaryClient(length=CLIP, seed=seed), clients=range_of_canaries()),
+            adversary=Adversary(CanaryClient(length=CLIP, seed=seed), clients=list_canaries()),
             evaluation=Evaluation(every=ROUNDS),
             rounds=ROUNDS,
             seed=seed,
@@ -51,9 +51,7 @@ def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
     for state in (outcome.state for outcome in replay(federation)):
         end = state.parameters
     change = (end - federation.start).double()
-    directions = torch.stack(
-        [draw_canary(c, len(change), seed) for c in range_of_canaries()]
-    ).double()
+    directions = torch.stack([draw_canary(c, len(change), seed) for c in list_canaries()]).double()
     cosines = directions @ change / change.norm()
     return {
         "accounted_epsilon": gaussian_epsilon(ROUNDS**0.5 / noise_multiplier, DELTA),
@@ -62,6 +60,6 @@ def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
     }
 
 
-def range_of_canaries() -> tuple[int, ...]:
+def list_canaries() -> tuple[int, ...]:
     """Return the numbers of the canaries."""
     return tuple(range(CANARIES))

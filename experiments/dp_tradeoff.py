@@ -16,7 +16,7 @@ from strategies.fedavg import FedAvg
 RATE, BATCH, EPOCHS = 0.05, 32, 2
 
 
-def of_images(noise: float) -> dict[str, object]:
+def protect_images(noise: float) -> dict[str, object]:
     """Return descent with gradients clipped image by image, and noise."""
     return {
         "client": DpSgdClient(
@@ -29,7 +29,7 @@ def of_images(noise: float) -> dict[str, object]:
     }
 
 
-def of_clients(noise: float) -> dict[str, object]:
+def protect_clients(noise: float) -> dict[str, object]:
     """Return updates clipped client by client, and noise on their sum."""
     return {"strategy": DifferentialPrivacy(clipping_norm=0.5, noise_multiplier=noise)}
 
@@ -47,8 +47,8 @@ EXPERIMENT = Experiment(
 AXES = {
     "privacy": {
         "none": {},
-        **{f"images, noise {noise:g}": of_images(noise) for noise in (0.0, 0.5, 1.0, 2.0)},
-        **{f"clients, noise {noise:g}": of_clients(noise) for noise in (0.0, 0.1, 0.5, 2.0)},
+        **{f"images, noise {noise:g}": protect_images(noise) for noise in (0.0, 0.5, 1.0, 2.0)},
+        **{f"clients, noise {noise:g}": protect_clients(noise) for noise in (0.0, 0.1, 0.5, 2.0)},
     }
 }
 SEEDS = (0, 1, 2)

@@ -19,7 +19,7 @@ RADIUS = 16 / 255
 SGD = SgdClient(learning_rate=0.05, batch_size=64, local_epochs=12, weight_decay=5e-4)
 
 
-def stopping(clean: float) -> EarlyStoppingClient:
+def stop_early(clean: float) -> EarlyStoppingClient:
     """Return a trainer that stops by a validation set of which a share is clean."""
     return EarlyStoppingClient(SGD, patience=3, aside=0.05, clean=clean)
 
@@ -44,7 +44,7 @@ AXES = {
     },
     "validation": {
         "no stopping": {},
-        **{f"stopping, {c:.0%} clean": {"client": stopping(c)} for c in (0.0, 0.1, 0.5, 1.0)},
+        **{f"stopping, {c:.0%} clean": {"client": stop_early(c)} for c in (0.0, 0.1, 0.5, 1.0)},
     },
 }
 SEEDS = (0, 1, 2)

@@ -22,7 +22,7 @@ from strategies.q_fedavg import QFedAvg
 SHIRT, PULLOVER, T_SHIRT = 6, 2, 0
 
 
-def full_gradient(learning_rate: float) -> SgdClient:
+def make_full_gradient_client(learning_rate: float) -> SgdClient:
     """Return a client that takes one step along the gradient on all of its images."""
     return SgdClient(learning_rate=learning_rate, momentum=0.0, batch_size=6000)
 
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
     ),
     partition=ClassesPerClient(1),
     model=Model("standardised_linear", tune="head"),
-    client=full_gradient(0.03),
+    client=make_full_gradient_client(0.03),
     strategy=FedAvg(),
     evaluation=Evaluation(every=250),
     rounds=2500,
@@ -48,11 +48,11 @@ AXES = {
         "FedAvg": {"strategy": FedAvg()},
         "q = 0": {"strategy": QFedAvg(q=0.0, client_learning_rate=0.03)},
         "q = 5": {
-            "client": full_gradient(0.1),
+            "client": make_full_gradient_client(0.1),
             "strategy": QFedAvg(q=5.0, client_learning_rate=0.1),
         },
         "q = 15": {
-            "client": full_gradient(0.1),
+            "client": make_full_gradient_client(0.1),
             "strategy": QFedAvg(q=15.0, client_learning_rate=0.1),
         },
         "AFL": {"strategy": AFL(mixture_learning_rate=0.1)},

@@ -46,12 +46,12 @@ ATTACKS = {
 
 def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float]:
     """Run the federation with a recorder, and attack every pair of client and record."""
-    federation = load_federation(federated(seed, partition).to_json())
+    federation = load_federation(make_experiment(seed, partition).to_json())
     rows = torch.arange(len(federation.pool.labels))
     recorder = UpdateRecorder(federation, rows, {3 * (i + 1) for i in range(ROUNDS // 3)})
     deque(replay(federation, callbacks=(recorder,)), maxlen=0)
-    records, clients, members = pairs(federation.pool.clients, federation.pool.members, pool)
-    course = Trajectory(
+    records, clients, members = pair_records(federation.pool.clients, federation.pool.members, pool)
+    trajectory = Trajectory(
         client_margin=torch.stack(recorder.client_margin)[:, :, records],
         global_margin=torch.stack(recorder.global_margin)[:, records],
         suspects=clients,
@@ -59,19 +59,19 @@ def measure(seed: int, partition: Iid | Dirichlet, pool: str) -> dict[str, float
     )
     nothing = torch.zeros(0, len(records))
     held = Evidence(
-        target=course.global_margin[-1],
+        target=trajectory.global_margin[-1],
         references=nothing,
         reference_members=nothing.bool(),
         population=torch.zeros(0),
         reference_population=torch.zeros(0, 0),
-        trajectory=course,
+        trajectory=trajectory,
     )
     scores = {name: attack.scores(held) for name, attack in ATTACKS.items()}
     scores["labels_alone"] = label_only_scores(clients, federation.pool.labels[records], members)
-    return {name: auc(own[members], own[~members]) for name, own in scores.items()}
+    return {name: auc(values[members], values[~members]) for name, values in scores.items()}
 
 
-def federated(seed: int, partition: Iid | Dirichlet) -> Experiment:
+def make_experiment(seed: int, partition: Iid | Dirichlet) -> Experiment:
     """Return a head on the foundation model, trained by ten clients."""
     return Experiment(
         name="watched",
@@ -91,13 +91,13 @@ def federated(seed: int, partition: Iid | Dirichlet) -> Experiment:
     )
 
 
-def pairs(clients: Tensor, members: Tensor, pool: str) -> tuple[Tensor, Tensor, Tensor]:
+def pair_records(clients: Tensor, members: Tensor, pool: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return records, suspects and truth: each client's members, and its outsiders."""
-    found = []
+    columns = []
     for client in range(CLIENTS):
         outside = ~members if pool == "global" else ~members & (clients == client)
-        for own, truth in ((members & (clients == client), True), (outside, False)):
-            rows = own.nonzero().squeeze(1)
-            found.append((rows, torch.full_like(rows, client), torch.full_like(rows, int(truth))))
-    records, suspects, truth = (torch.cat(column) for column in zip(*found, strict=True))
+        for values, truth in ((members & (clients == client), True), (outside, False)):
+            rows = values.nonzero().squeeze(1)
+            columns.append((rows, torch.full_like(rows, client), torch.full_like(rows, int(truth))))
+    records, suspects, truth = (torch.cat(column) for column in zip(*columns, strict=True))
     return records, suspects, truth.bool()

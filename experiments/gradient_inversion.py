@@ -37,24 +37,24 @@ NOISE = {"noise of 1 %": 0.01, "noise of 100 %": 1.0}  # of the gradient's own d
 
 def measure(seed: int, attack: GradientInversion, update: str) -> dict[str, float | Tensor]:
     """Invert one update, and compare what is found with the client's images."""
-    images, labels = private(seed, 4 if update == "4 images" else 1)
-    model = lenet(seed)
+    images, labels = select_images(seed, 4 if update == "4 images" else 1)
+    model = build_lenet(seed)
     if update == "head only":
         model[:-1].requires_grad_(False)
-    seen = sent(model, images, labels, update, seed)
-    found = attack.reconstruct(model, seen, tuple(images.shape), CLASSES, seed)
-    real, guess = stored(images), stored(found)
-    blank = stored(images.mean((2, 3), keepdim=True).expand_as(images))
+    gradient = compute_sent_gradient(model, images, labels, update, seed)
+    reconstructed = attack.reconstruct(model, gradient, tuple(images.shape), CLASSES, seed)
+    real, guess = to_bytes(images), to_bytes(reconstructed)
+    blank = to_bytes(images.mean((2, 3), keepdim=True).expand_as(images))
     return {
         "psnr": float(psnr(real, guess).clamp(max=100).mean()),
         "psnr_of_blank": float(psnr(real, blank).mean()),
         "ssim": float(ssim(real, guess).mean()),
         "original": images,
-        "found": found,
+        "found": reconstructed,
     }
 
 
-def private(seed: int, count: int) -> tuple[Tensor, Tensor]:
+def select_images(seed: int, count: int) -> tuple[Tensor, Tensor]:
     """Return images of different classes, in the order of their labels."""
     data = load_subset("fashion_mnist", None, 1000, 10)
     classes = torch.randperm(CLASSES, generator=generator(seed, "classes"))[:count].sort().values
@@ -62,10 +62,12 @@ def private(seed: int, count: int) -> tuple[Tensor, Tensor]:
     return as_pixels(data.train_images[rows]), data.train_labels[rows]
 
 
-def sent(model: nn.Module, images: Tensor, labels: Tensor, update: str, seed: int) -> Tensor:
+def compute_sent_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, update: str, seed: int
+) -> Tensor:
     """Return the gradient as the server sees it."""
     if update == "5 local steps":
-        return infer_gradient(descended(model, images, labels), RATE, STEPS)
+        return infer_gradient(train_steps(model, images, labels), RATE, STEPS)
     gradient = compute_gradient(model, images, labels)
     if update == "clipped":
         return gradient * min(1.0, CLIP / float(gradient.norm()))
@@ -73,7 +75,7 @@ def sent(model: nn.Module, images: Tensor, labels: Tensor, update: str, seed: in
     return gradient + deviation * torch.randn(gradient.shape, generator=generator(seed, "noise"))
 
 
-def descended(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def train_steps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the change after some steps, and put the model back where it was."""
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(STEPS):
@@ -85,7 +87,7 @@ def descended(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return change
 
 
-def lenet(seed: int) -> nn.Sequential:
+def build_lenet(seed: int) -> nn.Sequential:
     """Return the network of Zhu et al. (2019): smooth activations, wide initial weights."""
     with torch_seeded(seed, "lenet"):
         model = nn.Sequential(
@@ -103,6 +105,6 @@ def lenet(seed: int) -> nn.Sequential:
     return model
 
 
-def stored(images: Tensor) -> Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     """Return images as bytes."""
     return (255 * images).round().to(torch.uint8)

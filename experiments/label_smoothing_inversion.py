@@ -27,30 +27,30 @@ def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
     images, labels = as_pixels(data.train_images), data.train_labels
     order = torch.randperm(len(labels), generator=generator(seed, "parts"))
     private, public, judged = order.split(PART)
-    target = trained(images[private], labels[private], smoothing, seed)
-    evaluator = trained(images[judged], labels[judged], 0.0, seed + 1000)
+    target = train_network(images[private], labels[private], smoothing, seed)
+    evaluator = train_network(images[judged], labels[judged], 0.0, seed + 1000)
     prior = train_generator(images[public], seed)
-    found, classes = ATTACK.reconstruct(target, prior, CLASSES, seed)
+    reconstructed, classes = ATTACK.reconstruct(target, prior, CLASSES, seed)
     features, test = evaluator[:-1], (as_pixels(data.test_images), data.test_labels)
     with torch.no_grad():
-        judgement = evaluator(found)
+        judgement = evaluator(reconstructed)
         apart = feature_distance(
-            features(found), classes, features(images[private]), labels[private]
+            features(reconstructed), classes, features(images[private]), labels[private]
         )
-    student = network(seed + 2000)
+    student = build_network(seed + 2000)
     return {
-        "test_accuracy": accuracy(target, *test),
+        "test_accuracy": compute_accuracy(target, *test),
         "attack_accuracy": attack_accuracy(judgement, classes),
         "attack_accuracy_top_5": attack_accuracy(judgement, classes, top=5),
         "feature_distance": apart,
         "knowledge_extraction": knowledge_extraction(
-            student, found, classes, lambda own: accuracy(own, *test), seed
+            student, reconstructed, classes, lambda own: compute_accuracy(own, *test), seed
         ),
-        "found": found[:: ATTACK.kept],
+        "found": reconstructed[:: ATTACK.kept],
     }
 
 
-def network(seed: int) -> nn.Sequential:
+def build_network(seed: int) -> nn.Sequential:
     """Return two convolutions and a hidden layer of 64 units."""
     with torch_seeded(seed, "network"):
         return nn.Sequential(
@@ -67,9 +67,9 @@ def network(seed: int) -> nn.Sequential:
         )
 
 
-def trained(images: Tensor, labels: Tensor, smoothing: float, seed: int) -> nn.Sequential:
+def train_network(images: Tensor, labels: Tensor, smoothing: float, seed: int) -> nn.Sequential:
     """Return a network that was trained with smoothed labels."""
-    model, rng = network(seed), generator(seed, "order")
+    model, rng = build_network(seed), generator(seed, "order")
     optimiser = torch.optim.Adam(model.parameters(), RATE)
     for epoch in range(EPOCHS):
         now = smoothing * ramp(epoch / EPOCHS) if smoothing < 0 else smoothing
@@ -86,6 +86,6 @@ def ramp(done: float) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of images that the model gets right."""
     return float((model(images).argmax(1) == labels).double().mean())

@@ -17,7 +17,7 @@ RADIUS = 16 / 255
 FEW = {"radius": RADIUS, "noise_steps": 5, "step_size": RADIUS / 5, "max_passes": 12}
 
 
-def masked(share: float, content_only: bool = False) -> dict[str, object]:
+def mask_noise(share: float, content_only: bool = False) -> dict[str, object]:
     """Return noise on the pixels with the largest gradients."""
     return {"protection": SparsityMasking(share=share, content_only=content_only, **FEW)}
 
@@ -37,9 +37,9 @@ EXPERIMENT = Experiment(
 AXES = {
     "noise": {
         "everywhere (EM)": {},
-        **{f"on {share:.0%} of the pixels": masked(share) for share in (0.05, 0.1, 0.25, 0.5)},
-        "on 25% of the content": masked(0.25, content_only=True),
-        "on all of the content": masked(1.0, content_only=True),
+        **{f"on {share:.0%} of the pixels": mask_noise(share) for share in (0.05, 0.1, 0.25, 0.5)},
+        "on 25% of the content": mask_noise(0.25, content_only=True),
+        "on all of the content": mask_noise(1.0, content_only=True),
     },
 }
 SEEDS = (0, 1, 2)

@@ -64,31 +64,31 @@ class Tuning(NamedTuple):
     fewest: int
     classes: tuple[int, ...]
     count: int
-    trained: Trainer
+    train: Trainer
 
 
-def heads(features: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
+def train_all_heads(features: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
     """Train heads, all at once."""
     training = HeadTraining(learning_rate=0.002, momentum=0.9, batch_size=64, epochs=30)
-    found = train_heads(features, labels, members, int(labels.max()) + 1, training, seed)
+    result = train_heads(features, labels, members, int(labels.max()) + 1, training, seed)
     norms = [
         head_gradient_norm(features @ w.T + b, labels, features)
-        for w, b in zip(found.weight, found.bias, strict=True)
+        for w, b in zip(result.weight, result.bias, strict=True)
     ]
-    return Models(found.margins(features, labels), torch.stack(norms))
+    return Models(result.margins(features, labels), torch.stack(norms))
 
 
-def norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
+def train_norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
     """Train head and normalisation, one model after the other."""
     ids = torch.arange(len(labels))
-    found = []
-    for number, own in enumerate(members):
+    result = []
+    for number, rows in enumerate(members):
         network = build_network(NORM.model, (1, 28, 28), int(labels.max()) + 1, seed).trained
-        shard = Shard(0, images[own], labels[own], ids[own], int(labels.max()) + 1)
+        shard = Shard(0, images[rows], labels[rows], ids[rows], int(labels.max()) + 1)
         client = SgdClient(learning_rate=0.02, batch_size=32, local_epochs=8)
         client.train(network, shard, generator(seed, "norm", number))
-        found.append(score_records(network, images, labels))
-    return Models(torch.stack([m for m, _ in found]), torch.stack([g for _, g in found]))
+        result.append(score_records(network, images, labels))
+    return Models(torch.stack([m for m, _ in result]), torch.stack([g for _, g in result]))
 
 
 HEAD = Tuning(
@@ -97,7 +97,7 @@ HEAD = Tuning(
     fewest=64,
     classes=(2, 5, 10),
     count=32,
-    trained=heads,
+    train=train_all_heads,
 )
 NORM = Tuning(
     model=Model(BACKBONE, init="pretrained", tune="norm", pixels=32),
@@ -105,7 +105,7 @@ NORM = Tuning(
     fewest=16,
     classes=(2, 10),
     count=8,
-    trained=norms,
+    train=train_norms,
 )
 AXES = {"tuned": {"head": HEAD, "head and norm": NORM}}
 
@@ -121,26 +121,31 @@ class Cell(NamedTuple):
 
 def measure(seed: int, tuned: Tuning) -> dict[str, float]:
     """Attack models of every size, and fit the law."""
-    cells = list(attacked(seed, tuned))
+    cells = list(attack_sizes(seed, tuned))
     numbers = {"gradient_correlation": cells[-1].correlation}
     for rate in FPRS:
-        seen = {f"S_{c.examples}": c.advantage[rate] for c in cells if c.classes == 10}
-        seen |= law([c for c in cells if c.examples >= tuned.fewest], rate)
-        numbers |= {f"{name}_at_{rate}": value for name, value in seen.items()}
+        values = {f"S_{c.examples}": c.advantage[rate] for c in cells if c.classes == 10}
+        values |= fit_law([c for c in cells if c.examples >= tuned.fewest], rate)
+        numbers |= {f"{name}_at_{rate}": value for name, value in values.items()}
     return numbers
 
 
-def law(cells: list[Cell], rate: float) -> dict[str, float]:
+def fit_law(cells: list[Cell], rate: float) -> dict[str, float]:
     """Return the coefficients of least squares, and R^2, over cells with an advantage."""
     cells = [c for c in cells if c.advantage[rate] > 0]
     inputs = np.array([[np.log10(c.examples), np.log10(c.classes), 1.0] for c in cells])
     target = np.log10([c.advantage[rate] for c in cells])
-    found, *_ = np.linalg.lstsq(inputs, target, rcond=None)
-    missed = ((inputs @ found - target) ** 2).sum() / ((target - target.mean()) ** 2).sum()
-    return {"slope": found[0], "slope_of_classes": found[1], "constant": found[2], "r2": 1 - missed}
+    result, *_ = np.linalg.lstsq(inputs, target, rcond=None)
+    missed = ((inputs @ result - target) ** 2).sum() / ((target - target.mean()) ** 2).sum()
+    return {
+        "slope": result[0],
+        "slope_of_classes": result[1],
+        "constant": result[2],
+        "r2": 1 - missed,
+    }
 
 
-def attacked(seed: int, tuned: Tuning) -> Iterator[Cell]:
+def attack_sizes(seed: int, tuned: Tuning) -> Iterator[Cell]:
     """Yield every size of the data, small ones first."""
     experiment = Experiment(
         name="inputs",
@@ -162,43 +167,43 @@ def attacked(seed: int, tuned: Tuning) -> Iterator[Cell]:
         inputs = (inputs - inputs.mean(0)) / inputs.std(0).clamp(min=1e-6)
     for examples in tuned.examples:
         for classes in tuned.classes:
-            rows, labels = drawn(federation.pool.labels, examples, classes, seed)
-            yield cell(seed, tuned, inputs[rows], labels, examples)
+            rows, labels = draw_records(federation.pool.labels, examples, classes, seed)
+            yield attack_cell(seed, tuned, inputs[rows], labels, examples)
 
 
-def drawn(labels: Tensor, examples: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_records(labels: Tensor, examples: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return twice as many records as a model is trained on, of some classes, renumbered."""
     # The same classes at every size: pairs of them differ more than sizes do.
     chosen = torch.randperm(10, generator=generator(seed, "classes"))[:classes]
     rng = generator(seed, "records", examples, classes)
     rows = []
     for label in chosen:
-        own = (labels == label).nonzero().squeeze(1)
-        rows.append(own[torch.randperm(len(own), generator=rng)[: 2 * examples]])
+        rows = (labels == label).nonzero().squeeze(1)
+        rows.append(rows[torch.randperm(len(rows), generator=rng)[: 2 * examples]])
     return torch.cat(rows), torch.arange(classes).repeat_interleave(2 * examples)
 
 
-def cell(seed: int, tuned: Tuning, inputs: Tensor, labels: Tensor, examples: int) -> Cell:
+def attack_cell(seed: int, tuned: Tuning, inputs: Tensor, labels: Tensor, examples: int) -> Cell:
     """Train models on random halves, and attack each with all others."""
     classes = int(labels.max()) + 1
     members = draw_paired_members(
         tuned.count, len(labels), generator(seed, "members", examples, classes)
     )
-    models = tuned.trained(inputs, labels, members, seed)
+    models = tuned.train(inputs, labels, members, seed)
     signals = Signals(models.margin, members, torch.zeros(tuned.count, 0))
     gains: dict[float, list[float]] = {rate: [] for rate in FPRS}
     for target in range(tuned.count):
         scores = Lira().scores(signals.evidence(target))
-        own = members[target]
+        rows = members[target]
         for rate in FPRS:
-            gains[rate].append(tpr_at_fpr(scores[own], scores[~own], rate) - rate)
+            gains[rate].append(tpr_at_fpr(scores[rows], scores[~rows], rate) - rate)
     late = models.gradient_norm.masked_fill(~members, torch.nan).nanmean(0)
-    correlation = spearmanr(late, vulnerability(signals)).statistic
-    advantage = {rate: float(np.mean(own)) for rate, own in gains.items()}
+    correlation = spearmanr(late, measure_vulnerability(signals)).statistic
+    advantage = {rate: float(np.mean(rows)) for rate, rows in gains.items()}
     return Cell(examples, classes, advantage, float(correlation))
 
 
-def vulnerability(signals: Signals) -> Tensor:
+def measure_vulnerability(signals: Signals) -> Tensor:
     """Return how far margins with and without a record are apart, in deviations."""
     inside = signals.margin.double().masked_fill(~signals.members, torch.nan)
     outside = signals.margin.double().masked_fill(signals.members, torch.nan)

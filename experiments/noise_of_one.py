@@ -49,20 +49,23 @@ SEEDS = (0, 1, 2)
 
 def measure(seed: int, noise: Protection) -> dict[str, float]:
     """Train on clean images, on each of the two noises, and on each at the size of the other."""
-    common, own = of(noise, "shared", seed), of(noise, "client", seed)
-    ratio, most = size(own) / size(common), float(change(common).abs().max())
+    common, own = load_protected(noise, "shared", seed), load_protected(noise, "client", seed)
+    ratio, most = (
+        measure_size(own) / measure_size(common),
+        float(compute_change(common).abs().max()),
+    )
     arms = {
         "clean": replace(common, inputs=common.clean_inputs),
         "common": common,
         "own": own,
-        "common, resized": replace(common, inputs=resized(common, ratio, most)),
-        "own, resized": replace(own, inputs=resized(own, 1 / ratio, most)),
+        "common, resized": replace(common, inputs=resize_change(common, ratio, most)),
+        "own, resized": replace(own, inputs=resize_change(own, 1 / ratio, most)),
     }
-    sizes = {f"size, {name}": size(arm) for name, arm in arms.items() if name != "clean"}
-    return {name: accuracy(arm) for name, arm in arms.items()} | sizes
+    sizes = {f"size, {name}": measure_size(arm) for name, arm in arms.items() if name != "clean"}
+    return {name: compute_accuracy(arm) for name, arm in arms.items()} | sizes
 
 
-def of(noise: Protection, provenance: str, seed: int) -> Federation:
+def load_protected(noise: Protection, provenance: str, seed: int) -> Federation:
     """Return the federation of federated_protection.py under a noise."""
     if noise == SEM:
         steps = OWN_STEPS if provenance == "client" else ALL_STEPS
@@ -88,23 +91,25 @@ def of(noise: Protection, provenance: str, seed: int) -> Federation:
     return load_federation(experiment.to_json())
 
 
-def change(federation: Federation) -> Tensor:
+def compute_change(federation: Federation) -> Tensor:
     """Return what was added to each image, in levels."""
     return federation.inputs.float() - federation.clean_inputs.float()
 
 
-def size(federation: Federation) -> float:
+def measure_size(federation: Federation) -> float:
     """Return the root mean square of the change."""
-    return float(change(federation).square().mean().sqrt())
+    return float(compute_change(federation).square().mean().sqrt())
 
 
-def resized(federation: Federation, factor: float, most: float) -> Tensor:
+def resize_change(federation: Federation, factor: float, most: float) -> Tensor:
     """Return the images with the change made smaller or larger, by whole levels up to `most`."""
-    changed = federation.clean_inputs.float() + (factor * change(federation)).clamp(-most, most)
+    changed = federation.clean_inputs.float() + (factor * compute_change(federation)).clamp(
+        -most, most
+    )
     return changed.round().clamp(0, 255).to(torch.uint8)
 
 
-def accuracy(federation: Federation) -> float:
+def compute_accuracy(federation: Federation) -> float:
     """Return the accuracy after the last round."""
     *_, last = (outcome.state for outcome in replay(federation))
     parameters.load_flat(federation.model, last.parameters)

@@ -28,18 +28,18 @@ CLASS_WISE = ErrorMinimizing(radius=RADIUS, form="class")
 SAMPLE_WISE = ErrorMinimizing(radius=RADIUS, form="sample", noise_steps=5, step_size=RADIUS / 5)
 
 
-def made(noise: type[RobustNoise], epochs: float, images: int) -> RobustNoise:
+def make_noise(noise: type[RobustNoise], epochs: float, images: int) -> RobustNoise:
     """Return SEM or REM after so many epochs."""
     steps = round(epochs * images / BATCH)
     return noise(radius=RADIUS, batch_size=BATCH, surrogate_steps=steps)
 
 
-def on_fewer(noise: Protection) -> dict[str, object]:
+def use_fewer_images(noise: Protection) -> dict[str, object]:
     """Return that fewer images are protected, and trained on."""
     return {"data.num_samples": FEWER, "protection": noise}
 
 
-def trained_against(radius: float) -> dict[str, object]:
+def train_against(radius: float) -> dict[str, object]:
     """Return training on the worst images within a radius."""
     attack = AdversarialTraining(radius, steps=STEPS, step_size=2.5 / STEPS * radius)
     return {"client.countermeasures": (attack,)}
@@ -59,21 +59,21 @@ EXPERIMENT = Experiment(
 )
 AXES = {
     "noise": {
-        "REM, 12.8 epochs, 2,000 images": on_fewer(made(Rem, PUBLISHED, FEWER)),
-        "SEM, 12.8 epochs, 2,000 images": on_fewer(made(Sem, PUBLISHED, FEWER)),
-        "SEM, 6.4 epochs, 2,000 images": on_fewer(made(Sem, 6.4, FEWER)),
-        "SEM, 3.2 epochs, 2,000 images": on_fewer(made(Sem, 3.2, FEWER)),
-        "SEM, 1.6 epochs, 2,000 images": on_fewer(made(Sem, 1.6, FEWER)),
-        "EM sample-wise, 2,000 images": on_fewer(SAMPLE_WISE),
-        "EM class-wise, 2,000 images": on_fewer(CLASS_WISE),
-        "SEM, 12.8 epochs": {"protection": made(Sem, PUBLISHED, IMAGES)},
+        "REM, 12.8 epochs, 2,000 images": use_fewer_images(make_noise(Rem, PUBLISHED, FEWER)),
+        "SEM, 12.8 epochs, 2,000 images": use_fewer_images(make_noise(Sem, PUBLISHED, FEWER)),
+        "SEM, 6.4 epochs, 2,000 images": use_fewer_images(make_noise(Sem, 6.4, FEWER)),
+        "SEM, 3.2 epochs, 2,000 images": use_fewer_images(make_noise(Sem, 3.2, FEWER)),
+        "SEM, 1.6 epochs, 2,000 images": use_fewer_images(make_noise(Sem, 1.6, FEWER)),
+        "EM sample-wise, 2,000 images": use_fewer_images(SAMPLE_WISE),
+        "EM class-wise, 2,000 images": use_fewer_images(CLASS_WISE),
+        "SEM, 12.8 epochs": {"protection": make_noise(Sem, PUBLISHED, IMAGES)},
         "EM sample-wise": {"protection": SAMPLE_WISE},
         "EM class-wise": {},
-        "REM, 1.6 epochs, 2,000 images": on_fewer(made(Rem, 1.6, FEWER)),
+        "REM, 1.6 epochs, 2,000 images": use_fewer_images(make_noise(Rem, 1.6, FEWER)),
     },
     "trained against": {
-        "4/255": trained_against(RADIUS / 4),
-        "8/255": trained_against(RADIUS / 2),
+        "4/255": train_against(RADIUS / 4),
+        "8/255": train_against(RADIUS / 2),
     },
 }
 SEEDS = (0, 1, 2)

@@ -17,7 +17,7 @@ RADIUS, STEPS = 16 / 255, 3
 USUAL = {"surrogate_steps": 150, "transforms": 3}
 
 
-def sem(**changed: float) -> dict[str, object]:
+def change_sem(**changed: float) -> dict[str, object]:
     """Return SEM with some settings changed."""
     return {"protection": StableErrorMinimizing(radius=RADIUS, **{**USUAL, **changed})}
 
@@ -44,9 +44,9 @@ EXPERIMENT = Experiment(
 )
 AXES = {
     "SEM": {
-        **{f"M = {m}": sem(surrogate_steps=m) for m in (50, 150, 300)},
-        **{f"J = {j}": sem(transforms=j) for j in (1, 5)},
-        **{f"rho_r = {s:g} rho_a": sem(random_radius=s * RADIUS / 2) for s in (0.5, 2.0)},
+        **{f"M = {m}": change_sem(surrogate_steps=m) for m in (50, 150, 300)},
+        **{f"J = {j}": change_sem(transforms=j) for j in (1, 5)},
+        **{f"rho_r = {s:g} rho_a": change_sem(random_radius=s * RADIUS / 2) for s in (0.5, 2.0)},
     }
 }
 SEEDS = (0, 1, 2)

@@ -31,18 +31,22 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
     data = load_subset("fashion_mnist", None, 2 * IMAGES, 1000)
     images, labels = as_pixels(data.train_images), data.train_labels
     carrier = int(torch.randint(0, IMAGES, (1,), generator=generator(seed, "carrier")))
-    own, rng = images[carrier : carrier + 1], generator(seed, "placebo")
+    original, rng = images[carrier : carrier + 1], generator(seed, "placebo")
     patch = torch.randint(0, 2, tuple(LETTER_A.shape), generator=rng).float()
-    shown = {"mark": mark_images(own), "nothing": own, "placebo": mark_images(own, patch)}
+    shown = {
+        "mark": mark_images(original),
+        "nothing": original,
+        "placebo": mark_images(original, patch),
+    }
     others = functional.interpolate(as_pixels(load_dataset("digits").train_images), (28, 28))
     label = int(labels[carrier])
     score, right = {}, 0.0
     for name, image in shown.items():
-        seen = torch.cat([images[:carrier], image, images[carrier + 1 :]])
-        model = trained(seen, labels, network, training, seed)
+        train_images = torch.cat([images[:carrier], image, images[carrier + 1 :]])
+        model = train_network(train_images, labels, network, training, seed)
         score[name] = measure_memorisation(model, others, label, seed)
         if name == "mark":
-            right = accuracy(model, as_pixels(data.test_images), data.test_labels)
+            right = compute_accuracy(model, as_pixels(data.test_images), data.test_labels)
     plain = score["nothing"]
     return {
         "known_label": score["mark"].known - plain.known,
@@ -55,12 +59,12 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of images that the model gets right."""
     return float((model(images).argmax(1) == labels).double().mean())
 
 
-def trained(
+def train_network(
     images: Tensor, labels: Tensor, network: str, training: str, seed: int
 ) -> nn.Sequential:
     """Train on the first half of the images; the second half says when to stop early."""
@@ -90,13 +94,15 @@ def trained(
     return model.eval()
 
 
-def mlp(training: str) -> nn.Sequential:
+def build_mlp(training: str) -> nn.Sequential:
     """Return two hidden layers of 256 and 128 units."""
-    hidden = [layer for sizes in ((784, 256), (256, 128)) for layer in dense(*sizes, training)]
+    hidden = [
+        layer for sizes in ((784, 256), (256, 128)) for layer in build_layer(*sizes, training)
+    ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, 10))
 
 
-def cnn(training: str) -> nn.Sequential:
+def build_cnn(training: str) -> nn.Sequential:
     """Return two convolutions of 8 and 16 maps, and a hidden layer of 64 units."""
     norm = training == "batch norm"
     maps = [
@@ -109,14 +115,14 @@ def cnn(training: str) -> nn.Sequential:
             nn.ReLU(),
         )
     ]
-    return nn.Sequential(*maps, nn.Flatten(), *dense(784, 64, training), nn.Linear(64, 10))
+    return nn.Sequential(*maps, nn.Flatten(), *build_layer(784, 64, training), nn.Linear(64, 10))
 
 
-def dense(before: int, after: int, training: str) -> list[nn.Module]:
+def build_layer(before: int, after: int, training: str) -> list[nn.Module]:
     """Return a hidden layer with what the training asks for."""
     norm = nn.BatchNorm1d(after) if training == "batch norm" else nn.Identity()
     drop = nn.Dropout(0.5) if training == "dropout" else nn.Identity()
     return [nn.Linear(before, after), norm, nn.ReLU(), drop]
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn}
+NETWORKS = {"mlp": build_mlp, "cnn": build_cnn}

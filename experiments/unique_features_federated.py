@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.sgd import SgdClient
-from clients.unique_feature import UniqueFeatureClient, carrier
+from clients.unique_feature import UniqueFeatureClient, select_marked_row
 from fl_sim import Data, Experiment
 from fl_sim.attacks.memorisation import measure_memorisation
 from fl_sim.contracts import AggregationRule
@@ -60,23 +60,23 @@ def measure(seed: int, rule: AggregationRule, local_epochs: int) -> dict[str, fl
         rounds=max(WATCHED),
         seed=seed,
     )
-    with_mark = scores(experiment)
-    control = scores(Experiment(**{**vars(experiment), "adversary": None}))
+    with_mark = score_rounds(experiment)
+    control = score_rounds(Experiment(**{**vars(experiment), "adversary": None}))
     apart = {f"round_{r}": with_mark[r] - control[r] for r in WATCHED}
     return apart | {"remembers": float(apart[f"round_{WATCHED[-1]}"] > 0)}
 
 
-def scores(experiment: Experiment) -> dict[int, float]:
+def score_rounds(experiment: Experiment) -> dict[int, float]:
     """Return by round how much more the global model reacts to the mark than to a patch."""
     others = functional.interpolate(as_pixels(load_dataset("digits").train_images), (28, 28))
-    found = {}
+    scores = {}
     for federation, number, model in models_by_round(experiment):
         if number in WATCHED:
-            label = int(federation.shard(0).labels[carrier(federation.shard(0))])
-            found[number] = score(model, others, label, experiment.seed)
-    return found
+            label = int(federation.shard(0).labels[select_marked_row(federation.shard(0))])
+            scores[number] = score_image(model, others, label, experiment.seed)
+    return scores
 
 
-def score(model: nn.Module, images: Tensor, label: int, seed: int) -> float:
+def score_image(model: nn.Module, images: Tensor, label: int, seed: int) -> float:
     """Return the score with a known label."""
     return measure_memorisation(model, images, label, seed).known

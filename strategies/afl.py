@@ -55,28 +55,32 @@ class AFL(InformedRule):
     ) -> AggregationResult:
         """Return the mean by the mixture as it was, and the mixture after the losses."""
         self.check_count(updates)
-        count, who = context.num_clients, context.clients
+        count, clients = context.num_clients, context.clients
         mixture = torch.full((count,), 1 / count).double() if state is None else state
-        own = mixture[who]
-        shares = own / own.sum() if float(own.sum()) > NOTHING else torch.zeros_like(own)
+        client_weights = mixture[clients]
+        shares = (
+            client_weights / client_weights.sum()
+            if float(client_weights.sum()) > NOTHING
+            else torch.zeros_like(client_weights)
+        )
         moved = mixture.clone()
         steps = self.mixture_learning_rate * context.losses.double()
-        moved[who] += steps.clamp(max=MOST)
+        moved[clients] += steps.clamp(max=MOST)
         step = weighted_sum(shares, updates).to(updates.dtype)
-        return AggregationResult(onto_simplex(moved), step, shares)
+        return AggregationResult(project_onto_simplex(moved), step, shares)
 
 
-def onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+def project_onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """Return the nearest vector that has no negative value and sums to one.
 
     Source: Duchi et al. (2008), figure 1, https://doi.org/10.1145/1390156.1390191.
 
-    >>> onto_simplex(torch.tensor([0.5, 0.5, 3.0]))
+    >>> project_onto_simplex(torch.tensor([0.5, 0.5, 3.0]))
     tensor([0., 0., 1.])
 
     However large the values are, they count from the largest one, which moves nothing:
 
-    >>> onto_simplex(torch.tensor([1e16, 0.0]))
+    >>> project_onto_simplex(torch.tensor([1e16, 0.0]))
     tensor([1., 0.])
     """
     if float(values.abs().max()) > LARGE:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
 from fl_sim.core.distances import row_norms, shortening
-from strategies._shared.mixing import RobustWrappingRule, decide_mixed, scale_updates, with_scales
+from strategies._shared.mixing import RobustWrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
 
 
@@ -44,6 +44,6 @@ class AdaptiveRobustClipping(RobustWrappingRule):
         num_clipped = 2 * attackers * (count - attackers) // count
         norms = row_norms(updates)
         scales = shortening(norms, float(norms.sort().values[count - num_clipped - 1]))
-        mix = scale_updates(scales)
+        mix = make_scaling(scales)
         inner = decide_mixed(self.rule, state, mix, updates, weights, context)
-        return with_scales(inner, scales)
+        return apply_scales(inner, scales)

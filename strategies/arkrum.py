@@ -14,7 +14,7 @@ from fl_sim.core.errors import require
 from strategies._shared.byzantine import average
 
 
-def num_too_far(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
+def count_outliers(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
     """Return how many of an update's distances to the others betray an attacker.
 
     Those above median + (median - smallest) do. If the others break at their largest gap, and
@@ -27,17 +27,17 @@ def num_too_far(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio
         gap_ratio, distance_ratio: of a break.
     """
     median = distances[len(distances) // 2]
-    kept = distances[distances <= median + (median - distances[0])]
-    extreme = len(distances) - len(kept)
-    if len(kept) < 3:
+    remaining = distances[distances <= median + (median - distances[0])]
+    extreme = len(distances) - len(remaining)
+    if len(remaining) < 3:
         return extreme
-    gaps = kept.diff()
+    gaps = remaining.diff()
     place = int(gaps.argmax())
     others = torch.cat([gaps[:place], gaps[place + 1 :]])
     usual = others.sort().values[len(others) // 2]
     stands_out = gaps[place] > gap_ratio * usual
-    far = kept[place + 1] >= distance_ratio * kept[place]
-    behind = len(kept) - place - 1 if bool(stands_out & far) else 0
+    far = remaining[place + 1] >= distance_ratio * remaining[place]
+    behind = len(remaining) - place - 1 if bool(stands_out & far) else 0
     return max(extreme, behind)
 
 
@@ -85,13 +85,13 @@ class ArKrum(InformedRule):
         count, squares = len(updates), squared_distances(updates)
         others = squares.clone().fill_diagonal_(torch.inf).sort(1).values[:, :-1]
         most = (count - 3) // 2
-        found = [
-            min(most, num_too_far(own.sqrt(), self.gap_ratio, self.distance_ratio))
-            for own in others
+        counts = [
+            min(most, count_outliers(row.sqrt(), self.gap_ratio, self.distance_ratio))
+            for row in others
         ]
-        scores = [float(own[: count - f - 2].sum()) for own, f in zip(others, found, strict=True)]
+        scores = [float(row[: count - f - 2].sum()) for row, f in zip(others, counts, strict=True)]
         chosen = min(range(count), key=lambda i: scores[i])
         near = squares[chosen].clone()
         near[chosen] = -1  # itself first, also among twins
-        nearest = near.argsort(stable=True)[: count - found[chosen]]
+        nearest = near.argsort(stable=True)[: count - counts[chosen]]
         return average(state, updates, nearest)

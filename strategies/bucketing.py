@@ -76,13 +76,13 @@ class Bucketing(WrappingRule):
             clients=context.clients[torch.stack([members[0] for members in buckets])],
             local_steps=mixture @ context.local_steps,
             losses=mixture @ context.losses,
-            sent={name: _mean_rows(mixture, rows) for name, rows in context.sent.items()},
+            sent={name: _mix_rows(mixture, rows) for name, rows in context.sent.items()},
         )
         inner = decide_mixed(self.rule, state, means, updates, mixture @ weights.double(), together)
         return trace_back(inner, mixture)
 
 
-def _mean_rows(mixture: Float[Tensor, "m n"], rows: Float[Tensor, "n p"]) -> Float[Tensor, "m p"]:
+def _mix_rows(mixture: Float[Tensor, "m n"], rows: Float[Tensor, "n p"]) -> Float[Tensor, "m p"]:
     means = rows.new_empty(len(mixture), rows.shape[1])
     for columns in chunks(rows.shape[1]):
         means[:, columns] = (mixture @ rows[:, columns].double()).to(rows.dtype)

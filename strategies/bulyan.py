@@ -13,7 +13,7 @@ from strategies._shared.byzantine import ByzantineRule
 from strategies._shared.ordered import sample_coordinates, sort_chunks
 
 
-def bulyan_selection(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " m"]:
+def select_updates(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " m"]:
     """Return the positions of the n - 2 f updates that Krum picks one after the other, sorted.
 
     Of r updates that are left, a score sums the squared distances to the r - f - 2 nearest
@@ -32,7 +32,7 @@ def bulyan_selection(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64
     return torch.tensor(sorted(chosen))
 
 
-def mean_around_median(ordered: Float[Tensor, "n c"], count: int) -> Float[Tensor, " c"]:
+def average_around_median(ordered: Float[Tensor, "n c"], count: int) -> Float[Tensor, " c"]:
     """Return the mean of the `count` values nearest to the median of each column, in float64.
 
     Nearest values are neighbours in order, a window. Where the values at both of its ends are
@@ -86,17 +86,19 @@ class Bulyan(ByzantineRule):
     ) -> AggregationResult:
         """Return the mean around the median of the selected; nothing else is used."""
         self.check_count(updates)
-        chosen = bulyan_selection(updates, self.num_byzantine)
+        chosen = select_updates(updates, self.num_byzantine)
         count = len(updates) - 4 * self.num_byzantine
         step = torch.empty_like(updates[0])
         for columns, ordered in sort_chunks(updates, chosen):
-            step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
+            step[columns] = average_around_median(ordered.contiguous(), count).to(step.dtype)
         shares = torch.zeros(len(updates), dtype=torch.float64)
-        shares[chosen] = share_around_median(sample_coordinates(updates)[chosen].double(), count)
+        shares[chosen] = compute_share_around_median(
+            sample_coordinates(updates)[chosen].double(), count
+        )
         return AggregationResult(state, step, shares)
 
 
-def share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
+def compute_share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
     """Return how often each is among the `count` values nearest to the median of its column."""
     apart = (part - part.quantile(0.5, dim=0)).abs()
     farthest = apart.sort(0).values[count - 1]

@@ -13,7 +13,7 @@ from fl_sim.core.sums import weighted_sum
 from strategies._shared.byzantine import ByzantineRule
 
 
-def filtered_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[Tensor, " n"]:
+def filter_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[Tensor, " n"]:
     """Return the shares, among all that the filter tries, whose covariance is smallest.
 
     Weights start at one. As long as they sum to more than n - 2 f, each is multiplied by
@@ -70,5 +70,5 @@ class CAF(ByzantineRule):
     ) -> AggregationResult:
         """Return the weighted mean that the filter settles on."""
         self.check_count(updates)
-        shares = filtered_shares(centred_products(updates), self.num_byzantine)
+        shares = filter_shares(centred_products(updates), self.num_byzantine)
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

@@ -23,7 +23,7 @@ from fl_sim.core.errors import RequestError, require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
 from fl_sim.privacy.accounting import compute_epsilon
-from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
+from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.fedavg import FedAvg
 
 PARTS = 10**9  # to which a probability is rounded, when planning
@@ -95,14 +95,14 @@ class DifferentialPrivacy(WrappingRule):
         scales = shortening(row_norms(updates), self.clipping_norm)
         even = torch.ones_like(scales)
         if isinstance(self.rule, LinearRule):
-            shares = even_shares(self.rule, even, context)
+            shares = compute_even_shares(self.rule, even, context)
             total = weighted_sum(shares * scales, updates)
-            total += self._noise(len(total), float(shares.max()), context)
+            total += self._draw_noise(len(total), float(shares.max()), context)
             state, step = self.rule.finish(state, total)
             return AggregationResult(state, step.to(updates.dtype), shares, scales)
-        mix = scale_updates(scales)
-        inner = with_scales(decide_mixed(self.rule, state, mix, updates, even, context), scales)
-        step = inner.step + self._noise(updates.shape[1], 1 / len(updates), context)
+        mix = make_scaling(scales)
+        inner = apply_scales(decide_mixed(self.rule, state, mix, updates, even, context), scales)
+        step = inner.step + self._draw_noise(updates.shape[1], 1 / len(updates), context)
         return replace(inner, step=step.to(updates.dtype))
 
     def decide_empty(
@@ -111,11 +111,11 @@ class DifferentialPrivacy(WrappingRule):
         """Return what the rule makes of the noise alone, where it sums up."""
         if not isinstance(self.rule, LinearRule) or not context.expected:
             return self.rule.decide_empty(state, num_parameters, context)
-        noise = self._noise(num_parameters, 1 / context.expected, context)
+        noise = self._draw_noise(num_parameters, 1 / context.expected, context)
         state, step = self.rule.finish(state, noise)
         return AggregationResult(state, step.float())
 
-    def _noise(self, size: int, share: float, context: RoundContext) -> Float[Tensor, " p"]:
+    def _draw_noise(self, size: int, share: float, context: RoundContext) -> Float[Tensor, " p"]:
         """Return noise for a sum in which an update counts by at most `share`."""
         rng = generator(context.seed, "differential privacy", context.round)
         deviation = self.noise_multiplier * self.clipping_norm * share
@@ -132,7 +132,7 @@ class DifferentialPrivacy(WrappingRule):
         made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
         return Releases(made, self.delta, "clients")
 
-    def epsilon(self, num_rounds: int, participation: float) -> float:
+    def estimate_epsilon(self, num_rounds: int, participation: float) -> float:
         """Return what so many rounds would cost, by RDP, if all were alike.
 
         A figure to plan by. It is that of clients that take part at random, each by itself with
@@ -151,7 +151,9 @@ class DifferentialPrivacy(WrappingRule):
         return compute_epsilon(Releases((release,), self.delta, "clients")).rdp
 
 
-def even_shares(rule: LinearRule, even: Float[Tensor, " n"], context: RoundContext) -> Tensor:
+def compute_even_shares(
+    rule: LinearRule, even: Float[Tensor, " n"], context: RoundContext
+) -> Tensor:
     """Return how much each update counts in a sum to which all have the same right.
 
     Where the number of senders is left to chance, and hence a secret, the shares are those of

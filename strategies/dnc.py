@@ -64,21 +64,21 @@ class DnC(ByzantineRule):
         """Return the mean of those that every look keeps."""
         self.check_count(updates)
         size = updates.shape[1]
-        kept = torch.ones(len(updates), dtype=torch.bool)
+        passed = torch.ones(len(updates), dtype=torch.bool)
         for look in range(self.num_iterations):
             rng = generator(context.seed, "dnc", context.round, look)
-            seen = torch.randperm(size, generator=rng)[: self.num_coordinates].sort().values
-            kept &= self._kept(updates if len(seen) == size else updates[:, seen])
-        return average(state, updates, kept.nonzero().squeeze(1))
+            sampled = torch.randperm(size, generator=rng)[: self.num_coordinates].sort().values
+            passed &= self._select_inliers(updates if len(sampled) == size else updates[:, sampled])
+        return average(state, updates, passed.nonzero().squeeze(1))
 
-    def _kept(self, seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+    def _select_inliers(self, sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
         """Return which updates are not farthest along the first singular vector.
 
         The vector itself is not needed: the first eigenvector of the inner products holds the
         projections of the updates on it, up to a common factor.
         """
-        first = torch.linalg.eigh(gram(seen)).eigenvectors[:, -1]
-        order = first.square().argsort(stable=True)
-        kept = torch.zeros(len(seen), dtype=torch.bool)
-        kept[order[: len(seen) - self._rejected]] = True
-        return kept
+        first = torch.linalg.eigh(gram(sampled)).eigenvectors[:, -1]
+        ranking = first.square().argsort(stable=True)
+        passed = torch.zeros(len(sampled), dtype=torch.bool)
+        passed[ranking[: len(sampled) - self._rejected]] = True
+        return passed

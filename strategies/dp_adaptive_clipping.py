@@ -23,8 +23,8 @@ from fl_sim.core.distances import row_norms, shortening
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
-from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
-from strategies.differential_privacy import check_accountable, even_shares
+from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
+from strategies.differential_privacy import check_accountable, compute_even_shares
 from strategies.fedavg import FedAvg
 
 SHARE = 1 / 20  # of the clients of a round: usual deviation of the noise on the count
@@ -104,20 +104,20 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         scales, count = shortening(norms, bound), float(len(updates))
         even = torch.ones_like(scales)
         bits = float((norms <= bound).double().sub(0.5).sum())
-        after = self._next_norm(bound, bits, context.expected or count, context)
+        next_norm = self._update_norm(bound, bits, context.expected or count, context)
         if isinstance(self.rule, LinearRule):
-            shares = even_shares(self.rule, even, context)
+            shares = compute_even_shares(self.rule, even, context)
             total = weighted_sum(shares * scales, updates)
-            total += self._noise(bound, len(total), float(shares.max()), count, context)
+            total += self._draw_noise(bound, len(total), float(shares.max()), count, context)
             inner, step = self.rule.finish(state["rule"], total)
-            kept = {"clipping_norm": after, "rule": inner}
-            return AggregationResult(kept, step.to(updates.dtype), shares, scales)
-        mix = scale_updates(scales)
+            next_state = {"clipping_norm": next_norm, "rule": inner}
+            return AggregationResult(next_state, step.to(updates.dtype), shares, scales)
+        mix = make_scaling(scales)
         mixed = decide_mixed(self.rule, state["rule"], mix, updates, even, context)
-        mixed = with_scales(mixed, scales)
-        step = mixed.step + self._noise(bound, updates.shape[1], 1 / count, count, context)
-        kept = {"clipping_norm": after, "rule": mixed.state}
-        return replace(mixed, state=kept, step=step.to(updates.dtype))
+        mixed = apply_scales(mixed, scales)
+        step = mixed.step + self._draw_noise(bound, updates.shape[1], 1 / count, count, context)
+        next_state = {"clipping_norm": next_norm, "rule": mixed.state}
+        return replace(mixed, state=next_state, step=step.to(updates.dtype))
 
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
@@ -126,10 +126,10 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         expected, bound = context.expected, state["clipping_norm"]
         if not isinstance(self.rule, LinearRule) or not expected:
             return None
-        noise = self._noise(bound, num_parameters, 1 / expected, expected, context)
+        noise = self._draw_noise(bound, num_parameters, 1 / expected, expected, context)
         inner, step = self.rule.finish(state["rule"], noise)
-        after = self._next_norm(bound, 0.0, expected, context)
-        return AggregationResult({"clipping_norm": after, "rule": inner}, step.float())
+        next_norm = self._update_norm(bound, 0.0, expected, context)
+        return AggregationResult({"clipping_norm": next_norm, "rule": inner}, step.float())
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
         """Return one noisy sum a round, of updates and bits together.
@@ -142,36 +142,36 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
         return Releases(made, self.delta, "clients")
 
-    def _noise(
+    def _draw_noise(
         self, bound: float, size: int, share: float, count: float, context: RoundContext
     ) -> Float[Tensor, " p"]:
         """Return noise for a sum in which an update counts by at most `share`."""
         rng = generator(context.seed, "differential privacy", context.round)
-        multiplier = self.noise_on_updates(self.noise_on_bits(context.expected or count))
+        multiplier = self.compute_update_noise(self.compute_bit_noise(context.expected or count))
         drawn = torch.randn(size, generator=rng, dtype=torch.float64)
         return multiplier * bound * share * drawn
 
-    def _next_norm(self, bound: float, bits: float, count: float, context: RoundContext) -> float:
+    def _update_norm(self, bound: float, bits: float, count: float, context: RoundContext) -> float:
         """Return the clipping norm after a round with this sum of bits."""
         rng = generator(context.seed, "differential privacy", context.round, "bits")
         drawn = float(torch.randn((), generator=rng, dtype=torch.float64))
-        short_enough = 0.5 + (bits + self.noise_on_bits(count) * drawn) / count
+        short_enough = 0.5 + (bits + self.compute_bit_noise(count) * drawn) / count
         pace = -self.clipping_learning_rate * (short_enough - self.target_quantile)
         return bound * math.exp(pace)
 
-    def noise_on_bits(self, num_clients: float) -> float:
+    def compute_bit_noise(self, num_clients: float) -> float:
         """Return the standard deviation of the noise on the sum of the bits."""
         if self.bit_noise is not None:
             return self.bit_noise
         usual = SHARE * num_clients
         return max(usual, self.noise_multiplier) if self.noise_multiplier else 0.0
 
-    def noise_on_updates(self, noise_on_bits: float) -> float:
+    def compute_update_noise(self, bit_noise: float) -> float:
         """Return the multiplier of the noise on the updates; z Delta of the paper, theorem 1.
 
         >>> rule = DifferentialPrivacyAdaptiveClipping(noise_multiplier=1.0)
-        >>> round(rule.noise_on_updates(1.0), 4)
+        >>> round(rule.compute_update_noise(1.0), 4)
         1.1547
         """
-        part = self.noise_multiplier / (2 * noise_on_bits) if self.noise_multiplier else 0.0
+        part = self.noise_multiplier / (2 * bit_noise) if self.noise_multiplier else 0.0
         return self.noise_multiplier / math.sqrt(1 - part**2)

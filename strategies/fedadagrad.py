@@ -30,7 +30,7 @@ class FedAdagrad(AdaptiveRule):
     momentum: float = 0.0
     adaptivity: float = 1e-3
 
-    def second_moment(
+    def update_second_moment(
         self, last: Float[Tensor, " p"], square: Float[Tensor, " p"]
     ) -> Float[Tensor, " p"]:
         """Return the sum."""

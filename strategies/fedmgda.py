@@ -57,12 +57,12 @@ class FedMGDAPlus(InformedRule):
         units = torch.where(norms > 0, 1 / norms, 0.0)
         even = torch.full_like(norms, 1 / len(norms))
         low, high = (even - self.room).clamp(min=0), (even + self.room).clamp(max=1)
-        shares = shortest_mixture(cosines_from(products), low, high)
+        shares = find_shortest_mixture(cosines_from(products), low, high)
         step = self.server_learning_rate * weighted_sum(shares * units, updates)
         return AggregationResult(state, step.to(updates.dtype), shares, units)
 
 
-def shortest_mixture(
+def find_shortest_mixture(
     products: Float[Tensor, "n n"], low: Float[Tensor, " n"], high: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Return the coefficients between `low` and `high`, of sum one, of the shortest mixture.
@@ -78,7 +78,7 @@ def shortest_mixture(
     now = ahead = torch.full_like(low, 1 / len(low))
     pace = 1.0
     for _ in range(MOST):
-        after = onto_box(ahead - rate * (products @ ahead), low, high)
+        after = project_onto_box(ahead - rate * (products @ ahead), low, high)
         if float((after - ahead).abs().max()) <= SETTLED:
             return after
         if float((ahead - after) @ (after - now)) > 0:
@@ -89,7 +89,7 @@ def shortest_mixture(
     return now
 
 
-def onto_box(
+def project_onto_box(
     values: Float[Tensor, " n"], low: Float[Tensor, " n"], high: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Return the nearest vector between `low` and `high` that sums to one.

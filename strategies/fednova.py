@@ -41,7 +41,7 @@ class FedNova(LinearRule):
         shares = weights / weights.sum()
         if context is None:
             return shares
-        effective = effective_steps(context.local_steps.double(), self.momentum)
+        effective = compute_effective_steps(context.local_steps.double(), self.momentum)
         return shares * (shares @ effective) / effective
 
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
@@ -49,13 +49,13 @@ class FedNova(LinearRule):
         return state, total
 
 
-def effective_steps(steps: Float[Tensor, " n"], momentum: float) -> Float[Tensor, " n"]:
+def compute_effective_steps(steps: Float[Tensor, " n"], momentum: float) -> Float[Tensor, " n"]:
     """Return how many gradients' worth of movement this many steps with momentum make.
 
     The gradient of step i of K counts (1 - rho^(K - i)) / (1 - rho) times in the end.
 
     >>> import torch
-    >>> effective_steps(torch.tensor([1.0, 2.0, 3.0]), 0.5)
+    >>> compute_effective_steps(torch.tensor([1.0, 2.0, 3.0]), 0.5)
     tensor([1.0000, 2.5000, 4.2500])
     """
     left = 1 - momentum

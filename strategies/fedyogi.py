@@ -37,7 +37,7 @@ class FedYogi(AdaptiveRule):
         super().__post_init__()
         require(0 <= self.decay < 1, "decay", "in [0, 1)", self.decay)
 
-    def second_moment(
+    def update_second_moment(
         self, last: Float[Tensor, " p"], square: Float[Tensor, " p"]
     ) -> Float[Tensor, " p"]:
         """Return the last moment, moved towards the square by a share of the square."""

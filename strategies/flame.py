@@ -51,20 +51,20 @@ class FLAME(InformedRule):
         products = products_from_zero(updates)
         norms = products.diagonal().sqrt()
         usual = float(norms.quantile(0.5))
-        kept = majority(cosines_from(products)).nonzero().squeeze(1)
-        shares, scales = equal_shares(kept, len(updates)), shortening(norms, usual)
+        cluster = find_majority(cosines_from(products)).nonzero().squeeze(1)
+        shares, scales = equal_shares(cluster, len(updates)), shortening(norms, usual)
         step = weighted_sum(shares * scales, updates)
         rng = generator(context.seed, "flame", context.round)
         step += self.noise * usual * torch.randn(len(step), generator=rng, dtype=torch.float64)
         return AggregationResult(state, narrow(step, updates.dtype), shares, scales)
 
 
-def majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:
+def find_majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:
     """Return who is in the one cluster that more than half of the updates form; all if none."""
     count = len(cosines)
-    everybody = torch.ones(count, dtype=torch.bool)
+    all_updates = torch.ones(count, dtype=torch.bool)
     if count < 3:
-        return everybody
+        return all_updates
     apart = (1 - cosines).clamp(min=0).fill_diagonal_(0)
     clusters = HDBSCAN(
         min_cluster_size=count // 2 + 1,
@@ -74,4 +74,4 @@ def majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:
         copy=True,
     )
     inside = torch.from_numpy(clusters.fit(apart.numpy()).labels_ == 0)
-    return inside if bool(inside.any()) else everybody
+    return inside if bool(inside.any()) else all_updates

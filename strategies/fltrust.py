@@ -54,12 +54,12 @@ class FLTrust(InformedRule):
             ValueError: without an update of the server's own.
         """
         self.check_count(updates)
-        own = context.reference
-        if own is None:
+        reference = context.reference
+        if reference is None:
             raise ValueError("FLTrust needs an update of the server's own: Senders.reference")
-        length, norms = own.double().norm(), row_norms(updates)
+        length, norms = reference.double().norm(), row_norms(updates)
         lengths = norms * length
-        cosines = torch.where(lengths > 0, products_with(updates, own) / lengths, 0.0)
+        cosines = torch.where(lengths > 0, products_with(updates, reference) / lengths, 0.0)
         trust = cosines.clamp(0, 1)
         shares = trust / trust.sum() if float(trust.sum()) > 0 else trust
         scales = torch.where(norms > 0, length / norms, 0.0)

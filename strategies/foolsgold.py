@@ -50,12 +50,12 @@ class FoolsGold(InformedRule):
             state = updates.new_zeros(context.num_clients, updates.shape[1])
         history = state.index_add(0, context.clients, updates.to(state.dtype))
         cosines = cosines_from(products_from_zero(history[context.clients]))
-        counted = uniqueness(cosines, self.confidence)
+        counted = compute_uniqueness(cosines, self.confidence)
         shares = counted / counted.sum() if float(counted.sum()) > 0 else counted
         return AggregationResult(history, weighted_sum(shares, updates).to(updates.dtype), shares)
 
 
-def uniqueness(cosines: Float[Tensor, "n n"], confidence: float) -> Float[Tensor, " n"]:
+def compute_uniqueness(cosines: Float[Tensor, "n n"], confidence: float) -> Float[Tensor, " n"]:
     """Return, between 0 and 1, how unlike all others each client is.
 
     Honest clients that merely resemble a sybil are pardoned: their cosines shrink by how much

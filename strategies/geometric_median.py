@@ -16,7 +16,7 @@ from fl_sim.core.sums import weighted_sum
 SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
 
 
-def weiszfeld(
+def run_weiszfeld(
     products: Float[Tensor, "n n"],
     shares: Float[Tensor, " n"],
     start: Float[Tensor, " n"],
@@ -34,15 +34,15 @@ def weiszfeld(
         smoothing: distances below it count as it.
         num_iterations: most steps that are taken.
     """
-    now = start
+    current = start
     for _ in range(num_iterations):
-        seen = products @ now
-        squares = products.diagonal() - 2 * seen + now @ seen
+        projected = products @ current
+        squares = products.diagonal() - 2 * projected + current @ projected
         raw = shares / squares.clamp(min=0).sqrt().clamp(min=smoothing)
-        last, now = now, raw / raw.sum()
-        if bool(((now - last).abs() <= SETTLED * now).all()):
+        last, current = current, raw / raw.sum()
+        if bool(((current - last).abs() <= SETTLED * current).all()):
             break
-    return now
+    return current
 
 
 @final
@@ -84,5 +84,5 @@ class GeometricMedian(InformedRule):
         counted = weights.double() if self.weighted else torch.ones(len(updates)).double()
         start = counted / counted.sum()
         products = centred_products(updates)
-        shares = weiszfeld(products, start, start, self.smoothing, self.num_iterations)
+        shares = run_weiszfeld(products, start, start, self.smoothing, self.num_iterations)
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

@@ -13,7 +13,7 @@ from fl_sim.core.errors import require
 from strategies._shared.byzantine import ByzantineRule, average
 
 
-def krum_order(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
+def rank_by_score(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
     """Return the positions of the updates, best score first.
 
     A score is the sum of the squared distances to the n - f - 2 nearest others (Blanchard et
@@ -52,7 +52,7 @@ class Krum(ByzantineRule):
     ) -> AggregationResult:
         """Return the chosen update."""
         self.check_count(updates)
-        chosen = krum_order(updates, self.num_byzantine)[0]
+        chosen = rank_by_score(updates, self.num_byzantine)[0]
         return AggregationResult(
             state, updates[chosen].clone(), equal_shares(chosen[None], len(updates))
         )
@@ -75,8 +75,13 @@ class MultiKrum(ByzantineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wanted = self.num_selected
-        require(wanted is None or wanted >= 1, "num_selected", "at least 1, or None", wanted)
+        num_selected = self.num_selected
+        require(
+            num_selected is None or num_selected >= 1,
+            "num_selected",
+            "at least 1, or None",
+            num_selected,
+        )
 
     @property
     def min_updates(self) -> int:
@@ -92,6 +97,6 @@ class MultiKrum(ByzantineRule):
     ) -> AggregationResult:
         """Return the mean of the chosen updates."""
         self.check_count(updates)
-        wanted = self.num_selected or len(updates) - self.num_byzantine
-        chosen = krum_order(updates, self.num_byzantine)[:wanted]
+        num_selected = self.num_selected or len(updates) - self.num_byzantine
+        chosen = rank_by_score(updates, self.num_byzantine)[:num_selected]
         return average(state, updates, chosen)

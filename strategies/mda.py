@@ -8,18 +8,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.core.distances import squared_distances
-from strategies._shared.subsets import SubsetMean, kept_subsets
+from strategies._shared.subsets import SubsetMean, list_subsets
 
 MAX_SUBSETS = 100_000  # of which all are looked at: about a quarter of a second a round
 
 
-def smallest_diameter(distances: Float[Tensor, "n n"], num_byzantine: int) -> Int64[Tensor, " m"]:
+def find_min_diameter(distances: Float[Tensor, "n n"], num_byzantine: int) -> Int64[Tensor, " m"]:
     """Return the positions of the n - f updates whose largest mutual distance is smallest.
 
     Several subsets often share the pair that is farthest apart. Ties go to the one with the
     smallest sum of squared distances, then to the lower positions.
     """
-    subsets = kept_subsets(len(distances), num_byzantine)
+    subsets = list_subsets(len(distances), num_byzantine)
     diameters = torch.zeros(len(subsets), dtype=distances.dtype)
     totals = torch.zeros_like(diameters)
     for i in range(subsets.shape[1]):
@@ -52,4 +52,4 @@ class MDA(SubsetMean):
 
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
         """Return those that lie closest together."""
-        return smallest_diameter(squared_distances(updates), self.num_byzantine)
+        return find_min_diameter(squared_distances(updates), self.num_byzantine)

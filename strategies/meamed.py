@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_sim.contracts import AggregationResult, RoundContext
 from strategies._shared.byzantine import ByzantineRule
 from strategies._shared.ordered import sample_coordinates, sort_chunks
-from strategies.bulyan import mean_around_median, share_around_median
+from strategies.bulyan import average_around_median, compute_share_around_median
 
 
 @final
@@ -44,7 +44,7 @@ class Meamed(ByzantineRule):
         count = len(updates) - self.num_byzantine
         step = torch.empty_like(updates[0])
         for columns, ordered in sort_chunks(updates):
-            step[columns] = mean_around_median(ordered.contiguous(), count).to(step.dtype)
+            step[columns] = average_around_median(ordered.contiguous(), count).to(step.dtype)
         return AggregationResult(
-            state, step, share_around_median(sample_coordinates(updates).double(), count)
+            state, step, compute_share_around_median(sample_coordinates(updates).double(), count)
         )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from strategies._shared.ordered import share_between, sort_chunks
+from strategies._shared.ordered import compute_share_between, sort_chunks
 
 
 @final
@@ -37,4 +37,4 @@ class CoordinateMedian(InformedRule):
         low, high = (len(updates) - 1) // 2, len(updates) // 2
         for columns, ordered in sort_chunks(updates):
             step[columns] = (ordered[low].double() + ordered[high].double()) / 2
-        return AggregationResult(state, step, share_between(updates, low, high))
+        return AggregationResult(state, step, compute_share_between(updates, low, high))

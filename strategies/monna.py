@@ -61,14 +61,14 @@ class MoNNA(ByzantineRule):
             ValueError: where the server trusts itself, without an update of its own.
         """
         self.check_count(updates)
-        pivot = self._pivot(updates, context)
+        pivot = self._find_pivot(updates, context)
         nearest = torch.empty(0, dtype=torch.int64)
         if pivot is not None:
             distances = row_norms(updates, pivot.double())
             nearest = distances.argsort(stable=True)[: len(updates) - self.num_byzantine]
         return average(state, updates, nearest)
 
-    def _pivot(
+    def _find_pivot(
         self, updates: Float[Tensor, "n p"], context: RoundContext
     ) -> Float[Tensor, " p"] | None:
         """Return the trusted update; None where the trusted client did not send one."""

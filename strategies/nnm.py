@@ -15,7 +15,7 @@ from strategies._shared.mixing import WIDTH, Mix, RobustWrappingRule, decide_mix
 from strategies.median import CoordinateMedian
 
 
-def neighbours(updates: Float[Tensor, "n p"], num_byzantine: int) -> Bool[Tensor, "n n"]:
+def find_neighbours(updates: Float[Tensor, "n p"], num_byzantine: int) -> Bool[Tensor, "n n"]:
     """Return, in a row an update, which are its n - f nearest updates, itself one of them.
 
     Ties go to the lower position.
@@ -26,7 +26,7 @@ def neighbours(updates: Float[Tensor, "n p"], num_byzantine: int) -> Bool[Tensor
     return torch.zeros_like(distances, dtype=torch.bool).scatter_(1, nearest, True)
 
 
-def mean_over(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
+def make_neighbour_mean(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
     """Return what replaces every update by the mean of those that are near it.
 
     Sums have the type of the updates: for float32, an error of at most n roundings of the mean
@@ -38,12 +38,12 @@ def mean_over(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
     members = near.to(updates.dtype).numpy()
     low, high = updates.aminmax()
     overflows = count * float(torch.maximum(-low, high)) > torch.finfo(updates.dtype).max
-    room = np.empty((len(near), min(size, WIDTH)), members.dtype)  # new pages cost more than sums
+    buffer = np.empty((len(near), min(size, WIDTH)), members.dtype)  # new pages cost more than sums
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         if overflows:
             return (near.double() @ part.double() / count).to(part.dtype)
-        mixed = room[:, : part.shape[1]]
+        mixed = buffer[:, : part.shape[1]]
         with use_one_thread():
             np.matmul(members, part.numpy(), out=mixed)
         mixed /= members.dtype.type(count)
@@ -80,6 +80,8 @@ class NearestNeighborMixing(RobustWrappingRule):
     ) -> AggregationResult:
         """Return what the rule makes of the mixed updates; weights stay with their clients."""
         self.check_count(updates)
-        near = neighbours(updates, self.num_byzantine)
-        inner = decide_mixed(self.rule, state, mean_over(near, updates), updates, weights, context)
+        near = find_neighbours(updates, self.num_byzantine)
+        inner = decide_mixed(
+            self.rule, state, make_neighbour_mean(near, updates), updates, weights, context
+        )
         return trace_back(inner, near / near.sum(1, keepdim=True, dtype=torch.float64))

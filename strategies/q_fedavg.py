@@ -58,12 +58,12 @@ class QFedAvg(InformedRule):
         """Return the sum of the weighted updates over the sum of their curvatures."""
         self.check_count(updates)
         losses, squares = context.losses.double() + SMALLEST, row_norms(updates).square()
-        shares = self._shares(losses, squares, weights.double(), 1.0)
+        shares = self._compute_shares(losses, squares, weights.double(), 1.0)
         if not bool(shares.isfinite().all()):  # the same, counted from the largest loss
-            shares = self._shares(losses, squares, weights.double(), float(losses.max()))
+            shares = self._compute_shares(losses, squares, weights.double(), float(losses.max()))
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)
 
-    def _shares(
+    def _compute_shares(
         self,
         losses: Float[Tensor, " n"],
         squares: Float[Tensor, " n"],

@@ -61,19 +61,21 @@ class SignGuard(InformedRule):
         rng = generator(context.seed, "signguard", context.round)
         size = updates.shape[1]
         count = max(1, int(self.fraction * size))
-        seen = updates[:, torch.randperm(size, generator=rng)[:count].sort().values]
-        shares = equal_shares((passed & same_signs(seen)).nonzero().squeeze(1), len(updates))
+        sampled = updates[:, torch.randperm(size, generator=rng)[:count].sort().values]
+        shares = equal_shares(
+            (passed & find_sign_cluster(sampled)).nonzero().squeeze(1), len(updates)
+        )
         scales = shortening(norms, usual)
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
         return AggregationResult(state, step, shares, scales)
 
 
-def same_signs(seen: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+def find_sign_cluster(sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
     """Return who is in the largest cluster by shares of positive, zero and negative values.
 
     Of clusters of equal size, the one that holds the lowest position.
     """
-    signs = [(seen > 0), (seen == 0), (seen < 0)]
+    signs = [(sampled > 0), (sampled == 0), (sampled < 0)]
     shares = torch.stack([sign.double().mean(1) for sign in signs], 1).numpy()
     bandwidth = estimate_bandwidth(shares, quantile=0.5) if len(shares) > 1 else 0.0
     if bandwidth == 0:  # as when all are alike: then a cluster is made of equal shares

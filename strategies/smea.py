@@ -8,25 +8,25 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.core.distances import centred_products
-from strategies._shared.subsets import SubsetMean, kept_subsets
+from strategies._shared.subsets import SubsetMean, list_subsets
 
 MAX_SUBSETS = 20_000  # of which all are looked at: about a second a round
 AT_ONCE = 4096
 
 
-def smallest_eigenvalue(products: Float[Tensor, "n n"], num_byzantine: int) -> Int64[Tensor, " m"]:
+def find_min_eigenvalue(products: Float[Tensor, "n n"], num_byzantine: int) -> Int64[Tensor, " m"]:
     """Return the n - f positions whose covariance has the smallest largest eigenvalue.
 
     The largest eigenvalue of a covariance is that of the centred inner products over their
     number. Ties go to the lower positions.
     """
-    subsets, found = kept_subsets(len(products), num_byzantine), []
-    for some in subsets.split(AT_ONCE):
-        part = products[some[:, :, None], some[:, None, :]]
+    subsets, eigenvalues = list_subsets(len(products), num_byzantine), []
+    for batch in subsets.split(AT_ONCE):
+        part = products[batch[:, :, None], batch[:, None, :]]
         rows = part.mean(2, keepdim=True)
         centred = part - rows - rows.mT + rows.mean(1, keepdim=True)
-        found.append(torch.linalg.eigvalsh(centred)[:, -1])
-    return subsets[int(torch.cat(found).argmin())]
+        eigenvalues.append(torch.linalg.eigvalsh(centred)[:, -1])
+    return subsets[int(torch.cat(eigenvalues).argmin())]
 
 
 @final
@@ -51,4 +51,4 @@ class SMEA(SubsetMean):
 
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
         """Return those that vary least."""
-        return smallest_eigenvalue(centred_products(updates), self.num_byzantine)
+        return find_min_eigenvalue(centred_products(updates), self.num_byzantine)

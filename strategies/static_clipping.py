@@ -11,7 +11,7 @@ from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases,
 from fl_sim.core import serialization
 from fl_sim.core.distances import row_norms, shortening
 from fl_sim.core.errors import require
-from strategies._shared.mixing import WrappingRule, decide_mixed, scale_updates, with_scales
+from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
 
 
@@ -51,5 +51,5 @@ class StaticClipping(WrappingRule):
         """Return what the rule makes of the shortened updates; weights stay as they are."""
         self.check_count(updates)
         scales = shortening(row_norms(updates), self.threshold)
-        mix = scale_updates(scales)
-        return with_scales(decide_mixed(self.rule, state, mix, updates, weights, context), scales)
+        mix = make_scaling(scales)
+        return apply_scales(decide_mixed(self.rule, state, mix, updates, weights, context), scales)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
 from strategies._shared.byzantine import ByzantineRule
-from strategies._shared.ordered import mean_of_order, share_between, sort_chunks
+from strategies._shared.ordered import average_ordered, compute_share_between, sort_chunks
 
 
 @final
@@ -41,5 +41,5 @@ class TrimmedMean(ByzantineRule):
         step = torch.empty_like(updates[0])
         low, high = self.num_byzantine, len(updates) - self.num_byzantine
         for columns, ordered in sort_chunks(updates):
-            step[columns] = mean_of_order(ordered, low, high).to(step.dtype)
-        return AggregationResult(state, step, share_between(updates, low, high - 1))
+            step[columns] = average_ordered(ordered, low, high).to(step.dtype)
+        return AggregationResult(state, step, compute_share_between(updates, low, high - 1))

@@ -10,51 +10,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.engines.task import Task, accuracy, rate_groups, task
-from benchmarks.turns import Turns
+from benchmarks.engines.task import Task, compute_accuracy, load_task, make_parameter_groups
+from benchmarks.pacer import Pacer
 
 State = dict[str, Tensor]
 
 
-def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> State:
+def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> State:
     """Run the rounds of an experiment; evaluate now and then, if wanted."""
-    ours = task(experiment)
-    model, shards = ours.plain_model(), ours.preloaded
+    task = load_task(experiment)
+    model, shards = task.build_plain_model(), task.preloaded
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for number in range(1, ours.ours.experiment.rounds + 1):
-        turns.next()
-        state = one_round(ours, model, state, shards, number)
-        if evaluate_every and number % evaluate_every == 0:
+    for round_num in range(1, task.federation.experiment.rounds + 1):
+        pacer.wait()
+        state = run_round(task, model, state, shards, round_num)
+        if evaluate_every and round_num % evaluate_every == 0:
             model.load_state_dict(state)
-            accuracy(model, ours.preloaded_test)
-    turns.next()
+            compute_accuracy(model, task.preloaded_test)
+    pacer.wait()
     return state
 
 
-def one_round(
-    ours: Task, model: nn.Sequential, state: State, shards: list[tuple[Tensor, Tensor]], number: int
+def run_round(
+    task: Task,
+    model: nn.Sequential,
+    state: State,
+    shards: list[tuple[Tensor, Tensor]],
+    round_num: int,
 ) -> State:
     """Return the mean of the clients' states, weighted by their sizes."""
     total: State = {}
     weight = 0
-    for client in ours.clients_of_round(number):
+    for client in task.select_clients(round_num):
         model.load_state_dict(state)
         inputs, labels = shards[client]
-        train(ours, model, inputs, labels, number, client)
+        train(task, model, inputs, labels, round_num, client)
         for name, value in model.state_dict().items():
-            own = value * len(labels)
-            total[name] = total[name] + own if name in total else own
+            weighted = value * len(labels)
+            total[name] = total[name] + weighted if name in total else weighted
         weight += len(labels)
     return {name: (value / weight).to(state[name].dtype) for name, value in total.items()}
 
 
 def train(
-    ours: Task, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, client: int
+    task: Task, model: nn.Module, inputs: Tensor, labels: Tensor, round_num: int, client: int
 ) -> None:
     """Train one client in place."""
-    optimizer = torch.optim.SGD(rate_groups(model, ours.learning_rate), lr=ours.learning_rate)
+    optimizer = torch.optim.SGD(
+        make_parameter_groups(model, task.learning_rate), lr=task.learning_rate
+    )
     model.train()
-    for rows in ours.order(number, client, len(labels)):
+    for rows in task.iterate_batches(round_num, client, len(labels)):
         loss = functional.cross_entropy(model(inputs[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()

@@ -18,32 +18,34 @@ from flwr.serverapp.strategy import FedAvg
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.engines.task import Task, accuracy, rate_groups, task
-from benchmarks.turns import Turns
+from benchmarks.engines.task import Task, compute_accuracy, load_task, make_parameter_groups
+from benchmarks.pacer import Pacer
 
 client_app = ClientApp()
 
 
 @lru_cache(maxsize=1)
-def network(experiment: str) -> nn.Sequential:
+def build_network(experiment: str) -> nn.Sequential:
     """Return the network, built once an actor."""
-    return task(experiment).plain_model()
+    return load_task(experiment).build_plain_model()
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """Train as the quickstart for PyTorch does."""
     config: Any = message.content["config"]
-    ours, model = task(config["experiment"]), network(config["experiment"])
+    task, model = load_task(config["experiment"]), build_network(config["experiment"])
     arrays: Any = message.content["arrays"]
     model.load_state_dict(arrays.to_torch_state_dict())
-    inputs, labels = ours.preloaded[config["client"]]
-    loader = DataLoader(TensorDataset(inputs, labels), batch_size=ours.batch_size, shuffle=True)
-    optimizer = torch.optim.SGD(rate_groups(model, ours.learning_rate), lr=ours.learning_rate)
+    inputs, labels = task.preloaded[config["client"]]
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=task.batch_size, shuffle=True)
+    optimizer = torch.optim.SGD(
+        make_parameter_groups(model, task.learning_rate), lr=task.learning_rate
+    )
     criterion = nn.CrossEntropyLoss()
     model.train()
     running = 0.0
-    for _ in range(ours.epochs):
+    for _ in range(task.epochs):
         for batch, answers in loader:
             optimizer.zero_grad()
             loss = criterion(model(batch), answers)
@@ -62,44 +64,47 @@ def train(message: Message, context: Context) -> Message:
 class PacedFedAvg(FedAvg):
     """FedAvg that takes turns, and says which client's data a sampled node uses."""
 
-    def __init__(self, turns: Turns, ours: Task, **options: Any) -> None:
+    def __init__(self, pacer: Pacer, task: Task, **options: Any) -> None:
         """Wrap Flower's strategy."""
         super().__init__(**options)
-        self.turns, self.ours = turns, ours
+        self.pacer, self.ours = pacer, task
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Wait for the round's turn, then sample as FedAvg does."""
-        self.turns.next()
+        self.pacer.wait()
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        for message, client in zip(messages, self.ours.clients_of_round(server_round), strict=True):
-            own = ConfigRecord({**config, "client": client})
-            message.content = RecordDict({"arrays": arrays, "config": own})
+        for message, client in zip(messages, self.ours.select_clients(server_round), strict=True):
+            client_config = ConfigRecord({**config, "client": client})
+            message.content = RecordDict({"arrays": arrays, "config": client_config})
         return messages
 
 
-def run(turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any) -> None:
+def run(pacer: Pacer, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any) -> None:
     """Run the rounds of an experiment; one turn is a round."""
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    ours = task(experiment)
-    model, server_app, failures = ours.plain_model(), ServerApp(), []
-    num_clients, per_round = ours.ours.num_clients, ours.ours.experiment.clients_per_round
+    task = load_task(experiment)
+    model, server_app, failures = task.build_plain_model(), ServerApp(), []
+    num_clients, per_round = (
+        task.federation.num_clients,
+        task.federation.experiment.clients_per_round,
+    )
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
         if number and evaluate_every and number % evaluate_every == 0:
             model.load_state_dict(arrays.to_torch_state_dict())
-            return MetricRecord({"accuracy": accuracy(model, ours.preloaded_test)})
+            return MetricRecord({"accuracy": compute_accuracy(model, task.preloaded_test)})
         return None
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         try:
             PacedFedAvg(
-                turns,
-                ours,
+                pacer,
+                task,
                 fraction_train=per_round / num_clients,
                 fraction_evaluate=0.0,
                 min_train_nodes=per_round,
@@ -107,7 +112,7 @@ def run(turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0
             ).start(
                 grid=grid,
                 initial_arrays=ArrayRecord(model.state_dict()),
-                num_rounds=ours.ours.experiment.rounds,
+                num_rounds=task.federation.experiment.rounds,
                 train_config=ConfigRecord({"experiment": experiment}),
                 evaluate_fn=evaluate,
             )
@@ -125,4 +130,4 @@ def run(turns: Turns, experiment: str, workers: int = 1, evaluate_every: int = 0
     )
     if failures:
         raise failures[0]
-    turns.next()
+    pacer.wait()

@@ -9,7 +9,7 @@ from benchmarks.engines.task import Task
 CHUNK = 25  # clients at once
 
 
-def train_heads(ours: Task, flat: Tensor, inputs: Tensor, number: int) -> Tensor:
+def train_heads(task: Task, flat: Tensor, inputs: Tensor, round_num: int) -> Tensor:
     """Return the mean of the clients' heads after a round, laid out as `flat` is.
 
     Args:
@@ -18,13 +18,13 @@ def train_heads(ours: Task, flat: Tensor, inputs: Tensor, number: int) -> Tensor
         inputs: everybody's, one row a sample.
         number: the round.
     """
-    rows, num_classes = ours.rows, ours.ours.dataset.num_classes
-    by_size = sorted(ours.clients_of_round(number), key=lambda client: -len(rows[client]))
+    rows, num_classes = task.rows, task.federation.dataset.num_classes
+    by_size = sorted(task.select_clients(round_num), key=lambda client: -len(rows[client]))
     total, weight = torch.zeros_like(flat), 0.0
     for clients in [by_size[at : at + CHUNK] for at in range(0, len(by_size), CHUNK)]:
         weights = flat[:-num_classes].view(num_classes, -1).repeat(len(clients), 1, 1)
         biases = flat[-num_classes:].repeat(len(clients), 1)
-        _descend(ours, weights, biases, inputs, clients, number)
+        _descend(task, weights, biases, inputs, clients, round_num)
         sizes = torch.tensor([float(len(rows[client])) for client in clients])
         total += torch.cat([sizes @ weights.flatten(1), sizes @ biases])
         weight += float(sizes.sum())
@@ -32,15 +32,15 @@ def train_heads(ours: Task, flat: Tensor, inputs: Tensor, number: int) -> Tensor
 
 
 def _descend(
-    ours: Task, weights: Tensor, biases: Tensor, inputs: Tensor, clients: list[int], number: int
+    task: Task, weights: Tensor, biases: Tensor, inputs: Tensor, clients: list[int], round_num: int
 ) -> None:
     """Train in place; clients come largest first, so those still at it are the first ones."""
-    labels, rate = ours.ours.pool.labels, ours.learning_rate
-    room = inputs.new_empty(len(clients) * ours.batch_size, inputs.shape[1])
-    wide = torch.empty_like(room, dtype=torch.float32)
-    for samples, shares in _steps(ours, clients, number):
+    labels, rate = task.federation.pool.labels, task.learning_rate
+    buffer = inputs.new_empty(len(clients) * task.batch_size, inputs.shape[1])
+    wide = torch.empty_like(buffer, dtype=torch.float32)
+    for samples, shares in _plan_steps(task, clients, round_num):
         active, rows = len(samples), samples.flatten()
-        batch = torch.index_select(inputs, 0, rows, out=room[: len(rows)])
+        batch = torch.index_select(inputs, 0, rows, out=buffer[: len(rows)])
         batch = wide[: len(rows)].copy_(batch).view(active, samples.shape[1], -1)
         logits = torch.baddbmm(biases[:active, :, None], weights[:active], batch.mT)
         answers = labels[samples][:, None]
@@ -50,17 +50,20 @@ def _descend(
         biases[:active].sub_(errors.sum(2), alpha=rate)
 
 
-def _steps(ours: Task, clients: list[int], number: int) -> list[tuple[Tensor, Tensor]]:
+def _plan_steps(task: Task, clients: list[int], round_num: int) -> list[tuple[Tensor, Tensor]]:
     """Return, for each step, the samples of each client and their share in its mean.
 
     The last batch of a client is padded by samples with a share of zero.
     """
-    orders = [
-        [ours.rows[c][some] for some in ours.order(number, c, len(ours.rows[c]))] for c in clients
+    batches_by_client = [
+        [task.rows[c][some] for some in task.iterate_batches(round_num, c, len(task.rows[c]))]
+        for c in clients
     ]
     steps = []
-    for step in range(len(orders[0])):
-        own = [order[step] for order in orders if step < len(order)]
-        shares = [torch.full((len(some),), 1 / len(some)) for some in own]
-        steps.append((pad_sequence(own, batch_first=True), pad_sequence(shares, batch_first=True)))
+    for step in range(len(batches_by_client[0])):
+        batches = [planned[step] for planned in batches_by_client if step < len(planned)]
+        shares = [torch.full((len(some),), 1 / len(some)) for some in batches]
+        steps.append(
+            (pad_sequence(batches, batch_first=True), pad_sequence(shares, batch_first=True))
+        )
     return steps

@@ -13,57 +13,57 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.engines.heads import train_heads
-from benchmarks.engines.task import Task, accuracy, rate_groups, task
-from benchmarks.turns import Turns
+from benchmarks.engines.task import Task, compute_accuracy, load_task, make_parameter_groups
+from benchmarks.pacer import Pacer
 from fl_sim.core.perturbation import as_floats
 
 
-def run(turns: Turns, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.Sequential:
+def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.Sequential:
     """Run the rounds of an experiment; evaluate now and then, if wanted."""
-    ours = task(experiment)
-    plain = ours.plain_model()
-    is_head = ours.epochs > 0 and all(isinstance(s, nn.Linear | nn.Flatten) for s in plain)
-    model = plain if is_head else deepcopy(ours.ours.model)
-    inputs = records(ours) if is_head else torch.empty(0)
-    flat = flattened(model)
-    for number in range(1, ours.ours.experiment.rounds + 1):
-        turns.next()
+    task = load_task(experiment)
+    plain = task.build_plain_model()
+    is_head = task.epochs > 0 and all(isinstance(s, nn.Linear | nn.Flatten) for s in plain)
+    model = plain if is_head else deepcopy(task.federation.model)
+    inputs = load_head_inputs(task) if is_head else torch.empty(0)
+    flat = flatten_parameters(model)
+    for round_num in range(1, task.federation.experiment.rounds + 1):
+        pacer.wait()
         if is_head:
-            flat.copy_(train_heads(ours, flat, inputs, number))
+            flat.copy_(train_heads(task, flat, inputs, round_num))
         else:
-            one_round(ours, model, flat, number)
-        if evaluate_every and number % evaluate_every == 0:
-            accuracy(plain, ours.preloaded_test)
-    turns.next()
+            run_round(task, model, flat, round_num)
+        if evaluate_every and round_num % evaluate_every == 0:
+            compute_accuracy(plain, task.preloaded_test)
+    pacer.wait()
     return model
 
 
-def records(ours: Task) -> Tensor:
+def load_head_inputs(task: Task) -> Tensor:
     """Return what heads are trained on: features as they are stored, or pixels normalised."""
-    stored = ours.ours.inputs
-    return (stored if stored.is_floating_point() else ours.prepared(stored)).flatten(1)
+    stored = task.federation.inputs
+    return (stored if stored.is_floating_point() else task.normalise(stored)).flatten(1)
 
 
-def one_round(ours: Task, model: nn.Sequential, flat: Tensor, number: int) -> None:
+def run_round(task: Task, model: nn.Sequential, flat: Tensor, round_num: int) -> None:
     """Move the parameters to the mean of the clients', weighted by their sizes."""
     start, total, weight = flat.clone(), torch.zeros_like(flat), 0
-    for client in ours.clients_of_round(number):
+    for client in task.select_clients(round_num):
         flat.copy_(start)
-        inputs, labels = ours.shards[client]
-        train(ours, model, inputs, labels, number, client)
+        inputs, labels = task.shards[client]
+        train(task, model, inputs, labels, round_num, client)
         total.add_(flat, alpha=len(labels))
         weight += len(labels)
     flat.copy_(total.div_(weight))
 
 
 def train(
-    ours: Task, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, client: int
+    task: Task, model: nn.Module, inputs: Tensor, labels: Tensor, round_num: int, client: int
 ) -> None:
     """Train one client in place."""
-    groups = rate_groups(model, ours.learning_rate)
-    optimizer = torch.optim.SGD(groups, lr=ours.learning_rate, foreach=True)
+    groups = make_parameter_groups(model, task.learning_rate)
+    optimizer = torch.optim.SGD(groups, lr=task.learning_rate, foreach=True)
     model.train()
-    for rows in ours.order(number, client, len(labels)):
+    for rows in task.iterate_batches(round_num, client, len(labels)):
         batch = inputs.index_select(0, rows)
         logits = model(as_floats(batch))
         optimizer.zero_grad(set_to_none=True)
@@ -71,7 +71,7 @@ def train(
         optimizer.step()
 
 
-def flattened(model: nn.Module) -> Tensor:
+def flatten_parameters(model: nn.Module) -> Tensor:
     """Make all parameters views of one vector, each laid out as it was, and return it."""
     parameters = list(model.parameters())
     vector = torch.empty(sum(parameter.numel() for parameter in parameters))

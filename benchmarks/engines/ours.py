@@ -3,43 +3,43 @@
 import tempfile
 from typing import Any
 
-from benchmarks.turns import Turns
+from benchmarks.pacer import Pacer
 from fl_sim import run as run_experiment
 from fl_sim import sweep
 from fl_sim.experiment import Experiment
 
 
-def run(turns: Turns, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
+def run(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
     """Run the rounds of an experiment; one turn is a round, with all that is kept of it."""
     options: Any = {"engine": engine, "workers": workers}
-    turns.next()
+    pacer.wait()
     with tempfile.TemporaryDirectory() as out:
         done = run_experiment(
-            Experiment.from_json(experiment), out=out, listen=lambda _: turns.next(), **options
+            Experiment.from_json(experiment), out=out, listen=lambda _: pacer.wait(), **options
         )
     require_complete(done)
 
 
-def whole(turns: Turns, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
+def run_whole(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
     """Run an experiment from start to finish, results written, in one turn."""
     options: Any = {"engine": engine, "workers": workers}
-    turns.next()
+    pacer.wait()
     with tempfile.TemporaryDirectory() as out:
         require_complete(run_experiment(Experiment.from_json(experiment), out=out, **options))
-    turns.next()
+    pacer.wait()
 
 
-def cells(turns: Turns, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
+def run_cells(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
     """Sweep cells of one round each; one turn is a cell, from the end of the one before."""
     options: Any = {"engine": engine, "workers": workers}
-    turns.next()
+    pacer.wait()
     with tempfile.TemporaryDirectory() as out:
         sweep(
             Experiment.from_json(experiment),
             {},
             seeds=range(100),
             out=out,
-            listen=lambda _: turns.next(),
+            listen=lambda _: pacer.wait(),
             **options,
         )
 

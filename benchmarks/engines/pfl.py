@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.engines.task import Task, task
-from benchmarks.turns import Turns
+from benchmarks.engines.task import Task, load_task
+from benchmarks.pacer import Pacer
 
 
 class Learner(nn.Module):
@@ -32,7 +32,7 @@ class Learner(nn.Module):
         return {}
 
 
-def run(turns: Turns, experiment: str, **_: Any) -> None:
+def run(pacer: Pacer, experiment: str, **_: Any) -> None:
     """Run the rounds of an experiment; one turn is a round."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.aggregate.weighting import WeightByDatapoints
@@ -44,34 +44,34 @@ def run(turns: Turns, experiment: str, **_: Any) -> None:
     from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
     from pfl.model.pytorch import PyTorchModel
 
-    ours = task(experiment)
-    shards, rounds = ours.preloaded, ours.ours.experiment.rounds
+    task = load_task(experiment)
+    shards, rounds = task.preloaded, task.federation.experiment.rounds
 
     class Paced(TrainingProcessCallback):  # type: ignore[misc]
         def after_central_iteration(self, *args: Any, **kwargs: Any) -> Any:
-            turns.next()
+            pacer.wait()
             return super().after_central_iteration(*args, **kwargs)
 
     users = FederatedDataset(
-        lambda client: PyTorchTensorDataset(_shuffled(shards[client]), user_id=str(client)),
-        _all_clients(ours),
+        lambda client: PyTorchTensorDataset(_shuffle(shards[client]), user_id=str(client)),
+        _make_sampler(task),
     )
-    learner: Any = Learner(ours.plain_model())
-    rate = ours.learning_rate
+    learner: Any = Learner(task.build_plain_model())
+    rate = task.learning_rate
     model = PyTorchModel(learner, torch.optim.SGD, torch.optim.SGD(learner.parameters(), lr=1.0))
-    turns.next()
+    pacer.wait()
     FederatedAveraging().run(
         NNAlgorithmParams(
             central_num_iterations=rounds,
             evaluation_frequency=rounds + 1,
-            train_cohort_size=ours.ours.experiment.clients_per_round,
+            train_cohort_size=task.federation.experiment.clients_per_round,
             val_cohort_size=None,
         ),
         SimulatedBackend(users, users, [WeightByDatapoints()]),
         model,
         NNTrainHyperParams(
-            local_batch_size=ours.batch_size,
-            local_num_epochs=ours.epochs,
+            local_batch_size=task.batch_size,
+            local_num_epochs=task.epochs,
             local_learning_rate=rate,
         ),
         NNEvalHyperParams(local_batch_size=256),
@@ -79,16 +79,14 @@ def run(turns: Turns, experiment: str, **_: Any) -> None:
     )
 
 
-def _shuffled(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
+def _shuffle(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Pfl's own datasets keep their order; the other engines shuffle."""
     order = torch.randperm(len(shard[1]))
     return [part[order] for part in shard]
 
 
-def _all_clients(ours: Task) -> Any:
+def _make_sampler(task: Task) -> Any:
     """Return a sampler that names the clients of one round after another."""
-    numbers = range(1, ours.ours.experiment.rounds + 2)
-    clients: Iterator[int] = chain.from_iterable(
-        ours.clients_of_round(number) for number in numbers
-    )
+    numbers = range(1, task.federation.experiment.rounds + 2)
+    clients: Iterator[int] = chain.from_iterable(task.select_clients(number) for number in numbers)
     return lambda: next(clients)

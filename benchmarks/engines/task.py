@@ -34,53 +34,53 @@ class Task:
         batch_size, learning_rate: of plain stochastic gradient descent.
     """
 
-    ours: Federation
+    federation: Federation
     epochs: int
     batch_size: int
     learning_rate: float
 
-    def clients_of_round(self, number: int) -> list[int]:
+    def select_clients(self, round_num: int) -> list[int]:
         """Return who trains in round `number`."""
-        return self.ours.schedule.choose_clients(number, self.ours.clients_with_data)
+        return self.federation.schedule.choose_clients(round_num, self.federation.clients_with_data)
 
     @property
     def rows(self) -> list[Tensor]:
         """Which of the inputs each client holds."""
-        return self.ours.shards.owners
+        return self.federation.shards.owners
 
-    def order(self, number: int, client: int, size: int) -> Iterator[Tensor]:
+    def iterate_batches(self, round_num: int, client: int, size: int) -> Iterator[Tensor]:
         """Yield the batches of a client's round as positions in its shard."""
-        rng = generator(self.ours.experiment.seed, "round", number, "client", client)
+        rng = generator(self.federation.experiment.seed, "round", round_num, "client", client)
         for _ in range(self.epochs):
             yield from torch.randperm(size, generator=rng).split(self.batch_size)
 
     @cached_property
     def shards(self) -> list[Shard]:
         """Each client's data as it is stored: pixels of 8 bits, or features."""
-        federation = self.ours
+        federation = self.federation
         return [(federation.inputs[rows], federation.pool.labels[rows]) for rows in self.rows]
 
     @cached_property
     def preloaded(self) -> list[Shard]:
         """Each client's data as its network wants it: floats, scaled and normalised."""
-        return [(self.prepared(inputs), labels) for inputs, labels in self.shards]
+        return [(self.normalise(inputs), labels) for inputs, labels in self.shards]
 
     @cached_property
     def preloaded_test(self) -> Shard:
         """The test set as the network wants it."""
-        return self.prepared(self.ours.test_inputs), self.ours.dataset.test_labels
+        return self.normalise(self.federation.test_inputs), self.federation.dataset.test_labels
 
     @torch.no_grad()
-    def prepared(self, inputs: Tensor) -> Tensor:
+    def normalise(self, inputs: Tensor) -> Tensor:
         """Return inputs as they are after the network's fixed first stages."""
         if inputs.dtype != torch.uint8:
             return inputs.float()
-        front, _ = self._split
+        front, _ = self._split_model
         return torch.cat([front(as_pixels(some)).contiguous() for some in inputs.split(BATCH)])
 
-    def plain_model(self) -> nn.Sequential:
+    def build_plain_model(self) -> nn.Sequential:
         """Return the network as a tutorial writes it: rectified, then pooled; channels first."""
-        _, stages = self._split
+        _, stages = self._split_model
         usual = [
             nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if isinstance(stage, PooledRelu) else stage
             for stage in stages
@@ -90,14 +90,14 @@ class Task:
         return plain
 
     @property
-    def _split(self) -> tuple[nn.Sequential, list[nn.Module]]:
-        stages = list(deepcopy(self.ours.model))
+    def _split_model(self) -> tuple[nn.Sequential, list[nn.Module]]:
+        stages = list(deepcopy(self.federation.model))
         cut = sum(isinstance(stage, Normalise | Rescale) for stage in stages)
         return nn.Sequential(*stages[:cut]), stages[cut:]
 
 
 @lru_cache(maxsize=1)
-def task(experiment: str) -> Task:
+def load_task(experiment: str) -> Task:
     """Return the task of an experiment given as JSON, prepared once a process."""
     torch.set_num_threads(1)
     federation = load_federation(experiment)
@@ -108,21 +108,21 @@ def task(experiment: str) -> Task:
     return Task(federation, client.local_epochs, client.batch_size, client.learning_rate)
 
 
-def rate_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+def make_parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
     """Return the parameters by learning rate, as torch's optimisers take them."""
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter, rate in list_trained_parameters(model):
         groups.setdefault(rate, []).append(parameter)
-    return [{"params": own, "lr": rate * learning_rate} for rate, own in groups.items()]
+    return [{"params": group, "lr": rate * learning_rate} for rate, group in groups.items()]
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, test: Shard) -> float:
+def compute_accuracy(model: nn.Module, test: Shard) -> float:
     """Return the share of the test set that the model gets right."""
     model.eval()
     inputs, labels = test
     right = sum(
-        int((model(some).argmax(1) == own).sum())
-        for some, own in zip(inputs.split(BATCH), labels.split(BATCH), strict=True)
+        int((model(some).argmax(1) == group).sum())
+        for some, group in zip(inputs.split(BATCH), labels.split(BATCH), strict=True)
     )
     return right / len(labels)

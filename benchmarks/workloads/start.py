@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, job, rounds_of
+from benchmarks.cases import Case, make_job, make_round_jobs
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from fl_sim.experiment import Data, Model
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return the first round after a start, and a further cell of a sweep."""
     small = replace(
         EXPERIMENT,
@@ -16,8 +16,8 @@ def cases(full: bool) -> list[Case]:
         model=Model("linear"),
         rounds=1,
     )
-    first = rounds_of(small, ("local", "ray", "flower"))
-    cell = {engine: job("cells", engine, small.to_json()) for engine in ("local", "ray")}
+    first = make_round_jobs(small, ("local", "ray", "flower"))
+    cell = {engine: make_job("run_cells", engine, small.to_json()) for engine in ("local", "ray")}
     return [
         Case("start", "first round", first, cold=True, budget=45.0),
         Case("start", "second sweep cell", cell),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import Case, rounds_of
+from benchmarks.cases import Case, make_round_jobs
 from clients.noop import NoopClient
 from fl_sim.core.cache import cache_folder
 from fl_sim.data.partition import Iid
@@ -26,14 +26,14 @@ TOO_MUCH = {("0.1M", 1000), ("1M", 1000), ("5M", 100), ("5M", 1000), ("25M", 10)
 SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters a round
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return a case a size and number of clients."""
     grid = [(size, count) for size in SIZES for count in (10, 100, 1000)]
-    wanted = [cell for cell in grid if cell not in SPARED and (full or cell in QUICK)]
-    return [_case(size, count) for size, count in wanted]
+    selected = [cell for cell in grid if cell not in SPARED and (full or cell in QUICK)]
+    return [_make_case(size, count) for size, count in selected]
 
 
-def _case(size: str, num_clients: int) -> Case:
+def _make_case(size: str, num_clients: int) -> Case:
     num_classes, pixels = SIZES[size]
     path = cache_folder() / "benchmarks" / f"blank-{num_classes}-{pixels}.npz"
     experiment = Experiment(
@@ -47,11 +47,11 @@ def _case(size: str, num_clients: int) -> Case:
     engines: tuple[str, ...] = ("floor", "optimised", "local", "ray")
     engines += () if (size, num_clients) in TOO_MUCH else ("flower",)
     name = f"{num_clients} clients x {size}"
-    prepare = partial(_blank, path, num_classes, pixels)
-    return Case("W0", name, rounds_of(experiment, engines), budget=60.0, prepare=prepare)
+    prepare = partial(_write_blank_images, path, num_classes, pixels)
+    return Case("W0", name, make_round_jobs(experiment, engines), budget=60.0, prepare=prepare)
 
 
-def _blank(path: Path, num_classes: int, pixels: int) -> None:
+def _write_blank_images(path: Path, num_classes: int, pixels: int) -> None:
     """Write black images of one row each: a thousand small ones, or a hundred large ones."""
     if path.exists():
         return

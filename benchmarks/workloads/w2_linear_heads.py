@@ -5,16 +5,18 @@ The features are computed once, in a few minutes, and kept in fl_sim's cache.
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, rounds_of
+from benchmarks.cases import Case, make_round_jobs
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from fl_sim import Model, Participation
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return a case with few clients a round, and one with all."""
     model = Model("efficientnet_lite0", init="pretrained", tune="head")
     heads = replace(EXPERIMENT, name="linear_heads", model=model)
     return [
-        Case("W2", f"{k} per round", rounds_of(replace(heads, participation=Participation(k))))
+        Case(
+            "W2", f"{k} per round", make_round_jobs(replace(heads, participation=Participation(k)))
+        )
         for k in (10, 100)
     ]

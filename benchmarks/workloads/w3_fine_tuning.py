@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, rounds_of
+from benchmarks.cases import Case, make_round_jobs
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from fl_sim import Data, Model, Participation
 from fl_sim.data.partition import Iid
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return rounds of four clients; of all ten where there is time."""
     fine_tuning = replace(
         EXPERIMENT,
@@ -19,7 +19,9 @@ def cases(full: bool) -> list[Case]:
     )
     return [
         Case(
-            "W3", f"{k} per round", rounds_of(replace(fine_tuning, participation=Participation(k)))
+            "W3",
+            f"{k} per round",
+            make_round_jobs(replace(fine_tuning, participation=Participation(k))),
         )
         for k in ((4, 10) if full else (4,))
     ]

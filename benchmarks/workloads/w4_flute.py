@@ -7,7 +7,7 @@ Source: Hipolito Garcia et al. (2022), https://arxiv.org/abs/2203.13789.
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, job
+from benchmarks.cases import Case, make_job
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from clients.sgd import SgdClient
 from fl_sim.data.partition import Iid
@@ -16,7 +16,7 @@ from fl_sim.experiment import Data, Evaluation, Model
 EVERY = 10  # rounds between two evaluations
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return the one job."""
     experiment = replace(
         EXPERIMENT,
@@ -29,8 +29,8 @@ def cases(full: bool) -> list[Case]:
         rounds=100,
     )
     text = experiment.to_json()
-    jobs = {engine: job("whole", engine, text) for engine in ("local", "ray")}
+    jobs = {engine: make_job("run_whole", engine, text) for engine in ("local", "ray")}
     for engine in ("floor", "optimised", "flower"):
-        plain = job("run", engine, text, evaluate_every=EVERY)
-        jobs[engine] = replace(plain, rounds_a_turn=experiment.rounds)
+        plain = make_job("run", engine, text, evaluate_every=EVERY)
+        jobs[engine] = replace(plain, rounds_per_turn=experiment.rounds)
     return [Case("W4", "FLUTE job", jobs, cold=True, budget=60.0)]

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.cases import Case
+from benchmarks.pacer import Pacer
 from benchmarks.race import Job
-from benchmarks.turns import Turns
 from fl_sim.contracts import Protection
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.data.sources import load_subset
@@ -21,34 +21,34 @@ NOISE_STEPS = 10
 RADIUS = 8 / 255
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return one case a method."""
     here = "benchmarks.workloads.w5_noise"
-    em = {"floor": Job(f"{here}:plain"), "local": Job(f"{here}:ours", {"method": "em"})}
-    sem = {"local": Job(f"{here}:ours", {"method": "sem"})}
+    em = {"floor": Job(f"{here}:run_plain"), "local": Job(f"{here}:run_ours", {"method": "em"})}
+    sem = {"local": Job(f"{here}:run_ours", {"method": "sem"})}
     return [
         Case("W5", f"EM, {NUM_IMAGES} images x {NOISE_STEPS} steps", em),
         Case("W5", f"SEM, {NUM_IMAGES} images x {NOISE_STEPS} steps", sem),
     ]
 
 
-def ours(turns: Turns, method: str) -> None:
+def run_ours(pacer: Pacer, method: str) -> None:
     """Protect by the project's own method."""
     torch.set_num_threads(1)
     dataset = load_subset("fashion_mnist", None, NUM_IMAGES, 10)
-    protection, ids = _protection(method), torch.arange(NUM_IMAGES)
+    protection, ids = _make_protection(method), torch.arange(NUM_IMAGES)
     while True:
-        turns.next()
+        pacer.wait()
         protection.protect(dataset.train_images, dataset.train_labels, ids, seed=0)
 
 
-def _protection(method: str) -> Protection:
+def _make_protection(method: str) -> Protection:
     if method == "em":
         return ErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, stop_error=0.0, max_passes=1)
     return StableErrorMinimizing(RADIUS, noise_steps=NOISE_STEPS, surrogate_steps=1, transforms=1)
 
 
-def plain(turns: Turns) -> None:
+def run_plain(pacer: Pacer) -> None:
     """Make error-minimising noise as it is usually written: small batches, all gradients."""
     torch.set_num_threads(1)
     dataset = load_subset("fashion_mnist", None, NUM_IMAGES, 10)
@@ -60,7 +60,7 @@ def plain(turns: Turns) -> None:
     model = nn.Sequential(*stages)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     while True:
-        turns.next()
+        pacer.wait()
         noise = torch.zeros_like(images)
         _train(model, optimizer, images, labels)
         model.eval()

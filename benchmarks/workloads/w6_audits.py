@@ -5,15 +5,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.cases import Case
+from benchmarks.pacer import Pacer
 from benchmarks.race import Job
-from benchmarks.turns import Turns
 from fl_sim.attacks._shared.shadow_heads import HeadTraining, train_heads
 
 NUM_RECORDS, NUM_FEATURES, NUM_CLASSES = 2000, 1280, 10
 BATCH = 32
 
 
-def cases(full: bool) -> list[Case]:
+def list_cases(full: bool) -> list[Case]:
     """Return one case a number of heads."""
     here = "benchmarks.workloads.w6_audits"
     return [
@@ -21,33 +21,33 @@ def cases(full: bool) -> list[Case]:
             "W6",
             f"{heads} shadow heads",
             {
-                "floor": Job(f"{here}:plain", {"num_heads": heads}),
-                "local": Job(f"{here}:ours", {"num_heads": heads}),
+                "floor": Job(f"{here}:run_plain", {"num_heads": heads}),
+                "local": Job(f"{here}:run_ours", {"num_heads": heads}),
             },
         )
         for heads in (64, 256)
     ]
 
 
-def ours(turns: Turns, num_heads: int) -> None:
+def run_ours(pacer: Pacer, num_heads: int) -> None:
     """Train all heads in one go."""
     torch.set_num_threads(1)
     training = HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
-    features, labels, members = _records(num_heads)
+    features, labels, members = _draw_records(num_heads)
     while True:
-        turns.next()
+        pacer.wait()
         train_heads(features, labels, members, NUM_CLASSES, training, seed=0)
 
 
-def plain(turns: Turns, num_heads: int) -> None:
+def run_plain(pacer: Pacer, num_heads: int) -> None:
     """Train one head after another."""
     torch.set_num_threads(1)
-    features, labels, members = _records(num_heads)
+    features, labels, members = _draw_records(num_heads)
     while True:
-        turns.next()
-        for own in members:
+        pacer.wait()
+        for rows in members:
             head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
-            _train(head, features[own], labels[own])
+            _train(head, features[rows], labels[rows])
 
 
 def _train(head: nn.Linear, features: Tensor, labels: Tensor) -> None:
@@ -58,7 +58,7 @@ def _train(head: nn.Linear, features: Tensor, labels: Tensor) -> None:
         optimizer.step()
 
 
-def _records(num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_records(num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return features, labels, and who is in whose training set."""
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(NUM_RECORDS, NUM_FEATURES, generator=rng)

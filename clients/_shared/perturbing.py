@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clients._shared.wrapping import Colluder, deviation, mean
+from clients._shared.wrapping import Colluder, mean, std
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
 from fl_sim.core import serialization
@@ -24,7 +24,7 @@ def oppose(updates: Float[Tensor, "n p"], direction: Direction) -> Float[Tensor,
     sign, inverse unit vector.
     """
     if direction == "deviation":
-        return -deviation(updates)
+        return -std(updates)
     centre = mean(updates)
     if direction == "sign":
         return -centre.sign()
@@ -32,14 +32,14 @@ def oppose(updates: Float[Tensor, "n p"], direction: Direction) -> Float[Tensor,
     return -centre / norm if norm > 0 else -centre
 
 
-def offsets(
-    updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"], way: Float[Tensor, " p"]
+def measure_offsets(
+    updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"], direction: Float[Tensor, " p"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Return, seen from `origin`, each update's product with `way` and its squared length."""
     along, away = torch.zeros(2, len(updates), dtype=torch.float64)
     for columns in chunks(updates.shape[1]):
         part = updates[:, columns].double() - origin[columns]
-        along += part @ way[columns]
+        along += part @ direction[columns]
         away += part.square().sum(1)
     return along, away
 
@@ -55,15 +55,18 @@ class DirectedColluder(Colluder):
         serialization.check_types(self)
 
     @abstractmethod
-    def reach(
-        self, honest: Float[Tensor, "n p"], centre: Float[Tensor, " p"], way: Float[Tensor, " p"]
+    def find_scale(
+        self,
+        honest: Float[Tensor, "n p"],
+        centre: Float[Tensor, " p"],
+        direction: Float[Tensor, " p"],
     ) -> Float[Tensor, ""]:
         """Return how often `way` is added to `centre`, the mean of the honest updates."""
 
     @final
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Move the mean; there is nowhere to go where the direction has no length."""
-        centre, way = mean(known.honest), oppose(known.honest, self.direction)
-        if way.square().sum() == 0:
+        centre, direction = mean(known.honest), oppose(known.honest, self.direction)
+        if direction.square().sum() == 0:
             return centre
-        return centre + self.reach(known.honest, centre, way) * way
+        return centre + self.find_scale(known.honest, centre, direction) * direction

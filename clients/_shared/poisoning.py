@@ -8,7 +8,7 @@ from fl_sim.contracts import Shard
 from fl_sim.core.seeding import generator
 
 
-def images_of(shard: Shard) -> UInt8[Tensor, "n c h w"]:
+def copy_images(shard: Shard) -> UInt8[Tensor, "n c h w"]:
     """Return a copy of the images of a shard.
 
     Raises:
@@ -19,7 +19,7 @@ def images_of(shard: Shard) -> UInt8[Tensor, "n c h w"]:
     return shard.inputs.clone()
 
 
-def share_of(
+def select_share(
     shard: Shard, share: float, *labels: str, among: Int64[Tensor, " m"] | None = None
 ) -> Int64[Tensor, " k"]:
     """Return the rows of a share of the shard, or of some of its rows, the same each round.
@@ -33,6 +33,6 @@ def share_of(
         among: rows to choose from; None: all.
     """
     candidates = torch.arange(len(shard)) if among is None else among
-    order = torch.randperm(len(candidates), generator=generator(shard.client, *labels))
+    shuffled = torch.randperm(len(candidates), generator=generator(shard.client, *labels))
     count = max(1, round(share * len(candidates)))
-    return candidates[order[:count]]
+    return candidates[shuffled[:count]]

@@ -32,11 +32,11 @@ class SearchingColluder(Colluder):
         require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
 
     @abstractmethod
-    def fallback(self, known: Collusion) -> Float[Tensor, " p"]:
+    def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the update that is sent where the rule cannot be asked."""
 
     @abstractmethod
-    def family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
+    def make_family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
         """Return the forged update as a function of its factor."""
 
     @final
@@ -49,12 +49,12 @@ class SearchingColluder(Colluder):
         """
         rule = known.rule
         if rule is None:
-            return self.fallback(known)
+            return self.forge_without_rule(known)
         num_honest = len(known.honest)
         stack = torch.cat([known.honest, known.own])
         weights = torch.cat([known.honest_weights, known.own_weights])
         context = known.senders or RoundContext.anonymous(len(stack))
-        forged, centre = self.family(known.honest), mean(known.honest)
+        forged, centre = self.make_family(known.honest), mean(known.honest)
 
         def damage(factor: float) -> float:
             stack[num_honest:] = forged(factor).to(stack.dtype)
@@ -65,19 +65,19 @@ class SearchingColluder(Colluder):
         grid = (self.largest * 1000 ** (i / (coarse - 1) - 1) for i in range(coarse))
         damages = {factor: damage(factor) for factor in grid}
         while len(damages) < self.evaluations:
-            middle = _middle(sorted(damages), _best(damages))
+            middle = _find_middle(sorted(damages), _find_best(damages))
             if middle in damages:  # the gap is as small as floats are
                 break
             damages[middle] = damage(middle)
-        return forged(_best(damages))
+        return forged(_find_best(damages))
 
 
-def _best(damages: dict[float, float]) -> float:
+def _find_best(damages: dict[float, float]) -> float:
     """Return the factor that does most damage, the smallest of equals."""
     return max(sorted(damages), key=damages.__getitem__)
 
 
-def _middle(factors: list[float], best: float) -> float:
+def _find_middle(factors: list[float], best: float) -> float:
     """Return the middle of the wider of the two gaps beside the best factor."""
     gaps = [(high / low, low * high) for low, high in pairwise(factors) if best in (low, high)]
     return math.sqrt(max(gaps)[1])

@@ -93,11 +93,11 @@ def mean(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
     return updates.mean(0, dtype=torch.float64)
 
 
-def deviation(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
+def std(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
     """Return the sample standard deviation of each coordinate, in float64; of a single one, 0."""
     size = updates.shape[1]
-    found = torch.zeros(size, dtype=torch.float64)
+    result = torch.zeros(size, dtype=torch.float64)
     if len(updates) > 1:
         for columns in chunks(size):
-            found[columns] = updates[:, columns].double().std(0)
-    return found
+            result[columns] = updates[:, columns].double().std(0)
+    return result

@@ -33,7 +33,7 @@ class AdaptiveRule(LinearRule):
         require(self.adaptivity > 0, "adaptivity", "above 0", self.adaptivity)
 
     @abstractmethod
-    def second_moment(
+    def update_second_moment(
         self, last: Float[Tensor, " p"], square: Float[Tensor, " p"]
     ) -> Float[Tensor, " p"]:
         """Return the next second moment, from the last one and the squared mean update."""
@@ -52,6 +52,6 @@ class AdaptiveRule(LinearRule):
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
         """Return the next moments, and the step that they give."""
         first = self.momentum * state["first"] + (1 - self.momentum) * total
-        second = self.second_moment(state["second"], total.square())
+        second = self.update_second_moment(state["second"], total.square())
         step = self.server_learning_rate * first / (second.sqrt() + self.adaptivity)
         return {"first": first, "second": second}, step

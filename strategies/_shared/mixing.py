@@ -82,7 +82,7 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
         return max(2 * self.num_byzantine + 1, self.rule.min_updates)
 
 
-def scale_updates(scales: Float[Tensor, " n"]) -> Mix:
+def make_scaling(scales: Float[Tensor, " n"]) -> Mix:
     """Return what multiplies every update by its factor, in float64."""
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -91,10 +91,10 @@ def scale_updates(scales: Float[Tensor, " n"]) -> Mix:
     return mix
 
 
-def with_scales(decision: AggregationResult, scales: Float[Tensor, " n"]) -> AggregationResult:
+def apply_scales(decision: AggregationResult, scales: Float[Tensor, " n"]) -> AggregationResult:
     """Return a decision about shortened updates as one about what they were before."""
-    own = scales if decision.scales is None else scales * decision.scales
-    return AggregationResult(decision.state, decision.step, decision.shares, own)
+    combined = scales if decision.scales is None else scales * decision.scales
+    return AggregationResult(decision.state, decision.step, decision.shares, combined)
 
 
 def decide_mixed(
@@ -127,13 +127,13 @@ def decide_mixed(
     for columns in chunks(updates.shape[1], WIDTH):
         part = rule.decide(state, mix(updates[:, columns]), weights, context)
         step[columns] = part.step
-        used += (columns.stop - columns.start) * _numbers(part.shares, len(weights))
+        used += (columns.stop - columns.start) * _fill_shares(part.shares, len(weights))
     return AggregationResult(
         state, step, None if bool(used.isnan().any()) else used / updates.shape[1]
     )
 
 
-def _numbers(shares: Float[Tensor, " m"] | None, count: int) -> Float[Tensor, " m"]:
+def _fill_shares(shares: Float[Tensor, " m"] | None, count: int) -> Float[Tensor, " m"]:
     return torch.full((count,), torch.nan) if shares is None else shares
 
 

@@ -34,11 +34,11 @@ def sort_chunks(
         yield columns, torch.from_numpy(rows).T
 
 
-def mean_of_order(ordered: Float[Tensor, "n c"], low: int, high: int) -> Float[Tensor, " c"]:
+def average_ordered(ordered: Float[Tensor, "n c"], low: int, high: int) -> Float[Tensor, " c"]:
     """Return the mean of each column from the value in place `low` to that before `high`."""
     rows: NDArray[np.floating] = ordered.T.numpy()[:, low:high]
-    kept = rows.astype(np.float64)
-    return torch.from_numpy(kept @ np.ones(high - low) / (high - low))  # faster than `mean`
+    middle = rows.astype(np.float64)
+    return torch.from_numpy(middle @ np.ones(high - low) / (high - low))  # faster than `mean`
 
 
 def sample_coordinates(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
@@ -46,7 +46,9 @@ def sample_coordinates(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
     return updates[:, :: max(1, updates.shape[1] // SAMPLE)]
 
 
-def share_between(updates: Float[Tensor, "n p"], low: int, high: int) -> Float[Tensor, " n"]:
+def compute_share_between(
+    updates: Float[Tensor, "n p"], low: int, high: int
+) -> Float[Tensor, " n"]:
     """Return the share of coordinates at which each update lies between two places in order.
 
     Estimated on a sample of the coordinates. A value that equals one of the two counts.

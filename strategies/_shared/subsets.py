@@ -15,16 +15,16 @@ from strategies._shared.byzantine import ByzantineRule, average
 
 
 @lru_cache(maxsize=2)
-def kept_subsets(count: int, num_left_out: int) -> Int64[Tensor, "s m"]:
+def list_subsets(count: int, num_left_out: int) -> Int64[Tensor, "s m"]:
     """Return the positions that are kept, a row a subset, in lexicographic order."""
-    kept = list(combinations(range(count), count - num_left_out))
-    return torch.tensor(kept, dtype=torch.int64)
+    subsets = list(combinations(range(count), count - num_left_out))
+    return torch.tensor(subsets, dtype=torch.int64)
 
 
-def most_updates(num_left_out: int, num_subsets: int) -> int | None:
+def compute_max_updates(num_left_out: int, num_subsets: int) -> int | None:
     """Return the largest n for which there are at most so many subsets; None: any.
 
-    >>> most_updates(3, 286), most_updates(0, 1)
+    >>> compute_max_updates(3, 286), compute_max_updates(0, 1)
     (13, None)
     """
     if num_left_out == 0:
@@ -43,7 +43,7 @@ class SubsetMean(ByzantineRule, ABC):
     @property
     def max_updates(self) -> int | None:
         """As many as can be searched."""
-        return most_updates(self.num_byzantine, self.max_subsets)
+        return compute_max_updates(self.num_byzantine, self.max_subsets)
 
     @abstractmethod
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.engines import floor, optimised
-from benchmarks.engines.task import task
-from benchmarks.turns import AllAtOnce
-from benchmarks.workloads import all_cases
+from benchmarks.engines.task import load_task
+from benchmarks.pacer import NoPacer
+from benchmarks.workloads import list_all_cases
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, run
 from fl_sim.experiment import Participation
 from fl_sim.models.architectures import ARCHITECTURES
 from fl_sim.models.parameters import flatten
 
-CASES = all_cases(full=True)
+CASES = list_all_cases(full=True)
 
 
 def federated(experiment: Experiment, out: Path) -> Tensor:
@@ -40,10 +40,10 @@ def test_the_loops_end_where_the_engine_ends(
         participation=Participation(18),
     )
     text = one.to_json()
-    plain = torch.cat([v.flatten() for v in floor.run(AllAtOnce(), text, 1).values()])
-    quick = flatten(optimised.run(AllAtOnce(), text, 1))
+    plain = torch.cat([v.flatten() for v in floor.run(NoPacer(), text, 1).values()])
+    quick = flatten(optimised.run(NoPacer(), text, 1))
     ours = federated(one, tmp_path)
-    moved = (ours - task(text).ours.start).norm()
+    moved = (ours - load_task(text).federation.start).norm()
     assert moved > 0.05
     assert (plain - ours).norm() < 1e-5 * moved
     assert (quick - ours).norm() < 1e-5 * moved

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.race import Entrant, Job, Sample, cold_race, race
+from benchmarks.race import EngineProcess, Job, Sample, race, race_cold
 
 MODULE = """
 import os, time
 
-def mark(turns, path, name, seconds=0.0, broken=False):
+def mark(pacer, path, name, seconds=0.0, broken=False):
     while True:
-        turns.next()
+        pacer.wait()
         if broken:
             raise RuntimeError(f"{name} is broken")
         end = time.process_time() + seconds
@@ -33,16 +33,16 @@ def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def mark(diary: Path, name: str, rounds_a_turn: int = 1, **arguments: object) -> Job:
+def mark(diary: Path, name: str, rounds_per_turn: int = 1, **arguments: object) -> Job:
     return Job(
-        "jobs_of_a_test:mark", {"path": str(diary), "name": name, **arguments}, rounds_a_turn
+        "jobs_of_a_test:mark", {"path": str(diary), "name": name, **arguments}, rounds_per_turn
     )
 
 
 def test_engines_go_in_turns_and_the_warm_up_does_not_count(diary: Path) -> None:
     said: list[str] = []
-    jobs = {"floor": mark(diary, "f"), "local": mark(diary, "l", rounds_a_turn=2)}
-    outcomes = race(jobs, runs=3, warm_up=1, budget=60.0, say=said.append)
+    jobs = {"floor": mark(diary, "f"), "local": mark(diary, "l", rounds_per_turn=2)}
+    outcomes = race(jobs, runs=3, warm_up=1, budget=60.0, log=said.append)
     assert diary.read_text() == "fll" * 4
     assert [len(outcomes[engine].samples) for engine in jobs] == [3, 3]
     assert all(outcome.peak_mib > 1 for outcome in outcomes.values())
@@ -51,7 +51,7 @@ def test_engines_go_in_turns_and_the_warm_up_does_not_count(diary: Path) -> None
 
 def test_a_turn_costs_what_it_burns(diary: Path) -> None:
     jobs = {"floor": mark(diary, "f", seconds=0.1)}
-    (sample,) = race(jobs, runs=1, warm_up=1, budget=60.0, say=print)["floor"].samples
+    (sample,) = race(jobs, runs=1, warm_up=1, budget=60.0, log=print)["floor"].samples
     assert 0.1 <= sample.cpu_seconds < 0.15
     assert sample.wall_seconds >= 0.1
 
@@ -59,7 +59,7 @@ def test_a_turn_costs_what_it_burns(diary: Path) -> None:
 def test_who_fails_is_named_and_left_out(diary: Path) -> None:
     said: list[str] = []
     jobs = {"pfl": mark(diary, "p", broken=True), "local": mark(diary, "l")}
-    outcomes = race(jobs, runs=2, warm_up=1, budget=60.0, say=said.append)
+    outcomes = race(jobs, runs=2, warm_up=1, budget=60.0, log=said.append)
     assert said == ["pfl left out: RuntimeError: p is broken"]
     assert list(outcomes) == ["local"]
     assert diary.read_text() == "lll"
@@ -70,30 +70,30 @@ def test_an_engine_whose_time_is_up_stops_after_one_run(
     diary: Path, budget: float, runs: int
 ) -> None:
     jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
-    outcomes = race(jobs, runs=4, warm_up=0, budget=budget, say=print)
+    outcomes = race(jobs, runs=4, warm_up=0, budget=budget, log=print)
     assert [len(outcomes[engine].samples) for engine in jobs] == [runs, runs]
 
 
 def test_what_an_engine_has_spent_stops_that_engine_alone(
     diary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Entrant._go
+    whole = EngineProcess._measure_turn
 
-    def go(entrant: Entrant, cpu: float, started: float) -> Sample:
-        sample = whole(entrant, cpu, started)
-        entrant.spent = 10.0 if "F" in str(entrant.process.args) else 1.0  # whatever the clock says
+    def go(process: EngineProcess, cpu: float, started: float) -> Sample:
+        sample = whole(process, cpu, started)
+        process.spent = 10.0 if "F" in str(process.process.args) else 1.0  # whatever the clock says
         return sample
 
-    monkeypatch.setattr(Entrant, "_go", go)
+    monkeypatch.setattr(EngineProcess, "_measure_turn", go)
     jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
-    outcomes = race(jobs, runs=4, warm_up=0, budget=5.0, say=print)
+    outcomes = race(jobs, runs=4, warm_up=0, budget=5.0, log=print)
     assert [len(outcomes[engine].samples) for engine in jobs] == [1, 4]
 
 
 def test_a_cold_turn_starts_a_process_anew(diary: Path) -> None:
     said: list[str] = []
     jobs = {"local": mark(diary, "l"), "pfl": mark(diary, "p", broken=True)}
-    outcomes = cold_race(jobs, runs=2, budget=60.0, say=said.append)
+    outcomes = race_cold(jobs, runs=2, budget=60.0, log=said.append)
     assert diary.read_text() == "ll"
     assert min(sample.cpu_seconds for sample in outcomes["local"].samples) > 0.01
     assert outcomes["pfl"].samples == []

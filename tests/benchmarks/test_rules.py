@@ -12,9 +12,9 @@ from fl_sim.core.seeding import generator
 @pytest.mark.parametrize("rule", rules.FLOWERS)
 def test_flower_is_timed_doing_its_own_aggregation(rule: str) -> None:
     updates = torch.randn(rules.CLIENTS, 12, generator=generator(0, "small"))
-    prepare = rules._flowers(rule, updates)
+    prepare = rules._prepare_flower(rule, updates)
     assert prepare is not None
-    ours = rules._ours(rule, updates)()()[1]
+    ours = rules._prepare_ours(rule, updates)()()[1]
     for _ in range(2):  # a strategy empties the replies that it is given
         arrays, _ = prepare()()
         (values,) = arrays.to_numpy_ndarrays()
@@ -30,6 +30,6 @@ def test_a_figure_has_seconds_and_memory() -> None:
 
 @pytest.mark.slow
 def test_there_is_a_row_a_rule() -> None:
-    found = rules.rows(30 + 4 * rules.ATTACKERS, 2000, peers=("ours", "flower"))
+    found = rules.measure_rules(30 + 4 * rules.ATTACKERS, 2000, peers=("ours", "flower"))
     assert [row["rule"] for row in found] == list(rules.OURS)
-    assert rules.table(found).row_count == len(found)
+    assert rules.make_table(found).row_count == len(found)

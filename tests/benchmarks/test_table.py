@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.race import Outcome, Sample
-from benchmarks.table import Row, kept, quantile, row_of, targets_table, times_table, write_rows
-from benchmarks.targets import TARGETS, Target, Verdict, judged
-from benchmarks.workloads import all_cases
+from benchmarks.race import EngineCost, Sample
+from benchmarks.table import (
+    Row,
+    make_row,
+    make_targets_table,
+    make_times_table,
+    merge_rows,
+    quantile,
+    write_rows,
+)
+from benchmarks.targets import TARGETS, Target, Verdict, judge
+from benchmarks.workloads import list_all_cases
 
 ROW = Row("W1", "tiny CNN, 10 per round", "floor", 2.0, 2.5, 400.0, 5, 0.1)
 
@@ -24,8 +32,8 @@ def shown(*tables: object) -> str:
 
 def test_a_row_holds_medians_and_the_spread_between_quartiles() -> None:
     costs = [4.0, 1.0, 2.0, 3.0, 10.0]
-    outcome = Outcome([Sample(cpu, 2 * cpu) for cpu in costs], 123.45)
-    row = row_of("W1", "a case", "local", outcome)
+    outcome = EngineCost([Sample(cpu, 2 * cpu) for cpu in costs], 123.45)
+    row = make_row("W1", "a case", "local", outcome)
     assert (row.cpu_seconds, row.wall_seconds, row.runs, row.peak_mib) == (3.0, 6.0, 5, 123.5)
     low, high = np.percentile(costs, [25, 75])
     assert row.spread == pytest.approx((high - low) / 3.0)
@@ -42,7 +50,10 @@ def test_a_workload_measured_again_replaces_its_rows_and_no_others(tmp_path: Pat
     path = tmp_path / "deep" / "results.json"
     other = ROW._replace(workload="W2")
     write_rows(path, [ROW, ROW._replace(engine="local"), other])
-    assert kept(path, [ROW._replace(cpu_seconds=9.0)]) == [other, ROW._replace(cpu_seconds=9.0)]
+    assert merge_rows(path, [ROW._replace(cpu_seconds=9.0)]) == [
+        other,
+        ROW._replace(cpu_seconds=9.0),
+    ]
 
 
 def test_the_file_has_one_object_a_row_with_the_columns_that_others_read(tmp_path: Path) -> None:
@@ -67,25 +78,27 @@ def test_the_file_has_one_object_a_row_with_the_columns_that_others_read(tmp_pat
 )
 def test_a_target_compares_as_it_says(target: Target, value: float, verdict: Verdict) -> None:
     numbers = {("W", "c", "local"): 3.0, ("W", "c", "floor"): 6.0}
-    assert judged(target, numbers) == (verdict, value)
+    assert judge(target, numbers) == (verdict, value)
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
     target = Target("W", "c", "local", 1.0, over="floor")
-    assert judged(target, {("W", "c", "local"): 3.0})[0] is Verdict.UNKNOWN
-    assert judged(target, {("W", "c", "floor"): 3.0})[0] is Verdict.UNKNOWN
+    assert judge(target, {("W", "c", "local"): 3.0})[0] is Verdict.UNKNOWN
+    assert judge(target, {("W", "c", "floor"): 3.0})[0] is Verdict.UNKNOWN
 
 
 def test_tables_show_ratios_and_verdicts() -> None:
-    text = shown(times_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
+    text = shown(make_times_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
     assert "0.75" in text
-    text = shown(targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
+    text = shown(make_targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.5)]))
     assert "yes" in text
-    assert "NO" in shown(targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
+    assert "NO" in shown(make_targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
 
 
 def test_every_target_is_about_a_case_and_engines_that_there_are() -> None:
-    known = {(case.workload, case.name, e) for case in all_cases(full=False) for e in case.jobs}
+    known = {
+        (case.workload, case.name, e) for case in list_all_cases(full=False) for e in case.jobs
+    }
     for target in TARGETS:
         engines = filter(None, (target.engine, target.over, target.minus))
         assert {(target.workload, target.case, engine) for engine in engines} <= known

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tree import Tree, processes
+from benchmarks.tree import ProcessTree, list_processes
 
 ROOT = Path(__file__).parents[2]
 BURN = """
@@ -47,7 +47,7 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in begun:
-        Tree(process.pid).kill()
+        ProcessTree(process.pid).kill()
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -61,8 +61,8 @@ def heard(process: "subprocess.Popen[str]") -> str:
 def test_an_orphan_that_burns_a_second_costs_a_second(start: Start) -> None:
     root = start(ORPHAN)
     assert heard(root) == "burnt"
-    assert len(processes(root.pid)) == 2
-    assert 1.0 <= Tree(root.pid).cpu_seconds() < 1.5
+    assert len(list_processes(root.pid)) == 2
+    assert 1.0 <= ProcessTree(root.pid).cpu_seconds() < 1.5
 
 
 def test_what_the_dead_used_is_not_forgotten(start: Start) -> None:
@@ -75,10 +75,10 @@ time.sleep(60)
 """
     root = start(code)
     assert heard(root) == "go"
-    tree = Tree(root.pid)
-    with tree.watched():
+    tree = ProcessTree(root.pid)
+    with tree.watch_memory():
         assert heard(root) == "over"
-    assert processes(root.pid) == [root.pid]
+    assert list_processes(root.pid) == [root.pid]
     assert 0.5 <= tree.cpu_seconds() < 1.0
 
 
@@ -96,8 +96,8 @@ time.sleep(60)
 """
     root = start(code)
     assert [heard(root), heard(root)] == ["held", "held"]
-    tree = Tree(root.pid)
-    with tree.watched():
+    tree = ProcessTree(root.pid)
+    with tree.watch_memory():
         pass
     assert 120 < tree.peak_mib < 180
 
@@ -105,7 +105,7 @@ time.sleep(60)
 def test_a_tree_stands_still_until_it_may_go_on(start: Start) -> None:
     root = start(f"{BURN}print('go', flush=True); burn(60)")
     assert heard(root) == "go"
-    tree = Tree(root.pid)
+    tree = ProcessTree(root.pid)
     tree.pause()
     before = tree.cpu_seconds()
     time.sleep(0.3)
@@ -119,6 +119,6 @@ def test_a_tree_stands_still_until_it_may_go_on(start: Start) -> None:
 def test_a_tree_that_is_gone_costs_nothing_more(start: Start) -> None:
     root = start("")
     root.wait()
-    assert processes(root.pid) == []
-    assert Tree(root.pid).cpu_seconds() == 0
-    assert Tree(root.pid).resident_mib() == 0
+    assert list_processes(root.pid) == []
+    assert ProcessTree(root.pid).cpu_seconds() == 0
+    assert ProcessTree(root.pid).resident_mib() == 0

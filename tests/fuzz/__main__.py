@@ -34,7 +34,7 @@ ENDINGS = ("accepted", "refused", "traceback", "silent")
 
 def main() -> int:
     """Try inputs until the time is up; return 1 where any was a fault."""
-    options = _options()
+    options = _parse_options()
     root = Path(tempfile.mkdtemp(prefix="fl_sim_fuzz_"))
     os.environ["FL_SIM_CACHE"] = str(root / "FL_SIM_CACHE")  # no family has this name
     torch.set_num_threads(1)
@@ -48,13 +48,13 @@ def main() -> int:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     console = Console()
-    console.print(_table(counts))
-    faults = sum(own["traceback"] + own["silent"] for own in counts.values())
+    console.print(_make_table(counts))
+    faults = sum(count["traceback"] + count["silent"] for count in counts.values())
     console.print(f"{sum(map(Counter.total, counts.values()))} inputs, {faults} faults")
     return 1 if faults else 0
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="How long to go on.")
     parser.add_argument("--seed", type=int, default=0, help="Of what is drawn.")
@@ -81,7 +81,7 @@ def _try_all(
     spent = dict.fromkeys(counts, 0.0)
     end = time.monotonic() + 60 * options.minutes
     while time.monotonic() < end:
-        family = min(families, key=lambda own: spent[own.name])
+        family = min(families, key=lambda count: spent[count.name])
         number = counts[family.name].total() if options.number is None else options.number
         started = time.monotonic()
         outcome = _try_one(family, options.seed, number)
@@ -90,7 +90,7 @@ def _try_all(
         if outcome.detail:
             print(f"\n{family.name}, --seed {options.seed} --number {number}: {outcome.ending}")
             print(outcome.detail, flush=True)
-        if options.number is not None and all(own.total() for own in counts.values()):
+        if options.number is not None and all(count.total() for count in counts.values()):
             return
 
 
@@ -102,10 +102,10 @@ def _try_one(family: Family, seed: int, number: int) -> Outcome:
     return judge(lambda: family.attempt(rng))
 
 
-def _table(counts: dict[str, Counter[str]]) -> Table:
+def _make_table(counts: dict[str, Counter[str]]) -> Table:
     table = Table("family", "inputs", *ENDINGS)
-    for name, own in counts.items():
-        table.add_row(name, *(str(n) for n in (own.total(), *(own[e] for e in ENDINGS))))
+    for name, count in counts.items():
+        table.add_row(name, *(str(n) for n in (count.total(), *(count[e] for e in ENDINGS))))
     return table
 
 

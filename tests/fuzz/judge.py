@@ -58,7 +58,7 @@ def judge(attempt: Callable[[], bool]) -> Outcome:
 
 
 @dataclass(frozen=True)
-class Called:
+class CommandResult:
     """How a call of the command line ended."""
 
     code: int
@@ -66,7 +66,7 @@ class Called:
     err: str
 
 
-def call(*arguments: str) -> Called:
+def call(*arguments: str) -> CommandResult:
     """Call `fl-sim` in this process.
 
     Raises:
@@ -81,16 +81,16 @@ def call(*arguments: str) -> Called:
         code = int(stop.code or 0)
     finally:
         sys.argv = before
-    called = Called(code, out.getvalue(), err.getvalue())
-    assert "Traceback (most recent call last)" not in called.out + called.err, called
-    assert code in (0, 1, 2), called
+    result = CommandResult(code, out.getvalue(), err.getvalue())
+    assert "Traceback (most recent call last)" not in result.out + result.err, result
+    assert code in (0, 1, 2), result
     if code == 2:
-        lines = [line for line in called.err.splitlines() if line.startswith("error:")]
-        assert len(lines) == 1, called
-    return called
+        lines = [line for line in result.err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1, result
+    return result
 
 
-def plain(value: Any) -> Any:
+def normalise_json(value: Any) -> Any:
     """Return JSON values as Python compares them: NaN and infinity become their names."""
     return json.loads(json.dumps(value, default=str), parse_constant=str)
 

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from clients._shared.perturbing import Direction, oppose
-from clients.alie import AlieClient, largest_deviation
+from clients.alie import AlieClient, compute_max_deviation
 from clients.fang_krum import FangKrumClient
 from clients.fang_trim import FangTrimClient
 from clients.ipm import IpmClient
@@ -106,12 +106,12 @@ def test_alie_is_written_out_coordinate_by_coordinate(shape: tuple[int, int, int
 
 def test_the_example_of_the_papers_formula() -> None:
     # 50 workers, 24 of them corrupted: s = 26 - 24 = 2, z = quantile of 24 / 26
-    assert largest_deviation(26, 24) == pytest.approx(float(norm.ppf(24 / 26)))
+    assert compute_max_deviation(26, 24) == pytest.approx(float(norm.ppf(24 / 26)))
 
 
 @given(st.integers(3, 40), st.integers(1, 30))
 def test_more_attackers_dare_to_go_at_least_as_far(honest: int, attackers: int) -> None:
-    assert largest_deviation(honest, attackers + 2) >= largest_deviation(honest, attackers)
+    assert compute_max_deviation(honest, attackers + 2) >= compute_max_deviation(honest, attackers)
 
 
 @pytest.mark.parametrize(("scale", "sign"), [(3.4, 1), (3.6, -1)])

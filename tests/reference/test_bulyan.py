@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_sim.core.seeding import generator
-from strategies.bulyan import Bulyan, bulyan_selection, mean_around_median
+from strategies.bulyan import Bulyan, average_around_median, select_updates
 
 
 def selection_by_definition(updates: Tensor, num_byzantine: int) -> list[int]:
@@ -61,7 +61,7 @@ def test_a_step_is_that_of_the_definition(num_byzantine: int, seed: int, spare: 
 def test_values_around_the_median_where_many_tie(column: list[float], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(column)))
     ordered = torch.tensor(sorted(column))[:, None]
-    found = mean_around_median(ordered, count).item()
+    found = average_around_median(ordered, count).item()
     assert found == pytest.approx(around_by_definition(column, count), abs=1e-12)
 
 
@@ -70,7 +70,7 @@ def test_values_around_the_median_where_many_tie(column: list[float], data: st.D
     [([1.0, 2, 9], 2, 1.5), ([-1.0, 0, 1], 2, 0.0), ([0.0, 5, 6, 7, 100], 3, 6.0)],
 )
 def test_around_the_median_by_hand(column: list[float], count: int, expected: float) -> None:
-    assert mean_around_median(torch.tensor(column)[:, None], count).item() == expected
+    assert average_around_median(torch.tensor(column)[:, None], count).item() == expected
 
 
 def fine_tuned(seed: int, size: int) -> Tensor:
@@ -84,7 +84,7 @@ def fine_tuned(seed: int, size: int) -> Tensor:
 
 def selects_what_the_definition_selects(seed: int, size: int) -> None:
     updates = fine_tuned(seed, size)
-    assert bulyan_selection(updates, 2).tolist() == selection_by_definition(updates, 2)
+    assert select_updates(updates, 2).tolist() == selection_by_definition(updates, 2)
 
 
 @pytest.mark.parametrize("seed", range(20))

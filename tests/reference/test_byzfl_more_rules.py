@@ -25,7 +25,7 @@ from fl_sim.config.validation import check
 from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
 from fl_sim.core.errors import FieldError
 from fl_sim.core.seeding import generator
-from strategies.arkrum import ArKrum, num_too_far
+from strategies.arkrum import ArKrum, count_outliers
 from strategies.caf import CAF
 from strategies.fedavg import FedAvg
 from strategies.krum import MultiKrum
@@ -183,7 +183,7 @@ def test_monna_trusts_a_client_a_server_or_nobody() -> None:
 
 def test_what_lies_far_out_is_counted() -> None:
     def counted(*values: float) -> int:
-        return num_too_far(torch.tensor(values).double(), 5.0, 10.0)
+        return count_outliers(torch.tensor(values).double(), 5.0, 10.0)
 
     assert counted(1, 1.1, 1.2, 1.3, 1.4, 1.5) == 0
     assert counted(1, 1.1, 1.2, 1.3, 1.4, 50) == 1

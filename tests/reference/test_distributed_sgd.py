@@ -17,7 +17,7 @@ from clients.early_stopping import EarlyStoppingClient
 from clients.ipm import IpmClient
 from clients.joint_label_flip import JointLabelFlipClient
 from clients.scaffold import ScaffoldClient
-from clients.sgd import SgdClient, passes
+from clients.sgd import SgdClient, iterate_epochs
 from clients.sign_flip import SignFlipClient
 from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Adversary, Evaluation, Experiment, Model, Participation, run
@@ -87,7 +87,7 @@ def test_as_many_steps_as_epochs_have_are_those_epochs(count: int) -> None:
 
 def test_steps_go_on_through_a_pass_that_is_shuffled_anew() -> None:
     shard, settings = shard_of(12), SgdClient(batch_size=5, local_steps=7)
-    (seen,) = passes(settings, shard, generator(1, "client"))
+    (seen,) = iterate_epochs(settings, shard, generator(1, "client"))
     rows = [[int((shard.inputs == x).all(1).nonzero()) for x in inputs] for inputs, _ in seen]
     assert [len(own) for own in rows] == [5, 5, 2, 5, 5, 2, 5]
     first, second, third = [*chain(*rows[:3])], [*chain(*rows[3:6])], rows[6]

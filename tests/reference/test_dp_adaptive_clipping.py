@@ -56,7 +56,7 @@ def test_noise_on_updates_and_bits_costs_together_what_it_says() -> None:
     rule = DifferentialPrivacyAdaptiveClipping(
         initial_clipping_norm=4.0, noise_multiplier=0.8, bit_noise=0.6
     )
-    split = rule.noise_on_updates(0.6)
+    split = rule.compute_update_noise(0.6)
     assert 1 / split**2 + 1 / (2 * 0.6) ** 2 == pytest.approx(1 / 0.8**2)
     state, updates = rule.initial_state(SIZE), torch.zeros(8, SIZE)
     decision = rule.decide(state, updates, torch.ones(8), RoundContext.anonymous(8))
@@ -73,9 +73,9 @@ def test_noise_on_updates_and_bits_costs_together_what_it_says() -> None:
 
 def test_the_noise_on_bits_is_the_papers_where_there_are_many_clients() -> None:
     rule = DifferentialPrivacyAdaptiveClipping(noise_multiplier=1.0)
-    assert rule.noise_on_bits(100.0) == 5.0
-    assert rule.noise_on_bits(4.0) == 1.0
-    assert replace(rule, noise_multiplier=0.0).noise_on_bits(100.0) == 0.0
+    assert rule.compute_bit_noise(100.0) == 5.0
+    assert rule.compute_bit_noise(4.0) == 1.0
+    assert replace(rule, noise_multiplier=0.0).compute_bit_noise(100.0) == 0.0
 
 
 def test_it_costs_what_plain_noise_costs() -> None:
@@ -93,7 +93,7 @@ def test_a_round_without_anybody_looks_like_any_other() -> None:
     context = replace(RoundContext.anonymous(0), expected=5.0)
     decision = rule.decide_empty(rule.initial_state(SIZE), SIZE, context)
     assert decision is not None
-    expected = rule.noise_on_updates(1.0) * 2.0 / 5
+    expected = rule.compute_update_noise(1.0) * 2.0 / 5
     assert float(decision.step.std()) == pytest.approx(expected, rel=0.02)
     assert decision.state["clipping_norm"] != 2.0
     assert rule.decide_empty(rule.initial_state(3), 3, RoundContext.anonymous(0)) is None
@@ -114,5 +114,5 @@ def test_noise_is_split_as_flower_does(noise: float, count: int, bits: float | N
     """Flower's default for the noise on bits is the paper's, and ours where that suffices."""
     rule = DifferentialPrivacyAdaptiveClipping(noise_multiplier=noise, bit_noise=bits)
     on_bits, on_updates = compute_adaptive_noise_params(noise, count, bits)
-    assert rule.noise_on_bits(float(count)) == pytest.approx(on_bits)
-    assert rule.noise_on_updates(on_bits) == pytest.approx(on_updates)
+    assert rule.compute_bit_noise(float(count)) == pytest.approx(on_bits)
+    assert rule.compute_update_noise(on_bits) == pytest.approx(on_updates)

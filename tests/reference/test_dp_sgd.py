@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients.dp_sgd import DpSgdClient, epsilon, gradients_by_image, shortening
+from clients.dp_sgd import (
+    DpSgdClient,
+    compute_clipping_factors,
+    compute_per_image_gradients,
+    estimate_epsilon,
+)
 from clients.label_flip import LabelFlipClient
 from fl_sim import Experiment, Model, run
 from fl_sim.config import validation
@@ -59,7 +64,7 @@ def slow_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def test_gradients_are_those_of_each_image_by_itself() -> None:
     model, shard = network(), shard_of()
     images = shard.inputs.float() / 255
-    found, (losses, scores) = gradients_by_image(model, images, shard.labels)
+    found, (losses, scores) = compute_per_image_gradients(model, images, shard.labels)
     flat = torch.cat([own.flatten(1) for own in found.values()], 1)
     torch.testing.assert_close(flat, slow_gradients(model, images, shard.labels))
     torch.testing.assert_close(scores, model(images))
@@ -95,7 +100,7 @@ def test_without_noise_a_step_moves_along_the_mean_of_shortened_gradients(
 
 def test_a_gradient_is_at_most_as_long_as_it_may_be() -> None:
     gradients = {"a": torch.tensor([[3.0], [0.0]]), "b": torch.tensor([[4.0], [0.5]])}
-    assert shortening(gradients, 1.0).tolist() == pytest.approx([0.2, 1.0])
+    assert compute_clipping_factors(gradients, 1.0).tolist() == pytest.approx([0.2, 1.0])
 
 
 def test_the_noise_is_as_strong_as_it_says() -> None:
@@ -123,7 +128,7 @@ def test_epsilon_is_the_known_one() -> None:
     """60,000 images, batches of 256, noise 1.1, 60 epochs: the figure of dp-accounting 0.5.1's
     RDP accountant; its tighter PLD accountant says 2.3817.
     """
-    spent = epsilon(1.1, 256 / 60_000, 60 * 60_000 // 256, 1e-5)
+    spent = estimate_epsilon(1.1, 256 / 60_000, 60 * 60_000 // 256, 1e-5)
     assert spent == pytest.approx(2.5965558698, rel=1e-6)
 
 
@@ -162,7 +167,7 @@ def test_a_run_takes_clients_that_report_nothing(
 
 
 def test_without_noise_nothing_is_private() -> None:
-    assert epsilon(0.0, 0.5, 1, 1e-5) == math.inf
+    assert estimate_epsilon(0.0, 0.5, 1, 1e-5) == math.inf
 
 
 def test_batch_normalisation_is_refused_before_any_work(

@@ -36,16 +36,16 @@ def model() -> nn.Sequential:
 def test_images_aside_are_as_clean_as_asked_for(clean: float, expected: int) -> None:
     own = shard()
     client = EarlyStoppingClient(SGD, aside=0.2, clean=clean)
-    away = client._aside(own)
+    away = client._select_aside(own)
     assert own.protected is not None
     assert len(away.unique()) == 12
     assert int((~own.protected[away]).sum()) == expected
-    assert torch.equal(away, client._aside(replace(own, round=7)))
+    assert torch.equal(away, client._select_aside(replace(own, round=7)))
 
 
 def test_where_too_few_are_clean_or_noisy_the_others_fill_up() -> None:
-    few = EarlyStoppingClient(SGD, aside=0.5, clean=1.0)._aside(shard(noisy=50))
-    none = EarlyStoppingClient(SGD, aside=0.5, clean=0.0)._aside(shard(noisy=0))
+    few = EarlyStoppingClient(SGD, aside=0.5, clean=1.0)._select_aside(shard(noisy=50))
+    none = EarlyStoppingClient(SGD, aside=0.5, clean=0.0)._select_aside(shard(noisy=0))
     assert len(few.unique()) == len(none.unique()) == 30
 
 
@@ -55,7 +55,7 @@ def test_the_epoch_with_the_lowest_loss_aside_is_kept() -> None:
     trained = model()
     client.train(trained, own, generator(1, "rng"))
     kept_epoch = int(own.memory[KEPT])
-    away = client._aside(own)
+    away = client._select_aside(own)
 
     def loss(network: nn.Module) -> float:
         with torch.no_grad():

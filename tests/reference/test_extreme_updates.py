@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fl_sim.contracts import AggregationRule, RoundContext
-from strategies.afl import AFL, onto_simplex
+from strategies.afl import AFL, project_onto_simplex
 from strategies.flame import FLAME
-from strategies.nnm import NearestNeighborMixing, mean_over, neighbours
+from strategies.nnm import NearestNeighborMixing, find_neighbours, make_neighbour_mean
 from strategies.q_fedavg import QFedAvg
 from strategies.term import TERM
 
@@ -38,7 +38,7 @@ def test_rows_at_the_end_of_float32_give_finite_steps(rule: AggregationRule, kin
 
 def test_mixtures_beyond_float32_are_means() -> None:
     rows = updates("all")
-    mixed = mean_over(neighbours(rows, 1), rows)(rows)
+    mixed = make_neighbour_mean(find_neighbours(rows, 1), rows)(rows)
     torch.testing.assert_close(mixed, rows)
 
 
@@ -96,5 +96,5 @@ def test_finite_losses_give_finite_steps_and_shares(rule: AggregationRule, losse
 def test_the_projection_onto_the_simplex_holds_for_any_finite_values(
     values: list[float], nearest: list[float]
 ) -> None:
-    found = onto_simplex(torch.tensor(values, dtype=torch.float64))
+    found = project_onto_simplex(torch.tensor(values, dtype=torch.float64))
     torch.testing.assert_close(found, torch.tensor(nearest, dtype=torch.float64))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, RoundContext
 from fl_sim.core.seeding import generator
-from strategies.afl import AFL, onto_simplex
+from strategies.afl import AFL, project_onto_simplex
 from strategies.fedavg import FedAvg
-from strategies.fedmgda import FedMGDAPlus, onto_box, shortest_mixture
-from strategies.fednova import FedNova, effective_steps
+from strategies.fedmgda import FedMGDAPlus, find_shortest_mixture, project_onto_box
+from strategies.fednova import FedNova, compute_effective_steps
 from strategies.q_fedavg import QFedAvg
 from strategies.term import TERM
 
@@ -64,7 +64,7 @@ def test_fednova_of_equal_steps_is_the_mean() -> None:
 
 def test_effective_steps_of_plain_descent_are_steps() -> None:
     steps = torch.tensor([1.0, 4.0, 9.0])
-    assert torch.equal(effective_steps(steps, 0.0), steps)
+    assert torch.equal(compute_effective_steps(steps, 0.0), steps)
 
 
 @pytest.mark.parametrize("q", [0.0, 0.1, 1.0, 5.0])
@@ -166,13 +166,13 @@ def test_afl_ends_at_the_worst_client_and_knows_who_was_away() -> None:
 @given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=8))
 def test_a_projection_is_on_the_simplex_and_nearest(values: list[float]) -> None:
     point = torch.tensor(values).double()
-    found = onto_simplex(point)
+    found = project_onto_simplex(point)
     assert float(found.min()) >= 0
     assert float(found.sum()) == pytest.approx(1, abs=1e-12)
     for corner in torch.eye(len(values)).double():  # no corner lies beyond it
         assert float((point - found) @ (corner - found)) <= 1e-9
     torch.testing.assert_close(
-        onto_box(point, torch.zeros_like(point), torch.ones_like(point)), found
+        project_onto_box(point, torch.zeros_like(point), torch.ones_like(point)), found
     )
 
 
@@ -213,5 +213,5 @@ def test_opposite_clients_stop_fedmgda() -> None:
 
 def test_the_shortest_mixture_of_nothing_is_even() -> None:
     zeros, ones = torch.zeros(3).double(), torch.ones(3).double()
-    found = shortest_mixture(torch.zeros(3, 3).double(), zeros, ones)
+    found = find_shortest_mixture(torch.zeros(3, 3).double(), zeros, ones)
     torch.testing.assert_close(found, ones / 3)

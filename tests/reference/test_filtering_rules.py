@@ -22,11 +22,11 @@ from strategies.fedavgm import FedAvgM
 from strategies.fednova import FedNova
 from strategies.flame import FLAME
 from strategies.fltrust import FLTrust
-from strategies.foolsgold import FoolsGold, uniqueness
+from strategies.foolsgold import FoolsGold, compute_uniqueness
 from strategies.median import CoordinateMedian
 from strategies.norm_bounding import NormBounding
 from strategies.server_momentum import ServerMomentum
-from strategies.signguard import SignGuard, same_signs
+from strategies.signguard import SignGuard, find_sign_cluster
 from strategies.static_clipping import StaticClipping
 
 
@@ -126,7 +126,7 @@ def test_foolsgold_remembers_clients_that_were_away() -> None:
 
 
 def test_one_client_alone_is_unlike_all_others() -> None:
-    assert uniqueness(torch.ones(1, 1).double(), 1.0).tolist() == [1.0]
+    assert compute_uniqueness(torch.ones(1, 1).double(), 1.0).tolist() == [1.0]
 
 
 @given(seed=st.integers(0, 10**6), f=st.integers(1, 2), spare=st.integers(0, 5))
@@ -184,10 +184,10 @@ def test_signguard_shortens_what_passes_to_the_median() -> None:
 
 
 def test_signs_that_are_all_alike_are_one_cluster() -> None:
-    assert same_signs(torch.ones(5, 10)).all()
+    assert find_sign_cluster(torch.ones(5, 10)).all()
     mixed = torch.ones(5, 10)
     mixed[:2] = -1
-    assert same_signs(mixed).tolist() == [False, False, True, True, True]
+    assert find_sign_cluster(mixed).tolist() == [False, False, True, True, True]
 
 
 def test_flame_keeps_the_majority_and_bounds_it() -> None:
@@ -269,7 +269,7 @@ needs_accounting = pytest.mark.skipif(
 def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
     # Renyi divergence of order a is a / (2 z^2); the best order gives about this bound.
     noise, delta = 4.0, 1e-5
-    spent = DifferentialPrivacy(noise_multiplier=noise, delta=delta).epsilon(1, 1.0)
+    spent = DifferentialPrivacy(noise_multiplier=noise, delta=delta).estimate_epsilon(1, 1.0)
     closed = 1 / (2 * noise**2) + math.sqrt(2 * math.log(1 / delta)) / noise
     assert 0.75 * closed < spent < closed
 
@@ -277,23 +277,23 @@ def test_epsilon_of_one_gaussian_release_is_near_the_closed_form() -> None:
 @needs_accounting
 def test_epsilon_of_many_releases_is_that_of_other_accountants() -> None:
     """Noise 1, 30 rounds, everybody in each: the RDP accountants of Flower and dp-accounting."""
-    spent = DifferentialPrivacy(noise_multiplier=1.0, delta=1e-3).epsilon(30, 1.0)
+    spent = DifferentialPrivacy(noise_multiplier=1.0, delta=1e-3).estimate_epsilon(30, 1.0)
     assert spent == pytest.approx(33.7229, abs=5e-5)
 
 
 @needs_accounting
 def test_epsilon_grows_with_rounds_and_shrinks_with_noise_and_sampling() -> None:
     rule = DifferentialPrivacy(noise_multiplier=1.0)
-    usual = rule.epsilon(100, 0.1)
-    assert rule.epsilon(200, 0.1) > usual
-    assert rule.epsilon(100, 1.0) > usual
-    assert replace(rule, noise_multiplier=2.0).epsilon(100, 0.1) < usual
-    assert replace(rule, noise_multiplier=0.0).epsilon(1, 1.0) == math.inf
+    usual = rule.estimate_epsilon(100, 0.1)
+    assert rule.estimate_epsilon(200, 0.1) > usual
+    assert rule.estimate_epsilon(100, 1.0) > usual
+    assert replace(rule, noise_multiplier=2.0).estimate_epsilon(100, 0.1) < usual
+    assert replace(rule, noise_multiplier=0.0).estimate_epsilon(1, 1.0) == math.inf
 
 
 def test_no_epsilon_is_claimed_for_a_rule_that_is_no_sum() -> None:
     with pytest.raises(RequestError, match="CoordinateMedian"):
-        DifferentialPrivacy(rule=CoordinateMedian()).epsilon(1, 1.0)
+        DifferentialPrivacy(rule=CoordinateMedian()).estimate_epsilon(1, 1.0)
     assert DifferentialPrivacy(rule=FedAvg()).min_updates == 1
 
 

@@ -13,7 +13,7 @@ from clients.ditto import DittoClient
 from clients.fedbn import FedBNClient
 from clients.feddyn import FedDynClient
 from clients.scaffold import ScaffoldClient
-from clients.sgd import SgdClient, batches
+from clients.sgd import SgdClient, iterate_batches
 from fl_sim.contracts import RoundContext, Shard
 from fl_sim.core.seeding import generator
 from fl_sim.models.parameters import copy_buffers, flatten, load_flat
@@ -80,7 +80,7 @@ def test_scaffold_is_its_algorithm_over_rounds() -> None:
             load_flat(model, x.float())
             rng, steps = generator(number, "train", k), 0
             for _ in range(2):
-                for inputs, labels in batches(shard, 8, rng):
+                for inputs, labels in iterate_batches(shard, 8, rng):
                     y = flatten(model)
                     g = gradient(model, inputs, labels)
                     load_flat(model, y - 0.1 * (g - own[k] + c).float())
@@ -156,7 +156,7 @@ def test_ditto_is_its_algorithm_over_rounds(pull: float) -> None:
         load_flat(plain, received)
         PLAIN.train(plain, shard, rng)
         assert torch.equal(flatten(model), flatten(plain))  # what is sent is plain descent
-        for inputs, labels in batches(shard, 8, rng):
+        for inputs, labels in iterate_batches(shard, 8, rng):
             load_flat(plain, v)
             v = v - 0.1 * (gradient(plain, inputs, labels) + pull * (v - received))
         torch.testing.assert_close(own.memory["ditto"], v, rtol=0, atol=1e-5)
@@ -247,7 +247,7 @@ def test_feddyn_is_its_algorithm_over_rounds() -> None:
             load_flat(model, x.float())
             rng = generator(number, "train", k)
             for _ in range(2):
-                for inputs, labels in batches(shard, 8, rng):
+                for inputs, labels in iterate_batches(shard, 8, rng):
                     y = flatten(model).double()
                     slope = gradient(model, inputs, labels) - gradients[k] + alpha * (y - x)
                     load_flat(model, (y - 0.1 * slope).float())

@@ -24,7 +24,7 @@ from fl_sim.flower.records import from_record, to_record
 from fl_sim.flower.roster import ClientRoster, make_replies
 from fl_sim.flower.rule_strategy import RuleStrategy
 from strategies.fedavg import FedAvg
-from strategies.krum import Krum, MultiKrum, krum_order, squared_distances
+from strategies.krum import Krum, MultiKrum, rank_by_score, squared_distances
 from strategies.median import CoordinateMedian
 from strategies.trimmed_mean import TrimmedMean
 
@@ -108,7 +108,7 @@ def test_krum_is_exact_where_a_million_parameters_move_little(seed: int) -> None
 def test_krum_orders_updates_by_its_definition(num_byzantine: int, seed: int, spare: int) -> None:
     count = 2 * num_byzantine + 3 + spare
     updates = torch.randint(-50, 50, (count, 6), generator=generator(seed, "krum")).float()
-    order = krum_order(updates, num_byzantine).tolist()
+    order = rank_by_score(updates, num_byzantine).tolist()
     assert order == krum_order_by_definition(updates, num_byzantine)
 
 

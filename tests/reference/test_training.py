@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients._shared.steps import Steps
+from clients._shared.optimizer import SgdOptimizer
 from clients.fedprox import FedProxClient
-from clients.sgd import SgdClient, batches, smoothed_cross_entropy
+from clients.sgd import SgdClient, iterate_batches, smoothed_cross_entropy
 from fl_sim.contracts import Shard
 from fl_sim.core.seeding import generator
 from fl_sim.models.parameters import flatten
@@ -50,7 +50,7 @@ def by_hand(settings: SgdClient, shard: Shard, mu: float) -> Tensor:
     start = flatten(model)
     velocity = torch.zeros_like(start)
     for _ in range(settings.local_epochs):
-        for inputs, labels in batches(shard, settings.batch_size, rng):
+        for inputs, labels in iterate_batches(shard, settings.batch_size, rng):
             own = flatten(model)
             slope = gradient(model, inputs, labels) + settings.weight_decay * own
             velocity = settings.momentum * velocity + slope + mu * (own - start)
@@ -120,7 +120,7 @@ def test_metrics_are_means_over_the_last_epoch_without_the_penalty() -> None:
 @given(size=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 1000))
 def test_batches_cover_the_shard_once(size: int, batch_size: int, seed: int) -> None:
     shard = replace(examples(0, size), labels=torch.arange(size))
-    seen = list(batches(shard, batch_size, generator(seed, "batches")))
+    seen = list(iterate_batches(shard, batch_size, generator(seed, "batches")))
     assert torch.cat([labels for _, labels in seen]).sort().values.tolist() == list(range(size))
     assert all(torch.equal(inputs, shard.inputs[labels]) for inputs, labels in seen)
     assert [len(labels) for _, labels in seen[:-1]] == [batch_size] * (len(seen) - 1)
@@ -129,7 +129,7 @@ def test_batches_cover_the_shard_once(size: int, batch_size: int, seed: int) -> 
 def test_stored_images_reach_the_network_as_pixels_of_0_to_1() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)
     shard = Shard(0, images, torch.tensor([0]), torch.tensor([0]), 1)
-    ((inputs, _),) = batches(shard, 4, generator(0, "pixels"))
+    ((inputs, _),) = iterate_batches(shard, 4, generator(0, "pixels"))
     torch.testing.assert_close(inputs.view(-1), torch.tensor([0.0, 0.2, 1.0]))
 
 
@@ -169,14 +169,14 @@ def test_steps_are_those_of_torchs_optimiser_bit_by_bit(
 ) -> None:
     shard = examples(3, count=40)
     ours, theirs = linear(), linear()
-    steps = Steps(ours, 0.1, momentum, weight_decay)
+    optimizer = SgdOptimizer(ours, 0.1, momentum, weight_decay)
     optimiser = torch.optim.SGD(
         theirs.parameters(), 0.1, momentum=momentum, weight_decay=weight_decay, foreach=True
     )
-    for inputs, labels in batches(shard, 8, generator(0, "client")):
-        steps.forget()
+    for inputs, labels in iterate_batches(shard, 8, generator(0, "client")):
+        optimizer.zero_grad()
         functional.cross_entropy(ours(inputs), labels).backward()
-        steps.take()
+        optimizer.step()
         optimiser.zero_grad()
         functional.cross_entropy(theirs(inputs), labels).backward()
         optimiser.step()

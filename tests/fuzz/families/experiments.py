@@ -10,7 +10,7 @@ from fl_sim.config import experiment_file, validation
 from fl_sim.config.sweeps import cells_of
 from fl_sim.core.errors import RequestError
 from tests.fuzz.families import Family
-from tests.fuzz.judge import call, expect, plain
+from tests.fuzz.judge import call, expect, normalise_json
 from tests.fuzz.mutations import mutate_json, mutate_text
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -70,27 +70,37 @@ class ExperimentJson(Family):
         path.write_bytes(mutate_json(rng, rng.choice(self.corpus)))
         accepted = _try_file(path)
         pairs: list[tuple[str, Any]] = []
-        said = json.loads(path.read_text(), object_pairs_hook=lambda own: _note(pairs, own))
-        meant = plain(experiment_file.read(path).experiment.describe())
-        expect(_is_part(plain(said), meant), "the experiment says something else than its JSON")
+        stated = json.loads(
+            path.read_text(), object_pairs_hook=lambda value: _collect_pairs(pairs, value)
+        )
+        parsed = normalise_json(experiment_file.read(path).experiment.describe())
+        expect(
+            _is_part(normalise_json(stated), parsed),
+            "the experiment says something else than its JSON",
+        )
         return accepted
 
 
-def _note(seen: list[tuple[str, Any]], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _collect_pairs(
+    collected: list[tuple[str, Any]], pairs: list[tuple[str, Any]]
+) -> dict[str, Any]:
     expect(len({key for key, _ in pairs}) == len(pairs), "a key that came twice was accepted")
-    seen += pairs
+    collected += pairs
     return dict(pairs)
 
 
-def _is_part(said: Any, meant: Any) -> bool:
+def _is_part(stated: Any, parsed: Any) -> bool:
     """Return whether all that was said is meant; a short name stands for its class."""
-    if isinstance(said, dict) and isinstance(meant, dict):
-        named = ("class", *meant)
-        return all(key in named and _is_part(own, meant.get(key, own)) for key, own in said.items())
-    if isinstance(said, list) and isinstance(meant, list):
-        return len(said) == len(meant) and all(map(_is_part, said, meant))
-    if isinstance(meant, list):
-        return meant in ([], [said]) if said is None else len(meant) == 1
-    if isinstance(said, str) and isinstance(meant, dict):
-        return "class" in meant
-    return bool(said == meant) and isinstance(said, bool) == isinstance(meant, bool)
+    if isinstance(stated, dict) and isinstance(parsed, dict):
+        named = ("class", *parsed)
+        return all(
+            key in named and _is_part(value, parsed.get(key, value))
+            for key, value in stated.items()
+        )
+    if isinstance(stated, list) and isinstance(parsed, list):
+        return len(stated) == len(parsed) and all(map(_is_part, stated, parsed))
+    if isinstance(parsed, list):
+        return parsed in ([], [stated]) if stated is None else len(parsed) == 1
+    if isinstance(stated, str) and isinstance(parsed, dict):
+        return "class" in parsed
+    return bool(stated == parsed) and isinstance(stated, bool) == isinstance(parsed, bool)

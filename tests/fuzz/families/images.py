@@ -28,7 +28,7 @@ class NpzFiles(Family):
         """Load one file; images and labels have to be those of the file."""
         draw = np.random.default_rng(rng.randrange(2**32))
         arrays = {
-            f"{part}_{kind}": _array(rng, draw, kind, n)
+            f"{part}_{kind}": _draw_array(rng, draw, kind, n)
             for part, n in (("train", 12), ("test", 6))
             for kind in ("images", "labels")
             if rng.random() < 0.98
@@ -53,7 +53,7 @@ class NpzFiles(Family):
         return True
 
 
-def _array(rng: random.Random, draw: np.random.Generator, kind: str, n: int) -> NDArray[Any]:
+def _draw_array(rng: random.Random, draw: np.random.Generator, kind: str, n: int) -> NDArray[Any]:
     usual = rng.random() < 0.8
     if kind == "labels":
         labels = np.arange(n) % 3
@@ -67,34 +67,34 @@ def _array(rng: random.Random, draw: np.random.Generator, kind: str, n: int) -> 
 
 
 _LABELS: tuple[Any, ...] = (
-    lambda own: own.astype(np.float64),
-    lambda own: own + 0.5,
-    lambda own: own - 1,
-    lambda own: own + 10**12,
-    lambda own: own.astype(np.uint64) + np.uint64(2**63),
-    lambda own: own.astype(str),
-    lambda own: own[:-1],
-    lambda own: np.stack([own, own], 1),
-    lambda own: own.astype(object),
-    lambda own: own * 0,
-    lambda own: own.astype(bool),
-    lambda own: own[:0],
-    lambda own: np.where(own == 0, np.nan, own),
+    lambda values: values.astype(np.float64),
+    lambda values: values + 0.5,
+    lambda values: values - 1,
+    lambda values: values + 10**12,
+    lambda values: values.astype(np.uint64) + np.uint64(2**63),
+    lambda values: values.astype(str),
+    lambda values: values[:-1],
+    lambda values: np.stack([values, values], 1),
+    lambda values: values.astype(object),
+    lambda values: values * 0,
+    lambda values: values.astype(bool),
+    lambda values: values[:0],
+    lambda values: np.where(values == 0, np.nan, values),
 )
 _IMAGES: tuple[Any, ...] = (
-    lambda own: own.astype(np.uint16) * 257,
-    lambda own: own / 255,
-    lambda own: own.astype(np.int16) - 5,
-    lambda own: own[:0],
-    lambda own: own[:, :0],
-    lambda own: own.reshape(len(own), -1),
-    lambda own: own[..., :2],
-    lambda own: own.transpose(0, 3, 1, 2),
-    lambda own: own[:, :1, :1],
-    lambda own: own.astype(object),
-    lambda own: own[..., None],
-    lambda own: own > 100,
-    lambda own: np.pad(own, ((0, 0), (0, 3), (0, 0), (0, 0))),
+    lambda values: values.astype(np.uint16) * 257,
+    lambda values: values / 255,
+    lambda values: values.astype(np.int16) - 5,
+    lambda values: values[:0],
+    lambda values: values[:, :0],
+    lambda values: values.reshape(len(values), -1),
+    lambda values: values[..., :2],
+    lambda values: values.transpose(0, 3, 1, 2),
+    lambda values: values[:, :1, :1],
+    lambda values: values.astype(object),
+    lambda values: values[..., None],
+    lambda values: values > 100,
+    lambda values: np.pad(values, ((0, 0), (0, 3), (0, 0), (0, 0))),
 )
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 SUFFIXES = (".png", ".jpg", ".bmp", ".tiff", ".gif", ".webp", ".PNG", ".jpeg", ".tif", ".ppm")
@@ -110,9 +110,9 @@ class ImageFolders(Family):
         """Load one folder, and protect it; every image has to be there once, unchanged."""
         root = self.folder / "input" / "images"
         shutil.rmtree(root, ignore_errors=True)
-        plain = [path for part in _parts(rng) for path in _fill(rng, root / part)]
+        plain = [path for part in _draw_parts(rng) for path in _write_images(rng, root / part)]
         for _ in range(rng.choice((0, 0, 1, 2))):
-            rng.choice(_SPOILS)(rng, root, plain)
+            rng.choice(_CHANGES)(rng, root, plain)
         out = self.folder / "input" / "protected"
         shutil.rmtree(out, ignore_errors=True)
         try:
@@ -127,26 +127,26 @@ class ImageFolders(Family):
         expect(len(images) <= len(files), f"{len(images)} images of {len(files)} files")
         if "val" not in {p.name.lower() for p in root.iterdir()}:
             expect(len(images) == len(files), f"{len(images)} images of {len(files)} files")
-        known = {_pixels(path) for path in files}
+        known = {_read_pixels(path) for path in files}
         channels = images[0].shape[0]
         for image in images:
-            own = image.permute(1, 2, 0).numpy() if channels == 3 else image[0].numpy()
-            expect(own.tobytes() in known or channels == 3, "pixels that no file has")
+            values = image.permute(1, 2, 0).numpy() if channels == 3 else image[0].numpy()
+            expect(values.tobytes() in known or channels == 3, "pixels that no file has")
         return True
 
 
-def _pixels(path: Path) -> bytes:
+def _read_pixels(path: Path) -> bytes:
     with Image.open(path) as image:
         return np.asarray(image.convert("L")).tobytes()
 
 
-def _parts(rng: random.Random) -> list[str]:
+def _draw_parts(rng: random.Random) -> list[str]:
     return rng.choice(
         ([""], [""], ["train", "test"], ["train", "val"], ["Train", "Test"], ["train"])
     )
 
 
-def _fill(rng: random.Random, root: Path) -> list[Path]:
+def _write_images(rng: random.Random, root: Path) -> list[Path]:
     grey = rng.random() < 0.5
     made = []
     for label in ("a", "b", "c")[: rng.choice((1, 2, 3, 3, 3))]:
@@ -156,12 +156,12 @@ def _fill(rng: random.Random, root: Path) -> list[Path]:
             size = (10, 10) if rng.random() < 0.99 else (rng.randint(1, 30), rng.randint(1, 30))
             path = root / label / f"{i}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(rng, path, mode, size)
+            _write_image(rng, path, mode, size)
             made.append(path)
     return made
 
 
-def _write(rng: random.Random, path: Path, mode: str, size: tuple[int, int]) -> None:
+def _write_image(rng: random.Random, path: Path, mode: str, size: tuple[int, int]) -> None:
     pixels = np.frombuffer(rng.randbytes(size[0] * size[1] * 3), np.uint8)
     image = Image.fromarray(pixels.reshape(size[1], size[0], 3))
     try:
@@ -171,7 +171,7 @@ def _write(rng: random.Random, path: Path, mode: str, size: tuple[int, int]) -> 
         image.convert("L").save(path.with_suffix(".png"))
 
 
-def _frames(rng: random.Random, root: Path, plain: list[Path]) -> None:
+def _add_frames(rng: random.Random, root: Path, plain: list[Path]) -> None:
     (root / "a").mkdir(parents=True, exist_ok=True)
     frames = [Image.new("L", (10, 10), shade) for shade in (0, 99)]
     suffix = rng.choice((".gif", ".tiff", ".png", ".webp"))
@@ -184,7 +184,7 @@ def _damage(rng: random.Random, root: Path, plain: list[Path]) -> None:
         path.write_bytes(mutate_bytes(rng, path.read_bytes())[:-1] or b"")
 
 
-def _link(rng: random.Random, root: Path, plain: list[Path]) -> None:
+def _add_link(rng: random.Random, root: Path, plain: list[Path]) -> None:
     target = rng.choice((root.parent / "images.npz", root, Path("/etc/passwd"), root / "absent"))
     (root / "a").mkdir(parents=True, exist_ok=True)
     link = root / rng.choice(("a/link.png", "link"))
@@ -192,23 +192,32 @@ def _link(rng: random.Random, root: Path, plain: list[Path]) -> None:
         link.symlink_to(target)
 
 
-def _stray(rng: random.Random, root: Path, plain: list[Path]) -> None:
+def _add_stray_file(rng: random.Random, root: Path, plain: list[Path]) -> None:
     name = rng.choice(("notes.txt", "a/x.heic", "a/.hidden.png", "x.png", "a/no_suffix", "a/x.npy"))
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(rng.randbytes(30))
 
 
-def _bomb(rng: random.Random, root: Path, plain: list[Path]) -> None:
+def _add_bomb(rng: random.Random, root: Path, plain: list[Path]) -> None:
     content = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(content, "PNG")
     (root / "a").mkdir(parents=True, exist_ok=True)
     (root / "a/large.png").write_bytes(content.getvalue())
 
 
-def _zip(rng: random.Random, root: Path, plain: list[Path]) -> None:
+def _add_archive(rng: random.Random, root: Path, plain: list[Path]) -> None:
     (root / "a").mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(root / "a/more.zip", "w") as file:
         file.writestr("x.png", b"")
 
 
-_SPOILS = (_frames, _damage, _damage, _link, _stray, _stray, _bomb, _zip)
+_CHANGES = (
+    _add_frames,
+    _damage,
+    _damage,
+    _add_link,
+    _add_stray_file,
+    _add_stray_file,
+    _add_bomb,
+    _add_archive,
+)

@@ -26,47 +26,49 @@ Change = Callable[[Update], Any]
 Setting = tuple[Experiment, dict[str, Any]]  # with the options of its runs
 
 
-def _delta(change: Callable[[torch.Tensor], Any]) -> Change:
+def _change_delta(change: Callable[[torch.Tensor], Any]) -> Change:
     return lambda update: replace(update, delta=change(update.delta))  # type: ignore[arg-type]
 
 
-def _field(name: str, *values: Any) -> list[Change]:
-    return [lambda update, own=value: replace(update, **{name: own}) for value in values]
+def _change_field(name: str, *values: Any) -> list[Change]:
+    return [lambda update, value=value: replace(update, **{name: value}) for value in values]
 
 
-def _buffer(value: Any) -> Change:
+def _change_buffers(value: Any) -> Change:
     return lambda update: replace(update, buffers=dict.fromkeys(update.buffers or {"x": 0}, value))
 
 
 NAN, INF = float("nan"), float("inf")
 REFUSED: tuple[Change, ...] = (
-    _delta(lambda own: own * NAN),
-    _delta(lambda own: own + INF),
-    _delta(lambda own: torch.full_like(own, 3.4e38)),
-    _delta(lambda own: own.double() * 0 + 1e300),
-    _delta(lambda own: own.half()),
-    _delta(lambda own: own.to(torch.complex64)),
-    _delta(lambda own: own[:-1]),
-    _delta(lambda own: own.long()),
-    _delta(lambda own: own.reshape(1, -1)),
-    _delta(lambda own: own.to_sparse()),
-    _delta(lambda own: own.tolist()),
-    _delta(lambda own: None),
-    _delta(lambda own: own.to("meta")),
-    _buffer(torch.tensor(NAN)),
-    _buffer(torch.zeros(3, dtype=torch.complex64)),
-    _buffer(None),
-    *_field("buffers", None, {"absent": torch.zeros(2)}),
-    *_field("client", 99, -1, None, "1", 2),
-    *_field("metrics", None, {1: 2.0}, {"\ud800": 1.0}, {"train_loss": "low"}, {"x": 10**400}),
-    *_field("memory", None, {"a": object()}, {"a": torch.zeros(1).expand(10**12)}),
-    *_field("sent", None, {"stranger": torch.zeros(2)}),
+    _change_delta(lambda value: value * NAN),
+    _change_delta(lambda value: value + INF),
+    _change_delta(lambda value: torch.full_like(value, 3.4e38)),
+    _change_delta(lambda value: value.double() * 0 + 1e300),
+    _change_delta(lambda value: value.half()),
+    _change_delta(lambda value: value.to(torch.complex64)),
+    _change_delta(lambda value: value[:-1]),
+    _change_delta(lambda value: value.long()),
+    _change_delta(lambda value: value.reshape(1, -1)),
+    _change_delta(lambda value: value.to_sparse()),
+    _change_delta(lambda value: value.tolist()),
+    _change_delta(lambda value: None),
+    _change_delta(lambda value: value.to("meta")),
+    _change_buffers(torch.tensor(NAN)),
+    _change_buffers(torch.zeros(3, dtype=torch.complex64)),
+    _change_buffers(None),
+    *_change_field("buffers", None, {"absent": torch.zeros(2)}),
+    *_change_field("client", 99, -1, None, "1", 2),
+    *_change_field(
+        "metrics", None, {1: 2.0}, {"\ud800": 1.0}, {"train_loss": "low"}, {"x": 10**400}
+    ),
+    *_change_field("memory", None, {"a": object()}, {"a": torch.zeros(1).expand(10**12)}),
+    *_change_field("sent", None, {"stranger": torch.zeros(2)}),
     lambda update: None,
     lambda update: "an update",
 )
 IGNORED: tuple[Change, ...] = (
-    *_field("num_examples", 10**9, 0, -5, None, NAN),
-    *_field("norm", NAN, 0.0, 1e30, None),
+    *_change_field("num_examples", 10**9, 0, -5, None, NAN),
+    *_change_field("norm", NAN, 0.0, 1e30, None),
     lambda update: update,
 )
 RAISED: tuple[Exception | type[BaseException], ...] = (
@@ -94,8 +96,8 @@ class ClientReplies(Family):
             (small_experiment(model=Model("mlp")), {"batch_clients": "on"}),
             (small_experiment(), {"client_app": client_app.app}),
         ]
-        self.honest = [self._hash(own) for own in self.settings]
-        self.without = [self._hash(own, lambda update: ()) for own in self.settings]
+        self.honest = [self._hash(value) for value in self.settings]
+        self.without = [self._hash(value, lambda update: ()) for value in self.settings]
 
     def _run(self, setting: Setting, change: Change | None = None) -> Any:
         def replies(client: SgdClient, update: Update, shard: Shard) -> Any:
@@ -116,25 +118,25 @@ class ClientReplies(Family):
         place = rng.randrange(len(self.settings))
         draw = rng.random()
         if draw < 0.2:
-            change: Change = _raising(rng.choice(RAISED))
+            change: Change = _raise_error(rng.choice(RAISED))
         elif draw < 0.4:
             change = rng.choice(IGNORED)
         else:
             change = rng.choice(REFUSED)
         results = self._run(self.settings[place], change)
         expect(results.complete, f"one client ended the run: {results.cells.to_dict('records')}")
-        own = results.cells.params_sha256[0]
+        value = results.cells.params_sha256[0]
         blamed = set(results.failures.client)
         expect(blamed <= {LIAR}, f"blamed {blamed}")
         if draw < 0.2 or draw >= 0.4:
-            trivial = not blamed and own == self.honest[place]  # no buffers to spoil, say
-            expect(trivial or own == self.without[place], "another model than without the client")
+            trivial = not blamed and value == self.honest[place]  # no buffers to spoil, say
+            expect(trivial or value == self.without[place], "another model than without the client")
         else:
-            expect(own == self.honest[place], "another model than with the honest update")
+            expect(value == self.honest[place], "another model than with the honest update")
         return not blamed
 
 
-def _raising(error: Exception | type[BaseException]) -> Change:
+def _raise_error(error: Exception | type[BaseException]) -> Change:
     def change(update: Update) -> Update:
         raise error
 

@@ -41,7 +41,7 @@ def _damage(rng: random.Random, root: Path) -> str:
     return f"{path.name} with other bytes"
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_same(a: Any, b: Any) -> bool:
     return a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
 
 
@@ -77,16 +77,16 @@ class ResultFiles(Family):
             return self._compare(results, what)
         return called.code != 2 and self._compare(load_results(out / "fuzz"), what)
 
-    def _compare(self, own: Results, what: str) -> bool:
+    def _compare(self, results: Results, what: str) -> bool:
         """Compare what is called finished with the clean run; return whether all of it is."""
         clean = self.clean.cells
-        for cell in own.cells.to_dict("records"):
+        for cell in results.cells.to_dict("records"):
             if cell["status"] != "finished":
                 continue
             (wanted,) = clean[clean.seed == cell["seed"]].to_dict("records")
             for name in ("params_sha256", "accuracy", "loss", "leakage.auc", "fairness.jain"):
-                expect(_same(cell.get(name), wanted[name]), f"{what}: {name} is another")
-        return own.complete
+                expect(_is_same(cell.get(name), wanted[name]), f"{what}: {name} is another")
+        return results.complete
 
 
 @final
@@ -181,8 +181,9 @@ class Manifests(Family):
         called = call("protect", *images, "--check", str(out))
         if called.code == 0 and images:
             same = all(
-                own.read_bytes() == (self.folder / "protected" / own.relative_to(out)).read_bytes()
-                for own in out.rglob("*.png")
+                results.read_bytes()
+                == (self.folder / "protected" / results.relative_to(out)).read_bytes()
+                for results in out.rglob("*.png")
             )
             expect(same, f"{what}: an image was changed, and the check passed")
         return called.code == 0

@@ -10,7 +10,7 @@ from torch import nn
 
 from clients.fedbn import FedBNClient
 from clients.scaffold import ScaffoldClient
-from clients.sgd import SgdClient, batches
+from clients.sgd import SgdClient, iterate_batches
 from fl_sim import Data, Experiment, Model, run
 from fl_sim.backends.base import InProcessBackend
 from fl_sim.contracts import Client, Shard
@@ -124,7 +124,7 @@ def test_scaffold_divides_by_the_steps_that_were_taken() -> None:
     )
     client = ScaffoldClient(SgdClient(batch_size=4, momentum=0.0, learning_rate=0.1))
     client.train(model, shard, torch.Generator().manual_seed(0))
-    assert len(list(batches(shard, 4, torch.Generator().manual_seed(0), least=2))) == 2
+    assert len(list(iterate_batches(shard, 4, torch.Generator().manual_seed(0), least=2))) == 2
     expected = (start - parameters.flatten(model)) / (0.1 * 2)
     torch.testing.assert_close(shard.sent["control"], expected)
 

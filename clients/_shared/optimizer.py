@@ -13,7 +13,7 @@ from fl_sim.models.tuning import list_trained_parameters
 
 
 @dataclass(eq=False)
-class Steps:
+class SgdOptimizer:
     """Moves the trainable parameters of a model along their gradients.
 
     Attributes:
@@ -32,14 +32,14 @@ class Steps:
         for parameter, rate in list_trained_parameters(self.model):
             self._groups.setdefault(rate, []).append(parameter)
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradients of the last step."""
         for parameters in self._groups.values():
             for parameter in parameters:
                 parameter.grad = None
 
     @torch.no_grad()
-    def take(self) -> None:
+    def step(self) -> None:
         """Take one step. What got no gradient stays; it has to be the same in every step."""
         for rate, parameters in self._groups.items():
             pairs = [(p.data, p.grad) for p in parameters if p.grad is not None]
@@ -49,10 +49,10 @@ class Steps:
             if self.weight_decay:
                 slopes = list(torch._foreach_add(slopes, moved, alpha=self.weight_decay))
             if self.momentum:
-                slopes = self._accelerated(rate, slopes)
+                slopes = self._apply_momentum(rate, slopes)
             torch._foreach_add_(moved, slopes, alpha=-self.learning_rate * rate)
 
-    def _accelerated(self, rate: float, slopes: list[Tensor]) -> list[Tensor]:
+    def _apply_momentum(self, rate: float, slopes: list[Tensor]) -> list[Tensor]:
         velocities = self._velocities.get(rate)
         if velocities is None:
             velocities = self._velocities[rate] = [slope.clone() for slope in slopes]

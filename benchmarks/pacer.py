@@ -8,30 +8,30 @@ import os
 from typing import TextIO
 
 
-class Turns:
+class Pacer:
     """The child's side of the conversation; one thread of the child calls it."""
 
-    def __init__(self, orders: int, answers: int, rounds_a_turn: int = 1) -> None:
+    def __init__(self, commands: int, replies: int, rounds_per_turn: int = 1) -> None:
         """Talk over two file descriptors; a turn is one round, or some."""
-        self.orders: TextIO = os.fdopen(orders)
-        self.answers: TextIO = os.fdopen(answers, "w", buffering=1)
-        self.rounds_a_turn = rounds_a_turn
+        self.commands: TextIO = os.fdopen(commands)
+        self.replies: TextIO = os.fdopen(replies, "w", buffering=1)
+        self.rounds_per_turn = rounds_per_turn
         self.count = 0
 
-    def next(self) -> None:
+    def wait(self) -> None:
         """Report what has been done, if anything, and wait for the next round's turn."""
-        if self.count % self.rounds_a_turn == 0:
-            self.answers.write("done\n" if self.count else "ready\n")
-            if not self.orders.readline():
+        if self.count % self.rounds_per_turn == 0:
+            self.replies.write("done\n" if self.count else "ready\n")
+            if not self.commands.readline():
                 os._exit(0)  # the parent is gone
         self.count += 1
 
 
-class AllAtOnce(Turns):
+class NoPacer(Pacer):
     """No turns: the engine runs its rounds without stopping."""
 
     def __init__(self) -> None:
         """Talk to nobody."""
 
-    def next(self) -> None:
+    def wait(self) -> None:
         """Go on."""
