@@ -20,10 +20,10 @@ import typer
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, run
-from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.config.sweeps import Cell, expand_cells
 from fl_sim.core.atomic_io import (
     SEAL,
-    file_sha256,
+    hash_file,
     read_json,
     read_table,
     write_bytes,
@@ -89,7 +89,7 @@ def write_cells(root: Path, source: Path, cells: list[Cell]) -> None:
         write_json(folder / "experiment.json", json.loads(cell.experiment.to_json()))
         shifted = _shift_accuracies(rows, zlib.crc32(repr(cell.key).encode()) / 2**33)
         write_table(folder / ROWS, shifted)
-        files = {name: file_sha256(folder / name) for name in FILES}
+        files = {name: hash_file(folder / name) for name in FILES}
         key = {"run_id": cell.run_id, "seed": cell.experiment.seed}
         fields = {name: value for name, value in result.items() if name != SEAL}
         write_sealed(folder / RESULT, {**fields, **key, **summarise_rows(shifted), "files": files})
@@ -128,8 +128,8 @@ def main(
         rows = []
         for name in grids.split(","):
             axes = GRIDS[name]
-            points = len(cells_of(EXPERIMENT, axes, [0]))
-            cells = cells_of(EXPERIMENT, axes, range(500 // points))
+            points = len(expand_cells(EXPERIMENT, axes, [0]))
+            cells = expand_cells(EXPERIMENT, axes, range(500 // points))
             root = parent / name
             write_cells(root, source, cells)
             rows.append({"grid": name, "cells": len(cells), **measure(root)})

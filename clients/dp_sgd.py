@@ -62,7 +62,7 @@ class DpSgdClient(Client):
     batch_size: int = 32
     local_epochs: int = 1
     delta: float = 1e-5
-    reports: Literal["exact", "withheld"] = serialization.added("exact")
+    reports: Literal["exact", "withheld"] = serialization.omit_if_default("exact")
 
     def __post_init__(self) -> None:
         serialization.check_types(self)

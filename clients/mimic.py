@@ -11,7 +11,7 @@ from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
 from fl_sim.core import serialization
-from fl_sim.core.distances import gram
+from fl_sim.core.distances import gram_matrix
 
 
 @final
@@ -42,6 +42,6 @@ class MimicClient(Colluder):
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Copy the honest update with the largest share in the first principal component."""
-        products = gram(known.honest, mean(known.honest))
+        products = gram_matrix(known.honest, mean(known.honest))
         component = torch.linalg.eigh(products).eigenvectors[:, -1]
         return known.honest[int(component.abs().argmax())]

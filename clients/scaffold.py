@@ -59,7 +59,7 @@ class ScaffoldClient(Client):
         shard.memory[CONTROL], shard.sent[CONTROL] = new_control, new_control - control
         return metrics
 
-    def sends(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def sent_shapes(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Return the change of the control variate, where the rule tells the server's."""
         return {CONTROL: tuple(received[CONTROL].shape)} if CONTROL in received else {}
 

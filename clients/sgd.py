@@ -54,7 +54,7 @@ class SgdClient(Client):
     local_epochs: int = 1
     label_smoothing: float = 0.0
     countermeasures: tuple[Countermeasure, ...] = ()
-    local_steps: int | None = serialization.added(None)
+    local_steps: int | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)

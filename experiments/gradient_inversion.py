@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fl_sim.attacks.gradient_inversion import GradientInversion, compute_gradient, infer_gradient
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_subset
 from fl_sim.metrics.quality import psnr, ssim
 
@@ -89,7 +89,7 @@ def train_steps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def build_lenet(seed: int) -> nn.Sequential:
     """Return the network of Zhu et al. (2019): smooth activations, wide initial weights."""
-    with torch_seeded(seed, "lenet"):
+    with seed_torch(seed, "lenet"):
         model = nn.Sequential(
             nn.Conv2d(1, 12, 5, padding=2, stride=2),
             nn.Sigmoid(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clients.sgd import smoothed_cross_entropy
 from fl_sim.attacks.model_inversion import PriorGuidedInversion, train_generator
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_subset
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
 
@@ -52,7 +52,7 @@ def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
 
 def build_network(seed: int) -> nn.Sequential:
     """Return two convolutions and a hidden layer of 64 units."""
-    with torch_seeded(seed, "network"):
+    with seed_torch(seed, "network"):
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1),
             nn.MaxPool2d(2),

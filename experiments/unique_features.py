@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fl_sim.attacks.memorisation import LETTER_A, mark_images, measure_memorisation
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_dataset, load_subset
 
 AXES = {
@@ -68,14 +68,14 @@ def train_network(
     images: Tensor, labels: Tensor, network: str, training: str, seed: int
 ) -> nn.Sequential:
     """Train on the first half of the images; the second half says when to stop early."""
-    with torch_seeded(seed, "network"):
+    with seed_torch(seed, "network"):
         model = NETWORKS[network](training)
     decay = DECAY if training == "weight decay" else 0.0
     optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=decay)
     rng, best, best_state, waited = generator(seed, "order"), float("inf"), {}, 0
     for epoch in range(EPOCHS):
         model.train()
-        with torch_seeded(seed, "dropout", epoch):
+        with seed_torch(seed, "dropout", epoch):
             for rows in torch.randperm(IMAGES, generator=rng).split(BATCH):
                 optimiser.zero_grad()
                 functional.cross_entropy(model(images[rows]), labels[rows]).backward()

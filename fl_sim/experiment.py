@@ -53,8 +53,8 @@ class Data:
     held_out: float = 0.25
     path: str | None = None
     classes: tuple[int, ...] | None = None
-    side: int | None = serialization.added(None)
-    folders: str | None = serialization.added(None)
+    side: int | None = serialization.omit_if_default(None)
+    folders: str | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -230,7 +230,7 @@ class Experiment:
                 self._check_adversary(adversary)
             except FieldError as error:
                 many = isinstance(self.adversary, tuple)
-                raise error.under(f"adversary.{i}" if many else "adversary") from None
+                raise error.with_prefix(f"adversary.{i}" if many else "adversary") from None
         idle = self.protection is None and not self.layout.withheld
         fraction = self.layout.fraction
         require(not idle or fraction == 0, "layout.fraction", "0 without a protection", fraction)
@@ -331,7 +331,7 @@ class Experiment:
         Raises:
             RequestError: for what is no experiment, or names a class that is not allowed.
         """
-        return serialization.construct(serialization.parse(text), cls)
+        return serialization.construct(serialization.parse_json(text), cls)
 
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""

@@ -60,7 +60,7 @@ class Participation:
     stays: tuple[AvailabilityWindow, ...] = ()
     speed_spread: float = 0.0
     deadline: float | None = None
-    sampling: Literal["fixed", "poisson"] = serialization.added("fixed")
+    sampling: Literal["fixed", "poisson"] = serialization.omit_if_default("fixed")
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -71,7 +71,7 @@ class Participation:
         waits = self.deadline is None or self.deadline > 0
         require(waits, "deadline", "above 0, or None to wait for everybody", self.deadline)
 
-    def is_there(self, client: int, round_num: int) -> bool:
+    def is_available(self, client: int, round_num: int) -> bool:
         """Say whether `client` takes part at all in round `number`."""
         stays = [stay for stay in self.stays if stay.client == client]
         return not stays or any(stay.covers(round_num) for stay in stays)
@@ -114,7 +114,7 @@ class Adversary:
     first_round: int = 1
     last_round: int | None = None
     every: int = 1
-    beside: bool = serialization.added(False)
+    beside: bool = serialization.omit_if_default(False)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -137,7 +137,11 @@ class Adversary:
 
     def __str__(self) -> str:
         """Return who does what when, for a table."""
-        parts = [str(serialization.label(self.client)), self._whom(), self._when()]
+        parts = [
+            str(serialization.label(self.client)),
+            self._describe_clients(),
+            self._describe_rounds(),
+        ]
         return ", ".join(part for part in parts if part)
 
     def count(self, num_clients: int) -> int:
@@ -148,12 +152,12 @@ class Adversary:
             return round(self.share * num_clients)
         return 1 if self.num_clients is None else self.num_clients
 
-    def attacks(self, round_num: int) -> bool:
+    def is_active(self, round_num: int) -> bool:
         """Say whether round `number` is one of theirs."""
         there = _covers(round_num, self.first_round, self.last_round)
         return there and (round_num - self.first_round) % self.every == 0
 
-    def _whom(self) -> str:
+    def _describe_clients(self) -> str:
         if self.beside:
             return f"{self.count(0)} beside the honest clients"
         group = "clients" if self.among == "all" else f"{self.among} clients"
@@ -164,7 +168,7 @@ class Adversary:
             return f"{100 * self.share:g} % of the {group}{anew}"
         return f"{self.count(0)} {group}{anew}" if self.count(0) != 1 else f"1 {group[:-1]}{anew}"
 
-    def _when(self) -> str:
+    def _describe_rounds(self) -> str:
         every = f"every {self.every} rounds" if self.every > 1 else ""
         if self.last_round == self.first_round:
             return f"round {self.first_round}"

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from strategies._shared.mixing import RobustWrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
 
@@ -43,7 +43,7 @@ class AdaptiveRobustClipping(RobustWrappingRule):
         count, attackers = len(updates), self.num_byzantine
         num_clipped = 2 * attackers * (count - attackers) // count
         norms = row_norms(updates)
-        scales = shortening(norms, float(norms.sort().values[count - num_clipped - 1]))
+        scales = clip_factors(norms, float(norms.sort().values[count - num_clipped - 1]))
         mix = make_scaling(scales)
         inner = decide_mixed(self.rule, state, mix, updates, weights, context)
         return apply_scales(inner, scales)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
-from fl_sim.core.distances import centred_products
+from fl_sim.core.distances import centred_gram_matrix
 from fl_sim.core.sums import weighted_sum
 from strategies._shared.byzantine import ByzantineRule
 
@@ -70,5 +70,5 @@ class CAF(ByzantineRule):
     ) -> AggregationResult:
         """Return the weighted mean that the filter settles on."""
         self.check_count(updates)
-        shares = filter_shares(centred_products(updates), self.num_byzantine)
+        shares = filter_shares(centred_gram_matrix(updates), self.num_byzantine)
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -57,7 +57,7 @@ class CenteredClipping(InformedRule):
         self.check_count(updates)
         step, scales = state, torch.ones(len(updates), dtype=torch.float64)
         for _ in range(self.num_iterations):
-            scales = shortening(row_norms(updates, step), self.threshold)
+            scales = clip_factors(row_norms(updates, step), self.threshold)
             factors = scales / len(updates)
             step = (1 - factors.sum()) * step + weighted_sum(factors, updates)
         shares = torch.full_like(scales, 1 / len(updates))

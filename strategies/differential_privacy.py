@@ -18,7 +18,7 @@ from fl_sim.contracts import (
     RoundContext,
 )
 from fl_sim.core import serialization
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import RequestError, require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
@@ -74,7 +74,7 @@ class DifferentialPrivacy(WrappingRule):
     noise_multiplier: float = 1.0
     rule: AggregationRule = field(default_factory=FedAvg)
     delta: float = 1e-5
-    public_counts: bool = serialization.added(False)
+    public_counts: bool = serialization.omit_if_default(False)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -92,7 +92,7 @@ class DifferentialPrivacy(WrappingRule):
     ) -> AggregationResult:
         """Return what the rule makes of the bounded updates and the noise."""
         self.check_count(updates)
-        scales = shortening(row_norms(updates), self.clipping_norm)
+        scales = clip_factors(row_norms(updates), self.clipping_norm)
         even = torch.ones_like(scales)
         if isinstance(self.rule, LinearRule):
             shares = compute_even_shares(self.rule, even, context)

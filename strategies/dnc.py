@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
-from fl_sim.core.distances import gram
+from fl_sim.core.distances import gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from strategies._shared.byzantine import ByzantineRule, average
@@ -77,7 +77,7 @@ class DnC(ByzantineRule):
         The vector itself is not needed: the first eigenvector of the inner products holds the
         projections of the updates on it, up to a common factor.
         """
-        first = torch.linalg.eigh(gram(sampled)).eigenvectors[:, -1]
+        first = torch.linalg.eigh(gram_matrix(sampled)).eigenvectors[:, -1]
         ranking = first.square().argsort(stable=True)
         passed = torch.zeros(len(sampled), dtype=torch.bool)
         passed[ranking[: len(sampled) - self._rejected]] = True

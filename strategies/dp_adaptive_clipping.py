@@ -19,7 +19,7 @@ from fl_sim.contracts import (
     RoundContext,
 )
 from fl_sim.core import serialization
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
@@ -101,7 +101,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         """Return what the rule makes of the bounded updates and the noise, and the next norm."""
         self.check_count(updates)
         norms, bound = row_norms(updates), state["clipping_norm"]
-        scales, count = shortening(norms, bound), float(len(updates))
+        scales, count = clip_factors(norms, bound), float(len(updates))
         even = torch.ones_like(scales)
         bits = float((norms <= bound).double().sub(0.5).sum())
         next_norm = self._update_norm(bound, bits, context.expected or count, context)

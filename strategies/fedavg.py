@@ -25,7 +25,7 @@ class FedAvg(LinearRule):
     """
 
     server_learning_rate: float = 1.0
-    weighted: bool = serialization.added(True)
+    weighted: bool = serialization.omit_if_default(True)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)

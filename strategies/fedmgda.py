@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import cosines_from, products_from_zero
+from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -52,12 +52,12 @@ class FedMGDAPlus(InformedRule):
     ) -> AggregationResult:
         """Return the scaled direction; scales are what makes updates unit vectors."""
         self.check_count(updates)
-        products = products_from_zero(updates)
+        products = uncentred_gram_matrix(updates)
         norms = products.diagonal().sqrt()
         units = torch.where(norms > 0, 1 / norms, 0.0)
         even = torch.full_like(norms, 1 / len(norms))
         low, high = (even - self.room).clamp(min=0), (even + self.room).clamp(max=1)
-        shares = find_shortest_mixture(cosines_from(products), low, high)
+        shares = find_shortest_mixture(cosines_from_gram(products), low, high)
         step = self.server_learning_rate * weighted_sum(shares * units, updates)
         return AggregationResult(state, step.to(updates.dtype), shares, units)
 

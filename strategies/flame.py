@@ -10,7 +10,12 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import cosines_from, equal_shares, products_from_zero, shortening
+from fl_sim.core.distances import (
+    clip_factors,
+    cosines_from_gram,
+    equal_shares,
+    uncentred_gram_matrix,
+)
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import narrow, weighted_sum
@@ -48,11 +53,11 @@ class FLAME(InformedRule):
     ) -> AggregationResult:
         """Return the noisy mean of the majority."""
         self.check_count(updates)
-        products = products_from_zero(updates)
+        products = uncentred_gram_matrix(updates)
         norms = products.diagonal().sqrt()
         usual = float(norms.quantile(0.5))
-        cluster = find_majority(cosines_from(products)).nonzero().squeeze(1)
-        shares, scales = equal_shares(cluster, len(updates)), shortening(norms, usual)
+        cluster = find_majority(cosines_from_gram(products)).nonzero().squeeze(1)
+        shares, scales = equal_shares(cluster, len(updates)), clip_factors(norms, usual)
         step = weighted_sum(shares * scales, updates)
         rng = generator(context.seed, "flame", context.round)
         step += self.noise * usual * torch.randn(len(step), generator=rng, dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import products_with, row_norms
+from fl_sim.core.distances import inner_products, row_norms
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -59,7 +59,7 @@ class FLTrust(InformedRule):
             raise ValueError("FLTrust needs an update of the server's own: Senders.reference")
         length, norms = reference.double().norm(), row_norms(updates)
         lengths = norms * length
-        cosines = torch.where(lengths > 0, products_with(updates, reference) / lengths, 0.0)
+        cosines = torch.where(lengths > 0, inner_products(updates, reference) / lengths, 0.0)
         trust = cosines.clamp(0, 1)
         shares = trust / trust.sum() if float(trust.sum()) > 0 else trust
         scales = torch.where(norms > 0, length / norms, 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import cosines_from, products_from_zero
+from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -49,7 +49,7 @@ class FoolsGold(InformedRule):
         if state is None:
             state = updates.new_zeros(context.num_clients, updates.shape[1])
         history = state.index_add(0, context.clients, updates.to(state.dtype))
-        cosines = cosines_from(products_from_zero(history[context.clients]))
+        cosines = cosines_from_gram(uncentred_gram_matrix(history[context.clients]))
         counted = compute_uniqueness(cosines, self.confidence)
         shares = counted / counted.sum() if float(counted.sum()) > 0 else counted
         return AggregationResult(history, weighted_sum(shares, updates).to(updates.dtype), shares)

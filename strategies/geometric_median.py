@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import centred_products
+from fl_sim.core.distances import centred_gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -83,6 +83,6 @@ class GeometricMedian(InformedRule):
         self.check_count(updates)
         counted = weights.double() if self.weighted else torch.ones(len(updates)).double()
         start = counted / counted.sum()
-        products = centred_products(updates)
+        products = centred_gram_matrix(updates)
         shares = run_weiszfeld(products, start, start, self.smoothing, self.num_iterations)
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

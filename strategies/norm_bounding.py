@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
@@ -46,7 +46,7 @@ class NormBounding(InformedRule):
         """Return the weighted mean of the bounded updates."""
         self.check_count(updates)
         norms = row_norms(updates)
-        scales = shortening(norms, self.threshold or float(norms.quantile(0.5)))
+        scales = clip_factors(norms, self.threshold or float(norms.quantile(0.5)))
         shares = weights.double() / weights.double().sum()
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
         return AggregationResult(state, step, shares, scales)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import equal_shares, row_norms, shortening
+from fl_sim.core.distances import clip_factors, equal_shares, row_norms
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
@@ -65,7 +65,7 @@ class SignGuard(InformedRule):
         shares = equal_shares(
             (passed & find_sign_cluster(sampled)).nonzero().squeeze(1), len(updates)
         )
-        scales = shortening(norms, usual)
+        scales = clip_factors(norms, usual)
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
         return AggregationResult(state, step, shares, scales)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.core.distances import centred_products
+from fl_sim.core.distances import centred_gram_matrix
 from strategies._shared.subsets import SubsetMean, list_subsets
 
 MAX_SUBSETS = 20_000  # of which all are looked at: about a second a round
@@ -51,4 +51,4 @@ class SMEA(SubsetMean):
 
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
         """Return those that vary least."""
-        return find_min_eigenvalue(centred_products(updates), self.num_byzantine)
+        return find_min_eigenvalue(centred_gram_matrix(updates), self.num_byzantine)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.distances import row_norms, shortening
+from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require
 from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
@@ -50,6 +50,6 @@ class StaticClipping(WrappingRule):
     ) -> AggregationResult:
         """Return what the rule makes of the shortened updates; weights stay as they are."""
         self.check_count(updates)
-        scales = shortening(row_norms(updates), self.threshold)
+        scales = clip_factors(row_norms(updates), self.threshold)
         mix = make_scaling(scales)
         return apply_scales(decide_mixed(self.rule, state, mix, updates, weights, context), scales)

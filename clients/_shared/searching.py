@@ -53,7 +53,7 @@ class SearchingColluder(Colluder):
         num_honest = len(known.honest)
         stack = torch.cat([known.honest, known.own])
         weights = torch.cat([known.honest_weights, known.own_weights])
-        context = known.senders or RoundContext.anonymous(len(stack))
+        context = known.context or RoundContext.anonymous(len(stack))
         forged, centre = self.make_family(known.honest), mean(known.honest)
 
         def damage(factor: float) -> float:

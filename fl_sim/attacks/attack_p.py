@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_population
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_population
 
 
 @final
@@ -26,12 +26,12 @@ class AttackP(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"population": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the rank among the population, from 0 to 1."""
-        ordered = held.population[~held.population.isnan()].sort().values
-        rank = torch.searchsorted(ordered, held.target.contiguous()).double() / len(ordered)
-        return rank.masked_fill(held.target.isnan(), torch.nan)
+        ordered = evidence.population[~evidence.population.isnan()].sort().values
+        rank = torch.searchsorted(ordered, evidence.target.contiguous()).double() / len(ordered)
+        return rank.masked_fill(evidence.target.isnan(), torch.nan)
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the population is empty."""
-        return needs_population(held)
+        return missing_population(evidence)

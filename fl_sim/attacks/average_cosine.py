@@ -33,10 +33,12 @@ class AverageCosine(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"average cosine": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""
-        return require_trajectory(held).of_suspects(require_cosines(held)).double().nanmean(0)
+        return (
+            require_trajectory(evidence).of_suspects(require_cosines(evidence)).double().nanmean(0)
+        )
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether cosines are missing."""
-        return needs_trajectory(held, cosine=True)
+        return needs_trajectory(evidence, cosine=True)

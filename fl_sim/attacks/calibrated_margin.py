@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_references
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_references
 from fl_sim.core import serialization
 
 
@@ -38,12 +38,12 @@ class CalibratedMargin(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"calibrated margin": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the margin above what is expected of the record."""
-        inside, outside = held.inside.nanmean(0), held.outside.nanmean(0)
+        inside, outside = evidence.inside.nanmean(0), evidence.outside.nanmean(0)
         offsets = {"out": outside, "in": inside, "both": (inside + outside) / 2}
-        return held.target.double() - offsets[self.offset]
+        return evidence.target.double() - offsets[self.offset]
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return which references are missing."""
-        return needs_references(held, int(self.offset != "out"), int(self.offset != "in"))
+        return missing_references(evidence, int(self.offset != "out"), int(self.offset != "in"))

@@ -30,12 +30,12 @@ class DeltaLoss(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"delta loss": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""
-        trajectory = require_trajectory(held)
+        trajectory = require_trajectory(evidence)
         after = loss(trajectory.of_suspects(trajectory.client_margin))
         return (loss(trajectory.global_margin) - after).nanmean(0)
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the trajectory is missing."""
-        return needs_trajectory(held)
+        return needs_trajectory(evidence)

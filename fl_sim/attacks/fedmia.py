@@ -50,13 +50,13 @@ class FedMia(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"FedMIA-I": cls("loss"), "FedMIA-II": cls("cosine")}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean over rounds of the suspect's place among the others."""
-        trajectory = require_trajectory(held)
+        trajectory = require_trajectory(evidence)
         signal = (
             -loss(trajectory.client_margin)
             if self.signal == "loss"
-            else require_cosines(held).double()
+            else require_cosines(evidence).double()
         )
         rounds, _, records = signal.shape
         own = trajectory.suspects.expand(rounds, 1, records)
@@ -70,9 +70,9 @@ class FedMia(MembershipAttack):
         distribution: Tensor = torch.special.ndtr(place).masked_fill(few, torch.nan)
         return distribution.squeeze(1).nanmean(0)
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the trajectory, or its cosines, are missing."""
-        return needs_trajectory(held, cosine=self.signal == "cosine", clients=3)
+        return needs_trajectory(evidence, cosine=self.signal == "cosine", clients=3)
 
 
 def _fit(values: Float[Tensor, "r k n"]) -> tuple[Float[Tensor, "r 1 n"], Float[Tensor, "r 1 n"]]:

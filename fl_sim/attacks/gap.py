@@ -26,11 +26,11 @@ class Gap(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"gap": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return whether the target is right; NaN where it gives no answer."""
-        assert held.correct is not None
-        return held.correct.double().masked_fill(held.target.isnan(), torch.nan)
+        assert evidence.correct is not None
+        return evidence.correct.double().masked_fill(evidence.target.isnan(), torch.nan)
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the target's answers are missing."""
-        return "needs the target's answers; got none" if held.correct is None else ""
+        return "needs the target's answers; got none" if evidence.correct is None else ""

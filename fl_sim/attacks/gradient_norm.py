@@ -25,14 +25,14 @@ class GradientNorm(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"gradient norm": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the norm."""
-        assert held.gradient_norm is not None
-        return -held.gradient_norm.double()
+        assert evidence.gradient_norm is not None
+        return -evidence.gradient_norm.double()
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the norms are missing."""
-        return "needs gradient norms; got none" if held.gradient_norm is None else ""
+        return "needs gradient norms; got none" if evidence.gradient_norm is None else ""
 
 
 def head_gradient_norm(

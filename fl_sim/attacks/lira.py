@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts.attacks import Evidence, MembershipAttack, needs_references
+from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_references
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
@@ -61,21 +61,21 @@ class Lira(MembershipAttack):
             "LiRA shrunken": cls("online", "shrunken"),
         }
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the log-likelihood ratio, or the offline score."""
-        target = held.target.double()
-        mean, deviation = self._fit(held.outside)
+        target = evidence.target.double()
+        mean, deviation = self._fit(evidence.outside)
         if self.references == "offline":
             return (target - mean) / deviation
         outside = log_density(target, mean, deviation)
         if self.references == "offline_density":
             return -outside
-        return log_density(target, *self._fit(held.inside)) - outside
+        return log_density(target, *self._fit(evidence.inside)) - outside
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return which references are missing: a deviation takes two."""
-        return needs_references(
-            held, MIN_REFERENCES * (self.references == "online"), MIN_REFERENCES
+        return missing_references(
+            evidence, MIN_REFERENCES * (self.references == "online"), MIN_REFERENCES
         )
 
     def _fit(self, values: Float[Tensor, "m n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

@@ -29,11 +29,11 @@ class LossSeries(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"loss series": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""
-        trajectory = require_trajectory(held)
+        trajectory = require_trajectory(evidence)
         return -loss(trajectory.of_suspects(trajectory.client_margin)).nanmean(0)
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the trajectory is missing."""
-        return needs_trajectory(held)
+        return needs_trajectory(evidence)

@@ -25,6 +25,6 @@ class LossThreshold(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"loss": cls()}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the loss."""
-        return -loss(held.target)
+        return -loss(evidence.target)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 
 Scorer = Callable[[Tensor], Tensor]
 SLACK = 1e-4  # keeps the target of the Poincare loss inside the unit ball
@@ -66,7 +66,7 @@ def train_generator(
     images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
 ) -> ImageGenerator:
     """Return a generator of images like these."""
-    with torch_seeded(seed, "generator"):
+    with seed_torch(seed, "generator"):
         made = ImageGenerator((images.shape[1], images.shape[2], images.shape[3]), latent)
     made.fit(images, epochs, seed)
     return made

@@ -11,8 +11,8 @@ from fl_sim.contracts.attacks import (
     Evidence,
     MembershipAttack,
     confidence,
-    needs_population,
-    needs_references,
+    missing_population,
+    missing_references,
 )
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
@@ -57,14 +57,14 @@ class Rmia(MembershipAttack):
         """Return the forms that an audit tries."""
         return {"RMIA online": cls("online"), "RMIA offline": cls("offline")}
 
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the share of the population that is beaten, from 0 to 1."""
-        ratio = confidence(held.target) / self._mean_confidence(held)
-        general = confidence(held.reference_population)
+        ratio = confidence(evidence.target) / self._mean_confidence(evidence)
+        general = confidence(evidence.reference_population)
         population = general.nanmean(0) if bool(general.isnan().any()) else general.mean(0)
         if self.references == "offline":
             population = self._estimate_mean(population)
-        beaten = self.gamma * confidence(held.population) / population
+        beaten = self.gamma * confidence(evidence.population) / population
         beaten = beaten[~beaten.isnan()]
         # The share of z with ratio / ratio_z > gamma, by binary search instead of a table.
         share = torch.searchsorted(beaten.sort().values, ratio).double() / len(beaten)
@@ -73,17 +73,17 @@ class Rmia(MembershipAttack):
         within = torch.where(ratio.isinf(), 1.0, ratio / (1 + ratio)) / (len(beaten) + 1)
         return share + within if self.resolved else share
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return whether the population or references are missing."""
-        references = needs_references(held, int(self.references == "online"), 1)
-        return needs_population(held) or references
+        references = missing_references(evidence, int(self.references == "online"), 1)
+        return missing_population(evidence) or references
 
-    def _mean_confidence(self, held: Evidence) -> Float[Tensor, " n"]:
-        sure = confidence(held.references)
-        out = sure.masked_fill(held.reference_members, torch.nan).nanmean(0)
+    def _mean_confidence(self, evidence: Evidence) -> Float[Tensor, " n"]:
+        sure = confidence(evidence.references)
+        out = sure.masked_fill(evidence.reference_members, torch.nan).nanmean(0)
         if self.references == "offline":
             return self._estimate_mean(out)
-        return (sure.masked_fill(~held.reference_members, torch.nan).nanmean(0) + out) / 2
+        return (sure.masked_fill(~evidence.reference_members, torch.nan).nanmean(0) + out) / 2
 
     def _estimate_mean(self, out: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
         return ((1 + self.a) * out + 1 - self.a) / 2

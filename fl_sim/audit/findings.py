@@ -78,7 +78,7 @@ class AttackContext:
     def reference_evidence(self) -> Iterator[tuple[int, Evidence]]:
         """Yield reference models in the place of the target, without anything about that."""
         for own in self.references[:NUM_REHEARSALS]:
-            others = self.signals.others(own, self.references)
+            others = self.signals.usable_references(own, self.references)
             if len(others) >= 2:
                 yield own, self.signals.evidence(own, others)
 
@@ -182,8 +182,8 @@ def tune_rmia(context: AttackContext, plain: MembershipAttack) -> MembershipAtta
 
     def worth(a: float) -> float:
         trial, total = replace(plain, a=a), 0.0
-        for model, held in rehearsals:
-            scores, members = trial.scores(held), context.signals.members[model]
+        for model, evidence in rehearsals:
+            scores, members = trial.scores(evidence), context.signals.members[model]
             told = ~scores.isnan()
             area = auc(scores[members & told], scores[~members & told])
             total += area if area == area else 0.0  # NaN for the same models whatever `a`
@@ -203,8 +203,8 @@ def set_thresholds(
     if not own.calibrated:
         return {}
     outside = [
-        own.scores(held)[~context.signals.members[model]]
-        for model, held in context.reference_evidence()
+        own.scores(evidence)[~context.signals.members[model]]
+        for model, evidence in context.reference_evidence()
     ]
     if not outside:
         return {}

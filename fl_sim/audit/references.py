@@ -14,7 +14,7 @@ from fl_sim.audit.target_run import TargetRun, load_model, load_stored, score_re
 from fl_sim.contracts.attacks import Signals, draw_paired_members
 from fl_sim.core.atomic_io import read_table
 from fl_sim.core.errors import RequestError
-from fl_sim.core.seeding import generator, seed_for
+from fl_sim.core.seeding import derive_seed, generator
 from fl_sim.core.tensor_files import write_tensors
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation, load_federation
@@ -116,7 +116,7 @@ def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals
     members = draw_paired_members(count, len(labels), generator(seed, "audit", "members"))
     classes = federation.dataset.num_classes
     training = plan_head_training(target_run.experiment, int(federation.trained.sum()))
-    orders = seed_for(seed, "audit", "heads")
+    orders = derive_seed(seed, "audit", "heads")
     heads = train_heads(
         features, labels, members, classes, training, orders, _read_first_head(federation)
     )
@@ -173,7 +173,7 @@ def _run_replays(target_run: TargetRun, count: int, listen: Listener) -> Signals
     injected = target_run.made_with.get("faults")
     faults = Faults.parse(injected) if injected else NO_FAULTS
     for i in range(count):
-        seed = seed_for(target_run.experiment.seed, "audit", "replay", i) % MAX_SEED
+        seed = derive_seed(target_run.experiment.seed, "audit", "replay", i) % MAX_SEED
         experiment = replace(target_run.experiment, seed=seed)
         root = target_run.folder / REPLAYS
         outcome = run(

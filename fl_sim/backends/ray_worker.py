@@ -105,11 +105,11 @@ class Worker:
     def run_task(self, task: Any, job: Any, board: Any) -> str:
         """Carry a whole run out by itself; return what went wrong, or nothing."""
         faults.in_worker = False  # a crash is the client's then, not the run's
-        interrupts.share(None)
+        interrupts.set_flag(None)
 
         def listen(progress: Any) -> None:
             if ray.get(board.report.remote(progress)):
-                interrupts.stop()
+                interrupts.request_stop()
 
         try:
             return str(task(job, listen))

@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
 from fl_sim.contracts.attacks import MembershipAttack
-from fl_sim.core.flower_strategies import FLOWER, find, names
+from fl_sim.core.flower_strategies import FLOWER, find_strategy, list_strategies
 from fl_sim.core.literals import Kind as Kind
 from fl_sim.core.plugins import discover, summary_of
-from fl_sim.core.serialization import argument_names_of, label, with_defaults
+from fl_sim.core.serialization import argument_names_of, label, make_default
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import discover_sources
 from fl_sim.models import foundation
@@ -62,7 +62,7 @@ def describe_use(cls: type[Any]) -> str:
     >>> describe_use(Dirichlet)
     'fl_sim.data.partition: Dirichlet(alpha=0.5, min_size=10, capped=False)'
     """
-    default = with_defaults(cls)
+    default = make_default(cls)
     names = argument_names_of(cls)
     fields = ", ".join(f"{name}={_write_value(getattr(default, name))}" for name in names)
     return f"{cls.__module__}: {cls.__name__}({fields})"
@@ -75,8 +75,10 @@ def _write_value(value: Any) -> str:
 def _list_flower_strategies() -> list[CatalogueEntry]:
     """Return Flower's own strategies, which plug in unchanged, by name of their class."""
     return [
-        CatalogueEntry(name, summary_of(find(name))[0], f"built into Flower: {FLOWER}.{name}")
-        for name in names()
+        CatalogueEntry(
+            name, summary_of(find_strategy(name))[0], f"built into Flower: {FLOWER}.{name}"
+        )
+        for name in list_strategies()
     ]
 
 

@@ -12,7 +12,7 @@ from fl_sim.cli.bars import show_progress
 from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file
-from fl_sim.config.sweeps import Cell, checked_seeds
+from fl_sim.config.sweeps import Cell, validate_seeds
 from fl_sim.core import interrupts
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.literals import BatchMode, ProgressMode
@@ -72,7 +72,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
         raise RequestError(
             f"--seeds takes numbers such as 0,1,2, from 0 to 2^63 - 1; got {shorten(text)}"
         )
-    return checked_seeds([int(part) for part in parts], "--seeds")
+    return validate_seeds([int(part) for part in parts], "--seeds")
 
 
 def collect_options(

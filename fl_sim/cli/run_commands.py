@@ -79,14 +79,14 @@ def run(
     """Run the EXPERIMENT of a file, once a seed."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.config.sweeps import cells_of
+        from fl_sim.config.sweeps import expand_cells
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
-    execution.execute(cells_of(content.experiment, {}, wanted), options, progress)
+    execution.execute(expand_cells(content.experiment, {}, wanted), options, progress)
 
 
 def sweep(
@@ -114,16 +114,16 @@ def sweep(
     with importing():
         from fl_sim.cli import execution
         from fl_sim.config import experiment_file
-        from fl_sim.config.sweeps import cells_of, refuse_undone
+        from fl_sim.config.sweeps import expand_cells, refuse_overwrites
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
-    refuse_undone(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
+    refuse_overwrites(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
-    with experiment_file.name_line(file, "AXES"):
-        cells = cells_of(content.experiment, content.axes, wanted)
+    with experiment_file.prefix_with_line(file, "AXES"):
+        cells = expand_cells(content.experiment, content.axes, wanted)
     execution.execute(cells, options, progress)
 
 

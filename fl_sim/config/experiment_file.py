@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_sim.config.sweeps import check_axes, checked_seeds
-from fl_sim.config.user_file import load_python, read_text, where
+from fl_sim.config.sweeps import check_axes, validate_seeds
+from fl_sim.config.user_file import load_python, locate, read_text
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import RequestError, require, shorten
@@ -62,7 +62,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
     if full and not content.full:
         raise RequestError(f"{path} names no FULL, so it has one size only")
     if full:
-        experiment = _at_full_size(experiment, content.full)
+        experiment = _apply_full(experiment, content.full)
     for override in overrides:
         field, separator, text = override.partition("=")
         if not separator:
@@ -89,28 +89,28 @@ def parse_value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for read_number in (int, float, _fraction):
+    for read_number in (int, float, _parse_fraction):
         try:
             return read_number(text)
         except (ValueError, ZeroDivisionError):
             continue
-    return _plugin(text) or text
+    return _find_plugin(text) or text
 
 
-def _fraction(text: str) -> float:
+def _parse_fraction(text: str) -> float:
     """Return the value of a fraction, such as 8/255 or 0.5/255."""
     above, below = text.split("/")  # a ValueError for more or fewer
     return float(above) / float(below)
 
 
-def _plugin(text: str) -> Any:
+def _find_plugin(text: str) -> Any:
     """Return a plug-in with default values, by its class name or dotted path."""
     if "." in text and text.split(".")[0] in (*serialization.PACKAGES, "flwr"):
-        return serialization.with_defaults(serialization.find_class(text))
+        return serialization.make_default(serialization.find_class(text))
     for package, base in PLUGINS:
         for cls in discover(package, base):
             if cls.__name__ == text:
-                return serialization.with_defaults(cls)
+                return serialization.make_default(cls)
     return None
 
 
@@ -129,16 +129,16 @@ def _read_python(path: Path) -> ExperimentFile:
     if not isinstance(experiment, Experiment):
         study = "; it is a study: fl-sim study" if hasattr(module, "measure") else ""
         came = f"; got {shorten(experiment)}" if experiment is not None else ""
-        raise RequestError(f"{where(path, 'EXPERIMENT')} names no EXPERIMENT{came}{study}")
-    with name_line(path, "AXES"):
+        raise RequestError(f"{locate(path, 'EXPERIMENT')} names no EXPERIMENT{came}{study}")
+    with prefix_with_line(path, "AXES"):
         axes: Any = getattr(module, "AXES", {})
         check_axes(axes)
-    with name_line(path, "SEEDS"):
-        seeds = checked_seeds(getattr(module, "SEEDS", (experiment.seed,)), "SEEDS")
-    with name_line(path, "FULL"):
+    with prefix_with_line(path, "SEEDS"):
+        seeds = validate_seeds(getattr(module, "SEEDS", (experiment.seed,)), "SEEDS")
+    with prefix_with_line(path, "FULL"):
         full = getattr(module, "FULL", {})
         check_full(full)
-        _at_full_size(experiment, full)
+        _apply_full(experiment, full)
     return ExperimentFile(experiment, axes, seeds, full)
 
 
@@ -150,14 +150,14 @@ def check_full(full: Any) -> None:
     require("seed" not in full, "FULL: seed", "in SEEDS or --seeds", "seed")
 
 
-def _at_full_size(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
+def _apply_full(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
     for name, value in full.items():
         experiment = experiment.with_value(name, value)
     return experiment
 
 
 @contextmanager
-def name_line(path: Path, name: str) -> Iterator[None]:
+def prefix_with_line(path: Path, name: str) -> Iterator[None]:
     """Put the file, and the line on which it sets a name, before what is wrong with it.
 
     Raises:
@@ -166,4 +166,4 @@ def name_line(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise RequestError(f"{where(path, name)}: {error}") from None
+        raise RequestError(f"{locate(path, name)}: {error}") from None

@@ -98,7 +98,7 @@ def expand_grid(labelled: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str,
         yield dict(zip(labelled, words, strict=True))
 
 
-def cells_of(
+def expand_cells(
     experiment: Experiment, axes: Axes, seeds: Iterable[int] | None, source: str = "seeds"
 ) -> list[Cell]:
     """Return every combination of the axes' values, once per seed.
@@ -114,7 +114,7 @@ def cells_of(
         RequestError: for axes that are none, and for two cells that are the same.
     """
     check_axes(axes)
-    wanted = checked_seeds([experiment.seed] if seeds is None else seeds, source)
+    wanted = validate_seeds([experiment.seed] if seeds is None else seeds, source)
     labelled, cells = label_axes(axes), list[Cell]()
     seen: dict[str, Mapping[str, Any]] = {}
     for words in expand_grid(labelled):
@@ -125,26 +125,28 @@ def cells_of(
                 settings[name], changes = label(changes), {name: changes}
             for path, value in changes.items():
                 changed = changed.with_value(path, value)
-        _refuse_twins(seen, changed, settings)
+        _refuse_duplicates(seen, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
-    refuse_undone(axes, {})
+    refuse_overwrites(axes, {})
     return cells
 
 
-def _refuse_twins(
+def _refuse_duplicates(
     seen: dict[str, Mapping[str, Any]], experiment: Experiment, settings: Mapping[str, Any]
 ) -> None:
     """Refuse a cell that was there already under other settings: it would count twice."""
     first = seen.setdefault(experiment.to_json(), settings)
     if first is not settings:
-        raise RequestError(f"AXES: {_words(first)} and {_words(settings)} are the same experiment")
+        raise RequestError(
+            f"AXES: {_describe(first)} and {_describe(settings)} are the same experiment"
+        )
 
 
-def _words(settings: Mapping[str, Any]) -> str:
+def _describe(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{path} {value}" for path, value in settings.items())
 
 
-def checked_seeds(seeds: Any, source: str) -> tuple[int, ...]:
+def validate_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     """Return seeds as a tuple, if they are whole numbers that differ.
 
     Raises:
@@ -190,7 +192,7 @@ def check_grid(axes: Any) -> None:
         require(words, f"AXES: {name}", "labels that are words", labels)
 
 
-def refuse_undone(axes: Axes, before: Mapping[str, str]) -> None:
+def refuse_overwrites(axes: Axes, before: Mapping[str, str]) -> None:
     """Refuse an axis that sets again what was set before it: those settings would lie.
 
     Args:

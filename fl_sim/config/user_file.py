@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
             raise RequestError(f"{path}: {size:,} bytes are too many for an experiment file")
         return path.read_bytes()
     except OSError as error:
-        raise RequestError(f"cannot read {_short(str(path))}: {error.strerror}") from None
+        raise RequestError(f"cannot read {_shorten(str(path))}: {error.strerror}") from None
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
@@ -82,12 +82,12 @@ def load_python(path: Path) -> ModuleType:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        with _warnings_afterwards():
+        with _delay_warnings():
             exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: the file's fault, not the end of the program
-        raise RequestError(_complaint(path, error)) from error
+        raise RequestError(_describe_error(path, error)) from error
     finally:
         if here in sys.path:
             sys.path.remove(here)
@@ -95,7 +95,7 @@ def load_python(path: Path) -> ModuleType:
 
 
 @contextmanager
-def _warnings_afterwards() -> Iterator[None]:
+def _delay_warnings() -> Iterator[None]:
     """Show warnings once the file has run; where it fails, its failure is all that matters."""
     held: list[tuple[Any, ...]] = []
 
@@ -113,7 +113,7 @@ def _warnings_afterwards() -> Iterator[None]:
         warnings.showwarning(*warning)
 
 
-def where(path: Path, name: str) -> str:
+def locate(path: Path, name: str) -> str:
     """Return `file:line` of the last assignment to a name at the top of a Python file."""
     lines = [node.lineno for node in ast.parse(read_bytes(path)).body if _assigns(node, name)]
     return f"{path}:{lines[-1]}" if lines else str(path)
@@ -124,17 +124,17 @@ def _assigns(node: ast.stmt, name: str) -> bool:
     return any(isinstance(own, ast.Name) and own.id == name for own in targets)
 
 
-def _complaint(path: Path, error: BaseException) -> str:
+def _describe_error(path: Path, error: BaseException) -> str:
     """Return one line: where in the file, what is wrong, and what is allowed."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         place = "" if error.lineno is None else f":{error.lineno}"
-        return f"{path}{place}: {_short(str(error.msg))}"
-    call = _own_call(path, error)
+        return f"{path}{place}: {_shorten(str(error.msg))}"
+    call = _find_call(path, error)
     place = f"{path}:{call.tb_lineno}" if call else str(path)
-    return f"{place}: {_short(_explained(error, call))}"
+    return f"{place}: {_shorten(_explain(error, call))}"
 
 
-def _own_call(path: Path, error: BaseException) -> TracebackType | None:
+def _find_call(path: Path, error: BaseException) -> TracebackType | None:
     """Return the innermost call of the file itself that went wrong."""
     found, trace = None, error.__traceback__
     while trace is not None:
@@ -144,12 +144,12 @@ def _own_call(path: Path, error: BaseException) -> TracebackType | None:
     return found
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
 
 
-def _explained(error: BaseException, call: TracebackType | None) -> str:
+def _explain(error: BaseException, call: TracebackType | None) -> str:
     """Return what went wrong in words, with what the file may have meant."""
     if isinstance(error, RequestError):
         return str(error)
@@ -159,14 +159,14 @@ def _explained(error: BaseException, call: TracebackType | None) -> str:
         words = re.sub(r" \(/.*\)$", "", str(error))  # where an imported module lies
     except Exception:  # of a class of the user's own
         words = ""
-    cls = _class_called(words, call) if isinstance(error, TypeError) and call else None
+    cls = _find_called_class(words, call) if isinstance(error, TypeError) and call else None
     if cls is not None:
-        return _arguments_explained(words, cls)
+        return _explain_arguments(words, cls)
     name = type(error).__name__
-    return f"{name}: {words}{_hint(error, words, call)}" if words else name
+    return f"{name}: {words}{_suggest(error, words, call)}" if words else name
 
 
-def _hint(error: BaseException, words: str, call: TracebackType | None) -> str:
+def _suggest(error: BaseException, words: str, call: TracebackType | None) -> str:
     """Return what may have been meant: a name, an attribute, or something to import."""
     if isinstance(error, NameError) and call is not None:
         frame = call.tb_frame
@@ -174,11 +174,11 @@ def _hint(error: BaseException, words: str, call: TracebackType | None) -> str:
     if isinstance(error, AttributeError):
         return suggest(str(error.name), dir(error.obj)) if error.name else ""
     if isinstance(error, ImportError):
-        return _home_hint(call) or _import_hint(error, words)
+        return _suggest_module(call) or _suggest_import(error, words)
     return ""
 
 
-def _arguments_explained(words: str, cls: type) -> str:
+def _explain_arguments(words: str, cls: type) -> str:
     """Return what a class takes, where Python says that it did not take its arguments."""
     known = serialization.argument_names_of(cls)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", words)
@@ -188,16 +188,16 @@ def _arguments_explained(words: str, cls: type) -> str:
     return f"{cls.__name__}: {complaint}; it has {', '.join(known) or 'no fields'}"
 
 
-def _class_called(words: str, call: TracebackType) -> type | None:
+def _find_called_class(words: str, call: TracebackType) -> type | None:
     """Return the part of an experiment whose constructor did not take its arguments."""
     found = re.match(r"(?:(\w+)\.__init__\(\) )?(?:got an unexpected|missing|takes) ", words)
     if found is None:
         return None
-    cls = _callee(call) or (_class_named(found[1]) if found[1] else None)
+    cls = _find_callee(call) or (_find_class(found[1]) if found[1] else None)
     return cls if isinstance(cls, type) and serialization.is_part(cls) else None
 
 
-def _callee(call: TracebackType) -> Any:
+def _find_callee(call: TracebackType) -> Any:
     """Return what was called, by its name in the file; None where it has none."""
     frame = call.tb_frame
     places = list(frame.f_code.co_positions())[call.tb_lasti // 2]
@@ -218,14 +218,14 @@ def _callee(call: TracebackType) -> Any:
     return found
 
 
-def _class_named(name: str) -> type | None:
+def _find_class(name: str) -> type | None:
     """Return the class of this name in what was imported, such as one that `replace` made."""
     tops = (*serialization.PACKAGES, "flwr")
     there = (vars(module) for own, module in list(sys.modules.items()) if own.split(".")[0] in tops)
     return next((space[name] for space in there if isinstance(space.get(name), type)), None)
 
 
-def _home_hint(call: TracebackType | None) -> str:
+def _suggest_module(call: TracebackType | None) -> str:
     """Return where the first plug-in is that a failed line of the file imports from elsewhere."""
     if call is None:
         return ""
@@ -238,7 +238,7 @@ def _home_hint(call: TracebackType | None) -> str:
     return f"; {found} is in {homes[found]}" if found else ""
 
 
-def _import_hint(error: ImportError, words: str) -> str:
+def _suggest_import(error: ImportError, words: str) -> str:
     """Return what there is to import instead."""
     found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", words)
     if found is not None and found[2] in sys.modules:

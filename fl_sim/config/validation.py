@@ -46,7 +46,7 @@ def check(experiment: Experiment) -> None:
     network = network_of(experiment)
     _check_strategy(experiment)
     _check_root_images(experiment, len(dataset.test_labels))
-    Schedule(experiment).check(fewest_of(experiment))
+    Schedule(experiment).check(min_clients_per_round(experiment))
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
     _check_protection(experiment, dataset)
@@ -92,7 +92,7 @@ def network_of(experiment: Experiment) -> Network:
     """
     dataset = subset_of(experiment.data)
     _, channels, height, width = dataset.train_images.shape
-    return _checked_network(experiment.model, (channels, height, width), dataset.num_classes)
+    return _build_network(experiment.model, (channels, height, width), dataset.num_classes)
 
 
 def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
@@ -105,7 +105,7 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
     try:
         cause = find_obstacle(protection, image_shape, dataset.num_classes)
     except FieldError as error:
-        raise error.under("protection") from None
+        raise error.with_prefix("protection") from None
     name = type(protection).__name__
     require(not cause, "protection", f"one that can be made here: {cause}", name)
     owners = layout.assign_owners(experiment.data.num_clients, experiment.seed).unique()
@@ -115,7 +115,7 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
 
 
 @lru_cache(maxsize=2)
-def _checked_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+def _build_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
     """Build the network and show it one image: some take only certain sizes."""
     network = build_network(model, image_shape, num_classes, seed=0)
     network.trained.eval()
@@ -162,29 +162,31 @@ def _check_strategy(experiment: Experiment) -> None:
     if experiment.participation.sampling == "poisson":
         name = type(strategy).__name__
         allowed = f"'fixed' for {name}: of clients drawn one by one, only one may come"
-        wanted = fewest_clients(strategy)
+        wanted = min_clients(strategy)
         require(wanted <= 1, "participation.sampling", allowed, "poisson")
     if isinstance(strategy, Strategy):
         _refuse_client_halves(strategy)
         _check_counts(strategy, count)
     elif strategy.min_updates > count:
-        source = _source_of_count(experiment)
-        raise FieldError(source, f"{_named(strategy)} needs {_clients_needed(strategy)}", count)
+        source = _count_field(experiment)
+        raise FieldError(
+            source, f"{_describe_rule(strategy)} needs {_describe_min_updates(strategy)}", count
+        )
     elif strategy.max_updates is not None and strategy.max_updates < count:
-        allowed = f"at most {strategy.max_updates} clients a round for {_named(strategy)}"
+        allowed = f"at most {strategy.max_updates} clients a round for {_describe_rule(strategy)}"
         reason = "it looks at every subset of them"
-        raise FieldError(_source_of_count(experiment), f"{allowed}: {reason}", count)
+        raise FieldError(_count_field(experiment), f"{allowed}: {reason}", count)
     fewest = experiment.failures.min_updates
     require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
 
 
-def _source_of_count(experiment: Experiment) -> str:
+def _count_field(experiment: Experiment) -> str:
     """Return the field that says how many clients are asked a round."""
     sampled = experiment.participation.clients_per_round is not None
     return "participation.clients_per_round" if sampled else "data.num_clients"
 
 
-def _named(rule: AggregationRule) -> str:
+def _describe_rule(rule: AggregationRule) -> str:
     """Return a rule with the number of attackers that it is made for, where it has one."""
     words = str(label(rule))
     number = rule.num_attackers()
@@ -194,13 +196,13 @@ def _named(rule: AggregationRule) -> str:
     return f"{type(rule).__name__}(num_byzantine={number}{f', {rest}' if rest else ')'}"
 
 
-def _clients_needed(rule: AggregationRule) -> str:
+def _describe_min_updates(rule: AggregationRule) -> str:
     """Return how many clients a rule needs, and as what of the attackers f, such as 2f+3."""
     needed = rule.min_updates
     number = rule.num_attackers()
     if number is None:
         return f"{needed} clients"
-    counts = [rule.against(number + more).min_updates for more in range(4)]
+    counts = [rule.with_num_attackers(number + more).min_updates for more in range(4)]
     steps = {after - before for before, after in pairwise(counts)}
     if len(steps) > 1 or steps == {0}:
         return f"{needed} clients"
@@ -209,9 +211,9 @@ def _clients_needed(rule: AggregationRule) -> str:
     return f"{slope if slope > 1 else ''}f{rest:+d} = {needed} clients".replace("+0 ", " ")
 
 
-def fewest_of(experiment: Experiment) -> int:
+def min_clients_per_round(experiment: Experiment) -> int:
     """Return the fewest clients with which a round of an experiment can be played."""
-    return max(experiment.failures.min_updates, fewest_clients(experiment.strategy))
+    return max(experiment.failures.min_updates, min_clients(experiment.strategy))
 
 
 def _check_counts(strategy: Strategy, count: int) -> None:
@@ -237,13 +239,13 @@ def _check_root_images(experiment: Experiment, num_test: int) -> None:
     require(taken < num_test, "data.num_test", allowed, num_test)
 
 
-def fewest_clients(strategy: AggregationRule | Strategy) -> int:
+def min_clients(strategy: AggregationRule | Strategy) -> int:
     """Return the fewest clients with which a round of a strategy can be played."""
     if isinstance(strategy, AggregationRule):
         return strategy.min_updates
     inner = getattr(strategy, "strategy", None)
     own = [int(getattr(strategy, name, 0)) for name in NODES]
-    return max([*own, fewest_clients(inner)] if isinstance(inner, Strategy) else own)
+    return max([*own, min_clients(inner)] if isinstance(inner, Strategy) else own)
 
 
 def _refuse_client_halves(strategy: Strategy) -> None:

@@ -17,7 +17,7 @@ from fl_sim.contracts.countermeasures import (
 )
 from fl_sim.contracts.metrics import Metric
 from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
-from fl_sim.contracts.privacy import EVERYBODY, Draw, Release, Releases, Sampling
+from fl_sim.contracts.privacy import NO_SAMPLING, Draw, Release, Releases, Sampling
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.round_record import RoundRecord, Triggered
 from fl_sim.contracts.rules import (
@@ -29,7 +29,7 @@ from fl_sim.contracts.rules import (
 )
 
 __all__ = [
-    "EVERYBODY",
+    "NO_SAMPLING",
     "AggregationResult",
     "AggregationRule",
     "Augmentation",

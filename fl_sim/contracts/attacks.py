@@ -76,7 +76,7 @@ class Evidence:
         NaN also where a margin is infinite, from a probability that was rounded to 1: a mean or
         a deviation with it would say nothing.
         """
-        return self._of(self.reference_members)
+        return self._margins(self.reference_members)
 
     @property
     def outside(self) -> Float[Tensor, "m n"]:
@@ -84,19 +84,19 @@ class Evidence:
 
         NaN also where a margin is infinite: see `inside`.
         """
-        return self._of(~self.reference_members)
+        return self._margins(~self.reference_members)
 
-    def counts(self, inside: bool) -> Int64[Tensor, " n"]:
+    def count_references(self, inside: bool) -> Int64[Tensor, " n"]:
         """Return how many IN, or OUT, references with a finite margin each record has."""
         held = self.reference_members if inside else ~self.reference_members
         return (held & self.references.isfinite()).sum(0)
 
-    def typical(self, inside: bool) -> int:
+    def median_count(self, inside: bool) -> int:
         """Return how many IN, or OUT, references the typical (median) record has."""
-        counts = self.counts(inside)
+        counts = self.count_references(inside)
         return int(counts.median()) if counts.numel() else 0
 
-    def _of(self, held: Bool[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    def _margins(self, held: Bool[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         margins = self.references.double()
         return margins.masked_fill(~(held & margins.isfinite()), torch.nan)
 
@@ -112,7 +112,7 @@ class Signals:
     def __len__(self) -> int:
         return len(self.margin)
 
-    def others(self, target: int, among: Sequence[int] | None = None) -> list[int]:
+    def usable_references(self, target: int, among: Sequence[int] | None = None) -> list[int]:
         """Return the models that may serve as references against `target`.
 
         All of `among` (None: every model) but the target, and but a model that was trained on
@@ -125,7 +125,7 @@ class Signals:
     def evidence(self, target: int, references: Sequence[int] | None = None) -> Evidence:
         """Return what an attacker on model `target` holds; None: all other models, see `others`."""
         chosen = torch.tensor(
-            self.others(target) if references is None else references, dtype=torch.int64
+            self.usable_references(target) if references is None else references, dtype=torch.int64
         )
         return Evidence(
             target=self.margin[target],
@@ -162,25 +162,27 @@ class MembershipAttack(ABC):
         return {cls.__name__: cls()}
 
     @abstractmethod
-    def scores(self, held: Evidence) -> Float[Tensor, " n"]:
+    def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return a score for each audited record, in float64; NaN where it cannot be told.
 
         Infinite scores are as good as others; a record without enough to go by has none.
         """
 
-    def missing(self, held: Evidence) -> str:
+    def missing(self, evidence: Evidence) -> str:
         """Return what the evidence lacks for this attack, or nothing."""
         return ""
 
 
-def needs_references(held: Evidence, inside: int, outside: int) -> str:
+def missing_references(evidence: Evidence, inside: int, outside: int) -> str:
     """Return what is missing of IN and OUT references, where the typical record lacks any.
 
     Also where no record has enough of both. Where most records have them, the attack is made, and
     the scores of the others are NaN.
     """
-    got_in, got_out = held.typical(inside=True), held.typical(inside=False)
-    told = (held.counts(inside=True) >= inside) & (held.counts(inside=False) >= outside)
+    got_in, got_out = evidence.median_count(inside=True), evidence.median_count(inside=False)
+    told = (evidence.count_references(inside=True) >= inside) & (
+        evidence.count_references(inside=False) >= outside
+    )
     count = int(told.sum())
     if got_in >= inside and got_out >= outside and count:
         return ""
@@ -189,9 +191,9 @@ def needs_references(held: Evidence, inside: int, outside: int) -> str:
     return f"{need}; got {got_in} and {got_out}{few}"
 
 
-def needs_population(held: Evidence) -> str:
+def missing_population(evidence: Evidence) -> str:
     """Return whether there is no population with a margin to compare with, or nothing."""
-    return "needs a population; got none" if bool(held.population.isnan().all()) else ""
+    return "needs a population; got none" if bool(evidence.population.isnan().all()) else ""
 
 
 def margin_of(

@@ -46,7 +46,7 @@ class SgdConfig:
             return self.local_steps
         return self.local_epochs * -(-num_examples // self.batch_size)
 
-    def takes_all_at_once(self, num_examples: int) -> bool:
+    def is_full_gradient_step(self, num_examples: int) -> bool:
         """Return whether a round is one step along the gradient of the plain mean loss."""
         one_step = self.num_steps(num_examples) == 1 and self.batch_size >= num_examples
         return one_step and self.label_smoothing == 0
@@ -92,7 +92,7 @@ class Client(ABC):
         """Return the classes that have to exist in the data, by the name of their field."""
         return {}
 
-    def wrapped(self) -> dict[str, "Client"]:
+    def wrapped_clients(self) -> dict[str, "Client"]:
         """Return the clients that this one trains by: those in its fields, by field."""
         values = field_values(self).items()
         return {name: value for name, value in values if isinstance(value, Client)}
@@ -104,7 +104,7 @@ class Client(ABC):
             path: dotted path of this client, such as `adversary.client`.
         """
         yield path, self
-        for name, client in self.wrapped().items():
+        for name, client in self.wrapped_clients().items():
             yield from client.walk(f"{path}.{name}")
 
     def rewrap(self, client: "Client", always: bool) -> "Client":
@@ -139,7 +139,7 @@ class Client(ABC):
         """
         return None
 
-    def sends(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def sent_shapes(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Return the shape of each vector that is sent beside the update, by name.
 
         The server asks the experiment's own client, and holds every participant to it: one that
@@ -150,8 +150,8 @@ class Client(ABC):
             received: what the rule broadcasts beside the model.
         """
         found: dict[str, tuple[int, ...]] = {}
-        for client in self.wrapped().values():
-            found |= client.sends(received)
+        for client in self.wrapped_clients().values():
+            found |= client.sent_shapes(received)
         return found
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
@@ -184,7 +184,7 @@ class Collusion:
     rule: AggregationRule | None
     state: Any
     rng: torch.Generator
-    senders: RoundContext | None = None
+    context: RoundContext | None = None
     retrained: Callable[[Client], Float[Tensor, "m p"]] | None = None
 
 

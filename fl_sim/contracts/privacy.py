@@ -33,7 +33,7 @@ class Draw:
         return min(self.size, self.eligible)
 
 
-EVERYBODY = Draw(eligible=1, size=1)  # nobody is left to chance
+NO_SAMPLING = Draw(eligible=1, size=1)  # nobody is left to chance
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Release:
     """
 
     noise_multiplier: float
-    draw: Draw = EVERYBODY
+    draw: Draw = NO_SAMPLING
     count: int = 1
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ class RoundContext:
     parameters: Float[Tensor, " p"] | None = None
     expected: float | None = None
 
-    def at(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
+    def select(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
         """Return the senders at some positions, in the order given."""
         return replace(
             self,
@@ -107,7 +107,7 @@ class AggregationRule(ABC):
         """Return how many attackers the rule is to survive; None where no number is set."""
         return None
 
-    def against(self, num_attackers: int) -> "AggregationRule":
+    def with_num_attackers(self, num_attackers: int) -> "AggregationRule":
         """Return the rule set for another number of attackers; itself where it has none."""
         return self
 

@@ -23,7 +23,7 @@ Whole = TypeVar("Whole")
 Flaws = dict[str, str]  # what cannot be read, by the name of its field: why not
 
 
-def flaws_of(record: RoundRecord) -> Flaws:
+def find_flaws(record: RoundRecord) -> Flaws:
     """Return which parts of an observation cannot be read, and why, by the field's name.
 
     These are logits that are not all finite, of the test set (`test_logits`), of the pool
@@ -55,13 +55,13 @@ def gate(
     @wraps(rows)
     def behind_the_gate(metric: Any, record: RoundRecord) -> Iterator[Row]:
         read: list[str] = []  # why, in the order in which parts were read
-        for row in rows(metric, _watch_record(record, flaws_of(record), read)):
-            yield struck(row, read[0]) if read else mark_undefined(row)
+        for row in rows(metric, _watch_record(record, find_flaws(record), read)):
+            yield invalidate(row, read[0]) if read else mark_undefined(row)
 
     return behind_the_gate
 
 
-def struck(row: Row, why: str) -> Row:
+def invalidate(row: Row, why: str) -> Row:
     """Return the row without its number, invalid, with the reason."""
     return row._replace(value=NAN, low=NAN, high=NAN, valid=False, note=why)
 

@@ -32,7 +32,7 @@ from fl_sim.core.errors import RequestError
 SEAL = "sha256"  # the field of a JSON object that holds the hash of all others
 SETTLED = 2.0  # seconds after which a change of a file shows in its time stamps
 _Stamp = tuple[int, int, int, int, int]
-_KNOWN: dict[str, tuple[_Stamp, str]] = {}  # hashes of files, by path
+_HASHES: dict[str, tuple[_Stamp, str]] = {}  # hashes of files, by path
 
 
 class DamagedFileError(RequestError):
@@ -53,7 +53,7 @@ class DamagedFileError(RequestError):
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
+def write_atomically(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
     """Yield a place to write to, and move it to `path` afterwards, so that a file is there whole.
 
     A link at `path` is replaced, never written through.
@@ -80,9 +80,9 @@ def replacing(path: Path, *, durable: bool = False, private: bool = False) -> It
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False, private: bool = False) -> str:
     """Write a file as `replacing` does, and return its SHA-256."""
-    with replacing(path, durable=durable, private=private) as partial:
+    with write_atomically(path, durable=durable, private=private) as partial:
         partial.write_bytes(content)
-    return bytes_sha256(content)
+    return hash_bytes(content)
 
 
 def flush(path: Path) -> None:
@@ -101,14 +101,14 @@ def write_text(path: Path, text: str) -> str:
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> str:
     """Write JSON atomically, and return its SHA-256; NaN and infinity become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_replace_non_finite(value), indent=2, allow_nan=False) + "\n"
     return write_bytes(path, text.encode(), durable=durable)
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
     """Write a JSON object with the hash of its own content, and return that hash."""
-    content = _finite({key: own for key, own in value.items() if key != SEAL})
-    seal = _seal(content)
+    content = _replace_non_finite({key: own for key, own in value.items() if key != SEAL})
+    seal = _hash_json(content)
     write_json(path, {**content, SEAL: seal}, durable=True)
     return seal
 
@@ -139,7 +139,7 @@ def read_bytes(path: Path, sha256: str | None = None) -> bytes:
         raise DamagedFileError(path, "is missing") from None
     except OSError as error:
         raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
-    if sha256 is not None and bytes_sha256(content) != sha256:
+    if sha256 is not None and hash_bytes(content) != sha256:
         raise DamagedFileError(path, describe_change(content))
     return content
 
@@ -155,7 +155,7 @@ def read_json(path: Path, sha256: str | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DamagedFileError(path, f"holds a {type(value).__name__}, not a JSON object")
     seal = value.get(SEAL)
-    if seal is not None and seal != _seal({k: own for k, own in value.items() if k != SEAL}):
+    if seal is not None and seal != _hash_json({k: own for k, own in value.items() if k != SEAL}):
         raise DamagedFileError(path, describe_change(content))
     return value
 
@@ -200,7 +200,7 @@ def check_file(path: Path, sha256: str) -> None:
         DamagedFileError: where it is missing, or has another hash.
     """
     try:
-        found = file_sha256(path)
+        found = hash_file(path)
     except FileNotFoundError:
         raise DamagedFileError(path, "is missing") from None
     except OSError as error:
@@ -226,10 +226,10 @@ def check_files(folder: Path, hashes: Any, usual: tuple[str, ...]) -> None:
         return
     for name in usual:
         if (folder / name).exists():
-            look_at(folder / name)
+            check_readable(folder / name)
 
 
-def look_at(path: Path) -> None:
+def check_readable(path: Path) -> None:
     """Check that a file can be read, for one whose hash is not known.
 
     Raises:
@@ -243,10 +243,10 @@ def look_at(path: Path) -> None:
         case ".npz":
             read_arrays(path)
         case ".safetensors":
-            _look_at_tensors(path)
+            _check_tensors(path)
 
 
-def _look_at_tensors(path: Path) -> None:
+def _check_tensors(path: Path) -> None:
     if not path.stat().st_size:
         raise DamagedFileError(path, "is empty")
     try:
@@ -256,19 +256,19 @@ def _look_at_tensors(path: Path) -> None:
         raise DamagedFileError(path, f"is torn: {_first_line(error)}") from None
 
 
-def bytes_sha256(content: bytes) -> str:
+def hash_bytes(content: bytes) -> str:
     """Return the SHA-256 of some bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, from memory where it cannot have changed.
 
     A file is read again where its size, inode or time stamps differ from those at which it was
     read, or where it was changed so shortly before that its time stamps cannot tell.
     """
     stamp = _stamp(_refuse_special(path))
-    known = _KNOWN.get(str(path))
+    known = _HASHES.get(str(path))
     if known is not None and known[0] == stamp:
         return known[1]
     started = time.time()
@@ -276,7 +276,7 @@ def file_sha256(path: Path) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         is_same = _stamp(os.fstat(file.fileno())) == stamp
     if is_same and started - max(stamp[3:]) / 1e9 > SETTLED:
-        _KNOWN[str(path)] = (stamp, sha256)
+        _HASHES[str(path)] = (stamp, sha256)
     return sha256
 
 
@@ -306,20 +306,20 @@ def _parse(path: Path, content: bytes) -> Any:
         raise DamagedFileError(path, f"is no JSON: {cause}" if cause else "is empty") from None
 
 
-def _seal(content: Any) -> str:
+def _hash_json(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return bytes_sha256(text.encode())
+    return hash_bytes(text.encode())
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

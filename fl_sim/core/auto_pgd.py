@@ -37,20 +37,20 @@ def auto_pgd(
         num_steps: number of steps; each costs one pass forward and back, and there is one more.
     """
     search = _Search(losses, images, radius, noise)
-    looks = set(checkpoints(num_steps))
+    checkpoint_steps = set(list_checkpoints(num_steps))
     for step in range(1, num_steps + 1):
         search.step(first=step == 1)
-        if step in looks:
-            search.look()
+        if step in checkpoint_steps:
+            search.check_progress()
     return search.best_noise
 
 
-def checkpoints(num_steps: int) -> list[int]:
+def list_checkpoints(num_steps: int) -> list[int]:
     """Return the steps after which progress is looked at: ever closer to one another.
 
     Shares 0, 0.22, 0.41, 0.57 ...: each gap is 0.03 shorter than the last, and at least 0.06.
 
-    >>> checkpoints(100)
+    >>> list_checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
     shares = [0.0, 0.22]
@@ -72,21 +72,21 @@ class _Search:
     def __post_init__(self) -> None:
         count = len(self.images)
         self.step_size = torch.full((count,), 2 * self.radius)
-        self.loss, self.gradient = self._seen(self.noise)
+        self.loss, self.gradient = self._evaluate(self.noise)
         self.before = self.noise
         self.best, self.best_noise, self.best_gradient = self.loss, self.noise, self.gradient
         self.rises, self.steps = torch.zeros(count), 0
         self.halved = torch.ones(count, dtype=torch.bool)
-        self.best_at_last_look = self.best
+        self.best_at_last_check = self.best
 
     def step(self, first: bool) -> None:
         """Take a step with momentum; the first has none."""
         length = _by_image(self.step_size)
-        ahead = self._within(self.noise + length * self.gradient.sign())
+        ahead = self._project(self.noise + length * self.gradient.sign())
         momentum = 1.0 if first else MOMENTUM
         drift = momentum * (ahead - self.noise) + (1 - momentum) * (self.noise - self.before)
-        self.before, self.noise = self.noise, self._within(self.noise + drift)
-        loss, self.gradient = self._seen(self.noise)
+        self.before, self.noise = self.noise, self._project(self.noise + drift)
+        loss, self.gradient = self._evaluate(self.noise)
         self.rises += loss > self.loss
         self.loss, self.steps = loss, self.steps + 1
         better = loss > self.best
@@ -94,12 +94,12 @@ class _Search:
         self.best_noise = torch.where(_by_image(better), self.noise, self.best_noise)
         self.best_gradient = torch.where(_by_image(better), self.gradient, self.best_gradient)
 
-    def look(self) -> None:
+    def check_progress(self) -> None:
         """Halve the steps of images that get nowhere, and take those back to their best."""
         seldom = self.rises < RISING * self.steps
-        stuck = ~self.halved & (self.best <= self.best_at_last_look)
+        stuck = ~self.halved & (self.best <= self.best_at_last_check)
         self.halved = seldom | stuck
-        self.best_at_last_look = self.best
+        self.best_at_last_check = self.best
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
         back: Bool[Tensor, "n 1 1 1"] = _by_image(self.halved)
         self.noise = torch.where(back, self.best_noise, self.noise)
@@ -108,10 +108,10 @@ class _Search:
         self.loss = torch.where(self.halved, self.best, self.loss)
         self.rises, self.steps = torch.zeros_like(self.rises), 0
 
-    def _within(self, noise: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def _project(self, noise: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return project(noise, self.images, self.radius)
 
-    def _seen(
+    def _evaluate(
         self, noise: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c h w"]]:
         moved = (self.images + noise).requires_grad_(True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import RequestError
-from fl_sim.core.resumable import scratch
+from fl_sim.core.resumable import resume_from
 from fl_sim.core.tensor_files import read_tensors, write_tensors
 
 LOG = logging.getLogger("fl_sim")
@@ -85,29 +85,29 @@ def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tenso
         RequestError: where it would have to be stored and the cache cannot be written to.
     """
     path = make_folder(kind) / f"{key}.safetensors"
-    about = {"entry": f"{kind}/{key}"}
+    metadata = {"entry": f"{kind}/{key}"}
     with lock_entry(path):
-        kept = _read_entry(path, about)
+        kept = _read_entry(path, metadata)
         if kept is not None:
             return kept
         work = path.with_suffix(".work")
-        with scratch(work):
+        with resume_from(work):
             entry = compute().contiguous()
         try:
-            write_tensors(path, {"entry": entry}, about)
+            write_tensors(path, {"entry": entry}, metadata)
         except OSError as error:
             raise _unusable(error) from None
         shutil.rmtree(work, ignore_errors=True)
         return read_tensors(path)[0]["entry"]
 
 
-def _read_entry(path: Path, about: dict[str, str]) -> Tensor | None:
+def _read_entry(path: Path, metadata: dict[str, str]) -> Tensor | None:
     """Return an entry that is as it was written, or None where there is no such."""
     if not path.exists():
         return None
     try:
-        tensors, note = read_tensors(path)
-        if note != about or "entry" not in tensors:
+        tensors, stored = read_tensors(path)
+        if stored != metadata or "entry" not in tensors:
             raise DamagedFileError(path, "is another entry's")
     except DamagedFileError as error:
         LOG.warning("%s; it is computed anew", error)

@@ -11,7 +11,7 @@ COLUMNS = 1 << 11  # of float64, for 100 updates: 1.6 MiB
 FAR = 1e6  # ratio of squared lengths up to which the mean is a good enough origin
 
 
-def gram(
+def gram_matrix(
     updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"] | None = None
 ) -> Float[Tensor, "n n"]:
     """Return the inner products of every two updates, seen from `origin`, in float64.
@@ -24,35 +24,35 @@ def gram(
     rows = updates.numpy()
     mean = np.full(count, 1 / count, rows.dtype)
     centre = None if origin is None else origin.double().numpy()
-    total, room = np.zeros((count, count)), np.empty((count, min(size, COLUMNS)))
+    total, buffer = np.zeros((count, count)), np.empty((count, min(size, COLUMNS)))
     with use_one_thread():
         for columns in chunks(size, COLUMNS):
-            part, apart = rows[:, columns], room[:, : columns.stop - columns.start]
+            part, centred = rows[:, columns], buffer[:, : columns.stop - columns.start]
             middle = (mean @ part).astype(np.float64) if centre is None else centre[columns]
-            np.subtract(part, middle, out=apart)
-            total += apart @ apart.T
+            np.subtract(part, middle, out=centred)
+            total += centred @ centred.T
     return torch.from_numpy(total)
 
 
-def centred_products(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
+def centred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
     """Return inner products from an origin from which most updates can be told apart.
 
     Next to an update of 1e12, the mean of all is so far off that the others look alike in
     float64. Then the origin is the update in the midst of the others.
     """
-    products = gram(updates)
-    middle = distances_from(products).median(1).values
+    products = gram_matrix(updates)
+    middle = distances_from_gram(products).median(1).values
     if float(products.diagonal().max()) <= FAR * float(middle.median()):
         return products
-    return gram(updates, updates[int(middle.argmin())])
+    return gram_matrix(updates, updates[int(middle.argmin())])
 
 
-def products_from_zero(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
+def uncentred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
     """Return the inner products of the updates themselves, as cosines need them, in float64."""
-    return gram(updates, torch.zeros(updates.shape[1], dtype=torch.float64))
+    return gram_matrix(updates, torch.zeros(updates.shape[1], dtype=torch.float64))
 
 
-def cosines_from(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+def cosines_from_gram(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """Return the cosines that follow from inner products; 0 beside a vector of zeros."""
     norms = products.diagonal().sqrt()
     lengths = norms[:, None] * norms[None, :]
@@ -61,10 +61,10 @@ def cosines_from(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 def squared_distances(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
     """Return the squared distance of every two updates, in float64."""
-    return distances_from(centred_products(updates))
+    return distances_from_gram(centred_gram_matrix(updates))
 
 
-def distances_from(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+def distances_from_gram(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """Return the squared distances that follow from inner products."""
     norms = products.diagonal()
     return (norms[:, None] + norms[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0)
@@ -81,7 +81,7 @@ def row_norms(
     return total.sqrt()
 
 
-def products_with(
+def inner_products(
     updates: Float[Tensor, "n p"], vector: Float[Tensor, " p"]
 ) -> Float[Tensor, " n"]:
     """Return the inner product of every update with one vector, in float64."""
@@ -91,7 +91,7 @@ def products_with(
     return total
 
 
-def shortening(norms: Float[Tensor, " n"], bound: float) -> Float[Tensor, " n"]:
+def clip_factors(norms: Float[Tensor, " n"], bound: float) -> Float[Tensor, " n"]:
     """Return what brings vectors of these lengths down to `bound`; one for those within it."""
     return torch.where(norms > bound, bound / norms, 1.0)
 

@@ -18,7 +18,7 @@ class FieldError(RequestError):
         super().__init__(f"{field}: {allowed}; got {shorten(got)}")
         self.field, self.allowed, self.got = field, allowed, got
 
-    def under(self, prefix: str) -> "FieldError":
+    def with_prefix(self, prefix: str) -> "FieldError":
         """Return the same error with `prefix.` before the field's name."""
         return FieldError(f"{prefix}.{self.field}", self.allowed, self.got)
 
@@ -34,7 +34,7 @@ class UnknownFieldError(FieldError):
         self.field, self.allowed, self.got = field, allowed, name
         self.owner, self.known = owner, known
 
-    def under(self, prefix: str) -> "FieldError":
+    def with_prefix(self, prefix: str) -> "FieldError":
         """Return the same error with `prefix.` before the field's name."""
         return UnknownFieldError(f"{prefix}.{self.field}", self.owner, self.known, str(self.got))
 

@@ -19,7 +19,7 @@ NEED_CLIENTS = (
     "FedXgbBagging",
     "FedXgbCyclic",
 )
-FORGETFUL = ("DifferentialPrivacyServerSideAdaptiveClipping",)
+NOT_REBUILDABLE = ("DifferentialPrivacyServerSideAdaptiveClipping",)
 FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values
 
 # Arguments that divide, or that nothing is left of at 0; decay factors; shares of the clients.
@@ -30,13 +30,13 @@ COUNTED = "num-examples"  # the one weight that the server knows by itself
 AT_LEAST_ONE = ("num_nodes_to_select", "num_sampled_clients")
 
 
-def names() -> list[str]:
+def list_strategies() -> list[str]:
     """Return the names of the strategies that an experiment can use, sorted."""
-    unusable = ("Strategy", "Result", *NEED_CLIENTS, *FORGETFUL)
+    unusable = ("Strategy", "Result", *NEED_CLIENTS, *NOT_REBUILDABLE)
     return sorted(name for name in flower.__all__ if name not in unusable)
 
 
-def find(name: str) -> Any:
+def find_strategy(name: str) -> Any:
     """Return what has this name in Flower's module of strategies; None where nothing has."""
     return getattr(flower, name, None)
 
@@ -84,13 +84,13 @@ def _check_type(name: str, value: object, hint: Any) -> None:
 def _check_inner(name: str, strategy: Strategy) -> None:
     """Check a strategy that another wraps."""
     own = type(strategy).__name__
-    usable = own in names() and "strategy" not in argument_names(type(strategy))
+    usable = own in list_strategies() and "strategy" not in argument_names(type(strategy))
     allowed = "expected a strategy of Flower's, without privacy of its own"
     require(usable, name, allowed, own)
     try:
         check_arguments(strategy)
     except FieldError as error:
-        raise error.under(name) from None
+        raise error.with_prefix(name) from None
 
 
 def _check_range(name: str, value: int | float) -> None:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from fl_sim.core.errors import RunFailedError
-from fl_sim.core.resumable import stop_where
+from fl_sim.core.resumable import set_stop_check
 
 FINISHING = b"finishing the round, or noise up to a checkpoint; once more stops at once\n"
 
@@ -21,13 +21,13 @@ class InterruptedRunError(RunFailedError):
 _flag: Any = threading.Event()  # in a worker process, its parent's
 
 
-def share(flag: Any) -> None:
+def set_flag(flag: Any) -> None:
     """Listen to a parent's flag instead of one's own; None: to a new one."""
     global _flag
     _flag = threading.Event() if flag is None else flag
 
 
-def stop() -> None:
+def request_stop() -> None:
     """Let runs end after their round."""
     _flag.set()
 
@@ -37,13 +37,13 @@ def is_stop_requested() -> bool:
     return bool(_flag.is_set())
 
 
-def check(number: int) -> None:
+def raise_if_requested(number: int) -> None:
     """Raise `InterruptedRunError` where runs are to end."""
     if is_stop_requested():
         raise InterruptedRunError(f"interrupted after round {number}; go on with --resume")
 
 
-stop_where(is_stop_requested)  # noise that takes minutes stops at its next checkpoint
+set_stop_check(is_stop_requested)  # noise that takes minutes stops at its next checkpoint
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def finish_round_on_interrupt(flag: Any = None) -> Iterator[None]:
     The second one raises KeyboardInterrupt. Only the main thread can take signals; elsewhere
     they are somebody else's business.
     """
-    share(flag)
+    set_flag(flag)
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -40,7 +40,7 @@ def refuse_link(path: Path) -> None:
 def refuse_unreadable(path: Path) -> None:
     """Raise a `RequestError` for a path that this machine cannot look at; it may be missing."""
     try:
-        _is_there(path)
+        _exists(path)
     except OSError as error:
         raise RequestError(f"cannot read {shorten_path(path)}: {error.strerror}") from None
 
@@ -56,7 +56,7 @@ def refuse_unwritable(folder: Path, name: str = "--out") -> None:
         RequestError: naming the folder and the cause.
     """
     try:
-        there = next(own for own in (folder, *folder.absolute().parents) if _is_there(own))
+        there = next(own for own in (folder, *folder.absolute().parents) if _exists(own))
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=there):
@@ -66,7 +66,7 @@ def refuse_unwritable(folder: Path, name: str = "--out") -> None:
         raise RequestError(f"{name}: cannot write to {shorten_path(folder)}: {cause}") from None
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Return whether a path exists; raise an `OSError` where this machine cannot tell."""
     if "\0" in str(path):
         raise OSError(errno.EINVAL, "its name holds a zero byte")
@@ -103,7 +103,7 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         raise RequestError(f"--out: cannot write to {folder}: {error.strerror}") from None
     try:
-        _take(number, folder, wait)
+        _acquire(number, folder, wait)
         about = {"pid": os.getpid(), "host": socket.gethostname()}
         os.ftruncate(number, 0)
         os.pwrite(number, json.dumps(about).encode(), 0)
@@ -112,9 +112,9 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(number)
 
 
-def _take(number: int, folder: Path, wait: bool) -> None:
+def _acquire(number: int, folder: Path, wait: bool) -> None:
     """Lock an open file, or say who has."""
-    told = False
+    is_announced = False
     while True:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,18 +123,18 @@ def _take(number: int, folder: Path, wait: bool) -> None:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 LOG.warning("%s cannot be locked: %s", folder, error.strerror)
                 return
-        holder = _holder(number)
+        holder = _describe_holder(number)
         if not wait:
             raise FolderInUseError(
                 f"{folder} is in use by {holder}; wait for it with --wait, or give another --out"
             )
-        if not told:
+        if not is_announced:
             LOG.warning("waiting for %s, which is in use by %s", folder, holder)
-            told = True
+            is_announced = True
         time.sleep(PAUSE)
 
 
-def _holder(number: int) -> str:
+def _describe_holder(number: int) -> str:
     """Return in words who holds a lock; whoever has just taken it may not have signed yet."""
     for _ in range(10):
         try:

@@ -4,9 +4,8 @@ import dataclasses
 import inspect
 from typing import Any
 
-from fl_sim.core import flower_strategies
 from fl_sim.core.errors import FieldError, suggest
-from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.flower_strategies import Strategy, find_strategy, list_strategies
 from fl_sim.core.plugins import discover
 
 PACKAGES = (
@@ -18,14 +17,14 @@ PACKAGES = (
 )
 
 
-def names_of_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:
+def find_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:
     """Return the plug-ins of any of these kinds by the name of their class, sorted.
 
     Where a rule of ours and a strategy of Flower's share a name, it is that of ours.
     """
     found: dict[str, type[Any]] = {}
     if Strategy in bases:
-        found = {name: flower_strategies.find(name) for name in flower_strategies.names()}
+        found = {name: find_strategy(name) for name in list_strategies()}
     for base in bases:
         for package in PACKAGES:
             plugins: list[type[Any]] = discover(package, base)
@@ -35,7 +34,7 @@ def names_of_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:
     return dict(sorted(found.items()))
 
 
-def choose(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
+def choose_plugin(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
     """Return the plug-in of this name.
 
     Args:
@@ -47,16 +46,18 @@ def choose(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
     Raises:
         FieldError: naming the field and the plug-ins that there are.
     """
-    there = names_of_plugins(bases)
-    if name in there:
-        return there[name]
-    found = {own: cls for own, cls in there.items() if _plain(name) in _names_of(cls, bases)}
+    plugins = find_plugins(bases)
+    if name in plugins:
+        return plugins[name]
+    found = {
+        full: cls for full, cls in plugins.items() if _normalise(name) in _names_of(cls, bases)
+    }
     if len(found) == 1:
         return next(iter(found.values()))
-    raise FieldError(field, expectation(bases, name, tuple(found)), name)
+    raise FieldError(field, describe_expected(bases, name, tuple(found)), name)
 
 
-def expectation(bases: tuple[type, ...], name: str = "", found: tuple[str, ...] = ()) -> str:
+def describe_expected(bases: tuple[type, ...], name: str = "", found: tuple[str, ...] = ()) -> str:
     """Return in words what may stand for one of these kinds.
 
     Args:
@@ -67,11 +68,11 @@ def expectation(bases: tuple[type, ...], name: str = "", found: tuple[str, ...] 
     kinds = " or ".join(base.__name__ for base in bases)
     if found:
         return f"expected one {kinds}, and the name is that of {' and '.join(found)}"
-    there = names_of_plugins(bases)
-    shorts = {cls.short: own for own, cls in there.items() if getattr(cls, "short", "")}
-    words = [f"{own} ({short})" for short, own in shorts.items()]
-    words += [own for own in there if own not in shorts.values()]
-    close = suggest(name, [*there, *shorts]).removeprefix("; ")
+    plugins = find_plugins(bases)
+    shorts = {cls.short: full for full, cls in plugins.items() if getattr(cls, "short", "")}
+    words = [f"{full} ({short})" for short, full in shorts.items()]
+    words += [full for full in plugins if full not in shorts.values()]
+    close = suggest(name, [*plugins, *shorts]).removeprefix("; ")
     return f"expected {kinds}: {close + ' One of ' if close else 'one of '}{', '.join(words)}"
 
 
@@ -80,8 +81,8 @@ def _names_of(cls: type[Any], bases: tuple[type, ...]) -> set[str]:
     name = cls.__name__
     kinds = [base.__name__ for base in bases if name.endswith(base.__name__)]
     names = [name, getattr(cls, "short", ""), *(name.removesuffix(kind) for kind in kinds)]
-    return {_plain(own) for own in names if own}
+    return {_normalise(full) for full in names if full}
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower()

@@ -26,10 +26,10 @@ def count(num_images: int) -> None:
     """Report a forward and backward pass over `num_images` images."""
     counting = _COUNTING.get()
     if counting is not None:
-        effort, listen = counting
-        effort.passes += num_images
+        counter, listen = counting
+        counter.passes += num_images
         if listen is not None:
-            listen(effort.passes)
+            listen(counter.passes)
 
 
 @contextmanager
@@ -42,9 +42,9 @@ def count_passes(listen: Listener | None = None) -> Iterator[PassCount]:
     >>> effort.passes
     7
     """
-    effort = PassCount()
-    token = _COUNTING.set((effort, listen))
+    counter = PassCount()
+    token = _COUNTING.set((counter, listen))
     try:
-        yield effort
+        yield counter
     finally:
         _COUNTING.reset(token)

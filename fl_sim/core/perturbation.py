@@ -30,7 +30,7 @@ def check_radius(radius: float) -> None:
     require(0 < radius <= 1, "radius", "in pixels of [0, 1], such as 16/255", radius)
 
 
-def uniform(
+def sample_uniform(
     images: Float[Tensor, "n c h w"], radius: float, rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
     """Draw uniformly from the ball, then clip so that every pixel stays legal."""
@@ -53,7 +53,7 @@ def project(
     return (images + noise.clamp(-radius, radius)).clamp(0, 1) - images
 
 
-def sign_steps(
+def take_sign_steps(
     loss: Loss,
     images: Float[Tensor, "n c h w"],
     noise: Float[Tensor, "n c h w"],

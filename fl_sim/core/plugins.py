@@ -39,7 +39,7 @@ def summary_of(cls: type) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1000)
-def docstring_at(path: str) -> str:
+def read_docstring(path: str) -> str:
     """Return the docstring of a class, out of the file that defines it; nothing is imported.
 
     So the report can quote a plug-in without what the plug-in itself needs, such as PyTorch.
@@ -65,10 +65,10 @@ def docstring_at(path: str) -> str:
 
 def paragraph_of(cls: type, opening: str) -> str:
     """Return the paragraph of a plug-in's docstring that opens so, without its opening."""
-    return paragraph_in(inspect.getdoc(cls) or "", opening)
+    return find_paragraph(inspect.getdoc(cls) or "", opening)
 
 
-def paragraph_in(text: str, opening: str) -> str:
+def find_paragraph(text: str, opening: str) -> str:
     """Return the paragraph of a docstring that opens so, without its opening."""
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(opening)), len(lines))

@@ -29,13 +29,13 @@ class StoppedError(RunFailedError):
     """Long work was asked to stop, and has kept what it had."""
 
 
-def stop_where(asked: Callable[[], bool]) -> None:
+def set_stop_check(is_requested: Callable[[], bool]) -> None:
     """Let long work stop at its next checkpoint as soon as `asked` returns True."""
-    _asks[-1] = asked
+    _asks[-1] = is_requested
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[None]:
+def resume_from(folder: Path) -> Iterator[None]:
     """Let what is computed inside keep its state in `folder`."""
     token = _FOLDER.set(folder)
     try:
@@ -64,7 +64,7 @@ class Checkpoint:
         except DamagedFileError:
             return None
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Return whether it is time to keep something again: at once, where work is to stop."""
         waited = time.monotonic() - self.last
         return self.path is not None and (waited >= self.pause or _asks[-1]())

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 
-def seed_for(seed: int, *labels: str | int) -> int:
+def derive_seed(seed: int, *labels: str | int) -> int:
     """Return 63 bits that depend on `seed` and every label, and on nothing else.
 
-    >>> seed_for(0, "round", 1) == seed_for(0, "round", 1)
+    >>> derive_seed(0, "round", 1) == derive_seed(0, "round", 1)
     True
-    >>> seed_for(0, "round", 1) == seed_for(0, "round", 11)
+    >>> derive_seed(0, "round", 1) == derive_seed(0, "round", 11)
     False
     """
     digest = hashlib.sha256(repr((seed, *labels)).encode()).digest()
@@ -27,22 +27,22 @@ def seed_for(seed: int, *labels: str | int) -> int:
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:
     """Return a torch generator named by `labels`."""
-    return torch.Generator().manual_seed(seed_for(seed, *labels))
+    return torch.Generator().manual_seed(derive_seed(seed, *labels))
 
 
 def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:
     """Return a numpy generator named by `labels` (torch has no Dirichlet that takes one)."""
-    return np.random.default_rng(seed_for(seed, *labels))
+    return np.random.default_rng(derive_seed(seed, *labels))
 
 
 @contextmanager
-def torch_seeded(seed: int, *labels: str | int) -> Iterator[None]:
+def seed_torch(seed: int, *labels: str | int) -> Iterator[None]:
     """Make the constructors of `torch.nn`, which know only the global generator, draw by name.
 
     The global state is put back afterwards.
     """
     generator, before = torch.default_generator, torch.get_rng_state()
-    generator.manual_seed(seed_for(seed, *labels))  # torch.manual_seed costs a stack trace
+    generator.manual_seed(derive_seed(seed, *labels))  # torch.manual_seed costs a stack trace
     try:
         yield
     finally:

@@ -18,7 +18,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from fl_sim.core import names
 from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
-from fl_sim.core.flower_strategies import FLOWER, Strategy, argument_names, check_arguments, find
+from fl_sim.core.flower_strategies import (
+    FLOWER,
+    Strategy,
+    argument_names,
+    check_arguments,
+    find_strategy,
+)
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 
@@ -27,7 +33,7 @@ LARGEST = 2**63 - 1  # whole number: torch takes no larger ones
 Value = TypeVar("Value")
 
 
-def added(default: Any) -> Any:
+def omit_if_default(default: Any) -> Any:
     """Return a dataclass field that is left out of JSON while it has its default.
 
     A field that is added to a released class is declared so: run ids are hashes of the JSON, and
@@ -36,7 +42,7 @@ def added(default: Any) -> Any:
     >>> @dataclasses.dataclass(frozen=True)
     ... class Example:
     ...     first: int = 1
-    ...     second: int = added(2)
+    ...     second: int = omit_if_default(2)
     >>> sorted(describe(Example())), sorted(describe(Example(second=3)))
     (['class', 'first'], ['class', 'first', 'second'])
     """
@@ -56,7 +62,7 @@ def describe(value: Any) -> Any:
         cls = type(value)
         hints = _hints_of(cls)
         there = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
-        fields = {n: describe(_as_meant(getattr(value, n), hints[n])) for n in there}
+        fields = {n: describe(_coerce(getattr(value, n), hints[n])) for n in there}
         return {"class": _path_of(cls), **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
@@ -71,7 +77,7 @@ def _path_of(cls: type) -> str:
     return next((first for first, now in RENAMED.items() if now == path), path)
 
 
-def _as_meant(value: Any, hint: Any) -> Any:
+def _coerce(value: Any, hint: Any) -> Any:
     """Return a whole number as a float where a float is meant: 1 and 1.0 are one value.
 
     Where several values are meant, one stands for itself, and None for no value.
@@ -95,11 +101,11 @@ def label(value: Any) -> Any:
     changed = [
         n for n in argument_names_of(type(value)) if getattr(value, n) != getattr(default, n)
     ]
-    words = ", ".join(f"{name}={_short(getattr(value, name))}" for name in changed)
+    words = ", ".join(f"{name}={_format_value(getattr(value, name))}" for name in changed)
     return f"{type(value).__name__}({words})" if words else type(value).__name__
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if not isinstance(value, float):
         return str(label(value))
     if 0 < value < 1 and (value * 255).is_integer():
@@ -120,14 +126,16 @@ def construct(description: Any, expected: type[Value]) -> Value:
     return value
 
 
-def parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Return what a JSON text says: no more than JSON can say, and every key once.
 
     Raises:
         RequestError: for anything else, and for numbers that Python does not read.
     """
     try:
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        return json.loads(
+            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
+        )
     except RequestError:
         raise
     except RecursionError:
@@ -136,7 +144,7 @@ def parse(text: str) -> Any:
         raise RequestError(f"this is not JSON: {error}") from None
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -157,11 +165,11 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
         FieldError: naming the field, what is allowed and what came.
     """
     name, _, rest = path.partition(".")
-    current = _field(owner, name)
+    current = _get_field(owner, name)
     try:
         changed = with_value(current, rest, value) if rest else value
     except FieldError as error:
-        raise error.under(name) from None
+        raise error.with_prefix(name) from None
     if isinstance(owner, tuple):
         place = int(name)
         return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
@@ -185,17 +193,17 @@ def check_types(owner: Any, depth: int = 1) -> None:
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         _check_field(field.name, value, hints[field.name])
-        for place, part in _parts(value):
+        for place, part in _list_parts(value):
             try:
                 _check_part(part, depth)
             except FieldError as error:
-                raise error.under(f"{field.name}{place}") from None
+                raise error.with_prefix(f"{field.name}{place}") from None
 
 
 def _check_field(name: str, value: Any, hint: Any) -> None:
     _check_plain(name, value)
-    if not _fits(value, hint):
-        raise FieldError(name, _allowed(hint, value), value)
+    if not _matches(value, hint):
+        raise FieldError(name, _describe_allowed(hint, value), value)
 
 
 def _check_plain(name: str, value: Any) -> None:
@@ -218,7 +226,7 @@ def _can_be_written(text: str) -> bool:
         return False
 
 
-def _parts(value: Any) -> list[tuple[str, Any]]:
+def _list_parts(value: Any) -> list[tuple[str, Any]]:
     """Return a value, or the items of a tuple, each with its place in the path of the field."""
     if isinstance(value, tuple):
         return [(f".{i}", item) for i, item in enumerate(value)]
@@ -262,7 +270,7 @@ def find_class(path: str) -> type:
     """
     module_name, _, class_name = RENAMED.get(path, path).rpartition(".")
     if module_name == FLOWER:
-        cls = find(class_name)
+        cls = find_strategy(class_name)
         if inspect.isclass(cls) and issubclass(cls, Strategy):
             return cls
     elif module_name.split(".")[0] in PACKAGES and _can_be_imported(module_name):
@@ -286,11 +294,11 @@ def check_classes(part: Any) -> None:
     a class in an experiment file or in a notebook cannot be a part of it.
     """
     for name, value in field_values(part).items():
-        for place, own in _parts(value):
+        for place, own in _list_parts(value):
             try:
                 _check_class(own)
             except FieldError as error:
-                raise error.under(f"{name}{place}".rstrip(".")) from None
+                raise error.with_prefix(f"{name}{place}".rstrip(".")) from None
 
 
 def _check_class(part: Any) -> None:
@@ -344,8 +352,8 @@ def make(cls: type, arguments: Mapping[str, Any]) -> Any:
     try:
         if dataclasses.is_dataclass(cls):
             hints = _hints_of(cls)
-            named = {n: _named(n, value, hints[n]) for n, value in arguments.items()}
-            arguments = {n: _as_meant(value, hints[n]) for n, value in named.items()}
+            named = {n: _resolve_names(n, value, hints[n]) for n, value in arguments.items()}
+            arguments = {n: _coerce(value, hints[n]) for n, value in named.items()}
             for name, value in arguments.items():
                 _check_field(name, value, hints[name])
         return cls(**arguments)
@@ -364,16 +372,16 @@ def _without_constructor(words: str, cls: type) -> str:
     return words.replace(f"{cls.__qualname__}.__init__() ", "")
 
 
-def _named(field: str, value: Any, hint: Any) -> Any:
+def _resolve_names(field: str, value: Any, hint: Any) -> Any:
     """Return plug-ins with default values for names, where the hint means plug-ins."""
     if isinstance(value, tuple) and get_origin(hint) is tuple:
-        return tuple(_named(field, item, get_args(hint)[0]) for item in value)
+        return tuple(_resolve_names(field, item, get_args(hint)[0]) for item in value)
     bases = _classes_in(hint)
-    if not isinstance(value, str) or not bases or _fits(value, hint):
+    if not isinstance(value, str) or not bases or _matches(value, hint):
         return value
     if get_origin(hint) is tuple:
-        return tuple(with_defaults(names.choose(n, field, bases)) for n in value.split(","))
-    return with_defaults(names.choose(value, field, bases))
+        return tuple(make_default(names.choose_plugin(n, field, bases)) for n in value.split(","))
+    return make_default(names.choose_plugin(value, field, bases))
 
 
 def _classes_in(hint: Any) -> tuple[type, ...]:
@@ -385,7 +393,7 @@ def _classes_in(hint: Any) -> tuple[type, ...]:
     return (hint,) if is_part else ()
 
 
-def with_defaults(cls: type) -> Any:
+def make_default(cls: type) -> Any:
     """Return an instance with the default values.
 
     Raises:
@@ -406,7 +414,7 @@ def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
     return {name: describe(value) for name, value in _arguments(strategy).items()}
 
 
-def _field(owner: Any, name: str) -> Any:
+def _get_field(owner: Any, name: str) -> Any:
     if isinstance(owner, tuple):
         if name not in map(str, range(len(owner))):
             raise FieldError(name, f"a place below {len(owner)}", name)
@@ -419,14 +427,14 @@ def _field(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _matches(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
+        return any(_matches(value, option) for option in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+        return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -434,11 +442,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _allowed(hint: Any, value: Any) -> str:
+def _describe_allowed(hint: Any, value: Any) -> str:
     """Return what a field takes, for a value that does not fit."""
     plain = [option for option in _options(hint) if not _classes_in(option)]
     bases, name = _classes_in(hint), value if isinstance(value, str) else ""
-    words = [] if not bases else [names.expectation(bases, name).removeprefix("expected ")]
+    words = [] if not bases else [names.describe_expected(bases, name).removeprefix("expected ")]
     return "expected " + " or ".join([*map(_type_name, plain), *words])
 
 

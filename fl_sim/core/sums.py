@@ -43,12 +43,12 @@ def weighted_sum(
     count, size = updates.shape
     factors = coefficients.double()
     total = torch.empty(size, dtype=torch.float64) if out is None else out
-    room = torch.empty(min(count, ROWS), min(size, RUN), dtype=torch.float64)
+    buffer = torch.empty(min(count, ROWS), min(size, RUN), dtype=torch.float64)
     for columns in chunks(size, RUN):
         part = total[columns].zero_()
         for rows in chunks(count, ROWS):
             few = updates[rows, columns]
-            exact = room[: few.shape[0], : few.shape[1]].copy_(few)
+            exact = buffer[: few.shape[0], : few.shape[1]].copy_(few)
             part.addmv_(exact.T, factors[rows])
     return total
 

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fl_sim.core.atomic_io import SEAL, DamagedFileError, replacing
+from fl_sim.core.atomic_io import SEAL, DamagedFileError, write_atomically
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str], *, durable: bool = True
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, durable: bool = True
 ) -> None:
     """Write tensors so that the file is there whole or not at all.
 
@@ -29,8 +29,8 @@ def write_tensors(
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        with replacing(path, durable=durable) as partial:
-            save_file(whole, partial, {**about, SEAL: tensors_sha256(whole, about)})
+        with write_atomically(path, durable=durable) as partial:
+            save_file(whole, partial, {**metadata, SEAL: hash_tensors(whole, metadata)})
     except SafetensorError as error:  # the disk may be full
         raise OSError(errno.EIO, str(error), str(path)) from error
 
@@ -41,13 +41,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         DamagedFileError: where it is missing, torn, or does not fit the hash that it carries.
     """
-    tensors, note = read_unsealed(path)
-    seal = note.pop(SEAL, "")
+    tensors, metadata = read_unsealed(path)
+    seal = metadata.pop(SEAL, "")
     if not seal:
         raise DamagedFileError(path, "carries no hash of its content")
-    if seal != tensors_sha256(tensors, note):
+    if seal != hash_tensors(tensors, metadata):
         raise DamagedFileError(path, "was changed since it was written")
-    return tensors, note
+    return tensors, metadata
 
 
 def read_unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -58,8 +58,8 @@ def read_unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            note: dict[str, str] = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
+            metadata: dict[str, str] = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
         raise DamagedFileError(path, "is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
@@ -68,9 +68,9 @@ def read_unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise DamagedFileError(path, " ".join(cause.split())) from None
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return a hash of tensors (name, type, shape and content) and of what is said of them."""
-    sha = hashlib.sha256("".join(about[name] for name in sorted(about)).encode())
+    sha = hashlib.sha256("".join(metadata[name] for name in sorted(metadata)).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())

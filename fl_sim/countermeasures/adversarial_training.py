@@ -13,7 +13,7 @@ from fl_sim.contracts import WorstCase
 from fl_sim.core import serialization
 from fl_sim.core.auto_pgd import auto_pgd
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, project, sign_steps, uniform
+from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
 from fl_sim.models.modes import eval_mode
 
 TINY = 1e-3  # standard deviation of the start of TPGD, where the gradient at the image is 0
@@ -67,7 +67,7 @@ class AdversarialTraining(WorstCase):
             return images
         with eval_mode(model) as still:
             if self.attack == "apgd":
-                start = uniform(images, self.radius, rng)
+                start = sample_uniform(images, self.radius, rng)
                 losses = partial(_losses, still, targets)
                 return images + auto_pgd(losses, images, start, self.radius, self.steps)
             loss, start = self._choose_attack(still, images, targets, rng)
@@ -75,7 +75,9 @@ class AdversarialTraining(WorstCase):
             steps = self.steps
             if self.attack == "fgsm":
                 step, steps = self.radius, 1
-            return images + sign_steps(loss, images, start, self.radius, step, steps, "maximise")
+            return images + take_sign_steps(
+                loss, images, start, self.radius, step, steps, "maximise"
+            )
 
     def _choose_attack(
         self, model: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator
@@ -96,7 +98,7 @@ class AdversarialTraining(WorstCase):
 
         if self.attack == "fgsm":
             return loss, torch.zeros_like(images)
-        return loss, uniform(images, self.radius, rng)
+        return loss, sample_uniform(images, self.radius, rng)
 
 
 def _losses(

@@ -28,7 +28,7 @@ class BitDepth(Filter):
     """
 
     bits: int = 2
-    rounding: Literal["nearest", "down"] = serialization.added("nearest")
+    rounding: Literal["nearest", "down"] = serialization.omit_if_default("nearest")
 
     def __post_init__(self) -> None:
         serialization.check_types(self)

@@ -38,9 +38,9 @@ class OrthogonalProjection(Filter):
     epochs: int = 20
     learning_rate: float = 0.1
     batch_size: int = 128
-    momentum: float = serialization.added(0.9)
-    decay: bool = serialization.added(False)
-    start: Literal["zero", "random"] = serialization.added("zero")
+    momentum: float = serialization.omit_if_default(0.9)
+    decay: bool = serialization.omit_if_default(False)
+    start: Literal["zero", "random"] = serialization.omit_if_default("zero")
 
     def __post_init__(self) -> None:
         serialization.check_types(self)

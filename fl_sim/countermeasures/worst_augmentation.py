@@ -12,7 +12,7 @@ from torch.nn import functional
 from fl_sim.contracts import WorstCase
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.seeding import torch_seeded
+from fl_sim.core.seeding import seed_torch
 from fl_sim.core.transforms import draw_crop_flip
 
 ROUGHNESS = (0.3, 0.7)  # of a plasma: what is left of its randomness on each finer grid
@@ -102,7 +102,7 @@ def _losses(
 ) -> Float[Tensor, " n"]:
     """Return the losses in the network's own mode, with buffers and generators left as they are."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch_seeded(int(torch.randint(2**62, (1,), generator=rng)), "dropout"):
+    with seed_torch(int(torch.randint(2**62, (1,), generator=rng)), "dropout"):
         scores: Tensor = functional_call(model, buffers, (images,))
     return functional.cross_entropy(scores, targets, reduction="none")
 

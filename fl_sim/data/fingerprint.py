@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fl_sim.core.atomic_io import file_sha256
+from fl_sim.core.atomic_io import hash_file
 
 
 def hash_files(root: Path, files: Iterable[Path]) -> str:
@@ -20,7 +20,7 @@ def hash_files(root: Path, files: Iterable[Path]) -> str:
     """
     sha = hashlib.sha256()
     for name, path in sorted((os.fsencode(path.relative_to(root)), path) for path in files):
-        sha.update(b"%d:%s:%s;" % (len(name), name, file_sha256(path).encode()))
+        sha.update(b"%d:%s:%s;" % (len(name), name, hash_file(path).encode()))
     return sha.hexdigest()
 
 

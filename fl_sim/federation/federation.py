@@ -83,7 +83,9 @@ class Federation:
     def draws(self) -> tuple[Draw, ...]:
         """How the clients of each round are drawn, from the first round to the last."""
         numbers = range(1, self.experiment.rounds + 1)
-        return tuple(self.schedule.draw(round_num, self.clients_with_data) for round_num in numbers)
+        return tuple(
+            self.schedule.describe_draw(round_num, self.clients_with_data) for round_num in numbers
+        )
 
     @cached_property
     def max_clients_per_round(self) -> int:

@@ -77,7 +77,7 @@ def assign_attacker_rows(
     nothing = torch.empty(0, dtype=torch.int64)
     with_data = [rows for rows in owners if len(rows)]
     extra: list[Int64[Tensor, " _"]] = []
-    for adversary, clients in schedule.beside:
+    for adversary, clients in schedule.extra_attackers:
         colludes = isinstance(adversary.client, ColludingClient)
         places = range(len(clients))
         extra += [nothing if colludes else with_data[k % len(with_data)] for k in places]

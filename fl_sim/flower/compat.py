@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_sim.backends import loopback
 from fl_sim.core.errors import RequestError
-from fl_sim.core.seeding import seed_for
+from fl_sim.core.seeding import derive_seed
 
 
 def ensure_node_identity() -> None:
@@ -50,7 +50,7 @@ def seed_globals(seed: int, *labels: str | int) -> Iterator[None]:
     The generators are put back afterwards.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    number = seed_for(seed, *labels)
+    number = derive_seed(seed, *labels)
     random.seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002
     try:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.core.perturbation import Loss, sign_steps, uniform
+from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
 from fl_sim.models.modes import eval_mode
 
 Train = Callable[[Float[Tensor, "n c h w"]], nn.Module]
@@ -124,12 +124,12 @@ def surrogate_robustness(
     """
     with eval_mode(model) as still:
         loss = _summed_loss(still, labels)
-        noise, attack = torch.zeros_like(images), uniform(images, adversary_radius, rng)
+        noise, attack = torch.zeros_like(images), sample_uniform(images, adversary_radius, rng)
         for _ in range(cycles):
             seen, radius = images + noise, adversary_radius
-            attack = sign_steps(loss, seen, attack, radius, radius / 5, steps, "maximise")
+            attack = take_sign_steps(loss, seen, attack, radius, radius / 5, steps, "maximise")
             seen, radius = images + attack, noise_radius
-            noise = sign_steps(loss, seen, noise, radius, radius / 5, steps, "minimise")
+            noise = take_sign_steps(loss, seen, noise, radius, radius / 5, steps, "minimise")
         return -float(loss(images + attack + noise)) / len(images)
 
 
@@ -163,12 +163,12 @@ def noise_robustness(
         turns: of adversary and training.
     """
     protected = images + noise
-    attack = uniform(protected, adversary_radius, rng)
+    attack = sample_uniform(protected, adversary_radius, rng)
     for _ in range(cycles):
         model = train(protected + attack)
         with eval_mode(model) as still:
             loss, radius = _summed_loss(still, labels), adversary_radius
-            attack = sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
+            attack = take_sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
     return -delusiveness(train(protected + attack), protected + attack, labels)
 
 
@@ -203,7 +203,7 @@ def stability(
         rng: of the changes.
         draws: number of changes and trainings.
     """
-    moved = [protected + uniform(protected, radius, rng) for _ in range(draws)]
+    moved = [protected + sample_uniform(protected, radius, rng) for _ in range(draws)]
     left = [delusiveness(train(own), test_images, test_labels) for own in moved]
     return -min(left) if all(map(math.isfinite, left)) else math.nan
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.core.atomic_io import file_sha256
+from fl_sim.core.atomic_io import hash_file
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.models.architectures import Normalise, resnet_stages
 
@@ -97,7 +97,7 @@ def find_weights(backbone: str) -> Path:
 
 def hash_weights(backbone: str) -> str:
     """Return the SHA-256 of the weights' file."""
-    return file_sha256(find_weights(backbone))
+    return hash_file(find_weights(backbone))
 
 
 def check_weights(backbone: str) -> None:

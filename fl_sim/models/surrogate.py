@@ -127,7 +127,7 @@ class Surrogate:
                 if padding:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
                 self.step(batch, labels[rows])
-            if checkpoint.due() or epoch + 1 == num_epochs:
+            if checkpoint.is_due() or epoch + 1 == num_epochs:
                 checkpoint.save(self.state_dict(epoch + 1, rng))
 
     def make_loss(self, labels: Int64[Tensor, " n"]) -> Loss:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fl_sim.core.errors import FieldError, suggest
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import torch_seeded
+from fl_sim.core.seeding import seed_torch
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.low_rank import add_low_rank
@@ -77,7 +77,7 @@ def build_network(
         FieldError: for an unknown backbone, or a cut that it does not allow.
         MissingWeightsError: where pretrained weights are not on this machine.
     """
-    with torch_seeded(seed, "model", model.backbone):
+    with seed_torch(seed, "model", model.backbone):
         stages = _build_stages(model, image_shape, num_classes)
     if model.norm != "batch" and not _is_own_network(model):
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
@@ -88,7 +88,7 @@ def build_network(
     frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
     frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
-        with torch_seeded(seed, "model", model.backbone, model.tune):
+        with seed_torch(seed, "model", model.backbone, model.tune):
             SPARSE[model.tune](body, model.rank)
         if not any(parameter.requires_grad for parameter in body.parameters()):
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"

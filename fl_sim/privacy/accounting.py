@@ -66,17 +66,17 @@ def compute_epsilon(releases: Releases) -> PrivacySpent:
     """
     counts: dict[tuple[float, Draw], int] = {}
     for release in releases.releases:
-        key = (min(release.noise_multiplier, MOST_NOISE), _as_accounted(release.draw))
+        key = (min(release.noise_multiplier, MOST_NOISE), _normalise_draw(release.draw))
         counts[key] = counts.get(key, 0) + release.count
     drawn = {key: count for key, count in counts.items() if count and key[1].rate > 0}
     if not drawn:
         return PrivacySpent(0.0, 0.0)
     if any(noise < LEAST_NOISE for noise, _ in drawn):
         return PrivacySpent(math.inf, math.inf)
-    return _composed(tuple((*key, count) for key, count in drawn.items()), releases.delta)
+    return _compose(tuple((*key, count) for key, count in drawn.items()), releases.delta)
 
 
-def _as_accounted(draw: Draw) -> Draw:
+def _normalise_draw(draw: Draw) -> Draw:
     """Return one draw for all that cost the same."""
     if draw.rate >= 1:
         return Draw(1, 1)
@@ -87,16 +87,16 @@ Events = tuple[tuple[float, Draw, int], ...]  # noise multiplier, draw, count
 
 
 @lru_cache(maxsize=4096)
-def _composed(events: Events, delta: float) -> PrivacySpent:
+def _compose(events: Events, delta: float) -> PrivacySpent:
     try:
         from dp_accounting.rdp import compute_epsilon
     except ImportError:
         raise RequestError(MISSING) from None
     with _without_warnings():
-        curves = [count * _curve(noise, draw)[1] for noise, draw, count in events]
-        orders = _curve(*events[0][:2])[0]
+        curves = [count * _rdp_curve(noise, draw)[1] for noise, draw, count in events]
+        orders = _rdp_curve(*events[0][:2])[0]
         rdp = float(compute_epsilon(orders, np.sum(curves, 0), delta)[0])
-        return PrivacySpent(_by_pld(events, delta, rdp), rdp)
+        return PrivacySpent(_epsilon_by_pld(events, delta, rdp), rdp)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def _curve(noise: float, draw: Draw) -> tuple[Any, Any]:
+def _rdp_curve(noise: float, draw: Draw) -> tuple[Any, Any]:
     """Return the orders, and the Renyi divergence of one release at each of them."""
     import dp_accounting as dp
 
@@ -136,7 +136,7 @@ def _divergences(event: Any, *relation: Any) -> tuple[Any, Any]:
     return accountant.orders, accountant.rdp
 
 
-def _by_pld(events: Events, delta: float, rdp: float) -> float:
+def _epsilon_by_pld(events: Events, delta: float, rdp: float) -> float:
     """Return epsilon by privacy loss distributions; NaN where there is none for a draw."""
     sampled = [event for event in events if event[1].rate < 1]
     too_many = sum(count for *_, count in sampled) > MOST_SAMPLED
@@ -148,9 +148,9 @@ def _by_pld(events: Events, delta: float, rdp: float) -> float:
 
         return float(dp.get_epsilon_gaussian(whole**-0.5, delta))
     step = _grid_step(rdp, sum(count for *_, count in sampled))
-    found = None if whole == 0 else _loss(whole**-0.5, 1.0, step)
+    found = None if whole == 0 else _loss_distribution(whole**-0.5, 1.0, step)
     for noise, draw, count in sampled:
-        own = _loss(noise, draw.rate, step).self_compose(count)
+        own = _loss_distribution(noise, draw.rate, step).self_compose(count)
         found = own if found is None else found.compose(own)
     assert found is not None
     return float(found.get_epsilon_for_delta(delta))
@@ -167,7 +167,7 @@ def _grid_step(epsilon: float, count: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def _loss(noise: float, rate: float, step: float) -> Any:
+def _loss_distribution(noise: float, rate: float, step: float) -> Any:
     """Return the privacy loss distribution of one release of a Poisson draw."""
     from dp_accounting.pld import privacy_loss_distribution
 

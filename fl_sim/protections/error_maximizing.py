@@ -51,7 +51,7 @@ class ErrorMaximizing(alternating_optimization.SignStepNoise):
     max_passes: int = 10
     batch_size: int = 128
     learning_rate: float = 0.1
-    pass_steps: int = serialization.added(0)
+    pass_steps: int = serialization.omit_if_default(0)
     short: ClassVar[str] = "max"
     direction: ClassVar[Literal["minimise", "maximise"]] = "maximise"
 

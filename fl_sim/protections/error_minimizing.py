@@ -55,7 +55,7 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
     max_passes: int = 60
     batch_size: int = 128
     learning_rate: float = 0.1
-    pass_steps: int = serialization.added(0)
+    pass_steps: int = serialization.omit_if_default(0)
     short: ClassVar[str] = "em"
     direction: ClassVar[Literal["minimise", "maximise"]] = "minimise"
 

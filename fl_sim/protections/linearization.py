@@ -11,8 +11,8 @@ from torch.nn import functional
 from fl_sim.contracts import Protection
 from fl_sim.core import pass_counter, serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius, sign_steps
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.perturbation import check_radius, take_sign_steps
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.protections._shared.alternating_optimization import count_outputs, make_in_batches
 
 BATCH = 512
@@ -75,12 +75,12 @@ class Linearization(Protection):
 
             step, start = self.step_size or self.radius / 10, torch.zeros_like(clean)
             steps = self.noise_steps
-            return sign_steps(objective, clean, start, self.radius, step, steps, "minimise")
+            return take_sign_steps(objective, clean, start, self.radius, step, steps, "minimise")
 
         return make_in_batches(made, len(images), BATCH)
 
     def _train_linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
-        with torch_seeded(seed, "linearization"):
+        with seed_torch(seed, "linearization"):
             layer = nn.Linear(images[0].numel(), count_outputs(labels), bias=False)
         linear = nn.Sequential(nn.Flatten(), layer)
         optimizer = torch.optim.SGD(linear.parameters(), self.learning_rate, momentum=0.9)

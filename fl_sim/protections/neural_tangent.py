@@ -14,7 +14,7 @@ from torch.nn import functional
 from fl_sim.contracts import Protection
 from fl_sim.core import pass_counter, serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius, sign_steps
+from fl_sim.core.perturbation import check_radius, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
@@ -57,7 +57,7 @@ class NeuralTangent(Protection):
     num_targets: int = 100
     noise_steps: int = 10
     train_time: float = 64.0
-    loss: Literal["squared_error", "cross_entropy"] = serialization.added("squared_error")
+    loss: Literal["squared_error", "cross_entropy"] = serialization.omit_if_default("squared_error")
     short: ClassVar[str] = "ntga"
     min_classes: ClassVar[int] = 2
 
@@ -102,10 +102,10 @@ class NeuralTangent(Protection):
 
             step, steps = 1.1 * self.radius / self.noise_steps, self.noise_steps
             start = noise[rows]
-            noise[rows] = sign_steps(
+            noise[rows] = take_sign_steps(
                 error, images[rows], start, self.radius, step, steps, "maximise"
             )
-            if checkpoint.due():
+            if checkpoint.is_due():
                 checkpoint.save({"noise": noise, "done": torch.tensor(number + 1)})
         return noise
 

@@ -36,7 +36,7 @@ class OnePixel(Protection):
     """
 
     radius: float = 1.0
-    score: Literal["variance", "deviation"] = serialization.added("variance")
+    score: Literal["variance", "deviation"] = serialization.omit_if_default("variance")
     short: ClassVar[str] = "ops"
 
     def __post_init__(self) -> None:

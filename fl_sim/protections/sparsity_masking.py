@@ -11,7 +11,7 @@ from torch.nn import functional
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, sign_steps
+from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate
@@ -104,7 +104,9 @@ class SparsityMasking(Protection):
             return loss(torch.where(mask, moved, images))
 
         step, steps = self.step_size or self.radius / 10, self.noise_steps
-        return sign_steps(masked_loss, images, noise * mask, self.radius, step, steps, "minimise")
+        return take_sign_steps(
+            masked_loss, images, noise * mask, self.radius, step, steps, "minimise"
+        )
 
 
 def select_largest_gradients(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, uniform
+from fl_sim.core.perturbation import Loss, sample_uniform
 from fl_sim.protections._shared.robust import RobustNoise
 
 
@@ -52,4 +52,4 @@ class StableErrorMinimizing(RobustNoise):
     ) -> Float[Tensor, "n c h w"]:
         """Draw uniformly, pixel by pixel."""
         radius = self.attack_radius if self.random_radius is None else self.random_radius
-        return uniform(images, radius, rng)
+        return sample_uniform(images, radius, rng)

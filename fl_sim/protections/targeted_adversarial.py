@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, project, sign_steps, uniform
+from fl_sim.core.perturbation import Loss, check_radius, project, sample_uniform, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
@@ -59,9 +59,9 @@ class TargetedAdversarial(Protection):
     padding: int = 4
     batch_size: int = 128
     learning_rate: float = 0.1
-    start: Literal["zero", "uniform", "gaussian"] = serialization.added("zero")
-    restarts: int = serialization.added(1)
-    clip_gradient: float | None = serialization.added(5.0)
+    start: Literal["zero", "uniform", "gaussian"] = serialization.omit_if_default("zero")
+    restarts: int = serialization.omit_if_default(1)
+    clip_gradient: float | None = serialization.omit_if_default(5.0)
     short: ClassVar[str] = "tap"
     min_classes: ClassVar[int] = 2
 
@@ -116,7 +116,7 @@ class TargetedAdversarial(Protection):
 
         start, radius = self._draw_start(images, rng), self.radius
         step, steps = self.step_size or radius / 125, self.noise_steps
-        return sign_steps(transformed, images, start, radius, step, steps, "minimise")
+        return take_sign_steps(transformed, images, start, radius, step, steps, "minimise")
 
     def _draw_start(
         self, images: Float[Tensor, "n c h w"], rng: torch.Generator
@@ -125,6 +125,6 @@ class TargetedAdversarial(Protection):
         if self.start == "zero":
             return torch.zeros_like(images)
         if self.start == "uniform":
-            return uniform(images, self.radius, rng)
+            return sample_uniform(images, self.radius, rng)
         drawn = self.radius * torch.randn(images.shape, generator=rng)
         return project(drawn, images, self.radius)

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_sim.core.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.atomic_io import hash_bytes, hash_file
 from fl_sim.core.errors import RequestError, require
 from fl_sim.data.arrays import ArrayPair, NpzFile, Split
 from fl_sim.data.scaling import resize
@@ -43,7 +43,7 @@ def protect_arrays(request: Request, progress: Progress) -> None:
     small = resize(images, request.side)
     check_fits(request, small, [str(label) for label in labels.tolist()])
     prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
-    digest = file_sha256(request.source)
+    digest = hash_file(request.source)
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
@@ -135,8 +135,8 @@ def _measure_entries(
                     name=f"{array}/{index}",
                     file=file,
                     label=str(labels[row]),
-                    source_sha256=bytes_sha256(clean[at].numpy().tobytes()),
-                    sha256=bytes_sha256(own[at].numpy().tobytes()),
+                    source_sha256=hash_bytes(clean[at].numpy().tobytes()),
+                    sha256=hash_bytes(own[at].numpy().tobytes()),
                     change=change[at],
                     psnr=ratios[at] if np.isfinite(ratios[at]) else None,
                     ssim=likeness[at],

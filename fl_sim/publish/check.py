@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Protection
-from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.atomic_io import hash_bytes
 from fl_sim.core.errors import RequestError
 from fl_sim.data.arrays import NpzFile, Split
 from fl_sim.data.folders import read_folder
@@ -157,7 +157,7 @@ def _check_files(
                 f"{escape(entry.file)} has the label {label}, not {escape(entry.label)}"
             )
         content = path.read_bytes()
-        if bytes_sha256(content) != entry.sha256:
+        if hash_bytes(content) != entry.sha256:
             yield ImageFinding(f"{escape(entry.file)} was changed after it was protected")
             continue
         if source is not None:
@@ -191,7 +191,7 @@ def _compare_with_original(
     if original is None:
         return ImageFinding(f"the original {escape(source / entry.name)} is missing")
     before = original.read_bytes()
-    if bytes_sha256(before) != entry.source_sha256:
+    if hash_bytes(before) != entry.source_sha256:
         return ImageFinding(f"the original {escape(original)} is not the one that was protected")
     try:
         clean, own = (decode(b, n).pixels for b, n in ((before, entry.name), (content, entry.file)))
@@ -263,11 +263,11 @@ def _check_row(
     pixels, label = own
     if str(label) != entry.label:
         yield ImageFinding(f"{name} has the label {label}, not {escape(entry.label)}")
-    if bytes_sha256(pixels.numpy().tobytes()) != entry.sha256:
+    if hash_bytes(pixels.numpy().tobytes()) != entry.sha256:
         yield ImageFinding(f"{name} was changed after it was protected")
     elif before is not None:
         clean = _get_row(before, entry.name)
-        if clean is None or bytes_sha256(clean[0].numpy().tobytes()) != entry.source_sha256:
+        if clean is None or hash_bytes(clean[0].numpy().tobytes()) != entry.source_sha256:
             yield ImageFinding(f"the original {name} is not the one that was protected")
         elif clean[0].shape != pixels.shape:
             yield ImageFinding(f"{name} has another size than its original")

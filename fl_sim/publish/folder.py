@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from fl_sim.core.atomic_io import bytes_sha256, file_sha256
+from fl_sim.core.atomic_io import hash_bytes, hash_file
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.data.folder_contents import LabelledImage
 from fl_sim.data.folders import read_folder
@@ -66,7 +66,7 @@ def protect_folder(request: Request, progress: Progress) -> None:
         [image.name, image.label, digest]
         for image, digest in zip(scan.files, scan.sha256, strict=True)
     ]
-    digest = bytes_sha256(repr(found).encode())
+    digest = hash_bytes(repr(found).encode())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     if not _is_finished(request.out, scan, done):
@@ -91,7 +91,7 @@ def _read_input(request: Request, progress: Progress) -> Scan:
         content = image.path.read_bytes()
         picture = decode(content, str(image.path))
         num_bytes += picture.pixels.numel() + 4096
-        digests.append(bytes_sha256(content))
+        digests.append(hash_bytes(content))
         pictures.append(picture._replace(pixels=resize(picture.pixels[None], request.side)[0]))
         progress("images read", index + 1, len(files))
     try:
@@ -163,7 +163,7 @@ def _is_finished(out: Path, scan: Scan, done: dict[str, ImageEntry]) -> bool:
 
 def _is_whole(out: Path, entry: ImageEntry) -> bool:
     path = out / entry.file
-    return path.is_file() and file_sha256(path) == entry.sha256
+    return path.is_file() and hash_file(path) == entry.sha256
 
 
 def _write_all(
@@ -189,7 +189,7 @@ def _write_one(
 ) -> ImageEntry:
     image, rows = scan.files[index], slice(index, index + 1)
     content = image.path.read_bytes()
-    if bytes_sha256(content) != scan.sha256[index]:
+    if hash_bytes(content) != scan.sha256[index]:
         raise RunFailedError(f"{image.path} was changed while it was being protected; start again")
     picture = decode(content, str(image.path))
     clean = picture.pixels.expand(protected.shape[1], -1, -1)[None]
@@ -202,7 +202,7 @@ def _write_one(
         file=scan.outputs[index],
         label=image.label,
         source_sha256=scan.sha256[index],
-        sha256=bytes_sha256(encoded),
+        sha256=hash_bytes(encoded),
         change=int((result.int() - clean.int()).abs().max()),
         psnr=ratio if np.isfinite(ratio) else None,
         ssim=float(ssim(clean, result)[0]),

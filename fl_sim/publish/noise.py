@@ -17,7 +17,7 @@ from torch.nn import functional
 from fl_sim.contracts import Protection
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.perturbation import as_pixels, quantise
-from fl_sim.core.resumable import scratch
+from fl_sim.core.resumable import resume_from
 from fl_sim.publish.protection_report import protect_and_report
 from fl_sim.publish.request import STARTED, Request, wrap_write_errors, write_file
 
@@ -45,7 +45,7 @@ def make_noise(
         progress("passes over each image", passes // len(images), None)
 
     work = request.out / WORK
-    with wrap_write_errors(work), scratch(work):
+    with wrap_write_errors(work), resume_from(work):
         protected, report = protect_and_report(
             request.protection, images, labels, ids, request.seed, listen
         )

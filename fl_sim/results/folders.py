@@ -18,7 +18,7 @@ from fl_sim.core.atomic_io import (
     SEAL,
     DamagedFileError,
     check_files,
-    file_sha256,
+    hash_file,
     read_json,
     read_table,
     write_sealed,
@@ -116,7 +116,7 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
 def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
     """Write the summary of an audit, with the hashes of its tables."""
     names = (AUDIT_FINDINGS, AUDIT_RECORDS)
-    files = {name: file_sha256(folder / name) for name in names}
+    files = {name: hash_file(folder / name) for name in names}
     write_sealed(folder / AUDIT, {**summary, "files": files})
 
 

@@ -78,7 +78,7 @@ def forge_updates(
     whole = replace(round_updates, updates=updates, deltas=sent)
     if not causes:
         return whole, context
-    return whole.drop(context.round, causes), context.at(whole.remaining_rows(causes))
+    return whole.drop(context.round, causes), context.select(whole.remaining_rows(causes))
 
 
 def _forge(kind: ColludingClient, known: Collusion) -> Float[Tensor, "k p"]:
@@ -120,5 +120,5 @@ def _attack_context(
         rule=rule,
         state=state,
         rng=generator(context.seed, "round", context.round, "collusion", position),
-        senders=context.at(order),
+        context=context.select(order),
     )

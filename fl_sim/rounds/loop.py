@@ -68,7 +68,7 @@ def run_round(
     """Run one round: choose, train, forge, aggregate, check and measure."""
     started, timer, schedule = perf_counter(), CpuTimer(backend), federation.schedule
     chosen = schedule.choose_clients(round_num, federation.clients_with_data)
-    absent = schedule.absent(round_num, chosen)
+    absent = schedule.find_absent(round_num, chosen)
     present = [client for client in chosen if client not in absent]
     config = plan_round(federation, state, backend, round_num, present)
     hooks.on_round_start(config)

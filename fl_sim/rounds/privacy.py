@@ -67,7 +67,9 @@ def find_extra_releases(federation: Federation, state: State) -> str:
     server = state.server
     if isinstance(server, RuleServer):
         told = server.rule.broadcast(server.state)
-        found += sorted(f"{name} vectors" for name in federation.experiment.client.sends(told))
+        found += sorted(
+            f"{name} vectors" for name in federation.experiment.client.sent_shapes(told)
+        )
         found += ["losses on their data"] if server.rule.needs_losses else []
     return ", ".join(found)
 
@@ -83,7 +85,7 @@ def find_forwarded_releases(federation: Federation, round_num: int) -> str:
         own for own in federation.experiment.adversaries if own.count(federation.num_clients)
     ]
     for adversary in attacking:
-        if not any(map(adversary.attacks, range(1, round_num + 1))):
+        if not any(map(adversary.is_active, range(1, round_num + 1))):
             continue
         if isinstance(adversary.client, ColludingClient):
             return "of each client's own update alone: colluding attackers hand on what is in it"

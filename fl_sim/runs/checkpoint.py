@@ -63,7 +63,7 @@ class StopOnInterrupt(Callback):
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Raise an `InterruptedRunError` where the run is to end, unless it is over."""
         if outcome.state.round < self.rounds:
-            interrupts.check(outcome.state.round)
+            interrupts.raise_if_requested(outcome.state.round)
 
 
 class CheckpointError(RequestError):

@@ -42,7 +42,7 @@ def _check_withheld(experiment: Experiment) -> None:
     """Refuse to withhold so much that too few clients have anything to train on."""
     clients, members, protected = assign_records(experiment, load_experiment_dataset(experiment))
     num_able = len(clients[members & ~protected].unique())
-    fewest = validation.fewest_of(experiment)
+    fewest = validation.min_clients_per_round(experiment)
     allowed = f"so small that {fewest} clients still have images to train on"
     require(num_able >= fewest, "layout.fraction", allowed, experiment.layout.fraction)
 

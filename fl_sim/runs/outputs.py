@@ -15,7 +15,7 @@ from torch import Tensor
 from fl_sim.backends.base import Backend
 from fl_sim.core.atomic_io import (
     SEAL,
-    file_sha256,
+    hash_file,
     write_arrays,
     write_json,
     write_sealed,
@@ -77,7 +77,7 @@ def write_outputs(
         **numbers,
         "params_sha256": hash_state(state),
         "failures": failures,
-        "files": {name: file_sha256(folder / name) for name in FILES},
+        "files": {name: hash_file(folder / name) for name in FILES},
     }
     result[SEAL] = write_sealed(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -152,7 +152,7 @@ def _start_worker(reports: Any, parent_alive: Connection, stop: Any) -> None:
     global _reports
     _reports = reports
     compat.silence_logs()
-    interrupts.share(stop)
+    interrupts.set_flag(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.config.sweeps import Cell, expand_cells
 from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
@@ -46,7 +46,7 @@ def run(
         RequestError: before any work, for what the request gets wrong. A run that breaks
             off is recorded, and `complete` is False.
     """
-    return run_cells(cells_of(experiment, {}, seeds), make_options(options), listen)
+    return run_cells(expand_cells(experiment, {}, seeds), make_options(options), listen)
 
 
 def sweep(
@@ -69,7 +69,7 @@ def sweep(
         seeds, listen, options: As in `run`.
     """
     chosen = make_options({"resume": True, **options})
-    return run_cells(cells_of(experiment, axes, seeds), chosen, listen)
+    return run_cells(expand_cells(experiment, axes, seeds), chosen, listen)
 
 
 def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:
@@ -91,7 +91,7 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
         for job in jobs:
             refuse_links(run_folder(root, *job.key))
         unfinished = _unfinished_jobs(jobs, options)
-        interrupts.share(None)  # an earlier request may have been interrupted
+        interrupts.set_flag(None)  # an earlier request may have been interrupted
         if options.engine != "flower":
             owner_noise.make_owner_noise(unfinished, options.workers)
         if interrupts.is_stop_requested():

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from fl_sim.config.sweeps import (
     check_grid,
-    checked_seeds,
     describe_settings,
     expand_grid,
     label_axes,
+    validate_seeds,
 )
 from fl_sim.config.user_file import load_python
 from fl_sim.core import process
@@ -117,7 +117,7 @@ def read(path: str | Path) -> Study:
     try:
         check_grid(axes)
         require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
-        seeds = checked_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
+        seeds = validate_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
         labelled = label_axes(axes)
         taken = set(inspect.signature(measure).parameters)
     except (RequestError, ValueError) as error:
@@ -164,7 +164,7 @@ def run(
         RequestError: before any work, for a file that is no study.
     """
     study = read(path)
-    points = expand_points(study, checked_seeds(seeds, "seeds") if len(seeds) else ())
+    points = expand_points(study, validate_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
     with lock_folder(root, wait=wait):
         for point in points:

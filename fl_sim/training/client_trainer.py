@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Client, Failure, SgdConfig, Shard, Update
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import Federation
 from fl_sim.federation.shards import ClientShards
@@ -90,7 +90,7 @@ class ClientTrainer:
         """Return what `client` is asked, and what it may send: by what the server knows."""
         size, honest = self.shards.sizes[client], self.schedule.experiment.client
         trains = len(self.shards.owners[client]) > 0
-        sends = honest.sends(config.received) if trains else {}
+        sends = honest.sent_shapes(config.received) if trains else {}
         return ExpectedUpdate(config, client, size, sends, trains)
 
     def estimate_steps(self, client: int, round_num: int) -> float:
@@ -228,7 +228,7 @@ class ClientTrainer:
             return [float("nan")] * len(clients)
         return [
             known
-            if sgd.takes_all_at_once(self.shards.sizes[client])
+            if sgd.is_full_gradient_step(self.shards.sizes[client])
             else self.compute_loss(self.shards.shard(client, config.round))
             for client, known in zip(clients, in_training, strict=True)
         ]
@@ -283,7 +283,7 @@ class ClientTrainer:
         rng = generator(self.shards.seed, "round", round_num, "client", client)
         metrics = {"train_loss": float("nan"), "train_accuracy": float("nan")}
         if len(shard):
-            with torch_seeded(self.shards.seed, "round", round_num, "layers", client):  # of dropout
+            with seed_torch(self.shards.seed, "round", round_num, "layers", client):  # of dropout
                 metrics = behaviour.train(self.model, shard, rng)
         delta = self.model_buffers.subtract(config.parameters, self._delta_out)
         update = Update(

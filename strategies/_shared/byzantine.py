@@ -40,7 +40,7 @@ class ByzantineRule(InformedRule, ABC):
         """Return the field."""
         return self.num_byzantine
 
-    def against(self, num_attackers: int) -> AggregationRule:
+    def with_num_attackers(self, num_attackers: int) -> AggregationRule:
         """Replace the field."""
         rule: Any = self
         return replace(rule, num_byzantine=num_attackers)  # type: ignore[no-any-return]

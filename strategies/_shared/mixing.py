@@ -69,11 +69,11 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
         fits = inner is None or inner >= self.num_byzantine
         require(fits, "rule.num_byzantine", allowed, inner)
 
-    def against(self, num_attackers: int) -> AggregationRule:
+    def with_num_attackers(self, num_attackers: int) -> AggregationRule:
         """Replace the field, and move that of the wrapped rule by as much."""
         wrapper: Any = self
         inner, more = self.rule.num_attackers(), num_attackers - self.num_byzantine
-        rule = self.rule if inner is None else self.rule.against(inner + more)
+        rule = self.rule if inner is None else self.rule.with_num_attackers(inner + more)
         return replace(wrapper, num_byzantine=num_attackers, rule=rule)  # type: ignore[no-any-return]
 
     @property

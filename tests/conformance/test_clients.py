@@ -200,7 +200,7 @@ def test_a_client_of_a_batch_sends_what_it_trained(client: Client, shard: Shard)
 @every_client
 def test_a_client_says_by_its_methods_what_its_fields_hold(client: Client) -> None:
     values = field_values(client)
-    assert client.wrapped() == {n: v for n, v in values.items() if isinstance(v, Client)}
+    assert client.wrapped_clients() == {n: v for n, v in values.items() if isinstance(v, Client)}
     assert client.backdoor() == (
         (values["trigger"], values["target"]) if "trigger" in values else None
     )
@@ -213,7 +213,7 @@ def test_a_client_says_by_its_methods_what_its_fields_hold(client: Client) -> No
 @every_client
 def test_a_client_is_put_around_another_where_it_wraps_an_honest_one(client: Client) -> None:
     other = SgdClient(learning_rate=1e-6)
-    inner = client.rewrap(other, always=False).wrapped()
+    inner = client.rewrap(other, always=False).wrapped_clients()
     assert (inner == {"honest": other}) == isinstance(client, Wrapper)
 
 

@@ -16,7 +16,7 @@ from fl_sim.config.validation import check
 from fl_sim.contracts import Augmentation, Countermeasure, Filter, Shard, WorstCase
 from fl_sim.core.errors import FieldError
 from fl_sim.core.plugins import discover
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.serialization import construct, describe
 from fl_sim.models.architectures import ARCHITECTURES
 
@@ -32,7 +32,7 @@ def images_of(count: int, shape: tuple[int, int, int]) -> Tensor:
 
 
 def network(shape: tuple[int, int, int]) -> nn.Sequential:
-    with torch_seeded(0, "network"):
+    with seed_torch(0, "network"):
         return ARCHITECTURES["small_cnn"](shape, 4, "batch")
 
 

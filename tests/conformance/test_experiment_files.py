@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_sim.config.experiment_file import ExperimentFile, read
-from fl_sim.config.sweeps import Cell, cells_of
+from fl_sim.config.sweeps import Cell, expand_cells
 from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
 from fl_sim.report import expected
@@ -32,7 +32,7 @@ def content_of(path: Path) -> ExperimentFile:
 def cells_in(path: Path) -> list[Cell]:
     """Return the cells of a file's first seed."""
     content = content_of(path)
-    return cells_of(content.experiment, content.axes, content.seeds[:1])
+    return expand_cells(content.experiment, content.axes, content.seeds[:1])
 
 
 def test_there_are_experiments() -> None:
@@ -90,7 +90,7 @@ def test_every_control_can_be_built(path: Path) -> None:
 @every_file
 def test_seeds_do_not_change_the_name_of_a_run(path: Path) -> None:
     content = content_of(path)
-    cells = cells_of(content.experiment, {}, content.seeds)
+    cells = expand_cells(content.experiment, {}, content.seeds)
     assert {cell.experiment.run_id for cell in cells} == {content.experiment.run_id}
 
 
@@ -101,7 +101,7 @@ def test_the_size_of_the_papers_can_be_had(path: Path) -> None:
     content = read(path, full=True)
     assert content.experiment.data.num_samples is None
     assert content.experiment.run_id != content_of(path).experiment.run_id
-    assert cells_of(content.experiment, content.axes, (0,))
+    assert expand_cells(content.experiment, content.axes, (0,))
 
 
 def test_a_file_of_one_size_says_so() -> None:

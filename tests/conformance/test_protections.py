@@ -136,7 +136,7 @@ def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
 
     if not whole.passes:
         return  # made without a network
-    with resumable.scratch(tmp_path):
+    with resumable.resume_from(tmp_path):
         with pytest.raises(CutError), pass_counter.count_passes(cut):
             made.again()
         with pass_counter.count_passes() as left:

@@ -340,7 +340,7 @@ def test_state_survives_a_checkpoint_bit_by_bit(rule: AggregationRule, tmp_path:
 def test_a_rule_says_how_many_attackers_it_is_to_survive(rule: AggregationRule) -> None:
     number = field_values(rule).get("num_byzantine")
     assert rule.num_attackers() == number
-    assert rule.against(3).num_attackers() == (None if number is None else 3)
+    assert rule.with_num_attackers(3).num_attackers() == (None if number is None else 3)
 
 
 ROBUST = [rule for rule in RULES if rule.num_attackers() is not None]

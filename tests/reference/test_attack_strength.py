@@ -114,8 +114,8 @@ def test_references_find_more_than_the_loss_threshold(
 ) -> None:
     """The intervals of the areas lie apart, for each of the first four heads as the target."""
     for target in range(4):
-        held, inside = overfit.evidence(target), overfit.members[target]
-        scores, plain = attack.scores(held), LossThreshold().scores(held)
+        evidence, inside = overfit.evidence(target), overfit.members[target]
+        scores, plain = attack.scores(evidence), LossThreshold().scores(evidence)
         _, low, _ = auc_with_interval(scores[inside], scores[~inside])
         _, _, high = auc_with_interval(plain[inside], plain[~inside])
         assert low > high

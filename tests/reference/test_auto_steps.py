@@ -5,15 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.core.auto_pgd import auto_pgd, checkpoints
-from fl_sim.core.perturbation import sign_steps, uniform
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.auto_pgd import auto_pgd, list_checkpoints
+from fl_sim.core.perturbation import sample_uniform, take_sign_steps
+from fl_sim.core.seeding import generator, seed_torch
 
 RADIUS = 8 / 255
 
 
 def network() -> nn.Sequential:
-    with torch_seeded(0, "network"):
+    with seed_torch(0, "network"):
         return nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(288, 5)
         ).requires_grad_(False)
@@ -26,8 +26,8 @@ def batch(count: int = 40) -> tuple[Tensor, Tensor]:
 
 def test_checkpoints_are_those_of_the_paper() -> None:
     """Croce and Hein (2020), section 3.1: p = 0, 0.22, 0.41, 0.57, 0.70, 0.80, 0.87 ..."""
-    assert checkpoints(1000)[:6] == [220, 410, 570, 700, 800, 870]
-    assert checkpoints(10) == [3, 5, 6, 7, 8, 9, 10, 10]
+    assert list_checkpoints(1000)[:6] == [220, 410, 570, 700, 800, 870]
+    assert list_checkpoints(10) == [3, 5, 6, 7, 8, 9, 10, 10]
 
 
 def test_the_highest_loss_is_kept_and_the_ball_too() -> None:
@@ -43,7 +43,7 @@ def test_the_highest_loss_is_kept_and_the_ball_too() -> None:
         seen.append(found.detach())
         return found
 
-    start = uniform(images, RADIUS, generator(0, "start"))
+    start = sample_uniform(images, RADIUS, generator(0, "start"))
     noise = auto_pgd(spied, images, start, RADIUS, 20)
     assert len(seen) == 21
     torch.testing.assert_close(losses(images + noise), torch.stack(seen).amax(0))
@@ -59,10 +59,10 @@ def test_it_finds_at_least_the_loss_of_plain_steps() -> None:
     def losses(moved: Tensor) -> Tensor:
         return functional.cross_entropy(model(moved), labels, reduction="none")
 
-    start = uniform(images, RADIUS, generator(0, "start"))
+    start = sample_uniform(images, RADIUS, generator(0, "start"))
     own = auto_pgd(losses, images, start, RADIUS, 20)
     for step in (RADIUS / 10, RADIUS / 5, RADIUS):
-        plain = sign_steps(
+        plain = take_sign_steps(
             lambda moved: losses(moved).sum(), images, start, RADIUS, step, 20, "maximise"
         )
         ours, theirs = float(losses(images + own).mean()), float(losses(images + plain).mean())
@@ -73,7 +73,7 @@ def test_it_finds_at_least_the_loss_of_plain_steps() -> None:
 def test_each_image_is_attacked_by_itself(count: int) -> None:
     model, (images, labels) = network().double(), batch()
     images = images.double()
-    start = uniform(images.float(), RADIUS, generator(0, "start")).double()
+    start = sample_uniform(images.float(), RADIUS, generator(0, "start")).double()
 
     def attacked(rows: slice) -> Tensor:
         def losses(moved: Tensor) -> Tensor:

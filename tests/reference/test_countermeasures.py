@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clients.sgd import SgdClient, smoothed_cross_entropy
 from fl_sim.contracts import Pipeline, Shard
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.countermeasures.bit_depth import BitDepth
 from fl_sim.countermeasures.crop_flip import CropFlip
@@ -209,7 +209,7 @@ def test_the_hardest_augmentation_is_at_least_as_hard_as_one() -> None:
 def test_the_hardest_augmentation_is_found_in_training_mode() -> None:
     """On all draws as one batch, whose statistics normalise it; the network keeps its own."""
     layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
-    with torch_seeded(0, "network"):
+    with seed_torch(0, "network"):
         model = nn.Sequential(*layers)
     model[1].running_mean.fill_(3.0)
     images = torch.rand(10, 3, 8, 8, generator=generator(0, "x"))

@@ -116,10 +116,10 @@ def test_steps_are_counted_wherever_they_matter() -> None:
     sgd = client.sgd_config(1)
     assert sgd is not None
     assert sgd.num_steps(12) == 7
-    assert not sgd.takes_all_at_once(4)
+    assert not sgd.is_full_gradient_step(4)
     one = replace(client, local_steps=1).sgd_config(1)
     assert one is not None
-    assert (one.takes_all_at_once(5), one.takes_all_at_once(6)) == (True, False)
+    assert (one.is_full_gradient_step(5), one.is_full_gradient_step(6)) == (True, False)
 
 
 @pytest.mark.parametrize(

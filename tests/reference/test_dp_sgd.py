@@ -22,7 +22,7 @@ from fl_sim import Experiment, Model, run
 from fl_sim.config import validation
 from fl_sim.contracts import Shard
 from fl_sim.core.errors import FieldError
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.layout import Layout
 from fl_sim.models import parameters
 from fl_sim.protections.random_noise import RandomNoise
@@ -34,7 +34,7 @@ needs_accounting = pytest.mark.skipif(
 
 
 def network() -> nn.Sequential:
-    with torch_seeded(0, "network"):
+    with seed_torch(0, "network"):
         return nn.Sequential(
             nn.Conv2d(1, 3, 3, padding=1),
             nn.GroupNorm(1, 3),

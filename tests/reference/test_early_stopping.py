@@ -11,7 +11,7 @@ from clients.early_stopping import KEPT, EarlyStoppingClient
 from clients.sgd import SgdClient
 from fl_sim.contracts import Shard
 from fl_sim.core.errors import FieldError
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 
 SGD = SgdClient(learning_rate=0.5, momentum=0.9, batch_size=8, local_epochs=12)
 
@@ -28,7 +28,7 @@ def shard(count: int = 60, noisy: int = 40, wrong: float = 0.0) -> Shard:
 
 
 def model() -> nn.Sequential:
-    with torch_seeded(0, "model"):
+    with seed_torch(0, "model"):
         return nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 2))
 
 

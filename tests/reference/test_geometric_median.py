@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_sim.core.distances import gram
+from fl_sim.core.distances import gram_matrix
 from fl_sim.core.seeding import generator
 from strategies.geometric_median import GeometricMedian, run_weiszfeld
 
@@ -56,7 +56,7 @@ def test_the_example_of_byzfls_documentation() -> None:
     points = torch.cat([torch.zeros(1, 3), ROWS])
     shares = torch.tensor([0, 1 / 3, 1 / 3, 1 / 3], dtype=torch.float64)
     start = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
-    found = run_weiszfeld(gram(points), shares, start, 0.1, 3) @ points.double()
+    found = run_weiszfeld(gram_matrix(points), shares, start, 0.1, 3) @ points.double()
     expected = torch.tensor([3.78788764, 4.78788764, 5.78788764], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-9)
     torch.testing.assert_close(median_of(ROWS), ROWS[1], rtol=1e-6, atol=0)

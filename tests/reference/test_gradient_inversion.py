@@ -16,7 +16,7 @@ from fl_sim.attacks.gradient_inversion import (
 )
 from fl_sim.config.experiment_file import load_python
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_dataset
 from fl_sim.metrics.quality import psnr, ssim
 
@@ -89,7 +89,7 @@ def test_the_same_seed_finds_the_same_bits() -> None:
 
 
 def head_gradient(count: int, dim: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch_seeded(1, "head"):
+    with seed_torch(1, "head"):
         head = nn.Linear(dim, CLASSES)
     rng = generator(0, "features")
     features = torch.randn(count, dim, generator=rng)

@@ -19,14 +19,14 @@ from fl_sim import Model, run
 from fl_sim.config import validation
 from fl_sim.contracts import Release, Releases, Shard
 from fl_sim.core.errors import FieldError
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.models.parameters import flatten
 from fl_sim.participants import Participation
 from fl_sim.privacy.accounting import compute_epsilon
 
 
 def network(size: int = 10) -> nn.Module:
-    with torch_seeded(0, "network"):
+    with seed_torch(0, "network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(36, size))
 
 

@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from fl_sim.attacks.memorisation import LETTER_A, mark_bytes, mark_images, measure_memorisation
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_dataset
 from fl_sim.metrics._shared.intervals import sign_test
 
 
 def network(seed: int) -> nn.Sequential:
-    with torch_seeded(seed, "network"):
+    with seed_torch(seed, "network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
 
 

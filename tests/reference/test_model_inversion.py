@@ -17,7 +17,7 @@ from fl_sim.attacks.model_inversion import (
 from fl_sim.config.experiment_file import load_python
 from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.sources import load_dataset
 from fl_sim.metrics.extraction import attack_accuracy, feature_distance, knowledge_extraction
 
@@ -25,7 +25,7 @@ QUICK = PriorGuidedInversion(samples=600, candidates=20, kept=10, steps=20, crop
 
 
 def network(seed: int, hidden: int = 64) -> nn.Sequential:
-    with torch_seeded(seed, "network"):
+    with seed_torch(seed, "network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 

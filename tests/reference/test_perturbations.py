@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Dataset
 from fl_sim.core.errors import FieldError
-from fl_sim.core.perturbation import as_pixels, sign_steps
+from fl_sim.core.perturbation import as_pixels, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.data.sources import load_dataset, take_subset
 from fl_sim.protections import error_minimizing
@@ -69,7 +69,7 @@ def test_sign_steps_are_those_of_a_loop_over_images_and_pixels(
     images = torch.rand(4, 1, 3, 3, generator=rng, dtype=torch.float64)
     images[0] = images[0].round()  # black and white: where clipping bites
     start = RADIUS * (2 * torch.rand(4, 1, 3, 3, generator=rng, dtype=torch.float64) - 1)
-    noise = sign_steps(curved_loss(seed), images, start, RADIUS, STEP, num_steps, direction)
+    noise = take_sign_steps(curved_loss(seed), images, start, RADIUS, STEP, num_steps, direction)
     expected = [
         sign_steps_by_definition(seed, image, own, num_steps, direction)
         for image, own in zip(images.flatten(1).tolist(), start.flatten(1).tolist(), strict=True)
@@ -81,7 +81,7 @@ def test_sign_steps_are_those_of_a_loop_over_images_and_pixels(
 def test_a_linear_loss_is_driven_into_the_corner_of_the_ball(direction: Direction) -> None:
     weights = slopes(0).view(1, 1, 3, 3)
     images = torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64)
-    noise = sign_steps(
+    noise = take_sign_steps(
         lambda x: (weights * x).sum(), images, torch.zeros_like(images), RADIUS, STEP, 10, direction
     )
     sign = 1 if direction == "maximise" else -1

@@ -12,7 +12,7 @@ from fl_sim.contracts import Dataset
 from fl_sim.core.errors import FieldError
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.models.tuning import build_network
@@ -168,7 +168,7 @@ def test_gradients_of_a_surrogate_are_clipped_only_where_that_is_asked_for(
 
 
 def tiny_network() -> nn.Sequential:
-    with torch_seeded(0, "tiny"):
+    with seed_torch(0, "tiny"):
         layers = (nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
         return nn.Sequential(*layers).double()
 

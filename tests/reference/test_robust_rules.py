@@ -16,7 +16,7 @@ from scipy.stats import trim_mean
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Update
-from fl_sim.core.distances import gram
+from fl_sim.core.distances import gram_matrix
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import COLUMNS, chunks, weighted_sum
 from fl_sim.flower import compat
@@ -137,7 +137,9 @@ def test_distances_are_exact_where_updates_share_a_large_part() -> None:
 def test_inner_products_from_another_origin() -> None:
     updates = torch.randn(5, 40, generator=generator(0, "origin")).double()
     seen = updates - updates[2]
-    torch.testing.assert_close(gram(updates, updates[2]), seen @ seen.T, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        gram_matrix(updates, updates[2]), seen @ seen.T, rtol=1e-12, atol=1e-13
+    )
 
 
 def test_identical_updates_are_exactly_no_distance_apart() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clients.fedprox import FedProxClient
-from fl_sim.config.sweeps import cells_of, checked_seeds
+from fl_sim.config.sweeps import expand_cells, validate_seeds
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.experiment import Experiment, Model
 from fl_sim.protections.random_noise import RandomNoise
@@ -25,7 +25,7 @@ def test_fields_that_change_together_are_one_axis(experiment: Maker) -> None:
         },
         "data.num_clients": [6, 8],
     }
-    cells = cells_of(experiment(), axes, (0, 1))
+    cells = expand_cells(experiment(), axes, (0, 1))
     assert len(cells) == 2 * 2 * 2
     assert cells[0].settings == {"method": "FedProx", "data.num_clients": 6}
     assert cells[0].experiment.client == FedProxClient()
@@ -38,17 +38,17 @@ def test_fields_that_change_together_are_one_axis(experiment: Maker) -> None:
 
 def test_an_axis_that_changes_an_unknown_field_is_refused(experiment: Maker) -> None:
     with pytest.raises(FieldError, match="batchsize"):
-        cells_of(experiment(), {"method": {"SGD": {"client.batchsize": 8}}}, None)
+        expand_cells(experiment(), {"method": {"SGD": {"client.batchsize": 8}}}, None)
 
 
 def test_values_that_read_alike_are_refused(experiment: Maker) -> None:
     with pytest.raises(FieldError, match="values that read apart"):
-        cells_of(experiment(), {"client.momentum": [0.5, 0.9, 0.5]}, None)
+        expand_cells(experiment(), {"client.momentum": [0.5, 0.9, 0.5]}, None)
 
 
 def test_models_that_differ_read_apart(experiment: Maker) -> None:
     models = [Model(), Model(norm="group"), Model(pixels=64), Model(rank=8)]
-    cells = cells_of(experiment(), {"model": models}, None)
+    cells = expand_cells(experiment(), {"model": models}, None)
     assert [cell.settings["model"] for cell in cells] == [
         "small_cnn, random, full",
         "small_cnn, random, full, norm=group",
@@ -75,7 +75,7 @@ def test_axes_that_would_count_one_run_twice_or_are_none_are_refused(
     experiment: Maker, axes: Any, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        cells_of(experiment(), axes, None)
+        expand_cells(experiment(), axes, None)
 
 
 @pytest.mark.parametrize(
@@ -83,21 +83,21 @@ def test_axes_that_would_count_one_run_twice_or_are_none_are_refused(
 )
 def test_seeds_that_are_none_or_count_twice_are_refused(seeds: Any) -> None:
     with pytest.raises(FieldError, match=r"^--seeds: a list of different whole numbers"):
-        checked_seeds(seeds, "--seeds")
+        validate_seeds(seeds, "--seeds")
 
 
 def test_the_largest_seed_is_taken(experiment: Maker) -> None:
-    assert cells_of(experiment(), {}, [2**63 - 1])[0].experiment.seed == 2**63 - 1
+    assert expand_cells(experiment(), {}, [2**63 - 1])[0].experiment.seed == 2**63 - 1
 
 
 def test_plug_ins_may_be_named_in_an_axis(experiment: Maker) -> None:
-    cells = cells_of(experiment(), {"strategy": ["Krum", "FedAvg"]}, None)
+    cells = expand_cells(experiment(), {"strategy": ["Krum", "FedAvg"]}, None)
     assert [cell.experiment.strategy for cell in cells] == [Krum(), FedAvg()]
 
 
 def test_protections_that_do_not_matter_still_share_one_run(experiment: Maker) -> None:
     axes = {"protection": ["em", "sem"], "layout.fraction": [0.0, 0.5]}
-    cells = cells_of(experiment(protection=RandomNoise()), axes, None)
+    cells = expand_cells(experiment(protection=RandomNoise()), axes, None)
     assert len({cell.key for cell in cells}) == 3
 
 
@@ -114,15 +114,15 @@ def test_an_axis_that_undoes_another_is_refused(
 ) -> None:
     first = {"a": {path: values[0] if second == path else 0.5}}
     with pytest.raises(RequestError, match=f"sets {second}, and would undo {path} of first"):
-        cells_of(experiment(), {"first": first, second: values}, None)
+        expand_cells(experiment(), {"first": first, second: values}, None)
 
 
 def test_an_axis_may_change_a_part_of_what_one_before_it_sets(experiment: Maker) -> None:
     axes = {"client": [FedProxClient()], "client.mu": [0.3, 0.5]}
-    found = [cell.experiment.client for cell in cells_of(experiment(), axes, None)]
+    found = [cell.experiment.client for cell in expand_cells(experiment(), axes, None)]
     assert found == [FedProxClient(mu=0.3), FedProxClient(mu=0.5)]
 
 
 def test_seeds_without_end_are_refused() -> None:
     with pytest.raises(FieldError, match="SEEDS: at most 100,000 seeds"):
-        checked_seeds(itertools.count(), "SEEDS")
+        validate_seeds(itertools.count(), "SEEDS")

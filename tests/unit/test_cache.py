@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_sim.core.cache import cache_folder, digest, load_or_compute
 from fl_sim.core.errors import RequestError
-from fl_sim.core.resumable import Checkpoint, scratch
+from fl_sim.core.resumable import Checkpoint, resume_from
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,7 @@ def test_a_cache_that_cannot_be_written_to_names_the_variable(
 
 
 def test_a_checkpoint_of_a_computation_that_was_changed_is_not_gone_on_from(tmp_path: Path) -> None:
-    with scratch(tmp_path):
+    with resume_from(tmp_path):
         Checkpoint("half").save({"half": torch.ones(100)})
         path = tmp_path / "half.safetensors"
         path.write_bytes(flipped(path.read_bytes()))

@@ -60,7 +60,7 @@ def test_an_added_field_is_described_only_where_it_is_not_at_its_default() -> No
     @dataclasses.dataclass(frozen=True)
     class Grown:
         old: int = 1
-        new: int = serialization.added(2)
+        new: int = serialization.omit_if_default(2)
 
     assert set(describe(Grown())) == {"class", "old"}
     assert describe(Grown(new=3))["new"] == 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim.config.experiment_file import parse_value, read
-from fl_sim.config.sweeps import refuse_undone
+from fl_sim.config.sweeps import refuse_overwrites
 from fl_sim.core.errors import RequestError
 from fl_sim.data.partition import Iid
 from fl_sim.protections.error_minimizing import ErrorMinimizing
@@ -127,14 +127,14 @@ def test_an_override_that_an_axis_would_undo_is_refused(
     file = written(tmp_path, f"{FILE}AXES = {axes}\n")
     content = read(file, [f"{field}=0.1"])
     with pytest.raises(RequestError, match=rf"sets {path}, and would undo {field} of --set"):
-        refuse_undone(content.axes, {field: "--set"})
+        refuse_overwrites(content.axes, {field: "--set"})
 
 
 def test_an_override_of_what_an_axis_starts_from_is_kept(tmp_path: Path) -> None:
     file = written(tmp_path, f'{FILE}AXES = {{"client.momentum": [0.1, 0.2]}}\n')
     overrides = ["client=SgdClient", "client.learning_rate=0.5"]
     content = read(file, overrides)
-    refuse_undone(content.axes, {own.partition("=")[0]: "--set" for own in overrides})
+    refuse_overwrites(content.axes, {own.partition("=")[0]: "--set" for own in overrides})
     assert content.experiment.client.learning_rate == 0.5
     assert list(content.axes) == ["client.momentum"]
 

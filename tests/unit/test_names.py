@@ -10,7 +10,7 @@ from fl_sim import Experiment
 from fl_sim.cli.catalogue import list_entries
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.core.errors import FieldError
-from fl_sim.core.names import choose
+from fl_sim.core.names import choose_plugin
 from fl_sim.countermeasures.cut_out import CutOut
 from fl_sim.countermeasures.grey import Grey
 from fl_sim.data.partition import Iid, Partition
@@ -89,5 +89,5 @@ def test_an_unknown_name_is_refused_with_those_there_are(path: str, name: str, w
 def test_every_name_that_is_listed_is_taken(kind: Any, field: str, base: Any) -> None:
     bases = (base, flower.Strategy) if kind == "strategies" else (base,)
     for entry in list_entries(kind):
-        assert choose(entry.name, field, bases).__name__ == entry.name
-        assert choose(entry.name.lower(), field, bases).__name__ == entry.name
+        assert choose_plugin(entry.name, field, bases).__name__ == entry.name
+        assert choose_plugin(entry.name.lower(), field, bases).__name__ == entry.name

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fl_sim.config.sweeps import cells_of
+from fl_sim.config.sweeps import expand_cells
 from fl_sim.contracts import Row
 from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
@@ -96,8 +96,8 @@ def test_what_was_measured_before_the_last_round_only_is_not_final(results: Resu
 def test_rows_on_disk_say_what_is_a_control(
     tmp_path: Path, experiment: Callable[..., Experiment]
 ) -> None:
-    cells = cells_of(experiment(), {"client.learning_rate": [0.1, 0.2]}, [0])
-    (control,) = cells_of(experiment(rounds=3), {}, [0])
+    cells = expand_cells(experiment(), {"client.learning_rate": [0.1, 0.2]}, [0])
+    (control,) = expand_cells(experiment(rounds=3), {}, [0])
     for cell in (*cells, control):
         folder = run_folder(tmp_path, *cell.key)
         folder.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_rows_on_disk_say_what_is_a_control(
 def test_without_any_run_there_are_no_rows(
     tmp_path: Path, experiment: Callable[..., Experiment]
 ) -> None:
-    cells = cells_of(experiment(), {}, [0])
+    cells = expand_cells(experiment(), {}, [0])
     write_summary(tmp_path, cells, [], {cells[0].key: "it broke"})
     results = load_results(tmp_path)
     assert results.rows.empty

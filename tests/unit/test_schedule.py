@@ -96,7 +96,7 @@ def test_clients_that_are_drawn_one_by_one_are_able_and_there(
     asked = script.choose_clients(number, sorted(able))
     assert asked == sorted(set(asked) & able)
     assert 3 not in asked or number >= 5
-    draw = script.draw(number, sorted(able))
+    draw = script.describe_draw(number, sorted(able))
     assert draw == Draw(len(able - ({3} if number < 5 else set())), 4, "poisson")
     if draw.rate == 1:
         assert len(asked) == draw.eligible
@@ -153,7 +153,7 @@ def test_clients_arrive_depart_and_come_back() -> None:
 
 @given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(EVERYBODY)))
 def test_nobody_is_absent_by_default(seed: int, number: int, some: set[int]) -> None:
-    assert schedule(seed=seed).absent(number, sorted(some)) == {}
+    assert schedule(seed=seed).find_absent(number, sorted(some)) == {}
 
 
 @given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(EVERYBODY)))
@@ -162,18 +162,18 @@ def test_an_absence_does_not_depend_on_who_else_was_asked(
 ) -> None:
     plan = Participation(drop_out=0.4, speed_spread=0.8, deadline=1.3)
     script = schedule(seed=seed, participation=plan)
-    everybody = script.absent(number, EVERYBODY)
-    assert script.absent(number, sorted(some)) == {
+    everybody = script.find_absent(number, EVERYBODY)
+    assert script.find_absent(number, sorted(some)) == {
         client: cause for client, cause in everybody.items() if client in some
     }
 
 
 def test_clients_drop_out_as_often_as_declared() -> None:
     script = schedule(participation=Participation(drop_out=0.3))
-    lost = [len(script.absent(i, EVERYBODY)) for i in range(1, 301)]
+    lost = [len(script.find_absent(i, EVERYBODY)) for i in range(1, 301)]
     assert sum(lost) / 3000 == pytest.approx(0.3, abs=0.03)  # 3.6 standard errors
     assert len(set(lost)) > 1
-    assert set(script.absent(1, EVERYBODY).values()) <= {"dropped out"}
+    assert set(script.find_absent(1, EVERYBODY).values()) <= {"dropped out"}
 
 
 @given(seed=seeds, number=rounds, deadline=st.floats(0.3, 3))
@@ -181,7 +181,7 @@ def test_the_slow_are_late_in_every_round(seed: int, number: int, deadline: floa
     plan = Participation(speed_spread=0.5, deadline=deadline)
     script = schedule(seed=seed, participation=plan)
     slow = {c for c in EVERYBODY if float(script.times[c]) > deadline}
-    assert script.absent(number, EVERYBODY) == dict.fromkeys(sorted(slow), "past the deadline")
+    assert script.find_absent(number, EVERYBODY) == dict.fromkeys(sorted(slow), "past the deadline")
     assert float(script.times.quantile(0.5)) == pytest.approx(1)
 
 

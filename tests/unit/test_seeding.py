@@ -9,18 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_sim.core.seeding import generator, numpy_generator, seed_for, torch_seeded
+from fl_sim.core.seeding import derive_seed, generator, numpy_generator, seed_torch
 
 labels = st.lists(st.one_of(st.integers(0, 999), st.text("abc_ ,'", max_size=4)), max_size=4)
 
 
 @given(seed=st.integers(0, 2**40), names=labels)
 def test_a_seed_has_63_bits_and_depends_on_nothing_else(seed: int, names: list[str | int]) -> None:
-    first = seed_for(seed, *names)
+    first = derive_seed(seed, *names)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    assert seed_for(seed, *names) == first
+    assert derive_seed(seed, *names) == first
     assert 0 <= first < 2**63
 
 
@@ -28,7 +28,7 @@ def test_a_seed_has_63_bits_and_depends_on_nothing_else(seed: int, names: list[s
 def test_other_labels_give_another_seed(
     one: tuple[int, list[str | int]], other: tuple[int, list[str | int]]
 ) -> None:
-    same = seed_for(one[0], *one[1]) == seed_for(other[0], *other[1])
+    same = derive_seed(one[0], *one[1]) == derive_seed(other[0], *other[1])
     assert same == (one == other)
 
 
@@ -41,7 +41,7 @@ def test_other_labels_give_another_seed(
     ],
 )
 def test_labels_that_look_alike_are_told_apart(names: list[tuple[str | int, ...]]) -> None:
-    assert len({seed_for(0, *own) for own in names}) == len(names)
+    assert len({derive_seed(0, *own) for own in names}) == len(names)
 
 
 def test_a_thousand_clients_have_a_thousand_streams() -> None:
@@ -73,7 +73,7 @@ def test_numpy_generators_are_named_alike() -> None:
 
 
 def drawn_inside(seed: int, *names: str | int) -> list[float]:
-    with torch_seeded(seed, *names):
+    with seed_torch(seed, *names):
         return torch.rand(3).tolist()
 
 
@@ -89,13 +89,13 @@ def test_the_global_generator_draws_by_name_and_is_put_back() -> None:
 
 def test_the_global_generator_is_put_back_after_an_error() -> None:
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError), torch_seeded(1, "model"):
+    with pytest.raises(RuntimeError), seed_torch(1, "model"):
         torch.rand(3) @ torch.rand(4)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_numbers_are_those_of_this_version() -> None:
     """Golden values: a change here changes the results of every experiment."""
-    assert seed_for(0, "round", 7, "client", 3) == 9085660359854611168
+    assert derive_seed(0, "round", 7, "client", 3) == 9085660359854611168
     assert torch.rand(1, generator=generator(0, "golden")).item() == 0.6018667221069336
     assert numpy_generator(0, "golden").integers(0, 1000, 3).tolist() == [277, 941, 57]

@@ -19,7 +19,7 @@ def test_arguments_without_axes_are_checked() -> None:
 
 
 def test_what_is_returned_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "paragraph_in", lambda text, opening: 5)
+    monkeypatch.setattr(plugins, "find_paragraph", lambda text, opening: 5)
     with pytest.raises(TypeCheckError, match="return"):
         plugins.paragraph_of(Layout, "Source:")
 

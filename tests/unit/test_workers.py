@@ -23,7 +23,7 @@ def test_failed_jobs_are_returned_and_the_others_go_on(workers: int) -> None:
 
 def test_jobs_after_an_interrupt_do_not_begin() -> None:
     def stop(job: int, listen: Listener) -> None:
-        interrupts.stop()
+        interrupts.request_stop()
 
     assert run_jobs(stop, [1, 2]) == [(2, "interrupted before it began")]
-    interrupts.share(None)
+    interrupts.set_flag(None)

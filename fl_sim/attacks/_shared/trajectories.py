@@ -6,22 +6,22 @@ from torch import Tensor
 from fl_sim.contracts.attacks import Evidence, Trajectory
 
 
-def require_trajectory(held: Evidence) -> Trajectory:
+def require_trajectory(evidence: Evidence) -> Trajectory:
     """Return the trajectory, which `needs_trajectory` has found to be there."""
-    assert held.trajectory is not None
-    return held.trajectory
+    assert evidence.trajectory is not None
+    return evidence.trajectory
 
 
-def require_cosines(held: Evidence) -> Float[Tensor, "r k n"]:
+def require_cosines(evidence: Evidence) -> Float[Tensor, "r k n"]:
     """Return the cosines, which `needs_trajectory` has found to be there."""
-    cosine = require_trajectory(held).cosine
+    cosine = require_trajectory(evidence).cosine
     assert cosine is not None
     return cosine
 
 
-def needs_trajectory(held: Evidence, cosine: bool = False, clients: int = 1) -> str:
+def needs_trajectory(evidence: Evidence, cosine: bool = False, clients: int = 1) -> str:
     """Return what the evidence lacks of a trajectory, or nothing."""
-    trajectory = held.trajectory
+    trajectory = evidence.trajectory
     if trajectory is None:
         return "needs the updates of each client; got none"
     if cosine and trajectory.cosine is None:

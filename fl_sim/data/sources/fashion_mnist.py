@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Dataset
-from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.atomic_io import hash_bytes
 from fl_sim.core.cache import cache_folder
 from fl_sim.data.sources import MissingDataError, Source
 
@@ -100,7 +100,7 @@ def _read_idx(folder: Path, name: str) -> UInt8[Tensor, "..."]:
         content = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     except (OSError, EOFError) as error:
         raise MissingDataError(f"{packed} is damaged: {error}") from None
-    if bytes_sha256(content) != CHECKSUMS[name]:
+    if hash_bytes(content) != CHECKSUMS[name]:
         raise MissingDataError(f"{name} in {folder} is damaged: wrong checksum")
     num_axes = content[3]
     shape = np.frombuffer(content, dtype=">u4", count=num_axes, offset=4).astype(int)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, sign_steps
+from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.models.surrogate import BatchCycle, Surrogate
 
@@ -127,7 +127,7 @@ class AlternatingNoise:
             noise, enough = run_pass(noise)
             if enough:
                 break
-            if checkpoint.due():
+            if checkpoint.is_due():
                 position = torch.tensor(0 if self.batches is None else self.batches.position)
                 progress = {"noise": noise, "position": position}
                 checkpoint.save({**self.surrogate.state_dict(number + 1, self.rng), **progress})
@@ -146,7 +146,7 @@ def make_in_batches(
     batches = torch.arange(num_images).split(batch_size)
     for number in range(len(parts), len(batches)):
         parts.append(make_noise(number, batches[number]))
-        if checkpoint.due():
+        if checkpoint.is_due():
             checkpoint.save({"noise": torch.cat(parts)})
     return torch.cat(parts)
 
@@ -240,4 +240,4 @@ class SignStepNoise(Protection):
         """Return the noise after the sign steps of a pass; one in the class-wise form."""
         step, steps = self.step_size or self.radius / 10, self.noise_steps
         steps = steps if self.form == "sample" else 1
-        return sign_steps(loss, images, noise, self.radius, step, steps, self.direction)
+        return take_sign_steps(loss, images, noise, self.radius, step, steps, self.direction)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, sign_steps, uniform
+from fl_sim.core.perturbation import Loss, check_radius, sample_uniform, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
@@ -47,7 +47,7 @@ class RobustNoise(Protection):
     padding: int = 4
     flip: bool = True
     adversary_steps: int = 10
-    clip_gradient: float | None = serialization.added(5.0)
+    clip_gradient: float | None = serialization.omit_if_default(5.0)
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class RobustNoise(Protection):
         for step in range(0 if saved is None else surrogate.load_state_dict(saved), last):
             rows = self._select_batch(len(images), step, seed, surrogate.min_batch_size(images))
             self._take_step(surrogate, images[rows], labels[rows], step, seed)
-            if checkpoint.due() or step + 1 == last:
+            if checkpoint.is_due() or step + 1 == last:
                 checkpoint.save(surrogate.state_dict(step + 1))
         return surrogate
 
@@ -148,9 +148,9 @@ class RobustNoise(Protection):
                 total = total + loss(seen + self.make_disturbance(loss, seen.detach(), rng))
             return total
 
-        start = uniform(images, self.radius, rng)
+        start = sample_uniform(images, self.radius, rng)
         steps, size = self.noise_steps, self.radius / 5
-        return sign_steps(expected, images, start, self.radius, size, steps, "minimise")
+        return take_sign_steps(expected, images, start, self.radius, size, steps, "minimise")
 
     @final
     def attack(
@@ -160,6 +160,6 @@ class RobustNoise(Protection):
         radius = self.attack_radius
         if radius == 0 or self.adversary_steps == 0:
             return torch.zeros_like(images)
-        start = uniform(images, radius, rng)
+        start = sample_uniform(images, radius, rng)
         steps = self.adversary_steps
-        return sign_steps(loss, images, start, radius, radius / 5, steps, "maximise")
+        return take_sign_steps(loss, images, start, radius, radius / 5, steps, "maximise")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fl_sim.core.plugins import docstring_at, paragraph_in
+from fl_sim.core.plugins import find_paragraph, read_docstring
 from fl_sim.report.formats import PERCENT, UNDEFINED, defined, mean, over_seeds
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat import APART, draw, name_columns, values_of
@@ -56,7 +56,7 @@ def threat_models(grid: Grid) -> tuple[tuple[str, str], ...]:
         adversaries = setting.experiment.get("adversary") or []
         several = adversaries if isinstance(adversaries, list) else [adversaries]
         for path in (path for adversary in several for path in _classes(adversary["client"])):
-            text = paragraph_in(docstring_at(path), THREAT)
+            text = find_paragraph(read_docstring(path), THREAT)
             if text:  # else the class may be gone since
                 found.setdefault(path.split(".")[-1], text)
     return tuple(found.items())

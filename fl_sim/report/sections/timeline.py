@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_sim.core.errors import RequestError
-from fl_sim.core.plugins import docstring_at
+from fl_sim.core.plugins import read_docstring
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.parts import Drawing
 from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, canvas, drawn
@@ -115,7 +115,7 @@ def _is_known(about: Any) -> bool:
     if not isinstance(about, Mapping):
         return True
     path = str(about.get("class", ""))
-    there = not path or path.startswith("flwr.") or bool(docstring_at(path))
+    there = not path or path.startswith("flwr.") or bool(read_docstring(path))
     return there and all(map(_is_known, about.values()))
 
 

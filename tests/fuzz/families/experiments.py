@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from fl_sim import Experiment
 from fl_sim.config import experiment_file, validation
-from fl_sim.config.sweeps import cells_of
+from fl_sim.config.sweeps import expand_cells
 from fl_sim.core.errors import RequestError
 from tests.fuzz.families import Family
 from tests.fuzz.judge import call, expect, normalise_json
@@ -20,7 +20,7 @@ def _try_file(path: Path) -> bool:
     """Read a file as `fl-sim sweep` does, without running it; what is refused, by the command."""
     try:
         content = experiment_file.read(path)
-        for cell in cells_of(content.experiment, content.axes, content.seeds)[:3]:
+        for cell in expand_cells(content.experiment, content.axes, content.seeds)[:3]:
             validation.check(cell.experiment)
     except RequestError:
         out = path.parent / "runs"

@@ -25,7 +25,7 @@ from fl_sim.audit.session import audit, find_run_folders
 from fl_sim.audit.target_run import load_target
 from fl_sim.contracts.attacks import Signals, draw_paired_members
 from fl_sim.core.errors import FieldError, RequestError
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.metrics.membership import Finding, Records
@@ -176,7 +176,7 @@ def test_a_run_of_another_torch_says_so(experiment: Maker, tmp_path: Path) -> No
 
 
 def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
-    with torch_seeded(0, "head"):
+    with seed_torch(0, "head"):
         head = torch.nn.Linear(7, 3).double()
     rng = generator(0, "cosine")
     features = torch.randn(5, 7, generator=rng, dtype=torch.float64)
@@ -221,7 +221,7 @@ def test_every_round_knows_the_norms_that_an_audit_finds(head_run: Path) -> None
 
 
 def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
-    with torch_seeded(0, "head"):
+    with seed_torch(0, "head"):
         head = torch.nn.Linear(7, 3).double()
     features = torch.randn(5, 7, generator=generator(0, "norm"), dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 1, 0])

@@ -40,7 +40,7 @@ def test_a_file_overwritten_in_place_within_the_same_instant_is_noticed(tmp_path
         os.utime(path, ns=(0, 0))
         other = tmp_path / "other"
         other.write_text(text)
-        assert atomic_io.file_sha256(path) == atomic_io.file_sha256(other)
+        assert atomic_io.hash_file(path) == atomic_io.hash_file(other)
 
 
 def test_a_file_that_stood_still_is_read_once(
@@ -49,9 +49,9 @@ def test_a_file_that_stood_still_is_read_once(
     monkeypatch.setattr(atomic_io, "SETTLED", -1e9)
     path = tmp_path / "a"
     path.write_text("one")
-    first = atomic_io.file_sha256(path)
+    first = atomic_io.hash_file(path)
     monkeypatch.setattr(Path, "open", lambda *args: 1 / 0)
-    assert atomic_io.file_sha256(path) == first
+    assert atomic_io.hash_file(path) == first
 
 
 def test_a_folder_is_hashed_by_names_and_content(tmp_path: Path) -> None:

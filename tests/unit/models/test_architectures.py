@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
@@ -18,7 +18,7 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 
 def built(name: str, shape: tuple[int, int, int] = GREY, norm: str = "batch") -> nn.Sequential:
-    with torch_seeded(0, "architecture"):
+    with seed_torch(0, "architecture"):
         return ARCHITECTURES[name](shape, 10, norm).eval()
 
 
@@ -154,7 +154,7 @@ def test_the_residual_network_is_torchvisions_cut_into_stages(
 ) -> None:
     images = torch.rand(2, *COLOUR, generator=generator(2, "images"))
     stages = built("resnet18", COLOUR, norm)
-    with torch_seeded(0, "architecture"):
+    with seed_torch(0, "architecture"):
         whole = torchvision.models.resnet18(num_classes=10, norm_layer=NORMS[norm])
         whole.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         whole.maxpool = nn.Identity()

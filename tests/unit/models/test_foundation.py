@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_sim.core.errors import FieldError, RequestError
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
@@ -54,9 +54,9 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
 def test_a_row_of_stages_is_the_whole_network(backbone: str) -> None:
     """The same random weights, once in torchvision's network, once in our row."""
-    with torch_seeded(0, "stages"):
+    with seed_torch(0, "stages"):
         whole = torchvision.models.get_model(backbone, weights=None)
-    with torch_seeded(0, "stages"):
+    with seed_torch(0, "stages"):
         row = build_foundation_stages(backbone, pretrained=False, num_classes=10, pixels=64).eval()
     name = [n for n, m in whole.named_modules() if isinstance(m, nn.Linear)][-1]
     owner, _, attribute = name.rpartition(".")
@@ -69,9 +69,9 @@ def test_a_row_of_stages_is_the_whole_network(backbone: str) -> None:
 def test_lite0_is_the_whole_network_of_its_package() -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
-    with torch_seeded(0, "stages"):
+    with seed_torch(0, "stages"):
         whole = EfficientNet.from_name("efficientnet-lite0").eval()
-    with torch_seeded(0, "stages"):
+    with seed_torch(0, "stages"):
         row = build_foundation_stages(LITE0, pretrained=False, num_classes=1000, pixels=64).eval()
     whole._fc = row[-1]
     expected = whole((colour() - 127 / 255) / (128 / 255))
@@ -130,7 +130,7 @@ def test_weights_belong_where_torchvision_keeps_them(backbone: str, no_weights: 
 
 
 def test_weights_that_were_put_there_are_used(no_weights: Path) -> None:
-    with torch_seeded(7, "weights"):
+    with seed_torch(7, "weights"):
         network = torchvision.models.get_model("mobilenet_v3_small", weights=None)
     path = find_weights("mobilenet_v3_small")
     path.parent.mkdir(parents=True)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_sim.core.seeding import generator, torch_seeded
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.models.architectures import NORMS, Normalise
 from fl_sim.models.large import LARGE, WideBlock
@@ -20,7 +20,7 @@ every_one = pytest.mark.parametrize("name", LARGE)
 
 
 def built(name: str, channels: int = 3, norm: str = "batch") -> nn.Sequential:
-    with torch_seeded(0, "large"):
+    with seed_torch(0, "large"):
         return LARGE[name]((channels, 32, 32), 10, norm).eval()
 
 
@@ -46,7 +46,7 @@ def test_without_batch_statistics_there_is_nothing_but_parameters(name: str, nor
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
 @every_one
 def test_a_network_scores_every_class(name: str, norm: str, shape: tuple[int, int, int]) -> None:
-    with torch_seeded(0, "large"):
+    with seed_torch(0, "large"):
         model = LARGE[name](shape, 10, norm).eval()
     images = torch.rand(2, *shape, generator=generator(0, "images"))
     assert model(images).shape == (2, 10)
@@ -65,7 +65,7 @@ def test_the_dense_network_is_torchvisions_cut_into_stages() -> None:
 
 @pytest.mark.parametrize(("channels", "stride"), [(16, 1), (16, 2), (32, 1)])
 def test_a_wide_block_is_its_formula(channels: int, stride: int) -> None:
-    with torch_seeded(0, "block"):
+    with seed_torch(0, "block"):
         block = WideBlock(channels, 32, stride, "off")
     maps = torch.randn(2, channels, 8, 8, generator=generator(0, "maps"))
     active = functional.relu(maps)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_sim.core.atomic_io import bytes_sha256
+from fl_sim.core.atomic_io import hash_bytes
 from fl_sim.core.errors import RequestError
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.publish import manifest
@@ -200,7 +200,7 @@ def test_unprotected_images_are_a_problem(out: Path) -> None:
     for entry in content["images"]:
         original = (out.parent / "in" / entry["name"]).read_bytes()
         (out / entry["file"]).write_bytes(original)
-        entry |= {"sha256": bytes_sha256(original), "change": 0}
+        entry |= {"sha256": hash_bytes(original), "change": 0}
     (out / "manifest.json").write_text(json.dumps(content))
     problems = check_protected(out, None, silent).problems
     assert problems == ("no pixel differs from the originals: nothing is protected",)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fl_sim.contracts import Row
-from fl_sim.contracts.validity import struck
+from fl_sim.contracts.validity import invalidate
 from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.metrics._shared.groups import gap_rows, mean_rows
 from fl_sim.metrics.fairness import statistics
@@ -135,13 +135,13 @@ def _spoilt(row: Row, sweep: Sweep, diverged: bool) -> Row:
     """Return the row, without its number where there is none."""
     made = row.metric.startswith(("accuracy", "loss", "client_acc", "fairness", "mia"))
     if diverged and made and row.round == sweep.rounds:
-        return struck(row, "the model diverged")
+        return invalidate(row, "the model diverged")
     if row.metric == "client_accuracy" and row.client in sweep.untested:
-        return struck(row, "no test image of its classes")
+        return invalidate(row, "no test image of its classes")
     if sweep.untested and row.metric == "fairness_mean":
         return row._replace(note=f"{len(sweep.untested)} of 5 clients left out: not defined")
     if sweep.untested and row.metric == "cpu_seconds":
-        return struck(row, "Flower's nodes do not say what they use")
+        return invalidate(row, "Flower's nodes do not say what they use")
     return row
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fl_sim.cli.terminal import importing
-from fl_sim.core.plugins import PACKAGES, docstring_at, paragraph_in
+from fl_sim.core.plugins import PACKAGES, find_paragraph, read_docstring
 from fl_sim.report.sections import attacks
 from fl_sim.results import Results
 
@@ -59,9 +59,9 @@ def test_a_page_is_made_of_results_alone(make_results: Callable[..., Results], s
 
 
 def test_a_threat_model_is_read_and_not_imported() -> None:
-    text = docstring_at("clients.sign_flip.SignFlipClient")
+    text = read_docstring("clients.sign_flip.SignFlipClient")
     assert text.splitlines()[0].endswith(".")
-    assert paragraph_in(text, attacks.THREAT)
+    assert find_paragraph(text, attacks.THREAT)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_threat_model_is_read_and_not_imported() -> None:
     ],
 )
 def test_what_is_no_class_of_a_plug_in_has_no_text(path: str) -> None:
-    assert docstring_at(path) == ""
+    assert read_docstring(path) == ""
     assert PACKAGES == ("fl_sim", "strategies", "clients")
 
 

@@ -44,7 +44,7 @@ def written(root: Path, experiment: Experiment, seeds: tuple[int, ...] = (0,)) -
         guarded = protecting(script.experiment)
         for number in range(1, experiment.rounds + 1):
             asked = script.choose_clients(number, list(range(count)))
-            absent = script.absent(number, asked)
+            absent = script.find_absent(number, asked)
             failures += [
                 {"round": number, "client": c, "cause": cause} for c, cause in absent.items()
             ]
@@ -92,7 +92,7 @@ def test_every_square_is_what_the_script_says(tmp_path: Path) -> None:
     assert line.delivered.shape == (6, 8)
     for number in range(1, 9):
         asked = script.choose_clients(number, list(range(6)))
-        absent = script.absent(number, asked)
+        absent = script.find_absent(number, asked)
         for client in range(6):
             place = client, number - 1
             delivers = client in asked and client not in absent

@@ -111,13 +111,13 @@ def test_late_arrivals_make_a_draw_out_of_what_was_none(experiment: Maker, tmp_p
 def test_clients_without_any_data_cannot_be_drawn(experiment: Maker) -> None:
     federation = load_federation(private(experiment).to_json())
     schedule = federation.schedule
-    assert schedule.draw(1, [0, 2, 4]) == Draw(3, 10)
+    assert schedule.describe_draw(1, [0, 2, 4]) == Draw(3, 10)
     plan = Participation(
         clients_per_round=2, stays=(AvailabilityWindow(2, 1, 1),), sampling="poisson"
     )
     schedule = load_federation(private(experiment, participation=plan).to_json()).schedule
-    assert schedule.draw(1, [0, 2, 4]) == Draw(3, 2, "poisson")
-    assert schedule.draw(2, [0, 2, 4]) == Draw(2, 2, "poisson")
+    assert schedule.describe_draw(1, [0, 2, 4]) == Draw(3, 2, "poisson")
+    assert schedule.describe_draw(2, [0, 2, 4]) == Draw(2, 2, "poisson")
 
 
 def test_epsilon_goes_on_after_a_break_as_if_there_had_been_none(

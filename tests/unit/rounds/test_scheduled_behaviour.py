@@ -60,7 +60,7 @@ def test_absences_are_rows_of_failures_and_nobody_else_is(
     schedule = Schedule(script)
     expected = []
     for number in range(1, 5):
-        absent = schedule.absent(number, schedule.choose_clients(number, list(range(8))))
+        absent = schedule.find_absent(number, schedule.choose_clients(number, list(range(8))))
         expected += [(number, client, cause) for client, cause in sorted(absent.items())]
     found = results.failures[["round", "client", "cause"]].itertuples(index=False)
     assert [tuple(row) for row in found] == expected

@@ -10,7 +10,7 @@ import torch
 
 from fl_sim import Experiment, run
 from fl_sim.core import interrupts
-from fl_sim.core.resumable import Checkpoint, StoppedError, scratch
+from fl_sim.core.resumable import Checkpoint, StoppedError, resume_from
 from fl_sim.runs import owner_noise
 
 ROOT = Path(__file__).parents[3]
@@ -41,18 +41,18 @@ if __name__ == "__main__":
 def nobody_stops() -> Iterator[None]:
     """Leave no wish to stop behind."""
     yield
-    interrupts.share(None)
+    interrupts.set_flag(None)
 
 
 def test_long_work_stops_at_its_next_checkpoint(tmp_path: Path) -> None:
-    with scratch(tmp_path):
+    with resume_from(tmp_path):
         checkpoint = Checkpoint("half")
-        assert not checkpoint.due()
-        interrupts.stop()
-        assert checkpoint.due()
+        assert not checkpoint.is_due()
+        interrupts.request_stop()
+        assert checkpoint.is_due()
         with pytest.raises(StoppedError, match="is kept"):
             checkpoint.save({"half": torch.ones(2)})
-        interrupts.share(None)
+        interrupts.set_flag(None)
         kept = Checkpoint("half").load()
     assert kept is not None
     assert torch.equal(kept["half"], torch.ones(2))
@@ -62,7 +62,7 @@ def test_no_run_begins_after_an_interrupt_while_noise_is_made(
     experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        owner_noise, "make_owner_noise", lambda experiments, workers: interrupts.stop()
+        owner_noise, "make_owner_noise", lambda experiments, workers: interrupts.request_stop()
     )
     results = run(experiment(), out=tmp_path, controls=False)
     assert results.cells.error[0] == "interrupted before it began"
