@@ -17,7 +17,7 @@ def list_(
     with importing():
         from fl_sim.cli import catalogue
         from fl_sim.report import tables
-    console.print(tables.listing(catalogue.list_entries(kind)))
+    console.print(tables.build_listing(catalogue.list_entries(kind)))
 
 
 def data_list() -> None:
@@ -25,7 +25,7 @@ def data_list() -> None:
     with importing():
         from fl_sim.cli import doctor
         from fl_sim.report import tables
-    console.print(tables.listing(doctor.find_datasets()))
+    console.print(tables.build_listing(doctor.find_datasets()))
 
 
 def data_fetch(
@@ -47,4 +47,4 @@ def doctor_() -> None:
     with importing():
         from fl_sim.cli import doctor
         from fl_sim.report import tables
-    console.print(tables.listing(doctor.inspect_machine()))
+    console.print(tables.build_listing(doctor.inspect_machine()))

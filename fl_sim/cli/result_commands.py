@@ -94,12 +94,12 @@ def audit(
                     raise
                 damaged.append(str(error))
                 continue
-            finished(tables.audit(str(folder), findings))
+            finished(tables.build_audit_table(str(folder), findings))
     for line in damaged:
         print_error(f"damaged: {line}; the run was not audited")
     for root in sorted({folder.parents[1] for folder in folders}):
         if (root / "summary.json").exists():
-            console.print(f"report: {page.write(load_results(root))}", soft_wrap=True)
+            console.print(f"report: {page.write_page(load_results(root))}", soft_wrap=True)
     if damaged:
         raise typer.Exit(1)
 
@@ -113,7 +113,7 @@ def expected_record(
     with importing():
         from fl_sim.report import expected
 
-    expected.record(file, expected.measured(file, out), minutes)
+    expected.record(file, expected.load_measured(file, out), minutes)
     console.print(f"wrote {file}", soft_wrap=True)
 
 
@@ -122,7 +122,7 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
     with importing():
         from fl_sim.report import expected
 
-    deviations = expected.compare(file, expected.measured(file, out))
+    deviations = expected.compare(file, expected.load_measured(file, out))
     for own in deviations:
         console.print(
             f"{own.settings}: {own.number} {own.measured:.4f}, "

@@ -174,7 +174,7 @@ def profile_(
     """Say where a round's time goes; nothing is written."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.report import profile as profile_tables
+        from fl_sim.report import tables
         from fl_sim.runs import profiler
 
     experiment = execution.read(file, set_, None, fallback).experiment
@@ -182,5 +182,5 @@ def profile_(
         experiment, rounds, engine, execution.count_workers(workers), batch_clients
     )
     title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
-    console.print(profile_tables.times(found.parts, title))
-    console.print(profile_tables.functions(found.functions))
+    console.print(tables.build_times_table(found.parts, title))
+    console.print(tables.build_functions_table(found.functions))

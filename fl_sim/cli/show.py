@@ -14,8 +14,8 @@ def show(results: Results | StudyResults, where: Console = console) -> None:
     for line in results.damaged:
         print_error(f"damaged: {line}")
     if isinstance(results, StudyResults):
-        table, path = study.summary(results), study.write(results)
+        table, path = study.build_study_table(results), study.write_study_page(results)
     else:
-        table, path = tables.summary(results), page.write(results)
+        table, path = tables.build_summary_table(results), page.write_page(results)
     where.print(table)
     where.print(f"report: {path}", soft_wrap=True)

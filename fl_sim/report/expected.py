@@ -16,8 +16,8 @@ import pandas as pd
 
 from fl_sim.core.atomic_io import read_json, write_json, write_text
 from fl_sim.core.errors import RequestError
-from fl_sim.report.expected_page import read_docstring, render_index_line, render_page
-from fl_sim.report.expected_table import keyed
+from fl_sim.report.expected_page import read_docstring, render_experiment_page, render_index_line
+from fl_sim.report.expected_table import label_settings
 from fl_sim.results import Results, load_results, load_study
 from fl_sim.results.studies import SUMMARY
 
@@ -59,7 +59,7 @@ class Deviation(NamedTuple):
     tolerance: float
 
 
-class Measured(NamedTuple):
+class MeasuredResults(NamedTuple):
     """The results of an experiment or a study, as far as they are kept in an expected file.
 
     Attributes:
@@ -77,7 +77,7 @@ class Measured(NamedTuple):
     numbers: tuple[str, ...]
 
 
-def measured(path: Path, out: Path) -> Measured:
+def load_measured(path: Path, out: Path) -> MeasuredResults:
     """Return the results that belong to an expected file.
 
     Raises:
@@ -88,14 +88,16 @@ def measured(path: Path, out: Path) -> Measured:
     if (root / SUMMARY).exists():
         study = load_study(root)
         cells = study.cells.rename(columns=lambda name: str(name).removeprefix("numbers."))
-        return Measured(
+        return MeasuredResults(
             root.name, f"fl-sim study {file}", study.hardware, cells, tuple(study.numbers)
         )
     results = load_results(root)
-    return Measured(root.name, f"fl-sim sweep {file}", _hardware(results), results.cells, NUMBERS)
+    return MeasuredResults(
+        root.name, f"fl-sim sweep {file}", _read_hardware(results), results.cells, NUMBERS
+    )
 
 
-def record(path: Path, found: Measured, minutes: float) -> None:
+def record(path: Path, found: MeasuredResults, minutes: float) -> None:
     """Write what was measured into the file at `path`, keeping what people wrote there.
 
     Args:
@@ -103,23 +105,23 @@ def record(path: Path, found: Measured, minutes: float) -> None:
         found: of the experiment, all cells finished.
         minutes: wall-clock time that the runs took.
     """
-    kept = _read(path) if path.exists() else {"command": found.command, "reported": []}
+    kept = _read_expected(path) if path.exists() else {"command": found.command, "reported": []}
     content = kept | {
         "experiment": found.name,
         "seeds": sorted({int(seed) for seed in found.cells["seed"]}),
         "hardware": found.hardware,
         "measured": datetime.date.today().isoformat(),
         "minutes": round(minutes, 1),
-        "numbers": _numbers(found),
+        "numbers": _summarize_cells(found),
     }
     write_json(path, content)
 
 
-def compare(path: Path, found: Measured) -> list[Deviation]:
+def compare(path: Path, found: MeasuredResults) -> list[Deviation]:
     """Return the numbers that are further off than the file allows."""
-    now = {(e["settings"], e["number"]): e["mean"] for e in keyed(_numbers(found))}
+    now = {(e["settings"], e["number"]): e["mean"] for e in label_settings(_summarize_cells(found))}
     deviations = []
-    for entry in keyed(_read(path)["numbers"]):
+    for entry in label_settings(_read_expected(path)["numbers"]):
         value = now.get((entry["settings"], entry["number"]), math.nan)
         if not abs(value - entry["mean"]) <= entry["tolerance"]:
             deviation = Deviation(
@@ -146,10 +148,10 @@ def write_pages(index: Path, folder: Path) -> list[str]:
     pages: dict[str, str] = {}
     for path in sorted(folder.glob("*.expected.json")):
         name = path.name.removesuffix(".expected.json")
-        content, docstring = _read(path), read_docstring(folder / f"{name}.py")
+        content, docstring = _read_expected(path), read_docstring(folder / f"{name}.py")
         if lacking := [field for field in TEXTS if field not in content]:
             raise RequestError(f"{path} lacks {', '.join(lacking)}, which its page shows")
-        pages[name] = render_page(name, content, docstring, NUMBERS)
+        pages[name] = render_experiment_page(name, content, docstring, NUMBERS)
         line = render_index_line(name, content, docstring)
         lines.setdefault(content["topic"], []).append(line)
     text = index.read_text()
@@ -166,7 +168,7 @@ def write_pages(index: Path, folder: Path) -> list[str]:
     return list(pages)
 
 
-def _numbers(found: Measured) -> list[dict[str, Any]]:
+def _summarize_cells(found: MeasuredResults) -> list[dict[str, Any]]:
     """Return mean and spread over seeds of every number that is defined, by setting."""
     cells = found.cells
     axes = [column for column in cells.columns if column.startswith("settings.")]
@@ -175,11 +177,13 @@ def _numbers(found: Measured) -> list[dict[str, Any]]:
     for key, table in groups:
         settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
         known = [name for name in found.numbers if name in table]
-        entries += [_entry(settings, name, table[name].dropna()) for name in known]
+        entries += [_summarize_values(settings, name, table[name].dropna()) for name in known]
     return [entry for entry in entries if entry["mean"] is not None]
 
 
-def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> dict[str, Any]:
+def _summarize_values(
+    settings: dict[str, Any], name: str, values: "pd.Series[float]"
+) -> dict[str, Any]:
     if values.empty:
         return {"settings": settings, "number": name, "mean": None}
     spread = float(values.std()) if len(values) > 1 else 0.0
@@ -194,13 +198,13 @@ def _entry(settings: dict[str, Any], name: str, values: "pd.Series[float]") -> d
     }
 
 
-def _hardware(results: Results) -> str:
+def _read_hardware(results: Results) -> str:
     found = next(results.path.glob("*/*/environment.json"), None)
     environment = read_json(found) if found else {}
     return f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_expected(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise RequestError(f"there is no file {path}")
     content: dict[str, Any] = json.loads(path.read_text())

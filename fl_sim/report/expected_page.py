@@ -9,7 +9,9 @@ from typing import Any
 from fl_sim.report.expected_table import render_table
 
 
-def render_page(name: str, content: dict[str, Any], docstring: str, of_runs: Sequence[str]) -> str:
+def render_experiment_page(
+    name: str, content: dict[str, Any], docstring: str, of_runs: Sequence[str]
+) -> str:
     """Return the page of an experiment: question, answer, set-up, table and literature.
 
     Args:

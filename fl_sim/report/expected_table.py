@@ -75,7 +75,7 @@ def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
         content: The parsed file. Its field `columns`, if any, names the numbers to show.
         of_runs: Names of the numbers that runs have; a file with others is a study's.
     """
-    entries = keyed(content["numbers"])
+    entries = label_settings(content["numbers"])
     values = {
         e["settings"]: own["settings"] for e, own in zip(entries, content["numbers"], strict=True)
     }
@@ -106,7 +106,7 @@ def _choose_columns(
     if "columns" in content:
         return list(content["columns"])
     default = [n for n in COLUMNS if n in names and n not in ON_REQUEST]
-    return [n for n in default if _says_something(n, settings, cells)]
+    return [n for n in default if _is_informative(n, settings, cells)]
 
 
 def _finish(table: list[list[str]], content: dict[str, Any], shown: dict[str, str]) -> str:
@@ -146,7 +146,7 @@ def _cross(entries: list[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _says_something(name: str, settings: list[str], cells: Cells) -> bool:
+def _is_informative(name: str, settings: list[str], cells: Cells) -> bool:
     """Return whether a number is neither 0 everywhere nor the accuracy once more."""
     values = [cells[own, name]["mean"] for own in settings if (own, name) in cells]
     accuracies = [cells[own, "accuracy"]["mean"] for own in settings]
@@ -161,14 +161,14 @@ def _format(name: str, entry: dict[str, Any] | None) -> str:
     return f"{scale * entry['mean']:.{digits}f} ± {scale * entry['spread']:.{digits}f}"
 
 
-def keyed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def label_settings(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return entries with their settings in words."""
     return [
-        entry | {"settings": ", ".join(_words(*item) for item in entry["settings"].items())}
+        entry | {"settings": ", ".join(_label_value(*item) for item in entry["settings"].items())}
         for entry in entries
     ]
 
 
-def _words(path: str, value: Any) -> str:
+def _label_value(path: str, value: Any) -> str:
     says_enough = isinstance(value, str) and not value.lstrip("-")[:1].isdigit()
     return value if says_enough else f"{path.split('.')[-1]} {value}"

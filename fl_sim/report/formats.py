@@ -15,7 +15,7 @@ DATASETS = {
 }
 
 
-class Form(NamedTuple):
+class NumberFormat(NamedTuple):
     """How a kind of number is written: after scaling, with so many decimals."""
 
     scale: float = 1.0
@@ -23,38 +23,38 @@ class Form(NamedTuple):
     signed: bool = False
 
 
-PERCENT = Form(100)
-RATE = Form(100, 2)
-POINTS = Form(100, signed=True)
-RATIO = Form(decimals=2)
-SQUARED = Form()
-AREA = Form(decimals=3)
-SIGNED_AREA = Form(decimals=3, signed=True)
-INDEX = Form(decimals=4)
-COUNT = Form(decimals=0)
-SECONDS = Form(decimals=1)
-MEGABYTES = Form(1e-6, 2)
-MEBIBYTES = Form(decimals=0)
+PERCENT = NumberFormat(100)
+RATE = NumberFormat(100, 2)
+POINTS = NumberFormat(100, signed=True)
+RATIO = NumberFormat(decimals=2)
+SQUARED = NumberFormat()
+AREA = NumberFormat(decimals=3)
+SIGNED_AREA = NumberFormat(decimals=3, signed=True)
+INDEX = NumberFormat(decimals=4)
+COUNT = NumberFormat(decimals=0)
+SECONDS = NumberFormat(decimals=1)
+MEGABYTES = NumberFormat(1e-6, 2)
+MEBIBYTES = NumberFormat(decimals=0)
 
 
-def defined(values: Sequence[float]) -> list[float]:
+def drop_undefined(values: Sequence[float]) -> list[float]:
     """Return the values that are numbers."""
     return [value for value in values if not math.isnan(value)]
 
 
 def mean(values: Sequence[float]) -> float:
     """Return the mean of the defined values, NaN where there are none."""
-    there = defined(values)
+    there = drop_undefined(values)
     return fmean(there) if there else float("nan")
 
 
 def spread(values: Sequence[float]) -> float:
     """Return the sample standard deviation of the defined values, NaN below two of them."""
-    there = defined(values)
+    there = drop_undefined(values)
     return stdev(there) if len(there) > 1 else float("nan")
 
 
-def number(value: float, form: Form) -> str:
+def format_number(value: float, form: NumberFormat) -> str:
     """Return one number in words.
 
     >>> number(0.8045, PERCENT), number(-0.012, POINTS), number(float("nan"), AREA)
@@ -68,7 +68,7 @@ def number(value: float, form: Form) -> str:
     return f"{rounded + 0.0:{sign},.{form.decimals}f}"
 
 
-def over_seeds(values: Sequence[float], form: Form) -> str:
+def format_over_seeds(values: Sequence[float], form: NumberFormat) -> str:
     """Return mean and spread over seeds; how many seeds, where some have no value.
 
     >>> over_seeds([0.78, 0.80], PERCENT)
@@ -76,21 +76,21 @@ def over_seeds(values: Sequence[float], form: Form) -> str:
     >>> over_seeds([0.5, float("nan")], RATIO)
     '0.50 (1/2)'
     """
-    there = defined(values)
-    text = number(mean(there), form)
+    there = drop_undefined(values)
+    text = format_number(mean(there), form)
     if len(there) > 1:
-        text += f" ± {number(spread(there), form._replace(signed=False))}"
+        text += f" ± {format_number(spread(there), form._replace(signed=False))}"
     return f"{text} ({len(there)}/{len(values)})" if 0 < len(there) < len(values) else text
 
 
-def interval(low: float, high: float, form: Form) -> str:
+def format_interval(low: float, high: float, form: NumberFormat) -> str:
     """Return an interval in words, or nothing where there is none."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"[{number(low, form)}, {number(high, form)}]"
+    return f"[{format_number(low, form)}, {format_number(high, form)}]"
 
 
-def value(thing: object, field: str = "") -> str:
+def format_value(thing: object, field: str = "") -> str:
     """Return the value of a field in words: radii as n/255, whole numbers without a point.
 
     >>> value(16 / 255, "protection.radius"), value(0.2), value(3.0), value(None)
@@ -108,7 +108,7 @@ def value(thing: object, field: str = "") -> str:
     return f"{round(thing * 255)}/255" if in_pixels else f"{thing:g}"
 
 
-def count(number_of: int, noun: str) -> str:
+def format_count(number_of: int, noun: str) -> str:
     """Return a count with its noun.
 
     >>> count(1, "seed"), count(3, "seed")
@@ -117,6 +117,6 @@ def count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
-def dataset(name: str) -> str:
+def format_dataset(name: str) -> str:
     """Return a dataset's name as people write it."""
     return DATASETS.get(name, name)

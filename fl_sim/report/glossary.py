@@ -28,7 +28,7 @@ these numbers is described in [sharp edges](sharp_edges.md).
 """
 
 
-def name_of(key: str) -> str:
+def get_term(key: str) -> str:
     """Return the term of a key, without its names in the code.
 
     >>> name_of("Jain (`fairness_jain`)")
@@ -37,21 +37,21 @@ def name_of(key: str) -> str:
     return key.partition(" (`")[0]
 
 
-def report_terms() -> tuple[tuple[str, str], ...]:
+def select_report_terms() -> tuple[tuple[str, str], ...]:
     """Return the terms of the report page and their definitions, as plain text."""
-    plain = {name_of(key): text.replace("`", "") for key, text in TERMS.items()}
+    plain = {get_term(key): text.replace("`", "") for key, text in TERMS.items()}
     names = [" ".join(name.split()) for name in _ON_PAGE.split(";")]
     return tuple((name, plain[name]) for name in names)
 
 
-def as_markdown() -> str:
+def render_markdown() -> str:
     """Return docs/glossary.md."""
     lines = [_HEAD]
     for letter, keys in groupby(TERMS, lambda key: key[0].upper()):
         lines += [f"## {letter}\n"]
-        lines += [f"**{name_of(key)}**{key[len(name_of(key)) :]}: {TERMS[key]}\n" for key in keys]
+        lines += [f"**{get_term(key)}**{key[len(get_term(key)) :]}: {TERMS[key]}\n" for key in keys]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(as_markdown(), end="")
+    print(render_markdown(), end="")

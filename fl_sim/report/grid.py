@@ -11,16 +11,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_sim.core.atomic_io import read_arrays, read_json, read_table
-from fl_sim.report.formats import value
+from fl_sim.report.formats import format_value
 from fl_sim.results import Results, make_rows_table, run_folder
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
 KIND = "kind"  # column of rows that tells what they are about; not in the files
-NOWHERE = np.empty(0, np.intp)
+NO_POSITIONS = np.empty(0, np.intp)
 
 
-class Numbers(NamedTuple):
+class FinalValues(NamedTuple):
     """A metric after the last round, one entry a seed, in the order of the rows."""
 
     values: list[float]
@@ -30,7 +30,7 @@ class Numbers(NamedTuple):
     notes: list[str]
 
 
-NO_NUMBERS = Numbers([], [], [], [], [])
+NO_VALUES = FinalValues([], [], [], [], [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,9 @@ class Setting:
     def label(self) -> str:
         """The values in words, short enough for a legend."""
         return " · ".join(
-            word if _says_enough(word) else f"{short_name(axis, tuple(self.values))} {word}"
+            word
+            if _is_self_explanatory(word)
+            else f"{shorten_path(axis, tuple(self.values))} {word}"
             for axis, word in self.values.items()
         )
 
@@ -62,40 +64,40 @@ class Setting:
         """The entries of the runs that finished."""
         return self.cells[self.cells["status"] == "finished"]
 
-    def column(self, name: str) -> list[float]:
+    def summary_values(self, name: str) -> list[float]:
         """Return a number of the summary for every finished seed; NaN where it is undefined."""
-        if name not in self._columns:
+        if name not in self._summary_values:
             cells = self.finished
             known = cells[name] if name in cells else [float("nan")] * len(cells)
-            self._columns[name] = [float(x) for x in pd.to_numeric(known, errors="coerce")]
-        return self._columns[name]
+            self._summary_values[name] = [float(x) for x in pd.to_numeric(known, errors="coerce")]
+        return self._summary_values[name]
 
     def num_failures(self) -> list[float]:
         """Return how many times a client did not deliver, for every finished seed."""
         return [float(len(failures)) for failures in self.finished.get("failures", [])]
 
-    def metric(self, name: str, group: str = "all") -> pd.DataFrame:
+    def metric_rows(self, name: str, group: str = "all") -> pd.DataFrame:
         """Return the rows of a metric about the whole federation, over all rounds."""
-        return self.rows.take(self._places.get((name, group, False), NOWHERE))
+        return self.rows.take(self._positions.get((name, group, False), NO_POSITIONS))
 
-    def final(self, name: str, group: str = "all") -> pd.DataFrame:
+    def final_rows(self, name: str, group: str = "all") -> pd.DataFrame:
         """Return the rows of a metric of the whole federation after the last round."""
-        if (name, group) not in self._finals:
-            self._finals[name, group] = last_round(self.metric(name, group))
-        return self._finals[name, group]
+        if (name, group) not in self._final_rows:
+            self._final_rows[name, group] = select_last_round(self.metric_rows(name, group))
+        return self._final_rows[name, group]
 
-    def numbers(self, name: str, group: str = "all") -> Numbers:
+    def final_values(self, name: str, group: str = "all") -> FinalValues:
         """Return a metric of the whole federation after its last round, as `final` does.
 
         Tables ask for some fifty numbers of each setting; lists are quicker than tables are.
         """
-        if (name, group) not in self._numbers:
-            places = self._places.get((name, group, False))
-            found = NO_NUMBERS if places is None else self._numbers_at(places)
-            self._numbers[name, group] = found
-        return self._numbers[name, group]
+        if (name, group) not in self._final_values:
+            places = self._positions.get((name, group, False))
+            found = NO_VALUES if places is None else self._values_at(places)
+            self._final_values[name, group] = found
+        return self._final_values[name, group]
 
-    def _numbers_at(self, places: NDArray[np.intp]) -> Numbers:
+    def _values_at(self, places: NDArray[np.intp]) -> FinalValues:
         """Return the numbers in some rows, of the last round of each seed."""
         seeds, rounds, *columns = self._arrays
         own, last = seeds[places], rounds[places]
@@ -103,7 +105,7 @@ class Setting:
         latest = np.zeros(len(kinds), last.dtype)
         np.maximum.at(latest, which, last)
         chosen = places[last == latest[which]]
-        return Numbers(*(column[chosen].tolist() for column in columns))
+        return FinalValues(*(column[chosen].tolist() for column in columns))
 
     @cached_property
     def _arrays(self) -> tuple[NDArray[Any], ...]:
@@ -113,30 +115,30 @@ class Setting:
         return tuple(self.rows[name].to_numpy(kinds.get(name, float)) for name in names)
 
     @cached_property
-    def _numbers(self) -> dict[tuple[str, str], Numbers]:
+    def _final_values(self) -> dict[tuple[str, str], FinalValues]:
         """What was looked up already: tables and figures ask for the same."""
         return {}
 
     @cached_property
-    def _finals(self) -> dict[tuple[str, str], pd.DataFrame]:
+    def _final_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         return {}
 
     @cached_property
-    def _columns(self) -> dict[str, list[float]]:
+    def _summary_values(self) -> dict[str, list[float]]:
         return {}
 
     @cached_property
-    def _clients(self) -> dict[str, pd.DataFrame]:
+    def _client_rows(self) -> dict[str, pd.DataFrame]:
         return {}
 
     @cached_property
-    def _places(self) -> dict[tuple[str, str, bool], NDArray[np.intp]]:
+    def _positions(self) -> dict[tuple[str, str, bool], NDArray[np.intp]]:
         """Where the rows of a metric and a group stand, of clients or of the whole federation.
 
         They are looked up hundreds of times, and to search the table each time is what a page of
         many settings would spend most of its time on.
         """
-        kinds = self.rows[KIND].to_numpy() if KIND in self.rows else _kinds(self.rows)
+        kinds = self.rows[KIND].to_numpy() if KIND in self.rows else _number_kinds(self.rows)
         order = np.argsort(kinds, kind="stable")
         starts = np.flatnonzero(np.diff(kinds[order])) + 1
         metrics, groups = (self.rows[name].to_numpy(object) for name in ("metric", "group"))
@@ -144,28 +146,28 @@ class Setting:
         found = np.split(order, starts) if len(order) else []
         return {(str(metrics[p[0]]), str(groups[p[0]]), bool(by_client[p[0]])): p for p in found}
 
-    def why_undefined(self, name: str, group: str = "all") -> str:
+    def undefined_reason(self, name: str, group: str = "all") -> str:
         """Return why a metric has no number after the last round, of any seed; else nothing."""
-        found = self.numbers(name, group)
+        found = self.final_values(name, group)
         pairs = zip(found.values, found.notes, strict=True)
         return "; ".join(dict.fromkeys(str(n) for value, n in pairs if value != value and n))
 
-    def clients(self, name: str) -> pd.DataFrame:
+    def first_seed_client_rows(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of the first seed."""
-        rows = self.all_clients(name)
+        rows = self.client_rows(name)
         return rows[rows["seed"] == self.first_seed]
 
-    def all_clients(self, name: str) -> pd.DataFrame:
+    def client_rows(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, after the last round of every seed."""
-        if name not in self._clients:
-            rows = last_round(self.client_metric(name))
-            self._clients[name] = rows.sort_values(["seed", "client"])
-        return self._clients[name]
+        if name not in self._client_rows:
+            rows = select_last_round(self.client_history(name))
+            self._client_rows[name] = rows.sort_values(["seed", "client"])
+        return self._client_rows[name]
 
-    def client_metric(self, name: str) -> pd.DataFrame:
+    def client_history(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, over all rounds of every seed."""
         places = [
-            own for (metric, _, client), own in self._places.items() if metric == name and client
+            own for (metric, _, client), own in self._positions.items() if metric == name and client
         ]
         return self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
 
@@ -174,31 +176,31 @@ class Setting:
         """The first seed whose run finished."""
         return next(iter(self.folders), None)
 
-    def signals(self) -> pd.DataFrame | None:
+    def read_signals(self) -> pd.DataFrame | None:
         """Return the scores of the records in the first seed's run."""
-        path = self._file("signals.parquet")
+        path = self._find_file("signals.parquet")
         return read_table(path) if path else None
 
-    def samples(self) -> dict[str, NDArray[np.generic]] | None:
+    def read_samples(self) -> dict[str, NDArray[np.generic]] | None:
         """Return the images and the shares that the first seed's run saved."""
-        path = self._file("samples.npz")
+        path = self._find_file("samples.npz")
         return read_arrays(path) if path else None
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
         """The description of the first seed's run; empty where none finished."""
-        return self._json("experiment.json")
+        return self._read_json("experiment.json")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What the first seed's run ran on; empty where none finished."""
-        return self._json("environment.json")
+        return self._read_json("environment.json")
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self._file(name)
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self._find_file(name)
         return read_json(path) if path else {}
 
-    def _file(self, name: str) -> Path | None:
+    def _find_file(self, name: str) -> Path | None:
         path = next((folder / name for folder in self.folders.values()), None)
         return path if path and path.exists() else None
 
@@ -222,7 +224,7 @@ class Grid:
         """The settings with at least one finished run."""
         return [setting for setting in self.settings if setting.folders]
 
-    def ones_apart(self, *parts: str) -> list[Setting]:
+    def select_distinct(self, *parts: str) -> list[Setting]:
         """Return the first finished setting of all that agree in some parts of the experiment.
 
         And in the seed whose run is shown. What depends on these parts alone, such as who holds
@@ -240,32 +242,34 @@ class Grid:
         return any(setting.rows["client"].max() > 0 for setting in self.finished)
 
     @cached_property
-    def has_course(self) -> bool:
+    def has_history(self) -> bool:
         """Whether any run was scored after more than one round."""
-        return any(setting.metric("accuracy")["round"].nunique() > 1 for setting in self.finished)
+        return any(
+            setting.metric_rows("accuracy")["round"].nunique() > 1 for setting in self.finished
+        )
 
     @property
-    def side_by_side(self) -> int:
+    def num_parallel_runs(self) -> int:
         """How many runs shared the machine at most."""
         cells = self.results.cells
         known = cells["side_by_side"].dropna().tolist() if "side_by_side" in cells else []
         return max([1, *map(int, known)])
 
     @property
-    def about_time(self) -> str:
+    def time_note(self) -> str:
         """What to know before times of the runs are compared."""
-        told = "CPU seconds are the processor time of all processes of a run, over all its rounds"
-        if self.side_by_side == 1:
-            return f"{told}."
+        note = "CPU seconds are the processor time of all processes of a run over all its rounds."
+        if self.num_parallel_runs == 1:
+            return note
         return (
-            f"{told}: up to {self.side_by_side} runs were side by side on this machine, where the "
-            "clock measures their load as well."
+            f"{note} Up to {self.num_parallel_runs} runs were side by side on this machine, so "
+            "clock times include their load."
         )
 
     @property
     def heads(self) -> list[str]:
         """The names of the columns that tell settings apart."""
-        return [short_name(axis, tuple(self.axes)) for axis in self.axes] or ["run"]
+        return [shorten_path(axis, tuple(self.axes)) for axis in self.axes] or ["run"]
 
     @property
     def seeds(self) -> list[int]:
@@ -283,33 +287,34 @@ class Grid:
         """The name of the experiment."""
         return str(self.results.cells["experiment"].iloc[0])
 
-    def words(self, setting: Setting) -> list[str]:
+    def describe(self, setting: Setting) -> list[str]:
         """Return what tells a setting apart, one word a column of `heads`."""
         return list(setting.values.values()) or [self.name]
 
 
 @lru_cache(maxsize=1)
-def grid_of(results: Results) -> Grid:
+def build_grid(results: Results) -> Grid:
     """Return the grid of an experiment's results; the terminal and the page ask for the same."""
-    cells = _with_objects(results.cells)
+    cells = _use_python_strings(results.cells)
     paths = [str(name) for name in cells.columns if str(name).startswith(PREFIX)]
     words = {
-        path.removeprefix(PREFIX): [value(item, path) for item in cells[path]] for path in paths
+        path.removeprefix(PREFIX): [format_value(item, path) for item in cells[path]]
+        for path in paths
     }
     axes = {axis: list(dict.fromkeys(own)) for axis, own in words.items()}
     axes = {axis: own for axis, own in axes.items() if len(own) > 1}
     members: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(cells)):
         members.setdefault(tuple(words[axis][i] for axis in axes), []).append(i)
-    by_run = _rows_by_run(results)
+    by_run = _group_rows_by_run(results)
     settings = [
-        _setting(results.path, dict(zip(axes, key, strict=True)), cells.iloc[own], by_run)
+        _build_setting(results.path, dict(zip(axes, key, strict=True)), cells.iloc[own], by_run)
         for key, own in members.items()
     ]
     return Grid(results, axes, settings)
 
 
-def short_name(axis: str, among: tuple[str, ...] = ()) -> str:
+def shorten_path(axis: str, among: tuple[str, ...] = ()) -> str:
     """Return the last part of a field path, or all of it where others end alike.
 
     >>> short_name("layout.fraction")
@@ -320,12 +325,12 @@ def short_name(axis: str, among: tuple[str, ...] = ()) -> str:
     return axis if len(alike) > 1 else last.replace("_", " ")
 
 
-def places_of(table: pd.DataFrame, keys: Any) -> dict[Any, NDArray[np.intp]]:
+def group_positions(table: pd.DataFrame, keys: Any) -> dict[Any, NDArray[np.intp]]:
     """Return the positions of a table's rows by the values of some keys."""
     return {} if table.empty else dict(table.groupby(keys, sort=False).indices)  # type: ignore[arg-type]
 
 
-def last_round(rows: pd.DataFrame) -> pd.DataFrame:
+def select_last_round(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the last round of every seed."""
     if rows.empty:
         return rows
@@ -335,49 +340,54 @@ def last_round(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["round"] == rows.groupby("seed")["round"].transform("max")]
 
 
-class ByRun(NamedTuple):
+def drop_invalid(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are valid and have a value."""
+    return rows[rows["valid"].astype(bool) & rows["value"].notna()]
+
+
+class RowsByRun(NamedTuple):
     """The rows of all runs, and where those of each run stand, by run id and seed."""
 
     rows: pd.DataFrame
     places: dict[tuple[str, int], NDArray[np.intp]]
 
 
-def _setting(
+def _build_setting(
     root: Path,
     values: dict[str, str],
     cells: pd.DataFrame,
-    by_run: ByRun,
+    by_run: RowsByRun,
 ) -> Setting:
     done = cells[cells["status"] == "finished"]
     keys = [(str(a), int(b)) for a, b in zip(done["run_id"], done["seed"], strict=True)]
     there = [by_run.places[key] for key in keys if key in by_run.places]
-    rows = by_run.rows.take(np.concatenate(there)) if there else _no_rows()
+    rows = by_run.rows.take(np.concatenate(there)) if there else _create_empty_rows()
     rows = rows.reset_index(drop=True)
     folders = {seed: run_folder(root, run_id, seed) for run_id, seed in keys}
     return Setting(values, cells, rows, folders)
 
 
-def _rows_by_run(results: Results) -> ByRun:
+def _group_rows_by_run(results: Results) -> RowsByRun:
     """Return the rows of each run, once even where it is several cells."""
     settings = [name for name in results.rows.columns if str(name).startswith(PREFIX)]
     rows, cells = results.rows.drop(columns=settings), results.cells
     if rows.empty:
-        return ByRun(rows, {})
+        return RowsByRun(rows, {})
     if cells.duplicated(["run_id", "seed"]).any():
         rows = rows.drop_duplicates()
-    rows = _with_objects(rows)
-    rows = rows.assign(**{KIND: _kinds(rows)})
-    found = places_of(rows, ["run_id", "seed"])
-    return ByRun(rows, {(str(run_id), int(seed)): own for (run_id, seed), own in found.items()})
+    rows = _use_python_strings(rows)
+    rows = rows.assign(**{KIND: _number_kinds(rows)})
+    found = group_positions(rows, ["run_id", "seed"])
+    return RowsByRun(rows, {(str(run_id), int(seed)): own for (run_id, seed), own in found.items()})
 
 
-def _with_objects(table: pd.DataFrame) -> pd.DataFrame:
+def _use_python_strings(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose texts are Python's: Arrow's are slow to pick a few rows of."""
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name].dtype)]
     return table.astype(dict.fromkeys(texts, object))
 
 
-def _kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
+def _number_kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
     """Return a number for each row: the same for the same metric, group and kind of client."""
     columns = [rows["metric"], rows["group"], rows["client"] >= 0]
     numbers: NDArray[np.intp] = (
@@ -386,10 +396,10 @@ def _kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
     return numbers
 
 
-def _no_rows() -> pd.DataFrame:
+def _create_empty_rows() -> pd.DataFrame:
     return make_rows_table(()).assign(run_id="", seed=0)
 
 
-def _says_enough(word: str) -> bool:
+def _is_self_explanatory(word: str) -> bool:
     """Say whether a value needs no name: classes and whole parts do not, as numbers do."""
     return word[:1].isupper() or ", " in word

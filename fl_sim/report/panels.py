@@ -1,14 +1,15 @@
 """Small multiples: which settings share a panel, and panels side by side on one figure."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from fl_sim.report.grid import FRACTION, Grid, Setting
-from fl_sim.report.style import canvas
+from fl_sim.report.grid import FRACTION, Grid, Setting, shorten_path
+from fl_sim.report.style import GROUP_COLOURS, MARKERS, choose_colours, create_figure
 
 MAX_PANELS = 36
 MANY_SETTINGS = 40  # from which on a figure shows a few panels: nobody reads more of them
@@ -24,7 +25,7 @@ class Panel(NamedTuple):
     settings: list[Setting]
 
 
-def line_axis(grid: Grid) -> str | None:
+def choose_line_axis(grid: Grid) -> str | None:
     """Return the axis whose values share a panel: the fraction, or else the last that fits."""
     if len(grid.axes.get(FRACTION, ())) in range(1, MAX_FRACTIONS + 1):
         return FRACTION
@@ -32,7 +33,7 @@ def line_axis(grid: Grid) -> str | None:
     return fitting[-1] if fitting else None
 
 
-def panels_of(grid: Grid, inside: str | None) -> list[Panel]:
+def group_panels(grid: Grid, inside: str | None) -> list[Panel]:
     """Return the finished settings by panel: all that differ in the axis `inside` only."""
     found: dict[str, list[Setting]] = {}
     for setting in grid.finished:
@@ -42,15 +43,15 @@ def panels_of(grid: Grid, inside: str | None) -> list[Panel]:
     return [Panel(title, settings) for title, settings in found.items()]
 
 
-def few_panels(grid: Grid, usual: int = MAX_PANELS) -> int:
+def limit_panels(grid: Grid, usual: int = MAX_PANELS) -> int:
     """Return how many panels a figure has at most: `usual`, or a few where settings are many."""
     return usual if len(grid.finished) <= MANY_SETTINGS else min(usual, FEW_PANELS)
 
 
-def drawn_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
+def select_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
     """Return the panels that a figure shows, and a sentence about the others, if there are any."""
-    panels = panels_of(grid, inside)
-    shown = panels[: few_panels(grid)]
+    panels = group_panels(grid, inside)
+    shown = panels[: limit_panels(grid)]
     if len(shown) == len(panels):
         return shown, ""
     return shown, (
@@ -59,7 +60,7 @@ def drawn_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
     )
 
 
-def undrawn(grid: Grid, settings: Sequence[Setting]) -> str:
+def describe_omitted(grid: Grid, settings: Sequence[Setting]) -> str:
     """Return a sentence on the settings that are not drawn; "" where all are."""
     left = len(grid.finished) - len(settings)
     if not left:
@@ -67,7 +68,7 @@ def undrawn(grid: Grid, settings: Sequence[Setting]) -> str:
     return f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
 
 
-def num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
+def choose_num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
     """Return how many panels stand in a row: the values of the last axis, where they fit."""
     outside = [values for axis, values in grid.axes.items() if axis != inside]
     if len(outside) > 1 and 2 <= len(outside[-1]) <= 4:
@@ -75,7 +76,7 @@ def num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
     return min(3, num_panels)
 
 
-def axes_of(
+def create_panels(
     titles: Sequence[str], columns: int, height: float = 2.1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with one titled panel a title.
@@ -87,10 +88,10 @@ def axes_of(
         options: of matplotlib's `subplots`.
     """
     rows = -(-len(titles) // columns)
-    figure = canvas(max(2.9 if rows == 1 else 0.0, rows * height + 0.5))
+    figure = create_figure(max(2.9 if rows == 1 else 0.0, rows * height + 0.5))
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for axes, title in zip(panels, titles, strict=False):
-        axes.set_title(_wrapped(title, 112 // columns))
+        axes.set_title(_wrap_title(title, 112 // columns))
     for empty in panels[len(titles) :]:
         empty.remove()
     for axes in panels[max(0, len(titles) - columns) : len(titles)]:
@@ -98,7 +99,7 @@ def axes_of(
     return figure, panels[: len(titles)]
 
 
-def label_outside(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
+def label_outer_axes(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
     """Name the axes once a row and once a column."""
     for i, panel in enumerate(axes):
         if i % columns == 0:
@@ -107,10 +108,53 @@ def label_outside(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
             panel.set_xlabel(x)
 
 
-def _wrapped(title: str, width: int) -> str:
+def _wrap_title(title: str, width: int) -> str:
     """Return a title on as many lines as it takes, broken between settings if possible."""
     lines = [""]
     for part in title.split(" · "):
         joined = f"{lines[-1]} · {part}" if lines[-1] else part
         lines = [*lines[:-1], joined] if len(joined) <= width else [*lines, part]
     return "\n".join(short for line in lines if line for short in textwrap.wrap(line, width))
+
+
+def assign_line_styles(grid: Grid, inside: str | None) -> dict[str, tuple[str, str]]:
+    """Return the colour and the marker of every value of the axis whose lines share a panel."""
+    values = grid.axes[inside] if inside else [""]
+    palette = choose_colours(len(values), ordered=inside == FRACTION)
+    marks = [MARKERS[i % len(MARKERS)] for i in range(len(values))]
+    return dict(zip(values, zip(palette, marks, strict=True), strict=True))
+
+
+def add_axis_legend(figure: Figure, axes: Sequence[Axes], grid: Grid, inside: str | None) -> None:
+    """Put one legend of the values of the axis `inside` over all panels."""
+    if inside is not None:
+        title = "fraction protected" if inside == FRACTION else shorten_path(inside)
+        add_legend(figure, axes, title, grid.axes[inside])
+
+
+def add_legend(figure: Figure, axes: Sequence[Axes], title: str, order: Sequence[str]) -> None:
+    """Put one legend over all panels, in the order of the values."""
+    handles: dict[str, Any] = {}
+    for panel in axes:
+        own, labels = panel.get_legend_handles_labels()
+        handles |= dict(zip(labels, own, strict=True))
+    there = [value for value in order if value in handles]
+    figure.legend(
+        [handles[value] for value in there],
+        there,
+        loc="outside upper left",
+        ncols=min(len(there), 4 if max(map(len, there)) > 12 else 8),
+        title=title,
+        alignment="left",
+        title_fontproperties={"weight": "bold"},
+    )
+
+
+def add_group_legend(figure: Figure, groups: Collection[str]) -> None:
+    """Add a legend of the client groups that occur, as coloured dots."""
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=colour, label=group)
+        for group, colour in GROUP_COLOURS.items()
+        if group in groups
+    ]
+    figure.legend(handles=marks, loc="outside upper left", ncols=max(1, len(marks)))

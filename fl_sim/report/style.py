@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fl_sim.report.parts import Drawing
+from fl_sim.report.components import Drawing
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # newer than the oldest matplotlib we allow
@@ -19,6 +19,12 @@ INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
 # Okabe and Ito (2008), without the yellow, which is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GROUP_COLOURS = {
+    "clean": COLOURS[2],
+    "mixed": COLOURS[4],
+    "protected": COLOURS[1],
+    "attacker": COLOURS[6],
+}
 STYLE: "dict[RcKeyType, Any]" = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so it is there everywhere
     "font.size": 9,
@@ -50,7 +56,7 @@ STYLE: "dict[RcKeyType, Any]" = {
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def colours(count: int, ordered: bool) -> list[str]:
+def choose_colours(count: int, ordered: bool) -> list[str]:
     """Return colours that people with any colour vision can tell apart.
 
     Ordered ones go from dark to light; they also serve where there are too many names.
@@ -62,12 +68,12 @@ def colours(count: int, ordered: bool) -> list[str]:
     return [matplotlib.colors.to_hex(scale(step)) for step in steps]
 
 
-def canvas(height: float) -> Figure:
+def create_figure(height: float) -> Figure:
     """Return an empty figure of the common width."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def drawn(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
+def export_figure(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
     """Return a figure as SVG and PNG."""
     svg, png = io.StringIO(), io.BytesIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
@@ -76,10 +82,10 @@ def drawn(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
         figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", metadata={"Software": None})
     text = svg.getvalue()
-    return Drawing(name, caption, text, _inlined(text, name, alt), png.getvalue())
+    return Drawing(name, caption, text, _inline_svg(text, name, alt), png.getvalue())
 
 
-def _inlined(svg: str, name: str, alt: str) -> str:
+def _inline_svg(svg: str, name: str, alt: str) -> str:
     """Return an SVG file as an element of a page.
 
     Several of them share the page's ids and style sheet: ids get the figure's name before

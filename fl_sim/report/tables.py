@@ -19,14 +19,14 @@ from fl_sim.report.formats import (
     RATIO,
     SECONDS,
     UNDEFINED,
-    Form,
-    count,
-    interval,
+    NumberFormat,
+    format_count,
+    format_interval,
+    format_number,
+    format_over_seeds,
     mean,
-    number,
-    over_seeds,
 )
-from fl_sim.report.grid import Grid, Setting, grid_of
+from fl_sim.report.grid import Grid, Setting, build_grid
 from fl_sim.results import Results
 
 
@@ -39,33 +39,35 @@ class Column(NamedTuple):
     meaning: str = ""
 
 
-def _spread(name: str, form: Form) -> Callable[[Setting], str]:
-    return lambda setting: over_seeds(setting.column(name), form)
+def _format_column(name: str, form: NumberFormat) -> Callable[[Setting], str]:
+    return lambda setting: format_over_seeds(setting.summary_values(name), form)
 
 
-def _cost(setting: Setting) -> str:
-    upload = number(mean(setting.column("cost.bytes_up")), MEGABYTES)
-    return f"{upload}\n{over_seeds(setting.column('cost.cpu_seconds'), SECONDS)}"
+def _format_cost(setting: Setting) -> str:
+    upload = format_number(mean(setting.summary_values("cost.bytes_up")), MEGABYTES)
+    return f"{upload}\n{format_over_seeds(setting.summary_values('cost.cpu_seconds'), SECONDS)}"
 
 
 # A_mix is the final accuracy of the run itself, so there is no further column for that.
-A_MIX = Column("A_mix", "%", _spread("accuracy", PERCENT), "the run itself after its last round")
+A_MIX = Column(
+    "A_mix", "%", _format_column("accuracy", PERCENT), "the run itself after its last round"
+)
 HEADLINES = (
-    Column("A_all", "%", _spread("protection.a_all", PERCENT), "nobody protects"),
-    Column("A_clean", "%", _spread("protection.a_clean", PERCENT), "the clean part alone"),
+    Column("A_all", "%", _format_column("protection.a_all", PERCENT), "nobody protects"),
+    Column("A_clean", "%", _format_column("protection.a_clean", PERCENT), "the clean part alone"),
     A_MIX,
-    Column("best", "%", _spread("best_accuracy", PERCENT), "of any round"),
-    Column("gap", "points", _spread("protection.utility_gap", POINTS), "A_clean - A_mix"),
+    Column("best", "%", _format_column("best_accuracy", PERCENT), "of any round"),
+    Column("gap", "points", _format_column("protection.utility_gap", POINTS), "A_clean - A_mix"),
     Column(
         "ratio",
         "",
-        _spread("protection.extraction_ratio", RATIO),
+        _format_column("protection.extraction_ratio", RATIO),
         "(A_mix - A_clean) / (A_all - A_clean)",
     ),
-    Column("AUC", "", _spread("leakage.auc", AREA), "membership attack, chance is 0.5"),
-    Column("worst client", "%", _spread("fairness.worst_client", PERCENT), "its accuracy"),
+    Column("AUC", "", _format_column("leakage.auc", AREA), "membership attack, chance is 0.5"),
+    Column("worst client", "%", _format_column("fairness.worst_client", PERCENT), "its accuracy"),
 )
-COST = Column("MB up", "CPU s", _cost)
+COST = Column("MB up", "CPU s", _format_cost)
 REASONS = (  # for a number that is not defined: the column, and the metric that says why
     ("A_mix", "accuracy"),
     ("AUC", "mia_margin_auc"),
@@ -75,16 +77,16 @@ REASONS = (  # for a number that is not defined: the column, and the metric that
 LOST = Column(
     "lost",
     "",
-    lambda setting: number(sum(setting.num_failures()), COUNT),
+    lambda setting: format_number(sum(setting.num_failures()), COUNT),
     "times a client did not deliver",
 )
 INDENT = 4
-MOST_NAMED = 3  # settings in a sentence
+MAX_NAMED = 3  # settings in a sentence
 
 
-def headline_columns(grid: Grid) -> list[Column]:
+def choose_headline_columns(grid: Grid) -> list[Column]:
     """Return the headline numbers that are defined for any setting and have something to say."""
-    idle = {"best"} if not grid.has_course else set()
+    idle = {"best"} if not grid.has_history else set()
     idle |= {"worst client"} if not grid.has_clients else set()
     idle |= {"lost"} if not any(any(own.num_failures()) for own in grid.settings) else set()
     known = {
@@ -95,18 +97,18 @@ def headline_columns(grid: Grid) -> list[Column]:
     return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
 
 
-def legend(columns: Iterable[Column]) -> str:
+def explain_columns(columns: Iterable[Column]) -> str:
     """Return what the columns mean, in sentences."""
     return " ".join(f"{c.name}: {c.meaning}." for c in columns if c.meaning)
 
 
-def summary(results: Results) -> Table:
+def build_summary_table(results: Results) -> Table:
     """Return the final numbers, one row a setting, averaged over seeds."""
-    grid = grid_of(results)
-    columns = [*headline_columns(grid), COST]
+    grid = build_grid(results)
+    columns = [*choose_headline_columns(grid), COST]
     table = Table(
-        title=f"{grid.name}: {seeds_in_words(grid)}",
-        caption=_caption(grid, columns),
+        title=f"{grid.name}: {describe_seeds(grid)}",
+        caption=_build_caption(grid, columns),
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
@@ -118,11 +120,11 @@ def summary(results: Results) -> Table:
         title = column.name.replace(" ", "\n") if column.name == "worst client" else column.name
         table.add_column(f"{title}\n{column.unit}", justify="right", no_wrap=True)
     for setting in grid.settings:
-        table.add_row(_name(grid, setting), *_numbers(setting, columns))
+        table.add_row(_format_name(grid, setting), *_format_numbers(setting, columns))
     return table
 
 
-def listing(entries: Iterable[tuple[str, ...]]) -> Table:
+def build_listing(entries: Iterable[tuple[str, ...]]) -> Table:
     """Return a list of things: name, what it is, and under it, where it comes from, and so on."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
@@ -134,7 +136,7 @@ def listing(entries: Iterable[tuple[str, ...]]) -> Table:
     return table
 
 
-def audit(title: str, findings: pd.DataFrame) -> Table:
+def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
     """Return the attacks on a run, one a row; what should not be read is dim."""
     made = Table(
         title=title,
@@ -154,7 +156,7 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
     notes = dict(zip(areas["attack"], areas["note"], strict=True))
     for name, own in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
         cells = [
-            _audit_number(own, metric, form)
+            _format_finding(own, metric, form)
             for metric, form in (
                 ("auc", AREA),
                 ("tpr_at_0.01", RATE),
@@ -165,44 +167,44 @@ def audit(title: str, findings: pd.DataFrame) -> Table:
     return made
 
 
-def _audit_number(own: pd.DataFrame, metric: str, form: Form) -> Text:
+def _format_finding(own: pd.DataFrame, metric: str, form: NumberFormat) -> Text:
     rows = own[own["metric"] == metric]
     if rows.empty:
         return Text(UNDEFINED, "dim")
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
-    words = f"{number(value, form)} {interval(low, high, form)}".strip()
+    words = f"{format_number(value, form)} {format_interval(low, high, form)}".strip()
     return Text(words, "" if bool(rows["valid"].iloc[0]) else "dim")
 
 
-def seeds_in_words(grid: Grid) -> str:
+def describe_seeds(grid: Grid) -> str:
     """Return how many seeds there are, and what the spread is."""
     if len(grid.seeds) == 1:
         return "one seed, no spread"
-    return f"mean ± sample standard deviation over {count(len(grid.seeds), 'seed')}"
+    return f"mean ± sample standard deviation over {format_count(len(grid.seeds), 'seed')}"
 
 
-def undefined(grid: Grid) -> list[str]:
+def explain_undefined(grid: Grid) -> list[str]:
     """Return which headline numbers are not defined, of which settings, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for setting in grid.finished:
         for column, metric in REASONS:
-            why = setting.why_undefined(metric)
+            why = setting.undefined_reason(metric)
             if why:
                 found.setdefault((column, why), []).append(setting.label or grid.name)
     return [
-        f"{column} is not defined: {why} ({_some(labels, len(grid.finished))})."
+        f"{column} is not defined: {why} ({_join_labels(labels, len(grid.finished))})."
         for (column, why), labels in found.items()
     ]
 
 
-def _some(labels: Sequence[str], count: int) -> str:
+def _join_labels(labels: Sequence[str], count: int) -> str:
     if len(labels) == count:
         return "every setting" if count > 1 else labels[0]
-    shown = ", ".join(labels[:MOST_NAMED])
-    return shown if len(labels) <= MOST_NAMED else f"{shown} and {len(labels) - MOST_NAMED} more"
+    shown = ", ".join(labels[:MAX_NAMED])
+    return shown if len(labels) <= MAX_NAMED else f"{shown} and {len(labels) - MAX_NAMED} more"
 
 
-def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
+def list_failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
     """Return the runs that did not finish: setting, seed and error."""
     found = []
     for setting in grid.settings:
@@ -213,25 +215,25 @@ def failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
     return found
 
 
-def _caption(grid: Grid, columns: Iterable[Column]) -> Text:
+def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
     several = " (n/m): defined for n of m seeds." if len(grid.seeds) > 1 else ""
-    text = Text(f"{legend(columns)}{several} {grid.about_time}", style="not italic dim")
-    for reason in undefined(grid):
+    text = Text(f"{explain_columns(columns)}{several} {grid.time_note}", style="not italic dim")
+    for reason in explain_undefined(grid):
         text.append(f"\n{reason}", style="yellow not dim")
-    for setting, seed, error in failed_runs(grid):
+    for setting, seed, error in list_failed_runs(grid):
         text.append(
             f"\nfailed: {setting.label or grid.name}, seed {seed}: {error}", style="red not dim"
         )
     return text
 
 
-def _name(grid: Grid, setting: Setting) -> Text:
+def _format_name(grid: Grid, setting: Setting) -> Text:
     """Return a row's name on two lines, which its numbers take anyway."""
     # a blank before the bracket lets the long name of a class break there
     return Text((setting.label or grid.name).replace(" · ", "\n", 1).replace("(", " ("))
 
 
-def _numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
+def _format_numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
     """Return a row's numbers, the spread under the mean."""
     missing = len(setting.cells) - len(setting.finished)
     texts = []
@@ -242,3 +244,38 @@ def _numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
             text.append(f"\n{missing} failed", style="bold red")
         texts.append(text)
     return texts
+
+
+def build_times_table(parts: Iterable[tuple[str, float, float]], title: str) -> Table:
+    """Return where time goes: seconds by the clock and of work, by part, with their sum."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("part")
+    for name in ("ms a round", "share", "working ms", "waiting ms"):
+        table.add_column(name, justify="right")
+    names, walls, cpus = zip(*parts, strict=True)
+    for name, wall, cpu in zip(names, walls, cpus, strict=True):
+        _add_times_row(table, name, wall, cpu, sum(walls))
+    table.add_section()
+    _add_times_row(table, "all", sum(walls), sum(cpus), sum(walls))
+    return table
+
+
+def _add_times_row(table: Table, name: str, wall: float, cpu: float, whole: float) -> None:
+    numbers = (1000 * wall, 1000 * cpu, 1000 * max(0.0, wall - cpu))
+    took, worked, waited = (f"{number:.1f}" for number in numbers)
+    table.add_row(name, took, f"{wall / whole:.0%}" if whole else "", worked, waited)
+
+
+def build_functions_table(found: Iterable[tuple[str, float, float, float]]) -> Table:
+    """Return the functions that cost most: calls, and seconds of their own and in all."""
+    table = Table(
+        title="functions that cost most, under Python's profiler, a round",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("function", overflow="fold")
+    for name in ("calls", "own ms", "with callees ms"):
+        table.add_column(name, justify="right")
+    for name, calls, own, total in found:
+        table.add_row(Text(name), f"{calls:.4g}", f"{1000 * own:.1f}", f"{1000 * total:.1f}")
+    return table

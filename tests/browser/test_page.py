@@ -24,7 +24,7 @@ def address(make_results, sweep):
             lost=lost,
         )
     )
-    return page.write(results).as_uri()
+    return page.write_page(results).as_uri()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import RequestError
 from fl_sim.report import expected
 from fl_sim.report.expected_table import render_table
-from fl_sim.report.study import tile
+from fl_sim.report.study import build_tile
 from fl_sim.results.studies import load_study, read_images
 from fl_sim.runs import study
 
@@ -153,7 +153,7 @@ def test_images_are_kept_by_point(file: Path) -> None:
 
 def test_a_tile_has_a_row_a_kind() -> None:
     few, many = np.zeros((1, 1, 4, 4), np.uint8), np.zeros((9, 1, 4, 4), np.uint8)
-    joined = tile([few, many])
+    joined = build_tile([few, many])
     assert joined.shape == (1, 12, 8 * 6)
     assert int((joined == 0).sum()) == 16 + 8 * 16
 

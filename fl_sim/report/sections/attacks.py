@@ -12,13 +12,21 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fl_sim.core.plugins import find_paragraph, read_docstring
-from fl_sim.report.formats import PERCENT, UNDEFINED, defined, mean, over_seeds
+from fl_sim.report.components import (
+    Cell,
+    Component,
+    DefinitionList,
+    Drawing,
+    Section,
+    Table,
+    build_table,
+)
+from fl_sim.report.formats import PERCENT, UNDEFINED, drop_undefined, format_over_seeds, mean
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.heat import APART, draw, name_columns, values_of
-from fl_sim.report.measured import measured_cell, setting_table
-from fl_sim.report.panels import MAX_PANELS, Panel, axes_of, panels_of
-from fl_sim.report.parts import Cell, Definitions, Drawing, Part, Section, Table, table
-from fl_sim.report.style import INK, STYLE, drawn
+from fl_sim.report.heat_map import GAP, draw_heat_map, label_columns, tabulate_means
+from fl_sim.report.panels import MAX_PANELS, Panel, create_panels, group_panels
+from fl_sim.report.setting_tables import build_metric_cell, build_setting_table
+from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
 SUCCESS = (
@@ -26,58 +34,58 @@ SUCCESS = (
     ("without trigger", "attack_success_untriggered"),
 )
 THREAT = "Threat model: "
-NOBODY = "none"  # the value of the axis where nobody attacks
-WIDE = 28  # letters of a rule in a line
+NO_ATTACK = "none"  # the value of the axis where nobody attacks
+MAX_WIDTH = 28  # letters of a rule in a line
 
 
-def attacks(grid: Grid) -> Section | None:
+def build_attacks(grid: Grid) -> Section | None:
     """Return what is assumed of the attackers, and how the rules stand against each attack."""
-    models = threat_models(grid)
+    models = collect_threat_models(grid)
     if not models:
         return None
-    parts: list[Part] = [Definitions(models)]
+    parts: list[Component] = [DefinitionList(models)]
     about = ["What attackers know and control:"]
-    axis = attack_axis(grid)
+    axis = find_attack_axis(grid)
     if axis is not None:
         about.append(
             "A rule's worst case is the attack with the lowest mean accuracy after the last "
             "round. It is a bound from above: a better attack may exist."
         )
-        parts += [_heat_maps(grid, axis), _worst_cases(grid, axis)]
-    if any(setting.numbers("attack_success").values for setting in grid.finished):
-        parts.append(_backdoors(grid))
+        parts += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
+    if any(setting.final_values("attack_success").values for setting in grid.finished):
+        parts.append(_build_backdoors(grid))
     return Section("attacks", "Attacks", tuple(about), tuple(parts))
 
 
-def threat_models(grid: Grid) -> tuple[tuple[str, str], ...]:
+def collect_threat_models(grid: Grid) -> tuple[tuple[str, str], ...]:
     """Return the name of every attack, and its threat model from its docstring."""
     found: dict[str, str] = {}
     for setting in grid.finished:
         adversaries = setting.experiment.get("adversary") or []
         several = adversaries if isinstance(adversaries, list) else [adversaries]
-        for path in (path for adversary in several for path in _classes(adversary["client"])):
+        for path in (path for adversary in several for path in _list_classes(adversary["client"])):
             text = find_paragraph(read_docstring(path), THREAT)
             if text:  # else the class may be gone since
                 found.setdefault(path.split(".")[-1], text)
     return tuple(found.items())
 
 
-def _classes(client: Mapping[str, Any]) -> list[str]:
+def _list_classes(client: Mapping[str, Any]) -> list[str]:
     """Return the class of a described client, and those of all parts in its fields."""
     parts = [value for value in client.values() if isinstance(value, Mapping) and "class" in value]
-    return [str(client["class"]), *(path for part in parts for path in _classes(part))]
+    return [str(client["class"]), *(path for part in parts for path in _list_classes(part))]
 
 
-def attack_axis(grid: Grid) -> str | None:
+def find_attack_axis(grid: Grid) -> str | None:
     """Return the axis of the attacks, where rules are varied as well."""
     axes = [axis for axis in ("adversary", "adversary.client") if axis in grid.axes]
     return axes[0] if axes and RULE in grid.axes else None
 
 
-def _panels(grid: Grid, axis: str) -> list[Panel]:
+def _group_panels(grid: Grid, axis: str) -> list[Panel]:
     """Return the settings by everything but rule and attack."""
     found: dict[str, list[Setting]] = {}
-    for panel in panels_of(grid, axis)[:MAX_PANELS]:
+    for panel in group_panels(grid, axis)[:MAX_PANELS]:
         for setting in panel.settings:
             others = {a: w for a, w in setting.values.items() if a not in (axis, RULE)}
             title = Setting(others, setting.cells, setting.rows, setting.folders).label
@@ -85,52 +93,54 @@ def _panels(grid: Grid, axis: str) -> list[Panel]:
     return [Panel(title, settings) for title, settings in found.items()]
 
 
-def _heat_maps(grid: Grid, axis: str) -> Drawing:
-    figure = _figure(grid, axis)
+def _draw_heat_maps(grid: Grid, axis: str) -> Drawing:
+    figure = _create_figure(grid, axis)
     about = (
         "Accuracy in percent after the last round, by rule and attack, mean over seeds. The last "
         "column is the worst case over the attacks; the frame is around the best of them."
     )
-    return drawn("rules_against_attacks", figure, about, about)
+    return export_figure("rules_against_attacks", figure, about, about)
 
 
 @rc_context(STYLE)
-def _figure(grid: Grid, axis: str) -> Figure:
-    panels, rules, attacks = _panels(grid, axis), grid.axes[RULE], grid.axes[axis]
+def _create_figure(grid: Grid, axis: str) -> Figure:
+    panels, rules, attacks = _group_panels(grid, axis), grid.axes[RULE], grid.axes[axis]
     height = 1.5 + 0.36 * len(rules)
     columns = 2 if len(panels) > 1 and len(attacks) <= 7 else 1
-    figure, axes = axes_of([p.title for p in panels], columns, height, sharey=True)
+    figure, axes = create_panels([p.title for p in panels], columns, height, sharey=True)
     for panel, own in zip(panels, axes, strict=True):
-        values = values_of(grid, panel.settings, RULE, axis)
-        _framed(own, values, [attack != NOBODY for attack in attacks])
-        name_columns(own, _short(attacks), "worst case")
-        own.set_yticks(range(len(rules)), [_broken(rule) for rule in rules])
+        values = tabulate_means(grid, panel.settings, RULE, axis)
+        _draw_panel(own, values, [attack != NO_ATTACK for attack in attacks])
+        label_columns(own, _shorten_names(attacks), "worst case")
+        own.set_yticks(range(len(rules)), [_wrap_name(rule) for rule in rules])
     return figure
 
 
-def _framed(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
+def _draw_panel(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
     """Draw the accuracies, and apart the lowest of the `real` attacks, the best of them framed."""
     worst = values[:, np.array(real)].min(1)  # NaN where an attack is missing: unknown
-    draw(axes, values, worst)
+    draw_heat_map(axes, values, worst)
     if not np.isnan(worst).all():
-        corner = values.shape[1] + APART - 0.5, float(np.nanargmax(worst)) - 0.5
+        corner = values.shape[1] + GAP - 0.5, float(np.nanargmax(worst)) - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
 
 
-def _short(attacks: Sequence[str]) -> list[str]:
+def _shorten_names(attacks: Sequence[str]) -> list[str]:
     """Return the names of attacks without what they have in common.
 
     >>> _short(["none", "AlieClient, 2 clients", "SignFlipClient(scale=3.0), 2 clients"])
     ['no attack', 'Alie', 'SignFlip(scale=3.0)']
     """
-    real = [attack for attack in attacks if attack != NOBODY]
-    tails = {_tail(attack) for attack in real}
-    names = [attack.removesuffix(_tail(attack)) if len(tails) == 1 else attack for attack in real]
+    real = [attack for attack in attacks if attack != NO_ATTACK]
+    tails = {_get_suffix(attack) for attack in real}
+    names = [
+        attack.removesuffix(_get_suffix(attack)) if len(tails) == 1 else attack for attack in real
+    ]
     short = {a: n.replace("Client", "", 1) for a, n in zip(real, names, strict=True)}
     return [short.get(attack, "no attack") for attack in attacks]
 
 
-def _broken(rule: str) -> str:
+def _wrap_name(rule: str) -> str:
     r"""Return the name of a rule on as many lines as it takes.
 
     >>> _broken("NearestNeighborMixing(num_byzantine=2, rule=CoordinateMedian)")
@@ -138,12 +148,12 @@ def _broken(rule: str) -> str:
     """
     lines = [""]
     for piece in re.findall(r"[^(,]+[(,]? ?", rule):
-        fits = len(lines[-1] + piece.strip()) <= WIDE
+        fits = len(lines[-1] + piece.strip()) <= MAX_WIDTH
         lines = [*lines[:-1], lines[-1] + piece] if fits else [*lines, piece]
     return "\n".join(line.strip() for line in lines if line)
 
 
-def _tail(attack: str) -> str:
+def _get_suffix(attack: str) -> str:
     """Return what stands after the attack itself: how many clients, and when."""
     depth = 0
     for i, letter in enumerate(attack):
@@ -153,38 +163,41 @@ def _tail(attack: str) -> str:
     return ""
 
 
-def _worst_cases(grid: Grid, axis: str) -> Table:
+def _build_worst_cases(grid: Grid, axis: str) -> Table:
     """Return, for each rule, its worst attack and what is left then."""
-    attacks = [attack for attack in grid.axes[axis] if attack != NOBODY]
-    panels, rows = _panels(grid, axis), []
+    attacks = [attack for attack in grid.axes[axis] if attack != NO_ATTACK]
+    panels, rows = _group_panels(grid, axis), []
     for panel in panels:
         for rule in grid.axes[RULE]:
             own = {s.values[axis]: s for s in panel.settings if s.values[RULE] == rule}
             title = [Cell(panel.title)] if len(panels) > 1 else []
             rows.append(
-                [*title, Cell(rule), *_worst([own.get(attack) for attack in attacks], axis)]
+                [*title, Cell(rule), *_find_worst([own.get(attack) for attack in attacks], axis)]
             )
     heads = ["setting", "rule"] if len(panels) > 1 else ["rule"]
-    return table("Worst case of each rule", heads, ["worst attack", "accuracy, %"], rows)
+    return build_table("Worst case of each rule", heads, ["worst attack", "accuracy, %"], rows)
 
 
-def _worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
+def _find_worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
     """Return the attack with the lowest accuracy, and that, where every attack has one."""
     there = [setting for setting in settings if setting is not None]
     if len(there) < len(settings):
         return [Cell(UNDEFINED, "a run is missing")] * 2
     for setting in there:  # where it has no accuracy, nobody knows which is the lowest
-        if not defined(setting.column("accuracy")):
-            why = setting.why_undefined("accuracy") or "its accuracy is not defined"
+        if not drop_undefined(setting.summary_values("accuracy")):
+            why = setting.undefined_reason("accuracy") or "its accuracy is not defined"
             return [Cell(UNDEFINED, f"{setting.values[axis]}: {why}")] * 2
-    lowest = min(there, key=lambda setting: mean(setting.column("accuracy")))
-    return [Cell(lowest.values[axis]), Cell(over_seeds(lowest.column("accuracy"), PERCENT))]
+    lowest = min(there, key=lambda setting: mean(setting.summary_values("accuracy")))
+    return [
+        Cell(lowest.values[axis]),
+        Cell(format_over_seeds(lowest.summary_values("accuracy"), PERCENT)),
+    ]
 
 
-def _backdoors(grid: Grid) -> Table:
-    return setting_table(
+def _build_backdoors(grid: Grid) -> Table:
+    return build_setting_table(
         grid,
         "Backdoors: share of other classes' test images that end in the target class, %",
         [name for name, _ in SUCCESS],
-        lambda setting: [measured_cell(setting, metric, PERCENT) for _, metric in SUCCESS],
+        lambda setting: [build_metric_cell(setting, metric, PERCENT) for _, metric in SUCCESS],
     )

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fl_sim.report.formats import value
+from fl_sim.report.components import Drawing, Section, build_figure_section
+from fl_sim.report.formats import format_value
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.parts import Drawing
-from fl_sim.report.style import STYLE, WIDTH, canvas, drawn
+from fl_sim.report.style import STYLE, WIDTH, create_figure, export_figure
 
 GAIN = 10
 MID_GREY = 128
@@ -22,33 +22,38 @@ MAX_SHEETS = 6
 Images = UInt8[np.ndarray, "n c h w"]
 
 
-def image_sheets(grid: Grid) -> list[Drawing]:
+def build_images(grid: Grid) -> Section | None:
+    """Return the section, or None if there is nothing to draw."""
+    return build_figure_section("images", "Protected images", *draw_image_sheets(grid))
+
+
+def draw_image_sheets(grid: Grid) -> list[Drawing]:
     """Draw a sheet of images for every distinct protection that changed any."""
     found: dict[str, Setting] = {}
-    for setting in grid.ones_apart("data", "partition", "protection", "layout"):
+    for setting in grid.select_distinct("data", "partition", "protection", "layout"):
         name = json.dumps(setting.experiment.get("protection"))
-        samples = None if name in found else setting.samples()
+        samples = None if name in found else setting.read_samples()
         if samples is not None and (samples["clean"] != samples["published"]).any():
             found[name] = setting
         if len(found) == MAX_SHEETS:
             break
-    return [_sheet(setting, i + 1) for i, setting in enumerate(found.values())]
+    return [_draw_sheet(setting, i + 1) for i, setting in enumerate(found.values())]
 
 
-def amplified(clean: Images, published: Images) -> Images:
+def amplify_noise(clean: Images, published: Images) -> Images:
     """Return the noise, ten times as strong, around mid-grey."""
     noise = published.astype(int) - clean.astype(int)
     louder: Images = np.clip(MID_GREY + GAIN * noise, 0, 255).astype(np.uint8)
     return louder
 
 
-def _sheet(setting: Setting, number: int) -> Drawing:
-    samples = setting.samples()
+def _draw_sheet(setting: Setting, number: int) -> Drawing:
+    samples = setting.read_samples()
     assert samples is not None
     protection = setting.experiment["protection"]
     words = protection["class"].split(".")[-1]
     if "radius" in protection:
-        words += f", radius {value(protection['radius'], 'radius')}"
+        words += f", radius {format_value(protection['radius'], 'radius')}"
     largest = np.abs(samples["published"].astype(int) - samples["clean"].astype(int)).max()
     about = (
         f"{words}: images as they were, as published, and the noise {GAIN} times as strong around "
@@ -58,19 +63,19 @@ def _sheet(setting: Setting, number: int) -> Drawing:
     rows = {
         "clean": samples["clean"],
         "protected": samples["published"],
-        f"noise x{GAIN}": amplified(samples["clean"], samples["published"]),
+        f"noise x{GAIN}": amplify_noise(samples["clean"], samples["published"]),
     }
     alt = f"{about} Classes: {', '.join(names)}."
-    return drawn(f"images_{number}", _figure(rows, names), about, alt)
+    return export_figure(f"images_{number}", _create_figure(rows, names), about, alt)
 
 
 @rc_context(STYLE)
-def _figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
-    figure = canvas(len(rows) * WIDTH / 8.4 + 0.35)
+def _create_figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
+    figure = create_figure(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
     for (title, images), own in zip(rows.items(), grid, strict=True):
         for image, axes in zip(images, own, strict=False):
-            show(axes, image)
+            draw_image(axes, image)
         own[0].set_ylabel(title)
         for empty in own[len(images) :]:
             empty.set_visible(False)
@@ -79,7 +84,7 @@ def _figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figur
     return figure
 
 
-def show(axes: Axes, image: NDArray[np.generic]) -> None:
+def draw_image(axes: Axes, image: NDArray[np.generic]) -> None:
     """Draw one image, grey or in colour, without anything around it."""
     pixels = image.transpose(1, 2, 0)
     grey = pixels.shape[2] == 1

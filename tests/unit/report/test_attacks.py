@@ -16,9 +16,9 @@ from fl_sim import Adversary
 from fl_sim.core.atomic_io import write_json
 from fl_sim.core.plugins import paragraph_of
 from fl_sim.core.serialization import describe, label
-from fl_sim.report.grid import Grid, Setting, grid_of
-from fl_sim.report.heat import values_of
-from fl_sim.report.parts import Definitions, Drawing, Table
+from fl_sim.report.components import DefinitionList, Drawing, Table
+from fl_sim.report.grid import Grid, Setting, build_grid
+from fl_sim.report.heat_map import tabulate_means
 from fl_sim.report.sections import attacks
 from fl_sim.results import Results
 
@@ -41,11 +41,11 @@ def results(make_results: Writer, sweep: Any) -> Results:
 
 @pytest.fixture(scope="module")
 def grid(results: Results) -> Grid:
-    return grid_of(results)
+    return build_grid(results)
 
 
 def accuracy(setting: Setting) -> float:
-    return float(np.mean(setting.column("accuracy")))
+    return float(np.mean(setting.summary_values("accuracy")))
 
 
 def found_setting(grid: Grid, partition: str, rule: str, attack: str) -> Setting:
@@ -57,7 +57,7 @@ def found_setting(grid: Grid, partition: str, rule: str, attack: str) -> Setting
 def test_every_cell_is_the_mean_of_its_setting(grid: Grid) -> None:
     for partition in AXES["partition"]:
         own = [s for s in grid.settings if s.values["partition"] == partition]
-        found = values_of(grid, own, "strategy", "adversary")
+        found = tabulate_means(grid, own, "strategy", "adversary")
         for i, rule in enumerate(RULES):
             for j, attack in enumerate(ATTACKS):
                 expected = accuracy(found_setting(grid, partition, rule, attack))
@@ -65,9 +65,9 @@ def test_every_cell_is_the_mean_of_its_setting(grid: Grid) -> None:
 
 
 def test_the_worst_case_is_the_lowest_of_all_attacks(grid: Grid) -> None:
-    section = attacks.attacks(grid)
+    section = attacks.build_attacks(grid)
     assert section is not None
-    (worst,) = [part for part in section.parts if isinstance(part, Table)]
+    (worst,) = [part for part in section.components if isinstance(part, Table)]
     assert worst.columns == ("setting", "rule", "worst attack", "accuracy, %")
     assert len(worst.rows) == 4
     for i, row in enumerate(worst.rows):
@@ -77,17 +77,17 @@ def test_the_worst_case_is_the_lowest_of_all_attacks(grid: Grid) -> None:
 
 
 def test_a_heat_map_is_drawn(grid: Grid) -> None:
-    section = attacks.attacks(grid)
+    section = attacks.build_attacks(grid)
     assert section is not None
-    (drawing,) = [part for part in section.parts if isinstance(part, Drawing)]
+    (drawing,) = [part for part in section.components if isinstance(part, Drawing)]
     assert drawing.name == "rules_against_attacks"
     assert drawing.svg.startswith("<?xml")
 
 
 def test_the_threat_models_of_all_attacks_are_told(grid: Grid) -> None:
-    section = attacks.attacks(grid)
+    section = attacks.build_attacks(grid)
     assert section is not None
-    (told,) = [part for part in section.parts if isinstance(part, Definitions)]
+    (told,) = [part for part in section.components if isinstance(part, DefinitionList)]
     assert [name for name, _ in told.entries] == ["ModelReplacementClient", "LabelFlipClient"]
     assert all(len(text) > 20 for _, text in told.entries)
 
@@ -96,10 +96,10 @@ def test_a_missing_run_leaves_the_worst_case_open(make_results: Writer, sweep: A
     def broken(settings: dict[str, Any], seed: int) -> bool:
         return bool(settings["strategy"] == "FedAvg" and settings["adversary"] == ATTACKS[1])
 
-    grid = grid_of(make_results(sweep(axes=AXES, broken=broken)))
-    rows = attacks._worst_cases(grid, "adversary").rows
+    grid = build_grid(make_results(sweep(axes=AXES, broken=broken)))
+    rows = attacks._build_worst_cases(grid, "adversary").rows
     assert [row[2].text == "-" for row in rows] == [True, False, True, False]
-    assert attacks._heat_maps(grid, "adversary").png
+    assert attacks._draw_heat_maps(grid, "adversary").png
 
 
 def test_an_attack_that_made_the_model_diverge_leaves_the_worst_case_open(
@@ -108,21 +108,21 @@ def test_an_attack_that_made_the_model_diverge_leaves_the_worst_case_open(
     def diverged(settings: dict[str, Any], seed: int) -> bool:
         return bool(settings["strategy"] == "FedAvg" and settings["adversary"] == ATTACKS[1])
 
-    grid = grid_of(make_results(sweep(axes=AXES, diverged=diverged)))
-    rows = attacks._worst_cases(grid, "adversary").rows
+    grid = build_grid(make_results(sweep(axes=AXES, diverged=diverged)))
+    rows = attacks._build_worst_cases(grid, "adversary").rows
     assert [row[2].text == "-" for row in rows] == [True, False, True, False]
     assert rows[0][2].doubt == f"{ATTACKS[1]}: the model diverged"
 
 
 def test_without_attackers_there_is_no_section(make_results: Writer, sweep: Any) -> None:
-    assert attacks.attacks(grid_of(make_results(sweep(axes={"strategy": RULES})))) is None
+    assert attacks.build_attacks(build_grid(make_results(sweep(axes={"strategy": RULES})))) is None
 
 
 def test_what_attacks_have_in_common_is_left_out() -> None:
     differing = ["AlieClient, 2 clients", "AlieClient, 3 clients"]
-    assert attacks._short(differing) == ["Alie, 2 clients", "Alie, 3 clients"]
+    assert attacks._shorten_names(differing) == ["Alie, 2 clients", "Alie, 3 clients"]
     inside = label(Adversary(LabelFlipClient("random", 0.5), 2))
-    assert attacks._short([inside]) == ["LabelFlip(labels=random, share=0.5)"]
+    assert attacks._shorten_names([inside]) == ["LabelFlip(labels=random, share=0.5)"]
 
 
 def test_a_docstring_without_the_paragraph_has_none() -> None:

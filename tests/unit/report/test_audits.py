@@ -14,8 +14,8 @@ from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.core.seeding import generator
 from fl_sim.metrics.membership import Finding, Records, assess, assess_shift
 from fl_sim.report import page, tables
-from fl_sim.report.grid import grid_of
-from fl_sim.report.sections.audits import _steps, audits
+from fl_sim.report.grid import build_grid
+from fl_sim.report.sections.audits import _compute_roc, build_audits
 from fl_sim.results import Results
 
 ATTACKS = {"loss": 0.2, "LiRA online": 1.0}
@@ -56,12 +56,12 @@ def test_a_page_without_audits_has_no_section_of_them(
     make_results: Callable[..., Results], sweep: Any
 ) -> None:
     results = make_results(sweep())
-    assert audits(grid_of(results)) is None
-    assert 'id="audit"' not in page.write(results).read_text()
+    assert build_audits(build_grid(results)) is None
+    assert 'id="audit"' not in page.write_page(results).read_text()
 
 
 def test_the_page_shows_what_was_audited(audited: Results) -> None:
-    text = page.write(audited).read_text()
+    text = page.write_page(audited).read_text()
     assert "Audited leakage" in text
     assert "LiRA online" in text
     assert "16 heads" in text
@@ -72,9 +72,9 @@ def test_the_page_shows_what_was_audited(audited: Results) -> None:
 
 
 def test_numbers_of_the_table_are_those_of_the_findings(audited: Results) -> None:
-    section = audits(grid_of(audited))
+    section = build_audits(build_grid(audited))
     assert section is not None
-    made = section.parts[0]
+    made = section.components[0]
     assert made.kind == "table"
     (row,) = [r for r in made.rows if any(cell.text == "LiRA online" for cell in r)]
     (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
@@ -88,7 +88,7 @@ def test_numbers_of_the_table_are_those_of_the_findings(audited: Results) -> Non
 def test_the_curve_counts_hits_at_every_threshold() -> None:
     scores = np.array([3.0, 2.0, 2.0, 1.0, 0.0])
     members = np.array([True, True, False, False, True])
-    alarms, hits, count = _steps(scores, members)
+    alarms, hits, count = _compute_roc(scores, members)
     assert count == 3
     assert hits.tolist() == [0, 1, 2, 2, 3]
     assert alarms.tolist() == [0, 0, 0.5, 1, 1]
@@ -97,6 +97,6 @@ def test_the_curve_counts_hits_at_every_threshold() -> None:
 
 def test_the_terminal_lists_the_attacks(audited: Results) -> None:
     (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
-    made = tables.audit("a run", pd.read_parquet(folder / "audit.parquet"))
+    made = tables.build_audit_table("a run", pd.read_parquet(folder / "audit.parquet"))
     assert made.row_count == 3
     assert [str(cell) for cell in made.columns[0].cells] == ["loss", "LiRA online", "FedMIA"]

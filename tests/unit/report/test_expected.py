@@ -11,20 +11,22 @@ from fl_sim.report import expected
 
 
 @pytest.fixture
-def two_seeds(make_results: Any, sweep: Any) -> expected.Measured:
+def two_seeds(make_results: Any, sweep: Any) -> expected.MeasuredResults:
     results = make_results(sweep(axes={"layout.fraction": [0.0, 0.5]}, seeds=(0, 1)))
     out = results.path.parent
-    return expected.measured(out / f"{results.path.name}.expected.json", out)
+    return expected.load_measured(out / f"{results.path.name}.expected.json", out)
 
 
 @pytest.fixture
-def written(two_seeds: expected.Measured, tmp_path: Path) -> Path:
+def written(two_seeds: expected.MeasuredResults, tmp_path: Path) -> Path:
     path = tmp_path / "toy.expected.json"
     expected.record(path, two_seeds, minutes=1.25)
     return path
 
 
-def test_the_means_are_those_of_the_cells(two_seeds: expected.Measured, written: Path) -> None:
+def test_the_means_are_those_of_the_cells(
+    two_seeds: expected.MeasuredResults, written: Path
+) -> None:
     numbers = json.loads(written.read_text())["numbers"]
     for fraction, cells in two_seeds.cells.groupby("settings.layout.fraction"):
         (entry,) = [
@@ -36,11 +38,13 @@ def test_the_means_are_those_of_the_cells(two_seeds: expected.Measured, written:
         assert entry["spread"] == pytest.approx(cells.accuracy.std(), abs=1e-4)
 
 
-def test_the_same_results_are_as_expected(two_seeds: expected.Measured, written: Path) -> None:
+def test_the_same_results_are_as_expected(
+    two_seeds: expected.MeasuredResults, written: Path
+) -> None:
     assert expected.compare(written, two_seeds) == []
 
 
-def test_a_number_that_is_off_is_found(two_seeds: expected.Measured, written: Path) -> None:
+def test_a_number_that_is_off_is_found(two_seeds: expected.MeasuredResults, written: Path) -> None:
     content = json.loads(written.read_text())
     content["numbers"][0]["mean"] += 2 * content["numbers"][0]["tolerance"]
     written.write_text(json.dumps(content))
@@ -48,14 +52,16 @@ def test_a_number_that_is_off_is_found(two_seeds: expected.Measured, written: Pa
     assert deviation.number == content["numbers"][0]["number"]
 
 
-def test_a_number_that_is_missing_is_found(two_seeds: expected.Measured, written: Path) -> None:
+def test_a_number_that_is_missing_is_found(
+    two_seeds: expected.MeasuredResults, written: Path
+) -> None:
     content = json.loads(written.read_text())
     content["numbers"][0]["settings"] = {"layout.fraction": 0.25}
     written.write_text(json.dumps(content))
     assert len(expected.compare(written, two_seeds)) == 1
 
 
-def test_what_people_wrote_is_kept(two_seeds: expected.Measured, written: Path) -> None:
+def test_what_people_wrote_is_kept(two_seeds: expected.MeasuredResults, written: Path) -> None:
     content = json.loads(written.read_text()) | {"command": "make toy", "reported": ["x"]}
     written.write_text(json.dumps(content))
     expected.record(written, two_seeds, minutes=2.0)
@@ -132,6 +138,8 @@ def test_a_topic_without_a_place_is_refused(index: Path, tmp_path: Path) -> None
     assert index.read_text() == "nothing here\n"
 
 
-def test_a_missing_file_is_a_wrong_request(two_seeds: expected.Measured, tmp_path: Path) -> None:
+def test_a_missing_file_is_a_wrong_request(
+    two_seeds: expected.MeasuredResults, tmp_path: Path
+) -> None:
     with pytest.raises(RequestError, match="no file"):
         expected.compare(tmp_path / "none.expected.json", two_seeds)

@@ -4,36 +4,42 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fl_sim.report.figures import accuracy_against_fraction, accuracy_over_rounds
-from fl_sim.report.grid import grid_of
-from fl_sim.report.panels import line_axis, panels_of
-from fl_sim.report.sections.clients import accuracy_by_client, classes_by_client
-from fl_sim.report.sections.images import amplified, image_sheets
-from fl_sim.report.sections.roc import curve_of, membership_roc
+from fl_sim.report.grid import build_grid
+from fl_sim.report.panels import choose_line_axis, group_panels
+from fl_sim.report.sections.accuracy_by_fraction import draw_accuracy_against_fraction
+from fl_sim.report.sections.accuracy_over_rounds import draw_accuracy_over_rounds
+from fl_sim.report.sections.client_accuracy import draw_accuracy_by_client
+from fl_sim.report.sections.client_classes import draw_classes_by_client
+from fl_sim.report.sections.images import amplify_noise, draw_image_sheets
+from fl_sim.report.sections.leakage import compute_roc, draw_membership_roc
 
 FRACTIONS = {"layout.fraction": [0.0, 0.5], "strategy": ["FedAvg", "Krum"]}
 
 
 @pytest.fixture(scope="module")
 def grid(make_results, sweep):
-    return grid_of(make_results(sweep(axes=FRACTIONS, seeds=(0, 1))))
+    return build_grid(make_results(sweep(axes=FRACTIONS, seeds=(0, 1))))
 
 
 def test_the_same_results_give_the_same_bytes(grid):
-    for draw in (accuracy_over_rounds, membership_roc, classes_by_client):
+    for draw in (draw_accuracy_over_rounds, draw_membership_roc, draw_classes_by_client):
         first, second = draw(grid), draw(grid)
         assert first.svg == second.svg
         assert first.png == second.png
 
 
 def test_no_two_figures_share_an_id(grid):
-    drawings = [accuracy_over_rounds(grid), accuracy_against_fraction(grid), *image_sheets(grid)]
+    drawings = [
+        draw_accuracy_over_rounds(grid),
+        draw_accuracy_against_fraction(grid),
+        *draw_image_sheets(grid),
+    ]
     ids = [name for own in drawings for name in re.findall(r'\bid="([^"]+)"', own.inline)]
     assert len(ids) == len(set(ids)) > 0
 
 
 def test_links_inside_a_figure_lead_somewhere(grid):
-    drawing = accuracy_over_rounds(grid)
+    drawing = draw_accuracy_over_rounds(grid)
     ids = set(re.findall(r'\bid="([^"]+)"', drawing.inline))
     links = re.findall(r'(?:href="|url\()#([^")]+)', drawing.inline)
     assert links
@@ -41,36 +47,38 @@ def test_links_inside_a_figure_lead_somewhere(grid):
 
 
 def test_lines_are_fractions_and_panels_the_rest(grid):
-    assert line_axis(grid) == "layout.fraction"
-    panels = panels_of(grid, "layout.fraction")
+    assert choose_line_axis(grid) == "layout.fraction"
+    panels = group_panels(grid, "layout.fraction")
     assert [panel.title for panel in panels] == ["FedAvg", "Krum"]
     assert [len(panel.settings) for panel in panels] == [2, 2]
 
 
 def test_nothing_to_draw_is_no_figure(make_results, sweep):
-    grid = grid_of(make_results(sweep(broken=lambda settings, seed: True)))
-    draws = (accuracy_over_rounds, accuracy_against_fraction, accuracy_by_client)
-    assert [draw(grid) for draw in (*draws, classes_by_client, membership_roc)] == [None] * 5
-    assert image_sheets(grid) == []
+    grid = build_grid(make_results(sweep(broken=lambda settings, seed: True)))
+    draws = (draw_accuracy_over_rounds, draw_accuracy_against_fraction, draw_accuracy_by_client)
+    assert [draw(grid) for draw in (*draws, draw_classes_by_client, draw_membership_roc)] == [
+        None
+    ] * 5
+    assert draw_image_sheets(grid) == []
 
 
 def test_no_noise_no_sheet_and_no_fraction_no_curve(make_results, sweep):
-    grid = grid_of(make_results(sweep()))
-    assert image_sheets(grid) == []
-    assert accuracy_against_fraction(grid) is None
-    assert accuracy_over_rounds(grid) is not None
+    grid = build_grid(make_results(sweep()))
+    assert draw_image_sheets(grid) == []
+    assert draw_accuracy_against_fraction(grid) is None
+    assert draw_accuracy_over_rounds(grid) is not None
 
 
 def test_a_hundred_clients_can_be_drawn(make_results, sweep):
-    grid = grid_of(make_results(sweep(num_clients=100)))
-    assert accuracy_by_client(grid) is not None
-    assert classes_by_client(grid) is not None
+    grid = build_grid(make_results(sweep(num_clients=100)))
+    assert draw_accuracy_by_client(grid) is not None
+    assert draw_classes_by_client(grid) is not None
 
 
 def test_noise_is_ten_times_as_strong_around_grey():
     clean = np.array([[[[100, 100, 100]]]], np.uint8)
     noisy = np.array([[[[100, 103, 80]]]], np.uint8)
-    assert amplified(clean, noisy).ravel().tolist() == [128, 158, 0]
+    assert amplify_noise(clean, noisy).ravel().tolist() == [128, 158, 0]
 
 
 def test_curve_agrees_with_its_definition():
@@ -79,16 +87,20 @@ def test_curve_agrees_with_its_definition():
     signals = pd.DataFrame(
         {"member": member, "audited": rng.random(80) < 0.8, "margin": rng.normal(size=80).round(1)}
     )
-    curve = curve_of(signals)
+    curve = compute_roc(signals)
     own = signals[signals["audited"]]
     inside = own.loc[own["member"], "margin"].to_numpy()
     outside = own.loc[~own["member"], "margin"].to_numpy()
     thresholds = [np.inf, *sorted(set(own["margin"]), reverse=True)]
-    np.testing.assert_allclose(curve.hits, [(inside >= t).mean() for t in thresholds])
-    np.testing.assert_allclose(curve.alarms, [(outside >= t).mean() for t in thresholds])
+    np.testing.assert_allclose(
+        curve.true_positive_rates, [(inside >= t).mean() for t in thresholds]
+    )
+    np.testing.assert_allclose(
+        curve.false_positive_rates, [(outside >= t).mean() for t in thresholds]
+    )
     assert curve.trusted_from == 3 / len(outside)
 
 
 def test_no_outsiders_no_curve():
     signals = pd.DataFrame({"member": [True], "audited": [True], "margin": [0.5]})
-    assert curve_of(signals) is None
+    assert compute_roc(signals) is None

@@ -8,11 +8,11 @@ PAGE = Path(__file__).parents[3] / "docs" / "glossary.md"
 
 
 def test_the_page_of_the_documentation_is_up_to_date():
-    assert PAGE.read_text("utf-8") == glossary.as_markdown(), "run `make report`"
+    assert PAGE.read_text("utf-8") == glossary.render_markdown(), "run `make report`"
 
 
 def test_the_terms_are_sorted_and_have_one_definition_each():
-    names = [glossary.name_of(key).casefold() for key in glossary.TERMS]
+    names = [glossary.get_term(key).casefold() for key in glossary.TERMS]
     assert names == sorted(set(names))
 
 
@@ -24,6 +24,6 @@ def test_definitions_are_sentences_and_link_to_pages_that_exist():
 
 
 def test_the_report_shows_plain_text():
-    terms = glossary.report_terms()
+    terms = glossary.select_report_terms()
     assert len(terms) == 30
     assert not any(mark in text for _, text in terms for mark in ("`", "]("))

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fl_sim.report import grid, page, panels
-from fl_sim.report.parts import Drawing
+from fl_sim.report.components import Drawing
 from fl_sim.results import Results
 
 AXES = {"client.epochs": list(range(3)), "layout.fraction": [0.1, 0.2, 0.3]}
@@ -41,8 +41,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
 
 def captions(results: Results) -> str:
-    sections = page.sections_of(grid.grid_of(results))
-    parts = [part for section in sections for part in section.parts]
+    sections = page.build_sections(grid.build_grid(results))
+    parts = [part for section in sections for part in section.components]
     return " ".join(part.caption for part in parts if isinstance(part, Drawing))
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fl_sim.report import page
-from fl_sim.report.parts import Cell, table
+from fl_sim.report.components import Cell, build_table
 
 FRACTIONS = {"layout.fraction": [0.0, 0.5]}
 VOID = {"meta", "link", "br", "wbr", "img", "hr", "input"}
@@ -44,7 +44,7 @@ def results(make_results, sweep):
 
 @pytest.fixture(scope="module")
 def text(results):
-    return page.write(results).read_text()
+    return page.write_page(results).read_text()
 
 
 def test_the_page_is_one_file_that_loads_nothing(text):
@@ -92,7 +92,7 @@ def test_every_figure_is_also_a_file(results, text):
 
 def test_writing_again_gives_the_same_page_and_removes_old_figures(results, text):
     (results.path / "figures/old.svg").write_text("<svg/>")
-    assert page.write(results).read_text() == text
+    assert page.write_page(results).read_text() == text
     assert not (results.path / "figures/old.svg").exists()
     assert not list(results.path.rglob("*.partial"))
 
@@ -113,7 +113,7 @@ def test_numbers_that_should_not_be_read_are_grey_with_their_reason(text):
 
 
 def test_enough_outsiders_nothing_is_grey(make_results, sweep):
-    text = page.write(make_results(sweep(outsiders=3000))).read_text()
+    text = page.write_page(make_results(sweep(outsiders=3000))).read_text()
     assert "3000 needed" not in text
 
 
@@ -126,7 +126,7 @@ def test_intervals_reach_from_the_lowest_to_the_highest_bound(results, text):
 
 
 def test_a_single_run(make_results, sweep):
-    text = page.write(make_results(sweep())).read_text()
+    text = page.write_page(make_results(sweep())).read_text()
     assert "one seed, no spread" in text
     assert "Accuracy against the protected share" not in text
     assert "Protected images" not in text
@@ -136,7 +136,7 @@ def test_a_single_run(make_results, sweep):
 def test_failures_are_shown_and_escaped(make_results, sweep):
     lost = ({"round": 1, "client": 2, "cause": "ValueError: <b>NaN</b>"},)
     results = make_results(sweep(seeds=(0, 1), broken=lambda settings, seed: seed == 1, lost=lost))
-    text = page.write(results).read_text()
+    text = page.write_page(results).read_text()
     assert "Some runs did not finish" in text
     assert "RunFailed: [no] &lt;updates&gt;" in text
     assert "ValueError: &lt;b&gt;NaN&lt;/b&gt;" in text
@@ -146,7 +146,7 @@ def test_failures_are_shown_and_escaped(make_results, sweep):
 
 def test_nothing_finished(make_results, sweep):
     results = make_results(sweep(broken=lambda settings, seed: True))
-    text = page.write(results).read_text()
+    text = page.write_page(results).read_text()
     Outline(text)
     assert "1 FAILED" in text
     assert "<svg" not in text
@@ -154,7 +154,7 @@ def test_nothing_finished(make_results, sweep):
 
 def test_equal_headings_are_merged_but_never_across_a_change_to_the_left():
     rows = [[Cell(a), Cell(b), Cell(c)] for a, b, c in ("xpa", "xpb", "ypa", "ypb")]
-    made = table("", ["one", "two", "three"], [], rows)
+    made = build_table("", ["one", "two", "three"], [], rows)
     assert [[cell.rows for cell in row] for row in made.rows] == [
         [2, 2, 1],
         [0, 0, 1],

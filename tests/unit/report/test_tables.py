@@ -21,7 +21,7 @@ def column(table, name):
 @pytest.mark.parametrize("width", [80, 110])
 def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
     results = make_results(sweep(axes=AXES, seeds=(0, 1, 2)))
-    table = tables.summary(results)
+    table = tables.build_summary_table(results)
     by_setting = results.cells.groupby(
         ["settings.layout.fraction", "settings.strategy"], sort=False
     )["accuracy"]
@@ -38,7 +38,7 @@ def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
 
 def test_gap_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
     results = make_results(sweep(axes={"layout.fraction": [0.5]}))
-    table = tables.summary(results)
+    table = tables.build_summary_table(results)
     mix = results.cells["accuracy"].iloc[0]
     assert [str(text) for text in column(table, "A_all")] == ["80.0"]
     assert [str(text) for text in column(table, "A_clean")] == ["60.0"]
@@ -47,13 +47,13 @@ def test_gap_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
 
 
 def test_undefined_controls_are_dashes(make_results, sweep):
-    table = tables.summary(make_results(sweep(axes={"layout.fraction": [0.5, 1.0]})))
+    table = tables.build_summary_table(make_results(sweep(axes={"layout.fraction": [0.5, 1.0]})))
     assert str(column(table, "A_clean")[1]) == "-"
     assert str(column(table, "gap")[1]) == "-"
 
 
 def test_one_run_without_axes_has_its_name_and_no_spread(make_results, sweep):
-    text = printed(tables.summary(make_results(sweep())))
+    text = printed(tables.build_summary_table(make_results(sweep())))
     assert "one seed, no spread" in text
     assert "toy" in text
     assert "±" not in text
@@ -68,7 +68,7 @@ def test_failed_runs_stay_visible_with_their_error(make_results, sweep):
             broken=lambda settings, seed: settings["strategy"] == "Bulyan" or seed == 1,
         )
     )
-    table = tables.summary(results)
+    table = tables.build_summary_table(results)
     assert [str(text).split("\n")[-1] for text in column(table, "A_mix")] == [
         "1 failed",
         "2 failed",
@@ -78,7 +78,7 @@ def test_failed_runs_stay_visible_with_their_error(make_results, sweep):
 
 def test_lost_clients_are_counted(make_results, sweep):
     lost = ({"round": 1, "client": 2, "cause": "NaN"}, {"round": 2, "client": 2, "cause": "NaN"})
-    table = tables.summary(make_results(sweep(seeds=(0, 1), lost=lost)))
+    table = tables.build_summary_table(make_results(sweep(seeds=(0, 1), lost=lost)))
     assert [str(text) for text in column(table, "lost")] == ["4"]
 
 
@@ -88,6 +88,8 @@ def test_listing_shows_every_entry_as_it_is():
         text: str
         source: str
 
-    text = printed(tables.listing([Entry("Krum", "Picks [one] update.", "https://arxiv.org/x")]))
+    text = printed(
+        tables.build_listing([Entry("Krum", "Picks [one] update.", "https://arxiv.org/x")])
+    )
     assert "Krum" in text
     assert "Picks [one] update." in text

@@ -16,8 +16,8 @@ from fl_sim.contracts import Row
 from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.data.layout import Layout
 from fl_sim.protections.random_noise import RandomNoise
-from fl_sim.report.grid import Grid, grid_of
-from fl_sim.report.sections.timeline import Timeline, timeline_of, timelines
+from fl_sim.report.grid import Grid, build_grid
+from fl_sim.report.sections.timeline import Timeline, draw_timelines, reconstruct_timeline
 from fl_sim.results import load_results, make_rows_table, run_folder
 from fl_sim.schedule import Schedule
 from strategies.fedavg import FedAvg
@@ -68,7 +68,7 @@ def written(root: Path, experiment: Experiment, seeds: tuple[int, ...] = (0,)) -
         )
     write_table(root / "rows.parquet", pd.concat(tables))
     write_json(root / "summary.json", {"experiment": "toy", "cells": cells, "controls": []})
-    return grid_of(load_results(root))
+    return build_grid(load_results(root))
 
 
 def protecting(experiment: Experiment) -> set[int]:
@@ -82,7 +82,7 @@ def protecting(experiment: Experiment) -> set[int]:
 def drawn_from(tmp_path: Path, **fields: Any) -> tuple[Schedule, Timeline]:
     experiment = Experiment(**(PLAN | fields))
     grid = written(tmp_path / "toy", experiment)
-    line = timeline_of(grid, grid.finished[0])
+    line = reconstruct_timeline(grid, grid.finished[0])
     assert line is not None
     return Schedule(experiment), line
 
@@ -115,7 +115,7 @@ def test_every_square_is_what_the_script_says(tmp_path: Path) -> None:
 )
 def test_a_timeline_is_drawn_where_anything_happens(tmp_path: Path, fields: dict[str, Any]) -> None:
     grid = written(tmp_path / "toy", Experiment(**(PLAN | fields)))
-    (drawing,) = timelines(grid)
+    (drawing,) = draw_timelines(grid)
     assert drawing.name == "timeline"
     assert drawing.png[:4] == b"\x89PNG"
 
@@ -126,21 +126,21 @@ def test_a_script_without_events_is_not_drawn(tmp_path: Path) -> None:
         "adversary": Adversary(SignFlipClient(), 2),
         "participation": Participation(),
     }
-    assert timelines(written(tmp_path / "toy", Experiment(**(PLAN | steady)))) == []
+    assert draw_timelines(written(tmp_path / "toy", Experiment(**(PLAN | steady)))) == []
 
 
 def test_an_experiment_that_can_no_longer_be_read_is_not_drawn(tmp_path: Path) -> None:
     grid = written(tmp_path / "toy", Experiment(**PLAN))
     path = run_folder(tmp_path / "toy", "0123456789ab", 0) / "experiment.json"
     path.write_text(path.read_text().replace("SignFlipClient", "GoneClient"))
-    assert timelines(grid_of(load_results(tmp_path / "toy"))) == []
+    assert draw_timelines(build_grid(load_results(tmp_path / "toy"))) == []
     assert grid.finished
 
 
 def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
     grid = written(tmp_path / "toy", Experiment(**PLAN), seeds=(0, 1, 2))
-    assert timelines(grid)[0].svg == timelines(grid)[0].svg
-    assert "Grey curves" in timelines(grid)[0].caption
+    assert draw_timelines(grid)[0].svg == draw_timelines(grid)[0].svg
+    assert "Grey curves" in draw_timelines(grid)[0].caption
 
 
 def test_of_many_clients_those_with_events_are_drawn() -> None:
@@ -148,7 +148,7 @@ def test_of_many_clients_those_with_events_are_drawn() -> None:
     attacked, protected = flags.copy(), flags.copy()
     attacked[77, 2] = protected[88] = True
     line = Timeline(~flags, protected, attacked, flags, flags)
-    shown = line.shown()
+    shown = line.select_clients()
     assert len(shown) == 40
     assert {77, 88} <= set(shown)
     assert shown == sorted(shown)

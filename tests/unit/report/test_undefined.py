@@ -6,18 +6,24 @@ import pytest
 import torch
 from rich.console import Console
 
-from fl_sim.report import figures, measured, page, tables
-from fl_sim.report.grid import grid_of
-from fl_sim.report.sections import clients, spreads, starts
-from fl_sim.report.sections.fairness import fairness
-from fl_sim.report.sections.roc import curve_of
+from fl_sim.report import page, tables
+from fl_sim.report.grid import build_grid
+from fl_sim.report.sections import (
+    accuracy_over_rounds,
+    client_accuracy,
+    cost,
+    fairness,
+    key_numbers,
+    leakage,
+    model_comparison,
+)
 
 AXES = {"strategy": ["FedAvg", "Krum"]}
 
 
 def text_of(results) -> str:
     console = Console(width=200, file=io.StringIO())
-    console.print(tables.summary(results))
+    console.print(tables.build_summary_table(results))
     return " ".join(console.file.getvalue().split())
 
 
@@ -40,7 +46,7 @@ def untested(make_results, sweep):
 
 
 def test_a_mean_says_of_how_many_seeds_it_is(one_seed_diverged):
-    fedavg, krum = grid_of(one_seed_diverged).settings
+    fedavg, krum = build_grid(one_seed_diverged).settings
     assert "±" in tables.A_MIX.text(fedavg)
     assert tables.A_MIX.text(krum).endswith("(1/2)")
     assert "A_mix is not defined: the model diverged (Krum)." in text_of(one_seed_diverged)
@@ -50,45 +56,48 @@ def test_a_sweep_of_diverged_runs_is_a_table_of_reasons(diverged):
     text = text_of(diverged)
     for column in ("A_mix", "AUC", "worst client"):
         assert f"{column} is not defined: the model diverged (every setting)." in text
-    section = measured.headlines(grid_of(diverged))
+    section = key_numbers.build_key_numbers(build_grid(diverged))
     assert any("A_mix is not defined: the model diverged" in own for own in section.paragraphs)
-    assert all(cell.text != "0.0" for row in section.parts[0].rows for cell in row)
+    assert all(cell.text != "0.0" for row in section.components[0].rows for cell in row)
 
 
 def test_a_page_of_diverged_runs_can_be_written(diverged):
-    text = page.write(diverged).read_text()
+    text = page.write_page(diverged).read_text()
     assert "the model diverged" in text
     assert "nan" not in text.lower().replace("nanmean", "").split("<svg")[0]
 
 
 def test_a_client_without_an_accuracy_is_said_to_have_none(untested):
-    grid = grid_of(untested)
-    section = fairness(grid)
+    grid = build_grid(untested)
+    section = fairness.build_fairness(grid)
     assert "FedAvg, Krum: 1 of 5 clients left out: not defined." in section.paragraphs
-    drawing = clients.accuracy_by_client(grid)
+    drawing = client_accuracy.draw_accuracy_by_client(grid)
     assert "not defined" in drawing.svg
     assert "its accuracy is not defined" in drawing.caption
-    assert "are not drawn (4 of 20)" in spreads.accuracy_spread(grid).caption
+    assert "are not drawn (4 of 20)" in fairness.draw_accuracy_spread(grid).caption
 
 
 def test_the_course_of_a_run_that_diverged_says_so(one_seed_diverged, untested):
     said = "Where the model of a seed diverged"
-    assert said in figures.accuracy_over_rounds(grid_of(one_seed_diverged)).caption
-    assert said not in figures.accuracy_over_rounds(grid_of(untested)).caption
+    assert (
+        said
+        in accuracy_over_rounds.draw_accuracy_over_rounds(build_grid(one_seed_diverged)).caption
+    )
+    assert said not in accuracy_over_rounds.draw_accuracy_over_rounds(build_grid(untested)).caption
 
 
 def test_no_curve_is_drawn_of_margins_that_are_not_there(one_seed_diverged):
-    signals = grid_of(one_seed_diverged).settings[0].signals()
-    assert curve_of(signals) is not None
+    signals = build_grid(one_seed_diverged).settings[0].read_signals()
+    assert leakage.compute_roc(signals) is not None
     signals.loc[3, "margin"] = float("nan")
-    assert curve_of(signals) is None
+    assert leakage.compute_roc(signals) is None
 
 
 def test_time_is_that_of_the_processor_with_a_spread(one_seed_diverged):
-    grid = grid_of(one_seed_diverged)
-    table = measured.cost(grid).parts[0]
+    grid = build_grid(one_seed_diverged)
+    table = cost.build_cost(grid).components[0]
     place = table.columns.index("CPU seconds")
-    cells = grid.settings[0].column("cost.cpu_seconds")
+    cells = grid.settings[0].summary_values("cost.cpu_seconds")
     mean, spread = float(torch.tensor(cells).mean()), float(torch.tensor(cells).std())
     assert table.rows[0][place].text == f"{mean:.1f} ± {spread:.1f}"
     assert f"{mean:.1f}\n" in tables.COST.text(grid.settings[0]).replace(" ±", "\n±")
@@ -100,11 +109,13 @@ def test_whoever_shows_time_says_that_runs_were_side_by_side(make_results, sweep
     axes = {"model": ["resnet, pretrained, head", "cnn, random, full"]}
     for count in (1, 2):
         results = make_results(sweep(axes=axes, side_by_side=count))
-        grid = grid_of(results)
+        grid = build_grid(results)
         texts = {
             "terminal": lambda results=results: text_of(results),
-            "cost": lambda grid=grid: " ".join(measured.cost(grid).paragraphs),
-            "starts": lambda grid=grid: " ".join(starts.starts(grid).paragraphs),
+            "cost": lambda grid=grid: " ".join(cost.build_cost(grid).paragraphs),
+            "starts": lambda grid=grid: " ".join(
+                model_comparison.build_model_comparison(grid).paragraphs
+            ),
         }
         assert (said in " ".join(texts[name]().split())) == (count == 2)
 
@@ -112,4 +123,4 @@ def test_whoever_shows_time_says_that_runs_were_side_by_side(make_results, sweep
 def test_time_that_nobody_measured_is_a_reason(untested):
     text = text_of(untested)
     assert "CPU s is not defined: Flower's nodes do not say what they use (every setting)." in text
-    assert tables.COST.text(grid_of(untested).settings[0]).endswith("\n-")
+    assert tables.COST.text(build_grid(untested).settings[0]).endswith("\n-")

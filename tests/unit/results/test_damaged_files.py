@@ -153,7 +153,7 @@ def read_with(swept: Swept, path: Path, content: dict[str, Any]) -> str:
     before = path.read_bytes()
     path.write_text(json.dumps(content))
     try:
-        tables.summary(load_results(swept.out / "test"))
+        tables.build_summary_table(load_results(swept.out / "test"))
     except DamagedFileError as error:
         return str(error)
     finally:

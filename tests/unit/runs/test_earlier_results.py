@@ -79,4 +79,4 @@ def test_they_are_reported_and_audited(runs: Path) -> None:
     assert set(results.rows["round"]) == {1, 2}
     findings = audit(runs / RUN / "seed=0", tier=0)
     assert "loss" in set(findings["attack"])
-    assert page.write(results).stat().st_size > 10_000
+    assert page.write_page(results).stat().st_size > 10_000

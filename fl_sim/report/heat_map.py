@@ -10,10 +10,10 @@ from fl_sim.report.formats import mean
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.style import INK
 
-APART = 0.4  # of a square, before a column of another kind
+GAP = 0.4  # of a square, before a column of another kind
 
 
-def values_of(
+def tabulate_means(
     grid: Grid, settings: Sequence[Setting], down: str, across: str, number: str = "accuracy"
 ) -> NDArray[np.float64]:
     """Return the mean of a number by two axes; NaN where no run finished."""
@@ -21,17 +21,19 @@ def values_of(
     found = np.full((len(rows), len(columns)), np.nan)
     for setting in settings:
         place = rows.index(setting.values[down]), columns.index(setting.values[across])
-        found[place] = mean(setting.column(number))
+        found[place] = mean(setting.summary_values(number))
     return found
 
 
-def draw(axes: Axes, values: NDArray[np.float64], last: NDArray[np.float64] | None = None) -> None:
+def draw_heat_map(
+    axes: Axes, values: NDArray[np.float64], last: NDArray[np.float64] | None = None
+) -> None:
     """Draw a square for each share, and a last column apart."""
     count, width = values.shape
     for place, column in enumerate(values.T):
         _draw_column(axes, float(place), column)
     if last is not None:
-        _draw_column(axes, width + APART, last)
+        _draw_column(axes, width + GAP, last)
         width += 1
     axes.set_xlim(-0.5, width - (0.5 if last is None else 0.05))
     axes.set_ylim(count - 0.45, -0.55)
@@ -40,11 +42,11 @@ def draw(axes: Axes, values: NDArray[np.float64], last: NDArray[np.float64] | No
     axes.spines[:].set_visible(False)
 
 
-def name_columns(axes: Axes, names: Sequence[str], last: str = "") -> None:
+def label_columns(axes: Axes, names: Sequence[str], last: str = "") -> None:
     """Write the names under the columns."""
     places = [float(place) for place in range(len(names))]
     if last:
-        names, places = [*names, last], [*places, len(names) + APART]
+        names, places = [*names, last], [*places, len(names) + GAP]
     axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor")
 
 

@@ -12,20 +12,25 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import axes_of, few_panels, label_outside
-from fl_sim.report.parts import Drawing
-from fl_sim.report.style import COLOURS, GREY, INK, STYLE, drawn
+from fl_sim.report.panels import create_panels, label_outer_axes, limit_panels
+from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 
-MOST = 9  # panels
+MAX_PANELS = 9  # panels
 MANY = 30  # clients, above which they are not named one by one
 NOTHING, PARTLY, EVEN = "#ffffff", "#9ecae1", "#2171b5"
 
 
-def shares_over_rounds(grid: Grid) -> Drawing | None:
+def build_update_shares(grid: Grid) -> Section | None:
+    """Return the section, or None if there is nothing to draw."""
+    return build_figure_section("exclusion", "Whose updates counted", draw_shares_over_rounds(grid))
+
+
+def draw_shares_over_rounds(grid: Grid) -> Drawing | None:
     """Draw how much of each step each client's update was, attackers marked."""
-    most = few_panels(grid, MOST)
-    settings = list(islice((own for own in grid.finished if _says(own)), most))
+    most = limit_panels(grid, MAX_PANELS)
+    settings = list(islice((own for own in grid.finished if _is_informative(own)), most))
     if not settings:
         return None
     about = (
@@ -33,20 +38,20 @@ def shares_over_rounds(grid: Grid) -> Drawing | None:
         "most of its round: the darker, the more. A dot: left out. A frame: the client attacked "
         f"in that round. Grey: it sent nothing. Of {grid.shown_seeds}."
     )
-    return drawn("shares_over_rounds", _figure(settings), about, about)
+    return export_figure("shares_over_rounds", _create_figure(settings), about, about)
 
 
-def _says(setting: Setting) -> bool:
+def _is_informative(setting: Setting) -> bool:
     """Return whether updates are told apart at all: a plain mean of equal shards is no news."""
-    shares, scales = (setting.client_metric(name) for name in ("rule_share", "rule_scale"))
+    shares, scales = (setting.client_history(name) for name in ("rule_share", "rule_scale"))
     some_left_out = any(bool((own["value"] == 0).any()) for own in (shares, scales))
     if not some_left_out and not (shares["group"] == "attacker").any():
         return False
-    rows = _rows(setting)
+    rows = _scale_shares(setting)
     return len(rows) > 0 and bool((rows["value"] == 0).any() or (rows["group"] == "attacker").any())
 
 
-def _rows(setting: Setting) -> pd.DataFrame:
+def _scale_shares(setting: Setting) -> pd.DataFrame:
     """Return the shares of the first seed's updates, times what they were shortened by."""
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
     shares = rows[rows["metric"] == "rule_share"].set_index(["round", "client"])
@@ -56,14 +61,14 @@ def _rows(setting: Setting) -> pd.DataFrame:
 
 
 @rc_context(STYLE)
-def _figure(settings: Sequence[Setting]) -> Figure:
+def _create_figure(settings: Sequence[Setting]) -> Figure:
     columns = min(3, len(settings))
-    num_clients = max(int(_rows(setting)["client"].max()) + 1 for setting in settings)
+    num_clients = max(int(_scale_shares(setting)["client"].max()) + 1 for setting in settings)
     height = min(6.0, 1.2 + 0.16 * num_clients)
-    figure, axes = axes_of([setting.label for setting in settings], columns, height)
+    figure, axes = create_panels([setting.label for setting in settings], columns, height)
     for i, (setting, own) in enumerate(zip(settings, axes, strict=True)):
-        _panel(own, _rows(setting), num_clients, f"panel-{i}")
-    label_outside(axes, columns, "round", "client")
+        _draw_panel(own, _scale_shares(setting), num_clients, f"panel-{i}")
+    label_outer_axes(axes, columns, "round", "client")
     patches = [
         Patch(facecolor=EVEN, label="the most"),
         Patch(facecolor=PARTLY, label="less"),
@@ -74,7 +79,7 @@ def _figure(settings: Sequence[Setting]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
+def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
     rounds = sorted(int(number) for number in rows["round"].unique())
     places = {number: i for i, number in enumerate(rounds)}
     x = rows["round"].map(places).to_numpy(int)
@@ -88,28 +93,28 @@ def _panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
         relative, aspect="auto", cmap=blues, vmin=0, vmax=1.25, interpolation="none"
     )
     colours.set_gid(name)  # else two panels that look alike would share an id
-    _mark_left_out(axes, relative)
+    _mark_excluded(axes, relative)
     attacked = rows["group"].to_numpy(str) == "attacker"
     for i, j in zip(y[attacked], x[attacked], strict=True):
-        axes.add_patch(_frame(float(j), float(i)))
+        axes.add_patch(_create_frame(float(j), float(i)))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.xaxis.set_major_formatter(lambda place, _: _name(place, rounds))
+    axes.xaxis.set_major_formatter(lambda place, _: _format_round(place, rounds))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(num_clients, MANY)))
 
 
-def _name(place: float, rounds: Sequence[int]) -> str:
+def _format_round(place: float, rounds: Sequence[int]) -> str:
     """Return the number of the round at a place of the axis."""
     return str(rounds[int(place)]) if 0 <= place < len(rounds) else ""
 
 
-def _mark_left_out(axes: Axes, relative: NDArray[np.float64]) -> None:
+def _mark_excluded(axes: Axes, relative: NDArray[np.float64]) -> None:
     """Put a dot where an update was left out, which is paler than little."""
     i, j = np.nonzero(relative == 0)
     size = 60 / max(relative.shape)
     axes.scatter(j, i, s=min(8.0, size), color=INK, linewidths=0)
 
 
-def _frame(x: float, y: float) -> Patch:
+def _create_frame(x: float, y: float) -> Patch:
     return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=1.1)

@@ -3,8 +3,12 @@ import math
 import pandas as pd
 import pytest
 
-from fl_sim.report.grid import Setting, grid_of
-from fl_sim.report.sections.starts import megabytes_to, rounds_to, starts
+from fl_sim.report.grid import Setting, build_grid
+from fl_sim.report.sections.model_comparison import (
+    build_model_comparison,
+    count_rounds_to,
+    sum_bytes_to,
+)
 
 MODELS = {
     "model": ["resnet, pretrained, head", "cnn, random, full"],
@@ -24,24 +28,24 @@ def race(accuracies):
 
 def test_rounds_to_is_the_first_round_at_or_above_the_goal():
     setting = race([[0.1, 0.5, 0.4, 0.9], [0.1, 0.2, 0.3, 0.4]])
-    first, second = rounds_to(setting, 0.5)
+    first, second = count_rounds_to(setting, 0.5)
     assert first == 2
     assert math.isnan(second)
 
 
 def test_megabytes_are_added_up_to_that_round():
     setting = race([[0.1, 0.5], [0.1, 0.2]])
-    reached, never = megabytes_to(setting, [2.0, float("nan")])
+    reached, never = sum_bytes_to(setting, [2.0, float("nan")])
     assert reached == 2e6
     assert math.isnan(never)
 
 
 def test_models_that_share_all_else_race_to_the_same_target(make_results, sweep):
     results = make_results(sweep(axes=MODELS, seeds=(0, 1)))
-    section = starts(grid_of(results))
+    section = build_model_comparison(build_grid(results))
     assert section.title == "Foundation start against random start"
     assert "differ in backbone as well as in their start" in section.paragraphs[1]
-    table = section.parts[0]
+    table = section.components[0]
     assert table.columns[:2] == ("strategy", "model")
     target = table.columns.index("target, %")
     mean = results.cells.groupby(["settings.strategy", "settings.model"])["accuracy"].mean()
@@ -54,7 +58,7 @@ def test_a_model_that_diverged_does_not_set_the_target(make_results, sweep):
         return "resnet" in settings["model"]
 
     results = make_results(sweep(axes={"model": MODELS["model"]}, diverged=diverged))
-    table = starts(grid_of(results)).parts[0]
+    table = build_model_comparison(build_grid(results)).components[0]
     first, second = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert first["final accuracy, %"].text == "-"
     best = results.cells["accuracy"].max()
@@ -63,4 +67,4 @@ def test_a_model_that_diverged_does_not_set_the_target(make_results, sweep):
 
 @pytest.mark.parametrize("axes", [{}, {"strategy": ["FedAvg", "Krum"]}])
 def test_no_models_to_compare_no_section(make_results, sweep, axes):
-    assert starts(grid_of(make_results(sweep(axes=axes)))) is None
+    assert build_model_comparison(build_grid(make_results(sweep(axes=axes)))) is None

@@ -40,13 +40,13 @@ class Table:
         doubts = dict.fromkeys(cell.doubt for row in self.rows for cell in row if cell.doubt)
         object.__setattr__(self, "doubts", tuple(doubts))
 
-    def mark(self, cell: Cell) -> str:
+    def footnote_number(self, cell: Cell) -> str:
         """Return the number of the footnote that says why a cell is greyed out."""
         return str(self.doubts.index(cell.doubt) + 1)
 
 
 @dataclass(frozen=True)
-class Definitions:
+class DefinitionList:
     """A list of terms, each with what it stands for."""
 
     kind: ClassVar[str] = "definitions"
@@ -65,7 +65,7 @@ class Drawing:
     png: bytes
 
 
-Part = Table | Definitions | Drawing
+Component = Table | DefinitionList | Drawing
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,16 @@ class Section:
     name: str
     title: str
     paragraphs: tuple[str, ...]
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
 
 
-def table(
+def build_figure_section(name: str, title: str, *drawings: Drawing | None) -> Section | None:
+    """Return a section with the figures that are not None, or None if there are none."""
+    figures = tuple(drawing for drawing in drawings if drawing is not None)
+    return Section(name, title, (), figures) if figures else None
+
+
+def build_table(
     caption: str,
     heads: Sequence[str],
     columns: Sequence[str],

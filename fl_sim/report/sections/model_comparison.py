@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 
+from fl_sim.report.components import Cell, Section, build_table
 from fl_sim.report.formats import (
     COUNT,
     MEGABYTES,
     PERCENT,
     SECONDS,
     UNDEFINED,
-    defined,
+    drop_undefined,
+    format_number,
+    format_over_seeds,
     mean,
-    number,
-    over_seeds,
 )
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.parts import Cell, Section, table
 
-SHARE = 0.9  # of the best final accuracy, the target that all models race to
+TARGET_SHARE = 0.9  # of the best final accuracy, the target that all models race to
 COLUMNS = (
     "final accuracy, %",
     "after round 1, %",
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 
-def starts(grid: Grid) -> Section | None:
+def build_model_comparison(grid: Grid) -> Section | None:
     """Return models side by side, where the model is an axis: those that share all else."""
     ours = [axis for axis in grid.axes if axis == "model" or axis.startswith("model.")]
     if not ours or not grid.finished:
@@ -43,68 +43,70 @@ def starts(grid: Grid) -> Section | None:
     heads += [h for a, h in zip(grid.axes, grid.heads, strict=True) if a in ours]
     rows = []
     for key, settings in groups.items():
-        best = defined([mean(setting.column("accuracy")) for setting in settings])
-        goal = SHARE * max(best, default=float("nan"))
+        best = drop_undefined([mean(setting.summary_values("accuracy")) for setting in settings])
+        goal = TARGET_SHARE * max(best, default=float("nan"))
         for setting in settings:
             own = [word for axis, word in setting.values.items() if axis in ours]
-            rows.append([*map(Cell, [*key, *own]), *_cells(setting, goal)])
-    made = table("Models that share all other settings", heads, COLUMNS, rows)
-    return Section("starts", _title(grid.finished), _about(grid), (made,))
+            rows.append([*map(Cell, [*key, *own]), *_build_cells(setting, goal)])
+    made = build_table("Models that share all other settings", heads, COLUMNS, rows)
+    return Section("starts", _build_title(grid.finished), _describe_comparison(grid), (made,))
 
 
-def rounds_to(setting: Setting, goal: float) -> list[float]:
+def count_rounds_to(setting: Setting, goal: float) -> list[float]:
     """Return the first round with at least this accuracy, by seed; NaN where there is none."""
-    rows = setting.metric("accuracy")
+    rows = setting.metric_rows("accuracy")
     return [float(own.loc[own["value"] >= goal, "round"].min()) for _, own in rows.groupby("seed")]
 
 
-def megabytes_to(setting: Setting, rounds: Sequence[float]) -> list[float]:
+def sum_bytes_to(setting: Setting, rounds: Sequence[float]) -> list[float]:
     """Return the bytes sent up to and including these rounds, by seed."""
-    rows = setting.metric("bytes_up")
+    rows = setting.metric_rows("bytes_up")
     return [
         float(own.loc[own["round"] <= last, "value"].sum()) if last == last else float("nan")
         for last, (_, own) in zip(rounds, rows.groupby("seed"), strict=True)
     ]
 
 
-def _cells(setting: Setting, goal: float) -> list[Cell]:
-    rounds = rounds_to(setting, goal)
-    reached = bool(defined(rounds))
-    upload = mean(list(setting.metric("bytes_up")["value"]))
-    seconds = setting.metric("cpu_seconds").groupby("seed")["value"].mean()
-    first = setting.metric("accuracy").query("round == 1")["value"]
+def _build_cells(setting: Setting, goal: float) -> list[Cell]:
+    rounds = count_rounds_to(setting, goal)
+    reached = bool(drop_undefined(rounds))
+    upload = mean(list(setting.metric_rows("bytes_up")["value"]))
+    seconds = setting.metric_rows("cpu_seconds").groupby("seed")["value"].mean()
+    first = setting.metric_rows("accuracy").query("round == 1")["value"]
     return [
-        Cell(over_seeds(setting.column("accuracy"), PERCENT)),
-        Cell(over_seeds(list(first), PERCENT)),
-        Cell(number(goal, PERCENT)),
-        Cell(over_seeds(rounds, SECONDS) if reached else "not reached"),
-        Cell(number(mean(megabytes_to(setting, rounds)), MEGABYTES) if reached else UNDEFINED),
-        Cell(number(upload, MEGABYTES)),
-        Cell(over_seeds(setting.column("fairness.spread"), PERCENT)),
-        Cell(number(mean(setting.column("num_parameters")), COUNT)),
-        Cell(over_seeds(list(seconds), SECONDS._replace(decimals=2))),
+        Cell(format_over_seeds(setting.summary_values("accuracy"), PERCENT)),
+        Cell(format_over_seeds(list(first), PERCENT)),
+        Cell(format_number(goal, PERCENT)),
+        Cell(format_over_seeds(rounds, SECONDS) if reached else "not reached"),
+        Cell(
+            format_number(mean(sum_bytes_to(setting, rounds)), MEGABYTES) if reached else UNDEFINED
+        ),
+        Cell(format_number(upload, MEGABYTES)),
+        Cell(format_over_seeds(setting.summary_values("fairness.spread"), PERCENT)),
+        Cell(format_number(mean(setting.summary_values("num_parameters")), COUNT)),
+        Cell(format_over_seeds(list(seconds), SECONDS._replace(decimals=2))),
     ]
 
 
-def _models(settings: Sequence[Setting]) -> list[dict[str, object]]:
+def _list_models(settings: Sequence[Setting]) -> list[dict[str, object]]:
     return [setting.experiment["model"] for setting in settings if setting.experiment]
 
 
-def _title(settings: Sequence[Setting]) -> str:
-    found = {str(model["init"]) for model in _models(settings)}
+def _build_title(settings: Sequence[Setting]) -> str:
+    found = {str(model["init"]) for model in _list_models(settings)}
     both = {"pretrained", "random"} <= found
     return "Foundation start against random start" if both else "Models side by side"
 
 
-def _about(grid: Grid) -> tuple[str, ...]:
+def _describe_comparison(grid: Grid) -> tuple[str, ...]:
     """Return how the race is judged, and what the models differ in beside their start."""
     race = (
-        f"The target is {100 * SHARE:g} % of the best final accuracy among the models that share "
-        "all other settings, so that they race to the same number. Rounds to target: the first "
-        "round at or above it, averaged over the seeds that get there. MB up: all clients. "
-        f"{grid.about_time}"
+        f"The target is {100 * TARGET_SHARE:g} % of the best final accuracy among the models that "
+        "share all other settings. Rounds to target: the first round at or above it, averaged over "
+        "the seeds that reach it. MB up: sum over all clients. "
+        f"{grid.time_note}"
     )
-    models = _models(grid.finished)
+    models = _list_models(grid.finished)
     fields = [f for f in models[0] if len({str(m.get(f)) for m in models}) > 1] if models else []
     beside = [field for field in fields if field != "init"]
     if "init" not in fields or not beside:

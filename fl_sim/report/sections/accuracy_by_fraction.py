@@ -1,0 +1,92 @@
+"""Accuracy against the share that is protected."""
+
+from collections.abc import Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fl_sim.report.components import Drawing, Section, build_figure_section
+from fl_sim.report.formats import mean, spread
+from fl_sim.report.grid import FRACTION, Grid, Setting
+from fl_sim.report.panels import (
+    MAX_FRACTIONS,
+    Panel,
+    add_legend,
+    choose_num_columns,
+    create_panels,
+    label_outer_axes,
+    select_panels,
+)
+from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
+
+FRACTION_LINES = (
+    ("A_all", "protection.a_all", GREY, ":", "D", "A_all: nobody protects"),
+    ("A_clean", "protection.a_clean", COLOURS[2], "--", "s", "A_clean: the clean part alone"),
+    ("A_mix", "accuracy", COLOURS[0], "-", "o", "A_mix: clean and protected together"),
+)
+
+
+def build_accuracy_by_fraction(grid: Grid) -> Section | None:
+    """Return the section, or None if there is nothing to draw."""
+    return build_figure_section(
+        "fraction", "Accuracy against the protected share", draw_accuracy_against_fraction(grid)
+    )
+
+
+def draw_accuracy_against_fraction(grid: Grid) -> Drawing | None:
+    """Draw A_mix beside A_clean and A_all against the share that is protected."""
+    if FRACTION not in grid.axes or not grid.finished:
+        return None
+    panels, others = select_panels(grid, FRACTION)
+    figure = _create_fraction_figure(grid, panels)
+    about = (
+        "Accuracy after the last round against the share that is protected. What protected images "
+        "still give away is the room between A_mix and A_clean; where the two meet, they add "
+        "nothing. A_clean ends before 1, where nothing is clean."
+    )
+    if len(grid.seeds) > 1:
+        about += " Bars: one standard deviation over seeds to each side."
+    about += others
+    return export_figure("accuracy_against_fraction", figure, about, about)
+
+
+@rc_context(STYLE)
+def _create_fraction_figure(grid: Grid, panels: Sequence[Panel]) -> Figure:
+    columns = choose_num_columns(grid, FRACTION, len(panels))
+    figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
+    for panel, own in zip(panels, axes, strict=True):
+        for line in FRACTION_LINES:
+            _draw_fraction_line(own, panel.settings, *line[1:])
+        if len(grid.axes[FRACTION]) <= MAX_FRACTIONS:
+            own.set_xticks([float(word) for word in grid.axes[FRACTION]])
+    label_outer_axes(axes, columns, "fraction protected", "accuracy, %")
+    words = [line[-1] for line in reversed(FRACTION_LINES)]
+    add_legend(figure, axes, "", words)
+    return figure
+
+
+def _draw_fraction_line(
+    axes: Axes,
+    settings: Sequence[Setting],
+    column: str,
+    colour: str,
+    style: str,
+    marker: str,
+    label: str,
+) -> None:
+    points = sorted((float(s.values[FRACTION]), s.summary_values(column)) for s in settings)
+    points = [(x, values) for x, values in points if mean(values) == mean(values)]
+    axes.errorbar(
+        [x for x, _ in points],
+        [100 * mean(values) for _, values in points],
+        [100 * (spread(values) if len(values) > 1 else 0.0) for _, values in points],
+        color=colour,
+        linestyle=style,
+        marker=marker,
+        capsize=2,
+        elinewidth=0.9,
+        label=label,
+        markeredgecolor=INK if marker == "o" else colour,
+        markeredgewidth=0.4,
+    )

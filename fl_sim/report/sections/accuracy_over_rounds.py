@@ -1,0 +1,75 @@
+"""Accuracy of every setting over the rounds."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fl_sim.report.components import Drawing, Section, build_figure_section
+from fl_sim.report.grid import Grid
+from fl_sim.report.panels import (
+    Panel,
+    add_axis_legend,
+    assign_line_styles,
+    choose_line_axis,
+    choose_num_columns,
+    create_panels,
+    label_outer_axes,
+    select_panels,
+)
+from fl_sim.report.style import STYLE, export_figure
+
+
+def build_accuracy_over_rounds(grid: Grid) -> Section | None:
+    """Return the section, or None if there is nothing to draw."""
+    return build_figure_section("rounds", "Accuracy over rounds", draw_accuracy_over_rounds(grid))
+
+
+def draw_accuracy_over_rounds(grid: Grid) -> Drawing | None:
+    """Draw the accuracy of every setting over the rounds, with a band over seeds."""
+    inside = choose_line_axis(grid)
+    panels, others = select_panels(grid, inside)
+    if not panels or not grid.has_history:
+        return None
+    figure = _create_rounds_figure(grid, inside, panels)
+    shown = "A line is the mean over seeds, the band one standard deviation to each side."
+    if len(grid.seeds) == 1:
+        shown = "One seed, so there is no band."
+    about = f"Accuracy on clean test images after every round. {shown}"
+    if any(
+        bool(setting.metric_rows("accuracy")["value"].isna().any()) for setting in grid.finished
+    ):
+        about += " Where the model of a seed diverged, its accuracy is not defined, and left out."
+    about += others
+    return export_figure("accuracy_over_rounds", figure, about, about)
+
+
+@rc_context(STYLE)
+def _create_rounds_figure(grid: Grid, inside: str | None, panels: Sequence[Panel]) -> Figure:
+    columns = choose_num_columns(grid, inside, len(panels))
+    figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
+    styles = assign_line_styles(grid, inside)
+    for panel, own in zip(panels, axes, strict=True):
+        for setting in panel.settings:
+            word = setting.values[inside] if inside else ""
+            _draw_line_with_band(own, setting.metric_rows("accuracy"), *styles[word], word)
+        own.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    label_outer_axes(axes, columns, "round", "accuracy, %")
+    add_axis_legend(figure, axes, grid, inside)
+    return figure
+
+
+def _draw_line_with_band(
+    axes: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str
+) -> None:
+    by_round = rows.groupby("round")["value"]
+    rounds = [int(i) for i in by_round.mean().index]
+    middle = 100 * by_round.mean().to_numpy(float)
+    width = 100 * by_round.std().fillna(0).to_numpy(float)
+    few = marker if len(rounds) <= 25 else ""
+    axes.plot(rounds, middle, color=colour, marker=few, markersize=3.5, label=label)
+    if width.any():
+        axes.fill_between(rounds, middle - width, middle + width, color=colour, alpha=0.15, lw=0)

@@ -1,0 +1,74 @@
+"""Accuracy of every client."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fl_sim.report.components import Drawing, Section, build_figure_section
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.panels import create_panels, describe_omitted, label_outer_axes, limit_panels
+from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, export_figure
+
+MAX_BARS = 12  # panels of bars
+MANY = 30  # clients or classes, above which they are not named one by one
+
+
+def build_client_accuracy(grid: Grid) -> Section | None:
+    """Return the section, or None if there is nothing to draw."""
+    return build_figure_section("clients", "Client by client", draw_accuracy_by_client(grid))
+
+
+def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
+    """Draw each client's accuracy on its own mix of classes, lowest first."""
+    settings = grid.finished[: limit_panels(grid, MAX_BARS)]
+    if not settings or not grid.has_clients:
+        return None
+    about = (
+        "Accuracy on each client's own mix of classes after the last round, lowest first, of "
+        f"{grid.shown_seeds}. The dashed line is the mean over the clients that have one; where "
+        "a client holds a class without a test image, or the model diverged, its accuracy is not "
+        "defined. A client is called "
+        "protected above three quarters of its images, clean below one quarter, mixed between, and "
+        "an attacker while it misbehaves, whatever it protects."
+    )
+    about += describe_omitted(grid, settings)
+    return export_figure("accuracy_by_client", _create_bars_figure(settings), about, about)
+
+
+@rc_context(STYLE)
+def _create_bars_figure(settings: Sequence[Setting]) -> Figure:
+    columns = min(3, len(settings))
+    titles = [setting.label for setting in settings]
+    figure, axes = create_panels(titles, columns, sharey=True)
+    for setting, own in zip(settings, axes, strict=True):
+        _draw_bars(own, setting)
+    label_outer_axes(axes, columns, "client", "accuracy, %")
+    there = {
+        group
+        for setting in settings
+        for group in setting.first_seed_client_rows("client_accuracy")["group"]
+    }
+    patches = [
+        Patch(color=GROUP_COLOURS[group], label=group) for group in GROUP_COLOURS if group in there
+    ]
+    figure.legend(handles=patches, loc="outside upper left", ncols=len(patches))
+    return figure
+
+
+def _draw_bars(axes: Axes, setting: Setting) -> None:
+    rows = setting.first_seed_client_rows("client_accuracy").sort_values("value", kind="stable")
+    values = 100 * rows["value"].to_numpy(float)
+    places = np.arange(len(values))
+    axes.bar(places, values, color=[GROUP_COLOURS[group] for group in rows["group"]], width=0.8)
+    if np.isfinite(values).any():
+        axes.axhline(float(np.nanmean(values)), color=INK, linestyle="--", linewidth=0.8)
+    for place in places[np.isnan(values)]:
+        axes.text(place, 1, "not defined", rotation=90, ha="center", va="bottom", fontsize=6)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 100)
+    named = len(values) <= MANY
+    axes.set_xticks(places if named else [], rows["client"].astype(str) if named else [])

@@ -1,0 +1,41 @@
+"""Key numbers of every setting."""
+
+from collections.abc import Sequence
+
+from fl_sim.report.components import Cell, Section, build_table
+from fl_sim.report.formats import UNDEFINED
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.tables import (
+    A_MIX,
+    Column,
+    choose_headline_columns,
+    describe_seeds,
+    explain_columns,
+    explain_undefined,
+)
+
+
+def build_key_numbers(grid: Grid) -> Section:
+    """Return the key numbers."""
+    there = choose_headline_columns(grid)
+    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in there]
+    rows = [
+        [*map(Cell, grid.describe(setting)), *_build_cells(setting, there)]
+        for setting in grid.settings
+    ]
+    about = [f"After the last round; {describe_seeds(grid)}. {explain_columns(there)}"]
+    if len(grid.seeds) > 1:
+        about.append("The spread is no confidence interval; (n/m): defined for n of m seeds.")
+    about += [own for own in explain_undefined(grid) if not own.startswith("CPU s")]
+    return Section(
+        "key", "Key numbers", tuple(about), (build_table("Key numbers", grid.heads, columns, rows),)
+    )
+
+
+def _build_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
+    missing = len(setting.cells) - len(setting.finished)
+    cells = []
+    for column in columns:
+        alarm = f"{missing} failed" if column is A_MIX and missing else ""
+        cells.append(Cell(column.text(setting) if setting.folders else UNDEFINED, alarm=alarm))
+    return cells

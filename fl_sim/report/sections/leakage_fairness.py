@@ -1,0 +1,105 @@
+"""Fairness of privacy: leakage over clients and groups of clients."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fl_sim.report.components import Drawing, Section
+from fl_sim.report.formats import AREA, INDEX, SIGNED_AREA
+from fl_sim.report.grid import Grid, Setting, drop_invalid
+from fl_sim.report.panels import (
+    add_group_legend,
+    create_panels,
+    describe_omitted,
+    label_outer_axes,
+    limit_panels,
+)
+from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
+from fl_sim.report.style import GREY, GROUP_COLOURS, STYLE, export_figure
+
+KINDS = ("mixed", "protected", "attacker")  # beside clean: groups that deserve a table
+PRIVACY: tuple[Column, ...] = (
+    ("mean AUC", "fairness_leakage_mean", "all", AREA),
+    ("worst client", "fairness_leakage_worst_client", "all", AREA),
+    ("worst 10 %", "fairness_leakage_worst_10_percent", "all", AREA),
+    ("parity gap", "fairness_leakage_parity_gap", "all", AREA),
+    ("spread", "fairness_leakage_spread", "all", AREA),
+    ("excess spread", "fairness_leakage_excess_spread", "all", AREA),
+    ("Jain", "fairness_leakage_jain", "all", INDEX),
+    ("Gini", "fairness_leakage_gini", "all", INDEX),
+)
+PRIVACY_GROUPS: tuple[Column, ...] = (
+    ("clean", "fairness_leakage_mean", "clean", AREA),
+    ("mixed", "fairness_leakage_mean", "mixed", AREA),
+    ("protected", "fairness_leakage_mean", "protected", AREA),
+    ("attackers", "fairness_leakage_mean", "attacker", AREA),
+    ("protected gap", "fairness_leakage_protected_gap", "all", SIGNED_AREA),
+    ("attacker gap", "fairness_leakage_attacker_gap", "all", SIGNED_AREA),
+)
+MAX_PANELS = 12
+
+
+def build_leakage_fairness(grid: Grid) -> Section | None:
+    """Return how unevenly membership leaks, and who pays for its accuracy with it."""
+    if not grid.has_clients or not has_values(grid, PRIVACY[:1]):
+        return None
+    about = (
+        "Of the AUCs of the margin attack on each client's own records: who pays with privacy. "
+        "Here the worst are the highest. A client is audited on few records, so AUCs differ even "
+        "where all leak alike; the excess spread leaves that out, and 0 is even.",
+        *list_notes(grid, "fairness_leakage_mean"),
+    )
+    parts = [
+        build_metric_table(grid, "Leakage over clients", PRIVACY),
+        draw_accuracy_and_leakage(grid),
+    ]
+    if has_values(grid, PRIVACY[:1], KINDS):
+        parts.append(build_metric_table(grid, "Leakage by group of clients", PRIVACY_GROUPS))
+    return Section(
+        "privacy", "Fairness of privacy", about, tuple(part for part in parts if part is not None)
+    )
+
+
+def draw_accuracy_and_leakage(grid: Grid) -> Drawing | None:
+    """Draw every client at its accuracy and at the AUC of the attack on its records."""
+    most = limit_panels(grid, MAX_PANELS)
+    settings = list(islice((own for own in grid.finished if len(_pair_values(own))), most))
+    if not settings:
+        return None
+    about = (
+        "Every dot is a client of a seed, after the last round: its accuracy, and how well the "
+        "margin attack tells its members from its outsiders. The dashed line is guessing. Clients "
+        "far up pay for the model with their privacy; those far left get little for it. Clients of "
+        "which either is not defined are not drawn."
+    )
+    about += describe_omitted(grid, settings)
+    return export_figure("accuracy_and_leakage", _create_leakage_figure(settings), about, about)
+
+
+@rc_context(STYLE)
+def _create_leakage_figure(settings: Sequence[Setting]) -> Figure:
+    columns = min(3, len(settings))
+    titles = [setting.label for setting in settings]
+    figure, axes = create_panels(titles, columns, 2.4, sharex=True, sharey=True)
+    there: set[str] = set()
+    for setting, own in zip(settings, axes, strict=True):
+        pairs = _pair_values(setting)
+        there |= set(pairs["group"])
+        colours = [GROUP_COLOURS[group] for group in pairs["group"]]
+        own.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
+        own.scatter(
+            100 * pairs["value"], pairs["area"], s=16, c=colours, alpha=0.8, linewidths=0, zorder=3
+        )
+    label_outer_axes(axes, columns, "accuracy of a client, %", "AUC")
+    add_group_legend(figure, there)
+    return figure
+
+
+def _pair_values(setting: Setting) -> pd.DataFrame:
+    """Return accuracy and AUC of each client of each seed that has both."""
+    areas = drop_invalid(setting.client_rows("mia_margin_auc"))[["seed", "client", "value"]]
+    accuracies = drop_invalid(setting.client_rows("client_accuracy"))
+    return accuracies.merge(areas.rename(columns={"value": "area"}), on=["seed", "client"])

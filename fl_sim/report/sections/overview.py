@@ -1,0 +1,148 @@
+"""Overview of the experiment: its parts, and what was varied."""
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from fl_sim.report.components import DefinitionList, Section
+from fl_sim.report.formats import UNDEFINED, format_count, format_dataset, format_value
+from fl_sim.report.grid import Grid
+
+PARTS = (
+    ("partition", "Partition"),
+    ("protection", "Protection"),
+    ("layout", "Layout"),
+    ("model", "Model"),
+    ("client", "Local training"),
+    ("strategy", "Strategy"),
+    ("participation", "Participation"),
+    ("adversary", "Adversary"),
+    ("failures", "On failure"),
+)
+SIZES = ("num_samples", "num_test")
+FEW = 12
+VARIED = "varied"
+
+
+def build_title(grid: Grid) -> str:
+    """Return what was run on which data."""
+    names = list_distinct(grid, "dataset")
+    return f"{grid.name} on {' and '.join(map(format_dataset, names))}" if names else grid.name
+
+
+def build_overview(grid: Grid) -> Section:
+    """Return the experiment as a list of its parts, and what was varied."""
+    entries = [("Runs", _describe_runs(grid))]
+    for axis, words in grid.axes.items():
+        entries.append((f"Varied: {axis}", " | ".join(words)))
+    base = _choose_base(grid)
+    if base:
+        varied = _find_varied(grid, base)
+        entries += [
+            ("Dataset", _describe_data(grid, base, varied)),
+            ("Clients", _describe_clients(base, varied)),
+        ]
+        entries += [
+            (name, VARIED if key in varied else _describe_part(base[key], key, varied))
+            for key, name in PARTS
+            if key not in grid.axes
+        ]
+        entries.append(("Rounds", _describe_rounds(base, varied)))
+    entries.append(("Seeds", ", ".join(map(str, grid.seeds))))
+    entries.append(("Engine", ", ".join(list_distinct(grid, "engine")) or UNDEFINED))
+    entries.append(("Run ids", _list_run_ids(grid)))
+    return Section("what", "What was run", (), (DefinitionList(tuple(entries)),))
+
+
+def _describe_runs(grid: Grid) -> str:
+    done, asked = len(grid.results.cells.query("status == 'finished'")), len(grid.results.cells)
+    settings = format_count(len(grid.settings), "setting")
+    state = "all finished" if done == asked else f"{asked - done} FAILED"
+    seeds = format_count(len(grid.seeds), "seed")
+    return f"{settings}, {seeds}: {format_count(asked, 'run')}, {state}"
+
+
+def _choose_base(grid: Grid) -> dict[str, Any]:
+    """Return the description to quote: where most is protected, as the others may have no noise."""
+    described = [setting.experiment for setting in grid.finished if setting.experiment]
+    return max(described, key=lambda e: float(e["layout"]["fraction"]), default={})
+
+
+def _find_varied(grid: Grid, base: Mapping[str, Any]) -> set[str]:
+    """Return the paths of all fields, or of whole parts, in which settings differ."""
+    found = set(grid.axes)
+    for setting in grid.finished:
+        for part, own in base.items():
+            other = setting.experiment.get(part)
+            if own == other:
+                continue
+            if (
+                isinstance(own, Mapping)
+                and isinstance(other, Mapping)
+                and own.keys() == other.keys()
+            ):
+                names = [name for name in own if own[name] != other[name]]
+                found |= {part} if "class" in names else {f"{part}.{name}" for name in names}
+            else:
+                found.add(part)
+    return found
+
+
+def _describe_data(grid: Grid, base: Mapping[str, Any], varied: Container[str]) -> str:
+    shared, tested = (_format_size(base["data"][key], f"data.{key}", varied) for key in SIZES)
+    names = " and ".join(map(format_dataset, list_distinct(grid, "dataset")))
+    origin = ", ".join(list_distinct(grid, "origin"))
+    return f"{names}; {shared} training images shared out, {tested} test images; from {origin}"
+
+
+def _format_size(number: int | None, path: str, varied: Container[str]) -> str:
+    return "all" if number is None and path not in varied else _format_field(number, path, varied)
+
+
+def _describe_clients(base: Mapping[str, Any], varied: Container[str]) -> str:
+    number = _format_field(base["data"]["num_clients"], "data.num_clients", varied)
+    held_out = 100 * float(base["data"]["held_out"])
+    if held_out == 0:
+        return f"{number}; no images are held out, so nothing is audited"
+    return f"{number}; each holds {held_out:g} % of its images out for the audit"
+
+
+def _describe_rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
+    path = "participation.clients_per_round"
+    number = _format_field(base["participation"]["clients_per_round"], path, varied)
+    who = "every client in each" if number == "none" else f"{number} clients in each"
+    if base["participation"].get("sampling") == "poisson" and number != "none":
+        who += " on average, drawn one by one"
+    return f"{_format_field(base['rounds'], 'rounds', varied)}, {who}"
+
+
+def _describe_part(part: Any, path: str, varied: Container[str]) -> str:
+    """Return a part of an experiment in words: its class and its fields."""
+    if part is None:
+        return "none"
+    if isinstance(part, list):
+        return " + ".join(_format_field(item, path, ()) for item in part) or "none"
+    fields = [
+        f"{name} {_format_field(content, f'{path}.{name}', varied)}"
+        for name, content in part.items()
+        if name != "class"
+    ]
+    name = str(part["class"]).split(".")[-1]
+    return f"{name} ({', '.join(fields)})" if fields else name
+
+
+def _format_field(content: Any, path: str, varied: Container[str]) -> str:
+    if path in varied:
+        return VARIED
+    nested = isinstance(content, dict | list)
+    return _describe_part(content, path, varied) if nested else format_value(content, path)
+
+
+def list_distinct(grid: Grid, column: str) -> list[str]:
+    """Return the different values of a column of the summary."""
+    cells = grid.results.cells
+    return list(dict.fromkeys(map(str, cells[column].dropna()))) if column in cells else []
+
+
+def _list_run_ids(grid: Grid) -> str:
+    ids = list_distinct(grid, "run_id")
+    return ", ".join(ids) if len(ids) <= FEW else f"{len(ids)}, in the last table"
