@@ -24,6 +24,7 @@ Job = TypeVar("Job")
 Task = Callable[[Job, Listener], str | None]
 Attempt = Callable[[Job, Listener], str]
 
+NOT_BEGUN = "interrupted before it began"
 _reports: Any = None  # the queue of a worker process
 
 
@@ -53,7 +54,9 @@ def run_jobs(
         tell: Called with each job that is over, and what went wrong, or "".
     """
     attempt, count = partial(_attempt, task), min(workers, len(jobs))
-    if count < 2 or engine == "flower":
+    if interrupts.is_stop_requested():
+        outcomes: Iterator[tuple[Job, str]] = ((job, NOT_BEGUN) for job in jobs)
+    elif count < 2 or engine == "flower":
         outcomes = _run_in_turn(attempt, jobs, listen)
     elif engine == "ray":
         from fl_sim.runs import ray_jobs  # Ray takes a second to import
@@ -72,7 +75,7 @@ def run_jobs(
 def _attempt(task: Task[Job], job: Job, listen: Listener) -> str:
     """Run a job; return what went wrong, or nothing."""
     if interrupts.is_stop_requested():
-        return "interrupted before it began"
+        return NOT_BEGUN
     try:
         return task(job, listen) or ""
     except Exception as error:

@@ -20,6 +20,7 @@ from fl_sim.rounds.state import RoundOutcome
 from fl_sim.runs import feasibility
 from fl_sim.runs.batching import choose_batching
 from fl_sim.runs.checkpoint import Checkpointer
+from fl_sim.runs.run_options import RunOptions
 from fl_sim.runs.single_run import make_backend, make_initial_state
 
 Part = Literal["training", "aggregation", "evaluation", "metrics", "checkpoint", "rest"]
@@ -107,13 +108,10 @@ def profile(
     experiment = replace(experiment, rounds=1 + 2 * count)
     feasibility.check(experiment, batch_clients)
     process.configure_process()
-    federation, timer, profiler = (
-        load_federation(experiment.to_json()),
-        PhaseTimer(),
-        cProfile.Profile(),
-    )
+    federation = load_federation(experiment.to_json())
+    timer, profiler = PhaseTimer(), cProfile.Profile()
     state = make_initial_state(federation, choose_batching(batch_clients, federation))
-    backend = make_backend(federation, engine, workers, None)
+    backend = make_backend(federation, RunOptions(engine=engine, workers=workers))
     with tempfile.TemporaryDirectory() as folder:
         callbacks = (timer, Checkpointer(Path(folder), federation, {}))
         for outcome in run_rounds(federation, state, backend, callbacks):

@@ -64,7 +64,7 @@ def run_on_ray(
                     job = queue.popleft()
                     busy[worker.actor.run_task.remote(task, job, board)] = (worker, job)
             done, _ = ray.wait(list(busy), timeout=POLL) if busy else ([], [])
-            for progress in ray.get(board.taken.remote(interrupts.is_stop_requested())):
+            for progress in ray.get(board.take.remote(interrupts.is_stop_requested())):
                 listen(progress)
             for ref in done:
                 worker, job = busy.pop(ref)

@@ -94,10 +94,13 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
         interrupts.set_flag(None)  # an earlier request may have been interrupted
         if options.engine != "flower":
             owner_noise.make_owner_noise(unfinished, options.workers)
-        if interrupts.is_stop_requested():
-            errors = {job.key: "interrupted before it began" for job in jobs}
-        else:
-            errors = _execute(jobs, options, listen)
+        compat.silence_logs()
+        count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
+        task, address = partial(run_cell, options, count), options.ray_address
+        failed = run_jobs(
+            task, jobs, options.workers, engine=options.engine, ray_address=address, listen=listen
+        )
+        errors = {job.key: error for job, error in failed}
         write_summary(root, cells, [job for job in jobs if job not in cells], errors)
         return load_results(root)
 
@@ -131,21 +134,6 @@ def plan_jobs(cells: list[Cell], options: RunOptions) -> list[Cell]:
         for control in cell.controls().values():
             jobs.setdefault(control.key, control)
     return list(jobs.values())
-
-
-def _execute(jobs: list[Cell], options: RunOptions, listen: Listener) -> dict[tuple[str, int], str]:
-    """Run the jobs, side by side where that helps; return what went wrong, by job."""
-    compat.silence_logs()
-    count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
-    failed = run_jobs(
-        partial(run_cell, options, count),
-        jobs,
-        options.workers,
-        engine=options.engine,
-        ray_address=options.ray_address,
-        listen=listen,
-    )
-    return {job.key: error for job, error in failed}
 
 
 def _check_faults(jobs: list[Cell], options: RunOptions) -> None:

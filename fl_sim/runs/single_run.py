@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -17,7 +17,6 @@ from fl_sim.config.sweeps import Cell
 from fl_sim.core import process
 from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
-from fl_sim.core.literals import Engine
 from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.tensor_files import read_unsealed
@@ -44,10 +43,8 @@ from fl_sim.runs.progress import (
 )
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.client_trainer import make_trainer
-from fl_sim.training.faults import NO_FAULTS, Faults
 
 LOG = logging.getLogger("fl_sim")
-Result = TypeVar("Result")
 
 
 def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listener) -> None:
@@ -77,7 +74,10 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
     open_folder(folder, experiment, options)
     train = partial(run_to_end, federation, options, side_by_side, cell, listen)
     try:
-        call_with_backend(federation, options, train)
+        if options.engine == "flower":
+            _simulate(federation, options, train)
+        else:
+            train(make_backend(federation, options))
     except OSError as error:
         raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
 
@@ -87,45 +87,33 @@ def find_folder(options: RunOptions, cell: Cell) -> Path:
     return run_folder(options.out / cell.experiment.name, *cell.key)
 
 
-def call_with_backend(
-    federation: Federation, options: RunOptions, train: Callable[[Backend], Result]
-) -> Result:
-    """Call `train` with the backend that the options ask for, and return what it returns."""
-    app, outcome = options.client_app, list[Result]()
-    if options.engine != "flower":
-        if app is None:
-            faults, address = options.faults, options.ray_address
-            backend = make_backend(federation, options.engine, options.workers, address, faults)
-            return train(backend)
-        grid = LocalGrid(app, federation.num_clients)
-        return train(FlowerBackend(make_trainer(federation), grid))
-
-    def main(grid: Grid) -> None:
-        wait_for_nodes(grid)
-        backend = FlowerBackend(make_trainer(federation), grid, foreign=app is not None)
-        outcome.append(train(backend))
-
-    num_nodes = federation.experiment.clients_per_round
-    compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
-    return outcome[0]
-
-
-def make_backend(
-    federation: Federation,
-    engine: Engine,
-    workers: int,
-    ray_address: str | None,
-    faults: Faults = NO_FAULTS,
-) -> Backend:
-    """Return the backend of the engine `local` or `ray`, whose clients fail as `faults` says."""
-    trainer = make_trainer(federation, faults)
-    if engine == "ray":
+def make_backend(federation: Federation, options: RunOptions) -> Backend:
+    """Return the backend of the engine `local` or `ray`."""
+    trainer, app = make_trainer(federation, options.faults), options.client_app
+    if app is not None:
+        return FlowerBackend(trainer, LocalGrid(app, federation.num_clients))
+    if options.engine == "ray":
         # A second to import.
         from fl_sim.backends.ray_backend import RayBackend, is_inside_worker
 
         if not is_inside_worker():  # a whole run on one worker trains its clients in turn
-            return RayBackend(trainer, federation.evaluation_inputs, workers, ray_address)
+            inputs = federation.evaluation_inputs
+            return RayBackend(trainer, inputs, options.workers, options.ray_address)
     return InProcessBackend(trainer)
+
+
+def _simulate(
+    federation: Federation, options: RunOptions, train: Callable[[Backend], object]
+) -> None:
+    """Call `train` with a backend of Flower's simulation engine, which passes a grid on."""
+    app = options.client_app
+
+    def main(grid: Grid) -> None:
+        wait_for_nodes(grid)
+        train(FlowerBackend(make_trainer(federation), grid, foreign=app is not None))
+
+    num_nodes = federation.experiment.clients_per_round
+    compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
 
 
 def run_to_end(

@@ -16,7 +16,7 @@ from fl_sim.flower.local_grid import LocalGrid
 from fl_sim.rounds.callbacks import Phase
 from fl_sim.rounds.loop import run_rounds
 from fl_sim.rounds.state import RoundOutcome, State
-from fl_sim.runs.outputs import sha256_of
+from fl_sim.runs.outputs import hash_state
 from fl_sim.runs.replay import replay
 from fl_sim.runs.single_run import make_initial_state
 from fl_sim.training.client_trainer import make_trainer
@@ -93,7 +93,7 @@ def test_updates_are_shown_before_they_are_added_up(experiment: Maker, batch_cli
     federation, deltas = load_federation(experiment().to_json()), Deltas()
     *_, last = replay(federation, batch_clients, callbacks=(deltas,))
     *_, plain = replay(federation, batch_clients)
-    assert sha256_of(last.state) == sha256_of(plain.state)
+    assert hash_state(last.state) == hash_state(plain.state)
     sizes = torch.tensor(federation.shards.sizes, dtype=torch.float64)
     total = federation.start.double()
     for round_num in (1, 2):

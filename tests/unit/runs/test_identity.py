@@ -123,7 +123,7 @@ def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_pat
     again = load_federation(wanted.to_json())
     after = [hash_state(outcome.state) for outcome in replay(again)]
     assert after == before
-    struck = make_backend(again, "local", 1, None, HALF)
+    struck = make_backend(again, RunOptions(faults=HALF))
     outcomes = run_rounds(again, make_initial_state(again), struck)
     assert [hash_state(outcome.state) for outcome in outcomes] != before
 
