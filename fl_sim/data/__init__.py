@@ -1,1 +1,1 @@
-"""Images, who holds them, and who protects them."""
+"""Datasets, their partition over clients, and the choice of the images that are protected."""

@@ -1,4 +1,4 @@
-"""Images and labels in an .npz file: what is needed is read, after its header was looked at."""
+"""Images and labels in an .npz file, read on demand and checked by their headers first."""
 
 import math
 import struct
@@ -26,7 +26,7 @@ MAX_CLASSES = 100_000  # a larger label is an id, or damaged
 
 
 class Header(NamedTuple):
-    """What an array is, by its header: nothing else of it has been read."""
+    """Type and shape of an array, read from its header alone."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Header(NamedTuple):
 
 
 class ArrayPair(NamedTuple):
-    """The names of the images and labels of a split, and what the split is called."""
+    """Names of the arrays that hold the images and labels of a split, and the name of the split."""
 
     images: str
     labels: str
@@ -42,13 +42,13 @@ class ArrayPair(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A part of an .npz file: pixels as [n c h w], and how they were laid out in the file.
+    """A split of an .npz file.
 
     Attributes:
-        images: pixels.
-        labels: whole numbers from 0.
-        shape: of the array in the file: [n h w], [n h w c] or [n c h w].
-        pair: the names of its arrays in the file.
+        images: Pixels as [n, c, h, w], whatever the layout in the file.
+        labels: Integers from 0.
+        shape: Shape of the images in the file: [n, h, w], [n, h, w, c] or [n, c, h, w].
+        pair: Names of the arrays in the file.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -63,18 +63,18 @@ class Split(NamedTuple):
 
 
 class NpzFile:
-    """The headers of an .npz file, and its splits on demand. Nothing is unpickled.
+    """An .npz file: reads headers at once and splits on demand, and never unpickles.
 
-    A split is a pair of arrays `<split>_images` and `<split>_labels`, as in MedMNIST's files;
+    A split is a pair of arrays: `<split>_images` and `<split>_labels`, as in MedMNIST's files;
     `x_<split>` and `y_<split>`, as in those of Keras; or `images` and `labels`.
 
     Attributes:
-        path: of the file.
-        headers: of its arrays, by name.
-        pairs: the names of the arrays of each split, in the order of the file.
+        path: Path of the file.
+        headers: Headers of its arrays, by name.
+        pairs: Names of the arrays of each split, in the order of the file.
 
     Raises:
-        MissingDataError: for what is no such file, or holds no images.
+        MissingDataError: If the file is no .npz file or holds no images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,26 +87,26 @@ class NpzFile:
             raise MissingDataError(f"no images in {escape(path)}: it holds {escape(names)}")
 
     def by_split(self) -> dict[str, ArrayPair]:
-        """Return the pairs by the part that they are: `train`, `val`, `test`, or "" for none.
+        """Return the pairs by split: `train`, `val`, `test`, or "" for `images` and `labels`.
 
         Raises:
-            MissingDataError: where two are the same part.
+            MissingDataError: If two pairs are the same split.
         """
-        found: dict[str, ArrayPair] = {}
+        pairs: dict[str, ArrayPair] = {}
         for pair in self.pairs:
-            part = parse_split(pair.split)
-            if part and part in found:
-                both = f"{found[part].images} and {pair.images}"
-                raise MissingDataError(f"unclear: {both} in {escape(self.path)} are the same part")
-            if part or not pair.split:
-                found[part] = pair
-        return found
+            split = parse_split(pair.split)
+            if split and split in pairs:
+                both = f"{pairs[split].images} and {pair.images}"
+                raise MissingDataError(f"unclear: {both} in {escape(self.path)} are the same split")
+            if split or not pair.split:
+                pairs[split] = pair
+        return pairs
 
     def read(self, pairs: Collection[ArrayPair]) -> list[Split]:
-        """Return these splits, and read no other array.
+        """Return these splits; no other array is read.
 
         Raises:
-            MissingDataError: for arrays that are no images and labels, or are too large.
+            MissingDataError: If an array holds no images or labels, or is too large.
         """
         for pair in pairs:
             self._check(pair)
@@ -115,7 +115,7 @@ class NpzFile:
             return [self._read_split(archive, pair) for pair in pairs]
 
     def _check(self, pair: ArrayPair) -> None:
-        """Refuse a split by its headers, before an array is allocated."""
+        """Refuse an invalid split by its headers, before an array is allocated."""
         images, labels = self.headers[pair.images], self.headers.get(pair.labels)
         if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or 0 in images.shape[1:]:
             self._refuse(pair.images, "uint8 [n h w], [n c h w] or [n h w c]")
@@ -126,20 +126,20 @@ class NpzFile:
             if first and last and images.shape[1:] != (1, 1, 1):
                 self._refuse(pair.images, "an array whose channels are clear: [n h w] for grey")
         if labels is None:
-            what = f"no {pair.labels} in {escape(self.path)}"
-            raise MissingDataError(f"image without a label: {what}")
+            missing = f"no {pair.labels} in {escape(self.path)}"
+            raise MissingDataError(f"image without a label: {missing}")
         if labels.dtype.hasobject:
             _raise_not_npz(self.path, f"{pair.labels} holds objects, which are never unpickled")
         count = images.shape[0]
         is_whole = np.issubdtype(labels.dtype, np.integer) and labels.shape[:1] == (count,)
         if not is_whole or math.prod(labels.shape[1:]) != 1:
-            self._refuse(pair.labels, f"{count} whole numbers from 0, one an image")
+            self._refuse(pair.labels, f"{count} whole numbers from 0, one per image")
 
     def _read_split(self, archive: zipfile.ZipFile, pair: ArrayPair) -> Split:
         images, labels = (self._read_array(archive, name) for name in (pair.images, pair.labels))
         if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES):
             low, high = int(labels.min()), int(labels.max())
-            wanted = f"{len(images)} whole numbers from 0 to {MAX_CLASSES - 1}, one an image"
+            wanted = f"{len(images)} whole numbers from 0 to {MAX_CLASSES - 1}, one per image"
             self._refuse(pair.labels, f"{wanted} (they go from {low} to {high})")
         pixels = torch.from_numpy(np.ascontiguousarray(images))
         if images.ndim == 3:
@@ -157,9 +157,9 @@ class NpzFile:
             _raise_not_npz(self.path, f"{name}: {error}")
 
     def _refuse(self, name: str, wanted: str) -> NoReturn:
-        own = self.headers[name]
-        found = f"{own.dtype} of shape {own.shape}"
-        raise MissingDataError(f"{escape(self.path)}: expected {name} as {wanted}; got {found}")
+        header = self.headers[name]
+        got = f"{header.dtype} of shape {header.shape}"
+        raise MissingDataError(f"{escape(self.path)}: expected {name} as {wanted}; got {got}")
 
 
 @contextmanager
@@ -178,12 +178,12 @@ def _raise_not_npz(path: Path, cause: str) -> NoReturn:
 
 def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
     """Return the header of each array, checked against the size that the archive declares."""
-    found: dict[str, Header] = {}
+    headers: dict[str, Header] = {}
     for info in archive.infolist():
         if not info.filename.endswith(".npy"):
             continue
         name = info.filename.removesuffix(".npy")
-        if name in found:
+        if name in headers:
             _raise_not_npz(path, f"{name} is in it twice")
         try:
             with archive.open(info) as member:
@@ -201,8 +201,8 @@ def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
         declared = math.prod(header.shape) * header.dtype.itemsize
         if not header.dtype.hasobject and declared > info.file_size:
             _raise_not_npz(path, f"{name} declares {declared} bytes and holds {info.file_size}")
-        found[name] = header
-    return found
+        headers[name] = header
+    return headers
 
 
 def _read_header(member: Any) -> Header:
@@ -215,9 +215,9 @@ def _read_header(member: Any) -> Header:
 
 
 def _find_pairs(headers: Collection[str]) -> list[ArrayPair]:
-    """Find the splits by the names of their arrays, in upper or lower case."""
-    known = {name.casefold(): name for name in headers}
-    found = []
+    """Return the pairs of arrays whose names, in upper or lower case, are those of a split."""
+    by_lower_case = {name.casefold(): name for name in headers}
+    pairs = []
     for name in headers:
         stem, prefix = name[: -len("images")], name[:2].casefold()
         if name.casefold().endswith("images"):
@@ -226,10 +226,10 @@ def _find_pairs(headers: Collection[str]) -> list[ArrayPair]:
             labels, split = f"y_{name[2:]}", name[2:]
         else:
             continue
-        found.append(ArrayPair(name, known.get(labels.casefold(), labels), split))
-    return found
+        pairs.append(ArrayPair(name, by_lower_case.get(labels.casefold(), labels), split))
+    return pairs
 
 
 def _is_channels_last(shape: tuple[int, ...]) -> bool:
-    """Return whether an array is [n h w c] rather than [n c h w] or [n h w]."""
+    """Return whether a shape is [n, h, w, c] rather than [n, c, h, w] or [n, h, w]."""
     return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS

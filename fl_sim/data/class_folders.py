@@ -1,4 +1,4 @@
-"""Labels by folders: one folder a class, perhaps within parts and owners."""
+"""Labels of images by their folders: one folder per class, perhaps within splits and owners."""
 
 import re
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from fl_sim.data.image_files import escape, summarise
 from fl_sim.data.sources import MissingDataError
 from fl_sim.data.splits import SPLITS, parse_split
 
-NAMES = "|".join(name for own in SPLITS.values() for name in own)
+NAMES = "|".join(name for names in SPLITS.values() for name in names)
 LOOK_ALIKE = re.compile(rf"(?:^|[^a-z])({NAMES})(?:set)?(?![a-z]{{2}})")  # x_train, trainA, test1
 LEVELS = ("split", "label", "owner")
 
 
 def parse_levels(text: str | None) -> tuple[str, ...] | None:
-    """Return what the levels of a folder name, from the top, such as `split/label/owner`.
+    """Return the levels of folders, from the top, given as text such as `split/label/owner`.
 
     Raises:
-        FieldError: for anything else than `label`, with `split` and `owner` around it.
+        FieldError: If `label` is missing, or a level is neither `label`, `split` nor `owner`.
     """
     if text is None:
         return None
@@ -33,29 +33,29 @@ def parse_levels(text: str | None) -> tuple[str, ...] | None:
 def label_by_folders(
     folder: Path, contents: FolderContents, levels: tuple[str, ...] | None
 ) -> tuple[list[LabelledImage], list[str]]:
-    """Return the images, labelled by their folders, and notes on what was decided.
+    """Return the images, labelled by their folders, and notes for the user.
 
     Args:
-        folder: that is read.
-        contents: what lies below it.
-        levels: what its levels name, from the top; None: what their names say.
+        folder: Folder that holds the images.
+        contents: Files and folders below it.
+        levels: Meaning of its levels, from the top. If None, it is read from their names.
 
     Raises:
-        MissingDataError: for what is unclear, naming the folder or the image.
+        MissingDataError: If a label is ambiguous; the message names the folder or the image.
     """
-    places = {name: tuple(name.split("/")[:-1]) for name in contents.images}
-    for name, above in places.items():
+    parents = {name: tuple(name.split("/")[:-1]) for name in contents.images}
+    for name, above in parents.items():
         if not above:
-            unread = LABELS in contents.other  # since its first line names no columns
+            unread = LABELS in contents.other  # its first line names no columns
             hint = "begin labels.csv with file,label" if unread else "give a CSV of labels"
             raise MissingDataError(
                 f"image without a label: {escape(name)} lies beside the class folders of "
                 f"{escape(folder)}; move it into one, or {hint}"
             )
     _refuse_empty(folder, contents)
-    levels = levels or _guess_levels(folder, places.values())
-    files = [_label_image(folder, name, above, levels) for name, above in places.items()]
-    nested = [name for name, above in places.items() if len(above) > len(levels)]
+    levels = levels or _guess_levels(folder, parents.values())
+    files = [_label_image(folder, name, above, levels) for name, above in parents.items()]
+    nested = [name for name, above in parents.items() if len(above) > len(levels)]
     notes = (
         [f"{summarise(nested, 'image')} in folders below those of the classes"] if nested else []
     )
@@ -63,61 +63,61 @@ def label_by_folders(
 
 
 def _refuse_empty(folder: Path, contents: FolderContents) -> None:
-    """Refuse a folder on top, or in a part, that holds no image: it would be a class of none."""
+    """Refuse a folder at the top or in a split that holds no image: its class would be empty."""
     filled = {"/".join(name.split("/")[:depth]) for name in contents.images for depth in (1, 2)}
-    for own in contents.folders:
-        above = own.split("/")
-        checked = len(above) == 1 or (len(above) == 2 and parse_split(above[0]))
-        if checked and own not in filled:
+    for name in contents.folders:
+        levels = name.split("/")
+        checked = len(levels) == 1 or (len(levels) == 2 and parse_split(levels[0]))
+        if checked and name not in filled:
             raise MissingDataError(
-                f"label without images: the folder {escape(folder / own)} holds none"
+                f"label without images: the folder {escape(folder / name)} holds none"
             )
 
 
-def _guess_levels(folder: Path, places: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the levels of folders whose names say what they are, or refuse what is unclear."""
-    above = set(places)
-    tops = sorted({own[0] for own in above})
-    parts = [top for top in tops if parse_split(top)]
-    if not parts:
-        inner = {own[1] if len(own) > 1 else "" for own in above}
+def _guess_levels(folder: Path, parents: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the levels of folders by their names; refuse ambiguous ones."""
+    paths = set(parents)
+    tops = sorted({path[0] for path in paths})
+    splits = [top for top in tops if parse_split(top)]
+    if not splits:
+        inner = {path[1] if len(path) > 1 else "" for path in paths}
         if all(parse_split(name) for name in inner) and inner:
             _raise_unclear(
-                folder, f"the parts {', '.join(sorted(inner))} below the classes", "label/split"
+                folder, f"the splits {', '.join(sorted(inner))} below the classes", "label/split"
             )
-        _refuse_look_alikes(folder, above)
+        _refuse_look_alikes(folder, paths)
         return ("label",)
     others = [top for top in tops if not parse_split(top)]
     if others:
         _raise_unclear(
-            folder, f"{parts[0]}, which may be a part or a class, beside {others[0]}", "label"
+            folder, f"{splits[0]}, which may be a split or a class, beside {others[0]}", "label"
         )
-    kinds = [parse_split(top) for top in parts]
+    kinds = [parse_split(top) for top in splits]
     if len(set(kinds)) < len(kinds):
-        _raise_unclear(folder, f"{' and '.join(parts)}, of which two mean the same part", "label")
-    bare = sorted(own[0] for own in above if len(own) == 1)
+        _raise_unclear(folder, f"{' and '.join(splits)}, of which two are the same split", "label")
+    bare = sorted(path[0] for path in paths if len(path) == 1)
     if bare:
-        _raise_unclear(folder, f"images without class folders in the part {bare[0]}", "label")
+        _raise_unclear(folder, f"images without class folders in the split {bare[0]}", "label")
     return ("split", "label")
 
 
-def _refuse_look_alikes(folder: Path, above: set[tuple[str, ...]]) -> None:
-    """Refuse folders on top that are hardly classes: x_train beside x_test, or one with all."""
-    tops = sorted({own[0] for own in above})
-    hints = [LOOK_ALIKE.search(top.casefold()) for top in tops]
-    if all(hints) and len({parse_split(own[1]) for own in hints if own}) > 1:
-        _raise_unclear(folder, f"{' and '.join(tops[:2])}, which may be parts or classes", "label")
-    inner = [{own[1] for own in above if own[0] == top and len(own) > 1} for top in tops]
-    nested = all(len(own) > 1 for own in above)
-    if nested and len(inner[0]) > 1 and all(own == inner[0] for own in inner):
+def _refuse_look_alikes(folder: Path, paths: set[tuple[str, ...]]) -> None:
+    """Refuse top folders that are hardly classes: x_train beside x_test, or the same in each."""
+    tops = sorted({path[0] for path in paths})
+    matches = [LOOK_ALIKE.search(top.casefold()) for top in tops]
+    if all(matches) and len({parse_split(match[1]) for match in matches if match}) > 1:
+        _raise_unclear(folder, f"{' and '.join(tops[:2])}, which may be splits or classes", "label")
+    inner = [{path[1] for path in paths if path[0] == top and len(path) > 1} for top in tops]
+    nested = all(len(path) > 1 for path in paths)
+    if nested and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         names = ", ".join(sorted(inner[0])[:2])
-        _raise_unclear(folder, f"the same folders ({names}) in each folder on top", "label")
+        _raise_unclear(folder, f"the same folders ({names}) in each top folder", "label")
 
 
-def _raise_unclear(folder: Path, what: str, hint: str) -> None:
+def _raise_unclear(folder: Path, problem: str, hint: str) -> None:
     raise MissingDataError(
-        f"unclear: {escape(folder)} has {escape(what)}; rename a folder, or say what the levels "
-        f"are (folders={hint})"
+        f"unclear: {escape(folder)} has {escape(problem)}; rename a folder, or name the levels "
+        f"(folders={hint})"
     )
 
 
@@ -129,11 +129,11 @@ def _label_image(
             f"{escape(name)} in {escape(folder)} lies in {len(above)} folders; folders="
             f"{'/'.join(levels)} needs {len(levels)}"
         )
-    said = dict(zip(levels, above, strict=False))
-    part = parse_split(said.get("split", ""))
-    if "split" in said and not part:
-        known = ", ".join(word for names in SPLITS.values() for word in names)
+    names = dict(zip(levels, above, strict=False))
+    split = parse_split(names.get("split", ""))
+    if "split" in names and not split:
+        known = ", ".join(word for words in SPLITS.values() for word in words)
         raise MissingDataError(
-            f"{escape(folder)}: {escape(said['split'])} is no part of a dataset; expected {known}"
+            f"{escape(folder)}: {escape(names['split'])} is no split; expected {known}"
         )
-    return LabelledImage(name, folder / name, said["label"], part, said.get("owner", ""))
+    return LabelledImage(name, folder / name, names["label"], split, names.get("owner", ""))

@@ -1,4 +1,4 @@
-"""A hash of the files of a dataset, by which a replaced file is noticed."""
+"""Hashes of the files of a dataset, by which a replaced file is detected."""
 
 import hashlib
 import os
@@ -9,14 +9,14 @@ from fl_sim.core.atomic_io import hash_file
 
 
 def hash_files(root: Path, files: Iterable[Path]) -> str:
-    """Return the SHA-256 of files: of their names below `root`, and of what is in them.
+    """Return the SHA-256 of the names and contents of files.
 
     Args:
-        root: names are taken below this folder, so that a moved dataset keeps its hash.
-        files: in any order.
+        root: Folder that names are relative to, so that a moved dataset keeps its hash.
+        files: Files below it, in any order.
 
     Raises:
-        OSError: for a file that cannot be read.
+        OSError: If a file cannot be read.
     """
     sha = hashlib.sha256()
     for name, path in sorted((os.fsencode(path.relative_to(root)), path) for path in files):
@@ -27,12 +27,12 @@ def hash_files(root: Path, files: Iterable[Path]) -> str:
 def list_files(path: Path) -> Iterator[Path]:
     """Yield the files of a dataset: `path` itself, or all regular files below it.
 
-    What is hidden is left out; links to folders are not followed.
+    Hidden files and folders are left out; links to folders are not followed.
     """
     if not path.is_dir():
         yield path
         return
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found = [Path(folder) / name for name in names if not name.startswith(".")]
-        yield from (own for own in found if own.is_file())
+        files = (Path(folder) / name for name in names if not name.startswith("."))
+        yield from (file for file in files if file.is_file())

@@ -1,4 +1,4 @@
-"""The files below a folder: images, what lies beside them, and what cannot be read."""
+"""The files below a folder, sorted into images, other files and unreadable ones."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from fl_sim.data.image_files import SUFFIXES, escape
 from fl_sim.data.sources import MissingDataError
 
 LABELS = "labels.csv"
-# What lies beside images and is none: it is left out, counted and named.
+# Files that often accompany images: they are left out, and a note counts them.
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt")
 DATA_SUFFIXES = (
     ".csv",
@@ -32,14 +32,14 @@ SYSTEM_FOLDERS = ("__pycache__", "$recycle.bin", "system volume information")
 
 
 class LabelledImage(NamedTuple):
-    """An image file and what it shows.
+    """An image file with its label.
 
     Attributes:
-        name: path below the folder, with forward slashes.
-        path: where it is.
-        label: name of its class.
-        part: `train`, `val` or `test`; "" where the folder has no parts.
-        owner: whose it is; "" where nobody says.
+        name: Path below the folder, with forward slashes.
+        path: Path of the file.
+        label: Name of its class.
+        split: `train`, `val` or `test`, or an empty string if the folder has no splits.
+        owner: Name of the owner, or an empty string if unknown.
     """
 
     name: str
@@ -53,11 +53,11 @@ class FolderContents(NamedTuple):
     """Everything below a folder, sorted by name.
 
     Attributes:
-        images: files with the suffix of an image that can be read.
-        side: files that accompany images, such as a README.
-        strange: files that may be images, and cannot be read.
-        hidden: names of what is hidden, and of what systems leave behind.
-        folders: the folders below it.
+        images: Files with a suffix of images that can be read.
+        other: Files that accompany images, such as a README.
+        unreadable: Files that may be images but cannot be read.
+        hidden: Hidden files and those that operating systems leave behind.
+        folders: Folders.
     """
 
     images: list[str]
@@ -68,7 +68,7 @@ class FolderContents(NamedTuple):
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file merely lies beside images, by its name: nothing reads it.
+    """Return whether a file is left out by its name: nothing reads it.
 
     >>> is_ignored("Thumbs.db"), is_ignored("notes.xml"), is_ignored("labels.csv")
     (True, True, False)
@@ -78,11 +78,11 @@ def is_ignored(name: str) -> bool:
 
 
 def list_folder(folder: Path) -> FolderContents:
-    """List everything below a folder, and refuse links out of it and what is no plain file."""
+    """Return everything below a folder; refuse links out of it and special files."""
     contents = FolderContents([], [], [], [], [])
-    root, left = folder.resolve(), [("", folder)]
-    while left:
-        prefix, place = left.pop()
+    root, pending = folder.resolve(), [("", folder)]
+    while pending:
+        prefix, place = pending.pop()
         try:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
@@ -93,7 +93,7 @@ def list_folder(folder: Path) -> FolderContents:
                 contents.hidden.append(name)
             elif _is_folder(entry, name, root):
                 contents.folders.append(name)
-                left.append((f"{name}/", Path(entry.path)))
+                pending.append((f"{name}/", Path(entry.path)))
             else:
                 _choose_list(entry.name, contents).append(name)
     for names in contents:
@@ -106,11 +106,11 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_folder(entry: "os.DirEntry[str]", name: str, root: Path) -> bool:
-    """Return whether an entry is a folder rather than a file that can be read.
+    """Return whether an entry is a folder rather than a regular file.
 
     Raises:
-        MissingDataError: for a name that is no text, a link that leads out of the folder, to
-            nothing or to another folder, and for a device or the like.
+        MissingDataError: If its name is no text, it is a link out of the folder, to nothing or
+            to another folder, or it is a special file such as a device.
     """
     try:
         name.encode()
@@ -128,11 +128,7 @@ def _is_folder(entry: "os.DirEntry[str]", name: str, root: Path) -> bool:
 
 
 def _check_link(path: Path, name: str, root: Path) -> None:
-    """Refuse a link that leads out of `root`, to nothing, or to a folder.
-
-    Raises:
-        MissingDataError: naming the link.
-    """
+    """Refuse a link that leads out of `root`, to nothing, or to a folder."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
@@ -158,11 +154,7 @@ def _choose_list(name: str, contents: FolderContents) -> list[str]:
 
 
 def refuse_unreadable(folder: Path, names: Sequence[str]) -> None:
-    """Refuse files that may be images and cannot be read.
-
-    Raises:
-        MissingDataError: naming the first.
-    """
+    """Refuse files that may be images and cannot be read, naming the first."""
     if names:
         raise MissingDataError(
             f"{escape(names[0])} in {escape(folder)} cannot be read as an image; convert it or "

@@ -1,4 +1,4 @@
-"""Which images a folder holds, and what each shows: one reader for datasets and for `protect`."""
+"""The labelled images of a folder: one reader for datasets and for `fl-sim protect`."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ class Listing(NamedTuple):
     """The images of a folder, sorted by name.
 
     Attributes:
-        files: the images.
-        notes: on what was left out or decided.
-        by_csv: whether a CSV labels them, rather than folders.
+        files: The images.
+        notes: Notes for the user, such as on files that are left out.
+        by_csv: True if a CSV labels them, rather than folders.
     """
 
     files: tuple[LabelledImage, ...]
@@ -37,16 +37,16 @@ def read_folder(folder: Path, labels: Path | None = None, folders: str | None = 
     """Return the images of a folder, labelled by their folders or by a CSV file.
 
     Args:
-        folder: holds one folder a class; or parts such as train and test that do; or the files
-            that a CSV names.
-        labels: CSV with the columns `file` and `label`, and perhaps `split` and `owner`; None:
-            the file labels.csv in the folder if it has these columns, else its folders.
-        folders: what the levels of folders name, from the top, such as `split/label/owner`;
-            None: `label`, or `split/label` where all names on top are those of parts.
+        folder: Folder with one folder per class, with splits such as train and test that hold
+            these, or with the files that a CSV names.
+        labels: CSV with the columns `file` and `label`, and perhaps `split` and `owner`. If None,
+            labels.csv in the folder is used if it has these columns, and the folders otherwise.
+        folders: Levels of folders, from the top, such as `split/label/owner`. If None, they are
+            `split/label` if all top folders are named as splits, and `label` otherwise.
 
     Raises:
-        MissingDataError: for what is unclear or cannot be read: one line, naming the file.
-        FieldError: for levels that are none.
+        MissingDataError: If a file is ambiguous or cannot be read; the message names it.
+        FieldError: If `folders` is invalid.
     """
     if not folder.is_dir():
         raise MissingDataError(f"there is no folder {escape(folder)}")
@@ -61,20 +61,20 @@ def read_folder(folder: Path, labels: Path | None = None, folders: str | None = 
         refuse_unreadable(folder, contents.unreadable)
         files, notes = label_by_folders(folder, contents, levels)
     if not files:
-        raise MissingDataError(f"no images in {escape(folder)}: expected one folder a class")
+        raise MissingDataError(f"no images in {escape(folder)}: expected one folder per class")
     notes += [*_note_similar_labels({image.label for image in files}), *_note_left_out(contents)]
     return Listing(tuple(sorted(files)), tuple(notes), labels is not None)
 
 
 def _note_similar_labels(labels: Iterable[str]) -> list[str]:
-    """Say which labels look the same to people, and are two classes."""
-    seen: dict[str, list[str]] = {}
+    """Return a note for each group of labels that differ in case or Unicode form alone."""
+    groups: dict[str, list[str]] = {}
     for label in sorted(labels):
-        seen.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
+        groups.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
     return [
-        f"the labels {' and '.join(map(repr, own))} are classes of their own"
-        for own in seen.values()
-        if len(own) > 1
+        f"the labels {' and '.join(map(repr, group))} are classes of their own"
+        for group in groups.values()
+        if len(group) > 1
     ]
 
 

@@ -1,4 +1,4 @@
-"""Image files as pixels: read whole and as they are meant, or refused with the file's name."""
+"""Decodes image files to pixels, or refuses them with the name of the file."""
 
 import hashlib
 import io
@@ -38,15 +38,15 @@ SUFFIXES = (
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no others are tried
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # 8 bits or fewer, grey or RGB
 DEEP = re.compile(r";(12|14|16|24|32|64)")  # in Pillow's names of how PNG and TIFF store a pixel
-MAX_BYTES = 2**32  # of all decoded pixels together: 4 GiB
+MAX_BYTES = 2**32  # all decoded pixels together: 4 GiB
 
 
 class MixedSizesError(MissingDataError):
-    """Images are not of one size, and nobody said to which they should be scaled."""
+    """Images differ in size, and no size to scale them to was given."""
 
 
 class DecodedImage(NamedTuple):
-    """A decoded image, upright: pixels, and what has to be put back beside them."""
+    """A decoded image, turned upright: pixels, alpha channel and colour profile."""
 
     pixels: UInt8[Tensor, "c h w"]
     alpha: UInt8[Tensor, "h w"] | None
@@ -54,11 +54,11 @@ class DecodedImage(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of one size, and what a reader should know of how they were read.
+    """Images of one size.
 
     Attributes:
-        pixels: of all images.
-        notes: on what was decided.
+        pixels: Pixels of all images.
+        notes: Notes for the user on how they were read.
         hashes: SHA-256 of each file.
     """
 
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 
 
 def escape(name: str | Path) -> str:
-    """Return a name as it can be printed on one line; what cannot be is escaped."""
+    """Return a name on one line, with escapes for characters that cannot be printed."""
     escaped = (
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(name)
@@ -77,10 +77,10 @@ def escape(name: str | Path) -> str:
 
 
 def count_decoded_bytes(path: Path, name: str) -> int:
-    """Return how many bytes an image takes once it is decoded; only its header is read.
+    """Return the size of a decoded image in bytes; only its header is read.
 
     Raises:
-        MissingDataError: for a file that cannot be used.
+        MissingDataError: If the file cannot be used.
     """
     with _open_checked(path, name) as image:
         width, height = image.size
@@ -88,11 +88,7 @@ def count_decoded_bytes(path: Path, name: str) -> int:
 
 
 def check_total(total: int, where: str | Path) -> None:
-    """Refuse more pixels than fit into memory, before any of them is decoded.
-
-    Raises:
-        MissingDataError: above 4 GiB.
-    """
+    """Refuse more than 4 GiB of pixels, before any of them is decoded."""
     if total > MAX_BYTES:
         raise MissingDataError(
             f"the images of {escape(where)} take {total >> 20} MiB once they are decoded; at most "
@@ -101,18 +97,18 @@ def check_total(total: int, where: str | Path) -> None:
 
 
 def decode(content: bytes, name: str) -> DecodedImage:
-    """Return the pixels of an image file: grey or colour, 8 bits a channel.
+    """Return the pixels of an image file: grey or colour, 8 bits per channel.
 
-    It is turned upright as its EXIF data say. Fewer bits and palettes become 8 bits without loss;
-    numbers are not converted to another colour space.
+    The image is turned upright by its EXIF data. Fewer bits and palettes become 8 bits without
+    loss; values are not converted to another colour space.
 
     Raises:
-        MissingDataError: for a file that is corrupt, or that 8 bits of grey or RGB cannot hold:
-            more bits, several frames, another colour model, too many pixels.
+        MissingDataError: If the file is corrupt, or 8 bits of grey or RGB cannot hold it: more
+            bits, several frames, another colour model, too many pixels.
     """
     with _open_checked(io.BytesIO(content), name) as opened:
         try:
-            if opened.format == "PNG":  # of which Pillow loads what is there, checked or not
+            if opened.format == "PNG":  # Pillow loads a PNG without checking its checksums
                 Image.open(io.BytesIO(content), formats=FORMATS).verify()
             opened.load()
             profile = opened.info.get("icc_profile")
@@ -125,7 +121,7 @@ def decode(content: bytes, name: str) -> DecodedImage:
 
 
 def _open_checked(file: Path | io.BytesIO, name: str) -> Image.Image:
-    """Return an image whose header was read, and which can be decoded as it is meant."""
+    """Return an image with its header read and checked; no pixel is decoded yet."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -145,7 +141,7 @@ def _open_checked(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def _find_problem(image: Image.Image, frames: int) -> str:
-    """Return why 8 bits of grey or RGB cannot hold an image; "" where they can."""
+    """Return the reason why 8 bits of grey or RGB cannot hold an image, or an empty string."""
     if frames > 1:
         return f"has {frames} frames: save the one that is meant"
     if image.mode.startswith(("I", "F")) or _is_deep(image):
@@ -158,15 +154,15 @@ def _find_problem(image: Image.Image, frames: int) -> str:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether Pillow would cut bits off, which it does without a word."""
+    """Return whether Pillow would cut bits off, which it does silently."""
     if image.format not in ("PNG", "TIFF", "PPM"):
         return False
     for tile in getattr(image, "tile", ()):
-        how = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        mode = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if image.format == "PPM":
-            if len(how) > 1 and isinstance(how[1], int) and how[1] > 255:
+            if len(mode) > 1 and isinstance(mode[1], int) and mode[1] > 255:
                 return True
-        elif DEEP.search(str(how[0])):
+        elif DEEP.search(str(mode[0])):
             return True
     return False
 
@@ -189,17 +185,17 @@ def _describe_cause(error: BaseException) -> str:
 def stack_images(
     pictures: Sequence[DecodedImage], names: Sequence[str]
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return pictures of one size as a batch, in colour if any of them is.
+    """Return images of one size as a batch, in colour if any of them is.
 
     Raises:
-        MixedSizesError: where sizes differ.
+        MixedSizesError: If sizes differ.
     """
     size = pictures[0].pixels.shape[1:]
     for name, picture in zip(names, pictures, strict=True):
         if picture.pixels.shape[1:] != size:
             first, other = tuple(size), tuple(picture.pixels.shape[1:])
-            found = f"{escape(names[0])} has {first}, {escape(name)} has {other}"
-            raise MixedSizesError(f"images of one size are needed: {found}")
+            sizes = f"{escape(names[0])} has {first}, {escape(name)} has {other}"
+            raise MixedSizesError(f"images of one size are needed: {sizes}")
     channels = max(picture.pixels.shape[0] for picture in pictures)
     return torch.stack([picture.pixels.expand(channels, -1, -1) for picture in pictures])
 
@@ -207,12 +203,12 @@ def stack_images(
 def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = None) -> Batch:
     """Return the pixels of image files, all of one size or scaled to `side`.
 
-    Grey images become colour ones beside those. Numbers are taken as they are stored: a colour
-    profile is noted, not applied, as everybody who trains on images with torchvision does.
+    Grey images become colour ones if any image is in colour. Values are taken as stored: as with
+    torchvision, a colour profile is not applied; a note tells which images have one.
 
     Raises:
-        MissingDataError: naming a file that cannot be used; a transparent one is among them,
-            since what lies behind it is unknown.
+        MissingDataError: If a file cannot be used, such as a transparent image, whose background
+            is unknown; the message names it.
     """
     sizes = [count_decoded_bytes(path, name) for path, name in zip(paths, names, strict=True)]
     scaled_bytes = len(paths) * 3 * (side or 0) ** 2
@@ -234,8 +230,8 @@ def _decode_opaque(content: bytes, name: str, side: int | None) -> DecodedImage:
 
 def _write_notes(pictures: Sequence[DecodedImage], names: Sequence[str]) -> tuple[str, ...]:
     pairs = list(zip(pictures, names, strict=True))
-    grey = [name for own, name in pairs if own.pixels.shape[0] == 1]
-    other = [name for own, name in pairs if own.profile and not is_srgb(own.profile)]
+    grey = [name for picture, name in pairs if picture.pixels.shape[0] == 1]
+    other = [name for picture, name in pairs if picture.profile and not is_srgb(picture.profile)]
     notes = []
     if 0 < len(grey) < len(pictures):
         notes.append(f"{summarise(grey, 'grey image')} became colour")
@@ -245,7 +241,7 @@ def _write_notes(pictures: Sequence[DecodedImage], names: Sequence[str]) -> tupl
 
 
 def summarise(names: Sequence[str], noun: str) -> str:
-    """Return how many there are, and the first of them: `3 grey images (a/1.png, ...)`.
+    """Return the number of names and the first of them: `3 grey images (a/1.png, ...)`.
 
     >>> summarise(["a/1.png"], "grey image")
     '1 grey image (a/1.png)'
@@ -256,7 +252,7 @@ def summarise(names: Sequence[str], noun: str) -> str:
 
 @lru_cache(maxsize=64)
 def is_srgb(profile: bytes) -> bool:
-    """Return whether a colour profile says that it is sRGB."""
+    """Return whether a colour profile is described as sRGB."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return "srgb" in ImageCms.getProfileDescription(opened).lower()

@@ -1,4 +1,4 @@
-"""Labels by a CSV file with the columns file and label, and perhaps split and owner."""
+"""Labels of images by a CSV file with the columns file, label, and perhaps split and owner."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ COLUMNS = ("file", "label", "split", "owner")
 
 
 def has_columns(labels: Path) -> bool:
-    """Return whether there is a CSV with the columns `file` and `label`."""
+    """Return whether the file exists and has the columns `file` and `label`."""
     if not labels.is_file():
         return False
     head = _read_text(labels).split("\n", 1)[0]
@@ -23,7 +23,7 @@ def has_columns(labels: Path) -> bool:
 
 
 def _read_text(labels: Path) -> str:
-    """Return the text of a CSV: UTF-8, or UTF-16 with its mark; nothing is guessed."""
+    """Return the text of a CSV in UTF-8, or in UTF-16 with a byte order mark."""
     try:
         content = labels.read_bytes()
         is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -36,7 +36,7 @@ def _read_text(labels: Path) -> str:
 
 
 def _find_delimiter(head: str) -> str:
-    """Return what stands between the names in the first line: a comma, semicolon or tab."""
+    """Return the delimiter of the first line: a comma, semicolon or tab."""
     return next((c for c in ";\t" if c in head and "," not in head), ",")
 
 
@@ -49,10 +49,12 @@ def _split_cells(line: str, delimiter: str) -> list[str]:
 def label_by_csv(
     folder: Path, labels: Path, contents: FolderContents
 ) -> tuple[list[LabelledImage], list[str]]:
-    """Return the images that a CSV labels, and notes; what it names leaves `contents`.
+    """Return the images that a CSV labels, and notes for the user.
+
+    Files that the CSV names, and the CSV itself, are removed from `contents`.
 
     Raises:
-        MissingDataError: for images without a label and labels without an image, naming them.
+        MissingDataError: If an image has no label or a label no image; the message names it.
     """
     rows, extra = _read_rows(labels)
     root = folder.resolve()
@@ -79,11 +81,7 @@ def label_by_csv(
 
 
 def _read_rows(labels: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Return the rows of a CSV with the lines they end on, and the columns that are not read.
-
-    Raises:
-        MissingDataError: naming the line.
-    """
+    """Return the rows of a CSV, each with its last line number, and the unread columns."""
     text = _read_text(labels)
     delimiter = _find_delimiter(text.split("\n", 1)[0])
     lines = io.StringIO(text, newline="")
@@ -124,14 +122,14 @@ def _parse_row(folder: Path, root: Path, where: str, row: dict[str, str]) -> Lab
     for column in ("split", "owner"):
         if row.get(column) == "":
             raise MissingDataError(f"{where}: the column {column} is empty")
-    part = parse_split(row.get("split", ""))
-    if row.get("split") and not part:
-        raise MissingDataError(f"{where}: {escape(row['split'])} is no part such as train or test")
-    return LabelledImage(clean, folder / clean, label, part, row.get("owner", ""))
+    split = parse_split(row.get("split", ""))
+    if row.get("split") and not split:
+        raise MissingDataError(f"{where}: {escape(row['split'])} is no split such as train or test")
+    return LabelledImage(clean, folder / clean, label, split, row.get("owner", ""))
 
 
 def _check_file(path: Path, name: str, root: Path, where: str) -> None:
-    """Refuse a file that is not there, is none, or is reached through a link out of the folder."""
+    """Refuse a missing or special file, and one reached through a link out of the folder."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):

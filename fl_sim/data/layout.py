@@ -1,4 +1,4 @@
-"""Who protects what: the subset of images that carries noise."""
+"""The layout of a protection: the subset of images that carries noise, and its owners."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,19 +14,19 @@ from fl_sim.core.seeding import generator
 
 @dataclass(frozen=True)
 class Layout:
-    """Which images are protected, and with whose noise.
+    """The choice of the protected images, and of the owners that make their noise.
 
-    For one seed the subsets are nested: what is protected at a fraction is also protected at
-    every larger one.
+    For one seed the subsets are nested: an image that is protected at one fraction is protected
+    at every larger one.
 
     Attributes:
-        fraction: share that is protected, 0 to 1.
-        unit: share of what: of each client's `samples`, of the `clients`, of the `classes`.
-        provenance: whose noise it is: `shared`, one made on everybody's images; `owner`, one a
-            group of clients, made on theirs; `client`, each client's own, made on its own.
-        num_owners: groups of clients, where provenance is `owner`; of equal size, or nearly.
-        withheld: leave the chosen images out instead of protecting them (the control A_clean).
-        first_round: from which on they are protected; before, they are trained on as they are.
+        fraction: Share that is protected, in [0, 1].
+        unit: Unit of the share: each client's `samples`, the `clients`, or the `classes`.
+        provenance: Origin of the noise: `shared`, made once on the images of all clients;
+            `owner`, made per group of clients on the group's images; `client`, made per client.
+        num_owners: Number of groups, equal in size up to one, if the provenance is `owner`.
+        withheld: If True, the chosen images are left out instead (the control A_clean).
+        first_round: First round with noise; before it, the images are trained on as they are.
     """
 
     fraction: float = 0.0
@@ -43,7 +43,7 @@ class Layout:
         require(self.num_owners >= 1, "num_owners", "at least 1", self.num_owners)
 
     def assign_owners(self, num_clients: int, seed: int) -> Int64[Tensor, " k"]:
-        """Return who makes each client's noise: everybody together is owner 0."""
+        """Return the owner that makes each client's noise; shared noise has owner 0."""
         if self.provenance == "shared":
             return torch.zeros(num_clients, dtype=torch.int64)
         if self.provenance == "client":
@@ -59,10 +59,10 @@ class Layout:
         num_classes: int,
         seed: int,
     ) -> Bool[Tensor, " n"]:
-        """Return the protected subset of the pool.
+        """Return a boolean mask of the protected records.
 
-        Members and outsiders of a client are chosen alike, each by the same share, so that
-        both kinds exist in every protected stratum.
+        The same share of a client's members and non-members is chosen, so that every protected
+        stratum holds both.
         """
         if self.fraction == 0:
             return torch.zeros(len(clients), dtype=torch.bool)
@@ -73,12 +73,12 @@ class Layout:
         chosen = torch.zeros(len(clients), dtype=torch.bool)
         for client in range(num_clients):
             for is_member in (True, False):
-                own = ((clients == client) & (members == is_member)).nonzero().squeeze(1)
-                chosen[own] = self._choose_first(len(own), seed, client, int(is_member))
+                rows = ((clients == client) & (members == is_member)).nonzero().squeeze(1)
+                chosen[rows] = self._choose_first(len(rows), seed, client, int(is_member))
         return chosen
 
     def count_protecting(self, num_clients: int) -> int:
-        """Return how many clients protect their images, where the unit is `clients`."""
+        """Return the number of clients that protect their images, if the unit is `clients`."""
         return round(self.fraction * num_clients)
 
     def _choose_first(self, count: int, seed: int, *labels: int) -> Bool[Tensor, " count"]:

@@ -1,4 +1,4 @@
-"""Share a training set out among clients: index lists that cover it exactly once."""
+"""Partitions of a training set over clients: index lists that cover it exactly once."""
 
 import heapq
 from abc import ABC, abstractmethod
@@ -18,21 +18,22 @@ ATTEMPTS = 1000  # draws until every client has its minimum; Dirichlet(0.1) need
 
 
 class Partition(ABC):
-    """How the images are spread over the clients.
+    """A rule that splits the training images over the clients.
 
-    `needs_owners` says whether the dataset has to name whose each image is.
+    Attributes:
+        needs_owners: True if the dataset has to name the owner of each image.
     """
 
     needs_owners: ClassVar[bool] = False
 
     @abstractmethod
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Return one list of indices a client; together they cover `labels` once."""
+        """Return one list of indices per client; together they cover `labels` once."""
 
     def split_with_owners(
         self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
-        """Return the same where the owner of each image is known; mostly that does not matter."""
+        """Return the same if the owners of the images are known; by default these are ignored."""
         return self.split(labels, num_clients, rng)
 
 
@@ -43,29 +44,29 @@ def partition_records(
     rng: np.random.Generator,
     owners: Int64[Tensor, " n"] | None = None,
 ) -> list[Int64[Tensor, " m"]]:
-    """Split `labels` and sort each client's list.
+    """Return the sorted indices of each client.
 
     Args:
-        partition: how they are spread.
-        labels: of the images.
-        num_clients: how many share them.
-        rng: for whatever is drawn.
-        owners: whose each image is, from 0; None: nobody says.
+        partition: Rule by which they are split.
+        labels: Labels of the images.
+        num_clients: Number of clients.
+        rng: Generator for all draws.
+        owners: Owner of each image, from 0, or None if unknown.
 
     Raises:
-        FieldError: with more clients than samples.
+        FieldError: If there are more clients than samples.
     """
     require(
         num_clients <= len(labels),
         "data.num_clients",
-        f"at most one client a sample, {len(labels)}",
+        f"at most one client per sample, {len(labels)}",
         num_clients,
     )
     if owners is None:
         parts = partition.split(labels.numpy(), num_clients, rng)
     else:
         parts = partition.split_with_owners(owners.numpy(), labels.numpy(), num_clients, rng)
-    return [from_numpy(np.sort(own)) for own in parts]
+    return [from_numpy(np.sort(part)) for part in parts]
 
 
 def _group_by_class(labels: Indices, rng: np.random.Generator) -> list[Indices]:
@@ -81,7 +82,7 @@ class Iid(Partition):
     """
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Cut a permutation into equal parts."""
+        """Return equal parts of a permutation."""
         return list(np.array_split(rng.permutation(len(labels)), num_clients))
 
 
@@ -90,13 +91,13 @@ class Iid(Partition):
 class Dirichlet(Partition):
     """Each class is spread over the clients by a draw from Dirichlet(alpha).
 
-    Source: Hsu et al. (2019), https://arxiv.org/abs/1909.06335; the redraw until everybody
+    Source: Hsu et al. (2019), https://arxiv.org/abs/1909.06335; the redraw until every client
     has `min_size`, and the cap, are those of Li et al. (2022), https://arxiv.org/abs/2102.02079.
 
     Attributes:
-        alpha: the smaller, the less alike are clients.
-        min_size: images that everybody has at least.
-        capped: whether a client gets no further class once it has an equal share of all images,
+        alpha: Concentration; the smaller it is, the less alike the clients are.
+        min_size: Smallest number of images per client.
+        capped: If True, a client gets no further class once it has an equal share of all images,
             so that sizes differ less.
     """
 
@@ -110,7 +111,7 @@ class Dirichlet(Partition):
         require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Draw shares class by class, again until every client has its minimum."""
+        """Draw shares class by class, and again until every client has its minimum."""
         if self.min_size * num_clients > len(labels):
             allowed = f"at most {len(labels) // num_clients} images for each of the clients"
             raise FieldError("partition.min_size", allowed, self.min_size)
@@ -119,22 +120,22 @@ class Dirichlet(Partition):
             clients = self._draw_once(classes, num_clients, rng)
             if min(map(len, clients)) >= self.min_size:
                 return clients
-        allowed = f"a split with {self.min_size} images a client within {ATTEMPTS} draws"
+        allowed = f"a split with {self.min_size} images per client within {ATTEMPTS} draws"
         raise FieldError("partition.alpha", allowed, self.alpha)
 
     def _draw_once(
         self, classes: list[Indices], num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
-        """Return what one draw gives each client."""
+        """Return the indices of each client in one draw."""
         equal = sum(map(len, classes)) / num_clients
         sizes, parts = np.zeros(num_clients), []
-        for own in classes:
+        for rows in classes:
             shares = rng.dirichlet(np.full(num_clients, self.alpha))
             if self.capped:
                 shares = shares * (sizes < equal)
                 shares = shares / shares.sum()
-            cuts = (np.cumsum(shares)[:-1] * len(own)).round().astype(np.int64)
-            parts.append(np.split(own, cuts))
+            cuts = (np.cumsum(shares)[:-1] * len(rows)).round().astype(np.int64)
+            parts.append(np.split(rows, cuts))
             sizes += [len(part) for part in parts[-1]]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
@@ -155,7 +156,7 @@ class Shards(Partition):
         require(count >= 1, "classes_per_client", "at least 1", count)
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Sort by class, cut into shards, deal them out."""
+        """Sort by class, cut into shards, and deal them out."""
         num_shards = num_clients * self.classes_per_client
         if num_shards > len(labels):
             allowed = f"at most {len(labels) // num_clients} shards for each of the clients"
@@ -163,17 +164,16 @@ class Shards(Partition):
         by_class = np.concatenate(_group_by_class(labels, rng))
         shards = np.array_split(by_class, num_shards)
         dealt = rng.permutation(num_shards).reshape(num_clients, self.classes_per_client)
-        return [np.concatenate([shards[s] for s in own]) for own in dealt]
+        return [np.concatenate([shards[s] for s in row]) for row in dealt]
 
 
 @final
 @dataclass(frozen=True)
 class ClassesPerClient(Partition):
-    """Each client holds a fixed number of classes, each shared equally by those who hold it.
+    """Each client holds a fixed number of classes, each split equally over its holders.
 
-    Client i holds class i modulo the number of classes, and others at random. Where there are
-    too few clients to hold every class, they hold as many more as it takes; nobody holds more
-    than there are.
+    Client i holds class i modulo the number of classes, and others at random. If there are too
+    few clients for all classes, each holds as many more as needed.
 
     Source: Li et al. (2022), "#C = k", https://arxiv.org/abs/2102.02079.
     """
@@ -186,27 +186,27 @@ class ClassesPerClient(Partition):
         require(count >= 1, "classes_per_client", "at least 1", count)
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Choose who holds which class, then share each class out."""
+        """Choose the holders of each class, then split the class over them."""
         classes = _group_by_class(labels, rng)
         holds = self._assign_classes(len(classes), num_clients, rng)
         clients: list[list[Indices]] = [[] for _ in range(num_clients)]
-        for column, own in zip(holds.T, classes, strict=True):
+        for column, rows in zip(holds.T, classes, strict=True):
             holders = rng.permutation(np.flatnonzero(column))
-            for client, part in zip(holders, np.array_split(own, len(holders)), strict=True):
+            for client, part in zip(holders, np.array_split(rows, len(holders)), strict=True):
                 clients[client].append(part)
-        found = [np.concatenate(parts) for parts in clients]
-        if min(map(len, found)) == 0:
+        shards = [np.concatenate(parts) for parts in clients]
+        if min(map(len, shards)) == 0:
             allowed = "fewer, so that every client gets an image of one of its classes"
             raise FieldError("partition.classes_per_client", allowed, self.classes_per_client)
-        return found
+        return shards
 
     def _assign_classes(
         self, num_classes: int, num_clients: int, rng: np.random.Generator
     ) -> npt.NDArray[np.bool_]:
-        """Return which client (row) holds which class (column); every class is held."""
+        """Return a boolean [clients, classes] matrix of holders; every class has one."""
         holds = np.zeros((num_clients, num_classes), dtype=bool)
-        everybody = np.arange(num_clients)
-        holds[everybody, everybody % num_classes] = True
+        clients = np.arange(num_clients)
+        holds[clients, clients % num_classes] = True
         left = rng.permutation(np.arange(num_clients, num_classes))
         holds[np.arange(len(left)) % num_clients, left] = True
         for row in holds:
@@ -219,7 +219,7 @@ class ClassesPerClient(Partition):
 @final
 @dataclass(frozen=True)
 class PowerLaw(Partition):
-    """The same classes for all, but sizes that fall as a power of the client's rank.
+    """The same classes for all clients, but sizes that fall as a power of the client's rank.
 
     Source: Li et al. (2020), https://arxiv.org/abs/1812.06127, section 5.1.
     """
@@ -233,7 +233,7 @@ class PowerLaw(Partition):
         require(self.min_size >= 1, "min_size", "at least 1", self.min_size)
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Cut a permutation into parts of falling size, dealt to the clients at random."""
+        """Return parts of a permutation of falling size, dealt to the clients at random."""
         spare = len(labels) - self.min_size * num_clients
         if spare < 0:
             allowed = f"at most {len(labels) // num_clients} images for each of the clients"
@@ -247,7 +247,7 @@ class PowerLaw(Partition):
 @final
 @dataclass(frozen=True)
 class ByOwner(Partition):
-    """Each client gets all images of one owner, or of several whole ones (natural ids).
+    """Each client gets all images of one owner, or of several owners (natural ids).
 
     Owners are those that the dataset names: a level of an image folder (`data.folders`, such as
     `label/owner`), or the column `owner` of its labels.csv. With as many clients as owners, client
@@ -260,25 +260,25 @@ class ByOwner(Partition):
     needs_owners: ClassVar[bool] = True
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Deal the images out as if each had an owner of its own."""
+        """Split the images as if each had an owner of its own."""
         return self.split_with_owners(np.arange(len(labels)), labels, num_clients, rng)
 
     def split_with_owners(
         self, owners: Indices, labels: Indices, num_clients: int, rng: np.random.Generator
     ) -> list[Indices]:
-        """Give each owner to one client."""
+        """Assign each owner to one client."""
         order = owners.argsort(kind="stable")
         cuts = np.flatnonzero(np.diff(owners[order])) + 1
         held = np.split(order, cuts)
         if num_clients > len(held):
-            allowed = f"at most one client an owner, {len(held)}"
+            allowed = f"at most one client per owner, {len(held)}"
             raise FieldError("data.num_clients", allowed, num_clients)
         if num_clients == len(held) < len(labels):
             return held
         parts: list[list[Indices]] = [[] for _ in range(num_clients)]
         fewest = [(0, client) for client in range(num_clients)]
-        for own in sorted(rng.permutation(len(held)), key=lambda i: -len(held[i])):
+        for owner in sorted(rng.permutation(len(held)), key=lambda i: -len(held[i])):
             size, client = fewest[0]
-            heapq.heapreplace(fewest, (size + len(held[own]), client))
-            parts[client].append(held[own])
-        return [np.concatenate(own) for own in parts]
+            heapq.heapreplace(fewest, (size + len(held[owner]), client))
+            parts[client].append(held[owner])
+        return [np.concatenate(part) for part in parts]

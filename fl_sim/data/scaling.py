@@ -1,4 +1,4 @@
-"""Images brought to one size: the same way for datasets and for those who protect images."""
+"""Scales images to one size, for datasets and for `fl-sim protect` alike."""
 
 import torch
 from jaxtyping import UInt8
@@ -9,10 +9,10 @@ BATCH_SIZE = 1024
 
 
 def resize(images: UInt8[Tensor, "n c h w"], side: int | None) -> UInt8[Tensor, "n c s t"]:
-    """Return images scaled to `side` x `side` pixels, or as they are where it is None.
+    """Return images scaled to `side` x `side` pixels, or unchanged if `side` is None.
 
-    Bilinear with antialiasing, rounded to whole levels. Nothing is cut off: an image that is not
-    square is squeezed, so that noise made at this size covers the whole image.
+    Scaling is bilinear with antialiasing and rounds to whole levels. An image that is not square
+    is squeezed rather than cropped, so that noise made at this size covers all of it.
     """
     if side is None or images.shape[2:] == (side, side):
         return images

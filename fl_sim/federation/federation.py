@@ -1,4 +1,4 @@
-"""Steps 2 to 5 of a run: data, partition, protection, and the network they meet."""
+"""Prepares a run: data, partition, protection and the initial model."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -22,16 +22,26 @@ from fl_sim.models.foundation import hash_weights
 from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
-SERVER = -1  # the server, where it trains on images of its own
+SERVER = -1  # client id of a server that trains on images of its own
 
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """A run before its first round: the pool, what the network sees of it, and the network.
+    """A run before its first round: data only, which no round changes.
 
-    `model` is a workbench: whoever uses it loads parameters and buffers first. Those of the
-    first round are `start` and `start_buffers`. `data_sha256` is a hash of the files that the
-    dataset was read from, "" where it is a built-in one.
+    Attributes:
+        experiment: The experiment.
+        dataset: Its images.
+        pool: The records of all clients.
+        inputs: Inputs of all records, images or cached features, with noise where protected.
+        clean_inputs: The same without noise.
+        test_inputs: Inputs of the test set.
+        model: The trained part of the network; load parameters and buffers before using it.
+        start: Parameters before the first round.
+        start_buffers: Buffers before the first round.
+        trained: Boolean mask of the records that are trained on.
+        root: Records that the server holds, or None.
+        data_sha256: Hash of the user's files, or an empty string for a built-in dataset.
     """
 
     experiment: Experiment
@@ -49,7 +59,7 @@ class Federation:
 
     @cached_property
     def shards(self) -> ClientShards:
-        """The records of each client; they share the federation's tensors."""
+        """The records of each client, as views of the federation's tensors."""
         rows = self.trained.nonzero().squeeze(1)
         holders = self.pool.clients[rows]
         counts = holders.bincount(minlength=self.experiment.data.num_clients).tolist()
@@ -71,17 +81,17 @@ class Federation:
         return self.shards.schedule
 
     def shard(self, client: int, round_num: int = 1) -> Shard:
-        """Return what `client` trains on in a round."""
+        """Return the records that `client` trains on in a round."""
         return self.shards.shard(client, round_num)
 
     @cached_property
     def clients_with_data(self) -> list[int]:
-        """The clients that have anything to train on."""
+        """The clients that have any records to train on."""
         return [client for client, size in enumerate(self.shards.sizes) if size]
 
     @cached_property
     def draws(self) -> tuple[Draw, ...]:
-        """How the clients of each round are drawn, from the first round to the last."""
+        """The draw of the clients of each round, from the first to the last."""
         numbers = range(1, self.experiment.rounds + 1)
         return tuple(
             self.schedule.describe_draw(round_num, self.clients_with_data) for round_num in numbers
@@ -89,7 +99,7 @@ class Federation:
 
     @cached_property
     def max_clients_per_round(self) -> int:
-        """The most clients that are asked in any round."""
+        """The largest number of clients chosen in any round."""
         if self.experiment.participation.sampling == "fixed":
             return self.experiment.clients_per_round
         numbers, schedule = range(1, self.experiment.rounds + 1), self.schedule
@@ -100,14 +110,14 @@ class Federation:
     @cached_property
     def evaluation_inputs(self) -> dict[str, Tensor]:
         """The inputs that the global model is scored on, by name."""
-        found = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        inputs = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
         for trigger, _ in backdoors(self.experiment):
-            found["triggered"] = trigger.stamp(self.dataset.test_images)
-        return found
+            inputs["triggered"] = trigger.stamp(self.dataset.test_images)
+        return inputs
 
     @cached_property
     def class_counts(self) -> Int64[Tensor, "k y"]:
-        """How many records of each class each client holds."""
+        """The number of records per client and class."""
         num_classes = self.dataset.num_classes
         cells = self.pool.clients * num_classes + self.pool.labels
         counts = cells.bincount(minlength=self.num_clients * num_classes)
@@ -115,19 +125,19 @@ class Federation:
 
     @cached_property
     def protected_counts(self) -> Int64[Tensor, " k"]:
-        """How many records of each client are protected."""
+        """The number of protected records per client."""
         return self.pool.clients[self.pool.protected].bincount(minlength=self.num_clients)
 
     @property
     def num_clients(self) -> int:
-        """Number of clients, attackers that hold no images included."""
+        """The number of clients, including attackers without images."""
         return self.experiment.num_clients
 
 
 def load_federation(text: str) -> Federation:
     """Return the federation of an experiment given as JSON.
 
-    It is prepared once a process, and again where the files of its dataset have changed.
+    It is prepared once per process, and again if the files of its dataset have changed.
     """
     experiment = Experiment.from_json(text)
     data = experiment.data
@@ -142,21 +152,21 @@ def _cached_federation(text: str, content: str, data_sha256: str) -> Federation:
 
 
 def hash_user_files(experiment: Experiment) -> str:
-    """Return a hash of what the user's own files of a dataset hold now; "" for a built-in one."""
+    """Return a hash of the user's own files, or an empty string for a built-in dataset."""
     data = experiment.data
     return "" if data.path is None else hash_dataset(data.dataset, data.path)
 
 
 def load_experiment_dataset(experiment: Experiment) -> Dataset:
-    """Return the images that an experiment is about."""
+    """Return the dataset of an experiment, reduced to its classes and sizes."""
     return subset_of(experiment.data)
 
 
 def prepare_federation(experiment: Experiment) -> Federation:
-    """Load, share out, protect, and build.
+    """Load the data, split and protect it, and build the initial model.
 
     Raises:
-        RequestError: for what the request gets wrong; nothing has been written by then.
+        RequestError: If the experiment cannot be run as it stands; nothing has been written.
     """
     seed, dataset = experiment.seed, load_experiment_dataset(experiment)
     pool = make_pool(experiment, dataset)
@@ -185,10 +195,10 @@ def prepare_federation(experiment: Experiment) -> Federation:
 def _compute_inputs(
     experiment: Experiment, dataset: Dataset, pool: Pool, frozen: nn.Sequential
 ) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
-    """Return what the trained part of the network sees: images, or cached features.
+    """Return the published, clean and test inputs: images, or cached features of a frozen front.
 
-    They are the published records, the clean ones, and the test set. Clean and noisy features
-    are cached apart and mixed by mask.
+    Clean and noisy features are cached separately and mixed by mask, so that the cache does not
+    depend on the choice of the protected records.
     """
     if len(frozen) == 0:
         mixed = _mix_by_mask(pool.protected, pool.noisy_images, pool.clean_images)
@@ -206,7 +216,7 @@ def _compute_inputs(
 def _split_root_images(
     experiment: Experiment, dataset: Dataset, test_inputs: Shaped[Tensor, "t ..."]
 ) -> tuple[Shard | None, Dataset, Shaped[Tensor, "u ..."]]:
-    """Take the clean images that a server holds, where its rule wants any, out of the test set."""
+    """Move the clean images that the server's rule needs, if any, out of the test set."""
     count = experiment.root_samples
     if not count:
         return None, dataset, test_inputs
@@ -227,7 +237,7 @@ def _mix_by_mask(
 
 
 def _identify_front(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -> str:
-    """Name a frozen front by all that its output depends on; calibrate a random one."""
+    """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
     name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
     if model.init == "pretrained":

@@ -1,4 +1,4 @@
-"""Steps 2 to 4 of a run: who holds which image, who is held out, and who is protected."""
+"""Assigns records to clients, holds some out, and protects the chosen ones."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,16 @@ from fl_sim.experiment import Experiment
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Every record that any client holds, in order of sample id, and who is who.
+    """The records of all clients, in order of sample id.
 
-    `noisy_images` holds every image as its protection would have it; which of them are
-    published so, `protected` says.
+    Attributes:
+        clean_images: Images without noise.
+        noisy_images: Images with noise; only those in `protected` are published so.
+        labels: Labels.
+        clients: Client of each record.
+        members: Boolean mask of the records that are not held out.
+        protected: Boolean mask of the records that carry noise.
+        audited: Boolean mask of the records that membership attacks are measured on.
     """
 
     clean_images: UInt8[Tensor, "n c h w"]
@@ -33,7 +39,7 @@ class Pool:
 
 
 def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
-    """Share the training images out, hold some back, and protect what is to be protected."""
+    """Split the training images over the clients, hold some out, and protect the chosen ones."""
     labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
     clients, members, protected = assign_records(experiment, dataset)
     return Pool(
@@ -51,14 +57,14 @@ def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
 def assign_records(
     experiment: Experiment, dataset: Dataset
 ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Return each record's client, whether it is trained on, and whether it is protected."""
+    """Return each record's client, and boolean masks of members and of protected records."""
     data, seed, labels = experiment.data, experiment.seed, dataset.train_labels
     rng = numpy_generator(seed, "partition")
     owners = dataset.train_owners
     parts = partition_records(experiment.partition, labels, data.num_clients, rng, owners)
     clients = torch.empty(len(labels), dtype=torch.int64)
-    for client, own in enumerate(parts):
-        clients[own] = client
+    for client, rows in enumerate(parts):
+        clients[rows] = client
     members = _choose_members(clients, labels, data.held_out, seed)
     protected = experiment.layout.choose_protected(
         clients, members, labels, data.num_clients, dataset.num_classes, seed
@@ -69,7 +75,7 @@ def assign_records(
 def _choose_members(
     clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], held_out: float, seed: int
 ) -> Bool[Tensor, " n"]:
-    """Hold out the same share of each class of each client; everybody keeps an image."""
+    """Hold out the same share of each class of each client, but never all of it."""
     rank, size = rank_in_strata(_number_strata(clients, labels), generator(seed, "held out"))
     return rank >= (held_out * size).floor()
 
@@ -81,7 +87,7 @@ def _choose_audited(
     members: Bool[Tensor, " n"],
     seed: int,
 ) -> Bool[Tensor, " n"]:
-    """Choose as many members as outsiders in each client, class and protected status."""
+    """Choose as many members as non-members per client, class and protected status."""
     strata = _number_strata(clients, labels, protected.long())
     kinds = _number_strata(strata, members.long())
     rank, _ = rank_in_strata(kinds, generator(seed, "audit"))
@@ -91,7 +97,7 @@ def _choose_audited(
 
 
 def _number_strata(*columns: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Return one number for each combination of values, in their lexicographic order."""
+    """Return a number per combination of values, in lexicographic order."""
     key = torch.zeros_like(columns[0])
     for column in columns:
         key = key * (int(column.max()) + 1) + column if len(column) else key
@@ -118,13 +124,13 @@ def _protect_images(
     clients: Int64[Tensor, " n"],
     protected: Bool[Tensor, " n"],
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the images with their noise.
+    """Return the images with noise.
 
     Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
     fraction, and held-out images carry noise of the same generator.
 
     Raises:
-        RunFailedError: where it changes no pixel of any image: nothing would be protected.
+        RunFailedError: If no pixel of any image changes, so that nothing would be protected.
     """
     clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
     if protection is None or not bool(protected.any()):
@@ -134,8 +140,8 @@ def _protect_images(
         noisy = _protect(protection, clean, labels, torch.arange(len(clean)), seed)
     else:
         noisy = clean.clone()
-        for owner, own in _group_by_owner(experiment, clients, protected).items():
-            noisy[own] = _protect(protection, clean[own], labels[own], own, seed, owner)
+        for owner, rows in _group_by_owner(experiment, clients, protected).items():
+            noisy[rows] = _protect(protection, clean[rows], labels[rows], rows, seed, owner)
     if torch.equal(noisy, clean):
         name = type(protection).__name__
         raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
@@ -145,14 +151,14 @@ def _protect_images(
 def _group_by_owner(
     experiment: Experiment, clients: Int64[Tensor, " n"], protected: Bool[Tensor, " n"]
 ) -> dict[int, Int64[Tensor, " _"]]:
-    """Return the records of every owner that protects any, by owner."""
+    """Return the records of each owner that protects any, by owner."""
     owners = experiment.layout.assign_owners(experiment.data.num_clients, experiment.seed)[clients]
-    found = owners[protected].unique().tolist()
-    return {owner: (owners == owner).nonzero().squeeze(1) for owner in found}
+    protecting = owners[protected].unique().tolist()
+    return {owner: (owners == owner).nonzero().squeeze(1) for owner in protecting}
 
 
 def list_noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
-    """Return the owners that make noise of their own; none where it is shared."""
+    """Return the owners that make noise of their own; none if noise is shared."""
     if experiment.protection is None or experiment.layout.provenance == "shared":
         return []
     clients, _, protected = assign_records(experiment, dataset)
@@ -160,12 +166,12 @@ def list_noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
 
 
 def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
-    """Make one owner's noise and leave it in the cache, where `pool_of` finds it."""
+    """Make one owner's noise and store it in the cache, from which `make_pool` reads it."""
     clients, _, protected = assign_records(experiment, dataset)
-    own = _group_by_owner(experiment, clients, protected)[owner]
-    images, labels = dataset.train_images[own], dataset.train_labels[own]
+    rows = _group_by_owner(experiment, clients, protected)[owner]
+    images, labels = dataset.train_images[rows], dataset.train_labels[rows]
     assert experiment.protection is not None
-    _protect(experiment.protection, images, labels, own, experiment.seed, owner)
+    _protect(experiment.protection, images, labels, rows, experiment.seed, owner)
 
 
 def _protect(
@@ -177,7 +183,7 @@ def _protect(
     *owner: int,
 ) -> UInt8[Tensor, "n c h w"]:
     key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
-    own_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
+    noise_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
     return load_or_compute(
-        "protected", key, lambda: protection.protect(images, labels, sample_ids, own_seed)
+        "protected", key, lambda: protection.protect(images, labels, sample_ids, noise_seed)
     )

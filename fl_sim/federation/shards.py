@@ -1,4 +1,4 @@
-"""The shards of all clients: their records, their sizes, and what each trains on in a round."""
+"""The shards of all clients: their records, their sizes, and their inputs in each round."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ class ClientShards:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """The number of examples of each client, as the server counts them.
+        """The number of examples per client, by which the server weights updates.
 
-        Attackers beside the clients that hold any records count as much as clients do on average.
+        Extra attackers, beside the clients that hold records, get the mean of the clients.
         """
         holders = self.owners[: self.schedule.experiment.data.num_clients]
         sizes = [len(rows) for rows in holders]
@@ -60,7 +60,7 @@ class ClientShards:
     def shard(self, client: int, round_num: int = 1) -> Shard:
         """Return the records that a client trains on in a round."""
         rows = self.owners[client]
-        # Several times as fast as inputs[rows], for images.
+        # For images, several times as fast as inputs[rows].
         inputs = to_trainable(self.round_inputs(round_num).index_select(0, rows))
         noisy = self.protected.index_select(0, rows) & self.schedule.protects(round_num)
         labels = self.labels[rows]
@@ -70,7 +70,7 @@ class ClientShards:
 def assign_attacker_rows(
     schedule: Schedule, owners: Iterable[Int64[Tensor, " _"]]
 ) -> list[Int64[Tensor, " _"]]:
-    """Return the rows that each attacker beside the honest clients trains on.
+    """Return the rows that each extra attacker, beside the clients with records, trains on.
 
     Colluding attackers train on none; the others on those of an honest client, in turn.
     """

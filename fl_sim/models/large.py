@@ -1,4 +1,4 @@
-"""The networks that papers on unlearnable examples train, with stems for small images."""
+"""Large networks from papers on unlearnable examples, with stems for small images."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fl_sim.models.architectures import NORMS, Architecture, Normalise, resnet_stages
+from fl_sim.models.architectures import NORMS, Architecture, centre_pixels, resnet_stages
 
-VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and convolutions of each block
+VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and convolutions per block
 WIDTHS = (160, 320, 640)  # of WideResNet-34-10
 BLOCKS = 5  # (34 - 4) / 6
 
@@ -16,11 +16,11 @@ BLOCKS = 5  # (34 - 4) / 6
 def cifar_vgg16(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
     """Return VGG-16 with normalisation and one linear layer: 14.7 M parameters.
 
-    Simonyan and Zisserman (2015), https://arxiv.org/abs/1409.1556, configuration D. Maps of one
-    pixel are pooled no more, which happens below 32 pixels.
+    Simonyan and Zisserman (2015), https://arxiv.org/abs/1409.1556, configuration D. Images
+    below 32 pixels are pooled less often, down to maps of one pixel.
     """
     channels, side = image_shape[0], min(image_shape[1:])
-    stages: list[nn.Module] = [_centre_pixels(channels)]
+    stages: list[nn.Module] = [centre_pixels(channels)]
     for width, convolutions in VGG16:
         for _ in range(convolutions):
             stages += [_make_convolution(channels, width, bias=True), NORMS[norm](width), nn.ReLU()]
@@ -41,7 +41,7 @@ def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: st
     network = torchvision.models.resnet50(num_classes=num_classes, norm_layer=NORMS[norm])
     network.conv1 = _make_convolution(image_shape[0], 64)
     network.maxpool = nn.Identity()
-    return nn.Sequential(_centre_pixels(image_shape[0]), *resnet_stages(network))
+    return nn.Sequential(centre_pixels(image_shape[0]), *resnet_stages(network))
 
 
 def cifar_densenet121(
@@ -59,7 +59,7 @@ def cifar_densenet121(
     if norm != "batch":
         _replace_norms(features, NORMS[norm])
     body = [*features.children(), nn.ReLU()]
-    return nn.Sequential(_centre_pixels(image_shape[0]), *body, *_make_head(1024, num_classes))
+    return nn.Sequential(centre_pixels(image_shape[0]), *body, *_make_head(1024, num_classes))
 
 
 def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
@@ -68,7 +68,7 @@ def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> 
     Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
     """
     channels = image_shape[0]
-    stages: list[nn.Module] = [_centre_pixels(channels), _make_convolution(channels, 16)]
+    stages: list[nn.Module] = [centre_pixels(channels), _make_convolution(channels, 16)]
     channels = 16
     for group, width in enumerate(WIDTHS):
         for block in range(BLOCKS):
@@ -91,11 +91,11 @@ class WideBlock(nn.Module):
         self.shortcut = None if alike else nn.Conv2d(channels, width, 1, stride, bias=False)
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        """Return the sum of both ways; a shortcut that changes width starts after the ReLU."""
+        """Return the sum of both paths; a shortcut that changes the width starts after the ReLU."""
         active = torch.relu(self.first_norm(maps))
-        beside = maps if self.shortcut is None else self.shortcut(active)
+        shortcut = maps if self.shortcut is None else self.shortcut(active)
         inner: Tensor = self.second(torch.relu(self.second_norm(self.first(active))))
-        return inner + beside
+        return inner + shortcut
 
 
 def _make_convolution(channels: int, width: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -106,12 +106,8 @@ def _make_head(width: int, num_classes: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)]
 
 
-def _centre_pixels(channels: int) -> Normalise:
-    return Normalise((0.5,) * channels, (0.5,) * channels)
-
-
 def _replace_norms(module: nn.Module, norm: Callable[[int], nn.Module]) -> None:
-    """Put another normalisation in the place of every batch normalisation."""
+    """Replace every batch normalisation by another normalisation."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, norm(child.num_features))

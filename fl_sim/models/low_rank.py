@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a frozen layer, and a narrow detour around it that is trained."""
+"""Low-rank adaptation (LoRA): frozen layers, each plus a trained product of two thin matrices."""
 
 import torch
 from jaxtyping import Float
@@ -7,9 +7,9 @@ from torch.nn import functional
 
 
 class LowRank(nn.Module):
-    """A linear layer or a convolution whose weight is frozen, plus a product of two thin ones.
+    """A linear layer or convolution with a frozen weight plus a product of two thin matrices.
 
-    It starts as the layer that it wraps: the second factor is zero.
+    It starts equal to the layer that it wraps, since the second factor starts at zero.
 
     Source: Hu et al. (2022), LoRA, section 4.1, https://arxiv.org/abs/2106.09685.
     """
@@ -24,7 +24,7 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """Return what the layer makes of its inputs with the changed weight."""
+        """Return the output of the layer with the adapted weight."""
         layer = self.layer
         weight = layer.weight + (self.up @ self.down).view_as(layer.weight)
         if isinstance(layer, nn.Linear):
@@ -34,10 +34,10 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(module: nn.Module, rank: int) -> None:
-    """Freeze a module, and put a detour around its linear layers and ungrouped convolutions."""
+    """Freeze a module, and adapt its linear layers and ungrouped convolutions, in place."""
     module.requires_grad_(False)
     for owner in list(module.modules()):
         for name, child in list(owner.named_children()):
-            narrow = isinstance(child, nn.Conv2d) and child.groups == 1
-            if narrow or isinstance(child, nn.Linear):
+            ungrouped = isinstance(child, nn.Conv2d) and child.groups == 1
+            if ungrouped or isinstance(child, nn.Linear):
                 setattr(owner, name, LowRank(child, rank))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A network at rest: evaluated and attacked without being changed."""
+"""Networks in evaluation mode: frozen, with batch normalisations folded into convolutions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put the network in evaluation mode and freeze it; afterwards all is as it was.
+    """Put the network in evaluation mode and freeze it; restore both on exit.
 
-    Yields it `folded`, to be asked instead of it as long as the block lasts.
+    Yields a copy with folded batch normalisations, to be used in its place within the block.
     """
     modes = {module: module.training for module in model.modules()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -30,14 +30,14 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Return a network at rest without the batch normalisations that follow a convolution.
+    """Return a copy without the batch normalisations that follow a convolution.
 
-    There a normalisation is a factor and a shift for each map, and the convolution can have them
-    in its weights: the same function up to rounding, and twice as fast where maps are large. All
-    other weights are shared with the network, whose later steps the result does not follow.
+    In evaluation mode a normalisation is a factor and a shift per map, which the convolution can
+    have in its weights: the same function up to rounding, and twice as fast for large maps. All
+    other weights are shared with the network, whose later steps the copy does not follow.
 
     Args:
-        network: in evaluation mode; pairs are found in rows of stages, at any depth.
+        network: Network in evaluation mode; pairs are found in `nn.Sequential`s at any depth.
     """
     twin = copy(network)
     stages = {name: fold_batch_norms(stage) for name, stage in network.named_children()}

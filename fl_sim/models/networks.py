@@ -1,4 +1,4 @@
-"""Every network of this project, by name."""
+"""All networks of this project, by name."""
 
 from fl_sim.models.architectures import ARCHITECTURES, Architecture
 from fl_sim.models.large import LARGE

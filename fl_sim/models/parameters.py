@@ -1,4 +1,4 @@
-"""Parameters as one flat vector, and the buffers that travel beside it."""
+"""Model parameters as one flat vector, and the buffers that are sent with it."""
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ def flatten(model: nn.Module) -> Float[Tensor, " p"]:
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each trainable parameter by name, in the order of `flat`."""
+    """Return the shape of each trainable parameter by name, in the order of `flatten`."""
     named = model.named_parameters()
     return {name: tuple(p.shape) for name, p in named if p.requires_grad}
 
@@ -30,7 +30,7 @@ def load_flat(model: nn.Module, vector: Float[Tensor, " p"]) -> None:
 def copy_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the statistics that change in training, by name.
 
-    Frozen statistics stay where they are, and constants are no part of a model's state.
+    Frozen statistics and constants are not among them: they never change.
     """
     return {name: buffer.clone() for name, buffer in _find_buffers(model).items()}
 
@@ -43,13 +43,13 @@ def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 class ModelBuffers:
-    """Where a model keeps its trainable parameters and its statistics, looked up once.
+    """The trainable parameters and statistics of a model, looked up once for repeated loading.
 
-    For whoever loads the same model again and again; what is trained may not change meanwhile.
+    The set of trainable parameters must not change meanwhile.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Look up the slots of `model`."""
+        """Look up the tensors of `model`."""
         self._parameters = _list_trainable(model)
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._buffers = _find_buffers(model)
@@ -66,7 +66,7 @@ class ModelBuffers:
     def subtract(
         self, start: Float[Tensor, " p"], out: Float[Tensor, " p"] | None = None
     ) -> Float[Tensor, " p"]:
-        """Return the parameters minus `start`, written into `out` where that is given."""
+        """Return the parameters minus `start`, written into `out` if that is given."""
         change = torch.empty_like(start) if out is None else out
         pieces = zip(start.split(self._sizes), change.split(self._sizes), strict=True)
         for parameter, (before, piece) in zip(self._parameters, pieces, strict=True):

@@ -1,4 +1,4 @@
-"""The network that a protection trains to make its noise: one way to train it for all of them."""
+"""Surrogate networks, which protections train to make their noise."""
 
 import warnings
 
@@ -21,17 +21,17 @@ from fl_sim.models.modes import fold_batch_norms
 from fl_sim.models.tuning import build_network, list_trained_parameters
 
 CLIP_GRADIENT = 5.0
-BATCH = 256  # of an evaluation
+EVALUATION_BATCH = 256
 
 
 class Surrogate:
     """A network under training (SGD, momentum 0.9, weight decay 5e-4).
 
-    Gradients are clipped to a norm of 5 unless `clip_gradient` says otherwise, as in the code of
-    error-minimising noise; that of REM, SEM and TAP does not clip.
+    Gradients are clipped to a norm of `clip_gradient`, 5 as in the code of error-minimising noise;
+    that of REM, SEM and TAP does not clip (None).
 
-    Between two steps it is frozen and in evaluation mode, so that gradients with respect to
-    images see the running statistics and cost nothing for the parameters.
+    Between two steps the network is frozen and in evaluation mode, so that gradients with respect
+    to images use the running statistics and none is computed for the parameters.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Surrogate:
         for parameter, rate in list_trained_parameters(network.trained):
             self.parameters.append(parameter)
             rates.setdefault(rate, []).append(parameter)
-        groups = [{"params": own, "lr": r * learning_rate, "rate": r} for r, own in rates.items()]
+        groups = [{"params": p, "lr": r * learning_rate, "rate": r} for r, p in rates.items()]
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
         self._freeze()
 
@@ -70,21 +70,21 @@ class Surrogate:
         self._freeze()
 
     def min_batch_size(self, images: Float[Tensor, "n c h w"]) -> int:
-        """Return the fewest images on which a step can be taken."""
+        """Return the smallest batch that a step can be taken on: 1 or 2."""
         return min_batch_size(self.model, images, self.trained)
 
     def state_dict(self, num_steps: int, rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Return all that the next step depends on, and how many were taken."""
+        """Return all that the next step depends on, with the number of steps taken so far."""
         momenta = {
-            f"momentum.{index}": own["momentum_buffer"]
-            for index, own in self.optimizer.state_dict()["state"].items()
+            f"momentum.{index}": state["momentum_buffer"]
+            for index, state in self.optimizer.state_dict()["state"].items()
         }
         weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         drawn = {} if rng is None else {"rng": rng.get_state()}
         return {**weights, **momenta, **drawn, "num_steps": torch.tensor(num_steps)}
 
     def load_state_dict(self, state: dict[str, Tensor], rng: torch.Generator | None = None) -> int:
-        """Take up a state again, and return how many steps were taken."""
+        """Load what `state_dict` returned, and return the number of steps taken so far."""
         weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
         self.model.load_state_dict(weights)
         momenta = {
@@ -99,7 +99,7 @@ class Surrogate:
         return int(state["num_steps"])
 
     def scale_rates(self, factor: float) -> None:
-        """Set the learning rate to `factor` times that of the start."""
+        """Set the learning rates to `factor` times the initial ones."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.start_rate * factor
 
@@ -112,14 +112,14 @@ class Surrogate:
         padding: int,
         rng: torch.Generator,
     ) -> None:
-        """Train on images as they are, with random crops and flips where `padding` is above 0.
+        """Train on clean images, with random crops and flips if `padding` is above 0.
 
-        The learning rate falls to a tenth at half of the epochs, and again at three quarters. What
-        an interrupted call has kept is taken up again.
+        The learning rate falls to a tenth at half of the epochs, and again at three quarters. An
+        interrupted call is resumed from its checkpoint.
         """
         checkpoint = Checkpoint("surrogate")
-        kept = checkpoint.load()
-        for epoch in range(0 if kept is None else self.load_state_dict(kept, rng), num_epochs):
+        saved = checkpoint.load()
+        for epoch in range(0 if saved is None else self.load_state_dict(saved, rng), num_epochs):
             self.scale_rates(0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)))
             order = torch.randperm(len(images), generator=rng)
             for rows in split_batches(order, batch_size, self.min_batch_size(images)):
@@ -131,25 +131,27 @@ class Surrogate:
                 checkpoint.save(self.state_dict(epoch + 1, rng))
 
     def make_loss(self, labels: Int64[Tensor, " n"]) -> Loss:
-        """Return the loss, summed, as a function of the images that have these labels.
+        """Return the summed loss as a function of images with these labels.
 
-        It is that of the network as it is now, until the next step.
+        The function uses the current weights and is valid until the next step.
         """
         network = fold_batch_norms(self.model)
 
-        def of(images: Tensor) -> Tensor:
+        def summed_loss(images: Tensor) -> Tensor:
             pass_counter.count(len(images))
             return functional.cross_entropy(network(images), labels, reduction="sum")
 
-        return of
+        return summed_loss
 
     @torch.no_grad()
     def compute_error(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> float:
-        """Return the share of images that the network gets wrong."""
+        """Return the error rate of the network on these images, in [0, 1]."""
         network = fold_batch_norms(self.model)
         right = [
-            (network(batch).argmax(1) == own).sum()
-            for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+            (network(batch).argmax(1) == targets).sum()
+            for batch, targets in zip(
+                images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
+            )
         ]
         return 1 - int(torch.stack(right).sum()) / len(images)
 
@@ -158,9 +160,9 @@ class Surrogate:
 
 
 class BatchCycle:
-    """Batches in one order that never changes, each call going on where the last one stopped.
+    """Endless batches in one fixed random order.
 
-    A rest of fewer than `least` joins the batch before it.
+    A remainder of fewer than `min_size` images is added to the batch before it.
     """
 
     def __init__(
@@ -170,9 +172,9 @@ class BatchCycle:
         self.batch_size, self.position, self.min_size = batch_size, 0, min_size
 
     def next(self) -> Int64[Tensor, " m"]:
-        """Return the rows of the next batch; the last one of a pass may be smaller."""
+        """Return the rows of the next batch; the last of a pass may differ in size."""
         end = self.position + self.batch_size
-        if len(self.order) - end < self.min_size:  # nothing, or a rest that is too small, is left
+        if len(self.order) - end < self.min_size:  # the remainder is empty or too small
             end = len(self.order)
         rows = self.order[self.position : end]
         self.position += len(rows)
@@ -184,18 +186,17 @@ class BatchCycle:
 def find_obstacle(
     protection: Protection, image_shape: tuple[int, int, int], num_classes: int
 ) -> str:
-    """Return why a protection cannot be made for such images; "" where it can.
+    """Return the reason why a protection cannot be made for such images, or an empty string.
 
-    Its networks are shown one image: some take only images from a certain size on.
+    Its networks are tried on one image, since some need images of a minimum size.
 
     Args:
-        protection: whatever has `Model` fields.
-        image_shape: channels, height and width.
-        num_classes: how many classes there are.
+        protection: The protection; its networks are its fields of type `Model`.
+        image_shape: Channels, height and width.
+        num_classes: Number of classes.
 
     Raises:
-        FieldError: for a network that cannot be built, and what `Protection.check` refuses, by
-            the field of the protection.
+        FieldError: If a network cannot be built, or `Protection.check` refuses a field.
     """
     if num_classes < protection.min_classes:
         return "at least two classes are needed, to have something to tell apart"
@@ -218,7 +219,7 @@ def _find_misfit(
     name: str, model: Model, image_shape: tuple[int, int, int], num_classes: int
 ) -> str:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of layers without a single weight
+        with warnings.catch_warnings(action="ignore"):  # about layers without weights
             network = build_network(model, image_shape, num_classes, seed=0)
         whole = nn.Sequential(*network.frozen, *network.trained).eval()
         whole(torch.zeros(1, *image_shape))

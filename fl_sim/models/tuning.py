@@ -1,4 +1,4 @@
-"""Which part of a network is trained: the cut between the frozen front and what travels."""
+"""Splits networks into a frozen front and a trained part, whose parameters clients send."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +16,19 @@ from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
 
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-CALIBRATION_IMAGES = 1024  # images, at least, where there are as many
+CALIBRATION_IMAGES = 1024  # or all images, if there are fewer
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of pretraining, whatever the mode.
+    """Batch normalisation by the statistics of pretraining in both modes.
 
-    A few local steps would ruin them: a batch of one client's images is not ImageNet.
+    Batches of one client's images differ from those of ImageNet, so that a few local steps would
+    spoil the statistics.
     """
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm":
-        """Return a frozen twin of `norm`, with the same tensors under the same names."""
+        """Return a frozen version of `norm` with the same tensors under the same names."""
         frozen = cls(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
         )
@@ -43,11 +44,10 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 
 class TrainedPart(nn.Sequential):
-    """The stages whose parameters travel, and how fast each of them learns.
+    """The stages whose parameters are trained and sent.
 
     Attributes:
-        rates: learning rate of a parameter as a share of the client's, by its name; 1 for those
-            that are not in here.
+        rates: Learning rates of parameters relative to the client's, by name; 1 if not listed.
     """
 
     def __init__(self, *stages: Any) -> None:
@@ -60,8 +60,8 @@ class Network:
     """A network cut in two.
 
     Attributes:
-        frozen: the front that nobody trains; empty where everything is trained.
-        trained: the rest, whose parameters travel.
+        frozen: The front, which is not trained; empty if everything is trained.
+        trained: The rest, whose parameters are trained and sent.
     """
 
     frozen: nn.Sequential
@@ -71,11 +71,11 @@ class Network:
 def build_network(
     model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int
 ) -> Network:
-    """Return the network that `model` asks for, freshly initialised by `seed`.
+    """Return the network that `model` describes, freshly initialised by `seed`.
 
     Raises:
-        FieldError: for an unknown backbone, or a cut that it does not allow.
-        MissingWeightsError: where pretrained weights are not on this machine.
+        FieldError: If the backbone is unknown, or cannot be cut as `model.tune` demands.
+        MissingWeightsError: If pretrained weights are not on this machine.
     """
     with seed_torch(seed, "model", model.backbone):
         stages = _build_stages(model, image_shape, num_classes)
@@ -101,9 +101,9 @@ def build_network(
 
 
 def list_trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:
-    """Return the parameters that are trained, in the model's order, each with its learning rate.
+    """Return the trained parameters in the model's order, each with its learning rate.
 
-    The rate is a share of the client's: below 1 for layers that come pretrained.
+    The rate is relative to the client's; it is below 1 for pretrained layers.
     """
     rates = model.rates if isinstance(model, TrainedPart) else {}
     named = model.named_parameters()
@@ -111,9 +111,9 @@ def list_trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]
 
 
 def _is_own_network(model: Model) -> bool:
-    """Return whether the network is one of ours; torchvision has pretrained ones of that name."""
-    theirs = model.init == "pretrained" and foundation.is_foundation(model.backbone)
-    return model.backbone in NETWORKS and not theirs
+    """Return whether the network is one of this project, rather than torchvision's of that name."""
+    pretrained = model.init == "pretrained" and foundation.is_foundation(model.backbone)
+    return model.backbone in NETWORKS and not pretrained
 
 
 def _build_stages(
@@ -124,33 +124,33 @@ def _build_stages(
             foundation.check_weights(model.backbone)
         return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
     if not foundation.is_foundation(model.backbone):
-        ours = (*NETWORKS, foundation.LITE0)
-        theirs = foundation.list_torchvision_models()
-        advice = suggest(model.backbone, ours) or suggest(model.backbone, theirs)
-        allowed = f"one of {', '.join(ours)}, or a network of torchvision{advice}"
+        names = (*NETWORKS, foundation.LITE0)
+        others = foundation.list_torchvision_models()
+        advice = suggest(model.backbone, names) or suggest(model.backbone, others)
+        allowed = f"one of {', '.join(names)}, or a network of torchvision{advice}"
         raise FieldError("model.backbone", allowed, model.backbone)
     pretrained = model.init == "pretrained"
     return foundation.build_foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
 
 
 def _count_frozen(model: Model, stages: nn.Sequential) -> int:
-    """Return how many stages are frozen."""
+    """Return the number of frozen stages."""
     if model.tune in ("full", "norm", "bias"):
         return 0
     with_weights = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
-    # What normalises goes with the layer before it.
+    # A normalisation belongs to the layer before it.
     blocks = [i for i in with_weights if not isinstance(stages[i], NORMALISATIONS)]
     if model.tune == "head":
         return blocks[-1]
     if len(blocks) < 3:
         raise FieldError("model.tune", f"'full' or 'head' for {model.backbone}", model.tune)
-    # The last stage before the head; with EfficientNet-Lite also the block before its 1 x 1
-    # head convolution, which alone would be no more than a wider head.
+    # The last block is the stage before the head; with EfficientNet-Lite also the block before
+    # its 1 x 1 head convolution, which alone would only be a wider head.
     return blocks[-3] if model.backbone == foundation.LITE0 else blocks[-2]
 
 
 def _freeze_batch_norms(module: nn.Module) -> None:
-    """Put a frozen twin in the place of each batch normalisation in `module`, at any depth."""
+    """Replace each batch normalisation in `module`, at any depth, by a frozen one."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm.from_batch_norm(child))
@@ -177,14 +177,12 @@ SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": add_low
 
 @torch.no_grad()
 def calibrate(frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "m c h w"]:
-    """Set the batch statistics of a randomly initialised front from a pass over some images.
+    """Set the batch statistics of a randomly initialised front, and return the images used.
 
-    Without it the features of an untrained, frozen network vanish, and a random start would
-    be a straw man. A convolution averages over positions, so that some images do; a pixel by
-    itself may be blank on all of those, and then be scaled up without bound.
-
-    Returns:
-        the images that were used.
+    Otherwise the features of an untrained, frozen network vanish, and a random start would be a
+    straw man. Some of the images are enough for a convolution, which averages over positions. A
+    single pixel may be blank on all of those, and would be scaled up without bound: then all
+    images are used.
     """
     norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(isinstance(module, nn.Conv2d) for module in frozen.modules()):

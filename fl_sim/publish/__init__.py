@@ -1,1 +1,1 @@
-"""Protect images that somebody is about to publish: `fl-sim protect`."""
+"""Protection of images before they are published: `fl-sim protect`."""

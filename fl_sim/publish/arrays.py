@@ -1,4 +1,4 @@
-"""Protect the images of an .npz file, MedMNIST's among them."""
+"""Protects the images of an .npz file, such as those of MedMNIST."""
 
 import io
 import shutil
@@ -26,11 +26,11 @@ BATCH = 1024
 
 
 def protect_arrays(request: Request, progress: Progress) -> None:
-    """Write the file again with protected images; whatever else it holds is kept byte for byte.
+    """Write a copy of the file with protected images; other arrays are copied byte for byte.
 
     Raises:
-        RequestError: for a file that cannot be protected as it stands; nothing is written.
-        RunFailedError: where a file cannot be written.
+        RequestError: If the file cannot be protected as it stands; nothing is written.
+        RunFailedError: If a file cannot be written.
     """
     require(request.folders is None, "folders", "None for an .npz file", request.folders)
     arrays = NpzFile(request.source)
@@ -39,7 +39,7 @@ def protect_arrays(request: Request, progress: Progress) -> None:
     if not splits:
         raise RequestError("INPUT: the file holds no images")
     images, numbers = join_splits(splits)
-    labels = numbers.unique(return_inverse=True)[1]  # without the gaps, so that no class is empty
+    labels = numbers.unique(return_inverse=True)[1]  # renumbered, so that no class is empty
     small = resize(images, request.side)
     check_fits(request, small, [str(label) for label in labels.tolist()])
     prepare_out(request.out, 2 * images.numel() + request.source.stat().st_size)
@@ -48,13 +48,13 @@ def protect_arrays(request: Request, progress: Progress) -> None:
     done = manifest.begin(request.out, started)
     target = request.out / request.source.name
     if not (done and target.exists()):
-        protected, account = noise.make_noise(request, small, labels, progress)
+        protected, report = noise.make_noise(request, small, labels, progress)
         parts = zip(images.split(BATCH), small.split(BATCH), protected.split(BATCH), strict=True)
         result = torch.cat([noise.apply_noise(*part, request.protection) for part in parts])
         sizes = [len(split.labels) for split in splits]
         changed = {
-            split.pair.images: split.as_stored(own)
-            for split, own in zip(splits, result.split(sizes), strict=True)
+            split.pair.images: split.as_stored(part)
+            for split, part in zip(splits, result.split(sizes), strict=True)
         }
         write_file(target, _replace_arrays(request.source, changed))
         entries = _measure_entries(request.source.name, splits, images, result, progress)
@@ -62,31 +62,31 @@ def protect_arrays(request: Request, progress: Progress) -> None:
         untouched = [pair.images for pair in arrays.pairs if pair not in pairs]
         notes = [f"{', '.join(untouched)} left as they are"] if untouched else []
         source = str(request.source.resolve())
-        content = {"source": source, **started, "account": account, "notes": notes}
+        content = {"source": source, **started, "account": report, "notes": notes}
         manifest.finish(request.out, content, entries)
     noise.remove_noise(request.out)
 
 
 def _replace_arrays(source: Path, changed: dict[str, NDArray[np.uint8]]) -> bytes:
-    """Return the .npz file with some arrays replaced; the others are copied unread."""
+    """Return the .npz file with the changed arrays; the others are copied without decoding."""
     file = io.BytesIO()
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         for info in old.infolist():
-            own = changed.get(info.filename.removesuffix(".npy"))
+            array = changed.get(info.filename.removesuffix(".npy"))
             with new.open(zipfile.ZipInfo(info.filename), "w", force_zip64=True) as member:
-                if own is not None:
-                    np.lib.format.write_array(member, own, allow_pickle=False)
+                if array is not None:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
                     continue
-                with old.open(info) as kept:
-                    shutil.copyfileobj(kept, member)
+                with old.open(info) as unchanged:
+                    shutil.copyfileobj(unchanged, member)
     return file.getvalue()
 
 
 def choose_pairs(arrays: NpzFile, wanted: str | None) -> list[ArrayPair]:
-    """Return the split of this name, or all.
+    """Return the split of this name, or all splits if it is None.
 
     Raises:
-        RequestError: for a split that is not there.
+        RequestError: If there is no such split.
     """
     if wanted is None:
         return arrays.pairs
@@ -102,10 +102,10 @@ def choose_pairs(arrays: NpzFile, wanted: str | None) -> list[ArrayPair]:
 
 
 def join_splits(splits: list[Split]) -> tuple[UInt8[Tensor, "n c h w"], Tensor]:
-    """Return the images and labels of all splits, one after the other.
+    """Return the concatenated images and labels of all splits.
 
     Raises:
-        RequestError: where their sizes differ.
+        RequestError: If the sizes of their images differ.
     """
     shapes = {tuple(split.images.shape[1:]) for split in splits}
     if len(shapes) > 1:
@@ -125,9 +125,9 @@ def _measure_entries(
     labels = torch.cat([split.labels for split in splits]).tolist()
     entries: list[ImageEntry] = []
     for rows in torch.arange(len(images)).split(BATCH):
-        clean, own = images[rows], result[rows]
-        change = (own.int() - clean.int()).abs().amax((1, 2, 3)).tolist()
-        ratios, likeness = psnr(clean, own).tolist(), ssim(clean, own).tolist()
+        clean, noisy = images[rows], result[rows]
+        change = (noisy.int() - clean.int()).abs().amax((1, 2, 3)).tolist()
+        ratios, likeness = psnr(clean, noisy).tolist(), ssim(clean, noisy).tolist()
         for at, row in enumerate(rows.tolist()):
             array, index = names[row]
             entries.append(
@@ -136,7 +136,7 @@ def _measure_entries(
                     file=file,
                     label=str(labels[row]),
                     source_sha256=hash_bytes(clean[at].numpy().tobytes()),
-                    sha256=hash_bytes(own[at].numpy().tobytes()),
+                    sha256=hash_bytes(noisy[at].numpy().tobytes()),
                     change=change[at],
                     psnr=ratios[at] if np.isfinite(ratios[at]) else None,
                     ssim=likeness[at],

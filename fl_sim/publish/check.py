@@ -1,7 +1,7 @@
-"""Is a protected folder what its manifest says? Hashes, labels, and the radius pixel by pixel.
+"""Checks a protected folder against its manifest: hashes, labels, and the radius of each pixel.
 
-A manifest is a claim of whoever wrote it. What is measured is measured on the images; the verdict
-keeps both apart.
+A manifest is a claim of its author. The result keeps claims apart from values that were measured
+on the images.
 """
 
 from collections.abc import Iterator
@@ -30,18 +30,17 @@ OWN_FILES = (MANIFEST, STARTED, LABELS)
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        num_images: in the manifest.
-        compared: whether the originals were there, so that every pixel was compared.
-        problems: one line each; empty where all is well.
-        originals: where they are; "" where they were not compared.
-        measured: largest change of a pixel that was measured, in levels of 255; -1 where nothing
-            was compared.
-        claimed: largest change of a pixel that the manifest claims, in levels of 255.
-        radius: that the manifest claims to have been asked for, in levels of 255.
-        norm: in which the radius is meant.
+        num_images: Number of images in the manifest.
+        compared: True if the originals were found, so that every pixel was compared.
+        problems: Problems, one line each; empty if there are none.
+        originals: Path of the originals, or an empty string if they were not compared.
+        measured: Largest measured change of a pixel, in levels of 255, or -1 if none was compared.
+        claimed: Largest change of a pixel by the manifest, in levels of 255.
+        radius: Requested radius by the manifest, in levels of 255.
+        norm: Norm of the radius.
     """
 
     num_images: int
@@ -55,43 +54,43 @@ class CheckResult:
 
 
 class ImageFinding(NamedTuple):
-    """One thing that was found on one image: a problem, or how far its pixels have moved."""
+    """A problem of one image, or the largest change of its pixels in levels of 255."""
 
     problem: str = ""
     change: int = -1
 
 
 def check_protected(out: Path, source: Path | None, progress: Progress) -> CheckResult:
-    """Compare a protected folder with its manifest, and with the originals where they are there.
+    """Compare a protected folder with its manifest, and with the originals if they are found.
 
     Nothing outside the two is read, and no link is followed.
 
     Args:
-        out: the protected folder.
-        source: the originals; None: where the manifest says.
-        watch: hears how far it is.
+        out: The protected folder.
+        source: The originals. If None, their path is taken from the manifest.
+        progress: Called with the stage and the number of images done.
 
     Raises:
-        RequestError: where there is no manifest, or a damaged one, or `source` does not exist.
+        RequestError: If the manifest is missing or damaged, or `source` does not exist.
     """
     content = manifest.read(out)
     if source is not None and not source.exists():
         raise RequestError(f"INPUT: there is no {source}")
     entries, protection = manifest.list_entries(content), manifest.parse_protection(content)
-    known = _find_originals(source or Path(content["source"]))
+    originals = _find_originals(source or Path(content["source"]))
     of_arrays = all(entry.file.endswith(".npz") for entry in entries)
     find = _check_arrays if of_arrays else _check_files
-    found = list(find(out, known, entries, protection, progress))
-    problems = [own.problem for own in found if own.problem]
-    changes = [own.change for own in found if own.change >= 0]
+    findings = list(find(out, originals, entries, protection, progress))
+    problems = [finding.problem for finding in findings if finding.problem]
+    changes = [finding.change for finding in findings if finding.change >= 0]
     if changes and max(changes) == 0:
         problems.append("no pixel differs from the originals: nothing is protected")
     problems += _find_strays(out, {entry.file for entry in entries})
     return CheckResult(
         num_images=len(entries),
-        compared=known is not None,
+        compared=originals is not None,
         problems=tuple(problems),
-        originals="" if known is None else str(known),
+        originals="" if originals is None else str(originals),
         measured=max(changes, default=-1),
         claimed=max(entry.change for entry in entries),
         radius=protection.radius * 255,
@@ -100,7 +99,7 @@ def check_protected(out: Path, source: Path | None, progress: Progress) -> Check
 
 
 def _find_originals(claimed: Path) -> Path | None:
-    """Return where the originals are; None where a manifest names no file or folder."""
+    """Return the path of the originals, or None if the manifest names no file or folder."""
     try:
         path = claimed.resolve()
         return path if path.is_dir() or path.is_file() else None
@@ -109,7 +108,7 @@ def _find_originals(claimed: Path) -> Path | None:
 
 
 def describe_result(result: CheckResult) -> list[str]:
-    """Return in words what was compared with what, and what is only a claim of the manifest."""
+    """Return lines that tell measured values from claims of the manifest."""
     asked = f"{result.radius:.3g}/255" + (" (root mean square)" if result.norm == "l2" else "")
     claim = f"the manifest claims a radius of {asked} and changes up to {result.claimed}/255"
     against = "hashes, labels and radius" if result.compared else "hashes and labels"
@@ -128,7 +127,7 @@ def describe_result(result: CheckResult) -> list[str]:
 
 
 def _resolve_inside(root: Path, name: str) -> Path | None:
-    """Return the path of a plain file below `root`; None where a link or nothing is there."""
+    """Return the path of a regular file below `root`, or None if it is missing or a link."""
     path = root / name
     try:
         straight = path.resolve(strict=True) == root.resolve() / name
@@ -165,7 +164,7 @@ def _check_files(
 
 
 def _read_labels(out: Path) -> dict[str, str] | None:
-    """Return the labels that a CSV gives; None where folders are the labels."""
+    """Return the labels of the CSV by file, or None if folders are the labels."""
     if _resolve_inside(out, LABELS) is None:
         return None
     try:
@@ -175,7 +174,7 @@ def _read_labels(out: Path) -> dict[str, str] | None:
 
 
 def _find_label(entry: ImageEntry, labels: dict[str, str] | None) -> str | None:
-    """Return the label of an image as the folder says it."""
+    """Return the label of an image by the CSV or by its folder."""
     if labels is not None:
         return labels.get(entry.file)
     above = Path(entry.file).parts[:-1]
@@ -194,24 +193,25 @@ def _compare_with_original(
     if hash_bytes(before) != entry.source_sha256:
         return ImageFinding(f"the original {escape(original)} is not the one that was protected")
     try:
-        clean, own = (decode(b, n).pixels for b, n in ((before, entry.name), (content, entry.file)))
+        files = ((before, entry.name), (content, entry.file))
+        clean, noisy = (decode(data, name).pixels for data, name in files)
     except MissingDataError as error:
         return ImageFinding(str(error))
-    if clean.shape[1:] != own.shape[1:] or len(clean) > len(own):
+    if clean.shape[1:] != noisy.shape[1:] or len(clean) > len(noisy):
         return ImageFinding(f"{escape(entry.file)} has another size than its original")
-    alike = clean.expand(len(own), -1, -1)  # a grey image may have become a colour one
-    return _measure(alike, own, entry, escape(entry.file), protection)
+    clean = clean.expand(len(noisy), -1, -1)  # a grey image may have become a colour one
+    return _measure(clean, noisy, entry, escape(entry.file), protection)
 
 
 def _measure(
     clean: UInt8[Tensor, "c h w"],
-    own: UInt8[Tensor, "c h w"],
+    noisy: UInt8[Tensor, "c h w"],
     entry: ImageEntry,
     name: str,
     protection: Protection,
 ) -> ImageFinding:
-    """Measure the change of an image: within the radius, and what the manifest claims?"""
-    moved = (own.int() - clean.int()).abs()
+    """Measure the change of an image, and compare it with the radius and the manifest."""
+    moved = (noisy.int() - clean.int()).abs()
     change = int(moved.max())
     if protection.norm == "linf":
         size, allowed = float(change), float(int(protection.radius * 255 + 1e-6))
@@ -239,34 +239,34 @@ def _check_arrays(
         yield ImageFinding(f"{escape(entries[0].file)} is missing")
         return
     try:
-        found = _read_splits(path)
-        before = _read_splits(source) if source else {}
+        splits = _read_splits(path)
+        originals = _read_splits(source) if source else {}
     except MissingDataError as error:
         yield ImageFinding(str(error))
         return
     for index, entry in enumerate(entries):
         if index % 500 == 0 or index + 1 == len(entries):
             progress("images checked", index + 1, len(entries))
-        yield from _check_row(entry, found, before if source else None, protection)
+        yield from _check_row(entry, splits, originals if source else None, protection)
 
 
 def _check_row(
     entry: ImageEntry,
-    found: dict[str, Split],
-    before: dict[str, Split] | None,
+    splits: dict[str, Split],
+    originals: dict[str, Split] | None,
     protection: Protection,
 ) -> Iterator[ImageFinding]:
-    name, own = escape(entry.name), _get_row(found, entry.name)
-    if own is None:
+    name, row = escape(entry.name), _get_row(splits, entry.name)
+    if row is None:
         yield ImageFinding(f"{name} is missing")
         return
-    pixels, label = own
+    pixels, label = row
     if str(label) != entry.label:
         yield ImageFinding(f"{name} has the label {label}, not {escape(entry.label)}")
     if hash_bytes(pixels.numpy().tobytes()) != entry.sha256:
         yield ImageFinding(f"{name} was changed after it was protected")
-    elif before is not None:
-        clean = _get_row(before, entry.name)
+    elif originals is not None:
+        clean = _get_row(originals, entry.name)
         if clean is None or hash_bytes(clean[0].numpy().tobytes()) != entry.source_sha256:
             yield ImageFinding(f"the original {name} is not the one that was protected")
         elif clean[0].shape != pixels.shape:
@@ -291,7 +291,7 @@ def _get_row(splits: dict[str, Split], name: str) -> tuple[UInt8[Tensor, "c h w"
 
 
 def _find_strays(out: Path, known: set[str]) -> list[str]:
-    """Return what lies in the folder and is not in the manifest: it may be unprotected."""
+    """Return a problem per file of the folder that is not in the manifest or is a link."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and not path.is_symlink())
     names = [path.relative_to(out).as_posix() for path in files]
     strays = [

@@ -1,4 +1,4 @@
-"""Protect a folder of images: lossless files of the same names, and a manifest."""
+"""Protects a folder of images: writes lossless files of the same names, and a manifest."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ LABELS = "labels.csv"
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """The whole input, read and decoded once: nothing is written before all of it is sound."""
+    """The whole input, read and decoded once before anything is written."""
 
     files: list[LabelledImage]
     outputs: list[str]
@@ -51,32 +51,32 @@ class Scan:
 
 
 def protect_folder(request: Request, progress: Progress) -> None:
-    """Read everything, make the noise, write file after file; goes on where it was interrupted.
+    """Read the input, make the noise and write the files; resume an interrupted call.
 
     Raises:
-        RequestError: for an input that cannot be protected as it stands; nothing is written.
-        RunFailedError: where a file cannot be written; what was written is kept.
+        RequestError: If the input cannot be protected as it stands; nothing is written.
+        RunFailedError: If a file cannot be written; files already written are kept.
     """
     scan = _read_input(request, progress)
     check_fits(request, scan.pixels, [image.label for image in scan.files])
     prepare_out(request.out, scan.num_bytes)
     classes = sorted({image.label for image in scan.files})
     labels = torch.tensor([classes.index(image.label) for image in scan.files])
-    found = [
+    inputs = [
         [image.name, image.label, digest]
         for image, digest in zip(scan.files, scan.sha256, strict=True)
     ]
-    digest = hash_bytes(repr(found).encode())
+    digest = hash_bytes(repr(inputs).encode())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
     if not _is_finished(request.out, scan, done):
-        protected, account = noise.make_noise(request, scan.pixels, labels, progress)
+        protected, report = noise.make_noise(request, scan.pixels, labels, progress)
         entries = _write_all(request, scan, protected, done, progress)
         manifest.refuse_unchanged(request, entries)
         if scan.by_csv:
             write_file(request.out / LABELS, _encode_labels(entries, scan.files))
         source = str(request.source.resolve())
-        content = {"source": source, **started, "account": account, "notes": scan.notes}
+        content = {"source": source, **started, "account": report, "notes": scan.notes}
         manifest.finish(request.out, content, entries)
     noise.remove_noise(request.out)
 
@@ -104,28 +104,28 @@ def _read_input(request: Request, progress: Progress) -> Scan:
 
 
 def _select_split(files: tuple[LabelledImage, ...], wanted: str | None) -> list[LabelledImage]:
-    """Return the images of one part, or all.
+    """Return the images of one split, or all images if it is None.
 
     Raises:
-        RequestError: for a part that the folder does not have.
+        RequestError: If the folder has no such split.
     """
     if wanted is None:
         return list(files)
-    parts = sorted({image.split for image in files} - {""})
-    part = parse_split(wanted)
-    if part not in parts:
-        there = f"one of {', '.join(parts)}" if parts else "None, as the folder has no parts"
-        raise RequestError(f"--split: {there}; got {wanted!r}")
-    return [image for image in files if image.split == part]
+    splits = sorted({image.split for image in files} - {""})
+    split = parse_split(wanted)
+    if split not in splits:
+        allowed = f"one of {', '.join(splits)}" if splits else "None, as the folder has no splits"
+        raise RequestError(f"--split: {allowed}; got {wanted!r}")
+    return [image for image in files if image.split == split]
 
 
 def _count_splits(files: list[LabelledImage]) -> list[str]:
     counts = Counter(image.split for image in files if image.split)
-    return [f"{count} images of the part {part}" for part, count in sorted(counts.items())]
+    return [f"{count} images of the {split} split" for split, count in sorted(counts.items())]
 
 
 def _check_sizes(files: list[LabelledImage], side: int | None) -> None:
-    """Look at every header before an image is decoded: what cannot be used, and how much it is."""
+    """Refuse unusable or too many images by their headers, before one is decoded."""
     sizes = [count_decoded_bytes(image.path, str(image.path)) for image in files]
     check_total(sum(sizes) if side is None else 3 * side**2 * len(files), files[0].path.parent)
 
@@ -133,7 +133,7 @@ def _check_sizes(files: list[LabelledImage], side: int | None) -> None:
 def _refuse_grey_profiles(
     files: list[LabelledImage], pictures: list[DecodedImage], channels: int
 ) -> None:
-    """Refuse a grey image whose profile says so, where it becomes a colour image."""
+    """Refuse grey images with a grey colour profile if they would become colour images."""
     for image, picture in zip(files, pictures, strict=True):
         is_grey = picture.profile is not None and picture.profile[16:20] == b"GRAY"
         if is_grey and channels == 3:
@@ -145,13 +145,13 @@ def _refuse_grey_profiles(
 
 def _name_outputs(files: list[LabelledImage]) -> list[str]:
     names = [str(Path(image.name).with_suffix(".png").as_posix()) for image in files]
-    seen: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name, image in zip(names, files, strict=True):
         alike = unicodedata.normalize("NFC", name).casefold()  # one file on some systems
-        if alike in seen:
-            both = f"{escape(seen[alike])} and {escape(image.name)}"
+        if alike in sources:
+            both = f"{escape(sources[alike])} and {escape(image.name)}"
             raise RequestError(f"INPUT: {both} would both become {escape(name)}")
-        seen[alike] = image.name
+        sources[alike] = image.name
     return names
 
 
@@ -226,12 +226,12 @@ def _encode_labels(entries: list[ImageEntry], files: list[LabelledImage]) -> byt
     columns = ["split"] * any(image.split for image in files) + ["owner"] * any(
         image.owner for image in files
     )
-    said = {image.name: {"split": image.split, "owner": image.owner} for image in files}
+    values = {image.name: {"split": image.split, "owner": image.owner} for image in files}
     file = io.StringIO(newline="")
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(["file", "label", *columns])
     rows.writerows(
-        [entry.file, entry.label, *(said[entry.name][column] for column in columns)]
+        [entry.file, entry.label, *(values[entry.name][column] for column in columns)]
         for entry in entries
     )
     return file.getvalue().encode()

@@ -1,7 +1,6 @@
-"""What was done to which file: the manifest, and the journal it is made of.
+"""The manifest of protected images, and the journal that it is made of.
 
-While work goes on, each finished image is one line of journal.jsonl; at the end, all of them are
-in manifest.json.
+Each finished image is one line of journal.jsonl; at the end, all of them are in manifest.json.
 """
 
 import importlib.metadata
@@ -29,8 +28,8 @@ from fl_sim.publish.request import (
 )
 
 VERSION = 1
-MAX_BYTES = 2**29  # of a manifest; 100,000 images take 40 MB
-PARTS = ("fl_sim.experiment.Model",)  # of which a protection is made
+MAX_BYTES = 2**29  # a manifest of 100,000 images takes 40 MB
+PARTS = ("fl_sim.experiment.Model",)  # classes of the fields of protections
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,13 +38,14 @@ class ImageEntry:
     """One protected image.
 
     Attributes:
-        name: of the input, below its folder; of an .npz file, the split and the index.
-        file: of the output, below its folder.
-        label: of both.
-        source_sha256: of the input file; of an .npz file, of the image's pixels.
-        sha256: of the output file; of an .npz file, of the image's pixels.
-        change: largest change of a pixel, in levels of 255.
-        psnr, ssim: between input and output; psnr is None where nothing changed.
+        name: Path of the input below its folder; in an .npz file, the array and the index.
+        file: Path of the output below its folder.
+        label: Label.
+        source_sha256: SHA-256 of the input file; in an .npz file, of the image's pixels.
+        sha256: SHA-256 of the output file; in an .npz file, of the image's pixels.
+        change: Largest change of a pixel, in levels of 255.
+        psnr: Peak signal-to-noise ratio in dB, or None if no pixel changed.
+        ssim: Structural similarity of input and output.
     """
 
     name: str
@@ -59,14 +59,14 @@ class ImageEntry:
 
 
 def begin(out: Path, started: dict[str, Any]) -> dict[str, ImageEntry]:
-    """Note what is asked for, and return what an interrupted call of the same has finished.
+    """Write down the request, and return the images that an interrupted call of it has finished.
 
     Raises:
-        RequestError: where the folder holds something else.
+        RequestError: If the folder holds anything else.
     """
-    noted = out / STARTED
-    if noted.exists():
-        if _read_json(noted) != started:
+    path = out / STARTED
+    if path.exists():
+        if _read_json(path) != started:
             raise RequestError(
                 f"--out: {out} holds the result of other images or settings; choose another folder"
             )
@@ -74,12 +74,12 @@ def begin(out: Path, started: dict[str, Any]) -> dict[str, ImageEntry]:
     others = [path.name for path in out.iterdir()]
     if others:
         raise RequestError(f"--out: {out} is not empty and holds no manifest; it has {others[0]}")
-    write_file(noted, (json.dumps(started, indent=2) + "\n").encode(), private=True)
+    write_file(path, (json.dumps(started, indent=2) + "\n").encode(), private=True)
     return {}
 
 
 def read_entries(out: Path) -> dict[str, ImageEntry]:
-    """Return the finished images by name; a torn line of the journal does not count."""
+    """Return the finished images by name; incomplete lines of the journal are skipped."""
     if (out / MANIFEST).exists():
         return {entry.name: entry for entry in list_entries(read(out))}
     if not (out / JOURNAL).exists():
@@ -95,28 +95,27 @@ def read_entries(out: Path) -> dict[str, ImageEntry]:
 
 
 def append(out: Path, entry: ImageEntry) -> None:
-    """Add a finished image to the journal, on a line of its own whatever came before.
+    """Append a finished image to the journal, on a line of its own even after a torn write.
 
     Raises:
-        RunFailedError: for a full disk.
+        RunFailedError: If the disk is full.
     """
-    how, mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR
-    with wrap_write_errors(out / JOURNAL), open(os.open(out / JOURNAL, how, mode), "a") as file:
+    flags, mode = (
+        os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW,
+        stat.S_IRUSR | stat.S_IWUSR,
+    )
+    with wrap_write_errors(out / JOURNAL), open(os.open(out / JOURNAL, flags, mode), "a") as file:
         file.write("\n" + json.dumps(asdict(entry)))
 
 
 def refuse_unchanged(request: Request, entries: list[ImageEntry]) -> None:
-    """Refuse to call images protected of which no pixel has changed.
-
-    Raises:
-        RunFailedError: where that is so.
-    """
+    """Refuse a result in which no pixel of any image has changed."""
     if all(entry.change == 0 for entry in entries):
         raise RunFailedError(f"{request.name} changed no pixel of any image: nothing is protected")
 
 
 def finish(out: Path, content: dict[str, Any], entries: list[ImageEntry]) -> None:
-    """Write the manifest, and drop the journal."""
+    """Write the manifest, and remove the journal."""
     images = [asdict(entry) for entry in entries]
     whole = {
         "version": VERSION,
@@ -129,12 +128,12 @@ def finish(out: Path, content: dict[str, Any], entries: list[ImageEntry]) -> Non
 
 
 def read(out: Path) -> dict[str, Any]:
-    """Return the manifest of a folder, whose shape and types have been checked.
+    """Return the manifest of a folder, with its structure and types checked.
 
-    What it says is what it claims: nothing of that has been compared with an image.
+    Its values are claims: none of them has been compared with an image.
 
     Raises:
-        RequestError: where there is none that can be read.
+        RequestError: If it is missing or damaged.
     """
     path = out / MANIFEST
     if not path.exists():
@@ -146,8 +145,8 @@ def read(out: Path) -> dict[str, Any]:
         _check(content)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    found: dict[str, Any] = content
-    return found
+    manifest: dict[str, Any] = content
+    return manifest
 
 
 def list_entries(content: dict[str, Any]) -> list[ImageEntry]:
@@ -156,10 +155,10 @@ def list_entries(content: dict[str, Any]) -> list[ImageEntry]:
 
 
 def parse_protection(content: dict[str, Any]) -> Protection:
-    """Return the protection that a manifest claims.
+    """Return the protection that a manifest names.
 
     Raises:
-        ValueError: for what is none.
+        ValueError: If it is no valid protection.
     """
     described = content["request"].get("protection")
     known = {f"{c.__module__}.{c.__qualname__}" for c in _list_protections()} | {*PARTS}
@@ -181,15 +180,15 @@ def _find_classes(described: Any) -> Iterator[Any]:
         yield described.get("class")
     inner = described.values() if isinstance(described, dict) else described
     if isinstance(described, dict | list):
-        for own in inner:
-            yield from _find_classes(own)
+        for value in inner:
+            yield from _find_classes(value)
 
 
 def _read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        RequestError: for what is no plain file, too large, or no JSON.
+        RequestError: If it is no regular file, too large, or no JSON.
     """
     try:
         status = path.lstat()
@@ -207,7 +206,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _check(content: Any) -> None:
-    """Refuse a manifest whose shape or types are not those that `finish` writes."""
+    """Refuse a manifest whose structure or types are not those that `finish` writes."""
     _require(isinstance(content, dict), "expected an object")
     for name, kind in (("source", str), ("request", dict), ("account", dict), ("images", list)):
         _require(isinstance(content.get(name), kind), f"expected {name} as a {kind.__name__}")
@@ -220,7 +219,7 @@ def _check(content: Any) -> None:
     is_text = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
     _require(is_text, "expected notes as a list of str")
     _require(len(content["images"]) > 0, "images is empty")
-    entries = [_parse_entry(own) for own in content["images"]]
+    entries = [_parse_entry(image) for image in content["images"]]
     for values in (
         [entry.name for entry in entries],
         [(entry.file, entry.name) for entry in entries],
@@ -233,7 +232,7 @@ def _parse_entry(content: Any) -> ImageEntry:
     """Return an entry of a manifest.
 
     Raises:
-        ValueError: for wrong types, and for files that are not below the folder.
+        ValueError: If a type is wrong, or a file is not below the folder.
     """
     names = {field.name for field in fields(ImageEntry)}
     _require(isinstance(content, dict) and set(content) == names, f"an image needs {sorted(names)}")
@@ -252,7 +251,7 @@ def _parse_entry(content: Any) -> ImageEntry:
 
 
 def _is_below(name: str) -> bool:
-    """Return whether a name is that of something below a folder, as it was written."""
+    """Return whether a name is a normalised path below a folder."""
     path = PurePosixPath(name)
     plain = "\0" not in name and str(path) == name
     return plain and not path.is_absolute() and ".." not in path.parts and name != "."

@@ -1,4 +1,4 @@
-"""The protected copies at the size at which noise is made, kept until all files are written."""
+"""Makes the noise of protected images, kept on disk until all files are written."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from fl_sim.publish.protection_report import protect_and_report
 from fl_sim.publish.request import STARTED, Request, wrap_write_errors, write_file
 
 FILE, WORK = "noise.safetensors", ".work"
-Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
+Progress = Callable[[str, int, int | None], None]  # stage, number done, total
 
 
 def make_noise(
@@ -31,14 +31,14 @@ def make_noise(
     labels: Int64[Tensor, " n"],
     progress: Progress,
 ) -> tuple[UInt8[Tensor, "n c h w"], dict[str, Any]]:
-    """Return the protected images and the account of it, from an interrupted call if it got so far.
+    """Return the protected images and the report, saved ones if an interrupted call made them.
 
-    `watch` hears the passes per image.
+    `progress` is called with the number of passes per image.
     """
     path = request.out / FILE
-    kept = _load_noise(path)
-    if kept is not None:
-        return kept
+    saved = _load_noise(path)
+    if saved is not None:
+        return saved
     ids = torch.arange(len(images))
 
     def listen(passes: int) -> None:
@@ -69,7 +69,7 @@ def _load_noise(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
 
 
 def remove_noise(out: Path) -> None:
-    """Remove the copies once every file is written."""
+    """Remove the saved noise once every file is written."""
     (out / FILE).unlink(missing_ok=True)
 
 
@@ -79,7 +79,7 @@ def apply_noise(
     protected: UInt8[Tensor, "n c s t"],
     protection: Protection,
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the protected images at their own size; noise is scaled bilinearly where it has to be.
+    """Return the protected images at their own size, with bilinearly scaled noise if needed.
 
     Guarantee: the radius holds after rounding, as for every protection.
     """

@@ -1,4 +1,4 @@
-"""Make the noise of a protection, and give an account of it: radius, clipping, time, passes."""
+"""Runs a protection and reports the change of the images, clipping, time and passes."""
 
 import time
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from fl_sim.core.perturbation import as_pixels
 
 @dataclass(frozen=True)
 class ProtectionReport:
-    """What a protection did to images, and what that cost.
+    """The effect of a protection on images, and its cost.
 
     Attributes:
-        radius: asked for, in pixels of [0, 1].
-        largest_change: of any pixel after rounding to 8 bits, in the same unit.
-        mean_change: root mean square of all changes after rounding, in the same unit.
-        clipped: share of the signed budget that black and white pixels leave no room for: 0 for
-            mid-grey images, a half where all pixels are black.
-        num_images: how many were protected.
-        wall_seconds, cpu_seconds: that it took.
-        passes_per_image: forward and backward passes through a network.
+        radius: Requested radius, for pixels in [0, 1].
+        largest_change: Largest change of a pixel after rounding to 8 bits, in the same unit.
+        mean_change: Root mean square of all changes after rounding, in the same unit.
+        clipped: Share of the signed budget for which black and white pixels have no room: 0 for
+            mid-grey images, 0.5 if all pixels are black.
+        num_images: Number of protected images.
+        wall_seconds: Wall-clock time.
+        cpu_seconds: CPU time.
+        passes_per_image: Forward and backward passes through a network.
     """
 
     radius: float
@@ -59,7 +60,7 @@ def protect_and_report(
     seed: int,
     on_pass: Listener | None = None,
 ) -> tuple[UInt8[Tensor, "n c h w"], ProtectionReport]:
-    """Return the protected images and the account; `listen` hears the passes as they happen."""
+    """Return the protected images and the report; `on_pass` is called as passes are counted."""
     wall, cpu = time.perf_counter(), time.process_time()
     with count_passes(on_pass) as counter:
         protected = protection.protect(images, labels, sample_ids, seed)

@@ -1,4 +1,4 @@
-"""Protect whatever was given: a folder of images or an .npz file."""
+"""Protects a folder of images or an .npz file, and summarises the result."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from fl_sim.publish.request import Request, check_paths
 
 
 def publish(request: Request, progress: Progress) -> dict[str, Any]:
-    """Protect what is asked for, and return the manifest.
+    """Protect the images of a request, and return the manifest.
 
-    Sums depend on the number of torch threads; it is set to 1, so that a call that goes on gives
-    the bytes of one that was never interrupted.
+    Sums depend on the number of torch threads; it is set to 1, so that a resumed call writes the
+    same bytes as an uninterrupted one.
 
     Raises:
-        RequestError: for what cannot be done as it stands; nothing has been written.
-        RunFailedError: where a file cannot be written; the same call goes on from there.
+        RequestError: If the request cannot be met as it stands; nothing has been written.
+        RunFailedError: If a file cannot be written; the same call resumes from there.
     """
     check_paths(request)
     process.configure_process()
@@ -27,8 +27,8 @@ def publish(request: Request, progress: Progress) -> dict[str, Any]:
 
 
 def write_report(content: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what a manifest says of the whole, in words: what, how much, and what it means."""
-    own, images = content["account"], content["images"]
+    """Return rows of (name, value, explanation) that summarise a manifest."""
+    report, images = content["account"], content["images"]
     levels = [entry["change"] for entry in images]
     ratios = [entry["psnr"] for entry in images if entry["psnr"] is not None]
     likeness = [entry["ssim"] for entry in images]
@@ -38,11 +38,11 @@ def write_report(content: dict[str, Any]) -> list[tuple[str, str, str]]:
     quality = f"{sum(ratios) / len(ratios):.1f} dB" if ratios else "unchanged"
     return [
         ("images", str(len(images)), f"by {content['request']['method']}"),
-        ("largest change", f"{max(levels)}/255", f"asked for {own['radius'] * 255:.3g}/255"),
-        ("clipped budget", f"{own['clipped']:.1%}", "no room for it at black and white pixels"),
+        ("largest change", f"{max(levels)}/255", f"asked for {report['radius'] * 255:.3g}/255"),
+        ("clipped budget", f"{report['clipped']:.1%}", "no room for it at black and white pixels"),
         ("mean PSNR", quality, "between original and protected image"),
         ("mean SSIM", f"{sum(likeness) / len(likeness):.4f}", "1 is unchanged"),
-        ("time", f"{own['wall_seconds']:.1f} s", f"{own['cpu_seconds']:.1f} s of CPU"),
-        ("passes", f"{own['passes_per_image']:.1f}", "forward and backward, per image"),
+        ("time", f"{report['wall_seconds']:.1f} s", f"{report['cpu_seconds']:.1f} s of CPU"),
+        ("passes", f"{report['passes_per_image']:.1f}", "forward and backward, per image"),
         *notes,
     ]

@@ -1,4 +1,4 @@
-"""What is asked of `fl-sim protect`, and what can be refused before any work."""
+"""Requests of `fl-sim protect`, and the checks that refuse one before any work."""
 
 import errno
 import os
@@ -30,16 +30,16 @@ class Request:
     """One call of `fl-sim protect`.
 
     Attributes:
-        source: folder of images, or an .npz file.
-        out: folder that the protected images go to.
-        protection: the method and its parameters.
-        seed: of the noise; keep it to yourself.
-        labels: CSV of labels; None: one folder a class.
-        side: images are scaled to this side for making the noise, and the noise back to each
-            image; None: the noise is made at the images' own size, which has to be one size.
-        split: the part that is protected, such as train; None: all of them.
-        folders: what the levels of the folder name, such as `split/label`; None: what their
-            names say.
+        source: Folder of images, or an .npz file.
+        out: Folder for the protected images.
+        protection: The method and its parameters.
+        seed: Seed of the noise; keep it secret.
+        labels: CSV of labels. If None, there is one folder per class, or a file labels.csv.
+        side: Side in pixels that images are scaled to for making the noise, which is then scaled
+            back to each image. If None, all images have to be of one size.
+        split: The split that is protected, such as train. If None, all of them.
+        folders: Levels of the folder, such as `split/label`. If None, they are read from the
+            names of the folders.
     """
 
     source: Path
@@ -57,7 +57,7 @@ class Request:
         return self.protection.short or type(self.protection).__name__
 
     def describe(self) -> dict[str, Any]:
-        """Return what the result depends on, apart from the images, as plain JSON values."""
+        """Return all that the result depends on, apart from the images, as plain JSON values."""
         return {
             "protection": describe(self.protection),
             "method": self.name,
@@ -72,19 +72,19 @@ def parse_method(name: str, radius: str | None, settings: list[str]) -> Protecti
     """Return the protection of this name, such as `sem`, with its fields set.
 
     Args:
-        name: short name or class name, upper or lower case.
-        radius: such as `8/255`; None: the method's default.
-        settings: further fields, as `field=value`.
+        name: Short name or class name, in upper or lower case.
+        radius: Radius such as `8/255`. If None, the method's default.
+        settings: Further fields, as `field=value`.
 
     Raises:
-        RequestError: for an unknown method or a field that does not fit.
+        RequestError: If the method or a field is unknown, or a value does not fit.
     """
     known = discover("fl_sim.protections", Protection)  # type: ignore[type-abstract]
     by_name = {cls.short or cls.__name__: cls for cls in known}
-    found = [c for c in known if name.lower() in (c.short.lower(), c.__name__.lower())]
-    if not found:
+    matches = [c for c in known if name.lower() in (c.short.lower(), c.__name__.lower())]
+    if not matches:
         raise RequestError(f"--method: one of {', '.join(sorted(by_name))}; got {name!r}")
-    protection = found[0]()
+    protection = matches[0]()
     changes = [*settings, *([f"radius={radius}"] if radius is not None else [])]
     for change in changes:
         field, separator, text = change.partition("=")
@@ -95,11 +95,7 @@ def parse_method(name: str, radius: str | None, settings: list[str]) -> Protecti
 
 
 def check_paths(request: Request) -> None:
-    """Refuse an input that is missing, and an output that is inside it, around it or read-only.
-
-    Raises:
-        RequestError: naming them.
-    """
+    """Refuse a missing input, and an output that is read-only, inside the input or around it."""
     refuse_unwritable(request.out)
     source, out = request.source.resolve(), request.out.resolve()
     if not source.exists():
@@ -116,37 +112,29 @@ def check_fits(request: Request, images: UInt8[Tensor, "n c h w"], labels: list[
     """Refuse images that the method cannot protect, and warn of weak noise, before any work.
 
     Args:
-        request: with the method.
-        images: at the size at which the noise is made.
-        labels: of the images.
+        request: The request, with the method.
+        images: Images at the size at which the noise is made.
+        labels: Labels of the images.
 
     Raises:
-        RequestError: for fewer or more classes than the method can tell apart, or images too
-            small for it.
+        RequestError: If there are too few classes for the method, or the images are too small.
     """
     classes = sorted(set(labels))
     _, channels, height, width = images.shape
     cause = find_obstacle(request.protection, (channels, height, width), len(classes))
     if cause:
-        found = f"{len(images)} images of {', '.join(map(repr, classes[:3]))}"
+        got = f"{len(images)} images of {', '.join(map(repr, classes[:3]))}"
         more = ", ..." if len(classes) > 3 else ""
-        raise RequestError(
-            f"INPUT: {request.name} cannot protect these: {cause}; got {found}{more}"
-        )
+        raise RequestError(f"INPUT: {request.name} cannot protect these: {cause}; got {got}{more}")
     advice = request.protection.advice(len(images))
     if advice:
         warnings.warn(advice, RequestWarning, stacklevel=2)
 
 
 def prepare_out(out: Path, wanted_bytes: int) -> None:
-    """Make the output folder, and see that it can be written, has the room, and holds no links.
-
-    Raises:
-        RequestError: where it cannot be written, the disk is too full, or a link would lead
-            what is written somewhere else.
-    """
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    """Create the output folder; refuse one that is read-only, has links, or lacks disk space."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < wanted_bytes:
         raise RequestError(
             f"--out: the disk of {out} has {free >> 20} MiB free, and up to "
@@ -162,19 +150,15 @@ def prepare_out(out: Path, wanted_bytes: int) -> None:
 
 
 def find_links(folder: Path) -> Iterator[Path]:
-    """Yield every link below a folder; none is followed."""
+    """Yield the links below a folder; none is followed."""
     for place, folders, names in os.walk(folder):
-        found = [Path(place) / name for name in sorted([*folders, *names])]
-        yield from (path for path in found if path.is_symlink())
+        paths = (Path(place) / name for name in sorted([*folders, *names]))
+        yield from (path for path in paths if path.is_symlink())
 
 
 @contextmanager
 def wrap_write_errors(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file is written into one clear error.
-
-    Raises:
-        RunFailedError: for a full disk, or one that cannot be written.
-    """
+    """Raise RunFailedError with a clear cause if `path` cannot be written within the block."""
     try:
         yield
     except OSError as error:
@@ -187,15 +171,15 @@ def wrap_write_errors(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes, private: bool = False) -> None:
-    """Write a file so that it is there whole or not at all, with the folders above it.
+    """Write a file atomically, with the folders above it.
 
     Args:
-        path: of the file; a link there is replaced, not followed.
-        content: of the file.
-        private: only its owner may read it (mode 600), since it helps to undo the protection.
+        path: Path of the file; a link there is replaced, not followed.
+        content: Content of the file.
+        private: If True, only its owner may read it (mode 600), as it helps to undo the protection.
 
     Raises:
-        RunFailedError: for a full disk, or one that cannot be written.
+        RunFailedError: If the disk is full or cannot be written.
     """
     with wrap_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Datasets by name. A new one is one new file here."""
+"""Datasets by name; each file of this package adds one."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -19,16 +19,16 @@ from fl_sim.data.scaling import resize
 
 
 class MissingDataError(RequestError):
-    """A dataset's files are nowhere to be had, or are damaged."""
+    """The files of a dataset are missing or damaged."""
 
 
 class ReadOptions(NamedTuple):
-    """How the images of a dataset are read.
+    """Options for reading the images of a dataset.
 
     Attributes:
-        side: to which images are scaled, in pixels; None: they stay as they are.
-        folders: what the levels of an image folder name, such as `split/label/owner`; None: what
-            their names say.
+        side: Side that images are scaled to, in pixels. If None, their size is kept.
+        folders: Levels of an image folder, such as `split/label/owner`. If None, they are read
+            from the names of the folders.
     """
 
     side: int | None = None
@@ -39,10 +39,12 @@ DEFAULT_OPTIONS = ReadOptions()
 
 
 class Source(ABC):
-    """Where a dataset comes from.
+    """A dataset that can be loaded by its name.
 
-    `is_published` says that its name says it all: its files are checked against published
-    checksums, or come with a package.
+    Attributes:
+        name: Name of the dataset.
+        is_published: True if the name identifies the content: files are checked against published
+            checksums, or come with a package.
     """
 
     name: ClassVar[str]
@@ -50,39 +52,39 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return the whole dataset, from `path` or from the usual places.
+        """Return the whole dataset.
 
         Args:
-            path: folder of its files; None: the usual places.
-            fetch: also try what needs a network.
+            path: Folder of its files. If None, the usual places are tried.
+            fetch: If True, places that need a network are tried, too.
 
         Raises:
-            MissingDataError: naming every place tried.
+            MissingDataError: If it is not found; the message names every place tried.
         """
 
-    def read(self, path: Path | None, reading: ReadOptions) -> Dataset:
-        """Return the whole dataset, read as `reading` says.
+    def read(self, path: Path | None, options: ReadOptions) -> Dataset:
+        """Return the whole dataset, read with `options`.
 
         Raises:
-            FieldError: for levels of folders where there are none.
-            MissingDataError: as `load`.
+            FieldError: If levels of folders are given for a dataset without folders.
+            MissingDataError: As in `load`.
         """
-        if reading.folders is not None:
-            raise FieldError("data.folders", "None but for folders of images", reading.folders)
+        if options.folders is not None:
+            raise FieldError("data.folders", "None but for folders of images", options.folders)
         whole = self.load(path)
-        if reading.side is None:
+        if options.side is None:
             return whole
         return replace(
             whole,
-            train_images=resize(whole.train_images, reading.side),
-            test_images=resize(whole.test_images, reading.side),
+            train_images=resize(whole.train_images, options.side),
+            test_images=resize(whole.test_images, options.side),
         )
 
     def fingerprint(self, path: Path | None) -> str:
-        """Return a hash of all files at `path`; "" where the dataset's name says it all.
+        """Return a hash of all files at `path`, or an empty string for a published dataset.
 
         Raises:
-            MissingDataError: for files that are not there or cannot be read.
+            MissingDataError: If files are missing or cannot be read.
         """
         if path is None or self.is_published:
             return ""
@@ -99,26 +101,25 @@ def discover_sources() -> dict[str, Source]:
 
 
 def load_dataset(
-    name: str, path: str | None = None, reading: ReadOptions = DEFAULT_OPTIONS
+    name: str, path: str | None = None, options: ReadOptions = DEFAULT_OPTIONS
 ) -> Dataset:
-    """Return a dataset by its name, read as `reading` says.
+    """Return a dataset by its name, read with `options`.
 
     Raises:
-        FieldError: for an unknown name.
-        MissingDataError: where its files cannot be had.
+        FieldError: If the name is unknown.
+        MissingDataError: If its files are missing or damaged.
     """
-    return _find_source(name).read(_resolve_path(path), reading)
+    return _find_source(name).read(_resolve_path(path), options)
 
 
 def hash_dataset(name: str, path: str | None = None) -> str:
-    """Return a hash of what a dataset's files hold now; "" where its name says it all.
+    """Return a hash of a dataset's files, or an empty string for a published dataset.
 
-    Cheap where nothing has changed: a file is read again only where its time stamps, size or
-    inode say so.
+    A file is read again only if its time stamps, size or inode have changed.
 
     Raises:
-        FieldError: for an unknown name.
-        MissingDataError: for files that are not there or cannot be read.
+        FieldError: If the name is unknown.
+        MissingDataError: If files are missing or cannot be read.
     """
     return _find_source(name).fingerprint(_resolve_path(path))
 
@@ -135,14 +136,10 @@ def _resolve_path(path: str | None) -> Path | None:
 
 
 def _expand_user(path: str) -> Path:
-    """Return the folder that a user named, which may begin with `~`.
-
-    Raises:
-        FieldError: for what cannot be a folder on this machine.
-    """
+    """Return the path that a user gave, with `~` expanded; refuse one that cannot exist."""
     try:
         folder = Path(path).expanduser()
-        folder.exists()  # raises where a name is too long
+        folder.exists()  # raises if a name is too long
     except (RuntimeError, OSError) as error:  # RuntimeError: no such user
         cause = getattr(error, "strerror", None) or "no such user has a home folder"
         raise FieldError("data.path", f"a folder on this machine ({cause})", path) from None
@@ -155,14 +152,14 @@ def load_subset(
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None = None,
-    reading: ReadOptions = DEFAULT_OPTIONS,
+    options: ReadOptions = DEFAULT_OPTIONS,
 ) -> Dataset:
-    """Return a subset of a dataset; nobody changes it.
+    """Return a subset of a dataset, shared by all callers.
 
-    It is read and checked once a process, and again where its files have changed.
+    It is read and checked once per process, and again if its files have changed.
     """
     content = hash_dataset(name, path)
-    return _cached_subset(content, name, path, num_samples, num_test, classes, reading)
+    return _cached_subset(content, name, path, num_samples, num_test, classes, options)
 
 
 @lru_cache(maxsize=2)
@@ -173,24 +170,24 @@ def _cached_subset(
     num_samples: int | None,
     num_test: int | None,
     classes: tuple[int, ...] | None,
-    reading: ReadOptions,
+    options: ReadOptions,
 ) -> Dataset:
-    whole = load_dataset(name, path, reading)
+    whole = load_dataset(name, path, options)
     return take_subset(select_classes(whole, classes) if classes else whole, num_samples, num_test)
 
 
 def select_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
-    """Return the images of these classes alone, which are numbered anew in the order given.
+    """Return the images of these classes alone, renumbered in the order given.
 
     Raises:
-        FieldError: for a class that the dataset does not have.
+        FieldError: If the dataset does not have one of them.
     """
     last = dataset.num_classes - 1
     if not all(0 <= c <= last for c in classes):
         raise FieldError("data.classes", f"numbers from 0 to {last} of {dataset.name}", classes)
-    number = torch.full((dataset.num_classes,), -1)
-    number[torch.tensor(classes)] = torch.arange(len(classes))
-    train, test = number[dataset.train_labels], number[dataset.test_labels]
+    new_label = torch.full((dataset.num_classes,), -1)
+    new_label[torch.tensor(classes)] = torch.arange(len(classes))
+    train, test = new_label[dataset.train_labels], new_label[dataset.test_labels]
     owners = dataset.train_owners
     return replace(
         dataset,
@@ -204,10 +201,10 @@ def select_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
 
 
 def take_subset(dataset: Dataset, num_samples: int | None, num_test: int | None) -> Dataset:
-    """Return a class-balanced subset; the same one for every seed, nested over sizes.
+    """Return a class-balanced subset, the same for every seed and nested over sizes.
 
     Raises:
-        FieldError: for a size above that of the dataset.
+        FieldError: If a size is above that of the dataset.
     """
     train = _choose_balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
     test = _choose_balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, where the user has their files."""
+"""CIFAR-10 and CIFAR-100, read from files that the user has."""
 
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -13,16 +13,18 @@ from fl_sim.data.sources import MissingDataError, Source
 
 
 def _load(name: str, reader: str, folder: str, path: Path | None) -> Dataset:
-    """Read files that are there; torchvision checks them against the published checksums.
+    """Return a dataset from local files, which torchvision checks against published checksums.
 
-    That check is what makes its unpickling safe: only the published bytes are ever read.
+    That check makes its unpickling safe: only the published bytes are ever read.
     """
     from fl_sim.core.vision import torchvision
 
     root = path or cache_folder() / "data" / name
     open_split: Any = getattr(torchvision.datasets, reader)
     try:
-        train, test = (open_split(str(root), train=part, download=False) for part in (True, False))
+        train, test = (
+            open_split(str(root), train=train, download=False) for train in (True, False)
+        )
     except RuntimeError as error:
         raise MissingDataError(
             f"data.dataset: {name} was not found or is damaged; unpack the python version of "

@@ -24,7 +24,7 @@ class Digits(Source):
     is_published: ClassVar[bool] = True
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return the dataset; there is nothing to find, so `path` is not read."""
+        """Return the dataset; it comes with scikit-learn, so `path` is ignored."""
         from sklearn.datasets import load_digits  # a second to import, for this dataset alone
 
         content = load_digits()

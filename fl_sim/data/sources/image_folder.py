@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class."""
+"""A folder of images, with one folder per class or a file of labels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ from fl_sim.data.splits import choose_test_split, split_stratified
 
 @final
 class ImageFolder(Source):
-    """Your own image files in data.path, one folder a class, or named by a file labels.csv.
+    """Your own image files in data.path, one folder per class, or labelled by a file labels.csv.
 
-    Folders on top such as `train`, `val` and `test` (or Training, valid, eval) that hold the class
-    folders are the parts; the validation part is tested on where there is no test. Otherwise a
-    fixed random fifth of each class is set apart for testing. The file labels.csv has the columns
-    `file` and `label`, and perhaps `split` and `owner`.
+    Top folders such as `train`, `val` and `test` (or Training, valid, eval) that hold the class
+    folders are splits; `val` is tested on if there is no `test`. Without them, a fixed random
+    fifth of each class is set apart for testing. The file labels.csv has the columns `file` and
+    `label`, and perhaps `split` and `owner`.
 
     Source: this project.
     """
@@ -32,27 +32,26 @@ class ImageFolder(Source):
     name: ClassVar[str] = "image_folder"
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return what the folder holds, where all images are of one size."""
+        """Return the images of the folder, which have to be of one size."""
         return self.read(path, ReadOptions())
 
     def fingerprint(self, path: Path | None) -> str:
-        """Return a hash of the images and of labels.csv; what lies beside them changes nothing."""
+        """Return a hash of the images and of labels.csv; other files do not change it."""
         if path is None or not path.is_dir():
             return super().fingerprint(path)
         try:
-            used = (own for own in list_files(path) if not is_ignored(own.name))
-            return hash_files(path, used)
+            return hash_files(path, (f for f in list_files(path) if not is_ignored(f.name)))
         except OSError as error:
             raise MissingDataError(f"data.path: {path} cannot be read: {error.strerror}") from None
 
-    def read(self, path: Path | None, reading: ReadOptions) -> Dataset:
-        """Return what the folder holds, scaled and labelled as `reading` says."""
+    def read(self, path: Path | None, options: ReadOptions) -> Dataset:
+        """Return the images of the folder, scaled and labelled by `options`."""
         if path is None:
             raise MissingDataError("data.path: image_folder needs a folder of class folders")
-        listing = read_folder(path, folders=reading.folders)
+        listing = read_folder(path, folders=options.folders)
         used, count, notes = _choose_splits(path, listing.files)
         classes = sorted({image.label for image in used})
-        batch = _read_pixels(used, reading.side)
+        batch = _read_pixels(used, options.side)
         labels = [image.label for image in used]
         train, test = (
             split_stratified(labels, self.name)
@@ -80,26 +79,28 @@ class ImageFolder(Source):
 def _choose_splits(
     path: Path, files: Sequence[LabelledImage]
 ) -> tuple[list[LabelledImage], int | None, list[str]]:
-    """Return the images that are used, how many of them come first and are trained on (None: the
-    folder does not say), and what has to be said of that.
+    """Return the images used, training images first, their number, and notes for the user.
+
+    The number is None if the folder has no splits.
     """
-    by_part: dict[str, list[LabelledImage]] = {}
+    by_split: dict[str, list[LabelledImage]] = {}
     for image in files:
-        by_part.setdefault(image.split, []).append(image)
-    if set(by_part) == {""} or set(by_part) == {"train"}:
+        by_split.setdefault(image.split, []).append(image)
+    if set(by_split) == {""} or set(by_split) == {"train"}:
         return list(files), None, []
-    wanted = "a part to test on" if "train" in by_part else "a part to train on"
-    part, note = choose_test_split(set(by_part), f"data.path: {escape(path)} needs {wanted}")
+    wanted = "a split to test on" if "train" in by_split else "a split to train on"
+    split, note = choose_test_split(set(by_split), f"data.path: {escape(path)} needs {wanted}")
+    train, test = by_split["train"], by_split[split]
     notes = [note] if note else []
-    unseen = {image.label for image in by_part[part]} - {image.label for image in by_part["train"]}
-    if len(unseen) == len({image.label for image in by_part[part]}):
+    unseen = {image.label for image in test} - {image.label for image in train}
+    if len(unseen) == len({image.label for image in test}):
         raise MissingDataError(
-            f"data.path: no label of the part {part} in {escape(path)} ({escape(min(unseen))}, ...)"
-            f" is one of the part train"
+            f"data.path: no label of the {split} split in {escape(path)} "
+            f"({escape(min(unseen))}, ...) is one of the train split"
         )
     if unseen:
         notes.append(f"{summarise(sorted(unseen), 'label')} without a training image")
-    return [*by_part["train"], *by_part[part]], len(by_part["train"]), notes
+    return [*train, *test], len(train), notes
 
 
 def _read_pixels(files: Sequence[LabelledImage], side: int | None) -> Batch:
@@ -113,17 +114,21 @@ def _read_pixels(files: Sequence[LabelledImage], side: int | None) -> Batch:
 def _note_duplicates(
     train: Sequence[LabelledImage], test: Sequence[LabelledImage], hashes: Mapping[str, bytes]
 ) -> list[str]:
-    """Say which files are there twice under two labels, or in both parts."""
+    """Return notes on files that occur under two labels, or in both splits."""
     labels: dict[bytes, set[str]] = {}
     for image in (*train, *test):
         labels.setdefault(hashes[image.name], set()).add(image.label)
-    torn = [image.name for image in (*train, *test) if len(labels[hashes[image.name]]) > 1]
+    ambiguous = [image.name for image in (*train, *test) if len(labels[hashes[image.name]]) > 1]
     known = {hashes[image.name] for image in train}
-    seen = [image.name for image in test if hashes[image.name] in known]
-    notes = [f"{summarise(torn, 'file')} with the same content under two labels"] if torn else []
-    return notes + ([f"{summarise(seen, 'test image')} also trained on"] if seen else [])
+    leaked = [image.name for image in test if hashes[image.name] in known]
+    notes = (
+        [f"{summarise(ambiguous, 'file')} with the same content under two labels"]
+        if ambiguous
+        else []
+    )
+    return notes + ([f"{summarise(leaked, 'test image')} also trained on"] if leaked else [])
 
 
 def _encode(names: Sequence[str], known: Sequence[str]) -> Int64[Tensor, " n"]:
-    places = {name: place for place, name in enumerate(known)}
-    return torch.tensor([places[name] for name in names], dtype=torch.int64)
+    codes = {name: code for code, name in enumerate(known)}
+    return torch.tensor([codes[name] for name in names], dtype=torch.int64)

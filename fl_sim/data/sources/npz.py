@@ -1,4 +1,4 @@
-"""Arrays in one .npz file, MedMNIST's among them."""
+"""Images and labels in one .npz file, such as those of MedMNIST."""
 
 from pathlib import Path
 from typing import ClassVar, final
@@ -18,9 +18,9 @@ class Npz(Source):
     """Your own images from the file data.path, in the layout of MedMNIST's files.
 
     The file holds `train_images`, `train_labels`, `test_images` and `test_labels`: uint8 images
-    as [n h w], [n h w c] or [n c h w], and whole numbers from 0, one an image. Splits may go by
-    other usual names, and arrays by `x_train` and `y_train`. A validation split is not read. From
-    `images` and `labels` alone, a fixed random fifth of each class is set apart for testing.
+    as [n, h, w], [n, h, w, c] or [n, c, h, w], and whole numbers from 0, one per image. Splits may
+    have other usual names, and arrays the names `x_train` and `y_train`. A validation split is not
+    read. Of `images` and `labels`, a fixed random fifth of each class is set apart for testing.
 
     Source: this project; MedMNIST: Yang et al. (2023), https://doi.org/10.1038/s41597-022-01721-8.
     """
@@ -28,19 +28,19 @@ class Npz(Source):
     name: ClassVar[str] = "npz"
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
-        """Return what the file holds; nothing is unpickled, and no array read without need."""
+        """Return the dataset; nothing is unpickled, and no array is read without need."""
         return self._load(path, None)
 
-    def read(self, path: Path | None, reading: ReadOptions) -> Dataset:
-        """Return what the file holds, scaled as `reading` says: splits may differ in size then."""
-        if reading.folders is not None:
-            return super().read(path, reading)
-        return self._load(path, reading.side)
+    def read(self, path: Path | None, options: ReadOptions) -> Dataset:
+        """Return the dataset, scaled by `options`: the splits may then differ in size."""
+        if options.folders is not None:
+            return super().read(path, options)
+        return self._load(path, options.side)
 
     def _load(self, path: Path | None, side: int | None) -> Dataset:
         if path is None or not path.is_file():
-            found = None if path is None else escape(path)
-            raise MissingDataError(f"data.path: expected an .npz file of your own; got {found}")
+            got = None if path is None else escape(path)
+            raise MissingDataError(f"data.path: expected an .npz file of your own; got {got}")
         train, test, notes = _read_splits(NpzFile(path), side)
         num_classes = int(max(train.labels.max(), test.labels.max())) + 1
         missing = num_classes - len(train.labels.unique())
@@ -59,7 +59,7 @@ class Npz(Source):
 
 
 def _read_splits(arrays: NpzFile, side: int | None) -> tuple[Split, Split, list[str]]:
-    """Return the images to train and to test on, and what has to be said of them."""
+    """Return the images to train and to test on, and notes for the user."""
     pairs = arrays.by_split()
     used = [pairs[part] for part in ("train", "test") if part in pairs] or list(pairs.values())
     unread = [pair.images for pair in arrays.pairs if pair not in used]

@@ -29,7 +29,7 @@ def test_an_owner_is_never_torn(sizes: list[int], num_clients: int, seed: int) -
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
     owners = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
     if num_clients > len(sizes):
-        with pytest.raises(FieldError, match=r"data.num_clients: at most one client a"):
+        with pytest.raises(FieldError, match=r"data.num_clients: at most one client per"):
             split(owners, num_clients)
         return
     parts = split(owners, num_clients, seed)

@@ -72,7 +72,7 @@ def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
     assert plain.test_labels.tolist() == [0, 1]
     assert plain.notes == ("a fifth of each class set apart for testing",)
     twice = written(tmp_path, Train_images=images, Train_labels=labels)
-    refused(twice, "unclear: train_images and Train_images in .* are the same part")
+    refused(twice, "unclear: train_images and Train_images in .* are the same split")
 
 
 def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:

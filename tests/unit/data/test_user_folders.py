@@ -1,4 +1,4 @@
-"""Folders of users: parts, labels and links are as they are meant, or refused in one line."""
+"""Folders of users: splits, labels and links are as they are meant, or refused in one line."""
 
 import io
 import os
@@ -52,9 +52,9 @@ def refused(root: Path, match: str, **options: Any) -> None:
         (("Training", "Testing"), ""),
         (("TRAIN", "evaluation"), ""),
         (("train_set", "test images"), ""),
-        (("train", "val"), "tested on the validation part"),
-        (("train", "Valid"), "tested on the validation part"),
-        (("train", "validation", "test"), "validation part is not read"),
+        (("train", "val"), "tested on the validation split"),
+        (("train", "Valid"), "tested on the validation split"),
+        (("train", "validation", "test"), "validation split is not read"),
     ],
 )
 def test_parts_go_by_their_usual_names(tmp_path: Path, tops: tuple[str, ...], note: str) -> None:
@@ -77,21 +77,24 @@ def test_train_alone_is_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "match"),
     [
-        (("test/a/1.png", "cat/2.png", "dog/2.png"), "unclear: .* test, which may be a part or"),
-        (("train/a/1.png", "Training/a/1.png"), "unclear: .* two mean the same part"),
-        (("train/1.png", "train/2.png"), "unclear: .* without class folders in the part train"),
-        (("train/a/1.png", "test/1.png"), "unclear: .* without class folders in the part test"),
+        (("test/a/1.png", "cat/2.png", "dog/2.png"), "unclear: .* test, which may be a split or"),
+        (("train/a/1.png", "Training/a/1.png"), "unclear: .* two are the same split"),
+        (("train/1.png", "train/2.png"), "unclear: .* without class folders in the split train"),
+        (("train/a/1.png", "test/1.png"), "unclear: .* without class folders in the split test"),
         (("a/train/1.png", "a/test/1.png", "b/train/2.png"), "unclear: .*folders=label/split"),
-        (("test/a/1.png", "test/a/2.png"), "needs a part to train on"),
-        (("val/a/1.png", "test/a/2.png"), "needs a part to train on"),
-        (("x_train/a/1.png", "x_test/a/2.png"), "x_test and x_train, which may be parts"),
-        (("trainA/1.png", "testA/2.png"), "testA and trainA, which may be parts"),
+        (("test/a/1.png", "test/a/2.png"), "needs a split to train on"),
+        (("val/a/1.png", "test/a/2.png"), "needs a split to train on"),
+        (("x_train/a/1.png", "x_test/a/2.png"), "x_test and x_train, which may be splits"),
+        (("trainA/1.png", "testA/2.png"), "testA and trainA, which may be splits"),
         (("seg_train/seg_train/a/1.png", "seg_test/seg_test/a/1.png"), "seg_test and seg_train"),
-        (("cifar-train-32/a/1.png", "cifar-val-32/a/1.png"), "which may be parts or classes"),
-        (("trainset1/a/1.png", "02 TESTSET/a/1.png"), "which may be parts or classes"),
-        (("images/a/1.png", "images/b/2.png"), r"the same folders \(a, b\) in each folder on top"),
+        (("cifar-train-32/a/1.png", "cifar-val-32/a/1.png"), "which may be splits or classes"),
+        (("trainset1/a/1.png", "02 TESTSET/a/1.png"), "which may be splits or classes"),
+        (("images/a/1.png", "images/b/2.png"), r"the same folders \(a, b\) in each top folder"),
         (("fold0/a/1.png", "fold0/b/1.png", "fold1/a/1.png", "fold1/b/1.png"), "the same folders"),
-        (("train/a/1.png", "train/b/1.png", "val/images/1.png"), r"no label of the part val in .*"),
+        (
+            ("train/a/1.png", "train/b/1.png", "val/images/1.png"),
+            r"no label of the val split in .*",
+        ),
     ],
 )
 def test_what_is_unclear_is_refused(tmp_path: Path, files: tuple[str, ...], match: str) -> None:
@@ -138,7 +141,7 @@ def test_levels_can_be_said(tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=r"folders: label, and split and owner"):
         read_folder(tmp_path, folders="class")
     refused(tmp_path, "lies in 2 folders; folders=split/owner/label", folders="split/owner/label")
-    refused(tmp_path, "a is no part of a dataset", folders="split/label")
+    refused(tmp_path, "a is no split", folders="split/label")
     with pytest.raises(FieldError, match=r"data.folders: None but for folders"):
         load_dataset("digits", None, said)
 
@@ -315,7 +318,7 @@ def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) ->
         ("file,label,label\n", "line 1: expected the columns"),
         ("file;name\n", "line 1: expected the columns"),
         ("", "line 1: expected the columns"),
-        ("file,label,split\nx/1.png,a,train\nx/2.png,a,x\n", "line 3: x is no part"),
+        ("file,label,split\nx/1.png,a,train\nx/2.png,a,x\n", "line 3: x is no split"),
         ("file,label,owner\nx/1.png,a,b\nx/2.png,a,\n", "line 3: the column owner is empty"),
     ],
 )
