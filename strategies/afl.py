@@ -1,4 +1,4 @@
-"""Agnostic federated learning: the best model for the worst mixture of clients."""
+"""Agnostic federated learning (AFL): minimax over mixtures of the clients' distributions."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,9 +12,9 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
-MOST = 1e300  # of a step: sums over clients stay finite
-LARGE = 1e3  # values beyond which those of a mixture would drown in rounding
-NOTHING = 1e-9  # of the mixture: what rounding leaves of a weight that was projected to zero
+MOST = 1e300  # largest step: sums over clients stay finite
+LARGE = 1e3  # larger values would lose the mixture to rounding
+NOTHING = 1e-9  # what rounding may leave of a weight projected to zero
 
 
 @final
@@ -22,16 +22,16 @@ NOTHING = 1e-9  # of the mixture: what rounding leaves of a weight that was proj
 class AFL(InformedRule):
     """Updates weighted by a mixture that moves towards the clients with the highest loss.
 
-    Known as AFL. The mixture starts even, takes a step along the losses in every round, and is
-    projected back onto the simplex. A client with a lasting low loss ends with no weight at all.
-    Withstands no attacker.
+    Solves min over w of the max over mixtures lambda of sum_k lambda_k F_k(w), known as AFL. Each
+    round lambda takes a gradient step along the losses and is projected back onto the simplex; it
+    starts uniform. A client whose loss stays low ends with weight 0. Tolerates no attacker.
 
     Source: Mohri et al. (2019), section 4, https://arxiv.org/abs/1902.00146, with whole local
-    trainings for stochastic gradients. Where not all clients take part, the step is the mean by
-    the mixture among those that do.
+    trainings in place of stochastic gradients. If only some clients take part, the step is the mean
+    weighted by the mixture over those.
 
     Attributes:
-        mixture_learning_rate: step of the mixture along the losses; gamma lambda of the paper.
+        mixture_learning_rate: Step size of the mixture; gamma_lambda in the paper.
     """
 
     mixture_learning_rate: float = 0.1
@@ -43,7 +43,7 @@ class AFL(InformedRule):
 
     @property
     def needs_losses(self) -> bool:
-        """Yes: of the global model on each client's shard."""
+        """Always True: the loss of the global model on each client's shard."""
         return True
 
     def decide(
@@ -53,7 +53,7 @@ class AFL(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean by the mixture as it was, and the mixture after the losses."""
+        """Return the mean weighted by the current mixture, and the next mixture."""
         self.check_count(updates)
         count, clients = context.num_clients, context.clients
         mixture = torch.full((count,), 1 / count).double() if state is None else state
@@ -71,14 +71,14 @@ class AFL(InformedRule):
 
 
 def project_onto_simplex(values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Return the nearest vector that has no negative value and sums to one.
+    """Return the nearest vector without negative values that sums to one.
 
     Source: Duchi et al. (2008), figure 1, https://doi.org/10.1145/1390156.1390191.
 
     >>> project_onto_simplex(torch.tensor([0.5, 0.5, 3.0]))
     tensor([0., 0., 1.])
 
-    However large the values are, they count from the largest one, which moves nothing:
+    Large values are taken relative to the largest one, which leaves the projection unchanged:
 
     >>> project_onto_simplex(torch.tensor([1e16, 0.0]))
     tensor([1., 0.])

@@ -1,4 +1,4 @@
-"""Adaptive robust clipping (ARC), in front of any rule."""
+"""Adaptive robust clipping (ARC) before any rule."""
 
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -15,17 +15,17 @@ from strategies.median import CoordinateMedian
 @final
 @dataclass(frozen=True)
 class AdaptiveRobustClipping(RobustWrappingRule):
-    """Any rule, given updates of which the longest are shortened to the longest of the others.
+    """Any rule, after clipping the longest updates to the norm of the next longest (ARC).
 
-    With f attackers among n, the floor of 2 f (n - f) / n longest updates are shortened.
-    Withstands `num_byzantine` = f clients, fewer than half, where the rule does; its own
-    `num_byzantine` has to be as large.
+    The floor(2 f (n - f) / n) updates with the largest norms are clipped to the largest norm among
+    the others. Tolerates `num_byzantine` = f < n / 2 clients if the wrapped rule does; its own
+    `num_byzantine` must be at least as large.
 
     Source: Allouah et al. (2024), algorithm 2, https://arxiv.org/abs/2405.14432.
 
     Attributes:
-        num_byzantine: attackers to survive.
-        rule: what aggregates the shortened updates.
+        num_byzantine: Number of attackers to tolerate.
+        rule: Rule that aggregates the clipped updates.
     """
 
     num_byzantine: int = 1
@@ -38,7 +38,7 @@ class AdaptiveRobustClipping(RobustWrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the shortened updates; weights stay as they are."""
+        """Return the rule's result for the clipped updates; weights are unchanged."""
         self.check_count(updates)
         count, attackers = len(updates), self.num_byzantine
         num_clipped = 2 * attackers * (count - attackers) // count

@@ -1,4 +1,4 @@
-"""Average-rKrum (ArKrum): Krum that finds out how many attackers there are."""
+"""Average-rKrum (ArKrum): Krum with an estimate of the number of attackers."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -15,16 +15,17 @@ from strategies._shared.byzantine import average
 
 
 def count_outliers(distances: Float[Tensor, " k"], gap_ratio: float, distance_ratio: float) -> int:
-    """Return how many of an update's distances to the others betray an attacker.
+    """Return the number of outliers among the distances from one update to the others.
 
-    Those above median + (median - smallest) do. If the others break at their largest gap, and
-    more lie behind that, then these do. A break is a gap that is more than `gap_ratio` times
-    the median of the other gaps, behind which distances are at least `distance_ratio` times those
-    before.
+    Distances above median + (median - smallest) are outliers. If the remaining ones break at their
+    largest gap and more of them lie behind it, those are the outliers instead. A gap is a break if
+    it exceeds `gap_ratio` times the median of the other gaps and the distances behind it are at
+    least `distance_ratio` times those before it.
 
     Args:
-        distances: in rising order, of one update to each of the others.
-        gap_ratio, distance_ratio: of a break.
+        distances: Distances from one update to each of the others, in rising order.
+        gap_ratio: Smallest ratio of a break to the median of the other gaps.
+        distance_ratio: Smallest ratio of the distances behind a break to those before it.
     """
     median = distances[len(distances) // 2]
     remaining = distances[distances <= median + (median - distances[0])]
@@ -44,20 +45,20 @@ def count_outliers(distances: Float[Tensor, " k"], gap_ratio: float, distance_ra
 @final
 @dataclass(frozen=True)
 class ArKrum(InformedRule):
-    """The mean of the updates around Krum's choice; the number of attackers is found each round.
+    """The mean of the updates around Krum's choice, with f estimated in each round.
 
-    For each update, distances to the others that are out of line are counted as attackers, up
-    to the (n - 3) / 2 that Krum allows. The update with the best Krum score by its own count f
-    is chosen, and averaged with those that are nearest to it, n - f in all. Unweighted. Attackers
-    that lie closer together than honest clients do, or within their spread, are not noticed.
+    For each update, outliers among its distances to the others are counted as attackers, up to the
+    (n - 3) / 2 that Krum allows. The update with the best Krum score under its own count f is
+    chosen, and averaged with its nearest neighbours, n - f updates in all. Unweighted. Attackers
+    that lie closer together than honest clients do, or within their spread, are not detected.
 
     Source: Yang and Imam (2025), algorithms 1 and 2, https://arxiv.org/abs/2505.17226. The paper
-    leaves open what makes a break among distances; the two ratios are those of velocity-fl.
+    does not define a break among distances; the two ratios are those of velocity-fl.
 
     Attributes:
-        gap_ratio: of the largest gap between neighbouring distances to the median of the others,
-            above which it may be a break.
-        distance_ratio: of the distances behind a break to those before, at least.
+        gap_ratio: Ratio of the largest gap between neighbouring distances to the median of the
+            other gaps, above which it may be a break.
+        distance_ratio: Smallest ratio of the distances behind a break to those before it.
     """
 
     gap_ratio: float = 5.0
@@ -70,7 +71,7 @@ class ArKrum(InformedRule):
 
     @property
     def min_updates(self) -> int:
-        """5: the fewest among which Krum withstands an attacker."""
+        """5: the smallest number for which Krum tolerates one attacker."""
         return 5
 
     def decide(
@@ -92,6 +93,6 @@ class ArKrum(InformedRule):
         scores = [float(row[: count - f - 2].sum()) for row, f in zip(others, counts, strict=True)]
         chosen = min(range(count), key=lambda i: scores[i])
         near = squares[chosen].clone()
-        near[chosen] = -1  # itself first, also among twins
+        near[chosen] = -1  # itself first, even among duplicates
         nearest = near.argsort(stable=True)[: count - counts[chosen]]
         return average(state, updates, nearest)

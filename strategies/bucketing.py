@@ -1,4 +1,4 @@
-"""Bucketing, in front of any rule."""
+"""Bucketing before any rule."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -19,19 +19,19 @@ from strategies.median import CoordinateMedian
 @final
 @dataclass(frozen=True)
 class Bucketing(WrappingRule):
-    """Any rule, given the means of small random buckets of updates.
+    """Any rule, applied to the means of small random buckets of updates.
 
-    Means differ less than updates do where shards differ, but one attacker spoils its whole
-    bucket: withstands as many clients as the rule does among n / `bucket_size` updates.
+    Bucket means vary less than updates of heterogeneous shards, but one attacker contaminates its
+    whole bucket: tolerates as many clients as the rule does among n / `bucket_size` updates.
 
-    Source: Karimireddy et al. (2022), algorithm 1, https://arxiv.org/abs/2006.09365. A bucket
-    has the mean weight, steps, loss and further vectors of its clients, and the number of the
-    first. The buckets depend on the run's seed, the round and who takes part, on nothing that
-    clients send.
+    Source: Karimireddy et al. (2022), algorithm 1, https://arxiv.org/abs/2006.09365. A bucket has
+    the mean weight, number of steps, loss and further vectors of its clients, and the number of its
+    first client. The buckets depend on the run's seed, the round and the clients that take part,
+    and on nothing that clients send.
 
     Attributes:
-        bucket_size: updates in a bucket; the last may have fewer.
-        rule: what aggregates the means.
+        bucket_size: Number of updates in a bucket; the last bucket may have fewer.
+        rule: Rule that aggregates the means.
     """
 
     bucket_size: int = 2
@@ -43,12 +43,12 @@ class Bucketing(WrappingRule):
 
     @property
     def min_updates(self) -> int:
-        """The fewest that give as many buckets as the rule needs updates."""
+        """Smallest number of updates that gives as many buckets as the rule needs."""
         return self.bucket_size * (self.rule.min_updates - 1) + 1
 
     @property
     def max_updates(self) -> int | None:
-        """The most that give no more buckets than the rule takes updates."""
+        """Largest number of updates that gives no more buckets than the rule accepts."""
         most = self.rule.max_updates
         return None if most is None else self.bucket_size * most
 
@@ -59,7 +59,7 @@ class Bucketing(WrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the means of this round's buckets."""
+        """Return the rule's result for the means of this round's buckets."""
         self.check_count(updates)
         rng = generator(context.seed, "bucketing", context.round)
         ranks = torch.rand(context.num_clients, generator=rng, dtype=torch.float64)

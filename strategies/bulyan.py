@@ -1,4 +1,4 @@
-"""Bulyan: Krum selects updates one by one, then each coordinate is averaged near its median."""
+"""Bulyan: repeated Krum selection, then a mean around the median of each coordinate."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,11 +14,11 @@ from strategies._shared.ordered import sample_coordinates, sort_chunks
 
 
 def select_updates(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " m"]:
-    """Return the positions of the n - 2 f updates that Krum picks one after the other, sorted.
+    """Return the sorted positions of the n - 2 f updates that repeated Krum selects.
 
-    Of r updates that are left, a score sums the squared distances to the r - f - 2 nearest
-    others that are left. Few are left at the end, where two updates may be each other's nearest:
-    ties go to the one that is closer to all that are left, then to the lower position.
+    With r updates left, a score is the sum of the squared distances to the r - f - 2 nearest of
+    them. At the end few are left and two may be each other's nearest: ties go to the update with
+    the smaller sum of distances to all that are left, then to the lower position.
     """
     distances = squared_distances(updates).fill_diagonal_(torch.inf)
     left = list(range(len(updates)))
@@ -35,17 +35,17 @@ def select_updates(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[T
 def average_around_median(ordered: Float[Tensor, "n c"], count: int) -> Float[Tensor, " c"]:
     """Return the mean of the `count` values nearest to the median of each column, in float64.
 
-    Nearest values are neighbours in order, a window. Where the values at both of its ends are
-    equally near and only one can stay, each counts half.
+    The nearest values are consecutive in sorted order. If the values at both ends are equally near
+    and only one of them fits, each counts half.
 
     Args:
-        ordered: columns of values in rising order.
-        count: how many values are averaged.
+        ordered: Columns of values in rising order.
+        count: Number of values to average.
     """
     values = ordered.double()
     size = len(values)
     median = (values[(size - 1) // 2] + values[size // 2]) / 2
-    # The window moves up by one while the value that enters is nearer than the one that leaves.
+    # The window moves up while the entering value is nearer to the median than the leaving one.
     leaves, enters = median - values[: size - count], values[count:] - median
     moves = ((enters < leaves).double() + (enters <= leaves).double()) / 2
     shares = torch.ones_like(values)
@@ -57,17 +57,17 @@ def average_around_median(ordered: Float[Tensor, "n c"], count: int) -> Float[Te
 @final
 @dataclass(frozen=True)
 class Bulyan(ByzantineRule):
-    """The mean, coordinate by coordinate, of the values near the median of what Krum selects.
+    """The coordinate-wise mean of the values near the median of the updates that Krum selects.
 
-    Unweighted. Withstands `num_byzantine` = f clients where n is at least 4 f + 3, also such
-    that hide a large lie in few of many coordinates.
+    Repeated Krum selects n - 2 f updates; in each coordinate the n - 4 f values nearest to their
+    median are averaged. Unweighted. Tolerates `num_byzantine` = f clients if n >= 4 f + 3,
+    including attackers that hide a large deviation in a few of many coordinates.
 
-    Source: El Mhamdi et al. (2018), section 4, https://arxiv.org/abs/1802.07927: n - 2 f updates
-    are selected by repeated Krum, and the n - 4 f values nearest to their median are averaged.
-    Flower's Bulyan takes the n - 2 f best scores of a single Krum instead.
+    Source: El Mhamdi et al. (2018), section 4, https://arxiv.org/abs/1802.07927. Flower's Bulyan
+    takes the n - 2 f best scores of a single Krum instead.
 
     Attributes:
-        num_byzantine: attackers to survive.
+        num_byzantine: Number of attackers to tolerate.
     """
 
     num_byzantine: int = 1
@@ -84,7 +84,7 @@ class Bulyan(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean around the median of the selected; nothing else is used."""
+        """Return the mean around the median of the selected updates."""
         self.check_count(updates)
         chosen = select_updates(updates, self.num_byzantine)
         count = len(updates) - 4 * self.num_byzantine
@@ -99,7 +99,7 @@ class Bulyan(ByzantineRule):
 
 
 def compute_share_around_median(part: Float[Tensor, "m c"], count: int) -> Float[Tensor, " m"]:
-    """Return how often each is among the `count` values nearest to the median of its column."""
+    """Return the share of columns in which each row is among the `count` nearest to the median."""
     apart = (part - part.quantile(0.5, dim=0)).abs()
     farthest = apart.sort(0).values[count - 1]
     return (apart <= farthest).double().mean(1)

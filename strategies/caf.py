@@ -1,4 +1,4 @@
-"""Covariance-bound agnostic filter (CAF): weigh down what sticks out, again and again."""
+"""Covariance-bound agnostic filter (CAF)."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,12 +14,12 @@ from strategies._shared.byzantine import ByzantineRule
 
 
 def filter_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[Tensor, " n"]:
-    """Return the shares, among all that the filter tries, whose covariance is smallest.
+    """Return the weights with the smallest covariance norm among those that the filter visits.
 
-    Weights start at one. As long as they sum to more than n - 2 f, each is multiplied by
-    1 - t / t_max, where t is the squared projection of the update, seen from the weighted mean,
-    on the first eigenvector of the weighted covariance, and t_max the largest among those that
-    still count. An eigenvector of the weighted inner products gives these projections.
+    Weights start at one. While they sum to more than n - 2 f, each is multiplied by 1 - t / t_max,
+    where t is the squared projection of the centred update on the first eigenvector of the weighted
+    covariance, and t_max is the largest t among updates with positive weight. The projections come
+    from an eigenvector of the weighted matrix of inner products.
     """
     count = len(products)
     weights = torch.ones(count, dtype=torch.float64)
@@ -34,7 +34,7 @@ def filter_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[T
             best, smallest = shares, float(values[-1])
         squares = (centred @ (roots * vectors[:, -1])).square()
         largest = squares[weights > 0].max()
-        if smallest <= 0 or float(largest) == 0:  # those that count are all alike
+        if smallest <= 0 or float(largest) == 0:  # all remaining updates are equal
             break
         weights = weights * (1 - squares / largest).clamp(min=0)
     return best
@@ -43,20 +43,19 @@ def filter_shares(products: Float[Tensor, "n n"], num_byzantine: int) -> Float[T
 @final
 @dataclass(frozen=True)
 class CAF(ByzantineRule):
-    """The weighted mean with the smallest covariance that a filter comes across.
+    """The weighted mean with the smallest covariance norm that a spectral filter visits.
 
-    The covariance-bound agnostic filter needs no bound on how much honest updates vary. The
-    weights of the clients' examples do not count. Withstands `num_byzantine` = f clients, fewer
-    than half.
+    The covariance-bound agnostic filter needs no bound on the variance of honest updates. Numbers
+    of examples do not count. Tolerates `num_byzantine` = f < n / 2 clients.
 
     Source: Allouah et al. (2025), Towards Trustworthy Federated Learning with Untrusted
-    Participants, https://arxiv.org/abs/2505.01874. ByzFL takes one step of the power method for
-    each eigenvector, from a random start; here they are exact. ByzFL measures projections by the
-    largest of all, so that an update which no longer counts can hold the filter up for good;
-    here, by the largest of those that count, so that each turn leaves one out.
+    Participants, https://arxiv.org/abs/2505.01874. ByzFL takes one power iteration per eigenvector
+    from a random start; here eigenvectors are exact. ByzFL divides projections by the largest of
+    all, so that an update with weight 0 can stall the filter; here by the largest with positive
+    weight, so that each iteration removes an update.
 
     Attributes:
-        num_byzantine: attackers to survive.
+        num_byzantine: Number of attackers to tolerate.
     """
 
     num_byzantine: int = 1
@@ -68,7 +67,7 @@ class CAF(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the weighted mean that the filter settles on."""
+        """Return the mean with the filter's weights."""
         self.check_count(updates)
         shares = filter_shares(centred_gram_matrix(updates), self.num_byzantine)
         return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)

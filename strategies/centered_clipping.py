@@ -1,4 +1,4 @@
-"""Centred clipping: a mean of differences to the last step that are bounded in length."""
+"""Centred clipping of the differences to the last step."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,18 +17,19 @@ from fl_sim.core.sums import weighted_sum
 @final
 @dataclass(frozen=True)
 class CenteredClipping(InformedRule):
-    """The last step, moved by the mean of the clipped differences to it.
+    """The last step v plus the mean of the clipped differences to it.
 
-    Unweighted. Each client moves the step by at most `threshold` / n an iteration, whatever it
-    sends. The paper proves robustness for about a tenth of the clients, of updates that carry
-    momentum; attacks that lie for many rounds get past it.
+    v <- v + (1 / n) sum_i (u_i - v) min(1, tau / |u_i - v|), repeated l times. Unweighted. A client
+    moves the step by at most `threshold` / n per iteration. The paper proves robustness to about a
+    tenth of the clients for updates that carry momentum; attacks that persist over many rounds can
+    get past it.
 
-    Source: Karimireddy et al. (2021), section 4, https://arxiv.org/abs/2012.10333. The first
-    round starts at zero. Default values are those of ByzFL.
+    Source: Karimireddy et al. (2021), section 4, https://arxiv.org/abs/2012.10333. The first round
+    starts at zero. Default values are those of ByzFL.
 
     Attributes:
-        threshold: longest difference that counts in full; tau of the paper.
-        num_iterations: clipped moves in a round; l of the paper.
+        threshold: Clipping radius; tau in the paper.
+        num_iterations: Number of clipped iterations per round; l in the paper.
     """
 
     threshold: float = 100.0
@@ -50,7 +51,7 @@ class CenteredClipping(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the step in float64 as the next state, and the step.
+        """Return the step, kept in float64 as the next state.
 
         The scales are those of the differences in the last iteration.
         """

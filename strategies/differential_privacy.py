@@ -1,4 +1,4 @@
-"""Differential privacy of whole clients, in front of any rule."""
+"""Client-level differential privacy around any rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,48 +26,47 @@ from fl_sim.privacy.accounting import compute_epsilon
 from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.fedavg import FedAvg
 
-PARTS = 10**9  # to which a probability is rounded, when planning
+PARTS = 10**9  # resolution of a probability, when planning
 
 
 @final
 @dataclass(frozen=True)
 class DifferentialPrivacy(WrappingRule):
-    """Any rule, given updates of bounded length and equal weight, with Gaussian noise added.
+    """Any rule on clipped updates of equal weight, with Gaussian noise added.
 
-    Central differential privacy of a client's whole participation: the server is trusted, who
-    sees the models is not. In front of a rule that needs only a weighted sum, the noise goes on
-    the sum, and what the rule does with it costs no privacy. In front of any other rule the
-    noise goes on the step, as if that were a mean: there is no guarantee, only noise.
+    Central differential privacy of a client's whole participation: the server is trusted, and those
+    who see the models are not. If the rule only needs a weighted sum, the noise is added to the
+    sum, and everything after it is post-processing. With any other rule the noise is added to the
+    step as if that were a mean: noise without a guarantee.
 
-    Rows `epsilon` of group `clients` say what each round has cost so far, by
-    `fl_sim.privacy.accounting`: round by round, of those clients that could be drawn in it. No use
-    is made of clients that drop out after they were asked. Under Poisson participation the sum is
-    divided by the number of clients that are drawn on average, and noise is added also where
-    nobody was. A draw of a fixed number is accounted from above, at up to twice the sensitivity.
+    Rows `epsilon` of group `clients` hold the privacy spent up to each round, by
+    `fl_sim.privacy.accounting`, for the clients that could be sampled in it. Drop-out after
+    sampling is not used. With Poisson participation the sum is divided by the expected number of
+    clients, and noise is added even if no client was sampled. Sampling a fixed number is accounted
+    for by an upper bound, at up to twice the sensitivity.
 
-    The guarantee is about the updates alone. It is not valid, and the rows say so, where more
-    leaves the clients: statistics of BatchNorm (take a model with `norm="group"`), vectors that
-    clients send beside their updates and that come back to all of them (SCAFFOLD), or losses
-    that the rule weighs by. What clients report of their training, the server keeps to itself.
+    The guarantee covers the updates alone. It is invalid, and the rows are marked so, if more
+    leaves the clients: BatchNorm statistics (use a model with `norm="group"`), vectors sent beside
+    the updates and broadcast to all clients (SCAFFOLD), or losses that the rule weights by.
+    Training metrics that clients report stay on the server.
 
-    Where shares of the sum are unequal, as FedNova's, noise follows the largest. Shares tell
-    how many steps clients take, hence how much data they hold: no epsilon is given unless
-    `public_counts` says that everybody may know.
+    If the shares of the sum are unequal, as FedNova's are, the noise follows the largest. Shares
+    reveal how many steps clients take, hence how much data they hold: no epsilon is given unless
+    `public_counts` states that this is public.
 
     Source: McMahan et al. (2018), algorithm 1, https://arxiv.org/abs/1710.06963; with a fixed
-    number of clients, unless they are drawn one by one. The noise depends on the run's seed and
-    the round, so whoever knows the seed can take it off again: a simulation of privacy, not
-    privacy. Flower's wrappers leave the weights as they are, at which a large client is
-    protected less than they say; no epsilon is given for them.
+    number of clients, unless participation is Poisson. The noise depends on the run's seed and the
+    round, and can be removed by those who know the seed: a simulation of privacy, not privacy.
+    Flower's wrappers keep the clients' weights, at which a large client is protected less than
+    stated; no epsilon is given for them.
 
     Attributes:
-        clipping_norm: longest update that counts in full; C of the paper.
-        noise_multiplier: standard deviation of the noise on the sum of the updates, as a
-            multiple of `clipping_norm`; z of the paper.
-        rule: what aggregates the bounded updates.
-        delta: probability with which epsilon may fail.
-        public_counts: whether everybody may know how many examples each client holds, and how
-            many steps it takes.
+        clipping_norm: Largest L2 norm of an update; C in the paper.
+        noise_multiplier: Standard deviation of the noise on the sum of the updates, as a multiple
+            of `clipping_norm`; z in the paper.
+        rule: Rule that aggregates the clipped updates.
+        delta: Probability with which the epsilon guarantee may fail.
+        public_counts: Whether the numbers of examples and steps of the clients are public.
     """
 
     clipping_norm: float = 1.0
@@ -90,7 +89,7 @@ class DifferentialPrivacy(WrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the bounded updates and the noise."""
+        """Return the rule's result for the clipped updates and the noise."""
         self.check_count(updates)
         scales = clip_factors(row_norms(updates), self.clipping_norm)
         even = torch.ones_like(scales)
@@ -108,7 +107,7 @@ class DifferentialPrivacy(WrappingRule):
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
     ) -> AggregationResult | None:
-        """Return what the rule makes of the noise alone, where it sums up."""
+        """Return the rule's result for the noise alone, if the rule is a weighted sum."""
         if not isinstance(self.rule, LinearRule) or not context.expected:
             return self.rule.decide_empty(state, num_parameters, context)
         noise = self._draw_noise(num_parameters, 1 / context.expected, context)
@@ -116,34 +115,34 @@ class DifferentialPrivacy(WrappingRule):
         return AggregationResult(state, step.float())
 
     def _draw_noise(self, size: int, share: float, context: RoundContext) -> Float[Tensor, " p"]:
-        """Return noise for a sum in which an update counts by at most `share`."""
+        """Return noise for a sum in which an update has a share of at most `share`."""
         rng = generator(context.seed, "differential privacy", context.round)
         deviation = self.noise_multiplier * self.clipping_norm * share
         return deviation * torch.randn(size, generator=rng, dtype=torch.float64)
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return one noisy sum a round.
+        """Return one noisy sum per round.
 
         Raises:
-            RequestError: in front of a rule that is not a weighted sum, or whose shares are
-                unequal where counts are secret or draws are of random size.
+            RequestError: If the rule is no weighted sum, or its shares are unequal while counts are
+                secret or the number of clients is random.
         """
         check_accountable(self.rule, draws, self.public_counts)
         made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
         return Releases(made, self.delta, "clients")
 
     def estimate_epsilon(self, num_rounds: int, participation: float) -> float:
-        """Return what so many rounds would cost, by RDP, if all were alike.
+        """Return the epsilon of `num_rounds` equal rounds, by Rényi accounting, for planning.
 
-        A figure to plan by. It is that of clients that take part at random, each by itself with
-        the probability `participation`; 1 claims nothing from the draw.
+        Each client takes part independently with probability `participation`; 1 means no
+        amplification by sampling.
 
         Args:
-            num_rounds: number of rounds.
-            participation: probability with which a client takes part in a round.
+            num_rounds: Number of rounds.
+            participation: Probability with which a client takes part in a round.
 
         Raises:
-            RequestError: without dp-accounting, or where no guarantee is known.
+            RequestError: If dp-accounting is missing, or no guarantee is known for the rule.
         """
         check_accountable(self.rule, (), self.public_counts)
         draw = Draw(PARTS, round(participation * PARTS), "poisson")
@@ -154,17 +153,17 @@ class DifferentialPrivacy(WrappingRule):
 def compute_even_shares(
     rule: LinearRule, even: Float[Tensor, " n"], context: RoundContext
 ) -> Tensor:
-    """Return how much each update counts in a sum to which all have the same right.
+    """Return the share of each update in a sum of equally weighted updates.
 
-    Where the number of senders is left to chance, and hence a secret, the shares are those of
-    as many as are expected.
+    If the number of updates is random, and hence secret, the shares are those of the expected
+    number of updates.
     """
     shares = rule.coefficients(even, context)
     return shares if context.expected is None else shares * (len(shares) / context.expected)
 
 
 def check_accountable(rule: AggregationRule, draws: Sequence[Draw], public_counts: bool) -> None:
-    """Raise a `RequestError` where no guarantee is known for noise on what a rule sums up."""
+    """Raise a `RequestError` if no guarantee is known for noise on the rule's weighted sum."""
     name = type(rule).__name__
     if not isinstance(rule, LinearRule):
         raise RequestError(f"no guarantee is known for noise on {name}")

@@ -1,4 +1,4 @@
-"""Divide and conquer (DnC): leave out what sticks out along the direction of most variance."""
+"""Divide and conquer (DnC): spectral outlier removal on random coordinates."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,20 +17,21 @@ from strategies._shared.byzantine import ByzantineRule, average
 @final
 @dataclass(frozen=True)
 class DnC(ByzantineRule):
-    """The mean of the updates that no random look at some coordinates finds suspicious.
+    """The mean of the updates that no spectral test on random coordinates rejects.
 
-    Each look centres the updates on a random subset of the coordinates, and rejects the
-    `filter_factor` times f updates that are farthest along the first singular vector.
-    Unweighted. Withstands `num_byzantine` = f clients, fewer than half.
+    Each iteration centres the updates on a random subset of the coordinates and rejects the c f
+    updates with the largest projections on the first right singular vector. The mean is over the
+    updates that survive all iterations. Unweighted. Tolerates `num_byzantine` = f < n / 2 clients.
 
-    Source: Shejwalkar and Houmansadr (2021), algorithm 2,
-    https://doi.org/10.14722/ndss.2021.24498. Subsets depend on the run's seed and the round.
+    Source: Shejwalkar and Houmansadr (2021), algorithm 2, https://doi.org/10.14722/ndss.2021.24498.
+    Subsets depend on the run's seed and the round.
 
     Attributes:
-        num_byzantine: attackers to survive.
-        num_iterations: looks; an update that one of them rejects is left out.
-        num_coordinates: seen in a look; all of a smaller model. b of the paper.
-        filter_factor: updates that a look rejects, as a multiple of f; c of the paper.
+        num_byzantine: Number of attackers to tolerate.
+        num_iterations: Number of iterations; an update that one of them rejects is left out.
+        num_coordinates: Number of coordinates per iteration, all of a smaller model; b in the
+            paper.
+        filter_factor: Number of updates rejected per iteration, as a multiple of f; c in the paper.
     """
 
     num_byzantine: int = 1
@@ -46,7 +47,7 @@ class DnC(ByzantineRule):
 
     @property
     def min_updates(self) -> int:
-        """2 f + 1, and one more than all looks together may reject."""
+        """2 f + 1, and more than all iterations together may reject."""
         rejected = self.num_iterations * self._rejected
         return max(2 * self.num_byzantine, rejected) + 1
 
@@ -61,7 +62,7 @@ class DnC(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean of those that every look keeps."""
+        """Return the mean of the updates that every iteration accepts."""
         self.check_count(updates)
         size = updates.shape[1]
         passed = torch.ones(len(updates), dtype=torch.bool)
@@ -72,7 +73,7 @@ class DnC(ByzantineRule):
         return average(state, updates, passed.nonzero().squeeze(1))
 
     def _select_inliers(self, sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
-        """Return which updates are not farthest along the first singular vector.
+        """Return a mask of the updates that are not farthest along the first singular vector.
 
         The vector itself is not needed: the first eigenvector of the inner products holds the
         projections of the updates on it, up to a common factor.

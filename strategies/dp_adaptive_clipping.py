@@ -1,4 +1,4 @@
-"""Differential privacy of whole clients, with a clipping norm that follows the updates."""
+"""Client-level differential privacy with adaptive clipping."""
 
 import math
 from collections.abc import Sequence
@@ -27,35 +27,33 @@ from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, 
 from strategies.differential_privacy import check_accountable, compute_even_shares
 from strategies.fedavg import FedAvg
 
-SHARE = 1 / 20  # of the clients of a round: usual deviation of the noise on the count
+SHARE = 1 / 20  # usual deviation of the noise on the bits, as a share of the clients
 
 
 @final
 @dataclass(frozen=True)
 class DifferentialPrivacyAdaptiveClipping(WrappingRule):
-    """Private averaging whose clipping norm moves to a quantile of the updates' lengths.
+    """Private averaging whose clipping norm follows a quantile of the updates' norms.
 
-    Each client also sends one bit: whether its update was short enough. The noisy share of such
-    clients moves the clipping norm, by a factor, towards the one at which the share is
-    `target_quantile`. The bits cost privacy; so the noise on the updates is a little stronger
-    than `noise_multiplier` says, such that both together cost what it says. All else is as in
-    `strategies.differential_privacy`, and so is what epsilon means.
+    Each client also sends one bit b_i: whether its norm is at most C. With the noisy mean of the
+    bits b, C <- C exp(-eta_C (b - gamma)). Because the bits cost privacy, the noise on the updates
+    is raised slightly, so that both together cost what `noise_multiplier` states. All else,
+    including the meaning of epsilon, is as in `strategies.differential_privacy`.
 
-    Source: Andrew et al. (2021), algorithm 1, https://arxiv.org/abs/1905.03871, without its
-    server momentum, which `rule` may have. Bits are counted as 1/2 and -1/2, as there.
+    Source: Andrew et al. (2021), algorithm 1, https://arxiv.org/abs/1905.03871, without its server
+    momentum, which `rule` may have. Bits are counted as 1/2 and -1/2, as in the paper.
 
     Attributes:
-        initial_clipping_norm: longest update that counts in full in round 1; C0 of the paper.
-        target_quantile: share of the updates that are to be left as they are; gamma.
-        clipping_learning_rate: how fast the clipping norm moves; eta C.
-        noise_multiplier: of the noise on updates and bits together; z.
-        bit_noise: standard deviation of the noise on the sum of the bits; sigma b. None: a
-            twentieth of the clients of the round, as in the paper, and at least
-            `noise_multiplier`, as the noise on updates would otherwise grow without bound.
-        rule: what aggregates the bounded updates.
-        delta: probability with which epsilon may fail.
-        public_counts: whether everybody may know how many examples each client holds, and how
-            many steps it takes.
+        initial_clipping_norm: Clipping norm of round 1; C^0 in the paper.
+        target_quantile: Share of the updates to be left unclipped; gamma.
+        clipping_learning_rate: Learning rate of the clipping norm; eta_C.
+        noise_multiplier: Noise multiplier of updates and bits together; z.
+        bit_noise: Standard deviation of the noise on the sum of the bits; sigma_b. None uses a
+            twentieth of the clients of the round, as in the paper, and at least `noise_multiplier`,
+            because the noise on updates would otherwise grow without bound.
+        rule: Rule that aggregates the clipped updates.
+        delta: Probability with which the epsilon guarantee may fail.
+        public_counts: Whether the numbers of examples and steps of the clients are public.
     """
 
     initial_clipping_norm: float = 0.1
@@ -88,7 +86,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         return {"clipping_norm": self.initial_clipping_norm, "rule": inner}
 
     def broadcast(self, state: Any) -> dict[str, Tensor]:
-        """Return what the wrapped rule tells the clients."""
+        """Return the vectors that the wrapped rule sends to the clients."""
         return self.rule.broadcast(state["rule"])
 
     def decide(
@@ -98,7 +96,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the bounded updates and the noise, and the next norm."""
+        """Return the rule's result for the clipped updates and the noise, and the next norm."""
         self.check_count(updates)
         norms, bound = row_norms(updates), state["clipping_norm"]
         scales, count = clip_factors(norms, bound), float(len(updates))
@@ -122,7 +120,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
     ) -> AggregationResult | None:
-        """Return what the rule makes of the noise alone, where it sums up, and the next norm."""
+        """Return the result for the noise alone, if the rule is a weighted sum, and the norm."""
         expected, bound = context.expected, state["clipping_norm"]
         if not isinstance(self.rule, LinearRule) or not expected:
             return None
@@ -132,11 +130,11 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         return AggregationResult({"clipping_norm": next_norm, "rule": inner}, step.float())
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return one noisy sum a round, of updates and bits together.
+        """Return one noisy sum per round, of updates and bits together.
 
         Raises:
-            RequestError: where shares are unequal, and counts are secret or draws are of
-                random size.
+            RequestError: If the rule's shares are unequal while counts are secret or the number of
+                clients is random.
         """
         check_accountable(self.rule, draws, self.public_counts)
         made = tuple(Release(self.noise_multiplier, draw) for draw in draws)
@@ -145,7 +143,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
     def _draw_noise(
         self, bound: float, size: int, share: float, count: float, context: RoundContext
     ) -> Float[Tensor, " p"]:
-        """Return noise for a sum in which an update counts by at most `share`."""
+        """Return noise for a sum in which an update has a share of at most `share`."""
         rng = generator(context.seed, "differential privacy", context.round)
         multiplier = self.compute_update_noise(self.compute_bit_noise(context.expected or count))
         drawn = torch.randn(size, generator=rng, dtype=torch.float64)
@@ -167,7 +165,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         return max(usual, self.noise_multiplier) if self.noise_multiplier else 0.0
 
     def compute_update_noise(self, bit_noise: float) -> float:
-        """Return the multiplier of the noise on the updates; z Delta of the paper, theorem 1.
+        """Return the noise multiplier of the updates; z_Delta in the paper, theorem 1.
 
         >>> rule = DifferentialPrivacyAdaptiveClipping(noise_multiplier=1.0)
         >>> round(rule.compute_update_noise(1.0), 4)

@@ -14,16 +14,16 @@ from strategies._shared.adaptive import AdaptiveRule
 class FedAdagrad(AdaptiveRule):
     """Server steps that shrink with the sum of all squared mean updates.
 
-    Withstands no attacker: it rests on the weighted mean.
+    v <- v + d^2, step eta m / (sqrt(v) + tau). Tolerates no attacker: it uses the weighted mean d.
 
-    Source: Reddi et al. (2021), algorithm 2, https://arxiv.org/abs/2003.00295. The second
-    moment starts at `adaptivity` squared, the least that the paper allows; Flower's FedAdagrad
+    Source: Reddi et al. (2021), algorithm 2, https://arxiv.org/abs/2003.00295. The second moment
+    starts at `adaptivity` squared, the smallest value that the paper allows; Flower's FedAdagrad
     starts at zero. Default values are Flower's.
 
     Attributes:
-        server_learning_rate: factor of the step; eta of the paper.
-        momentum: share of the first moment that is kept; beta 1 of the paper.
-        adaptivity: added to the root of the second moment; tau of the paper.
+        server_learning_rate: Factor of the step; eta in the paper.
+        momentum: Decay of the first moment; beta_1 in the paper.
+        adaptivity: Constant added to the root of the second moment; tau in the paper.
     """
 
     server_learning_rate: float = 0.1

@@ -15,17 +15,18 @@ from strategies._shared.adaptive import AdaptiveRule
 class FedAdam(AdaptiveRule):
     """Server steps divided by the root of a moving average of squared mean updates.
 
-    Withstands no attacker: it rests on the weighted mean.
+    v <- beta_2 v + (1 - beta_2) d^2, step eta m / (sqrt(v) + tau). Tolerates no attacker: it uses
+    the weighted mean d.
 
-    Source: Reddi et al. (2021), algorithm 2, https://arxiv.org/abs/2003.00295. Flower's FedAdam
-    is another rule: its second moment starts at zero and it corrects Adam's bias, with an
-    exponent of two in the first round. Default values are Flower's.
+    Source: Reddi et al. (2021), algorithm 2, https://arxiv.org/abs/2003.00295. Flower's FedAdam is
+    another rule: its second moment starts at zero and it corrects Adam's bias, with an exponent of
+    two in the first round. Default values are Flower's.
 
     Attributes:
-        server_learning_rate: factor of the step; eta of the paper.
-        momentum: share of the first moment that is kept; beta 1 of the paper.
-        decay: share of the second moment that is kept; beta 2 of the paper.
-        adaptivity: added to the root of the second moment; tau of the paper.
+        server_learning_rate: Factor of the step; eta in the paper.
+        momentum: Decay of the first moment; beta_1 in the paper.
+        decay: Decay of the second moment; beta_2 in the paper.
+        adaptivity: Constant added to the root of the second moment; tau in the paper.
     """
 
     server_learning_rate: float = 0.1

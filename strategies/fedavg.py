@@ -20,8 +20,9 @@ class FedAvg(LinearRule):
     Source: McMahan et al. (2017), algorithm 1, https://arxiv.org/abs/1602.05629.
 
     Attributes:
-        server_learning_rate: factor of the mean.
-        weighted: whether clients count by their examples; False: all alike, as in ByzFL.
+        server_learning_rate: Factor of the mean.
+        weighted: Whether clients are weighted by their examples; False gives equal weights, as in
+            ByzFL.
     """
 
     server_learning_rate: float = 1.0

@@ -15,14 +15,16 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class FedAvgM(LinearRule):
-    """The weighted mean of the updates, with momentum on the server.
+    """The weighted mean d of the updates, with momentum on the server.
 
-    Source: Hsu et al. (2019), section 4.3, https://arxiv.org/abs/1909.06335; heavy-ball
-    momentum, no Nesterov correction.
+    v <- beta v + d, and the server moves by eta v.
+
+    Source: Hsu et al. (2019), section 4.3, https://arxiv.org/abs/1909.06335; heavy-ball momentum
+    without Nesterov's correction.
 
     Attributes:
-        momentum: share of the last step that is taken again.
-        server_learning_rate: factor of the step.
+        momentum: Decay of the velocity; beta in the paper.
+        server_learning_rate: Factor of the velocity.
     """
 
     momentum: float = 0.9
@@ -35,7 +37,7 @@ class FedAvgM(LinearRule):
         require(rate > 0, "server_learning_rate", "above 0", rate)
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
-        """Return the velocity at rest."""
+        """Return a velocity of zero."""
         return torch.zeros(num_parameters, dtype=torch.float64)
 
     def coefficients(
@@ -45,6 +47,6 @@ class FedAvgM(LinearRule):
         return weights / weights.sum()
 
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the next velocity, and the step along it."""
+        """Return the next velocity and the step along it."""
         velocity = self.momentum * state + total
         return velocity, self.server_learning_rate * velocity

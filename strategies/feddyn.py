@@ -1,4 +1,4 @@
-"""FedDyn, the server's half: averaging with dynamic regularisation."""
+"""The server side of FedDyn: averaging with dynamic regularisation."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,23 +12,22 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
-ALPHA = "feddyn_alpha"  # name of what clients are told; clients/feddyn.py has it too
+ALPHA = "feddyn_alpha"  # name of the broadcast value, also in clients/feddyn.py
 
 
 @final
 @dataclass(frozen=True)
 class FedDyn(InformedRule):
-    """The unweighted mean of the updates, corrected by what all clients together drifted.
+    """The unweighted mean of the clients' models, corrected by their accumulated drift.
 
-    Needs `clients.feddyn.FedDynClient`, which is told alpha; with clients that train as ever the
-    correction overshoots. Withstands no attacker.
+    h <- h - (alpha / N) sum_i u_i over all N clients, and the new model is the mean of the received
+    models minus h / alpha. Needs `clients.feddyn.FedDynClient`, which receives alpha; with clients
+    that train without the regulariser the correction overshoots. Tolerates no attacker.
 
-    Source: Acar et al. (2021), algorithm 1, https://arxiv.org/abs/2111.04263: h moves by -alpha
-    times the sum of the updates over the number of all clients, and the new parameters are the
-    mean of the clients' minus h / alpha.
+    Source: Acar et al. (2021), algorithm 1, https://arxiv.org/abs/2111.04263.
 
     Attributes:
-        alpha: weight of the regularisation, on clients and server.
+        alpha: Weight of the regularisation, on clients and server.
     """
 
     alpha: float = 0.1
@@ -38,7 +37,7 @@ class FedDyn(InformedRule):
         require(self.alpha > 0, "alpha", "above 0", self.alpha)
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
-        """Return h, which is zero at first."""
+        """Return h, initially zero."""
         return torch.zeros(num_parameters, dtype=torch.float64)
 
     def broadcast(self, state: Any) -> dict[str, Tensor]:

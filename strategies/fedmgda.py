@@ -13,25 +13,26 @@ from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
-SETTLED = 1e-12  # change of every coefficient at which the search ends
-MOST = 20_000  # steps of the search; one takes microseconds
+SETTLED = 1e-12  # largest change of a coefficient at convergence
+MOST = 20_000  # iterations, of microseconds each
 
 
 @final
 @dataclass(frozen=True)
 class FedMGDAPlus(InformedRule):
-    """The shortest mean of unit-length updates: as far as they agree, all clients gain.
+    """The shortest convex combination of the normalised updates (FedMGDA+).
 
-    Coefficients stay within `room` of even ones: 0 gives the plain mean of the directions, 1
-    the shortest of all mixtures. Updates count by their direction alone, so a long one buys
-    nothing; but an attacker may still turn the direction, or stop it.
+    Minimises |sum_i lambda_i u_i / |u_i|| over the simplex, with each lambda_i within epsilon of 1
+    / n: 0 gives the mean direction, 1 the shortest of all combinations. All clients gain as far as
+    their directions agree. Updates count by direction alone, so a long one gains nothing, but an
+    attacker may still turn the direction or cancel it.
 
     Source: Hu et al. (2022), algorithm 1, https://arxiv.org/abs/2006.11489. The step is never
-    longer than `server_learning_rate`, whatever clients send.
+    longer than `server_learning_rate`.
 
     Attributes:
-        room: how far a coefficient may be from 1 / n; epsilon of the paper.
-        server_learning_rate: factor of the direction; eta of the paper.
+        room: Largest distance of a coefficient from 1 / n; epsilon in the paper.
+        server_learning_rate: Factor of the direction; eta in the paper.
     """
 
     room: float = 0.1
@@ -50,7 +51,7 @@ class FedMGDAPlus(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the scaled direction; scales are what makes updates unit vectors."""
+        """Return the scaled direction; the scales normalise the updates."""
         self.check_count(updates)
         products = uncentred_gram_matrix(updates)
         norms = products.diagonal().sqrt()
@@ -65,14 +66,14 @@ class FedMGDAPlus(InformedRule):
 def find_shortest_mixture(
     products: Float[Tensor, "n n"], low: Float[Tensor, " n"], high: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return the coefficients between `low` and `high`, of sum one, of the shortest mixture.
+    """Return the coefficients of the shortest combination, within bounds and of sum one.
 
-    Projected gradient descent with momentum that starts again whenever it leads uphill
-    (FISTA with adaptive restart: Beck and Teboulle 2009; O'Donoghue and Candes 2015).
+    Projected gradient descent with momentum that restarts whenever it leads uphill (FISTA with
+    adaptive restart: Beck and Teboulle 2009; O'Donoghue and Candes 2015).
 
     Args:
-        products: inner products of what is mixed.
-        low, high: bounds of each coefficient, between which even ones lie.
+        products: Inner products of the vectors to combine.
+        low, high: Bounds of each coefficient; 1 / n must lie between them.
     """
     rate = 1 / max(float(torch.linalg.matrix_norm(products, 2)), torch.finfo().tiny)
     now = ahead = torch.full_like(low, 1 / len(low))
@@ -94,8 +95,8 @@ def project_onto_box(
 ) -> Float[Tensor, " n"]:
     """Return the nearest vector between `low` and `high` that sums to one.
 
-    It is the vector moved by one number and cut; the sum is piecewise linear in that number,
-    and its bends are where a value meets a bound.
+    It is the vector shifted by one number and clamped. The sum is piecewise linear in that number,
+    with bends where a value meets a bound.
     """
     bends = torch.cat([low - values, high - values]).sort().values
     sums = (values + bends[:, None]).clamp(low, high).sum(1)

@@ -14,18 +14,17 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class FedNova(LinearRule):
-    """The mean of the updates, each divided by how far its local steps could carry it.
+    """The mean of the updates, each normalised by its number of effective local steps.
 
-    FedAvg leans towards clients that take many steps, those with large shards. Here the
-    direction is the weighted mean of normalised updates, and its length that of the mean number
-    of effective steps. Clients that take equally many steps get FedAvg.
+    FedAvg leans towards clients that take many steps, those with large shards. Here the direction
+    is the weighted mean of u_i / |a_i|_1, and its length that of the mean |a_i|_1. If all clients
+    take equally many steps this is FedAvg.
 
-    Source: Wang et al. (2020), equations 5 to 8, https://arxiv.org/abs/2007.07481. Effective
-    steps are the one-norm of the vector a of the paper: the number of steps for plain SGD, more
-    with local momentum.
+    Source: Wang et al. (2020), equations 5 to 8, https://arxiv.org/abs/2007.07481. The effective
+    steps |a_i|_1 are the number of steps for plain SGD, and more with local momentum.
 
     Attributes:
-        momentum: of the clients' optimiser, which starts afresh each round; rho of the paper.
+        momentum: Momentum of the clients' optimiser, which restarts each round; rho in the paper.
     """
 
     momentum: float = 0.9
@@ -37,7 +36,7 @@ class FedNova(LinearRule):
     def coefficients(
         self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
-        """Return each client's share of the examples, times mean over own effective steps."""
+        """Return each client's share of the examples times mean over own effective steps."""
         shares = weights / weights.sum()
         if context is None:
             return shares
@@ -50,9 +49,9 @@ class FedNova(LinearRule):
 
 
 def compute_effective_steps(steps: Float[Tensor, " n"], momentum: float) -> Float[Tensor, " n"]:
-    """Return how many gradients' worth of movement this many steps with momentum make.
+    """Return |a|_1, the weight of all gradients in an update of K steps with momentum.
 
-    The gradient of step i of K counts (1 - rho^(K - i)) / (1 - rho) times in the end.
+    The gradient of step i of K has weight (1 - rho^(K - i)) / (1 - rho).
 
     >>> import torch
     >>> compute_effective_steps(torch.tensor([1.0, 2.0, 3.0]), 0.5)

@@ -1,4 +1,4 @@
-"""FLAME: cluster the directions, bound the lengths, add noise."""
+"""FLAME: clustering by direction, clipping and noise."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -24,18 +24,19 @@ from fl_sim.core.sums import narrow, weighted_sum
 @final
 @dataclass(frozen=True)
 class FLAME(InformedRule):
-    """The noisy mean of the updates of one majority cluster, shortened to the median length.
+    """The noisy mean of the updates in one majority cluster, clipped to the median norm S.
 
-    More than half of the clients have to form one cluster by direction; the others are left
-    out. The noise is to wash out backdoors that are left. Unweighted. Withstands fewer than
-    half of the clients. Where no majority is a cluster, all count.
+    HDBSCAN on cosine distances keeps the cluster of more than half of the clients, if there is one,
+    and all clients otherwise; updates are clipped to S, averaged, and given Gaussian noise of
+    standard deviation lambda S to remove the remaining backdoors. Unweighted. Tolerates fewer than
+    half of the clients.
 
     Source: Nguyen et al. (2022), algorithm 1, https://arxiv.org/abs/2101.02281. The paper takes
-    cosines of models; a rule sees updates. The noise depends on the run's seed and the round.
+    cosines of models, this rule of updates. The noise depends on the run's seed and the round.
 
     Attributes:
-        noise: standard deviation of the noise on each parameter, as a multiple of the median
-            length of the updates; lambda of the paper.
+        noise: Standard deviation of the noise on each parameter, as a multiple of the median norm
+            of the updates; lambda in the paper.
     """
 
     noise: float = 0.001
@@ -51,7 +52,7 @@ class FLAME(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the noisy mean of the majority."""
+        """Return the noisy mean of the majority cluster."""
         self.check_count(updates)
         products = uncentred_gram_matrix(updates)
         norms = products.diagonal().sqrt()
@@ -65,7 +66,7 @@ class FLAME(InformedRule):
 
 
 def find_majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:
-    """Return who is in the one cluster that more than half of the updates form; all if none."""
+    """Return a mask of the cluster that more than half of the updates form, or of all updates."""
     count = len(cosines)
     all_updates = torch.ones(count, dtype=torch.bool)
     if count < 3:

@@ -1,4 +1,4 @@
-"""FLTrust: the server trains on a few clean images itself, and trusts what points that way."""
+"""FLTrust: trust scores from the server's own update on clean images."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,17 +17,17 @@ from fl_sim.core.sums import weighted_sum
 @final
 @dataclass(frozen=True)
 class FLTrust(InformedRule):
-    """The mean of updates brought to the server's own length, weighted by their agreement.
+    """The mean of the normalised updates, weighted by their cosine with the server's update.
 
-    The server holds a few clean images and trains on them as a client does. An update counts by
-    its cosine with the server's, not at all where that is negative. Withstands any number of
-    attackers as far as the images are clean and alike those of the clients; where no update
-    agrees, nothing moves.
+    The server trains on a few clean images as a client does, which gives u_0. With trust scores
+    TS_i = max(0, cos(u_i, u_0)), the step is sum_i TS_i (|u_0| / |u_i|) u_i / sum_i TS_i. Tolerates
+    any number of attackers as far as the images are clean and distributed like those of the
+    clients; if no update agrees, the model does not move.
 
     Source: Cao et al. (2021), algorithm 2, https://arxiv.org/abs/2012.13995.
 
     Attributes:
-        num_root_samples: clean images that the server holds; the paper has 100.
+        num_root_samples: Number of clean images on the server; 100 in the paper.
     """
 
     num_root_samples: int = 100
@@ -38,7 +38,7 @@ class FLTrust(InformedRule):
 
     @property
     def root_samples(self) -> int:
-        """As many as the field says."""
+        """Number of clean images on the server."""
         return self.num_root_samples
 
     def decide(
@@ -48,15 +48,15 @@ class FLTrust(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the trusted mean.
+        """Return the mean weighted by trust.
 
         Raises:
-            ValueError: without an update of the server's own.
+            ValueError: If the server's own update is missing.
         """
         self.check_count(updates)
         reference = context.reference
         if reference is None:
-            raise ValueError("FLTrust needs an update of the server's own: Senders.reference")
+            raise ValueError("FLTrust needs an update of the server's own: RoundContext.reference")
         length, norms = reference.double().norm(), row_norms(updates)
         lengths = norms * length
         cosines = torch.where(lengths > 0, inner_products(updates, reference) / lengths, 0.0)

@@ -1,4 +1,4 @@
-"""FoolsGold: clients that always pull the same way are one person."""
+"""FoolsGold: down-weighting of clients whose histories are alike."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,18 +17,19 @@ from fl_sim.core.sums import weighted_sum
 @final
 @dataclass(frozen=True)
 class FoolsGold(InformedRule):
-    """The mean of the updates, of which those count less whose history is like another's.
+    """The mean of the updates, with less weight on clients whose histories are alike.
 
-    Meant for sybils, of any number, among honest clients that are unlike. Clients that are
-    alike for an honest reason, such as a common class-wise protection, are taken for sybils;
-    where all are alike, nothing moves. One attacker alone is not noticed.
+    A client's weight falls with its largest cosine similarity to the sum of past updates of another
+    client. Meant for any number of sybils among heterogeneous honest clients. Clients that are
+    alike for an honest reason, such as a common class-wise protection, are taken for sybils; if all
+    are alike, the model does not move. A single attacker is not detected.
 
-    Source: Fung et al. (2020), algorithm 1, https://arxiv.org/abs/1808.04866, on all
-    parameters. The paper adds weighted gradients up; clients send whole trainings here, so the
-    step is their weighted mean.
+    Source: Fung et al. (2020), algorithm 1, https://arxiv.org/abs/1808.04866, on all parameters.
+    The paper adds weighted gradients; clients send whole trainings here, so the step is their
+    weighted mean.
 
     Attributes:
-        confidence: how steeply weights go from 0 to 1; kappa of the paper.
+        confidence: Steepness with which weights go from 0 to 1; kappa in the paper.
     """
 
     confidence: float = 1.0
@@ -56,14 +57,14 @@ class FoolsGold(InformedRule):
 
 
 def compute_uniqueness(cosines: Float[Tensor, "n n"], confidence: float) -> Float[Tensor, " n"]:
-    """Return, between 0 and 1, how unlike all others each client is.
+    """Return the weight of each client, in [0, 1]: 1 for one unlike all others.
 
-    Honest clients that merely resemble a sybil are pardoned: their cosines shrink by how much
-    less they resemble anyone than it does.
+    Pardoning: the cosine of an honest client to a sybil shrinks by the ratio of their largest
+    similarities, so that honest clients that merely resemble a sybil keep their weight.
 
     Args:
-        cosines: between the histories of the clients.
-        confidence: steepness of the logit.
+        cosines: Cosines between the histories of the clients.
+        confidence: Steepness of the logit.
     """
     if len(cosines) == 1:
         return torch.ones_like(cosines[0])

@@ -13,7 +13,7 @@ from fl_sim.core.distances import centred_gram_matrix
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
-SETTLED = 1e-12  # relative change of every coefficient at which the iteration ends
+SETTLED = 1e-12  # largest relative change of a coefficient at convergence
 
 
 def run_weiszfeld(
@@ -23,16 +23,16 @@ def run_weiszfeld(
     smoothing: float,
     num_iterations: int,
 ) -> Float[Tensor, " n"]:
-    """Return the coefficients of the geometric median, by smoothed Weiszfeld steps.
+    """Return the coefficients of the geometric median, by smoothed Weiszfeld iterations.
 
-    Every iterate is a weighted mean of the updates, so inner products are all that is needed.
+    Every iterate is a weighted mean of the updates, so inner products are sufficient.
 
     Args:
-        products: inner products of the updates, from any origin.
-        shares: how much the distance to each update counts.
-        start: coefficients of the first iterate; they sum to one.
-        smoothing: distances below it count as it.
-        num_iterations: most steps that are taken.
+        products: Inner products of the updates, from any origin.
+        shares: Weight of the distance to each update.
+        start: Coefficients of the first iterate; they sum to one.
+        smoothing: Lower bound of the distances that are divided by.
+        num_iterations: Largest number of iterations.
     """
     current = start
     for _ in range(num_iterations):
@@ -48,19 +48,20 @@ def run_weiszfeld(
 @final
 @dataclass(frozen=True)
 class GeometricMedian(InformedRule):
-    """The point with the least sum of distances to the updates.
+    """The point with the smallest weighted sum of distances to the updates.
 
-    Withstands clients that hold less than half of all examples; unweighted, less than half of
-    the clients. The sum of distances is weighted by shard sizes, as in the paper.
+    argmin over v of sum_i alpha_i |u_i - v|, by iterations that weight each update by alpha_i /
+    max(nu, |u_i - v|). Tolerates clients that hold less than half of all examples; unweighted, less
+    than half of the clients.
 
-    Source: Pillutla et al. (2022), algorithm 2, https://arxiv.org/abs/1912.13445. There each
-    iteration costs a round of communication, so that three have to do; here all but the first
-    are nearly free, and it runs until it has settled. It starts at the weighted mean.
+    Source: Pillutla et al. (2022), algorithm 2, https://arxiv.org/abs/1912.13445. In the paper each
+    iteration costs a round of communication, so three must do; here all but the first are nearly
+    free, and it runs until it converges. It starts at the weighted mean.
 
     Attributes:
-        weighted: whether a client counts by the size of its shard.
-        smoothing: distances below it count as it; nu of the paper.
-        num_iterations: most iterations.
+        weighted: Whether clients are weighted by the size of their shards.
+        smoothing: Lower bound of the distances that are divided by; nu in the paper.
+        num_iterations: Largest number of iterations.
     """
 
     weighted: bool = True

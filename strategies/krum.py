@@ -1,4 +1,4 @@
-"""Krum and Multi-Krum: take the updates that have the closest neighbours."""
+"""Krum and Multi-Krum: selection by the distance to the nearest neighbours."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -16,7 +16,7 @@ from strategies._shared.byzantine import ByzantineRule, average
 def rank_by_score(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Tensor, " n"]:
     """Return the positions of the updates, best score first.
 
-    A score is the sum of the squared distances to the n - f - 2 nearest others (Blanchard et
+    A score is the sum of the squared distances to the n - f - 2 nearest other updates (Blanchard et
     al. 2017, section 4). Ties go to the lower position.
     """
     distances = squared_distances(updates).fill_diagonal_(torch.inf)
@@ -29,11 +29,13 @@ def rank_by_score(updates: Float[Tensor, "n p"], num_byzantine: int) -> Int64[Te
 class Krum(ByzantineRule):
     """The one update with the closest neighbours.
 
-    Source: Blanchard et al. (2017), section 4, https://arxiv.org/abs/1703.02757. Withstands
-    `num_byzantine` = f clients where n is at least 2 f + 3.
+    It minimises the sum of squared distances to its n - f - 2 nearest neighbours. Tolerates
+    `num_byzantine` = f clients if n >= 2 f + 3.
+
+    Source: Blanchard et al. (2017), section 4, https://arxiv.org/abs/1703.02757.
 
     Attributes:
-        num_byzantine: attackers to survive.
+        num_byzantine: Number of attackers to tolerate.
     """
 
     num_byzantine: int = 1
@@ -61,13 +63,13 @@ class Krum(ByzantineRule):
 @final
 @dataclass(frozen=True)
 class MultiKrum(ByzantineRule):
-    """The unweighted mean of the updates with the closest neighbours.
+    """The unweighted mean of the updates with the best Krum scores.
 
     Source: Blanchard et al. (2017), section 5, https://arxiv.org/abs/1703.02757.
 
     Attributes:
-        num_byzantine: attackers to survive.
-        num_selected: updates that are averaged; None: all but `num_byzantine`.
+        num_byzantine: Number of attackers to tolerate.
+        num_selected: Number of updates to average; None uses n - `num_byzantine`.
     """
 
     num_byzantine: int = 1
@@ -85,7 +87,7 @@ class MultiKrum(ByzantineRule):
 
     @property
     def min_updates(self) -> int:
-        """2 f + 3, the bound of the paper, and no fewer than are averaged."""
+        """2 f + 3, the bound of the paper, and at least as many as are averaged."""
         return max(2 * self.num_byzantine + 3, self.num_selected or 0)
 
     def decide(

@@ -1,4 +1,4 @@
-"""Minimum-diameter averaging (MDA): the mean of the n - f updates that lie closest together."""
+"""Minimum-diameter averaging (MDA)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -10,14 +10,14 @@ from torch import Tensor
 from fl_sim.core.distances import squared_distances
 from strategies._shared.subsets import SubsetMean, list_subsets
 
-MAX_SUBSETS = 100_000  # of which all are looked at: about a quarter of a second a round
+MAX_SUBSETS = 100_000  # about a quarter of a second per round
 
 
 def find_min_diameter(distances: Float[Tensor, "n n"], num_byzantine: int) -> Int64[Tensor, " m"]:
     """Return the positions of the n - f updates whose largest mutual distance is smallest.
 
-    Several subsets often share the pair that is farthest apart. Ties go to the one with the
-    smallest sum of squared distances, then to the lower positions.
+    Several subsets often share the most distant pair. Ties go to the one with the smallest sum of
+    squared distances, then to the lower positions.
     """
     subsets = list_subsets(len(distances), num_byzantine)
     diameters = torch.zeros(len(subsets), dtype=distances.dtype)
@@ -34,16 +34,16 @@ def find_min_diameter(distances: Float[Tensor, "n n"], num_byzantine: int) -> In
 @final
 @dataclass(frozen=True)
 class MDA(SubsetMean):
-    """The mean of the n - f updates whose two farthest are closest: minimum-diameter averaging.
+    """The mean of the n - f updates with the smallest diameter: minimum-diameter averaging.
 
-    Unweighted. Withstands `num_byzantine` = f clients, fewer than half. The search is exact, over
-    all n choose f subsets, so a round can have no more clients than give 100,000 of them.
+    Unweighted. Tolerates `num_byzantine` = f < n / 2 clients. The search over all n choose f
+    subsets is exact, and limits a round to as many clients as have 100,000 subsets.
 
     Source: El Mhamdi et al. (2020), Genuinely Distributed Byzantine Machine Learning, section 3,
     https://arxiv.org/abs/1905.03853, after Rousseeuw (1985).
 
     Attributes:
-        num_byzantine: attackers to survive; as many updates are left out.
+        num_byzantine: Number of attackers to tolerate; as many updates are left out.
     """
 
     max_subsets: ClassVar[int] = MAX_SUBSETS
@@ -51,5 +51,5 @@ class MDA(SubsetMean):
     num_byzantine: int = 1
 
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
-        """Return those that lie closest together."""
+        """Return the positions of the subset with the smallest diameter."""
         return find_min_diameter(squared_distances(updates), self.num_byzantine)

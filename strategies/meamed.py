@@ -1,4 +1,4 @@
-"""Meamed: the mean around the median of each coordinate."""
+"""Mean around the median (Meamed) of each coordinate."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -16,16 +16,16 @@ from strategies.bulyan import average_around_median, compute_share_around_median
 @final
 @dataclass(frozen=True)
 class Meamed(ByzantineRule):
-    """The mean of the n - f values of each coordinate that are nearest to its median.
+    """The coordinate-wise mean of the n - f values nearest to the median.
 
-    Unweighted. Where the values at both ends are equally near and only one can stay, each counts
-    half. Withstands `num_byzantine` = f clients, which have to be fewer than half.
+    Unweighted. If the values at both ends are equally near and only one of them fits, each counts
+    half. Tolerates `num_byzantine` = f < n / 2 clients.
 
     Source: Xie et al. (2018), Generalized Byzantine-tolerant SGD, "mean around median",
     https://arxiv.org/abs/1802.10116.
 
     Attributes:
-        num_byzantine: attackers to survive; as many values are left out of each coordinate.
+        num_byzantine: Number of attackers to tolerate; as many values are left out per coordinate.
     """
 
     coordinatewise: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class Meamed(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean around the median; an update is used where it is near enough."""
+        """Return the mean around the median; shares count the coordinates that use an update."""
         self.check_count(updates)
         count = len(updates) - self.num_byzantine
         step = torch.empty_like(updates[0])

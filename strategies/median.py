@@ -14,10 +14,10 @@ from strategies._shared.ordered import compute_share_between, sort_chunks
 @final
 @dataclass(frozen=True)
 class CoordinateMedian(InformedRule):
-    """The median of each coordinate; of an even number, the mean of the middle two.
+    """The coordinate-wise median; for an even number of updates, the mean of the middle two.
 
-    Unweighted, so a client gains nothing by claiming many examples. Withstands fewer than
-    half of the clients.
+    Unweighted, so a client gains nothing by claiming many examples. Tolerates fewer than half of
+    the clients.
 
     Source: Yin et al. (2018), definition 1, https://arxiv.org/abs/1803.01498.
     """
@@ -31,7 +31,7 @@ class CoordinateMedian(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the median step; an update is used where it is one of the middle values."""
+        """Return the median; shares count the coordinates in which an update is a middle value."""
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = (len(updates) - 1) // 2, len(updates) // 2

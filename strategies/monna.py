@@ -1,4 +1,4 @@
-"""MoNNA: the mean of the updates that are nearest to one that can be trusted."""
+"""Mean of the nearest neighbours of a trusted update (MoNNA)."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,18 +18,18 @@ from strategies._shared.byzantine import ByzantineRule, average
 class MoNNA(ByzantineRule):
     """The mean of the n - f updates that are nearest to a trusted one.
 
-    That is the server's own, on clean images that it holds, or one client's. Unweighted.
-    Withstands `num_byzantine` = f clients, fewer than half, none of them the trusted one. In a
-    round without the trusted client nothing moves.
+    The trusted update is the server's own, on clean images that it holds, or that of one client.
+    Unweighted. Tolerates `num_byzantine` = f < n / 2 clients other than the trusted one. In a round
+    without the trusted client the model does not move.
 
-    Source: Farhadkhani et al. (2023), Robust Collaborative Learning with Linear Gradient
-    Overhead, section 3, https://arxiv.org/abs/2209.10931: nearest-neighbour averaging, in which
-    every honest node trusts itself.
+    Source: Farhadkhani et al. (2023), Robust Collaborative Learning with Linear Gradient Overhead,
+    section 3, https://arxiv.org/abs/2209.10931: nearest-neighbour averaging, in which every honest
+    node trusts itself.
 
     Attributes:
-        num_byzantine: attackers to survive; as many updates are left out.
-        trusted: number of the client that is trusted, as in ByzFL; None: the server itself.
-        num_root_samples: clean images that the server holds, where it trusts itself.
+        num_byzantine: Number of attackers to tolerate; as many updates are left out.
+        trusted: Number of the trusted client, as in ByzFL; None trusts the server's own update.
+        num_root_samples: Number of clean images on the server, if it trusts its own update.
     """
 
     num_byzantine: int = 1
@@ -45,7 +45,7 @@ class MoNNA(ByzantineRule):
 
     @property
     def root_samples(self) -> int:
-        """As many as the field says, where the server trusts itself."""
+        """Number of clean images on the server; 0 if a client is trusted."""
         return self.num_root_samples if self.trusted is None else 0
 
     def decide(
@@ -55,10 +55,10 @@ class MoNNA(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean of those nearest to the trusted update.
+        """Return the mean of the updates nearest to the trusted one.
 
         Raises:
-            ValueError: where the server trusts itself, without an update of its own.
+            ValueError: If the server's own update is needed and missing.
         """
         self.check_count(updates)
         pivot = self._find_pivot(updates, context)
@@ -71,10 +71,10 @@ class MoNNA(ByzantineRule):
     def _find_pivot(
         self, updates: Float[Tensor, "n p"], context: RoundContext
     ) -> Float[Tensor, " p"] | None:
-        """Return the trusted update; None where the trusted client did not send one."""
+        """Return the trusted update; None if the trusted client did not send one."""
         if self.trusted is not None:
             rows = (context.clients == self.trusted).nonzero().squeeze(1)
             return updates[int(rows[0])] if len(rows) else None
         if context.reference is None:
-            raise ValueError("MoNNA needs an update of the server's own: Senders.reference")
+            raise ValueError("MoNNA needs an update of the server's own: RoundContext.reference")
         return context.reference

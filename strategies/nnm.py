@@ -1,4 +1,4 @@
-"""Nearest-neighbour mixing, in front of any rule."""
+"""Nearest-neighbour mixing (NNM) before any rule."""
 
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -16,29 +16,31 @@ from strategies.median import CoordinateMedian
 
 
 def find_neighbours(updates: Float[Tensor, "n p"], num_byzantine: int) -> Bool[Tensor, "n n"]:
-    """Return, in a row an update, which are its n - f nearest updates, itself one of them.
+    """Return a boolean [n, n] matrix of each update's n - f nearest updates, including itself.
 
     Ties go to the lower position.
     """
     count = len(updates) - num_byzantine
-    distances = squared_distances(updates).fill_diagonal_(-1)  # itself first, also among twins
+    distances = squared_distances(updates).fill_diagonal_(-1)  # itself first, even among duplicates
     nearest = distances.argsort(dim=1, stable=True)[:, :count]
     return torch.zeros_like(distances, dtype=torch.bool).scatter_(1, nearest, True)
 
 
 def make_neighbour_mean(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]) -> Mix:
-    """Return what replaces every update by the mean of those that are near it.
+    """Return a function that replaces each update by the mean of its neighbours.
 
-    Sums have the type of the updates: for float32, an error of at most n roundings of the mean
-    absolute value. That is twice as fast as in float64, and still nothing beside the distance
-    between updates. The division comes last, so that sums of whole numbers stay exact. Sums that
-    float32 cannot hold are made in float64. What is returned is good until the next call.
+    Sums have the type of the updates: in float32 the error is at most n roundings of the mean
+    absolute value, negligible beside the distances between updates, at twice the speed of float64.
+    The division comes last, so that sums of whole numbers stay exact. Sums that overflow float32
+    are made in float64. A result is valid until the next call.
     """
     count, size = int(near[0].sum()), updates.shape[1]
     members = near.to(updates.dtype).numpy()
     low, high = updates.aminmax()
     overflows = count * float(torch.maximum(-low, high)) > torch.finfo(updates.dtype).max
-    buffer = np.empty((len(near), min(size, WIDTH)), members.dtype)  # new pages cost more than sums
+    buffer = np.empty(
+        (len(near), min(size, WIDTH)), members.dtype
+    )  # reused: new pages cost more than sums
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         if overflows:
@@ -55,17 +57,18 @@ def make_neighbour_mean(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]
 @final
 @dataclass(frozen=True)
 class NearestNeighborMixing(RobustWrappingRule):
-    """Any rule, given for each update the mean of it and its nearest neighbours.
+    """Any rule, applied to the mean of each update and its nearest neighbours (NNM).
 
-    Mixing makes honest updates alike where shards differ, so that the rule has less to tell
-    apart. Withstands `num_byzantine` = f clients, fewer than half, where the rule does; its own
-    `num_byzantine` has to be as large.
+    Update u_i is replaced by the mean of the n - f updates nearest to it, which makes honest
+    updates of heterogeneous shards alike. Tolerates `num_byzantine` = f < n / 2 clients if the
+    wrapped rule does; its own `num_byzantine` must be at least as large.
 
     Source: Allouah et al. (2023), algorithm 2, https://arxiv.org/abs/2302.01772.
 
     Attributes:
-        num_byzantine: attackers to survive; an update is mixed with all but as many others.
-        rule: what aggregates the mixed updates.
+        num_byzantine: Number of attackers to tolerate; an update is mixed with all but as many
+            others.
+        rule: Rule that aggregates the mixed updates.
     """
 
     num_byzantine: int = 1
@@ -78,7 +81,7 @@ class NearestNeighborMixing(RobustWrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the mixed updates; weights stay with their clients."""
+        """Return the rule's result for the mixed updates; weights stay with their clients."""
         self.check_count(updates)
         near = find_neighbours(updates, self.num_byzantine)
         inner = decide_mixed(

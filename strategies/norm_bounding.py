@@ -1,4 +1,4 @@
-"""Norm bounding: no update is longer than a bound."""
+"""Norm bounding: clipping of the updates before the weighted mean."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -16,17 +16,18 @@ from fl_sim.core.sums import weighted_sum
 @final
 @dataclass(frozen=True)
 class NormBounding(InformedRule):
-    """The weighted mean of the updates, each shortened to a bound where it is longer.
+    """The weighted mean of the updates, each clipped to a norm bound.
 
-    A client moves the step by at most its share of the examples times the bound. That limits
-    what one round of lies can do; there is no breakdown point, as lies within the bound stay.
+    sum_i p_i u_i min(1, M / |u_i|). A client moves the step by at most its share of the examples
+    times M, which limits the damage of one round; deviations within the bound remain.
 
-    Source: Sun et al. (2019), section 4, https://arxiv.org/abs/1911.07963, without its noise.
-    The bound from the round's own median is this project's choice for None: fewer than half of
-    the clients cannot move it beyond what honest ones send.
+    Source: Sun et al. (2019), section 4, https://arxiv.org/abs/1911.07963, without its noise. The
+    median norm of the round as the bound is this project's choice for None: fewer than half of the
+    clients cannot raise it above what honest clients send.
 
     Attributes:
-        threshold: the longest that an update may be; None: the median length of the round.
+        threshold: Largest L2 norm of an update, M in the paper; None uses the median norm of the
+            round.
     """
 
     threshold: float | None = None
@@ -43,7 +44,7 @@ class NormBounding(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the weighted mean of the bounded updates."""
+        """Return the weighted mean of the clipped updates."""
         self.check_count(updates)
         norms = row_norms(updates)
         scales = clip_factors(norms, self.threshold or float(norms.quantile(0.5)))

@@ -1,4 +1,4 @@
-"""SCAFFOLD, the server's half: averaging with control variates."""
+"""The server side of SCAFFOLD: averaging with control variates."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,23 +12,22 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.sums import weighted_sum
 
-CONTROL = "control"  # name of the vector that goes both ways; clients/scaffold.py has it too
+CONTROL = "control"  # name of the vector sent in both directions, also in clients/scaffold.py
 
 
 @final
 @dataclass(frozen=True)
 class SCAFFOLD(InformedRule):
-    """The unweighted mean of the updates; clients correct their drift by a control variate.
+    """The unweighted mean of the updates; clients correct their drift by control variates.
 
-    Needs `clients.scaffold.ScaffoldClient`, which sends the change of its own control variate
-    beside its update and is told the server's. Of clients that send none it is a plain mean.
-    Withstands no attacker.
+    c <- c + (1 / N) sum_i (change of c_i) over all N clients. Needs
+    `clients.scaffold.ScaffoldClient`, which receives c and sends the change of its own control
+    variate c_i beside its update; with other clients this is a plain mean. Tolerates no attacker.
 
-    Source: Karimireddy et al. (2020), algorithm 1, https://arxiv.org/abs/1910.06378. The
-    server's control variate moves by the sum of the changes over the number of all clients.
+    Source: Karimireddy et al. (2020), algorithm 1, https://arxiv.org/abs/1910.06378.
 
     Attributes:
-        server_learning_rate: factor of the mean; eta g of the paper.
+        server_learning_rate: Factor of the mean; eta_g in the paper.
     """
 
     server_learning_rate: float = 1.0
@@ -53,7 +52,7 @@ class SCAFFOLD(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the scaled mean, and the next control variate."""
+        """Return the scaled mean and the next control variate."""
         self.check_count(updates)
         shares = torch.full((len(updates),), 1 / len(updates), dtype=torch.float64)
         step = self.server_learning_rate * weighted_sum(shares, updates)

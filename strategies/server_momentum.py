@@ -1,4 +1,4 @@
-"""Server momentum around any rule: its step is a gradient for the server's own optimiser."""
+"""Server momentum around any rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,23 +18,22 @@ from strategies.fedavg import FedAvg
 @final
 @dataclass(frozen=True)
 class ServerMomentum(WrappingRule):
-    """Any rule, whose step the server takes with momentum, a rate of its own, and weight decay.
+    """Any rule, followed by a server step with momentum, learning rate and weight decay.
 
-    With the rule's step s and the parameters x, the velocity is v = momentum v + s -
-    weight_decay x, and the server moves by `server_learning_rate` times v: SGD as in PyTorch on
-    the gradient -s. Withstands the attackers that the rule does; a step that they turned lasts
-    for 1 / (1 - momentum) rounds.
+    With the rule's step s and the parameters x, v <- momentum v + s - weight_decay x, and the
+    server moves by `server_learning_rate` v: PyTorch's SGD on the gradient -s. Tolerates the
+    attackers that the rule does; a step they have turned lasts for 1 / (1 - momentum) rounds.
 
     Source: Hsu et al. (2019), section 4.3, https://arxiv.org/abs/1909.06335, whose momentum
-    `FedAvgM` has around a mean; weight decay on the server, as distributed SGD has it in ByzFL
-    (2025), https://arxiv.org/abs/2505.24802. There a client's gradient is an update at learning
-    rate 1, and the learning rate is the server's.
+    `FedAvgM` applies to a mean; weight decay on the server, as in ByzFL's distributed SGD (2025),
+    https://arxiv.org/abs/2505.24802. There a client's gradient is an update at learning rate 1, and
+    the learning rate is the server's.
 
     Attributes:
-        momentum: share of the last velocity that stays.
-        server_learning_rate: factor of the velocity.
-        weight_decay: share of the parameters that is taken off the rule's step.
-        rule: what aggregates the updates.
+        momentum: Decay of the velocity.
+        server_learning_rate: Factor of the velocity.
+        weight_decay: Factor of the parameters that are subtracted from the rule's step.
+        rule: Rule that aggregates the updates.
     """
 
     momentum: float = 0.9
@@ -50,22 +49,22 @@ class ServerMomentum(WrappingRule):
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
 
     def initial_state(self, num_parameters: int) -> dict[str, Any]:
-        """Return the velocity at rest, and the state of the wrapped rule."""
+        """Return a velocity of zero, and the state of the wrapped rule."""
         velocity = torch.zeros(num_parameters, dtype=torch.float64)
         return {"velocity": velocity, "rule": self.rule.initial_state(num_parameters)}
 
     def broadcast(self, state: Any) -> dict[str, Tensor]:
-        """Return what the wrapped rule tells the clients."""
+        """Return the vectors that the wrapped rule sends to the clients."""
         return self.rule.broadcast(state["rule"])
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return what the wrapped rule does: what follows on a private step costs nothing."""
+        """Return those of the wrapped rule: momentum is post-processing."""
         return self.rule.releases(draws)
 
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
     ) -> AggregationResult | None:
-        """Return the step along the velocity where the wrapped rule makes one of nobody."""
+        """Return the step along the velocity, if the wrapped rule has one for an empty round."""
         inner = self.rule.decide_empty(state["rule"], num_parameters, context)
         return None if inner is None else self._move(state, inner, context)
 
@@ -79,7 +78,7 @@ class ServerMomentum(WrappingRule):
         """Return the step along the velocity; shares and scales are those of the wrapped rule.
 
         Raises:
-            ValueError: with weight decay, where nobody told the parameters.
+            ValueError: If there is weight decay and the context has no parameters.
         """
         self.check_count(updates)
         inner = self.rule.decide(state["rule"], updates, weights, context)
@@ -88,11 +87,13 @@ class ServerMomentum(WrappingRule):
     def _move(
         self, state: Any, inner: AggregationResult, context: RoundContext
     ) -> AggregationResult:
-        """Return the step along the velocity, of the wrapped rule's step."""
+        """Return the step along the velocity, given the wrapped rule's result."""
         direction = inner.step.double()
         if self.weight_decay:
             if context.parameters is None:
-                raise ValueError("ServerMomentum needs Senders.parameters for its weight decay")
+                raise ValueError(
+                    "ServerMomentum needs RoundContext.parameters for its weight decay"
+                )
             direction = direction - self.weight_decay * context.parameters.double()
         velocity = self.momentum * state["velocity"] + direction
         step = (self.server_learning_rate * velocity).to(inner.step.dtype)

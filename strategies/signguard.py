@@ -1,4 +1,4 @@
-"""SignGuard: lengths and signs that are unlike those of most updates give an attack away."""
+"""SignGuard: filtering by norms and sign statistics."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -20,20 +20,20 @@ from fl_sim.core.sums import weighted_sum
 @final
 @dataclass(frozen=True)
 class SignGuard(InformedRule):
-    """The mean of updates of usual length and usual signs, shortened to the median length.
+    """The mean of the updates with usual norms and signs, clipped to the median norm.
 
-    Updates pass that are between `shortest` and `longest` times the median length, and whose
-    shares of positive, zero and negative values, on a random part of the coordinates, fall into
-    the largest cluster. Unweighted. Withstands fewer than half of the clients where their lies
-    show in lengths or signs. Where none passes both filters, nothing moves.
+    An update passes if its norm is within [`shortest`, `longest`] times the median, and its shares
+    of positive, zero and negative values, on random coordinates, are in the largest cluster.
+    Unweighted. Tolerates fewer than half of the clients if their deviations show in norms or signs.
+    If no update passes both filters, the model does not move.
 
-    Source: Xu et al. (2022), algorithm 2, https://arxiv.org/abs/2109.05872. Clusters are those
-    of scikit-learn's mean shift with its own estimate of the bandwidth at quantile 0.5. The
+    Source: Xu et al. (2022), algorithm 2, https://arxiv.org/abs/2109.05872. Clusters are those of
+    scikit-learn's mean shift with its own estimate of the bandwidth at quantile 0.5. The
     coordinates depend on the run's seed and the round.
 
     Attributes:
-        shortest, longest: of an update that passes, as multiples of the median length.
-        fraction: of the coordinates whose signs are counted.
+        shortest, longest: Bounds of an accepted norm, as multiples of the median norm.
+        fraction: Share of the coordinates whose signs are counted.
     """
 
     shortest: float = 0.1
@@ -53,7 +53,7 @@ class SignGuard(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean of what passes both filters."""
+        """Return the mean of the updates that pass both filters."""
         self.check_count(updates)
         norms = row_norms(updates)
         usual = float(norms.quantile(0.5))
@@ -71,14 +71,14 @@ class SignGuard(InformedRule):
 
 
 def find_sign_cluster(sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
-    """Return who is in the largest cluster by shares of positive, zero and negative values.
+    """Return a mask of the largest cluster by shares of positive, zero and negative values.
 
-    Of clusters of equal size, the one that holds the lowest position.
+    Of clusters of equal size, the one with the lowest position is taken.
     """
     signs = [(sampled > 0), (sampled == 0), (sampled < 0)]
     shares = torch.stack([sign.double().mean(1) for sign in signs], 1).numpy()
     bandwidth = estimate_bandwidth(shares, quantile=0.5) if len(shares) > 1 else 0.0
-    if bandwidth == 0:  # as when all are alike: then a cluster is made of equal shares
+    if bandwidth == 0:  # mean shift needs one above 0; then equal shares form a cluster
         labels = np.unique(shares, axis=0, return_inverse=True)[1].reshape(-1)
     else:
         labels = MeanShift(bandwidth=bandwidth).fit(shares).labels_

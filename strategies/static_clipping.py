@@ -1,4 +1,4 @@
-"""Static clipping, in front of any rule."""
+"""Static clipping before any rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from strategies.median import CoordinateMedian
 @final
 @dataclass(frozen=True)
 class StaticClipping(WrappingRule):
-    """Any rule, given updates that are shortened to a fixed length where they are longer.
+    """Any rule, applied to updates clipped to a fixed norm.
 
-    Bounds what one update can do; how many attackers are withstood is for the rule to say.
+    Bounds the influence of one update; the number of tolerated attackers is that of the rule.
 
     Source: the pre-aggregation "Clipping" of ByzFL (2025), https://arxiv.org/abs/2505.24802; the
-    default length is ByzFL's. With `FedAvg` inside, this is `NormBounding` with a threshold.
+    default threshold is ByzFL's. With `FedAvg` inside, this is `NormBounding` with a threshold.
 
     Attributes:
-        threshold: the longest that an update may be.
-        rule: what aggregates the shortened updates.
+        threshold: Largest L2 norm of an update.
+        rule: Rule that aggregates the clipped updates.
     """
 
     threshold: float = 2.0
@@ -38,7 +38,7 @@ class StaticClipping(WrappingRule):
         require(self.threshold > 0, "threshold", "above 0", self.threshold)
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return what the wrapped rule does: each update is shortened by itself."""
+        """Return those of the wrapped rule: each update is clipped by itself."""
         return self.rule.releases(draws)
 
     def decide(
@@ -48,7 +48,7 @@ class StaticClipping(WrappingRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return what the rule makes of the shortened updates; weights stay as they are."""
+        """Return the rule's result for the clipped updates; weights are unchanged."""
         self.check_count(updates)
         scales = clip_factors(row_norms(updates), self.threshold)
         mix = make_scaling(scales)

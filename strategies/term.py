@@ -1,4 +1,4 @@
-"""TERM: tilted empirical risk, between the mean, the worst and the best client."""
+"""Tilted empirical risk minimisation (TERM), between the mean and the extreme losses."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -16,15 +16,15 @@ from fl_sim.core.sums import weighted_sum
 class TERM(InformedRule):
     """Updates weighted by the exponential of the loss: tilted empirical risk (TERM).
 
-    Follows the gradient of log(sum of p_k exp(t F_k)) / t. At a tilt t of 0 it is FedAvg, bit by
-    bit; a large t minds the worst served client alone, a negative one leaves clients with a
-    high loss out. Withstands no attacker: with a positive tilt, a high loss buys influence.
+    Follows the gradient of log(sum_k p_k exp(t F_k)) / t. At a tilt t of 0 it is FedAvg, bit by
+    bit; a large t counts the worst-served client alone, a negative t suppresses clients with a high
+    loss. Tolerates no attacker: with a positive tilt, a high loss gains influence.
 
-    Source: Li et al. (2021), definition 1 and lemma 1, https://arxiv.org/abs/2007.01162, over
-    clients for samples.
+    Source: Li et al. (2021), definition 1 and lemma 1, https://arxiv.org/abs/2007.01162, with
+    clients in place of samples.
 
     Attributes:
-        tilt: t of the paper.
+        tilt: Tilt of the risk; t in the paper.
     """
 
     tilt: float = 1.0
@@ -34,7 +34,7 @@ class TERM(InformedRule):
 
     @property
     def needs_losses(self) -> bool:
-        """Yes: of the global model on each client's shard."""
+        """Always True: the loss of the global model on each client's shard."""
         return True
 
     def decide(
@@ -44,10 +44,10 @@ class TERM(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean, weighted by examples and the tilted loss."""
+        """Return the mean weighted by examples and tilted losses."""
         self.check_count(updates)
         exponents = self.tilt * context.losses.double()
-        if not bool(exponents.isfinite().all()):  # the same, counted from the largest exponent
+        if not bool(exponents.isfinite().all()):  # overflow: relative to the largest
             losses = context.losses.double()
             exponents = self.tilt * (losses - (losses.max() if self.tilt > 0 else losses.min()))
         tilted = weights.double() * (exponents - exponents.max()).exp()

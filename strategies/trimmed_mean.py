@@ -15,14 +15,14 @@ from strategies._shared.ordered import average_ordered, compute_share_between, s
 @final
 @dataclass(frozen=True)
 class TrimmedMean(ByzantineRule):
-    """The mean of each coordinate without its `num_byzantine` lowest and highest values.
+    """The coordinate-wise mean without the `num_byzantine` lowest and highest values.
 
-    Unweighted. Withstands `num_byzantine` clients, which have to be fewer than half.
+    Unweighted. Tolerates `num_byzantine` = f < n / 2 clients.
 
     Source: Yin et al. (2018), definition 2, https://arxiv.org/abs/1803.01498.
 
     Attributes:
-        num_byzantine: attackers to survive; as many values are cut on each side.
+        num_byzantine: Number of attackers to tolerate; as many values are cut on each side.
     """
 
     coordinatewise: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class TrimmedMean(ByzantineRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the trimmed step; an update is used where it is not cut."""
+        """Return the trimmed mean; shares count the coordinates in which an update is not cut."""
         self.check_count(updates)
         step = torch.empty_like(updates[0])
         low, high = self.num_byzantine, len(updates) - self.num_byzantine

@@ -1,4 +1,4 @@
-"""The common step of FedAdagrad, FedAdam and FedYogi, which differ in one line."""
+"""The common server step of FedAdagrad, FedAdam and FedYogi."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from fl_sim.core.errors import require
 
 @dataclass(frozen=True)
 class AdaptiveRule(LinearRule):
-    """A server step that is divided, for each coordinate, by the root of a second moment.
+    """A server step divided, per coordinate, by the root of a second moment.
 
-    Reddi et al. (2021), algorithm 2. The mean of the updates is weighted as in FedAvg. The
-    second moment starts at `adaptivity` squared, and no bias is corrected.
+    With the weighted mean update d: m = beta_1 m + (1 - beta_1) d, the step is eta m / (sqrt(v) +
+    tau), and v starts at tau^2 (Reddi et al. 2021, algorithm 2). No bias is corrected.
     """
 
     server_learning_rate: float
@@ -36,10 +36,10 @@ class AdaptiveRule(LinearRule):
     def update_second_moment(
         self, last: Float[Tensor, " p"], square: Float[Tensor, " p"]
     ) -> Float[Tensor, " p"]:
-        """Return the next second moment, from the last one and the squared mean update."""
+        """Return the next second moment v, from the last one and the squared mean update."""
 
     def initial_state(self, num_parameters: int) -> dict[str, Tensor]:
-        """Return a first moment of zero, and a second one of `adaptivity` squared."""
+        """Return a first moment of zero and a second moment of `adaptivity` squared."""
         first = torch.zeros(num_parameters, dtype=torch.float64)
         return {"first": first, "second": torch.full_like(first, self.adaptivity**2)}
 
@@ -50,7 +50,7 @@ class AdaptiveRule(LinearRule):
         return weights / weights.sum()
 
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
-        """Return the next moments, and the step that they give."""
+        """Return the next moments and the step that they give."""
         first = self.momentum * state["first"] + (1 - self.momentum) * total
         second = self.update_second_moment(state["second"], total.square())
         step = self.server_learning_rate * first / (second.sqrt() + self.adaptivity)

@@ -1,4 +1,4 @@
-"""What rules share that are asked to survive a number of attackers."""
+"""Base class of the rules that tolerate a given number of Byzantine clients."""
 
 from abc import ABC
 from dataclasses import replace
@@ -17,19 +17,19 @@ from fl_sim.core.sums import weighted_sum
 def average(
     state: Any, updates: Float[Tensor, "n p"], chosen: Int64[Tensor, " m"]
 ) -> AggregationResult:
-    """Return the unweighted mean of the chosen updates as a decision."""
+    """Return the unweighted mean of the chosen updates as an aggregation result."""
     shares = equal_shares(chosen, len(updates))
     return AggregationResult(state, weighted_sum(shares, updates).to(updates.dtype), shares)
 
 
 class ByzantineRule(InformedRule, ABC):
-    """A rule with a field `num_byzantine`, the number of attackers to survive."""
+    """A rule with a field `num_byzantine`, the number f of attackers it tolerates."""
 
     num_byzantine: int
 
     @property
     def min_updates(self) -> int:
-        """2 f + 1: fewer than half are attackers."""
+        """2 f + 1: fewer than half of the clients may be attackers."""
         return 2 * self.num_byzantine + 1
 
     def __post_init__(self) -> None:
@@ -37,10 +37,10 @@ class ByzantineRule(InformedRule, ABC):
         require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
 
     def num_attackers(self) -> int:
-        """Return the field."""
+        """Return `num_byzantine`."""
         return self.num_byzantine
 
     def with_num_attackers(self, num_attackers: int) -> AggregationRule:
-        """Replace the field."""
+        """Return the rule with another `num_byzantine`."""
         rule: Any = self
         return replace(rule, num_byzantine=num_attackers)  # type: ignore[no-any-return]

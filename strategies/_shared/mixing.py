@@ -1,4 +1,4 @@
-"""What wrappers share: a rule that is given changed updates."""
+"""Base classes and helpers for rules that transform the updates and pass them to another rule."""
 
 from abc import ABC
 from collections.abc import Callable
@@ -14,53 +14,53 @@ from fl_sim.core.errors import require
 from fl_sim.core.sums import chunks
 from strategies._shared.byzantine import ByzantineRule
 
-WIDTH = 50_000  # columns that are mixed at a time; a power of two would crowd the cache
+WIDTH = 50_000  # columns per chunk; a power of two would cause cache conflicts
 
 Mix = Callable[[Float[Tensor, "n c"]], Float[Tensor, "m c"]]
 
 
 class WrappingRule(InformedRule, ABC):
-    """A rule in front of another one, `rule`, whose state and needs are its own."""
+    """A rule around another one, `rule`, whose state and requirements it takes over."""
 
     rule: AggregationRule
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the wrapped rule does."""
+        """Whether the wrapped rule needs losses."""
         return self.rule.needs_losses
 
     @property
     def root_samples(self) -> int:
-        """As many as the wrapped rule wants."""
+        """Number of clean images that the wrapped rule needs on the server."""
         return self.rule.root_samples
 
     @property
     def min_updates(self) -> int:
-        """No fewer than the wrapped rule needs."""
+        """Smallest number of updates that the wrapped rule accepts."""
         return self.rule.min_updates
 
     @property
     def max_updates(self) -> int | None:
-        """No more than the wrapped rule takes."""
+        """Largest number of updates that the wrapped rule accepts."""
         return self.rule.max_updates
 
     def initial_state(self, num_parameters: int) -> Any:
-        """Return the state of the wrapped rule."""
+        """Return the initial state of the wrapped rule."""
         return self.rule.initial_state(num_parameters)
 
     def broadcast(self, state: Any) -> dict[str, Tensor]:
-        """Return what the wrapped rule tells the clients."""
+        """Return the vectors that the wrapped rule sends to the clients."""
         return self.rule.broadcast(state)
 
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
     ) -> AggregationResult | None:
-        """Return what the wrapped rule makes of a round for which nobody was drawn."""
+        """Return the wrapped rule's result for a round in which no client was sampled."""
         return self.rule.decide_empty(state, num_parameters, context)
 
 
 class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
-    """A wrapper that withstands `num_byzantine` clients, where the rule in it does."""
+    """A wrapper that tolerates `num_byzantine` clients if the wrapped rule does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +70,7 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
         require(fits, "rule.num_byzantine", allowed, inner)
 
     def with_num_attackers(self, num_attackers: int) -> AggregationRule:
-        """Replace the field, and move that of the wrapped rule by as much."""
+        """Return the rule with another `num_byzantine`, shifted by as much in the wrapped rule."""
         wrapper: Any = self
         inner, more = self.rule.num_attackers(), num_attackers - self.num_byzantine
         rule = self.rule if inner is None else self.rule.with_num_attackers(inner + more)
@@ -78,12 +78,12 @@ class RobustWrappingRule(WrappingRule, ByzantineRule, ABC):
 
     @property
     def min_updates(self) -> int:
-        """2 f + 1, and no fewer than the rule needs."""
+        """2 f + 1, and at least as many as the wrapped rule needs."""
         return max(2 * self.num_byzantine + 1, self.rule.min_updates)
 
 
 def make_scaling(scales: Float[Tensor, " n"]) -> Mix:
-    """Return what multiplies every update by its factor, in float64."""
+    """Return a function that multiplies each update by its factor, in float64."""
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         return (scales[:, None] * part).to(part.dtype)
@@ -92,7 +92,7 @@ def make_scaling(scales: Float[Tensor, " n"]) -> Mix:
 
 
 def apply_scales(decision: AggregationResult, scales: Float[Tensor, " n"]) -> AggregationResult:
-    """Return a decision about shortened updates as one about what they were before."""
+    """Return a result for scaled updates, expressed for the updates before scaling."""
     combined = scales if decision.scales is None else scales * decision.scales
     return AggregationResult(decision.state, decision.step, decision.shares, combined)
 
@@ -105,18 +105,18 @@ def decide_mixed(
     weights: Float[Tensor, " m"],
     context: RoundContext,
 ) -> AggregationResult:
-    """Return what `rule` makes of mixed updates.
+    """Return the result of `rule` for mixed updates.
 
-    A coordinate-wise rule gets some columns at a time, so that the mixed updates never exist as
-    a whole.
+    A coordinate-wise rule is given a few columns at a time, so that the mixed updates never exist
+    as a whole matrix.
 
     Args:
-        rule: what is wrapped.
-        state: the state of `rule`.
-        mix: returns the mixed updates, in their type, from some columns of the updates.
-        updates: one row a client.
-        weights: one for each mixed update.
-        senders: of the mixed updates.
+        rule: The wrapped rule.
+        state: Its state.
+        mix: Returns the mixed updates, in their type, for some columns of the updates.
+        updates: Updates, one row per client.
+        weights: Weights of the mixed updates.
+        context: Context of the round for the mixed updates.
     """
     if not rule.coordinatewise:
         mixed = updates.new_empty(len(weights), updates.shape[1])
@@ -138,14 +138,14 @@ def _fill_shares(shares: Float[Tensor, " m"] | None, count: int) -> Float[Tensor
 
 
 def trace_back(decision: AggregationResult, mixture: Float[Tensor, "m n"]) -> AggregationResult:
-    """Return a decision about mixed updates as one about those that they were mixed from.
+    """Return a result for mixed updates, expressed for the updates they were mixed from.
 
-    An update has a part in the share of each mixture that it is in, and is shortened as much as
-    those mixtures are on average.
+    Each update is credited with its part of the share of every mixture that contains it. Its scale
+    is the mean of the scales of those mixtures.
 
     Args:
-        decision: about the mixtures.
-        mixture: the share of each update in each mixture; no update is left out of all.
+        decision: Result for the mixtures.
+        mixture: Share of each update in each mixture; every update is in at least one.
     """
     shares, scales = decision.shares, decision.scales
     return AggregationResult(

@@ -1,4 +1,4 @@
-"""All ways to leave f of n updates out, and the mean by the best one."""
+"""Exhaustive search over the subsets of n - f updates."""
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -16,13 +16,13 @@ from strategies._shared.byzantine import ByzantineRule, average
 
 @lru_cache(maxsize=2)
 def list_subsets(count: int, num_left_out: int) -> Int64[Tensor, "s m"]:
-    """Return the positions that are kept, a row a subset, in lexicographic order."""
+    """Return the positions in each subset, one row per subset, in lexicographic order."""
     subsets = list(combinations(range(count), count - num_left_out))
     return torch.tensor(subsets, dtype=torch.int64)
 
 
 def compute_max_updates(num_left_out: int, num_subsets: int) -> int | None:
-    """Return the largest n for which there are at most so many subsets; None: any.
+    """Return the largest n with at most `num_subsets` subsets of n - f; None if f is 0.
 
     >>> compute_max_updates(3, 286), compute_max_updates(0, 1)
     (13, None)
@@ -36,18 +36,18 @@ def compute_max_updates(num_left_out: int, num_subsets: int) -> int | None:
 
 
 class SubsetMean(ByzantineRule, ABC):
-    """The mean of the n - f updates that are best together; all subsets are looked at."""
+    """The mean of the best n - f updates by some criterion, found among all subsets."""
 
     max_subsets: ClassVar[int]
 
     @property
     def max_updates(self) -> int | None:
-        """As many as can be searched."""
+        """Largest number of updates whose subsets can all be searched."""
         return compute_max_updates(self.num_byzantine, self.max_subsets)
 
     @abstractmethod
     def choose(self, updates: Float[Tensor, "n p"]) -> Int64[Tensor, " m"]:
-        """Return the positions of the n - f updates that are best together."""
+        """Return the positions of the best n - f updates."""
 
     @final
     def decide(
@@ -57,6 +57,6 @@ class SubsetMean(ByzantineRule, ABC):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Return the mean of those that are chosen."""
+        """Return the mean of the chosen updates."""
         self.check_count(updates)
         return average(state, updates, self.choose(updates))
