@@ -1,4 +1,4 @@
-"""`python -m fl_sim` is `fl-sim`; an interrupt while everything is imported ends it quietly."""
+"""Entry point of `fl-sim` and of `python -m fl_sim`, which an interrupt ends quietly at once."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from types import FrameType
 
 def main() -> None:
     """Import the command line, and run it."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a shell
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a shell
     if not ignored:
         signal.signal(signal.SIGINT, _quit)
     from fl_sim.cli import main as run
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def _quit(number: int, frame: FrameType | None) -> None:
-    """End at once: half of an import can be neither finished nor told of."""
+    """End the process at once, since a partial import can be neither finished nor reported."""
     os.write(2, b"interrupted before it began\n")
     os._exit(128 + number)
 

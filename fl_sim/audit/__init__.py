@@ -1,1 +1,1 @@
-"""Audits of finished runs: who leaks what, and how sure is that?"""
+"""Audits of finished runs for membership leakage, by attacks with reference models."""

@@ -1,4 +1,4 @@
-"""Attacks on a run, and what they found."""
+"""Attacks on a run, and their findings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,32 +23,32 @@ from fl_sim.metrics.membership import (
     mark_finding,
 )
 
-NUM_REHEARSALS = 8  # reference models that are attacked themselves, to set `a` and thresholds
+NUM_REHEARSALS = 8  # reference models that are attacked to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
 
 HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
 
 
 def find_attacks(tier: int) -> dict[str, MembershipAttack]:
-    """Return the attacks of a tier and of those below it, cheap ones first."""
-    found = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
-    chosen = sorted((cls for cls in found if cls.tier <= tier), key=lambda cls: cls.tier)
+    """Return the attacks of a tier and of lower ones by name, cheap ones first."""
+    classes = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
+    chosen = sorted((cls for cls in classes if cls.tier <= tier), key=lambda cls: cls.tier)
     return {name: attack for cls in chosen for name, attack in cls.variants().items()}
 
 
 @dataclass(frozen=True, eq=False)
 class AttackContext:
-    """What attacks are tried on.
+    """Knowledge that attacks are given.
 
     Attributes:
-        signals: of the audited records; model 0 is the target.
-        records: who they are, and which of them are members.
-        gradient_norm: under the target; None where unknown.
-        correct: whether the target is right; None where unknown.
-        about: what all findings share.
-        num_classes: that the model tells apart.
-        trajectory: what the server saw; None where that is not known, as `no_trajectory` says.
-        unseen: why there is no trajectory.
+        signals: Signals of the audited records; model 0 is the target.
+        records: Clients, labels and membership of the audited records.
+        gradient_norm: Norm of each record's gradient under the target; None if unknown.
+        correct: Whether the target classifies each record correctly; None if unknown.
+        template: Finding with the fields that all findings share.
+        num_classes: Number of classes.
+        trajectory: Models and updates that the server received; None if they are unknown.
+        no_trajectory: Reason why there is no trajectory, or an empty string.
     """
 
     signals: Signals
@@ -62,7 +62,7 @@ class AttackContext:
 
     @property
     def references(self) -> list[int]:
-        """The models of the attacker."""
+        """Indices of the reference models."""
         return list(range(1, len(self.signals)))
 
     def target_evidence(self) -> Evidence:
@@ -76,17 +76,17 @@ class AttackContext:
         )
 
     def reference_evidence(self) -> Iterator[tuple[int, Evidence]]:
-        """Yield reference models in the place of the target, without anything about that."""
-        for own in self.references[:NUM_REHEARSALS]:
-            others = self.signals.usable_references(own, self.references)
+        """Yield reference models as targets, each with evidence from the other references alone."""
+        for model in self.references[:NUM_REHEARSALS]:
+            others = self.signals.usable_references(model, self.references)
             if len(others) >= 2:
-                yield own, self.signals.evidence(own, others)
+                yield model, self.signals.evidence(model, others)
 
 
 def run_attacks(
     context: AttackContext, tier: int
 ) -> tuple[list[Finding], dict[str, Float[Tensor, " n"]]]:
-    """Return the findings of a tier's attacks, and the scores of the records by attack."""
+    """Return the findings of a tier's attacks, and the score of each record by attack."""
     findings: list[Finding] = []
     scores: dict[str, Tensor] = {}
     for name, plain in find_attacks(tier).items():
@@ -104,11 +104,13 @@ def run_attacks(
             )
             findings.append(template._replace(metric="auc", valid=False, note=note))
             continue
-        own = tune_rmia(context, plain)
-        scores[name] = own.scores(context.target_evidence())
-        found = list(assess(scores[name], context.records, template, set_thresholds(context, own)))
-        findings += found
-        findings += assess_dispersion([f for f in found if f.client >= 0], template)
+        tuned = tune_rmia(context, plain)
+        scores[name] = tuned.scores(context.target_evidence())
+        results = list(
+            assess(scores[name], context.records, template, set_thresholds(context, tuned))
+        )
+        findings += results
+        findings += assess_dispersion([f for f in results if f.client >= 0], template)
         findings += assess_shift(scores[name], context.records, template)
     if context.trajectory is not None:
         findings += infer_sources(context, context.trajectory)
@@ -117,18 +119,18 @@ def run_attacks(
 
 
 def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:
-    """Yield how often a record's client is found, and by how much more than for held-out ones."""
-    there = ~trajectory.client_margin[-1].isnan().any(1)
-    who = there.nonzero().squeeze(1)
-    if len(who) < 2:
+    """Yield the accuracy of finding a record's client, and its excess over held-out records."""
+    known = ~trajectory.client_margin[-1].isnan().any(1)
+    clients = known.nonzero().squeeze(1)
+    if len(clients) < 2:
         return
-    found = who[
+    accused = clients[
         predict_sources(
-            trajectory.client_margin[-1][there], generator(context.template.seed, "audit", "ties")
+            trajectory.client_margin[-1][known], generator(context.template.seed, "audit", "ties")
         )
     ]
-    chosen = there[trajectory.suspects]
-    right = found == trajectory.suspects
+    chosen = known[trajectory.suspects]
+    right = accused == trajectory.suspects
     inside, outside = chosen & context.records.members, chosen & ~context.records.members
     template = context.template._replace(
         attack="source inference",
@@ -137,8 +139,8 @@ def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
         num_members=int(inside.sum()),
         num_outsiders=int(outside.sum()),
     )
-    for name, own in (("accuracy", inside), ("held_out_accuracy", outside)):
-        correct, count = int(right[own].sum()), int(own.sum())
+    for name, pool in (("accuracy", inside), ("held_out_accuracy", outside)):
+        correct, count = int(right[pool].sum()), int(pool.sum())
         low, high = clopper_pearson(correct, count)
         value = correct / count if count else float("nan")
         note = "" if count else "empty pool"
@@ -150,11 +152,11 @@ def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
 
 
 def count_records(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:
-    """Yield, for clients that take one step a round, how many records that step gives away.
+    """Yield the number of records in a step, for each client that takes one step per round.
 
-    The rank of a head's gradient is the number of its records, up to the number of classes less
-    one, which softmax cannot exceed. Where it is below, the value may be read: the rows of the
-    update span the records' features; of a single record they are its features.
+    The rank of a head's gradient is the number of its records, but at most the number of classes
+    minus one, because of softmax. A lower rank is valid: then the rows of the update span the
+    features of the records; with a single record they are multiples of its features.
 
     Source: see `fl_sim.attacks.gradient_inversion.gradient_rank`.
     """
@@ -162,55 +164,55 @@ def count_records(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
         return
     template = context.template._replace(attack="head rank", view="server", references="none")
     for client, ranks in enumerate(trajectory.head_rank.T):
-        seen = ranks[~ranks.isnan()]
-        if len(seen):
-            rank = float(seen.min())
-            told = rank < context.num_classes - 1
-            note = "" if told else "as high as it can be: that many records or more"
+        measured = ranks[~ranks.isnan()]
+        if len(measured):
+            rank = float(measured.min())
+            valid = rank < context.num_classes - 1
+            note = "" if valid else "as high as it can be: that many records or more"
             yield template._replace(
-                metric="head_rank", value=rank, client=client, valid=told, note=note
+                metric="head_rank", value=rank, client=client, valid=valid, note=note
             )
 
 
 def tune_rmia(context: AttackContext, plain: MembershipAttack) -> MembershipAttack:
-    """Return offline RMIA with the `a` that works best on the references; others as they are."""
+    """Return offline RMIA with the `a` that is best on the references; other attacks unchanged."""
     if not (isinstance(plain, Rmia) and plain.references == "offline"):
         return plain
     rehearsals = list(context.reference_evidence())
     if not rehearsals:
         return plain
 
-    def worth(a: float) -> float:
+    def sum_areas(a: float) -> float:
         trial, total = replace(plain, a=a), 0.0
         for model, evidence in rehearsals:
             scores, members = trial.scores(evidence), context.signals.members[model]
-            told = ~scores.isnan()
-            area = auc(scores[members & told], scores[~members & told])
-            total += area if area == area else 0.0  # NaN for the same models whatever `a`
+            defined = ~scores.isnan()
+            area = auc(scores[members & defined], scores[~members & defined])
+            total += area if area == area else 0.0  # NaN for the same models at any `a`
         return total
 
-    return replace(plain, a=max(STEPS, key=worth))
+    return replace(plain, a=max(STEPS, key=sum_areas))
 
 
 def set_thresholds(
-    context: AttackContext, own: MembershipAttack, rates: Sequence[float] = MAX_FPRS
+    context: AttackContext, tuned: MembershipAttack, rates: Sequence[float] = MAX_FPRS
 ) -> dict[float, float]:
-    """Return scores above which a record is accused, by nominal rate, set on the references.
+    """Return thresholds of the score by nominal false positive rate, set on the references.
 
-    Only for attacks whose scores mean the same for every model; and only where there are enough
-    outsiders of references for the rate.
+    There are none for attacks whose scores are not comparable between models, nor for rates that
+    the references have too few non-members for.
     """
-    if not own.calibrated:
+    if not tuned.calibrated:
         return {}
     outside = [
-        own.scores(evidence)[~context.signals.members[model]]
+        tuned.scores(evidence)[~context.signals.members[model]]
         for model, evidence in context.reference_evidence()
     ]
     if not outside:
         return {}
     scores = torch.cat(outside)
     ordered = scores[~scores.isnan()].sort(descending=True).values
-    # The smallest score that at most rate x n outsiders exceed.
+    # The smallest score that at most rate x n non-members exceed.
     return {
         rate: float(ordered[int(rate * len(ordered))]) for rate in rates if rate * len(ordered) >= 3
     }

@@ -1,4 +1,4 @@
-"""Reference models: shadow heads where the backbone is frozen, replays of the run elsewhere."""
+"""Reference models: shadow heads on a frozen backbone, replays of the run otherwise."""
 
 import json
 from collections.abc import Callable
@@ -37,13 +37,13 @@ MAX_SEED = 2**31
 
 @dataclass(frozen=True)
 class ReferencePlan:
-    """Which reference models an audit wants.
+    """Kind and number of an audit's reference models.
 
     Attributes:
         kind: `heads` are trained centrally on random halves of the pool's cached features;
-            `replays` are runs of the same experiment from other seeds, which share out and hold
-            out the records anew.
-        count: how many.
+            `replays` are runs of the same experiment with other seeds, which distribute and hold
+            out other records.
+        count: Number of models.
     """
 
     kind: Kind
@@ -51,10 +51,10 @@ class ReferencePlan:
 
 
 def plan_references(target_run: TargetRun, tier: int, count: int | None) -> ReferencePlan:
-    """Return the references that suit a run and a tier.
+    """Return the kind and number of references for a run and a tier.
 
     Raises:
-        RequestError: where references cannot be made.
+        RequestError: if references cannot be made.
     """
     if tier == 0:
         return ReferencePlan("none", 0)
@@ -78,7 +78,7 @@ def make_reference_signals(
 ) -> Signals:
     """Return the margins of all records under the target, model 0, and its references.
 
-    Kept in `audit.safetensors`; read back where the same audit was made before.
+    They are stored in `audit.safetensors`, and read back for the same audit.
     """
     path = target_run.folder / SIGNALS
     key = json.dumps([target_run.result["params_sha256"], plan.kind, plan.count])
@@ -105,7 +105,7 @@ def make_reference_signals(
 
 
 def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals:
-    """Train heads on random halves of the pool, each as hard as the federation trained its own."""
+    """Return the signals of heads, trained like the federation's on random halves of the pool."""
     federation = load_federation(target_run.experiment.to_json())
     load_model(federation, target_run.folder)
     features, test = (
@@ -128,7 +128,7 @@ def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals
 
 
 def _read_first_head(federation: Federation) -> Heads:
-    """Return the head of the first round, which every client was sent."""
+    """Return the head of the first global model."""
     load_flat(federation.model, federation.start)
     (*_, layer) = (module for module in federation.model.modules() if isinstance(module, nn.Linear))
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
@@ -144,12 +144,13 @@ def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
 
 
 def plan_head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
-    """Return how a head is trained centrally as the federation trains it.
+    """Return settings that train a head centrally as the federation trains it.
 
-    A step of all clients at once is a step on all their batches: their number times the batch
-    size, for as many epochs as all rounds together. What a client does beside plain descent is
-    left out; one that is none at all is taken for `HeadTraining`'s defaults. Where rounds are
-    counted in local steps, epochs follow from `num_images`, which all clients train on.
+    A step of all clients together is a step on all their batches: the batch size is multiplied by
+    their number, and the epochs of all rounds are added up. Anything that a client does beside
+    plain SGD is left out; a client without SGD gets the defaults of `HeadTraining`. If rounds are
+    counted in local steps, the epochs follow from `num_images`, the number of training images of
+    all clients.
     """
     default, sgd = HeadTraining(), experiment.client.sgd_config(1)
     share = experiment.clients_per_round / experiment.num_clients
@@ -167,7 +168,7 @@ def plan_head_training(experiment: Experiment, num_images: int | None = None) ->
 
 
 def _run_replays(target_run: TargetRun, count: int, listen: Listener) -> Signals:
-    """Run the experiment from other seeds; each of the records is held out by about as many."""
+    """Return the signals of replays with other seeds, each of which holds out other records."""
     margin, members, population = [], [], []
     federation = load_federation(target_run.experiment.to_json())
     injected = target_run.made_with.get("faults")

@@ -1,7 +1,7 @@
-"""The course of a run, seen again: what each client's update says about each audited record.
+"""The view of the server: the scores of each audited record under each client's update.
 
 A finished run keeps no updates. Since the same experiment gives the same bits, it is run once
-more, and a witness scores the audited records under each model that a client sends back.
+more, and a callback scores the audited records under each model that a client returns.
 """
 
 from pathlib import Path
@@ -27,16 +27,16 @@ from fl_sim.runs.replay import replay
 from fl_sim.training.tasks import RoundConfig, Tensors
 
 SERVER_VIEW = "audit_course.safetensors"
-REPLAY = "replay"  # the label of its progress
+REPLAY = "replay"  # label of its progress
 MAX_ROUNDS, MIN_ROUNDS = 10, 2
-MAX_FORWARDS = 300_000  # records x clients x rounds, of networks that are more than a head
+MAX_FORWARDS = 300_000  # records x clients x rounds, for networks that are more than a head
 
 
 class UpdateRecorder(Callback):
-    """Scores records under the model of each client, in some rounds."""
+    """Scores records under the model of each client, in chosen rounds."""
 
     def __init__(self, federation: Federation, rows: Int64[Tensor, " n"], rounds: set[int]) -> None:
-        """Score the records `rows` of the pool in `rounds`."""
+        """Prepare to score the records `rows` of the pool in `rounds`."""
         self.federation, self.rounds = federation, rounds
         self.inputs, self.labels = federation.inputs[rows], federation.pool.labels[rows]
         self.client_margin: list[Tensor] = []
@@ -55,19 +55,19 @@ class UpdateRecorder(Callback):
             self._record_update(config, update)
 
     def _record_global_model(self, config: RoundConfig) -> None:
-        """Score the records under the model that is sent out."""
+        """Score the records under the global model of a round."""
         scores, features = self._score(config.parameters, config.buffers)
         self.global_margin.append(margin_of(scores, self.labels))
         unknown = torch.full((self.federation.num_clients, len(self.labels)), torch.nan)
         self.client_margin.append(unknown.clone())
         self.cosine.append(unknown)
         self.head_rank.append(unknown[:, 0].clone())
-        error = scores.double().softmax(1)
+        error = scores.double().softmax(1)  # the gradient of the loss by the logits
         error[torch.arange(len(self.labels)), self.labels] -= 1
         self._error, self._features = error, features
 
     def _record_update(self, config: RoundConfig, update: Update) -> None:
-        """Score the records under a client's model, and its update against their gradients."""
+        """Score the records under a client's model, and compare its update with their gradients."""
         assert update.delta is not None
         scores, _ = self._score(config.parameters + update.delta, update.buffers)
         self.client_margin[-1][update.client] = margin_of(scores, self.labels)
@@ -105,10 +105,9 @@ def ends_in_head(model: nn.Module) -> bool:
 def compute_head_cosine(
     delta: Float[Tensor, " p"], error: Float[Tensor, "n y"], features: Float[Tensor, "n d"]
 ) -> Float[Tensor, " n"]:
-    """Return the cosine of an update's head with minus the gradient of each record's loss.
+    """Return the cosine between an update of the head and minus each record's gradient.
 
-    The gradient of a linear head is the outer product of error and feature, so no gradient has to
-    be made.
+    The gradient of a linear head is the outer product of error and features, so it is not formed.
     """
     weight, bias = split_head(delta, error.shape[1], features.shape[1])
     along = -(error * (features @ weight.T + bias)).sum(1)
@@ -120,15 +119,15 @@ def compute_head_cosine(
 def split_head(
     delta: Float[Tensor, " p"], classes: int, dim: int
 ) -> tuple[Float[Tensor, "y d"], Float[Tensor, " y"]]:
-    """Return weight and bias of the head at the end of an update."""
+    """Return the weight and bias of the head at the end of an update."""
     head = delta[-classes * (dim + 1) :].double()
     return head[: classes * dim].view(classes, dim), head[classes * dim :]
 
 
 def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Trajectory | None, str]:
-    """Return what a server saw of the run; or nothing, and why.
+    """Return the trajectory of a run, or None and the reason why it is unavailable.
 
-    Kept in `audit_course.safetensors`, and read back where it is there.
+    It is stored in `audit_course.safetensors`, and read back if that exists.
     """
     path, key = target_run.folder / SERVER_VIEW, str(target_run.result["params_sha256"])
     if target_run.made_with:
@@ -151,7 +150,7 @@ def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Traject
 
 
 def explain_unavailable(made_with: dict[str, str]) -> str:
-    """Return in words what changed a run's result beside its experiment."""
+    """Return in words the changes of a run's result beside its experiment."""
     words = {
         "faults": "failures were injected ({})",
         "client_app": "a ClientApp of its own trained the clients ({})",
@@ -160,7 +159,7 @@ def explain_unavailable(made_with: dict[str, str]) -> str:
 
 
 def _save(path: Path, key: str, recorder: UpdateRecorder) -> dict[str, Tensor]:
-    """Keep what a witness saw, and return it."""
+    """Store the recorded scores, and return them by name."""
     tensors = {
         "client_margin": torch.stack(recorder.client_margin),
         "global_margin": torch.stack(recorder.global_margin),
@@ -173,19 +172,19 @@ def _save(path: Path, key: str, recorder: UpdateRecorder) -> dict[str, Tensor]:
 
 
 def _replay(target_run: TargetRun, listen: Listener) -> tuple[UpdateRecorder, str]:
-    """Run the rounds again; return the recorder, and the hash of the final model."""
+    """Run the rounds again; return the recorder and the hash of the final model."""
     experiment, folder = target_run.experiment, str(target_run.folder)
     federation = load_federation(experiment.to_json())
     recorder = UpdateRecorder(federation, target_run.audited, choose_rounds(target_run))
     batch_clients = bool(target_run.result.get("cohort", False))
     for outcome in replay(federation, batch_clients, (recorder,)):
-        now, clients = outcome.state.round, experiment.clients_per_round
-        listen(Progress(folder, REPLAY, now, experiment.rounds, clients, float("nan")))
+        round_num, clients = outcome.state.round, experiment.clients_per_round
+        listen(Progress(folder, REPLAY, round_num, experiment.rounds, clients, float("nan")))
     return recorder, hash_state(outcome.state)
 
 
 def choose_rounds(target_run: TargetRun) -> set[int]:
-    """Return the rounds that are scored: evenly spread, the last one among them."""
+    """Return the rounds that are scored: evenly spaced, with the last one."""
     experiment = target_run.experiment
     max_rounds = MAX_ROUNDS
     if experiment.model.tune != "head":

@@ -1,4 +1,4 @@
-"""An audit from start to finish: read a run, make references, attack, write."""
+"""Audits from start to finish: they read a run, make references, attack, and write findings."""
 
 import time
 from collections.abc import Callable
@@ -25,24 +25,24 @@ Note = Callable[[str], None]
 
 
 def silent(progress: Progress) -> None:
-    """Listen, and say nothing."""
+    """Ignore progress."""
 
 
-def quiet(what: str) -> None:
-    """Take note of what is done, and say nothing."""
+def quiet(step: str) -> None:
+    """Ignore a note."""
 
 
 def find_run_folders(path: Path) -> list[Path]:
-    """Return the finished runs at a path: a run's folder, an experiment's, or that of all results.
+    """Return the finished runs in a folder of a run, of an experiment, or of all results.
 
     Raises:
-        RequestError: where there are none.
+        RequestError: if there are none.
     """
     if (path / "result.json").exists() or (path / "experiment.json").exists():
         return [path]
-    levels, signs = ("*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
-    folders = [own for level in levels for own in path.glob(level)]
-    finished = [own for own in folders if any((own / sign).exists() for sign in signs)]
+    levels, names = ("*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
+    folders = [folder for level in levels for folder in path.glob(level)]
+    finished = [f for f in folders if any((f / name).exists() for name in names)]
     if not finished:
         raise RequestError(f"no finished run in {path}")
     return sorted(finished)
@@ -56,22 +56,22 @@ def audit(
     listen: Listener = silent,
     note: Note = quiet,
 ) -> pd.DataFrame:
-    """Audit a finished run for membership leakage, and return the findings, one a row.
+    """Audit a finished run for membership leakage, and return a table with one row per finding.
 
     Writes `audit.parquet` (findings), `audit_records.parquet` (scores and ranks of each record),
-    `audit.safetensors` (margins under all models), `audit_course.safetensors` (what the server
-    saw) and, last, `audit.json` into the run's folder. What references were made is kept, so that
-    a broken audit goes on where it stood.
+    `audit.safetensors` (margins under all models), `audit_course.safetensors` (the view of the
+    server) and, last, `audit.json` into the run's folder. Finished references are stored, so that
+    an interrupted audit can be continued.
 
     Args:
-        folder: of a run.
-        tier: 0 attacks the model with what is there; 1 makes a few reference models, 2 many.
-        references: how many models; None: what suits the tier and the run.
-        listen: called after each round of a replay.
-        note: called with what is being done.
+        folder: Folder of the run.
+        tier: Strength of the attacks: 0 uses the model alone, 1 a few reference models, 2 many.
+        references: Number of reference models; None to choose it by tier and run.
+        listen: Called after each round of a replay.
+        note: Called with the name of each step.
 
     Raises:
-        RequestError: for what is no finished run, or cannot be audited.
+        RequestError: for a run that is unfinished or cannot be audited.
     """
     require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
     enough = references is None or references >= 2
@@ -84,7 +84,7 @@ def audit(
     signals = make_reference_signals(target_run, plan, listen, note)
     trajectory, no_trajectory = None, ""
     if tier > 0:
-        note("the run again, before a witness")
+        note("replaying the run")
         trajectory, no_trajectory = record_server_view(target_run, listen)
     note("attacking")
     audited = target_run.audited
@@ -103,7 +103,7 @@ def audit(
     )
     findings, scores = run_attacks(context, tier)
     table = pd.DataFrame(findings, columns=list(Finding._fields))
-    (target_run.folder / AUDIT).unlink(missing_ok=True)  # it tells of the tables that go now
+    (target_run.folder / AUDIT).unlink(missing_ok=True)  # it describes the old tables
     write_table(target_run.folder / AUDIT_FINDINGS, table)
     write_table(target_run.folder / AUDIT_RECORDS, _tabulate_records(target_run, context, scores))
     summary = _summarise(target_run, tier, plan, findings, time.time() - started)
@@ -114,13 +114,13 @@ def audit(
 def _tabulate_records(
     target_run: TargetRun, context: AttackContext, scores: dict[str, Float[Tensor, " n"]]
 ) -> pd.DataFrame:
-    """Return one row an audited record and attack: its score, and its rank among outsiders."""
-    who = target_run.signals[target_run.signals["audited"]]
-    columns = who[["sample_id", "client", "label", "protected", "member"]]
+    """Return a row per audited record and attack: its score, and its rank among non-members."""
+    audited = target_run.signals[target_run.signals["audited"]]
+    columns = audited[["sample_id", "client", "label", "protected", "member"]]
     outside = ~context.records.members
     tables = [
-        columns.assign(attack=name, score=own.numpy(), rank=rank_records(own, outside).numpy())
-        for name, own in scores.items()
+        columns.assign(attack=name, score=score.numpy(), rank=rank_records(score, outside).numpy())
+        for name, score in scores.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -128,7 +128,7 @@ def _tabulate_records(
 def _summarise(
     target_run: TargetRun, tier: int, plan: ReferencePlan, findings: list[Finding], seconds: float
 ) -> dict[str, Any]:
-    """Return the audit in brief: the headline was chosen before anything was measured."""
+    """Return a summary of the audit, whose headline attack was chosen in advance."""
     areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
     return {
         "run_id": target_run.result["run_id"],

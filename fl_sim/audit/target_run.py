@@ -1,4 +1,4 @@
-"""The audited run: its model, and what that says about each record."""
+"""The audited run: its model, and the scores of each record under it."""
 
 import logging
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class TargetRun:
     """A finished run, read back.
 
     Attributes:
-        folder: where it lies.
-        experiment: what it was.
-        result: its `result.json`.
-        signals: its `signals.parquet`, by sample id.
-        margin: of every record of the pool under its final model.
-        population: margins of the test images, which nobody trains on.
-        gradient_norm: of every record, by the head; None where the model has no head.
-        num_classes: that the model tells apart.
+        folder: Folder of the run.
+        experiment: Experiment of the run.
+        result: Content of its `result.json`.
+        signals: Content of its `signals.parquet`, by sample id.
+        margin: Margin of every record of the pool under the final model.
+        population: Margins of the test images, which no client trains on.
+        gradient_norm: Norm of every record's gradient in the head; None if there is no head.
+        num_classes: Number of classes.
     """
 
     folder: Path
@@ -55,23 +55,23 @@ class TargetRun:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What changed the run's result beside its experiment, such as injected failures."""
+        """Changes of the run's result beside its experiment, such as injected failures."""
         return dict(self.result.get("made_with", {}))
 
     @property
     def audited(self) -> Int64[Tensor, " a"]:
-        """The sample ids on which members and outsiders are matched."""
+        """Sample ids of the audited records, in which members and non-members are matched."""
         return torch.tensor(self.signals["audited"].to_numpy(bool)).nonzero().squeeze(1)
 
     @property
     def records(self) -> Records:
-        """Who the audited records are."""
-        own = self.signals[self.signals["audited"]]
+        """Clients, labels, protection and membership of the audited records."""
+        table = self.signals[self.signals["audited"]]
         return Records(
-            clients=torch.tensor(own["client"].to_numpy(), dtype=torch.int64),
-            labels=torch.tensor(own["label"].to_numpy(), dtype=torch.int64),
-            protected=torch.tensor(own["protected"].to_numpy(bool)),
-            members=torch.tensor(own["member"].to_numpy(bool)),
+            clients=torch.tensor(table["client"].to_numpy(), dtype=torch.int64),
+            labels=torch.tensor(table["label"].to_numpy(), dtype=torch.int64),
+            protected=torch.tensor(table["protected"].to_numpy(bool)),
+            members=torch.tensor(table["member"].to_numpy(bool)),
         )
 
 
@@ -79,7 +79,7 @@ def load_target(folder: Path) -> TargetRun:
     """Read a finished run and score its records.
 
     Raises:
-        RequestError: for what is no finished run, has no outsiders, or does not fit its data.
+        RequestError: for a run that is unfinished, has no non-members, or does not fit its data.
     """
     result = read_result(folder)
     missing = [name for name in NEEDED if not (folder / name).exists()]
@@ -106,10 +106,10 @@ def load_target(folder: Path) -> TargetRun:
 
 
 def read_experiment(folder: Path, result: dict[str, Any]) -> Experiment:
-    """Return what a finished run was a run of.
+    """Return the experiment of a finished run.
 
     Raises:
-        DamagedFileError: for another run's experiment, or for what is none.
+        DamagedFileError: for a file of another run, or without an experiment.
     """
     path = folder / "experiment.json"
     try:
@@ -128,7 +128,7 @@ def load_model(federation: Federation, folder: Path, sha256: str | None = None) 
     """Load the final parameters and buffers of a run into its network.
 
     Raises:
-        DamagedFileError: where they are not those whose hash is `sha256`.
+        DamagedFileError: if their hash is not `sha256`.
     """
     path = folder / MODEL
     tensors, _ = read_unsealed(path)
@@ -142,7 +142,7 @@ def load_model(federation: Federation, folder: Path, sha256: str | None = None) 
 def score_records(
     model: nn.Module, inputs: Shaped[Tensor, "n ..."], labels: Int64[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
-    """Return margins, and the norms of gradients by the head."""
+    """Return margins, and norms of the gradients in the head, or None if there is no head."""
     collector = HeadInputs(model)
     scores = compute_logits(model, inputs)
     features = collector.collect()
@@ -151,9 +151,9 @@ def score_records(
 
 
 def load_stored(path: Path, key: str) -> dict[str, Tensor] | None:
-    """Return the tensors that an audit kept, made from `key`; None where there are none.
+    """Return the tensors that an audit stored under `key`, or None if there are none.
 
-    A file that was changed since it was written is made anew, with a warning that names it.
+    A damaged file counts as missing, with a warning.
     """
     if not path.exists():
         return None
@@ -166,9 +166,9 @@ def load_stored(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _check_margins(margin: Float[Tensor, " n"], signals: pd.DataFrame, folder: Path) -> None:
-    """Refuse a model that no longer says of its records what it said in the run."""
-    then = torch.tensor(signals["margin"].to_numpy(), dtype=torch.float32)
-    if len(then) != len(margin) or not torch.allclose(margin, then, TOLERANCE, TOLERANCE):
+    """Raise a `RequestError` if the model does not give its records the margins of the run."""
+    recorded = torch.tensor(signals["margin"].to_numpy(), dtype=torch.float32)
+    if len(recorded) != len(margin) or not torch.allclose(margin, recorded, TOLERANCE, TOLERANCE):
         raise RequestError(
             f"{folder}: the model's margins are not those of signals.parquet; the code or the "
             "data have changed since the run"

@@ -1,44 +1,70 @@
-"""The command line: parse, call, print; no logic."""
+"""The command line `fl-sim`: it parses arguments, calls the library, and prints results."""
 
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO, get_type_hints
 
 import typer
+from typer.core import TyperArgument, TyperCommand
+from typer.models import ArgumentInfo
 
 from fl_sim.cli import list_commands, protect_command, result_commands, run_commands
 from fl_sim.cli.terminal import stop
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 
+
+def _rename_option(name: str) -> str:
+    return "batch-clients" if name == "cohort" else name
+
+
+class Command(TyperCommand):
+    """A command that shows the help of its arguments, and takes `--cohort` as an old name.
+
+    Flower needs a Typer below 0.21, whose arguments lose their help with click 8.5.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        """Take the help of each argument from the signature of the command's function."""
+        settings["context_settings"] = {"token_normalize_func": _rename_option}
+        super().__init__(*args, **settings)
+        hints = get_type_hints(self.callback, include_extras=True)
+        for param in self.params:
+            if isinstance(param, TyperArgument) and param.name is not None:
+                (info,) = (i for i in hints[param.name].__metadata__ if isinstance(i, ArgumentInfo))
+                param.help = info.help
+
+
 app = typer.Typer(
-    help="Federated learning when some participants protect their data.",
+    help="Simulate federated learning in which some participants protect their data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Datasets: what there is, and how to get it.", no_args_is_help=True)
-expected_app = typer.Typer(help="What experiments gave, and give.", no_args_is_help=True)
+data_app = typer.Typer(help="List and fetch datasets.", no_args_is_help=True)
+expected_app = typer.Typer(
+    help="Record, compare and tabulate the expected results of experiments.", no_args_is_help=True
+)
 
-app.command()(run_commands.run)
-app.command()(run_commands.sweep)
-app.command("study")(run_commands.study_)
-app.command("profile")(run_commands.profile_)
-app.command()(result_commands.report)
-app.command()(result_commands.audit)
-app.command()(protect_command.protect)
+app.command(cls=Command)(run_commands.run)
+app.command(cls=Command)(run_commands.sweep)
+app.command("study", cls=Command)(run_commands.study_)
+app.command("profile", cls=Command)(run_commands.profile_)
+app.command(cls=Command)(result_commands.report)
+app.command(cls=Command)(result_commands.audit)
+app.command(cls=Command)(protect_command.protect)
 app.add_typer(expected_app, name="expected")
-expected_app.command("record")(result_commands.expected_record)
-expected_app.command("compare")(result_commands.expected_compare)
-expected_app.command("tables")(result_commands.expected_tables)
-app.command("list")(list_commands.list_)
+expected_app.command("record", cls=Command)(result_commands.expected_record)
+expected_app.command("compare", cls=Command)(result_commands.expected_compare)
+expected_app.command("tables", cls=Command)(result_commands.expected_tables)
+app.command("list", cls=Command)(list_commands.list_)
 app.add_typer(data_app, name="data")
-data_app.command("list")(list_commands.data_list)
-data_app.command("fetch")(list_commands.data_fetch)
-app.command("doctor")(list_commands.doctor_)
+data_app.command("list", cls=Command)(list_commands.data_list)
+data_app.command("fetch", cls=Command)(list_commands.data_fetch)
+app.command("doctor", cls=Command)(list_commands.doctor_)
 
 
-SHOW = warnings.showwarning  # as Python writes them
+SHOW = warnings.showwarning  # the function of Python itself
 
 
 def _warn(
@@ -49,7 +75,7 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Say in one line what is likely to disappoint; write other warnings as Python does."""
+    """Print a `RequestWarning` in one line, and any other warning as Python does."""
     if issubclass(category, RequestWarning):
         print(f"warning: {message}", file=sys.stderr)
     else:
@@ -57,13 +83,13 @@ def _warn(
 
 
 def _drop_repeated_advice(message: str) -> str:
-    """Return a message of the parser's without the repetition of its advice."""
-    words, asked, advice = message.partition(" Did you mean ")
-    return words + asked + advice.partition(asked)[0] if asked else message
+    """Return an error message of the parser, whose advice is given twice, with one copy of it."""
+    words, question, advice = message.partition(" Did you mean ")
+    return words + question + advice.partition(question)[0] if question else message
 
 
 def main() -> None:
-    """Run the command line; the exit code is 0, 1 (a run failed) or 2 (a wrong request)."""
+    """Run the command line; exit with 0, 1 if a run failed, or 2 for a wrong request."""
     warnings.showwarning = _warn
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -78,7 +104,7 @@ def main() -> None:
             raise
         stop(f"failed: {error.strerror}: {error.filename}", 1)
     except Exception as error:
-        show: Callable[[], str] | None = getattr(error, "format_message", None)
-        if show is None:
+        format_message: Callable[[], str] | None = getattr(error, "format_message", None)
+        if format_message is None:
             raise
-        stop(f"error: {_drop_repeated_advice(show())}", 2)
+        stop(f"error: {_drop_repeated_advice(format_message())}", 2)

@@ -1,4 +1,4 @@
-"""Progress in the terminal: bars, lines of JSON, or nothing."""
+"""Progress bars in the terminal, for runs, studies, audits and protections."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from fl_sim.runs.study import Point
 
 
 def _make_bars(console: Console, *columns: ProgressColumn) -> Bars:
-    """Return bars that are there while something is under way, in a terminal only."""
+    """Return bars that disappear at the end; without a terminal none are shown."""
     first = (TextColumn("{task.description}"), BarColumn())
     hidden = not console.is_terminal
     return Bars(*first, *columns, console=console, transient=True, disable=hidden)
@@ -29,11 +29,14 @@ def _make_bars(console: Console, *columns: ProgressColumn) -> Bars:
 
 @contextmanager
 def show_progress(console: Console, num_runs: int, mode: Mode = "bar") -> Iterator[Listener]:
-    """Yield a listener that shows how runs get on.
+    """Yield a listener that shows the progress of runs.
 
-    `bar`: a bar for all runs, and one for each that is under way; where there is no terminal,
-    one line a finished run. `json`: a line of JSON a round on standard output, as in
-    `progress.jsonl`. `none`: nothing.
+    Args:
+        console: The terminal.
+        num_runs: Number of runs.
+        mode: `bar` shows a bar for all runs and one for each active run, or without a terminal
+            one line per finished run. `json` prints one line of JSON per round, as in
+            `progress.jsonl`. `none` prints nothing.
     """
     if mode == "bar":
         with _show_bars(console, num_runs) as listen:
@@ -73,7 +76,7 @@ def _show_bars(console: Console, num_runs: int) -> Iterator[Listener]:
 
 @contextmanager
 def show_stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yield a listener that draws a bar for each stage; one without an end shows its count."""
+    """Yield a listener that draws a bar for each stage, or a count if its total is None."""
     bars = _make_bars(console, TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
 
@@ -91,24 +94,24 @@ def show_stages(console: Console) -> Iterator[Callable[[str, int, int | None], N
 def show_study_progress(
     console: Console, num_points: int
 ) -> Iterator[Callable[[Point, str], None]]:
-    """Yield what hears of each point that is over, and of what went wrong with it."""
+    """Yield a callback that takes each finished point, and its error or an empty string."""
     bars = _make_bars(console, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     whole = bars.add_task("points", total=num_points)
 
-    def told(point: Point, error: str) -> None:
+    def on_point_end(point: Point, error: str) -> None:
         bars.advance(whole)
         words = f"failed    {point.label}: {error}" if error else f"measured  {point.label}"
         console.print(words, style="red" if error else None, markup=False, highlight=False)
 
     with bars:
-        yield told
+        yield on_point_end
 
 
 @contextmanager
 def show_audit_progress(
     console: Console, num_runs: int
 ) -> Iterator[tuple[Listener, Callable[[str], None], Callable[[RenderableType], None]]]:
-    """Yield what hears of the rounds of replays, of steps, and of what a finished audit shows."""
+    """Yield callbacks for the rounds of a replay, the next step, and the table of an audit."""
     bars = _make_bars(console, MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     whole = bars.add_task("audits", total=num_runs, note="")
     replay = bars.add_task("replay", total=None, note="", visible=False)
@@ -120,9 +123,9 @@ def show_audit_progress(
             replay, completed=progress.round, total=progress.rounds, note=note, visible=under_way
         )
 
-    def finished(shown: RenderableType) -> None:
+    def finished(table: RenderableType) -> None:
         bars.advance(whole)
-        console.print(shown)
+        console.print(table)
 
     with bars:
-        yield listen, lambda what: bars.update(whole, note=what), finished
+        yield listen, lambda step: bars.update(whole, note=step), finished

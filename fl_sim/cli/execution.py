@@ -1,4 +1,4 @@
-"""What the commands that run experiments do, with all that it takes imported."""
+"""Work of the commands that run experiments, in a module that takes seconds to import."""
 
 import os
 import re
@@ -29,10 +29,17 @@ def read(
     fallback: str | None,
     full: bool = False,
 ) -> experiment_file.ExperimentFile:
-    """Return what a file declares, changed as asked; on other data where its own is missing.
+    """Return the content of an experiment's file, with overrides.
+
+    Args:
+        file: Path of the file.
+        set_: Overrides such as `rounds=3`.
+        rounds: Number of rounds; None for that of the file.
+        fallback: Name of the dataset to use if that of the file is missing; None for none.
+        full: Whether to apply the file's FULL.
 
     Raises:
-        RequestError: for what the file or a change gets wrong.
+        RequestError: for a wrong file or override.
     """
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
     content = experiment_file.read(file, overrides, full=full)
@@ -60,10 +67,10 @@ def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...]:
-    """Return the seeds that a text lists, none where there is no text.
+    """Return the seeds of a comma-separated list; none for None.
 
     Raises:
-        RequestError: for anything else than different whole numbers.
+        RequestError: for anything but distinct whole numbers.
     """
     if text is None:
         return ()
@@ -82,7 +89,7 @@ def collect_options(
     track: list[str] | None,
     wait: bool,
 ) -> dict[str, Any]:
-    """Return the options that `run` and `sweep` share, as the runner takes them."""
+    """Return fields of `RunOptions` from the options that `run` and `sweep` share."""
     faults = Faults() if inject is None else Faults.parse(inject)
     trackers = tuple(track or ())
     return {
@@ -95,12 +102,12 @@ def collect_options(
 
 
 def count_workers(workers: int | None) -> int:
-    """Return how many processes work at once: as many as there are cores, unless given."""
+    """Return the number of processes: that of the cores unless it is given."""
     return workers or len(os.sched_getaffinity(0))
 
 
 def execute(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
-    """Run cells, show how they get on, and then their results; exit code 1 where one failed."""
+    """Run cells, show their progress and results, and exit with 1 if one of them failed."""
     try:
         with show_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)

@@ -1,4 +1,4 @@
-"""The commands that say what there is: plug-ins, datasets, and what is installed."""
+"""Commands that list plug-ins, datasets, and the state of this machine."""
 
 from typing import Annotated, get_args
 
@@ -11,9 +11,9 @@ KINDS = ", ".join(get_args(Kind))
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"One of {KINDS}.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"Kind of the entries: {KINDS}.")],
 ) -> None:
-    """List what there is, with sources; of plug-ins also the module to import, and the fields."""
+    """List all entries of a kind with their sources; plug-ins also with their module and fields."""
     with importing():
         from fl_sim.cli import catalogue
         from fl_sim.report import tables
@@ -21,7 +21,7 @@ def list_(
 
 
 def data_list() -> None:
-    """List the datasets, and whether they are here."""
+    """List all datasets, and whether they are on this machine."""
     with importing():
         from fl_sim.cli import doctor
         from fl_sim.report import tables
@@ -29,10 +29,10 @@ def data_list() -> None:
 
 
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="Name of a dataset.")],
-    path: Annotated[str | None, typer.Option(help="Folder that holds its files.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of a dataset, as in `fl-sim data list`.")],
+    path: Annotated[str | None, typer.Option(help="Folder that already holds its files.")] = None,
 ) -> None:
-    """Get a dataset into the cache, and check it."""
+    """Fetch a dataset into the cache, and check its files."""
     with importing():
         from fl_sim.data.sources import load_dataset
     dataset = load_dataset(name, path)
@@ -43,7 +43,7 @@ def data_fetch(
 
 
 def doctor_() -> None:
-    """Say what is installed, what was found, and how to get what is missing."""
+    """Check this machine: packages, workers, datasets, weights, and how to get missing ones."""
     with importing():
         from fl_sim.cli import doctor
         from fl_sim.report import tables

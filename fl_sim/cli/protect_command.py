@@ -1,4 +1,4 @@
-"""The command of those who own images: protect them, and check that they are."""
+"""The command that protects images before they are published, or checks protected ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,36 +12,51 @@ from fl_sim.core.errors import RequestError
 
 def protect(
     source: Annotated[
-        Path | None, typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file.")
+        Path | None,
+        typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file, to protect."),
     ] = None,
-    name: Annotated[str, typer.Option("--method", help="Such as em, sem, lsp.")] = "em",
-    radius: Annotated[str | None, typer.Option(help="Such as 8/255.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the protected images.")] = None,
+    name: Annotated[
+        str, typer.Option("--method", help="Name of the protection, such as em, sem or lsp.")
+    ] = "em",
+    radius: Annotated[
+        str | None, typer.Option(help="Largest change of a pixel, such as 8/255.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that the protected images are written to.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the method."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the protection."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise; keep it to yourself.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; keep it secret.")] = 0,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV with columns file,label.  [default: class folders]")
+        Path | None,
+        typer.Option(help="CSV file with the columns file,label.", show_default="class folders"),
     ] = None,
     side: Annotated[
-        int | None, typer.Option(min=8, help="Make the noise at this size, for mixed sizes.")
+        int | None,
+        typer.Option(
+            min=8, help="Side in pixels at which noise for images of mixed sizes is made."
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Only this part, such as train.  [default: all]")
+        str | None, typer.Option(help="Protect only this part, such as train.", show_default="all")
     ] = None,
     folders: Annotated[
         str | None,
-        typer.Option(help="Levels of folders, such as split/label.  [default: by their names]"),
+        typer.Option(
+            help="Meaning of the levels of folders, such as split/label.", show_default="by name"
+        ),
     ] = None,
     verify: Annotated[
-        Path | None, typer.Option("--check", metavar="DIR", help="Verify a protected folder.")
+        Path | None,
+        typer.Option("--check", metavar="DIR", help="Check this protected folder instead."),
     ] = None,
 ) -> None:
     """Protect images before they are published, or check that they are protected.
 
-    Writes lossless copies and a manifest; never touches the input. Run it again to go on.
+    It writes lossless copies and a manifest, and never changes the input. The same command again
+    continues an interrupted one.
     """
     with importing():
         from fl_sim.cli.bars import show_stages
@@ -63,15 +78,15 @@ def protect(
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on", 130)
-    for what, value, note in write_report(manifest):
-        console.print(f"{what:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
+    for name, value, note in write_report(manifest):
+        console.print(f"{name:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
     console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
 
 
-def _print_verdict(folder: Path, problems: Sequence[str], about: Sequence[str]) -> None:
+def _print_verdict(folder: Path, problems: Sequence[str], summary: Sequence[str]) -> None:
     for problem in problems:
         console.print(problem, soft_wrap=True, markup=False)
     if problems:
         stop(f"failed: {len(problems)} problems in {folder}", 1)
-    for line in about:
+    for line in summary:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

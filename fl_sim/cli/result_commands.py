@@ -1,4 +1,4 @@
-"""The commands that read what runs left behind: report, audit, and what was expected."""
+"""Commands that work on finished runs: report, audit, and comparison with expected results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +9,19 @@ from fl_sim.cli.terminal import console, importing, print_error
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
-RUNS, STUDY = "summary.json", "study.json"  # as `fl_sim.results` names them
-Out = Annotated[Path, typer.Option(help="Folder of all results.")]
-ExpectedFile = Annotated[Path, typer.Argument(help="experiments/<name>.expected.json")]
+RUNS, STUDY = "summary.json", "study.json"  # as in `fl_sim.results`, which takes a second to import
+Out = Annotated[Path, typer.Option(help="Folder that results are read from.")]
+ExpectedFile = Annotated[
+    Path, typer.Argument(help="File of expected results, experiments/<name>.expected.json.")
+]
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="runs/, or the folder of one experiment.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder of all results, such as runs/, or of one experiment.")
+    ],
 ) -> None:
-    """Rebuild tables, figures and the page from results alone."""
+    """Rebuild the tables, figures and report page of finished runs."""
     refuse_unreadable(path)
     folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
     if not folders:
@@ -28,7 +32,7 @@ def report(
 
 
 def _report(folder: Path, alone: bool) -> bool:
-    """Report on a folder; return whether all of its files are as they were written."""
+    """Report on a folder; return whether all of its files are undamaged."""
     with importing():
         from fl_sim.cli.show import show
         from fl_sim.results import load_results, load_study
@@ -37,8 +41,8 @@ def _report(folder: Path, alone: bool) -> bool:
         if not alone:
             refuse_link(folder)
         refuse_link(folder / "figures")
-        for own in (folder, folder / "figures"):
-            refuse_unwritable(own, "report")
+        for target in (folder, folder / "figures"):
+            refuse_unwritable(target, "report")
         results = load_study(folder) if (folder / STUDY).exists() else load_results(folder)
         show(results)
         return not results.damaged
@@ -55,22 +59,23 @@ def _holds_results(folder: Path) -> bool:
 
 def audit(
     path: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, or of an experiment: all its runs.")
+        Path, typer.Argument(help="Folder of a finished run, or of an experiment for all its runs.")
     ],
     tier: Annotated[
         int,
         typer.Option(
             min=0,
             max=2,
-            help="0: what the model says. 1: a few reference models. 2: many, and LiRA.",
+            help="Strength of the attacks: 0 uses the model alone, 1 a few reference models, "
+            "2 many of them, and LiRA.",
         ),
     ] = 1,
     references: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of reference models.  [default: by tier and run]"),
+        typer.Option(min=2, help="Number of reference models.", show_default="by tier and run"),
     ] = None,
 ) -> None:
-    """Audit finished runs for membership leakage; a broken audit goes on where it stood."""
+    """Audit finished runs for membership leakage; an interrupted audit is continued."""
     with importing():
         from fl_sim.audit.session import audit as run_audit
         from fl_sim.audit.session import find_run_folders
@@ -82,8 +87,8 @@ def audit(
     refuse_unreadable(path)
     folders, damaged = find_run_folders(path), []
     for folder in folders:
-        for own in (folder.parent, folder) if folder != path else ():
-            refuse_link(own)
+        for part in (folder.parent, folder) if folder != path else ():
+            refuse_link(part)
         refuse_unwritable(folder, "audit")
     with show_audit_progress(console, len(folders)) as (listen, note, finished):
         for folder in folders:
@@ -106,10 +111,10 @@ def audit(
 
 def expected_record(
     file: ExpectedFile,
-    minutes: Annotated[float, typer.Option(help="Wall-clock time that the runs took.")],
+    minutes: Annotated[float, typer.Option(help="Wall-clock minutes that the runs took.")],
     out: Out = Path("runs"),
 ) -> None:
-    """Write the results of an experiment into its expected file."""
+    """Write the results of an experiment into its file of expected results."""
     with importing():
         from fl_sim.report import expected
 
@@ -118,15 +123,15 @@ def expected_record(
 
 
 def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
-    """Compare results with what is expected; the exit code is 1 where they differ."""
+    """Compare results with the expected ones; the exit code is 1 if they differ."""
     with importing():
         from fl_sim.report import expected
 
     deviations = expected.compare(file, expected.load_measured(file, out))
-    for own in deviations:
+    for deviation in deviations:
         console.print(
-            f"{own.settings}: {own.number} {own.measured:.4f}, "
-            f"expected {own.expected:.4f} ± {own.tolerance:.4f}"
+            f"{deviation.settings}: {deviation.number} {deviation.measured:.4f}, "
+            f"expected {deviation.expected:.4f} ± {deviation.tolerance:.4f}"
         )
     if deviations:
         raise typer.Exit(1)
@@ -134,12 +139,14 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
 
 
 def expected_tables(
-    index: Annotated[Path, typer.Argument(help="Markdown file with the index.")] = Path(
+    index: Annotated[Path, typer.Argument(help="Markdown file that holds the index.")] = Path(
         "docs/experiments.md"
     ),
-    folder: Annotated[Path, typer.Argument(help="Folder of the files.")] = Path("experiments"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the files of expected results.")] = Path(
+        "experiments"
+    ),
 ) -> None:
-    """Rebuild the index of experiments and a page for each from the expected files."""
+    """Rebuild the index of experiments, and a page for each, from the expected results."""
     with importing():
         from fl_sim.report import expected
 

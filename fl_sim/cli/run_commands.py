@@ -1,4 +1,4 @@
-"""The commands that run experiments."""
+"""Commands that run experiments and studies."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,52 +8,49 @@ import typer
 from fl_sim.cli.terminal import console, importing, stop
 from fl_sim.core.literals import BatchMode, Engine, ProgressMode
 
-File = Annotated[Path, typer.Argument(help="A file with an EXPERIMENT, or experiment.json.")]
+File = Annotated[Path, typer.Argument(help="Python file with an EXPERIMENT, or experiment.json.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; fractions are read."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: protection.radius=8/255."),
 ]
-Seeds = Annotated[str | None, typer.Option(help="Comma-separated, such as 0,1,2.")]
-Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="What carries the messages.")]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds, such as 0,1,2.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds, in place of the file's.")]
+EngineOption = Annotated[
+    Engine, typer.Option(help="This process, Ray's workers, or Flower's simulation engine.")
+]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes that work at once.  [default: the cores]")
+    int | None, typer.Option(min=1, help="Number of processes.", show_default="number of cores")
 ]
-Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+Out = Annotated[Path, typer.Option(help="Folder that results are written to.")]
 Controls = Annotated[
-    bool, typer.Option(help="Also run what protection is measured against (A_all, A_clean).")
+    bool, typer.Option(help="Also run controls: unprotected (A_all), clean data only (A_clean).")
 ]
 BatchClients = Annotated[
-    BatchMode,
-    typer.Option(
-        "--batch-clients",
-        "--cohort",
-        help="Train small models many at once; auto: where that is faster.",
-    ),
+    BatchMode, typer.Option(help="Train many clients as one batch; auto: if that is faster here.")
 ]
 Inject = Annotated[
     str | None,
-    typer.Option(metavar="KIND:CHANCE,...", help="Failures on purpose: crash, nan, hang, slow."),
+    typer.Option(metavar="KIND:CHANCE,...", help="Failures to inject: crash, nan, hang or slow."),
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="A Ray cluster that is running, such as auto or HOST:6379.")
+    str | None, typer.Option(help="Address of a running Ray cluster, such as auto or HOST:6379.")
 ]
 Track = Annotated[
     list[str] | None,
-    typer.Option("--track", metavar="TOOL", help="Follow the run with tensorboard or mlflow."),
+    typer.Option("--track", metavar="TOOL", help="Also log to tensorboard or mlflow."),
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Where another process writes into --out, wait for it.")
+    bool, typer.Option("--wait", help="Wait for any other process that writes into --out.")
 ]
 Progress = Annotated[
-    ProgressMode, typer.Option("--progress", help="Bars, a line of JSON a round, or nothing.")
+    ProgressMode, typer.Option(help="Show bars, print a line of JSON per round, or nothing.")
 ]
 Full = Annotated[
-    bool, typer.Option("--full", help="The size of the papers, which the file names as FULL.")
+    bool, typer.Option("--full", help="Apply FULL of the file, such as the size of a paper.")
 ]
 Fallback = Annotated[
     str | None,
-    typer.Option("--fallback-dataset", metavar="NAME", help="Used where data.dataset is missing."),
+    typer.Option("--fallback-dataset", metavar="NAME", help="Dataset if the file's is missing."),
 ]
 
 
@@ -64,7 +61,7 @@ def run(
     rounds: Rounds = None,
     engine: EngineOption = "local",
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from checkpoints.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from checkpoints.")] = False,
     out: Out = Path("runs"),
     controls: Controls = True,
     batch_clients: BatchClients = "auto",
@@ -76,7 +73,7 @@ def run(
     full: Full = False,
     fallback: Fallback = None,
 ) -> None:
-    """Run the EXPERIMENT of a file, once a seed."""
+    """Run the experiment of a file, once per seed."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.config.sweeps import expand_cells
@@ -97,7 +94,8 @@ def sweep(
     engine: EngineOption = "local",
     workers: Workers = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Keep finished cells, or run all anew.")
+        bool,
+        typer.Option("--resume/--fresh", help="Keep finished cells, or run all of them again."),
     ] = True,
     out: Out = Path("runs"),
     controls: Controls = True,
@@ -110,7 +108,7 @@ def sweep(
     full: Full = False,
     fallback: Fallback = None,
 ) -> None:
-    """Run every cell of the grid that a file declares in AXES."""
+    """Run an experiment at every point of the grid in the file's AXES."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.config import experiment_file
@@ -118,7 +116,7 @@ def sweep(
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
-    refuse_overwrites(content.axes, {own.partition("=")[0]: "--set" for own in set_ or []})
+    refuse_overwrites(content.axes, {change.partition("=")[0]: "--set" for change in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
@@ -128,16 +126,19 @@ def sweep(
 
 
 def study_(
-    file: Annotated[Path, typer.Argument(help="A file with a function measure.")],
+    file: Annotated[Path, typer.Argument(help="Python file that defines a function measure.")],
     seeds: Seeds = None,
     workers: Workers = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Keep what was measured, or measure anew.")
+        bool,
+        typer.Option(
+            "--resume/--fresh", help="Keep finished points, or measure all of them again."
+        ),
     ] = True,
     out: Out = Path("runs"),
     wait: Wait = False,
 ) -> None:
-    """Measure every point of a study, something other than a federation."""
+    """Run a study: call the file's function measure at every point of its AXES."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.cli.bars import show_study_progress
@@ -165,22 +166,22 @@ def study_(
 def profile_(
     file: File,
     set_: Set = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds that are timed.")] = 3,
     engine: EngineOption = "local",
     workers: Workers = None,
     batch_clients: BatchClients = "auto",
     fallback: Fallback = None,
 ) -> None:
-    """Say where a round's time goes; nothing is written."""
+    """Time the parts of a round, and the costliest functions; nothing is written."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.report import tables
         from fl_sim.runs import profiler
 
     experiment = execution.read(file, set_, None, fallback).experiment
-    found = profiler.profile(
+    profile = profiler.profile(
         experiment, rounds, engine, execution.count_workers(workers), batch_clients
     )
-    title = f"{experiment.name}, {engine}: mean of {found.rounds} rounds after a first one"
-    console.print(tables.build_times_table(found.parts, title))
-    console.print(tables.build_functions_table(found.functions))
+    title = f"{experiment.name}, {engine}: mean of {profile.rounds} rounds after a first one"
+    console.print(tables.build_times_table(profile.parts, title))
+    console.print(tables.build_functions_table(profile.functions))

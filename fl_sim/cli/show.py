@@ -1,4 +1,4 @@
-"""Shows results: a table in the terminal, and the path of their page."""
+"""Display of results: a table in the terminal, and the path of the report."""
 
 from rich.console import Console
 
@@ -7,9 +7,9 @@ from fl_sim.report import tables
 from fl_sim.results import Results, StudyResults
 
 
-def show(results: Results | StudyResults, where: Console = console) -> None:
-    """Print the table of an experiment's or a study's results, and write its page."""
-    from fl_sim.report import page, study  # drawing takes a second to import; a run starts now
+def show(results: Results | StudyResults, terminal: Console = console) -> None:
+    """Print the table of results of an experiment or a study, and write its report."""
+    from fl_sim.report import page, study  # takes a second
 
     for line in results.damaged:
         print_error(f"damaged: {line}")
@@ -17,5 +17,5 @@ def show(results: Results | StudyResults, where: Console = console) -> None:
         table, path = study.build_study_table(results), study.write_study_page(results)
     else:
         table, path = tables.build_summary_table(results), page.write_page(results)
-    where.print(table)
-    where.print(f"report: {path}", soft_wrap=True)
+    terminal.print(table)
+    terminal.print(f"report: {path}", soft_wrap=True)

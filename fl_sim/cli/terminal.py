@@ -1,4 +1,4 @@
-"""What all commands share: the terminal, how they end, and how they import what they need."""
+"""Helpers of all commands: the terminal, exits, and imports that can be interrupted."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ console = Console()
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Say why on standard error, and end with an exit code."""
+    """Print a message on standard error, and exit with `code`."""
     print(message, file=sys.stderr)
     sys.exit(code)
 
 
 def print_error(message: str) -> None:
-    """Say something on standard error, in one line."""
+    """Print a message on standard error, in one line."""
     print(" ".join(message.split()), file=sys.stderr)
 
 
@@ -29,19 +29,19 @@ def print_error(message: str) -> None:
 def importing() -> Iterator[None]:
     """Let an interrupt end the process quietly while modules are imported, which takes seconds.
 
-    Half of an import can be neither finished nor told of. Where interrupts are ignored, as in the
-    background of a shell, or are somebody else's, they stay so.
+    A partial import can be neither finished nor reported. Where interrupts are ignored, as in the
+    background of a shell, or have another handler, this is left as it is.
     """
-    ours = (
+    is_default = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    if ours:
+    if is_default:
         signal.signal(signal.SIGINT, _quit)
     try:
         yield
     finally:
-        if ours:
+        if is_default:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""Results of runs and studies: read from their folders, checked, and returned as pandas frames."""
+"""Results of runs and studies, read from their folders, checked, and returned as data frames."""
 
 from fl_sim.results.folders import FILES, MODEL, RESULT, ROWS, read_result, run_folder
 from fl_sim.results.studies import StudyResults, load_study

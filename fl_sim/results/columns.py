@@ -1,4 +1,4 @@
-"""What every column of `cells` and of `rows` means: the data dictionary of the results."""
+"""Data dictionary of the results: the meaning of each column of `cells` and of `rows`."""
 
 import re
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ class Column(NamedTuple):
     """A column, or a family of them.
 
     Attributes:
-        table: `cells`, one row a cell and seed, or `rows`, one row a number.
-        name: of the column; `<group>_`, `<rate>` and `<what>` stand for what varies.
-        meaning: what it holds, and in which unit.
+        table: `cells`, with one row per cell and seed, or `rows`, with one row per number.
+        name: Name of the column, in which `<group>_`, `<rate>` and `<what>` are placeholders.
+        meaning: Its meaning and unit.
     """
 
     table: str
@@ -30,32 +30,32 @@ CELLS = {
     "label": "the settings in words",
     "settings.<what>": "value of an axis of the sweep, in words, by field path",
     "status": "finished, failed, or damaged: its files were changed since they were written",
-    "error": "what went wrong, where the run failed",
+    "error": "error of a run that failed",
     "rounds": "number of rounds",
     "dataset": "name of the dataset",
-    "origin": "where its files were found",
-    "data_notes": "what was found out about the data, such as files that could not be used",
-    "side_by_side": "number of runs that worked at once: more make `seconds` larger",
-    "num_parameters": "number of values that are trained and travel",
-    "cohort": "whether clients were trained many at once",
-    "engine": "what carried the messages: local, ray or flower",
+    "origin": "folder or package that its files come from",
+    "data_notes": "remarks about the data, such as files that could not be used",
+    "side_by_side": "number of runs that shared the machine: more make `seconds` larger",
+    "num_parameters": "number of values that are trained and sent",
+    "cohort": "whether many clients were trained as one batch",
+    "engine": "engine that trained the clients: local, ray or flower",
     "wall_seconds": "wall-clock time of the run in seconds, under whatever load there was",
     "accuracy": "share of test images that the final model gets right, 0 to 1 (A_mix)",
     "best_accuracy": "highest accuracy of any round",
     "loss": "mean cross-entropy of the final model on the test set, in nats",
     "params_sha256": "SHA-256 of the final parameters: same experiment, same hash",
-    "failures": "one entry a client that did not deliver: round, client, cause",
-    "leakage.shift_auc": "AUC of telling members from outsiders without the model; 0.5: no shift",
+    "failures": "one entry per client that sent no update: round, client, cause",
+    "leakage.shift_auc": "AUC of telling members from non-members without the model; 0.5: no shift",
     "leakage.<group>_auc": f"area under the ROC curve, {_ATTACK}; 0.5 is chance. {_GROUP}",
-    "leakage.<group>_balanced_accuracy": f"best mean of both rates of success, {_ATTACK}. {_GROUP}",
+    "leakage.<group>_balanced_accuracy": f"best balanced accuracy, {_ATTACK}. {_GROUP}",
     "leakage.<group>_tpr_at_<rate>": f"true positive rate at this false positive rate, {_ATTACK}",
     "leakage.<group>_<what>_low": "lower bound of the 95 % interval of that number",
     "leakage.<group>_<what>_high": "upper bound of the 95 % interval of that number",
     "leakage.<group>_<what>_valid": "whether that number should be read",
-    "leakage.<group>_<what>_note": "why it should not be read, or what limits it",
+    "leakage.<group>_<what>_note": "reason why it should not be read, or a limitation",
     "fairness.<what>": "statistic over clients of their accuracy; leakage_: of the attack's AUC, "
     "and with a group before it, over the clients of that group; the glossary defines each",
-    "rule.<group>_share": "share of the step that updates of these clients made up, mean of rounds",
+    "rule.<group>_share": "share of these clients in the step of the global model, mean of rounds",
     "detection.<group>_auc": "AUC of telling protected clients from others by this signal",
     "epsilon.<group>": "privacy spent by the end, of clients or of images, at the stated delta",
     "cost.seconds": "wall-clock seconds of all rounds, evaluation left out",
@@ -63,25 +63,25 @@ CELLS = {
     "cost.bytes_down": "bytes that clients received over all rounds",
     "cost.bytes_up": "bytes that clients sent over all rounds",
     "cost.<what>_mib": "highest memory of the process in MiB, as measured (peak) or predicted",
-    "protection.a_<what>": "accuracy of the control in which nobody protects (all), of that on "
-    "the clean part alone (clean), or of the run itself (mix); _best: of any round",
-    "protection.utility_gap": "A_clean - A_mix: what protected images cost those who use them",
+    "protection.a_<what>": "accuracy of the control without protection (all), of that on "
+    "the clean part alone (clean), or of the run itself (mix); _best: of the best round",
+    "protection.utility_gap": "A_clean - A_mix: accuracy lost by adding protected images",
     "protection.extraction_ratio": "(A_mix - A_clean) / (A_all - A_clean)",
 }
 ROWS = {
     "run_id": "name of the run",
     "seed": "seed of the run",
     "round": "number of the round, from 1",
-    "metric": "what the number measures; `fl-sim list metrics` has their definitions",
+    "metric": "name of the metric; `fl-sim list metrics` has the definitions",
     "value": "the number",
-    "client": "the client that it is about; -1: the whole federation",
-    "group": "the subset of records or clients that it is about",
+    "client": "client that the number is about; -1: the whole federation",
+    "group": "subset of records or clients that the number is about",
     "low": "lower bound of a 95 % interval; NaN where there is none",
     "high": "upper bound of a 95 % interval; NaN where there is none",
     "valid": "whether the number should be read",
-    "note": "why it should not be read, or what limits it",
-    "is_control": "whether the run is a control, which protection is measured against",
-    "settings.<what>": "value of an axis of the sweep; control: which control the run is",
+    "note": "reason why it should not be read, or a limitation",
+    "is_control": "whether the run is a control, with which protected runs are compared",
+    "settings.<what>": "value of an axis of the sweep; control: name of the control",
 }
 
 
@@ -94,18 +94,20 @@ def list_columns() -> list[Column]:
 
 
 def find_meaning(table: str, name: str) -> str | None:
-    """Return what a column means; None for one that nobody has described.
+    """Return the meaning of a column, or None if it has no description.
 
     >>> find_meaning("cells", "cost.bytes_up")
     'bytes that clients sent over all rounds'
     """
     meanings = CELLS if table == "cells" else ROWS
     exact = meanings.get(name)
-    return exact or next((text for own, text in meanings.items() if _matches(own, name)), None)
+    return exact or next(
+        (text for pattern, text in meanings.items() if _matches(pattern, name)), None
+    )
 
 
 def find_undescribed(table: str, names: Iterable[str]) -> list[str]:
-    """Return the columns of a table that nobody has described."""
+    """Return the columns of a table that have no description."""
     return [name for name in names if find_meaning(table, name) is None]
 
 

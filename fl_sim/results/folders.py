@@ -1,4 +1,4 @@
-"""Run folders: the names of their files, and the checks that they are as they were written.
+"""Run folders: the names of their files, and checks that no file was changed.
 
 <out>/<experiment>/summary.json             one entry per cell and per control
 <out>/<experiment>/rows.parquet             every number of every run
@@ -36,7 +36,7 @@ FILES = (  # of a finished run, beside its result.json
 )
 AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
 NUMBER_GROUPS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
-NUMBER = (int, float, type(None))  # JSON has null for what is not defined
+NUMBER = (int, float, type(None))  # JSON has null for a number that is not defined
 KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a point, by name
     **dict.fromkeys(("experiment", "run_id", "status", "label", "error", "engine"), (str,)),
     **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
@@ -59,14 +59,14 @@ def run_folder(root: Path, run_id: str, seed: int) -> Path:
 def read_result(
     folder: Path, key: tuple[str, int] | None = None, seal: str | None = None
 ) -> dict[str, Any] | None:
-    """Return the content of a run's `result.json`, or None where the run has not finished.
+    """Return the content of a run's `result.json`, or None if the run has not finished.
 
-    All its files are checked; those of an earlier version have no hashes and are only opened.
+    All its files are checked; those of earlier versions have no hashes and are only opened.
 
     Args:
         folder: Folder of the run.
-        key: Run id and seed that it ought to have.
-        seal: Hash that its `result.json` ought to carry.
+        key: Expected run id and seed.
+        seal: Expected hash of `result.json`.
 
     Raises:
         DamagedFileError: for the first file that is cut, missing, or was changed.
@@ -78,8 +78,8 @@ def read_result(
             raise DamagedFileError(path, "is missing")
         return None
     result = read_json(path)
-    of_another = key is not None and (result.get("run_id"), result.get("seed")) != key
-    if of_another or (seal is not None and result.get(SEAL) != seal):
+    is_other = key is not None and (result.get("run_id"), result.get("seed")) != key
+    if is_other or (seal is not None and result.get(SEAL) != seal):
         raise DamagedFileError(path, "is of another run")
     check_entry(path, result, ("run_id", "seed", "accuracy", "best_accuracy", "rounds"))
     check_files(folder, result.get("files"), FILES)
@@ -104,11 +104,11 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
         kinds = KINDS.get(name, (object,))
         is_kind = isinstance(value, kinds) and not (isinstance(value, bool) and int in kinds)
         if name in NUMBER_GROUPS and is_kind:
-            is_kind = not any(isinstance(own, dict | list) for own in value.values())
+            is_kind = not any(isinstance(number, dict | list) for number in value.values())
         if name == "numbers" and is_kind:
-            is_kind = all(own is None or type(own) in (int, float) for own in value.values())
+            is_kind = all(n is None or type(n) in (int, float) for n in value.values())
         if name == "failures" and is_kind:
-            is_kind = all(isinstance(own, dict) for own in value)
+            is_kind = all(isinstance(failure, dict) for failure in value)
         if not is_kind:
             raise DamagedFileError(path, f"cannot hold {json.dumps(value)[:80]} as {name}")
 
@@ -121,10 +121,10 @@ def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
-    """Return an audit's findings, records and summary, or None where the run was not audited.
+    """Return an audit's findings, records and summary, or None if the run was not audited.
 
     Raises:
-        DamagedFileError: where one of its files is damaged.
+        DamagedFileError: if one of its files is damaged.
     """
     if not (folder / AUDIT).exists():
         return None

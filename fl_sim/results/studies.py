@@ -30,7 +30,7 @@ class StudyResults:
         cells: One row per point and seed, with `settings.*` and `numbers.*`.
         hardware: Processor and version of torch.
         errors: One line per point that could not be measured, or whose files are damaged.
-        damaged: One line per file that was changed since it was written.
+        damaged: One line per file that was changed after it was written.
     """
 
     path: Path
@@ -57,12 +57,12 @@ class StudyResults:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of all points that were measured, added up."""
+        """Total wall-clock time of all measured points, in seconds."""
         return float(self.cells["seconds"].sum()) if "seconds" in self.cells else 0.0
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of all points, added up; NaN where any did not measure it."""
+        """Total processor time of all points, in seconds; NaN if it is missing for any of them."""
         cells = self.cells
         known = cells["cpu_seconds"] if "cpu_seconds" in cells else pd.Series([float("nan")])
         return float(known.sum(skipna=False))
@@ -78,10 +78,10 @@ def _list_names(table: pd.DataFrame, prefix: str) -> list[str]:
 
 
 def read_numbers(folder: Path) -> dict[str, Any] | None:
-    """Return the numbers of a point and their times, or None where it is not measured yet.
+    """Return the numbers of a point and their times, or None if it is not measured yet.
 
     Raises:
-        DamagedFileError: where one of its files is damaged.
+        DamagedFileError: if one of its files is damaged.
     """
     if not (folder / NUMBERS).exists():
         return None
@@ -95,8 +95,8 @@ def load_study(path: str | Path) -> StudyResults:
     """Read the results of a study, from its folder.
 
     Raises:
-        RequestError: where there are none.
-        DamagedFileError: where the summary itself cannot be read.
+        RequestError: if there are none.
+        DamagedFileError: if the summary itself cannot be read.
     """
     root = Path(path)
     content, damaged = read_summary(root / SUMMARY, ("cells",), _check_shape, _check_whole)
@@ -107,7 +107,7 @@ def load_study(path: str | Path) -> StudyResults:
     if any(entry["settings"].keys() != entries[0]["settings"].keys() for entry in entries):
         raise DamagedFileError(root / SUMMARY, "has cells of different axes")
     cells = pd.json_normalize(entries)
-    for name in _list_names(cells, "numbers."):  # JSON has null for what is not defined
+    for name in _list_names(cells, "numbers."):  # JSON has null for a number that is not defined
         cells[f"numbers.{name}"] = pd.to_numeric(cells[f"numbers.{name}"])
     return StudyResults(
         path=root,
@@ -115,13 +115,13 @@ def load_study(path: str | Path) -> StudyResults:
         cells=cells,
         damaged=tuple(damaged),
         hardware=f"{environment['processor']}, torch {environment['torch']}",
-        errors=tuple(f"{own['settings']}: {own['error']}" for own in entries if "error" in own),
+        errors=tuple(f"{e['settings']}: {e['error']}" for e in entries if "error" in e),
     )
 
 
 def _check_shape(path: Path, entry: Entry) -> None:
-    own = "error" if "error" in entry else "numbers"
-    check_entry(path, entry, ("settings", "seed", "folder", own))
+    content = "error" if "error" in entry else "numbers"
+    check_entry(path, entry, ("settings", "seed", "folder", content))
     folder = Path(entry["folder"])
     outside = folder.is_absolute() or ".." in folder.parts
     if outside or not all(isinstance(word, str) for word in entry["settings"].values()):
@@ -134,7 +134,7 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
 
 
 def read_images(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]:
-    """Return the images of the first seed, by point, and then by name."""
+    """Return the images of the first seed, by point and name."""
     images: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]] = {}
     table = results.cells[results.cells["seed"] == results.cells["seed"].iloc[0]]
     for _, cell in table.iterrows():
@@ -148,5 +148,5 @@ def read_images(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, 
 
 
 def _describe_setting(axis: str, value: str) -> str:
-    """Return a setting in words: a number alone says too little."""
+    """Return the value of an axis in words; a number gets the name of its axis."""
     return f"{axis} {value}" if value.lstrip("-")[:1].isdigit() else value

@@ -1,4 +1,4 @@
-"""Summaries: the headline numbers of a run, and the file that lists what a grid holds."""
+"""Summaries: the headline numbers of a run, and the file that lists all runs of a grid."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
-KEPT_FIELDS = {  # of an entry whose files are damaged
+KEPT_FIELDS = {  # in an entry whose files are damaged
     *("experiment", "run_id", "seed", "seeds", "settings", "label", "status"),
     *("folder", "seconds", "cpu_seconds"),
 }
@@ -26,20 +26,20 @@ def read_summary(
     check_shape: Callable[[Path, Entry], None],
     check_whole: Callable[[Path, Entry, list[str]], None],
 ) -> tuple[Entry, list[str]]:
-    """Return the content of a summary, and one line per file that was changed since.
+    """Return the content of a summary, and one line per damaged file.
 
-    An entry whose files are damaged keeps its settings, and gets an error in place of its numbers.
+    An entry whose files are damaged keeps its settings; its numbers are replaced by an error.
 
     Args:
         path: Path of `summary.json` or `study.json`.
         lists: Names of its lists of entries; the first must not be empty.
         check_shape: Raises a `DamagedFileError` for an entry of another shape.
-        check_whole: Raises one for damaged files of an entry below the summary's folder, or adds
-            a line about those that no number depends on.
+        check_whole: Raises a `DamagedFileError` for damaged files of an entry below the summary's
+            folder, or adds a line about damaged files that no number depends on.
 
     Raises:
-        RequestError: where there is no summary.
-        DamagedFileError: where it cannot be read.
+        RequestError: if there is no summary.
+        DamagedFileError: if it cannot be read.
     """
     if not path.exists():
         raise RequestError(f"no results in {path.parent}: {path.name} is missing")
@@ -55,8 +55,8 @@ def read_summary(
                 check_whole(path.parent, entry, damaged)
             except DamagedFileError as error:
                 damaged.append(str(error))
-                for own in entry.keys() - KEPT_FIELDS:
-                    del entry[own]
+                for name in entry.keys() - KEPT_FIELDS:
+                    del entry[name]
                 entry["error"] = str(error)
                 if "status" in entry:
                     entry["status"] = "damaged"
@@ -65,11 +65,11 @@ def read_summary(
 
 def drop_hashes(entry: Entry) -> Entry:
     """Return an entry without the hashes of its files and of itself."""
-    return {name: own for name, own in entry.items() if name not in ("files", SEAL)}
+    return {name: value for name, value in entry.items() if name not in ("files", SEAL)}
 
 
 def summarise_rows(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the headline numbers of a run: of its last round, and the best accuracy."""
+    """Return the headline numbers of a run: those of its last round, and the best accuracy."""
     last = rows[rows["round"] == rows["round"].max()]
     overall = last[last.client == -1]
     accuracy = rows[(rows.metric == "accuracy") & (rows.client == -1)].value
@@ -89,17 +89,17 @@ def summarise_rows(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _sum_rounds(values: "pd.Series[float]") -> float:
-    """Return the sum over rounds; NaN where it is not known of each round, or of none."""
+    """Return the sum over rounds, or NaN if the value of any round is unknown."""
     return float(values.sum(skipna=False)) if len(values) else float("nan")
 
 
 def compare_with_controls(
     mix: dict[str, Any], all_clean: dict[str, Any] | None, clean: dict[str, Any] | None
 ) -> dict[str, float]:
-    """Return A_all, A_clean and A_mix, last and best round, with gap and ratio.
+    """Return A_all, A_clean and A_mix of the last and the best round, their gap and ratio.
 
-    NaN stands for a control that was not run, or cannot be: nothing is clean at fraction 1; and
-    for an accuracy that is not defined, of a model that diverged.
+    Numbers are NaN for a control that was not run or cannot be, as there are no clean images at
+    fraction 1, and for the undefined accuracy of a model that diverged.
     """
     numbers: dict[str, float] = {}
     for name, entry in (("a_all", all_clean), ("a_clean", clean), ("a_mix", mix)):
@@ -113,13 +113,13 @@ def compare_with_controls(
 
 
 def _read_number(entry: dict[str, Any] | None, name: str) -> float:
-    """Return a number of a result; JSON has null in the place of NaN."""
+    """Return a number of a result, or NaN for null."""
     value = None if entry is None else entry[name]
     return float("nan") if value is None else float(value)
 
 
 def _summarise_fairness(overall: pd.DataFrame) -> dict[str, float]:
-    """Return the statistics over clients, those of a group under its name."""
+    """Return the statistics over clients; those of a group have its name as a prefix."""
     chosen = overall[overall.metric.str.startswith("fairness_")]
     names = [str(name).removeprefix("fairness_") for name in chosen.metric]
     keys = [
@@ -130,25 +130,25 @@ def _summarise_fairness(overall: pd.DataFrame) -> dict[str, float]:
 
 
 def _average_by_group(rows: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return a metric's mean over rounds, by group, where it should be read."""
+    """Return the mean of a metric over its valid rounds, by group."""
     chosen = rows[(rows.metric == metric) & rows.valid]
-    return {str(group): float(own.mean()) for group, own in chosen.groupby("group").value}
+    return {str(group): float(values.mean()) for group, values in chosen.groupby("group").value}
 
 
 def _summarise_epsilon(last: pd.DataFrame) -> dict[str, float]:
-    """Return the most that was spent, of the privacy of clients or of images, where known.
+    """Return the largest known epsilon of clients and of images.
 
-    The figure of Renyi differential privacy stands beside it, under a name that ends in `_rdp`.
+    The epsilon by Renyi differential privacy has a name that ends in `_rdp`.
     """
     epsilons: dict[str, float] = {}
     for metric, ending in (("epsilon", ""), ("epsilon_rdp", "_rdp")):
         chosen = last[(last.metric == metric) & last.valid]
-        epsilons |= {f"{g}{ending}": float(own.max()) for g, own in chosen.groupby("group").value}
+        epsilons |= {f"{g}{ending}": float(v.max()) for g, v in chosen.groupby("group").value}
     return epsilons
 
 
 def _summarise_leakage(overall: pd.DataFrame) -> dict[str, Any]:
-    """Return the margin attack's numbers by group, with intervals and validity."""
+    """Return the numbers of the margin attack by group, with intervals and validity."""
     numbers: dict[str, Any] = {}
     for row in overall[overall.metric.str.startswith("mia_margin_")].itertuples():
         name = str(row.metric).removeprefix("mia_margin_")

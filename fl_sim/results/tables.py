@@ -1,4 +1,4 @@
-"""Tables: the results of an experiment as pandas frames."""
+"""Tables: the results of an experiment as pandas data frames."""
 
 import json
 from collections.abc import Iterable
@@ -31,15 +31,15 @@ class Results:
 
     Attributes:
         path: Folder of the experiment.
-        rows: The tidy table, one row per number and round, with `run_id`, `seed`, a column
-            `settings.<field>` for every axis, and `is_control`: whether no cell is this run, which
-            is only there to be compared with. Controls have `settings.control`. A run that is
-            several cells is there once for each.
+        rows: The tidy table with one row per number and round, `run_id`, `seed`, a column
+            `settings.<field>` for every axis, and `is_control` for runs that are no cell and only
+            serve as controls, with the name of the control in `settings.control`. A run that is
+            several cells appears once for each.
         cells: One row per cell and seed: settings, final accuracy, protection and so on.
-        failures: One row per client that did not deliver.
-        complete: Whether every run that was asked for finished, and is whole.
-        damaged: One line per file that was changed since it was written; a cell that it belongs
-            to has the status `damaged`, and no numbers.
+        failures: One row per client that sent no update.
+        complete: Whether every requested run has finished and is undamaged.
+        damaged: One line per file that was changed after it was written; its cell has the status
+            `damaged`, and no numbers.
     """
 
     path: Path
@@ -50,15 +50,14 @@ class Results:
     damaged: tuple[str, ...] = ()
 
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
-        """Return a metric after the last round of every cell, controls left out.
+        """Return a metric after the last round of every cell, without controls.
 
-        One row per number, with the columns of `rows`: settings and seed, client and group, value
-        and interval, `valid` and `note`. Numbers that are not defined are NaN, which pandas leaves
-        out of means; those that should not be read have `valid` False.
+        The table has one row per number, with the columns of `rows`. Undefined numbers are NaN,
+        which pandas leaves out of means; numbers that should not be read have `valid` False.
 
         Args:
             metric: Name of a metric, such as `client_accuracy`.
-            group: Group of records or clients, such as `all`; None: every one that there is.
+            group: Group of records or clients, such as `all`; None for every group.
 
         Raises:
             RequestError: for a metric that no run has.
@@ -83,9 +82,9 @@ def load_results(path: str | Path) -> Results:
     """Read the results of one experiment, from its folder.
 
     Raises:
-        RequestError: where there are none.
-        DamagedFileError: where the summary itself cannot be read. Any other damage is told by
-            `Results.damaged`.
+        RequestError: if there are none.
+        DamagedFileError: if the summary itself cannot be read; `Results.damaged` lists all other
+            damage.
     """
     root = Path(path)
     lists = ("cells", "controls")
@@ -109,8 +108,8 @@ def load_results(path: str | Path) -> Results:
 
 
 def _check_shape(path: Path, entry: Entry) -> None:
-    own = () if entry.get("status") == "finished" else ("error",)
-    check_entry(path, entry, ("run_id", "seed", "settings", "status", *own))
+    error = () if entry.get("status") == "finished" else ("error",)
+    check_entry(path, entry, ("run_id", "seed", "settings", "status", *error))
 
 
 def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
@@ -130,29 +129,29 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
 
 
 def _add_settings(rows: pd.DataFrame, cells: list[Entry], controls: list[Entry]) -> pd.DataFrame:
-    """Return rows with the settings of their run, and whether it is a control."""
+    """Return rows with the settings of their run, and `is_control`."""
     if rows.empty:
         return make_rows_table([]).assign(run_id="", seed=0, is_control=False)
-    runs: dict[str, Entry] = {}  # by what tells them apart, each once
+    runs: dict[str, Entry] = {}  # by their content, so that each is there once
     cell_keys = {(cell["run_id"], cell["seed"]) for cell in cells}
     for entry in (*cells, *controls):
         is_control = (entry["run_id"], entry["seed"]) not in cell_keys
         if is_control or "control" not in entry["settings"]:
-            about = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
-            about |= {f"{SETTINGS}{name}": own for name, own in entry["settings"].items()}
-            runs[json.dumps(about)] = about
+            columns = {"run_id": entry["run_id"], "seed": entry["seed"], "is_control": is_control}
+            columns |= {f"{SETTINGS}{name}": v for name, v in entry["settings"].items()}
+            runs[json.dumps(columns)] = columns
     table = pd.DataFrame(list(runs.values()))
     merged = rows.drop(columns="is_control", errors="ignore").merge(
         table, on=["run_id", "seed"], how="left"
     )
-    # A run that the summary does not name is no cell.
+    # A run that is missing from the summary is no cell.
     return merged.assign(is_control=merged["is_control"].fillna(True).astype(bool))
 
 
 def _read_rows(
     root: Path, content: Entry, entries: list[Entry], damaged: list[str]
 ) -> pd.DataFrame:
-    """Return the rows of all runs that are whole; a damaged table is put together anew."""
+    """Return the rows of all undamaged runs; a damaged table is built again from their folders."""
     hashes: Any = content.get("files") or {}
     if not isinstance(hashes, dict):
         raise DamagedFileError(root / SUMMARY, "has no hashes by name as files")
@@ -176,7 +175,7 @@ def _read_rows(
 def read_run_rows(
     root: Path, keys: Iterable[tuple[str, int]], cell_keys: Iterable[tuple[str, int]] = ()
 ) -> pd.DataFrame:
-    """Return the rows of runs, read from their own folders, with `run_id`, `seed`, `is_control`.
+    """Return the rows of runs, read from their folders, with `run_id`, `seed`, `is_control`.
 
     Args:
         root: Folder of the experiment.
@@ -188,8 +187,8 @@ def read_run_rows(
     for run_id, seed in dict.fromkeys(keys):
         path = run_folder(root, run_id, seed) / ROWS
         try:
-            own = read_table(path).assign(run_id=run_id, seed=seed)
-        except DamagedFileError:  # of a run that has not finished, or is told of as damaged
+            rows = read_table(path).assign(run_id=run_id, seed=seed)
+        except DamagedFileError:  # an unfinished run, or one that is reported as damaged
             continue
-        tables.append(own.assign(is_control=(run_id, seed) not in cell_keys))
+        tables.append(rows.assign(is_control=(run_id, seed) not in cell_keys))
     return pd.concat(tables, ignore_index=True) if tables else make_rows_table([])

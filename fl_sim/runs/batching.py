@@ -1,4 +1,4 @@
-"""Whether to train small models many at once: what this machine says, asked once."""
+"""Choice between batched clients and one client at a time, by a measurement on this machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,29 +19,29 @@ from fl_sim.training.batched_layers import can_batch
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
 from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig, Tensors
 
-PROBE_SIZE = 4  # clients, and batches of each, that are timed
+PROBE_SIZE = 4  # number of clients that are timed, and of batches of each
 
 
 def choose_batching(mode: BatchMode, federation: Federation) -> bool:
-    """Return whether a run trains its clients in cohorts.
+    """Return whether a run trains its clients in batches.
 
     Raises:
-        RequestError: where it is asked for and the model does not allow it.
+        RequestError: if `mode` is "on" and the model or client cannot be batched.
     """
     experiment = federation.experiment
     if mode == "on":
         refuse_unbatchable(experiment, federation.model)
-    wanted = mode != "off" and can_batch_clients(experiment, federation.model)
-    return wanted and (mode == "on" or is_batching_faster(federation))
+    possible = mode != "off" and can_batch_clients(experiment, federation.model)
+    return possible and (mode == "on" or is_batching_faster(federation))
 
 
 def can_batch_clients(experiment: Experiment, network: nn.Sequential) -> bool:
-    """Return whether clients can be trained as one batch: their network, and how they train it."""
+    """Return whether the network and the client allow that clients are trained as one batch."""
     return can_batch(network) and experiment.client.sgd_config(1) is not None
 
 
 def refuse_unbatchable(experiment: Experiment, network: nn.Sequential) -> None:
-    """Raise a `RequestError` where clients cannot be trained as one batch, and say which part."""
+    """Raise a `RequestError` that names the part that cannot be trained as one batch, if any."""
     client, model = type(experiment.client).__name__, experiment.model
     if not can_batch(network):
         raise RequestError(
@@ -56,9 +56,9 @@ def refuse_unbatchable(experiment: Experiment, network: nn.Sequential) -> None:
 
 
 def is_batching_faster(federation: Federation) -> bool:
-    """Return whether a cohort is faster than its clients in turn, as measured on this machine.
+    """Return whether batched clients are faster than one at a time, measured on this machine.
 
-    The answer is kept, so that one machine always gives the same one.
+    The measurement is cached, so that one machine always makes the same choice.
     """
     sgd = federation.experiment.client.sgd_config(1)
     shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
@@ -73,7 +73,7 @@ def is_batching_faster(federation: Federation) -> bool:
 
 
 def _read_measurement(path: Path) -> dict[str, float] | None:
-    """Return what was measured before; None where it was not, or was changed since."""
+    """Return a cached measurement, or None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -84,7 +84,7 @@ def _read_measurement(path: Path) -> dict[str, float] | None:
 
 
 def time_both_ways(federation: Federation) -> dict[str, float]:
-    """Return the CPU seconds of a few batches of a few clients, both ways; the better of two."""
+    """Return the CPU seconds of a few batches of a few clients, both ways; the best of three."""
     probe = _make_probe(make_trainer(federation))
     buffers: Tensors = federation.start_buffers
     count = min(MAX_BATCHED_CLIENTS, federation.experiment.clients_per_round, PROBE_SIZE)
@@ -102,7 +102,7 @@ def time_both_ways(federation: Federation) -> dict[str, float]:
 
 
 def _make_probe(trainer: ClientTrainer) -> ClientTrainer:
-    """Return a workshop of a few clients with a few batches each, out of the real data."""
+    """Return a trainer of a few clients with a few batches each, from the real data."""
     sgd = trainer.schedule.experiment.client.sgd_config(1)
     assert sgd is not None
     size = PROBE_SIZE * sgd.batch_size

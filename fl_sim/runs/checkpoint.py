@@ -1,4 +1,4 @@
-"""Checkpoints: one atomic file a round, checked by a hash when it is read. No pickle."""
+"""Checkpoints: one atomic file per round, with a hash that is checked, and without pickle."""
 
 import hashlib
 import json
@@ -21,67 +21,69 @@ from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.runs.run_log import Mark, RunLog
 
-NUM_KEPT = 2  # the newest, and the one before in case the newest is damaged
+NUM_KEPT = 2  # the newest checkpoint, and the one before in case the newest is damaged
 
 
 class Checkpointer(Callback):
-    """Keeps the rows and the state after each round, so that the run can be resumed.
+    """Saves the rows and the state after each round, so that the run can be resumed.
 
     Attributes:
         log: The rows and failures of the rounds so far.
     """
 
     def __init__(self, folder: Path, federation: Federation, made_with: Mapping[str, str]) -> None:
-        """Write into the run's folder; `made_with` is as in `Cell`."""
+        """Prepare to write into the run's folder; `made_with` is as in `Cell`."""
         self.folder, self.checkpoints = folder, folder / "checkpoints"
-        made = json.dumps(dict(made_with), sort_keys=True) if made_with else ""
-        self.run, self.data_sha256 = federation.experiment.to_json() + made, federation.data_sha256
+        variant = json.dumps(dict(made_with), sort_keys=True) if made_with else ""
+        self.run = federation.experiment.to_json() + variant
+        self.data_sha256 = federation.data_sha256
         self.log = RunLog(folder / "log.jsonl")
 
     def load(self, state: State) -> State:
-        """Return the newest state that was kept, or `state`; see `load_state`."""
+        """Return the newest saved state, or `state` if there is none; see `load_state`."""
         return load_state(self.checkpoints, state, self.run, self.log, self.data_sha256)
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Append the rows to the log, and save the state."""
+        # The log first, since a checkpoint vouches for the rows up to its mark.
         self.log.append(outcome.rows, outcome.failures)
         save_state(self.checkpoints, outcome.state, self.run, self.log.mark, self.data_sha256)
 
     def on_run_end(self, error: BaseException | None) -> None:
-        """Where the model has diverged, leave a table of all rows so far behind."""
+        """Write a table of all rows so far if the model has diverged."""
         if isinstance(error, DivergedError):
             write_table(self.folder / ROWS, make_rows_table([*self.log.rows(), *error.rows]))
 
 
 class StopOnInterrupt(Callback):
-    """Ends a run after the round in which it was interrupted."""
+    """Stops a run after the round in which it was interrupted."""
 
     def on_run_start(self, federation: Federation, state: State) -> None:
-        """Note how many rounds there are."""
+        """Store the number of rounds."""
         self.rounds = federation.experiment.rounds
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
-        """Raise an `InterruptedRunError` where the run is to end, unless it is over."""
+        """Raise an `InterruptedRunError` if a stop was requested before the last round."""
         if outcome.state.round < self.rounds:
             interrupts.raise_if_requested(outcome.state.round)
 
 
 class CheckpointError(RequestError):
-    """There are checkpoints, but none to go on from; the message says why."""
+    """Raised if there are checkpoints, but none of them can be used; the message gives reasons."""
 
 
 def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: str = "") -> None:
-    """Write the state after a round, and drop all but the newest two.
+    """Write the state after a round, and delete all but the newest two checkpoints.
 
     Args:
-        folder: of the checkpoints.
-        state: what to keep.
-        run: the experiment as JSON; a checkpoint of another one is refused.
-        mark: where the log of the rows stands.
-        data_sha256: a hash of the dataset's files; a checkpoint of other data is refused.
+        folder: Folder of the checkpoints.
+        state: State to save.
+        run: The experiment as JSON; a checkpoint of another one is refused.
+        mark: Position in the log of the rows.
+        data_sha256: Hash of the dataset's files; a checkpoint of other data is refused.
 
     Raises:
-        OSError: where it cannot be written; earlier checkpoints stay.
+        OSError: if it cannot be written; earlier checkpoints stay.
     """
     tensors: dict[str, Tensor] = {}
     tree = {
@@ -93,23 +95,23 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
         "parameters": _pack(state.parameters, tensors),
         "buffers": _pack(state.buffers, tensors),
         "server": _pack(state.server.state_dict(), tensors),
-        "memories": _pack({str(c): own for c, own in state.client_states.items()}, tensors),
+        "memories": _pack({str(c): s for c, s in state.client_states.items()}, tensors),
     }
     text = json.dumps(tree)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{state.round:06d}.safetensors"
-    write_tensors(path, tensors, {"tree": text}, durable=False)  # the one before is kept as well
+    write_tensors(path, tensors, {"tree": text}, durable=False)  # the one before is a fallback
     for old in _list_newest_first(folder)[NUM_KEPT:]:
         old.unlink()
 
 
 def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: str = "") -> State:
-    """Return the newest state that is whole, or `state` where there is no checkpoint.
+    """Return the newest undamaged state, or `state` if there is no checkpoint.
 
-    What the server remembers is put back in place, and the log goes back to where it stood.
+    The server's state is restored in place, and the log is cut back to the checkpoint.
 
     Raises:
-        CheckpointError: where there are checkpoints and none can be used.
+        CheckpointError: if there are checkpoints and none of them can be used.
     """
     paths, causes = _list_newest_first(folder), []
     for path in paths:
@@ -127,7 +129,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
             parameters=_unpack(tree["parameters"], tensors),
             buffers=_unpack(tree["buffers"], tensors),
             server=state.server,
-            client_states={int(client): own for client, own in client_states.items()},
+            client_states={int(client): s for client, s in client_states.items()},
             batch_clients=tree["cohort"],
         )
     if paths:
@@ -141,7 +143,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
 def _explain_unusable(
     content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, data_sha256: str
 ) -> str:
-    """Return why a checkpoint cannot be used, or nothing."""
+    """Return the reason why a checkpoint cannot be used, or an empty string."""
     if content is None:
         return "torn, or changed since it was written"
     tree, _ = content
@@ -159,7 +161,7 @@ def _list_newest_first(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]] | None:
-    """Return the content of a checkpoint, or None where it is torn or was changed."""
+    """Return the tree and tensors of a checkpoint, or None if it is damaged."""
     try:
         tensors, metadata = read_tensors(path)
         return json.loads(metadata["tree"]), tensors
@@ -190,7 +192,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return what `_pack` packed."""
+    """Return the value that `_pack` packed."""
     if not isinstance(value, dict):
         return value
     match value["kind"]:

@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside the experiment."""
+"""Environment of a run: versions, commits, machine and switches, which its bits depend on."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ import torch
 from fl_sim.core.atomic_io import read_json
 
 DISTRIBUTION = "fl-sim"
-# They choose which instructions a sum is made with, and so its last bits.
+# These choose the instructions of a sum, and so its last bits.
 SWITCHES = (
     "ATEN_CPU_CAPABILITY",
     "DNNL_MAX_CPU_ISA",
@@ -34,13 +34,13 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
     """Return versions, commits, the machine, and the switches that choose its instructions.
 
     Args:
-        engine: that carries the run.
-        project: folder of the user's own work; None: the working folder.
+        engine: Engine of the run.
+        project: Folder of the user's own work; None for the working folder.
 
     Returns:
-        a dict that goes into JSON as it is. `commit` is that of fl_sim's own sources, None where
-        it is installed without them; `project_commit` is that of the repository around
-        `project`, None where there is none.
+        A dict of JSON values. `commit` is the commit of fl_sim's own sources, or None if it was
+        installed without them; `project_commit` is the commit of the repository around `project`,
+        or None if there is none.
     """
     return {
         "fl_sim": _find_version(),
@@ -60,12 +60,12 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
 
 
 def read_switches() -> dict[str, str]:
-    """Return the variables that choose a processor's instructions, as far as they are set."""
+    """Return the environment variables that choose a processor's instructions, if set."""
     return {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
 def describe_changes(folder: Path, engine: str) -> str:
-    """Return in words what differs now from the environment that a run was made in."""
+    """Return in words the differences between this environment and that of a run."""
     then: Mapping[str, Any] = read_json(folder / "environment.json")
     now = describe_environment(engine)
     pairs = [(name, then.get(name), now[name]) for name in COMPARED if name in then]
@@ -93,9 +93,9 @@ def _find_version() -> str:
 
 
 def _find_source_commit() -> str | None:
-    """Return the commit of fl_sim's sources, where the repository around them is fl_sim's own.
+    """Return the commit of fl_sim's sources, or None if the repository around them is not its own.
 
-    A package that was installed into somebody's project lies in a repository that is not its own.
+    A package that is installed in another project lies in that project's repository.
     """
     package = Path(__file__).resolve().parents[1]
     top = _run_git(package, "rev-parse", "--show-toplevel")
@@ -116,22 +116,22 @@ def _describe_commit(folder: Path | None) -> str | None:
 def _find_working_folder() -> Path | None:
     try:
         return Path.cwd()
-    except OSError:  # it was deleted
+    except OSError:  # the folder was deleted
         return None
 
 
 @lru_cache(maxsize=100)
 def _run_git(folder: Path, *command: str) -> str | None:
-    """Return what git says of a folder; None where it says nothing, or is not there."""
+    """Return the output of a git command in a folder, or None if it fails or is empty."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *command],
             capture_output=True,
             text=True,
             errors="replace",
             check=False,
-            env={name: own for name, own in os.environ.items() if not name.startswith("GIT_")},
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
         )
     except OSError:
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return process.stdout.strip() or None if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Whether a run can be carried out as it is asked for: all that is found before any work."""
+"""Checks before any work that a run can be carried out."""
 
 import torch
 
@@ -16,18 +16,18 @@ from fl_sim.rounds.server import make_context
 from fl_sim.runs.batching import BatchMode, refuse_unbatchable
 from fl_sim.training.tasks import RoundConfig
 
-SHAPES = {"weight": (2, 3), "bias": (2,)}  # of the network with which strategies are tried
+SHAPES = {"weight": (2, 3), "bias": (2,)}  # of the synthetic network that strategies are tried with
 SIZE = 8
 
 
 def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
-    """Raise a `RequestError` for what would make the run fail for sure.
+    """Check everything that would certainly make the run fail.
 
     Raises:
-        FieldError: naming the field, what is allowed, and what came.
-        MissingDataError: where the dataset is nowhere to be had.
-        MissingWeightsError: naming the file to fill.
-        RequestError: for batch_clientss of a model or client that cannot be trained as a batch.
+        FieldError: naming the field, the allowed values, and the given one.
+        MissingDataError: if the dataset is unavailable.
+        MissingWeightsError: naming the missing file.
+        RequestError: for batched clients of a model or client that cannot be batched.
     """
     validation.check(experiment)
     if batch_clients == "on":
@@ -39,7 +39,7 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
 
 
 def _check_withheld(experiment: Experiment) -> None:
-    """Refuse to withhold so much that too few clients have anything to train on."""
+    """Raise a `FieldError` if too few clients keep any images to train on."""
     clients, members, protected = assign_records(experiment, load_experiment_dataset(experiment))
     num_able = len(clients[members & ~protected].unique())
     fewest = validation.min_clients_per_round(experiment)
@@ -48,15 +48,16 @@ def _check_withheld(experiment: Experiment) -> None:
 
 
 def _check_flower_strategy(experiment: Experiment) -> None:
-    """Let a strategy of Flower's aggregate a round of made-up updates.
+    """Let one of Flower's strategies aggregate a round of synthetic updates.
 
-    Its arguments are looked at one by one elsewhere; how they go together, only itself knows.
+    Its arguments are checked one by one elsewhere; only the strategy itself can check whether
+    they fit together.
     """
     compat.silence_logs()
     name = type(experiment.strategy).__name__
     try:
         step = _run_synthetic_round(experiment)
-    except Exception as error:  # of any class: the strategies raise what they like
+    except Exception as error:  # strategies raise errors of any class
         words = " ".join(str(error).split())
         allowed = f"arguments of {name} with which it can aggregate a round ({words})"
         raise FieldError("strategy", allowed, name) from error
@@ -66,8 +67,8 @@ def _check_flower_strategy(experiment: Experiment) -> None:
 
 
 def _run_synthetic_round(experiment: Experiment) -> torch.Tensor:
-    """Return the parameters after a round in which every client sends another small update."""
-    strategy = Experiment.from_json(experiment.to_json()).strategy  # strategies remember
+    """Return the parameters after a round in which every client sends a different small update."""
+    strategy = Experiment.from_json(experiment.to_json()).strategy  # strategies keep state
     assert isinstance(strategy, Strategy)
     clients = list(range(experiment.clients_per_round))
     context = make_context(clients, [1] * len(clients), len(clients), 1, experiment.seed)

@@ -1,4 +1,4 @@
-"""The memory that a run will need, predicted before it starts."""
+"""Prediction of the memory that a run needs, and a check that it fits."""
 
 from fl_sim.core.errors import FieldError
 from fl_sim.core.process import available_memory, used_memory
@@ -8,14 +8,14 @@ from fl_sim.rounds.loop import can_sum_updates
 MIB = 1024**2
 # Of the model, in single precision: global, evaluation, training, gradients, momentum, update.
 COPIES = 7
-STEP = 4  # more in double precision for the sum, its chunk, and the step
+STEP = 4  # further copies, in double precision: the sum, its chunk, and the step
 
 
 def predict(federation: Federation, workers: int = 0) -> int:
-    """Return the bytes that a run will have at its peak, workers of its own included.
+    """Return the peak memory of a run in bytes, including its own workers.
 
-    What is there already counts, data above all; activations of training do not, since nobody
-    can tell them from outside: they are small beside a model that is large enough to matter.
+    Memory that is in use already, above all the data, counts. Activations do not: they cannot be
+    predicted, and are small beside a model that is large enough to matter.
     """
     size = 4 * len(federation.start)
     total = used_memory() + size * (COPIES + 2 * STEP)
@@ -31,21 +31,22 @@ def sums_all_updates(federation: Federation) -> bool:
 
 
 def check(federation: Federation, workers: int = 0) -> int:
-    """Return the prediction.
+    """Return the predicted peak memory in bytes.
 
     Raises:
-        FieldError: where it would not fit, naming the number to change.
+        FieldError: if it does not fit, naming the field to change.
     """
-    wanted, there = predict(federation, workers), available_memory() + used_memory()
-    if wanted <= there:
-        return wanted
+    needed, available = predict(federation, workers), available_memory() + used_memory()
+    if needed <= available:
+        return needed
     size, clients = 4 * len(federation.start), federation.max_clients_per_round
-    fits = clients - -(-(wanted - there) // size)
-    told = f"the run would need {wanted // MIB:,} MiB of {there // MIB:,}"
+    # All clients but those whose updates are too many, rounded up.
+    fits = clients - -(-(needed - available) // size)
+    reason = f"the run would need {needed // MIB:,} MiB of {available // MIB:,}"
     if sums_all_updates(federation) or fits < 1:
         raise FieldError(
-            "model.backbone", f"a smaller network: {told}", federation.experiment.model.backbone
+            "model.backbone", f"a smaller network: {reason}", federation.experiment.model.backbone
         )
     name = type(federation.experiment.strategy).__name__
-    allowed = f"at most {fits} for {name}, which sees all updates at once: {told}"
+    allowed = f"at most {fits} for {name}, which sees all updates at once: {reason}"
     raise FieldError("participation.clients_per_round", allowed, clients)

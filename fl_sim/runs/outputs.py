@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: everything that the report and later audits need."""
+"""Outputs of a finished run: all files that the report and audits need."""
 
 import hashlib
 import shutil
@@ -30,7 +30,7 @@ from fl_sim.rounds.state import State
 from fl_sim.runs.memory import MIB
 from fl_sim.runs.run_log import RunLog
 
-NUM_SAMPLES = 8  # images on the sheet of the report
+NUM_SAMPLES = 8  # images that are shown in the report
 
 
 def write_outputs(
@@ -42,16 +42,16 @@ def write_outputs(
     predicted: int,
     details: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the results of a run, `result.json` last, and return what it says.
+    """Write the results of a run, `result.json` last, and return its content.
 
     Args:
-        ours: the federation.
-        state: after the last round.
-        log: all rows and failures.
-        crew: scores the final model once more, on every record.
-        folder: of the run.
-        predicted: bytes that the run was expected to take at its peak.
-        about: engine, seconds and the like, which go into the result as they are.
+        federation: The federation.
+        state: State after the last round.
+        log: All rows and failures.
+        backend: Backend that scores every record under the final model.
+        folder: Folder of the run.
+        predicted: Predicted peak memory, in bytes.
+        details: Further entries of the result, such as the engine and the seconds.
     """
     experiment, table = federation.experiment, make_rows_table(log.rows())
     write_table(folder / ROWS, table)
@@ -86,12 +86,12 @@ def write_outputs(
 
 
 def hash_state(state: State) -> str:
-    """Return a hash of the final parameters and buffers: equal hashes, equal bits."""
+    """Return a hash of the bits of a state's parameters and buffers."""
     return hash_parameters(state.parameters, state.buffers)
 
 
 def hash_parameters(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
-    """Return a hash of parameters and buffers: equal hashes, equal bits."""
+    """Return a hash of the bits of parameters and buffers."""
     sha = hashlib.sha256(parameters.numpy().tobytes())
     for name in sorted(buffers):
         sha.update(buffers[name].contiguous().numpy().tobytes())
@@ -99,7 +99,7 @@ def hash_parameters(parameters: Tensor, buffers: Mapping[str, Tensor]) -> str:
 
 
 def _score_records(federation: Federation, state: State, backend: Backend) -> pd.DataFrame:
-    """Return one row a record: its scores under the final model, and who it is."""
+    """Return one row per record: its scores under the final model, client, label and membership."""
     scores = backend.score(state.parameters, state.buffers, {"all": federation.inputs})["all"]
     pool = federation.pool
     columns = {
@@ -117,7 +117,7 @@ def _score_records(federation: Federation, state: State, backend: Backend) -> pd
 
 
 def _save_samples(path: Path, federation: Federation) -> None:
-    """Save a few images, clean and as published, and who holds how many of which class."""
+    """Save a few images, clean and as published, and the number of records by client and class."""
     pool = federation.pool
     rows = _select_first_of_each_class(pool)[:NUM_SAMPLES]
     arrays = {
@@ -132,7 +132,7 @@ def _save_samples(path: Path, federation: Federation) -> None:
 
 
 def _select_first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
-    """Return the first record of each class, a protected one where there is any."""
+    """Return the first record of each class, of protected ones alone if there are any."""
     candidates = pool.protected.nonzero().squeeze(1)
     if len(candidates) == 0:
         candidates = torch.arange(len(pool.labels))

@@ -1,4 +1,4 @@
-"""Noise that every owner makes for itself is made side by side, before the runs that need it."""
+"""Noise that each owner makes alone, made in parallel before the runs that need it."""
 
 from typing import Any, NamedTuple
 
@@ -11,29 +11,32 @@ from fl_sim.runs.progress import Listener
 
 
 class OwnerNoise(NamedTuple):
-    """One owner of one experiment."""
+    """The noise of one owner in one experiment."""
 
     experiment: Experiment
     owner: int
 
 
 def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
-    """Make the noise of all owners and leave it in the cache; a single owner's can wait.
+    """Make the noise of all owners and store it in the cache, unless there is only one.
 
-    Same bits as in the run itself, which finds them there. What cannot be made is left for the
-    run, where it is recorded.
+    The run itself finds the same bits there. An error is left to the run, which records it.
     """
     if workers < 2:
         return
-    jobs: dict[Any, OwnerNoise] = {}  # by all that the noise depends on
+    jobs: dict[Any, OwnerNoise] = {}  # by everything that the noise depends on
     for experiment in experiments:
         if experiment.layout.provenance != "shared":
-            what = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
-            whose = (experiment.layout.provenance, experiment.layout.num_owners)
+            content = (
+                experiment.protection,
+                experiment.data,
+                experiment.partition,
+                experiment.seed,
+            )
+            ownership = (experiment.layout.provenance, experiment.layout.num_owners)
             for owner in list_noise_owners(experiment, load_experiment_dataset(experiment)):
-                jobs.setdefault((*what, *whose, owner), OwnerNoise(experiment, owner))
+                jobs.setdefault((*content, *ownership, owner), OwnerNoise(experiment, owner))
     if len(jobs) > 1:
-        # What goes wrong here goes wrong in the run, which says so.
         run_jobs(_make_noise, list(jobs.values()), workers)
 
 

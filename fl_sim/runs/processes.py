@@ -1,4 +1,4 @@
-"""Runs jobs in turn, or side by side in processes that never outlive the one that started them."""
+"""Execution of jobs in sequence, or in parallel processes that never outlive their parent."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ Task = Callable[[Job, Listener], str | None]
 Attempt = Callable[[Job, Listener], str]
 
 NOT_BEGUN = "interrupted before it began"
-_reports: Any = None  # the queue of a worker process
+_reports: Any = None  # the queue of reports, in a worker process
 
 
 def run_jobs(
@@ -38,20 +38,20 @@ def run_jobs(
     listen: Listener = lambda progress: None,
     on_job_end: Callable[[Job, str], None] = lambda job, error: None,
 ) -> list[tuple[Job, str]]:
-    """Run jobs, and return those that failed with what went wrong; the others go on.
+    """Run jobs, and return those that failed, with their errors; the others continue.
 
-    Several workers run jobs side by side, in processes or on Ray. An interrupt lets the jobs at
-    hand stop where they can go on later, and fails those that have not begun.
+    Several workers run jobs in parallel, in processes or on Ray. An interrupt lets running jobs
+    stop where they can be resumed, and fails jobs that have not begun.
 
     Args:
-        task: Picklable; it is called with a job and a listener. What it raises, or returns, is
-            what went wrong.
-        jobs: Jobs in the order in which they begin.
+        task: Picklable function that is called with a job and a listener. An exception, or a
+            string that it returns, is the error of the job.
+        jobs: Jobs in the order of their start.
         workers: Number of processes, or of workers of Ray.
         engine: `flower` runs one job at a time, since Flower's engine needs this process.
         ray_address: Address of a Ray cluster; None starts Ray on this machine.
-        listen: Called in this process with what tasks report, perhaps in another thread.
-        tell: Called with each job that is over, and what went wrong, or "".
+        listen: Called in this process with the reports of tasks, perhaps in another thread.
+        on_job_end: Called with each job that has ended, and its error or an empty string.
     """
     attempt, count = partial(_attempt, task), min(workers, len(jobs))
     if interrupts.is_stop_requested():
@@ -73,7 +73,7 @@ def run_jobs(
 
 
 def _attempt(task: Task[Job], job: Job, listen: Listener) -> str:
-    """Run a job; return what went wrong, or nothing."""
+    """Run a job; return its error, or an empty string."""
     if interrupts.is_stop_requested():
         return NOT_BEGUN
     try:
@@ -93,9 +93,11 @@ def _run_in_turn(
 def _run_side_by_side(
     attempt: Attempt[Job], jobs: list[Job], count: int, listen: Listener
 ) -> Iterator[tuple[Job, str]]:
-    """Yield jobs and what went wrong, as they come; `listen` is called in a thread of its own."""
+    """Yield jobs and their errors as they end; `listen` is called in a thread of its own."""
+    # A fork would copy locks that threads of PyTorch may hold.
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
+    # Workers exit as soon as this process closes its end of the pipe, or dies.
     parent_alive, own_end = context.Pipe(duplex=False)
     stop = context.Event()
     listener = threading.Thread(target=_forward_reports, args=(reports, listen), daemon=True)
@@ -116,7 +118,7 @@ def _run_side_by_side(
                 "and fewer --workers"
             ) from None
         except BaseException:
-            own_end.close()  # ends the workers at once, whatever they are at
+            own_end.close()  # ends the workers at once
             raise
     reports.put(None)
     listener.join()
@@ -124,10 +126,10 @@ def _run_side_by_side(
 
 @contextmanager
 def _hide_missing_script() -> Iterator[None]:
-    """Let workers start although the script is nowhere to be read, such as from standard input.
+    """Let workers start if the script cannot be read, such as one from standard input.
 
-    Workers import the script of their parent, by its path. What a run is made of comes from
-    modules, so that they can do without.
+    Workers import the script of their parent by its path. Everything that a run needs is in
+    modules, so that they can do without the script.
     """
     script = sys.modules["__main__"]
     path = getattr(script, "__file__", None)
@@ -151,7 +153,7 @@ def _run_attempt(attempt: Attempt[Job], job: Job) -> str:
 
 
 def _start_worker(reports: Any, parent_alive: Connection, stop: Any) -> None:
-    """Set a worker up: an interrupt is its parent's business, and it ends with its parent."""
+    """Set up a worker, which ignores interrupts, and ends when its parent ends."""
     global _reports
     _reports = reports
     compat.silence_logs()

@@ -1,4 +1,4 @@
-"""The time of a round by its parts, and the functions that cost most."""
+"""Profiler of a round: the time of its parts, and the functions that take most time."""
 
 import cProfile
 import pstats
@@ -25,13 +25,13 @@ from fl_sim.runs.single_run import make_backend, make_initial_state
 
 Part = Literal["training", "aggregation", "evaluation", "metrics", "checkpoint", "rest"]
 PARTS: tuple[Part, ...] = get_args(Part)
-NUM_FUNCTIONS = 12  # functions that are named
+NUM_FUNCTIONS = 12  # functions that are listed
 
 
 class PartTime(NamedTuple):
-    """Seconds a round of one part: by the clock, and of this process's own work.
+    """Seconds per round of one part: wall-clock time, and CPU time of this process.
 
-    What is left of the first is waiting: for workers, for the disk, or for a core.
+    Their difference is time spent waiting for workers, the disk, or a core.
     """
 
     part: Part
@@ -40,7 +40,7 @@ class PartTime(NamedTuple):
 
 
 class FunctionTime(NamedTuple):
-    """What a function cost, itself and with all that it called, in seconds a round."""
+    """Time of a function in seconds per round, alone and with the functions that it calls."""
 
     name: str
     calls: float
@@ -50,7 +50,7 @@ class FunctionTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of a round went."""
+    """Mean times of a round by part, and by function."""
 
     rounds: int
     parts: list[PartTime]
@@ -61,12 +61,12 @@ class PhaseTimer(Callback):
     """Adds up the seconds of each part of a round.
 
     Attributes:
-        wall: Seconds by the clock, by part.
-        cpu: Seconds of this process's own work, by part.
+        wall: Wall-clock seconds by part.
+        cpu: CPU seconds of this process by part.
     """
 
     def __init__(self) -> None:
-        """Begin with the rest."""
+        """Start to count for the part `rest`."""
         self.wall: dict[Part, float] = defaultdict(float)
         self.cpu: dict[Part, float] = defaultdict(float)
         self.part: Part = "rest"
@@ -80,7 +80,7 @@ class PhaseTimer(Callback):
         self.part, self.since = part, now
 
     def clear(self) -> None:
-        """Forget what was counted."""
+        """Reset all times."""
         self.wall.clear()
         self.cpu.clear()
 
@@ -96,12 +96,12 @@ class PhaseTimer(Callback):
 def profile(
     experiment: Experiment, count: int, engine: Engine, workers: int, batch_clients: BatchMode
 ) -> Profile:
-    """Time `count` rounds after a first one, then watch as many with Python's profiler.
+    """Time `count` rounds after a first one, then as many under Python's profiler.
 
-    The two are apart, since a profiler makes everything slower, and small functions most.
+    They are separate, since the profiler slows everything down, and small functions most.
 
     Raises:
-        RequestError: for a wrong experiment, or an engine whose clients are out of reach.
+        RequestError: for a wrong experiment, or the engine `flower`.
     """
     if engine == "flower":
         raise RequestError("profile takes the engines local and ray; got flower")
@@ -128,9 +128,9 @@ def profile(
 
 
 def _rank_functions(stats: Any, count: int) -> list[FunctionTime]:
-    """Return the functions that cost most themselves."""
+    """Return the functions that take most time themselves."""
     functions = []
     for (file, line, name), (_, calls, own, total, _) in stats.stats.items():
-        where = name if file == "~" else f"{Path(file).name}:{line} {name}"
-        functions.append(FunctionTime(where, calls / count, own / count, total / count))
+        label = name if file == "~" else f"{Path(file).name}:{line} {name}"
+        functions.append(FunctionTime(label, calls / count, own / count, total / count))
     return sorted(functions, key=lambda function: -function.own)[:NUM_FUNCTIONS]

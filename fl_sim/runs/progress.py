@@ -1,4 +1,4 @@
-"""How a run is getting on, told after every round: to a file, a listener, other tools."""
+"""Progress of runs, reported after every round to a listener and to a file."""
 
 import json
 from collections import deque
@@ -17,15 +17,15 @@ from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.runs.memory import MIB
 
-NOISE_SECONDS = 2.0  # between two reports of how noise gets on
-NUM_RECENT = 10  # rounds from whose duration the time that is left is told
+NOISE_SECONDS = 2.0  # between two reports while noise is made
+NUM_RECENT = 10  # rounds whose durations predict the remaining time
 
 
 class Progress(NamedTuple):
-    """Where a run stands after a round; rates are of the rounds of this process.
+    """State of a run after a round; rates are of the rounds of this process.
 
-    `key` is the folder of the run; `seconds` is what the last round took in all. While noise is
-    made, in round 0, `noise_passes` counts images that went forward and backward.
+    `key` is the folder of the run; `seconds` is the duration of the last round. While noise is
+    made, in round 0, `noise_passes` counts the images of all forward and backward passes.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Progress(NamedTuple):
     noise_passes: int = 0
 
     def to_json(self) -> str:
-        """Return one line; what is not known is null, and passes are told while noise is made."""
+        """Return one line of JSON, with null for unknown numbers, and passes only if any."""
         content = {
             name: None if isinstance(value, float) and not isfinite(value) else value
             for name, value in self._asdict().items()
@@ -57,31 +57,30 @@ Listener = Callable[[Progress], None]
 def report_passes(
     experiment: Experiment, folder: Path, label: str, listen: Listener
 ) -> Callable[[int], None]:
-    """Return what hears of the passes that noise takes, and tells of them every few seconds."""
+    """Return a callback that takes the number of passes, and reports it every few seconds."""
     last_report = perf_counter()
 
-    def hear(passes: int) -> None:
+    def report(passes: int) -> None:
         nonlocal last_report
         if perf_counter() - last_report >= NOISE_SECONDS:
             last_report = perf_counter()
             rounds, clients = experiment.rounds, experiment.clients_per_round
-            now = Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes)
-            listen(now)
+            listen(Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes))
 
-    return hear
+    return report
 
 
 class ProgressReporter(Callback):
     """Reports each round to a listener and to `progress.jsonl` in the run's folder."""
 
     def __init__(self, folder: Path, label: str, listen: Listener) -> None:
-        """Report on the run in `folder`."""
+        """Prepare to report on the run in `folder`."""
         self.folder, self.label, self.listen = folder, label, listen
         self.path = folder / "progress.jsonl"
         self.durations: deque[float] = deque(maxlen=NUM_RECENT)
 
     def on_run_start(self, federation: Federation, state: State) -> None:
-        """Begin, or go on: lines of rounds that will be run again are dropped."""
+        """Start to report, and drop the lines of rounds that will be run again."""
         self.experiment = federation.experiment
         write_text(self.path, "".join(_read_previous_lines(self.path)[: state.round]))
         self.since = perf_counter()
@@ -118,7 +117,7 @@ class ProgressReporter(Callback):
 
 
 def _read_previous_lines(path: Path) -> list[str]:
-    """Return the lines of an earlier process; garbage is kept as it is: nobody depends on it."""
+    """Return the lines of an earlier process, also damaged ones, since they are never parsed."""
     try:
         return path.read_text(errors="replace").splitlines(keepends=True)
     except OSError:
@@ -128,7 +127,7 @@ def _read_previous_lines(path: Path) -> list[str]:
 def describe_finished(
     experiment: Experiment, folder: Path, label: str, result: dict[str, Any]
 ) -> Progress:
-    """Return where a run stands that had finished before."""
+    """Return the progress of a run that had finished before."""
     clients = experiment.clients_per_round
-    accuracy = float("nan") if result["accuracy"] is None else result["accuracy"]  # JSON has null
+    accuracy = float("nan") if result["accuracy"] is None else result["accuracy"]  # null in JSON
     return Progress(str(folder), label, result["rounds"], experiment.rounds, clients, accuracy)

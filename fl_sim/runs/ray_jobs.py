@@ -1,4 +1,4 @@
-"""Whole runs side by side on warm workers of Ray, on this machine or a cluster."""
+"""Parallel execution of whole runs on warm workers of Ray, on this machine or a cluster."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,23 +12,23 @@ from fl_sim.core import interrupts
 from fl_sim.runs.progress import Listener, Progress
 
 Job = TypeVar("Job")
-POLL = 0.1  # seconds between looks at what workers have to say
+POLL = 0.1  # seconds between two polls of the workers
 
 
 class ReportBoard:
-    """Where workers report, and learn whether they are to stop after their round."""
+    """Actor that collects the reports of workers, and passes on requests to stop."""
 
     def __init__(self) -> None:
         self.reports: list[Progress] = []
         self.stopping = False
 
     def report(self, progress: Progress) -> bool:
-        """Take a report; return whether to stop."""
+        """Add a report; return whether the worker is to stop."""
         self.reports.append(progress)
         return self.stopping
 
     def take(self, stopping: bool) -> list[Progress]:
-        """Return the reports since the last call, and pass on whether to stop."""
+        """Return the reports since the last call, and store whether workers are to stop."""
         reports, self.reports = self.reports, []
         self.stopping = stopping
         return reports
@@ -41,16 +41,16 @@ def run_on_ray(
     address: str | None,
     listen: Listener,
 ) -> Iterator[tuple[Job, str]]:
-    """Yield each job with what `task` says went wrong with it, as they come.
+    """Yield each job and its error as it ends.
 
-    Results have to land in a folder that all machines of a cluster share.
+    Results have to be written to a folder that all machines of a cluster share.
 
     Args:
-        task: picklable; it is given the job and a listener whose reports reach `listen`.
-        jobs: what to do.
-        count: number of workers.
-        address: of a Ray cluster; None: this machine.
-        listen: called in this process.
+        task: Picklable function of a job and a listener, whose reports reach `listen`.
+        jobs: Jobs in the order of their start.
+        count: Number of workers.
+        address: Address of a Ray cluster; None for this machine.
+        listen: Called in this process with every report.
     """
     pool, queue = ray_pool.get_workers(count, address), deque(jobs)
     kind: Any = ray.remote(num_cpus=0)(ReportBoard)

@@ -1,4 +1,4 @@
-"""Runs an experiment again in memory, without writing anything."""
+"""Replays of an experiment in memory, without writing any files."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +22,7 @@ def replay(
 
     Args:
         federation: The federation before its first round.
-        batch_clients: Whether small models are trained many at once, as in the run.
+        batch_clients: Whether many clients are trained as one batch, as in the run.
         callbacks: Called at the hooks of each round.
     """
     state = make_initial_state(federation, batch_clients)
@@ -30,7 +30,7 @@ def replay(
 
 
 def models_by_round(experiment: Experiment) -> Iterator[tuple[Federation, int, nn.Sequential]]:
-    """Yield the federation, the round, and its global model, which the next round overwrites."""
+    """Yield the federation, round and global model of each round; the next overwrites the model."""
     federation = load_federation(experiment.to_json())
     for outcome in replay(federation):
         state = outcome.state

@@ -1,6 +1,6 @@
-"""The rows of a run as they come: one line of JSON a round, appended, and cut back on resuming.
+"""Log of a run's rows: one line of JSON per round, appended, and cut back on resuming.
 
-A checkpoint remembers how long the log was and its hash up to there, so rows are written once
+A checkpoint holds the length of the log and its hash up to there, so that rows are written once
 and never held in memory.
 """
 
@@ -15,7 +15,7 @@ from fl_sim.contracts import Failure, Row
 
 
 class Mark(NamedTuple):
-    """Where a log stood: its length in bytes, and its hash up to there."""
+    """Position in a log: its length in bytes, and its hash up to there."""
 
     length: int = 0
     sha256: str = hashlib.sha256().hexdigest()
@@ -23,24 +23,24 @@ class Mark(NamedTuple):
 
 @dataclass
 class RunLog:
-    """What happened in each round so far."""
+    """Rows and failures of each round so far."""
 
     path: Path
     mark: Mark = field(default_factory=Mark)
     _sha: Any = field(default_factory=hashlib.sha256, repr=False)
 
     def append(self, rows: list[Row], failures: list[Failure]) -> None:
-        """Add a round; what a broken write left behind is overwritten."""
+        """Add a round, and overwrite the rest of an interrupted write."""
         line = json.dumps({"rows": rows, "failures": failures}).encode() + b"\n"
         with self.path.open("r+b" if self.path.exists() else "wb") as file:
-            file.seek(self.mark.length)
+            file.seek(self.mark.length)  # before the remains of an interrupted write, if any
             file.write(line)
             file.truncate()
         self._sha.update(line)
         self.mark = Mark(self.mark.length + len(line), self._sha.hexdigest())
 
     def contains(self, mark: Mark) -> bool:
-        """Return whether the log has what it had at `mark`."""
+        """Return whether the log up to `mark` is unchanged."""
         if not self.path.exists():
             return mark.length == 0
         with self.path.open("rb") as file:
@@ -48,7 +48,7 @@ class RunLog:
         return Mark(len(content), hashlib.sha256(content).hexdigest()) == mark
 
     def truncate(self, mark: Mark) -> None:
-        """Go on from `mark`: later rounds will be written over."""
+        """Continue from `mark`: later rounds will be overwritten."""
         content = b""
         if mark.length:
             with self.path.open("rb") as file:
@@ -62,7 +62,7 @@ class RunLog:
 
     def failures(self) -> list[Failure]:
         """Return every failure so far."""
-        return [Failure(*own) for content in self._lines() for own in content["failures"]]
+        return [Failure(*fields) for content in self._lines() for fields in content["failures"]]
 
     def _lines(self) -> Iterator[Any]:
         if self.mark.length == 0:

@@ -1,4 +1,4 @@
-"""The options of a run: where and how it is run. They do not belong to the experiment."""
+"""Options of a run, which do not belong to the experiment, such as the engine and the folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,19 +21,19 @@ class RunOptions:
         out: Folder of all results.
         engine: `local`, in this process; `ray`, on warm workers of Ray; or `flower`, Flower's
             simulation engine.
-        workers: Number of processes that work at once: runs side by side where there are several,
-            on `local` and `ray`; else the clients of a run, on `ray`, and always on `flower`.
-        resume: Keep finished runs, and go on with broken ones from their newest checkpoint.
+        workers: Number of processes. Several runs are executed in parallel on `local` and `ray`;
+            the clients of a single run on `ray`, and always on `flower`.
+        resume: Keep finished runs, and continue interrupted ones from their newest checkpoint.
         controls: Also run the controls that protection is measured against, A_all and A_clean.
-        client_app: A Flower ClientApp that stands in for the experiment's clients.
-        batch_clients: Whether small models are trained many at once; `auto` measures which is
-            faster.
+        client_app: A Flower ClientApp that replaces the experiment's clients.
+        batch_clients: Whether many clients of a small model are trained as one batch; `auto`
+            measures which is faster.
         faults: Failures to inject, for tests.
         ray_address: Address of a Ray cluster that is running already.
         trackers: Names of tools that follow each run, such as `tensorboard`.
-        wait: Wait where another process writes into the experiment's folder.
-        callbacks: Called at the hooks of each run. They are pickled where runs are executed side
-            by side.
+        wait: Wait for another process that writes into the experiment's folder.
+        callbacks: Called at the hooks of each run. They are pickled if runs are executed in
+            parallel.
     """
 
     out: Path = Path("runs")
@@ -60,10 +60,10 @@ class RunOptions:
 
 
 def make_options(given: Mapping[str, Any]) -> RunOptions:
-    """Return the options of these names.
+    """Return run options from fields by name.
 
     Raises:
-        RequestError: for a name that is none, or options that exclude each other.
+        RequestError: for an unknown name, or options that exclude each other.
     """
     names = [field.name for field in fields(RunOptions)]
     for name in given:

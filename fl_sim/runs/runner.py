@@ -1,4 +1,4 @@
-"""Runs and sweeps: each distinct run once, side by side where that helps."""
+"""Runs and sweeps: each distinct run is executed once, in parallel if there are workers."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,7 +24,7 @@ from fl_sim.runs.variant import describe_variant
 
 
 def silent(progress: Progress) -> None:
-    """Listen, and say nothing."""
+    """Ignore progress."""
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
         options: Fields of `RunOptions`, such as `out`, `engine`, `workers` or `resume`.
 
     Raises:
-        RequestError: before any work, for what the request gets wrong. A run that breaks
-            off is recorded, and `complete` is False.
+        RequestError: before any work, for a wrong request. A run that fails is recorded, and
+            `complete` is False.
     """
     return run_cells(expand_cells(experiment, {}, seeds), make_options(options), listen)
 
@@ -73,10 +73,10 @@ def sweep(
 
 
 def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:
-    """Run cells and their controls, each distinct run once, and sum them up.
+    """Run cells and their controls, each distinct run once, and return their results.
 
     Raises:
-        RequestError: before any work. A run that breaks off is recorded.
+        RequestError: before any work. A run that fails is recorded.
     """
     if not cells:
         raise RequestError("nothing to run: no cells, or no seeds")
@@ -91,7 +91,7 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
         for job in jobs:
             refuse_links(run_folder(root, *job.key))
         unfinished = _unfinished_jobs(jobs, options)
-        interrupts.set_flag(None)  # an earlier request may have been interrupted
+        interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
             owner_noise.make_owner_noise(unfinished, options.workers)
         compat.silence_logs()
@@ -106,9 +106,9 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
 
 
 def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
-    """Return the experiments of jobs that are not finished, or are to be run anew.
+    """Return the experiments of jobs that are unfinished, or are to be run again.
 
-    Those whose files were damaged, or whose data was replaced, count as not finished.
+    Jobs whose files were damaged, or whose data was replaced, count as unfinished.
     """
     root = options.out / jobs[0].experiment.name
     if not options.resume:
@@ -122,13 +122,13 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
 
 
 def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:
-    """Return cells with what changes their results beside their experiments."""
-    made = describe_variant(options.faults, options.client_app)
-    return [replace(cell, made_with=made) for cell in cells] if made else cells
+    """Return cells marked with the options that change their results."""
+    variant = describe_variant(options.faults, options.client_app)
+    return [replace(cell, made_with=variant) for cell in cells] if variant else cells
 
 
 def plan_jobs(cells: list[Cell], options: RunOptions) -> list[Cell]:
-    """Return each distinct run once: the cells', then those of their controls."""
+    """Return each distinct run once: first the cells, then their controls."""
     jobs = {cell.key: cell for cell in cells}
     for cell in cells if options.controls else []:
         for control in cell.controls().values():

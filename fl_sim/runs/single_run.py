@@ -51,15 +51,15 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
     """Run a cell of a grid, unless it has been run before, and write its results.
 
     Args:
-        options: How it is run.
+        options: Options of the run.
         side_by_side: Number of runs that share the machine.
         cell: The experiment, and its label.
         listen: Called after every round, and while noise is made.
 
     Raises:
         RequestError: before anything is written.
-        RunFailedError: where the failure policy ends the run, or its folder cannot be written
-            to; its checkpoints stay.
+        RunFailedError: if the failure policy ends the run, or its folder cannot be written to;
+            its checkpoints stay.
     """
     process.configure_process()
     experiment, folder = cell.experiment, find_folder(options, cell)
@@ -93,10 +93,9 @@ def make_backend(federation: Federation, options: RunOptions) -> Backend:
     if app is not None:
         return FlowerBackend(trainer, LocalGrid(app, federation.num_clients))
     if options.engine == "ray":
-        # A second to import.
-        from fl_sim.backends.ray_backend import RayBackend, is_inside_worker
+        from fl_sim.backends.ray_backend import RayBackend, is_inside_worker  # takes a second
 
-        if not is_inside_worker():  # a whole run on one worker trains its clients in turn
+        if not is_inside_worker():  # a whole run on one worker trains one client at a time
             inputs = federation.evaluation_inputs
             return RayBackend(trainer, inputs, options.workers, options.ray_address)
     return InProcessBackend(trainer)
@@ -105,7 +104,7 @@ def make_backend(federation: Federation, options: RunOptions) -> Backend:
 def _simulate(
     federation: Federation, options: RunOptions, train: Callable[[Backend], object]
 ) -> None:
-    """Call `train` with a backend of Flower's simulation engine, which passes a grid on."""
+    """Call `train` with a backend on the grid of Flower's simulation engine."""
     app = options.client_app
 
     def main(grid: Grid) -> None:
@@ -124,7 +123,7 @@ def run_to_end(
     listen: Listener,
     backend: Backend,
 ) -> dict[str, Any]:
-    """Run the rounds that are left, write the results, and return the headline numbers."""
+    """Run the remaining rounds, write the results, and return the headline numbers."""
     started, folder = time.time(), find_folder(options, cell)
     checkpointer = Checkpointer(folder, federation, cell.made_with)
     state = make_initial_state(federation)
@@ -134,6 +133,7 @@ def run_to_end(
         state.batch_clients = choose_batching(options.batch_clients, federation)
     predicted = memory.predict(federation, options.workers if options.engine == "ray" else 0)
     experiment_fields = federation.experiment.describe()
+    # A round is checkpointed before others report it, and an interrupt takes effect last.
     callbacks = (
         checkpointer,
         *(make(folder, experiment_fields, state.round) for make in trackers.find(options.trackers)),
@@ -156,7 +156,7 @@ def run_to_end(
 
 def make_initial_state(federation: Federation, batch_clients: bool = False) -> State:
     """Return the state before the first round, with a server of its own."""
-    # From JSON, since Flower's strategies remember earlier runs.
+    # A copy through JSON, since Flower's strategies keep the state of earlier runs.
     strategy = Experiment.from_json(federation.experiment.to_json()).strategy
     shapes, seed = parameters.parameter_shapes(federation.model), federation.experiment.seed
     state = create_state(federation, make_server(strategy, federation.start, shapes, seed))
@@ -174,15 +174,15 @@ def wait_for_nodes(grid: Grid) -> None:
 
 
 def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[str, Any] | None:
-    """Return the result of a finished run that can be kept; None where it has to be made.
+    """Return the result of a finished run that can be kept, or None if it has to be run.
 
-    A run whose files were damaged, or whose data was replaced, is made anew, with a warning
-    that says why.
+    A run whose files were damaged, or whose data was replaced, is run again, with a warning that
+    gives the reason.
 
     Args:
-        folder: of the run.
-        key: its run id and seed.
-        data_sha256: of the files of the dataset as they are now; "" for a built-in one.
+        folder: Folder of the run.
+        key: Its run id and seed.
+        data_sha256: Hash of the dataset's present files; empty for a built-in dataset.
     """
     try:
         result = read_result(folder, key)
@@ -194,13 +194,13 @@ def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[
         return result
     except DamagedFileError as error:
         LOG.warning("%s; the run is made anew", error)
-        for name in (RESULT, MODEL):  # without them it counts as not finished
+        for name in (RESULT, MODEL):  # without them it counts as unfinished
             (folder / name).unlink(missing_ok=True)
         return None
 
 
 def _check_model(folder: Path, result: dict[str, Any]) -> None:
-    """Check the model of a run of an earlier version, which kept no hashes of its files."""
+    """Check the model of a run by an earlier version, which stored no hashes of its files."""
     if "files" in result or "params_sha256" not in result:
         return
     tensors, _ = read_unsealed(folder / MODEL)
@@ -210,16 +210,16 @@ def _check_model(folder: Path, result: dict[str, Any]) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise a `RequestError` for a run's folder that leads elsewhere, or files in it that do."""
-    for own in (folder.parent, folder, *sorted(folder.glob("*"))):
-        refuse_link(own)
+    """Raise a `RequestError` for a run's folder, or a file in it, that is a link."""
+    for path in (folder.parent, folder, *sorted(folder.glob("*"))):
+        refuse_link(path)
 
 
 def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> None:
-    """Start a run's folder: anew, or where it stands when resuming.
+    """Create a run's folder, or reuse it if the run is resumed.
 
     Raises:
-        RequestError: where it cannot be written to.
+        RequestError: if it cannot be written to.
     """
     refuse_links(folder)
     try:

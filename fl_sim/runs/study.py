@@ -1,4 +1,4 @@
-"""Runs studies: grids of measurements of something other than a federation.
+"""Studies: grids of measurements of something other than a federation.
 
 A study is a Python file with a function `measure`. It takes a seed, and by name one value of each
 of the file's AXES; it returns numbers, or images in [0, 1], by name. Each point of the grid is
@@ -57,8 +57,8 @@ class Study:
         path: Path of the file.
         text: Text of the file; results of another text are kept apart.
         question: First line of the file's docstring.
-        axes: Values by label, by the name of their axis.
-        seeds: Its SEEDS.
+        axes: Values by the name of their axis and by label.
+        seeds: SEEDS of the file.
         measure: Function that is called at every point.
     """
 
@@ -105,7 +105,7 @@ def read(path: str | Path) -> Study:
     """Read a study.
 
     Raises:
-        RequestError: for a file that is missing, or is no study.
+        RequestError: for a file that is missing or is no study.
     """
     path = Path(path)
     module = load_python(path)
@@ -119,17 +119,19 @@ def read(path: str | Path) -> Study:
         require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
         seeds = validate_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
         labelled = label_axes(axes)
-        taken = set(inspect.signature(measure).parameters)
+        parameters = set(inspect.signature(measure).parameters)
     except (RequestError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from None
-    if taken != {"seed", *axes}:
-        raise RequestError(f"{path}: measure takes seed and {sorted(axes)}; got {sorted(taken)}")
+    if parameters != {"seed", *axes}:
+        raise RequestError(
+            f"{path}: measure takes seed and {sorted(axes)}; got {sorted(parameters)}"
+        )
     question = ([*str(module.__doc__ or "").strip().splitlines(), path.stem])[0]
     return Study(path, text, question, labelled, seeds, measure)
 
 
 def expand_points(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
-    """Return every point of the grid, once per seed; by default, per seed of the file."""
+    """Return every point of the grid, once per seed; by default the seeds are those of the file."""
     return [
         Point(settings, seed, study.text)
         for settings in expand_grid(study.axes)
@@ -149,16 +151,16 @@ def run(
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
 
-    A point that raises is recorded, and the others go on.
+    A point that raises is recorded, and the others continue.
 
     Args:
         path: Path of the study's file.
-        seeds: Seeds; none: those of the file.
+        seeds: Seeds; if empty, those of the file.
         out: Folder of all results.
-        workers: Number of processes that measure side by side.
-        resume: Keep what was measured by the same file.
-        wait: Where another process writes into the study's folder, wait for it.
-        told: Called with each point that is over, and what went wrong, or "".
+        workers: Number of parallel processes.
+        resume: Keep points that were measured with the same file.
+        wait: Wait for another process that writes into the study's folder.
+        on_point_end: Called with each point that has ended, and its error or an empty string.
 
     Raises:
         RequestError: before any work, for a file that is no study.
@@ -187,15 +189,15 @@ def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listene
         raise RunFailedError(f"{path.name} was edited while it was measured")
     if resume and _is_measured(folder):
         return
-    own = {axis: study.axes[axis][word] for axis, word in point.settings.items()}
+    values = {axis: study.axes[axis][label] for axis, label in point.settings.items()}
     started, used = perf_counter(), process_time()
-    results = study.measure(seed=point.seed, **own)
+    results = study.measure(seed=point.seed, **values)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
     _write_point(folder, results, times)
 
 
 def _is_measured(folder: Path) -> bool:
-    """Return whether a point was measured, and its files are as they were written."""
+    """Return whether a point was measured, and its files are undamaged."""
     try:
         return read_numbers(folder) is not None
     except DamagedFileError as error:
@@ -204,7 +206,7 @@ def _is_measured(folder: Path) -> bool:
 
 
 def _write_point(folder: Path, results: Measured, times: dict[str, float]) -> None:
-    """Write the results of a point; its numbers last, since they say that it is done."""
+    """Write the results of a point, its numbers last, since they mark it as measured."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     images = {name: value for name, value in results.items() if isinstance(value, Tensor)}
@@ -224,7 +226,7 @@ def _write_summary(
         folder = run_folder(root, *point.key)
         cell = {"settings": point.settings, "seed": point.seed}
         cell["folder"] = str(folder.relative_to(root))
-        own = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
-        cells.append({**cell, **(own or {})})
+        content = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
+        cells.append({**cell, **(content or {})})
     content = {"study": study.name, "question": study.question, "cells": cells}
     write_sealed(root / SUMMARY, {**content, "environment": describe_environment("study")})

@@ -1,4 +1,4 @@
-"""Writes the summary of an experiment's runs: `summary.json` and `rows.parquet`."""
+"""Summary of an experiment's runs: writes `summary.json` and `rows.parquet`."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def _make_entry(
 
 
 def _read_result(root: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
-    """Return the result of a finished run, or None, and how its files are damaged."""
+    """Return the result of a finished run, or None, and a description of any damage."""
     try:
         return read_result(run_folder(root, *cell.key), cell.key), ""
     except DamagedFileError as damage:

@@ -1,4 +1,4 @@
-"""What changes a run's result beside its experiment: it belongs to what identifies the run."""
+"""Variants of a run: faults and foreign clients, which change its result and so its identity."""
 
 import hashlib
 import sys
@@ -24,31 +24,31 @@ _END = object()
 
 
 def describe_variant(faults: Faults, app: ClientApp | None) -> dict[str, str]:
-    """Return by name what changes a run's result beside its experiment.
+    """Return the changes of a run's result beside its experiment, by name.
 
     Args:
-        faults: failures that are injected.
-        app: a Flower ClientApp that stands in for the experiment's clients.
+        faults: Failures that are injected.
+        app: A Flower ClientApp that replaces the experiment's clients.
 
     Returns:
-        `faults`, as `--inject` takes them, and `client_app`, a hash of its code; each of them
-        only where it is not the default. An empty dict is a run of the experiment alone.
+        `faults`, in the form of `--inject`, and `client_app`, a hash of its code, each unless it
+        is the default. The dict is empty for a run of the experiment alone.
     """
-    found = {}
+    variant = {}
     if faults != Faults():
-        found["faults"] = str(faults)
+        variant["faults"] = str(faults)
     if app is not None:
-        found["client_app"] = code_digest(compat.get_handlers(app))
-    return found
+        variant["client_app"] = code_digest(compat.get_handlers(app))
+    return variant
 
 
 def code_digest(value: Any) -> str:
-    """Return a hash of what functions do: 16 hexadecimal digits.
+    """Return a hash of the behaviour of functions, as 16 hexadecimal digits.
 
-    Hashed are their bytecode and constants, what they enclose, their default arguments, and of
-    what they name in the user's own modules: functions, classes with their bases, and values of
-    any kind. A library's functions and classes count by their names, and by what they enclose.
-    Line numbers and comments are not hashed.
+    It covers their bytecode, constants, closures and default arguments, and everything that they
+    use from the user's own modules: functions, classes with their bases, and values of any kind.
+    Functions and classes of a library count by their names and closures. Line numbers and comments
+    are not hashed.
     """
     sha = hashlib.sha256()
     for token in _iterate_tokens(value):
@@ -57,9 +57,9 @@ def code_digest(value: Any) -> str:
 
 
 def _iterate_tokens(root: Any) -> Iterator[str]:
-    """Yield what a value is made of, depth first; an object that comes again, by its number."""
-    visited: dict[int, tuple[int, Any]] = {}  # with the objects, so that no id is given out twice
-    open_ = [iter((root,))]
+    """Yield the parts of a value, depth first; an object that occurs again, by its number."""
+    visited: dict[int, tuple[int, Any]] = {}  # keeps the objects alive, so that ids stay unique
+    open_ = [iter((root,))]  # a stack, since objects can nest deeper than Python recurses
     while open_:
         value = next(open_[-1], _END)
         if value is _END:
@@ -76,7 +76,7 @@ def _iterate_tokens(root: Any) -> Iterator[str]:
 
 
 def _list_contents(value: Any) -> Iterable[Any]:
-    """Return what a compound value holds."""
+    """Return the parts of a compound value."""
     match value:
         case types.FunctionType():
             return _list_function_contents(value)
@@ -93,7 +93,7 @@ def _list_contents(value: Any) -> Iterable[Any]:
         case dict() if type(value) is dict:
             return chain.from_iterable(value.items())
         case set() | frozenset():
-            return sorted(value, key=_sort_key)  # their order differs from process to process
+            return sorted(value, key=_sort_key)  # their order differs between processes
         case _:
             return _list_instance_contents(value)
 
@@ -117,9 +117,9 @@ def _list_class_contents(cls: type) -> Iterator[Any]:
     yield from (cls.__module__, cls.__qualname__)
     if not _is_installed(cls.__module__):
         yield from cls.__bases__
-        for name, own in sorted(vars(cls).items()):
+        for name, value in sorted(vars(cls).items()):
             if name not in IGNORED:
-                yield from (name, own)
+                yield from (name, value)
 
 
 def _list_array_contents(value: Any) -> tuple[Any, ...]:
@@ -134,37 +134,37 @@ def _list_array_contents(value: Any) -> tuple[Any, ...]:
 
 
 def _list_instance_contents(value: Any) -> tuple[Any, ...]:
-    """Return what pickle would keep of an object; of one that it cannot keep, its attributes."""
+    """Return the parts of an object that pickle stores, or its attributes if it cannot."""
     descriptors = ("__func__", "__wrapped__", "fget", "fset", "fdel")
     held = tuple(getattr(value, name, None) for name in descriptors)
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception:  # a lock, an open file, or whatever a class of the user's own raises
+    except Exception:  # a lock, an open file, or any error of a user's class
         return (type(value), *held, getattr(value, "__dict__", None))
-    if isinstance(reduced, str):  # an object that is found again by its name
+    if isinstance(reduced, str):  # a global object, stored by its name
         return (type(value), *held, reduced)
     return (type(value), *held, *(list(p) if isinstance(p, Iterator) else p for p in reduced))
 
 
 def _find_used_values(function: types.FunctionType) -> Iterator[Any]:
-    """Yield what a function names of its module, and of the user's modules that it names."""
+    """Yield the values that a function uses of its module, and of the user's modules."""
     names = _list_names(function.__code__)
     for name in names:
-        found = function.__globals__.get(name)
-        yield found
-        if isinstance(found, types.ModuleType) and not _is_installed(found.__name__):
-            yield from (vars(found).get(own) for own in names)
+        value = function.__globals__.get(name)
+        yield value
+        if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
+            yield from (vars(value).get(attribute) for attribute in names)
 
 
 def _list_names(code: types.CodeType) -> list[str]:
     """Return the names that a function and those inside it look up."""
-    inside = [own for own in code.co_consts if isinstance(own, types.CodeType)]
-    return [*code.co_names, *(name for own in inside for name in _list_names(own))]
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return [*code.co_names, *(name for const in inner for name in _list_names(const))]
 
 
 @cache
 def _is_installed(module: str | None) -> bool:
-    """Return whether a module is Python's, a package's, or the project's: its name says it all."""
+    """Return whether a module is of Python, a package or fl_sim, so that its name is enough."""
     top = str(module).split(".")[0]
     if top in sys.stdlib_module_names or top in serialization.PACKAGES:
         return True
@@ -174,7 +174,7 @@ def _is_installed(module: str | None) -> bool:
 
 
 def _sort_key(value: Any) -> str:
-    """Return by what an element of a set is put in order."""
+    """Return the key by which an element of a set is sorted."""
     name = getattr(value, "__qualname__", "")
     return f"{type(value).__qualname__} {name or repr(value)}"
 
@@ -182,5 +182,5 @@ def _sort_key(value: Any) -> str:
 def _is_filled(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # a name that is not bound yet
+    except ValueError:  # a variable that is not bound yet
         return False

@@ -1,4 +1,4 @@
-"""Other tools that can follow a run as it goes: one tool, one file, found by walking here."""
+"""Trackers: adapters that log a run to other tools; each is one file of this package."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -15,31 +15,31 @@ from fl_sim.rounds.state import RoundOutcome
 
 
 class Tracker(Callback, ABC):
-    """Passes the numbers of a run on; its name on the command line is that of its file.
+    """Logs the numbers of a run to another tool; its name for `--track` is that of its file.
 
-    `module` is what has to be importable for it, and the extra that brings it has the name of
-    the tracker.
+    Attributes:
+        module: Module that it needs. The extra of fl-sim that installs it has the tracker's name.
     """
 
     module: ClassVar[str]
 
     @abstractmethod
     def __init__(self, folder: Path, experiment: dict[str, Any], rounds_done: int) -> None:
-        """Begin, or go on where a run is resumed.
+        """Begin to log a run, or continue with a resumed one.
 
         Args:
-            folder: of the run.
-            experiment: as plain values.
-            rounds_done: those before are known already.
+            folder: Folder of the run.
+            experiment: The experiment as plain values.
+            rounds_done: Number of rounds that have been logged already.
         """
 
     @abstractmethod
     def log(self, round_num: int, rows: Iterable[Row]) -> None:
-        """Take the numbers of round `number`."""
+        """Log the numbers of a round."""
 
     @abstractmethod
     def close(self, finished: bool) -> None:
-        """End: the run has finished, or has broken off and may be resumed."""
+        """End the log of a run that has finished, or was interrupted and may be resumed."""
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Log the numbers of the round."""
@@ -51,19 +51,19 @@ class Tracker(Callback, ABC):
 
 
 def discover_trackers() -> dict[str, type[Tracker]]:
-    """Return every tracker there is, by name."""
-    found = discover("fl_sim.trackers", Tracker)  # type: ignore[type-abstract]
-    return {cls.__module__.rsplit(".", 1)[1]: cls for cls in found}
+    """Return every tracker by its name."""
+    classes = discover("fl_sim.trackers", Tracker)  # type: ignore[type-abstract]
+    return {cls.__module__.rsplit(".", 1)[1]: cls for cls in classes}
 
 
 def find(names: Iterable[str]) -> list[type[Tracker]]:
-    """Return trackers by their names, each once.
+    """Return the trackers of these names without repetition.
 
     Raises:
-        RequestError: for a name that does not exist, or where its package is missing.
+        RequestError: for an unknown name, or a tracker whose package is missing.
     """
     known = discover_trackers()
-    found = {}
+    chosen = {}
     for name in names:
         if name not in known:
             raise RequestError(f"--track knows {', '.join(sorted(known))}; got {name!r}")
@@ -72,15 +72,15 @@ def find(names: Iterable[str]) -> list[type[Tracker]]:
                 f"--track {name} needs the package {known[name].module}, which is missing: "
                 f"pip install 'fl-sim[{name}]'"
             )
-        found[name] = known[name]
-    return list(found.values())
+        chosen[name] = known[name]
+    return list(chosen.values())
 
 
 def select_overall(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
-    """Yield the names and values of numbers about the whole federation, where they exist.
+    """Yield the names and values of all finite numbers about the whole federation.
 
-    Those of single clients are left to the results: there can be many thousands. A group follows
-    its metric after a dot, since a slash would make a folder of a name that is a file already.
+    Numbers of single clients are left out, since there can be many thousands. A group follows its
+    metric after a dot, since a slash would create a folder with the name of an existing file.
     """
     for row in rows:
         if row.client == -1 and isfinite(row.value):

@@ -1,4 +1,4 @@
-"""Runs of MLflow."""
+"""Tracker for MLflow."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,15 +10,15 @@ from fl_sim.contracts import Row
 from fl_sim.core.atomic_io import write_text
 from fl_sim.trackers import Tracker, select_overall
 
-ID_FILE = "mlflow_run.txt"  # in the run's folder: the id under which MLflow knows it
-MAX_LENGTH = 500  # characters of a parameter that every store takes
+ID_FILE = "mlflow_run.txt"  # file in the run's folder with the run's id in MLflow
+MAX_LENGTH = 500  # characters of a parameter's value that every store accepts
 
 
 @final
 class MLflow(Tracker):
-    """A run of MLflow, in the store `mlruns` beside the results, or `MLFLOW_TRACKING_URI`.
+    """Logs to a run of MLflow, in the store `mlruns` beside the results, or `MLFLOW_TRACKING_URI`.
 
-    Without that variable nothing but files is used, and no server.
+    Without that variable only files are used, and no server.
 
     Source: https://mlflow.org/docs/latest/ml/tracking
     """
@@ -26,15 +26,15 @@ class MLflow(Tracker):
     module: ClassVar[str] = "mlflow"
 
     def __init__(self, folder: Path, experiment: dict[str, Any], rounds_done: int) -> None:
-        """Begin a run, or go on with the one that the folder names."""
+        """Begin a run, or continue the one whose id is in the folder."""
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
 
         store = (folder.absolute().parents[2] / "mlruns").as_uri()
         self.client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", store))
-        note = folder / ID_FILE
-        if rounds_done and note.exists():
-            self.run = note.read_text().strip()
+        id_file = folder / ID_FILE
+        if rounds_done and id_file.exists():
+            self.run = id_file.read_text().strip()
             self.client.update_run(self.run, status="RUNNING")
             return
         run_id = folder.parent.name
@@ -42,17 +42,17 @@ class MLflow(Tracker):
         self.run = self.client.create_run(
             self._group(experiment["name"]), run_name=name
         ).info.run_id
-        write_text(note, self.run)
+        write_text(id_file, self.run)
         for path, value in flatten(experiment):
             self.client.log_param(self.run, path, str(value)[:MAX_LENGTH])
 
     def _group(self, name: str) -> str:
-        """Return MLflow's id of everything that is called `name`."""
-        found = self.client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.client.create_experiment(name))
+        """Return the id of MLflow's experiment of this name, which is created if needed."""
+        experiment = self.client.get_experiment_by_name(name)
+        return str(experiment.experiment_id if experiment else self.client.create_experiment(name))
 
     def log(self, round_num: int, rows: Iterable[Row]) -> None:
-        """Pass on all numbers of a round at once."""
+        """Log all numbers of a round at once."""
         from mlflow.entities import Metric
 
         now = int(1000 * time())
@@ -60,12 +60,12 @@ class MLflow(Tracker):
         self.client.log_batch(self.run, metrics=metrics)
 
     def close(self, finished: bool) -> None:
-        """Say how the run ended."""
+        """Set the status of the run to finished or killed."""
         self.client.set_terminated(self.run, "FINISHED" if finished else "KILLED")
 
 
 def flatten(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield the leaves of nested values by their paths, as `--set` writes them."""
+    """Yield the leaves of nested values with their paths, in the form of `--set`."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{above}{name}.")

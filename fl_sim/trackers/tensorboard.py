@@ -1,4 +1,4 @@
-"""Event files for TensorBoard."""
+"""Tracker for TensorBoard."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from fl_sim.trackers import Tracker, select_overall
 
 @final
 class TensorBoard(Tracker):
-    """Event files in the run's folder: `tensorboard --logdir runs` shows all runs.
+    """Writes event files into the run's folder; `tensorboard --logdir runs` shows all runs.
 
     Source: https://www.tensorflow.org/tensorboard
     """
@@ -19,17 +19,17 @@ class TensorBoard(Tracker):
     module: ClassVar[str] = "tensorboard"
 
     def __init__(self, folder: Path, experiment: dict[str, Any], rounds_done: int) -> None:
-        """Open an event file; rounds that will be run again are dropped from earlier ones."""
+        """Open an event file, and drop rounds that will be run again from earlier files."""
         from torch.utils.tensorboard import SummaryWriter
 
-        again = rounds_done + 1 if rounds_done else None
+        purge_step = rounds_done + 1 if rounds_done else None
         make: Any = SummaryWriter
-        self.writer = make(str(folder / "tensorboard"), purge_step=again)
+        self.writer = make(str(folder / "tensorboard"), purge_step=purge_step)
         if not rounds_done:
             self.writer.add_text("experiment", f"```\n{json.dumps(experiment, indent=2)}\n```")
 
     def log(self, round_num: int, rows: Iterable[Row]) -> None:
-        """Write a scalar for each number, so that it can be looked at at once."""
+        """Write a scalar for each number at once."""
         for name, value in select_overall(rows):
             self.writer.add_scalar(name, value, round_num)
         self.writer.flush()
