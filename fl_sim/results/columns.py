@@ -81,7 +81,7 @@ ROWS = {
     "valid": "whether the number should be read",
     "note": "reason why it should not be read, or a limitation",
     "is_control": "whether the run is a control, with which protected runs are compared",
-    "settings.<what>": "value of an axis of the sweep; control: name of the control",
+    "settings.<what>": "value of an axis of the sweep; control: which control the run is",
 }
 
 
