@@ -1,4 +1,4 @@
-"""A little is enough: hide within the spread of the honest updates."""
+"""A little is enough (ALIE): perturbations within the spread of the honest updates."""
 
 from dataclasses import dataclass, field
 from statistics import NormalDist
@@ -16,21 +16,20 @@ from fl_sim.core import serialization
 @final
 @dataclass(frozen=True)
 class AlieClient(Colluder):
-    """Send the honest mean, moved by a few standard deviations in each coordinate.
+    """Send the honest mean, moved by z standard deviations in each coordinate.
 
-    All colluders send mean - z deviation: near enough to honest updates that rules which look
-    for outliers keep them, and the same way in all coordinates, round after round.
+    All colluders send mean - z std: near enough to honest updates that rules which look for
+    outliers accept it, and in the same direction in all coordinates, round after round.
 
-    Threat model: the attackers see all honest updates of the round before they send; they do
-    not need to know the rule.
+    Threat model: the attackers know all honest updates of the round before they send (omniscient);
+    they do not need to know the rule.
 
-    Source: Baruch et al. (2019), A Little Is Enough, algorithm 3,
-    https://arxiv.org/abs/1902.06156.
+    Source: Baruch et al. (2019), A Little Is Enough, algorithm 3, https://arxiv.org/abs/1902.06156.
 
     Attributes:
-        deviations: z; None: the most that leaves the forged update nearer to the mean than
-            those honest ones which the attackers need for a majority, by the paper's formula.
-        honest: the training that the attackers pretend to.
+        deviations: z; None uses the paper's z_max, at which the forged update is still nearer to
+            the mean than the honest updates that the attackers need for a majority.
+        honest: Training that the attackers pretend to do.
     """
 
     deviations: float | None = None
@@ -40,7 +39,7 @@ class AlieClient(Colluder):
         serialization.check_types(self)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Move the mean by z deviations."""
+        """Return the mean minus z deviations."""
         z = self.deviations
         if z is None:
             z = compute_max_deviation(len(known.honest), len(known.own))
@@ -48,8 +47,10 @@ class AlieClient(Colluder):
 
 
 def compute_max_deviation(num_honest: int, num_colluders: int) -> float:
-    """Return z of the paper: the normal quantile of (n - f - s) / (n - f), where s supporters
-    make a majority together with the f attackers. Where these are one by themselves, s is 1.
+    """Return z_max of the paper, the normal quantile of (n - f - s) / (n - f).
+
+    The s supporters make a majority together with the f attackers; if these are one by themselves,
+    s is 1.
 
     >>> round(compute_max_deviation(9, 2), 4)
     0.1397

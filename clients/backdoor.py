@@ -1,4 +1,4 @@
-"""A backdoor: images with a trigger become one class, all others stay what they are."""
+"""Backdoor: images with a trigger are assigned to a target class."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
@@ -18,24 +18,24 @@ from fl_sim.triggers import Backdoor, Patch, Trigger
 @final
 @dataclass(frozen=True)
 class BackdoorClient(Wrapper):
-    """Stamp a trigger on some images, call them the target class, and train.
+    """Train on a shard in which some images carry a trigger and the target label.
 
-    `Patch()` is BadNets, `Blend()` the blended attack, `Bars()` with `shared=True` the
-    distributed one (DBA), in which each attacker stamps one bar and the test has all four. The
-    metric `attack_success` is the share of stamped test images that end in the target class.
+    `Patch()` is BadNets, `Blend()` the blended attack, `Bars()` with `shared=True` the distributed
+    one (DBA), in which each attacker stamps one bar and the test images have all four. The metric
+    `attack_success` is the share of triggered test images classified as the target class.
 
-    Threat model: the attacker controls its own data and nothing else; it knows its own number,
-    and which part of the trigger is its own.
+    Threat model: the attacker controls its own data and nothing else; it knows its own number, and
+    which part of the trigger is its own.
 
-    Source: Gu et al. (2017), BadNets, https://arxiv.org/abs/1708.06733; shared out, Xie et al.
+    Source: Gu et al. (2017), BadNets, https://arxiv.org/abs/1708.06733; distributed, Xie et al.
     (2020), DBA, https://openreview.net/forum?id=rkgyS0VFvr.
 
     Attributes:
-        trigger: what is stamped.
-        target: class that stamped images become.
-        share: share of the shard that is stamped, the same images each round.
-        shared: each attacker stamps only its part of the trigger.
-        honest: the training that follows.
+        trigger: Trigger to stamp on images.
+        target: Class that images with the trigger are to be assigned to.
+        share: Share of the shard with the trigger, the same images in each round.
+        shared: Whether each attacker stamps only its own part of the trigger.
+        honest: Training on the poisoned shard.
     """
 
     trigger: Trigger = field(default_factory=Patch)
@@ -62,7 +62,7 @@ class BackdoorClient(Wrapper):
         """Train in place on the shard with some of its images stamped and relabelled.
 
         Raises:
-            ValueError: where the shard holds features: a trigger needs images.
+            ValueError: If the shard holds features: a trigger needs images.
         """
         inputs, labels = copy_images(shard), shard.labels.clone()
         rows = select_share(shard, self.share, "backdoor")

@@ -1,4 +1,4 @@
-"""A canary: a client that sends a random direction, to see what a private run gives away."""
+"""Canary clients for auditing the privacy of a run."""
 
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -17,19 +17,19 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class CanaryClient(Wrapper):
-    """Send a random direction of a given length in place of an update, the same each round.
+    """Send a random direction of a given norm instead of an update, the same in each round.
 
     With `fl_sim.attacks.canaries.canary_epsilon`, its cosine with what the run released gives an
-    estimate of epsilon. Make it as long as the rule lets any update be.
+    estimate of epsilon. The norm should be the largest that the rule accepts.
 
     Threat model: none. Canaries are the auditor's own clients, and cost some accuracy.
 
     Source: Andrew et al. (2024), algorithm 2, https://arxiv.org/abs/2302.03098.
 
     Attributes:
-        length: of the direction.
-        seed: that the directions are drawn from, client by client.
-        honest: the training whose place in the round it takes.
+        length: L2 norm of the direction.
+        seed: Seed from which the directions are drawn, client by client.
+        honest: Training whose update is replaced.
     """
 
     length: float = 1.0
@@ -42,11 +42,11 @@ class CanaryClient(Wrapper):
         require(self.seed >= 0, "seed", "at least 0", self.seed)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train as the wrapped client does; what is sent is made afterwards."""
+        """Train as the wrapped client does."""
         return self.honest.train(model, shard, rng)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
-        """Send the direction, as often as the wrapped client sends."""
+        """Return the direction, as often as the wrapped client sends an update."""
         assert update.delta is not None
         direction = self.length * draw_canary(shard.client, len(update.delta), self.seed)
         forged = replace(update, delta=direction.to(update.delta.dtype))

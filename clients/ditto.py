@@ -1,4 +1,4 @@
-"""Ditto: each client trains a model of its own beside the global one."""
+"""Ditto: a personal model per client beside the global one."""
 
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -13,25 +13,25 @@ from fl_sim.core.errors import require
 from fl_sim.models.parameters import copy_buffers, flatten, load_buffers, load_flat
 
 OWN = "ditto"  # name of the personal parameters in a client's memory
-BUFFER = "ditto."  # before the name of each of its buffers
+BUFFER = "ditto."  # prefix of the names of its buffers
 
 
 @final
 @dataclass(frozen=True)
 class DittoClient(Client):
-    """Descent for the global model, and descent for one's own that is held near the global one.
+    """Training of the global model, and of a personal model regularised towards it.
 
-    What is sent is an ordinary update, so that any rule can aggregate it. The personal model
-    starts at the first global one, stays with the client, and is what `personal` gives.
+    The personal model v minimises F(v) + lambda / 2 |v - w|^2, where w is the global model as
+    received. The update is an ordinary one, which any rule can aggregate. The personal model starts
+    at the first global model and stays with the client; `personal` evaluates it.
 
-    Source: Li et al. (2021), algorithm 1, https://arxiv.org/abs/2012.04221. Personal steps pull
-    towards the global model as it was received.
+    Source: Li et al. (2021), algorithm 1, https://arxiv.org/abs/2012.04221.
 
     Attributes:
-        pull: weight of half the squared distance to the global model; lambda of the paper. At
-            0, a client trains its own model alone.
-        sgd: the descent for the global model.
-        personal_epochs: passes over the shard for the personal model, by the same descent.
+        pull: Weight of half the squared distance to the global model; lambda in the paper. At 0 the
+            personal model is trained alone.
+        sgd: Training of the global model.
+        personal_epochs: Number of epochs of the personal model, with the same settings.
     """
 
     pull: float = 1.0
@@ -44,9 +44,11 @@ class DittoClient(Client):
         require(self.personal_epochs >= 1, "personal_epochs", "at least 1", self.personal_epochs)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train both models; leave the global one in place, and keep the own one."""
+        """Train both models; leave the global one in place, and store the personal one."""
         start, statistics = flatten(model), copy_buffers(model)
-        penalty = make_proximal_penalty(model, self.pull)  # to where the model stands now
+        penalty = make_proximal_penalty(
+            model, self.pull
+        )  # relative to the global model as received
         metrics = self.sgd.train(model, shard, rng)
         sent, sent_statistics = flatten(model), copy_buffers(model)
         if not self.load_personal_model(model, shard.memory):
@@ -61,11 +63,11 @@ class DittoClient(Client):
         return metrics
 
     def num_steps(self, num_examples: int) -> int:
-        """Return those for the global model."""
+        """Return the number of steps for the global model."""
         return self.sgd.num_steps(num_examples)
 
     def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Load the personal model, where there is one yet."""
+        """Load the personal model, if there is one yet."""
         if OWN not in memory:
             return False
         load_flat(model, memory[OWN])

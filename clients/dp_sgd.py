@@ -1,4 +1,4 @@
-"""DP-SGD: descent in which no single image counts for much."""
+"""DP-SGD: gradient clipping per image and Gaussian noise."""
 
 import math
 from collections.abc import Iterator
@@ -21,39 +21,38 @@ from fl_sim.models.tuning import FrozenBatchNorm
 from fl_sim.privacy.accounting import compute_epsilon
 
 TAKEN = "dp_sgd.steps"  # name of the number of steps so far in a client's memory
-PARTS = 10**9  # to which a probability is rounded, when planning
-MAX_VALUES = 1 << 25  # of the gradients of single images that are held at once: 128 MiB
+PARTS = 10**9  # resolution of a probability, when planning
+MAX_VALUES = 1 << 25  # per-image gradients held at once: 128 MiB
 
 
 @final
 @dataclass(frozen=True)
 class DpSgdClient(Client):
-    """Descent with gradients that are shortened image by image, and noise on their sum.
+    """SGD with gradients clipped per image and noise on their sum.
 
-    Each image takes part in a step with probability `batch_size` / n, by itself. The sum of the
-    shortened gradients, with its noise, is divided by `batch_size`, also where fewer or more
-    images came. Each image of a client is protected from whoever sees the client's updates, the
-    server too; a client with few images needs more noise for the same epsilon. Rows `epsilon` of
-    group `images` say what each client has spent so far, by `fl_sim.privacy.accounting`.
+    Each image takes part in a step independently with probability L / n. The step is along (1 / L)
+    (sum_i g_i min(1, C / |g_i|) + N(0, sigma^2 C^2)), also if fewer or more than L images were
+    sampled. Each image is protected from all who receive the client's updates, including the
+    server; a client with few images needs more noise for the same epsilon. Rows `epsilon` of group
+    `images` hold the privacy spent by each client, by `fl_sim.privacy.accounting`.
 
-    That is about the updates. A client that also reports the exact loss and accuracy of its
-    training, as is the default, tells the server more than epsilon says, and
-    `fl_sim.metrics.detection` reads it; `reports="withheld"` keeps both back.
+    The guarantee covers the updates. A client that also reports the exact loss and accuracy of its
+    training, as is the default, reveals more than epsilon states, and `fl_sim.metrics.detection`
+    uses it; `reports="withheld"` keeps both back.
 
-    Source: Abadi et al. (2016), algorithm 1, https://arxiv.org/abs/1607.00133. The noise comes
-    from the run's seed, so whoever knows it can take the noise off again: a simulation of
-    privacy, not privacy.
+    Source: Abadi et al. (2016), algorithm 1, https://arxiv.org/abs/1607.00133. The noise comes from
+    the run's seed and can be removed by those who know it: a simulation of privacy, not privacy.
 
     Attributes:
-        clipping_norm: longest gradient of an image that counts in full; C of the paper.
-        noise_multiplier: standard deviation of the noise on the sum, as a multiple of
-            `clipping_norm`; sigma of the paper.
-        learning_rate: of the noisy mean.
-        batch_size: images that a step is expected to take; L of the paper.
-        local_epochs: of a round, of n / `batch_size` steps each.
-        delta: probability with which epsilon may fail.
-        reports: what the client tells of its training beside the update: `exact` loss and
-            accuracy, or nothing, NaN in their place (`withheld`).
+        clipping_norm: Largest L2 norm of an image's gradient; C in the paper.
+        noise_multiplier: Standard deviation of the noise on the sum, as a multiple of
+            `clipping_norm`; sigma in the paper.
+        learning_rate: Learning rate of the noisy mean.
+        batch_size: Expected number of images per step; L in the paper.
+        local_epochs: Number of epochs per round, of n / `batch_size` steps each.
+        delta: Probability with which the epsilon guarantee may fail.
+        reports: Training metrics that the client reports: `exact` loss and accuracy, or NaN in
+            their place (`withheld`).
     """
 
     clipping_norm: float = 1.0
@@ -75,7 +74,7 @@ class DpSgdClient(Client):
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     def images_per_step(self) -> int:
-        """Return the batch size that is expected."""
+        """Return the expected batch size."""
         return self.batch_size
 
     def num_steps(self, num_examples: int) -> int:
@@ -83,7 +82,7 @@ class DpSgdClient(Client):
         return self.local_epochs * math.ceil(num_examples / self.batch_size)
 
     def cannot_train(self, model: nn.Module) -> str:
-        """Refuse batch normalisation: with it, an image moves the gradients of others."""
+        """Return a reason against BatchNorm, through which images affect others' gradients."""
         mixing = [
             type(module).__name__
             for module in model.modules()
@@ -92,7 +91,7 @@ class DpSgdClient(Client):
         return f"it mixes the images of a batch ({mixing[0]})" if mixing else ""
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; report loss and accuracy over the round, and count its steps."""
+        """Train in place; return loss and accuracy over the round, and count its steps."""
         optimizer = SgdOptimizer(model, self.learning_rate, momentum=0.0, weight_decay=0.0)
         model.train()
         rate = min(1.0, self.batch_size / len(shard))
@@ -115,7 +114,7 @@ class DpSgdClient(Client):
         }
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
-        """Return the noisy sums of the steps so far, each of a Poisson draw of the images."""
+        """Return the noisy sums of the steps so far, each of a Poisson sample of the images."""
         draw = Draw(num_examples, self.batch_size, "poisson")
         steps = Release(self.noise_multiplier, draw, int(memory.get(TAKEN, 0)))
         return Releases((steps,), self.delta, "images")
@@ -127,13 +126,12 @@ class DpSgdClient(Client):
         labels: Int64[Tensor, " n"],
         rng: torch.Generator,
     ) -> tuple[float, int]:
-        """Leave the noisy mean in the gradients; return the sum of losses, and the hits."""
+        """Store the noisy mean in the gradients; return the summed loss and number correct."""
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         sums = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         losses, right = 0.0, 0
-        for part, part_labels in _split_batch(
-            images, labels, sum(p.numel() for p in trained.values())
-        ):
+        num_parameters = sum(parameter.numel() for parameter in trained.values())
+        for part, part_labels in _split_batch(images, labels, num_parameters):
             gradients, (loss, scores) = compute_per_image_gradients(model, part, part_labels)
             factors = compute_clipping_factors(gradients, self.clipping_norm)
             for name, per_image in gradients.items():
@@ -150,7 +148,7 @@ class DpSgdClient(Client):
 def compute_per_image_gradients(
     model: nn.Module, images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"]
 ) -> tuple[dict[str, Float[Tensor, "n ..."]], tuple[Float[Tensor, " n"], Float[Tensor, "n y"]]]:
-    """Return the gradient of each image's loss by each parameter; with the losses and scores."""
+    """Return the gradient of each image's loss for each parameter, with the losses and logits."""
     every = dict(model.named_parameters())
     trained = {name: p.detach() for name, p in every.items() if p.requires_grad}
     fixed = {name: p.detach() for name, p in every.items() if not p.requires_grad}
@@ -169,7 +167,7 @@ def compute_per_image_gradients(
 def compute_clipping_factors(
     gradients: dict[str, Float[Tensor, "n ..."]], longest: float
 ) -> Float[Tensor, " n"]:
-    """Return the factor of each image that makes its gradient at most so long."""
+    """Return the factor per image that clips its gradient to a norm of `longest`."""
     squares = [per_image.flatten(1).square().sum(1) for per_image in gradients.values()]
     return (longest / torch.stack(squares).sum(0).sqrt()).clamp(max=1.0)
 
@@ -177,7 +175,7 @@ def compute_clipping_factors(
 def _split_batch(
     images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"], num_parameters: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield as many images at once as have room for their gradients."""
+    """Yield parts of a batch whose per-image gradients fit into memory."""
     if len(images) == 0:
         return
     size = max(1, MAX_VALUES // num_parameters)
@@ -185,10 +183,10 @@ def _split_batch(
 
 
 def estimate_epsilon(noise_multiplier: float, rate: float, num_steps: int, delta: float) -> float:
-    """Return what so many steps would cost, by RDP; NaN without dp-accounting.
+    """Return the epsilon of `num_steps` steps, by Rényi accounting; NaN without dp-accounting.
 
-    A figure to plan by. It is that of adding or removing an image, each of which takes part in
-    a step with probability `rate`.
+    For planning, and for adding or removing an image that takes part in a step with probability
+    `rate`.
     """
     draw = Draw(PARTS, round(rate * PARTS), "poisson")
     try:

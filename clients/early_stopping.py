@@ -1,4 +1,4 @@
-"""Descent that stops where images held aside are no longer learnt better."""
+"""Early stopping on a validation set held aside by the client."""
 
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -15,27 +15,27 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.models.scoring import compute_logits
 
-KEPT = "early_stopping.epoch"  # name, in a client's memory, of the epoch that was kept last
+KEPT = "early_stopping.epoch"  # name of the restored epoch in a client's memory
 
 
 @final
 @dataclass(frozen=True)
 class EarlyStoppingClient(Client):
-    """Set some images aside, train on the others, and go back to the epoch that did best on them.
+    """Hold some images aside, train on the others, and restore the epoch with the lowest loss.
 
-    A trainer who suspects noise would stop before the network has learnt it. That needs images
-    aside which carry none: noise on them as well looks like progress. Momentum starts afresh each
-    epoch.
+    A trainer who suspects protective noise would stop before the network has learnt it. The
+    validation images must be clean: noise on them as well looks like progress. Momentum restarts
+    each epoch.
 
     Source: the protocol of Fu et al. (2022), appendix on early stopping,
     https://arxiv.org/abs/2203.14533.
 
     Attributes:
-        sgd: the training; its local epochs are the most there can be.
-        patience: epochs without a lower loss on the images aside, after which training ends.
-        aside: share of the shard that is set aside, the same images each round.
-        clean: share of the images aside that carry no noise, as far as there are such; None: as
-            it comes. Only a simulation knows.
+        sgd: Training; its local epochs are the largest number of epochs.
+        patience: Number of epochs without a lower validation loss after which training ends.
+        aside: Share of the shard held aside, the same images in each round.
+        clean: Share of the validation images without noise, as far as there are such; None takes
+            them as they come. Known in a simulation only.
     """
 
     sgd: SgdClient = field(default_factory=lambda: SgdClient(local_epochs=30))
@@ -53,17 +53,17 @@ class EarlyStoppingClient(Client):
         require(share is None or 0 <= share <= 1, "clean", "between 0 and 1, or None", share)
 
     def num_steps(self, num_examples: int) -> int:
-        """Return the most steps that training can take."""
+        """Return the largest number of steps that training can take."""
         return self.sgd.num_steps(num_examples - self._count_aside(num_examples))
 
     def cannot_train(self, model: nn.Module) -> str:
-        """Refuse what the training refuses."""
+        """Return the training's reason for refusing the model, or an empty string."""
         return self.sgd.cannot_train(model)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; report as plain descent does, over the epoch that is kept.
+        """Train in place; return the metrics of the restored epoch, as plain SGD does.
 
-        A shard of a single image is trained on without any aside.
+        A shard of a single image is trained on without a validation set.
         """
         penalty = make_proximal_penalty(model, shard.proximal_mu)
         if len(shard) < 2:
@@ -87,7 +87,7 @@ class EarlyStoppingClient(Client):
         return report
 
     def _split(self, shard: Shard) -> tuple[Shard, Shard]:
-        """Return the images aside, and the others."""
+        """Return the validation images and the others."""
         aside = self._select_aside(shard)
         left = torch.ones(len(shard), dtype=torch.bool)
         left[aside] = False
@@ -97,7 +97,7 @@ class EarlyStoppingClient(Client):
         return min(num_examples - 1, max(1, round(self.aside * num_examples)))
 
     def _select_aside(self, shard: Shard) -> Int64[Tensor, " a"]:
-        """Return the rows that are set aside, as clean as asked for, the same each round."""
+        """Return the rows held aside, as clean as requested, the same in each round."""
         shuffled = select_share(shard, 1.0, "early stopping")
         count = self._count_aside(len(shard))
         if self.clean is None or shard.protected is None:
@@ -105,14 +105,13 @@ class EarlyStoppingClient(Client):
         noisy = shard.protected[shuffled]
         num_clean = min(round(self.clean * count), int((~noisy).sum()))
         chosen = torch.cat([shuffled[~noisy][:num_clean], shuffled[noisy][: count - num_clean]])
-        rest = shuffled[~noisy][
-            num_clean : num_clean + count - len(chosen)
-        ]  # where too few carry noise
-        return torch.cat([chosen, rest])
+        # If too few images carry noise, further clean ones fill up.
+        further = shuffled[~noisy][num_clean : num_clean + count - len(chosen)]
+        return torch.cat([chosen, further])
 
 
 def _select_rows(shard: Shard, rows: Int64[Tensor, " m"]) -> Shard:
-    """Return some records of a shard; what it remembers and sends stays one."""
+    """Return some records of a shard, with its memory and sent vectors shared."""
     protected = None if shard.protected is None else shard.protected[rows]
     return replace(
         shard,

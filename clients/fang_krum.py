@@ -1,4 +1,4 @@
-"""An attack on Krum: as far the wrong way as Krum still picks it."""
+"""Directed deviation attack on Krum."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -19,19 +19,19 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class FangKrumClient(Colluder):
-    """Send -s sign(mean) with the largest s, by halving, for which Krum picks the attackers.
+    """Send -s sign(mean) with the largest s, found by halving, at which Krum selects it.
 
-    All colluders send the same update, so each has the others as nearest neighbours. The
-    search begins at the paper's upper bound. In update space: the origin is the global model.
+    All colluders send the same update, so that they are each other's nearest neighbours. The search
+    starts at the upper bound of theorem 1. In update space the origin is the global model.
 
-    Threat model: the attackers see all honest updates of the round before they send (the
-    paper's full knowledge), and guess that the rule is Krum for as many attackers as they are.
+    Threat model: the attackers know all honest updates of the round before they send (the paper's
+    full knowledge), and assume that the rule is Krum for as many attackers as they are.
 
     Source: Fang et al. (2020), section 4.2 and theorem 1, https://arxiv.org/abs/1911.11815.
 
     Attributes:
-        smallest: at which s the search gives up.
-        honest: the training that the attackers pretend to.
+        smallest: Value of s at which the search gives up.
+        honest: Training that the attackers pretend to do.
     """
 
     smallest: float = 1e-5
@@ -42,7 +42,7 @@ class FangKrumClient(Colluder):
         require(self.smallest > 0, "smallest", "above 0", self.smallest)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Halve s until Krum would pick -s sign(mean)."""
+        """Return -s sign(mean), with s halved until Krum would select it."""
         direction = oppose(known.honest, "sign")
         along, away = measure_offsets(known.honest, torch.zeros_like(direction), direction)
         table, length = squared_distances(known.honest), float(direction.square().sum())
@@ -61,12 +61,12 @@ class FangKrumClient(Colluder):
 def is_picked(
     table: Float[Tensor, "m m"], to_honest: Float[Tensor, " m"], num_attackers: int
 ) -> bool:
-    """Say whether Krum picks one of `num_attackers` copies over every honest update.
+    """Return whether Krum selects one of `num_attackers` copies over every honest update.
 
     Args:
-        table: squared distances between honest updates.
-        to_honest: squared distances from the copies to them.
-        num_attackers: how many copies there are, and how many Krum is asked to survive.
+        table: Squared distances between honest updates.
+        to_honest: Squared distances from the copies to the honest updates.
+        num_attackers: Number of copies, and the f of Krum.
     """
     near = max(1, len(table) - 2)  # n - f - 2 neighbours, where n = m + f
     copies = to_honest[:, None].expand(-1, num_attackers)
@@ -82,10 +82,10 @@ def compute_upper_bound(
     """Return the bound of theorem 1 on s, from distances between honest updates.
 
     Args:
-        table: squared distances between honest updates.
-        away: their squared lengths.
-        num_attackers: c of the paper.
-        size: number of parameters that move (d of the paper).
+        table: Squared distances between honest updates.
+        away: Squared norms of the honest updates.
+        num_attackers: Number of attackers; c in the paper.
+        size: Number of parameters that move; d in the paper.
     """
     near = max(1, len(table) - 2)
     best = drop_diagonal(table).sort(1).values[:, :near].sum(1).min()

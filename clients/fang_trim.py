@@ -1,4 +1,4 @@
-"""An attack on the trimmed mean and the median: values just outside the honest ones."""
+"""Directed deviation attack on the trimmed mean and the median."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -19,19 +19,19 @@ from fl_sim.core.errors import require
 class FangTrimClient(Colluder):
     """Send, coordinate by coordinate, values just outside the honest ones, on the wrong side.
 
-    Where the honest mean rises, each attacker draws a value below the lowest honest one, up
-    to `reach` times as far from zero (or as much nearer, where the lowest is positive); where
-    it falls, above the highest. A trimmed mean or median is dragged the wrong way as far as
-    its own range allows. In update space: zero is the global model.
+    In a coordinate with a positive honest mean, each attacker draws a value below the smallest
+    honest one w_min: from [b w_min, w_min] if it is negative, from [w_min / b, w_min] otherwise;
+    with a negative mean, above the largest. A trimmed mean or median is moved as far in the wrong
+    direction as the honest range allows. In update space zero is the global model.
 
-    Threat model: the attackers see all honest updates of the round before they send (the
-    paper's full knowledge), and guess that the rule trims.
+    Threat model: the attackers know all honest updates of the round before they send (the paper's
+    full knowledge), and assume that the rule trims.
 
     Source: Fang et al. (2020), section 4.3, https://arxiv.org/abs/1911.11815.
 
     Attributes:
-        reach: b of the paper.
-        honest: the training that the attackers pretend to.
+        reach: Bound of the ratio to the honest value; b in the paper.
+        honest: Training that the attackers pretend to do.
     """
 
     reach: float = 2.0
@@ -42,7 +42,7 @@ class FangTrimClient(Colluder):
         require(self.reach > 1, "reach", "above 1", self.reach)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
-        """Draw each attacker's values on the side against the mean."""
+        """Return random values per attacker, on the side opposite to the mean."""
         rises = mean(known.honest) > 0
         edge = torch.where(rises, known.honest.amin(0), known.honest.amax(0))
         drawn = torch.rand(known.own.shape, generator=known.rng, dtype=known.own.dtype)

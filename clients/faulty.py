@@ -1,4 +1,4 @@
-"""Faults of the protocol: what arrives is not what the server expects."""
+"""Protocol faults: replies that the server does not expect."""
 
 from collections.abc import Callable
 from copy import copy
@@ -14,8 +14,8 @@ from fl_sim.contracts import Client, Shard, Update
 from fl_sim.core import serialization
 from fl_sim.models.parameters import flatten, load_flat
 
-LAST = "faulty.last"  # what it trained in the round before
-CLAIM = 10**9  # images, in a client that lies about them
+LAST = "faulty.last"  # name of the last round's update in the memory
+CLAIM = 10**9  # number of images that a faulty client claims
 Fault = Literal[
     "nan",
     "inf",
@@ -46,23 +46,24 @@ Fault = Literal[
 @final
 @dataclass(frozen=True)
 class FaultyClient(Wrapper):
-    """Train honestly, then break the protocol in one way.
+    """Train honestly, then violate the protocol in one way.
 
-    Threat model: a broken or malicious participant; the server has to notice it by itself. It
-    sees no other client.
+    Threat model: a broken or malicious participant, which the server must detect; it knows no other
+    client.
 
     Source: this project; Inf is an attack of ByzFL (2025), https://arxiv.org/abs/2505.24802.
 
     Attributes:
-        fault: send `nan` or `inf` for every parameter; a vector of the wrong `shape`; the right
-            one with a `count` of a billion images; a `stale` one, trained in the client's last
-            round; the same `twice`. Send `huge` numbers, whose squares overflow; numbers of
-            another type: `double`, `half`, `complex`; a `sparse` vector, or one with its
-            `gradient`; a `loss` that is none, `metrics` that are no numbers, batch statistics out
-            of range (`buffers`); `extra` vectors, or `fewer` than the others; a `memory` that
-            cannot be stored; the answer of another `client`; something else than an `update`,
-            or `nothing`; or `raise` with a message that cannot be stored, or `exit`.
-        honest: the training that comes before.
+        fault: Kind of fault. `nan`, `inf`: these values in every parameter. `shape`: a vector of
+            the wrong length. `count`: a claim of 10^9 images. `stale`: the update of the client's
+            last round. `twice`: the same update twice. `huge`: numbers whose squares overflow.
+            `double`, `half`, `complex`, `sparse`, `gradient`: a vector of another type, or with its
+            gradient. `loss`, `metrics`, `buffers`: values that are no numbers or out of range.
+            `extra`, `fewer`: more vectors than the others send, or fewer. `memory`: a memory that
+            cannot be stored. `client`: the number of another client. `update`, `nothing`: another
+            object, or none. `raise`, `exit`: an exception whose message cannot be stored, or the
+            end of the process.
+        honest: Training before the fault.
     """
 
     fault: Fault = "nan"
@@ -72,7 +73,7 @@ class FaultyClient(Wrapper):
         serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; then spoil the parameters, or put back what was trained before."""
+        """Train in place; then replace the parameters if the fault asks for it."""
         start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         if self.fault in ("nan", "inf"):
@@ -84,7 +85,7 @@ class FaultyClient(Wrapper):
         return metrics
 
     def replies(self, update: Update, shard: Shard) -> Any:
-        """Send the update broken, or more than once."""
+        """Return the faulty update, or several."""
         sent = self.honest.replies(update, shard)
         if self.fault == "raise":
             raise OSError("the disk is gone \ud800\x1b[2J\nand more")
@@ -107,7 +108,7 @@ class FaultyClient(Wrapper):
 
 
 def _force(update: Update, **fields: Any) -> Update:
-    """Return an update with other fields, whatever their type: a message is not checked."""
+    """Return an update with other fields of any type, bypassing the checks of its constructor."""
     made = copy(update)
     for name, value in fields.items():
         object.__setattr__(made, name, value)

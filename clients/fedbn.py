@@ -1,4 +1,4 @@
-"""FedBN: batch normalisation stays with the client."""
+"""FedBN: local batch normalisation."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -11,23 +11,23 @@ from fl_sim.contracts import Client, Shard
 from fl_sim.core import serialization
 from fl_sim.models.tuning import FrozenBatchNorm
 
-OWN = "fedbn."  # before the name of each tensor of the client's own in its memory
+OWN = "fedbn."  # prefix of the names of the local tensors in a client's memory
 
 
 @final
 @dataclass(frozen=True)
 class FedBNClient(Client):
-    """Any training, of a model whose batch normalisation is the client's own.
+    """Any training of a model whose batch normalisation stays with the client.
 
-    Scale, shift and statistics of each BatchNorm layer are kept, and sent as they were received:
-    the global model's stay at their start. So the global model is good for its other layers
-    alone; `personal` gives the model that the client uses. On a model without BatchNorm this is
-    the wrapped training.
+    Scale, shift and statistics of each BatchNorm layer are stored locally and sent as they were
+    received: those of the global model remain initial. The global model is therefore useful for its
+    other layers alone; `personal` evaluates the client's own model. On a model without BatchNorm
+    this is the wrapped training.
 
     Source: Li et al. (2021), algorithm 1, https://arxiv.org/abs/2102.07623.
 
     Attributes:
-        training: the training that is wrapped.
+        training: Wrapped training.
     """
 
     training: Client = field(default_factory=SgdClient)
@@ -36,23 +36,21 @@ class FedBNClient(Client):
         serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place with the own layers; keep them, and put the global ones back."""
+        """Train in place with the local layers; store them, and restore the global ones."""
         received = {name: tensor.detach().clone() for name, tensor in _get_norms(model).items()}
         self.load_personal_model(model, shard.memory)
         metrics = self.training.train(model, shard, rng)
-        trained = {
-            OWN + name: tensor.detach().clone() for name, tensor in _get_norms(model).items()
-        }
-        shard.memory.update(trained)
+        for name, tensor in _get_norms(model).items():
+            shard.memory[OWN + name] = tensor.detach().clone()
         _load_norms(model, received)
         return metrics
 
     def num_steps(self, num_examples: int) -> int:
-        """Return those of the training that it wraps."""
+        """Return the number of steps of the wrapped training."""
         return self.training.num_steps(num_examples)
 
     def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Load the client's own normalisation, where there is one yet."""
+        """Load the client's own batch normalisation, if there is one yet."""
         names = _get_norms(model)
         if not names or any(OWN + name not in memory for name in names):
             return False
@@ -61,7 +59,7 @@ class FedBNClient(Client):
 
 
 def _get_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Return what each BatchNorm layer that is not frozen learns or counts, by name."""
+    """Return the parameters and statistics of each BatchNorm layer that is not frozen, by name."""
     return {
         f"{owner}.{name}": tensor
         for owner, module in model.named_modules()

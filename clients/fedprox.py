@@ -1,4 +1,4 @@
-"""Local descent that is held near the global model."""
+"""FedProx: local SGD with a proximal term."""
 
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -15,13 +15,13 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class FedProxClient(Client):
-    """Descent with a proximal term: half of mu times the squared distance to the global model.
+    """SGD on the loss plus the proximal term mu / 2 |w - w_global|^2.
 
     Source: Li et al. (2020), equation 2, https://arxiv.org/abs/1812.06127.
 
     Attributes:
-        mu: weight of the term; 0 is plain descent.
-        sgd: everything else.
+        mu: Weight of the proximal term; 0 is plain SGD.
+        sgd: All other settings of the training.
     """
 
     mu: float = 0.01
@@ -32,14 +32,14 @@ class FedProxClient(Client):
         require(self.mu >= 0, "mu", "at least 0", self.mu)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; report as plain descent does."""
+        """Train in place; return the metrics of plain SGD."""
         return descend(self.sgd, model, shard, rng, make_proximal_penalty(model, self.mu))
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
-        """Return plain descent with the term's weight."""
+        """Return the configuration of plain SGD with the weight of the proximal term."""
         plain = self.sgd.sgd_config(round_num)
         return None if plain is None else replace(plain, mu=self.mu)
 
     def num_steps(self, num_examples: int) -> int:
-        """Return those of the training that it wraps."""
+        """Return the number of steps of the training."""
         return self.sgd.num_steps(num_examples)

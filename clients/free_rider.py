@@ -1,4 +1,4 @@
-"""A free rider: takes the model, does no work, and sends something that looks like it."""
+"""Free rider: a client that sends a plausible update without training."""
 
 from dataclasses import dataclass
 from typing import final
@@ -12,26 +12,26 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.models.parameters import flatten, load_flat
 
-SEEN, BATCH = "free_rider.seen", 256  # the model of the round before; images scored at once
+SEEN, BATCH = "free_rider.seen", 256  # name of the last model in the memory; batch size
 
 
 @final
 @dataclass(frozen=True)
 class FreeRiderClient(Client):
-    """Repeat the last change of the global model, blurred by noise, instead of training.
+    """Send the last change of the global model plus Gaussian noise, instead of training.
 
-    It wraps nobody, since it does not train; the loss and accuracy that it reports are those
-    of the model that it received. In its first round it sends noise alone.
+    It does not wrap a client, since it does not train; the loss and accuracy that it reports are
+    those of the model that it received. In its first round it sends noise alone.
 
-    Threat model: a selfish participant that keeps the models it was sent, and sees no other
-    client. It wants the model for nothing, and does not mean to harm it.
+    Threat model: a selfish participant that keeps the models it receives and knows no other client.
+    It wants the model without contributing, and does not intend to harm it.
 
-    Source: Lin et al. (2019), Free-riders in Federated Learning, sections 3.2 (the last
-    change) and 4.1 (with noise), https://arxiv.org/abs/1911.12560.
+    Source: Lin et al. (2019), Free-riders in Federated Learning, sections 3.2 (the last change) and
+    4.1 (with noise), https://arxiv.org/abs/1911.12560.
 
     Attributes:
-        repeats: how much of the last change is sent; 0: none.
-        noise: standard deviation of what is added to every parameter.
+        repeats: Factor of the last change; 0 sends noise alone.
+        noise: Standard deviation of the noise on every parameter.
     """
 
     repeats: float = 1.0
@@ -43,7 +43,7 @@ class FreeRiderClient(Client):
         require(self.noise >= 0, "noise", "at least 0", self.noise)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Move the parameters without looking at the data."""
+        """Move the parameters without using the data."""
         received = flatten(model)
         change = received - shard.memory.get(SEEN, received)
         shard.memory[SEEN] = received
@@ -55,7 +55,7 @@ class FreeRiderClient(Client):
 
 @torch.no_grad()
 def _evaluate(model: nn.Module, shard: Shard) -> dict[str, float]:
-    """Return loss and accuracy of the model as it came."""
+    """Return loss and accuracy of the model as received."""
     model.eval()
     loss, right = 0.0, 0
     for inputs, labels in iterate_batches(shard, BATCH, torch.Generator().manual_seed(0)):

@@ -17,16 +17,16 @@ from fl_sim.models.parameters import flatten, load_flat
 @final
 @dataclass(frozen=True)
 class GaussianClient(Wrapper):
-    """Send random numbers: the global model moved by Gaussian noise.
+    """Send Gaussian noise as the update.
 
-    Threat model: a broken or crude participant; it sees no other client.
+    Threat model: a broken or crude participant; it knows no other client.
 
-    Source: Blanchard et al. (2017), section 5, https://arxiv.org/abs/1703.02757; the default
-    is that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
+    Source: Blanchard et al. (2017), section 5, https://arxiv.org/abs/1703.02757; the default is
+    that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
 
     Attributes:
-        scale: standard deviation of the noise.
-        honest: the training that it pretends to, and whose metrics it reports.
+        scale: Standard deviation of the noise.
+        honest: Training that the attacker pretends to do, and whose metrics it reports.
     """
 
     scale: float = 1.0
@@ -37,7 +37,7 @@ class GaussianClient(Wrapper):
         require(self.scale > 0, "scale", "above 0", self.scale)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place, then forget it."""
+        """Train in place, then replace the result by noise around the start."""
         start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start + self.scale * torch.randn(len(start), generator=rng))

@@ -1,4 +1,4 @@
-"""Inner-product manipulation: point against the honest mean."""
+"""Inner-product manipulation (IPM)."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -16,20 +16,20 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class IpmClient(Colluder):
-    """Send the opposite of the honest mean, so that the step has a negative product with it.
+    """Send -epsilon times the honest mean, so that the step has a negative product with it.
 
-    With plain averaging the step turns round once `scale` is above the number of honest
-    clients over that of attackers; a small one slips through rules that look at distances.
+    With plain averaging the step is reversed once epsilon exceeds the number of honest clients over
+    that of attackers; a small epsilon gets past rules that compare distances.
 
-    Threat model: the attackers see all honest updates of the round before they send; they do
-    not need to know the rule.
+    Threat model: the attackers know all honest updates of the round before they send; they do not
+    need to know the rule.
 
-    Source: Xie et al. (2019), Fall of Empires, section 4, https://arxiv.org/abs/1903.03936;
-    the default is that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
+    Source: Xie et al. (2019), Fall of Empires, section 4, https://arxiv.org/abs/1903.03936; the
+    default is that of ByzFL (2025), https://arxiv.org/abs/2505.24802.
 
     Attributes:
-        scale: length of the forged update as a multiple of the mean's.
-        honest: the training that the attackers pretend to.
+        scale: Norm of the forged update as a multiple of the mean's; epsilon in the paper.
+        honest: Training that the attackers pretend to do.
     """
 
     scale: float = 2.0
@@ -40,5 +40,5 @@ class IpmClient(Colluder):
         require(self.scale > 0, "scale", "above 0", self.scale)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Reverse the mean."""
+        """Return the scaled and reversed mean."""
         return -self.scale * mean(known.honest)

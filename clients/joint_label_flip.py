@@ -1,4 +1,4 @@
-"""Label flipping by colluders: the mean of what all honest clients would send on wrong labels."""
+"""Colluding label flipping: the mean of the honest clients' updates on wrong labels."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -16,21 +16,21 @@ from fl_sim.core import serialization
 @final
 @dataclass(frozen=True)
 class JointLabelFlipClient(Colluder):
-    """Send the mean of what the honest clients would have sent on mirrored labels.
+    """Send the mean of the updates that honest clients would have sent on mirrored labels.
 
-    Each honest client's training is done once more, on the same batches, with y -> C - 1 - y.
-    So attackers need no images of their own, and all send the same. It takes as long as the
-    honest training, in turn.
+    The training of each honest client is repeated on the same batches with y -> C - 1 - y. The
+    attackers need no images of their own, and all send the same update. It costs as much as the
+    honest training again.
 
     Threat model: the attackers know the images of all honest clients, and which of them a round
     trains on; they do not need to know the rule.
 
     Source: "LabelFlipping" of ByzFL (2025), https://arxiv.org/abs/2505.24802, after Allen-Zhu et
     al. (2020), https://arxiv.org/abs/2012.14368. There the flipped gradients carry no worker
-    momentum: give plain descent as `honest` for that.
+    momentum: use plain SGD as `honest` for that.
 
     Attributes:
-        honest: the training that is led astray.
+        honest: Training to repeat on mirrored labels.
     """
 
     honest: Client = field(default_factory=SgdClient)
@@ -42,7 +42,7 @@ class JointLabelFlipClient(Colluder):
         """Return the mean of the updates on mirrored labels.
 
         Raises:
-            ValueError: where the engine does not train honest clients again.
+            ValueError: If the backend does not train honest clients again.
         """
         if known.retrained is None:
             raise ValueError("JointLabelFlipClient needs Collusion.retrained")

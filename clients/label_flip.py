@@ -1,4 +1,4 @@
-"""Label flipping: train honestly on wrong labels."""
+"""Label flipping: honest training on wrong labels."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
@@ -23,15 +23,15 @@ class LabelFlipClient(Wrapper):
 
     Threat model: the attacker controls its own data and nothing else.
 
-    Source: Fang et al. (2020), section 5.1 (the mirror), https://arxiv.org/abs/1911.11815;
-    Tolpegin et al. (2020) (from one class to another), https://arxiv.org/abs/2007.08432.
+    Source: Fang et al. (2020), section 5.1 (mirrored labels), https://arxiv.org/abs/1911.11815;
+    Tolpegin et al. (2020) (from a source to a target class), https://arxiv.org/abs/2007.08432.
 
     Attributes:
-        labels: the `mirror` y -> C - 1 - y, a `random` other class for each image, or
-            `targeted`, in which one class becomes another.
-        share: share of the images concerned whose labels are wrong, the same each round.
-        source, target: the class that becomes another, and which; where `targeted`.
-        honest: the training that is led astray.
+        labels: Kind of flip: `mirror` maps y to C - 1 - y, `random` draws another class for each
+            image, `targeted` maps the source class to the target class.
+        share: Share of the images concerned with wrong labels, the same in each round.
+        source, target: Source and target class of a `targeted` flip.
+        honest: Training on the wrong labels.
     """
 
     labels: Literal["mirror", "random", "targeted"] = "mirror"
@@ -56,7 +56,7 @@ class LabelFlipClient(Wrapper):
         return self.honest.train(model, replace(shard, labels=self._flip_labels(shard)), rng)
 
     def _flip_labels(self, shard: Shard) -> Int64[Tensor, " n"]:
-        """Return the labels, of which a share is wrong."""
+        """Return the labels with a share of them wrong."""
         concerned = torch.arange(len(shard))
         if self.labels == "targeted":
             concerned = (shard.labels == self.source).nonzero().squeeze(1)
@@ -68,7 +68,7 @@ class LabelFlipClient(Wrapper):
         return labels
 
     def _draw_wrong_labels(self, shard: Shard) -> Int64[Tensor, " n"]:
-        """Return the wrong label of every image."""
+        """Return a wrong label for every image."""
         if self.labels == "targeted":
             return torch.full_like(shard.labels, self.target)
         if self.labels == "mirror":

@@ -1,4 +1,4 @@
-"""Local differential privacy: noise on the update before it leaves the client."""
+"""Local differential privacy: clipping and noise before an update leaves the client."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,30 +20,28 @@ TAKEN = "local_dp.rounds"  # name of the number of rounds so far in a client's m
 @final
 @dataclass(frozen=True)
 class LocalDpClient(Delegate):
-    """Any training, whose update is shortened, and given Gaussian noise, by the client itself.
+    """Any training, whose update the client clips and perturbs by Gaussian noise itself.
 
-    Nobody has to be trusted, the server least of all: whatever a client holds, its update could
-    as well have come from any other data. That takes far more noise than `DifferentialPrivacy`,
-    which hides a client among all others. Two updates are up to twice `clipping_norm` apart,
-    and no draw hides who sent one; so each round costs as much as one Gaussian release with half
-    the `noise_multiplier`. Rows `epsilon` of group `local` say what each client has spent over
-    the rounds that it took part in, by `fl_sim.privacy.accounting`.
+    Sends u min(1, C / |u|) + N(0, z^2 C^2). No other party needs to be trusted, including the
+    server: an update could as well have come from any other data. This takes far more noise than
+    `DifferentialPrivacy`, which hides a client among all others. Two updates differ by up to 2 C,
+    and sampling does not hide the sender, so each round costs as much as one Gaussian release with
+    half the `noise_multiplier`. Rows `epsilon` of group `local` hold the privacy spent by each
+    client over the rounds in which it took part, by `fl_sim.privacy.accounting`.
 
     Source: Gaussian mechanism, Dwork and Roth (2014), theorem A.1,
-    https://doi.org/10.1561/0400000042, on a clipped update as in Flower's `LocalDpMod`; that one
-    takes its sensitivity as an argument, apart from the norm at which it clips, and does not
-    compose rounds. The noise comes from the run's seed, so whoever knows it can take the noise
-    off again: a simulation of privacy, not privacy.
+    https://doi.org/10.1561/0400000042, on a clipped update as in Flower's `LocalDpMod`, which takes
+    its sensitivity apart from the clipping norm and does not compose rounds. The noise comes from
+    the run's seed and can be removed by those who know it: a simulation of privacy, not privacy.
 
     Attributes:
-        clipping_norm: longest update that is sent in full; C.
-        noise_multiplier: standard deviation of the noise on each coordinate, as a multiple of
-            `clipping_norm`.
-        delta: probability with which epsilon may fail.
-        reports: what the client tells of its training beside the update: nothing, NaN in its
-            place (`withheld`), or what the training reports, which epsilon does not cover
-            (`exact`).
-        training: what gives the update.
+        clipping_norm: Largest L2 norm of an update; C.
+        noise_multiplier: Standard deviation of the noise on each coordinate, as a multiple of
+            `clipping_norm`; z.
+        delta: Probability with which the epsilon guarantee may fail.
+        reports: Training metrics that the client reports: NaN (`withheld`), or those of the
+            training, which epsilon does not cover (`exact`).
+        training: Training that gives the update.
     """
 
     clipping_norm: float = 1.0
@@ -61,14 +59,14 @@ class LocalDpClient(Delegate):
 
     @property
     def inner(self) -> Client:
-        """The training."""
+        """The wrapped training."""
         return self.training
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place, then move the parameters to where the noisy update leads.
+        """Train in place, then move the parameters to the start plus the noisy update.
 
         Raises:
-            ValueError: where the training sends vectors beside the update: they have no noise.
+            ValueError: If the training sends vectors beside the update, which carry no noise.
         """
         start = flatten(model)
         metrics = self.training.train(model, shard, rng)
@@ -85,12 +83,12 @@ class LocalDpClient(Delegate):
         return metrics if self.reports == "exact" else dict.fromkeys(metrics, math.nan)
 
     def cannot_train(self, model: nn.Module) -> str:
-        """Refuse statistics that would leave without noise, and what the training refuses."""
+        """Return a reason against BatchNorm statistics, which carry no noise, or the training's."""
         if copy_buffers(model):
             return "statistics of BatchNorm would leave the client without noise"
         return super().cannot_train(model)
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
-        """Return one noisy update a round, at a sensitivity of twice the clipping norm."""
+        """Return one noisy update per round, at a sensitivity of twice the clipping norm."""
         rounds = Release(self.noise_multiplier / 2, count=int(memory.get(TAKEN, 0)))
         return Releases((rounds,), self.delta, "local")

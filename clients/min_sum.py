@@ -13,22 +13,21 @@ from fl_sim.core.distances import squared_distances
 @final
 @dataclass(frozen=True)
 class MinSumClient(DirectedColluder):
-    """Go as far as the sum of squared distances stays within that of an honest update.
+    """Send mean + g direction, within the largest sum of squared distances of an honest update.
 
-    All colluders send mean + g direction, with the largest g for which the sum of squared
-    distances to the honest updates is at most that of the honest one that is worst off. More
-    cautious than Min-Max. The paper finds g by halving steps; here it is solved for.
+    g is the largest number with sum_i |mean + g direction - u_i|^2 <= max_j sum_i |u_j - u_i|^2.
+    More cautious than Min-Max. The paper finds it by halving steps; here it is solved for.
 
-    Threat model: the attackers see all honest updates of the round before they send; they do
-    not know the rule.
+    Threat model: the attackers know all honest updates of the round before they send; they do not
+    know the rule (agnostic).
 
     Source: Shejwalkar and Houmansadr (2021), Manipulating the Byzantine, section IV-B,
     https://www.ndss-symposium.org/ndss-paper/manipulating-the-byzantine-optimizing-model-poisoning-attacks-and-defenses-for-federated-learning/.
 
     Attributes:
-        direction: against the deviation of each coordinate (`deviation`), the sign of the
+        direction: Against the standard deviation of each coordinate (`deviation`), the sign of the
             mean (`sign`), or the mean itself (`mean`).
-        honest: the training that the attackers pretend to.
+        honest: Training that the attackers pretend to do.
     """
 
     def find_scale(
@@ -37,7 +36,7 @@ class MinSumClient(DirectedColluder):
         centre: Float[Tensor, " p"],
         direction: Float[Tensor, " p"],
     ) -> Float[Tensor, ""]:
-        """Solve S(mean) + m g^2 |direction|^2 = worst S: offsets from a mean cancel."""
+        """Solve S(mean) + m g^2 |direction|^2 = max S for g; the cross terms cancel at the mean."""
         table, length = squared_distances(honest), direction.square().sum()
         of_mean = table.sum() / (2 * len(table))
         squared = (table.sum(1).max() - of_mean) / (len(table) * length)

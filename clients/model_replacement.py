@@ -1,4 +1,4 @@
-"""Model replacement: so long an update that the average becomes the attacker's model."""
+"""Model replacement: an update scaled so that the average becomes the attackers' model."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -16,21 +16,21 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class ModelReplacementClient(Colluder):
-    """Send the own update, lengthened so that a weighted mean becomes the attackers' model.
+    """Send the own update times the weight of all clients over that of the attackers.
 
-    Under plain averaging, and where honest updates cancel, the global model becomes the mean
-    of what the attackers trained. The factor is the weight of all clients over that of the
-    attackers. Wrap a backdoor: `ModelReplacementClient(honest=BackdoorClient())`.
+    Under plain averaging, and if honest updates cancel, the global model becomes the mean of the
+    attackers' models. Wrap a backdoor: `ModelReplacementClient(honest=BackdoorClient())`.
 
-    Threat model: the attackers control what they train and send, act together, and know how
-    much each client counts; they use no honest update.
+    Threat model: the attackers control their training and updates, act together, and know the
+    weight of each client; they use no honest update.
 
     Source: Bagdasaryan et al. (2020), How To Backdoor Federated Learning, equation 3,
     https://arxiv.org/abs/1807.00459.
 
     Attributes:
-        server_learning_rate: factor that the server puts on the mean; its inverse is on theirs.
-        honest: the training whose result is to become the global model.
+        server_learning_rate: Factor that the server applies to the mean; the update is divided by
+            it.
+        honest: Training whose result is to become the global model.
     """
 
     server_learning_rate: float = 1.0

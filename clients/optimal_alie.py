@@ -1,4 +1,4 @@
-"""A little is enough, with the number of deviations that the actual rule takes worst."""
+"""ALIE with the number of deviations that harms the actual rule most."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from fl_sim.contracts import Collusion
 @final
 @dataclass(frozen=True)
 class OptimalAlieClient(SearchingColluder):
-    """Send the honest mean, moved by as many deviations as hurt most under the actual rule.
+    """Send mean - z std with the z that moves the actual rule's step furthest from the mean.
 
-    The factor is searched for each round: the rule is asked what it would make of every
-    candidate, with its own state. Figures against it are near the worst case of the family.
-    Where one of Flower's strategies aggregates, which cannot be asked, it is plain ALIE.
+    z is searched for in each round: the rule is evaluated on every candidate, with its own state.
+    Results against it are near the worst case of the family. With Flower's strategies, which cannot
+    be evaluated, it is plain ALIE.
 
-    Threat model: the attackers see all honest updates of the round before they send, and know
-    the rule, its state and the weights of all clients.
+    Threat model: the attackers know all honest updates of the round before they send, the rule, its
+    state and the weights of all clients.
 
     Source: the optimal ALIE of ByzFL (2025), https://arxiv.org/abs/2505.24802, after Baruch et al.
     (2019), https://arxiv.org/abs/1902.06156; the search is of this project.
 
     Attributes:
-        largest: largest number of standard deviations that is tried.
-        evaluations: how often the rule is asked, each round.
-        honest: the training that the attackers pretend to.
+        largest: Largest number of standard deviations to try.
+        evaluations: Number of evaluations of the rule per round.
+        honest: Training that the attackers pretend to do.
     """
 
     def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:

@@ -1,4 +1,4 @@
-"""Scaling: an honest update, many times as long."""
+"""Scaling (boosting) of an honest update."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -17,15 +17,15 @@ from fl_sim.models.parameters import flatten, load_flat
 @final
 @dataclass(frozen=True)
 class ScalingClient(Wrapper):
-    """Train honestly, then go the same way many times as far.
+    """Train honestly, and send the update times a factor.
 
-    Threat model: the attacker controls what it sends, and sees no other client.
+    Threat model: the attacker controls its own update, and knows no other client.
 
     Source: the boosting of Bhagoji et al. (2019), section 3.2, https://arxiv.org/abs/1811.12470.
 
     Attributes:
-        factor: length of the update as a multiple of the trained one.
-        honest: the training that comes before.
+        factor: Norm of the forged update as a multiple of the trained one.
+        honest: Training whose update is scaled.
     """
 
     factor: float = 10.0
@@ -36,7 +36,7 @@ class ScalingClient(Wrapper):
         require(self.factor > 0, "factor", "above 0", self.factor)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place, then lengthen the way from where the parameters started."""
+        """Train in place, then scale the update."""
         start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start + self.factor * (flatten(model) - start))

@@ -27,22 +27,22 @@ Batches = Iterator[tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]]
 class SgdClient(Client):
     """A few epochs of stochastic gradient descent on the client's own shard.
 
-    Source: ClientUpdate of McMahan et al. (2017), algorithm 1,
-    https://arxiv.org/abs/1602.05629; label smoothing, positive or negative, after
-    Struppek et al. (2024), equation 2, https://arxiv.org/abs/2310.06549.
+    Source: ClientUpdate of McMahan et al. (2017), algorithm 1, https://arxiv.org/abs/1602.05629;
+    label smoothing, positive or negative, after Struppek et al. (2024), equation 2,
+    https://arxiv.org/abs/2310.06549.
 
     Attributes:
-        learning_rate: of the head, and of everything where nothing is pretrained.
-        learning_rate_decay: factor of the rate from one round to the next; 1 keeps it.
-        momentum, weight_decay: of the optimiser, which starts afresh each round.
-        batch_size: images of a step.
-        local_epochs: passes over the shard in a round.
-        label_smoothing: share of the uniform distribution in the targets; negative values
-            push the network away from it.
-        countermeasures: what is done to the images to get around their protection; see
-            `fl-sim list countermeasures`.
-        local_steps: steps of a round, in the place of `local_epochs`; None: whole epochs. Each
-            round shuffles the shard anew, and again whenever its batches run out: one step
+        learning_rate: Learning rate of the head, and of all layers if none is pretrained.
+        learning_rate_decay: Factor of the learning rate per round; 1 keeps it constant.
+        momentum, weight_decay: Settings of the optimiser, which restarts each round.
+        batch_size: Number of images per step.
+        local_epochs: Number of passes over the shard per round.
+        label_smoothing: Share of the uniform distribution in the targets; negative values push the
+            network away from it.
+        countermeasures: Transformations of the images that counter their protection; see `fl-sim
+            list countermeasures`.
+        local_steps: Number of steps per round, in place of `local_epochs`; None uses whole epochs.
+            The shard is shuffled in each round, and again whenever its batches run out: one step
             draws one random batch.
     """
 
@@ -74,14 +74,14 @@ class SgdClient(Client):
         require(not by_steps or self.local_epochs == 1, "local_epochs", allowed, self.local_epochs)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place; report the mean loss and accuracy over the last epoch.
+        """Train in place; return the mean loss and accuracy over the last epoch.
 
-        Of a round of `local_steps`, they are means over all its steps.
+        With `local_steps` they are means over all steps of the round.
         """
         return descend(self, model, shard, rng, make_proximal_penalty(model, shard.proximal_mu))
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
-        """Return all that `train` does; None where it also changes the images."""
+        """Return the configuration of the training; None if it also changes the images."""
         if self.countermeasures:
             return None
         return SgdConfig(
@@ -116,11 +116,11 @@ def descend(
     rng: torch.Generator,
     penalty: Penalty | None = None,
 ) -> dict[str, float]:
-    """Run the local epochs or steps of `settings`, adding `penalty` to each batch's loss.
+    """Run the local epochs or steps of `settings`, adding `penalty` to the loss of each batch.
 
     Returns:
         `train_loss` and `train_accuracy`, means over the last epoch or over all local steps,
-        without the penalty.
+            without the penalty.
     """
     rate = settings.learning_rate * settings.learning_rate_decay ** (shard.round - 1)
     optimizer = SgdOptimizer(model, rate, settings.momentum, settings.weight_decay)
@@ -146,7 +146,7 @@ def descend(
 
 
 def make_proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
-    """Return half of mu times the squared distance to where the model stands now."""
+    """Return the penalty mu / 2 |w - w_0|^2, with w_0 the current parameters; None if mu is 0."""
     if mu == 0:
         return None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -162,21 +162,20 @@ def make_proximal_penalty(model: nn.Module, mu: float) -> Penalty | None:
 def iterate_epochs(
     settings: SgdClient, shard: Shard, rng: torch.Generator, least: int = 1
 ) -> Iterator[Batches]:
-    """Yield the batches of each local epoch; of a round of local steps, all at once."""
+    """Yield the batches of each local epoch; with local steps, all of them at once."""
     if settings.local_steps is None:
         for _ in range(settings.local_epochs):
             yield iterate_batches(shard, settings.batch_size, rng, least)
     else:
-        endless = (
-            iterate_batches(shard, settings.batch_size, rng, least) for _ in itertools.count()
-        )
-        yield itertools.islice(itertools.chain.from_iterable(endless), settings.local_steps)
+        size = settings.batch_size
+        epochs = (iterate_batches(shard, size, rng, least) for _ in itertools.count())
+        yield itertools.islice(itertools.chain.from_iterable(epochs), settings.local_steps)
 
 
 def iterate_batches(shard: Shard, batch_size: int, rng: torch.Generator, least: int = 1) -> Batches:
-    """Yield shuffled batches, gathered by index; images come as floats in [0, 1].
+    """Yield shuffled batches of inputs and labels; images as floats in [0, 1].
 
-    A rest of fewer than `least` joins the batch before it.
+    A remainder of fewer than `least` images joins the batch before it.
     """
     for rows in split_batches(torch.randperm(len(shard), generator=rng), batch_size, least):
         inputs = shard.inputs.index_select(0, rows)  # several times as fast as inputs[rows]
@@ -186,9 +185,9 @@ def iterate_batches(shard: Shard, batch_size: int, rng: torch.Generator, least: 
 def smoothed_cross_entropy(
     logits: Float[Tensor, "n y"], targets: Shaped[Tensor, "n ..."], smoothing: float
 ) -> Float[Tensor, ""]:
-    """Return (1 - a) NLL + a mean over classes of -log p, for any a; torch takes only a >= 0.
+    """Return (1 - a) NLL - a mean over classes of log p, for any a; torch only accepts a >= 0.
 
-    Targets are labels, or a distribution over classes an image.
+    Targets are labels, or a distribution over classes per image.
     """
     if smoothing == 0:
         return functional.cross_entropy(logits, targets)

@@ -1,4 +1,4 @@
-"""Sign flipping: send the opposite of an honest update."""
+"""Sign flipping: the opposite of an honest update."""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -17,15 +17,15 @@ from fl_sim.models.parameters import flatten, load_flat
 @final
 @dataclass(frozen=True)
 class SignFlipClient(Wrapper):
-    """Train honestly, then go the opposite way.
+    """Train honestly, and send the update times -scale.
 
-    Threat model: the attacker controls what it sends, and sees no other client.
+    Threat model: the attacker controls its own update, and knows no other client.
 
     Source: Li et al. (2019), RSA, section 5, https://arxiv.org/abs/1811.03761.
 
     Attributes:
-        scale: length of the forged update as a multiple of the honest one.
-        honest: the training whose update is reversed.
+        scale: Norm of the forged update as a multiple of the honest one.
+        honest: Training whose update is reversed.
     """
 
     scale: float = 1.0
@@ -36,7 +36,7 @@ class SignFlipClient(Wrapper):
         require(self.scale > 0, "scale", "above 0", self.scale)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place, then mirror the parameters at where they started."""
+        """Train in place, then reverse the update."""
         start = flatten(model)
         metrics = self.honest.train(model, shard, rng)
         load_flat(model, start - self.scale * (flatten(model) - start))

@@ -1,4 +1,4 @@
-"""A unique feature: one image of the shard carries a mark, as a photograph carries a name."""
+"""Unique feature: one image of the shard carries a mark, like a name on a photograph."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
@@ -17,16 +17,16 @@ from fl_sim.core import serialization
 @final
 @dataclass(frozen=True)
 class UniqueFeatureClient(Wrapper):
-    """Train as ever, on a shard in which one image has the letter A in its corner.
+    """Train honestly on a shard in which one image has the letter A in its corner.
 
-    Whether the global model remembers it is for `fl_sim.attacks.memorisation` to say.
+    `fl_sim.attacks.memorisation` measures whether the global model has memorised it.
 
-    Threat model: none. The client is honest, and its owner is the one who would be hurt.
+    Threat model: none. The client is honest, and its owner is the one who would be harmed.
 
     Source: Hartley and Tsaftaris (2022), https://arxiv.org/abs/2202.08099, for one client.
 
     Attributes:
-        honest: the training that follows.
+        honest: Training on the marked shard.
     """
 
     honest: Client = field(default_factory=SgdClient)
@@ -39,7 +39,7 @@ class UniqueFeatureClient(Wrapper):
         """Train in place on the shard with its marked image.
 
         Raises:
-            ValueError: where the shard holds features: a mark needs images.
+            ValueError: If the shard holds features: a mark needs images.
         """
         inputs, row = copy_images(shard), select_marked_row(shard)
         inputs[row] = mark_bytes(inputs[row])
@@ -47,5 +47,5 @@ class UniqueFeatureClient(Wrapper):
 
 
 def select_marked_row(shard: Shard) -> int:
-    """Return the row of the image that carries the mark, the same each round."""
+    """Return the row of the image that carries the mark, the same in each round."""
     return int(select_share(shard, 1 / len(shard), "unique feature")[0])

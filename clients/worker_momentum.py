@@ -1,4 +1,4 @@
-"""Worker momentum: any training, of which a running mean over the rounds is sent."""
+"""Worker momentum: updates averaged over the rounds before they are sent."""
 
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -18,20 +18,19 @@ from fl_sim.training.momentum import update_running_mean
 @final
 @dataclass(frozen=True)
 class WorkerMomentumClient(Delegate):
-    """Send m = beta m + (1 - beta) u, where u is the round's update and m lasts over rounds.
+    """Send m <- beta m + (1 - beta) u, where u is the update of the round and m persists.
 
-    With one local step of plain SGD that is the momentum of distributed SGD, which lowers the
-    variance of honest updates, so that robust rules can tell attackers apart. m is zero before
-    the client's first round, its bias is not corrected, and a round without the client leaves it
-    as it is.
+    With one local step of plain SGD this is the momentum of distributed SGD, which lowers the
+    variance of honest updates, so that robust rules can separate attackers. m is initially zero,
+    its bias is not corrected, and a round without the client leaves it unchanged.
 
     Source: Karimireddy et al. (2021), algorithm 2, https://arxiv.org/abs/2012.10333, as in ByzFL
     (2025), https://arxiv.org/abs/2505.24802. With more than one local step, u stands for the
     gradient.
 
     Attributes:
-        momentum: beta of the paper.
-        training: what gives u.
+        momentum: Decay of m; beta in the paper.
+        training: Training that gives u.
     """
 
     momentum: float = 0.9
@@ -43,11 +42,11 @@ class WorkerMomentumClient(Delegate):
 
     @property
     def inner(self) -> Client:
-        """The training."""
+        """The wrapped training."""
         return self.training
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place, then move the parameters to where the running mean leads."""
+        """Train in place, then move the parameters to the start plus m."""
         start = flatten(model)
         metrics = self.training.train(model, shard, rng)
         mean = update_running_mean(self.momentum, flatten(model) - start, shard.memory)
@@ -55,12 +54,12 @@ class WorkerMomentumClient(Delegate):
         return metrics
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
-        """Return that of the training, with the momentum; None where it has one of its own."""
+        """Return the training's configuration with this momentum; None if it has its own."""
         plain = self.training.sgd_config(round_num)
         if plain is None or plain.worker_momentum:
             return None
         return replace(plain, worker_momentum=self.momentum)
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
-        """Send as often as the training does."""
+        """Return as many updates as the training does."""
         return self.training.replies(update, shard)

@@ -58,11 +58,8 @@ class AFL(InformedRule):
         count, clients = context.num_clients, context.clients
         mixture = torch.full((count,), 1 / count).double() if state is None else state
         client_weights = mixture[clients]
-        shares = (
-            client_weights / client_weights.sum()
-            if float(client_weights.sum()) > NOTHING
-            else torch.zeros_like(client_weights)
-        )
+        total = client_weights.sum()
+        shares = client_weights / total if float(total) > NOTHING else 0 * client_weights
         moved = mixture.clone()
         steps = self.mixture_learning_rate * context.losses.double()
         moved[clients] += steps.clamp(max=MOST)

@@ -92,9 +92,8 @@ class Bulyan(ByzantineRule):
         for columns, ordered in sort_chunks(updates, chosen):
             step[columns] = average_around_median(ordered.contiguous(), count).to(step.dtype)
         shares = torch.zeros(len(updates), dtype=torch.float64)
-        shares[chosen] = compute_share_around_median(
-            sample_coordinates(updates)[chosen].double(), count
-        )
+        sample = sample_coordinates(updates)[chosen].double()
+        shares[chosen] = compute_share_around_median(sample, count)
         return AggregationResult(state, step, shares)
 
 

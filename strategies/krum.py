@@ -77,13 +77,8 @@ class MultiKrum(ByzantineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        num_selected = self.num_selected
-        require(
-            num_selected is None or num_selected >= 1,
-            "num_selected",
-            "at least 1, or None",
-            num_selected,
-        )
+        number = self.num_selected
+        require(number is None or number >= 1, "num_selected", "at least 1, or None", number)
 
     @property
     def min_updates(self) -> int:

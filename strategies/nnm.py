@@ -84,7 +84,6 @@ class NearestNeighborMixing(RobustWrappingRule):
         """Return the rule's result for the mixed updates; weights stay with their clients."""
         self.check_count(updates)
         near = find_neighbours(updates, self.num_byzantine)
-        inner = decide_mixed(
-            self.rule, state, make_neighbour_mean(near, updates), updates, weights, context
-        )
+        mix = make_neighbour_mean(near, updates)
+        inner = decide_mixed(self.rule, state, mix, updates, weights, context)
         return trace_back(inner, near / near.sum(1, keepdim=True, dtype=torch.float64))

@@ -62,9 +62,8 @@ class SignGuard(InformedRule):
         size = updates.shape[1]
         count = max(1, int(self.fraction * size))
         sampled = updates[:, torch.randperm(size, generator=rng)[:count].sort().values]
-        shares = equal_shares(
-            (passed & find_sign_cluster(sampled)).nonzero().squeeze(1), len(updates)
-        )
+        passed &= find_sign_cluster(sampled)
+        shares = equal_shares(passed.nonzero().squeeze(1), len(updates))
         scales = clip_factors(norms, usual)
         step = weighted_sum(shares * scales, updates).to(updates.dtype)
         return AggregationResult(state, step, shares, scales)

@@ -1,7 +1,7 @@
-"""Steps of stochastic gradient descent, with momentum and weight decay.
+"""Stochastic gradient descent with momentum and weight decay.
 
-The arithmetic is that of `torch.optim.SGD(foreach=True)`, bit by bit. Its constructor imports
-torch's compiler, which takes longer than many a client's whole training.
+The arithmetic is that of `torch.optim.SGD(foreach=True)`, bit by bit. The constructor of that class
+imports torch's compiler, which takes longer than many a client's whole training.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class SgdOptimizer:
     """Moves the trainable parameters of a model along their gradients.
 
     Attributes:
-        model: what is trained; pretrained layers move more slowly than the head.
-        learning_rate, momentum, weight_decay: as usual.
+        model: Model to train; pretrained layers have a smaller learning rate than the head.
+        learning_rate, momentum, weight_decay: As in `torch.optim.SGD`.
     """
 
     model: nn.Module
@@ -40,7 +40,7 @@ class SgdOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step. What got no gradient stays; it has to be the same in every step."""
+        """Take one step. The parameters without a gradient must be the same in every step."""
         for rate, parameters in self._groups.items():
             pairs = [(p.data, p.grad) for p in parameters if p.grad is not None]
             if not pairs:

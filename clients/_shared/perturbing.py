@@ -1,4 +1,4 @@
-"""Attackers that leave the honest mean in a direction, as far as they dare."""
+"""Base class of the attacks that move the honest mean along a direction (Min-Max, Min-Sum)."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Direction = Literal["deviation", "sign", "mean"]
 
 
 def oppose(updates: Float[Tensor, "n p"], direction: Direction) -> Float[Tensor, " p"]:
-    """Return the direction that leads away from where honest clients want to go, in float64.
+    """Return the perturbation direction, against the honest updates, in float64.
 
     Source: Shejwalkar and Houmansadr (2021), section IV-B: inverse standard deviation, inverse
     sign, inverse unit vector.
@@ -35,7 +35,7 @@ def oppose(updates: Float[Tensor, "n p"], direction: Direction) -> Float[Tensor,
 def measure_offsets(
     updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"], direction: Float[Tensor, " p"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return, seen from `origin`, each update's product with `way` and its squared length."""
+    """Return each update's product with `direction` and squared length, relative to `origin`."""
     along, away = torch.zeros(2, len(updates), dtype=torch.float64)
     for columns in chunks(updates.shape[1]):
         part = updates[:, columns].double() - origin[columns]
@@ -46,7 +46,7 @@ def measure_offsets(
 
 @dataclass(frozen=True)
 class DirectedColluder(Colluder):
-    """Send the honest mean, moved along a direction as far as `reach` says."""
+    """An attack that sends mean + g direction, with g from `find_scale`."""
 
     direction: Direction = "deviation"
     honest: Client = field(default_factory=SgdClient)
@@ -61,11 +61,11 @@ class DirectedColluder(Colluder):
         centre: Float[Tensor, " p"],
         direction: Float[Tensor, " p"],
     ) -> Float[Tensor, ""]:
-        """Return how often `way` is added to `centre`, the mean of the honest updates."""
+        """Return g, the multiple of `direction` to add to `centre`, the honest mean."""
 
     @final
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Move the mean; there is nowhere to go where the direction has no length."""
+        """Return the moved mean, or the mean itself if the direction is zero."""
         centre, direction = mean(known.honest), oppose(known.honest, self.direction)
         if direction.square().sum() == 0:
             return centre

@@ -1,4 +1,4 @@
-"""The search for the strongest attack of a family, against the rule that is really used."""
+"""Search for the strongest attack of a family against the actual rule."""
 
 import math
 from abc import abstractmethod
@@ -20,7 +20,7 @@ from fl_sim.core.errors import require
 
 @dataclass(frozen=True)
 class SearchingColluder(Colluder):
-    """Send, of a family of updates, the one that hurts most under the rule that aggregates."""
+    """An attack that sends the member of a family with the largest effect under the actual rule."""
 
     largest: float = 100.0
     evaluations: int = 20
@@ -33,7 +33,7 @@ class SearchingColluder(Colluder):
 
     @abstractmethod
     def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Return the update that is sent where the rule cannot be asked."""
+        """Return the forged update for rules that cannot be evaluated."""
 
     @abstractmethod
     def make_family(self, honest: Float[Tensor, "n p"]) -> Callable[[float], Float[Tensor, " p"]]:
@@ -41,11 +41,11 @@ class SearchingColluder(Colluder):
 
     @final
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
-        """Return the update with which the rule's step ends furthest from the honest mean.
+        """Return the forged update that moves the rule's step furthest from the honest mean.
 
-        Half of the evaluations lie on a logarithmic grid from a thousandth of `largest` up, the
-        others halve the gaps around the best so far: damage is no smooth function of the factor,
-        since a robust rule drops an attack from some factor on.
+        Half of the evaluations lie on a logarithmic grid from `largest` / 1000 to `largest`; the
+        others bisect the gaps around the best factor so far. The damage is not smooth in the
+        factor, because a robust rule rejects the attack from some factor on.
         """
         rule = known.rule
         if rule is None:
@@ -66,18 +66,18 @@ class SearchingColluder(Colluder):
         damages = {factor: damage(factor) for factor in grid}
         while len(damages) < self.evaluations:
             middle = _find_middle(sorted(damages), _find_best(damages))
-            if middle in damages:  # the gap is as small as floats are
+            if middle in damages:  # the gap is down to the resolution of floats
                 break
             damages[middle] = damage(middle)
         return forged(_find_best(damages))
 
 
 def _find_best(damages: dict[float, float]) -> float:
-    """Return the factor that does most damage, the smallest of equals."""
+    """Return the factor with the largest damage, the smallest one of ties."""
     return max(sorted(damages), key=damages.__getitem__)
 
 
 def _find_middle(factors: list[float], best: float) -> float:
-    """Return the middle of the wider of the two gaps beside the best factor."""
+    """Return the geometric middle of the wider of the two gaps beside the best factor."""
     gaps = [(high / low, low * high) for low, high in pairwise(factors) if best in (low, high)]
     return math.sqrt(max(gaps)[1])
