@@ -1,7 +1,7 @@
-"""Federated learning when some participants protect their data.
+"""Federated learning simulations in which some participants protect their data.
 
-Importing this package turns the telemetry and update checks of what it stands on off, so it has
-to come before the first import of `flwr` or `mlflow`; nothing here phones home.
+Importing this package turns off the telemetry and update checks of its dependencies, so import it
+before `flwr` or `mlflow`.
 """
 
 import importlib
@@ -45,12 +45,12 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    """Return what there is, imported yet or not."""
+    """Return all names of the package, including those that are imported on first use."""
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: a worker needs little of it, and should start at once."""
+    """Import a public name on first use, so that workers start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = [home for home, names in _HOMES.items() if name in names]

@@ -1,7 +1,7 @@
-"""An experiment: a whole run as one frozen value.
+"""Experiments: a whole run as one frozen dataclass.
 
-It is written as a Python file that imports its parts and names one `EXPERIMENT`; it becomes
-JSON beside its results, and that JSON runs again.
+An experiment file is a Python file that imports parts and defines `EXPERIMENT`. The experiment is
+stored as JSON beside its results, and can be run again from it.
 """
 
 import hashlib
@@ -23,27 +23,27 @@ from fl_sim.participants import Adversary, Participation
 # Values of a field, or, by label, the changes of several fields at once.
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
 Axes = Mapping[str, Axis]  # by field path: the grid of a sweep
-LONGEST_NAME = 200  # bytes; file systems take 255, and files beside it have a suffix
-MOST_ROUNDS = 1_000_000  # who takes part is drawn for each of them before the first
+LONGEST_NAME = 200  # bytes; file systems take 255, and some files add a suffix
+MOST_ROUNDS = 1_000_000  # the participants of all rounds are checked before the first
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, how many, and how many owners they have.
+    """The dataset, its size and the number of clients.
 
     Attributes:
-        dataset: name of a dataset, as `fl-sim list datasets` prints it.
-        num_clients: participants that share the training images.
-        num_samples: size of the class-balanced subset that is shared out; None: all.
-        num_test: size of the class-balanced subset of the test images; None: all.
-        held_out: share of each client's images, class by class, that nobody trains on: the
-            outsiders of the membership audit.
-        path: folder of the dataset's files; None: search the usual places.
-        classes: only these, numbered anew in this order; None: all.
-        side: to which images are scaled, in pixels, as `fl-sim protect --side` does; None: they
-            stay as they are, and have to be of one size.
-        folders: what the levels of an image folder name, from the top, such as
-            `split/label/owner`; None: what their names say.
+        dataset: Name of a dataset, as in `fl-sim list datasets`.
+        num_clients: Number of clients that share the training images.
+        num_samples: Size of the class-balanced subset of the training images; None: all.
+        num_test: Size of the class-balanced subset of the test images; None: all.
+        held_out: Share of each client's images per class that is not trained on: the non-members
+            of the membership audit.
+        path: Folder of the dataset's files; None: search the usual places.
+        classes: Classes to use, numbered anew in this order; None: all.
+        side: Side to which images are scaled, in pixels, as by `fl-sim protect --side`; None: not
+            scaled, for images of one size.
+        folders: Meaning of the levels of an image folder, from the top, such as
+            `split/label/owner`; None: inferred from the folders' names.
     """
 
     dataset: str = "fashion_mnist"
@@ -72,16 +72,16 @@ class Data:
 
     @property
     def read_options(self) -> ReadOptions:
-        """How its images are read."""
+        """Settings for reading the images."""
         return ReadOptions(self.side, self.folders)
 
 
 def subset_of(data: Data) -> Dataset:
-    """Return the images that are asked for; read once a process, and nobody changes them.
+    """Return the requested images, read once per process and not to be changed.
 
     Raises:
-        FieldError: for what the dataset does not have.
-        MissingDataError: where it is nowhere to be had.
+        FieldError: If the dataset lacks requested classes or images.
+        MissingDataError: If the dataset cannot be found.
     """
     sizes = data.num_samples, data.num_test
     return load_subset(data.dataset, data.path, *sizes, data.classes, data.read_options)
@@ -89,19 +89,20 @@ def subset_of(data: Data) -> Dataset:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network, from which start, and which part of it is trained.
+    """The network, its initial weights, and the part of it that is trained.
 
     Attributes:
-        backbone: name of a network, as `fl-sim list models` prints it.
+        backbone: Name of a network, as in `fl-sim list models`.
         init: `pretrained` weights (a foundation model), or a `random` start.
-        tune: the part that is trained and travels: everything, the last block and the head,
-            or the head alone; with the head, the scales and shifts of all normalisation
-            (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). A
-            front that is frozen as a whole is computed once an image and cached.
-        rank: of the changes of `lora`.
-        norm: of networks of ours: `batch`, `group` (keeps no statistics), or `off`.
-        pixels: side to which images are scaled for a foundation model; None: its default.
-        backbone_rate: learning rate of pretrained layers as a share of the head's.
+        tune: The part that is trained and sent: everything, the last block and the head,
+            or the head alone; or the head with the scales and shifts of all normalisation
+            (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). The
+            output of frozen first layers is computed once per image and cached.
+        rank: Rank of the changes of `lora`.
+        norm: Normalisation of this project's networks: `batch`, `group` (keeps no statistics), or
+            `off`.
+        pixels: Side to which images are scaled for a foundation model; None: its default.
+        backbone_rate: Learning rate of pretrained layers as a share of the head's.
     """
 
     backbone: str = "small_cnn"
@@ -120,7 +121,7 @@ class Model:
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
 
     def __str__(self) -> str:
-        """Return its name, its start and what is trained; of the rest, what is not default."""
+        """Return backbone, init, tune and other fields that are not default, for a table."""
         rest = [f.name for f in fields(self)[3:] if getattr(self, f.name) != f.default]
         words = [f"{name}={getattr(self, name)}" for name in rest]
         return ", ".join([self.backbone, self.init, self.tune, *words])
@@ -128,14 +129,14 @@ class Model:
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What happens when a client raises, dies, or sends what cannot be used.
+    """Handling of clients that raise, crash, or send an invalid update.
 
     Attributes:
-        on_failure: `raise` ends the run; `skip` goes on without the client; `retry` asks it
+        on_failure: `raise` ends the run; `skip` continues without the client; `retry` asks it
             again, up to `retries` times, then skips it.
-        retries: further attempts under `retry`.
-        min_updates: fewest valid updates with which a round may be aggregated.
-        timeout: seconds of work after which a client has failed; None: no limit.
+        retries: Number of further attempts under `retry`.
+        min_updates: Fewest valid updates with which a round is aggregated.
+        timeout: Seconds of work after which a client has failed; None: no limit.
     """
 
     on_failure: Literal["raise", "skip", "retry"] = "skip"
@@ -153,16 +154,16 @@ class FailurePolicy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When the global model is scored, and what is measured only once, after the last round.
+    """Interval of evaluations, and measurements after the last round.
 
     Attributes:
-        every: number of rounds from one evaluation on the test set and the audited pool to the
-            next; the last is always evaluated.
-        contributions: what each client's last update adds: `none`; `leave_one_out`, which
-            evaluates one model a client; `shapley`, also GTG-Shapley values, which take up to
-            a few hundred models. Either also gives cosines.
-        alone: how each client would train by itself, for as many rounds, to see what it gains
-            by taking part; None: not measured. Costs as much as the run itself.
+        every: Number of rounds between evaluations on the test set and the audited pool; the last
+            round is always evaluated.
+        contributions: Contribution of each client's last update: `none`; `leave_one_out`, which
+            evaluates one model per client; or `shapley`, which adds GTG-Shapley values from up to
+            a few hundred models. Both also give cosines.
+        alone: Client plug-in with which each client trains alone for as many rounds, to measure
+            its benefit from taking part; None: not measured. Costs as much as the run itself.
     """
 
     every: int = 1
@@ -176,19 +177,18 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A whole run as one value: same value, same seed, same bits.
+    """A whole run as one value: equal values give equal bits.
 
     Attributes:
-        name: folder of its results.
-        client: how honest participants train.
-        strategy: an aggregation rule of ours, or any built-in strategy of Flower.
-        data, partition, model, participation, failures, evaluation: as their classes say.
-        protection: noise that owners add to their images; None: nobody protects.
-        layout: which images it is added to.
-        adversary: clients that misbehave; several, where there are several kinds of attack, or
-            None: all are honest.
-        rounds: number of rounds.
-        seed: of everything that is drawn.
+        name: Name of the folder of its results.
+        client: Training of honest participants.
+        strategy: Aggregation rule of this project, or any built-in strategy of Flower.
+        data, partition, model, participation, failures, evaluation: See their classes.
+        protection: Noise that owners add to their images; None: none.
+        layout: Images that the noise is added to.
+        adversary: Malicious clients, one `Adversary` per kind of attack; None: all are honest.
+        rounds: Number of rounds.
+        seed: Seed of all random draws.
     """
 
     name: str
@@ -223,8 +223,8 @@ class Experiment:
             per_round,
         )
         for stay in self.participation.stays:
-            there = stay.client < clients
-            require(there, "participation.stays", f"clients below {clients}", stay.client)
+            exists = stay.client < clients
+            require(exists, "participation.stays", f"clients below {clients}", stay.client)
         for i, adversary in enumerate(self.adversaries):
             try:
                 self._check_adversary(adversary)
@@ -237,23 +237,23 @@ class Experiment:
 
     @property
     def adversaries(self) -> tuple[Adversary, ...]:
-        """The kinds of attack, in the order in which they are stacked; mostly none or one."""
+        """Adversaries as a tuple, in the order in which their attacks are stacked."""
         if self.adversary is None:
             return ()
         return self.adversary if isinstance(self.adversary, tuple) else (self.adversary,)
 
     @property
     def num_beside(self) -> int:
-        """Number of attackers that hold no images, beside the clients that share them."""
+        """Number of attackers that are additional clients without images."""
         return sum(a.count(0) for a in self.adversaries if a.beside)
 
     @property
     def num_clients(self) -> int:
-        """Number of all participants: those that share the images, and attackers beside them."""
+        """Number of all clients, including attackers without images."""
         return self.data.num_clients + self.num_beside
 
     def _check_adversary(self, adversary: Adversary) -> None:
-        """Raise a `FieldError` where there are no such clients, or not as many."""
+        """Raise a `FieldError` if there are fewer such clients than the adversary needs."""
         if adversary.beside:
             return
         clients, layout = self.data.num_clients, self.layout
@@ -266,40 +266,36 @@ class Experiment:
         by_client = layout.unit == "clients"
         require(by_client, "among", "'all' unless layout.unit is 'clients'", adversary.among)
         protecting = layout.count_protecting(clients)
-        there = protecting if adversary.among == "protected" else clients - protecting
-        require(count <= there, "num_clients", f"at most {there} {adversary.among} clients", count)
+        most = protecting if adversary.among == "protected" else clients - protecting
+        require(count <= most, "num_clients", f"at most {most} {adversary.among} clients", count)
 
     @property
     def clients_per_round(self) -> int:
-        """Number of clients that are asked each round; under Poisson sampling, on average."""
+        """Number of clients sampled per round; under Poisson sampling, the average number."""
         return self.participation.clients_per_round or self.num_clients
 
     @property
     def root_samples(self) -> int:
-        """Number of clean test images that the server takes to train on itself; mostly 0."""
+        """Number of clean test images that the server itself trains on; 0 for most rules."""
         rule = self.strategy
         return rule.root_samples if isinstance(rule, AggregationRule) else 0
 
     @property
     def run_id(self) -> str:
-        """Name of the run: a hash of everything but the seed (and the engine).
+        """Name of the run: a hash of all fields but the seed.
 
-        Where nothing is protected, it does not matter by what: those runs share one name.
+        If no image is protected, the protection is ignored, so that such runs share one name.
         """
         value = self if self.layout.fraction > 0 else self.all_clean()
         text = json.dumps(replace(value, seed=0).describe(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def all_clean(self) -> "Experiment":
-        """Return the control in which nobody protects (A_all)."""
+        """Return the control run without protection (A_all)."""
         return replace(self, protection=None, layout=Layout())
 
     def clean_part_only(self) -> "Experiment":
-        """Return the control that trains on the clean part alone (A_clean).
-
-        The protected images are left out, so their noise does not matter; every protection
-        shares this control.
-        """
+        """Return the control run on the clean images alone (A_clean), shared by all protections."""
         return replace(
             self,
             protection=None,
@@ -307,29 +303,29 @@ class Experiment:
         )
 
     def controls(self) -> dict[str, "Experiment"]:
-        """Return the runs that protection is measured against, by name."""
+        """Return the control runs of the protection, by name."""
         if self.protection is None or self.layout.fraction == 0:
             return {}
-        found = {"all": self.all_clean()}
+        controls = {"all": self.all_clean()}
         if self.layout.fraction < 1:
-            found["clean"] = self.clean_part_only()
-        return found
+            controls["clean"] = self.clean_part_only()
+        return controls
 
     def describe(self) -> dict[str, Any]:
-        """Return the experiment as plain JSON values: classes by name, and their fields."""
+        """Return the experiment as plain JSON values, of classes with their fields."""
         described: dict[str, Any] = serialization.describe(self)
         return described
 
     def to_json(self) -> str:
-        """Return the experiment as JSON; `from_json` gives it back."""
+        """Return the experiment as JSON, the inverse of `from_json`."""
         return json.dumps(self.describe(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
-        """Read an experiment from JSON.
+        """Return the experiment in a JSON text.
 
         Raises:
-            RequestError: for what is no experiment, or names a class that is not allowed.
+            RequestError: If it holds no experiment, or names a class that is not allowed.
         """
         return serialization.construct(serialization.parse_json(text), cls)
 

@@ -1,4 +1,4 @@
-"""Who takes part and who misbehaves, as an experiment declares it; `Schedule` carries it out."""
+"""Participation and adversaries, as declared in an experiment; `Schedule` draws them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,12 @@ from fl_sim.core.errors import require
 
 @dataclass(frozen=True)
 class AvailabilityWindow:
-    """The rounds in which one client is there; outside them nobody asks it.
+    """The rounds in which one client is available.
 
     Attributes:
-        client: its number.
-        first_round: in which it arrives.
-        last_round: after which it departs; None: it stays to the end.
+        client: Number of the client, from 0.
+        first_round: First round in which it is available.
+        last_round: Last round in which it is available; None: until the end.
     """
 
     client: int
@@ -28,31 +28,31 @@ class AvailabilityWindow:
         _check_window(self.first_round, self.last_round)
 
     def __str__(self) -> str:
-        """Return who is there when, for a table."""
+        """Return the client and its rounds, for a table."""
         last = "the end" if self.last_round is None else self.last_round
         return f"client {self.client}, rounds {self.first_round} to {last}"
 
     def covers(self, round_num: int) -> bool:
-        """Say whether the client is there in round `number`."""
+        """Return whether the client is available in the round."""
         return _covers(round_num, self.first_round, self.last_round)
 
 
 @dataclass(frozen=True)
 class Participation:
-    """Who is asked in a round, and who of them delivers in time.
+    """Sampling of clients per round, and the reasons for which sampled clients fail.
 
     Attributes:
-        clients_per_round: how many are asked, drawn anew each round; None: everybody.
-        drop_out: probability that a client that was asked does not deliver, round by round.
-        stays: when clients arrive and depart; whoever is not named is always there.
-        speed_spread: how unequal clients are in speed: standard deviation of the logarithm of
-            the time that a round takes them. Drawn once a client; 0: all take the same time.
-        deadline: how long the server waits, in units of the median client's time; who takes
-            longer does not deliver. None: the server waits for everybody.
-        sampling: `fixed`, a set of `clients_per_round` of those that are there and hold data,
-            each set as likely as any other; or `poisson`, each of them by itself, with the
-            probability at which `clients_per_round` are asked on average. Nobody may be drawn
-            for a round, which then leaves the model as it is.
+        clients_per_round: Number of clients sampled in each round; None: all.
+        drop_out: Probability per round that a sampled client drops out.
+        stays: Rounds in which clients are available; clients that are not named always are.
+        speed_spread: Standard deviation of the logarithm of a client's time per round, drawn once
+            per client; 0: all clients take the same time.
+        deadline: Time that the server waits, in units of the median client's time; slower clients
+            fail. None: the server waits for all.
+        sampling: `fixed`, a uniformly random set of `clients_per_round` of the available clients
+            with data; or `poisson`, each of them independently, with the probability that gives
+            `clients_per_round` on average. A round may then have no clients, and leaves the model
+            unchanged.
     """
 
     clients_per_round: int | None = None
@@ -72,37 +72,36 @@ class Participation:
         require(waits, "deadline", "above 0, or None to wait for everybody", self.deadline)
 
     def is_available(self, client: int, round_num: int) -> bool:
-        """Say whether `client` takes part at all in round `number`."""
+        """Return whether a client is available in the round."""
         stays = [stay for stay in self.stays if stay.client == client]
         return not stays or any(stay.covers(round_num) for stay in stays)
 
 
 @dataclass(frozen=True)
 class Adversary:
-    """Clients that misbehave: how, which ones, and in which rounds.
+    """Malicious clients, with their attack and its rounds.
 
-    Give one of `num_clients`, `share` and `clients`; without any, one client attacks. Clients
-    that the seed draws are nested: a larger number has the same ones and others, and several
-    adversaries of an experiment share them. Attacks that meet in one client are stacked: the
-    later wraps the earlier, and one that colludes wraps all others.
+    Give one of `num_clients`, `share` and `clients`; without any, one client attacks. Attackers
+    drawn by the seed are nested: a larger number includes the smaller, and several adversaries of
+    an experiment share them. Several attacks in one client are stacked: the later wraps the
+    earlier, and one that colludes wraps all others.
 
     Attributes:
-        client: how they behave. Where `honest`, what it wraps, is left at its default, it is
-            the experiment's own client.
-        num_clients: how many of them there are.
-        share: how many, as a share of the clients, rounded.
-        clients: which ones, by number.
-        among: whom they are drawn from: `all`, those that protect their images (`protected`),
-            or those that do not (`clean`).
-        drawn: `once` for the run, or `each_round` anew, out of those that are asked.
-        first_round, last_round: when they attack, both included; None: to the end. The same
-            round twice is a single shot.
-        every: in every how many rounds of that window, beginning with its first.
-        beside: they come beside the clients that share the images, and hold none of their own:
-            `num_clients` of them, with the next numbers, there in the rounds in which they
-            attack. Those that collude do not train. Any other attack is carried out on a copy of
-            an honest client's images, the j-th attacker's on those of the j-th client. They
-            weigh as much as honest clients do on average.
+        client: Behaviour of the attackers. If the field `honest` of an attack that wraps a client
+            is at its default, the attack wraps the experiment's own client.
+        num_clients: Number of attackers.
+        share: Number of attackers as a share of the clients, rounded.
+        clients: Numbers of the attackers.
+        among: Clients that attackers are drawn from: `all`, those that protect their images
+            (`protected`), or those that do not (`clean`).
+        drawn: `once` per run, or anew in `each_round` from the sampled clients.
+        first_round, last_round: First and last round of the attack; None: until the end. Equal
+            rounds make a single-shot attack.
+        every: Interval between attacks within these rounds, in rounds, from the first on.
+        beside: Whether the attackers are additional clients without images: `num_clients` of
+            them, with the next numbers, available in the rounds in which they attack. Those that
+            collude do not train. For any other attack, the j-th attacker trains on a copy of the
+            j-th client's images. Their weight is the average weight of honest clients.
     """
 
     client: Client
@@ -136,7 +135,7 @@ class Adversary:
         require(counted or not self.beside, "beside", allowed, self.beside)
 
     def __str__(self) -> str:
-        """Return who does what when, for a table."""
+        """Return the attack, its clients and its rounds, for a table."""
         parts = [
             str(serialization.label(self.client)),
             self._describe_clients(),
@@ -145,7 +144,7 @@ class Adversary:
         return ", ".join(part for part in parts if part)
 
     def count(self, num_clients: int) -> int:
-        """Return how many clients attack, out of `num_clients`."""
+        """Return the number of attackers among `num_clients` clients."""
         if self.clients:
             return len(set(self.clients))
         if self.share is not None:
@@ -153,9 +152,9 @@ class Adversary:
         return 1 if self.num_clients is None else self.num_clients
 
     def is_active(self, round_num: int) -> bool:
-        """Say whether round `number` is one of theirs."""
-        there = _covers(round_num, self.first_round, self.last_round)
-        return there and (round_num - self.first_round) % self.every == 0
+        """Return whether the attack is active in the round."""
+        in_window = _covers(round_num, self.first_round, self.last_round)
+        return in_window and (round_num - self.first_round) % self.every == 0
 
     def _describe_clients(self) -> str:
         if self.beside:

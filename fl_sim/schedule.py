@@ -1,6 +1,7 @@
-"""Who does what in which round: who is asked, who misbehaves, who does not deliver.
+"""Draws the participants, attackers and absent clients of every round.
 
-Everything is drawn by name, so that it is the same on every engine and known before a round.
+Generators are named by round and client, so the schedule is the same on every engine and is known
+before a round.
 """
 
 from collections.abc import Iterable
@@ -26,30 +27,27 @@ DROPPED_OUT = "dropped out"
 
 @dataclass(frozen=True)
 class Schedule:
-    """The script of a run."""
+    """The participants of each round of an experiment, and their behaviour."""
 
     experiment: Experiment
 
     def choose_clients(self, round_num: int, holders: list[int]) -> list[int]:
-        """Return who is asked to train in round `number`, out of the clients with data."""
+        """Return the clients that are asked to train in the round, out of `holders`, in order."""
         if self.experiment.participation.sampling == "poisson":
             return self._draw_poisson(round_num, holders)
-        there = set(holders)
-        asked = (client for client in self._list_available(round_num) if client in there)
+        eligible = set(holders)
+        asked = (client for client in self._list_available(round_num) if client in eligible)
         return sorted(islice(asked, self.experiment.clients_per_round))
 
     def describe_draw(self, round_num: int, holders: list[int]) -> Draw:
-        """Return how those who are asked in round `number` are drawn.
-
-        Only clients that are there and have data can be; whether they deliver comes later.
-        """
+        """Return the sampling of the round, whose eligible clients are available and hold data."""
         participation, eligible = self.experiment.participation, len(holders)
         if participation.stays or self.extra_attackers:
             eligible = len(self._select_available(round_num, holders))
         return Draw(eligible, self.experiment.clients_per_round, participation.sampling)
 
     def _draw_poisson(self, round_num: int, holders: list[int]) -> list[int]:
-        """Ask each client that is there with the same probability, whoever else is asked."""
+        """Draw each available client independently, with the same probability."""
         rng = generator(self.experiment.seed, "round", round_num, "participation")
         lots = torch.rand(self.experiment.num_clients, generator=rng, dtype=torch.float64)
         rate, there = (
@@ -59,7 +57,7 @@ class Schedule:
         return sorted(client for client in there if float(lots[client]) < rate)
 
     def _select_available(self, round_num: int, clients: Iterable[int]) -> list[int]:
-        """Return those of the clients that take part in round `number` at all, in their order."""
+        """Return the given clients that are available in the round, in their order."""
         participation = self.experiment.participation
         idle = {
             client
@@ -70,36 +68,32 @@ class Schedule:
         return [c for c in clients if c not in idle and participation.is_available(c, round_num)]
 
     def find_absent(self, round_num: int, chosen: list[int]) -> dict[int, str]:
-        """Return who of them does not deliver in time, and why."""
+        """Return the cause for each chosen client that drops out or misses the deadline."""
         causes = ((client, self._absence_cause(client, round_num)) for client in chosen)
         return {client: cause for client, cause in causes if cause}
 
     def attackers(self, round_num: int) -> frozenset[int]:
-        """Return the clients that misbehave in round `number`."""
-        return frozenset().union(*(own for _, own in self._active_adversaries(round_num)))
+        """Return the clients that attack in the round."""
+        return frozenset().union(*(who for _, who in self._active_adversaries(round_num)))
 
     def behaviour(self, client: int, round_num: int) -> Client:
-        """Return how `client` trains in round `number`."""
+        """Return the behaviour of a client in the round: honest, or its stacked attacks."""
         return _stack_attacks(self.attacks_of(client, round_num), self.experiment.client)
 
     def protects(self, round_num: int) -> bool:
-        """Say whether the protected images are trained on as protected in round `number`."""
+        """Return whether protected images carry their noise in the round."""
         return round_num >= self.experiment.layout.first_round
 
     def attacks_of(self, client: int, round_num: int) -> tuple[Client, ...]:
-        """Return the attacks that `client` runs in round `number`, the innermost first."""
-        own = [
-            adversary.client
-            for adversary, who in self._active_adversaries(round_num)
-            if client in who
-        ]
-        return tuple(sorted(own, key=lambda attack: isinstance(attack, ColludingClient)))
+        """Return the attacks of a client in the round, innermost first."""
+        attacks = [a.client for a, who in self._active_adversaries(round_num) if client in who]
+        return tuple(sorted(attacks, key=lambda attack: isinstance(attack, ColludingClient)))
 
     def check(self, fewest: int = 1) -> None:
-        """Raise a `FieldError` for a round that cannot be played.
+        """Raise a `FieldError` for a round that cannot be run.
 
         Args:
-            fewest: clients with which a round can be aggregated.
+            fewest: Fewest clients with which a round can be aggregated.
         """
         experiment = self.experiment
         changing = experiment.participation.stays or experiment.adversaries
@@ -116,7 +110,7 @@ class Schedule:
                 raise FieldError("adversary", allowed, " around ".join(names))
 
     def _check_availability(self, round_num: int, fewest: int) -> None:
-        """Refuse a round for which too few are there, or deliver in time."""
+        """Refuse a round with too few clients that are available and fast enough."""
         present = self._list_available(round_num)
         if not present:
             allowed = "somebody there in every round"
@@ -132,16 +126,14 @@ class Schedule:
             require(count >= fewest, "participation.deadline", allowed, got)
 
     def _list_available(self, round_num: int) -> list[int]:
-        """Return whoever takes part in the round, in the order in which they are asked."""
+        """Return the available clients in the random order in which they are asked."""
         rng = generator(self.experiment.seed, "round", round_num, "participation")
         order = torch.randperm(self.experiment.num_clients, generator=rng).tolist()
         return self._select_available(round_num, order)
 
     def _absence_cause(self, client: int, round_num: int) -> str:
-        participation, labels = (
-            self.experiment.participation,
-            ("round", round_num, "client", client),
-        )
+        participation = self.experiment.participation
+        labels = ("round", round_num, "client", client)
         if participation.drop_out > 0:
             rng = generator(self.experiment.seed, *labels, "drop-out")
             if float(torch.rand((), generator=rng)) < participation.drop_out:
@@ -151,54 +143,49 @@ class Schedule:
 
     @cached_property
     def times(self) -> Float[Tensor, " k"]:
-        """How long a round takes each client, in units of the median client's time."""
+        """Time per round of each client, in units of the median client's time."""
         rng = generator(self.experiment.seed, "speed")
         drawn = torch.randn(self.experiment.num_clients, generator=rng, dtype=torch.float64)
         times = (self.experiment.participation.speed_spread * drawn).exp()
         return times / times.quantile(0.5)
 
     def _active_adversaries(self, round_num: int) -> list[tuple[Adversary, frozenset[int]]]:
-        """Return the adversaries of a round, each with its clients."""
+        """Return the adversaries that are active in the round, each with its clients."""
         if round_num not in self._active_by_round:
-            drawn = [
-                a for a in self.experiment.adversaries if a.is_active(round_num) and not a.beside
-            ]
+            active = [a for a in self.experiment.adversaries if a.is_active(round_num)]
+            fixed, drawn = self._fixed_attackers, [a for a in active if not a.beside]
             self._active_by_round[round_num] = [
-                (
-                    a,
-                    self._draw_for_round(a, round_num)
-                    if a.drawn == "each_round"
-                    else self._fixed_attackers[a],
-                )
+                (a, fixed[a] if a.drawn == "once" else self._draw_for_round(a, round_num))
                 for a in drawn
-            ] + [(a, frozenset(who)) for a, who in self.extra_attackers if a.is_active(round_num)]
+            ] + [(a, frozenset(who)) for a, who in self.extra_attackers if a in active]
         return self._active_by_round[round_num]
 
     @cached_property
     def extra_attackers(self) -> list[tuple[Adversary, range]]:
-        """The adversaries beside the clients that share the images, each with its numbers."""
-        found, first = [], self._num_holders
+        """Adversaries that are additional clients, each with its client numbers."""
+        extra, first = [], self._num_holders
         for adversary in self.experiment.adversaries:
             if adversary.beside:
-                found.append((adversary, range(first, first + adversary.count(0))))
-                first = found[-1][1].stop
-        return found
+                extra.append((adversary, range(first, first + adversary.count(0))))
+                first = extra[-1][1].stop
+        return extra
 
     @cached_property
     def _active_by_round(self) -> dict[int, list[tuple[Adversary, frozenset[int]]]]:
-        """What was drawn already: it is asked for client by client."""
+        """Cache of active adversaries by round, since it is read once per client."""
         return {}
 
     @cached_property
     def _fixed_attackers(self) -> dict[Adversary, frozenset[int]]:
-        """The clients of each adversary that are the same in all its rounds."""
+        """Clients of each adversary whose clients are the same in all its rounds."""
         fixed = [a for a in self.experiment.adversaries if a.drawn == "once" and not a.beside]
         return {a: self._draw_attackers(a) for a in fixed}
 
     def _draw_attackers(self, adversary: Adversary) -> frozenset[int]:
-        """Draw from one end or the other of the order of protection, or from an order of its own.
+        """Return the clients of an adversary that are drawn once per run.
 
-        So the same clients attack whatever the fraction that protects, and in the controls.
+        Protected and clean attackers are taken from the two ends of the order of protection, so
+        the same clients attack for every protected fraction, and in the controls.
         """
         if adversary.clients:
             return frozenset(adversary.clients)
@@ -223,14 +210,14 @@ class Schedule:
 
 
 def backdoors(experiment: Experiment) -> list[Backdoor]:
-    """Return the trigger and the target class of every backdoor, each once."""
+    """Return the distinct backdoors of all adversaries."""
     parts = [part for a in experiment.adversaries for _, part in a.client.walk("adversary.client")]
     planted = [part.backdoor() for part in parts]
     return list(dict.fromkeys(backdoor for backdoor in planted if backdoor is not None))
 
 
 def _stack_attacks(attacks: tuple[Client, ...], honest: Client) -> Client:
-    """Put attacks around a client, the first innermost."""
+    """Return a client wrapped in attacks, the first innermost."""
     for i, attack in enumerate(attacks):
         honest = attack.rewrap(honest, always=i > 0)
     return honest

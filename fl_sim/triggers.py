@@ -1,4 +1,4 @@
-"""Triggers of backdoors: what is stamped on images, in training and when the model is tested."""
+"""Triggers of backdoors, stamped on images in training and in the test of the model."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fl_sim.core.seeding import generator
 
 
 class Trigger(ABC):
-    """A mark on an image that a backdoored model takes for a class."""
+    """A mark on images that a backdoored model classifies as its target class."""
 
     @abstractmethod
     def stamp(
@@ -23,13 +23,13 @@ class Trigger(ABC):
         """Return copies of the images that carry the trigger.
 
         Args:
-            images: as published.
-            part: which part of the trigger, by any number, where it comes in parts; None: all.
+            images: Images as published.
+            part: Number of the part to stamp, for triggers that consist of parts; None: all.
         """
 
 
 class Backdoor(NamedTuple):
-    """A trigger, and the class that images with it become."""
+    """A trigger, and the class that a backdoored model assigns to images with it."""
 
     trigger: Trigger
     target: int
@@ -43,7 +43,7 @@ class Patch(Trigger):
     Source: Gu et al. (2017), BadNets, section 3, https://arxiv.org/abs/1708.06733.
 
     Attributes:
-        side: of the square, in pixels; at most the image's own.
+        side: Side of the square, in pixels; at most that of the image.
     """
 
     side: int = 3
@@ -55,7 +55,7 @@ class Patch(Trigger):
     def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
-        """Paint the square."""
+        """Return copies of the images with the square."""
         stamped = images.clone()
         stamped[:, :, -self.side :, -self.side :] = 255
         return stamped
@@ -64,14 +64,14 @@ class Patch(Trigger):
 @final
 @dataclass(frozen=True)
 class Blend(Trigger):
-    """A picture of random pixels that shines through the whole image.
+    """A picture of random pixels that is blended into the whole image.
 
     Source: Chen et al. (2017), section 4.2, the blended injection strategy,
     https://arxiv.org/abs/1712.05526.
 
     Attributes:
-        strength: alpha of the paper, the share of the picture in the sum.
-        pattern: number of the picture; equal numbers, equal pictures.
+        strength: Share of the picture in the blend, the paper's alpha.
+        pattern: Number of the picture; equal numbers give equal pictures.
     """
 
     strength: float = 0.2
@@ -84,7 +84,7 @@ class Blend(Trigger):
     def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
-        """Mix each image with the picture, and round."""
+        """Return the images blended with the picture, and rounded."""
         shape, rng = images.shape[1:], generator(self.pattern, "trigger")
         picture = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
         mixed = torch.lerp(images.float(), picture.float().expand(images.shape), self.strength)
@@ -94,13 +94,13 @@ class Blend(Trigger):
 @final
 @dataclass(frozen=True)
 class Bars(Trigger):
-    """Four white bars in the upper left corner, which attackers can share out among them.
+    """Four white bars in the upper left corner, which attackers can divide among themselves.
 
     Source: Xie et al. (2020), DBA, section 3, https://openreview.net/forum?id=rkgyS0VFvr.
 
     Attributes:
-        length: of a bar, in pixels.
-        gap: between bars, in pixels.
+        length: Length of a bar, in pixels.
+        gap: Gap between bars, in pixels.
     """
 
     length: int = 4
@@ -114,7 +114,7 @@ class Bars(Trigger):
     def stamp(
         self, images: UInt8[Tensor, "n c h w"], part: int | None = None
     ) -> UInt8[Tensor, "n c h w"]:
-        """Paint the bars: two above two; the part with number i is bar i modulo 4."""
+        """Return copies of the images with the bars, two above two; part i is bar i modulo 4."""
         stamped = images.clone()
         for bar in range(4) if part is None else (part % 4,):
             row = (bar // 2) * (1 + self.gap)

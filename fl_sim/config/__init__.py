@@ -1,1 +1,1 @@
-"""Reading and checking experiments: files, overrides, sweeps and validation."""
+"""Experiment files, overrides, sweeps and validation."""

@@ -1,4 +1,4 @@
-"""Experiment files: a Python file that names one EXPERIMENT, or the JSON beside results."""
+"""Reads experiment files: Python files that define EXPERIMENT, or `experiment.json` of a run."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,13 +27,13 @@ PLUGINS: tuple[tuple[str, type[Any]], ...] = (
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """What a file declares.
+    """Contents of an experiment file.
 
     Attributes:
-        experiment: its EXPERIMENT.
-        axes: its AXES, for a sweep; empty where it has none.
-        seeds: its SEEDS; the experiment's own where it has none.
-        full: its FULL, the fields that give it the size of the papers; empty where it has none.
+        experiment: EXPERIMENT.
+        axes: AXES of a sweep; empty by default.
+        seeds: SEEDS; by default the seed of the experiment.
+        full: FULL, values by field path for the size that the papers use; empty by default.
     """
 
     experiment: Experiment
@@ -48,13 +48,13 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
     An overridden field is no longer an axis of the sweep.
 
     Args:
-        path: of the file.
-        overrides: `field=value`.
-        full: first apply the file's FULL, the size of the papers.
+        path: Path of the file.
+        overrides: Texts `field=value`.
+        full: Whether the file's FULL is applied first.
 
     Raises:
-        RequestError: for a file that is missing, declares no experiment, or has no FULL.
-        FieldError: for an override of an unknown field, or out of range.
+        RequestError: If the file is missing, defines no experiment, or should have a FULL.
+        FieldError: If an override names an unknown field, or a value out of range.
     """
     path = Path(path)
     content = _read_json(path) if path.suffix == ".json" else _read_python(path)
@@ -77,7 +77,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a command line means.
+    """Return the value of a text on the command line.
 
     >>> parse_value("16/255") == 16 / 255, parse_value("7.5/255") == 7.5 / 255, parse_value("none")
     (True, True, None)
@@ -99,12 +99,12 @@ def parse_value(text: str) -> Any:
 
 def _parse_fraction(text: str) -> float:
     """Return the value of a fraction, such as 8/255 or 0.5/255."""
-    above, below = text.split("/")  # a ValueError for more or fewer
-    return float(above) / float(below)
+    numerator, denominator = text.split("/")  # a ValueError for more or fewer parts
+    return float(numerator) / float(denominator)
 
 
 def _find_plugin(text: str) -> Any:
-    """Return a plug-in with default values, by its class name or dotted path."""
+    """Return a plug-in with default values by class name or dotted path, or None."""
     if "." in text and text.split(".")[0] in (*serialization.PACKAGES, "flwr"):
         return serialization.make_default(serialization.find_class(text))
     for package, base in PLUGINS:
@@ -143,7 +143,7 @@ def _read_python(path: Path) -> ExperimentFile:
 
 
 def check_full(full: Any) -> None:
-    """Raise a `FieldError` for what is no mapping of field paths to values."""
+    """Raise a `FieldError` unless FULL is a mapping of field paths to values."""
     allowed = "field paths with values, such as {'data.num_samples': None}"
     named = isinstance(full, Mapping) and all(isinstance(path, str) for path in full)
     require(named, "FULL", allowed, full)
@@ -158,11 +158,7 @@ def _apply_full(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
 
 @contextmanager
 def prefix_with_line(path: Path, name: str) -> Iterator[None]:
-    """Put the file, and the line on which it sets a name, before what is wrong with it.
-
-    Raises:
-        RequestError: with the place.
-    """
+    """Prefix a `RequestError` from the block with the file and line that set a name."""
     try:
         yield
     except RequestError as error:

@@ -35,11 +35,11 @@ class Cell:
 
     @property
     def run_id(self) -> str:
-        """Name of the run: the experiment's own, or a hash of it and of `made_with`."""
-        own = self.experiment.run_id
+        """Name of the run: that of the experiment, hashed with `made_with` if there is any."""
+        run_id = self.experiment.run_id
         if not self.made_with:
-            return own
-        text = json.dumps([own, dict(self.made_with)], sort_keys=True)
+            return run_id
+        text = json.dumps([run_id, dict(self.made_with)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -48,7 +48,7 @@ class Cell:
         return self.run_id, self.experiment.seed
 
     def controls(self) -> dict[str, "Cell"]:
-        """Return the runs that its protection is measured against, by name, made with the same."""
+        """Return the control runs of its protection by name, with the same `made_with`."""
         return {
             name: Cell(control, {**self.settings, "control": name}, self.made_with)
             for name, control in self.experiment.controls().items()
@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The settings and the seed, in words."""
+        """Settings and seed in words."""
         return describe_settings(self.settings, self.experiment.seed)
 
 
@@ -74,7 +74,7 @@ def label_axes(axes: Mapping[str, Values]) -> dict[str, Mapping[str, Any]]:
     """Return the values of every axis by their labels.
 
     Raises:
-        FieldError: for values that read alike, whose results nobody could tell apart.
+        FieldError: If two values have the same label.
     """
     labelled: dict[str, Mapping[str, Any]] = {}
     for name, values in axes.items():
@@ -110,13 +110,13 @@ def expand_cells(
         source: Name of the seeds in messages.
 
     Raises:
-        FieldError: for an unknown field or a value out of range.
-        RequestError: for axes that are none, and for two cells that are the same.
+        FieldError: For an unknown field, or a value out of range.
+        RequestError: If axes are malformed, or two cells are the same experiment.
     """
     check_axes(axes)
     wanted = validate_seeds([experiment.seed] if seeds is None else seeds, source)
     labelled, cells = label_axes(axes), list[Cell]()
-    seen: dict[str, Mapping[str, Any]] = {}
+    settings_by_json: dict[str, Mapping[str, Any]] = {}
     for words in expand_grid(labelled):
         changed, settings = experiment, dict[str, Any](words)
         for name, word in words.items():
@@ -125,17 +125,19 @@ def expand_cells(
                 settings[name], changes = label(changes), {name: changes}
             for path, value in changes.items():
                 changed = changed.with_value(path, value)
-        _refuse_duplicates(seen, changed, settings)
+        _refuse_duplicates(settings_by_json, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
     refuse_overwrites(axes, {})
     return cells
 
 
 def _refuse_duplicates(
-    seen: dict[str, Mapping[str, Any]], experiment: Experiment, settings: Mapping[str, Any]
+    settings_by_json: dict[str, Mapping[str, Any]],
+    experiment: Experiment,
+    settings: Mapping[str, Any],
 ) -> None:
-    """Refuse a cell that was there already under other settings: it would count twice."""
-    first = seen.setdefault(experiment.to_json(), settings)
+    """Refuse an experiment that is in the grid already: its results would count twice."""
+    first = settings_by_json.setdefault(experiment.to_json(), settings)
     if first is not settings:
         raise RequestError(
             f"AXES: {_describe(first)} and {_describe(settings)} are the same experiment"
@@ -147,25 +149,27 @@ def _describe(settings: Mapping[str, Any]) -> str:
 
 
 def validate_seeds(seeds: Any, source: str) -> tuple[int, ...]:
-    """Return seeds as a tuple, if they are whole numbers that differ.
+    """Return seeds as a tuple, if they are different whole numbers.
 
     Raises:
-        FieldError: naming `source`, where they were given.
+        FieldError: Naming `source`, the place where the seeds were given.
     """
     allowed = "a list of different whole numbers from 0 to 2^63 - 1"
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping)
     require(listed, source, allowed, seeds)
-    found = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
-    require(len(found) <= MOST_SEEDS, source, f"at most {MOST_SEEDS:,} seeds", shorten(seeds))
-    for seed in found:
+    listed_seeds = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
+    few = len(listed_seeds) <= MOST_SEEDS
+    require(few, source, f"at most {MOST_SEEDS:,} seeds", shorten(seeds))
+    for seed in listed_seeds:
         fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST
         require(fits, source, allowed, seed)
-    require(0 < len(found) == len(set(found)), source, allowed, found)
-    return found
+    distinct = 0 < len(listed_seeds) == len(set(listed_seeds))
+    require(distinct, source, allowed, listed_seeds)
+    return listed_seeds
 
 
 def check_axes(axes: Any) -> None:
-    """Raise a `RequestError` where axes are no grid of an experiment."""
+    """Raise a `RequestError` unless axes are a grid of an experiment."""
     check_grid(axes)
     for name, values in axes.items():
         for changes in values.values() if isinstance(values, Mapping) else [{name: None}]:
@@ -177,7 +181,7 @@ def check_axes(axes: Any) -> None:
 
 
 def check_grid(axes: Any) -> None:
-    """Raise a `RequestError` where axes are no lists of values, or values by label."""
+    """Raise a `RequestError` unless each axis is a list of values, or values by label."""
     if not (isinstance(axes, Mapping) and all(isinstance(name, str) for name in axes)):
         example = "{'layout.fraction': [0.0, 0.5]}"
         raise RequestError(
@@ -193,21 +197,22 @@ def check_grid(axes: Any) -> None:
 
 
 def refuse_overwrites(axes: Axes, before: Mapping[str, str]) -> None:
-    """Refuse an axis that sets again what was set before it: those settings would lie.
+    """Refuse an axis that overwrites an earlier setting, whose label would then be wrong.
 
     Args:
         axes: Axes in the order in which they are applied.
-        before: Where a field was set, by its path, such as `{"client.momentum": "--set"}`.
+        before: Sources of earlier settings by field path, such as `{"client.momentum": "--set"}`.
 
     Raises:
-        RequestError: naming both.
+        RequestError: Naming both settings.
     """
     before = dict(before)
     for name, values in axes.items():
         changes = values.values() if isinstance(values, Mapping) else [{name: None}]
-        paths = {path for own in changes for path in own}
-        for own, first in before.items():
+        paths = {path for change in changes for path in change}
+        for field_path, source in before.items():
             for path in paths:
-                if own == path or own.startswith(f"{path}."):
-                    raise RequestError(f"AXES: {name} sets {path}, and would undo {own} of {first}")
+                if field_path == path or field_path.startswith(f"{path}."):
+                    undone = f"would undo {field_path} of {source}"
+                    raise RequestError(f"AXES: {name} sets {path}, and {undone}")
         before |= dict.fromkeys(paths, name)

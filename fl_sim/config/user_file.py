@@ -1,8 +1,7 @@
-"""Files that a user wrote, read and executed: whatever is wrong with one is a `RequestError`.
+"""Reads and runs Python files of users, and turns their errors into a `RequestError`.
 
-An experiment file is code, as a Makefile is. What it raises is a fault of the file, so it is said
-in one line, with the file's own line and what is allowed there; a fault of ours keeps its
-traceback.
+An experiment file is code, as a Makefile is. Its errors are reported in one line, with the line
+of the file and the allowed values; errors of this project keep their traceback.
 """
 
 import ast
@@ -21,18 +20,18 @@ from typing import Any
 
 from fl_sim.core import serialization
 from fl_sim.core.errors import RequestError, UnknownFieldError, suggest
+from fl_sim.core.names import PACKAGES
 from fl_sim.core.plugins import discover
 
-HOMES = ("clients", "strategies", "fl_sim.protections", "fl_sim.countermeasures", "fl_sim.data")
 LARGEST_FILE = 32 * 2**20  # bytes; an experiment takes a few thousand
-LONGEST_MESSAGE = 2000  # characters of what an exception of a user's file says
+LONGEST_MESSAGE = 2000  # characters of the message of an exception in a user's file
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        RequestError: naming the file, where there is none, or it cannot be read.
+        RequestError: If it is missing or cannot be read, naming the file.
     """
     try:
         if not path.exists():
@@ -53,10 +52,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a file in UTF-8.
+    """Return the text of a file in UTF-8.
 
     Raises:
-        RequestError: naming the file, for anything else.
+        RequestError: If it cannot be read or decoded, naming the file.
     """
     try:
         return read_bytes(path).decode("utf-8-sig")
@@ -67,11 +66,11 @@ def read_text(path: Path) -> str:
 
 
 def load_python(path: Path) -> ModuleType:
-    """Run a Python file, and return what it defines.
+    """Run a Python file, and return its module.
 
     Raises:
-        RequestError: for a file that is missing or not Python, and for whatever it raises but
-            `KeyboardInterrupt`; it names the line, and what is allowed.
+        RequestError: If it is missing or not Python, or raises anything but `KeyboardInterrupt`;
+            the message names the line and the allowed values.
     """
     source = read_bytes(path)
     loader = SourceFileLoader(f"experiment_{path.stem}", str(path))
@@ -96,20 +95,20 @@ def load_python(path: Path) -> ModuleType:
 
 @contextmanager
 def _delay_warnings() -> Iterator[None]:
-    """Show warnings once the file has run; where it fails, its failure is all that matters."""
-    held: list[tuple[Any, ...]] = []
+    """Show warnings after the block has run; drop them if it fails, so that one line remains."""
+    delayed: list[tuple[Any, ...]] = []
 
-    def hold(*warning: Any) -> None:
-        held.append(warning)
+    def delay(*warning: Any) -> None:
+        delayed.append(warning)
 
     before = warnings.showwarning
-    warnings.showwarning = hold  # type: ignore[assignment]
+    warnings.showwarning = delay  # type: ignore[assignment]
     try:
         yield
     finally:
-        if warnings.showwarning is hold:
+        if warnings.showwarning is delay:
             warnings.showwarning = before
-    for warning in held:
+    for warning in delayed:
         warnings.showwarning(*warning)
 
 
@@ -121,11 +120,11 @@ def locate(path: Path, name: str) -> str:
 
 def _assigns(node: ast.stmt, name: str) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return any(isinstance(own, ast.Name) and own.id == name for own in targets)
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
 
 
 def _describe_error(path: Path, error: BaseException) -> str:
-    """Return one line: where in the file, what is wrong, and what is allowed."""
+    """Return one line: the place in the file, the error, and the allowed values."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         place = "" if error.lineno is None else f":{error.lineno}"
         return f"{path}{place}: {_shorten(str(error.msg))}"
@@ -135,13 +134,13 @@ def _describe_error(path: Path, error: BaseException) -> str:
 
 
 def _find_call(path: Path, error: BaseException) -> TracebackType | None:
-    """Return the innermost call of the file itself that went wrong."""
-    found, trace = None, error.__traceback__
+    """Return the innermost traceback entry inside the file, or None."""
+    innermost, trace = None, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
-            found = trace
+            innermost = trace
         trace = trace.tb_next
-    return found
+    return innermost
 
 
 def _shorten(text: str) -> str:
@@ -150,14 +149,14 @@ def _shorten(text: str) -> str:
 
 
 def _explain(error: BaseException, call: TracebackType | None) -> str:
-    """Return what went wrong in words, with what the file may have meant."""
+    """Describe an error, with a suggestion if there is one."""
     if isinstance(error, RequestError):
         return str(error)
     if isinstance(error, SystemExit):
         return f"the file ends the program, with exit code {error.code!r}; it may only name things"
     try:
-        words = re.sub(r" \(/.*\)$", "", str(error))  # where an imported module lies
-    except Exception:  # of a class of the user's own
+        words = re.sub(r" \(/.*\)$", "", str(error))  # drops the path of an imported module
+    except Exception:  # from a class in the user's file
         words = ""
     cls = _find_called_class(words, call) if isinstance(error, TypeError) and call else None
     if cls is not None:
@@ -167,7 +166,7 @@ def _explain(error: BaseException, call: TracebackType | None) -> str:
 
 
 def _suggest(error: BaseException, words: str, call: TracebackType | None) -> str:
-    """Return what may have been meant: a name, an attribute, or something to import."""
+    """Suggest a name, an attribute or an import that is close to the missing one."""
     if isinstance(error, NameError) and call is not None:
         frame = call.tb_frame
         return suggest(str(error.name), {*frame.f_globals, *frame.f_locals, *dir(builtins)})
@@ -179,7 +178,7 @@ def _suggest(error: BaseException, words: str, call: TracebackType | None) -> st
 
 
 def _explain_arguments(words: str, cls: type) -> str:
-    """Return what a class takes, where Python says that it did not take its arguments."""
+    """Describe the arguments of a class whose constructor refused the given ones."""
     known = serialization.argument_names_of(cls)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", words)
     if unknown:
@@ -189,17 +188,18 @@ def _explain_arguments(words: str, cls: type) -> str:
 
 
 def _find_called_class(words: str, call: TracebackType) -> type | None:
-    """Return the part of an experiment whose constructor did not take its arguments."""
-    found = re.match(r"(?:(\w+)\.__init__\(\) )?(?:got an unexpected|missing|takes) ", words)
-    if found is None:
+    """Return the part of an experiment whose constructor refused its arguments, or None."""
+    match = re.match(r"(?:(\w+)\.__init__\(\) )?(?:got an unexpected|missing|takes) ", words)
+    if match is None:
         return None
-    cls = _find_callee(call) or (_find_class(found[1]) if found[1] else None)
+    cls = _find_callee(call) or (_find_class(match[1]) if match[1] else None)
     return cls if isinstance(cls, type) and serialization.is_part(cls) else None
 
 
 def _find_callee(call: TracebackType) -> Any:
-    """Return what was called, by its name in the file; None where it has none."""
+    """Return the object that a call names in the file, or None."""
     frame = call.tb_frame
+    # The position of the failing instruction, whose columns are offsets in UTF-8 bytes.
     places = list(frame.f_code.co_positions())[call.tb_lasti // 2]
     lines = Path(frame.f_code.co_filename).read_text("utf-8-sig").splitlines()
     first, last, start, end = (int(place or 0) for place in places)
@@ -212,38 +212,39 @@ def _find_callee(call: TracebackType) -> Any:
     node, path = getattr(node, "func", None), list[str]()
     while isinstance(node, ast.Attribute):
         node, path = node.value, [node.attr, *path]
-    found = (frame.f_globals | frame.f_locals).get(getattr(node, "id", ""))
+    callee = (frame.f_globals | frame.f_locals).get(getattr(node, "id", ""))
     for name in path:
-        found = getattr(found, name, None)
-    return found
+        callee = getattr(callee, name, None)
+    return callee
 
 
 def _find_class(name: str) -> type | None:
-    """Return the class of this name in what was imported, such as one that `replace` made."""
+    """Return the class of this name in an imported module, such as one made by `replace`."""
     tops = (*serialization.PACKAGES, "flwr")
-    there = (vars(module) for own, module in list(sys.modules.items()) if own.split(".")[0] in tops)
-    return next((space[name] for space in there if isinstance(space.get(name), type)), None)
+    modules = [module for path, module in sys.modules.items() if path.split(".")[0] in tops]
+    classes = (vars(module).get(name) for module in modules)
+    return next((cls for cls in classes if isinstance(cls, type)), None)
 
 
 def _suggest_module(call: TracebackType | None) -> str:
-    """Return where the first plug-in is that a failed line of the file imports from elsewhere."""
+    """Suggest the module of a plug-in that a failed import looked for in another one."""
     if call is None:
         return ""
     tree = ast.parse(read_bytes(Path(call.tb_frame.f_code.co_filename)))
     lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     line = next((node for node in lines if node.lineno == call.tb_lineno), None)
-    sought = [alias.name for alias in line.names] if line else []
-    homes = {cls.__name__: cls.__module__ for own in HOMES for cls in discover(own, object)}
-    found = next((n for n in sought if line and homes.get(n, line.module) != line.module), "")
-    return f"; {found} is in {homes[found]}" if found else ""
+    names = [alias.name for alias in line.names] if line else []
+    homes = {cls.__name__: cls.__module__ for path in PACKAGES for cls in discover(path, object)}
+    name = next((n for n in names if line and homes.get(n, line.module) != line.module), "")
+    return f"; {name} is in {homes[name]}" if name else ""
 
 
 def _suggest_import(error: ImportError, words: str) -> str:
-    """Return what there is to import instead."""
-    found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", words)
-    if found is not None and found[2] in sys.modules:
-        return suggest(found[1], dir(sys.modules[found[2]]))
+    """Suggest a name or a module to import instead."""
+    match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", words)
+    if match is not None and match[2] in sys.modules:
+        return suggest(match[1], dir(sys.modules[match[2]]))
     package = str(error.name or "").rpartition(".")[0]
     path = getattr(sys.modules.get(package), "__path__", None)
-    there = [info.name for info in pkgutil.iter_modules(path, f"{package}.")] if path else []
-    return suggest(str(error.name), there)
+    modules = [info.name for info in pkgutil.iter_modules(path, f"{package}.")] if path else []
+    return suggest(str(error.name), modules)

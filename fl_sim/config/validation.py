@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a request, found before any work is done."""
+"""Checks an experiment against its dataset, network and plug-ins before any work."""
 
 import warnings
 from functools import lru_cache
@@ -24,12 +24,12 @@ NODES = ("min_train_nodes", "min_available_nodes")  # of Flower's strategies
 
 
 def check(experiment: Experiment) -> None:
-    """Raise a `RequestError` for what would make the run fail for sure.
+    """Raise a `RequestError` for an experiment whose run would certainly fail.
 
     Raises:
-        FieldError: naming the field, what is allowed, and what came.
-        MissingDataError: where the dataset is nowhere to be had.
-        MissingWeightsError: naming the file to fill.
+        FieldError: Naming the field, the allowed values and the given one.
+        MissingDataError: If the dataset cannot be found.
+        MissingWeightsError: If weights cannot be found, naming the missing file.
     """
     check_classes(experiment)
     data = experiment.data
@@ -65,7 +65,7 @@ def check(experiment: Experiment) -> None:
 def _check_single_images(
     experiment: Experiment, dataset: Dataset, parts: list[Int64[Tensor, " _"]], network: Network
 ) -> None:
-    """Refuse batches of one image where batch normalisation cannot train on them."""
+    """Refuse batches of one image if the network has batch normalisation."""
     with torch.no_grad():
         example = network.frozen(torch.zeros(1, *dataset.train_images.shape[1:]))
     if min_batch_size(network.trained, example) == 1:
@@ -74,8 +74,8 @@ def _check_single_images(
         size = client.images_per_step()
         allowed = "at least 2: batch normalisation cannot train on a single image"
         require(size != 1, f"{path}.batch_size", allowed, size)
-    for client_number, own in enumerate(parts):
-        counts = dataset.train_labels[own].bincount()
+    for client_number, sample_ids in enumerate(parts):
+        counts = dataset.train_labels[sample_ids].bincount()
         held_out = (experiment.data.held_out * counts).floor()
         allowed = (
             f"another network or partition: client {client_number} has one image to train on, "
@@ -85,10 +85,10 @@ def _check_single_images(
 
 
 def network_of(experiment: Experiment) -> Network:
-    """Return the network of an experiment, for looking at: it is built once for several runs.
+    """Return the network of an experiment, cached and therefore not to be trained.
 
     Raises:
-        FieldError: for a network that cannot be built, or does not take the images.
+        FieldError: If the network cannot be built, or does not take the images.
     """
     dataset = subset_of(experiment.data)
     _, channels, height, width = dataset.train_images.shape
@@ -96,7 +96,7 @@ def network_of(experiment: Experiment) -> Network:
 
 
 def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
-    """Refuse a protection that could not be made for such images, and warn of weak noise."""
+    """Refuse a protection that cannot be made for the images, and warn of weak noise."""
     protection, layout = experiment.protection, experiment.layout
     if protection is None or layout.fraction == 0:
         return
@@ -116,7 +116,7 @@ def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
 
 @lru_cache(maxsize=2)
 def _build_network(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Network:
-    """Build the network and show it one image: some take only certain sizes."""
+    """Build the network and run it on one image, since some accept only certain sizes."""
     network = build_network(model, image_shape, num_classes, seed=0)
     network.trained.eval()
     try:
@@ -129,15 +129,15 @@ def _build_network(model: Model, image_shape: tuple[int, int, int], num_classes:
 
 
 def _clients_of(experiment: Experiment) -> list[tuple[str, Client]]:
-    """Return every client of an experiment, also what others wrap, each with its path."""
+    """Return every client plug-in of an experiment, wrapped ones too, with its field path."""
     alone = experiment.evaluation.alone
-    found = [("client", experiment.client), *[("evaluation.alone", alone)] * (alone is not None)]
-    found += [("adversary.client", own.client) for own in experiment.adversaries]
-    return [pair for path, whole in found if whole is not None for pair in whole.walk(path)]
+    outer = [("client", experiment.client), *[("evaluation.alone", alone)] * (alone is not None)]
+    outer += [("adversary.client", adversary.client) for adversary in experiment.adversaries]
+    return [pair for path, client in outer if client is not None for pair in client.walk(path)]
 
 
 def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
-    """Refuse a network that some client cannot train."""
+    """Refuse a network that one of the clients cannot train."""
     for _, client in _clients_of(experiment):
         cause = client.cannot_train(trained)
         allowed = f"a network that {type(client).__name__} can train: {cause}"
@@ -145,19 +145,18 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 
 
 def _refuse_hidden_images(experiment: Experiment) -> None:
-    """Refuse what needs images where clients only see cached features."""
+    """Refuse plug-ins that need images if clients are given cached features."""
     tune = experiment.model.tune
     for path, client in _clients_of(experiment):
         allowed = f"'full', so that {type(client).__name__} meets images"
         require(not client.needs_images, "model.tune", allowed, tune)
-        asked = client.applied_countermeasures()
         allowed = "none where a part of the network is frozen; set model.tune=full"
-        got = [type(own).__name__ for own in asked]
-        require(not asked, f"{path}.countermeasures", allowed, got)
+        countermeasures = [type(each).__name__ for each in client.applied_countermeasures()]
+        require(not countermeasures, f"{path}.countermeasures", allowed, countermeasures)
 
 
 def _check_strategy(experiment: Experiment) -> None:
-    """Refuse a strategy that needs more clients than are asked, and what it cannot do."""
+    """Refuse a strategy that cannot aggregate the experiment's number of clients."""
     strategy, count = experiment.strategy, experiment.clients_per_round
     if experiment.participation.sampling == "poisson":
         name = type(strategy).__name__
@@ -181,13 +180,13 @@ def _check_strategy(experiment: Experiment) -> None:
 
 
 def _count_field(experiment: Experiment) -> str:
-    """Return the field that says how many clients are asked a round."""
+    """Return the field that sets the number of clients per round."""
     sampled = experiment.participation.clients_per_round is not None
     return "participation.clients_per_round" if sampled else "data.num_clients"
 
 
 def _describe_rule(rule: AggregationRule) -> str:
-    """Return a rule with the number of attackers that it is made for, where it has one."""
+    """Return the label of a rule, with the number of attackers it tolerates if there is one."""
     words = str(label(rule))
     number = rule.num_attackers()
     if number is None or "num_byzantine" in words:
@@ -197,7 +196,7 @@ def _describe_rule(rule: AggregationRule) -> str:
 
 
 def _describe_min_updates(rule: AggregationRule) -> str:
-    """Return how many clients a rule needs, and as what of the attackers f, such as 2f+3."""
+    """Describe the clients a rule needs, as a formula in its f attackers if one holds."""
     needed = rule.min_updates
     number = rule.num_attackers()
     if number is None:
@@ -212,12 +211,12 @@ def _describe_min_updates(rule: AggregationRule) -> str:
 
 
 def min_clients_per_round(experiment: Experiment) -> int:
-    """Return the fewest clients with which a round of an experiment can be played."""
+    """Return the fewest clients with which a round of an experiment can be aggregated."""
     return max(experiment.failures.min_updates, min_clients(experiment.strategy))
 
 
 def _check_counts(strategy: Strategy, count: int) -> None:
-    """Refuse a strategy of Flower's that counts on more clients than there are."""
+    """Refuse a strategy of Flower's that needs more clients than there are."""
     for name in (*NODES, "num_nodes_to_select", "num_sampled_clients"):
         wanted = getattr(strategy, name, 0)
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
@@ -232,7 +231,7 @@ def _check_counts(strategy: Strategy, count: int) -> None:
 
 
 def _check_root_images(experiment: Experiment, num_test: int) -> None:
-    """Refuse a rule that would leave no test image: its own come out of the test set."""
+    """Refuse a rule whose root images, taken from the test set, would leave no test image."""
     taken = experiment.root_samples
     name = str(label(experiment.strategy))
     allowed = f"above the {taken} root images that strategy {name} takes out of the test images"
@@ -240,16 +239,16 @@ def _check_root_images(experiment: Experiment, num_test: int) -> None:
 
 
 def min_clients(strategy: AggregationRule | Strategy) -> int:
-    """Return the fewest clients with which a round of a strategy can be played."""
+    """Return the fewest clients with which a strategy can aggregate a round."""
     if isinstance(strategy, AggregationRule):
         return strategy.min_updates
     inner = getattr(strategy, "strategy", None)
-    own = [int(getattr(strategy, name, 0)) for name in NODES]
-    return max([*own, min_clients(inner)] if isinstance(inner, Strategy) else own)
+    counts = [int(getattr(strategy, name, 0)) for name in NODES]
+    return max([*counts, min_clients(inner)] if isinstance(inner, Strategy) else counts)
 
 
 def _refuse_client_halves(strategy: Strategy) -> None:
-    """Refuse strategies whose other half would have to run in the clients."""
+    """Refuse strategies that need code in the clients."""
     name = type(strategy).__name__
     if name in NEED_CLIENTS:
         allowed = "one that needs nothing of its clients, such as server-side clipping"
@@ -257,11 +256,11 @@ def _refuse_client_halves(strategy: Strategy) -> None:
 
 
 def _check_attacks(experiment: Experiment, num_classes: int) -> None:
-    """Refuse classes that do not exist, and backdoors that could not work or be measured."""
+    """Refuse classes that do not exist, and more than one backdoor, which cannot be measured."""
     clients = [pair for a in experiment.adversaries for pair in a.client.walk("adversary.client")]
     for path, client in clients:
         for name, wanted in client.named_classes().items():
             allowed = f"one of {num_classes} classes, from 0"
             require(wanted < num_classes, f"{path}.{name}", allowed, wanted)
-    found = backdoors(experiment)
-    require(len(found) <= 1, "adversary", "at most one trigger and target", found)
+    planted = backdoors(experiment)
+    require(len(planted) <= 1, "adversary", "at most one trigger and target", planted)

@@ -1,10 +1,10 @@
-"""The nouns of a run, and the abstract plug-ins.
+"""Data types of a run, and the abstract classes of plug-ins.
 
-Axis letters, project-wide: `n` samples (or updates, in a rule), `c h w` channels, height
-and width, `d` features, `k` clients, `p` trainable parameters, `y` classes.
-Pixels are `uint8` in storage and floats in [0, 1] everywhere else; radii are in the same
-unit, such as 8 / 255. Each plug-in is one final frozen dataclass in one file, with a default
-for every field and a line `Source:` in its docstring.
+Axis letters, project-wide: `n` samples (or updates, in a rule), `c h w` channels, height and
+width, `d` features, `k` clients, `p` trainable parameters, `y` classes. Pixels are stored as
+`uint8` and are floats in [0, 1] everywhere else; radii have the same unit, such as 8/255. A
+plug-in is one final frozen dataclass in one file, with a default for every field and a line
+`Source:` in its docstring.
 """
 
 from fl_sim.contracts.clients import Client, ColludingClient, Collusion, SgdConfig

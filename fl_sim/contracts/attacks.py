@@ -1,7 +1,7 @@
-"""Signals first: what models say about records, before any attack looks at it.
+"""Membership attacks, and the signals of models about records that they score.
 
-The one signal is the margin, phi = log p - log(1 - p) of the true class. It holds the others:
-the confidence is sigmoid(phi), the loss is softplus(-phi). Axis letters: `m` models, `n` audited
+The signal is the margin, phi = log p - log(1 - p) of the true class. Others follow from it: the
+confidence is sigmoid(phi), the loss is softplus(-phi). Axis letters: `m` models, `n` audited
 records, `z` population records, `r` rounds, `k` clients.
 """
 
@@ -20,17 +20,17 @@ View = Literal["client", "server", "nobody"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What a server sees round by round, where no secure aggregation hides the updates.
+    """Signals that a server observes in each round, without secure aggregation.
 
     Attributes:
-        client_margin: of each record under the model that each client sent back; NaN where it sent
-            none in that round.
-        global_margin: of each record under the model that was sent out in that round.
-        suspects: the client that each record is suspected to be with.
-        cosine: between each client's update and minus the gradient of each record's loss at
-            the model that was sent out; None where it was not computed.
-        head_rank: of the head of each client's update, NaN where it took more than one step; None
-            where it was not computed.
+        client_margin: Margin of each record under the model that each client sent back; NaN if the
+            client sent none in that round.
+        global_margin: Margin of each record under the global model before that round.
+        suspects: Client that is suspected of holding each record.
+        cosine: Cosine between each client's update and minus the gradient of each record's loss
+            at the global model before the round; None if it was not computed.
+        head_rank: Rank of the head in each client's update, NaN if the client took more than one
+            step; None if it was not computed.
     """
 
     client_margin: Float[Tensor, "r k n"]
@@ -40,24 +40,25 @@ class Trajectory:
     head_rank: Float[Tensor, "r k"] | None = None
 
     def of_suspects(self, signal: Float[Tensor, "r k n"]) -> Float[Tensor, "r n"]:
-        """Return each record's signal at the client that is suspected."""
+        """Return the signal of each record at its suspected client."""
         rounds, _, records = signal.shape
         return signal.gather(1, self.suspects.expand(rounds, 1, records)).squeeze(1)
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What an attacker holds about one target model. Its members are not in here.
+    """Knowledge of an attacker about one target model, without the target's members.
 
     Attributes:
-        target: margin of each audited record under the target.
-        references: margins under models of the attacker's own.
-        reference_members: which record each of them was trained on.
-        population: margins, under the target, of records that nobody trained on or audits.
-        reference_population: the same under the references.
-        trajectory: what the server saw of the training; None for any other attacker.
-        gradient_norm: of each audited record's loss by the target's head; None where unknown.
-        correct: whether the target is right about each audited record; None where unknown.
+        target: Margin of each audited record under the target.
+        references: Margins of audited records under reference models, which the attacker trained.
+        reference_members: Whether each reference was trained on each record.
+        population: Margins under the target of records that are neither trained on nor audited.
+        reference_population: Margins of these records under the references.
+        trajectory: Signals of the training that the server observes; None for other attackers.
+        gradient_norm: Norm of the gradient of each audited record's loss by the target's head;
+            None if unknown.
+        correct: Whether the target classifies each audited record correctly; None if unknown.
     """
 
     target: Float[Tensor, " n"]
@@ -71,39 +72,39 @@ class Evidence:
 
     @property
     def inside(self) -> Float[Tensor, "m n"]:
-        """Margins under references that were trained on the record; NaN elsewhere.
+        """Margins under references that were trained on the record (IN); NaN elsewhere.
 
-        NaN also where a margin is infinite, from a probability that was rounded to 1: a mean or
-        a deviation with it would say nothing.
+        Infinite margins, from a probability that was rounded to 1, are NaN too, since they would
+        make any mean or deviation infinite.
         """
         return self._margins(self.reference_members)
 
     @property
     def outside(self) -> Float[Tensor, "m n"]:
-        """Margins under references that were not trained on the record; NaN elsewhere.
+        """Margins under references that were not trained on the record (OUT); NaN elsewhere.
 
-        NaN also where a margin is infinite: see `inside`.
+        Infinite margins are NaN too, as in `inside`.
         """
         return self._margins(~self.reference_members)
 
     def count_references(self, inside: bool) -> Int64[Tensor, " n"]:
-        """Return how many IN, or OUT, references with a finite margin each record has."""
-        held = self.reference_members if inside else ~self.reference_members
-        return (held & self.references.isfinite()).sum(0)
+        """Return the number of IN, or OUT, references with a finite margin per record."""
+        chosen = self.reference_members if inside else ~self.reference_members
+        return (chosen & self.references.isfinite()).sum(0)
 
     def median_count(self, inside: bool) -> int:
-        """Return how many IN, or OUT, references the typical (median) record has."""
+        """Return the number of IN, or OUT, references of the median record."""
         counts = self.count_references(inside)
         return int(counts.median()) if counts.numel() else 0
 
-    def _margins(self, held: Bool[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    def _margins(self, chosen: Bool[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         margins = self.references.double()
-        return margins.masked_fill(~(held & margins.isfinite()), torch.nan)
+        return margins.masked_fill(~(chosen & margins.isfinite()), torch.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """Margins of all records under all models, and which model was trained on which record."""
+    """Margins of all records under all models, and the members of each model."""
 
     margin: Float[Tensor, "m n"]
     members: Bool[Tensor, "m n"]
@@ -113,17 +114,17 @@ class Signals:
         return len(self.margin)
 
     def usable_references(self, target: int, among: Sequence[int] | None = None) -> list[int]:
-        """Return the models that may serve as references against `target`.
+        """Return the models of `among` (None: all) that may serve as references against `target`.
 
-        All of `among` (None: every model) but the target, and but a model that was trained on
-        exactly the records that the target was not: no attacker has that.
+        Excluded are the target, and models trained on exactly the records that the target was not
+        trained on, which no attacker could have.
         """
         mirrored = (self.members == ~self.members[target]).all(1)
         chosen = range(len(self)) if among is None else among
         return [i for i in chosen if i != target and not bool(mirrored[i])]
 
     def evidence(self, target: int, references: Sequence[int] | None = None) -> Evidence:
-        """Return what an attacker on model `target` holds; None: all other models, see `others`."""
+        """Return the evidence against `target`; None: with all `usable_references`."""
         chosen = torch.tensor(
             self.usable_references(target) if references is None else references, dtype=torch.int64
         )
@@ -136,20 +137,22 @@ class Signals:
         )
 
     def records(self, chosen: Tensor) -> "Signals":
-        """Return the same models on some of the records."""
+        """Return the signals of the same models about some of the records."""
         return Signals(self.margin[:, chosen], self.members[:, chosen], self.population)
 
 
 class MembershipAttack(ABC):
-    """Scores records: the higher, the more likely a member. A pure function of the evidence.
+    """Scores records by a pure function of the evidence; higher means more likely a member.
 
-    The orientation is fixed: an AUC below 0.5 is a finding, and nobody flips it.
+    The orientation is fixed: an AUC below 0.5 is a finding, and is not flipped.
 
-    `view` says who can do it: any `client`, who holds the global model; the `server`, which sees
-    each update on its own (not under secure aggregation). `calibrated` says that scores mean the
-    same for every record and model, so that a threshold carries over from one model to another.
-    `tier` is that of the audits which try it: 0 free, 1 with a few reference models or a replay, 2
-    with many.
+    Attributes:
+        view: Attacker that can run it: any `client`, which has the global model, or the `server`,
+            which sees single updates (not under secure aggregation).
+        calibrated: Whether scores are comparable across records and models, so that a threshold
+            from one model applies to another.
+        tier: Tier of the audits that try it: 0 is free, 1 needs a few reference models or a
+            replay, 2 needs many.
     """
 
     view: ClassVar[View] = "client"
@@ -158,26 +161,26 @@ class MembershipAttack(ABC):
 
     @classmethod
     def variants(cls) -> "dict[str, MembershipAttack]":
-        """Return the attacks that an audit tries, by the names under which it reports them."""
+        """Return the variants that an audit tries, by the names in its report."""
         return {cls.__name__: cls()}
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return a score for each audited record, in float64; NaN where it cannot be told.
+        """Return a score for each audited record, in float64.
 
-        Infinite scores are as good as others; a record without enough to go by has none.
+        A score may be infinite; it is NaN for a record with too little evidence.
         """
 
     def missing(self, evidence: Evidence) -> str:
-        """Return what the evidence lacks for this attack, or nothing."""
+        """Return a text about evidence that this attack lacks, or an empty string."""
         return ""
 
 
 def missing_references(evidence: Evidence, inside: int, outside: int) -> str:
-    """Return what is missing of IN and OUT references, where the typical record lacks any.
+    """Return a text about missing references, or an empty string if there are enough.
 
-    Also where no record has enough of both. Where most records have them, the attack is made, and
-    the scores of the others are NaN.
+    References are missing if the median record, or every record, has fewer than `inside` IN or
+    `outside` OUT ones. If only some records lack them, these are scored NaN.
     """
     got_in, got_out = evidence.median_count(inside=True), evidence.median_count(inside=False)
     told = (evidence.count_references(inside=True) >= inside) & (
@@ -192,7 +195,7 @@ def missing_references(evidence: Evidence, inside: int, outside: int) -> str:
 
 
 def missing_population(evidence: Evidence) -> str:
-    """Return whether there is no population with a margin to compare with, or nothing."""
+    """Return a text if no population record has a margin, else an empty string."""
     return "needs a population; got none" if bool(evidence.population.isnan().all()) else ""
 
 
@@ -201,29 +204,29 @@ def margin_of(
 ) -> Float[Tensor, "*m n"]:
     """Return the logit-scaled confidence log p - log(1 - p) of the true class.
 
-    From the logits themselves: log(1 - p) loses all digits where the model is sure.
+    It is computed from the logits, since log(1 - p) loses all digits as p approaches 1.
 
     Source: Carlini et al. (2022), section 4.3, https://arxiv.org/abs/2112.03570.
     """
     place = labels[:, None].expand(*logits.shape[:-1], 1)
-    own = logits.gather(-1, place).squeeze(-1)
-    return own - logits.scatter(-1, place, -torch.inf).logsumexp(-1)
+    true_logit = logits.gather(-1, place).squeeze(-1)
+    return true_logit - logits.scatter(-1, place, -torch.inf).logsumexp(-1)
 
 
 def confidence(margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return the probability of the true class, in float64."""
+    """Return the probability of the true class from its margin, in float64."""
     return margin.double().sigmoid()
 
 
 def loss(margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return the cross-entropy, in float64."""
+    """Return the cross-entropy from the margin, in float64."""
     return functional.softplus(-margin.double())
 
 
 def draw_paired_members(
     num_models: int, num_records: int, rng: torch.Generator
 ) -> Bool[Tensor, "m n"]:
-    """Return who is trained on what: one model of a pair on a random half, the other on the rest.
+    """Return members of models in pairs: one has a random half of the records, the other the rest.
 
     Source: the shadow models of Carlini et al. (2022), section 5.1,
     https://arxiv.org/abs/2112.03570.

@@ -1,4 +1,4 @@
-"""The participant's plug-in: what it does in a round."""
+"""Client plug-ins: local training, and the updates that colluding clients forge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -19,15 +19,15 @@ from fl_sim.triggers import Backdoor
 
 @dataclass(frozen=True)
 class SgdConfig:
-    """Stochastic gradient descent in numbers: all that there is to some clients' training.
+    """Hyperparameters of a client whose round is plain stochastic gradient descent.
 
     Attributes:
-        learning_rate, momentum, weight_decay: of the optimiser, in the round at hand.
-        batch_size, local_epochs: of the round.
-        label_smoothing: share of the uniform distribution in the targets, of either sign.
-        mu: weight of half the squared distance to the received parameters.
-        local_steps: of the round, in the place of whole epochs; None: `local_epochs`.
-        worker_momentum: share of what the client sent last in what it sends; 0: none.
+        learning_rate, momentum, weight_decay: Settings of the optimiser in this round.
+        batch_size, local_epochs: Images per step, and passes over the shard.
+        label_smoothing: Share of the uniform distribution in the targets; may be negative.
+        mu: Weight of half the squared distance to the received parameters.
+        local_steps: Steps per round instead of whole epochs; None: `local_epochs`.
+        worker_momentum: Share of the last sent update in the next; 0 turns it off.
     """
 
     learning_rate: float
@@ -41,21 +41,22 @@ class SgdConfig:
     worker_momentum: float = 0.0
 
     def num_steps(self, num_examples: int) -> int:
-        """Return how many steps a round takes on a shard of this size."""
+        """Return the number of steps per round on a shard of this size."""
         if self.local_steps is not None:
             return self.local_steps
         return self.local_epochs * -(-num_examples // self.batch_size)
 
     def is_full_gradient_step(self, num_examples: int) -> bool:
-        """Return whether a round is one step along the gradient of the plain mean loss."""
+        """Return whether a round is one full-batch step on the plain mean loss."""
         one_step = self.num_steps(num_examples) == 1 and self.batch_size >= num_examples
         return one_step and self.label_smoothing == 0
 
 
 class Client(ABC):
-    """What a participant does in a round.
+    """A participant's behaviour in a round.
 
-    `needs_images` says that it changes images: no frozen part of the model may hide them.
+    Attributes:
+        needs_images: Whether it changes images, so that it cannot train on cached features.
     """
 
     needs_images: ClassVar[bool] = False
@@ -65,116 +66,117 @@ class Client(ABC):
         """Train `model` in place on `shard`, drawing only from `rng`.
 
         Returns:
-            metrics of the local training; the same keys whatever the client.
+            Metrics of the local training, with the same keys for every client.
         """
 
     def cannot_train(self, model: nn.Module) -> str:
-        """Return why this client cannot train such a network, or nothing."""
+        """Return the reason why this client cannot train the network, or an empty string."""
         return ""
 
     def num_steps(self, num_examples: int) -> int:
-        """Return how many optimiser steps a round takes on a shard of this size; 1 by default."""
+        """Return the number of optimiser steps per round on a shard of this size."""
         return 1
 
     def images_per_step(self) -> int | None:
-        """Return the batch size of a step; None where the client has none of its own."""
+        """Return the batch size of a step; None if the client does not set one."""
         return None
 
     def applied_countermeasures(self) -> tuple[Countermeasure, ...]:
-        """Return what the client itself does to images against their protection."""
+        """Return the countermeasures that the client applies to its images."""
         return ()
 
     def backdoor(self) -> Backdoor | None:
-        """Return the trigger that the client plants and the class it stands for, if any."""
+        """Return the trigger that the client plants and its target class, or None."""
         return None
 
     def named_classes(self) -> dict[str, int]:
-        """Return the classes that have to exist in the data, by the name of their field."""
+        """Return the classes that the data must have, by field name."""
         return {}
 
     def wrapped_clients(self) -> dict[str, "Client"]:
-        """Return the clients that this one trains by: those in its fields, by field."""
+        """Return the clients in this client's fields, by field name."""
         values = field_values(self).items()
         return {name: value for name, value in values if isinstance(value, Client)}
 
     def walk(self, path: str) -> Iterator[tuple[str, "Client"]]:
-        """Yield this client and all that it wraps, outermost first, each with its path.
+        """Yield this client and the clients it wraps, outermost first, with their paths.
 
         Args:
-            path: dotted path of this client, such as `adversary.client`.
+            path: Dotted path of this client, such as `adversary.client`.
         """
         yield path, self
         for name, client in self.wrapped_clients().items():
             yield from client.walk(f"{path}.{name}")
 
     def rewrap(self, client: "Client", always: bool) -> "Client":
-        """Return this attack around `client`; itself where it is around none, as by default.
+        """Return this attack wrapped around `client`; a client that is no wrapper returns itself.
 
         Args:
-            client: the training that the attack is to lead astray.
-            always: also where the attack was given a training of its own.
+            client: Client whose training the attack changes.
+            always: Also replace a client that the attack was explicitly given.
         """
         return self
 
     def sgd_config(self, round_num: int) -> SgdConfig | None:
-        """Return what round `number` is if it is plain descent, else None.
+        """Return the hyperparameters of the round if it is plain gradient descent, else None.
 
-        Where a model allows it, an engine trains many such clients as one batch, and sends what
-        they trained: a client whose `replies` are something else has no descent.
+        Engines may train many such clients as one batch and send the trained updates, so a client
+        that overrides `replies` must return None.
         """
         return None
 
     def load_personal_model(self, model: nn.Module, memory: dict[str, Tensor]) -> bool:
-        """Turn the global `model` into the client's own one, in place; False: it has none."""
+        """Load the client's personal model into `model`; return whether there is one."""
         return False
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
-        """Return what has been released of this client's images; None: they are not protected.
+        """Return the noisy releases of this client's images; None if it promises no privacy.
 
-        An accountant makes an epsilon of it, in a row `epsilon` of this client.
+        The accountant computes the row `epsilon` of this client from them.
 
         Args:
-            num_examples: size of the client's shard.
-            memory: what the client kept, as after its last round.
+            num_examples: Size of the client's shard.
+            memory: Tensors that the client stored in its last round.
         """
         return None
 
     def sent_shapes(self, received: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each vector that is sent beside the update, by name.
+        """Return the shapes of the vectors that are sent beside the update, by name.
 
-        The server asks the experiment's own client, and holds every participant to it: one that
-        sends other vectors in `Shard.sent`, or leaves one out, has failed. By default they are
-        those of the clients that this one wraps; mostly there are none.
+        The server expects the shapes of the experiment's `client` from every participant: one
+        that sends other vectors in `Shard.sent`, or omits one, has failed. By default they are
+        those of the wrapped clients.
 
         Args:
-            received: what the rule broadcasts beside the model.
+            received: Vectors that the rule broadcasts beside the model.
         """
-        found: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for client in self.wrapped_clients().values():
-            found |= client.sent_shapes(received)
-        return found
+            shapes |= client.sent_shapes(received)
+        return shapes
 
     def replies(self, update: Update, shard: Shard) -> tuple[Update, ...]:
-        """Return what is sent after training: the update; a faulty client sends something else."""
+        """Return the updates that are sent after training; a faulty client changes them."""
         return (update,)
 
 
 @dataclass(frozen=True, eq=False)
 class Collusion:
-    """What colluding attackers know before they send: everything of the round.
+    """Knowledge of colluding attackers before they send.
 
     The threat model is that of an omniscient attacker: it sees the honest updates, and knows
     the rule and its state.
 
     Attributes:
-        honest: updates of the honest clients of the round, in client order.
-        own: what the attackers' own training gave, in client order.
-        honest_weights, own_weights: shard sizes, as the server counts them.
-        rule, state: what will aggregate them; None where Flower's own strategies do.
-        rng: named for the round.
-        senders: what the server knows of the honest clients, then of the attackers.
-        retrained: returns what the honest clients would have sent, had they behaved in this
-            round like the client that it is given; in the order of `honest`.
+        honest: Updates of the honest clients of the round, in client order.
+        own: Updates that the attackers trained themselves, in client order.
+        honest_weights, own_weights: Shard sizes, as the server counts them.
+        rule, state: Rule that will aggregate the updates, and its state; None for a strategy of
+            Flower's.
+        rng: Generator of the round.
+        context: Server's context of the round: the honest clients, then the attackers.
+        retrained: Function that returns the updates, in the order of `honest`, that the honest
+            clients would have sent had they behaved in this round like the given client.
     """
 
     honest: Float[Tensor, "m p"]
@@ -189,12 +191,12 @@ class Collusion:
 
 
 class ColludingClient(Client):
-    """A malicious participant that makes its update from those of others.
+    """A malicious participant that forges its update from those of others.
 
-    `train` gives what it would have sent by itself; then all colluders of one kind are forged
-    together, on the server's side of the simulation.
+    `train` computes the update it would send alone; then the updates of all colluders of one kind
+    are forged together, on the server's side of the simulation.
     """
 
     @abstractmethod
     def forge(self, known: Collusion) -> Float[Tensor, "k p"]:
-        """Return the updates that the colluders send, in the order of `seen.own`."""
+        """Return the updates that the colluders send, in the order of `known.own`."""

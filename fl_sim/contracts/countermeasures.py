@@ -1,4 +1,4 @@
-"""The trainer's plug-ins: what it does to images to get around their protection."""
+"""Countermeasure plug-ins: changes of protected images before and during training."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from fl_sim.core.errors import RequestError
 
 
 class Countermeasure:
-    """What a trainer does to images that may be protected; one of the three kinds below.
+    """A change of possibly protected images by the trainer; one of the three kinds below.
 
-    The kinds are applied in this order, whatever order they are listed in: filters once before
-    training, augmentations to each batch, then the worst case. Normalisation is the network's
-    first layer, so it comes last.
+    The kinds are applied in this order, however they are listed: filters once before training,
+    then to each batch augmentations and the worst case. Normalisation is the network's first
+    layer, so it comes last.
     """
 
 
@@ -31,7 +31,7 @@ class Filter(Countermeasure, ABC):
         labels: Int64[Tensor, " n"],
         rng: torch.Generator,
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the images that are trained on, in the same order."""
+        """Return the filtered images, in the same order."""
 
 
 class Augmentation(Countermeasure, ABC):
@@ -44,11 +44,11 @@ class Augmentation(Countermeasure, ABC):
         targets: Float[Tensor, "n y"],
         rng: torch.Generator,
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
-        """Return a batch in [0, 1] and its targets, a distribution over classes an image."""
+        """Return a batch in [0, 1] and its targets, a distribution over classes per image."""
 
 
 class WorstCase(Countermeasure, ABC):
-    """A change of each batch that the network finds hard, such as an attack."""
+    """An adversarial change of each batch, made against the network."""
 
     @abstractmethod
     def find_worst(
@@ -58,12 +58,12 @@ class WorstCase(Countermeasure, ABC):
         targets: Float[Tensor, "n y"],
         rng: torch.Generator,
     ) -> Float[Tensor, "n c h w"]:
-        """Return a batch in [0, 1]; the model is left as it was."""
+        """Return a batch in [0, 1], without changing the model."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Countermeasures sorted by their kind; those of one kind keep the order they are given in."""
+    """Countermeasures by kind; those of one kind keep their order."""
 
     filters: tuple[Filter, ...]
     augmentations: tuple[Augmentation, ...]
@@ -73,24 +73,24 @@ class Pipeline:
     def of(cls, countermeasures: tuple[Countermeasure, ...]) -> "Pipeline":
         """Return the pipeline of some countermeasures."""
         return cls(
-            tuple(own for own in countermeasures if isinstance(own, Filter)),
-            tuple(own for own in countermeasures if isinstance(own, Augmentation)),
-            tuple(own for own in countermeasures if isinstance(own, WorstCase)),
+            tuple(each for each in countermeasures if isinstance(each, Filter)),
+            tuple(each for each in countermeasures if isinstance(each, Augmentation)),
+            tuple(each for each in countermeasures if isinstance(each, WorstCase)),
         )
 
     def filter(self, shard: Shard, rng: torch.Generator) -> Shard:
-        """Return what is trained on.
+        """Return the shard with filtered images.
 
         Raises:
-            RequestError: for cached features, which are no images any more.
+            RequestError: If the shard holds cached features instead of images.
         """
         if not (self.filters or self.augmentations or self.worst_cases):
             return shard
         if shard.inputs.dtype != torch.uint8:
             raise RequestError("client.countermeasures: they need images; set model.tune=full")
         images = shard.inputs
-        for own in self.filters:
-            images = own.filter(images, shard.labels, rng)
+        for image_filter in self.filters:
+            images = image_filter.filter(images, shard.labels, rng)
         return replace(shard, inputs=images)
 
     def prepare(
@@ -101,7 +101,7 @@ class Pipeline:
         num_classes: int,
         rng: torch.Generator,
     ) -> tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]]:
-        """Return a batch as the network sees it, and its targets: labels, or distributions."""
+        """Return a batch for the network, and its targets: labels, or distributions."""
         if not (self.augmentations or self.worst_cases):
             return inputs, labels
         targets = functional.one_hot(labels, num_classes).float()

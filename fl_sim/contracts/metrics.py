@@ -1,4 +1,4 @@
-"""The interface of metrics."""
+"""Metric plug-ins: rows of numbers about a round."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from fl_sim.contracts.validity import gate
 class Metric(ABC):
     """A family of numbers about a round, each a pure function of the round's record.
 
-    `needs_scores` says that it reads logits.
+    Rows pass through `fl_sim.contracts.validity.gate`: a row that is yielded after the metric has
+    read logits that are not finite becomes NaN and invalid, and so does a row whose value is not
+    finite. So yield rows that need no logits before reading any.
 
-    Every metric stands behind the gate of `fl_sim.contracts.validity`: a row that it yields after
-    it has read logits that are not finite becomes NaN and invalid, and so does a row whose own
-    number is not finite, whatever the metric says of it. So read logits after yielding the rows
-    that need none.
+    Attributes:
+        needs_scores: Whether it reads logits, which exist only in evaluated rounds.
     """
 
     needs_scores: ClassVar[bool] = True
@@ -29,4 +29,4 @@ class Metric(ABC):
 
     @abstractmethod
     def rows(self, record: RoundRecord) -> Iterable[Row]:
-        """Yield the numbers of this family."""
+        """Yield the rows of this family."""

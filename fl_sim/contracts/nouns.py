@@ -1,4 +1,4 @@
-"""What travels through a run: datasets, shards, updates, and the rows of the result."""
+"""Data types of a run: datasets, shards, updates, failures and rows of results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,10 @@ from fl_sim.core.rows import Row as Row
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels as they were published; `train` and `test` never mix.
+    """Images and labels as published; training and test images never mix.
 
-    `origin` says where they come from, `notes` what has to be known of how they were read.
-    `train_owners` numbers whose each training image is, from 0, with names in `owner_names`; None
-    where the dataset does not say.
+    `origin` is the source of the files, and `notes` are remarks about reading them. `train_owners`
+    is the owner of each training image, as an index into `owner_names`; None if unknown.
     """
 
     name: str
@@ -38,15 +37,14 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one client trains on.
+    """Training data of one client in a round.
 
-    `inputs` are `uint8` images, or float features where the backbone is frozen and its
-    features are cached. `round` is the one that it is for, from 1; `proximal_mu` is what
-    Flower's FedProx asks its clients to apply. `protected` says which images carry noise: the
-    truth, which only a simulation knows; None where it is not told. `received` holds the vectors
-    that the rule broadcasts beside the model, by name. A client may change two of the fields in
-    place: `memory`, what it keeps from one of its rounds to its next, and `sent`, vectors for
-    the rule beside its update.
+    `inputs` are `uint8` images, or cached float features of a frozen backbone. `round` counts from
+    1. `proximal_mu` is the proximal term that Flower's FedProx requests. `protected` marks the
+    images with noise, which only a simulation can know; None if it is withheld. `received` holds
+    the vectors that the rule broadcasts beside the model, by name. A client may change two fields
+    in place: `memory`, tensors kept until its next round, and `sent`, vectors for the rule beside
+    its update.
     """
 
     client: int
@@ -67,12 +65,12 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one client sends back, not yet trusted.
+    """An untrusted reply of one client.
 
-    `delta` is its parameters after training minus those it was sent; None once it has been
-    added up where it was made, and only the sum went on. `norm` is its Euclidean length.
-    `sent` holds further vectors for the rule; `memory` is what the client keeps for its next
-    round; `loss` is that of the received model on the client's own shard, where a rule asks.
+    `delta` is the trained minus the received parameters; None once a worker has added it to a sum
+    and sent only the sum. `norm` is its Euclidean length. `sent` holds further vectors for the
+    rule, `memory` the tensors that the client keeps for its next round. `loss` is the loss of the
+    received model on the client's shard, if the rule needs it.
     """
 
     client: int
@@ -87,7 +85,7 @@ class Update:
 
 
 class Failure(NamedTuple):
-    """A client that did not deliver: who, when, why; client -1 is the machinery itself."""
+    """A failed client, with its round and cause; client -1 is the engine."""
 
     round: int
     client: int

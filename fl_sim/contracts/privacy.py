@@ -1,4 +1,4 @@
-"""What an accountant of privacy has to know: what was drawn, how, and what was released of it."""
+"""Input of privacy accounting: the sampling of records, and the noisy sums released of them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,14 +8,13 @@ Sampling = Literal["fixed", "poisson"]
 
 @dataclass(frozen=True)
 class Draw:
-    """How some were drawn out of all that could have been.
+    """A random sample of clients, or of the images of a client.
 
     Attributes:
-        eligible: how many could have been drawn: clients that were there and hold data, or the
-            images of a client.
-        size: how many are drawn; under Poisson sampling, how many on average.
-        sampling: `fixed`, a set of `size`, each set as likely as any other; or `poisson`, each
-            one by itself with the probability `rate`.
+        eligible: Number that could be drawn: available clients with data, or images of a client.
+        size: Number drawn; under Poisson sampling, the average number.
+        sampling: `fixed`, a uniformly random set of `size`; or `poisson`, each one independently
+            with probability `rate`.
     """
 
     eligible: int
@@ -24,27 +23,27 @@ class Draw:
 
     @property
     def rate(self) -> float:
-        """Probability with which one of them is drawn."""
+        """Probability that one of them is drawn."""
         return min(1.0, self.size / max(1, self.eligible))
 
     @property
     def expected(self) -> int:
-        """How many are drawn on average."""
+        """Average number drawn."""
         return min(self.size, self.eligible)
 
 
-NO_SAMPLING = Draw(eligible=1, size=1)  # nobody is left to chance
+NO_SAMPLING = Draw(eligible=1, size=1)  # everything takes part
 
 
 @dataclass(frozen=True)
 class Release:
-    """A sum with Gaussian noise, of the contributions of whoever was drawn.
+    """A sum of the drawn contributions, with Gaussian noise.
 
     Attributes:
-        noise_multiplier: standard deviation of the noise, as a multiple of the longest
-            contribution that one client, or one image, can make.
-        draw: of the contributions.
-        count: how many such sums were released, each of a draw of its own.
+        noise_multiplier: Standard deviation of the noise, as a multiple of the largest norm of the
+            contribution of one client, or one image.
+        draw: Sample of contributions in the sum.
+        count: Number of such sums, each with an independent draw.
     """
 
     noise_multiplier: float
@@ -58,16 +57,16 @@ class Release:
 
 @dataclass(frozen=True)
 class Releases:
-    """All that was released so far, about whom, and with what probability it may say more.
+    """All releases so far, with the delta and the unit of their privacy guarantee.
 
-    Two runs are neighbours, between which epsilon tells apart, where the contributions of one
-    client, or of one image, are zero in one of them. How many could be drawn is public.
+    Two runs are neighbours if the contributions of one client, or one image, are zero in one of
+    them. The number of eligible ones is public.
 
     Attributes:
-        releases: in the order in which they were made.
-        delta: probability with which epsilon may fail.
-        protects: a client's whole participation (`clients`), single `images` of a client, or a
-            client's update from the server itself (`local`).
+        releases: Releases in order.
+        delta: Probability with which the bound epsilon may fail.
+        protects: Unit of privacy: the whole participation of a client (`clients`), single `images`
+            of a client, or a client's update towards the server (`local`).
     """
 
     releases: tuple[Release, ...]

@@ -1,4 +1,4 @@
-"""The owner's plug-in: what it does to its images before anybody trains on them."""
+"""Protection plug-ins: bounded noise that an owner adds to images before training."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, final
@@ -12,13 +12,17 @@ from fl_sim.core.perturbation import as_pixels, quantise
 
 
 class Protection(ABC):
-    """What a data owner does to images before anybody trains on them.
+    """Noise that a data owner adds to images before they are trained on.
 
-    Guarantee, by construction: shape, dtype and labels are kept; the change of every pixel
-    stays within the ball after rounding to 8 bits; the result does not depend on the order
-    of the samples. `short` is the name on the command line, the initials of the literature.
-    `min_classes` is how many classes there have to be: 2 where the noise comes from telling
-    classes apart. `min_side` is the least height and width of images.
+    Shape, dtype and labels are kept, the change stays within the radius after rounding to 8 bits,
+    and the result does not depend on the order of the samples.
+
+    Attributes:
+        radius: Bound of the change, in pixels of [0, 1], such as 8/255.
+        norm: Norm of the bound; see `fl_sim.core.perturbation.quantise`.
+        short: Name on the command line, the acronym of the literature.
+        min_classes: Fewest classes, 2 for noise that comes from separating classes.
+        min_side: Least height and width of images, in pixels.
     """
 
     radius: float
@@ -28,23 +32,23 @@ class Protection(ABC):
     min_side: ClassVar[int] = 1
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
-        """Raise a `FieldError` for images that noise cannot be made for; called before any work.
+        """Raise a `FieldError` if noise cannot be made for such images; called before any work.
 
         Args:
-            image_shape: channels, height and width.
-            num_classes: number of classes, or the highest label and one.
+            image_shape: Channels, height and width.
+            num_classes: Number of classes, or the highest label plus one.
         """
         require(min(image_shape) >= 1, "images", "at least one pixel each", image_shape)
 
     def advice(self, num_images: int) -> str:
-        """Return which field to change so that noise for so few images is not weak, or nothing."""
+        """Return advice on a field that makes noise for few images weak, or an empty string."""
         return ""
 
     @abstractmethod
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Return the change of every pixel, in pixels of [0, 1], for samples in id order."""
+        """Return the change of each pixel, in [0, 1], for samples in order of their ids."""
 
     @final
     def protect(
@@ -54,16 +58,16 @@ class Protection(ABC):
         sample_ids: Int64[Tensor, " n"],
         seed: int,
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the protected images, in the order given.
+        """Return the protected images, in the given order.
 
         Args:
-            images: clean images.
-            labels: their labels, which are kept.
-            sample_ids: stable ids; noise belongs to an id, not to a position.
-            seed: same seed, same pixels.
+            images: Clean images.
+            labels: Labels of the images.
+            sample_ids: Stable ids; noise belongs to an id, not to a position.
+            seed: Seed of the noise; equal seeds give equal pixels.
 
         Raises:
-            FieldError: for images that noise cannot be made for.
+            FieldError: If noise cannot be made for such images.
         """
         if len(images) == 0:
             return images.clone()

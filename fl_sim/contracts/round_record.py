@@ -1,4 +1,4 @@
-"""The record of a round: everything that the metrics see."""
+"""Record of a round, the input of the metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fl_sim.contracts.rules import AggregationResult
 
 @dataclass(frozen=True, eq=False)
 class Triggered:
-    """Scores of the test images with a backdoor's trigger, and the class it asks for."""
+    """Logits of the test images with a backdoor's trigger, and its target class."""
 
     logits: Float[Tensor, "t y"]
     target: int
@@ -20,18 +20,25 @@ class Triggered:
 
 @dataclass(frozen=True, eq=False)
 class RoundRecord:
-    """What the metrics see after a round: scores of the global model, and who is who.
+    """Scores of the global model after a round, and the ground truth about clients and records.
 
-    The pool is the audited part of all records: as many members (trained on) as outsiders
-    (held out) in each client, class and protected status, on which membership attacks are
-    honest. `class_counts` and `protected_counts` are about everything that a client holds.
-    `decision` is what the rule did with each of the updates, which are in client order;
-    `attackers` are the clients that misbehave in this round; `triggered` is there where any of the
-    run's has a backdoor; `personal` has the accuracy by class of clients' own models after the
-    last round, where they have any: NaN for a class that no test image has. In rounds that are not
-    evaluated there are no logits, and only metrics that need none are asked. `pool_features` is
-    what a head is given, where the head alone is trained. `cpu_seconds` is the processor time of
-    all processes of the run in this round, NaN where it is not known, as `cpu_note` says.
+    The pool is the audited part of all records: equal numbers of members (trained on) and
+    non-members (held out) per client, class and protected status, so that membership attacks
+    cannot use any of these. In rounds without evaluation, logits are empty and only metrics that
+    need none are computed.
+
+    Attributes:
+        class_counts, protected_counts: Numbers of all images that each client holds, by class, and
+            with noise.
+        updates: Updates in client order.
+        attackers: Clients that misbehave in this round.
+        decision: Result of the rule, in the order of `updates`; None without one.
+        personal: Accuracy by class of clients' personal models after the last round, by client;
+            NaN for a class without test images.
+        triggered: Scores with the trigger, if the experiment has a backdoor.
+        pool_features: Inputs of the head, if only the head is trained.
+        cpu_seconds: Processor time of all processes of the run in this round; NaN if unknown, for
+            the reason in `cpu_note`.
     """
 
     round: int

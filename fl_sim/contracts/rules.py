@@ -1,4 +1,4 @@
-"""The server's plug-in: what it does with updates."""
+"""Aggregation rules of the server, as pure functions of updates."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,23 @@ from fl_sim.core.sums import weighted_sum
 
 @dataclass(frozen=True, eq=False)
 class RoundContext:
-    """What the server knows about a round's updates beside the updates, all in client order.
+    """Knowledge of the server about a round's updates, in client order.
 
     Attributes:
-        clients: who sent each.
-        num_clients: number of clients in the federation.
-        round: from 1.
-        seed: of the run, for rules that draw: `generator(senders.seed, "name", senders.round)`.
-        local_steps: optimiser steps that each took, by the server's own count.
-        losses: loss of the global model on each sender's shard before it trained; NaN unless
-            the rule says `needs_losses`.
-        sent: further vectors of each sender, by name.
-        reference: the server's own update, on its root images; None unless the rule says
+        clients: Client that sent each update.
+        num_clients: Number of clients in the federation.
+        round: Number of the round, from 1.
+        seed: Seed of the run, for rules that draw: `generator(context.seed, "name",
+            context.round)`.
+        local_steps: Optimiser steps of each client, counted by the server.
+        losses: Loss of the global model on each client's shard before training; NaN unless the
+            rule sets `needs_losses`.
+        sent: Further vectors of each client, by name.
+        reference: Update that the server trained on its root images; None unless the rule sets
             `root_samples`.
-        parameters: of the global model before the round; None where nobody told.
-        expected: how many are drawn on average, where their number is itself left to chance
-            (Poisson participation); None where a fixed number is asked.
+        parameters: Parameters of the global model before the round; None if unknown.
+        expected: Average number of clients under Poisson participation; None if the number is
+            fixed.
     """
 
     clients: Int64[Tensor, " n"]
@@ -45,7 +46,7 @@ class RoundContext:
     expected: float | None = None
 
     def select(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
-        """Return the senders at some positions, in the order given."""
+        """Return the context of the updates at some positions, in the given order."""
         return replace(
             self,
             clients=self.clients[rows],
@@ -56,22 +57,22 @@ class RoundContext:
 
     @classmethod
     def anonymous(cls, count: int) -> "RoundContext":
-        """Return senders of whom nothing is known: numbered, one step each, equal losses."""
+        """Return the context of unknown clients: numbered, one step each, equal losses."""
         ones = torch.ones(count, dtype=torch.float64)
         return cls(torch.arange(count), count, 1, 0, ones, ones)
 
 
 @dataclass(frozen=True, eq=False)
 class AggregationResult:
-    """What a rule made of a round.
+    """Result of a rule for one round.
 
     Attributes:
-        state: for the next round.
-        step: to add to the global parameters.
-        shares: how much of the step each update is, in client order: of a weighted mean its
-            coefficient, of a coordinate-wise rule the share of coordinates at which the update
-            was used; 0 where it was left out. None where the rule does not say.
-        scales: the factor by which each update was shortened first; None where none can be.
+        state: State for the next round.
+        step: Change to add to the global parameters.
+        shares: Share of each update in the step, in client order: its coefficient in a weighted
+            mean, or the share of coordinates at which a coordinate-wise rule used it; 0 if it was
+            excluded. None if the rule does not report shares.
+        scales: Factor by which each update was clipped first; None if the rule does not clip.
     """
 
     state: Any
@@ -81,38 +82,39 @@ class AggregationResult:
 
 
 class AggregationRule(ABC):
-    """What the server does with updates: a pure function in update space.
+    """Aggregates updates into a step, as a pure function of state, updates and weights.
 
     Updates are differences to the global parameters, in client order; sums are accumulated
     in float64. The state is a tree of tensors, numbers, strings and None.
 
-    `coordinatewise` says that the rule keeps no state, and that each coordinate of its step
-    depends on nothing but the weights and that coordinate of the updates. What wraps it may then
-    hand it some coordinates at a time. `needs_losses` asks for `Senders.losses`.
+    Attributes:
+        coordinatewise: Whether the rule is stateless and each coordinate of its step depends only
+            on the weights and that coordinate of the updates. A wrapping rule may then pass it
+            some coordinates at a time.
     """
 
     coordinatewise: ClassVar[bool] = False
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the rule reads the losses of the global model on the senders' shards."""
+        """Whether the rule reads `RoundContext.losses`."""
         return False
 
     @property
     def root_samples(self) -> int:
-        """Number of clean images that the server holds and trains on itself; mostly 0."""
+        """Number of clean images that the server holds and trains on itself; 0 by default."""
         return 0
 
     def num_attackers(self) -> int | None:
-        """Return how many attackers the rule is to survive; None where no number is set."""
+        """Return the number of attackers that the rule is set for; None if it has no such field."""
         return None
 
     def with_num_attackers(self, num_attackers: int) -> "AggregationRule":
-        """Return the rule set for another number of attackers; itself where it has none."""
+        """Return the rule set for another number of attackers; itself if it has no such field."""
         return self
 
     def broadcast(self, state: Any) -> dict[str, Tensor]:
-        """Return the vectors that clients get beside the model, by name."""
+        """Return the vectors that clients receive beside the model, by name."""
         return {}
 
     @property
@@ -122,24 +124,24 @@ class AggregationRule(ABC):
 
     @property
     def max_updates(self) -> int | None:
-        """Most updates that the rule can take; None: any number."""
+        """Most updates that the rule can aggregate; None: any number."""
         return None
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return what has been released of clients by then; None where no privacy is promised.
+        """Return the noisy releases about clients so far; None if it promises no privacy.
 
-        An accountant makes an epsilon of it, in rows `epsilon` of group `clients`.
+        The accountant computes the rows `epsilon` of group `clients` from them.
 
         Args:
-            draws: how the clients of each round so far were drawn, in order.
+            draws: Sampling of clients in each round so far, in order.
 
         Raises:
-            RequestError: where there is noise, but no guarantee is known.
+            RequestError: If there is noise, but no guarantee is known.
         """
         return None
 
     def initial_state(self, num_parameters: int) -> Any:
-        """Return the state before the first round; None where the rule keeps none."""
+        """Return the state before the first round; None for a stateless rule."""
         return None
 
     @abstractmethod
@@ -149,12 +151,12 @@ class AggregationRule(ABC):
         """Return the next state and the step to add to the global parameters.
 
         Args:
-            state: what the previous call returned.
-            updates: one row a client, finite, in client order.
-            weights: positive; the server's own shard sizes by default.
+            state: State from the previous call, or `initial_state`.
+            updates: One finite row per client, in client order.
+            weights: Positive weights, by default the shard sizes that the server counts.
 
         Raises:
-            ValueError: with fewer rows than `min_updates`.
+            ValueError: If there are fewer rows than `min_updates`.
         """
 
     def decide(
@@ -164,23 +166,23 @@ class AggregationRule(ABC):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Aggregate knowing who sent what, and say what became of each update.
+        """Return the aggregation with the shares and scales of each update.
 
-        A rule that only overrides `aggregate` uses nothing of the senders and explains nothing.
+        By default it calls `aggregate`, ignores the context and reports no shares.
         """
         return AggregationResult(*self.aggregate(state, updates, weights))
 
     def decide_empty(
         self, state: Any, num_parameters: int, context: RoundContext
     ) -> AggregationResult | None:
-        """Return what becomes of a round for which nobody was drawn; None: nothing changes.
+        """Return the result of a round for which no client was drawn; None: nothing changes.
 
-        A private rule adds its noise all the same: whether anybody was drawn is a secret.
+        A private rule still adds its noise, since the number of drawn clients is secret.
         """
         return None
 
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
-        """Raise `ValueError` for fewer updates than the rule needs, or more than it takes."""
+        """Raise `ValueError` for fewer updates than `min_updates` or more than `max_updates`."""
         if len(updates) < self.min_updates:
             name, needed = type(self).__name__, self.min_updates
             raise ValueError(f"{name} needs at least {needed} updates; got {len(updates)}")
@@ -191,7 +193,7 @@ class AggregationRule(ABC):
 
 
 class InformedRule(AggregationRule):
-    """A rule that uses what is known of the senders, or says what became of each update."""
+    """A rule that uses the context of the round, or reports shares of updates."""
 
     @abstractmethod
     def decide(
@@ -201,13 +203,13 @@ class InformedRule(AggregationRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Aggregate, and say what became of each update; see `AggregationRule.aggregate`."""
+        """Return the aggregation of the updates; arguments are as in `aggregate`."""
 
     @final
     def aggregate(
         self, state: Any, updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"]
     ) -> tuple[Any, Float[Tensor, " p"]]:
-        """Decide about updates of unknown senders."""
+        """Return the aggregation of updates from unknown clients."""
         decision = self.decide(state, updates, weights, RoundContext.anonymous(len(updates)))
         return decision.state, decision.step
 
@@ -215,16 +217,16 @@ class InformedRule(AggregationRule):
 class LinearRule(InformedRule):
     """A rule whose step depends on the updates only through one weighted sum.
 
-    The coefficients are known before any update arrives, so an engine adds updates up as they
-    come, where they come, instead of stacking them. Without some of the updates, the
-    coefficients of the others keep their proportions.
+    The coefficients are known before any update arrives, so an engine sums updates in the worker
+    that makes them, instead of stacking them. If some updates are missing, the coefficients of the
+    others keep their proportions.
     """
 
     @abstractmethod
     def coefficients(
         self, weights: Float[Tensor, " n"], context: RoundContext | None = None
     ) -> Float[Tensor, " n"]:
-        """Return the factor of each update in the sum."""
+        """Return the coefficient of each update in the sum."""
 
     @abstractmethod
     def finish(self, state: Any, total: Float[Tensor, " p"]) -> tuple[Any, Float[Tensor, " p"]]:
@@ -238,7 +240,7 @@ class LinearRule(InformedRule):
         weights: Float[Tensor, " n"],
         context: RoundContext,
     ) -> AggregationResult:
-        """Sum the updates by their coefficients, in float64, and finish."""
+        """Return the aggregation by the weighted sum, in float64."""
         self.check_count(updates)
         shares = self.coefficients(weights.double(), context)
         state, step = self.finish(state, weighted_sum(shares, updates))

@@ -1,7 +1,7 @@
-"""The gate of validity: an observation is judged before any number is made of it.
+"""Invalidates metrics that were computed from logits or features that are not finite.
 
-Whatever a metric says of a part that cannot be read, such as the logits of a model that diverged,
-is struck: the number is NaN, the row is invalid, and its note says why. NaN means "not defined".
+Such rows, of a model that diverged for example, get the value NaN, `valid` False and the reason
+in `note`. Other rows with a value of NaN are marked "not defined".
 """
 
 import math
@@ -20,54 +20,50 @@ UNTESTED = "no test image of its classes"
 NAN = float("nan")
 
 Whole = TypeVar("Whole")
-Flaws = dict[str, str]  # what cannot be read, by the name of its field: why not
+Flaws = dict[str, str]  # reason for invalidity by field name
 
 
 def find_flaws(record: RoundRecord) -> Flaws:
-    """Return which parts of an observation cannot be read, and why, by the field's name.
-
-    These are logits that are not all finite, of the test set (`test_logits`), of the pool
-    (`pool_logits`, with `pool_features`) and of the test images with a trigger (`triggered`).
-    """
-    found = {
+    """Return the fields of a record whose tensors are not all finite, with the reasons."""
+    flaws = {
         name: DIVERGED
         for name in ("test_logits", "pool_logits")
         if not bool(torch.isfinite(getattr(record, name)).all())
     }
     features = record.pool_features
     if features is not None and not bool(torch.isfinite(features).all()):
-        found["pool_features"] = "the features are not all finite"
+        flaws["pool_features"] = "the features are not all finite"
     if record.triggered is not None and not bool(torch.isfinite(record.triggered.logits).all()):
-        found["triggered"] = DIVERGED
-    return found
+        flaws["triggered"] = DIVERGED
+    return flaws
 
 
 def gate(
     rows: Callable[[Any, RoundRecord], Iterable[Row]],
 ) -> Callable[[Any, RoundRecord], Iterator[Row]]:
-    """Return the `rows` of a metric behind the gate.
+    """Return the `rows` method of a metric with checks of validity.
 
-    The metric is given zeros in the place of a part that cannot be read, so that it names its rows
-    whatever the model did. Every row that it yields after it has read such a part is struck. A
-    metric that returns a list has read all that it ever reads before its first row.
+    The metric is given zeros instead of values that are not finite, so that it always yields the
+    same rows. Every row that is yielded after it has read such a field is invalidated. A metric
+    that returns a list has read everything before its first row.
     """
 
     @wraps(rows)
-    def behind_the_gate(metric: Any, record: RoundRecord) -> Iterator[Row]:
-        read: list[str] = []  # why, in the order in which parts were read
+    def checked_rows(metric: Any, record: RoundRecord) -> Iterator[Row]:
+        read: list[str] = []  # reasons of flawed fields, in the order in which they were read
         for row in rows(metric, _watch_record(record, find_flaws(record), read)):
             yield invalidate(row, read[0]) if read else mark_undefined(row)
 
-    return behind_the_gate
+    return checked_rows
 
 
 def invalidate(row: Row, why: str) -> Row:
-    """Return the row without its number, invalid, with the reason."""
+    """Return the row as invalid, without its value and with the reason."""
     return row._replace(value=NAN, low=NAN, high=NAN, valid=False, note=why)
 
 
 def mark_undefined(row: Row) -> Row:
-    """Return the row, invalid where its number is not finite; a reason that it gives is kept."""
+    """Return the row, as invalid if its value is not finite; an existing note is kept."""
     if math.isfinite(row.value):
         return row
     bare = row._replace(low=NAN, high=NAN) if math.isnan(row.value) else row
@@ -83,7 +79,7 @@ def _watch_record(record: RoundRecord, flaws: Flaws, read: list[str]) -> RoundRe
     quiet: dict[str, Any] = {}
     if "triggered" in flaws and record.triggered is not None:
         zeros = {"logits": torch.zeros_like(record.triggered.logits)}
-        # Its target may be read: that there is a backdoor is no claim about the model.
+        # The target may be read: a backdoor is set by the experiment, not measured on the model.
         quiet["triggered"] = _watch(record.triggered, zeros, {}, {"logits": DIVERGED}, read)
     return _watch(record, parts, quiet, {name: flaws[name] for name in parts}, read)
 
@@ -91,10 +87,10 @@ def _watch_record(record: RoundRecord, flaws: Flaws, read: list[str]) -> RoundRe
 def _watch(
     whole: Whole, parts: dict[str, Any], quiet: dict[str, Any], why: Flaws, read: list[str]
 ) -> Whole:
-    """Return a copy with other `parts`, which notes in `read` why a part that is read is flawed.
+    """Return a copy with replaced `parts` that appends the reason to `read` when one is read.
 
-    Whoever asks for all fields at once, by `vars`, has read them all. `quiet` parts are replaced
-    without being watched.
+    Access to `__dict__`, as by `vars`, counts as reading all of them. `quiet` parts are replaced
+    without being watched. The copy is of a subclass, so that `isinstance` still holds.
     """
 
     def attribute(self: object, name: str) -> Any:

@@ -1,10 +1,10 @@
-"""Files that are there whole or not at all, and are checked when they are read.
+"""Atomic writes, and reads that check a SHA-256.
 
-Everything that outlives a process goes through here: results, the cache, checkpoints, what
-studies and audits keep. A file is written beside its place and moved there; what took long to
-make is flushed to the disk before. JSON can carry a SHA-256 of its own content, and tensors
-(`fl_sim.core.tensor_files`) always do; what no longer fits its hash is a `DamagedFileError`, one
-line that names the file.
+Everything that outlives a process goes through this module: results, the cache, checkpoints, and
+the outputs of studies and audits. A file is written under a temporary name and moved into place;
+content that took long to compute is flushed to the disk first. JSON can carry a SHA-256 of its own
+content, and tensors (`fl_sim.core.tensor_files`) always do; a mismatch is a `DamagedFileError`,
+one line that names the file.
 """
 
 import errno
@@ -29,18 +29,18 @@ from safetensors import SafetensorError, safe_open
 
 from fl_sim.core.errors import RequestError
 
-SEAL = "sha256"  # the field of a JSON object that holds the hash of all others
-SETTLED = 2.0  # seconds after which a change of a file shows in its time stamps
+SEAL = "sha256"  # the field of a JSON object that holds the hash of all other fields
+SETTLED = 2.0  # seconds after which a change of a file is sure to show in its time stamps
 _Stamp = tuple[int, int, int, int, int]
 _HASHES: dict[str, tuple[_Stamp, str]] = {}  # hashes of files, by path
 
 
 class DamagedFileError(RequestError):
-    """A file is cut, empty, missing, or was changed since it was written.
+    """A file is truncated, empty, missing, or was changed since it was written.
 
     Attributes:
-        path: of the file.
-        cause: what is wrong with it, in a few words.
+        path: Path of the file.
+        cause: What is wrong with it, in a few words.
     """
 
     def __init__(self, path: Path, cause: str) -> None:
@@ -48,23 +48,23 @@ class DamagedFileError(RequestError):
         self.path, self.cause = path, cause
 
     def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[Path, str]]:
-        """Return how to make it again, in another process."""
+        """Return the arguments that rebuild the error in another process."""
         return type(self), (self.path, self.cause)
 
 
 @contextmanager
 def write_atomically(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
-    """Yield a place to write to, and move it to `path` afterwards, so that a file is there whole.
+    """Yield a temporary path to write to, and move it to `path` afterwards.
 
     A link at `path` is replaced, never written through.
 
     Args:
-        path: of the file; its folder must exist.
-        durable: also wait until it is on the disk, so that it survives a loss of power.
-        private: only its owner may read it (mode 600).
+        path: Path of the file; its folder must exist.
+        durable: Wait until the file is on the disk, so that it survives a loss of power.
+        private: Let only the owner read the file (mode 600).
 
     Raises:
-        OSError: where it cannot be written; what was there before stays.
+        OSError: If the file cannot be written; an earlier file at `path` stays as it is.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -75,11 +75,11 @@ def write_atomically(path: Path, *, durable: bool = False, private: bool = False
             flush(partial)
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)  # still there where the disk is full
+        partial.unlink(missing_ok=True)  # still there if the disk is full
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False, private: bool = False) -> str:
-    """Write a file as `replacing` does, and return its SHA-256."""
+    """Write a file atomically, and return its SHA-256."""
     with write_atomically(path, durable=durable, private=private) as partial:
         partial.write_bytes(content)
     return hash_bytes(content)
@@ -107,7 +107,7 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> str:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
     """Write a JSON object with the hash of its own content, and return that hash."""
-    content = _replace_non_finite({key: own for key, own in value.items() if key != SEAL})
+    content = _replace_non_finite({key: item for key, item in value.items() if key != SEAL})
     seal = _hash_json(content)
     write_json(path, {**content, SEAL: seal}, durable=True)
     return seal
@@ -127,10 +127,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, compressed: 
 
 
 def read_bytes(path: Path, sha256: str | None = None) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises:
-        DamagedFileError: where it is missing, cannot be read, or has another hash.
+        DamagedFileError: If it is missing, cannot be read, or has another hash.
     """
     try:
         _refuse_special(path)
@@ -145,17 +145,17 @@ def read_bytes(path: Path, sha256: str | None = None) -> bytes:
 
 
 def read_json(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Return the JSON object that a file holds; one that carries its own hash is checked.
+    """Return the JSON object in a file, checked against its own hash if it carries one.
 
     Raises:
-        DamagedFileError: for anything else.
+        DamagedFileError: If the file is damaged, or holds anything but a JSON object.
     """
     content = read_bytes(path, sha256)
     value = _parse(path, content)
     if not isinstance(value, dict):
         raise DamagedFileError(path, f"holds a {type(value).__name__}, not a JSON object")
     seal = value.get(SEAL)
-    if seal is not None and seal != _hash_json({k: own for k, own in value.items() if k != SEAL}):
+    if seal is not None and seal != _hash_json({k: v for k, v in value.items() if k != SEAL}):
         raise DamagedFileError(path, describe_change(content))
     return value
 
@@ -163,10 +163,10 @@ def read_json(path: Path, sha256: str | None = None) -> dict[str, Any]:
 def read_table(
     path: Path, sha256: str | None = None, columns: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """Return the table that a parquet file holds.
+    """Return the table in a parquet file.
 
     Raises:
-        DamagedFileError: for anything else, and where one of `columns` is missing.
+        DamagedFileError: If the file is damaged, or lacks one of `columns`.
     """
     content = read_bytes(path, sha256)
     try:
@@ -180,45 +180,45 @@ def read_table(
 
 
 def read_arrays(path: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
-    """Return the arrays that an .npz file holds; nothing is unpickled.
+    """Return the arrays in an .npz file; nothing is unpickled.
 
     Raises:
-        DamagedFileError: for anything else.
+        DamagedFileError: If the file is damaged.
     """
     content = read_bytes(path, sha256)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise DamagedFileError(path, f"is no .npz file: {_first_line(error)}") from None
 
 
 def check_file(path: Path, sha256: str) -> None:
-    """Check that a file is as it was written.
+    """Check that a file has the given hash.
 
     Raises:
-        DamagedFileError: where it is missing, or has another hash.
+        DamagedFileError: If it is missing, or has another hash.
     """
     try:
-        found = hash_file(path)
+        found_sha256 = hash_file(path)
     except FileNotFoundError:
         raise DamagedFileError(path, "is missing") from None
     except OSError as error:
         raise DamagedFileError(path, f"cannot be read: {error.strerror}") from None
-    if found != sha256:
+    if found_sha256 != sha256:
         raise DamagedFileError(path, describe_change(path.read_bytes()[:1]))
 
 
 def check_files(folder: Path, hashes: Any, usual: tuple[str, ...]) -> None:
-    """Check that files are as they were written.
+    """Check the files of a folder against their hashes.
 
     Args:
-        folder: that holds them.
-        hashes: SHA-256 by name; None: unknown, so that they are only looked at.
-        usual: names of those that are looked at then, where they are there.
+        folder: Folder of the files.
+        hashes: SHA-256 by file name. If there are none, files are only checked to be readable.
+        usual: Names of the files that are checked then, if they exist.
 
     Raises:
-        DamagedFileError: for the first that is not.
+        DamagedFileError: For the first file that fails.
     """
     if isinstance(hashes, dict):
         for name, sha256 in hashes.items():
@@ -230,10 +230,10 @@ def check_files(folder: Path, hashes: Any, usual: tuple[str, ...]) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Check that a file can be read, for one whose hash is not known.
+    """Check that a file without a known hash can be read.
 
     Raises:
-        DamagedFileError: where it cannot.
+        DamagedFileError: If it cannot.
     """
     match path.suffix:
         case ".json":
@@ -257,15 +257,15 @@ def _check_tensors(path: Path) -> None:
 
 
 def hash_bytes(content: bytes) -> str:
-    """Return the SHA-256 of some bytes."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, from memory where it cannot have changed.
+    """Return the SHA-256 of a file, from memory if the file cannot have changed.
 
-    A file is read again where its size, inode or time stamps differ from those at which it was
-    read, or where it was changed so shortly before that its time stamps cannot tell.
+    A file is read again if its size, inode or time stamps differ from those of the last read, or
+    if it was changed so shortly before that read that its time stamps would not show a new change.
     """
     stamp = _stamp(_refuse_special(path))
     known = _HASHES.get(str(path))
@@ -286,15 +286,15 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def _refuse_special(path: Path) -> os.stat_result:
-    """Return the status of a file; refuse what would never end, such as a pipe."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+    """Return the status of a file; refuse pipes and devices, whose content may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EINVAL, "no regular file")
-    return about
+    return status
 
 
 def describe_change(content: bytes) -> str:
-    """Return in words what is wrong with content that does not fit its hash."""
+    """Describe content that does not match its hash."""
     return "was changed since it was written" if content else "is empty"
 
 

@@ -1,4 +1,4 @@
-"""Auto-PGD: ascent whose steps shorten where they stop paying, image by image."""
+"""Auto-PGD: projected gradient ascent that halves the step of each image once it stalls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fl_sim.core.perturbation import project
 
 Losses = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, " n"]]
 MOMENTUM = 0.75
-RISING = 0.75  # share of the steps since the last look that have to raise the loss
+RISING = 0.75  # share of the steps since the last checkpoint that have to raise the loss
 
 
 def auto_pgd(
@@ -21,20 +21,21 @@ def auto_pgd(
     radius: float,
     num_steps: int,
 ) -> Float[Tensor, "n c h w"]:
-    """Return the noise of the highest loss that ascent within the ball comes across.
+    """Return the noise of highest loss that is found within the radius, image by image.
 
     Steps begin at twice the radius, with momentum. At each checkpoint an image whose loss did not
-    rise often enough, or whose best has not moved although its step was not halved, goes back to
-    its best point with steps of half the length.
+    rise often enough, or whose best loss stayed the same although its step was not halved before,
+    goes back to its best point and continues with half the step.
 
     Source: Croce and Hein (2020), algorithm 1, https://arxiv.org/abs/2003.01690.
 
     Args:
-        losses: of each image of a batch in [0, 1].
-        images: clean images, in [0, 1].
-        noise: where to start.
-        radius: of the ball, in pixels of [0, 1].
-        num_steps: number of steps; each costs one pass forward and back, and there is one more.
+        losses: Function from a batch of images in [0, 1] to the loss of each.
+        images: Clean images, in [0, 1].
+        noise: Noise to start from.
+        radius: Largest change of a pixel, in [0, 1], such as 8/255.
+        num_steps: Number of steps. Each costs a forward and a backward pass; there is one more
+            pass for the start.
     """
     search = _Search(losses, images, radius, noise)
     checkpoint_steps = set(list_checkpoints(num_steps))
@@ -46,9 +47,10 @@ def auto_pgd(
 
 
 def list_checkpoints(num_steps: int) -> list[int]:
-    """Return the steps after which progress is looked at: ever closer to one another.
+    """Return the steps after which progress is checked.
 
-    Shares 0, 0.22, 0.41, 0.57 ...: each gap is 0.03 shorter than the last, and at least 0.06.
+    As shares of all steps they are 0.22, 0.41, 0.57 ...: each gap is 0.03 shorter than the one
+    before, and at least 0.06.
 
     >>> list_checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
@@ -56,13 +58,13 @@ def list_checkpoints(num_steps: int) -> list[int]:
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    # rounded first: 0.57 * 100 comes out above 57
+    # Rounded first, since 0.57 * 100 comes out above 57.
     return [-int(-round(share * num_steps, 6) // 1) for share in shares[1:] if share < 1]
 
 
 @dataclass
 class _Search:
-    """Where each image stands, and the best that was found for it."""
+    """State of the search: the current and the best noise of each image."""
 
     losses: Losses
     images: Float[Tensor, "n c h w"]
@@ -80,7 +82,7 @@ class _Search:
         self.best_at_last_check = self.best
 
     def step(self, first: bool) -> None:
-        """Take a step with momentum; the first has none."""
+        """Take a step with momentum; the first step has none."""
         length = _by_image(self.step_size)
         ahead = self._project(self.noise + length * self.gradient.sign())
         momentum = 1.0 if first else MOMENTUM
@@ -95,10 +97,10 @@ class _Search:
         self.best_gradient = torch.where(_by_image(better), self.gradient, self.best_gradient)
 
     def check_progress(self) -> None:
-        """Halve the steps of images that get nowhere, and take those back to their best."""
-        seldom = self.rises < RISING * self.steps
-        stuck = ~self.halved & (self.best <= self.best_at_last_check)
-        self.halved = seldom | stuck
+        """Halve the steps of stalled images, and return those to their best noise."""
+        rises_seldom = self.rises < RISING * self.steps
+        is_stuck = ~self.halved & (self.best <= self.best_at_last_check)
+        self.halved = rises_seldom | is_stuck
         self.best_at_last_check = self.best
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
         back: Bool[Tensor, "n 1 1 1"] = _by_image(self.halved)

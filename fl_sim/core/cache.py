@@ -1,8 +1,8 @@
-"""A cache on disk, keyed by content: what was computed once is read back by everybody.
+"""Cache of tensors on disk, keyed by a hash of the inputs and shared by all processes.
 
-It lives in `$FL_SIM_CACHE`, or `~/.cache/fl_sim`. Processes that want the same entry wait for
-the one that computes it. An entry carries a hash of its content and its key; one that no longer
-fits is computed anew.
+It is in `$FL_SIM_CACHE`, or `~/.cache/fl_sim`. Processes that need the same entry wait for the one
+that computes it. An entry carries its key and a hash of its content; if either does not match, the
+entry is computed anew.
 """
 
 import fcntl
@@ -29,11 +29,11 @@ def cache_folder() -> Path:
     """Return the folder of the cache; it may not exist yet.
 
     Raises:
-        RequestError: where there is neither `FL_SIM_CACHE` nor a home folder.
+        RequestError: If there is neither `FL_SIM_CACHE` nor a home folder.
     """
-    named = os.environ.get("FL_SIM_CACHE")
-    if named:
-        return Path(named)
+    from_environment = os.environ.get("FL_SIM_CACHE")
+    if from_environment:
+        return Path(from_environment)
     try:
         return Path.home() / ".cache" / "fl_sim"
     except RuntimeError:
@@ -43,10 +43,10 @@ def cache_folder() -> Path:
 
 
 def make_folder(kind: str = "") -> Path:
-    """Return the folder of a kind of entries, which is made where it is missing.
+    """Return the folder of a kind of entries; make it if it is missing.
 
     Raises:
-        RequestError: where it cannot be made, naming FL_SIM_CACHE.
+        RequestError: If it cannot be made, naming FL_SIM_CACHE.
     """
     folder = cache_folder() / kind
     try:
@@ -76,20 +76,20 @@ def digest(*parts: Tensor | str | int) -> str:
 
 
 def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Return the entry `key` of `kind`, computing and storing it where there is none.
+    """Return the entry `key` of `kind`; compute and store it if there is none.
 
-    What is interrupted goes on from its last checkpoint the next time. An entry that was changed
-    since it was written is computed anew, with a warning that names its file.
+    An interrupted computation resumes from its last checkpoint the next time. An entry that was
+    changed since it was written is computed anew, with a warning that names its file.
 
     Raises:
-        RequestError: where it would have to be stored and the cache cannot be written to.
+        RequestError: If it has to be stored and the cache cannot be written to.
     """
     path = make_folder(kind) / f"{key}.safetensors"
     metadata = {"entry": f"{kind}/{key}"}
     with lock_entry(path):
-        kept = _read_entry(path, metadata)
-        if kept is not None:
-            return kept
+        cached = _read_entry(path, metadata)
+        if cached is not None:
+            return cached
         work = path.with_suffix(".work")
         with resume_from(work):
             entry = compute().contiguous()
@@ -102,7 +102,7 @@ def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tenso
 
 
 def _read_entry(path: Path, metadata: dict[str, str]) -> Tensor | None:
-    """Return an entry that is as it was written, or None where there is no such."""
+    """Return the entry at a path, or None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -117,15 +117,15 @@ def _read_entry(path: Path, metadata: dict[str, str]) -> Tensor | None:
 
 @contextmanager
 def lock_entry(entry: Path) -> Iterator[None]:
-    """Let one process at a time make the entry at a path.
+    """Hold the lock of the entry at a path, so that one process at a time computes it.
 
     Raises:
-        RequestError: where there is no entry yet, and the cache cannot be written to.
+        RequestError: If there is no entry yet, and the cache cannot be written to.
     """
     try:
         file = entry.with_suffix(".lock").open("w")
     except OSError as error:
-        if entry.exists():  # a cache that can only be read
+        if entry.exists():  # the cache is read-only
             yield
             return
         raise _unusable(error) from None

@@ -1,4 +1,4 @@
-"""How far updates are apart: one pass over them serves every rule that compares them."""
+"""Inner products, distances and norms of updates, in float64 and in one pass over the stack."""
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ FAR = 1e6  # ratio of squared lengths up to which the mean is a good enough orig
 def gram_matrix(
     updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"] | None = None
 ) -> Float[Tensor, "n n"]:
-    """Return the inner products of every two updates, seen from `origin`, in float64.
+    """Return the [n, n] inner products of updates minus `origin`, in float64.
 
-    The origin is the mean of the updates, as rounded to their type, where none is given. Without
-    centring, and on parameters instead of updates, small differences drown in rounding. Numpy
-    multiplies a matrix by its own transpose at half the price, and exactly symmetrically.
+    The default origin is the mean of the updates, rounded to their type. Without centring, small
+    differences between large vectors are lost to rounding. Numpy multiplies a matrix by its own
+    transpose at half the cost, and the result is exactly symmetric.
     """
     count, size = updates.shape
     rows = updates.numpy()
@@ -35,10 +35,10 @@ def gram_matrix(
 
 
 def centred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return inner products from an origin from which most updates can be told apart.
+    """Return the [n, n] inner products of updates minus an origin that is robust to outliers.
 
-    Next to an update of 1e12, the mean of all is so far off that the others look alike in
-    float64. Then the origin is the update in the midst of the others.
+    An update of 1e12 moves the mean so far that the others look alike in float64. Then the origin
+    is the update with the smallest median distance to the others.
     """
     products = gram_matrix(updates)
     middle = distances_from_gram(products).median(1).values
@@ -48,24 +48,24 @@ def centred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
 
 
 def uncentred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return the inner products of the updates themselves, as cosines need them, in float64."""
+    """Return the [n, n] inner products of the updates themselves, in float64."""
     return gram_matrix(updates, torch.zeros(updates.shape[1], dtype=torch.float64))
 
 
 def cosines_from_gram(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Return the cosines that follow from inner products; 0 beside a vector of zeros."""
+    """Return the [n, n] cosines from inner products; 0 where a vector is zero."""
     norms = products.diagonal().sqrt()
     lengths = norms[:, None] * norms[None, :]
     return torch.where(lengths > 0, products / lengths, 0.0).clamp(-1, 1)
 
 
 def squared_distances(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Return the squared distance of every two updates, in float64."""
+    """Return the [n, n] squared distances between updates, in float64."""
     return distances_from_gram(centred_gram_matrix(updates))
 
 
 def distances_from_gram(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Return the squared distances that follow from inner products."""
+    """Return the [n, n] squared distances from inner products."""
     norms = products.diagonal()
     return (norms[:, None] + norms[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0)
 
@@ -73,7 +73,7 @@ def distances_from_gram(products: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 def row_norms(
     updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"] | None = None
 ) -> Float[Tensor, " n"]:
-    """Return the distance of every update from `origin`, or from zero, in float64."""
+    """Return the norm of each update, or its distance from `origin`, in float64."""
     total = torch.zeros(len(updates), dtype=torch.float64)
     for columns in chunks(updates.shape[1]):
         part = updates[:, columns].double()
@@ -84,7 +84,7 @@ def row_norms(
 def inner_products(
     updates: Float[Tensor, "n p"], vector: Float[Tensor, " p"]
 ) -> Float[Tensor, " n"]:
-    """Return the inner product of every update with one vector, in float64."""
+    """Return the inner product of each update with one vector, in float64."""
     total = torch.zeros(len(updates), dtype=torch.float64)
     for columns in chunks(updates.shape[1]):
         total += updates[:, columns].double() @ vector[columns].double()
@@ -92,12 +92,12 @@ def inner_products(
 
 
 def clip_factors(norms: Float[Tensor, " n"], bound: float) -> Float[Tensor, " n"]:
-    """Return what brings vectors of these lengths down to `bound`; one for those within it."""
+    """Return factors that scale vectors of these norms down to `bound`; 1 within the bound."""
     return torch.where(norms > bound, bound / norms, 1.0)
 
 
 def equal_shares(chosen: Int64[Tensor, " m"], count: int) -> Float[Tensor, " n"]:
-    """Return the same share for each position that is chosen among `count`, 0 for the others."""
+    """Return shares of `count` positions: equal for the chosen ones, 0 for the others."""
     shares = torch.zeros(count, dtype=torch.float64)
     shares[chosen] = 1 / max(1, len(chosen))
     return shares

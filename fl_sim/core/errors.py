@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line each, before any work, exit code 2."""
+"""Errors and warnings about requests: one line each, raised before any work, exit code 2."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ LONGEST = 200  # characters of a value that a message shows
 
 
 class RequestError(ValueError):
-    """The request cannot be carried out as it stands; the message says what to change."""
+    """The request cannot be carried out; the message names the change that is needed."""
 
 
 class FieldError(RequestError):
@@ -24,7 +24,7 @@ class FieldError(RequestError):
 
 
 class UnknownFieldError(FieldError):
-    """A field that its owner does not have; the message says which it meant, and which it has."""
+    """A field does not exist; the message lists the known fields and suggests the closest."""
 
     def __init__(self, field: str, owner: str, known: Sequence[str], name: str = "") -> None:
         name = name or field.rpartition(".")[2]
@@ -40,15 +40,15 @@ class UnknownFieldError(FieldError):
 
 
 class RequestWarning(UserWarning):
-    """The request can be carried out but is likely to disappoint; it says what to change."""
+    """The request can be carried out, but its result is likely to disappoint."""
 
 
 class RunFailedError(RuntimeError):
-    """A run broke off: too few valid updates, or a failure under the policy `raise`."""
+    """A run ended early: too few valid updates, or a failure under the policy `raise`."""
 
 
 class DivergedError(RunFailedError):
-    """The global model is of no use any more; `rows` are the numbers of its last round, if any."""
+    """The global model diverged; `rows` are the metrics of its last round, if there are any."""
 
     def __init__(self, message: str, rows: Iterable[Any] = ()) -> None:
         super().__init__(message)
@@ -62,23 +62,23 @@ def require(condition: bool, field: str, allowed: str, got: object) -> None:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'dataset'?` where a known word is close, else nothing.
+    """Return `; did you mean 'dataset'?` if a known word is close, else an empty string.
 
     >>> suggest("datset", ["dataset", "path"]), suggest("zzz", ["dataset"])
     ("; did you mean 'dataset'?", '')
     """
-    there = list(known)
-    by_lower = {own.lower(): own for own in there}
-    close = get_close_matches(word, there, 1) or [
-        by_lower[own] for own in get_close_matches(word.lower(), by_lower, 1)
+    words = list(known)
+    by_lower = {known_word.lower(): known_word for known_word in words}
+    close = get_close_matches(word, words, 1) or [
+        by_lower[match] for match in get_close_matches(word.lower(), by_lower, 1)
     ]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def shorten(value: object) -> str:
-    """Return a value as it is printed in a message: whole, unless that is longer than a line."""
+    """Return the `repr` of a value for a message, cut after `LONGEST` characters."""
     try:
         whole = repr(value)
-    except Exception:  # of whatever object a user has put in, or of a number of 5,000 digits
+    except Exception:  # from the `repr` of any class, or for an integer of 5,000 digits
         return f"a {type(value).__name__} that cannot be printed"
     return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]}..."

@@ -1,4 +1,4 @@
-"""Flower's strategies as parts of an experiment: which can be used, and with which arguments."""
+"""Flower's strategies as parts of an experiment: their names, arguments and checks."""
 
 import inspect
 import math
@@ -11,8 +11,8 @@ from flwr.serverapp.strategy import Strategy as Strategy
 from fl_sim.core.errors import FieldError, require
 
 FLOWER = "flwr.serverapp.strategy"
-# Flower strategies whose other half would have to run in the clients, and one that keeps what
-# it computed from its arguments instead of them.
+# Strategies that need code in the clients, and one that stores values computed from its arguments
+# instead of the arguments, so that it cannot be rebuilt from JSON.
 NEED_CLIENTS = (
     "DifferentialPrivacyClientSideAdaptiveClipping",
     "DifferentialPrivacyClientSideFixedClipping",
@@ -22,11 +22,11 @@ NEED_CLIENTS = (
 NOT_REBUILDABLE = ("DifferentialPrivacyServerSideAdaptiveClipping",)
 FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values
 
-# Arguments that divide, or that nothing is left of at 0; decay factors; shares of the clients.
+# Arguments that divide or make every update vanish at 0; decay factors; shares of the clients.
 ABOVE_ZERO = ("clipping_norm", "client_learning_rate", "tau", "initial_clipping_norm")
 BELOW_ONE = ("beta_1", "beta_2", "server_momentum")
 SHARES = ("fraction_train", "fraction_evaluate", "target_clipped_quantile")
-COUNTED = "num-examples"  # the one weight that the server knows by itself
+COUNTED = "num-examples"  # the one weight that the server can count by itself
 AT_LEAST_ONE = ("num_nodes_to_select", "num_sampled_clients")
 
 
@@ -37,20 +37,20 @@ def list_strategies() -> list[str]:
 
 
 def find_strategy(name: str) -> Any:
-    """Return what has this name in Flower's module of strategies; None where nothing has."""
+    """Return the object of this name in Flower's module of strategies; None if there is none."""
     return getattr(flower, name, None)
 
 
 def argument_names(cls: type) -> list[str]:
-    """Return the arguments of a strategy that are plain values, or another strategy."""
+    """Return the names of a strategy's arguments that are plain values, or another strategy."""
     known = inspect.signature(cls).parameters
     return [n for n in known if not n.endswith("_fn") and n not in FUNCTIONS]
 
 
 def check_arguments(strategy: Strategy) -> None:
-    """Raise a `FieldError` for the first argument of a wrong type, or out of its range.
+    """Raise a `FieldError` for the first argument of a wrong type or out of range.
 
-    Flower looks at few of them itself, and some only when a round is aggregated.
+    Flower itself checks only a few of them, some not before a round is aggregated.
     """
     hints = get_type_hints(type(strategy).__init__)
     for name in argument_names(type(strategy)):
@@ -82,11 +82,11 @@ def _check_type(name: str, value: object, hint: Any) -> None:
 
 
 def _check_inner(name: str, strategy: Strategy) -> None:
-    """Check a strategy that another wraps."""
-    own = type(strategy).__name__
-    usable = own in list_strategies() and "strategy" not in argument_names(type(strategy))
+    """Check a strategy that another one wraps."""
+    inner_name = type(strategy).__name__
+    usable = inner_name in list_strategies() and "strategy" not in argument_names(type(strategy))
     allowed = "expected a strategy of Flower's, without privacy of its own"
-    require(usable, name, allowed, own)
+    require(usable, name, allowed, inner_name)
     try:
         check_arguments(strategy)
     except FieldError as error:

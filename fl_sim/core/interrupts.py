@@ -1,4 +1,4 @@
-"""An interrupt ends a run after the round at hand, with its checkpoint; a second one, at once."""
+"""Signals that end runs: the first after the current round, the second at once."""
 
 import os
 import signal
@@ -15,56 +15,56 @@ FINISHING = b"finishing the round, or noise up to a checkpoint; once more stops 
 
 
 class InterruptedRunError(RunFailedError):
-    """The run was asked to stop; its checkpoint holds the round that it had reached."""
+    """The run was interrupted; its checkpoint holds the last finished round."""
 
 
 _flag: Any = threading.Event()  # in a worker process, its parent's
 
 
 def set_flag(flag: Any) -> None:
-    """Listen to a parent's flag instead of one's own; None: to a new one."""
+    """Use a parent process's stop flag; with None, a new one."""
     global _flag
     _flag = threading.Event() if flag is None else flag
 
 
 def request_stop() -> None:
-    """Let runs end after their round."""
+    """Ask all runs of this process to end after their current round."""
     _flag.set()
 
 
 def is_stop_requested() -> bool:
-    """Return whether runs are to end after their round."""
+    """Return whether runs should end after their current round."""
     return bool(_flag.is_set())
 
 
-def raise_if_requested(number: int) -> None:
-    """Raise `InterruptedRunError` where runs are to end."""
+def raise_if_requested(round_num: int) -> None:
+    """Raise `InterruptedRunError` if a stop was requested."""
     if is_stop_requested():
-        raise InterruptedRunError(f"interrupted after round {number}; go on with --resume")
+        raise InterruptedRunError(f"interrupted after round {round_num}; go on with --resume")
 
 
-set_stop_check(is_stop_requested)  # noise that takes minutes stops at its next checkpoint
+set_stop_check(is_stop_requested)  # long computations of noise stop at their next checkpoint
 
 
 @contextmanager
 def finish_round_on_interrupt(flag: Any = None) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the runs of the block after their rounds.
+    """Let SIGINT and SIGTERM end the runs inside the block after their current round.
 
-    The second one raises KeyboardInterrupt. Only the main thread can take signals; elsewhere
-    they are somebody else's business.
+    A second signal raises KeyboardInterrupt. Outside the main thread, which alone can handle
+    signals, this only sets the flag.
     """
     set_flag(flag)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if is_stop_requested():
             raise KeyboardInterrupt
         _flag.set()
         os.write(2, FINISHING)
 
-    before = {number: signal.signal(number, ring) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The words that a request chooses from; the command line knows them before it imports PyTorch."""
+"""Values of options as `Literal` types, importable by the command line without PyTorch."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder of results; whoever comes second learns who is there."""
+"""Locks on folders of results, and checks that a path can be read and written."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from fl_sim.core.errors import RequestError
 LOG = logging.getLogger("fl_sim")
 LOCK = ".lock"
 LONGEST = 300  # characters of a path in a message
-PAUSE = 0.2  # seconds between two looks at a folder that is in use
+PAUSE = 0.2  # seconds between two attempts to lock a folder that is in use
 
 
 class FolderInUseError(RequestError):
@@ -25,10 +25,9 @@ class FolderInUseError(RequestError):
 
 
 def refuse_link(path: Path) -> None:
-    """Raise a `RequestError` where a folder or file of results is a symbolic link.
+    """Raise a `RequestError` if a folder or file of results is a symbolic link.
 
-    Whoever may write into the folder around it could lead what is written, or removed,
-    elsewhere.
+    A link could direct writes and removals to files outside the folder of results.
     """
     if path.is_symlink():
         raise RequestError(
@@ -38,7 +37,7 @@ def refuse_link(path: Path) -> None:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise a `RequestError` for a path that this machine cannot look at; it may be missing."""
+    """Raise a `RequestError` for a path that cannot be accessed; a missing path is accepted."""
     try:
         _exists(path)
     except OSError as error:
@@ -46,20 +45,20 @@ def refuse_unreadable(path: Path) -> None:
 
 
 def refuse_unwritable(folder: Path, name: str = "--out") -> None:
-    """Refuse a folder in which no file can be made, before any work is done for it.
+    """Refuse a folder in which no file can be created.
 
     Args:
-        folder: that results go to; where it is missing, it is looked at where it would be made.
-        name: of what was asked for, for the message.
+        folder: Folder for results. If it is missing, its closest existing parent is checked.
+        name: Name of the option that gave the folder, for the message.
 
     Raises:
-        RequestError: naming the folder and the cause.
+        RequestError: Naming the folder and the cause.
     """
     try:
-        there = next(own for own in (folder, *folder.absolute().parents) if _exists(own))
-        if not there.is_dir():
+        existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
+        if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         cause = error.strerror
@@ -67,32 +66,32 @@ def refuse_unwritable(folder: Path, name: str = "--out") -> None:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether a path exists; raise an `OSError` where this machine cannot tell."""
+    """Return whether a path exists; raise an `OSError` if that cannot be determined."""
     if "\0" in str(path):
         raise OSError(errno.EINVAL, "its name holds a zero byte")
     return path.exists()
 
 
 def shorten_path(path: Path) -> str:
-    """Return a path as it is told of, which may be too long for one line."""
+    """Return a path for a message, cut after `LONGEST` characters."""
     text = str(path).replace("\0", "\\0")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 @contextmanager
 def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder of results, which is made where it is missing.
+    """Lock a folder of results while the block runs; make the folder if it is missing.
 
-    The lock is the kernel's: it ends with its process, however that ends, so that what a killed
-    process leaves behind never stands in the way.
+    The kernel releases the lock when its process ends, however it ends, so a killed process never
+    leaves a stale lock.
 
     Args:
-        folder: of an experiment, or of a study.
-        wait: wait until it is free, instead of being refused.
+        folder: Folder of an experiment or a study.
+        wait: Wait until the folder is free instead of raising.
 
     Raises:
-        FolderInUseError: where another process holds it, naming that one's id and host.
-        RequestError: where the folder cannot be made or written to, or is a link.
+        FolderInUseError: If another process holds the lock, naming its id and host.
+        RequestError: If the folder cannot be made or written to, or is a link.
     """
     refuse_unwritable(folder)
     refuse_link(folder)
@@ -104,16 +103,16 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise RequestError(f"--out: cannot write to {folder}: {error.strerror}") from None
     try:
         _acquire(number, folder, wait)
-        about = {"pid": os.getpid(), "host": socket.gethostname()}
+        owner = {"pid": os.getpid(), "host": socket.gethostname()}
         os.ftruncate(number, 0)
-        os.pwrite(number, json.dumps(about).encode(), 0)
+        os.pwrite(number, json.dumps(owner).encode(), 0)
         yield
     finally:
         os.close(number)
 
 
 def _acquire(number: int, folder: Path, wait: bool) -> None:
-    """Lock an open file, or say who has."""
+    """Lock an open file, or raise a `FolderInUseError` that names its holder."""
     is_announced = False
     while True:
         try:
@@ -135,11 +134,11 @@ def _acquire(number: int, folder: Path, wait: bool) -> None:
 
 
 def _describe_holder(number: int) -> str:
-    """Return in words who holds a lock; whoever has just taken it may not have signed yet."""
+    """Describe the holder of a lock, which may not have written its id yet."""
     for _ in range(10):
         try:
-            about = json.loads(os.pread(number, 1000, 0))
-            return f"process {int(about['pid'])} on {about['host']}"
+            owner = json.loads(os.pread(number, 1000, 0))
+            return f"process {int(owner['pid'])} on {owner['host']}"
         except (ValueError, KeyError, TypeError):
             time.sleep(0.02)
     return "another process"

@@ -1,4 +1,4 @@
-"""Plug-ins by name: that of the class, or the short one of the command line."""
+"""Lookup of plug-ins by class name, or by the short name of the command line."""
 
 import dataclasses
 import inspect
@@ -18,56 +18,58 @@ PACKAGES = (
 
 
 def find_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:
-    """Return the plug-ins of any of these kinds by the name of their class, sorted.
+    """Return the plug-ins of any of these kinds by class name, sorted.
 
-    Where a rule of ours and a strategy of Flower's share a name, it is that of ours.
+    If a rule of this project and a strategy of Flower's share a name, the rule is returned.
     """
-    found: dict[str, type[Any]] = {}
+    classes: dict[str, type[Any]] = {}
     if Strategy in bases:
-        found = {name: find_strategy(name) for name in list_strategies()}
+        classes = {name: find_strategy(name) for name in list_strategies()}
     for base in bases:
         for package in PACKAGES:
             plugins: list[type[Any]] = discover(package, base)
-            found |= {cls.__name__: cls for cls in plugins}
+            classes |= {cls.__name__: cls for cls in plugins}
         if dataclasses.is_dataclass(base) and not inspect.isabstract(base):
-            found[base.__name__] = base
-    return dict(sorted(found.items()))
+            classes[base.__name__] = base
+    return dict(sorted(classes.items()))
 
 
 def choose_plugin(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
     """Return the plug-in of this name.
 
     Args:
-        name: that of the class, such as `ErrorMinimizing`; in any case also the `short` one,
-            such as `em`, or that of the class without its kind, such as `sgd` for `SgdClient`.
-        field: that it is for.
-        bases: the kinds that fit there.
+        name: Name of the class, such as `ErrorMinimizing`; or, in upper or lower case, its `short`
+            name, such as `em`, or the class name without its kind, such as `sgd` for `SgdClient`.
+        field: Field of the experiment that the plug-in is for.
+        bases: Kinds that the field accepts.
 
     Raises:
-        FieldError: naming the field and the plug-ins that there are.
+        FieldError: If no plug-in or several have this name, listing those that exist.
     """
     plugins = find_plugins(bases)
     if name in plugins:
         return plugins[name]
-    found = {
+    matches = {
         full: cls for full, cls in plugins.items() if _normalise(name) in _names_of(cls, bases)
     }
-    if len(found) == 1:
-        return next(iter(found.values()))
-    raise FieldError(field, describe_expected(bases, name, tuple(found)), name)
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    raise FieldError(field, describe_expected(bases, name, tuple(matches)), name)
 
 
-def describe_expected(bases: tuple[type, ...], name: str = "", found: tuple[str, ...] = ()) -> str:
-    """Return in words what may stand for one of these kinds.
+def describe_expected(
+    bases: tuple[type, ...], name: str = "", matches: tuple[str, ...] = ()
+) -> str:
+    """Describe the plug-ins that a field accepts.
 
     Args:
-        bases: the kinds.
-        name: the name that came, if one did.
-        found: the plug-ins of that name, where there are several.
+        bases: Kinds that the field accepts.
+        name: Name that was given, or an empty string.
+        matches: Plug-ins of that name, if there are several.
     """
     kinds = " or ".join(base.__name__ for base in bases)
-    if found:
-        return f"expected one {kinds}, and the name is that of {' and '.join(found)}"
+    if matches:
+        return f"expected one {kinds}, and the name is that of {' and '.join(matches)}"
     plugins = find_plugins(bases)
     shorts = {cls.short: full for full, cls in plugins.items() if getattr(cls, "short", "")}
     words = [f"{full} ({short})" for short, full in shorts.items()]
@@ -77,7 +79,7 @@ def describe_expected(bases: tuple[type, ...], name: str = "", found: tuple[str,
 
 
 def _names_of(cls: type[Any], bases: tuple[type, ...]) -> set[str]:
-    """Return the names of a plug-in, spelled without case, hyphens and underscores."""
+    """Return the names of a plug-in in lower case, without hyphens and underscores."""
     name = cls.__name__
     kinds = [base.__name__ for base in bases if name.endswith(base.__name__)]
     names = [name, getattr(cls, "short", ""), *(name.removesuffix(kind) for kind in kinds)]

@@ -1,7 +1,7 @@
-"""What it costs to make noise: images that went forward and backward through a network.
+"""Counts forward and backward passes, the cost of making noise.
 
-Whoever wants to know opens `counted()`; whoever computes calls `count()`. Where nobody counts, the
-call does nothing.
+Code that computes noise calls `count`; a caller that needs the total wraps it in `count_passes`.
+Outside of that context `count` does nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,12 +14,14 @@ Listener = Callable[[int], None]
 
 @dataclass
 class PassCount:
-    """Images that went forward and backward so far; an image that went twice counts twice."""
+    """Number of images passed forward and backward so far; an image counts once per pass."""
 
     passes: int = 0
 
 
-_COUNTING: ContextVar[tuple[PassCount, Listener | None] | None] = ContextVar("effort", default=None)
+_COUNTING: ContextVar[tuple[PassCount, Listener | None] | None] = ContextVar(
+    "pass_count", default=None
+)
 
 
 def count(num_images: int) -> None:
@@ -34,12 +36,12 @@ def count(num_images: int) -> None:
 
 @contextmanager
 def count_passes(listen: Listener | None = None) -> Iterator[PassCount]:
-    """Yield the effort of what is computed inside; `listen` hears each new total.
+    """Yield the count of passes made inside the block; `listen` is called with each new total.
 
-    >>> with count_passes() as effort:
+    >>> with count_passes() as counter:
     ...     count(3)
     ...     count(4)
-    >>> effort.passes
+    >>> counter.passes
     7
     """
     counter = PassCount()

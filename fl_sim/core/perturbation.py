@@ -1,6 +1,6 @@
-"""Balls and projected sign steps, shared by protections and attacks.
+"""Bounded noise on images: sampling, projection, projected sign steps and rounding to 8 bits.
 
-Error-minimising and error-maximising noise are one loop with one sign.
+Error-minimising and error-maximising noise share one loop, with opposite signs.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 
 def as_floats(stored: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-    """Return what is stored as a network takes it: pixels of 8 bits, or features of 16."""
+    """Return stored inputs as a network takes them: pixels of 8 bits, or features of 16."""
     return as_pixels(stored) if stored.dtype == torch.uint8 else stored.float()
 
 
 def check_radius(radius: float) -> None:
-    """Raise a `FieldError` for a radius that is not in pixels of [0, 1]."""
+    """Raise a `FieldError` for a radius that is not in (0, 1]."""
     require(0 < radius <= 1, "radius", "in pixels of [0, 1], such as 16/255", radius)
 
 
 def sample_uniform(
     images: Float[Tensor, "n c h w"], radius: float, rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
-    """Draw uniformly from the ball, then clip so that every pixel stays legal."""
+    """Return noise drawn uniformly within the radius, clipped so that pixels stay in [0, 1]."""
     drawn = torch.rand(images.shape, generator=rng) * 2 - 1
     return project(radius * drawn, images, radius)
 
@@ -41,14 +41,12 @@ def sample_uniform(
 def project(
     noise: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"], radius: float
 ) -> Float[Tensor, "n c h w"]:
-    """Return the nearest noise that keeps every pixel legal.
-
-    Guarantee: |noise| <= radius and 0 <= images + noise <= 1, pixel by pixel.
+    """Return the nearest noise with |noise| <= radius and 0 <= images + noise <= 1.
 
     Args:
-        noise: change of each pixel, in pixels of [0, 1].
-        images: clean images, in [0, 1].
-        radius: largest change of a pixel, in the same unit, such as 8 / 255.
+        noise: Change of each pixel, in pixels of [0, 1].
+        images: Clean images, in [0, 1].
+        radius: Largest change of a pixel, in [0, 1], such as 8/255.
     """
     return (images + noise.clamp(-radius, radius)).clamp(0, 1) - images
 
@@ -62,19 +60,20 @@ def take_sign_steps(
     num_steps: int,
     direction: Literal["minimise", "maximise"],
 ) -> Float[Tensor, "n c h w"]:
-    """Take projected sign steps on the noise (projected gradient descent in L-infinity).
+    """Return noise after projected sign steps (projected gradient descent in L-infinity).
 
     Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; with `minimise`, the inner
     loop of Huang et al. (2021), https://arxiv.org/abs/2101.04898, equation 3.
 
     Args:
-        loss: of a batch of images in [0, 1]; parameters should not require gradients.
-        images: clean images, in [0, 1].
-        noise: where to start.
-        radius: of the ball, in pixels of [0, 1].
-        step_size: length of a step, in pixels of [0, 1].
-        num_steps: number of steps.
-        direction: of the loss.
+        loss: Function from a batch of images in [0, 1] to its loss; the parameters of the network
+            should not require gradients.
+        images: Clean images, in [0, 1].
+        noise: Noise to start from.
+        radius: Largest change of a pixel, in [0, 1], such as 8/255.
+        step_size: Change of a pixel per step, in [0, 1].
+        num_steps: Number of steps.
+        direction: Whether the loss is minimised or maximised.
     """
     sign = -1.0 if direction == "minimise" else 1.0
     for _ in range(num_steps):
@@ -90,20 +89,21 @@ def quantise(
     radius: float,
     norm: Literal["linf", "l2"],
 ) -> UInt8[Tensor, "n c h w"]:
-    """Add the noise, clip the sum, round to 8 bits, and keep the radius after rounding.
+    """Return images with noise, rounded to 8 bits without leaving the radius.
 
-    Guarantee: with `linf`, no pixel moves by more than the radius; with `l2`, the root mean
-    square of an image's change is at most the radius plus the half level that rounding adds.
+    With `linf`, no pixel changes by more than the radius. With `l2`, the root mean square of an
+    image's change is at most the radius plus the half level that rounding adds.
 
     Args:
-        images: clean images.
-        noise: change of each pixel, in pixels of [0, 1].
-        radius: in pixels of [0, 1]; for `l2`, the root mean square over an image's pixels.
-        norm: of the ball.
+        images: Clean images.
+        noise: Change of each pixel, in pixels of [0, 1].
+        radius: Bound in pixels of [0, 1]: on each pixel for `linf`, on the root mean square over
+            an image's pixels for `l2`.
+        norm: Norm of the bound.
     """
     rounded = ((images.float() + noise * 255).clamp(0, 255)).round().int()
     if norm == "linf":
-        # A hair above, since 8 / 255 * 255 may come out just below 8.
+        # A small margin, since 8 / 255 * 255 may come out just below 8.
         levels = int(radius * 255 + 1e-6)
         rounded = images.int() + (rounded - images.int()).clamp(-levels, levels)
     return rounded.to(torch.uint8)

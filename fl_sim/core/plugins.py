@@ -1,4 +1,4 @@
-"""Find plug-ins by walking their package: nothing to register, nothing to edit."""
+"""Discovers plug-ins in their packages, without a registry, and reads their docstrings."""
 
 import ast
 import importlib
@@ -9,8 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
-PACKAGES = ("fl_sim", "strategies", "clients")  # what parts of an experiment are defined in
-RENAMED = {  # classes by the path that run ids were made with, and where they are now
+PACKAGES = ("fl_sim", "strategies", "clients")  # packages that define parts of an experiment
+RENAMED = {  # paths in the JSON of earlier results, which run ids hash, and current paths
     "fl_sim.participants.Stay": "fl_sim.participants.AvailabilityWindow",
 }
 Plugin = TypeVar("Plugin")
@@ -19,7 +19,7 @@ Plugin = TypeVar("Plugin")
 def discover(package: str, base: type[Plugin]) -> list[type[Plugin]]:
     """Return every concrete subclass of `base` defined in `package`, sorted by name."""
     root = importlib.import_module(package)
-    found: set[type[Plugin]] = set()
+    plugins: set[type[Plugin]] = set()
     for module_info in pkgutil.iter_modules(root.__path__, f"{package}."):
         module = importlib.import_module(module_info.name)
         for _, cls in inspect.getmembers(module, inspect.isclass):
@@ -28,27 +28,24 @@ def discover(package: str, base: type[Plugin]) -> list[type[Plugin]]:
                 and not inspect.isabstract(cls)
                 and cls.__module__ == module.__name__
             ):
-                found.add(cls)
-    return sorted(found, key=lambda cls: cls.__name__)
+                plugins.add(cls)
+    return sorted(plugins, key=lambda cls: cls.__name__)
 
 
 def summary_of(cls: type) -> tuple[str, str]:
-    """Return the first line of a plug-in's docstring, and what follows `Source:` in it."""
+    """Return the first line of a plug-in's docstring, and its paragraph `Source:`."""
     lines = (inspect.getdoc(cls) or "").splitlines() or [""]
     return lines[0], paragraph_of(cls, "Source:")
 
 
 @lru_cache(maxsize=1000)
 def read_docstring(path: str) -> str:
-    """Return the docstring of a class, out of the file that defines it; nothing is imported.
+    """Return the docstring of a class from its source file, or an empty string.
 
-    So the report can quote a plug-in without what the plug-in itself needs, such as PyTorch.
+    Nothing is imported, so the report can quote a plug-in without its dependencies (PyTorch).
 
     Args:
-        path: dotted, such as `clients.sign_flip.SignFlipClient`, inside `PACKAGES`.
-
-    Returns:
-        the text without its indentation; "" where there is no such class, or it has none.
+        path: Dotted path inside `PACKAGES`, such as `clients.sign_flip.SignFlipClient`.
     """
     package, *parts = RENAMED.get(path, path).split(".")
     if package not in PACKAGES or len(parts) < 2 or not all(map(str.isidentifier, parts)):
@@ -59,17 +56,17 @@ def read_docstring(path: str) -> str:
     if not file.is_file():
         return ""
     classes = (node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.ClassDef))
-    found = next((node for node in classes if node.name == name), None)
-    return "" if found is None else ast.get_docstring(found) or ""
+    node = next((node for node in classes if node.name == name), None)
+    return "" if node is None else ast.get_docstring(node) or ""
 
 
 def paragraph_of(cls: type, opening: str) -> str:
-    """Return the paragraph of a plug-in's docstring that opens so, without its opening."""
+    """Return the paragraph of a plug-in's docstring that starts with `opening`, without it."""
     return find_paragraph(inspect.getdoc(cls) or "", opening)
 
 
 def find_paragraph(text: str, opening: str) -> str:
-    """Return the paragraph of a docstring that opens so, without its opening."""
+    """Return the paragraph of a text that starts with `opening`, without it."""
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(opening)), len(lines))
     words = takewhile(str.strip, lines[start:])

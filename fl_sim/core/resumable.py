@@ -1,7 +1,7 @@
-"""Where long work may leave what it needs to go on after an interrupt.
+"""Checkpoints of long computations, from which they resume after an interrupt.
 
-Whoever has a place for it opens `scratch(folder)`; whoever computes asks `Checkpoint` for what was
-kept. Without a folder nothing is kept; it is made with the first checkpoint.
+A caller names a folder with `resume_from`; the computation inside loads and saves a `Checkpoint`.
+Without a folder nothing is saved. The folder is made with the first checkpoint.
 """
 
 import time
@@ -19,24 +19,22 @@ from fl_sim.core.tensor_files import read_tensors, write_tensors
 SECONDS = 30.0  # between two checkpoints
 SHARE = 0.05  # of the time, at most, that goes into writing them
 
-_FOLDER: ContextVar[Path | None] = ContextVar("scratch", default=None)
-
-
-_asks: list[Callable[[], bool]] = [lambda: False]  # the last one tells whether work is to stop
+_FOLDER: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
+_stop_checks: list[Callable[[], bool]] = [lambda: False]  # the last one is used
 
 
 class StoppedError(RunFailedError):
-    """Long work was asked to stop, and has kept what it had."""
+    """A long computation was stopped after it saved its checkpoint."""
 
 
 def set_stop_check(is_requested: Callable[[], bool]) -> None:
-    """Let long work stop at its next checkpoint as soon as `asked` returns True."""
-    _asks[-1] = is_requested
+    """Stop long computations at their next checkpoint once `is_requested` returns True."""
+    _stop_checks[-1] = is_requested
 
 
 @contextmanager
 def resume_from(folder: Path) -> Iterator[None]:
-    """Let what is computed inside keep its state in `folder`."""
+    """Save and load the checkpoints of computations inside the block in `folder`."""
     token = _FOLDER.set(folder)
     try:
         yield
@@ -45,9 +43,9 @@ def resume_from(folder: Path) -> Iterator[None]:
 
 
 class Checkpoint:
-    """Tensors under a name in the scratch folder, written whole and at most every 30 seconds.
+    """Named tensors in the folder of `resume_from`, written at most every 30 seconds.
 
-    Large ones are written less often.
+    Large ones are written less often, so that writing takes at most `SHARE` of the time.
     """
 
     def __init__(self, name: str) -> None:
@@ -56,7 +54,7 @@ class Checkpoint:
         self.last, self.pause = time.monotonic(), SECONDS
 
     def load(self) -> dict[str, Tensor] | None:
-        """Return what was kept, or None where there is nothing."""
+        """Return the saved tensors, or None if there are none."""
         if self.path is None:
             return None
         try:
@@ -65,16 +63,16 @@ class Checkpoint:
             return None
 
     def is_due(self) -> bool:
-        """Return whether it is time to keep something again: at once, where work is to stop."""
-        waited = time.monotonic() - self.last
-        return self.path is not None and (waited >= self.pause or _asks[-1]())
+        """Return whether it is time to save again, which it is at once if a stop was requested."""
+        elapsed = time.monotonic() - self.last
+        return self.path is not None and (elapsed >= self.pause or _stop_checks[-1]())
 
     def save(self, tensors: dict[str, Tensor]) -> None:
-        """Replace what is kept.
+        """Replace the saved tensors.
 
         Raises:
-            OSError: where it cannot be written.
-            StoppedError: once it is kept, where work is to stop.
+            OSError: If they cannot be written.
+            StoppedError: After they were saved, if a stop was requested.
         """
         if self.path is not None:
             started = time.monotonic()
@@ -82,5 +80,5 @@ class Checkpoint:
             write_tensors(self.path, tensors, {"name": self.path.stem}, durable=False)
             self.last = time.monotonic()
             self.pause = max(SECONDS, (self.last - started) / SHARE)
-            if _asks[-1]():
+            if _stop_checks[-1]():
                 raise StoppedError("interrupted; what it had made so far is kept")

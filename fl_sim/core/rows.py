@@ -1,14 +1,14 @@
-"""A row of the tidy table: metrics yield it, runs write it, and the report needs no PyTorch."""
+"""Row of the tidy table of metrics, importable without PyTorch."""
 
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One number of the tidy table.
+    """One value of the tidy table.
 
-    `client` is -1 for a number about the whole federation; `group` names the subset of
-    records or clients it is about; `low` and `high` bound a 95 % interval where there is one;
-    `valid` is False, with the reason in `note`, where the number should not be read.
+    `client` is -1 for a value about the whole federation. `group` names the subset of records or
+    clients that the value is about. `low` and `high` bound a 95 % interval, if there is one.
+    `valid` is False, with the reason in `note`, if the value must not be interpreted.
     """
 
     round: int

@@ -1,8 +1,8 @@
-"""Randomness by name, never by order.
+"""Random generators named by labels, independent of the order in which they are used.
 
-Whatever draws takes a generator made from the run's seed and a few labels, such as
-`generator(seed, "round", 7, "client", 3)`. So a result does not depend on who drew first,
-on the engine, or on the number of workers.
+Code that draws takes a generator made from the run's seed and a few labels, such as
+`generator(seed, "round", 7, "client", 3)`. So results do not depend on the order of draws, the
+engine, or the number of workers.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """Return 63 bits that depend on `seed` and every label, and on nothing else.
+    """Return a seed of 63 bits that is a hash of `seed` and all labels.
 
     >>> derive_seed(0, "round", 1) == derive_seed(0, "round", 1)
     True
@@ -26,20 +26,20 @@ def derive_seed(seed: int, *labels: str | int) -> int:
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:
-    """Return a torch generator named by `labels`."""
+    """Return a torch generator seeded by `seed` and `labels`."""
     return torch.Generator().manual_seed(derive_seed(seed, *labels))
 
 
 def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:
-    """Return a numpy generator named by `labels` (torch has no Dirichlet that takes one)."""
+    """Return a numpy generator seeded by `seed` and `labels`, for Dirichlet draws."""
     return np.random.default_rng(derive_seed(seed, *labels))
 
 
 @contextmanager
 def seed_torch(seed: int, *labels: str | int) -> Iterator[None]:
-    """Make the constructors of `torch.nn`, which know only the global generator, draw by name.
+    """Seed the global generator inside the block, for `torch.nn` constructors that need it.
 
-    The global state is put back afterwards.
+    The global state is restored afterwards.
     """
     generator, before = torch.default_generator, torch.get_rng_state()
     generator.manual_seed(derive_seed(seed, *labels))  # torch.manual_seed costs a stack trace

@@ -1,7 +1,7 @@
-"""Experiments as plain JSON, and back: which class, which fields, and nothing else.
+"""Converts experiments to JSON and back, as classes with their fields.
 
-Only classes of fl_sim, strategies, clients and Flower's strategy module can be named, so
-reading a description never runs anything a file smuggled in.
+Only classes of fl_sim, strategies, clients and Flower's strategy module can be named, so reading
+a description never runs foreign code.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ from fl_sim.core.flower_strategies import (
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 
-DEEPEST = 32  # parts inside one another; more are a mistake, and would exhaust the stack
-LARGEST = 2**63 - 1  # whole number: torch takes no larger ones
+DEEPEST = 32  # levels of nested parts; deeper ones are a mistake, and would exhaust the stack
+LARGEST = 2**63 - 1  # largest integer that torch takes
 Value = TypeVar("Value")
 
 
 def omit_if_default(default: Any) -> Any:
-    """Return a dataclass field that is left out of JSON while it has its default.
+    """Return a dataclass field that is left out of the JSON at its default value.
 
-    A field that is added to a released class is declared so: run ids are hashes of the JSON, and
-    those of existing results do not change.
+    Fields that are added to a released class are declared this way: run ids are hashes of the
+    JSON, and those of existing results must not change.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Example:
@@ -50,19 +50,19 @@ def omit_if_default(default: Any) -> Any:
 
 
 def _is_omitted(owner: Any, field: dataclasses.Field[Any]) -> bool:
-    """Return whether a field is left out of the JSON: added later, and at its default."""
+    """Return whether a field is declared by `omit_if_default` and at its default."""
     return bool(field.metadata.get("omit_default")) and getattr(owner, field.name) == field.default
 
 
 def describe(value: Any) -> Any:
-    """Return `value` as JSON: dataclasses and Flower strategies by class and fields."""
+    """Return `value` as JSON; dataclasses and Flower strategies become class and fields."""
     if isinstance(value, Strategy):
         return {"class": f"{FLOWER}.{type(value).__name__}", **_flower_arguments(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = _hints_of(cls)
-        there = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
-        fields = {n: describe(_coerce(getattr(value, n), hints[n])) for n in there}
+        kept = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
+        fields = {n: describe(_coerce(getattr(value, n), hints[n])) for n in kept}
         return {"class": _path_of(cls), **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
@@ -72,15 +72,15 @@ def describe(value: Any) -> Any:
 
 
 def _path_of(cls: type) -> str:
-    """Return the dotted path by which JSON names a class: its first one, if it was renamed."""
+    """Return the dotted path of a class in JSON: the original one, if it was renamed."""
     path = f"{cls.__module__}.{cls.__qualname__}"
     return next((first for first, now in RENAMED.items() if now == path), path)
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    """Return a whole number as a float where a float is meant: 1 and 1.0 are one value.
+    """Return an integer as a float if the field is a float, so that 1 and 1.0 are one value.
 
-    Where several values are meant, one stands for itself, and None for no value.
+    For a field that is a tuple, a single value becomes a tuple of one, and None an empty tuple.
     """
     if get_origin(hint) is tuple and not isinstance(value, tuple):
         return () if value is None else (value,)
@@ -90,9 +90,9 @@ def _coerce(value: Any, hint: Any) -> Any:
 
 
 def label(value: Any) -> Any:
-    """Return a value in words for a table: a class by its name and what is not default."""
+    """Return a value for a table: a class by its name and its fields that are not default."""
     if isinstance(value, tuple):
-        return " + ".join(str(label(own)) for own in value) or "none"
+        return " + ".join(str(label(item)) for item in value) or "none"
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return type(value).__name__ if isinstance(value, Strategy) else value
     if type(value).__str__ is not object.__str__:
@@ -114,11 +114,11 @@ def _format_value(value: Any) -> str:
 
 
 def construct(description: Any, expected: type[Value]) -> Value:
-    """Build what `describe` described.
+    """Return the value that `describe` turned into a description.
 
     Raises:
-        RequestError: for a class outside the allowed packages, or not of the expected kind.
-        FieldError: for an unknown field or a value out of range.
+        RequestError: For a class outside the allowed packages, or not of the expected kind.
+        FieldError: For an unknown field, or a value out of range.
     """
     value = _build(description)
     if not isinstance(value, expected):
@@ -127,10 +127,10 @@ def construct(description: Any, expected: type[Value]) -> Value:
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says: no more than JSON can say, and every key once.
+    """Return the value of a JSON text, without NaN, infinity or duplicate keys.
 
     Raises:
-        RequestError: for anything else, and for numbers that Python does not read.
+        RequestError: For any other text, and for numbers that Python cannot read.
     """
     try:
         return json.loads(
@@ -145,12 +145,12 @@ def parse_json(text: str) -> Any:
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise RequestError(f"this is not JSON: the key {shorten(twice)} stands there twice")
-    return found
+    return members
 
 
 def _refuse_constant(word: str) -> Any:
@@ -158,11 +158,12 @@ def _refuse_constant(word: str) -> Any:
 
 
 def with_value(owner: Value, path: str, value: Any) -> Value:
-    """Return a copy of `owner` in which the field at `path`, such as `data.num_clients`, is
-    `value`. An item of a tuple is named by its place, from 0.
+    """Return a copy of `owner` with the field at `path`, such as `data.num_clients`, replaced.
+
+    An item of a tuple is named by its index, from 0.
 
     Raises:
-        FieldError: naming the field, what is allowed and what came.
+        FieldError: Naming the field, the allowed values and the given one.
     """
     name, _, rest = path.partition(".")
     current = _get_field(owner, name)
@@ -171,23 +172,23 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
     except FieldError as error:
         raise error.with_prefix(name) from None
     if isinstance(owner, tuple):
-        place = int(name)
-        return typing.cast(Value, (*owner[:place], changed, *owner[place + 1 :]))
+        index = int(name)
+        return typing.cast(Value, (*owner[:index], changed, *owner[index + 1 :]))
     arguments = _arguments(owner) | {name: changed}
     return typing.cast(Value, make(type(owner), arguments))
 
 
 @cache
 def _hints_of(cls: type) -> dict[str, Any]:
-    """Return the types of a class's fields; reading them anew takes most of a construction."""
+    """Return the types of a class's fields, cached since reading them dominates construction."""
     return get_type_hints(cls)
 
 
 def check_types(owner: Any, depth: int = 1) -> None:
-    """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type.
+    """Raise a `FieldError` for the first field of a dataclass with a value of a wrong type.
 
-    Nor may it be a number that is not finite or above 2^63 - 1, a text that no file can hold, or
-    an argument out of the range of a strategy of Flower's.
+    Also refused are numbers that are not finite or above 2^63 - 1, text that cannot be written to
+    a file, and arguments of Flower's strategies that are out of range.
     """
     hints = _hints_of(owner.__class__)
     for field in dataclasses.fields(owner):
@@ -207,7 +208,7 @@ def _check_field(name: str, value: Any, hint: Any) -> None:
 
 
 def _check_plain(name: str, value: Any) -> None:
-    """Refuse plain values that no part of an experiment can mean."""
+    """Refuse plain values that are valid for no part of an experiment."""
     if isinstance(value, float):
         require(math.isfinite(value), name, "a finite number", value)
     elif isinstance(value, int):
@@ -227,7 +228,7 @@ def _can_be_written(text: str) -> bool:
 
 
 def _list_parts(value: Any) -> list[tuple[str, Any]]:
-    """Return a value, or the items of a tuple, each with its place in the path of the field."""
+    """Return a value, or the items of a tuple, each with the suffix of its field path."""
     if isinstance(value, tuple):
         return [(f".{i}", item) for i, item in enumerate(value)]
     return [("", value)]
@@ -237,8 +238,8 @@ def _check_part(part: Any, depth: int) -> None:
     if isinstance(part, Strategy):
         check_arguments(part)
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        own = type(part).__name__
-        require(depth < DEEPEST, own, f"at most {DEEPEST} parts inside one another", "more")
+        name = type(part).__name__
+        require(depth < DEEPEST, name, f"at most {DEEPEST} parts inside one another", "more")
         check_types(part, depth + 1)
 
 
@@ -248,14 +249,14 @@ def is_part(cls: type) -> bool:
 
 
 def field_values(part: object) -> dict[str, Any]:
-    """Return the values of a dataclass's fields, by name; of anything else, none."""
+    """Return the values of a dataclass's fields by name; an empty dict for anything else."""
     if isinstance(part, type) or not dataclasses.is_dataclass(part):
         return {}
     return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
 
 
 def argument_names_of(cls: type) -> list[str]:
-    """Return the fields of a dataclass, or the plain arguments of a strategy of Flower's."""
+    """Return the names of a dataclass's fields, or of a Flower strategy's plain arguments."""
     if issubclass(cls, Strategy):
         return argument_names(cls)
     fields = dataclasses.fields(typing.cast(Any, cls))
@@ -266,7 +267,7 @@ def find_class(path: str) -> type:
     """Return the class at a dotted path inside the allowed packages.
 
     Raises:
-        RequestError: for anything else.
+        RequestError: For any other path.
     """
     module_name, _, class_name = RENAMED.get(path, path).rpartition(".")
     if module_name == FLOWER:
@@ -290,13 +291,13 @@ def find_class(path: str) -> type:
 def check_classes(part: Any) -> None:
     """Raise a `FieldError` for the first part whose class cannot be named in JSON.
 
-    A run is described by its JSON, from which workers, resumed runs and audits build it again, so
-    a class in an experiment file or in a notebook cannot be a part of it.
+    Workers, resumed runs and audits rebuild an experiment from its JSON, so its classes cannot be
+    defined in an experiment file or a notebook.
     """
     for name, value in field_values(part).items():
-        for place, own in _list_parts(value):
+        for place, item in _list_parts(value):
             try:
-                _check_class(own)
+                _check_class(item)
             except FieldError as error:
                 raise error.with_prefix(f"{name}{place}".rstrip(".")) from None
 
@@ -339,11 +340,11 @@ def _build(description: Any, depth: int = 1) -> Any:
 def make(cls: type, arguments: Mapping[str, Any]) -> Any:
     """Return an instance of a dataclass, or of a strategy of Flower's.
 
-    A text stands for a plug-in, by its name, where the field means one.
+    A string in the place of a plug-in is the plug-in's name.
 
     Raises:
-        FieldError: for an unknown field, or a value out of range.
-        RequestError: where the class cannot be made of these arguments.
+        FieldError: For an unknown field, or a value out of range.
+        RequestError: If the class cannot be made with these arguments.
     """
     known = argument_names_of(cls)
     for name in arguments:
@@ -359,12 +360,12 @@ def make(cls: type, arguments: Mapping[str, Any]) -> Any:
         return cls(**arguments)
     except RequestError:
         raise
-    except Exception as error:  # of constructors that do not look at types themselves
+    except Exception as error:  # from constructors that do not check types
         raise RequestError(f"{cls.__name__}: {_without_constructor(str(error), cls)}") from None
 
 
 def _without_constructor(words: str, cls: type) -> str:
-    """Return what Python says of a class's arguments, without the name of the constructor.
+    """Return Python's message about a class's arguments without the name of the constructor.
 
     >>> _without_constructor("Layout.__init__() missing 1 argument", type("Layout", (), {}))
     'missing 1 argument'
@@ -373,7 +374,7 @@ def _without_constructor(words: str, cls: type) -> str:
 
 
 def _resolve_names(field: str, value: Any, hint: Any) -> Any:
-    """Return plug-ins with default values for names, where the hint means plug-ins."""
+    """Return plug-ins with default values for their names, if the hint is for plug-ins."""
     if isinstance(value, tuple) and get_origin(hint) is tuple:
         return tuple(_resolve_names(field, item, get_args(hint)[0]) for item in value)
     bases = _classes_in(hint)
@@ -385,10 +386,10 @@ def _resolve_names(field: str, value: Any, hint: Any) -> Any:
 
 
 def _classes_in(hint: Any) -> tuple[type, ...]:
-    """Return the kinds of parts that a hint allows: no plain values."""
+    """Return the classes of parts that a hint allows, without plain types."""
     if get_origin(hint) in (Union, types.UnionType, tuple):
-        found = [cls for option in get_args(hint) for cls in _classes_in(option)]
-        return tuple(dict.fromkeys(found))
+        classes = [cls for option in get_args(hint) for cls in _classes_in(option)]
+        return tuple(dict.fromkeys(classes))
     is_part = inspect.isclass(hint) and hint.__module__.split(".")[0] in (*PACKAGES, "flwr")
     return (hint,) if is_part else ()
 
@@ -397,7 +398,7 @@ def make_default(cls: type) -> Any:
     """Return an instance with the default values.
 
     Raises:
-        RequestError: for a class that needs arguments.
+        RequestError: For a class that needs arguments.
     """
     return make(cls, {})
 
@@ -443,7 +444,7 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _describe_allowed(hint: Any, value: Any) -> str:
-    """Return what a field takes, for a value that does not fit."""
+    """Describe the values that a field takes, for a value of a wrong type."""
     plain = [option for option in _options(hint) if not _classes_in(option)]
     bases, name = _classes_in(hint), value if isinstance(value, str) else ""
     words = [] if not bases else [names.describe_expected(bases, name).removeprefix("expected ")]

@@ -1,4 +1,4 @@
-"""Sums over updates that keep float64 precision without a float64 copy of the stack."""
+"""Weighted sums of updates in float64, without a float64 copy of the stack."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,19 +9,22 @@ from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-COLUMNS = 1 << 12  # of float64, for 100 updates: 3 MiB, which stay in a core's cache
-ROWS, RUN = 4, 1 << 17  # long runs of few rows, as memory is read fastest; 4 MiB of float64
+COLUMNS = 1 << 12  # in float64, for 100 updates: 3 MiB, which fits into a core's cache
+ROWS, RUN = (
+    4,
+    1 << 17,
+)  # few rows and many columns, so that memory is read in order; 4 MiB in float64
 
 
 def chunks(size: int, width: int = COLUMNS) -> Iterator[slice]:
-    """Yield slices that cover `size` once, in order."""
+    """Yield consecutive slices of at most `width` that cover `size`."""
     for start in range(0, size, width):
         yield slice(start, min(start + width, size))
 
 
 @contextmanager
 def use_one_thread() -> Iterator[None]:
-    """Let numpy's algebra use one thread, as everything in a run does: sums depend on it."""
+    """Limit BLAS to one thread inside the block, since the bits of sums depend on the number."""
     with _controller().limit(limits=1, user_api="blas"):
         yield
 
@@ -36,10 +39,7 @@ def weighted_sum(
     updates: Float[Tensor, "n p"],
     out: Float[Tensor, " p"] | None = None,
 ) -> Float[Tensor, " p"]:
-    """Return the sum of the updates times their coefficients, accumulated in float64.
-
-    It is written into `out`, where that is given.
-    """
+    """Return the sum of updates times coefficients, in float64, written into `out` if given."""
     count, size = updates.shape
     factors = coefficients.double()
     total = torch.empty(size, dtype=torch.float64) if out is None else out
@@ -54,6 +54,6 @@ def weighted_sum(
 
 
 def narrow(values: Float[Tensor, " p"], dtype: torch.dtype) -> Float[Tensor, " p"]:
-    """Return finite values in another type, those beyond its range at its largest number."""
+    """Return finite values in another type, clamped to its range."""
     largest = torch.finfo(dtype).max
     return values.clamp(-largest, largest).to(dtype)

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files that carry a SHA-256 of their content; nothing is unpickled."""
+"""Reads and writes safetensors files that carry a SHA-256 of their content."""
 
 import errno
 import hashlib
@@ -16,16 +16,16 @@ from fl_sim.core.atomic_io import SEAL, DamagedFileError, write_atomically
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, durable: bool = True
 ) -> None:
-    """Write tensors so that the file is there whole or not at all.
+    """Write tensors to a file atomically.
 
     Args:
-        path: of the file; its folder must exist.
-        tensors: by name, of any shape and type.
-        about: what the file says of them.
-        durable: also wait until it is on the disk.
+        path: Path of the file; its folder must exist.
+        tensors: Tensors of any shape and type, by name.
+        metadata: Texts that are stored with the tensors.
+        durable: Wait until the file is on the disk.
 
     Raises:
-        OSError: where it cannot be written; what was there before stays.
+        OSError: If the file cannot be written; an earlier file at `path` stays as it is.
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
@@ -36,10 +36,10 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file, and what it says of them.
+    """Return the tensors and metadata of a file.
 
     Raises:
-        DamagedFileError: where it is missing, torn, or does not fit the hash that it carries.
+        DamagedFileError: If it is missing, truncated, or does not match the hash that it carries.
     """
     tensors, metadata = read_unsealed(path)
     seal = metadata.pop(SEAL, "")
@@ -51,10 +51,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and notes of a file as they are, for one that carries no hash.
+    """Return the tensors and metadata of a file without checking a hash.
 
     Raises:
-        DamagedFileError: where it is missing or torn.
+        DamagedFileError: If it is missing or truncated.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -69,7 +69,7 @@ def read_unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return a hash of tensors (name, type, shape and content) and of what is said of them."""
+    """Return a SHA-256 of tensors (name, type, shape and content) and metadata."""
     sha = hashlib.sha256("".join(metadata[name] for name in sorted(metadata)).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""Random crops and flips of a whole batch at once, differentiable in the images."""
+"""Random crops and flips of whole batches, differentiable in the images."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from torch.nn import functional
 
 
 class CropFlipTransform(NamedTuple):
-    """A shift and a flip for each image of a batch, drawn once and applied as often as needed.
+    """A shift and a flip for each image of a batch, drawn once and applied any number of times.
 
     Attributes:
-        padding: black border on each side before the crop.
-        top, left: where each crop begins in the padded image, 0 to 2 padding.
-        mirrored: which crops are flipped left to right.
+        padding: Black border on each side before the crop, in pixels.
+        top, left: First row and column of each crop in the padded image, from 0 to 2 * padding.
+        mirrored: Whether each crop is flipped left to right.
     """
 
     padding: int
@@ -23,7 +23,7 @@ class CropFlipTransform(NamedTuple):
     mirrored: Bool[Tensor, " n"]
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Return the cropped and flipped images: one gather, whatever the batch."""
+        """Return the cropped and flipped images, by a single gather."""
         count, channels, height, width = images.shape
         padded = functional.pad(images, [self.padding] * 4)
         across = torch.arange(width).expand(count, width)
@@ -38,13 +38,13 @@ class CropFlipTransform(NamedTuple):
 def draw_crop_flip(
     num_images: int, padding: int, flip: bool, rng: torch.Generator
 ) -> CropFlipTransform:
-    """Draw what crop-and-flip augmentation does to each of `num_images` images.
+    """Return a random shift and flip for each image of a batch.
 
     Args:
-        num_images: size of the batch.
-        padding: black border before the crop; 0 crops nothing.
-        flip: also flip half of the images left to right.
-        rng: what to draw from.
+        num_images: Size of the batch.
+        padding: Black border before the crop, in pixels; 0 turns cropping off.
+        flip: Whether half of the images are flipped left to right.
+        rng: Generator to draw from.
     """
     top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=rng)
     coins = torch.rand(num_images, generator=rng) < 0.5

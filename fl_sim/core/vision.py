@@ -1,8 +1,8 @@
-"""torchvision, importable beside a CPU-only build of torch too.
+"""Imports torchvision, also with a CPU-only build of torch.
 
-The wheel on PyPI links its operators against CUDA. Beside a CPU-only torch they do not load,
-and torchvision then fails at import because two of them were never declared. This project
-uses none of them, so declaring the two names is enough.
+The wheel on PyPI links its operators against CUDA. With a CPU-only torch they do not load, and
+torchvision fails at import because two of them are undeclared. This project uses neither, so
+declaring their names is enough.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""Privacy accounting: what noisy releases have cost so far, by Google's `dp-accounting`.
+"""Privacy accounting of noisy releases, by Google's `dp-accounting`.
 
-Rounds are composed one by one, each with the probability with which a client was really drawn.
-Two figures come out: that of privacy loss distributions (PLD), which is the tighter one, and that
-of Renyi differential privacy (RDP). Both are upper bounds.
+Rounds are composed one by one, each with the sampling rate that its clients were drawn with. The
+results are two upper bounds of epsilon: the one by privacy loss distributions (PLD) is tighter
+than the one by Renyi differential privacy (RDP).
 """
 
 import logging
@@ -18,21 +18,21 @@ from fl_sim.contracts import Draw, Releases
 from fl_sim.core.errors import RequestError
 
 MISSING = "accounting needs dp-accounting: pip install fl-sim[dp]"
-ERROR = 1e-4  # of epsilon, by which the steps of a distribution's grid may loosen it
+ERROR = 1e-4  # share of epsilon by which the grid of a distribution may loosen it
 COARSEST = 2.0**-7  # step of a grid, unless epsilon is very large
-MOST_SAMPLED = 200_000  # releases of Poisson draws, of which a distribution is made in seconds
-LEAST_NOISE = 1e-3  # at which epsilon is half a million: accountants run out of memory below
-MOST_NOISE = 1e6  # at which epsilon is next to nothing: their squares overflow above
+MOST_SAMPLED = 200_000  # releases of Poisson draws whose distribution takes seconds
+LEAST_NOISE = 1e-3  # epsilon is half a million here; below it accountants run out of memory
+MOST_NOISE = 1e6  # epsilon is close to 0 here; above it squares overflow
 CURVATURE = 1.3  # epsilon rises by about this times the sum of squared steps over epsilon
 
 
 class PrivacySpent(NamedTuple):
-    """What privacy has cost: epsilon, at the delta of the releases.
+    """Epsilon at the delta of the releases.
 
     Attributes:
-        pld: by privacy loss distributions; NaN where draws of a fixed size are among the
-            releases, of which none is known, or more draws than it can be made of.
-        rdp: by Renyi differential privacy.
+        pld: Bound by privacy loss distributions; NaN if releases include draws of a fixed size,
+            for which no distribution is known, or more than `MOST_SAMPLED` Poisson draws.
+        rdp: Bound by Renyi differential privacy.
     """
 
     pld: float
@@ -40,29 +40,27 @@ class PrivacySpent(NamedTuple):
 
     @property
     def epsilon(self) -> float:
-        """The figure to report: PLD's where there is one, unless RDP's is lower, as for tiny delta.
-
-        Both are upper bounds.
-        """
+        """The lower of the two upper bounds; RDP's can be lower for a tiny delta."""
         return self.rdp if math.isnan(self.pld) else min(self.pld, self.rdp)
 
 
 def compute_epsilon(releases: Releases) -> PrivacySpent:
-    """Return what releases have cost together; infinity where one came without noise.
+    """Return the privacy spent by all releases together; infinite if one had no noise.
 
-    A noise multiplier below `LEAST_NOISE` counts as no noise, one above `MOST_NOISE` as that.
+    A noise multiplier below `LEAST_NOISE` counts as no noise, one above `MOST_NOISE` as
+    `MOST_NOISE`.
 
-    Everybody's contribution in each (rate 1) and Poisson draws are accounted exactly. A draw of a
-    fixed size is accounted by the sampled-without-replacement event, at a sensitivity of twice
-    the longest contribution: where one that was drawn is left out, another one takes its place.
-    Where it is tighter, which it is for large shares, no use is made of the draw.
+    Full participation (rate 1) and Poisson draws are accounted exactly. A draw of a fixed size is
+    accounted by the sampled-without-replacement event, at a sensitivity of twice the longest
+    contribution, because another record takes the place of one that is left out. If the bound
+    without sampling is lower, which it is for large shares, that bound is used.
 
     Source: for PLD, Doroshenko et al. (2022), https://arxiv.org/abs/2207.04380; for RDP, Mironov
     et al. (2019), https://arxiv.org/abs/1908.10530; without replacement, Wang et al. (2019),
     theorem 27, https://arxiv.org/abs/1808.00087.
 
     Raises:
-        RequestError: without dp-accounting.
+        RequestError: If dp-accounting is not installed.
     """
     counts: dict[tuple[float, Draw], int] = {}
     for release in releases.releases:
@@ -77,7 +75,7 @@ def compute_epsilon(releases: Releases) -> PrivacySpent:
 
 
 def _normalise_draw(draw: Draw) -> Draw:
-    """Return one draw for all that cost the same."""
+    """Return one representative of all draws with the same privacy cost."""
     if draw.rate >= 1:
         return Draw(1, 1)
     return draw if draw.sampling == "fixed" else Draw(draw.eligible, draw.size, "poisson")
@@ -101,7 +99,7 @@ def _compose(events: Events, delta: float) -> PrivacySpent:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence warnings of orders of RDP that are left out, which does no harm."""
+    """Silence warnings about skipped RDP orders, which are harmless."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -113,7 +111,7 @@ def _without_warnings() -> Iterator[None]:
 
 @lru_cache(maxsize=4096)
 def _rdp_curve(noise: float, draw: Draw) -> tuple[Any, Any]:
-    """Return the orders, and the Renyi divergence of one release at each of them."""
+    """Return the RDP orders, and the Renyi divergence of one release at each of them."""
     import dp_accounting as dp
 
     plain = dp.GaussianDpEvent(noise)
@@ -137,27 +135,27 @@ def _divergences(event: Any, *relation: Any) -> tuple[Any, Any]:
 
 
 def _epsilon_by_pld(events: Events, delta: float, rdp: float) -> float:
-    """Return epsilon by privacy loss distributions; NaN where there is none for a draw."""
+    """Return epsilon by privacy loss distributions; NaN if a draw has no distribution."""
     sampled = [event for event in events if event[1].rate < 1]
     too_many = sum(count for *_, count in sampled) > MOST_SAMPLED
     if too_many or any(draw.sampling == "fixed" for _, draw, _ in sampled):
         return math.nan
     whole = sum(count / noise**2 for noise, draw, count in events if draw.rate >= 1)
-    if not sampled:  # together one release with less noise, of which epsilon is known exactly
+    if not sampled:  # together one release with less noise, whose epsilon is known exactly
         import dp_accounting as dp
 
         return float(dp.get_epsilon_gaussian(whole**-0.5, delta))
     step = _grid_step(rdp, sum(count for *_, count in sampled))
-    found = None if whole == 0 else _loss_distribution(whole**-0.5, 1.0, step)
+    total = None if whole == 0 else _loss_distribution(whole**-0.5, 1.0, step)
     for noise, draw, count in sampled:
-        own = _loss_distribution(noise, draw.rate, step).self_compose(count)
-        found = own if found is None else found.compose(own)
-    assert found is not None
-    return float(found.get_epsilon_for_delta(delta))
+        repeated = _loss_distribution(noise, draw.rate, step).self_compose(count)
+        total = repeated if total is None else total.compose(repeated)
+    assert total is not None
+    return float(total.get_epsilon_for_delta(delta))
 
 
 def _grid_step(epsilon: float, count: int) -> float:
-    """Return a power of two as the step at which `count` compositions stay tight, and cheap."""
+    """Return a grid step, a power of two, at which `count` compositions stay tight and cheap."""
     if epsilon <= 0:
         return 2.0**-17
     if math.isinf(epsilon):
