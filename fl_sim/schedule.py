@@ -50,21 +50,15 @@ class Schedule:
         """Draw each available client independently, with the same probability."""
         rng = generator(self.experiment.seed, "round", round_num, "participation")
         lots = torch.rand(self.experiment.num_clients, generator=rng, dtype=torch.float64)
-        rate, there = (
-            self.describe_draw(round_num, holders).rate,
-            self._select_available(round_num, holders),
-        )
-        return sorted(client for client in there if float(lots[client]) < rate)
+        rate = self.describe_draw(round_num, holders).rate
+        available = self._select_available(round_num, holders)
+        return sorted(client for client in available if float(lots[client]) < rate)
 
     def _select_available(self, round_num: int, clients: Iterable[int]) -> list[int]:
         """Return the given clients that are available in the round, in their order."""
         participation = self.experiment.participation
-        idle = {
-            client
-            for a, who in self.extra_attackers
-            if not a.is_active(round_num)
-            for client in who
-        }
+        inactive = [who for a, who in self.extra_attackers if not a.is_active(round_num)]
+        idle = {client for who in inactive for client in who}
         return [c for c in clients if c not in idle and participation.is_available(c, round_num)]
 
     def find_absent(self, round_num: int, chosen: list[int]) -> dict[int, str]:

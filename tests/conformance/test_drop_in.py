@@ -67,7 +67,7 @@ import fl_sim, strategies
 from fl_sim.cli import catalogue
 from fl_sim.config import experiment_file
 
-entry = {e.name: e for e in catalogue.entries("strategies")}["HalfwayRule"]
+entry = {e.name: e for e in catalogue.list_entries("strategies")}["HalfwayRule"]
 experiment = experiment_file.read("drop_in.py", ["strategy=HalfwayRule"]).experiment
 results = fl_sim.run(experiment, out="runs")
 print(json.dumps({
