@@ -64,7 +64,7 @@ def test_fltrust_survives_all_but_one() -> None:
 
 
 def test_fltrust_says_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match=r"Senders\.reference"):
+    with pytest.raises(ValueError, match=r"RoundContext\.reference"):
         FLTrust().aggregate(None, torch.ones(3, 2), torch.ones(3))
     assert FLTrust(num_root_samples=40).root_samples == 40
 
