@@ -1,1 +1,1 @@
-"""What an outsider does to a finished model, or to the messages that made it."""
+"""Attacks on the privacy of training records: membership inference and reconstruction."""

@@ -1,4 +1,4 @@
-"""Attack-P: a threshold that a population sets."""
+"""Attack-P: thresholds calibrated on a population of non-members."""
 
 from dataclasses import dataclass
 from typing import final
@@ -13,25 +13,27 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_populat
 @final
 @dataclass(frozen=True)
 class AttackP(MembershipAttack):
-    """Score the share of a population that the target is less sure about.
+    """Score by the share of a population on which the target is less confident.
 
-    It ranks as the loss threshold does, with a score that says what false alarm rate to expect:
-    the resolution is 1 / population. Guessing gives an AUC of 0.5.
+    Ranks records as the loss threshold does, but on a scale from which the false positive rate
+    can be read; its resolution is 1 / population. Guessing gives an AUC of 0.5.
+
+    Threat model: any client, who queries the global model and holds a population of non-members.
 
     Source: Ye et al. (2022), section 4, https://arxiv.org/abs/2111.09679.
     """
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"population": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return the rank among the population, from 0 to 1."""
+        """Return the rank of each record in the population, from 0 to 1."""
         ordered = evidence.population[~evidence.population.isnan()].sort().values
         rank = torch.searchsorted(ordered, evidence.target.contiguous()).double() / len(ordered)
         return rank.masked_fill(evidence.target.isnan(), torch.nan)
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether the population is empty."""
+        """Return the reason if the population is empty, or an empty string."""
         return missing_population(evidence)

@@ -1,4 +1,4 @@
-"""Average cosine: an update points where a record's gradient would push."""
+"""Average cosine between a client's updates and a record's gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.attacks._shared.trajectories import (
-    needs_trajectory,
+    missing_trajectory,
     require_cosines,
     require_trajectory,
 )
@@ -17,10 +17,12 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack, View
 @final
 @dataclass(frozen=True)
 class AverageCosine(MembershipAttack):
-    """Score the cosine between the suspected client's update and minus a record's gradient.
+    """Score by the cosine between the suspected client's update and minus a record's gradient.
 
-    The mean over rounds. Guessing gives an AUC of 0.5. It tells label skew as readily as
-    membership: read it on matched outsiders.
+    The cosine is averaged over rounds. Guessing gives an AUC of 0.5. It detects label skew as
+    readily as membership: read it on matched non-members.
+
+    Threat model: the server, which sees each client's update in every round.
 
     Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
     """
@@ -30,7 +32,7 @@ class AverageCosine(MembershipAttack):
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"average cosine": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
@@ -40,5 +42,5 @@ class AverageCosine(MembershipAttack):
         )
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether cosines are missing."""
-        return needs_trajectory(evidence, cosine=True)
+        """Return the reason if cosines are missing, or an empty string."""
+        return missing_trajectory(evidence, cosine=True)

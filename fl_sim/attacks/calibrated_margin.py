@@ -1,4 +1,4 @@
-"""Difficulty calibration: how much surer the target is than models that may not know."""
+"""Difficulty calibration: the target's margin relative to that of reference models."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -13,17 +13,19 @@ from fl_sim.core import serialization
 @final
 @dataclass(frozen=True)
 class CalibratedMargin(MembershipAttack):
-    """Score the margin minus its mean over references that were not trained on the record.
+    """Score by the margin minus its mean over references that were not trained on the record.
 
-    Needs one OUT reference a record (and one IN with `both`). Guessing gives an AUC of 0.5.
+    Needs one OUT reference per record (and one IN with `both`). Guessing gives an AUC of 0.5.
+
+    Threat model: any client, who queries the global model and can train reference models.
 
     Source: Watson et al. (2022), equation 2, https://arxiv.org/abs/2111.08440, on the margin
     instead of the loss; `both` is the threshold of Sablayrolles et al. (2019), section 4,
     https://arxiv.org/abs/1908.11229.
 
     Attributes:
-        offset: what is taken off: the mean over `out` references, over `in` references, or the
-            middle of the two (`both`).
+        offset: Subtracted from the margin: the mean over `out` references, over `in` references,
+            or the midpoint of the two (`both`).
     """
 
     tier: ClassVar[int] = 1
@@ -35,15 +37,15 @@ class CalibratedMargin(MembershipAttack):
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"calibrated margin": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return the margin above what is expected of the record."""
+        """Return the margin above that expected for the record."""
         inside, outside = evidence.inside.nanmean(0), evidence.outside.nanmean(0)
         offsets = {"out": outside, "in": inside, "both": (inside + outside) / 2}
         return evidence.target.double() - offsets[self.offset]
 
     def missing(self, evidence: Evidence) -> str:
-        """Return which references are missing."""
+        """Return the reason if references are missing, or an empty string."""
         return missing_references(evidence, int(self.offset != "out"), int(self.offset != "in"))

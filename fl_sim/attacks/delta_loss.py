@@ -1,4 +1,4 @@
-"""Delta loss: how much a client's training lowers the loss of a record."""
+"""Delta loss: the drop of a record's loss over a client's local training."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -6,17 +6,19 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import needs_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import missing_trajectory, require_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
 @final
 @dataclass(frozen=True)
 class DeltaLoss(MembershipAttack):
-    """Score the loss under the model that was sent out minus that under the client's answer.
+    """Score by the loss under the model that was sent out minus that under the client's reply.
 
-    The mean over rounds. Guessing gives an AUC of 0.5. It tells label skew as readily as
-    membership: read it on matched outsiders.
+    The drop is averaged over rounds. Guessing gives an AUC of 0.5. It detects label skew as
+    readily as membership: read it on matched non-members.
+
+    Threat model: the server, which sees each client's update in every round.
 
     Source: the score difference of Jagielski et al. (2023), section 4,
     https://arxiv.org/abs/2205.06369, with a client's local training as the update.
@@ -27,7 +29,7 @@ class DeltaLoss(MembershipAttack):
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"delta loss": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
@@ -37,5 +39,5 @@ class DeltaLoss(MembershipAttack):
         return (loss(trajectory.global_margin) - after).nanmean(0)
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether the trajectory is missing."""
-        return needs_trajectory(evidence)
+        """Return the reason if the trajectory is missing, or an empty string."""
+        return missing_trajectory(evidence)

@@ -1,4 +1,4 @@
-"""The gap attack: whatever the model gets right was trained on."""
+"""The gap attack: correctly classified records are predicted to be members."""
 
 from dataclasses import dataclass
 from typing import final
@@ -13,24 +13,26 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack
 @final
 @dataclass(frozen=True)
 class Gap(MembershipAttack):
-    """Score 1 where the target is right, and 0 where it is wrong.
+    """Score 1 if the target classifies the record correctly, else 0.
 
-    Its AUC is half of one plus the difference of accuracy between members and outsiders, whatever
-    the model's confidence. Guessing gives 0.5.
+    Its AUC is (1 + accuracy on members - accuracy on non-members) / 2, whatever the model's
+    confidence. Guessing gives an AUC of 0.5.
+
+    Threat model: any client, who needs only the predicted labels of the global model.
 
     Source: Yeom et al. (2018), section 3.2, https://arxiv.org/abs/1709.01604.
     """
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"gap": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return whether the target is right; NaN where it gives no answer."""
+        """Return 1 for correct predictions and 0 for others; NaN without a prediction."""
         assert evidence.correct is not None
         return evidence.correct.double().masked_fill(evidence.target.isnan(), torch.nan)
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether the target's answers are missing."""
+        """Return the reason if the target's predictions are missing, or an empty string."""
         return "needs the target's answers; got none" if evidence.correct is None else ""

@@ -1,7 +1,7 @@
-"""Gradient inversion: images from the gradient that a client sends.
+"""Gradient inversion: reconstruction of images from the gradient that a client sends.
 
-Attacker's view: the server, which sees single updates. It knows the model that it sent, in
-evaluation mode, and how many images the gradient is the mean of.
+Threat model: the server, which sees each client's update. It knows the model that it sent, in
+evaluation mode, and the number of images over which the gradient is averaged.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 
-ROUNDING = 1e-5  # of a gradient in 32-bit floats, against its largest singular value
-DROPS = (3 / 8, 5 / 8, 7 / 8)  # of the way, at which the rate falls to a tenth
+ROUNDING = 1e-5  # relative to the largest singular value of a gradient in 32-bit floats
+DROPS = (3 / 8, 5 / 8, 7 / 8)  # shares of the steps after which the rate falls to a tenth
 
 
 def compute_gradient(
@@ -27,13 +27,13 @@ def compute_gradient(
     targets: Int64[Tensor, " n"] | Float[Tensor, "n y"],
     create_graph: bool = False,
 ) -> Float[Tensor, " p"]:
-    """Return the gradient of the mean cross-entropy, flat, in the order of the parameters.
+    """Return the flat gradient of the mean cross-entropy, in the order of the parameters.
 
     Args:
-        model: in the mode in which it is to be seen.
-        inputs: images in [0, 1], or features of a head.
-        targets: labels, or a distribution over classes.
-        create_graph: keep what it takes to differentiate the gradient again.
+        model: Network, in the mode in which it is attacked.
+        inputs: Images in [0, 1], or features if the model is a head.
+        targets: Labels, or a distribution over classes for each input.
+        create_graph: Whether the gradient will itself be differentiated.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     loss = functional.cross_entropy(model(inputs), targets)
@@ -44,9 +44,9 @@ def compute_gradient(
 def infer_gradient(
     delta: Float[Tensor, " p"], learning_rate: float, num_steps: int = 1
 ) -> Float[Tensor, " p"]:
-    """Return the mean gradient that a change of the parameters is made of.
+    """Return the mean gradient implied by a change of the parameters.
 
-    Exact after one step without momentum; after more, the model has moved, and it is a guess.
+    Exact after one step without momentum; an approximation after several.
     """
     return -delta / (learning_rate * num_steps)
 
@@ -54,9 +54,9 @@ def infer_gradient(
 def recover_head_record(
     weight_gradient: Float[Tensor, "y d"], bias_gradient: Float[Tensor, " y"]
 ) -> tuple[Float[Tensor, " d"], int]:
-    """Return the one record behind the gradient of a linear head: its input, and its label.
+    """Return the input and the label of the single record behind a linear head's gradient.
 
-    Exact for one record: every row of the weight's gradient is the input times the bias's. Of a
+    Exact for one record: every row of the weight's gradient is the input times the bias's. For a
     head over frozen features this gives the features, not the image.
 
     Source: Phong et al. (2018), section 3, https://doi.org/10.1109/TIFS.2017.2787987; the label
@@ -70,7 +70,7 @@ def recover_head_record(
 def gradient_rank(weight_gradient: Float[Tensor, "y d"]) -> int:
     """Return the rank of a head's gradient: min(records, classes - 1) after one step.
 
-    Below classes - 1 it gives away the number of records, and its row space holds their inputs.
+    Below classes - 1 it reveals the number of records, and its row space contains their inputs.
 
     Source: the usual definition.
     """
@@ -79,23 +79,23 @@ def gradient_rank(weight_gradient: Float[Tensor, "y d"]) -> int:
 
 @dataclass(frozen=True)
 class GradientInversion:
-    """Look for images whose gradient is the one that was sent.
+    """Search for images whose gradient matches the one that was sent.
 
-    `dlg` matches gradients in squared distance, by L-BFGS, and looks for soft labels too. `idlg`
-    reads the label off the head's bias first. `cosine` matches the direction of the gradient by
-    signed steps of Adam and prefers smooth images. All need a model that can be differentiated
-    twice.
+    `dlg` minimises the squared distance of the gradients by L-BFGS, over images and soft labels.
+    `idlg` first reads the labels off the head's bias. `cosine` matches the direction of the
+    gradient by signed steps of Adam, with a penalty on total variation. All need a model that can
+    be differentiated twice.
 
     Source: Zhu et al. (2019), algorithm 1, https://arxiv.org/abs/1906.08935; Zhao et al. (2020),
     https://arxiv.org/abs/2001.02610; Geiping et al. (2020), equation 4,
     https://arxiv.org/abs/2003.14053.
 
     Attributes:
-        method: which of the three.
-        steps: of the optimiser.
-        learning_rate: 1 for L-BFGS, 0.1 for `cosine`, say their authors.
-        total_variation: weight of the mean difference of neighbouring pixels, `cosine` only.
-        restarts: how often to begin anew; the closest gradient wins.
+        method: One of the three attacks.
+        steps: Number of steps of the optimiser.
+        learning_rate: Step size; the authors use 1 for L-BFGS and 0.1 for `cosine`.
+        total_variation: Weight of the mean difference of neighbouring pixels; `cosine` only.
+        restarts: Number of random starts; the images with the closest gradient are returned.
     """
 
     method: Literal["dlg", "idlg", "cosine"] = "idlg"
@@ -120,32 +120,31 @@ class GradientInversion:
         num_classes: int,
         seed: int,
     ) -> Float[Tensor, "n c h w"]:
-        """Return images in [0, 1], as many as `shape` says, in the order of their labels.
+        """Return reconstructed images in [0, 1], in the order of their labels.
 
         Args:
-            model: as it was sent out; its last parameter is the head's bias.
-            gradient: what came back, as `compute_gradient` or `infer_gradient` returns it.
-            shape: images, channels, height, width.
-            num_classes: outputs of the model.
-            seed: of the images that the search begins with.
+            model: Network as it was sent out; its last parameter is the head's bias.
+            gradient: Flat gradient of the client, from `compute_gradient` or `infer_gradient`.
+            shape: Number of images, channels, height and width.
+            num_classes: Number of outputs of the model.
+            seed: Seed of the random start images.
         """
         model.eval()
         labels = infer_labels(gradient[-num_classes:], shape[0])
-        found: list[tuple[float, Tensor]] = []
+        candidates: list[tuple[float, Tensor]] = []
         for restart in range(self.restarts):
             rng = generator(seed, "inversion", restart)
             images = torch.rand(shape, generator=rng, dtype=gradient.dtype)
             search = _Search(model, gradient, labels, num_classes, self)
-            found.append(
-                (search.match_cosine if self.method == "cosine" else search.match_distance)(images)
-            )
-        return min(found, key=lambda pair: pair[0])[1]
+            match = search.match_cosine if self.method == "cosine" else search.match_distance
+            candidates.append(match(images))
+        return min(candidates, key=lambda pair: pair[0])[1]
 
 
 def infer_labels(bias_gradient: Float[Tensor, " y"], count: int) -> Int64[Tensor, " n"]:
-    """Return the labels of a batch of different classes: the most negative gradients.
+    """Return the likely labels of a batch: the classes with the most negative gradients.
 
-    A class that occurs twice counts once; what is left over repeats the most negative one.
+    A class that occurs twice is found once; remaining places repeat the most negative class.
     """
     order = bias_gradient.argsort()
     negative = order[: max(1, min(count, int((bias_gradient < 0).sum())))]
@@ -154,7 +153,7 @@ def infer_labels(bias_gradient: Float[Tensor, " y"], count: int) -> Int64[Tensor
 
 
 class _Search:
-    """One search for images, from where it begins to where it ends."""
+    """Gradient matching from one random start."""
 
     def __init__(
         self,
@@ -168,20 +167,20 @@ class _Search:
         self.labels, self.num_classes = labels, num_classes
 
     def match_distance(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
-        """Match in squared distance; return how close it came, and the images."""
+        """Minimise the squared distance of the gradients; return it and the images."""
         images.requires_grad_(True)
-        sought = [images]
-        guess = torch.zeros(len(images), self.num_classes, dtype=images.dtype)
+        variables = [images]
+        label_logits = torch.zeros(len(images), self.num_classes, dtype=images.dtype)
         if self.settings.method == "dlg":
-            sought.append(guess.requires_grad_(True))
+            variables.append(label_logits.requires_grad_(True))
 
         def distance() -> Tensor:
-            targets = guess.softmax(1) if self.settings.method == "dlg" else self.labels
-            sent = compute_gradient(self.model, images, targets, create_graph=True)
-            return (sent - self.gradient).square().sum()
+            targets = label_logits.softmax(1) if self.settings.method == "dlg" else self.labels
+            gradient = compute_gradient(self.model, images, targets, create_graph=True)
+            return (gradient - self.gradient).square().sum()
 
         optimiser = torch.optim.LBFGS(
-            sought,
+            variables,
             self.settings.learning_rate,
             self.settings.steps,
             history_size=100,
@@ -190,11 +189,12 @@ class _Search:
             line_search_fn="strong_wolfe",
         )
         optimiser.step(_make_closure(optimiser, distance))
-        order = guess.argmax(1).argsort() if self.settings.method == "dlg" else slice(None)
+        is_dlg = self.settings.method == "dlg"
+        order = label_logits.argmax(1).argsort() if is_dlg else slice(None)
         return self._evaluate(distance, images[order])
 
     def match_cosine(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
-        """Match in direction; return how close it came, and the images."""
+        """Minimise the angle between the gradients; return the objective and the images."""
         images.requires_grad_(True)
         steps = self.settings.steps
         optimiser = torch.optim.Adam([images], self.settings.learning_rate)
@@ -202,9 +202,9 @@ class _Search:
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones)
 
         def angle() -> Tensor:
-            sent = compute_gradient(self.model, images, self.labels, create_graph=True)
-            apart = 1 - functional.cosine_similarity(sent, self.gradient, dim=0)
-            return apart + self.settings.total_variation * _total_variation(images)
+            gradient = compute_gradient(self.model, images, self.labels, create_graph=True)
+            distance = 1 - functional.cosine_similarity(gradient, self.gradient, dim=0)
+            return distance + self.settings.total_variation * _total_variation(images)
 
         for _ in range(steps):
             optimiser.zero_grad()
@@ -219,9 +219,10 @@ class _Search:
     def _evaluate(
         self, distance: Callable[[], Tensor], images: Float[Tensor, "n c h w"]
     ) -> tuple[float, Tensor]:
-        reached = float(distance().detach())
-        usable = reached if reached == reached else float("inf")
-        return usable, images.detach().nan_to_num(0.5).clamp(0, 1)
+        value = float(distance().detach())
+        # A search that diverged loses against any other.
+        value = value if value == value else float("inf")
+        return value, images.detach().nan_to_num(0.5).clamp(0, 1)
 
 
 def _make_closure(

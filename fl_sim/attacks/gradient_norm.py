@@ -1,4 +1,4 @@
-"""The gradient norm: a record that was fitted pushes no more."""
+"""Membership inference by the gradient norm: gradients of fitted records are small."""
 
 from dataclasses import dataclass
 from typing import final
@@ -13,25 +13,27 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack
 @final
 @dataclass(frozen=True)
 class GradientNorm(MembershipAttack):
-    """Score minus the norm of the gradient of a record's loss by the head's parameters.
+    """Score by minus the norm of the gradient of a record's loss by the head's parameters.
 
-    Needs the model itself, not only its answers. Guessing gives an AUC of 0.5.
+    Guessing gives an AUC of 0.5.
+
+    Threat model: any client, who holds the global model itself and not only its predictions.
 
     Source: Nasr et al. (2019), section 3, https://arxiv.org/abs/1812.00910, for the last layer.
     """
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"gradient norm": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return minus the norm."""
+        """Return minus the gradient norm of each record."""
         assert evidence.gradient_norm is not None
         return -evidence.gradient_norm.double()
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether the norms are missing."""
+        """Return the reason if the norms are missing, or an empty string."""
         return "needs gradient norms; got none" if evidence.gradient_norm is None else ""
 
 
@@ -40,7 +42,7 @@ def head_gradient_norm(
 ) -> Float[Tensor, " n"]:
     """Return the norm of each record's gradient by weight and bias of a linear head.
 
-    In closed form: |p - e_y| sqrt(|h|^2 + 1), since the gradient is an outer product.
+    Closed form: |p - e_y| sqrt(|h|^2 + 1), since the gradient is an outer product.
     """
     error = logits.double().softmax(1)
     error[torch.arange(len(labels)), labels] -= 1
@@ -49,7 +51,7 @@ def head_gradient_norm(
 
 
 class HeadInputs:
-    """Collects what the last linear layer of a model is given, while the model is called."""
+    """Collects the inputs of a model's last linear layer while the model is called."""
 
     def __init__(self, model: nn.Module) -> None:
         self.batches: list[Tensor] = []
@@ -60,7 +62,7 @@ class HeadInputs:
         self.batches.append(inputs[0].detach())
 
     def collect(self) -> Float[Tensor, "n d"] | None:
-        """Return the inputs so far, and stop; None where there is no linear layer."""
+        """Return the collected inputs and stop collecting; None without a linear layer."""
         if self._handle is None:
             return None
         self._handle.remove()

@@ -1,4 +1,4 @@
-"""The gate: an attack that sees no model."""
+"""The label-only baseline, which uses no model and detects mismatched pools."""
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -8,11 +8,11 @@ from torch import Tensor
 def label_only_scores(
     clients: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], members: Bool[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Score records by client and label alone: how many of their kind are members.
+    """Return, for each record, the share of members among the records of its client and label.
 
-    A baseline beside every attack, not an attack: it is told who is a member. Where it beats
-    chance, what an attack finds is the shift between the pools, not membership. On a matched
-    pool it gives an AUC of exactly 0.5.
+    A baseline for every attack, and no attack itself: it is given the true membership. Where it
+    beats chance, attacks may detect the shift between the pools instead of membership. On a
+    matched pool its AUC is exactly 0.5, as of guessing.
 
     Source: this project.
     """

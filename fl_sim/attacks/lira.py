@@ -1,4 +1,4 @@
-"""LiRA: is the margin more likely with the record in training, or without it?"""
+"""LiRA: membership inference by likelihood ratios."""
 
 import math
 from dataclasses import dataclass
@@ -12,32 +12,34 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_referen
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
-MIN_REFERENCES = 2  # references of a kind: a deviation takes two
+MIN_REFERENCES = 2  # IN, or OUT, references per record, since a standard deviation needs two
 
 
 @final
 @dataclass(frozen=True)
 class Lira(MembershipAttack):
-    """Score a likelihood ratio of normal distributions, fitted to each record's references.
+    """Score by a likelihood ratio of normal distributions fitted to each record's references.
 
     `online` scores log N(phi; in) - log N(phi; out). `offline` has OUT references only and scores
-    the one-sided test, phi's distance above the OUT mean in deviations. `offline_density` scores
-    minus log N(phi; out) as the authors' script does: it takes records that are far too hard for
-    members, and is here to be compared with. Guessing gives an AUC of 0.5.
+    the one-sided test: the distance of phi above the OUT mean, in standard deviations.
+    `offline_density` scores minus log N(phi; out) as the authors' script does, for comparison: it
+    takes very hard records for members. Guessing gives an AUC of 0.5.
 
-    A record with fewer than two references of a kind that is used has no score, nor has one whose
-    references all agree, where there is no deviation to measure by.
+    Records with fewer than two references of a required kind have no score, nor have those whose
+    references all agree, since their standard deviation is 0.
+
+    Threat model: any client, who queries the global model and can train many reference models.
 
     Source: Carlini et al. (2022), algorithm 1 and section 6.1, https://arxiv.org/abs/2112.03570;
     the shrunken variance is the moderated one of Smyth (2004), equation 6,
     https://doi.org/10.2202/1544-6115.1027.
 
     Attributes:
-        references: which references there are, and how they are used.
+        references: Kinds of references, and their use.
         variance: `pooled` over all records (from 16 references), `per_example` (from 64), or
             `shrunken` from the second towards the first.
-        centre: of the normal distributions.
-        prior_strength: of the shrunken variance: how many references the pooled one counts as.
+        centre: Estimator of the centre of the normal distributions.
+        prior_strength: Number of references that the pooled variance counts as, in `shrunken`.
     """
 
     tier: ClassVar[int] = 2
@@ -53,7 +55,7 @@ class Lira(MembershipAttack):
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {
             "LiRA online": cls("online", "pooled"),
             "LiRA offline": cls("offline", "shrunken"),  # pooled, it ranks as a plain offset does
@@ -73,23 +75,23 @@ class Lira(MembershipAttack):
         return log_density(target, *self._fit(evidence.inside)) - outside
 
     def missing(self, evidence: Evidence) -> str:
-        """Return which references are missing: a deviation takes two."""
+        """Return the reason if references are missing, or an empty string."""
         return missing_references(
             evidence, MIN_REFERENCES * (self.references == "online"), MIN_REFERENCES
         )
 
     def _fit(self, values: Float[Tensor, "m n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Return centre and deviation for each record; NaN stands for no value."""
+        """Return centre and standard deviation for each record; NaN values are left out."""
         counts = (~values.isnan()).sum(0)
         values = values.masked_fill(counts < MIN_REFERENCES, torch.nan)
         centre = values.nanmean(0) if self.centre == "mean" else _nanmedian(values)
-        apart = (values - centre)[~values.isnan()]
-        whole = apart.var(correction=0) if len(apart) else apart.new_tensor(torch.nan)
-        pooled = whole.expand_as(centre)
-        own = ((values - values.nanmean(0)).square()).nanmean(0)
+        residuals = (values - centre)[~values.isnan()]
+        total = residuals.var(correction=0) if len(residuals) else residuals.new_tensor(torch.nan)
+        pooled = total.expand_as(centre)
+        per_example = ((values - values.nanmean(0)).square()).nanmean(0)
         strength = self.prior_strength
-        shrunken = (strength * pooled + counts * own) / (strength + counts)
-        variances = {"pooled": pooled, "per_example": own, "shrunken": shrunken}
+        shrunken = (strength * pooled + counts * per_example) / (strength + counts)
+        variances = {"pooled": pooled, "per_example": per_example, "shrunken": shrunken}
         deviation = variances[self.variance].sqrt()
         return centre, deviation.masked_fill(deviation == 0, torch.nan)
 
@@ -103,5 +105,5 @@ def log_density(
 
 
 def _nanmedian(values: Float[Tensor, "m n"]) -> Float[Tensor, " n"]:
-    """Return the median over models, the mean of the middle two; torch takes the lower one."""
+    """Return the median over models; `nanmedian` would take the lower of the middle two."""
     return values.nanquantile(0.5, dim=0)

@@ -1,4 +1,4 @@
-"""The loss series: a client's model is sure of its own records, round after round."""
+"""The loss series: the mean loss of a record over a client's models of all rounds."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -6,17 +6,19 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import needs_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import missing_trajectory, require_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
 @final
 @dataclass(frozen=True)
 class LossSeries(MembershipAttack):
-    """Score minus the mean loss under the models that the suspected client sent.
+    """Score by minus the mean loss under the models that the suspected client sent.
 
-    Guessing gives an AUC of 0.5. It tells label skew as readily as membership: read it on matched
-    outsiders.
+    Guessing gives an AUC of 0.5. It detects label skew as readily as membership: read it on
+    matched non-members.
+
+    Threat model: the server, which sees each client's update in every round.
 
     Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
     """
@@ -26,7 +28,7 @@ class LossSeries(MembershipAttack):
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"loss series": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
@@ -35,5 +37,5 @@ class LossSeries(MembershipAttack):
         return -loss(trajectory.of_suspects(trajectory.client_margin)).nanmean(0)
 
     def missing(self, evidence: Evidence) -> str:
-        """Return whether the trajectory is missing."""
-        return needs_trajectory(evidence)
+        """Return the reason if the trajectory is missing, or an empty string."""
+        return missing_trajectory(evidence)

@@ -1,4 +1,4 @@
-"""The loss threshold: members have a lower loss."""
+"""The loss threshold attack: records with a low loss are predicted to be members."""
 
 from dataclasses import dataclass
 from typing import final
@@ -12,19 +12,21 @@ from fl_sim.contracts.attacks import Evidence, MembershipAttack, loss
 @final
 @dataclass(frozen=True)
 class LossThreshold(MembershipAttack):
-    """Score minus the loss under the target.
+    """Score by minus the loss under the target.
 
-    A threshold of its own for each model: scores of two models do not compare. Guessing gives an
+    Each model needs its own threshold: scores of two models are not comparable. Guessing gives an
     AUC of 0.5.
+
+    Threat model: any client, who queries the global model.
 
     Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604.
     """
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the forms that an audit tries."""
+        """Return the variants that an audit runs, by name."""
         return {"loss": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return minus the loss."""
+        """Return minus the loss of each record."""
         return -loss(evidence.target)

@@ -1,8 +1,8 @@
-"""Model inversion with a prior: what does a class look like, says the model?
+"""Model inversion with a generative prior: images that represent a class of the model.
 
-Attacker's view: any client. It holds the model and images of other classes or sources, from which
-it learns a small generator; the search goes over the generator's latents, so that what is found
-looks like an image. No record is found: a class is.
+Threat model: any client, who holds the global model and images of other classes or sources. It
+trains a small generator on those images and searches the generator's latents, so that the results
+look like images. They represent a class, not single records.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ SLACK = 1e-4  # keeps the target of the Poincare loss inside the unit ball
 
 
 class ImageGenerator(nn.Module):
-    """A variational auto-encoder of one hidden layer: small, and quick to train on a CPU.
+    """Variational auto-encoder with one hidden layer, quick to train on a CPU.
 
     Source: Kingma and Welling (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
     """
@@ -40,12 +40,12 @@ class ImageGenerator(nn.Module):
         )
 
     def forward(self, latents: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
-        """Return the images of latents, in [0, 1]."""
+        """Return the decoded images, in [0, 1]."""
         images: Tensor = self.decoder(latents)
         return images.view(-1, *self.shape)
 
     def fit(self, images: Float[Tensor, "n c h w"], epochs: int, seed: int) -> None:
-        """Train on images, which ought to be none of the attacked model's."""
+        """Train on images that the attacked model was not trained on."""
         optimiser = torch.optim.Adam(self.parameters(), 1e-3)
         rng = generator(seed, "generator")
         for _ in range(epochs):
@@ -54,10 +54,10 @@ class ImageGenerator(nn.Module):
                 mean, log_variance = self.encoder(batch).chunk(2, 1)
                 noise = torch.randn(mean.shape, generator=rng)
                 decoded = self(mean + (log_variance / 2).exp() * noise)
-                missed = functional.binary_cross_entropy(decoded, batch, reduction="sum")
-                prior = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+                error = functional.binary_cross_entropy(decoded, batch, reduction="sum")
+                divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
                 optimiser.zero_grad()
-                ((missed + prior) / len(batch)).backward()
+                ((error + divergence) / len(batch)).backward()
                 optimiser.step()
         self.eval().requires_grad_(False)
 
@@ -65,30 +65,30 @@ class ImageGenerator(nn.Module):
 def train_generator(
     images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
 ) -> ImageGenerator:
-    """Return a generator of images like these."""
+    """Return a generator trained on the images."""
     with seed_torch(seed, "generator"):
-        made = ImageGenerator((images.shape[1], images.shape[2], images.shape[3]), latent)
-    made.fit(images, epochs, seed)
-    return made
+        model = ImageGenerator((images.shape[1], images.shape[2], images.shape[3]), latent)
+    model.fit(images, epochs, seed)
+    return model
 
 
 @final
 @dataclass(frozen=True)
 class PriorGuidedInversion:
-    """Search a generator's latents for images that the model takes for a class.
+    """Search a generator's latents for images that the model assigns to a class.
 
-    Sample latents, keep those that the model is surest of, descend on the Poincare loss under
-    random crops, and select what stays sure under harsher crops: transformation-robust images.
+    Latents are sampled, those with the highest confidence are optimised on the Poincare loss
+    under random crops, and images that keep a high confidence under harsher crops are selected.
 
     Source: Struppek et al. (2022), Plug & Play Attacks, sections 3.2 to 3.4,
     https://arxiv.org/abs/2201.12179.
 
     Attributes:
-        samples: latents that are drawn for all classes together.
-        candidates: of each class, that are optimised.
-        kept: of each class, that are selected in the end.
-        steps, learning_rate: of the optimiser.
-        crops: random crops, over which the selection averages.
+        samples: Number of latents drawn, for all classes together.
+        candidates: Number of latents optimised per class.
+        kept: Number of images selected per class.
+        steps, learning_rate: Number and size of the optimiser's steps.
+        crops: Number of random crops over which the selection averages the confidence.
     """
 
     samples: int = 2000
@@ -110,40 +110,39 @@ class PriorGuidedInversion:
     def reconstruct(
         self, model: Scorer, prior: ImageGenerator, num_classes: int, seed: int
     ) -> tuple[Float[Tensor, "m c h w"], Int64[Tensor, " m"]]:
-        """Return the selected images, and the class that each stands for.
+        """Return the selected images, in [0, 1], and the class of each.
 
         Args:
-            model: logits of images in [0, 1], in evaluation mode.
-            prior: a trained generator.
-            num_classes: outputs of the model, each of which is attacked.
-            seed: of latents and crops.
+            model: Function from images in [0, 1] to logits, in evaluation mode.
+            prior: Trained generator.
+            num_classes: Number of outputs of the model, each of which is attacked.
+            seed: Seed of latents and crops.
         """
         rng = generator(seed, "inversion")
         labels = torch.arange(num_classes).repeat_interleave(self.candidates)
         latents = self._select_latents(model, prior, num_classes, rng).requires_grad_(True)
         optimiser = torch.optim.Adam([latents], self.learning_rate, betas=(0.1, 0.1))
         for _ in range(self.steps):
-            seen = crop_randomly(prior(latents), 0.9, 1.0, rng)
-            loss = poincare_distance(model(seen), labels).mean()
+            loss = poincare_distance(
+                model(crop_randomly(prior(latents), 0.9, 1.0, rng)), labels
+            ).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         images = prior(latents.detach())
-        sure = self._mean_confidence(model, images, labels, 0.5, 0.9, rng).view(num_classes, -1)
-        best = (
-            sure.topk(self.kept, dim=1).indices
-            + torch.arange(num_classes)[:, None] * self.candidates
-        )
-        return images[best.flatten()], labels[best.flatten()]
+        confidence = self._mean_confidence(model, images, labels, 0.5, 0.9, rng)
+        best = confidence.view(num_classes, -1).topk(self.kept, dim=1).indices
+        best = (best + torch.arange(num_classes)[:, None] * self.candidates).flatten()
+        return images[best], labels[best]
 
     @torch.no_grad()
     def _select_latents(
         self, model: Scorer, prior: ImageGenerator, num_classes: int, rng: torch.Generator
     ) -> Float[Tensor, "m l"]:
-        """Return the latents that the model is surest of, class by class."""
+        """Return the latents with the highest confidence in each class."""
         latents = torch.randn(self.samples, prior.latent, generator=rng)
-        sure = model(prior(latents)).softmax(1)
-        best = sure.topk(self.candidates, dim=0).indices.T[:num_classes]
+        confidence = model(prior(latents)).softmax(1)
+        best = confidence.topk(self.candidates, dim=0).indices.T[:num_classes]
         return latents[best.flatten()]
 
     @torch.no_grad()
@@ -159,44 +158,44 @@ class PriorGuidedInversion:
         """Return the mean confidence in the class over random crops."""
         total = torch.zeros(len(images))
         for _ in range(self.crops):
-            seen = model(crop_randomly(images, smallest, largest, rng)).softmax(1)
-            total += seen.gather(1, labels[:, None]).squeeze(1)
+            predicted = model(crop_randomly(images, smallest, largest, rng)).softmax(1)
+            total += predicted.gather(1, labels[:, None]).squeeze(1)
         return total / self.crops
 
 
 def poincare_distance(
     logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return the distance in the Poincare ball of the scaled logits from the class.
+    """Return the distance of the scaled logits from the class in the Poincare ball.
 
-    Its gradient does not vanish where the model is already sure.
+    Its gradient does not vanish where the model is already confident.
 
     Source: Struppek et al. (2022), equation 4, https://arxiv.org/abs/2201.12179.
     """
     point = logits / logits.abs().sum(1, keepdim=True).clamp(min=1e-12)
     one_hot = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     goal = (one_hot - SLACK).clamp(min=0)
-    apart = (point - goal).square().sum(1)
-    room = (1 - point.square().sum(1)) * (1 - goal.square().sum(1))
-    return torch.acosh(1 + 2 * apart / room.clamp(min=1e-12))
+    squared_distance = (point - goal).square().sum(1)
+    scale = (1 - point.square().sum(1)) * (1 - goal.square().sum(1))
+    return torch.acosh(1 + 2 * squared_distance / scale.clamp(min=1e-12))
 
 
 def crop_randomly(
     images: Float[Tensor, "n c h w"], smallest: float, largest: float, rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
-    """Return a random square part of each image, scaled back to its size.
+    """Return a random crop of each image, scaled back to the image's size.
 
     Args:
-        images: whole.
-        smallest, largest: bounds of the part's area, as a share of the image's.
-        rng: draws area and place.
+        images: Batch of images.
+        smallest, largest: Bounds of the crop's area, as a share of the image's.
+        rng: Generator of the area and position of each crop.
     """
     count = len(images)
     area = smallest + (largest - smallest) * torch.rand(count, generator=rng)
     side = area.sqrt()
-    place = (2 * torch.rand(count, 2, generator=rng) - 1) * (1 - side)[:, None]
+    position = (2 * torch.rand(count, 2, generator=rng) - 1) * (1 - side)[:, None]
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = place
+    theta[:, :, 2] = position
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""Source inference: whose record is it?"""
+"""Source inference: prediction of the client that holds a record."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,9 +12,11 @@ def predict_sources(
 
     Clients whose margin is NaN are passed over; -1 stands for a record without any margin.
 
-    Source: Hu et al. (2021), theorem 1, https://arxiv.org/abs/2109.05659. Guessing is right in
-    one of k cases. It tells label skew as readily as membership: compare with held-out records
-    of the same clients (`excess_accuracy`).
+    Threat model: the server, which sees each client's model.
+
+    Source: Hu et al. (2021), theorem 1, https://arxiv.org/abs/2109.05659. Guessing has an accuracy
+    of 1 / k. The attack detects label skew as readily as membership: compare with held-out
+    records of the same clients (`excess_accuracy`).
     """
     unscored = client_margin.isnan().all(0)
     known = client_margin.masked_fill(client_margin.isnan(), -torch.inf)
@@ -28,6 +30,6 @@ def excess_accuracy(
 ) -> Float[Tensor, ""]:
     """Return the accuracy on members minus that on held-out records of the same clients.
 
-    What is left when label skew is taken off; 0 without memorisation.
+    The effect of label skew cancels; 0 without memorisation.
     """
     return right.mean() - held_out_right.mean()

@@ -1,1 +1,1 @@
-"""What a trainer does to get around protections. One method, one file."""
+"""Countermeasures of a trainer against protections. One method, one file."""

@@ -1,4 +1,4 @@
-"""Adversarial training: learn from the worst point near each image."""
+"""Adversarial training: training on the worst point near each image."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +16,16 @@ from fl_sim.core.errors import require
 from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
 from fl_sim.models.modes import eval_mode
 
-TINY = 1e-3  # standard deviation of the start of TPGD, where the gradient at the image is 0
+TINY = 1e-3  # standard deviation of TPGD's start, since its gradient at the image itself is 0
 
 
 @final
 @dataclass(frozen=True)
 class AdversarialTraining(WorstCase):
-    """Each batch is attacked before it is learnt from, with the network in evaluation mode.
+    """Training on batches that are attacked first, with the network in evaluation mode.
 
-    The strongest known way around noise of small radius; it costs as many further passes as the
-    attack has steps.
+    The strongest known countermeasure to noise of a small radius. It costs one more pass per step
+    of the attack.
 
     Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083 (`pgd`); Goodfellow et al.
     (2015), https://arxiv.org/abs/1412.6572 (`fgsm`); Zhang et al. (2019),
@@ -33,13 +33,12 @@ class AdversarialTraining(WorstCase):
     https://arxiv.org/abs/2003.01690 (`apgd`). Steps as in Fu et al. (2022).
 
     Attributes:
-        radius: of the attack, in pixels of [0, 1]; papers on protection use half of the
-            noise's (4 / 255) and all of it (8 / 255).
+        radius: Largest change of a pixel, in [0, 1]; papers on protection use half of the
+            noise's radius (4/255) and all of it (8/255).
         attack: `pgd` from a random start; `fgsm`, one step of the whole radius; `tpgd`, away
-            from the network's own prediction; `apgd` finds the length of its steps itself, image
-            by image.
-        steps: of the attack; `fgsm` takes one.
-        step_size: length of a step, of `pgd` and `tpgd`; None: a fifth of the radius.
+            from the network's own prediction; or `apgd`, which adapts its step size per image.
+        steps: Number of steps; `fgsm` always takes one.
+        step_size: Size of a step of `pgd` and `tpgd`, in [0, 1]; None for a fifth of the radius.
     """
 
     radius: float = 4 / 255
@@ -82,13 +81,13 @@ class AdversarialTraining(WorstCase):
     def _choose_attack(
         self, model: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator
     ) -> tuple[Loss, Float[Tensor, "n c h w"]]:
-        """Return what the attack raises, and where it starts."""
+        """Return the loss that the attack maximises, and its start."""
         if self.attack == "tpgd":
             with torch.no_grad():
-                own = model(images).softmax(1)
+                prediction = model(images).softmax(1)
 
             def divergence(moved: Tensor) -> Tensor:
-                return functional.kl_div(model(moved).log_softmax(1), own, reduction="sum")
+                return functional.kl_div(model(moved).log_softmax(1), prediction, reduction="sum")
 
             start = TINY * torch.randn(images.shape, generator=rng)
             return divergence, project(start, images, self.radius)

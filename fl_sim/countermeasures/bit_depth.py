@@ -1,4 +1,4 @@
-"""Fewer levels a pixel."""
+"""Reduction of the number of levels per pixel."""
 
 from dataclasses import dataclass
 from typing import Literal, final
@@ -15,14 +15,14 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class BitDepth(Filter):
-    """Pixels are rounded to the nearest of a few evenly spaced levels.
+    """Rounding of pixels to the nearest of a few evenly spaced levels.
 
     Source: Xu et al. (2018), Feature Squeezing, section II-C, https://arxiv.org/abs/1704.01155.
-    APBench (Qin et al., 2023, https://arxiv.org/abs/2308.03258) drops the low bits instead: with
-    two bits, images become 32 levels darker on average (`rounding="down"`).
+    APBench (Qin et al., 2023, https://arxiv.org/abs/2308.03258) drops the low bits instead
+    (`rounding="down"`): with two bits, images become 32 levels darker on average.
 
     Attributes:
-        bits: a pixel keeps, 1 to 8; 8 changes nothing.
+        bits: Number of bits that remain per pixel, from 1 to 8; 8 changes nothing.
         rounding: `nearest`, to levels from black to white; or `down`, to multiples of
             256 / 2^bits.
     """
@@ -40,8 +40,8 @@ class BitDepth(Filter):
         """Return the rounded images."""
         if self.rounding == "down":
             step = 256 // 2**self.bits
-            kept: Tensor = images // step * step
-            return kept
+            rounded: Tensor = images // step * step
+            return rounded
         top = 2**self.bits - 1
         levels: Tensor = ((torch.arange(256) / 255 * top).round() / top * 255).round()
         return levels.to(torch.uint8)[images.long()]

@@ -16,14 +16,14 @@ from fl_sim.core.transforms import draw_crop_flip
 @final
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Images are shifted by a few pixels, and half of them mirrored.
+    """Random shifts by a few pixels, and flips of half of the images.
 
     Source: the usual definition; padding as in He et al. (2016), section 4.2,
     https://arxiv.org/abs/1512.03385.
 
     Attributes:
-        padding: largest shift in pixels; black comes in from outside.
-        flip: also mirror left and right.
+        padding: Largest shift, in pixels; the uncovered border is black.
+        flip: Whether half of the images are also mirrored left to right.
     """
 
     padding: int = 4
@@ -36,5 +36,5 @@ class CropFlip(Augmentation):
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
-        """Return the batch, each image moved on its own."""
+        """Return the batch with each image cropped and flipped independently."""
         return draw_crop_flip(len(images), self.padding, self.flip, rng)(images), targets

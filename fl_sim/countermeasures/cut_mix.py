@@ -1,4 +1,4 @@
-"""Cut-mix: a box of another image, and its share of the label."""
+"""Cut-mix: boxes of other images, with their share of the label."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from fl_sim.countermeasures.mix_up import draw_beta
 @final
 @dataclass(frozen=True)
 class CutMix(Augmentation):
-    """A box of each image is replaced by that of another one, and the label by as much.
+    """Replacement of a box of each image by that of another one, with its share of the label.
 
-    Source: Yun et al. (2019), section 3.1, https://arxiv.org/abs/1905.04899; one box a batch,
+    Source: Yun et al. (2019), section 3.1, https://arxiv.org/abs/1905.04899; one box per batch,
     as in the authors' code.
 
     Attributes:
-        alpha: of the Beta distribution that the share is drawn from; 1 is uniform.
+        alpha: Parameter of the Beta(alpha, alpha) distribution of the share; 1 is uniform.
     """
 
     alpha: float = 1.0
@@ -36,7 +36,7 @@ class CutMix(Augmentation):
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
-        """Return the batch with its boxes, and targets by the area that is left."""
+        """Return the mixed batch, and its targets weighted by area."""
         height, width = images.shape[2:]
         side = math.sqrt(1 - draw_beta(self.alpha, rng))
         sizes = torch.tensor([[int(height * side)], [int(width * side)]])

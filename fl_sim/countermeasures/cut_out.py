@@ -1,4 +1,4 @@
-"""Cut-out: a black square in each image."""
+"""Cut-out: black squares in the images."""
 
 from dataclasses import dataclass
 from typing import final
@@ -15,12 +15,12 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class CutOut(Augmentation):
-    """A square at a random place of each image becomes black; it may reach over the border.
+    """A black square at a random position of each image, which may reach over the border.
 
     Source: DeVries and Taylor (2017), section 3, https://arxiv.org/abs/1708.04552.
 
     Attributes:
-        side: of the square, as a share of the shorter side of the image.
+        side: Side of the square, as a share of the shorter side of the image.
     """
 
     side: float = 0.5
@@ -32,7 +32,7 @@ class CutOut(Augmentation):
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
-        """Return the batch with its squares."""
+        """Return the batch with a black square in each image."""
         count, _, height, width = images.shape
         side = max(1, round(self.side * min(height, width)))
         rows = torch.randint(0, height, (count,), generator=rng)
@@ -51,7 +51,7 @@ def make_boxes(
     height: int,
     width: int,
 ) -> Bool[Tensor, "n 1 h w"]:
-    """Return one box an image around its centre, cut at the border."""
+    """Return a mask of one box per image, given by centre and size and cut at the border."""
     down, across = torch.arange(height), torch.arange(width)
     top, left = rows - heights // 2, columns - widths // 2
     inside_rows = (down >= top[:, None]) & (down < (top + heights)[:, None])

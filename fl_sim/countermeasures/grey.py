@@ -1,4 +1,4 @@
-"""Grey images."""
+"""Conversion to grey images."""
 
 from dataclasses import dataclass
 from typing import final
@@ -15,9 +15,9 @@ LUMA = (0.299, 0.587, 0.114)
 @final
 @dataclass(frozen=True)
 class Grey(Filter):
-    """Colours are replaced by their brightness; images keep their number of channels.
+    """Replacement of colours by their brightness, with the number of channels unchanged.
 
-    Undoes noise that lives in colours. On grey images it does nothing.
+    Removes noise that consists of colours. Grey images are left as they are.
 
     Source: Liu et al. (2023), Image Shortcut Squeezing, section 3,
     https://arxiv.org/abs/2301.13838; weights of ITU-R BT.601.
@@ -26,7 +26,7 @@ class Grey(Filter):
     def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the brightness in every channel."""
+        """Return images with the brightness in every channel."""
         if images.shape[1] != 3:
             return images
         luma = torch.tensor(LUMA).view(1, 3, 1, 1)

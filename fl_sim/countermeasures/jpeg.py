@@ -18,15 +18,13 @@ from fl_sim.core.errors import require
 @final
 @dataclass(frozen=True)
 class Jpeg(Filter):
-    """Images are compressed as JPEG files, and read again.
-
-    Undoes noise of high frequency.
+    """Compression of images as JPEG files, which removes noise of high frequency.
 
     Source: Liu et al. (2023), Image Shortcut Squeezing, section 3,
     https://arxiv.org/abs/2301.13838, which uses quality 10.
 
     Attributes:
-        quality: of the compression, 1 to 100.
+        quality: Quality of the compression, from 1 to 100.
     """
 
     quality: int = 10
@@ -38,7 +36,7 @@ class Jpeg(Filter):
     def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return what is left of the images."""
+        """Return the images after compression and decompression."""
         if len(images) == 0:
             return images
         return torch.stack([self._compress(image) for image in images])
@@ -48,5 +46,5 @@ class Jpeg(Filter):
         planes = image.permute(1, 2, 0).numpy()
         picture = Image.fromarray(planes[:, :, 0] if len(image) == 1 else planes)
         picture.save(file, "JPEG", quality=self.quality)
-        read = torch.from_numpy(np.array(Image.open(file)))
-        return read[None] if len(image) == 1 else read.permute(2, 0, 1)
+        decoded = torch.from_numpy(np.array(Image.open(file)))
+        return decoded[None] if len(image) == 1 else decoded.permute(2, 0, 1)

@@ -17,11 +17,11 @@ KERNELS = {"mean": (1 / 3, 1 / 3, 1 / 3), "gaussian": (1 / 4, 1 / 2, 1 / 4)}
 @final
 @dataclass(frozen=True)
 class LowPass(Filter):
-    """The mean, median or Gaussian mean of each pixel and its eight neighbours.
+    """Mean, median or Gaussian mean of each pixel and its eight neighbours.
 
     Source: Liu et al. (2024), Stable Unlearnable Example, section on low-pass filters,
-    https://arxiv.org/abs/2311.13091. Borders as in OpenCV: mirrored, and repeated for the median
-    and where a side has one pixel.
+    https://arxiv.org/abs/2311.13091. Borders are treated as in OpenCV: mirrored, and repeated for
+    the median and for sides of one pixel.
 
     Attributes:
         kind: `mean`, `median`, or `gaussian` (weights 1, 2, 1 in both directions).
@@ -35,7 +35,7 @@ class LowPass(Filter):
     def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the smoothed images, rounded."""
+        """Return the smoothed images, rounded to whole levels."""
         parts = [self._smooth(part) for part in images.split(1024)]
         return torch.cat(parts) if parts else images
 
@@ -53,7 +53,7 @@ class LowPass(Filter):
 
 
 def _pad_mirrored(images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 t s"]:
-    """Return images with a border of one pixel: the one beside the edge, where there is such."""
+    """Return images with a border of one pixel, mirrored at the edge or, if too small, repeated."""
     height, width = images.shape[2:]
     across = functional.pad(images, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
     return functional.pad(across, (0, 0, 1, 1), mode="reflect" if height > 1 else "replicate")

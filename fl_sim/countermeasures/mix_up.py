@@ -16,13 +16,13 @@ from fl_sim.core.seeding import numpy_generator
 @final
 @dataclass(frozen=True)
 class MixUp(Augmentation):
-    """Each image and its label are blended with another of the batch.
+    """Blending of each image and its label with another of the batch.
 
-    Source: Zhang et al. (2018), section 2, https://arxiv.org/abs/1710.09412; one share a batch,
+    Source: Zhang et al. (2018), section 2, https://arxiv.org/abs/1710.09412; one share per batch,
     as in the authors' code.
 
     Attributes:
-        alpha: of the Beta distribution that the share is drawn from; 1 is uniform.
+        alpha: Parameter of the Beta(alpha, alpha) distribution of the share; 1 is uniform.
     """
 
     alpha: float = 1.0
@@ -34,7 +34,7 @@ class MixUp(Augmentation):
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
-        """Return the blended batch and targets."""
+        """Return the blended images and targets."""
         share = draw_beta(self.alpha, rng)
         other = torch.randperm(len(images), generator=rng)
         mixed = share * images + (1 - share) * images[other]
@@ -42,6 +42,6 @@ class MixUp(Augmentation):
 
 
 def draw_beta(alpha: float, rng: torch.Generator) -> float:
-    """Draw from Beta(alpha, alpha); torch has none that takes a generator."""
+    """Return a draw from Beta(alpha, alpha), by NumPy: torch's takes no generator."""
     seed = int(torch.randint(2**62, (1,), generator=rng))
     return float(numpy_generator(seed, "beta").beta(alpha, alpha))

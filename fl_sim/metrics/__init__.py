@@ -1,1 +1,1 @@
-"""Numbers about a round: pure functions, and the families that every run records."""
+"""Metrics: pure functions, and the families of numbers that every run records per round."""

@@ -1,4 +1,4 @@
-"""Accuracy and loss on clean test images, overall and on each client's own mix of classes."""
+"""Accuracy and loss on clean test images, overall and on each client's class distribution."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fl_sim.metrics._shared.intervals import clopper_pearson
 
 
 def class_shares(record: RoundRecord) -> Float[Tensor, "k y"]:
-    """Return each client's shares of the classes; a client without records gets zeros."""
+    """Return each client's class distribution; zeros for a client without records."""
     counts = record.class_counts.double()
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
@@ -24,7 +24,7 @@ def class_shares(record: RoundRecord) -> Float[Tensor, "k y"]:
 def class_means(
     values: Float[Tensor, " t"], labels: Int64[Tensor, " t"], num_classes: int
 ) -> Float[Tensor, " y"]:
-    """Return the mean of `values` over each class; NaN for a class that does not occur."""
+    """Return the mean of `values` over each class; NaN for a class without records."""
     sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, values.double())
     return sums / labels.bincount(minlength=num_classes)
 
@@ -32,7 +32,7 @@ def class_means(
 def class_accuracies(
     logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"]
 ) -> Float[Tensor, " y"]:
-    """Return the accuracy on each class.
+    """Return the accuracy on each class; guessing gives 1 / classes.
 
     NaN for a class without a test image; all NaN for a model whose logits are not all finite.
     """
@@ -43,23 +43,23 @@ def class_accuracies(
 def reweight_accuracy(
     by_class: Float[Tensor, " y"], mixes: Float[Tensor, "*k y"]
 ) -> Float[Tensor, "*k"]:
-    """Return the mean accuracy over a mix of classes.
+    """Return the mean accuracy over each class distribution of `mixes`.
 
-    NaN where the accuracy on any class of the mix is not defined: whatever stood in its place
-    would be the accuracy on another mix. NaN for an empty mix.
+    NaN if the accuracy on any of its classes is not defined, since leaving the class out would
+    give the accuracy on another distribution. NaN for an empty distribution.
     """
-    # Classes outside of a mix count nothing, whether or not they are defined.
+    # Classes with a share of 0 have no effect, whether or not they are defined.
     unknown = ((mixes > 0) & by_class.isnan()).any(-1) | ~mixes.any(-1)
     return (mixes @ by_class.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
 
 
 def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
-    """Return the test accuracy under each client's own mix of classes.
+    """Return the test accuracy on each client's class distribution; guessing gives 1 / classes.
 
     Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
-    by class, weighted by the client's shares. The whole test set serves every client, so small
-    clients are not measured on a handful of images. NaN for a client that holds nothing, or a
-    class of which there is no test image, and for all where the model diverged.
+    by class, weighted by the client's shares. The whole test set is used for every client, so
+    that small clients are not evaluated on a handful of images. NaN for a client without records
+    or with a class without test images, and for all clients if the model diverged.
     """
     return reweight_accuracy(
         class_accuracies(record.test_logits, record.test_labels), class_shares(record)
@@ -67,7 +67,7 @@ def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
 
 
 def explain_undefined(record: RoundRecord, client: int) -> str:
-    """Return why a client's accuracy on its own mix of classes is not defined."""
+    """Return the reason why a client's accuracy is not defined."""
     held = record.class_counts[client] > 0
     if not bool(held.any()):
         return "the client holds no records"
@@ -84,8 +84,8 @@ def protected_shares(record: RoundRecord) -> Float[Tensor, " k"]:
 
 
 def client_groups(record: RoundRecord) -> list[str]:
-    """Return each client's group: `attacker` if it misbehaves in this round, or else
-    `protected` above three quarters of its records, `clean` below one quarter, `mixed` between.
+    """Return each client's group: `attacker` if it misbehaves in this round, else by the share of
+    protected records: `protected` above 75 %, `clean` below 25 %, `mixed` in between.
     """
     shares = protected_shares(record).tolist()
     return [assign_group(share, client in record.attackers) for client, share in enumerate(shares)]
@@ -101,9 +101,9 @@ class Accuracy(Metric):
     """
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield accuracy and loss, and the accuracy of clients' own models.
+        """Yield accuracy and loss of the global model, and accuracies of personal models.
 
-        What needs no logits of the global model comes first: see `Metric`.
+        Rows that need no logits of the global model come first: see `Metric`.
         """
         for client, share in enumerate(protected_shares(record).tolist()):
             yield Row(record.round, "protected_share", share, client)
@@ -116,7 +116,7 @@ class Accuracy(Metric):
         yield from self._by_client(record)
 
     def _personal(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield the accuracy of clients' own models, each on its own mix of classes."""
+        """Yield the accuracy of each personal model on its client's class distribution."""
         mixes = class_shares(record)
         for client, by_class in sorted(record.personal.items()):
             value = float(reweight_accuracy(by_class, mixes[client]))
@@ -124,7 +124,7 @@ class Accuracy(Metric):
             yield Row(record.round, "personal_accuracy", value, client, valid=not note, note=note)
 
     def _by_client(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield each client's accuracy, flagged where it is not defined."""
+        """Yield the global model's accuracy per client, invalid if it is not defined."""
         groups = client_groups(record)
         for client, value in enumerate(client_accuracies(record).tolist()):
             note = "" if value == value else explain_undefined(record, client)

@@ -1,4 +1,4 @@
-"""How well a backdoor works: the attack success rate."""
+"""Attack success rate of a backdoor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fl_sim.metrics._shared.intervals import clopper_pearson
 def count_target_predictions(
     logits: Float[Tensor, "t y"], labels: Int64[Tensor, " t"], target: int
 ) -> tuple[int, int]:
-    """Return how many images of other classes end in the target class, and how many there are.
+    """Return the number of images of other classes predicted as the target, and their total.
 
     >>> import torch
     >>> count_target_predictions(torch.eye(3)[[2, 2, 0]], torch.tensor([0, 2, 1]), target=2)
@@ -27,16 +27,16 @@ def count_target_predictions(
 @final
 @dataclass(frozen=True)
 class BackdoorSuccess(Metric):
-    """Attack success rate: stamped test images of other classes that end in the target class.
+    """Attack success rate: share of triggered test images predicted as the target class.
 
-    `clean` images without the trigger that end there stand beside it: what the model mistakes
-    anyway. A model that guesses has 1 / classes.
+    Over the test images of other classes. `attack_success_untriggered` is the same rate without
+    the trigger, as a baseline. Guessing gives 1 / classes.
 
     Source: Gu et al. (2017), BadNets, section 4, https://arxiv.org/abs/1708.06733.
     """
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield the two rates where the experiment has a backdoor."""
+        """Yield the rates with and without the trigger if the experiment has a backdoor."""
         if record.triggered is None:
             return
         target = record.triggered.target

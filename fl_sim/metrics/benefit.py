@@ -1,6 +1,6 @@
-"""What a client gains by taking part, over training alone on its own shard.
+"""Gains of clients from the federation, relative to training alone on their own shard.
 
-A client of which either accuracy is NaN, not defined, is left out of the statistics.
+Clients of which either accuracy is NaN (not defined) are left out of the statistics.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from fl_sim.metrics.fairness import spread
 def collaboration_gains(
     together: Float[Tensor, " k"], alone: Float[Tensor, " k"]
 ) -> Float[Tensor, " k"]:
-    """Return each client's accuracy under the federation's model minus that of its own.
+    """Return each client's accuracy under the federation's model minus that of its own model.
 
-    NaN where either of them is.
+    0 if both are equally good; NaN if either is NaN.
     """
     return together.double() - alone.double()
 
 
 def mean_gain(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
-    """Return the mean collaboration gain (MCG). A model as good as everybody's own gives 0.
+    """Return the mean collaboration gain (MCG); 0 for a model as good as the clients' own.
 
     Source: CYCle, https://arxiv.org/abs/2501.12344.
     """
@@ -34,7 +34,7 @@ def mean_gain(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> floa
 
 
 def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
-    """Return the collaboration gain spread (CGS), a population deviation; 0 is even.
+    """Return the collaboration gain spread (CGS): the population standard deviation; 0 is even.
 
     Source: CYCle, https://arxiv.org/abs/2501.12344.
     """
@@ -42,7 +42,7 @@ def gain_spread(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> fl
 
 
 def worse_off_share(together: Float[Tensor, " k"], alone: Float[Tensor, " k"]) -> float:
-    """Return the share of clients that would do better alone, 0 to 1.
+    """Return the share of clients, from 0 to 1, whose own model is better than the federation's.
 
     Source: Yu et al. (2020), Salvaging federated learning by local adaptation,
     https://arxiv.org/abs/2002.04758.
@@ -56,10 +56,9 @@ def benefit_rows(
     together: Float[Tensor, " m"],
     alone: Float[Tensor, " m"],
 ) -> Iterator[Row]:
-    """Yield what each of the clients has alone and gains together, and how that is spread.
+    """Yield each client's accuracy alone and its gain, and statistics of the gains.
 
-    `fairness_collaboration_alone` is the correlation of the two: whether those who would do
-    well alone do well together.
+    `fairness_collaboration_alone` correlates the accuracies of clients alone and together.
     """
     gains = collaboration_gains(together, alone)
     for name, values in (("alone_accuracy", alone), ("client_benefit", gains)):

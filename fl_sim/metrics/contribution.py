@@ -1,9 +1,9 @@
-"""What each client adds to a round: pure functions of its update, and of a model's worth.
+"""Contributions of clients to a round: leave-one-out, Shapley values and gradient cosines.
 
-`utility` says what the global model is worth once a step is added to it, such as its accuracy.
-A coalition's step is the weighted mean of its updates, whatever rule the run uses; nobody's is
-zero. A coalition whose worth is NaN, such as a model that diverged, makes NaN of all that is
-computed from it.
+`utility` is the worth of the global model after a step, such as its accuracy. The step of a
+coalition is the weighted mean of its updates, whatever rule the run uses; that of the empty
+coalition is zero. Values that depend on a coalition whose worth is NaN, such as one whose model
+diverged, are NaN.
 """
 
 import math
@@ -22,7 +22,7 @@ from fl_sim.metrics._shared.defined import note_left_out, select_pairs
 
 Utility = Callable[[Float[Tensor, " p"]], float]
 Worth = Callable[[frozenset[int]], float]
-EXACT_UP_TO = 8  # clients: 256 evaluations, where sampling takes about as many
+EXACT_UP_TO = 8  # clients: 256 evaluations, about as many as sampling needs
 
 
 def coalition_step(
@@ -30,7 +30,7 @@ def coalition_step(
 ) -> Float[Tensor, " p"]:
     """Return the weighted mean of the members' updates, accumulated in float64."""
     if not members:
-        return _nothing(updates)
+        return torch.zeros(updates.shape[1], dtype=torch.float64)
     inside = torch.tensor([i in members for i in range(len(updates))])
     shares = weights.double() * inside
     return weighted_sum(shares / shares.sum(), updates)
@@ -39,16 +39,17 @@ def coalition_step(
 def leave_one_out(
     updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"], utility: Utility
 ) -> Float[Tensor, " n"]:
-    """Return by how much the step of all is worth more than that of all but each client.
+    """Return the worth of the step of all clients minus that of all but each client.
 
-    Takes n + 1 evaluations. A client whose data somebody else also has adds nothing here.
+    Takes n + 1 evaluations. 0 for a client without effect, such as one whose data another client
+    holds as well.
 
     Source: Cook (1977), https://doi.org/10.2307/1268249, of clients instead of observations.
     """
     all_clients = frozenset(range(len(updates)))
-    whole = utility(coalition_step(updates, weights, all_clients))
+    total = utility(coalition_step(updates, weights, all_clients))
     rest = [utility(coalition_step(updates, weights, all_clients - {i})) for i in all_clients]
-    return whole - torch.tensor(rest, dtype=torch.float64)
+    return total - torch.tensor(rest, dtype=torch.float64)
 
 
 def gtg_shapley(
@@ -70,19 +71,20 @@ def gtg_shapley(
     later gets nothing. Cycles go on until the estimates settle (`_has_converged`), at most
     `max_cycles` of them. Coalitions are evaluated once.
 
-    The values add up to what the whole step is worth; estimates, to within `truncation`.
+    The values add up to the worth of the whole step, estimates to within `truncation`; a client
+    without effect has 0.
 
     Source: Shapley (1953), equation 12; Liu et al. (2022), GTG-Shapley, algorithm 1,
     https://arxiv.org/abs/2109.02053.
 
     Args:
-        updates: one row a client.
-        weights: positive, one a client.
-        utility: see the module.
-        rng: draws the orders; exact values draw nothing.
-        truncation: difference of worth that is taken for none, in the unit of `utility`.
-        max_cycles: of n orders each.
-        exact_up_to: number of clients up to which values are exact; 0 always samples.
+        updates: Updates, one row per client.
+        weights: Positive weights, one per client.
+        utility: Worth of the global model after a step.
+        rng: Generator of the orders; not used for exact values.
+        truncation: Difference of worth that counts as none, in the unit of `utility`.
+        max_cycles: Largest number of cycles, of n orders each.
+        exact_up_to: Largest number of clients with exact values; 0 always samples.
     """
     count = len(updates)
 
@@ -96,9 +98,9 @@ def gtg_shapley(
 
 
 def exact_shapley(count: int, worth: Worth) -> Float[Tensor, " n"]:
-    """Return the Shapley values of `count` players, in 2^count evaluations.
+    """Return the Shapley values of `count` players, by 2^count evaluations.
 
-    The mean over all orders of what the worth grows by when a player joins.
+    A value is the mean, over all orders, of the growth of the worth when the player joins.
 
     Source: Shapley (1953), A value for n-person games, equation 12.
 
@@ -117,7 +119,7 @@ def exact_shapley(count: int, worth: Worth) -> Float[Tensor, " n"]:
             if joining not in members:
                 chance = 1 / (count * math.comb(count - 1, len(members)))
                 gains[joining].append(chance * (worths[members | {joining}] - value))
-    return torch.tensor([math.fsum(own) for own in gains], dtype=torch.float64)
+    return torch.tensor([math.fsum(parts) for parts in gains], dtype=torch.float64)
 
 
 def _sampled_shapley(
@@ -148,7 +150,7 @@ def _marginal_contributions(
     nothing: float,
     truncation: float,
 ) -> Float[Tensor, " n"]:
-    """Return what the worth grows by as each client joins; 0 once hardly anything is missing."""
+    """Return the growth of the worth as each client joins; 0 after the order is cut off."""
     gains = torch.zeros(len(order), dtype=torch.float64)
     joined: frozenset[int] = frozenset()
     before = nothing
@@ -163,13 +165,13 @@ def _marginal_contributions(
 
 
 def _has_converged(history: list[Tensor], cycles: int = 3, change: float = 0.05) -> bool:
-    """Return whether the estimates moved by less than `change`, relatively, in the last cycles."""
+    """Return whether the estimates changed by less than `change`, relatively, in `cycles`."""
     if len(history) <= cycles:
         return False
     last = history[-1]
     scale = last.abs().clamp(min=1e-12)
-    moves = [((old - last).abs() / scale).mean() for old in history[-cycles - 1 : -1]]
-    return bool(torch.stack(moves).max() < change)
+    changes = [((old - last).abs() / scale).mean() for old in history[-cycles - 1 : -1]]
+    return bool(torch.stack(changes).max() < change)
 
 
 def gradient_cosine(
@@ -177,8 +179,8 @@ def gradient_cosine(
 ) -> Float[Tensor, " n"]:
     """Return the cosine between each update and the weighted mean of all, from -1 to 1.
 
-    Needs no evaluation. A zero update gives 0, one that is not finite NaN; unrelated
-    updates of n clients about 1 / sqrt(n), since each is part of the mean.
+    Needs no evaluation. A zero update has 0, one that is not finite NaN. By chance, unrelated
+    updates of n clients have about 1 / sqrt(n), since each is part of the mean.
 
     Source: Xu et al. (2021), CGSV, https://openreview.net/forum?id=yRfsADObu18,
     of one round.
@@ -197,17 +199,16 @@ def gradient_cosine(
 def collaborative_fairness(
     contributions: Float[Tensor, " k"], rewards: Float[Tensor, " k"]
 ) -> float:
-    """Return Pearson's correlation of what clients give and what they get, from -1 to 1.
+    """Return Pearson's correlation of contributions and rewards, from -1 to 1.
 
-    1: whoever gives more gets more. Over the clients of which both numbers are defined. NaN where
-    all give alike or all get alike, and for fewer than two clients. Papers print it times 100.
-    Blind to clients that lose by taking part: see `fl_sim.metrics.benefit`. Unrelated numbers give
-    about 0.
+    Over the clients of which both are defined; unrelated values give about 0. NaN if all
+    contributions or all rewards are equal, and for fewer than two clients. Papers print it times
+    100. It does not show clients that lose by taking part: see `fl_sim.metrics.benefit`.
 
     Source: Lyu et al. (2020), CFFL, definition 1, https://arxiv.org/abs/2008.12161.
     """
-    given, got = select_pairs(contributions.double(), rewards.double())
-    x, y = given - given.mean(), got - got.mean()
+    contributions, rewards = select_pairs(contributions.double(), rewards.double())
+    x, y = contributions - contributions.mean(), rewards - rewards.mean()
     scale = x.norm() * y.norm()
     return float((x @ y / scale).clamp(-1, 1)) if _varies(x) and _varies(y) else float("nan")
 
@@ -218,7 +219,7 @@ def contribution_rows(
     rewards: Float[Tensor, " n"],
     contributions: Mapping[str, Float[Tensor, " n"]],
 ) -> Iterator[Row]:
-    """Yield what each client gives, by each measure, and how that goes with what it gets."""
+    """Yield each client's contribution by each measure, and its correlation with the rewards."""
     for name, values in contributions.items():
         for client, value in zip(clients, values.tolist(), strict=True):
             yield mark_undefined(Row(round_num, f"contribution_{name}", value, client))
@@ -227,21 +228,17 @@ def contribution_rows(
 
 
 def correlation_row(
-    round_num: int, name: str, given: Float[Tensor, " k"], got: Float[Tensor, " k"]
+    round_num: int, name: str, contributions: Float[Tensor, " k"], rewards: Float[Tensor, " k"]
 ) -> Row:
-    """Return the correlation of what clients give and get, flagged where there is none."""
-    value = collaborative_fairness(given, got)
-    there = value == value
-    few = len(select_pairs(given, got)[0]) < 2
+    """Return the correlation of contributions and rewards, invalid if it is not defined."""
+    value = collaborative_fairness(contributions, rewards)
+    valid = value == value
+    few = len(select_pairs(contributions, rewards)[0]) < 2
     note = "fewer than two clients to compare" if few else "all give alike, or all get alike"
-    note = "" if there else note
-    return Row(round_num, f"fairness_collaboration_{name}", value, valid=there, note=note)
+    note = "" if valid else note
+    return Row(round_num, f"fairness_collaboration_{name}", value, valid=valid, note=note)
 
 
 def _varies(centred: Float[Tensor, " k"]) -> bool:
-    """Return whether values differ by more than rounding."""
+    """Return whether the values differ by more than rounding."""
     return bool(centred.abs().max() > 1e-12) if len(centred) > 1 else False
-
-
-def _nothing(updates: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
-    return torch.zeros(updates.shape[1], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a round costs: time, bytes and memory."""
+"""Cost of a round: time, bytes and memory."""
 
 import resource
 import sys
@@ -16,11 +16,12 @@ TO_MIB = 1 / 1024 if sys.platform != "darwin" else 1 / 1024**2  # Linux counts i
 class Cost(Metric):
     """Time, parameter bytes down and up, peak memory of this process, failed clients.
 
-    `seconds` are those of the clock, which hold for the machine's load as well: of runs side by
-    side, compare `cpu_seconds`, the processor time of all processes of the run.
+    `seconds` is wall-clock time and depends on the machine's load; to compare runs that share a
+    machine, use `cpu_seconds`, the processor time of all processes of the run. Costs have no
+    chance level.
 
-    Source: this project; bytes are those of the trained parameters and statistics, 4 bytes a
-    number, without the transport's own.
+    Source: this project; bytes count the trained parameters and statistics, 4 bytes per number,
+    without the overhead of the transport.
     """
 
     needs_scores: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Can a server tell who protects, by what it is told anyway?"""
+"""Detection of protecting clients by the server, from losses and norms of updates."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,23 +8,23 @@ from typing import ClassVar, final
 import torch
 
 from fl_sim.contracts import Metric, RoundRecord, Row
-from fl_sim.metrics._shared.groups import CLEAN, PROTECTED, assign_group
+from fl_sim.metrics._shared.groups import CLEAN, PROTECTED
 from fl_sim.metrics._shared.intervals import auc_with_interval
+from fl_sim.metrics.accuracy import client_groups
 
 
 @final
 @dataclass(frozen=True)
 class Detection(Metric):
-    """How well protecting clients are told from clean ones, round by round.
+    """AUC with which the server tells protecting clients from clean ones, per round.
 
-    Noise that minimises errors makes the training loss of whoever holds it collapse, and updates
-    short: so a low loss, or a short update, is the server's sign of protection. The area under
-    the curve (`detection_auc`, in groups `train_loss` and `update_norm`) is the chance that a
-    protecting client looks more suspicious than a clean one; guessing gives 0.5, and below it the
-    sign points the wrong way. Clients with a mixed shard, and attackers, are left out.
+    Error-minimising noise makes the training loss of its holder collapse and its updates short,
+    so that a low loss or a short update indicates protection. `detection_auc`, in the groups
+    `train_loss` and `update_norm`, is the chance that a protecting client has a lower value than
+    a clean one. Guessing gives 0.5; below, the indication is reversed. Clients with a mixed shard
+    and attackers are left out.
 
-    Attacker's view: the server, which sees each update on its own. A client can report whatever
-    loss it likes.
+    Threat model: the server, which sees each client's update. Clients may report a false loss.
 
     Source: this project.
     """
@@ -32,25 +32,23 @@ class Detection(Metric):
     needs_scores: ClassVar[bool] = False
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield an area a sign, invalid where no client protects, or all do."""
-        held = record.class_counts.sum(1)
-        share = (record.protected_counts / held.clamp(min=1)).tolist()
-        groups = [assign_group(own, i in record.attackers) for i, own in enumerate(share)]
-        owners = [groups[update.client] for update in record.updates]
-        signs = {
+        """Yield one AUC per indicator, invalid if no client protects, or if all do."""
+        groups = client_groups(record)
+        update_groups = [groups[update.client] for update in record.updates]
+        indicators = {
             "train_loss": [-u.metrics.get("train_loss", math.nan) for u in record.updates],
             "update_norm": [-update.norm for update in record.updates],
         }
-        for name, suspicion in signs.items():
-            yield _row(record.round, name, suspicion, owners)
+        for name, scores in indicators.items():
+            yield _row(record.round, name, scores, update_groups)
 
 
-def _row(round_num: int, name: str, suspicion: Sequence[float], owners: Sequence[str]) -> Row:
-    def of(group: str) -> torch.Tensor:
-        known = zip(suspicion, owners, strict=True)
-        return torch.tensor([s for s, own in known if own == group and not math.isnan(s)])
+def _row(round_num: int, name: str, scores: Sequence[float], groups: Sequence[str]) -> Row:
+    def select(wanted: str) -> torch.Tensor:
+        pairs = zip(scores, groups, strict=True)
+        return torch.tensor([s for s, group in pairs if group == wanted and not math.isnan(s)])
 
-    protecting, clean = of(PROTECTED), of(CLEAN)
+    protecting, clean = select(PROTECTED), select(CLEAN)
     if not (len(protecting) and len(clean)):
         note = "no clients to compare: none of both kinds delivered"
         return Row(round_num, "detection_auc", math.nan, group=name, valid=False, note=note)

@@ -1,4 +1,4 @@
-"""What the images that a model inversion found are worth."""
+"""Quality of the images that a model inversion reconstructs."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ from fl_sim.models.batches import min_batch_size, split_batches
 def attack_accuracy(
     logits: Float[Tensor, "m y"], labels: Int64[Tensor, " m"], top: int = 1
 ) -> float:
-    """Return the share of found images that an independent evaluator takes for their class.
+    """Return the share of images that an independent evaluator assigns to their class.
 
-    Among the evaluator's `top` classes. Guessing gives top / classes. NaN where the evaluator's
-    answers are not all finite, and without any image.
+    A reconstruction counts if its class is among the evaluator's `top` predictions. Guessing gives
+    top / classes. NaN if the logits are not all finite, and without any image.
 
     Source: Struppek et al. (2022), section 4.1, https://arxiv.org/abs/2201.12179.
     """
@@ -34,10 +34,10 @@ def feature_distance(
     real: Float[Tensor, "n d"],
     real_labels: Int64[Tensor, " n"],
 ) -> float:
-    """Return the mean squared distance to the nearest training image of the class, in features.
+    """Return the mean squared feature distance to the nearest training image of the class.
 
-    Smaller is worse for privacy. It has no chance level: compare models. Found images of a class
-    without a training image, or whose features are NaN, are left out; NaN where no other is left.
+    Smaller is worse for privacy. It has no chance level: compare models. Reconstructions of a
+    class without a training image, or with NaN features, are left out; NaN if none remains.
 
     Source: Struppek et al. (2022), section 4.1, https://arxiv.org/abs/2201.12179.
     """
@@ -45,8 +45,8 @@ def feature_distance(
     for label in labels.unique():
         same = real[real_labels == label].double()
         if len(same):
-            own = torch.cdist(reconstructed[labels == label].double(), same)
-            nearest.append(own.square().amin(1))
+            distances = torch.cdist(reconstructed[labels == label].double(), same)
+            nearest.append(distances.square().amin(1))
     return mean(torch.cat(nearest))
 
 
@@ -58,18 +58,19 @@ def knowledge_extraction(
     seed: int,
     epochs: int = 40,
 ) -> float:
-    """Return the accuracy on real images of a student that saw nothing but the found ones.
+    """Return the accuracy on real images of a student trained on reconstructed images alone.
 
     Guessing gives 1 / classes.
 
     Source: Struppek et al. (2024), section 4.1, https://arxiv.org/abs/2310.06549.
 
     Args:
-        student: freshly initialised; trained in place.
-        found, labels: the images of a model inversion, and their classes.
-        accuracy: measures a model on real images.
-        seed: of the order of the images.
-        epochs: of the student's training.
+        student: Freshly initialised network, which is trained in place.
+        reconstructed: Images of a model inversion, in [0, 1].
+        labels: Their classes.
+        accuracy: Function that evaluates a model on real images.
+        seed: Seed of the order of the images.
+        epochs: Number of epochs of the student's training.
     """
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     rng = generator(seed, "student")

@@ -1,6 +1,7 @@
-"""Fairness over clients: pure functions of a vector with one value a client.
+"""Fairness over clients: statistics of a vector with one value per client.
 
-A value that is NaN, not defined, is left out; where no other is left, the result is NaN.
+Values that are NaN (not defined) are left out; the result is NaN if none remains. These
+statistics have no chance level: 0 or 1 marks an even federation, as stated for each.
 """
 
 from collections.abc import Iterator
@@ -28,10 +29,11 @@ def spread(values: Float[Tensor, " k"]) -> float:
 
 
 def variance(values: Float[Tensor, " k"]) -> float:
-    """Return the population variance in percent squared, the unit of the papers' tables.
+    """Return the population variance in percent squared, as papers print it; 0 is even.
 
-    Source: Li et al. (2020), q-FFL, table 1, https://arxiv.org/abs/1905.10497. Shares of 0.8
-    and 0.9 are 5 percent from their mean, so their variance is 25.
+    Values of 0.8 and 0.9 are 5 percent from their mean, so that their variance is 25.
+
+    Source: Li et al. (2020), q-FFL, table 1, https://arxiv.org/abs/1905.10497.
     """
     x = select_defined(values).double()
     return PERCENT_SQUARED * float(x.var(correction=0)) if len(x) else NAN
@@ -61,9 +63,9 @@ def best_share(values: Float[Tensor, " k"], share: float = 0.1) -> float:
 def cvar(values: Float[Tensor, " k"], share: float = 0.1) -> float:
     """Return the conditional value at risk: the mean of the worst `share` of the distribution.
 
-    Unlike `worst_share` it does not round: of 15 values at a share of 0.1, it is the lowest one
-    and half of the next. Low values are the bad ones, so it is the highest value over c of
-    c - mean(max(c - x, 0)) / share. From the lowest value, at small shares, to the mean, at 1.
+    Unlike `worst_share` it does not round: of 15 values, a share of 0.1 is the lowest value and
+    half of the next. Low values are bad, so that it equals the maximum over c of
+    c - mean(max(c - x, 0)) / share: the lowest value for small shares, the mean for 1.
 
     Source: Rockafellar and Uryasev (2000), https://doi.org/10.21314/JOR.2000.038.
 
@@ -77,7 +79,7 @@ def cvar(values: Float[Tensor, " k"], share: float = 0.1) -> float:
 
 
 def jain(values: Float[Tensor, " k"]) -> float:
-    """Return Jain's index, from 1 / k (one has all) to 1 (even).
+    """Return Jain's index, from 1 / k (one client has all) to 1 (even).
 
     Source: Jain et al. (1984), https://arxiv.org/abs/cs/9809099.
 
@@ -93,8 +95,8 @@ def jain(values: Float[Tensor, " k"]) -> float:
 def gini(values: Float[Tensor, " k"]) -> float:
     """Return Gini's coefficient of values of at least 0, from 0 (even) to 1 - 1 / k.
 
-    It is the mean difference of two clients over twice the mean; sorted, each value is
-    counted once for every client below it, and once against it for every client above.
+    It is the mean difference of two clients over twice the mean. In sorted order, a value is
+    added once per client below it and subtracted once per client above it.
 
     >>> gini(torch.tensor([1.0, 0.0]))
     0.5
@@ -108,7 +110,7 @@ def gini(values: Float[Tensor, " k"]) -> float:
 
 
 def entropy(values: Float[Tensor, " k"]) -> float:
-    """Return the entropy of the shares over its maximum, from 0 (one has all) to 1 (even).
+    """Return the entropy of the shares over its maximum, from 0 (one client has all) to 1 (even).
 
     >>> entropy(torch.tensor([1.0, 1.0]))
     1.0
@@ -124,8 +126,8 @@ def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dic
     """Return every statistic of a per-client vector by name.
 
     Args:
-        values: one a client, at least 0, or NaN.
-        lowest_is_worst: as for accuracies; of leakage, the highest value is the worst.
+        values: One value per client, at least 0, or NaN.
+        lowest_is_worst: Whether low values are bad, as for accuracies; for leakage, high ones are.
     """
     sign = 1.0 if lowest_is_worst else -1.0
     signed = sign * select_defined(values).double()
@@ -147,15 +149,15 @@ def statistics(values: Float[Tensor, " k"], lowest_is_worst: bool = True) -> dic
 @final
 @dataclass(frozen=True)
 class Fairness(Metric):
-    """How evenly the global model serves the clients, and what protecting costs a client.
+    """Evenness of the global model's accuracy over clients, and gaps between groups of clients.
 
-    Over all clients that hold records and whose accuracy is defined; where some of them attack,
-    also over the honest ones (group `honest`), as papers on robust rules do.
+    Over all clients that hold records and whose accuracy is defined; if some of them attack, also
+    over the honest ones (group `honest`), as in papers on robust rules.
 
     Source: Li et al. (2020), q-FFL, https://arxiv.org/abs/1905.10497, the fairness report of
     FederatedScope, and, over honest clients, Li et al. (2021), Ditto,
-    https://arxiv.org/abs/2012.04221. An even federation has spread 0, Jain 1, Gini 0,
-    entropy 1; a model that guesses serves everybody alike.
+    https://arxiv.org/abs/2012.04221. An even federation has spread 0, Jain 1, Gini 0 and
+    entropy 1, and so has a model that guesses.
     """
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:

@@ -1,8 +1,8 @@
-"""Membership leakage: can an outsider tell who was in the training set?
+"""Membership leakage of the global model, by loss, margin and gradient norm.
 
-Signals first: each record has a loss and a margin under the global model; higher scores mean
-"more likely a member". Members and outsiders are compared within the same client, class and
-protected status, so that a shift of labels or of noise is not mistaken for leakage.
+Each record has a loss and a margin under the global model; higher scores mean "more likely a
+member". Members and non-members are compared within the same client, class and protected status,
+so that a shift of labels or of noise is not mistaken for leakage.
 """
 
 from collections.abc import Iterator
@@ -54,10 +54,7 @@ def margin_score(logits: Float[Tensor, "n y"], labels: Tensor) -> Float[Tensor, 
 
 
 def label_score(record: RoundRecord, mask: Bool[Tensor, " n"]) -> Float[Tensor, " m"]:
-    """Score the kept records by client and label alone: how many of their kind are members.
-
-    See `label_only_scores`: the gate of every attack.
-    """
+    """Return `label_only_scores` of the masked records: the baseline of every attack."""
     clients, labels = record.pool_clients[mask], record.pool_labels[mask]
     return label_only_scores(clients, labels, record.members[mask]).float()
 
@@ -67,15 +64,17 @@ def label_score(record: RoundRecord, mask: Bool[Tensor, " n"]) -> Float[Tensor, 
 class Leakage(Metric):
     """Membership attacks on the global model, by loss and by margin, on matched pools.
 
-    Where the head alone is trained, also by the norm of each record's gradient.
+    If the head alone is trained, also by the norm of each record's gradient. Guessing gives an
+    AUC and a balanced accuracy of 0.5, a TPR equal to the FPR, and gaps of 0.
+
+    Threat model: any client, who holds the global model.
 
     Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604, and the metrics of Carlini
-    et al. (2022), https://arxiv.org/abs/2112.03570. Attacker's view: any client, who holds the
-    global model. Guessing gives an AUC of 0.5.
+    et al. (2022), https://arxiv.org/abs/2112.03570.
     """
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield the attacks overall, for protected and clean records, and per client."""
+        """Yield the attacks over all, protected and clean records, and per client."""
         scores = {
             "loss": loss_score(record.pool_logits, record.pool_labels),
             "margin": margin_score(record.pool_logits, record.pool_labels),
@@ -114,7 +113,7 @@ class Leakage(Metric):
     def _gaps(
         self, record: RoundRecord, pool: Records, mask: Bool[Tensor, " n"], group: str
     ) -> Iterator[Row]:
-        """Yield what members have over outsiders: in accuracy, halved, in loss, and in its tail."""
+        """Yield gaps of members and non-members: half that in accuracy, that in loss, its tail."""
         inside, outside = mask & pool.members, mask & ~pool.members
         if not (inside.any() and outside.any()):
             return
@@ -132,12 +131,12 @@ class Leakage(Metric):
 
 
 def pool_records(record: RoundRecord) -> Records:
-    """Return who the records of the pool are."""
+    """Return the strata and membership of the pool's records."""
     return Records(record.pool_clients, record.pool_labels, record.protected, record.members)
 
 
 def _row(
-    record: RoundRecord, metric: str, found: Estimate, group: str = "all", client: int = -1
+    record: RoundRecord, metric: str, estimate: Estimate, group: str = "all", client: int = -1
 ) -> Row:
-    value, low, high, valid, note = found
+    value, low, high, valid, note = estimate
     return Row(record.round, metric, value, client, group, low, high, valid, note)

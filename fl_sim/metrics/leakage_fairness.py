@@ -1,4 +1,4 @@
-"""Who pays with privacy: the fairness statistics over the leakage of each client."""
+"""Fairness of membership leakage: statistics of the attack's AUC over clients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ HALF_WIDTH = float(ndtri(0.975))  # of a 95 % interval, in standard errors
 def client_aucs(
     record: RoundRecord,
 ) -> tuple[Int64[Tensor, " a"], Float[Tensor, " a"], Float[Tensor, " a"]]:
-    """Return who can be audited, the AUC of the margin attack on each, and its standard error.
+    """Return the ids of auditable clients, the AUC of the margin attack on each, and its error.
 
-    Left out are clients with fewer than two members or two outsiders in the pool, on which an AUC
-    says nothing. The error is DeLong's.
+    Clients with fewer than two members or two non-members in the pool are left out. The standard
+    error is DeLong's. Guessing gives an AUC of 0.5.
     """
     score = margin_score(record.pool_logits, record.pool_labels)
     order = record.pool_clients.argsort(stable=True)
     sizes = record.pool_clients.bincount(minlength=record.num_clients).tolist()
     clients, areas, errors = [], [], []
-    for client, own in enumerate(order.split(sizes)):
-        inside = record.members[own]
+    for client, rows in enumerate(order.split(sizes)):
+        inside = record.members[rows]
         if min(int(inside.sum()), int((~inside).sum())) < MIN_RECORDS:
             continue
-        area, low, high = auc_with_interval(score[own[inside]], score[own[~inside]])
+        area, low, high = auc_with_interval(score[rows[inside]], score[rows[~inside]])
         clients.append(client)
         areas.append(area)
         errors.append(max(area - low, high - area) / HALF_WIDTH)  # bounds are cut at 0 and 1
@@ -47,29 +47,29 @@ def client_aucs(
 
 
 def excess_spread(values: Float[Tensor, " k"], errors: Float[Tensor, " k"]) -> float:
-    """Return the standard deviation of the true values, without that of measuring them.
+    """Return the standard deviation of the true values, without that of measurement errors.
 
-    Each value is measured on a handful of records, so values differ even where all clients
-    leak alike. The variance between them is their sample variance minus the mean squared
-    error, at least 0.
+    Each value is measured on a handful of records, so that values differ even if all clients
+    leak alike. The variance between clients is the sample variance minus the mean squared error,
+    at least 0.
 
     Source: Hedges and Olkin (1985), Statistical Methods for Meta-Analysis, chapter 9: the
     method of moments. Clients that leak alike give about 0, one client 0, and none NaN.
     """
-    kept, errors = select_pairs(values, errors)
-    if len(kept) < 2:
-        return 0.0 if len(kept) else float("nan")
-    between = kept.double().var(correction=1) - errors.double().square().mean()
+    values, errors = select_pairs(values, errors)
+    if len(values) < 2:
+        return 0.0 if len(values) else float("nan")
+    between = values.double().var(correction=1) - errors.double().square().mean()
     return float(between.clamp(min=0).sqrt())
 
 
 @final
 @dataclass(frozen=True)
 class LeakageFairness(Metric):
-    """How unevenly membership leaks: the statistics of the clients' AUCs of the margin attack.
+    """Evenness of membership leakage: statistics of the margin attack's AUC over clients.
 
-    The worst clients are those with the highest AUC. Read `excess_spread` beside `spread`: the
-    rest of the spread is that of small pools.
+    The worst clients are those with the highest AUC. Compare `excess_spread` with `spread`: the
+    rest of the spread is due to small pools.
 
     Source: this project; the attack is that of Carlini et al. (2022),
     https://arxiv.org/abs/2112.03570. Guessing gives a mean of 0.5 and an excess of 0.

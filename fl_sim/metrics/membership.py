@@ -1,4 +1,4 @@
-"""What an attack's scores are worth: numbers with counts, intervals, and whether to read them."""
+"""Assessment of a membership attack's scores: metrics with counts, intervals and validity."""
 
 import math
 from collections.abc import Iterator
@@ -36,19 +36,20 @@ NAN = float("nan")
 
 
 class Finding(NamedTuple):
-    """One number about one attack, with all that is needed to read it.
+    """One metric of one attack, with its interval, counts and validity.
 
     Attributes:
-        attack, metric, value: what was measured of what.
-        low, high: a 95 % interval, NaN where there is none.
-        group, client: the subset of records; -1 is everybody's.
-        view: who can attack so: `client`, `server` (that sees single updates), or `nobody`: a
+        attack, metric, value: Names of attack and metric, and the metric's value.
+        low, high: Bounds of the 95 % interval; NaN if there is none.
+        group, client: Subset of the records; client -1 stands for all clients.
+        view: Threat model: `client`, `server` (which sees single updates), or `nobody` for a
             control.
-        pool: which outsiders members are told from.
-        num_members, num_outsiders, num_references, references: counts, and what kind of
-            reference models they were.
-        seed: of the audit.
-        valid, note: whether the number should be read, and why not.
+        pool: Pool of the non-members.
+        num_members, num_outsiders, num_references: Numbers of members, non-members and reference
+            models.
+        references: Kind of the reference models.
+        seed: Seed of the audit.
+        valid, note: Validity of the value, and the reason if it is not valid.
     """
 
     attack: str
@@ -70,7 +71,7 @@ class Finding(NamedTuple):
 
 
 def mark_finding(finding: Finding) -> Finding:
-    """Return the finding, invalid where its number is NaN; a reason that it gives is kept."""
+    """Return the finding, marked as invalid if its value is NaN; its note is kept."""
     if not math.isnan(finding.value):
         return finding
     note = finding.note or "not defined"
@@ -83,34 +84,33 @@ def assess(
     template: Finding,
     thresholds: dict[float, float] | None = None,
 ) -> Iterator[Finding]:
-    """Yield AUC, hit rates and what follows from them, by group; and the AUC by client.
+    """Yield AUC, TPR at low FPRs and derived metrics by group, and the AUC by client.
 
-    Only over the records that the attack could tell; the note says how many were left out.
-    The interval of a hit rate is for the threshold that was met; how far off that threshold may
-    be is not in it, which is why it takes at least 3 / rate outsiders.
+    Records without a score are left out, and their number is noted. Guessing gives an AUC of 0.5
+    and a TPR equal to the FPR. The interval of a TPR holds for the threshold that was used and
+    leaves out the uncertainty of that threshold, so at least 3 / FPR non-members are required.
 
     Args:
-        scores: of an attack; NaN where it could not tell.
-        records: the audited records.
-        about: names the attack and how it was done; its numbers are filled in.
-        thresholds: scores above which a record is accused, by nominal false alarm rate, fixed on
-            other models. With them come the rates that they meet here, the chance that an accused
-            record is a member, and a lower bound of epsilon.
+        scores: Scores of an attack; NaN for records that it cannot score.
+        records: Strata and membership of the records.
+        template: Finding with the names of attack and setting, in which values are filled in.
+        thresholds: Scores above which a record is accused, by nominal FPR, set on other models.
+            They add the TPR and FPR on these records, the chance that an accused record is a
+            member, and a lower bound of epsilon.
     """
     scored = ~scores.isnan()
-    for group, own in records.groups().items():
-        found = template._replace(group=group)
-        out = own & ~scored
-        numbers = _assess_group(scores, records, own & scored, found, thresholds or {})
-        yield from (_note_left_out(number, int(out.sum()), int(own.sum())) for number in numbers)
+    for group, mask in records.groups().items():
+        out, in_group = mask & ~scored, template._replace(group=group)
+        findings = _assess_group(scores, records, mask & scored, in_group, thresholds or {})
+        yield from (_note_left_out(f, int(out.sum()), int(mask.sum())) for f in findings)
     for client in records.clients.unique().tolist():
-        own = records.clients == client
-        area = _assess_auc(scores, records, own & scored, template._replace(client=client))
-        yield _note_left_out(area, int((own & ~scored).sum()), int(own.sum()))
+        mask = records.clients == client
+        area = _assess_auc(scores, records, mask & scored, template._replace(client=client))
+        yield _note_left_out(area, int((mask & ~scored).sum()), int(mask.sum()))
 
 
 def _note_left_out(finding: Finding, out: int, count: int) -> Finding:
-    """Return the finding, saying how many of its records were left out."""
+    """Return the finding with the number of records that were left out in its note."""
     note = f"{out} of {count} records left out, which the attack cannot tell" if out else ""
     return mark_finding(finding._replace(note="; ".join(n for n in (finding.note, note) if n)))
 
@@ -135,15 +135,15 @@ def _assess_group(
         yield from _assess_threshold(inside, outside, area, nominal, threshold)
 
 
-def _fill(template: Finding, metric: str, found: Estimate) -> Finding:
-    value, low, high, valid, note = found
+def _fill(template: Finding, metric: str, estimate: Estimate) -> Finding:
+    value, low, high, valid, note = estimate
     return template._replace(metric=metric, value=value, low=low, high=high, valid=valid, note=note)
 
 
 def _assess_auc(
     scores: Float[Tensor, " n"], records: Records, mask: Bool[Tensor, " n"], template: Finding
 ) -> Finding:
-    """Return the AUC, marked as shift where labels alone can tell."""
+    """Return the AUC, invalid if labels alone can tell members from non-members."""
     template = template._replace(
         num_members=int((mask & records.members).sum()),
         num_outsiders=int((mask & ~records.members).sum()),
@@ -158,28 +158,23 @@ def _assess_threshold(
     rate: float,
     threshold: float,
 ) -> Iterator[Finding]:
-    """Yield what a threshold that was fixed on other models meets here."""
-    true_positives, false_positives = (
-        int((inside > threshold).sum()),
-        int((outside > threshold).sum()),
-    )
+    """Yield TPR, FPR, PPV and epsilon at a threshold that was set on other models."""
     template = area._replace(low=NAN, high=NAN)
-    for name, count, total in (
-        ("tpr", true_positives, len(inside)),
-        ("fpr", false_positives, len(outside)),
-    ):
+    counts = [(int((side > threshold).sum()), len(side)) for side in (inside, outside)]
+    for name, (count, total) in zip(("tpr", "fpr"), counts, strict=True):
         low, high = clopper_pearson(count, total)
         metric = f"{name}_at_fixed_{rate:g}"
         yield template._replace(metric=metric, value=count / total, low=low, high=high)
+    tpr, fpr = (count / total for count, total in counts)
     for prior in PRIORS:
-        value = ppv(true_positives / len(inside), false_positives / len(outside), prior)
-        yield template._replace(metric=f"ppv_at_fixed_{rate:g}_prior_{prior:g}", value=value)
-    bound = epsilon_lower_bound(true_positives, len(inside), false_positives, len(outside))
+        metric = f"ppv_at_fixed_{rate:g}_prior_{prior:g}"
+        yield template._replace(metric=metric, value=ppv(tpr, fpr, prior))
+    bound = epsilon_lower_bound(*counts[0], *counts[1])
     yield template._replace(metric=f"epsilon_at_fixed_{rate:g}", value=bound, low=bound)
 
 
 def ppv(tpr: float, fpr: float, prior: float) -> float:
-    """Return the chance that an accused record is a member; NaN where nobody is accused.
+    """Return the chance that an accused record is a member; NaN if no record is accused.
 
     Guessing gives the prior.
 
@@ -198,11 +193,11 @@ def epsilon_lower_bound(
     confidence: float = 0.95,
     delta: float = 0,
 ) -> float:
-    """Return what epsilon is at least, with the given confidence; at least 0.
+    """Return a lower bound of epsilon at the given confidence, at least 0.
 
-    Any (epsilon, delta)-private training has TPR <= e^epsilon FPR + delta. The threshold has to
-    be fixed before the records are seen: the best of many thresholds overstates the bound.
-    Guessing gives 0.
+    Any (epsilon, delta)-private training has TPR <= e^epsilon FPR + delta. The threshold must be
+    set without the audited records: the best of many thresholds overstates the bound. Guessing
+    gives 0.
 
     Source: Jagielski et al. (2020), section 3, https://arxiv.org/abs/2006.07709, with
     Clopper-Pearson bounds that share the error evenly.
@@ -216,10 +211,10 @@ def epsilon_lower_bound(
 
 
 def rank_records(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return the share of outsiders that score below each record: from 0, safe, to 1, exposed.
+    """Return the share of non-members that score below each record, from 0 (safe) to 1 (exposed).
 
-    Rankings are stable over seeds where sets of vulnerable records are not. NaN stays NaN, and
-    without any outsider that has a score all ranks are.
+    Uniform from 0 to 1 by chance. Rankings are stable over seeds even if sets of vulnerable
+    records are not. NaN scores have NaN ranks; all ranks are NaN if no non-member has a score.
     """
     ordered = scores[outside & ~scores.isnan()].sort().values
     rank = torch.searchsorted(ordered, scores.contiguous()).double() / len(ordered)
@@ -227,20 +222,20 @@ def rank_records(scores: Float[Tensor, " n"], outside: Bool[Tensor, " n"]) -> Fl
 
 
 def assess_dispersion(by_client: list[Finding], template: Finding) -> Iterator[Finding]:
-    """Yield how unevenly leakage falls on clients: range and deviation of their AUC.
+    """Yield the range and the standard deviation of the AUC over clients.
 
-    Over clients with two members and two outsiders or more. Small pools alone spread the AUC:
-    `low` of the deviation is what chance would give.
+    Over clients with at least two members and two non-members. Small pools alone spread the AUC:
+    `low` of the deviation is its chance level.
     """
-    there = [own for own in by_client if min(own.num_members, own.num_outsiders) >= MIN_RECORDS]
-    if len(there) < 2:
+    findings = [f for f in by_client if min(f.num_members, f.num_outsiders) >= MIN_RECORDS]
+    if len(findings) < 2:
         return
-    areas = torch.tensor([own.value for own in there], dtype=torch.float64)
-    chance = [
-        (own.num_members + own.num_outsiders + 1) / (12 * own.num_members * own.num_outsiders)
-        for own in there
+    areas = torch.tensor([f.value for f in findings], dtype=torch.float64)
+    variances = [
+        (f.num_members + f.num_outsiders + 1) / (12 * f.num_members * f.num_outsiders)
+        for f in findings
     ]
-    expected = math.sqrt(sum(chance) / len(chance))
+    expected = math.sqrt(sum(variances) / len(variances))
     template = template._replace(client=-1, group="clients")
     yield template._replace(metric="client_auc_range", value=float(areas.max() - areas.min()))
     deviation = float(areas.std())
@@ -250,10 +245,10 @@ def assess_dispersion(by_client: list[Finding], template: Finding) -> Iterator[F
 def assess_shift(
     scores: Float[Tensor, " n"], records: Records, template: Finding
 ) -> Iterator[Finding]:
-    """Yield the two-by-two of protected and clean, members and outsiders, as AUCs.
+    """Yield the AUCs of protected non-members and members, each against clean non-members.
 
-    `shift_only` tells protected from clean outsiders, where nobody is a member; `naive` tells
-    protected members from clean outsiders, as a comparison without care would.
+    `shift_only_auc` is a control without members: above 0.5 it measures the noise.
+    `naive_protected_auc` is that of a comparison which mixes noise with membership.
     """
     scored = ~scores.isnan()
     outside = scored & ~records.members
@@ -263,16 +258,13 @@ def assess_shift(
         "naive_protected": scored & records.members & records.protected,
     }
     for name, first in pairs.items():
-        found = shift_auc(scores, first, clean)
-        if name != "shift_only" and found.valid:
-            found = found._replace(valid=False, note="mixes noise with membership")
-        yield _fill(
-            template._replace(
-                view="nobody",
-                pool="clean outsiders",
-                num_members=int(first.sum()),
-                num_outsiders=int(clean.sum()),
-            ),
-            f"{name}_auc",
-            found,
+        estimate = shift_auc(scores, first, clean)
+        if name != "shift_only" and estimate.valid:
+            estimate = estimate._replace(valid=False, note="mixes noise with membership")
+        counts = template._replace(
+            view="nobody",
+            pool="clean outsiders",
+            num_members=int(first.sum()),
+            num_outsiders=int(clean.sum()),
         )
+        yield _fill(counts, f"{name}_auc", estimate)

@@ -1,20 +1,20 @@
-"""How much an image was changed, as an eye would see it."""
+"""Perceptual quality of changed images: PSNR and SSIM."""
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-WINDOW, SPREAD = 11, 1.5  # of the Gaussian window, in pixels
+WINDOW, SIGMA = 11, 1.5  # side and standard deviation of the Gaussian window, in pixels
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(
     images: UInt8[Tensor, "n c h w"], changed: UInt8[Tensor, "n c h w"]
 ) -> Float[Tensor, " n"]:
-    """Return the peak signal-to-noise ratio of each image, in dB; infinite where nothing changed.
+    """Return the peak signal-to-noise ratio of each image, in dB; infinite without a change.
 
-    10 log10(255^2 / MSE). Noise of 8 levels everywhere gives 30.1 dB.
+    10 log10(255^2 / MSE); a change of 8 levels in every pixel gives 30.1 dB. No chance level.
 
     Source: the usual definition.
 
@@ -29,11 +29,11 @@ def psnr(
 def ssim(
     images: UInt8[Tensor, "n c h w"], changed: UInt8[Tensor, "n c h w"]
 ) -> Float[Tensor, " n"]:
-    """Return the structural similarity of each image; 1 where nothing changed.
+    """Return the structural similarity of each image; 1 without a change, about 0 for noise.
 
-    Means, variances and covariances in a Gaussian window (11 pixels, sigma 1.5) at each place
-    where it fits, averaged over places and channels. Smaller images get the largest odd window
-    that fits.
+    Means, variances and covariances are taken in a Gaussian window (11 pixels, sigma 1.5) at each
+    position where it fits, and the index is averaged over positions and channels. Smaller images
+    get the largest odd window that fits.
 
     Source: Wang et al. (2004), equation 13, https://doi.org/10.1109/TIP.2003.819861.
 
@@ -48,14 +48,14 @@ def ssim(
     var_x = _blur(x * x, window) - mean_x**2
     var_y = _blur(y * y, window) - mean_y**2
     cov = _blur(x * y, window) - mean_x * mean_y
-    alike = (2 * mean_x * mean_y + C1) * (2 * cov + C2)
-    apart = (mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)
-    return (alike / apart).mean((1, 2, 3)).float()
+    numerator = (2 * mean_x * mean_y + C1) * (2 * cov + C2)
+    denominator = (mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)
+    return (numerator / denominator).mean((1, 2, 3)).float()
 
 
 def _gaussian(side: int) -> Float[Tensor, " s"]:
-    places = torch.arange(side, dtype=torch.float64) - side // 2
-    weights = (-places.square() / (2 * SPREAD**2)).exp()
+    offsets = torch.arange(side, dtype=torch.float64) - side // 2
+    weights = (-offsets.square() / (2 * SIGMA**2)).exp()
     return weights / weights.sum()
 
 

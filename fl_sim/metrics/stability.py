@@ -1,7 +1,7 @@
-"""How well protection holds, and what goes along with it: the measures of stable noise.
+"""Measures of stable noise: protection performance, delusiveness, robustness, correlations.
 
-Losses are cross-entropies in nats. Where the literature leaves the order of minima and maxima
-open, the docstring says how it is read here.
+Losses are cross-entropies in nats. Docstrings state the order of minima and maxima where the
+literature leaves it open.
 """
 
 import math
@@ -22,9 +22,7 @@ BATCH = 256
 
 
 class Correlations(NamedTuple):
-    """How two series go together, each from -1 to 1; NaN for fewer than three values, or equal
-    ones.
-    """
+    """Correlation coefficients, from -1 to 1; NaN for fewer than three values or constant ones."""
 
     pearson: float
     spearman: float
@@ -50,19 +48,19 @@ def delusiveness(
 ) -> float:
     """Return the mean loss on clean test images of a model trained on protected ones (RD).
 
-    Guessing evenly among y classes gives log y; a deluded model is confidently wrong, above it.
-    NaN where the model diverged.
+    A uniform prediction over y classes gives log y; a deluded model is confidently wrong and lies
+    above. NaN if the model diverged.
 
     The definition trains the model on t(x + d_u) with transforms t drawn anew in every batch, such
-    as random crops and flips. This takes a model that is trained already, so what it was trained
-    with is the caller's: `measure_delusiveness` trains one through transforms of its own.
+    as random crops and flips. This function takes a trained model, so the transforms are the
+    caller's: `measure_delusiveness` trains a model itself.
 
     Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
     """
-    with eval_mode(model) as still:
+    with eval_mode(model) as frozen:
         losses = [
-            functional.cross_entropy(still(batch), own, reduction="sum").double()
-            for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+            functional.cross_entropy(frozen(batch), targets, reduction="sum").double()
+            for batch, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True)
         ]
     return float(torch.stack(losses).sum()) / len(images)
 
@@ -74,23 +72,23 @@ def measure_delusiveness(
     test_labels: Int64[Tensor, " t"],
     augment: Augment | None = None,
 ) -> float:
-    """Return the delusiveness (RD) of protected images, by a training of its own.
+    """Return the delusiveness (RD) of protected images, with a model trained on them.
 
-    With `augment`, training and definition see t(x + d_u): the images that `train` is given have
-    been transformed once, so that a `train` of several epochs draws no new ones; a `train` that
-    transforms each batch itself, as the definition does, needs none.
+    With `augment`, the images are transformed once, before training, and not anew in each epoch.
+    A `train` that transforms each batch itself, as in the definition, needs no `augment`. A
+    uniform prediction over y classes gives log y.
 
     Source: Liu et al. (2024), definition 4, https://arxiv.org/abs/2311.13091.
 
     Args:
-        train: returns a model trained on the images that it is given.
-        protected: images with noise, in [0, 1].
-        test_images: clean images.
-        test_labels: their labels.
-        augment: the transforms t, such as a crop and flip with a generator of their own.
+        train: Function that returns a model trained on the given images.
+        protected: Images with noise, in [0, 1].
+        test_images: Clean images, in [0, 1].
+        test_labels: Labels of the test images.
+        augment: Transforms t of a batch, such as random crops and flips; None for none.
     """
-    seen = protected if augment is None else augment(protected)
-    return delusiveness(train(seen), test_images, test_labels)
+    images = protected if augment is None else augment(protected)
+    return delusiveness(train(images), test_images, test_labels)
 
 
 def surrogate_robustness(
@@ -103,33 +101,34 @@ def surrogate_robustness(
     steps: int = 10,
     cycles: int = 3,
 ) -> float:
-    """Return how well noise can adapt to an adversary while the surrogate is fixed (R_theta).
+    """Return the robustness of noise that adapts to an adversary at a fixed surrogate (R_theta).
 
-    Minus the mean loss at max over d_a of min over d_u of L(f(x + d_u + d_a), y): the adversary
-    moves first, and the noise answers it last. Estimated by turns of `steps` sign steps, of a fifth
-    of each radius. At most 0; 0 means that noise undoes every attack.
+    Minus the mean loss at max over d_a of min over d_u of L(f(x + d_u + d_a), y): the noise is
+    optimised last, against the adversary. Estimated by alternating `steps` sign steps of each, of
+    a fifth of their radius. At most 0, which means that noise undoes every attack; a surrogate
+    with uniform predictions over y classes gives -log y.
 
     Source: after the definition of Liu et al. (2024), https://arxiv.org/abs/2311.13091; the order
     of the two players and the estimate are this project's.
 
     Args:
-        model: the surrogate; left as it was.
-        images: clean images, in [0, 1]; a few hundred are enough.
-        labels: their labels.
-        noise_radius: of d_u, in pixels of [0, 1].
-        adversary_radius: of d_a, in the same unit.
-        rng: of the adversary's random start.
-        steps: of each turn.
-        turns: of both players.
+        model: Surrogate, which is not changed.
+        images: Clean images, in [0, 1]; a few hundred are enough.
+        labels: Labels of the images.
+        noise_radius: Largest change d_u of a pixel, in [0, 1].
+        adversary_radius: Largest change d_a of a pixel, in [0, 1].
+        rng: Generator of the adversary's random start.
+        steps: Number of sign steps of each side per cycle.
+        cycles: Number of alternations of adversary and noise.
     """
-    with eval_mode(model) as still:
-        loss = _summed_loss(still, labels)
+    with eval_mode(model) as frozen:
+        loss = _summed_loss(frozen, labels)
         noise, attack = torch.zeros_like(images), sample_uniform(images, adversary_radius, rng)
         for _ in range(cycles):
-            seen, radius = images + noise, adversary_radius
-            attack = take_sign_steps(loss, seen, attack, radius, radius / 5, steps, "maximise")
-            seen, radius = images + attack, noise_radius
-            noise = take_sign_steps(loss, seen, noise, radius, radius / 5, steps, "minimise")
+            inputs, radius = images + noise, adversary_radius
+            attack = take_sign_steps(loss, inputs, attack, radius, radius / 5, steps, "maximise")
+            inputs, radius = images + attack, noise_radius
+            noise = take_sign_steps(loss, inputs, noise, radius, radius / 5, steps, "minimise")
         return -float(loss(images + attack + noise)) / len(images)
 
 
@@ -143,31 +142,31 @@ def noise_robustness(
     steps: int = 10,
     cycles: int = 2,
 ) -> float:
-    """Return how well fixed noise withstands an adversary to which a model adapts (R_delta).
+    """Return the robustness of fixed noise to an adversary to which a model adapts (R_delta).
 
     Minus the mean loss at max over d_a of min over theta of L(f_theta(x + d_u + d_a), y). Each
-    turn trains a model anew on what the adversary left, and one more training ends it: turns + 1
-    trainings. At most 0.
+    cycle trains a new model on the attacked images, and a last one is trained at the end. At most
+    0; uniform predictions over y classes give -log y.
 
     Source: after the definition of Liu et al. (2024), https://arxiv.org/abs/2311.13091; the order
     of the two players and the estimate are this project's.
 
     Args:
-        train: returns a model trained on the images that it is given, in the order of `labels`.
-        images: clean images, in [0, 1].
-        noise: of each image, with images + noise in [0, 1].
-        labels: of the images.
-        adversary_radius: of d_a, in pixels of [0, 1].
-        rng: of the adversary's random start.
-        steps: of the adversary in a turn, of a fifth of its radius.
-        turns: of adversary and training.
+        train: Function that returns a model trained on the given images, ordered as `labels`.
+        images: Clean images, in [0, 1].
+        noise: Noise of each image, with images + noise in [0, 1].
+        labels: Labels of the images.
+        adversary_radius: Largest change d_a of a pixel, in [0, 1].
+        rng: Generator of the adversary's random start.
+        steps: Number of the adversary's sign steps per cycle, of a fifth of its radius.
+        cycles: Number of alternations of training and adversary.
     """
     protected = images + noise
     attack = sample_uniform(protected, adversary_radius, rng)
     for _ in range(cycles):
         model = train(protected + attack)
-        with eval_mode(model) as still:
-            loss, radius = _summed_loss(still, labels), adversary_radius
+        with eval_mode(model) as frozen:
+            loss, radius = _summed_loss(frozen, labels), adversary_radius
             attack = take_sign_steps(loss, protected, attack, radius, radius / 5, steps, "maximise")
     return -delusiveness(train(protected + attack), protected + attack, labels)
 
@@ -181,13 +180,12 @@ def stability(
     rng: torch.Generator,
     draws: int = 3,
 ) -> float:
-    """Return minus the least delusiveness that is left when the noise is moved at random (S).
+    """Return minus the smallest delusiveness under random changes of the noise (S).
 
-    S is the opposite of the worst-case delusiveness: minus the smallest RD over `draws` uniform
-    changes of the protected images, each with a training of its own. At most 0. With the paper's
-    sign, the lower S is, the more of the delusiveness is sure to be left: noise that protects
-    whatever is done to it is far below -log y, of y classes. NaN where the model of any draw
-    diverged, since the worst case is not known then.
+    Minus the smallest RD over `draws` uniform changes of the protected images, each with a model
+    trained on them. At most 0; uniform predictions over y classes give -log y, and noise that
+    protects under every change lies far below. NaN if any model diverged, since the worst case is
+    then unknown.
 
     Transforms in training are the caller's: see `delusiveness`.
 
@@ -195,23 +193,23 @@ def stability(
     changes in the place of the worst one.
 
     Args:
-        train: returns a model trained on the images that it is given.
-        protected: images with noise, in [0, 1].
-        test_images: clean images.
-        test_labels: their labels.
-        radius: of the changes, in pixels of [0, 1].
-        rng: of the changes.
-        draws: number of changes and trainings.
+        train: Function that returns a model trained on the given images.
+        protected: Images with noise, in [0, 1].
+        test_images: Clean images, in [0, 1].
+        test_labels: Labels of the test images.
+        radius: Largest change of a pixel, in [0, 1].
+        rng: Generator of the changes.
+        draws: Number of changes, and of trainings.
     """
-    moved = [protected + sample_uniform(protected, radius, rng) for _ in range(draws)]
-    left = [delusiveness(train(own), test_images, test_labels) for own in moved]
-    return -min(left) if all(map(math.isfinite, left)) else math.nan
+    changed = [protected + sample_uniform(protected, radius, rng) for _ in range(draws)]
+    losses = [delusiveness(train(images), test_images, test_labels) for images in changed]
+    return -min(losses) if all(map(math.isfinite, losses)) else math.nan
 
 
 def correlations(first: Sequence[float], second: Sequence[float]) -> Correlations:
-    """Return Pearson's, Spearman's and Kendall's (tau-b) coefficients; no relation gives 0.
+    """Return Pearson's, Spearman's and Kendall's (tau-b) coefficients; unrelated series give 0.
 
-    Over the pairs of which both values are numbers.
+    Over the pairs of which both values are defined.
 
     Source: the usual definitions, by SciPy.
 

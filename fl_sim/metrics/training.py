@@ -1,4 +1,4 @@
-"""What clients say of their training, and how far they went."""
+"""Training metrics that clients report, and norms of their updates."""
 
 import math
 from collections.abc import Iterator
@@ -11,15 +11,18 @@ from fl_sim.contracts import Metric, RoundRecord, Row
 @final
 @dataclass(frozen=True)
 class Training(Metric):
-    """What each client reported, and the length of its update.
+    """Metrics reported by each client, and the norm of its update.
 
-    Source: this project. A client can report what it likes; `update_norm` is the server's own.
+    Clients may report false values; `update_norm` is measured by the server. A uniform prediction
+    over y classes has a training loss of log y.
+
+    Source: this project.
     """
 
     needs_scores: ClassVar[bool] = False
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
-        """Yield the number of updates, then the numbers client by client."""
+        """Yield the number of updates, then the metrics and the norm per client."""
         yield Row(record.round, "num_updates", len(record.updates))
         for update in record.updates:
             for name, value in update.metrics.items():

@@ -1,1 +1,1 @@
-"""What an owner does to images before anybody trains on them. One paper, one file."""
+"""Protections of images by their owner before training. One paper, one file."""

@@ -1,4 +1,4 @@
-"""Convolution-based unlearnable data: a blur of its own for each class."""
+"""Convolution-based unlearnable data: one blur per class."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -18,26 +18,26 @@ from fl_sim.core.seeding import generator
 @final
 @dataclass(frozen=True)
 class Convolution(Protection):
-    """Each class is blurred by a random filter of its own, drawn from a private key (CUDA).
+    """Blur of each class by its own random filter, drawn from a private key (CUDA).
 
-    Needs no surrogate, survives adversarial training, and can be seen. All channels of an image
-    go through the filter of its class, as in the authors' code; with one filter a channel, the
-    class could be read from the ratios of the mean colours, and the noise would be partly a
-    colour shortcut.
+    Needs no surrogate, survives adversarial training, and is visible. All channels of an image
+    are filtered by the filter of its class, as in the authors' code; with one filter per channel,
+    the ratios of the mean colours would reveal the class, and the noise would be partly a colour
+    shortcut.
 
     Source: Sadasivan et al. (2023), CUDA, section 3, https://arxiv.org/abs/2303.04278.
 
     Attributes:
-        radius: largest change of a pixel, in pixels of [0, 1]; 1, as in the paper: no bound.
-        blur: upper end of the filter's entries, of which one random one is 1.
-        kernel: side of the filter, odd.
-        per_channel: draw a filter of its own for each channel; not in the paper.
+        radius: Largest change of a pixel, in [0, 1]; 1 for no bound, as in the paper.
+        blur: Upper bound of the filter's entries, except for a random one, which is 1.
+        kernel: Side of the filter in pixels, an odd number.
+        per_channel: Whether each channel has its own filter; not in the paper.
     """
 
     radius: float = 1.0
     blur: float = 0.3
     kernel: int = 3
-    per_channel: bool = False  # declared plainly: noise moved with it, and run ids shall too
+    per_channel: bool = False  # not `omit_if_default`: it changed the noise
     short: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
@@ -50,18 +50,19 @@ class Convolution(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Filter each image by its class's filter, channel by channel, and scale its maximum."""
+        """Return the change from each image to its blur, which is scaled to a maximum of 1."""
         channels = images.shape[1]
         filters = self.draw_filters(int(labels.max()) + 1, channels, seed)
         blurred = torch.empty_like(images)
         for label in labels.unique().tolist():
-            own, weights = labels == label, filters[label].unsqueeze(1)
-            padding = self.kernel // 2
-            blurred[own] = functional.conv2d(images[own], weights, padding=padding, groups=channels)
+            rows, weights = labels == label, filters[label].unsqueeze(1)
+            blurred[rows] = functional.conv2d(
+                images[rows], weights, padding=self.kernel // 2, groups=channels
+            )
         return blurred / blurred.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) - images
 
     def draw_filters(self, num_classes: int, channels: int, seed: int) -> Float[Tensor, "y c k k"]:
-        """Draw the filters, the same for all channels unless `per_channel`; the seed is the key."""
+        """Return random filters, one per class unless `per_channel`; the seed is the key."""
         rng = generator(seed, "convolution")
         shape = (num_classes, channels if self.per_channel else 1, self.kernel**2)
         drawn = self.blur * torch.rand(shape, generator=rng)

@@ -26,19 +26,20 @@ class ErrorMaximizing(alternating_optimization.SignStepNoise):
     https://arxiv.org/abs/2101.04898. Weaker than error-minimising noise there.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        form: one noise an image (`sample`), or one a class (`class`).
-        surrogate: network that is attacked.
-        surrogate_epochs: of its training on clean images.
-        noise_steps: sign steps an image and pass; one in the class-wise form.
-        step_size: length of a sign step; None: a tenth of the radius.
-        stop_error: share of noisy images that the surrogate has to get wrong; None: 0.9
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        form: One noise per image (`sample`) or per class (`class`).
+        surrogate: Network that is attacked.
+        surrogate_epochs: Number of epochs of its training on clean images.
+        noise_steps: Number of sign steps per image and pass; one in the class-wise form.
+        step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
+        stop_error: Error of the surrogate on noisy images at which the passes end; None for 0.9
             sample-wise and 0.8 class-wise, as published.
-        max_passes: cap, since the error may never rise so far.
-        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
-        pass_steps: steps of class-wise noise in a pass, at least: the images that it is made on
-            grow from a fifth to all, and are then gone through again. 0: a fifth, once, as
-            published, which is 78 steps with batches of 128 of 50,000 images, and 1 of 600.
+        max_passes: Largest number of passes, since the error may never rise so far.
+        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
+            5e-4).
+        pass_steps: Smallest number of steps per pass of class-wise noise. The images that it is
+            made on grow from a fifth to all, and are then repeated. 0 takes a fifth once, as
+            published: 78 steps with batches of 128 of 50,000 images, but 1 step of 600 images.
     """
 
     radius: float = 8 / 255
@@ -64,7 +65,7 @@ class ErrorMaximizing(alternating_optimization.SignStepNoise):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Return sample-wise noise, or each image's share of the class-wise noise."""
+        """Return sample-wise noise, or the noise of each image's class."""
         shape, num_classes = (
             alternating_optimization.get_image_shape(images),
             alternating_optimization.count_outputs(labels),

@@ -1,4 +1,4 @@
-"""Error-minimising noise: the classic unlearnable example."""
+"""Error-minimising noise: the original unlearnable examples."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
@@ -19,29 +19,30 @@ from fl_sim.protections._shared import alternating_optimization
 class ErrorMinimizing(alternating_optimization.SignStepNoise):
     """Noise that makes the loss so small that there is nothing left to learn (EM).
 
-    A surrogate and the noise take turns in minimising the loss: a few steps of the surrogate
-    on the noisy images, then sign steps of the noise against the surrogate, until the
-    surrogate's error on the noisy images falls to `stop_error`.
+    A surrogate and the noise minimise the loss alternately: some steps of the surrogate on the
+    noisy images, then sign steps of the noise, until the surrogate's error on the noisy images
+    falls to `stop_error`.
 
     Source: Huang et al. (2021), Unlearnable Examples, section 4,
     https://arxiv.org/abs/2101.04898. Training on such images alone gives chance level on
     colour photographs; on small grey images it costs tens of points.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        form: one noise an image (`sample`), or one a class (`class`).
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        form: One noise per image (`sample`) or per class (`class`).
         apply: `full` noise; or `positive_only`, as in the paper's released evaluation code,
             which loses the negative half of the noise and truncates the rest to whole levels.
-        surrogate: network that is trained along.
-        surrogate_steps: steps of the surrogate between two passes over the noise.
-        noise_steps: sign steps an image and pass; one in the class-wise form.
-        step_size: length of a sign step; None: a tenth of the radius.
-        stop_error: share of noisy images that the surrogate may still get wrong.
-        max_passes: cap, since the error does not fall monotonically.
-        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
-        pass_steps: steps of class-wise noise in a pass, at least: the images that it is made on
-            grow from a fifth to all, and are then gone through again. 0: a fifth, once, as
-            published, which is 78 steps with batches of 128 of 50,000 images, and 1 of 600.
+        surrogate: Network that is trained together with the noise.
+        surrogate_steps: Number of steps of the surrogate between two passes over the noise.
+        noise_steps: Number of sign steps per image and pass; one in the class-wise form.
+        step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
+        stop_error: Error of the surrogate on noisy images at which the passes end.
+        max_passes: Largest number of passes, since the error does not fall monotonically.
+        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
+            5e-4).
+        pass_steps: Smallest number of steps per pass of class-wise noise. The images that it is
+            made on grow from a fifth to all, and are then repeated. 0 takes a fifth once, as
+            published: 78 steps with batches of 128 of 50,000 images, but 1 step of 600 images.
     """
 
     radius: float = 8 / 255
@@ -67,7 +68,7 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Return sample-wise noise, or each image's share of the class-wise noise."""
+        """Return sample-wise noise, or the noise of each image's class."""
         shape, num_classes = (
             alternating_optimization.get_image_shape(images),
             alternating_optimization.count_outputs(labels),
@@ -98,6 +99,6 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
 def _clamp_positive(
     images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, "n c h w"]:
-    """Return what is left where the noise is clamped like an image, and the sum truncated."""
+    """Return the noise that remains if noise is clamped like an image, and the sum truncated."""
     levels = (images * 255).round()
     return ((levels + (noise * 255).clamp(min=0)).clamp(max=255).floor() - levels) / 255

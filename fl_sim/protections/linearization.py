@@ -1,4 +1,4 @@
-"""Perturbation-induced linearisation: noise that a linear model reads instead of the image."""
+"""Perturbation-induced linearisation: noise that a linear model learns instead of the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -21,21 +21,21 @@ BATCH = 512
 @final
 @dataclass(frozen=True)
 class Linearization(Protection):
-    """Noise that tells a linear model the class, while the image tells it nothing more (PIL).
+    """Noise from which a linear model predicts the class, without information in the image (PIL).
 
-    With a linear model W trained on clean images, sign steps on d lower the cross-entropy of
-    W d and pull the prediction for x - d to the uniform distribution; x - d is released. No
-    network is needed, so this is one of the cheapest protections.
+    With a linear model trained on clean images, sign steps lower the cross-entropy of its
+    prediction from the noise alone, and pull its prediction for the released image towards the
+    uniform distribution. No network is needed, so this is one of the cheapest protections.
 
     Source: perturbation-induced linearisation (ICLR 2026), as its released code states the
     objective; how the linear model is trained is this project's.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        noise_steps: sign steps an image.
-        step_size: length of a sign step; None: a tenth of the radius.
-        uniformity: share of the objective that belongs to the uniform prediction.
-        surrogate_epochs, learning_rate: of the linear model (SGD, momentum 0.9).
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        noise_steps: Number of sign steps per image.
+        step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
+        uniformity: Weight, from 0 to 1, of the uniform prediction in the objective.
+        surrogate_epochs, learning_rate: Settings of the linear model (SGD, momentum 0.9).
     """
 
     radius: float = 8 / 255
@@ -61,23 +61,23 @@ class Linearization(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Train the linear model on clean images, then move every image against it."""
+        """Return noise against a linear model that is trained on the clean images."""
         linear = self._train_linear_model(images, labels, seed)
 
-        def made(number: int, rows: Tensor) -> Tensor:
-            clean, own = images[rows], labels[rows]
+        def make_noise(number: int, rows: Tensor) -> Tensor:
+            clean, targets = images[rows], labels[rows]
 
             def objective(moved: Tensor) -> Tensor:
                 pass_counter.count(len(moved))
-                told = functional.cross_entropy(linear(clean - moved), own, reduction="sum")
-                left: Tensor = -linear(moved).log_softmax(1).mean(1).sum()
-                return (1 - self.uniformity) * told + self.uniformity * left
+                shortcut = functional.cross_entropy(linear(clean - moved), targets, reduction="sum")
+                uniform: Tensor = -linear(moved).log_softmax(1).mean(1).sum()
+                return (1 - self.uniformity) * shortcut + self.uniformity * uniform
 
             step, start = self.step_size or self.radius / 10, torch.zeros_like(clean)
             steps = self.noise_steps
             return take_sign_steps(objective, clean, start, self.radius, step, steps, "minimise")
 
-        return make_in_batches(made, len(images), BATCH)
+        return make_in_batches(make_noise, len(images), BATCH)
 
     def _train_linear_model(self, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
         with seed_torch(seed, "linearization"):

@@ -1,4 +1,4 @@
-"""Neural tangent generalisation attack: noise against a network in closed form."""
+"""Neural tangent generalisation attack: noise against a closed-form network."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -21,34 +21,34 @@ from fl_sim.experiment import Model
 from fl_sim.models.tuning import build_network
 from fl_sim.protections._shared.alternating_optimization import get_image_shape
 
-RIDGE = 1e-4  # of a kernel with mean diagonal 1, so that it can be inverted
+RIDGE = 1e-4  # added to a kernel with a mean diagonal of 1, so that it can be inverted
 
 
 @final
 @dataclass(frozen=True)
 class NeuralTangent(Protection):
-    """Noise that spoils what a network would learn, by its neural tangent kernel (NTGA).
+    """Noise that spoils a network's generalisation, by its neural tangent kernel (NTGA).
 
-    A wide network trained for a time t predicts in closed form. Block by block, sign steps on
-    the training images raise the loss of that prediction on clean images. The kernel is that of
-    one finite network at its start, with one output.
+    The prediction of a wide network trained for a time t has a closed form. For one block of
+    training images after another, sign steps raise the loss of that prediction on clean images.
+    The kernel is that of one finite network at its initialisation, with one output.
 
     Source: Yuan and Wu (2021), Neural Tangent Generalization Attacks, section 3,
     https://proceedings.mlr.press/v139/yuan21b.html, with an empirical kernel instead of that
-    of infinite width. The authors' function has the squared error as its default, as here; their
-    scripts pass cross-entropy (`loss="cross_entropy"`). They spoil predictions on held-out
-    images; the clean images here are drawn from those that are attacked, since an owner has no
-    others. On grey images the paper needs a radius of 77/255.
+    of infinite width. The default of the authors' function is the squared error, as here; their
+    scripts use cross-entropy (`loss="cross_entropy"`). They spoil predictions on held-out images;
+    the clean images here are drawn from the attacked ones, since an owner has no others. On grey
+    images the paper needs a radius of 77/255.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        surrogate: network whose kernel is taken; without batch statistics by default.
-        block_size: training images that are attacked together; cost grows with its square.
-        num_targets: clean images whose prediction is spoilt.
-        noise_steps: sign steps a block, of 1.1 times the radius over their number.
-        train_time: t, in steps of gradient descent with rate 1 on the block's mean error, where
-            the kernel's mean diagonal is 1.
-        loss: of the prediction that is raised.
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        surrogate: Network whose kernel is used; without batch statistics by default.
+        block_size: Number of images that are attacked together; cost grows with its square.
+        num_targets: Number of clean images per block whose prediction is spoilt.
+        noise_steps: Number of sign steps per block, each of 1.1 times the radius over this number.
+        train_time: Time t, in steps of gradient descent with rate 1 on the block's mean error,
+            with the kernel scaled to a mean diagonal of 1.
+        loss: Loss of the prediction that is raised.
     """
 
     radius: float = 8 / 255
@@ -78,11 +78,11 @@ class NeuralTangent(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Attack one random block of images after another."""
+        """Return noise that is made for one random block of images after another."""
         network = build_network(self.surrogate, get_image_shape(images), 1, seed)
         model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
-        wanted = functional.one_hot(labels).double()
-        raised = squared_error if self.loss == "squared_error" else cross_entropy
+        one_hot = functional.one_hot(labels).double()
+        loss = squared_error if self.loss == "squared_error" else cross_entropy
         rng, checkpoint = generator(seed, "neural_tangent"), Checkpoint("blocks")
         saved = checkpoint.load() or {"noise": torch.zeros_like(images), "done": torch.tensor(0)}
         noise, done = saved["noise"], int(saved["done"])
@@ -91,14 +91,16 @@ class NeuralTangent(Protection):
             targets = torch.randperm(len(images), generator=rng)[: self.num_targets]
             if number < done:
                 continue
-            clean, truth, own = images[targets], wanted[targets], wanted[rows]
-            features = compute_tangents(model, clean)
+            features = compute_tangents(model, images[targets])
 
             def error(
-                moved: Tensor, features: Tensor = features, truth: Tensor = truth, own: Tensor = own
+                moved: Tensor,
+                features: Tensor = features,
+                truth: Tensor = one_hot[targets],
+                block_labels: Tensor = one_hot[rows],
             ) -> Tensor:
-                guess = predict(compute_tangents(model, moved), features, own, self.train_time)
-                return raised(guess, truth)
+                tangents = compute_tangents(model, moved)
+                return loss(predict(tangents, features, block_labels, self.train_time), truth)
 
             step, steps = 1.1 * self.radius / self.noise_steps, self.noise_steps
             start = noise[rows]
@@ -111,24 +113,24 @@ class NeuralTangent(Protection):
 
 
 def squared_error(guess: Float[Tensor, "t y"], truth: Float[Tensor, "t y"]) -> Float[Tensor, ""]:
-    """Return the sum of squared differences."""
+    """Return the sum of the squared differences."""
     return (guess - truth).square().sum()
 
 
 def cross_entropy(guess: Float[Tensor, "t y"], truth: Float[Tensor, "t y"]) -> Float[Tensor, ""]:
-    """Return the summed cross-entropy of predictions, taken as scores before a softmax."""
+    """Return the summed cross-entropy of predictions, taken as logits."""
     return functional.cross_entropy(guess, truth, reduction="sum")
 
 
 @lru_cache(maxsize=4)
 def _explain_refusal(surrogate: Model, image_shape: tuple[int, int, int]) -> str:
-    """Return why the tangents of a network cannot be differentiated again, or nothing."""
+    """Return the reason why a network's tangents cannot be differentiated, or an empty string."""
     network = build_network(surrogate, image_shape, 1, 0)
     model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
     images = torch.full((1, *image_shape), 0.5, requires_grad=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of slow paths through torch.func
+            warnings.simplefilter("ignore")  # slow paths through torch.func
             torch.autograd.grad(compute_tangents(model, images).square().sum(), images)
     except (RuntimeError, ValueError, AssertionError) as error:
         return str(error).splitlines()[0]
@@ -136,11 +138,11 @@ def _explain_refusal(surrogate: Model, image_shape: tuple[int, int, int]) -> str
 
 
 def compute_tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
-    """Return the gradient of the network's one output by all parameters, an image a row.
+    """Return the gradient of the network's single output by all parameters, one row per image.
 
-    The neural tangent kernel of two sets of images is the product of their tangents. Stages
-    without parameters at the front, such as scaling to a foundation model's size, see all images
-    at once: what they do about memory layout does not work image by image.
+    The neural tangent kernel of two sets of images is the product of their tangents. The first
+    stages without parameters, such as scaling to a foundation model's size, process all images at
+    once, since their handling of the memory layout does not work for single images.
     """
     pass_counter.count(len(images))
     front, model = _split_front(model)
@@ -148,15 +150,15 @@ def compute_tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Floa
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def output(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
-        score: Tensor = functional_call(model, parameters, (image[None],))
-        return score.squeeze()
+        logit: Tensor = functional_call(model, parameters, (image[None],))
+        return logit.squeeze()
 
     by_name = vmap(grad(output), (None, 0))(parameters, images)
     return torch.cat([part.flatten(1) for part in by_name.values()], 1)
 
 
 def _split_front(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Return the stages of a row before the first one with parameters, and the others."""
+    """Return the stages before the first one with parameters, and the others."""
     if not isinstance(model, nn.Sequential):
         return nn.Identity(), model
     number = next((i for i, stage in enumerate(model) if any(True for _ in stage.parameters())), 0)
@@ -169,16 +171,16 @@ def predict(
     labels: Float[Tensor, "n y"],
     time: float,
 ) -> Float[Tensor, "t y"]:
-    """Return what a wide network predicts after training for `time` by gradient descent.
+    """Return the predictions of a wide network after gradient descent for `time`.
 
-    K_test K^-1 (I - exp(-time K / n)) labels, in float64, the kernel scaled to a mean diagonal
-    of 1; the network starts at zero.
+    K_test K^-1 (I - exp(-time K / n)) labels, in float64, with the kernel scaled to a mean
+    diagonal of 1; the initial prediction is zero.
     """
     train, test = train.double(), test.double()
     kernel = train @ train.T
     scale = kernel.diagonal().mean()
     kernel, across = kernel / scale, test @ train.T / scale
     identity = torch.eye(len(train), dtype=torch.float64)
-    learnt = identity - torch.linalg.matrix_exp(-time * kernel / len(train))
-    weights: Tensor = torch.linalg.solve(kernel + RIDGE * identity, learnt @ labels)
+    progress = identity - torch.linalg.matrix_exp(-time * kernel / len(train))
+    weights: Tensor = torch.linalg.solve(kernel + RIDGE * identity, progress @ labels)
     return across @ weights

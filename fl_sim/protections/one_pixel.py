@@ -1,4 +1,4 @@
-"""One-pixel shortcuts: one pixel a class is enough."""
+"""One-pixel shortcuts: one changed pixel per class."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -12,27 +12,26 @@ from fl_sim.core import serialization
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.seeding import generator
 
-FLAT = 1e-3  # added to a variance: pixels that never change would divide by zero
+FLAT = 1e-3  # added to a spread, which is 0 for constant pixels
 
 
 @final
 @dataclass(frozen=True)
 class OnePixel(Protection):
-    """One pixel of each class is set to one colour, in all its images (OPS).
+    """One pixel per class that is set to one colour in all images of the class (OPS).
 
-    The pixel and the colour are those that change the class most, and most evenly. Two classes
-    never share both, which on black borders they otherwise would. Survives adversarial
-    training; cut-out, JPEG and median filters remove it.
+    Pixel and colour are those that change the images of the class most, and most evenly. No two
+    classes share both, which black borders would otherwise cause. Survives adversarial training;
+    cut-out, JPEG and median filters remove it.
 
-    Source: Wu et al. (2023), One-Pixel Shortcut, https://arxiv.org/abs/2205.12141. How evenly a
-    pixel changes is judged by the variance over images of the mean over channels, after the
-    paper's formula; the authors' code takes the standard deviation over images and channels.
-    Both add 0.001 here, so that pixels that never change are not divided by 0.
+    Source: Wu et al. (2023), One-Pixel Shortcut, https://arxiv.org/abs/2205.12141. The evenness
+    of a change is the variance over images of the mean over channels, as in the paper's formula;
+    the authors' code takes the standard deviation over images and channels. Here, 0.001 is added
+    to both, since they are 0 for constant pixels.
 
     Attributes:
-        radius: farthest that the one pixel moves, in pixels of [0, 1]; 1: to the colour itself.
-        score: what the mean change is divided by: `variance`, or `deviation` as in the authors'
-            code.
+        radius: Largest change of the pixel, in [0, 1]; 1 sets it to the colour itself.
+        score: Divisor of the mean change: `variance`, or `deviation` as in the authors' code.
     """
 
     radius: float = 1.0
@@ -46,7 +45,7 @@ class OnePixel(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Search each class's pixel and colour, and move that pixel in all its images."""
+        """Return the change of the best pixel of each class towards the best colour."""
         channels, width = images.shape[1], images.shape[3]
         colours = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
         order = torch.randperm(
@@ -55,15 +54,15 @@ class OnePixel(Protection):
         taken = torch.zeros(len(order), dtype=torch.bool)
         noise = torch.zeros_like(images)
         for label in labels.unique().tolist():
-            own = (labels == label).nonzero().squeeze(1)
-            score = score_pixels(images[own], colours, self.score).flatten()
+            rows = (labels == label).nonzero().squeeze(1)
+            score = score_pixels(images[rows], colours, self.score).flatten()
             score[taken] = -1
             best = order[score[order].argmax()]  # ties are broken by the seed
             taken[best] = True
             colour, pixel = divmod(int(best), images[0, 0].numel())
             row, column = divmod(pixel, width)
-            moved = colours[colour] - images[own, :, row, column]
-            noise[own, :, row, column] = moved.clamp(-self.radius, self.radius)
+            change = colours[colour] - images[rows, :, row, column]
+            noise[rows, :, row, column] = change.clamp(-self.radius, self.radius)
         return noise
 
 
@@ -72,12 +71,12 @@ def score_pixels(
     colours: Float[Tensor, "v c"],
     score: Literal["variance", "deviation"] = "variance",
 ) -> Float[Tensor, "v q"]:
-    """Return how far each colour at each pixel is from the images, over how much that varies.
+    """Return the mean distance of each colour from each pixel, divided by the distance's spread.
 
     The mean over images of the mean absolute difference over channels, divided by its variance;
     or the mean over images and channels of the absolute difference, by its standard deviation.
     """
-    found = []
+    pixel_scores = []
     for colour in colours:
         distance = (images - colour.view(1, -1, 1, 1)).abs().flatten(2)
         if score == "variance":
@@ -86,5 +85,5 @@ def score_pixels(
         else:
             distance = distance.flatten(0, 1)
             spread = distance.std(0, unbiased=False)
-        found.append(distance.mean(0) / (spread + FLAT))
-    return torch.stack(found)
+        pixel_scores.append(distance.mean(0) / (spread + FLAT))
+    return torch.stack(pixel_scores)

@@ -16,14 +16,14 @@ from fl_sim.core.seeding import generator
 @final
 @dataclass(frozen=True)
 class RandomNoise(Protection):
-    """Uniform noise, one draw a class or one an image.
+    """Uniform noise, one draw per class or per image.
 
     Source: the baseline of Huang et al. (2021), section 4.1, https://arxiv.org/abs/2101.04898.
     Class-wise it costs a few points of accuracy; sample-wise next to nothing.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        form: one noise a class (`class`), or one an image (`sample`).
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        form: One noise per class (`class`) or per image (`sample`).
     """
 
     radius: float = 8 / 255
@@ -37,7 +37,7 @@ class RandomNoise(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Draw uniformly from the ball."""
+        """Return noise that is uniform within the radius."""
         rng = generator(seed, "random_noise")
         count = len(images) if self.form == "sample" else int(labels.max()) + 1
         drawn = torch.rand(count, *images.shape[1:], generator=rng) * 2 - 1

@@ -1,4 +1,4 @@
-"""Robust error-minimising noise: made against an attack inside."""
+"""Robust error-minimising noise, optimised against an adversary."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -16,25 +16,27 @@ from fl_sim.protections._shared.robust import RobustNoise
 class RobustErrorMinimizing(RobustNoise):
     """Error-minimising noise that withstands adversarial training (REM).
 
-    Noise, adversary and surrogate play min-min-max: each gradient of the noise is taken at the
-    worst point near the image, which makes it the most expensive protection here.
+    A min-min-max problem of surrogate, noise and adversary: each gradient of the noise is taken
+    at the worst point near the image, which makes this the most expensive protection.
 
     Source: Fu et al. (2022), Robust Unlearnable Examples, algorithm 1,
     https://arxiv.org/abs/2203.14533. The defaults are those of its CIFAR-10 experiments, with
     this project's small network as the surrogate.
 
     Attributes:
-        radius: of the noise, in pixels of [0, 1], such as 16 / 255.
-        adversary_radius: of the attack, on noise and surrogate alike; None: half of the radius.
-        surrogate: network that is trained along.
-        surrogate_steps: batches, each of fresh noise and one step of the surrogate.
-        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
-        noise_steps: sign steps of a fifth of the radius.
-        transforms: random crops and flips over which a gradient is averaged.
-        padding, flip: of those transforms; 0 and False leave images as they are.
-        adversary_steps: steps of the attack, of a fifth of its radius.
-        clip_gradient: norm to which the surrogate's gradients are clipped; None: not at all, as
-            in the authors' code. Where gradients are small, both are the same.
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        adversary_radius: Radius of the attack on noise and surrogate, in [0, 1]; None for half of
+            the radius.
+        surrogate: Network that is trained together with the noise.
+        surrogate_steps: Number of batches, each with new noise and one step of the surrogate.
+        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
+            5e-4).
+        noise_steps: Number of sign steps, each of a fifth of the radius.
+        transforms: Number of random crops and flips over which a gradient is averaged.
+        padding, flip: Settings of the transforms; 0 and False leave images as they are.
+        adversary_steps: Number of steps of the attack, each of a fifth of its radius.
+        clip_gradient: Largest norm of the surrogate's gradients; None for no clipping, as in the
+            authors' code.
     """
 
     short: ClassVar[str] = "rem"
@@ -42,5 +44,5 @@ class RobustErrorMinimizing(RobustNoise):
     def make_disturbance(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        """Return the attack's change; the noise's gradient treats it as a constant."""
+        """Return the attack's change, which is a constant in the noise's gradient."""
         return self.attack(loss, images, rng)

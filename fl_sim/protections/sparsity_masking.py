@@ -1,4 +1,4 @@
-"""Sparsity-aware local masking: noise on the pixels that matter, and on no others."""
+"""Sparsity-aware local masking: noise on the pixels with the largest gradients."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, final
@@ -23,25 +23,26 @@ from fl_sim.protections._shared import alternating_optimization
 class SparsityMasking(Protection):
     """Error-minimising noise on the share of pixels with the largest gradients (SALM-style).
 
-    The mask of an image is chosen anew in each pass. Medical images are sparse: most of their
-    pixels carry nothing that a network could learn from, and noise there is only seen.
+    The mask of an image is chosen anew in each pass. Medical images are sparse: a network learns
+    nothing from most of their pixels, so noise on them is merely visible.
 
     Source: after the idea of Sun et al. (2024), Medical Unlearnable Examples,
     https://arxiv.org/abs/2403.10573, whose code is not public: the mask by gradient magnitude
     and the settings are this project's.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        share: of an image's pixels that may change.
-        content_only: also leave the empty background alone: pixels that are black in all
-            channels, and have no neighbour that is not.
-        surrogate: network that is trained along.
-        surrogate_steps: steps of the surrogate between two passes over the noise.
-        noise_steps: sign steps an image and pass.
-        step_size: length of a sign step; None: a tenth of the radius.
-        stop_error: share of noisy images that the surrogate may still get wrong.
-        max_passes: cap, since the error does not fall monotonically.
-        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        share: Share of an image's pixels that may change.
+        content_only: Whether to spare the background: pixels that are black in all channels, like
+            all of their neighbours.
+        surrogate: Network that is trained together with the noise.
+        surrogate_steps: Number of steps of the surrogate between two passes over the noise.
+        noise_steps: Number of sign steps per image and pass.
+        step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
+        stop_error: Error of the surrogate on noisy images at which the passes end.
+        max_passes: Largest number of passes, since the error does not fall monotonically.
+        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
+            5e-4).
     """
 
     radius: float = 8 / 255
@@ -72,7 +73,7 @@ class SparsityMasking(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Let the surrogate and the masked noise take turns."""
+        """Return masked noise, optimised alternately with the surrogate."""
         shape, num_classes = (
             alternating_optimization.get_image_shape(images),
             alternating_optimization.count_outputs(labels),
@@ -112,7 +113,7 @@ class SparsityMasking(Protection):
 def select_largest_gradients(
     loss: Loss, images: Float[Tensor, "n c h w"], share: float
 ) -> Bool[Tensor, "n 1 h w"]:
-    """Return the share of each image's pixels at which the loss has the largest gradients.
+    """Return a mask of the given share of each image's pixels, by the loss's largest gradients.
 
     Magnitudes are averaged over channels; at least one pixel is chosen.
     """
@@ -125,6 +126,6 @@ def select_largest_gradients(
 
 
 def find_content(images: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n 1 h w"]:
-    """Return the pixels that are not black, and their neighbours."""
+    """Return a mask of the pixels that are not black, and of their neighbours."""
     lit = images.amax(1, keepdim=True)
     return functional.max_pool2d(lit, 3, stride=1, padding=1) > 0

@@ -1,4 +1,4 @@
-"""Targeted adversarial poison: images that look like the next class to a trained network."""
+"""Targeted adversarial poison: images that a trained network assigns to the next class."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
@@ -27,7 +27,7 @@ from fl_sim.protections._shared.alternating_optimization import (
 class TargetedAdversarial(Protection):
     """Adversarial examples towards the next class, used as training data (TAP).
 
-    Who trains on them learns features of class y + 1 under the label y.
+    A model trained on them learns features of class y + 1 under the label y.
 
     Source: Fowl et al. (2021), Adversarial Examples Make Strong Poisons, section 3,
     https://arxiv.org/abs/2106.10807. Target and number of steps are those of the authors' code;
@@ -37,18 +37,20 @@ class TargetedAdversarial(Protection):
     clip_gradient=None`: 8 times the passes.
 
     Attributes:
-        radius: of the L-infinity ball, in pixels of [0, 1], such as 16 / 255.
-        surrogate: network that is attacked.
-        surrogate_epochs: of its training on clean images.
-        noise_steps: sign steps an image.
-        step_size: length of a sign step; None: the radius over 125.
-        padding: of the random crops under which the attack has to work; 0: no transforms.
-        batch_size, learning_rate: of the surrogate (SGD, momentum 0.9, weight decay 5e-4).
-        start: of the noise: `zero`; `uniform` in the ball; or `gaussian` with the radius as its
-            standard deviation, clipped to the ball.
-        restarts: attacks of a batch, of which the one with the lowest loss is kept.
-        clip_gradient: norm to which the surrogate's gradients are clipped; None: not at all, as
-            in the authors' code.
+        radius: Largest change of a pixel, in [0, 1], such as 16/255.
+        surrogate: Network that is attacked.
+        surrogate_epochs: Number of epochs of its training on clean images.
+        noise_steps: Number of sign steps per image.
+        step_size: Size of a sign step, in [0, 1]; None for the radius over 125.
+        padding: Largest shift, in pixels, of the random crops and flips under which the attack
+            has to work; 0 for no transforms.
+        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
+            5e-4).
+        start: Start of the noise: `zero`; `uniform` within the radius; or `gaussian` with the
+            radius as its standard deviation, clipped to the radius.
+        restarts: Number of attacks per batch, of which the one with the lowest loss is used.
+        clip_gradient: Largest norm of the surrogate's gradients; None for no clipping, as in the
+            authors' code.
     """
 
     radius: float = 8 / 255
@@ -80,7 +82,7 @@ class TargetedAdversarial(Protection):
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Train the surrogate on clean images, then attack it image by image."""
+        """Return noise of attacks on a surrogate that is trained on the clean images."""
         num_classes = count_outputs(labels)
         shape = get_image_shape(images)
         rate, clip = self.learning_rate, self.clip_gradient
@@ -90,38 +92,38 @@ class TargetedAdversarial(Protection):
         surrogate.fit(images, labels, epochs, size, self.padding, rng)
         targets = (labels + 1) % num_classes
 
-        def made(number: int, rows: Tensor) -> Tensor:
+        def make_noise(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, "targeted_adversarial", "batch", int(rows[0]))
             return self._attack_repeatedly(surrogate.make_loss(targets[rows]), images[rows], rng)
 
-        return make_in_batches(made, len(images), self.batch_size)
+        return make_in_batches(make_noise, len(images), self.batch_size)
 
     def _attack_repeatedly(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        """Return the noise with the lowest loss of a batch, of as many attacks as are asked for."""
-        found = self._attack(loss, images, rng)
+        """Return the noise of a batch with the lowest loss of `restarts` attacks."""
+        best = self._attack(loss, images, rng)
         for _ in range(self.restarts - 1):
-            other = self._attack(loss, images, rng)
+            noise = self._attack(loss, images, rng)
             with torch.no_grad():
-                better = bool(loss(images + other) < loss(images + found))
-            found = other if better else found
-        return found
+                is_better = bool(loss(images + noise) < loss(images + best))
+            best = noise if is_better else best
+        return best
 
     def _attack(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        def transformed(moved: Tensor) -> Tensor:
+        def transformed_loss(moved: Tensor) -> Tensor:
             return loss(draw_crop_flip(len(moved), self.padding, self.padding > 0, rng)(moved))
 
         start, radius = self._draw_start(images, rng), self.radius
         step, steps = self.step_size or radius / 125, self.noise_steps
-        return take_sign_steps(transformed, images, start, radius, step, steps, "minimise")
+        return take_sign_steps(transformed_loss, images, start, radius, step, steps, "minimise")
 
     def _draw_start(
         self, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        """Return where the noise starts."""
+        """Return the start of the noise."""
         if self.start == "zero":
             return torch.zeros_like(images)
         if self.start == "uniform":

@@ -1,4 +1,4 @@
-"""What attacks on the course of a federation share."""
+"""Access to the trajectory, for attacks of a server that sees every client's update."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,20 +7,20 @@ from fl_sim.contracts.attacks import Evidence, Trajectory
 
 
 def require_trajectory(evidence: Evidence) -> Trajectory:
-    """Return the trajectory, which `needs_trajectory` has found to be there."""
+    """Return the trajectory; `missing_trajectory` has checked that there is one."""
     assert evidence.trajectory is not None
     return evidence.trajectory
 
 
 def require_cosines(evidence: Evidence) -> Float[Tensor, "r k n"]:
-    """Return the cosines, which `needs_trajectory` has found to be there."""
+    """Return the cosines; `missing_trajectory` has checked that there are some."""
     cosine = require_trajectory(evidence).cosine
     assert cosine is not None
     return cosine
 
 
-def needs_trajectory(evidence: Evidence, cosine: bool = False, clients: int = 1) -> str:
-    """Return what the evidence lacks of a trajectory, or nothing."""
+def missing_trajectory(evidence: Evidence, cosine: bool = False, clients: int = 1) -> str:
+    """Return the part of a trajectory that the evidence lacks, or an empty string."""
     trajectory = evidence.trajectory
     if trajectory is None:
         return "needs the updates of each client; got none"

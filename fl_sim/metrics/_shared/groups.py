@@ -1,6 +1,6 @@
-"""Groups of clients side by side: clean, mixed, protected, and those that attack.
+"""Comparison of groups of clients: clean, mixed, protected and attackers.
 
-A client whose value is NaN, not defined, is left out of its group.
+Clients whose value is NaN (not defined) are left out of their group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,15 @@ GROUPS = (CLEAN, MIXED, PROTECTED, ATTACKER)
 
 
 def assign_group(share: float, attacks: bool) -> str:
-    """Return a client's group, by the protected share of its records; attacking comes first."""
+    """Return a client's group by the protected share of its records; attackers come first."""
     if attacks:
         return ATTACKER
     return PROTECTED if share > 0.75 else CLEAN if share < 0.25 else MIXED
 
 
 def group_mean(values: Float[Tensor, " k"], groups: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the mean over the clients of the wanted groups; NaN where none has a value."""
-    kept = torch.tensor([group in wanted for group in groups], dtype=torch.bool)
-    return mean(values[kept])
+    """Return the mean over the clients of the wanted groups; NaN if none has a value."""
+    return mean(values[torch.tensor([group in wanted for group in groups], dtype=torch.bool)])
 
 
 def group_gap(
@@ -35,7 +34,7 @@ def group_gap(
 ) -> float:
     """Return the mean of the groups `of` minus that of the groups `to`; 0 is even.
 
-    NaN where one of them is empty.
+    NaN if one of them is empty.
 
     >>> group_gap(torch.tensor([0.75, 0.5]), ["clean", "protected"], ["protected"], ["clean"])
     -0.25
@@ -46,7 +45,7 @@ def group_gap(
 def mean_rows(
     round_num: int, metric: str, values: Float[Tensor, " k"], groups: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield the mean of every group that has clients."""
+    """Yield one row per group that has clients, with its mean."""
     for group in GROUPS:
         if group in groups:
             yield mark_undefined(
@@ -57,11 +56,11 @@ def mean_rows(
 def gap_rows(
     round_num: int, prefix: str, values: Float[Tensor, " k"], groups: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield protected minus clean clients, and, where somebody attacks, attackers minus others."""
+    """Yield protected minus clean clients and, if any client attacks, attackers minus others."""
     gap = group_gap(values, groups, [PROTECTED], [CLEAN])
-    there = PROTECTED in groups and CLEAN in groups
-    note = "" if there else "no clients to compare: all protect alike"
-    yield mark_undefined(Row(round_num, f"{prefix}_protected_gap", gap, valid=there, note=note))
+    valid = PROTECTED in groups and CLEAN in groups
+    note = "" if valid else "no clients to compare: all protect alike"
+    yield mark_undefined(Row(round_num, f"{prefix}_protected_gap", gap, valid=valid, note=note))
     if ATTACKER in groups:
         gap = group_gap(values, groups, [ATTACKER], [CLEAN, MIXED, PROTECTED])
         honest = len(set(groups)) > 1

@@ -1,4 +1,4 @@
-"""Intervals: what a count or a ranking of this size can say."""
+"""Confidence intervals of rates, of the area under the ROC curve, and the sign test."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a rate; NaN without any trial.
+    """Return the exact confidence interval of a rate; NaN without any trial.
 
     Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
 
@@ -27,10 +27,10 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
 def auc_with_interval(
     members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return the area under the ROC curve, ties counted half, and its interval.
+    """Return the area under the ROC curve, with ties counted half, and its interval.
 
-    NaN for all where a side is empty or a score is NaN; infinite scores are ordered as others.
-    With one score on a side the interval is all of [0, 1].
+    All are NaN if a side is empty or a score is NaN; infinite scores are ordered as others are.
+    With a single score on a side the interval is [0, 1].
 
     Source: DeLong et al. (1988), in the rank form of Sun and Xu (2014),
     https://doi.org/10.1109/LSP.2014.2337313. Guessing gives 0.5.
@@ -51,7 +51,7 @@ def auc_with_interval(
 
 
 def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each value's rank from 1, the mean rank for equal ones."""
+    """Return the rank of each value from 1, with the mean rank for equal values."""
     _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
     mean_ranks: NDArray[np.float64] = counts.cumsum() - (counts - 1) / 2
     return mean_ranks[position]
@@ -60,8 +60,7 @@ def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def sign_test(differences: Float[Tensor, " n"]) -> tuple[float, float, float, float]:
     """Return the share of positive differences, its exact interval, and a one-sided p-value.
 
-    Zeros and NaN are left out; NaN for all where nothing else is there. Guessing gives a share of
-    0.5.
+    Zeros and NaN are left out; all are NaN if nothing remains. Chance gives a share of 0.5.
 
     Source: the usual definition; Conover (1999), section 3.4.
 
@@ -74,5 +73,5 @@ def sign_test(differences: Float[Tensor, " n"]) -> tuple[float, float, float, fl
         return (float("nan"),) * 4
     positive, count = int(signs.sum()), len(signs)
     low, high = clopper_pearson(positive, count)
-    # P(X >= positive) of a fair coin is the lower tail of the mirrored count.
+    # By symmetry, P(X >= positive) of a fair coin is the lower tail of count - positive.
     return positive / count, low, high, float(bdtr(count - positive, count, 0.5))

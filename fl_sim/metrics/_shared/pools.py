@@ -1,4 +1,4 @@
-"""Matched pools: who the audited records are, and what their scores may be compared for."""
+"""Matched pools of members and non-members, and estimates on them with validity and interval."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from fl_sim.attacks.label_only import label_only_scores
 from fl_sim.metrics._shared.intervals import auc_with_interval, clopper_pearson
 from fl_sim.metrics._shared.roc import MAX_FPRS, tail_tnr, tpr_at_fpr
 
-MIN_RECORDS = 2  # of either side: DeLong's interval takes a variance
+MIN_RECORDS = 2  # members, and non-members, since DeLong's interval needs a variance
 NAN = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Who the audited records are.
+    """Strata and membership of the audited records.
 
     Attributes:
-        clients, labels, protected: the strata in which members and outsiders are matched.
-        members: which of them the target was trained on.
+        clients, labels, protected: Strata in which members and non-members are matched.
+        members: Mask of the records that the target was trained on.
     """
 
     clients: Int64[Tensor, " n"]
@@ -34,21 +34,21 @@ class Records:
         return len(self.members)
 
     def groups(self) -> dict[str, Bool[Tensor, " n"]]:
-        """Return all records; and, where some are protected, those and the clean ones."""
+        """Return masks of all records and, if some are protected, of these and of the others."""
         groups = {"all": torch.ones_like(self.members)}
         if bool(self.protected.any()):
             groups |= {"protected": self.protected, "clean": ~self.protected}
         return groups
 
     def label_only_auc(self, mask: Bool[Tensor, " n"]) -> tuple[float, float, float]:
-        """Return the AUC of labels and clients alone on the kept records, and its interval."""
+        """Return the AUC of labels and clients alone on the masked records, and its interval."""
         inside = self.members[mask]
         score = label_only_scores(self.clients[mask], self.labels[mask], inside)
         return auc_with_interval(score[inside], score[~inside])
 
 
 class Estimate(NamedTuple):
-    """A number about scores, its 95 % interval, and whether it may be read, or why not."""
+    """A value with its 95 % interval and its validity; the note has the reason if it is invalid."""
 
     value: float
     low: float = NAN
@@ -58,15 +58,15 @@ class Estimate(NamedTuple):
 
 
 def attack_auc(scores: Float[Tensor, " n"], records: Records, mask: Bool[Tensor, " n"]) -> Estimate:
-    """Return the AUC of members against outsiders among the kept records.
+    """Return the AUC of members against non-members among the masked records.
 
-    Invalid where a side has fewer than two records, where a score is NaN, and where labels alone
-    can tell the sides apart: then it is a shift between the pools and no membership.
+    Invalid if a side has fewer than two records, if a score is NaN, or if labels alone can tell
+    the sides apart, since that is a shift between the pools and not membership.
     """
     inside, outside = mask & records.members, mask & ~records.members
-    found = Estimate(*auc_with_interval(scores[inside], scores[outside]))
+    estimate = Estimate(*auc_with_interval(scores[inside], scores[outside]))
     note = _explain_invalid(int(inside.sum()), int(outside.sum())) or _explain_shift(records, mask)
-    return found._replace(valid=not note, note=note)
+    return estimate._replace(valid=not note, note=note)
 
 
 def _explain_invalid(num_members: int, num_nonmembers: int) -> str:
@@ -85,9 +85,9 @@ def _explain_shift(records: Records, mask: Bool[Tensor, " n"]) -> str:
 def true_positive_rates(
     inside: Float[Tensor, " m"], outside: Float[Tensor, " o"], pool: Estimate
 ) -> Iterator[tuple[str, Estimate]]:
-    """Yield the hit rates at low false alarm rates, by name; none where a side is empty.
+    """Yield the TPR at low FPRs, by name; none if a side is empty.
 
-    A rate takes at least 3 / rate outsiders to be read, and a `pool` whose AUC may be read.
+    Valid with at least 3 / FPR non-members, and if the AUC on the `pool` is valid.
     """
     if len(inside) == 0 or len(outside) == 0:
         return
@@ -102,12 +102,12 @@ def true_positive_rates(
 def estimate_tail_tnr(
     inside: Float[Tensor, " m"], outside: Float[Tensor, " o"], pool: Estimate
 ) -> Estimate:
-    """Return the share of outsiders below the tail of the members: see `tail_tnr`."""
+    """Return the share of non-members below the tail of the members: see `tail_tnr`."""
     return estimate_share(tail_tnr(inside, outside), len(outside), pool.valid, pool.note)
 
 
 def estimate_share(value: float, count: int, valid: bool = True, note: str = "") -> Estimate:
-    """Return a share of `count` records with its exact interval; NaN has none."""
+    """Return a share of `count` records with its exact interval; NaN without an interval."""
     if value != value:
         return Estimate(value, valid=False, note=note)
     return Estimate(value, *clopper_pearson(round(value * count), count), valid, note)
@@ -116,7 +116,7 @@ def estimate_share(value: float, count: int, valid: bool = True, note: str = "")
 def shift_auc(
     scores: Float[Tensor, " n"], noisy: Bool[Tensor, " n"], clean: Bool[Tensor, " n"]
 ) -> Estimate:
-    """Return the AUC of some records against clean outsiders: a control, where nobody is told."""
-    found = Estimate(*auc_with_interval(scores[noisy], scores[clean]))
-    there = bool(noisy.any()) and bool(clean.any())
-    return found if there else found._replace(valid=False, note="one of the pools is empty")
+    """Return the AUC of noisy records against clean non-members: a control, not an attack."""
+    estimate = Estimate(*auc_with_interval(scores[noisy], scores[clean]))
+    valid = bool(noisy.any()) and bool(clean.any())
+    return estimate if valid else estimate._replace(valid=False, note="one of the pools is empty")

@@ -1,7 +1,6 @@
-"""Scores of members and outsiders compared: pure functions of two vectors.
+"""ROC metrics of the scores of members and non-members.
 
-Scores are ordered; infinite ones are as good as others. NaN is no score: with one on either side,
-or with nothing there, every number is NaN.
+Infinite scores are ordered as others are. If a side is empty or has a NaN, every metric is NaN.
 """
 
 import torch
@@ -15,7 +14,7 @@ NAN = float("nan")
 
 
 def auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]) -> float:
-    """Return the chance that a random member scores above a random outsider; guessing: 0.5.
+    """Return the chance that a random member scores above a random non-member; guessing: 0.5.
 
     >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]))
     0.75
@@ -24,7 +23,7 @@ def auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]) -> float:
 
 
 def balanced_accuracy(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]) -> float:
-    """Return the best mean of hit and rejection rate over all thresholds; guessing: 0.5.
+    """Return the largest mean of TPR and TNR over all thresholds; guessing: 0.5.
 
     The threshold is chosen on the audited records, so this is an upper bound.
 
@@ -38,9 +37,9 @@ def balanced_accuracy(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " 
 def tpr_at_fpr(
     members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], max_fpr: float = 0.01
 ) -> float:
-    """Return the share of members found while at most `max_fpr` of outsiders are accused.
+    """Return the largest true positive rate at a false positive rate of at most `max_fpr`.
 
-    Read off the step curve, never interpolated. Guessing gives `max_fpr`.
+    The ROC curve is a step function and not interpolated. Guessing gives `max_fpr`.
     Source: Carlini et al. (2022), section 3, https://arxiv.org/abs/2112.03570.
 
     >>> tpr_at_fpr(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0]), max_fpr=0.5)
@@ -53,13 +52,13 @@ def tpr_at_fpr(
 def tail_tnr(
     members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"], max_fnr: float = 0.01
 ) -> float:
-    """Return the share of outsiders cleared while at most `max_fnr` of members are.
+    """Return the largest true negative rate at a false negative rate of at most `max_fnr`.
 
-    High losses are missing among members: where many outsiders have one, a calibrated attack
-    will find members, which takes no reference model to see. Guessing gives `max_fnr`.
+    Members rarely have a high loss: if many non-members have one, a calibrated attack will find
+    members. This shows it without reference models. Guessing gives `max_fnr`.
 
     Source: after the tail of the loss in https://arxiv.org/abs/2510.19773, as the mirror image of
-    the hit rate.
+    `tpr_at_fpr`.
 
     >>> tail_tnr(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0, 3.0]))
     0.5
@@ -70,17 +69,17 @@ def tail_tnr(
 def _rates(
     members: Float[Tensor, " m"], nonmembers: Float[Tensor, " o"]
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
-    """Return hit and false alarm rates at every threshold, `score >= threshold`, and for nobody.
+    """Return TPR and FPR of `score >= threshold` at every score, and above all of them.
 
-    Empty where there is nothing to compare: an empty side, or a score that is NaN.
+    Empty if a side is empty or a score is NaN.
     """
     thresholds = torch.cat([members, nonmembers]).unique()
     if not (len(members) and len(nonmembers)) or bool(thresholds.isnan().any()):
         none = torch.empty(0, dtype=torch.float64)
         return none, none
-    # The last threshold, above every score, accuses nobody; an infinite score leaves room for none.
+    # No threshold lies above an infinite score, so the last point of the curve is added as such.
     none_accused = torch.zeros(1, dtype=torch.float64)
     true_positives = len(members) - torch.searchsorted(members.sort().values, thresholds)
     false_positives = len(nonmembers) - torch.searchsorted(nonmembers.sort().values, thresholds)
-    found = torch.cat([true_positives.double() / len(members), none_accused])
-    return found, torch.cat([false_positives.double() / len(nonmembers), none_accused])
+    tpr = torch.cat([true_positives.double() / len(members), none_accused])
+    return tpr, torch.cat([false_positives.double() / len(nonmembers), none_accused])

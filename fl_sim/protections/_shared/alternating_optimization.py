@@ -1,6 +1,6 @@
-"""Noise that alternates with the training of a surrogate, for every image or for every class.
+"""Alternating optimisation of noise and a surrogate, per image or per class.
 
-Protections with a surrogate share it. Long work goes on where an interrupted call stopped.
+Shared by the protections with a surrogate. An interrupted call is resumed by the next one.
 """
 
 import math
@@ -19,7 +19,7 @@ from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.models.surrogate import BatchCycle, Surrogate
 
-PUBLISHED_STEPS = 78  # a pass of class-wise noise, with batches of 128 of 50,000 images
+PUBLISHED_STEPS = 78  # per pass of class-wise noise: a fifth of 50,000 images in batches of 128
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
 NoisePass = Callable[[Float[Tensor, "_ c h w"]], tuple[Float[Tensor, "_ c h w"], bool]]
 Step = Callable[
@@ -29,19 +29,20 @@ Step = Callable[
 
 @dataclass(frozen=True, eq=False)
 class AlternatingNoise:
-    """Passes over the noise, each after some steps of the surrogate, until the noise is enough.
+    """Passes over the noise, each after some steps of the surrogate, until a stopping rule.
 
     Attributes:
-        surrogate: network whose loss the noise lowers or raises.
-        images: clean images, in [0, 1].
-        labels: their labels.
-        batch_size: number of images that move together.
-        max_passes: largest number of passes.
-        rng: generator that was given to `batches`, or to the surrogate's training.
-        step: moves the noise of a batch, given the loss, the images and their noise.
-        is_enough: says whether the surrogate's error on noisy images ends the search.
-        batches: batches of the surrogate; None: it is not trained any further.
-        surrogate_steps: steps of the surrogate before each pass.
+        surrogate: Network whose loss the noise lowers or raises.
+        images: Clean images, in [0, 1].
+        labels: Labels of the images.
+        batch_size: Number of images whose noise is updated together.
+        max_passes: Largest number of passes.
+        rng: Generator that was given to `batches`, or to the surrogate's training; its state is
+            saved to resume an interrupted call.
+        step: Function that updates the noise of a batch, given the loss, images and noise.
+        is_enough: Stopping rule on the surrogate's error on noisy images.
+        batches: Batches of the surrogate; None if it is not trained any further.
+        surrogate_steps: Number of steps of the surrogate before each pass.
     """
 
     surrogate: Surrogate
@@ -56,16 +57,16 @@ class AlternatingNoise:
     surrogate_steps: int = 0
 
     def make_sample_wise(self) -> Float[Tensor, "n c h w"]:
-        """Return noise of every image by itself."""
+        """Return noise optimised for each image."""
         batches = torch.arange(len(self.images)).split(self.batch_size)
 
-        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+        def run_pass(noise: Tensor) -> tuple[Tensor, bool]:
             self.train_surrogate(noise)
             noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
             error = self.surrogate.compute_error(self.images + noise, self.labels)
             return noise, self.is_enough(error)
 
-        return self._run_passes(turn, torch.zeros_like(self.images))
+        return self._run_passes(run_pass, torch.zeros_like(self.images))
 
     def make_class_wise(
         self, radius: float, pass_steps: int, rng: torch.Generator
@@ -73,14 +74,14 @@ class AlternatingNoise:
         """Return noise that all images of a class share.
 
         Args:
-            radius: of the L-infinity ball, in pixels of [0, 1].
-            pass_steps: steps of a pass, at least.
-            rng: draws the images that the noise is made on, and their order in each pass.
+            radius: Largest change of a pixel, in [0, 1].
+            pass_steps: Smallest number of steps per pass.
+            rng: Generator of the images that the noise is made on, and of their order.
         """
         subset = select_class_subset(self.labels, self.batch_size, rng, pass_steps)
         images, labels = self.images[subset], self.labels[subset]
 
-        def turn(noise: Tensor) -> tuple[Tensor, bool]:
+        def run_pass(noise: Tensor) -> tuple[Tensor, bool]:
             self.train_surrogate(noise[self.labels])
             noise = noise.clone()
             for rows in shuffle_batches(subset, self.batch_size, rng, pass_steps):
@@ -89,10 +90,10 @@ class AlternatingNoise:
             return noise, self.is_enough(error)
 
         start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
-        return self._run_passes(turn, start)[self.labels]
+        return self._run_passes(run_pass, start)[self.labels]
 
     def train_surrogate(self, noise: Float[Tensor, "n c h w"]) -> None:
-        """Let the surrogate take its steps on the noisy images; their sum is not clipped."""
+        """Train the surrogate for its steps on images + noise, without clipping the sum."""
         if self.batches is not None:
             for _ in range(self.surrogate_steps):
                 rows = self.batches.next()
@@ -106,7 +107,7 @@ class AlternatingNoise:
     def _move_classes(
         self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "y c h w"], radius: float
     ) -> None:
-        """Move each image from its class's noise, and the class to the mean of its images."""
+        """Update the noise of each class to the mean of the updated noise of its images."""
         labels = self.labels[rows]
         moved, present = self._move(rows, noise[labels]), labels.unique()
         sums = torch.zeros_like(noise).index_add_(0, labels, moved)
@@ -116,7 +117,7 @@ class AlternatingNoise:
     def _run_passes(
         self, run_pass: NoisePass, noise: Float[Tensor, "m c h w"]
     ) -> Float[Tensor, "m c h w"]:
-        """Return the noise after all turns, or once one says that it is good enough."""
+        """Return the noise after `max_passes`, or after the first pass that is enough."""
         checkpoint, first = Checkpoint("turns"), 0
         saved = checkpoint.load()
         if saved is not None:
@@ -139,7 +140,7 @@ def make_in_batches(
     num_images: int,
     batch_size: int,
 ) -> Float[Tensor, "n c h w"]:
-    """Return the noise of all images, made by the number and the rows of each batch by itself."""
+    """Return the noise of all images; `make_noise` takes the number and the rows of a batch."""
     checkpoint = Checkpoint("batches")
     saved = checkpoint.load()
     parts = [] if saved is None else list(saved["noise"].split(batch_size))
@@ -154,24 +155,26 @@ def make_in_batches(
 def select_class_subset(
     labels: Int64[Tensor, " n"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> Int64[Tensor, " m"]:
-    """Draw the images on which class-wise noise is updated: more where more steps are wanted.
+    """Return the rows of a random subset on which class-wise noise is updated.
 
-    Of each class that is not among them one image is added: it would have no noise otherwise.
+    The subset grows with the number of steps. One image of each missing class is added, since the
+    class would have no noise otherwise.
     """
     num_images = len(labels)
-    wanted = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
+    size = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
     order = torch.randperm(num_images, generator=rng)
-    subset, others = order[:wanted], order[wanted:]
-    left = others[~torch.isin(labels[others], labels[subset])]
-    by_class = labels[left].argsort(stable=True)
-    sizes = labels[left].unique(return_counts=True)[1]
-    return torch.cat([subset, left[by_class[sizes.cumsum(0) - sizes]]])
+    subset, others = order[:size], order[size:]
+    missing = others[~torch.isin(labels[others], labels[subset])]
+    by_class = labels[missing].argsort(stable=True)
+    counts = labels[missing].unique(return_counts=True)[1]
+    # `counts.cumsum(0) - counts` is the position of the first image of each missing class.
+    return torch.cat([subset, missing[by_class[counts.cumsum(0) - counts]]])
 
 
 def shuffle_batches(
     subset: Int64[Tensor, " m"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> tuple[Int64[Tensor, " b"], ...]:
-    """Return the subset in new batches, over again until there are as many as are wanted."""
+    """Return new batches of the subset, which is repeated until there are `pass_steps`."""
     batches: list[Tensor] = []
     while not batches or len(batches) < pass_steps:
         order = subset[torch.randperm(len(subset), generator=rng)]
@@ -180,10 +183,10 @@ def shuffle_batches(
 
 
 def count_outputs(labels: Int64[Tensor, " n"]) -> int:
-    """Return how many classes a surrogate tells apart: at least two.
+    """Return the number of outputs of a surrogate, at least two.
 
-    With one output there is nothing to learn, no gradient, and no noise, even for an owner all of
-    whose images are of class 0.
+    A single output, as for an owner with images of class 0 alone, would give no gradient and no
+    noise.
     """
     return max(2, int(labels.max()) + 1)
 
@@ -194,7 +197,7 @@ def get_image_shape(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
 
 
 class SignStepNoise(Protection):
-    """Noise by sign steps against a surrogate, of every image or of every class."""
+    """Noise by sign steps against a surrogate, per image or per class."""
 
     form: Literal["sample", "class"]
     noise_steps: int
@@ -217,10 +220,10 @@ class SignStepNoise(Protection):
         require(self.pass_steps >= 0, "pass_steps", "at least 0", self.pass_steps)
 
     def advice(self, num_images: int) -> str:
-        """Return what to change where class-wise noise of so few images takes too few steps.
+        """Return a hint if class-wise noise of so few images takes too few steps, or "".
 
-        With a single step a pass, the surrogate learns the images before the noise has grown; and
-        noise that cannot reach its radius even in a straight line is weak whatever the images are.
+        With a single step per pass, the surrogate learns the images before the noise has grown;
+        and noise whose steps cannot add up to its radius is weak for any images.
         """
         size, step = self.batch_size, self.step_size or self.radius / 10
         least = math.ceil(max(1, round(CLASS_SUBSET * num_images) / size))
@@ -237,7 +240,7 @@ class SignStepNoise(Protection):
     def move(
         self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, "n c h w"]:
-        """Return the noise after the sign steps of a pass; one in the class-wise form."""
+        """Return the noise after the sign steps of a pass; the class-wise form takes one."""
         step, steps = self.step_size or self.radius / 10, self.noise_steps
         steps = steps if self.form == "sample" else 1
         return take_sign_steps(loss, images, noise, self.radius, step, steps, self.direction)

@@ -1,4 +1,4 @@
-"""What robust and stable error-minimising noise share: all but the disturbance inside."""
+"""Base of robust and stable error-minimising noise, which differ in the disturbance."""
 
 import math
 from abc import abstractmethod
@@ -28,12 +28,12 @@ from fl_sim.protections._shared.alternating_optimization import (
 
 @dataclass(frozen=True)
 class RobustNoise(Protection):
-    """Noise against a surrogate that is trained adversarially, made batch by batch.
+    """Noise against a surrogate that is trained adversarially.
 
-    Each step makes fresh noise for the current batch, from a random start, and then takes one
-    adversarial step of the surrogate on it. At the end, the noise of every image is made once
-    more against the frozen surrogate. A subclass says which disturbance the noise has to
-    withstand.
+    Each step makes new noise for the current batch, from a random start, and then takes one
+    adversarial step of the surrogate on it. At the end, noise for every image is made against the
+    final surrogate. Subclasses define the disturbance that the noise has to withstand. Radii are
+    largest changes of a pixel, in [0, 1].
     """
 
     radius: float = 8 / 255
@@ -53,9 +53,9 @@ class RobustNoise(Protection):
     def __post_init__(self) -> None:
         serialization.check_types(self)
         check_radius(self.radius)
-        own = self.adversary_radius
-        fits = own is None or 0 <= own <= self.radius
-        require(fits, "adversary_radius", "from 0 to the radius, or None for half of it", own)
+        radius = self.adversary_radius
+        fits = radius is None or 0 <= radius <= self.radius
+        require(fits, "adversary_radius", "from 0 to the radius, or None for half of it", radius)
         for name in ("surrogate_steps", "noise_steps", "transforms", "batch_size"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("padding", "adversary_steps"):
@@ -66,33 +66,33 @@ class RobustNoise(Protection):
 
     @property
     def attack_radius(self) -> float:
-        """Radius of the adversary: half of the noise's where none is given."""
+        """Radius of the adversary, in [0, 1]; half of the noise's by default."""
         return self.radius / 2 if self.adversary_radius is None else self.adversary_radius
 
     @abstractmethod
     def make_disturbance(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        """Return what the noise has to withstand, added to images that are transformed."""
+        """Return the disturbance of transformed images that the noise has to withstand."""
 
     @final
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
-        """Train the surrogate, then make the noise of every image against it."""
+        """Return noise for every image against the trained surrogate."""
         surrogate = self.train_surrogate(images, labels, seed)
 
-        def made(number: int, rows: Tensor) -> Tensor:
+        def make_noise(number: int, rows: Tensor) -> Tensor:
             rng = generator(seed, self.short, "final", number)
             return self.make_batch_noise(surrogate, images[rows], labels[rows], rng)
 
-        return make_in_batches(made, len(images), self.batch_size)
+        return make_in_batches(make_noise, len(images), self.batch_size)
 
     @final
     def train_surrogate(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Surrogate:
-        """Return the surrogate after its steps; its rate falls tenfold at 40 and 80 %."""
+        """Return the trained surrogate; its rate falls tenfold after 40 % and 80 % of the steps."""
         num_classes = count_outputs(labels)
         shape = get_image_shape(images)
         rate, clip = self.learning_rate, self.clip_gradient
@@ -109,7 +109,7 @@ class RobustNoise(Protection):
     def _select_batch(
         self, num_images: int, step: int, seed: int, least: int = 1
     ) -> Int64[Tensor, " m"]:
-        """Return the batch of a step; each epoch has an order of its own."""
+        """Return the rows of a step's batch; every epoch has its own order."""
         batches = math.ceil(count_samples(num_images, least) / self.batch_size)
         epoch, number = divmod(step, batches)
         order = torch.randperm(num_images, generator=generator(seed, self.short, "epoch", epoch))
@@ -118,14 +118,15 @@ class RobustNoise(Protection):
     def _take_step(
         self, surrogate: Surrogate, images: Tensor, labels: Tensor, step: int, seed: int
     ) -> None:
-        """Make fresh noise for a batch, and train on its worst disturbance."""
-        past = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
-        surrogate.scale_rates(0.1**past)
+        """Make new noise for a batch, and take an adversarial step of the surrogate on it."""
+        drops = (5 * step >= 2 * self.surrogate_steps) + (5 * step >= 4 * self.surrogate_steps)
+        surrogate.scale_rates(0.1**drops)
         rng = generator(seed, self.short, "step", step)
         noise = self.make_batch_noise(surrogate, images, labels, rng)
-        transformed = draw_crop_flip(len(images), self.padding, self.flip, rng)
-        seen = transformed(images + (noise * 255).round() / 255)
-        surrogate.step(seen + self.attack(surrogate.make_loss(labels), seen, rng), labels)
+        transform = draw_crop_flip(len(images), self.padding, self.flip, rng)
+        # Released images have whole levels, so the surrogate is trained on rounded noise.
+        inputs = transform(images + (noise * 255).round() / 255)
+        surrogate.step(inputs + self.attack(surrogate.make_loss(labels), inputs, rng), labels)
 
     @final
     def make_batch_noise(
@@ -137,15 +138,15 @@ class RobustNoise(Protection):
     ) -> Float[Tensor, "n c h w"]:
         """Return noise that minimises the loss over transforms and disturbances.
 
-        The gradient is the mean over `transforms` draws; its sign is taken afterwards.
+        Each step is the sign of the mean gradient over `transforms` draws.
         """
         loss = surrogate.make_loss(labels)
 
         def expected(moved: Tensor) -> Tensor:
             total = torch.zeros(())
             for _ in range(self.transforms):
-                seen = draw_crop_flip(len(moved), self.padding, self.flip, rng)(moved)
-                total = total + loss(seen + self.make_disturbance(loss, seen.detach(), rng))
+                inputs = draw_crop_flip(len(moved), self.padding, self.flip, rng)(moved)
+                total = total + loss(inputs + self.make_disturbance(loss, inputs.detach(), rng))
             return total
 
         start = sample_uniform(images, self.radius, rng)
@@ -156,7 +157,7 @@ class RobustNoise(Protection):
     def attack(
         self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
-        """Return the adversary's change: projected gradient ascent from a random start."""
+        """Return the adversary's change, by projected sign steps from a random start."""
         radius = self.attack_radius
         if radius == 0 or self.adversary_steps == 0:
             return torch.zeros_like(images)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fl_sim.metrics.protection import MIN_ROOM, extraction_ratio, utility_gap
+from fl_sim.metrics.protection import MIN_DIFFERENCE, extraction_ratio, utility_gap
 from fl_sim.results import compare_with_controls
 
 accuracies = st.integers(0, 1000).map(lambda k: k / 1000)
@@ -37,7 +37,7 @@ def test_known_cases(a_mix: float, gap: float, ratio: float) -> None:
 def test_the_ratio_is_linear_between_the_controls(
     a_all: float, a_clean: float, a_mix: float
 ) -> None:
-    assume(a_all - a_clean >= 2 * MIN_ROOM)
+    assume(a_all - a_clean >= 2 * MIN_DIFFERENCE)
     ratio = extraction_ratio(a_all, a_clean, a_mix)
     assert a_clean + ratio * (a_all - a_clean) == pytest.approx(a_mix, abs=1e-9)
 
