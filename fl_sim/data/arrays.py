@@ -23,6 +23,9 @@ from fl_sim.data.splits import parse_split
 
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000  # a larger label is an id, or damaged
+# Damaged zip members and headers make zipfile and numpy raise any of these.
+DAMAGED = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGED += (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
 
 class Header(NamedTuple):
@@ -45,7 +48,7 @@ class Split(NamedTuple):
     """A split of an .npz file.
 
     Attributes:
-        images: Pixels as [n, c, h, w], whatever the layout in the file.
+        images: Pixels as [n, c, h, w].
         labels: Integers from 0.
         shape: Shape of the images in the file: [n, h, w], [n, h, w, c] or [n, c, h, w].
         pair: Names of the arrays in the file.
@@ -188,15 +191,7 @@ def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, Header]:
         try:
             with archive.open(info) as member:
                 header = _read_header(member)
-        except (
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            _raise_not_npz(path, f"{name}: {error}")
-        except (ValueError, EOFError, SyntaxError, tokenize.TokenError, struct.error) as error:
+        except DAMAGED as error:
             _raise_not_npz(path, f"{name}: {error}")
         declared = math.prod(header.shape) * header.dtype.itemsize
         if not header.dtype.hasobject and declared > info.file_size:
@@ -215,7 +210,7 @@ def _read_header(member: Any) -> Header:
 
 
 def _find_pairs(headers: Collection[str]) -> list[ArrayPair]:
-    """Return the pairs of arrays whose names, in upper or lower case, are those of a split."""
+    """Return the pairs of arrays that are named as splits, in upper or lower case."""
     by_lower_case = {name.casefold(): name for name in headers}
     pairs = []
     for name in headers:

@@ -10,19 +10,8 @@ from fl_sim.data.sources import MissingDataError
 
 LABELS = "labels.csv"
 # Files that often accompany images: they are left out, and a note counts them.
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt")
-DATA_SUFFIXES = (
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".ini",
-    ".cfg",
-    ".xml",
-)
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".bib", ".pdf", ".doc", ".docx", ".odt", ".xml")
+DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".cfg")
 TABLE_SUFFIXES = (".xls", ".xlsx", ".ods", ".names", ".lst", ".pbtxt", ".md5", ".sha1", ".sha256")
 CODE_SUFFIXES = (".log", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".url", ".lnk")
 OTHER_SUFFIXES = (*TEXT_SUFFIXES, *DATA_SUFFIXES, *TABLE_SUFFIXES, *CODE_SUFFIXES)
@@ -82,11 +71,11 @@ def list_folder(folder: Path) -> FolderContents:
     contents = FolderContents([], [], [], [], [])
     root, pending = folder.resolve(), [("", folder)]
     while pending:
-        prefix, place = pending.pop()
+        prefix, path = pending.pop()
         try:
-            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as error:
-            raise MissingDataError(f"{escape(place)} cannot be read: {error.strerror}") from None
+            raise MissingDataError(f"{escape(path)} cannot be read: {error.strerror}") from None
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if _is_hidden(entry.name):
@@ -149,8 +138,8 @@ def _choose_list(name: str, contents: FolderContents) -> list[str]:
     stem = name.casefold().split(".")[0]
     if suffix in SUFFIXES:
         return contents.images
-    is_side = suffix in OTHER_SUFFIXES or stem in OTHER_NAMES
-    return contents.other if is_side else contents.unreadable
+    is_other = suffix in OTHER_SUFFIXES or stem in OTHER_NAMES
+    return contents.other if is_other else contents.unreadable
 
 
 def refuse_unreadable(folder: Path, names: Sequence[str]) -> None:

@@ -18,26 +18,11 @@ from torch import Tensor
 from fl_sim.data.scaling import resize
 from fl_sim.data.sources import MissingDataError
 
-SUFFIXES = (
-    ".png",
-    ".apng",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-)
+PHOTO_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
+SUFFIXES = (*PHOTO_SUFFIXES, ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no others are tried
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # 8 bits or fewer, grey or RGB
-DEEP = re.compile(r";(12|14|16|24|32|64)")  # in Pillow's names of how PNG and TIFF store a pixel
+DEEP = re.compile(r";(12|14|16|24|32|64)")  # of Pillow's raw modes for PNG and TIFF
 MAX_BYTES = 2**32  # all decoded pixels together: 4 GiB
 
 
@@ -58,7 +43,7 @@ class Batch(NamedTuple):
 
     Attributes:
         pixels: Pixels of all images.
-        notes: Notes for the user on how they were read.
+        notes: Notes for the user.
         hashes: SHA-256 of each file.
     """
 
@@ -203,8 +188,9 @@ def stack_images(
 def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = None) -> Batch:
     """Return the pixels of image files, all of one size or scaled to `side`.
 
-    Grey images become colour ones if any image is in colour. Values are taken as stored: as with
-    torchvision, a colour profile is not applied; a note tells which images have one.
+    Grey images become colour ones if any image is in colour. Values are taken as stored: as in
+    torchvision, colour profiles are not applied; a note names the images that have another one
+    than sRGB.
 
     Raises:
         MissingDataError: If a file cannot be used, such as a transparent image, whose background

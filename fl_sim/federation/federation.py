@@ -33,7 +33,7 @@ class Federation:
         experiment: The experiment.
         dataset: Its images.
         pool: The records of all clients.
-        inputs: Inputs of all records, images or cached features, with noise where protected.
+        inputs: Inputs of all records, images or cached features, with noise on protected ones.
         clean_inputs: The same without noise.
         test_inputs: Inputs of the test set.
         model: The trained part of the network; load parameters and buffers before using it.

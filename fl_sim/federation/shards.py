@@ -20,8 +20,7 @@ class ClientShards:
     Attributes:
         schedule: The behaviour of each client in each round.
         inputs: Inputs of all records, images or cached features, `[n, ...]`.
-        clean_inputs: The inputs before any protection; the same tensor as `inputs` where every
-            owner protects from the first round.
+        clean_inputs: Inputs of all records without noise, for the rounds before protection begins.
         labels: Labels of the records, `[n]`.
         protected: Boolean mask of the records that carry noise, once protection has begun, `[n]`.
         owners: Rows of the records of each client. Attackers that take part beside the clients
@@ -46,7 +45,7 @@ class ClientShards:
     def sizes(self) -> list[int]:
         """The number of examples per client, by which the server weights updates.
 
-        Extra attackers, beside the clients that hold records, get the mean of the clients.
+        Extra attackers count as much as the average client that holds records.
         """
         holders = self.owners[: self.schedule.experiment.data.num_clients]
         sizes = [len(rows) for rows in holders]
@@ -70,7 +69,7 @@ class ClientShards:
 def assign_attacker_rows(
     schedule: Schedule, owners: Iterable[Int64[Tensor, " _"]]
 ) -> list[Int64[Tensor, " _"]]:
-    """Return the rows that each extra attacker, beside the clients with records, trains on.
+    """Return the rows that each extra attacker trains on.
 
     Colluding attackers train on none; the others on those of an honest client, in turn.
     """

@@ -84,7 +84,7 @@ class Surrogate:
         return {**weights, **momenta, **drawn, "num_steps": torch.tensor(num_steps)}
 
     def load_state_dict(self, state: dict[str, Tensor], rng: torch.Generator | None = None) -> int:
-        """Load what `state_dict` returned, and return the number of steps taken so far."""
+        """Load a state of `state_dict`, and return the number of steps taken so far."""
         weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
         self.model.load_state_dict(weights)
         momenta = {
@@ -112,7 +112,7 @@ class Surrogate:
         padding: int,
         rng: torch.Generator,
     ) -> None:
-        """Train on clean images, with random crops and flips if `padding` is above 0.
+        """Train on the images as given, with random crops and flips if `padding` is above 0.
 
         The learning rate falls to a tenth at half of the epochs, and again at three quarters. An
         interrupted call is resumed from its checkpoint.

@@ -179,10 +179,10 @@ SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": add_low
 def calibrate(frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "m c h w"]:
     """Set the batch statistics of a randomly initialised front, and return the images used.
 
-    Otherwise the features of an untrained, frozen network vanish, and a random start would be a
-    straw man. Some of the images are enough for a convolution, which averages over positions. A
-    single pixel may be blank on all of those, and would be scaled up without bound: then all
-    images are used.
+    Otherwise the features of an untrained, frozen network vanish, and a random start would be an
+    unfair baseline. A convolution averages over positions, so that some images are enough. A single
+    pixel may be blank on all of those, and would be scaled up without bound: without a convolution,
+    all images are used.
     """
     norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(isinstance(module, nn.Conv2d) for module in frozen.modules()):

@@ -108,7 +108,7 @@ def _find_originals(claimed: Path) -> Path | None:
 
 
 def describe_result(result: CheckResult) -> list[str]:
-    """Return lines that tell measured values from claims of the manifest."""
+    """Return lines of text that keep measured values apart from claims of the manifest."""
     asked = f"{result.radius:.3g}/255" + (" (root mean square)" if result.norm == "l2" else "")
     claim = f"the manifest claims a radius of {asked} and changes up to {result.claimed}/255"
     against = "hashes, labels and radius" if result.compared else "hashes and labels"

@@ -55,7 +55,7 @@ def protect_folder(request: Request, progress: Progress) -> None:
 
     Raises:
         RequestError: If the input cannot be protected as it stands; nothing is written.
-        RunFailedError: If a file cannot be written; files already written are kept.
+        RunFailedError: If a file cannot be written; files written before remain.
     """
     scan = _read_input(request, progress)
     check_fits(request, scan.pixels, [image.label for image in scan.files])

@@ -1,4 +1,4 @@
-"""Makes the noise of protected images, kept on disk until all files are written."""
+"""Makes the noise of protected images, stored on disk until all files are written."""
 
 import json
 import shutil

@@ -49,7 +49,7 @@ def _to_tensors(split: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n
 
 @final
 class Cifar10(Source):
-    """60,000 colour photographs, 32 x 32, ten classes; read where the user has the files.
+    """60,000 colour photographs, 32 x 32, ten classes; needs files that the user has.
 
     Source: Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.
     """
@@ -64,7 +64,7 @@ class Cifar10(Source):
 
 @final
 class Cifar100(Source):
-    """60,000 colour photographs, 32 x 32, a hundred classes; read where the user has the files.
+    """60,000 colour photographs, 32 x 32, a hundred classes; needs files that the user has.
 
     Source: Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.
     """

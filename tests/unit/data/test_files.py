@@ -1,4 +1,4 @@
-"""Images of a user's own as datasets: folders and arrays, and what is wrong with them."""
+"""User's own images as datasets: folders and arrays, and the errors for invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def test_class_folders_are_a_dataset(tmp_path: Path) -> None:
     assert len(both.unique(dim=0)) == 20
 
 
-def test_folders_train_and_test_are_the_two_parts(tmp_path: Path) -> None:
+def test_folders_train_and_test_are_the_two_splits(tmp_path: Path) -> None:
     for part, count in (("train", 6), ("test", 2)):
         for index in range(count):
             put(tmp_path / part / "xyz"[index % 3] / f"{index}.png", 8, 8, 3)
@@ -109,7 +109,7 @@ def test_files_that_are_no_dataset_are_refused(
         load_dataset("npz", str(tmp_path / "some.npz"))
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"data.path: expected an .npz file"):
         load_dataset("npz")
     (tmp_path / "some.npz").write_bytes(b"<html>")

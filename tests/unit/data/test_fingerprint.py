@@ -1,4 +1,4 @@
-"""A hash of a dataset's files: the same for the same bytes, another for any change."""
+"""Hashes of a dataset's files: equal for equal bytes, different for any change."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def written(path: Path, count: int, seed: int = 0) -> str:
     return str(path)
 
 
-def test_what_is_published_has_none() -> None:
+def test_published_datasets_have_no_fingerprint() -> None:
     for name in ("digits", "fashion_mnist", "cifar10", "cifar100", "npz"):
         assert hash_dataset(name) == ""
 
@@ -33,7 +33,7 @@ def test_a_replaced_file_is_read_again_in_the_same_process(tmp_path: Path) -> No
 
 
 def test_a_file_overwritten_in_place_within_the_same_instant_is_noticed(tmp_path: Path) -> None:
-    """Same size, same inode, same time of change as told by the file: only the bytes differ."""
+    """Size, inode and modification time stay the same: only the bytes differ."""
     path = tmp_path / "a"
     for text in ("one", "two", "six"):
         path.write_text(text)
@@ -43,9 +43,7 @@ def test_a_file_overwritten_in_place_within_the_same_instant_is_noticed(tmp_path
         assert atomic_io.hash_file(path) == atomic_io.hash_file(other)
 
 
-def test_a_file_that_stood_still_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic_io, "SETTLED", -1e9)
     path = tmp_path / "a"
     path.write_text("one")
@@ -70,6 +68,6 @@ def test_a_folder_is_hashed_by_names_and_content(tmp_path: Path) -> None:
     assert len({same, moved, hash_dataset("image_folder", two)}) == 3
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"data.path: .*nowhere.npz cannot be read: No such"):
         hash_dataset("npz", str(tmp_path / "nowhere.npz"))

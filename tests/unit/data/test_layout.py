@@ -1,4 +1,4 @@
-"""Who protects what: exact shares, nested over fractions, alike for members and outsiders."""
+"""Layouts: exact shares, nested over fractions, equal for members and non-members."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ CLIENTS, CLASSES, SIZE = 5, 7, 240
 
 
 def chosen(layout: Layout, seed: int = 0, pool_seed: int = 0) -> dict[str, Tensor]:
-    """Return a pool of mixed owners and labels, and who is chosen in it."""
+    """Return a pool of mixed owners and labels, and the mask of chosen records."""
     rng = generator(pool_seed, "pool")
     clients = torch.randint(0, CLIENTS, (SIZE,), generator=rng)
     labels = torch.randint(0, CLASSES, (SIZE,), generator=rng)
@@ -92,29 +92,29 @@ def test_neither_provenance_nor_withholding_changes_the_choice(unit: Any) -> Non
 
 
 @every_unit
-def test_both_members_and_outsiders_are_protected(unit: Any) -> None:
+def test_both_members_and_non_members_are_protected(unit: Any) -> None:
     pool = chosen(layout(unit, 0.5))
     for is_member in (True, False):
         marked = pool["chosen"][pool["members"] == is_member]
         assert 0 < int(marked.sum()) < len(marked)
 
 
-def test_members_and_outsiders_draw_apart() -> None:
-    """A client with as many members as outsiders does not choose the same positions of both."""
+def test_members_and_non_members_are_drawn_separately() -> None:
+    """A client with as many members as non-members chooses different positions of both."""
     clients = torch.zeros(40, dtype=torch.int64)
     members = torch.arange(40) < 20
     marked = layout("samples", 0.5).choose_protected(clients, members, clients, 1, 1, 0)
     assert not torch.equal(marked[:20], marked[20:])
 
 
-def test_clients_draw_apart() -> None:
+def test_clients_are_drawn_separately() -> None:
     clients = torch.arange(40) // 20
     members = torch.ones(40, dtype=torch.bool)
     marked = layout("samples", 0.5).choose_protected(clients, members, clients, 2, 2, 0)
     assert not torch.equal(marked[:20], marked[20:])
 
 
-def test_a_client_without_samples_is_no_trouble() -> None:
+def test_a_client_may_have_no_samples() -> None:
     clients = torch.full((10,), 3)
     members = torch.ones(10, dtype=torch.bool)
     assert (

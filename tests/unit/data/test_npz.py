@@ -1,4 +1,4 @@
-"""Images of one's own: read whole, or refused with what was expected."""
+"""The dataset `npz`: read completely, or refused with the expected content."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def written(path: Path, **changed: Any) -> str:
     return str(file)
 
 
-def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_arrays_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = written(tmp_path)
     dataset = load_dataset("npz", path)
     with np.load(path) as file:
@@ -45,18 +45,18 @@ def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, changed: Any, problem: str) -> None:
+def test_invalid_arrays_are_named(tmp_path: Path, changed: Any, problem: str) -> None:
     with pytest.raises(MissingDataError, match=problem):
         load_dataset("npz", written(tmp_path, **changed))
 
 
-def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     for path in (tmp_path / "text.npz", tmp_path / "missing.npz", tmp_path):
         with pytest.raises(MissingDataError, match=f"got {path}"):
             load_dataset("npz", str(path))
 
 
-def test_without_a_path_it_says_what_to_give() -> None:
+def test_a_missing_path_is_refused_with_the_expected_value() -> None:
     with pytest.raises(MissingDataError, match=r"data\.path: expected an .npz file"):
         load_dataset("npz")

@@ -1,4 +1,4 @@
-"""Natural ids: who owns an image is kept with it, and becomes its client."""
+"""Natural ids: owners are read with the images, and become clients."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def split(owners: torch.Tensor, num_clients: int, seed: int = 0) -> list[torch.T
     num_clients=st.integers(1, 12),
     seed=st.integers(0, 100),
 )
-def test_an_owner_is_never_torn(sizes: list[int], num_clients: int, seed: int) -> None:
+def test_an_owner_is_never_split(sizes: list[int], num_clients: int, seed: int) -> None:
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
     owners = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
     if num_clients > len(sizes):
@@ -46,7 +46,7 @@ def test_as_many_clients_as_owners_are_the_owners() -> None:
     assert [own.tolist() for own in split(owners, 3)] == [[1, 3], [2], [0, 4, 5]]
 
 
-def test_other_partitions_do_not_look_at_owners() -> None:
+def test_other_partitions_ignore_owners() -> None:
     labels = torch.arange(40) % 4
     one, other = (
         partition_records(Iid(), labels, 4, numpy_generator(0, "partition"), owners)
@@ -55,7 +55,7 @@ def test_other_partitions_do_not_look_at_owners() -> None:
     assert all(map(torch.equal, one, other))
 
 
-def test_folders_say_whose_an_image_is(tmp_path: Path) -> None:
+def test_folders_name_the_owner_of_an_image(tmp_path: Path) -> None:
     for index in range(24):
         place = tmp_path / "ab"[index % 2] / ("ann", "bob", "eve")[index % 3]
         place.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Partitions by classes: who holds what, counted."""
+"""Partitions by class: the number of records per client and class."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from fl_sim.data.partition import ClassesPerClient, Dirichlet, partition_records
 def counts_of(
     num_classes: int, per_class: int, num_clients: int, classes_per_client: int, seed: int
 ) -> Tensor:
-    """Return how many samples of each class (column) each client (row) gets."""
+    """Return a [clients, classes] matrix of numbers of samples."""
     labels = torch.arange(num_classes).repeat(per_class)
     rng = numpy_generator(seed, "partition")
     parts = partition_records(ClassesPerClient(classes_per_client), labels, num_clients, rng)
@@ -27,7 +27,7 @@ def counts_of(
     classes_per_client=st.integers(1, 14),
     seed=st.integers(0, 10**6),
 )
-def test_everybody_holds_as_many_classes_as_asked(
+def test_clients_hold_as_many_classes_as_requested(
     num_classes: int, num_clients: int, classes_per_client: int, seed: int
 ) -> None:
     counts = counts_of(num_classes, 60, num_clients, classes_per_client, seed)
@@ -42,18 +42,18 @@ def test_everybody_holds_as_many_classes_as_asked(
 
 
 @given(seed=st.integers(0, 10**6), classes_per_client=st.integers(1, 10))
-def test_a_class_is_shared_equally_by_those_who_hold_it(seed: int, classes_per_client: int) -> None:
+def test_a_class_is_split_equally_over_its_holders(seed: int, classes_per_client: int) -> None:
     for column in counts_of(10, 97, 13, classes_per_client, seed).T:
         own = column[column > 0]
         assert int(own.max() - own.min()) <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_one_class_a_client_is_class_by_client(seed: int) -> None:
+def test_with_one_class_per_client_client_i_holds_class_i(seed: int) -> None:
     assert torch.equal(counts_of(3, 40, 3, 1, seed), 40 * torch.eye(3, dtype=torch.int64))
 
 
-def test_all_pairs_of_classes_come_up() -> None:
+def test_all_pairs_of_classes_occur() -> None:
     pairs = {
         tuple(row.nonzero().squeeze(1).tolist())
         for seed in range(60)
@@ -71,7 +71,7 @@ def test_classes_need_not_be_numbered_without_gaps() -> None:
 
 
 def overfull(capped: bool, seed: int) -> int:
-    """Return how many clients got a further class when they held an equal share already."""
+    """Return the number of clients that got a further class after reaching an equal share."""
     labels = torch.arange(10).repeat(100)
     rng = numpy_generator(seed, "partition")
     parts = partition_records(Dirichlet(alpha=0.3, min_size=1, capped=capped), labels, 8, rng)
@@ -81,9 +81,9 @@ def overfull(capped: bool, seed: int) -> int:
 
 
 @given(seed=st.integers(0, 10**6))
-def test_who_has_an_equal_share_gets_no_further_class_under_a_cap(seed: int) -> None:
+def test_under_a_cap_an_equal_share_ends_the_draw(seed: int) -> None:
     assert overfull(capped=True, seed=seed) == 0
 
 
-def test_without_a_cap_some_do() -> None:
+def test_without_a_cap_an_equal_share_does_not_end_the_draw() -> None:
     assert sum(overfull(capped=False, seed=seed) for seed in range(5)) >= 5

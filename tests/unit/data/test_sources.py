@@ -1,4 +1,4 @@
-"""Datasets by name: what is embedded, subsets, and one error where files are missing."""
+"""Datasets by name: embedded ones, subsets, and one error if files are missing."""
 
 import gzip
 import hashlib
@@ -45,7 +45,7 @@ def tiny_files() -> dict[str, bytes]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Make tiny files count as the published ones."""
+    """Return tiny files, whose checksums replace the published ones."""
     files = tiny_files()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(fashion_mnist, "CHECKSUMS", sums)
@@ -54,7 +54,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Cut off every place but the cache, which is empty: no network, no apt-get."""
+    """Disable every place but the empty cache: no network, no apt-get."""
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path / "system")
 
@@ -94,7 +94,7 @@ def test_idx_files_are_read_packed_or_plain(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_byte_that_changed_is_noticed(tiny: dict[str, bytes], tmp_path: Path, name: str) -> None:
+def test_a_changed_byte_is_detected(tiny: dict[str, bytes], tmp_path: Path, name: str) -> None:
     content = bytearray(tiny[name])
     content[-1] ^= 1
     folder = put(tmp_path / "files", tiny | {name: bytes(content)}, packed=True)
@@ -103,7 +103,7 @@ def test_a_byte_that_changed_is_noticed(tiny: dict[str, bytes], tmp_path: Path, 
 
 
 @pytest.mark.parametrize("cut", [0, 5, 200], ids=["empty", "header", "torn"])
-def test_a_torn_file_is_noticed(tiny: dict[str, bytes], tmp_path: Path, cut: int) -> None:
+def test_a_truncated_file_is_detected(tiny: dict[str, bytes], tmp_path: Path, cut: int) -> None:
     folder = put(tmp_path / "files", tiny, packed=True)
     torn = folder / f"{NAMES[0]}.gz"
     torn.write_bytes(torn.read_bytes()[:cut])
@@ -111,7 +111,7 @@ def test_a_torn_file_is_noticed(tiny: dict[str, bytes], tmp_path: Path, cut: int
         load_dataset("fashion_mnist", str(folder))
 
 
-def test_a_file_that_is_no_archive_is_noticed(tiny: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_detected(tiny: dict[str, bytes], tmp_path: Path) -> None:
     folder = put(tmp_path / "files", tiny, packed=True)
     (folder / f"{NAMES[2]}.gz").write_bytes(b"<html>not found</html>")
     with pytest.raises(MissingDataError, match=r"damaged"):
@@ -171,7 +171,7 @@ def test_a_damaged_cache_does_not_hide_the_next_place(
     assert load_dataset("fashion_mnist").origin == str(nowhere / "system")
 
 
-def test_what_was_fetched_is_checked_kept_and_found_again(
+def test_downloads_are_checked_and_cached(
     nowhere: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = put(nowhere / "fetched", tiny, packed=True)
@@ -185,7 +185,7 @@ def test_what_was_fetched_is_checked_kept_and_found_again(
     assert load_dataset("fashion_mnist").origin == str(cache)
 
 
-def test_damaged_files_are_never_kept(
+def test_damaged_downloads_are_never_cached(
     nowhere: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = put(nowhere / "fetched", tiny | {NAMES[1]: b"torn"}, packed=True)
@@ -204,7 +204,7 @@ def test_missing_photographs_are_asked_for_by_folder(name: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_name_is_refused_with_those_there_are() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FieldError, match=r"data.dataset: one of .*digits.*; got 'mnist'"):
         load_dataset("mnist")
 
@@ -224,7 +224,7 @@ def test_digits_are_whole_and_split_once() -> None:
     assert torch.equal(load_dataset("digits").train_images, digits.train_images)
 
 
-def test_no_digit_is_in_both_parts() -> None:
+def test_no_digit_is_in_both_splits() -> None:
     from sklearn.datasets import load_digits
 
     content, digits = load_digits(), load_dataset("digits")
@@ -260,7 +260,7 @@ def test_a_subset_keeps_images_and_labels_together() -> None:
     assert len(take_subset(digits, 77, 13).test_labels) == 13
 
 
-def test_a_whole_dataset_is_left_as_it_is() -> None:
+def test_a_whole_dataset_is_unchanged() -> None:
     digits = load_once()
     whole = take_subset(digits, None, None)
     assert torch.equal(whole.train_images, digits.train_images)
@@ -270,7 +270,7 @@ def test_a_whole_dataset_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("train", "test", "field"), [(1438, None, "num_samples"), (5, 361, "num_test")]
 )
-def test_more_than_there_is_is_refused(train: int, test: int | None, field: str) -> None:
+def test_sizes_above_the_dataset_are_refused(train: int, test: int | None, field: str) -> None:
     with pytest.raises(FieldError, match=rf"data.{field}: at most the \d+ images of digits; got"):
         take_subset(load_once(), train, test)
 
@@ -288,7 +288,7 @@ def test_some_classes_are_all_their_images_numbered_anew(classes: list[int]) -> 
     assert len(some.train_labels) == sum(int((digits.train_labels == c).sum()) for c in classes)
 
 
-def test_a_class_that_is_not_there_is_refused() -> None:
+def test_a_missing_class_is_refused() -> None:
     with pytest.raises(FieldError, match=r"data.classes: numbers from 0 to 9 of digits; got"):
         select_classes(load_once(), (0, 10))
 
@@ -303,7 +303,7 @@ _loaded: list[Any] = []
 
 
 def load_once() -> Any:
-    """Return the digits; hypothesis calls a test many times."""
+    """Return the digits, loaded once, since hypothesis calls a test many times."""
     if not _loaded:
         _loaded.append(load_dataset("digits"))
     return _loaded[0]

@@ -1,4 +1,4 @@
-"""Arrays of users: only what is needed is read, after its header, and labels are never cast."""
+"""User's arrays: only needed arrays are read, after their headers; labels are never cast."""
 
 import io
 import warnings
@@ -75,8 +75,8 @@ def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
     refused(twice, "unclear: train_images and Train_images in .* are the same split")
 
 
-def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
-    """Neither an array of objects nor one of another kind stands in the way."""
+def test_unneeded_arrays_are_not_read(tmp_path: Path) -> None:
+    """Arrays of objects or of other types are ignored if they are not needed."""
     other = {"val_images": np.zeros((2, 3)), "names": np.array([{}, None])}
     dataset = load_dataset("npz", written(tmp_path, **other))
     assert dataset.notes == ("val_images not read",)
@@ -101,7 +101,7 @@ def test_classes_without_an_image_are_noted(tmp_path: Path) -> None:
         ({"train_images": np.zeros((6, 5, 5), object)}, "expected train_images as uint8"),
     ],
 )
-def test_images_of_another_kind_are_refused(
+def test_images_of_another_type_are_refused(
     tmp_path: Path, changed: dict[str, Any], match: str
 ) -> None:
     refused(written(tmp_path, **changed), match)

@@ -1,4 +1,4 @@
-"""Folders of users: splits, labels and links are as they are meant, or refused in one line."""
+"""User's folders: splits, labels and links are read as intended, or refused in one line."""
 
 import io
 import os
@@ -57,7 +57,7 @@ def refused(root: Path, match: str, **options: Any) -> None:
         (("train", "validation", "test"), "validation split is not read"),
     ],
 )
-def test_parts_go_by_their_usual_names(tmp_path: Path, tops: tuple[str, ...], note: str) -> None:
+def test_splits_have_their_usual_names(tmp_path: Path, tops: tuple[str, ...], note: str) -> None:
     for top, count in zip(tops, (4, 2, 1), strict=False):
         fill(tmp_path, top, count=count)
     dataset = load_dataset("image_folder", str(tmp_path))
@@ -97,7 +97,7 @@ def test_train_alone_is_split(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_unclear_is_refused(tmp_path: Path, files: tuple[str, ...], match: str) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, files: tuple[str, ...], match: str) -> None:
     for name in files:
         put(tmp_path / name)
     refused(tmp_path, match)
@@ -112,7 +112,7 @@ def test_what_is_unclear_is_refused(tmp_path: Path, files: tuple[str, ...], matc
         ("detest", "interval"),
     ],
 )
-def test_classes_that_merely_sound_like_parts_are_classes(
+def test_classes_that_merely_sound_like_splits_are_classes(
     tmp_path: Path, tops: tuple[str, str]
 ) -> None:
     fill(tmp_path, classes=tops)
@@ -125,7 +125,7 @@ def test_images_of_each_class_in_folders_by_patient_are_of_the_class(tmp_path: P
     assert load_dataset("image_folder", str(tmp_path)).class_names == ("ill", "well")
 
 
-def test_levels_can_be_said(tmp_path: Path) -> None:
+def test_levels_can_be_named(tmp_path: Path) -> None:
     for label in ("train", "test", "cat"):
         for index in range(3):
             put(tmp_path / "a" / label / f"{index}.png")
@@ -146,7 +146,7 @@ def test_levels_can_be_said(tmp_path: Path) -> None:
         load_dataset("digits", None, said)
 
 
-def test_a_part_is_known_by_its_name() -> None:
+def test_a_split_is_known_by_its_name() -> None:
     assert [parse_split(n) for n in ("Val", "DEV", "testing-set", "tester", "")] == [
         "val",
         "val",
@@ -157,9 +157,7 @@ def test_a_part_is_known_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(("classes", "count"), [(2, 6), (20, 3), (3, 2), (2, 50)])
-def test_every_class_is_on_both_sides_of_the_split(
-    tmp_path: Path, classes: int, count: int
-) -> None:
+def test_every_class_is_in_both_splits(tmp_path: Path, classes: int, count: int) -> None:
     names = tuple(f"c{i:02}" for i in range(classes))
     dataset = load_dataset("image_folder", str(fill(tmp_path, classes=names, count=count)))
     tested = max(1, round(0.2 * count))
@@ -182,7 +180,7 @@ def test_another_class_does_not_move_the_split_of_the_first(tmp_path: Path) -> N
     assert torch.equal(second.test_images[second.test_labels > 0], first.test_images)
 
 
-def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+def test_files_left_out_are_counted_and_named(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "README.txt").write_text("")
     (tmp_path / "cat" / ".DS_Store").write_text("")
@@ -212,7 +210,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         "LICENSE",
     ],
 )
-def test_what_usually_lies_beside_images_is_left_out_and_changes_no_hash(
+def test_files_that_accompany_images_are_left_out_and_change_no_hash(
     tmp_path: Path, name: str
 ) -> None:
     fill(tmp_path)
@@ -226,13 +224,13 @@ def test_what_usually_lies_beside_images_is_left_out_and_changes_no_hash(
 
 
 @pytest.mark.parametrize("name", ["cat/x.heic", "cat/raw.NEF", "cat/no_suffix", "cat/x.zip"])
-def test_what_may_be_an_image_and_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+def test_unreadable_images_are_named(tmp_path: Path, name: str) -> None:
     fill(tmp_path)
     (tmp_path / name).write_bytes(b"12345")
     refused(tmp_path, f"{name} in .* cannot be read as an image")
 
 
-def test_links_are_refused_where_they_lead_astray(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     outside = put(tmp_path / "outside.png")
     root = fill(tmp_path / "in")
     for target, match in (
@@ -293,7 +291,7 @@ ROWS = "file,label\nx/1.png,Käfer\nx/2.png,Ähre\n"
     ],
     ids=["utf-8", "mark", "utf-16", "semicolon", "tab", "windows", "capitals", "space"],
 )
-def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) -> None:
+def test_a_csv_is_read_in_any_usual_encoding(tmp_path: Path, content: bytes) -> None:
     for index in (1, 2):
         put(tmp_path / "x" / f"{index}.png")
     table(tmp_path, content)
@@ -322,7 +320,7 @@ def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) ->
         ("file,label,owner\nx/1.png,a,b\nx/2.png,a,\n", "line 3: the column owner is empty"),
     ],
 )
-def test_a_table_that_is_wrong_is_refused_by_its_line(
+def test_an_invalid_csv_is_refused_by_its_line(
     tmp_path: Path, content: str | bytes, match: str
 ) -> None:
     put(tmp_path / "out.png")
@@ -333,7 +331,7 @@ def test_a_table_that_is_wrong_is_refused_by_its_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_table_says_parts_and_owners(tmp_path: Path) -> None:
+def test_a_csv_gives_splits_and_owners(tmp_path: Path) -> None:
     rows = [(f"{i}.png", "ab"[i % 2], ("train", "Test")[i > 5], f"o{i % 3}", "x") for i in range(9)]
     for name, *_ in rows:
         put(tmp_path / name)
@@ -347,13 +345,13 @@ def test_a_table_says_parts_and_owners(tmp_path: Path) -> None:
     assert dataset.notes == ("columns not read: camera",)
 
 
-def test_a_table_of_another_kind_beside_class_folders_is_none_of_labels(tmp_path: Path) -> None:
+def test_another_csv_beside_class_folders_gives_no_labels(tmp_path: Path) -> None:
     table(fill(tmp_path), "id,breed\n1,cat\n")
     assert load_dataset("image_folder", str(tmp_path)).class_names == ("cat", "dog")
 
 
 def png(colour: int, depth: int, channels: int) -> bytes:
-    """Return a PNG of 4 x 4 black pixels, as few writers can make it."""
+    """Return a PNG of 4 x 4 black pixels in a mode that few libraries write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checked = kind + data
@@ -406,7 +404,7 @@ def moving(kind: str) -> bytes:
         (saved("RGB", "JPEG")[:200], "corrupt image"),
     ],
 )
-def test_what_eight_bits_cannot_hold_is_refused_by_name(content: bytes, match: str) -> None:
+def test_images_that_eight_bits_cannot_hold_are_refused_by_name(content: bytes, match: str) -> None:
     with pytest.raises(MissingDataError, match=f"some.png.*{match}|{match}.*some.png|{match}"):
         decode(content, "some.png")
 
@@ -494,7 +492,7 @@ def test_labels_that_look_the_same_are_noted(tmp_path: Path, pair: tuple[str, st
     assert any(note.endswith("are classes of their own") for note in notes)
 
 
-def test_labels_without_names_of_columns_are_pointed_at(tmp_path: Path) -> None:
+def test_labels_without_column_names_are_mentioned(tmp_path: Path) -> None:
     put(tmp_path / "1.png")
     refused(tmp_path, "or give a CSV of labels")
     (tmp_path / "labels.csv").write_text("name,class\n1.png,a\n")

