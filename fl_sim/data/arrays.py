@@ -24,8 +24,8 @@ from fl_sim.data.splits import parse_split
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000  # a larger label is an id, or damaged
 # Damaged zip members and headers make zipfile and numpy raise any of these.
-DAMAGED = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
-DAMAGED += (ValueError, EOFError, SyntaxError, tokenize.TokenError)
+DAMAGED_ARCHIVE = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGED = (*DAMAGED_ARCHIVE, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
 
 class Header(NamedTuple):

@@ -42,7 +42,7 @@ def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
         buffer.copy_(values[name])
 
 
-class ModelBuffers:
+class ModelTensors:
     """The trainable parameters and statistics of a model, looked up once for repeated loading.
 
     The set of trainable parameters must not change meanwhile.

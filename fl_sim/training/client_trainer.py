@@ -15,7 +15,7 @@ from fl_sim.federation.federation import Federation
 from fl_sim.federation.shards import ClientShards
 from fl_sim.models.batches import min_batch_size
 from fl_sim.models.features import to_trainable
-from fl_sim.models.parameters import ModelBuffers
+from fl_sim.models.parameters import ModelTensors
 from fl_sim.models.scoring import compute_logits
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
@@ -77,9 +77,9 @@ class ClientTrainer:
         return can_batch(self.model)
 
     @cached_property
-    def model_buffers(self) -> ModelBuffers:
+    def model_buffers(self) -> ModelTensors:
         """Where the model keeps what is loaded before each client."""
-        return ModelBuffers(self.model)
+        return ModelTensors(self.model)
 
     @property
     def min_batch_size(self) -> int:
