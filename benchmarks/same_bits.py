@@ -106,7 +106,7 @@ def run_all() -> None:
     print(json.dumps(hashes))
 
 
-def compute_hashes(checkout: Path) -> dict[str, str]:
+def hashes_of(checkout: Path) -> dict[str, str]:
     """Return the hashes of a checkout, from a process and a cache of its own."""
     with tempfile.TemporaryDirectory() as folder:
         paths = os.pathsep.join((str(checkout), str(Path(__file__).parent)))
@@ -126,7 +126,7 @@ def compute_hashes(checkout: Path) -> dict[str, str]:
 
 def main() -> int:
     """Compare two checkouts; return 1 where a hash differs."""
-    old, new = (compute_hashes(Path(path).resolve()) for path in sys.argv[1:3])
+    old, new = (hashes_of(Path(path).resolve()) for path in sys.argv[1:3])
     same = [name for name in new if old.get(name) == new[name] and len(new[name]) == 64]
     for name in new:
         if name not in same:

@@ -1,8 +1,9 @@
 """How much protection is left against adversarial training of growing radius?
 
 Run:    fl-sim sweep experiments/adversarial_radius.py
-One client holds everything and trains once: this is central training. SEM takes the steps of its
-paper, 12.8 epochs of batches; beside REM it is in sem_question.py.
+
+One client holds all images and trains once, which is central training. SEM takes the number of
+steps of its paper, 12.8 epochs of batches; sem_question.py compares it with REM.
 """
 
 from clients.sgd import SgdClient
@@ -18,14 +19,14 @@ from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 
-RADIUS = 16 / 255  # of the noise
-STEPS = 3  # of the attack; each of 2.5 / 3 of its radius
+RADIUS = 16 / 255  # radius of the noise
+STEPS = 3  # steps of the attack, each of 2.5 / 3 of its radius
 IMAGES, BATCH = 4000, 128
 PUBLISHED = {"radius": RADIUS, "batch_size": BATCH, "surrogate_steps": round(12.8 * IMAGES / BATCH)}
 
 
 def train_against(radius: float) -> dict[str, object]:
-    """Return training on the worst images within a radius."""
+    """Return the settings of adversarial training within a radius."""
     attack = AdversarialTraining(radius, steps=STEPS, step_size=2.5 / STEPS * radius)
     return {"client.countermeasures": (attack,)}
 
@@ -64,5 +65,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

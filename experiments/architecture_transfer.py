@@ -1,7 +1,8 @@
 """Does noise that was made with one network harm another?
 
 Run:    fl-sim sweep experiments/architecture_transfer.py
-One client holds everything and trains once: this is central training. Add wrn34_10 and the other
+
+One client holds all images and trains once, which is central training. Add wrn34_10 and the other
 large networks on a machine that can train them.
 """
 
@@ -17,7 +18,7 @@ RADIUS = 16 / 255
 
 
 def use_surrogate(surrogate: Model) -> dict[str, object]:
-    """Return class-wise noise of another network than the usual one."""
+    """Return the settings of class-wise noise made with another network."""
     return {"protection": ErrorMinimizing(radius=RADIUS, form="class", surrogate=surrogate)}
 
 
@@ -49,5 +50,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

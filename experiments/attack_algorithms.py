@@ -1,8 +1,9 @@
 """Does it matter which attack an adversarially trained model has been trained with?
 
 Run:    fl-sim sweep experiments/attack_algorithms.py
-One client holds everything and trains once: this is central training. The radius is half of the
-noise's. All attacks take the same number of passes but FGSM, which takes one.
+
+One client holds all images and trains once, which is central training. The radius is half of the
+noise's. All attacks take the same number of passes, except FGSM, which takes one.
 """
 
 from typing import Literal
@@ -21,7 +22,7 @@ RADIUS, STEPS = 16 / 255, 3
 
 
 def train_against(attack: Literal["fgsm", "pgd", "tpgd", "apgd"]) -> dict[str, object]:
-    """Return training on what an attack makes of the images."""
+    """Return the settings of adversarial training with an attack."""
     size = 2.5 / STEPS * RADIUS / 2
     return {
         "client.countermeasures": (
@@ -57,5 +58,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

@@ -1,11 +1,11 @@
 """What does ByzFL's own benchmark grid give in this testbed: rules against attacks?
 
 Run:    fl-sim sweep experiments/byzfl_grid.py
-Shows:  a heat map of rules against attacks, and each rule's worst case
+Shows:  a heat map of rules against attacks, and the worst case of each rule
 
-Distributed SGD as in ByzFL (2025), https://arxiv.org/abs/2505.24802: every round, ten honest
-clients take one step on 25 images, and send a momentum of their gradients; three attackers
-beside them hold no images. The server takes the rule's step at rate 0.1, with weight decay.
+Distributed SGD as in ByzFL (2025), https://arxiv.org/abs/2505.24802: in every round ten honest
+clients take one step on 25 images each and send a momentum of their gradients; three attackers
+beside them hold no images. The server takes the rule's step at learning rate 0.1 with weight decay.
 """
 
 from clients.alie import AlieClient
@@ -29,12 +29,12 @@ GRADIENT = SgdClient(learning_rate=1.0, momentum=0.0, batch_size=25, local_steps
 
 
 def add_server_momentum(rule: AggregationRule) -> ServerMomentum:
-    """Return a rule in front of the server's optimiser of ByzFL's benchmark."""
+    """Return a rule followed by the server optimiser of ByzFL's benchmark."""
     return ServerMomentum(momentum=0.0, server_learning_rate=0.1, weight_decay=1e-4, rule=rule)
 
 
 def make_adversary(attack: Client) -> Adversary:
-    """Return the attackers that come beside the honest clients."""
+    """Return the attackers, which are added to the honest clients."""
     return Adversary(attack, num_clients=ATTACKERS, beside=True)
 
 

@@ -1,9 +1,10 @@
 """Can the owners of a few classes protect them with noise made on classes the trainer never sees?
 
 Run:    fl-sim study experiments/class_owners.py
-The papers' case is a few people in a collection of faces. Here three of six classes of
-Fashion-MNIST are protected, class by class, with noise made together with the four others, of
-which the owners keep images of their own. On a folder of faces, one folder per person, set FOLDER.
+
+The papers consider a few people in a collection of faces. Here three of six classes of
+Fashion-MNIST have class-wise noise, made together with the four remaining classes, of which the
+owners hold images of their own. For a folder of faces, one subfolder per person, set FOLDER.
 """
 
 import torch
@@ -36,15 +37,15 @@ AXES = {
 }
 SEEDS = (0, 1, 2)
 
-FOLDER = None  # of images, one folder a class, in place of Fashion-MNIST
-SEEN, PROTECTED = 6, 3  # classes that the trainer sees, and how many of them are protected
+FOLDER = None  # folder of images, one subfolder per class, in place of Fashion-MNIST
+SEEN, PROTECTED = 6, 3  # number of visible classes, and of protected ones among them
 SAMPLES, TESTS = 5000, 5000
 
 
 def measure(
     seed: int, protection: ErrorMinimizing | None, training: tuple[Countermeasure, ...]
 ) -> dict[str, float]:
-    """Train on the classes that are seen, and score protected and other classes apart."""
+    """Train on the visible classes, and score protected and other classes separately."""
     data = load_subset(*(("folder", FOLDER) if FOLDER else ("fashion_mnist", None)), SAMPLES, TESTS)
     order = torch.randperm(data.num_classes, generator=generator(seed, "classes")).tolist()
     seen, owned = order[:SEEN], order[:PROTECTED]
@@ -75,7 +76,7 @@ def protect_owned(
     further: list[int],
     seed: int,
 ) -> Tensor:
-    """Return the images with those of the owners protected, by noise made on theirs and more."""
+    """Return the images with the owned classes protected, by noise made with further classes."""
     rows = torch.isin(labels, torch.tensor([*owned, *further])).nonzero().squeeze(1)
     class_labels = renumber(labels[rows], [*owned, *further])
     noisy = images.clone()
@@ -85,7 +86,7 @@ def protect_owned(
 
 
 def renumber(labels: Tensor, order: list[int]) -> Tensor:
-    """Return labels as places in the order of their classes."""
+    """Return labels as positions in the order of their classes."""
     place = torch.full((max(order) + 1,), -1)
     place[torch.tensor(order)] = torch.arange(len(order))
     return place[labels]

@@ -1,8 +1,9 @@
 """What correlates with protection: robust surrogates, robust noise, delusion, or stability?
 
 Run:    fl-sim study experiments/correlation.py
-The measures of the paper on SEM are correlated, over protections, with F, the error of a model
-trained on the protected images. The network whose robustness is measured is that model.
+
+The measures of the SEM paper are correlated, over protections, with F, the error of a model trained
+on the protected images. That model is also the network whose robustness is measured.
 """
 
 import torch
@@ -45,7 +46,7 @@ MEASURES = ("surrogate_robustness", "noise_robustness", "delusiveness", "stabili
 
 
 def measure(seed: int, adversary: float) -> dict[str, float]:
-    """Measure every protection, and how its measures go along with F."""
+    """Measure every protection, and correlate the measures with F."""
     data = load_subset("fashion_mnist", None, IMAGES, TESTS)
     results = [measure_protection(result, data, adversary, seed) for result in PROTECTIONS]
     performance = [result["performance"] for result in results]
@@ -84,7 +85,7 @@ def measure_protection(
 
 
 def train_network(images: Tensor, labels: Tensor, adversary: float, seed: int) -> nn.Sequential:
-    """Return a small network, trained adversarially on images in [0, 1]."""
+    """Return a small network, adversarially trained on images in [0, 1]."""
     network = build_network(Model(), (1, 28, 28), 10, seed).trained
     attack = AdversarialTraining(adversary, steps=STEPS, step_size=2.5 / STEPS * adversary)
     client = SgdClient(0.05, batch_size=64, local_epochs=EPOCHS, countermeasures=(attack,))

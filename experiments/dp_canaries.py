@@ -1,9 +1,10 @@
 """Does an estimate from canaries agree with the accounted epsilon?
 
 Run:    fl-sim study experiments/dp_canaries.py
+
 A fifth of the clients are canaries, which send random directions as long as the rule allows.
-Epsilon is accounted for every client in every round, and estimated from the canaries' cosines with
-the change of the global model, which is all that is released.
+Epsilon is accounted for clients that take part in every round, and estimated from the cosines of
+the canaries with the change of the global model, which is all that is released.
 """
 
 import torch
@@ -26,7 +27,7 @@ CLIENTS, CANARIES, ROUNDS, CLIP, DELTA = 500, 100, 20, 0.5, 1e-5
 
 
 def measure(seed: int, noise_multiplier: float) -> dict[str, float]:
-    """Run a private federation with canaries in it, and look for them in its final model."""
+    """Run a private federation with canaries, and detect them in its final model."""
     rule = DifferentialPrivacy(clipping_norm=CLIP, noise_multiplier=noise_multiplier, delta=DELTA)
     federation = load_federation(
         Experiment(

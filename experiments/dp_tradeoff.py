@@ -1,7 +1,8 @@
 """What does differential privacy cost, and what does it take away from a membership attack?
 
 Run:    fl-sim sweep experiments/dp_tradeoff.py
-Compares no privacy, noise on single images (DP-SGD), and noise on whole clients. Epsilon needs
+
+Compares no privacy, noise on single images (DP-SGD) and noise on whole clients. Epsilon needs
 dp-accounting: `pip install 'fl-sim[dp]'`.
 """
 
@@ -17,7 +18,7 @@ RATE, BATCH, EPOCHS = 0.05, 32, 2
 
 
 def protect_images(noise: float) -> dict[str, object]:
-    """Return descent with gradients clipped image by image, and noise."""
+    """Return the settings of SGD with per-image clipping and noise."""
     return {
         "client": DpSgdClient(
             clipping_norm=1.0,
@@ -30,7 +31,7 @@ def protect_images(noise: float) -> dict[str, object]:
 
 
 def protect_clients(noise: float) -> dict[str, object]:
-    """Return updates clipped client by client, and noise on their sum."""
+    """Return the settings of per-client clipping and noise on the sum of the updates."""
     return {"strategy": DifferentialPrivacy(clipping_norm=0.5, noise_multiplier=noise)}
 
 

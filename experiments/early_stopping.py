@@ -1,8 +1,9 @@
 """Can a trainer stop before noise has done its harm, and how clean must its validation set be?
 
 Run:    fl-sim sweep experiments/early_stopping.py
-One client holds everything and trains once: this is central training. A tenth of the images carries
-no noise; the given share of the validation set is taken from them.
+
+One client holds all images and trains once, which is central training. A tenth of the images has no
+noise; the given share of the validation set is taken from them.
 """
 
 from clients.early_stopping import EarlyStoppingClient
@@ -20,7 +21,7 @@ SGD = SgdClient(learning_rate=0.05, batch_size=64, local_epochs=12, weight_decay
 
 
 def stop_early(clean: float) -> EarlyStoppingClient:
-    """Return a trainer that stops by a validation set of which a share is clean."""
+    """Return a client that stops by a validation set of which a share is clean."""
     return EarlyStoppingClient(SGD, patience=3, aside=0.05, clean=clean)
 
 
@@ -48,5 +49,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None}

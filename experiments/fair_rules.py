@@ -1,14 +1,14 @@
 """Do fair rules serve the worst of three clients better, as their papers say?
 
-Three clients hold one class of Fashion-MNIST each (shirts, pullovers, T-shirts), and train a
-logistic regression by one full gradient per round. The worst client is the one with the shirts.
-
-The papers do not give the learning rate. At 0.1 and q = 0 the model swings between classes and
-does not settle; q-FedAvg with q above 0 shortens its own steps, so that 0.1 stays stable there.
-The comparison is that of Li et al. (2020), https://arxiv.org/abs/1905.10497.
-
 Run:    fl-sim sweep experiments/fair_rules.py
-Takes:  a bit more than a minute of CPU a cell
+Takes:  a little more than a minute of CPU per cell
+
+Three clients hold one class of Fashion-MNIST each (shirts, pullovers, T-shirts), and train a
+logistic regression with one full gradient per round. The client with the shirts is the worst.
+
+The papers do not state the learning rate. At 0.1 and q = 0 the model oscillates between classes;
+q-FedAvg with q above 0 shortens its own steps, so that 0.1 remains stable. The comparison is that
+of Li et al. (2020), https://arxiv.org/abs/1905.10497.
 """
 
 from clients.sgd import SgdClient

@@ -1,8 +1,10 @@
 """Is it the federation that weakens protection, or would central training on the same data too?
 
 Run:    fl-sim sweep experiments/federated_controls.py
-The data of federated_protection.py, under shared noise. Ten clients are compared with the same
-images pooled for as many epochs, and pooled for one epoch, about as many steps as a client takes.
+
+The data of federated_protection.py, with shared noise. Ten clients are compared with the same
+images pooled, trained on for as many epochs, and for one epoch, which is about as many steps as one
+client takes.
 """
 
 from clients.sgd import SgdClient

@@ -1,8 +1,10 @@
 """What is protection worth in a federation: whose noise, on which images, under which training?
 
 Run:    fl-sim sweep experiments/federated_protection.py
-Error-minimising noise, class-wise. `shared` noise is made on everybody's images, which no client
-could do alone; `owner` by five groups of two clients; `client` by each on its own images.
+
+Error-minimising noise, class-wise. `shared` noise is made on the images of all clients, which no
+client could do alone; `owner` noise by five groups of two clients; `client` noise by each client on
+its own images.
 """
 
 from clients.sgd import SgdClient

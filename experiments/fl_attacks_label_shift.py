@@ -1,7 +1,8 @@
 """How much of what attacks on federated learning find is membership, and how much is label shift?
 
 Run:    fl-sim study experiments/fl_attacks_label_shift.py
-The server asks of each record whether client k trained on it. Matched non-members are held-out
+
+For each record the server infers whether client k trained on it. Matched non-members are held-out
 records of client k itself; global ones are held-out records of all clients.
 """
 
@@ -92,7 +93,7 @@ def make_experiment(seed: int, partition: Iid | Dirichlet) -> Experiment:
 
 
 def pair_records(clients: Tensor, members: Tensor, pool: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return records, suspects and truth: each client's members, and its outsiders."""
+    """Return records, suspected clients and membership, for all members and non-members."""
     columns = []
     for client in range(CLIENTS):
         outside = ~members if pool == "global" else ~members & (clients == client)

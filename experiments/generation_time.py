@@ -1,8 +1,9 @@
 """What does each protection cost per image?
 
 Run:    fl-sim study experiments/generation_time.py --workers 1
-All protect the same images, in the same run, on one core. A pass is a
-forward and a backward pass of one image. SEM and REM take 12.8 epochs of batches, as in the paper.
+
+All protect the same images, in the same run, on one core. A pass is a forward and a backward pass
+of one image. SEM and REM take 12.8 epochs of batches, as in their papers.
 """
 
 from time import process_time
@@ -47,7 +48,7 @@ SEEDS = (0, 1, 2)
 
 
 def measure(seed: int, protection: Protection) -> dict[str, float]:
-    """Protect the images, and count."""
+    """Protect the images, and measure CPU time and passes per image."""
     data = load_subset("fashion_mnist", None, IMAGES, 10)
     ids = data.train_labels.new_tensor(range(IMAGES))
     with pass_counter.count_passes() as counted:

@@ -1,6 +1,7 @@
 """Which defence keeps an image from being read off the update that a client sends?
 
 Run:    fl-sim study experiments/gradient_inversion.py
+
 The server knows the model that it sent, and the number of images behind the update.
 """
 
@@ -32,11 +33,14 @@ AXES = {
 SEEDS = (0, 1, 2)
 
 CLASSES, RATE, STEPS, CLIP = 10, 0.05, 5, 0.1
-NOISE = {"noise of 1 %": 0.01, "noise of 100 %": 1.0}  # of the gradient's own deviation
+NOISE = {
+    "noise of 1 %": 0.01,
+    "noise of 100 %": 1.0,
+}  # relative to the gradient's standard deviation
 
 
 def measure(seed: int, attack: GradientInversion, update: str) -> dict[str, float | Tensor]:
-    """Invert one update, and compare what is found with the client's images."""
+    """Invert one update, and compare the reconstruction with the client's images."""
     images, labels = select_images(seed, 4 if update == "4 images" else 1)
     model = build_lenet(seed)
     if update == "head only":
@@ -65,7 +69,7 @@ def select_images(seed: int, count: int) -> tuple[Tensor, Tensor]:
 def compute_sent_gradient(
     model: nn.Module, images: Tensor, labels: Tensor, update: str, seed: int
 ) -> Tensor:
-    """Return the gradient as the server sees it."""
+    """Return the gradient that the server receives or infers."""
     if update == "5 local steps":
         return infer_gradient(train_steps(model, images, labels), RATE, STEPS)
     gradient = compute_gradient(model, images, labels)
@@ -76,7 +80,7 @@ def compute_sent_gradient(
 
 
 def train_steps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the change after some steps, and put the model back where it was."""
+    """Return the change after some steps, and restore the model."""
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(STEPS):
         step = -RATE * compute_gradient(model, images, labels)

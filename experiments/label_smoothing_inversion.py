@@ -1,7 +1,9 @@
 """Does label smoothing make a model easier to invert, and negative smoothing harder?
 
 Run:    fl-sim study experiments/label_smoothing_inversion.py
-Private, public and the evaluator's images are disjoint. The generator learns from the public ones.
+
+The private images, the public ones and those of the evaluator are disjoint. The generator learns
+from the public ones.
 """
 
 import torch
@@ -22,7 +24,7 @@ ATTACK = PriorGuidedInversion(samples=2000, candidates=50, kept=25, steps=50, cr
 
 
 def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
-    """Train a target, invert it, and let an independent network judge what was found."""
+    """Train a target, invert it, and score the reconstructions by an independent network."""
     data = load_subset("fashion_mnist", None, 3 * PART, 1000)
     images, labels = as_pixels(data.train_images), data.train_labels
     order = torch.randperm(len(labels), generator=generator(seed, "parts"))
@@ -51,7 +53,7 @@ def measure(seed: int, smoothing: float) -> dict[str, float | Tensor]:
 
 
 def build_network(seed: int) -> nn.Sequential:
-    """Return two convolutions and a hidden layer of 64 units."""
+    """Return a network of two convolutions and a hidden layer of 64 units."""
     with seed_torch(seed, "network"):
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1),
@@ -68,7 +70,7 @@ def build_network(seed: int) -> nn.Sequential:
 
 
 def train_network(images: Tensor, labels: Tensor, smoothing: float, seed: int) -> nn.Sequential:
-    """Return a network that was trained with smoothed labels."""
+    """Return a network trained with smoothed labels."""
     model, rng = build_network(seed), generator(seed, "order")
     optimiser = torch.optim.Adam(model.parameters(), RATE)
     for epoch in range(EPOCHS):
@@ -81,11 +83,11 @@ def train_network(images: Tensor, labels: Tensor, smoothing: float, seed: int) -
 
 
 def ramp(done: float) -> float:
-    """Return how much of a negative smoothing is on: none for half the time, all after 3/4."""
+    """Return the factor of negative smoothing: 0 for half of the training, 1 after 3/4 of it."""
     return min(1.0, max(0.0, 4 * done - 2))
 
 
 @torch.no_grad()
 def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images that the model gets right."""
+    """Return the share of images classified correctly."""
     return float((model(images).argmax(1) == labels).double().mean())

@@ -1,7 +1,8 @@
 """Do filters or augmentations of the training images restore what protection takes?
 
 Run:    fl-sim sweep experiments/low_pass.py
-One client holds everything and trains once: this is central training. Test images stay as they are.
+
+One client holds all images and trains once, which is central training. Test images are unchanged.
 """
 
 from clients.sgd import SgdClient
@@ -65,5 +66,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

@@ -2,6 +2,7 @@
 
 Run:    fl-sim sweep experiments/medical_sparsity.py
         on a file of MedMNIST: --set data.dataset=npz --set data.path=bloodmnist.npz
+
 Fashion-MNIST stands in for medical images: half of its pixels are black.
 """
 
@@ -18,7 +19,7 @@ FEW = {"radius": RADIUS, "noise_steps": 5, "step_size": RADIUS / 5, "max_passes"
 
 
 def mask_noise(share: float, content_only: bool = False) -> dict[str, object]:
-    """Return noise on the pixels with the largest gradients."""
+    """Return the settings of noise on the pixels with the largest gradients."""
     return {"protection": SparsityMasking(share=share, content_only=content_only, **FEW)}
 
 
@@ -43,5 +44,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

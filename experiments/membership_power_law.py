@@ -1,8 +1,9 @@
 """How does membership leakage fall with examples per class, and grow with classes?
 
 Run:    fl-sim study experiments/membership_power_law.py
-The foundation model, of which the head alone is tuned, or the head with the scales and shifts of
-all normalisation. Each model is attacked by LiRA with all others as its references. The law is
+
+The foundation model, with the head alone tuned, or the head and the scales and shifts of all
+normalisation layers. Each model is attacked by LiRA with all others as its references. The law is
 log10(TPR - FPR) = slope log10(S) + classes log10(C) + a constant.
 """
 
@@ -36,9 +37,7 @@ BACKBONE = "efficientnet_lite0"
 
 
 class Models(NamedTuple):
-    """Margins of all records under models that were trained on parts of them, and the norms of
-    their gradients by the head.
-    """
+    """Margins and norms of the head's gradient of all records, per model."""
 
     margin: Tensor
     gradient_norm: Tensor
@@ -48,15 +47,15 @@ Trainer = Callable[[Tensor, Tensor, Tensor, int], Models]
 
 
 class Tuning(NamedTuple):
-    """What is tuned, on how much, and how often.
+    """Settings of the tuned models.
 
     Attributes:
-        model: of the federation whose inputs are learnt from.
-        examples: a class, S; half of the records that there are.
-        fewest: from which on the law is fitted: it is one of many examples.
-        classes: numbers of classes, C.
-        count: of models.
-        trained: from inputs, labels, members by model and seed to the models.
+        model: Model of the federation whose inputs are used.
+        examples: Numbers of training examples per class, S; half of the records.
+        fewest: Smallest S to which the law is fitted; it holds for many examples.
+        classes: Numbers of classes, C.
+        count: Number of models.
+        train: Function of inputs, labels, members per model and seed that trains the models.
     """
 
     model: Model
@@ -68,7 +67,7 @@ class Tuning(NamedTuple):
 
 
 def train_all_heads(features: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
-    """Train heads, all at once."""
+    """Return heads that are trained at once."""
     training = HeadTraining(learning_rate=0.002, momentum=0.9, batch_size=64, epochs=30)
     result = train_heads(features, labels, members, int(labels.max()) + 1, training, seed)
     norms = [
@@ -79,7 +78,7 @@ def train_all_heads(features: Tensor, labels: Tensor, members: Tensor, seed: int
 
 
 def train_norms(images: Tensor, labels: Tensor, members: Tensor, seed: int) -> Models:
-    """Train head and normalisation, one model after the other."""
+    """Return models whose head and normalisation are trained one after the other."""
     ids = torch.arange(len(labels))
     result = []
     for number, rows in enumerate(members):
@@ -111,7 +110,7 @@ AXES = {"tuned": {"head": HEAD, "head and norm": NORM}}
 
 
 class Cell(NamedTuple):
-    """One size of the data: what attacks gain by false alarm rate, and how gradients go along."""
+    """Results for one size of the data: advantage by FPR, and correlation with gradient norms."""
 
     examples: int
     classes: int
@@ -131,7 +130,7 @@ def measure(seed: int, tuned: Tuning) -> dict[str, float]:
 
 
 def fit_law(cells: list[Cell], rate: float) -> dict[str, float]:
-    """Return the coefficients of least squares, and R^2, over cells with an advantage."""
+    """Return the least-squares coefficients and R^2, over cells with an advantage."""
     cells = [c for c in cells if c.advantage[rate] > 0]
     inputs = np.array([[np.log10(c.examples), np.log10(c.classes), 1.0] for c in cells])
     target = np.log10([c.advantage[rate] for c in cells])
@@ -146,7 +145,7 @@ def fit_law(cells: list[Cell], rate: float) -> dict[str, float]:
 
 
 def attack_sizes(seed: int, tuned: Tuning) -> Iterator[Cell]:
-    """Yield every size of the data, small ones first."""
+    """Yield the results for every size of the data, small ones first."""
     experiment = Experiment(
         name="inputs",
         data=Data(
@@ -204,7 +203,7 @@ def attack_cell(seed: int, tuned: Tuning, inputs: Tensor, labels: Tensor, exampl
 
 
 def measure_vulnerability(signals: Signals) -> Tensor:
-    """Return how far margins with and without a record are apart, in deviations."""
+    """Return the distance between margins with and without a record, in standard deviations."""
     inside = signals.margin.double().masked_fill(~signals.members, torch.nan)
     outside = signals.margin.double().masked_fill(signals.members, torch.nan)
     spread = (outside - outside.nanmean(0)).square().nanmean(0).sqrt()

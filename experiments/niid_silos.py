@@ -1,7 +1,7 @@
 """Do FedProx, SCAFFOLD and FedNova beat FedAvg when ten silos hold unlike classes?
 
 Run:    fl-sim sweep experiments/niid_silos.py
-Takes:  a quarter of an hour on two cores; with --full, a hundred hours
+Takes:  a quarter of an hour on two cores; a hundred hours with --full
 """
 
 from dataclasses import replace

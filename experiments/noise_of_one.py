@@ -1,9 +1,11 @@
 """Is a client's own noise weak because it is small, or because it is the client's own?
 
 Run:    fl-sim study experiments/noise_of_one.py
-Ten clients protect everything, with common noise made on everybody's images or each with noise of
-its own; then with each noise at the size of the other. Sizes are root mean squares of the change,
-in levels of 255. Own noise cannot grow beyond the largest change of the common one.
+
+Ten clients protect all of their images, with common noise made on the images of all clients or each
+with noise of its own; then with each kind of noise at the size of the other. Sizes are root mean
+squares of the change, in levels of 255. Own noise cannot exceed the largest change of the common
+one.
 """
 
 from dataclasses import replace
@@ -48,7 +50,7 @@ SEEDS = (0, 1, 2)
 
 
 def measure(seed: int, noise: Protection) -> dict[str, float]:
-    """Train on clean images, on each of the two noises, and on each at the size of the other."""
+    """Train on clean images, with each kind of noise, and with each at the size of the other."""
     common, own = load_protected(noise, "shared", seed), load_protected(noise, "client", seed)
     ratio, most = (
         measure_size(own) / measure_size(common),
@@ -66,7 +68,7 @@ def measure(seed: int, noise: Protection) -> dict[str, float]:
 
 
 def load_protected(noise: Protection, provenance: str, seed: int) -> Federation:
-    """Return the federation of federated_protection.py under a noise."""
+    """Return the federation of federated_protection.py with a kind of noise."""
     if noise == SEM:
         steps = OWN_STEPS if provenance == "client" else ALL_STEPS
         noise = replace(SEM, surrogate_steps=steps)
@@ -92,17 +94,17 @@ def load_protected(noise: Protection, provenance: str, seed: int) -> Federation:
 
 
 def compute_change(federation: Federation) -> Tensor:
-    """Return what was added to each image, in levels."""
+    """Return the change of each image, in levels."""
     return federation.inputs.float() - federation.clean_inputs.float()
 
 
 def measure_size(federation: Federation) -> float:
-    """Return the root mean square of the change."""
+    """Return the root mean square of the change, in levels."""
     return float(compute_change(federation).square().mean().sqrt())
 
 
 def resize_change(federation: Federation, factor: float, most: float) -> Tensor:
-    """Return the images with the change made smaller or larger, by whole levels up to `most`."""
+    """Return the images with a scaled change, in whole levels of at most `most`."""
     changed = federation.clean_inputs.float() + (factor * compute_change(federation)).clamp(
         -most, most
     )

@@ -1,7 +1,7 @@
 """How much protection is left when only a part of the images, or of the clients, protects?
 
 Run:    fl-sim sweep experiments/partial_poison.py
-Takes:  see partial_poison.expected.json, which also has the numbers to expect
+Takes:  see partial_poison.expected.json, which also has the expected results
 """
 
 from clients.sgd import SgdClient

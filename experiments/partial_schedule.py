@@ -1,10 +1,10 @@
 """What do late protection, a short attack and a drop-out do to accuracy, round by round?
 
 Run:    fl-sim run experiments/partial_schedule.py
-Shows:  who protected, attacked and dropped out, over the accuracy curve
+Shows:  which clients protected, attacked and dropped out, over the accuracy curve
 
-Half of ten clients protect their images from round 5 on. Two others turn malicious in rounds
-10 to 15. One of those who protect leaves after round 12.
+Half of ten clients protect their images from round 5 on. Two others are malicious in rounds 10 to
+15. One of the protecting clients leaves after round 12.
 """
 
 from clients.sgd import SgdClient

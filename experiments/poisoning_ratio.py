@@ -1,7 +1,8 @@
 """How large must the protected share be before a central trainer loses accuracy?
 
 Run:    fl-sim sweep experiments/poisoning_ratio.py
-One client holds everything and trains once: this is central training.
+
+One client holds all images and trains once, which is central training.
 """
 
 from clients.sgd import SgdClient
@@ -39,5 +40,5 @@ AXES = {
     "layout.fraction": [0.2, 0.4, 0.6, 0.8, 0.9, 1.0],
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

@@ -1,12 +1,12 @@
 """Do clients that protect alike look like sybils to one kind of rule, and easy to another?
 
 Run:    fl-sim sweep experiments/protected_as_sybils.py
-Shows:  who bears it: accuracy of protected, clean and attacking clients, rule by rule
+Shows:  the accuracy of protected, clean and attacking clients, rule by rule
 
-Four of ten clients add class-wise noise to their images, all the same one or each its own. Two
-others are real sybils: both turn ankle boots into sneakers. Rules that look for likeness
-(FoolsGold, FLAME, Multi-Krum) may take the wrong ones out. Rules that look at losses (q-FedAvg,
-AFL) may read clients whose noise makes their images easy as those that need least help.
+Four of ten clients add class-wise noise to their images, all the same or each its own. Two others
+are real sybils: both label ankle boots as sneakers. Rules that compare updates (FoolsGold, FLAME,
+Multi-Krum) may reject the protecting clients. Rules that use losses (q-FedAvg, AFL) may take
+clients whose noise makes their images easy for those that need least help.
 """
 
 from clients.label_flip import LabelFlipClient
@@ -47,7 +47,7 @@ AXES = {
         FoolsGold(),
         FLAME(),
         MultiKrum(num_byzantine=2),
-        # Momentum of 0.9 makes local steps about ten times as long as their rate says.
+        # With a momentum of 0.9, local steps are about ten times their learning rate.
         QFedAvg(q=1.0, client_learning_rate=0.5),
         AFL(),
     ],

@@ -1,8 +1,9 @@
 """Which leak more about membership, protected images or their clean neighbours?
 
 Run:    fl-sim sweep experiments/protection_and_leakage.py
-Half of each client's images are held out as non-members; those of the protected half carry noise of
-the same generator, so that noise alone tells nothing.
+
+Half of each client's images are held out as non-members. Those of the protected half carry noise
+from the same generator, so that the noise alone does not reveal membership.
 """
 
 from clients.sgd import SgdClient

@@ -1,7 +1,7 @@
 """What does protecting images cost, and what does a foundation model change?
 
 Run:    make quickstart        (or: fl-sim sweep experiments/quickstart.py)
-Takes:  see quickstart.expected.json, which also has the numbers to expect
+Takes:  see quickstart.expected.json, which also has the expected results
 """
 
 from clients.sgd import SgdClient

@@ -1,10 +1,10 @@
 """Which aggregation rule loses least to its worst attack, with equal and with unlike clients?
 
 Run:    fl-sim sweep experiments/robust_grid.py
-Shows:  a heat map of rules against attacks, and each rule's worst case
+Shows:  a heat map of rules against attacks, and the worst case of each rule
 
-Two of ten clients attack in every round, and every rule that takes a number is told that there
-are two. The searched attacks ask the rule itself what hurts it most.
+Two of ten clients attack in every round, and every rule with a number of attackers is given two.
+The optimised attacks evaluate the rule itself to find what harms it most.
 """
 
 from clients.label_flip import LabelFlipClient

@@ -1,7 +1,8 @@
 """Which part of SEM does the work: the adversary of the surrogate, or the random disturbance?
 
 Run:    fl-sim sweep experiments/sem_ablation.py
-One client holds everything and trains once, adversarially, with a quarter of the noise's radius.
+
+One client holds all images and trains once, adversarially, at a quarter of the noise's radius.
 """
 
 from clients.sgd import SgdClient
@@ -54,5 +55,5 @@ AXES = {
     }
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

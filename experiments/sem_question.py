@@ -1,9 +1,11 @@
 """Does SEM protect better than REM, and REM better than EM, where the trainer trains adversarially?
 
 Run:    fl-sim sweep experiments/sem_question.py --workers 3
-One client holds everything and trains once: this is central training. SEM and REM take the steps
-of their papers, 12.8 epochs of batches, and fewer: the curve over the steps. REM is made for as
-many images as a slow core manages in an hour per seed; the others are made for as many, too.
+
+One client holds all images and trains once, which is central training. SEM and REM take the steps
+of their papers, 12.8 epochs of batches, and fewer, which gives the curve over the steps. REM is
+made for as many images as a slow core manages in an hour per seed; the others are also made for
+that number.
 """
 
 from clients.sgd import SgdClient
@@ -18,10 +20,10 @@ from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
 
-RADIUS = 16 / 255  # of the noise
-STEPS = 3  # of the attack; each of 2.5 / 3 of its radius
+RADIUS = 16 / 255  # radius of the noise
+STEPS = 3  # steps of the attack, each of 2.5 / 3 of its radius
 IMAGES, FEWER = 4000, 2000
-BATCH, PUBLISHED = 128, 12.8  # images of a batch, epochs of the surrogate
+BATCH, PUBLISHED = 128, 12.8  # batch size, epochs of the surrogate
 Sem, Rem = StableErrorMinimizing, RobustErrorMinimizing
 
 CLASS_WISE = ErrorMinimizing(radius=RADIUS, form="class")
@@ -29,18 +31,18 @@ SAMPLE_WISE = ErrorMinimizing(radius=RADIUS, form="sample", noise_steps=5, step_
 
 
 def make_noise(noise: type[RobustNoise], epochs: float, images: int) -> RobustNoise:
-    """Return SEM or REM after so many epochs."""
+    """Return SEM or REM with a number of surrogate epochs."""
     steps = round(epochs * images / BATCH)
     return noise(radius=RADIUS, batch_size=BATCH, surrogate_steps=steps)
 
 
 def use_fewer_images(noise: Protection) -> dict[str, object]:
-    """Return that fewer images are protected, and trained on."""
+    """Return the settings of a protection with fewer images, which are also those trained on."""
     return {"data.num_samples": FEWER, "protection": noise}
 
 
 def train_against(radius: float) -> dict[str, object]:
-    """Return training on the worst images within a radius."""
+    """Return the settings of adversarial training within a radius."""
     attack = AdversarialTraining(radius, steps=STEPS, step_size=2.5 / STEPS * radius)
     return {"client.countermeasures": (attack,)}
 
@@ -77,5 +79,5 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU. The steps of SEM stay those of IMAGES.
+# The size of the papers: hours per cell without a GPU. The steps of SEM stay those of IMAGES.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

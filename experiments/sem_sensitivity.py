@@ -1,8 +1,9 @@
 """How does SEM's protection depend on its steps, its transforms and its random radius?
 
 Run:    fl-sim sweep experiments/sem_sensitivity.py
-One client holds everything and trains once, adversarially, with a quarter of the noise's radius.
-One setting is moved at a time, from half of the 12.8 epochs of the paper, which are 300 steps.
+
+One client holds all images and trains once, adversarially, at a quarter of the noise's radius. One
+setting is changed at a time, starting from half of the paper's 12.8 epochs (300 steps).
 """
 
 from clients.sgd import SgdClient
@@ -50,5 +51,5 @@ AXES = {
     }
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours a cell without a GPU.
+# The size of the papers: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "client.local_epochs": 60}

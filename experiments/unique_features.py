@@ -1,10 +1,11 @@
 """Does a network remember a mark that one training image carried, however it is trained?
 
 Run:    fl-sim study experiments/unique_features.py
+
 Two networks are trained alike, one with the marked image and one without, and their scores are
-subtracted, since a network may favour the letter's shape without having seen it. A third is the
-placebo: the same image carries a random patch. Digits, scaled up, are images of another
-distribution.
+subtracted, because a network may favour the letter's shape without having been trained on it. A
+third network is the placebo: the same image carries a random patch. Digits, scaled up, are images
+of another distribution.
 """
 
 import torch
@@ -27,7 +28,7 @@ DECAY, PATIENCE = 1e-2, 3
 
 
 def measure(seed: int, network: str, training: str) -> dict[str, float]:
-    """Train with the mark, without, and with a placebo, and compare how they react to the mark."""
+    """Train with the mark, without it and with a placebo, and compare the reactions to the mark."""
     data = load_subset("fashion_mnist", None, 2 * IMAGES, 1000)
     images, labels = as_pixels(data.train_images), data.train_labels
     carrier = int(torch.randint(0, IMAGES, (1,), generator=generator(seed, "carrier")))
@@ -60,14 +61,14 @@ def measure(seed: int, network: str, training: str) -> dict[str, float]:
 
 @torch.no_grad()
 def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images that the model gets right."""
+    """Return the share of images classified correctly."""
     return float((model(images).argmax(1) == labels).double().mean())
 
 
 def train_network(
     images: Tensor, labels: Tensor, network: str, training: str, seed: int
 ) -> nn.Sequential:
-    """Train on the first half of the images; the second half says when to stop early."""
+    """Train on the first half of the images; the second half is the validation set."""
     with seed_torch(seed, "network"):
         model = NETWORKS[network](training)
     decay = DECAY if training == "weight decay" else 0.0
@@ -95,7 +96,7 @@ def train_network(
 
 
 def build_mlp(training: str) -> nn.Sequential:
-    """Return two hidden layers of 256 and 128 units."""
+    """Return an MLP with hidden layers of 256 and 128 units."""
     hidden = [
         layer for sizes in ((784, 256), (256, 128)) for layer in build_layer(*sizes, training)
     ]
@@ -103,7 +104,7 @@ def build_mlp(training: str) -> nn.Sequential:
 
 
 def build_cnn(training: str) -> nn.Sequential:
-    """Return two convolutions of 8 and 16 maps, and a hidden layer of 64 units."""
+    """Return a CNN of two convolutions with 8 and 16 channels, and a hidden layer of 64 units."""
     norm = training == "batch norm"
     maps = [
         layer
@@ -119,7 +120,7 @@ def build_cnn(training: str) -> nn.Sequential:
 
 
 def build_layer(before: int, after: int, training: str) -> list[nn.Module]:
-    """Return a hidden layer with what the training asks for."""
+    """Return a hidden layer with the regularisation that the training uses."""
     norm = nn.BatchNorm1d(after) if training == "batch norm" else nn.Identity()
     drop = nn.Dropout(0.5) if training == "dropout" else nn.Identity()
     return [nn.Linear(before, after), norm, nn.ReLU(), drop]

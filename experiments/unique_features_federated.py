@@ -1,6 +1,7 @@
 """Does a global model remember a mark that one image of one client carries, and after how long?
 
 Run:    fl-sim study experiments/unique_features_federated.py
+
 Two federations are run alike, but in one of them client 0 holds the marked image. The scores of
 their global models are subtracted, round by round. Digits, scaled up, are images of another
 distribution.
@@ -42,7 +43,7 @@ WATCHED = (1, 5, 10, 20)
 
 
 def measure(seed: int, rule: AggregationRule, local_epochs: int) -> dict[str, float]:
-    """Run both federations, and compare how their models react to the mark."""
+    """Run both federations, and compare the reactions of their models to the mark."""
     experiment = Experiment(
         name="remembered",
         data=Data(
@@ -67,7 +68,7 @@ def measure(seed: int, rule: AggregationRule, local_epochs: int) -> dict[str, fl
 
 
 def score_rounds(experiment: Experiment) -> dict[int, float]:
-    """Return by round how much more the global model reacts to the mark than to a patch."""
+    """Return the reaction of the global model to the mark relative to a patch, by round."""
     others = functional.interpolate(as_pixels(load_dataset("digits").train_images), (28, 28))
     scores = {}
     for federation, number, model in models_by_round(experiment):
@@ -78,5 +79,5 @@ def score_rounds(experiment: Experiment) -> dict[int, float]:
 
 
 def score_image(model: nn.Module, images: Tensor, label: int, seed: int) -> float:
-    """Return the score with a known label."""
+    """Return the memorisation score with a known label."""
     return measure_memorisation(model, images, label, seed).known
