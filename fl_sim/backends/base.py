@@ -1,4 +1,4 @@
-"""Backends, which train the clients of a round: their interface, and the one in this process."""
+"""Interface of backends, which train the clients of a round, and the backend in this process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,56 +13,56 @@ from fl_sim.models.scoring import compute_logits
 from fl_sim.training.client_trainer import ClientTrainer, OnUpdate
 from fl_sim.training.tasks import Chunk, ChunkResult, RoundConfig, Tensors
 
-CpuSeconds = dict[str, float] | str  # by process, or the reason why they are not known
+CpuSeconds = dict[str, float] | str  # by process, or the reason why they are unknown
 
 
 class Backend(ABC):
-    """Trains clients and scores models; the numbers are the same on every backend, bit by bit.
+    """Trains clients and scores models; all backends give the same numbers, bit by bit.
 
     Attributes:
-        trainer: Trains clients in this process: what the server trains by itself.
+        trainer: Trains clients in this process, such as those that the server trains itself.
     """
 
     trainer: ClientTrainer
 
     @abstractmethod
     def train(self, config: RoundConfig, chunks: list[Chunk]) -> Iterator[tuple[int, ChunkResult]]:
-        """Yield the position of each chunk with its result, as they come."""
+        """Yield the position of each chunk with its result, in any order."""
 
     @abstractmethod
     def score(
-        self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
+        self, values: Float[Tensor, " p"], buffers: Tensors, inputs: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Return the logits of the model for each set of inputs, by name."""
 
     def watch(self, on_update: OnUpdate | None) -> None:
-        """Call `on_update` with each update before it is aggregated; None: call nothing.
+        """Call `on_update`, unless None, with each update before it is aggregated.
 
         Raises:
-            RequestError: where updates are added up in other processes.
+            RequestError: If updates are summed in other processes.
         """
         if on_update is not None:
             raise RequestError("callbacks with on_client_update need the engine local")
 
     def peak_memory(self) -> int:
-        """Return the most bytes that all processes together have held so far."""
+        """Return the peak memory of all processes together so far, in bytes."""
         return peak_memory()
 
     def cpu_seconds(self) -> CpuSeconds:
-        """Return the processor time of each process so far; or the reason why it is not known."""
+        """Return the CPU seconds of each process so far, or the reason why they are unknown."""
         return {"this process": process_time()}
 
 
 class InProcessBackend(Backend):
-    """Trains one client after another, in this process."""
+    """Trains the chunks of a round one after another, in this process."""
 
     def __init__(self, trainer: ClientTrainer) -> None:
-        """Train by `trainer`."""
+        """Create a backend that trains with `trainer`."""
         self.trainer = trainer
         self.on_update: OnUpdate | None = None
 
     def watch(self, on_update: OnUpdate | None) -> None:
-        """Call `on_update` with each update before it is aggregated; None: call nothing."""
+        """Call `on_update`, unless None, with each update before it is aggregated."""
         self.on_update = on_update
 
     def train(self, config: RoundConfig, chunks: list[Chunk]) -> Iterator[tuple[int, ChunkResult]]:
@@ -71,9 +71,9 @@ class InProcessBackend(Backend):
             yield position, self.trainer.train_chunk(config, chunk, self.on_update)
 
     def score(
-        self, values: Float[Tensor, " p"], buffers: Tensors, wanted: dict[str, Tensor]
+        self, values: Float[Tensor, " p"], buffers: Tensors, inputs: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Score the sets one after another."""
         self.trainer.model_buffers.load(values, buffers)
         model = self.trainer.model
-        return {name: compute_logits(model, inputs) for name, inputs in wanted.items()}
+        return {name: compute_logits(model, rows) for name, rows in inputs.items()}

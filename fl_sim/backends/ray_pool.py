@@ -1,4 +1,4 @@
-"""Ray's workers, started once a process and kept warm from run to run."""
+"""Pool of Ray workers, started once per process and kept warm from run to run."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,13 +11,21 @@ from fl_sim.backends.ray_worker import Worker, share_tensors
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.training.tasks import Chunk
 
-READY_TIMEOUT = 120.0  # seconds for a worker to be ready, where there is no other
-MAX_FAILED_STARTS = 3  # in a row that may fail before a run gives up
+READY_TIMEOUT = 120.0  # seconds for a worker to be ready, if there is no other
+MAX_FAILED_STARTS = 3  # in a row, before a run gives up
 
 
 @dataclass(eq=False)
 class Call:
-    """A chunk, or one client of it alone, that a worker has been given."""
+    """A chunk, or a single client of it, that is sent to a worker.
+
+    Attributes:
+        position: Position of the chunk in the round.
+        tasks: The clients to train.
+        single_client: Whether it is one client of a chunk that a worker was lost over.
+        ref: Ray's reference to the result.
+        started: Time at which the worker started on it, by the monotonic clock.
+    """
 
     position: int
     tasks: Chunk
@@ -28,32 +36,40 @@ class Call:
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """A worker as its crew sees it: the calls that it holds, oldest first."""
+    """A worker, and the calls that it has been sent.
+
+    Attributes:
+        actor: Ray's handle of the actor.
+        pending: Reference to a call that imports or loads data; None once the worker is ready.
+        loaded: The package of the run that the worker has loaded.
+        calls: The calls that it holds, oldest first; it works at the first.
+        failed_starts: Number of failed starts in a row.
+    """
 
     actor: Any = None
-    pending: Any = None  # answered once it has imported, or loaded, everything; then None
-    loaded: Any = None  # the package of the run that it is ready for
+    pending: Any = None
+    loaded: Any = None
     calls: list[Call] = field(default_factory=list)
-    failed_starts: int = 0  # in a row
+    failed_starts: int = 0
 
 
 _pool: list[WorkerHandle] = []
-_address: str | None = None  # of the cluster that this process has joined
+_address: str | None = None  # of the cluster that this process has joined, if any
 
 
 def get_workers(count: int, address: str | None = None) -> list[WorkerHandle]:
-    """Return warm workers, starting Ray and those that are missing.
+    """Return `count` warm workers, starting Ray and missing workers.
 
     Raises:
-        RequestError: where no cluster answers at `address`.
-        RunFailedError: where Ray does not start on this machine.
+        RequestError: If no cluster answers at `address`.
+        RunFailedError: If Ray does not start on this machine.
     """
     if ray.is_initialized() and (
         address != _address or (address is None and count > _count_cpus())
     ):
         ray.shutdown()
     if not ray.is_initialized():
-        _pool.clear()  # whoever was there went with an earlier Ray
+        _pool.clear()  # its workers ended with an earlier Ray
         _start(count, address)
     for worker in _pool[count:]:
         ray.kill(worker.actor)
@@ -66,7 +82,7 @@ def get_workers(count: int, address: str | None = None) -> list[WorkerHandle]:
 
 def _start(count: int, address: str | None) -> None:
     global _address
-    os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to their own driver
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else they run at low priority
     quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
     cause = "" if address else loopback.find_start_problem()
     if cause:
@@ -77,7 +93,7 @@ def _start(count: int, address: str | None) -> None:
                 ray.init(num_cpus=count, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except Exception as error:  # Ray raises nothing narrower
+    except Exception as error:  # Ray raises many types
         cause = (str(error).splitlines() or ["no answer"])[0]
         if address is None:
             raise RunFailedError(f"Ray did not start: {cause}") from error
@@ -87,7 +103,7 @@ def _start(count: int, address: str | None) -> None:
 
 
 def restart(worker: WorkerHandle) -> None:
-    """Replace a worker, which may be dead already, by a fresh one."""
+    """Replace a worker, which may be dead, by a new one."""
     if worker.actor is not None:
         ray.kill(worker.actor)
     kind: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
@@ -97,13 +113,17 @@ def restart(worker: WorkerHandle) -> None:
 
 
 def poll_ready(worker: WorkerHandle, package: Any = None) -> bool:
-    """Return whether a worker can be given something to do, with the data of a run at hand.
+    """Return whether a worker is ready for a call, with the data of a run loaded.
 
-    None stands for work that needs none. A worker that dies before it is ready is replaced: no
-    client had a part in it.
+    Never waits: it starts what is missing, and returns False until that is done. A worker that
+    dies before it is ready is replaced, since no client is to blame.
+
+    Args:
+        worker: The worker.
+        package: Reference to the run's data; None if the call needs none.
 
     Raises:
-        RunFailedError: where workers cannot be started at all.
+        RunFailedError: If workers repeatedly fail to start.
     """
     while worker.pending is not None and ray.wait([worker.pending], timeout=0)[0]:
         try:
@@ -127,14 +147,14 @@ def wait_until_one_ready(pool: list[WorkerHandle]) -> None:
     """Wait until a worker is ready.
 
     Raises:
-        RunFailedError: where none is in good time.
+        RunFailedError: If none is within `READY_TIMEOUT`.
     """
-    starting = [worker.pending for worker in pool if worker.pending is not None]
-    came, _ = ray.wait(starting, num_returns=1, timeout=READY_TIMEOUT) if starting else ([1], [])
-    if not came:
+    pending = [worker.pending for worker in pool if worker.pending is not None]
+    done, _ = ray.wait(pending, num_returns=1, timeout=READY_TIMEOUT) if pending else ([1], [])
+    if not done:
         raise RunFailedError(f"no worker of Ray was ready within {READY_TIMEOUT:.0f} s")
 
 
 def _count_cpus() -> float:
-    found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return float(found.get("CPU", 0))
+    resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return float(resources.get("CPU", 0))

@@ -1,4 +1,4 @@
-"""What runs inside a worker of Ray, and how things travel there and back."""
+"""The actor that runs in a Ray worker, and the serialization of what is sent to it."""
 
 import os
 import pickle
@@ -26,15 +26,15 @@ from fl_sim.training.tasks import Chunk, ChunkResult, RoundConfig, Tensors
 
 @dataclass(frozen=True, eq=False)
 class TrainerPackage:
-    """Everything of a run that a worker needs.
+    """The data and the model of a run, as a worker needs them.
 
-    The network is packed by itself, since a worker writes into it, and what comes out of the
-    object store is read-only memory that all workers of a machine share.
+    The network is pickled separately: workers write into it, whereas tensors from the object store
+    are read-only memory that all workers of a machine share.
 
     Attributes:
         trainer: The trainer, without its network.
-        network: pickled; it never leaves the memory of this cluster.
-        examined: the inputs that are scored, by name.
+        network: The pickled network; it never leaves the memory of this cluster.
+        evaluation_inputs: The inputs that are scored, by name.
     """
 
     trainer: ClientTrainer
@@ -42,14 +42,14 @@ class TrainerPackage:
     evaluation_inputs: dict[str, Tensor]
 
 
-def pack_trainer(trainer: ClientTrainer, examined: dict[str, Tensor]) -> TrainerPackage:
-    """Return a trainer packed up for workers."""
+def pack_trainer(trainer: ClientTrainer, evaluation_inputs: dict[str, Tensor]) -> TrainerPackage:
+    """Return a trainer in the form in which it is sent to workers."""
     bare = replace(trainer, model=nn.Sequential(), batch_buffer=BatchBuffer())
-    return TrainerPackage(bare, pickle.dumps(trainer.model), examined)
+    return TrainerPackage(bare, pickle.dumps(trainer.model), evaluation_inputs)
 
 
 def share_tensors() -> None:
-    """Let tensors travel through the object store without a copy; torch's own way makes two."""
+    """Send tensors through the object store without a copy; torch's own pickling makes two."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     ray.util.register_serializer(Tensor, serializer=_to_array, deserializer=torch.from_numpy)
 
@@ -67,14 +67,14 @@ class Worker:
         share_tensors()
         self.trainer: ClientTrainer | None = None
         self.evaluation_inputs: dict[str, Tensor] = {}
-        self.cpu_start = 0.0  # by the processor's clock, with the work for a run
+        self.cpu_start = 0.0  # CPU time of the process at the start of a run
 
     def report_ready(self) -> int:
         """Return the process id, once everything is imported."""
         return os.getpid()
 
     def load(self, content: TrainerPackage) -> None:
-        """Get ready for a run."""
+        """Load the data and the model of a run."""
         self.cpu_start = process_time()
         self.trainer = replace(content.trainer, model=pickle.loads(content.network))
         self.evaluation_inputs = content.evaluation_inputs
@@ -85,17 +85,17 @@ class Worker:
         return self.trainer.train_chunk(config, chunk)
 
     def peak_memory(self) -> int:
-        """Return the most bytes that this worker has held."""
+        """Return the peak memory of this worker in bytes."""
         return peak_memory()
 
     def cpu_seconds(self) -> tuple[str, float]:
-        """Return the machine and process, and the processor time that it used for the run."""
+        """Return the machine and process, and the CPU time that it used for the run."""
         return f"{platform.node()}, process {os.getpid()}", process_time() - self.cpu_start
 
     def score(
         self, values: Float[Tensor, " p"], buffers: Tensors, name: str, rows: slice
     ) -> Float[Tensor, "n y"]:
-        """Score some of a set's inputs."""
+        """Return the logits of the model for some rows of an evaluation set."""
         assert self.trainer is not None
         model = self.trainer.model
         parameters.load_flat(model, values)
@@ -103,8 +103,8 @@ class Worker:
         return compute_logits(model, self.evaluation_inputs[name][rows])
 
     def run_task(self, task: Any, job: Any, board: Any) -> str:
-        """Carry a whole run out by itself; return what went wrong, or nothing."""
-        faults.in_worker = False  # a crash is the client's then, not the run's
+        """Run a whole run in this worker; return the error, or an empty string."""
+        faults.in_worker = False  # an injected crash must fail the client, not the worker
         interrupts.set_flag(None)
 
         def listen(progress: Any) -> None:

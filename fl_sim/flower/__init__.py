@@ -1,7 +1,7 @@
 """Flower integration: records, grids, apps and adapters for Flower's strategies.
 
-Everything that names `flwr` is here, but for the strategies that an experiment can be made of
-(`fl_sim.core.flower_strategies`). The types that other packages need are re-exported.
+Only this package imports `flwr`, except for the strategies that an experiment may name
+(`fl_sim.core.flower_strategies`). Types that other packages need are re-exported.
 """
 
 from flwr.app import ArrayRecord as ArrayRecord

@@ -1,4 +1,4 @@
-"""Clients behind any grid of Flower's: its simulation engine, its deployment, a user's app."""
+"""Backend of clients behind a Flower grid: its simulation, its deployment, or a user's own app."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,15 +24,15 @@ Answer = Update | Failure
 
 
 class FlowerBackend(InProcessBackend):
-    """Sends each client a message of its own, and checks what comes back; scores by itself."""
+    """Sends each client its own message and checks the reply; scores in this process."""
 
     def __init__(self, trainer: ClientTrainer, grid: Grid, foreign: bool = True) -> None:
-        """Reach clients over `grid`.
+        """Create a backend for the clients behind `grid`.
 
         Args:
-            workshop: what the server knows of the clients.
-            grid: where they are.
-            foreign: whether they run an app of the user's own, whose metrics nobody knows before.
+            trainer: The server's own knowledge of the clients.
+            grid: Sends messages to the nodes.
+            foreign: Whether nodes run a user's own app, whose metrics are not known in advance.
         """
         super().__init__(trainer)
         self.grid, self.foreign = grid, foreign
@@ -40,7 +40,7 @@ class FlowerBackend(InProcessBackend):
         self.shapes = parameters.parameter_shapes(trainer.model)
 
     def train(self, config: RoundConfig, chunks: list[Chunk]) -> Iterator[tuple[int, ChunkResult]]:
-        """Ask all clients at once, those that fail again as the policy says."""
+        """Ask all clients at once; those that fail are asked again as the policy says."""
         policy = self.trainer.policy
         waiting = {task.client: task for chunk in chunks for task in chunk}
         updates: dict[int, Update] = {}
@@ -58,16 +58,16 @@ class FlowerBackend(InProcessBackend):
             }
         for position, chunk in enumerate(chunks):
             clients = [task.client for task in chunk]
-            own = [updates[client] for client in clients if client in updates]
+            delivered = [updates[client] for client in clients if client in updates]
             failed = [failure for failure in failures if failure.client in clients]
-            yield position, finish_chunk(chunk, own, failed, config.sum_updates)
+            yield position, finish_chunk(chunk, delivered, failed, config.sum_updates)
 
     def watch(self, on_update: OnUpdate | None) -> None:
-        """Refuse to show updates: they are made elsewhere."""
+        """Refuse a callback: updates are made in other processes."""
         Backend.watch(self, on_update)
 
     def cpu_seconds(self) -> CpuSeconds:
-        """Return the time of this process where clients are in it; nodes elsewhere say nothing."""
+        """Return the CPU time of this process if the clients run in it; other nodes report none."""
         if isinstance(self.grid, LocalGrid):
             return super().cpu_seconds()
         return "Flower's nodes do not say what they use"
@@ -79,23 +79,23 @@ class FlowerBackend(InProcessBackend):
             content = encode_task(config, task, self.experiment, self.shapes)
             sent[task.client] = Message(content, nodes[task.client % len(nodes)], "train")
         timeout = self.trainer.policy.timeout
-        replies: dict[str, Message] = {}
+        replies: dict[str, Message] = {}  # the first to each message, by its id
         repeated: set[str] = set()
         for reply in self.grid.send_and_receive(list(sent.values()), timeout=timeout):
-            about = reply.metadata.reply_to_message_id
-            repeated |= {about} & replies.keys()
-            replies.setdefault(about, reply)
-        names = {client: message.metadata.message_id for client, message in sent.items()}
-        answers = [self._read(config, client, replies.get(name)) for client, name in names.items()]
+            message_id = reply.metadata.reply_to_message_id
+            repeated |= {message_id} & replies.keys()
+            replies.setdefault(message_id, reply)
+        ids = {client: message.metadata.message_id for client, message in sent.items()}
+        answers = [self._read(config, client, replies.get(i)) for client, i in ids.items()]
         answers += [
             make_failure(config.round, client, "sent a second reply")
-            for client, name in names.items()
-            if name in repeated
+            for client, message_id in ids.items()
+            if message_id in repeated
         ]
         return require_common_metrics(config.round, answers) if self.foreign else answers
 
     def _read(self, config: RoundConfig, client: int, reply: Message | None) -> Answer:
-        """Return what a client sent, checked: whatever it is, it is no more than its failure."""
+        """Return a client's checked update; any fault in its reply is a failure of that client."""
         if reply is None:
             return make_failure(config.round, client, "no reply")
         try:
@@ -103,9 +103,9 @@ class FlowerBackend(InProcessBackend):
                 return make_failure(
                     config.round, client, str(reply.error.reason or "no reason given")
                 )
-            asked = self.trainer.describe_expected_update(config, client)
-            update = decode_reply(reply.content, config, client, asked.num_examples, self.shapes)
-            return check_update(update, asked)
+            expected = self.trainer.describe_expected_update(config, client)
+            update = decode_reply(reply.content, config, client, expected.num_examples, self.shapes)
+            return check_update(update, expected)
         except ValueError as error:
             return make_failure(config.round, client, str(error))
         except Exception as error:

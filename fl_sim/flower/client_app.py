@@ -1,7 +1,7 @@
-"""Any client as a Flower ClientApp.
+"""Flower ClientApp that trains any client of any experiment.
 
-A node has no state of its own: each message names the experiment, the round and the client,
-so that any node can serve any client, on every engine, with the same bits.
+A node has no state of its own: each message contains the experiment, the round and the client's
+state, so that any node can serve any client, on every engine, with the same bits.
 """
 
 from functools import lru_cache
@@ -18,11 +18,11 @@ from fl_sim.training.client_trainer import make_trainer
 from fl_sim.training.update_checks import describe_error
 
 app = ClientApp()
-_make_cached_trainer = lru_cache(maxsize=2)(make_trainer)  # of a federation, which is prepared once
+_make_cached_trainer = lru_cache(maxsize=2)(make_trainer)  # preparing a federation takes seconds
 
 
 class ClientFailedError(RuntimeError):
-    """A client has nothing to send that could be used."""
+    """A client has no usable update to send."""
 
 
 @app.train()

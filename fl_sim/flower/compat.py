@@ -22,32 +22,32 @@ from fl_sim.core.seeding import derive_seed
 
 
 def ensure_node_identity() -> None:
-    """Give this process the identity that Flower's messages ask for, unless it has one."""
+    """Give this process the identity that Flower's messages require, unless it has one."""
     if TaskIdentity._run_id is None:
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 
 
 def assign_message_id(message: Message) -> None:
-    """Give an instruction the id that Flower's SuperLink would give it."""
+    """Give a message the id that Flower's SuperLink would assign."""
     message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
 
 
 def get_handlers(app: ClientApp) -> dict[str, Callable[..., Any]]:
-    """Return the functions that an app answers messages with, by the kind of message."""
+    """Return the functions by which an app handles messages, by type of message."""
     return dict(app._registered_funcs) | ({"client_fn": app._call} if app._call else {})
 
 
 def silence_logs() -> None:
-    """Silence Flower's and Ray's progress logs; errors still come through."""
+    """Silence the progress logs of Flower and Ray, but not their errors."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 @contextmanager
 def seed_globals(seed: int, *labels: str | int) -> Iterator[None]:
-    """Name the randomness of Flower's own strategies, which draw from global generators.
+    """Seed Python's and NumPy's global generators in the block, and restore them afterwards.
 
-    The generators are put back afterwards.
+    Flower's strategies draw from these.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     number = derive_seed(seed, *labels)
@@ -63,12 +63,10 @@ def seed_globals(seed: int, *labels: str | int) -> Iterator[None]:
 def simulate(
     main: Callable[[Grid], None], client_app: ClientApp, num_nodes: int, num_workers: int
 ) -> None:
-    """Run `main` with a grid of Flower's simulation engine, on Ray.
-
-    Whatever `main` raises comes out of here.
+    """Run `main` with a grid of Flower's simulation engine, on Ray, and raise its errors.
 
     Raises:
-        RequestError: where Ray cannot start on this machine.
+        RequestError: If Ray cannot start on this machine.
     """
     import ray  # a second to import
     from flwr.simulation import run_simulation
@@ -76,7 +74,7 @@ def simulate(
     cause = loopback.find_start_problem()
     if cause:
         raise RequestError(f"Ray cannot start: {cause}")
-    # Flower would share a Ray that runs already, and wait for cores that our workers hold.
+    # Flower would share a running Ray, and wait for cores that our workers occupy.
     ray.shutdown()
     server_app, failures = ServerApp(), []
 
@@ -100,6 +98,6 @@ def simulate(
         with loopback.listen_on_loopback():
             run_simulation(server_app, client_app, num_supernodes=num_nodes, backend_config=backend)
     finally:
-        ray.shutdown()  # it leaves its own running
+        ray.shutdown()  # Flower leaves its Ray running
     if failures:
         raise failures[0]

@@ -1,4 +1,4 @@
-"""A Flower grid in this process: no Ray, no sockets, one client after another."""
+"""Flower grid in this process: no Ray, no sockets, one client after another."""
 
 import traceback
 from collections.abc import Iterable
@@ -11,18 +11,17 @@ from flwr.serverapp import Grid
 from fl_sim.flower import compat
 from fl_sim.training.update_checks import describe_error
 
-CLIENT_APP_RAISED = 2  # Flower's code for an exception in a ClientApp
+CLIENT_APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
 
 class LocalGrid(Grid):
-    """Hands each message to a ClientApp and collects the replies, in order.
+    """Passes each message to a ClientApp and collects the replies, in order.
 
-    Node ids are client numbers. What the app raises becomes an error reply, as on every
-    other engine.
+    Node ids are client numbers. An error of the app becomes an error reply, as on every engine.
     """
 
     def __init__(self, app: ClientApp, num_nodes: int) -> None:
-        """Serve `num_nodes` nodes by calls of `app`."""
+        """Create a grid of `num_nodes` nodes that run `app`."""
         compat.ensure_node_identity()
         self.app = app
         self.contexts = [self._context(node, num_nodes) for node in range(num_nodes)]
@@ -34,7 +33,7 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Return the replies, one after another."""
+        """Return the replies to the messages, in order."""
         return [self._reply(message) for message in messages]
 
     def _reply(self, message: Message) -> Message:
@@ -58,18 +57,18 @@ class LocalGrid(Grid):
             run_id=1, node_id=node, node_config=config, state=RecordDict(), run_config={}
         )
 
-    # The rest of Flower's interface serves asynchronous apps, which this grid does not run.
+    # The rest of the interface is for asynchronous apps, which this grid does not run.
 
     @property
     def run(self) -> Any:
-        """There is no SuperLink, hence no record of a run."""
+        """None: without a SuperLink, there is no record of a run."""
         return None
 
     def set_run(self, run: Any) -> None:
         """Ignore the record of a run."""
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Build a message as its constructor does."""
+        """Return a message, built by its constructor."""
         return Message(*args, **kwargs)
 
     def get_nodes(self) -> Any:

@@ -1,4 +1,4 @@
-"""Parameters and buffers as Flower's records, and back."""
+"""Conversion of parameters, tasks and updates to Flower's records, and back."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ from fl_sim.contracts import Update
 from fl_sim.training.tasks import ClientTask, RoundConfig
 
 Shapes = dict[str, tuple[int, ...]]
-TASK_KEY = "fl_sim"  # key of the record that tells a node which client it is, and of what run
+TASK_KEY = "fl_sim"  # key of the record with the experiment, the round and the client
 BUFFERS = "buffers"
-NUM_EXAMPLES = "num-examples"  # what Flower's clients claim; the server counts for itself
+NUM_EXAMPLES = "num-examples"  # claimed by Flower's clients; the server has its own count
 
 
 def to_record(parameters: Float[Tensor, " p"], shapes: Shapes) -> ArrayRecord:
@@ -28,12 +28,12 @@ def to_record(parameters: Float[Tensor, " p"], shapes: Shapes) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
-    """Return named arrays as flat parameters, in float32; a strategy may compute in float64.
+    """Return named arrays as flat parameters in float32; strategies may compute in float64.
 
     Raises:
-        ValueError: for other names, shapes or types than the model has.
+        ValueError: If names, shapes or types are not those of the model.
     """
-    arrays = _arrays(record, shapes)
+    arrays = _read_arrays(record, shapes)
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
@@ -42,20 +42,20 @@ def from_record(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
 
 
 def read_update(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
-    """Return named arrays of a client as flat parameters: a client sends float32.
+    """Return the named arrays of a client, which have to be float32, as flat parameters.
 
     Raises:
-        ValueError: for other names, shapes or types than the model has.
+        ValueError: If names, shapes or types are not those of the model.
     """
-    arrays = _arrays(record, shapes)
+    arrays = _read_arrays(record, shapes)
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
     return torch.cat([torch.from_numpy(array).reshape(-1) for array in arrays.values()])
 
 
-def _arrays(record: ArrayRecord, shapes: Shapes) -> dict[str, Any]:
-    """Return the arrays themselves, by name: what a record says about them is only a claim."""
+def _read_arrays(record: ArrayRecord, shapes: Shapes) -> dict[str, Any]:
+    """Return the arrays by name, checked by themselves: a record's own metadata is forgeable."""
     if list(record) != list(shapes):
         raise ValueError(f"wrong keys: {sorted(set(record) ^ set(shapes))[:3]}")
     arrays = {name: array.numpy() for name, array in record.items()}
@@ -66,15 +66,15 @@ def _arrays(record: ArrayRecord, shapes: Shapes) -> dict[str, Any]:
 
 
 def find_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
-    """Return the one record of arrays in a message, with its key.
+    """Return the only record of arrays in a message, with its key.
 
     Raises:
-        ValueError: where there is none, or more than one.
+        ValueError: If there is none, or more than one.
     """
-    found = list(content.array_records.items())
-    if len(found) != 1:
-        raise ValueError(f"wrong content: {len(found)} records of arrays, not one")
-    return found[0]
+    records = list(content.array_records.items())
+    if len(records) != 1:
+        raise ValueError(f"wrong content: {len(records)} records of arrays, not one")
+    return records[0]
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
@@ -83,10 +83,10 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(content: object) -> dict[str, Tensor]:
-    """Return what `pack` packed.
+    """Return the tensors that `pack` turned into bytes.
 
     Raises:
-        ValueError: for bytes that it did not.
+        ValueError: For other content.
     """
     if not isinstance(content, bytes):
         raise ValueError("wrong buffers: no bytes")
@@ -99,8 +99,8 @@ def unpack(content: object) -> dict[str, Tensor]:
 def encode_task(
     config: RoundConfig, task: ClientTask, experiment: str, shapes: Shapes
 ) -> RecordDict:
-    """Return what one client is sent: any node can then serve any client."""
-    about: Any = {
+    """Return the message to one client, complete, so that any node can serve any client."""
+    fields: Any = {
         "experiment": experiment,
         "round": config.round,
         "client": task.client,
@@ -113,32 +113,32 @@ def encode_task(
     }
     arrays = to_record(config.parameters, shapes)
     flower_config = ConfigRecord(dict(config.flower_config))
-    return RecordDict({"arrays": arrays, "config": flower_config, TASK_KEY: ConfigRecord(about)})
+    return RecordDict({"arrays": arrays, "config": flower_config, TASK_KEY: ConfigRecord(fields)})
 
 
 def decode_task(content: RecordDict, shapes: Shapes) -> tuple[RoundConfig, ClientTask]:
-    """Return what `encode_task` was given."""
-    about = content.config_records[TASK_KEY]
+    """Return the settings of the round and the task that `encode_task` was given."""
+    record = content.config_records[TASK_KEY]
     config = RoundConfig(
-        round=int(str(about["round"])),
+        round=int(str(record["round"])),
         parameters=from_record(find_arrays(content)[1], shapes),
-        buffers=unpack(about[BUFFERS]),
-        received=unpack(about["received"]),
-        needs_losses=bool(about["needs_losses"]),
-        batch_clients=bool(about["batch_clients"]),
+        buffers=unpack(record[BUFFERS]),
+        received=unpack(record["received"]),
+        needs_losses=bool(record["needs_losses"]),
+        batch_clients=bool(record["batch_clients"]),
         flower_config=dict(content.config_records.get("config", ConfigRecord())),
     )
-    client, attempt = int(str(about["client"])), int(str(about["attempt"]))
-    return config, ClientTask(client, state=unpack(about["memory"]), attempt=attempt)
+    client, attempt = int(str(record["client"])), int(str(record["attempt"]))
+    return config, ClientTask(client, state=unpack(record["memory"]), attempt=attempt)
 
 
 def encode_reply(update: Update, shapes: Shapes) -> RecordDict:
-    """Return what one client of ours sends back: its update, not its parameters.
+    """Return the reply of one of this project's clients: its update, not its parameters.
 
-    A difference that is added to the start and subtracted again would lose bits.
+    Adding an update to the parameters and subtracting them again would lose bits.
     """
     assert update.delta is not None
-    about: Any = {
+    extras: Any = {
         BUFFERS: pack(update.buffers),
         "sent": pack(update.sent),
         "memory": pack(update.memory),
@@ -147,62 +147,62 @@ def encode_reply(update: Update, shapes: Shapes) -> RecordDict:
     }
     metrics = MetricRecord({**update.metrics, NUM_EXAMPLES: update.num_examples})
     arrays = to_record(update.delta, shapes)
-    return RecordDict({"arrays": arrays, "metrics": metrics, BUFFERS: ConfigRecord(about)})
+    return RecordDict({"arrays": arrays, "metrics": metrics, BUFFERS: ConfigRecord(extras)})
 
 
 def decode_reply(
     content: RecordDict, config: RoundConfig, client: int, num_examples: int, shapes: Shapes
 ) -> Update:
-    """Return what a client sent, by our app or a user's own, which sends parameters.
+    """Return the update in a reply of this project's app, or of a user's, which sends parameters.
 
     Args:
-        content: of the reply.
-        order: what was asked; a user's app may leave its buffers as they were sent.
-        client: who was asked.
-        num_examples: the server's own count: what a client claims is forgeable.
-        shapes: what the parameters must look like.
+        content: Content of the reply.
+        config: Settings of the round; a user's app may leave the buffers as they were sent.
+        client: Number of the client that was asked.
+        num_examples: The server's count of its examples; a client's claim is forgeable.
+        shapes: Shapes of the model's parameters, by name.
 
     Raises:
-        ValueError: for content that has another form.
+        ValueError: If the content has another form.
     """
     received = read_update(find_arrays(content)[1], shapes)
-    about = content.config_records.get(BUFFERS, ConfigRecord())
-    delta = received if about.get("is_update") else received - config.parameters
+    extras = content.config_records.get(BUFFERS, ConfigRecord())
+    delta = received if extras.get("is_update") else received - config.parameters
     return Update(
         client=client,
         delta=delta,
-        buffers=unpack(about[BUFFERS]) if BUFFERS in about else config.buffers,
+        buffers=unpack(extras[BUFFERS]) if BUFFERS in extras else config.buffers,
         num_examples=num_examples,
         metrics=_read_metrics(content),
-        loss=_to_float(about.get("loss", math.nan)),
-        sent=unpack(about["sent"]) if "sent" in about else {},
-        memory=unpack(about["memory"]) if "memory" in about else {},
+        loss=_to_float(extras.get("loss", math.nan)),
+        sent=unpack(extras["sent"]) if "sent" in extras else {},
+        memory=unpack(extras["memory"]) if "memory" in extras else {},
     )
 
 
 def _read_metrics(content: RecordDict) -> dict[str, float]:
-    """Return the metrics of a reply, without what it claims to hold; lists of numbers are none.
+    """Return the scalar metrics of a reply, without its number of examples.
 
     Raises:
-        ValueError: where there is not one record of them, with a number of examples.
+        ValueError: If there is not exactly one record of metrics, with a number of examples.
     """
-    found = list(content.metric_records.values())
-    if len(found) != 1:
-        raise ValueError(f"wrong content: {len(found)} records of metrics, not one")
-    if NUM_EXAMPLES not in found[0]:
+    records = list(content.metric_records.values())
+    if len(records) != 1:
+        raise ValueError(f"wrong content: {len(records)} records of metrics, not one")
+    if NUM_EXAMPLES not in records[0]:
         raise ValueError(f"wrong metrics: no {NUM_EXAMPLES}")
     return {
         name: _to_float(value)
-        for name, value in found[0].items()
+        for name, value in records[0].items()
         if isinstance(value, int | float) and name != NUM_EXAMPLES
     }
 
 
 def _to_float(value: object) -> float:
-    """Return a number as a float.
+    """Return a number as a float; an integer beyond its range as Inf.
 
     Raises:
-        ValueError: for what is none.
+        ValueError: If it is not a number.
     """
     if not isinstance(value, int | float):
         raise ValueError(f"wrong loss: {type(value).__name__}, no number")

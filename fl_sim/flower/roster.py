@@ -1,4 +1,4 @@
-"""What Flower's own strategies see of a round: who is there, and replies."""
+"""The round as Flower's own strategies see it: a grid of its clients, and their replies."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,11 +11,11 @@ from fl_sim.contracts import Update
 from fl_sim.core.errors import RunFailedError
 from fl_sim.flower.records import NUM_EXAMPLES, Shapes, find_arrays, to_record
 
-MAX_LOOKUPS = 4  # times that a strategy may look who is there; Flower's would look for ever
+MAX_LOOKUPS = 4  # times that a strategy may list the nodes; Flower's wait for ever
 
 
 class ClientRoster(Grid):
-    """The clients of a round, as the nodes that a strategy may choose from."""
+    """A grid whose nodes are the clients of a round, from which a strategy chooses."""
 
     def __init__(self, clients: list[int]) -> None:
         self.clients = clients
@@ -25,7 +25,7 @@ class ClientRoster(Grid):
         """Return the clients.
 
         Raises:
-            RunFailedError: for a strategy that waits for more clients than there are.
+            RunFailedError: If the strategy waits for more clients than there are.
         """
         self.num_lookups += 1
         if self.num_lookups > MAX_LOOKUPS:
@@ -46,10 +46,10 @@ def make_replies(
     """Return checked updates as the replies that a Flower strategy aggregates.
 
     Args:
-        updates: in client order.
-        received: the parameters of each after its training.
-        instructions: what the strategy asked, by node.
-        shapes: of the parameters.
+        updates: Updates in client order.
+        received: Parameters of each client after training, `[p]`.
+        instructions: Messages of the strategy to its clients.
+        shapes: Shapes of the parameters, by name.
     """
     by_client = {message.metadata.dst_node_id: message for message in instructions}
     replies = []

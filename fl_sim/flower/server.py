@@ -1,4 +1,4 @@
-"""Aggregation by one of Flower's own strategies, which sees messages and replies."""
+"""Aggregation by one of Flower's own strategies, through the messages and replies it expects."""
 
 import math
 from dataclasses import replace
@@ -20,18 +20,18 @@ from fl_sim.training.update_checks import check_metrics, require_common_metrics
 
 
 class FlowerServer(Server):
-    """Aggregates by a strategy of Flower's, which sees messages and replies."""
+    """Aggregates by a Flower strategy, through messages and replies."""
 
     def __init__(self, strategy: Strategy, shapes: Shapes, seed: int) -> None:
-        """Use a strategy that remembers nothing yet."""
-        ensure_node_identity()  # whoever makes one of Flower's messages has to be
+        """Start with a strategy that has no state yet."""
+        ensure_node_identity()  # Flower's messages require one
         self.strategy, self.shapes, self.seed = strategy, shapes, seed
         self.instructions: list[Message] = []
 
     def plan(
         self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
     ) -> RoundConfig:
-        """Ask those whom the strategy asks; nothing is asked of it where nobody is there."""
+        """Ask the clients that the strategy chooses; if none is present, do not call it."""
         if not len(weights):
             self.instructions = []
             return config
@@ -44,15 +44,15 @@ class FlowerServer(Server):
         changed = config
         for message in self.instructions[:1]:
             values = from_record(find_arrays(message.content)[1], self.shapes)
-            told = dict(message.content.config_records.get("config", ConfigRecord()))
-            changed = replace(changed, parameters=values, flower_config=told)
+            settings = dict(message.content.config_records.get("config", ConfigRecord()))
+            changed = replace(changed, parameters=values, flower_config=settings)
         asked = sorted(message.metadata.dst_node_id for message in self.instructions)
         return replace(changed, clients=asked, factors=[1.0] * len(asked))
 
     def advance(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
     ) -> Advance:
-        """Let the strategy aggregate; where it gives nothing back, nothing changes."""
+        """Aggregate by the strategy; if it returns nothing, keep the parameters."""
         if not config.clients:
             return config.parameters, None
         assert round_updates.deltas is not None
@@ -66,14 +66,14 @@ class FlowerServer(Server):
         return from_record(arrays, self.shapes), None
 
     def reveal_rule(self) -> KnownRule:
-        """Return nothing: a strategy of Flower's cannot be asked what it would do."""
+        """Return nothing: a Flower strategy cannot be evaluated without changing its state."""
         return None, None
 
     def screen(
         self, round_num: int, round_updates: RoundUpdates, idle: frozenset[int]
     ) -> RoundUpdates:
-        """Leave out clients whose metrics a strategy may stumble over: it reads what it likes."""
-        key = getattr(self.strategy, "train_loss_key", "")  # by which QFedAvg weighs
+        """Drop clients whose metrics could break a strategy, which may read any of them."""
+        key = getattr(self.strategy, "train_loss_key", "")  # the loss by which QFedAvg weighs
         updates: list[Update | Failure] = [
             update if update.client in idle else check_metrics(round_num, update, key)
             for update in round_updates.updates
@@ -83,30 +83,30 @@ class FlowerServer(Server):
         return round_updates.drop(round_num, causes) if causes else round_updates
 
     def state_dict(self) -> Any:
-        """Return what the strategy keeps; its functions come from the experiment."""
+        """Return the attributes of the strategy, without functions."""
         return _get_state(self.strategy)
 
     def load_state_dict(self, content: Any) -> None:
-        """Put it back."""
+        """Restore the attributes that `state_dict` returned."""
         _load_state(self.strategy, content)
 
 
 def make_server(
     strategy: AggregationRule | Strategy, parameters: Tensor, shapes: Shapes, seed: int
 ) -> Server:
-    """Return the server's side for a strategy of either kind."""
+    """Return the server's side for a rule or a Flower strategy."""
     if isinstance(strategy, Strategy):
         return FlowerServer(strategy, shapes, seed)
     return RuleServer(strategy, len(parameters))
 
 
 def _fill_missing_metrics(updates: list[Update]) -> list[Update]:
-    """Return updates in which whoever measured nothing tells the mean of the others' metrics."""
-    found: dict[str, list[float]] = {}
+    """Return updates with each missing metric replaced by the mean over the other clients."""
+    values: dict[str, list[float]] = {}
     for update in updates:
         for name, value in update.metrics.items():
-            found.setdefault(name, []).extend([] if math.isnan(value) else [value])
-    means = {name: math.fsum(own) / len(own) for name, own in found.items() if own}
+            values.setdefault(name, []).extend([] if math.isnan(value) else [value])
+    means = {name: math.fsum(vs) / len(vs) for name, vs in values.items() if vs}
     return [
         replace(
             u, metrics={n: means.get(n, v) if math.isnan(v) else v for n, v in u.metrics.items()}
@@ -123,10 +123,10 @@ def _get_state(strategy: Strategy) -> dict[str, Any]:
     }
 
 
-def _load_state(strategy: Strategy, remembered: dict[str, Any]) -> None:
-    for name, value in remembered.items():
-        own = getattr(strategy, name, None)
-        if isinstance(own, Strategy):
-            _load_state(own, value)
+def _load_state(strategy: Strategy, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        current = getattr(strategy, name, None)
+        if isinstance(current, Strategy):
+            _load_state(current, value)
         else:
             setattr(strategy, name, value)

@@ -1,4 +1,4 @@
-"""The same experiments as a Flower App: `flwr run .` in this repository."""
+"""Flower App that runs the same experiments: `flwr run .` in this repository."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the experiment that the run config names, over whatever grid Flower provides.
+    """Run the experiment that the run config names, over the grid that Flower provides.
 
-    Run config: `experiment` (a file of this repository), `set` (overrides, separated by
-    spaces), `seed`, and `out` (folder of the results; a relative one starts at the home
-    folder, since the working folder is that of Flower's daemon).
+    Run config: `experiment` (a file of this repository), `set` (overrides, separated by spaces),
+    `seed`, and `out` (folder of the results, relative to the home folder, since the working folder
+    is that of Flower's daemon).
     """
     config = context.run_config
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""A round's updates as they come in: added up where the rule is linear, else stacked."""
+"""Accumulation of the updates of a round: a running sum for linear rules, a stack otherwise."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from fl_sim.training.update_checks import make_failure
 
 @dataclass(frozen=True, eq=False)
 class RoundUpdates:
-    """What a round brought in.
+    """The updates of a round.
 
     Attributes:
-        updates: valid ones, in client order; without deltas.
-        rows: their deltas, where they are stacked.
-        total: the sum of the deltas times the factors that were ordered, where they are not.
-        failures: of all attempts, in client order.
+        updates: The valid updates, in client order, without their deltas.
+        deltas: Their deltas, one row per update, if they are stacked; else None.
+        total: Sum of the deltas times the factors of the round's settings, if not stacked.
+        failures: Failures of all attempts, in client order.
     """
 
     updates: list[Update]
@@ -29,49 +29,49 @@ class RoundUpdates:
 
     @property
     def clients(self) -> Int64[Tensor, " n"]:
-        """Who sent them."""
+        """Clients that sent the updates."""
         return torch.tensor([update.client for update in self.updates], dtype=torch.int64)
 
     @property
     def weights(self) -> Float[Tensor, " n"]:
-        """The number of examples of each, as the server counts them."""
+        """Number of examples of each client, as counted by the server."""
         sizes = [update.num_examples for update in self.updates]
         return torch.tensor(sizes, dtype=torch.float64)
 
     def drop(self, round_num: int, causes: dict[int, str]) -> "RoundUpdates":
-        """Return what is left where some rows turn out to be unusable in round `number`.
+        """Return the updates without some rows, which become failures of their clients.
 
         Args:
-            number: of the round.
-            causes: why, by row.
+            round_num: Number of the round.
+            causes: The reason why an update cannot be used, by row.
         """
         assert self.deltas is not None
         failures = [
             make_failure(round_num, self.updates[row].client, causes[row]) for row in sorted(causes)
         ]
-        left = self.remaining_rows(causes)
+        rows = self.remaining_rows(causes)
         return RoundUpdates(
-            updates=[self.updates[row] for row in left.tolist()],
-            deltas=self.deltas[left],
+            updates=[self.updates[row] for row in rows.tolist()],
+            deltas=self.deltas[rows],
             total=None,
-            failures=sorted(self.failures + failures, key=lambda own: own.client),
+            failures=sorted(self.failures + failures, key=lambda failure: failure.client),
         )
 
     def remaining_rows(self, causes: dict[int, str]) -> Int64[Tensor, " m"]:
-        """Return the rows that no cause speaks against."""
+        """Return the rows that have no entry in `causes`."""
         rows = [row for row in range(len(self.updates)) if row not in causes]
         return torch.tensor(rows, dtype=torch.int64)
 
 
 class UpdateAccumulator:
-    """Takes the chunks of a round in any order, and adds them up in one.
+    """Collects the results of chunks, which may come in any order.
 
-    What is summed needs the memory of two models whatever the number of clients; what is
-    stacked, that of one model a client.
+    A sum needs the memory of two models for any number of clients, a stack that of one model per
+    client. Chunks are summed by position, not by arrival: the result has the same bits every time.
     """
 
     def __init__(self, config: RoundConfig) -> None:
-        """Wait for the updates of the clients that the round asks."""
+        """Create an accumulator for the clients of the round."""
         self.row_of_client = {client: row for row, client in enumerate(config.clients)}
         self.updates: dict[int, Update] = {}
         self.failures: list[Failure] = []
@@ -82,7 +82,7 @@ class UpdateAccumulator:
         self.deltas = None if config.sum_updates else torch.empty(len(config.clients), size)
 
     def add(self, position: int, result: ChunkResult) -> None:
-        """Take what became of the chunk at `position`."""
+        """Add the result of the chunk at `position`."""
         self.failures += result.failures
         for update in result.updates:
             self.updates[update.client] = update
@@ -94,7 +94,7 @@ class UpdateAccumulator:
             self._add_in_order()
 
     def _add_in_order(self) -> None:
-        """Add the totals whose turn it is: sums do not depend on who was first."""
+        """Add the totals of the chunks whose predecessors have all been added."""
         assert self.total is not None
         while self.next_position in self.pending_totals:
             total = self.pending_totals.pop(self.next_position)
@@ -103,14 +103,15 @@ class UpdateAccumulator:
             self.next_position += 1
 
     def finish(self) -> RoundUpdates:
-        """Return everything, in client order."""
+        """Return the updates of the round, in client order."""
         clients = sorted(self.updates)
         updates = [self.updates[client] for client in clients]
         failures = sorted(self.failures, key=lambda failure: failure.client)
         if self.deltas is None:
             return RoundUpdates(updates, None, self.total, failures)
-        kept = [self.row_of_client[client] for client in clients]
-        for row, place in enumerate(kept):  # close the gaps in place: the stack can be large
-            if row != place:
-                self.deltas[row] = self.deltas[place]
-        return RoundUpdates(updates, self.deltas[: len(kept)], None, failures)
+        rows = [self.row_of_client[client] for client in clients]
+        # Clients that failed leave gaps. Close them in place: the stack may be too large to copy.
+        for target, source in enumerate(rows):
+            if target != source:
+                self.deltas[target] = self.deltas[source]
+        return RoundUpdates(updates, self.deltas[: len(rows)], None, failures)

@@ -22,8 +22,8 @@ class Callback:
     ...     best = 0.0
     ...
     ...     def on_round_end(self, outcome: RoundOutcome) -> None:
-    ...         found = [row.value for row in outcome.rows if row.metric == "accuracy"]
-    ...         self.best = max(self.best, *found)
+    ...         values = [row.value for row in outcome.rows if row.metric == "accuracy"]
+    ...         self.best = max(self.best, *values)
     """
 
     def on_run_start(self, federation: Federation, state: State) -> None:
@@ -38,11 +38,11 @@ class Callback:
     def on_client_update(self, config: RoundConfig, update: Update) -> None:
         """Called with each update before it is aggregated, in the order in which they are made.
 
-        Only the engine `local` calls it: elsewhere updates are added up in other processes.
+        Only the engine `local` calls it; other engines sum updates in other processes.
         """
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
-        """Called after a round was measured."""
+        """Called at the end of a round, with its measurements."""
 
     def on_run_end(self, error: BaseException | None) -> None:
         """Called once after the last round, or with the error that ended the run."""
@@ -59,7 +59,7 @@ class CallbackList(Callback):
     def watches_updates(self) -> bool:
         """Whether any callback overrides `on_client_update`."""
         plain = Callback.on_client_update
-        return any(type(own).on_client_update is not plain for own in self.callbacks)
+        return any(type(callback).on_client_update is not plain for callback in self.callbacks)
 
     def on_run_start(self, federation: Federation, state: State) -> None:
         """Pass the hook on."""

@@ -1,4 +1,4 @@
-"""Attackers that know what the others send: their updates are forged on the server's side."""
+"""Collusion of attackers, which know the updates of others: the server's side forges theirs."""
 
 import math
 from collections.abc import Callable
@@ -22,78 +22,84 @@ from fl_sim.training.update_checks import (
     describe_error,
 )
 
-# What clients, given by number, would send if they behaved like another client.
+# Returns the updates that clients, given by number, would send with another client's behaviour.
 Retrainer = Callable[[Client, list[int]], Float[Tensor, "m p"]]
 
 
 def find_colluders(schedule: Schedule, round_num: int) -> dict[int, ColludingClient]:
-    """Return the clients that collude in a round, and how."""
+    """Return the clients that collude in a round, with their behaviours."""
     attackers = sorted(schedule.attackers(round_num))
-    found = {client: schedule.behaviour(client, round_num) for client in attackers}
-    return {c: own for c, own in found.items() if isinstance(own, ColludingClient)}
+    behaviours = {client: schedule.behaviour(client, round_num) for client in attackers}
+    return {c: b for c, b in behaviours.items() if isinstance(b, ColludingClient)}
 
 
 def forge_updates(
     round_updates: RoundUpdates,
     server: Server,
-    kinds: dict[int, ColludingClient],
+    colluders: dict[int, ColludingClient],
     context: RoundContext,
     retrain: Retrainer,
 ) -> tuple[RoundUpdates, RoundContext]:
-    """Return what was collected with the colluders' updates in the place of their honest ones.
+    """Replace the colluders' honest updates by forged ones; return the updates and their context.
 
-    Attackers of one kind are forged together; what other attackers send counts as honest. What
-    is forged is checked as everything that clients send: an update that cannot be used is its
-    client's failure, and is left out here and among the senders.
+    Attackers of one kind forge together; updates of other attackers count as honest. Forged updates
+    are checked like all others: one that cannot be used becomes a failure of its client, and is
+    removed from the updates and from the context.
+
+    Args:
+        round_updates: The updates of the round, stacked.
+        server: The server, whose rule the attackers may know.
+        colluders: The behaviour of each colluder, by client.
+        context: The context of the updates.
+        retrain: Trains honest clients again with another behaviour.
     """
-    rows, clients = round_updates.deltas, round_updates.clients.tolist()
-    if rows is None or not set(clients) & set(kinds):
+    deltas, clients = round_updates.deltas, round_updates.clients.tolist()
+    if deltas is None or not set(clients) & set(colluders):
         return round_updates, context
-    honest = torch.tensor([client not in kinds for client in clients])
-    sent, causes = rows.clone(), dict[int, str]()
-    for position, kind in enumerate(dict.fromkeys(kinds.values())):
-        mine = torch.tensor([kinds.get(client) == kind for client in clients])
-        if bool(mine.any()):
-            known = _attack_context(round_updates, honest, mine, server, context, position)
-            others = [
-                client for client, is_honest in zip(clients, honest, strict=True) if is_honest
-            ]
-            known = replace(known, retrained=partial(_retrain, retrain, others))
+    honest = torch.tensor([client not in colluders for client in clients])
+    forged, causes = deltas.clone(), dict[int, str]()
+    for position, kind in enumerate(dict.fromkeys(colluders.values())):
+        members = torch.tensor([colluders.get(client) == kind for client in clients])
+        if bool(members.any()):
+            collusion = _attack_context(round_updates, honest, members, server, context, position)
+            others = [client for client in clients if client not in colluders]
+            collusion = replace(collusion, retrained=partial(_retrain, retrain, others))
             try:
-                sent[mine] = _forge(kind, known)
+                forged[members] = _forge(kind, collusion)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # SystemExit too
-                causes |= dict.fromkeys(mine.nonzero().squeeze(1).tolist(), describe_error(error))
-    norms = [compute_norm(row) for row in sent]
+            except BaseException as error:
+                rows = members.nonzero().squeeze(1).tolist()
+                causes |= dict.fromkeys(rows, describe_error(error))
+    norms = [compute_norm(row) for row in forged]
     causes |= {
         row: f"{NOT_FINITE}: what was forged has length {norm}"
         for row, norm in enumerate(norms)
         if not math.isfinite(norm) and row not in causes
     }
     updates = [
-        replace(update, norm=norm) if update.client in kinds else update
+        replace(update, norm=norm) if update.client in colluders else update
         for update, norm in zip(round_updates.updates, norms, strict=True)
     ]
-    whole = replace(round_updates, updates=updates, deltas=sent)
+    merged = replace(round_updates, updates=updates, deltas=forged)
     if not causes:
-        return whole, context
-    return whole.drop(context.round, causes), context.select(whole.remaining_rows(causes))
+        return merged, context
+    return merged.drop(context.round, causes), context.select(merged.remaining_rows(causes))
 
 
-def _forge(kind: ColludingClient, known: Collusion) -> Float[Tensor, "k p"]:
-    """Return what colluders send, in the type of updates.
+def _forge(kind: ColludingClient, collusion: Collusion) -> Float[Tensor, "k p"]:
+    """Return the updates that colluders send, in the type of honest ones.
 
     Raises:
-        InvalidUpdateError: for what has another form.
+        InvalidUpdateError: If they have another form.
     """
-    made: Any = kind.forge(known)
-    if not isinstance(made, Tensor) or made.shape != known.own.shape:
-        came = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise InvalidUpdateError(f"wrong shape of what was forged: {came}")
-    if not made.is_floating_point():
-        raise InvalidUpdateError(f"wrong type of what was forged: {made.dtype}")
-    return made.detach().to(known.own.dtype)
+    forged: Any = kind.forge(collusion)
+    if not isinstance(forged, Tensor) or forged.shape != collusion.own.shape:
+        shape = tuple(forged.shape) if isinstance(forged, Tensor) else type(forged).__name__
+        raise InvalidUpdateError(f"wrong shape of what was forged: {shape}")
+    if not forged.is_floating_point():
+        raise InvalidUpdateError(f"wrong type of what was forged: {forged.dtype}")
+    return forged.detach().to(collusion.own.dtype)
 
 
 def _retrain(retrain: Retrainer, clients: list[int], behaviour: Client) -> Tensor:
@@ -103,20 +109,20 @@ def _retrain(retrain: Retrainer, clients: list[int], behaviour: Client) -> Tenso
 def _attack_context(
     round_updates: RoundUpdates,
     honest: Bool[Tensor, " n"],
-    mine: Bool[Tensor, " n"],
+    members: Bool[Tensor, " n"],
     server: Server,
     context: RoundContext,
     position: int,
 ) -> Collusion:
-    """Return what the attackers of one kind know."""
+    """Return the knowledge of the attackers of one kind."""
     assert round_updates.deltas is not None
     rule, state = server.reveal_rule()
-    order = torch.cat([honest.nonzero(), mine.nonzero()]).squeeze(1)
+    order = torch.cat([honest.nonzero(), members.nonzero()]).squeeze(1)
     return Collusion(
         honest=round_updates.deltas[honest],
-        own=round_updates.deltas[mine],
+        own=round_updates.deltas[members],
         honest_weights=round_updates.weights[honest],
-        own_weights=round_updates.weights[mine],
+        own_weights=round_updates.weights[members],
         rule=rule,
         state=state,
         rng=generator(context.seed, "round", context.round, "collusion", position),

@@ -1,4 +1,4 @@
-"""The processor time of a round: of this process, and of those that train for it."""
+"""CPU time of a round, over all processes that work for it."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ WORKER_LOST = "a worker came to an end in this round, with what it had used"
 
 @dataclass(eq=False)
 class CpuTimer:
-    """Measures what a crew uses from now on."""
+    """Measures the CPU time that a backend uses from now on."""
 
     backend: Backend
     before: CpuSeconds = field(init=False)
@@ -18,14 +18,14 @@ class CpuTimer:
         self.before = self.backend.cpu_seconds()
 
     def measure(self) -> tuple[float, str]:
-        """Return the seconds since, by all processes together; NaN, and why, where not known."""
+        """Return the CPU seconds of all processes since the start; or NaN, and the reason."""
         return subtract_cpu_seconds(self.before, self.backend.cpu_seconds())
 
 
 def subtract_cpu_seconds(before: CpuSeconds, after: CpuSeconds) -> tuple[float, str]:
-    """Return the seconds that processes used between two looks; NaN, and why, where not known.
+    """Return the CPU seconds of all processes between two measurements; or NaN, and the reason.
 
-    Processes that came in between count from the start of their work for the run.
+    A process that started in between counts from the start of its work for the run.
 
     >>> subtract_cpu_seconds({"a": 5.0}, {"a": 7.0, "b": 0.5})
     (2.5, '')

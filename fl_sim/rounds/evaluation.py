@@ -1,4 +1,4 @@
-"""What is measured once, after the last round, where `Experiment.evaluation` asks for it."""
+"""Evaluation after the last round: contributions and benefits, if `Experiment.evaluation` asks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,23 +25,23 @@ from fl_sim.rounds.state import RoundOutcome
 
 
 def needs_updates(experiment: Experiment, round_num: int) -> bool:
-    """Return whether round `number` has to keep its updates apart."""
+    """Return whether a round has to keep its updates apart, for contributions."""
     return experiment.evaluation.contributions != "none" and round_num == experiment.rounds
 
 
 def evaluate_last_round(
     federation: Federation, outcome: RoundOutcome, record: RoundRecord
 ) -> Iterator[Row]:
-    """Yield contributions and benefits after the last round, where they are asked for."""
-    asked = federation.experiment.evaluation
+    """Yield contributions and benefits after the last round, if the experiment asks for them."""
+    evaluation = federation.experiment.evaluation
     if record.round < federation.experiment.rounds:
         return
-    if asked.contributions != "none":
+    if evaluation.contributions != "none":
         yield from _measure_contributions(federation, outcome, record)
-    if asked.alone is not None:
+    if evaluation.alone is not None:
         holders = federation.experiment.data.num_clients
         clients = [client for client in federation.clients_with_data if client < holders]
-        alone = torch.stack([train_alone(federation, asked.alone, i, record) for i in clients])
+        alone = torch.stack([train_alone(federation, evaluation.alone, i, record) for i in clients])
         together = client_accuracies(record)[torch.tensor(clients)]
         yield from benefit_rows(record.round, clients, together, alone)
 
@@ -49,9 +49,9 @@ def evaluate_last_round(
 def _measure_contributions(
     federation: Federation, outcome: RoundOutcome, record: RoundRecord
 ) -> Iterator[Row]:
-    updates, model = outcome.round_updates.deltas, federation.model
+    deltas, model = outcome.round_updates.deltas, federation.model
     delivered = outcome.round_updates.clients
-    if updates is None or not len(delivered):
+    if deltas is None or not len(delivered):
         note = "no updates" if not len(delivered) else "updates were added up where they were made"
         yield Row(record.round, "contribution_cosine", float("nan"), valid=False, note=note)
         return
@@ -59,7 +59,7 @@ def _measure_contributions(
     weights = sizes[delivered]
     parameters.load_buffers(model, outcome.state.buffers)
 
-    def utility(step: Float[Tensor, " p"]) -> float:
+    def compute_utility(step: Float[Tensor, " p"]) -> float:
         parameters.load_flat(
             model, outcome.config.parameters + step.to(outcome.config.parameters.dtype)
         )
@@ -68,24 +68,24 @@ def _measure_contributions(
             return float("nan")
         return float((scores.argmax(1) == record.test_labels).double().mean())
 
-    found = {
-        "cosine": gradient_cosine(updates, weights),
-        "leave_one_out": leave_one_out(updates, weights, utility),
+    contributions = {
+        "cosine": gradient_cosine(deltas, weights),
+        "leave_one_out": leave_one_out(deltas, weights, compute_utility),
     }
     if federation.experiment.evaluation.contributions == "shapley":
         rng = generator(federation.experiment.seed, "round", record.round, "shapley")
-        found["shapley"] = gtg_shapley(updates, weights, utility, rng)
-    holds = record.class_counts.sum(1)[delivered] > 0  # whoever has no images has no accuracy
+        contributions["shapley"] = gtg_shapley(deltas, weights, compute_utility, rng)
+    holds = record.class_counts.sum(1)[delivered] > 0  # without images there is no accuracy
     rewards = torch.where(holds, client_accuracies(record)[delivered], torch.nan)
-    yield from contribution_rows(record.round, delivered.tolist(), rewards, found)
+    yield from contribution_rows(record.round, delivered.tolist(), rewards, contributions)
 
 
 def train_alone(
     federation: Federation, behaviour: Client, client: int, record: RoundRecord
 ) -> Float[Tensor, ""]:
-    """Return the accuracy, on its own mix of classes, of a client that trains by itself.
+    """Return the accuracy, on its own mix of classes, of a client that trains without the others.
 
-    It starts from the global start, and trains once for every round of the run.
+    It starts from the initial global model, and trains once per round of the run.
     """
     experiment, model = federation.experiment, federation.model
     parameters.load_flat(model, federation.start)
@@ -93,5 +93,5 @@ def train_alone(
     for round_num in range(1, experiment.rounds + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
         behaviour.train(model, federation.shard(client, round_num), rng)
-    by_itself = replace(record, test_logits=compute_logits(model, federation.test_inputs))
-    return client_accuracies(by_itself)[client]
+    trained = replace(record, test_logits=compute_logits(model, federation.test_inputs))
+    return client_accuracies(trained)[client]

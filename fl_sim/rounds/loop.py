@@ -37,16 +37,16 @@ def create_state(federation: Federation, server: Server) -> State:
 def run_rounds(
     federation: Federation, state: State, backend: Backend, callbacks: Sequence[Callback] = ()
 ) -> Iterator[RoundOutcome]:
-    """Run the rounds that are left, and yield the outcome of each, after the callbacks.
+    """Run the remaining rounds, and yield the outcome of each after the callbacks.
 
     Args:
         federation: The federation before its first round.
-        state: The state to go on from; changed in place.
-        backend: Trains the clients, and scores the model.
+        state: The state to continue from; changed in place.
+        backend: Trains the clients and scores the model.
         callbacks: Called at the hooks of each round, in order.
 
     Raises:
-        RunFailedError: where the failure policy, or a model that diverged, ends the run.
+        RunFailedError: If the failure policy, or a model that diverged, ends the run.
     """
     hooks = CallbackList(callbacks)
     backend.watch(hooks.on_client_update if hooks.watches_updates else None)
@@ -65,7 +65,7 @@ def run_rounds(
 def run_round(
     federation: Federation, state: State, backend: Backend, hooks: Callback, round_num: int
 ) -> RoundOutcome:
-    """Run one round: choose, train, forge, aggregate, check and measure."""
+    """Run one round: choose clients, train, forge, aggregate, check and measure."""
     started, timer, schedule = perf_counter(), CpuTimer(backend), federation.schedule
     chosen = schedule.choose_clients(round_num, federation.clients_with_data)
     absent = schedule.find_absent(round_num, chosen)
@@ -81,8 +81,9 @@ def run_round(
         round_num, round_updates, find_clients_without_data(federation)
     )
     context = build_context(federation, backend, config, round_updates)
-    kinds, retrain = find_colluders(schedule, round_num), make_retrainer(state, backend, config)
-    round_updates, context = forge_updates(round_updates, state.server, kinds, context, retrain)
+    colluders = find_colluders(schedule, round_num)
+    retrain = make_retrainer(state, backend, config)
+    round_updates, context = forge_updates(round_updates, state.server, colluders, context, retrain)
     if config.clients or not can_be_empty(federation):
         check_failures(federation, round_num, round_updates)
     state.parameters, result = state.server.advance(config, round_updates, context)
@@ -105,7 +106,7 @@ def run_round(
 def plan_round(
     federation: Federation, state: State, backend: Backend, round_num: int, present: list[int]
 ) -> RoundConfig:
-    """Return the settings of a round. Updates are stacked where anybody has to see each."""
+    """Return the settings of a round for the clients that are present."""
     sizes = federation.shards.sizes
     config = RoundConfig(
         round=round_num,
@@ -120,7 +121,7 @@ def plan_round(
 
 
 def can_sum_updates(federation: Federation, round_num: int) -> bool:
-    """Return whether the updates of a round can be added up as they come, without a stack.
+    """Return whether the updates of a round can be summed as they come in, without a stack.
 
     The rule has to be linear, and neither colluding attackers nor metrics may need single updates.
     """
@@ -137,13 +138,13 @@ def _expected_context(
 ) -> RoundContext:
     experiment, sizes = federation.experiment, federation.shards.sizes
     least = backend.trainer.min_batch_size
-    steps = [experiment.client.num_steps(count_samples(sizes[own], least)) for own in clients]
+    steps = [experiment.client.num_steps(count_samples(sizes[client], least)) for client in clients]
     draw, num_clients = federation.draws[round_num - 1], federation.num_clients
     return make_context(clients, steps, num_clients, round_num, experiment.seed, draw)
 
 
 def collect_updates(state: State, backend: Backend, config: RoundConfig) -> RoundUpdates:
-    """Have the clients of a round trained, and gather their updates."""
+    """Train the clients of a round, and return their updates."""
     trainer = backend.trainer
     tasks = [
         ClientTask(client, factor, state.client_states.get(client, {}))
@@ -151,8 +152,8 @@ def collect_updates(state: State, backend: Backend, config: RoundConfig) -> Roun
     ]
     costs = [trainer.estimate_steps(client, config.round) for client in config.clients]
     accumulator = UpdateAccumulator(config)
-    together = config.batch_clients and trainer.can_batch_clients
-    chunks = cut_chunks(tasks, costs, together, len(config.parameters))
+    batched = config.batch_clients and trainer.can_batch_clients
+    chunks = cut_chunks(tasks, costs, batched, len(config.parameters))
     for position, result in backend.train(config, chunks):
         apply_failure_policy(trainer.policy, result.failures)
         accumulator.add(position, result)
@@ -160,18 +161,23 @@ def collect_updates(state: State, backend: Backend, config: RoundConfig) -> Roun
 
 
 def apply_failure_policy(policy: FailurePolicy, failures: list[Failure]) -> None:
-    """End the run at a client's failure where the policy says so.
+    """Raise at the failure of a client, if the policy is to raise.
 
     Raises:
-        RunFailedError: naming the round, the client and the cause.
+        RunFailedError: With the round, the client and the cause.
     """
-    own = [failure for failure in failures if failure.client != NO_CLIENT]
-    if own and policy.on_failure == "raise":
-        raise RunFailedError(f"round {own[0].round}, client {own[0].client}: {own[0].cause}")
+    of_clients = [failure for failure in failures if failure.client != NO_CLIENT]
+    if of_clients and policy.on_failure == "raise":
+        first = of_clients[0]
+        raise RunFailedError(f"round {first.round}, client {first.client}: {first.cause}")
 
 
 def check_failures(federation: Federation, round_num: int, round_updates: RoundUpdates) -> None:
-    """End the run where too few updates came in, or where any failure is to end it."""
+    """Raise if there are too few updates, or at a failure, if the policy is to raise.
+
+    Raises:
+        RunFailedError: With the round and the cause.
+    """
     policy, failures = federation.experiment.failures, round_updates.failures
     apply_failure_policy(policy, failures)
     if len(round_updates.updates) < policy.min_updates:
@@ -183,17 +189,17 @@ def check_failures(federation: Federation, round_num: int, round_updates: RoundU
 
 
 def can_be_empty(federation: Federation) -> bool:
-    """Return whether a round for which nobody is there is as good as any other."""
+    """Return whether a round without clients is valid, as in Poisson sampling."""
     return federation.experiment.participation.sampling == "poisson"
 
 
 def build_context(
     federation: Federation, backend: Backend, config: RoundConfig, round_updates: RoundUpdates
 ) -> RoundContext:
-    """Return the context of the updates, with what clients sent beside them.
+    """Return the context of the updates, with the vectors that clients sent beside them.
 
     Raises:
-        RunFailedError: where the server's own update is not finite.
+        RunFailedError: If the server's own update is not finite.
     """
     clients, owners = round_updates.clients.tolist(), federation.shards.owners
     context = _expected_context(federation, backend, config.round, clients)
@@ -214,10 +220,10 @@ def build_context(
 def compute_server_update(
     federation: Federation, backend: Backend, config: RoundConfig
 ) -> Float[Tensor, " p"] | None:
-    """Return the server's own update on its root images; None where the rule takes none.
+    """Return the server's own update on its root images; None if the rule uses none.
 
     Raises:
-        RunFailedError: where it is not finite.
+        RunFailedError: If it is not finite.
     """
     if federation.root is None:
         return None
@@ -229,7 +235,7 @@ def compute_server_update(
 
 
 def find_clients_without_data(federation: Federation) -> frozenset[int]:
-    """Return the clients that have nothing to train on: they report no numbers."""
+    """Return the clients that have nothing to train on, hence report no metrics."""
     owners = federation.shards.owners
     return frozenset(client for client, rows in enumerate(owners) if not len(rows))
 
@@ -237,7 +243,7 @@ def find_clients_without_data(federation: Federation) -> frozenset[int]:
 def _fill_missing(
     values: Shaped[Tensor, "m ..."], trained: Bool[Tensor, " n"]
 ) -> Shaped[Tensor, "n ..."]:
-    """Return the values of those who trained; those who hold nothing tell the mean of them."""
+    """Return one row per client: the values of those that trained, else the mean of these."""
     if bool(trained.all()):
         return values
     mean = values.mean(0) if len(values) else values.new_full(values.shape[1:], torch.nan)
@@ -247,7 +253,7 @@ def _fill_missing(
 
 
 def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retrainer:
-    """Return a function that trains clients of the round again, with another client's behaviour."""
+    """Return a function that trains clients of the round again, as another client would."""
 
     def retrain(behaviour: Client, clients: list[int]) -> Float[Tensor, "m p"]:
         rows = []
@@ -262,7 +268,7 @@ def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retra
 
 
 def average_buffers(round_updates: list[Update]) -> Tensors:
-    """Return the buffers averaged by shard size, in float64; counters are copied."""
+    """Return the mean of the buffers by shard size, in float64; counters are copied."""
     if not round_updates or not round_updates[0].buffers:
         return {}
     sizes = torch.tensor([update.num_examples for update in round_updates], dtype=torch.float64)

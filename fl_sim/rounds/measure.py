@@ -1,4 +1,4 @@
-"""The measurements of a round: its record, and the rows that every metric makes of it."""
+"""Measurement of a round: its record, and the rows that the metrics compute from it."""
 
 from functools import lru_cache
 
@@ -20,20 +20,20 @@ from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.schedule import backdoors
 from fl_sim.training.tasks import Tensors
 
-NO_HOOKS = Callback()  # nobody listens
+NO_HOOKS = Callback()
 
 
 @lru_cache
 def load_metrics() -> tuple[Metric, ...]:
-    """Return one of every metric there is."""
-    found = discover("fl_sim.metrics", Metric)  # type: ignore[type-abstract]
-    return tuple(cls() for cls in found)
+    """Return an instance of every metric."""
+    classes = discover("fl_sim.metrics", Metric)  # type: ignore[type-abstract]
+    return tuple(cls() for cls in classes)
 
 
 def measure_round(
     federation: Federation, backend: Backend, outcome: RoundOutcome, hooks: Callback = NO_HOOKS
 ) -> list[Row]:
-    """Return the rows of all metrics; those that need scores only in rounds that are evaluated."""
+    """Return the rows of all metrics; those that need scores only in evaluated rounds."""
     experiment, round_num = federation.experiment, outcome.state.round
     scored = round_num % experiment.evaluation.every == 0 or round_num == experiment.rounds
     wanted = [metric for metric in load_metrics() if scored or not metric.needs_scores]
@@ -49,24 +49,24 @@ def measure_round(
 def record_round(
     federation: Federation, backend: Backend, outcome: RoundOutcome, scored: bool = True
 ) -> RoundRecord:
-    """Score the test set and the pool by the global model, and return the record of the round."""
+    """Score the test set and the audit pool, and return the record of the round."""
     state, updates = outcome.state, outcome.round_updates.updates
     pool, round_num = federation.pool, state.round
-    kept = pool.audited & scored
+    selected = pool.audited & scored
     sets = federation.evaluation_inputs if scored else {}
     scores = backend.score(state.parameters, state.buffers, sets)
-    none = torch.empty(0, federation.dataset.num_classes)
+    no_scores = torch.empty(0, federation.dataset.num_classes)
     heads_only = federation.experiment.model.tune == "head"
     size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
     return RoundRecord(
         round=round_num,
-        test_logits=scores.get("test", none),
-        test_labels=federation.dataset.test_labels if scored else none[:, 0].long(),
-        pool_logits=scores.get("pool", none),
-        pool_labels=pool.labels[kept],
-        pool_clients=pool.clients[kept],
-        members=pool.members[kept],
-        protected=pool.protected[kept],
+        test_logits=scores.get("test", no_scores),
+        test_labels=federation.dataset.test_labels if scored else no_scores[:, 0].long(),
+        pool_logits=scores.get("pool", no_scores),
+        pool_labels=pool.labels[selected],
+        pool_clients=pool.clients[selected],
+        members=pool.members[selected],
+        protected=pool.protected[selected],
         class_counts=federation.class_counts,
         protected_counts=federation.protected_counts,
         updates=tuple(updates),
@@ -87,7 +87,7 @@ def record_round(
 
 
 def _score_triggered(federation: Federation, scores: Tensors) -> Triggered | None:
-    """Return the scores of the test images with the trigger that attackers stamp."""
+    """Return the scores of the test images that carry the attackers' trigger, if there is one."""
     for _, target in backdoors(federation.experiment):
         return Triggered(scores["triggered"], target) if "triggered" in scores else None
     return None
@@ -96,21 +96,23 @@ def _score_triggered(federation: Federation, scores: Tensors) -> Triggered | Non
 def measure_personal_models(
     federation: Federation, backend: Backend, state: State
 ) -> dict[int, Float[Tensor, " y"]]:
-    """Return the accuracy by class of each client's own model, where clients have one.
+    """Return the accuracies by class of the personal models, for each client that has one.
 
-    NaN for a class without a test image, and for all where a client's model diverged, or cannot
-    be made of what the client keeps.
+    NaN for a class without test images, and for all classes if a client's model diverged or cannot
+    be loaded from the client's state.
     """
-    found, model = {}, backend.trainer.model
-    for client, memory in sorted(state.client_states.items()):
+    accuracies, model = {}, backend.trainer.model
+    for client, client_state in sorted(state.client_states.items()):
         behaviour = federation.schedule.behaviour(client, state.round)
         backend.trainer.model_buffers.load(state.parameters, state.buffers)
         try:
-            has_own = behaviour.load_personal_model(model, memory)
-        except Exception:  # of any class: who keeps it may have forged it
-            found[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
+            has_own = behaviour.load_personal_model(model, client_state)
+        except Exception:  # of any class: an attacker may have forged its state
+            accuracies[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
             continue
         if has_own:
             labels = federation.dataset.test_labels
-            found[client] = class_accuracies(compute_logits(model, federation.test_inputs), labels)
-    return found
+            accuracies[client] = class_accuracies(
+                compute_logits(model, federation.test_inputs), labels
+            )
+    return accuracies

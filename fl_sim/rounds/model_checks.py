@@ -1,6 +1,6 @@
-"""The global model, checked after every step: a run ends at the round that spoilt it.
+"""Checks of the global model after every step, which end the run in the round that broke it.
 
-So no client of the next round is blamed for a model that it was sent broken, and the checkpoint
+No client of the next round is then blamed for a broken model that it received, and the checkpoint
 of the last good round stays.
 """
 
@@ -23,8 +23,8 @@ from fl_sim.rounds.state import State
 from fl_sim.training.tasks import Tensors
 from fl_sim.training.update_checks import find_buffer_fault, is_finite
 
-Culprit = Callable[[], str]  # who likely did it, in words
-FAR_RATIO = 1e3  # times that a step is longer than the updates in it, if the rule is to blame
+Culprit = Callable[[], str]  # describes the likely cause; see `describe_likely_cause`
+FAR_RATIO = 1e3  # a step that exceeds all updates by this factor is the rule's own fault
 NUM_PROBES = 8  # test images on which the new model is tried after every round
 
 
@@ -35,44 +35,45 @@ def check_step(
     server: Server,
     culprit: Culprit,
 ) -> None:
-    """Check what a round has made.
+    """Check the global model, and the vectors that the rule broadcasts with it.
 
     Args:
-        number: of the round.
-        parameters, buffers: of the new model.
-        server: which tells clients something beside it.
-        culprit: says who likely did it; see `describe_likely_cause`.
+        round_num: Number of the round.
+        parameters: Parameters of the new model.
+        buffers: Buffers of the new model, by name.
+        server: The server after the step.
+        culprit: Describes the likely cause.
 
     Raises:
-        DivergedError: naming the round, where anything is not finite or out of range.
+        DivergedError: If anything is not finite, or out of range.
     """
     causes = [] if is_finite(parameters) else ["its parameters are not finite"]
     causes += [find_buffer_fault(name, values) for name, values in buffers.items()]
     if isinstance(server, RuleServer):
-        told = server.rule.broadcast(server.state)
-        causes += [f"{name!r} is not finite" for name, own in told.items() if not is_finite(own)]
-    found = [cause for cause in causes if cause]
-    if found:
+        received = server.rule.broadcast(server.state)
+        causes += [f"{name!r} is not finite" for name, v in received.items() if not is_finite(v)]
+    causes = [cause for cause in causes if cause]
+    if causes:
         raise DivergedError(
-            f"round {round_num}: the new model cannot be used: {found[0]}{culprit()}"
+            f"round {round_num}: the new model cannot be used: {causes[0]}{culprit()}"
         )
 
 
 def check_use(federation: Federation, backend: Backend, state: State, culprit: Culprit) -> None:
-    """Check that the new model can be trained on: its scores and its gradient are finite.
+    """Check that the new model can be trained: its scores and its gradient are finite.
 
-    Both are those of a few test images. A model whose numbers are finite may be so far off that
-    whoever trains it sends Inf. The gradient is not asked of models with batch normalisation:
-    there it says nothing about training, which normalises by each batch.
+    Both are computed on a few test images. A model whose parameters are finite may still be so far
+    off that its clients send Inf. The gradient of a model with batch normalisation is not checked:
+    in evaluation mode it says nothing about training, which normalises by each batch.
 
     Args:
         federation: Holds the test images.
-        backend: Holds a model to try it on.
+        backend: Holds a model to load the parameters into.
         state: The state after the round.
-        culprit: Says who likely did it.
+        culprit: Describes the likely cause.
 
     Raises:
-        DivergedError: naming the round, where they are not finite.
+        DivergedError: If they are not finite.
     """
     inputs = as_floats(federation.test_inputs[:NUM_PROBES])
     if len(inputs) == 0:
@@ -85,23 +86,23 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
     if usable and not find_batch_norms(model):
         loss = functional.cross_entropy(scores, federation.dataset.test_labels[:NUM_PROBES])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        slopes = torch.autograd.grad(loss, trained, allow_unused=True)
-        usable = all(slope is None or is_finite(slope) for slope in slopes)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        usable = all(gradient is None or is_finite(gradient) for gradient in gradients)
     if not usable:
         what = "its scores, or what would be trained on them, are not finite"
         raise DivergedError(f"round {state.round}: the new model cannot be used: {what}{culprit()}")
 
 
 def check_loss(round_num: int, rows: list[Row], culprit: Culprit) -> None:
-    """Check the loss on the test set, where the round was evaluated.
+    """Check the loss on the test set, if the round was evaluated.
 
     Args:
-        number: of the round.
-        rows: of the round.
-        culprit: says who likely did it.
+        round_num: Number of the round.
+        rows: The measurements of the round.
+        culprit: Describes the likely cause.
 
     Raises:
-        DivergedError: naming the round, where the loss is not finite. It holds the rows.
+        DivergedError: If the loss is not finite; the error holds the rows.
     """
     losses = [row.value for row in rows if row.metric == "loss" and row.client == -1]
     if not all(map(math.isfinite, losses)):
@@ -111,11 +112,11 @@ def check_loss(round_num: int, rows: list[Row], culprit: Culprit) -> None:
 
 
 def describe_likely_cause(updates: list[Update], result: AggregationResult | None) -> str:
-    """Return in words who moved the model most.
+    """Describe the client that moved the model most, as the end of an error message.
 
-    That is the client whose share of the step times the length of its update is largest, or whose
-    update is longest, where the rule does not say what became of each. Where the step is far
-    longer than all of that, it is the rule itself.
+    It is the client with the largest share of the step times the norm of its update, or with the
+    longest update if the rule gives no shares. If the step is far longer than all of these, the
+    cause is the rule itself.
     """
     if not updates:
         return ""
@@ -130,9 +131,9 @@ def describe_likely_cause(updates: list[Update], result: AggregationResult | Non
 
 
 def _compute_factors(result: AggregationResult, count: int) -> Float[Tensor, " n"]:
-    """Return how much of each update's length is in the step, as far as the rule says."""
+    """Return the factor of each update's norm in the step, as far as the rule gives it."""
     factors = torch.ones(count, dtype=torch.float64)
-    for own in (result.shares, result.scales):
-        if own is not None and bool(own.isfinite().all()) and bool((own != 0).any()):
-            factors = factors * own.double().abs()
+    for values in (result.shares, result.scales):
+        if values is not None and bool(values.isfinite().all()) and bool((values != 0).any()):
+            factors = factors * values.double().abs()
     return factors

@@ -1,6 +1,4 @@
-"""Rows of what privacy has cost so far, and what makes them worthless: all that leaves a client
-beside its update.
-"""
+"""Privacy cost of the rounds so far, and the releases beside updates that void its bounds."""
 
 import math
 from collections.abc import Iterator
@@ -19,30 +17,33 @@ NO_NOISE = "without noise there is no bound"
 
 
 def measure_privacy(federation: Federation, state: State, by_client: bool = True) -> Iterator[Row]:
-    """Yield `epsilon` and `epsilon_rdp` after a round: of whole clients, and client by client.
+    """Yield `epsilon` and `epsilon_rdp` after a round, of whole clients and of each client's data.
 
-    The latter only where `by_client` says so, as each client takes some milliseconds.
+    `epsilon` comes from privacy loss distributions if possible, which is tighter than the Renyi
+    differential privacy of `epsilon_rdp`. The group is the protected unit: `clients`, `images` or
+    `local`; see `fl_sim.contracts.Releases`.
 
-    `epsilon` is the figure of privacy loss distributions wherever there is one, which is tighter
-    than that of Renyi differential privacy beside it. Who is protected, and from whom, stands in
-    the group: `clients`, `images` or `local`; see `fl_sim.contracts.Releases`.
+    Args:
+        federation: The federation.
+        state: The state after the round.
+        by_client: Whether to include each client's own data, which takes milliseconds per client.
     """
     experiment, round_num = federation.experiment, state.round
-    beside = find_extra_releases(federation, state)
-    worthless = f"of the updates alone: also {beside} leave the clients" if beside else ""
-    worthless = worthless or find_forwarded_releases(federation, round_num)
+    extra = find_extra_releases(federation, state)
+    caveat = f"of the updates alone: also {extra} leave the clients" if extra else ""
+    caveat = caveat or find_forwarded_releases(federation, round_num)
     if isinstance(experiment.strategy, AggregationRule):
         try:
             released = experiment.strategy.releases(federation.draws[:round_num])
         except RequestError as error:
             yield _make_unknown_row("epsilon", round_num, "clients", str(error))
         else:
-            yield from _make_rows(round_num, released, worthless)
-    for client, memory in sorted(state.client_states.items()) if by_client else ():
+            yield from _make_rows(round_num, released, caveat)
+    for client, client_state in sorted(state.client_states.items()) if by_client else ():
         try:
-            released = _get_releases(federation, client, round_num, memory)
-            note = worthless or _find_changed_training(federation, client, round_num, memory)
-        except Exception:  # of any class: who keeps it may have forged it
+            released = _get_releases(federation, client, round_num, client_state)
+            note = caveat or _find_changed_training(federation, client, round_num, client_state)
+        except Exception:  # of any class: an attacker may have forged its state
             yield _make_unknown_row(
                 "epsilon", round_num, "all", "what it keeps cannot be read", client
             )
@@ -51,40 +52,39 @@ def measure_privacy(federation: Federation, state: State, by_client: bool = True
 
 
 def find_extra_releases(federation: Federation, state: State) -> str:
-    """Return what leaves the clients, beside their updates, neither clipped nor with noise.
+    """Return the releases beside updates that are neither clipped nor noised, as words for a note.
 
-    Models are what is released; so it is whatever goes into them, or to all clients with them:
+    The models are published, and so is everything that goes into them or to all clients with them:
 
     - statistics of BatchNorm, which are averaged as they are;
     - vectors that clients send for the rule, such as SCAFFOLD's control variates;
-    - losses of the global model on clients' data, where the rule asks for them.
+    - losses of the global model on clients' data, if the rule uses them.
 
-    What only the server sees, such as the loss in training, does not count here.
+    Data that only the server receives, such as training losses, is not counted.
     """
     start = federation.start_buffers
-    changed = any(not torch.equal(own, start[name]) for name, own in state.buffers.items())
-    found = ["statistics of BatchNorm"] if changed else []
+    changed = any(not torch.equal(b, start[name]) for name, b in state.buffers.items())
+    releases = ["statistics of BatchNorm"] if changed else []
     server = state.server
     if isinstance(server, RuleServer):
-        told = server.rule.broadcast(server.state)
-        found += sorted(
-            f"{name} vectors" for name in federation.experiment.client.sent_shapes(told)
+        received = server.rule.broadcast(server.state)
+        releases += sorted(
+            f"{name} vectors" for name in federation.experiment.client.sent_shapes(received)
         )
-        found += ["losses on their data"] if server.rule.needs_losses else []
-    return ", ".join(found)
+        releases += ["losses on their data"] if server.rule.needs_losses else []
+    return ", ".join(releases)
 
 
 def find_forwarded_releases(federation: Federation, round_num: int) -> str:
-    """Return how attackers have handed on what is in others' updates, by round `number`.
+    """Return the way in which attackers pass on the data of others, up to a round, for a note.
 
-    Colluders make their updates from those of honest clients, and some from what these would
-    have sent; attackers beside the clients train on copies of their images. What a client adds
-    to a sum is then no longer in its own update alone, which is all that is bounded.
+    Colluders forge their updates from honest ones, and some from updates that honest clients would
+    have sent; attackers beside the clients train on copies of their images. A client's data then
+    affects other updates than its own, which is the only one that is bounded.
     """
-    attacking = [
-        own for own in federation.experiment.adversaries if own.count(federation.num_clients)
-    ]
-    for adversary in attacking:
+    for adversary in federation.experiment.adversaries:
+        if not adversary.count(federation.num_clients):
+            continue
         if not any(map(adversary.is_active, range(1, round_num + 1))):
             continue
         if isinstance(adversary.client, ColludingClient):
@@ -95,26 +95,26 @@ def find_forwarded_releases(federation: Federation, round_num: int) -> str:
 
 
 def _get_releases(
-    federation: Federation, client: int, round_num: int, memory: dict[str, Tensor]
+    federation: Federation, client: int, round_num: int, client_state: dict[str, Tensor]
 ) -> Releases | None:
-    """Return what a client has released, if it was always as it is in round `number`."""
+    """Return the releases of a client, as if it always behaved as in the given round."""
     behaviour = federation.schedule.behaviour(client, round_num)
-    return behaviour.releases(len(federation.shards.owners[client]), memory)
+    return behaviour.releases(len(federation.shards.owners[client]), client_state)
 
 
 def _find_changed_training(
-    federation: Federation, client: int, round_num: int, memory: dict[str, Tensor]
+    federation: Federation, client: int, round_num: int, client_state: dict[str, Tensor]
 ) -> str:
-    """Return in which round a client trained with other noise than now, as attackers may."""
-    schedule, able = federation.schedule, federation.clients_with_data
+    """Return an earlier round in which a client trained with other noise, for a note."""
+    schedule, eligible = federation.schedule, federation.clients_with_data
     if not federation.experiment.adversaries:
         return ""
     now = schedule.behaviour(client, round_num)
-    released = _get_releases(federation, client, round_num, memory)
+    released = _get_releases(federation, client, round_num, client_state)
     for earlier in range(1, round_num):
         changed = schedule.behaviour(client, earlier) != now
-        changed = changed and _get_releases(federation, client, earlier, memory) != released
-        if changed and client in schedule.choose_clients(earlier, able):
+        changed = changed and _get_releases(federation, client, earlier, client_state) != released
+        if changed and client in schedule.choose_clients(earlier, eligible):
             return f"of some rounds alone: in round {earlier} it trained otherwise"
     return ""
 
@@ -122,17 +122,19 @@ def _find_changed_training(
 def _make_rows(
     round_num: int, released: Releases | None, note: str, client: int = -1
 ) -> Iterator[Row]:
-    """Yield both figures of what was released, not to be read where they say too little."""
+    """Yield both figures of the releases, invalid if a note limits them."""
     if released is None:
         return
     try:
-        found = compute_epsilon(released)
+        cost = compute_epsilon(released)
     except RequestError as error:
         yield _make_unknown_row("epsilon", round_num, released.protects, str(error), client)
         return
-    for metric, value in (("epsilon", found.epsilon), ("epsilon_rdp", found.rdp)):
-        why = NO_NOISE if math.isinf(value) else note
-        yield Row(round_num, metric, value, client, released.protects, valid=not why, note=why)
+    for metric, value in (("epsilon", cost.epsilon), ("epsilon_rdp", cost.rdp)):
+        reason = NO_NOISE if math.isinf(value) else note
+        yield Row(
+            round_num, metric, value, client, released.protects, valid=not reason, note=reason
+        )
 
 
 def _make_unknown_row(metric: str, round_num: int, group: str, note: str, client: int = -1) -> Row:

@@ -1,4 +1,4 @@
-"""The server's side of a round: what it asks of the clients, and the next global model."""
+"""The server of a round: its requests to clients, and the step to the next global model."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -13,20 +13,20 @@ from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.training.tasks import RoundConfig
 
 Advance = tuple[Float[Tensor, " p"], AggregationResult | None]
-KnownRule = tuple[AggregationRule | None, Any]  # a rule and its state, or nothing
+KnownRule = tuple[AggregationRule | None, Any]  # a rule and its state, or None for both
 
 
 class Server(ABC):
-    """Configures a round, and computes the next parameters from its updates."""
+    """Chooses the settings of a round, and computes the next parameters from its updates."""
 
     @abstractmethod
     def plan(
         self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
     ) -> RoundConfig:
-        """Return the settings of the round, with the clients that are asked and their factors.
+        """Return the complete settings of the round, with the clients to ask and their factors.
 
         Args:
-            config: The settings as far as the loop knows them.
+            config: The settings, without those that the server chooses.
             context: The clients that are present.
             weights: The number of examples of each client, `[n]`.
         """
@@ -35,12 +35,12 @@ class Server(ABC):
     def advance(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
     ) -> Advance:
-        """Return the next parameters, and the aggregation result where the server has one."""
+        """Return the next parameters, and the aggregation result if the server has one."""
 
     def screen(
         self, round_num: int, round_updates: RoundUpdates, idle: frozenset[int]
     ) -> RoundUpdates:
-        """Return the updates that can be aggregated; the others become failures of their clients.
+        """Return the updates that can be aggregated; others become failures of their clients.
 
         Args:
             round_num: Number of the round, from 1.
@@ -51,7 +51,7 @@ class Server(ABC):
 
     @abstractmethod
     def reveal_rule(self) -> KnownRule:
-        """Return the rule and its state, as attackers that know the defence see them."""
+        """Return the rule and its state, for attackers that know the defence."""
 
     @abstractmethod
     def state_dict(self) -> Any:
@@ -72,7 +72,7 @@ class RuleServer(Server):
     def plan(
         self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
     ) -> RoundConfig:
-        """Ask all clients; a linear rule has updates added up where they are made."""
+        """Ask all clients; in a sum, updates have the coefficients of the rule as factors."""
         factors = [1.0] * len(weights)
         if len(weights) and config.sum_updates and isinstance(self.rule, LinearRule):
             factors = self.rule.coefficients(weights, context).tolist()
@@ -88,7 +88,7 @@ class RuleServer(Server):
     def advance(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
     ) -> Advance:
-        """Take the step of the rule."""
+        """Apply the step of the rule."""
         start = config.parameters
         if not config.clients:
             empty = self.rule.decide_empty(self.state, len(start), context)
@@ -106,14 +106,17 @@ class RuleServer(Server):
     def _finish_sum(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
     ) -> AggregationResult:
-        """Finish a sum. Where clients failed, the factors of the others were too small."""
+        """Return the result of a linear rule from the sum of the updates.
+
+        If clients failed, the factors in the sum were too small: they were computed for all.
+        """
         assert isinstance(self.rule, LinearRule)
         assert round_updates.total is not None
         self.rule.check_count(torch.empty(len(round_updates.updates), 0))
         shares = self.rule.coefficients(round_updates.weights, context)
         factors = dict(zip(config.clients, config.factors, strict=True))
-        missing = float(shares[0]) / factors[round_updates.updates[0].client]
-        total = round_updates.total if missing == 1 else round_updates.total * missing
+        correction = float(shares[0]) / factors[round_updates.updates[0].client]
+        total = round_updates.total if correction == 1 else round_updates.total * correction
         state, step = self.rule.finish(self.state, total)
         return AggregationResult(state, step.float(), shares)
 
@@ -138,7 +141,7 @@ def make_context(
     seed: int,
     draw: Draw | None = None,
 ) -> RoundContext:
-    """Return what is known of clients before they have answered."""
+    """Return the context of clients before they have replied."""
     expected = float(draw.expected) if draw and draw.sampling == "poisson" else None
     unknown = torch.full((len(clients),), torch.nan, dtype=torch.float64)
     steps = torch.tensor(local_steps, dtype=torch.float64)

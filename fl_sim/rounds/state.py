@@ -13,7 +13,7 @@ from fl_sim.training.tasks import RoundConfig, Tensors
 
 @dataclass
 class State:
-    """The state of a run after a round: all that a checkpoint has to keep.
+    """The state of a run after a round: everything that a checkpoint stores.
 
     Attributes:
         round: Number of the last round, 0 before the first.
@@ -40,11 +40,11 @@ class RoundOutcome:
         state: The state after the round.
         config: The settings of the round, with the parameters that it started from.
         updates: The updates that were aggregated.
-        result: The decision of the aggregation rule; None where it does not say.
-        failures: The failures of the round, clients that were absent among them.
+        result: The result of the aggregation rule; None for a Flower strategy.
+        failures: The failures of the round, including absent clients.
         seconds: Wall-clock time of training and aggregation.
-        cpu_seconds: Processor time of all processes; NaN where it is not known.
-        cpu_note: The reason why the processor time is not known, or an empty string.
+        cpu_seconds: CPU time of all processes; NaN if unknown.
+        cpu_note: The reason why the CPU time is unknown, or an empty string.
         rows: The measurements of the round.
     """
 

@@ -1,11 +1,11 @@
-"""Many small models trained at once, as one batch of matrix products.
+"""Training of many small models at once, as batched matrix products.
 
-Where a model is a row of linear layers, a step of one client costs less than the calls that
-make it up. Here the clients' weights are stacked, and a step of all of them takes as many calls
-as a step of one. Every client's matrices have the same sizes whatever the company, its batches
-filled up with rows of weight zero: so a cohort of one gives the bits of a cohort of many.
-Activations are kept as columns, one a sample, since a product with few classes is fastest that
-way round.
+For a stack of linear layers, one client's SGD step costs less than the calls that make it up. Here
+the weights of all clients are stacked, so that a step of all clients takes as many calls as a step
+of one. Incomplete batches are padded with records of weight zero: each client's matrices then have
+the same sizes however many clients there are, and one client alone gets the same bits as among
+many. Activations are stored as columns, one per record, since products with few classes are
+fastest in this layout.
 """
 
 from dataclasses import dataclass, field
@@ -26,17 +26,18 @@ from fl_sim.training.batched_layers import Layer, stack_layers
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """Which records each client sees in each step.
+    """The records of each client in each step.
 
-    There are m steps of single clients, one after another: the first step of all, the second of
-    all who have one, and so on; those with most steps come first.
+    A round has `t` steps. The `m` batches of single clients are listed step by step: first those
+    of the first step, then those of the second, and so on. Clients are sorted by their number of
+    steps, in descending order, so that the active clients of a step are always the first ones.
 
     Attributes:
-        alive: which clients are still training in each step.
-        rows: of the records, filled up with row 0.
-        labels: theirs.
-        real: which of them count.
-        shares: of each in the mean of its batch.
+        active: Whether each client still trains in each step.
+        rows: Row numbers of the records; padding has row 0.
+        labels: Labels of the records.
+        mask: Whether a record is real; False for padding.
+        weights: Weight of each record in the mean over its batch; 0 for padding.
     """
 
     active: Bool[Tensor, "t k"]
@@ -47,7 +48,14 @@ class BatchPlan:
 
 
 class Targets(NamedTuple):
-    """What the records of a step say, and room for what the models say of them."""
+    """Labels and weights of one step's records, and the tensors that receive the model's outputs.
+
+    Attributes:
+        labels: Labels of the records.
+        weights: Weight of each record in the mean over its batch.
+        log_likelihoods: Output: log-likelihood of each label.
+        predictions: Output: predicted class of each record.
+    """
 
     labels: Int64[Tensor, "k 1 b"]
     weights: Float[Tensor, "k 1 b"]
@@ -57,9 +65,9 @@ class Targets(NamedTuple):
 
 @dataclass(eq=False)
 class BatchBuffer:
-    """The records of one batch, in memory that is used again.
+    """Reusable memory for the records of one batch.
 
-    A batch of all that its clients have is the same in every round, and is fetched once.
+    Full-batch training uses the same batch in every round, which is then gathered only once.
     """
 
     _source: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0))
@@ -70,13 +78,13 @@ class BatchBuffer:
     def fetch(
         self, source: Shaped[Tensor, "n ..."], rows: Int64[Tensor, " m"]
     ) -> Float[Tensor, "m ..."]:
-        """Return some rows of `source` as floats, until the next call."""
+        """Return the given rows of `source` as floats; valid until the next call."""
         count = len(rows)
         if self._source is source and torch.equal(self._rows, rows):
             return self._floats[:count]
         if self._source is not source or len(self._stored) < count:
             self._stored = source.new_empty(count, *source.shape[1:])
-            self._floats = self._stored.float()  # itself, where it is that already
+            self._floats = self._stored.float()  # the same tensor if `source` is float already
         self._source, self._rows = source, rows
         stored = torch.index_select(source, 0, rows, out=self._stored[:count])
         floats = self._floats[:count]
@@ -87,11 +95,12 @@ class BatchBuffer:
 
 @dataclass(frozen=True, eq=False)
 class TrainedBatch:
-    """What became of each client, in the order given.
+    """The trained models of a batch of clients, in the order in which the clients were given.
 
     Attributes:
-        parameters: flat, as of `parameters.flat`.
-        losses, accuracies: means over the last epoch, or over all local steps.
+        parameters: Flat parameters of each client's model, as in `parameters.flat`.
+        losses: Mean training loss of each client, over the last epoch or over all local steps.
+        accuracies: Mean training accuracy of each client, over the same records.
     """
 
     parameters: Float[Tensor, "k p"]
@@ -102,72 +111,74 @@ class TrainedBatch:
 def train_batched(
     model: nn.Sequential,
     shards: ClientShards,
-    batch: BatchBuffer,
+    buffer: BatchBuffer,
     start: Float[Tensor, " p"],
     sgd: SgdConfig,
     round_num: int,
     clients: list[int],
 ) -> TrainedBatch:
-    """Train clients side by side from `start`, each with the batches it would see alone."""
+    """Train clients side by side from `start`, each with the batches that it would use alone."""
     order = sorted(range(len(clients)), key=lambda i: -shards.sizes[clients[i]])
-    ordered = [clients[i] for i in order]
-    plan = plan_batches(shards, sgd, round_num, ordered)
-    layers = every = stack_layers(model, start, sgd, len(clients))
-    front = [stage for stage in model if isinstance(stage, Normalise)]
+    plan = plan_batches(shards, sgd, round_num, [clients[i] for i in order])
+    layers = all_layers = stack_layers(model, start, sgd, len(clients))
+    normalisers = [module for module in model if isinstance(module, Normalise)]
     inputs = shards.round_inputs(round_num)
-    likelihoods, guesses = torch.empty_like(plan.weights), torch.empty_like(plan.labels)
-    counts, before = plan.active.sum(1).tolist(), len(clients)
-    parts = (plan.rows, plan.labels, plan.weights, likelihoods, guesses)
-    for active, rows, *own in zip(counts, *(each.split(counts) for each in parts), strict=True):
-        if active < before:
-            layers, before = [layer.narrow(active) for layer in every], active
-        records = batch.fetch(inputs, rows.flatten())
-        for stage in front:
-            records = stage(records)
-        train_step(layers, records.reshape(active, sgd.batch_size, -1), Targets(*own), sgd)
-    right = (guesses == plan.labels) & plan.mask
-    losses = -likelihoods.masked_fill_(~plan.mask, 0).sum((1, 2))
-    seen = plan.mask.sum((1, 2)).double()
+    log_likelihoods, predictions = torch.empty_like(plan.weights), torch.empty_like(plan.labels)
+    counts, num_active = plan.active.sum(1).tolist(), len(clients)
+    per_batch = (plan.rows, plan.labels, plan.weights, log_likelihoods, predictions)
+    for active, rows, *targets in zip(counts, *(t.split(counts) for t in per_batch), strict=True):
+        if active < num_active:
+            # Clients that have finished are the last ones: a view of the others leaves them as is.
+            layers, num_active = [layer.narrow(active) for layer in all_layers], active
+        records = buffer.fetch(inputs, rows.flatten())
+        for normalise in normalisers:
+            records = normalise(records)
+        train_step(layers, records.reshape(active, sgd.batch_size, -1), Targets(*targets), sgd)
+    # The outputs of all steps were written into `log_likelihoods` and `predictions`, so that the
+    # metrics of all clients are computed once instead of in every step.
+    correct = (predictions == plan.labels) & plan.mask
+    losses = -log_likelihoods.masked_fill_(~plan.mask, 0).sum((1, 2))
     num_epochs = sgd.local_epochs if sgd.local_steps is None else 1
-    counts_seen = _sum_last_epochs(plan, seen, num_epochs)
-    back = torch.tensor(order).argsort()
-    told = [
-        (_sum_last_epochs(plan, values.double(), num_epochs) / counts_seen)[back].tolist()
-        for values in (losses, right.sum((1, 2)))
+    num_records = _sum_last_epochs(plan, plan.mask.sum((1, 2)).double(), num_epochs)
+    inverse = torch.tensor(order).argsort()
+    means = [
+        (_sum_last_epochs(plan, values.double(), num_epochs) / num_records)[inverse].tolist()
+        for values in (losses, correct.sum((1, 2)))
     ]
-    pieces = [stack.values.flatten(1) for layer in every for stack in layer.stacks]
-    return TrainedBatch(torch.cat(pieces, 1)[back], *told)
+    pieces = [stack.values.flatten(1) for layer in all_layers for stack in layer.stacks]
+    return TrainedBatch(torch.cat(pieces, 1)[inverse], *means)
 
 
 def plan_batches(
     shards: ClientShards, sgd: SgdConfig, round_num: int, clients: list[int]
 ) -> BatchPlan:
-    """Return the batches of clients, which are given in falling order of size."""
-    all_rows, seed = [], shards.seed
+    """Return the batches of clients, which are given in descending order of size."""
+    rows_of_clients = []
     for client in clients:
-        own, rng = shards.owners[client], generator(seed, "round", round_num, "client", client)
-        all_rows.append(_draw_batches(own, sgd, rng))
-    steps = torch.arange(len(all_rows[0]))
-    alive = steps[:, None] < torch.tensor([len(rows) for rows in all_rows])
-    rows = pad_sequence(all_rows)[alive]
-    real = rows[:, None] >= 0
+        # The labels of a client that is trained alone: the same shuffles, hence the same bits.
+        rng = generator(shards.seed, "round", round_num, "client", client)
+        rows_of_clients.append(_draw_batches(shards.owners[client], sgd, rng))
+    steps = torch.arange(len(rows_of_clients[0]))
+    active = steps[:, None] < torch.tensor([len(rows) for rows in rows_of_clients])
+    rows = pad_sequence(rows_of_clients)[active]
+    mask = rows[:, None] >= 0
     rows.clamp_(min=0)
-    shares = real / real.sum(2, keepdim=True)
-    return BatchPlan(alive, rows, shards.labels[rows][:, None], real, shares)
+    weights = mask / mask.sum(2, keepdim=True)
+    return BatchPlan(active, rows, shards.labels[rows][:, None], mask, weights)
 
 
 def _draw_batches(
-    own: Int64[Tensor, " n"], sgd: SgdConfig, rng: torch.Generator
+    rows: Int64[Tensor, " n"], sgd: SgdConfig, rng: torch.Generator
 ) -> Int64[Tensor, "t b"]:
-    """Return the rows of each step of a round, filled up with -1."""
-    width, wanted = sgd.batch_size, sgd.num_steps(len(own))
-    num_epochs = -(-wanted // -(-len(own) // width))
-    epochs = [_pad(_shuffle(own, width, rng), width) for _ in range(num_epochs)]
-    return torch.cat(epochs)[:wanted]
+    """Return the rows of each step of a round, padded with -1."""
+    width, num_steps = sgd.batch_size, sgd.num_steps(len(rows))
+    num_epochs = -(-num_steps // -(-len(rows) // width))
+    epochs = [_pad(_shuffle(rows, width, rng), width) for _ in range(num_epochs)]
+    return torch.cat(epochs)[:num_steps]
 
 
 def _shuffle(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> Int64[Tensor, " n"]:
-    """Return the rows in random order; as they are where one batch takes all of them."""
+    """Return the rows in random order; unchanged if one batch takes all of them."""
     return rows if len(rows) <= width else rows[torch.randperm(len(rows), generator=rng)]
 
 
@@ -176,50 +187,59 @@ def _pad(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
 
 
 def train_step(
-    layers: list[Layer], seen: Float[Tensor, "k b d"], answers: Targets, sgd: SgdConfig
+    layers: list[Layer], records: Float[Tensor, "k b d"], targets: Targets, sgd: SgdConfig
 ) -> None:
-    """Take a step of each client, and write down what its model said before."""
-    inputs = [seen.mT]
+    """Take one SGD step per client, and write the outputs of the models before it to `targets`."""
+    inputs = [records.mT]
     for layer in layers:
-        out = layer.forward(inputs[-1])
-        inputs.append(out.relu_() if layer.has_relu else out)
-    slope = compute_loss_gradient(inputs.pop().log_softmax(1), answers, sgd.label_smoothing)
+        output = layer.forward(inputs[-1])
+        inputs.append(output.relu_() if layer.has_relu else output)
+    gradient = compute_loss_gradient(inputs.pop().log_softmax(1), targets, sgd.label_smoothing)
     for depth in reversed(range(len(layers))):
-        layer, received = layers[depth], inputs[depth]
-        earlier = layer.backward(slope) if depth > 0 else slope
-        layer.sgd_step(slope, received, sgd)
-        slope = earlier
+        layer, layer_inputs = layers[depth], inputs[depth]
+        # Before the layer's step, which changes the weights that the gradient goes back through.
+        gradient_below = layer.backward(gradient) if depth > 0 else gradient
+        layer.sgd_step(gradient, layer_inputs, sgd)
+        gradient = gradient_below
         if depth > 0 and layers[depth - 1].has_relu:
-            slope *= received > 0
+            gradient *= layer_inputs > 0
 
 
 def compute_loss_gradient(
-    log_p: Float[Tensor, "k c b"], answers: Targets, smoothing: float
+    log_p: Float[Tensor, "k c b"], targets: Targets, smoothing: float
 ) -> Float[Tensor, "k c b"]:
-    """Return the derivative of the mean loss by the scores; `log_p` is overwritten by it."""
-    labels, shares, likelihoods, guesses = answers
-    torch.gather(log_p, 1, labels, out=likelihoods)
-    torch.argmax(log_p, 1, keepdim=True, out=guesses)
+    """Return the gradient of the mean cross-entropy by the logits, in the memory of `log_p`.
+
+    Args:
+        log_p: Log-probability of each class; overwritten.
+        targets: Labels and weights; receives log-likelihoods and predictions.
+        smoothing: Share of label smoothing, in [0, 1).
+    """
+    labels, weights, log_likelihoods, predictions = targets
+    torch.gather(log_p, 1, labels, out=log_likelihoods)
+    torch.argmax(log_p, 1, keepdim=True, out=predictions)
     if smoothing:
-        likelihoods.mul_(1 - smoothing).add_(log_p.mean(1, keepdim=True), alpha=smoothing)
-    slope = log_p.exp_()
+        log_likelihoods.mul_(1 - smoothing).add_(log_p.mean(1, keepdim=True), alpha=smoothing)
+    # softmax(logits) - target, where the target of class j is (1 - s) [j = label] + s / c.
+    gradient = log_p.exp_()
     if smoothing:
-        slope -= smoothing / log_p.shape[1]
-    return slope.scatter_(1, labels, smoothing - 1, reduce="add").mul_(shares)
+        gradient -= smoothing / log_p.shape[1]
+    return gradient.scatter_(1, labels, smoothing - 1, reduce="add").mul_(weights)
 
 
 def _sum_last_epochs(
     plan: BatchPlan, values: Float64[Tensor, " m"], num_epochs: int
 ) -> Float64[Tensor, " k"]:
-    """Return the sum of each client's values over its last epoch, one step after the other.
+    """Return the sum of each client's values over its last epoch, added step by step.
 
     Args:
-        plan: of the steps.
-        values: one for each step of a client, in the plan's order.
-        num_epochs: of each client.
+        plan: The batches of all clients.
+        values: One value per batch, in the plan's order.
+        num_epochs: Number of epochs of each client.
     """
-    most, count = plan.active.shape
-    table = values.new_zeros(most + 1, count)
+    num_steps, num_clients = plan.active.shape
+    table = values.new_zeros(num_steps + 1, num_clients)
     table[1:].masked_scatter_(plan.active, values)
-    totals, ends, clients = table.cumsum(0), plan.active.sum(0), torch.arange(count)
+    # Differences of running sums: a client's sum does not depend on the steps of the others.
+    totals, ends, clients = table.cumsum(0), plan.active.sum(0), torch.arange(num_clients)
     return totals[ends, clients] - totals[ends - ends // num_epochs, clients]

@@ -1,10 +1,15 @@
-"""Where clients are trained: all that a worker needs, and how it works a chunk off."""
+"""Local training of a chunk of clients, and the retries of those that fail.
+
+A client runs code of a user or an attacker: whatever it raises is a failure of that client, and
+never ends the run. Hence the many `except BaseException`, which also stop a SystemExit.
+"""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +30,6 @@ from fl_sim.training.faults import NO_FAULTS, Faults
 from fl_sim.training.momentum import can_update_mean, update_running_mean
 from fl_sim.training.tasks import (
     Chunk,
-    ChunkBuffers,
     ChunkResult,
     ClientTask,
     RoundConfig,
@@ -51,15 +55,16 @@ class ClientTrainer:
         shards: The records of all clients.
         model: The network that is trained; parameters and buffers are loaded before each use.
         faults: Failures to inject, for tests.
-        batch: The records that clients are trained on as one batch at the moment.
+        batch_buffer: Memory for the records of clients that are trained as one batch.
     """
 
     shards: ClientShards
     model: nn.Sequential
     faults: Faults = NO_FAULTS
     batch_buffer: BatchBuffer = field(default_factory=BatchBuffer)
-    _buffers: ChunkBuffers | None = None
-    _delta_out: Tensor | None = None  # where the next client's update is to be written
+    _deltas: Tensor | None = None  # reused by one chunk after another: fresh pages cost time
+    _total: Tensor | None = None  # reused likewise
+    _delta_out: Tensor | None = None  # receives the next client's update, if not None
 
     @property
     def schedule(self) -> Schedule:
@@ -73,34 +78,34 @@ class ClientTrainer:
 
     @cached_property
     def can_batch_clients(self) -> bool:
-        """Whether the model is one of which many can be trained as one batch."""
+        """Whether many models of this kind can be trained as one batch."""
         return can_batch(self.model)
 
     @cached_property
     def model_buffers(self) -> ModelTensors:
-        """Where the model keeps what is loaded before each client."""
+        """Loads parameters and buffers into the model in place."""
         return ModelTensors(self.model)
 
     @property
     def min_batch_size(self) -> int:
-        """Fewest records on which the model can be trained at once."""
+        """Smallest number of records on which the model can take a step."""
         return min_batch_size(self.model, to_trainable(self.shards.inputs[:1]))
 
     def describe_expected_update(self, config: RoundConfig, client: int) -> ExpectedUpdate:
-        """Return what `client` is asked, and what it may send: by what the server knows."""
+        """Return the server's own knowledge of what `client` is asked and may send."""
         size, honest = self.shards.sizes[client], self.schedule.experiment.client
         trains = len(self.shards.owners[client]) > 0
         sends = honest.sent_shapes(config.received) if trains else {}
         return ExpectedUpdate(config, client, size, sends, trains)
 
     def estimate_steps(self, client: int, round_num: int) -> float:
-        """Return the steps of a client in round `number`; 1 where it does not say."""
+        """Return the number of steps of a client in a round; 1 if its code does not give one."""
         behaviour = self.schedule.behaviour(client, round_num)
         try:
             return float(behaviour.num_steps(self.shards.sizes[client]))
         except KeyboardInterrupt:
             raise
-        except BaseException:  # a client's own, which is found out when it is its turn
+        except BaseException:  # the client will fail alike when it is trained
             return 1.0
 
     def train_chunk(
@@ -109,67 +114,70 @@ class ClientTrainer:
         chunk: Chunk,
         on_update: OnUpdate | None = None,
     ) -> ChunkResult:
-        """Train the clients of a chunk; clients that fail are retried as the policy says.
+        """Train the clients of a chunk; failed clients are retried as the policy says.
 
         Args:
             config: The settings of the round.
-            chunk: The clients, and their factors.
-            on_update: Called with each update before they are added up. Its delta may be
-                overwritten by the next chunk.
+            chunk: The clients, and the factors of their updates.
+            on_update: Called with each update before the updates are summed. The next chunk may
+                overwrite its delta.
         """
         updates: list[Update] = []
         failures: list[Failure] = []
-        together = self._train_batched(config, chunk)
-        # What a worker of Ray returns may still be on its way when the next chunk begins.
-        reuses = config.sum_updates and not together and not faults.in_worker
-        buffers = self._buffers_for(config, chunk) if reuses else None
+        batched = self._train_batched(config, chunk)
+        # Not in a Ray worker: the object store may still read a result when the next chunk begins.
+        reuse = config.sum_updates and not batched and not faults.in_worker
+        deltas, total = self._get_sum_buffers(config, chunk) if reuse else (None, None)
         for position, task in enumerate(chunk):
-            self._delta_out = None if buffers is None else buffers.rows[position]
-            for answer in together.get(task.client) or self._train_with_retries(config, task):
+            self._delta_out = None if deltas is None else deltas[position]
+            for answer in batched.get(task.client) or self._train_with_retries(config, task):
                 (updates if isinstance(answer, Update) else failures).append(answer)  # type: ignore[arg-type]
         self._delta_out = None
         if on_update is not None:
             for update in updates:
                 on_update(config, update)
-        return finish_chunk(chunk, updates, failures, config.sum_updates, buffers)
+        return finish_chunk(chunk, updates, failures, config.sum_updates, deltas, total)
 
-    def _buffers_for(self, config: RoundConfig, chunk: Chunk) -> ChunkBuffers:
-        """Return room for a chunk's updates: they are gone once it is added up."""
-        if self._buffers is None or len(self._buffers.rows) < len(chunk):
-            self._buffers = ChunkBuffers.of(len(chunk), len(config.parameters))
-        return self._buffers
+    def _get_sum_buffers(self, config: RoundConfig, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Return memory for the deltas of a chunk and for their sum in float64."""
+        size = len(config.parameters)
+        if self._deltas is None or self._total is None or len(self._deltas) < len(chunk):
+            self._deltas = torch.empty(len(chunk), size)
+            self._total = torch.empty(size, dtype=torch.float64)
+        return self._deltas, self._total
 
     def _train_batched(
         self, config: RoundConfig, chunk: Chunk
     ) -> dict[int, list[Update | Failure]]:
-        """Return the answers of the clients that can be trained as cohorts, by client."""
+        """Train those clients of a chunk that can be batched; return their answers by client."""
+        # A time limit is that of a single client, which cannot be told apart within a batch.
         if not config.batch_clients or self.policy.timeout is not None:
             return {}
-        kinds: dict[SgdConfig, list[ClientTask]] = {}
+        tasks_by_config: dict[SgdConfig, list[ClientTask]] = {}
         for task in chunk:
             sgd = self._try_sgd_config(config, task)
-            struck = self.faults.draw(self.shards.seed, config.round, task.client, task.attempt)
-            if sgd is not None and not struck:
-                kinds.setdefault(sgd, []).append(task)
+            fault = self.faults.draw(self.shards.seed, config.round, task.client, task.attempt)
+            if sgd is not None and not fault:
+                tasks_by_config.setdefault(sgd, []).append(task)
         return {
-            own.client: self._check_batched(config, own)
-            for sgd, tasks in kinds.items()
-            for own in self._train_as_batch(config, tuple(tasks), sgd)
+            update.client: self._check_batched(config, update)
+            for sgd, tasks in tasks_by_config.items()
+            for update in self._train_as_batch(config, tuple(tasks), sgd)
         }
 
     def _try_sgd_config(self, config: RoundConfig, task: ClientTask) -> SgdConfig | None:
-        """Return how a client trains in a cohort; None where it would fail, which it does alone."""
+        """Return a client's settings in a batch; None if it fails, as it will alone."""
         try:
             sgd = self._sgd_config(config, task.client)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # a client's own, which is found out when it is its turn
+        except BaseException:  # the client will fail alike when it is trained alone
             return None
         usable = not (sgd and sgd.worker_momentum) or can_update_mean(config.parameters, task.state)
         return sgd if usable else None
 
     def _check_batched(self, config: RoundConfig, update: Update) -> list[Update | Failure]:
-        """Return what a client of a cohort sends, checked: mostly what was trained."""
+        """Return the checked replies of a client that was trained in a batch."""
         client = update.client
         behaviour = self.schedule.behaviour(client, config.round)
         if type(behaviour).replies is Client.replies:
@@ -183,7 +191,7 @@ class ClientTrainer:
         return check_replies(replies, self.describe_expected_update(config, client))
 
     def _sgd_config(self, config: RoundConfig, client: int) -> SgdConfig | None:
-        """Return how a client trains in a cohort; None where it has to be trained by itself."""
+        """Return a client's settings in a batch; None if it has to be trained alone."""
         if not (
             config.batch_clients and self.can_batch_clients and len(self.shards.owners[client])
         ):
@@ -192,6 +200,7 @@ class ClientTrainer:
         return sgd and replace(sgd, mu=sgd.mu or config.proximal_mu)
 
     def _train_as_batch(self, config: RoundConfig, chunk: Chunk, sgd: SgdConfig) -> list[Update]:
+        """Train clients with equal settings as one batch; return their updates, unchecked."""
         clients, round_num = [task.client for task in chunk], config.round
         self.model_buffers.load(config.parameters, config.buffers)
         trained = batched_clients.train_batched(
@@ -199,11 +208,11 @@ class ClientTrainer:
         )
         losses = self._compute_initial_losses(config, sgd, clients, trained.losses)
         deltas = trained.parameters.sub_(config.parameters)
-        memories = [task.state for task in chunk]
+        states = [task.state for task in chunk]
         if sgd.worker_momentum:
-            memories = [dict(memory) for memory in memories]
-            for k, memory in enumerate(memories):
-                deltas[k] = update_running_mean(sgd.worker_momentum, deltas[k], memory)
+            states = [dict(state) for state in states]
+            for k, state in enumerate(states):
+                deltas[k] = update_running_mean(sgd.worker_momentum, deltas[k], state)
         return [
             Update(
                 client=task.client,
@@ -212,31 +221,31 @@ class ClientTrainer:
                 num_examples=self.shards.sizes[task.client],
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],
-                memory=memories[k],
+                memory=states[k],
             )
             for k, task in enumerate(chunk)
         ]
 
     def _compute_initial_losses(
-        self, config: RoundConfig, sgd: SgdConfig, clients: list[int], in_training: list[float]
+        self, config: RoundConfig, sgd: SgdConfig, clients: list[int], train_losses: list[float]
     ) -> list[float]:
-        """Return the loss of the model as it came on each shard, where the rule asks for it.
+        """Return the loss of the global model on each client's shard; NaN if it is not needed.
 
-        Where training is a single step, it began there: that loss is known already.
+        A single full-batch step starts from the global model, so its training loss is that loss.
         """
         if not config.needs_losses:
             return [float("nan")] * len(clients)
         return [
-            known
+            loss
             if sgd.is_full_gradient_step(self.shards.sizes[client])
             else self.compute_loss(self.shards.shard(client, config.round))
-            for client, known in zip(clients, in_training, strict=True)
+            for client, loss in zip(clients, train_losses, strict=True)
         ]
 
     def _train_with_retries(
         self, config: RoundConfig, task: ClientTask
     ) -> Iterator[Update | Failure]:
-        """Yield the failures of a client, and its update if one comes."""
+        """Yield the failures of a client, and its update if an attempt succeeds."""
         retries = self.policy.retries if self.policy.on_failure == "retry" else 0
         for attempt in range(task.attempt, max(retries, task.attempt) + 1):
             try:
@@ -244,7 +253,7 @@ class ClientTrainer:
                     answers = self.attempt(config, _with_attempt(task, attempt))
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # SystemExit too: a client cannot end the run
+            except BaseException as error:
                 yield make_failure(config.round, task.client, describe_error(error))
                 continue
             yield from answers
@@ -252,7 +261,7 @@ class ClientTrainer:
                 return
 
     def attempt(self, config: RoundConfig, task: ClientTask) -> list[Update | Failure]:
-        """Return what a client sends at one attempt, checked; the first answer counts."""
+        """Train a client once, and return its checked replies; the first answer counts."""
         client = task.client
         self.faults.inject(self.shards.seed, config.round, client, task.attempt)
         behaviour = self.schedule.behaviour(client, config.round)
@@ -270,7 +279,7 @@ class ClientTrainer:
     def train_client(
         self, config: RoundConfig, task: ClientTask, behaviour: Client, shard: Shard
     ) -> tuple[Update, Shard]:
-        """Return the update of one client, and its shard with what it now remembers."""
+        """Train one client alone; return its unchecked update, and its shard with its new state."""
         round_num, client = config.round, task.client
         self.model_buffers.load(config.parameters, config.buffers)
         shard = replace(
@@ -299,13 +308,13 @@ class ClientTrainer:
         return update, shard
 
     def compute_loss(self, shard: Shard) -> float:
-        """Return the mean loss of the model as it is on a shard."""
+        """Return the mean cross-entropy of the current model on a shard."""
         scores = compute_logits(self.model, shard.inputs)
         return float(functional.cross_entropy(scores, shard.labels))
 
 
 def make_trainer(federation: Federation, faults: Faults = NO_FAULTS) -> ClientTrainer:
-    """Return a trainer of a federation's clients, with a copy of the model of its own."""
+    """Return a trainer of a federation's clients that has its own copy of the model."""
     return ClientTrainer(federation.shards, deepcopy(federation.model), faults)
 
 
@@ -314,5 +323,5 @@ def _with_attempt(task: ClientTask, attempt: int) -> ClientTask:
 
 
 def _copy(tensors: Tensors) -> Tensors:
-    """Return tensors that a client may write into."""
+    """Return copies, which a client may overwrite."""
     return {name: tensor.clone() for name, tensor in tensors.items()}

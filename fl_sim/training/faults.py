@@ -1,4 +1,4 @@
-"""Failures on purpose: what `--inject` does to clients, to see a run survive it."""
+"""Failures injected by `--inject`, to test that a run survives them."""
 
 import math
 import os
@@ -12,8 +12,8 @@ from fl_sim.core.errors import RequestError
 from fl_sim.core.seeding import generator
 
 DELAY = 0.2  # seconds by which a slow client is late
-FOREVER = 3600.0  # seconds for which a hanging one sleeps
-in_worker = False  # whether a crash may take this process with it
+FOREVER = 3600.0  # seconds for which a hanging client sleeps
+in_worker = False  # whether this process is a Ray worker, which a crash may end
 
 
 def _to_float(text: str) -> float | None:
@@ -24,18 +24,18 @@ def _to_float(text: str) -> float | None:
 
 
 class CrashError(RuntimeError):
-    """Stands for the death of a worker where there is no worker to die."""
+    """Stands for the death of a worker in a process that is no worker."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Chances of each kind of failure, at each attempt of each client.
+    """Probabilities of each kind of failure, per attempt of a client.
 
     Attributes:
-        crash: the worker dies; in a process that is no worker, the client raises.
-        nan: the client sends NaN.
-        hang: the client never comes back; needs `failures.timeout`.
-        slow: the client is late, and otherwise in order.
+        crash: The worker dies; in a process that is no worker, the client raises an error.
+        nan: The client sends an update of NaN.
+        hang: The client never replies; needs `failures.timeout`.
+        slow: The client is late, but otherwise works.
     """
 
     crash: float = 0.0
@@ -44,16 +44,16 @@ class Faults:
     slow: float = 0.0
 
     def __str__(self) -> str:
-        """Return the chances as `--inject` takes them; nothing where there are none."""
+        """Return the probabilities in the syntax of `--inject`; an empty string for none."""
         chances = ((field.name, getattr(self, field.name)) for field in fields(self))
         return ",".join(f"{kind}:{float(chance)}" for kind, chance in chances if chance)
 
     @classmethod
     def parse(cls, text: str) -> "Faults":
-        """Read `crash:0.1,nan:0.05`.
+        """Return the faults of a text such as `crash:0.1,nan:0.05`.
 
         Raises:
-            RequestError: for an unknown kind, or chances outside 0 to 1.
+            RequestError: If a kind is unknown, or probabilities are outside 0 to 1.
         """
         kinds = [field.name for field in fields(cls)]
         chances: dict[str, float] = {}
@@ -76,19 +76,19 @@ class Faults:
         return cls(**chances)
 
     def draw(self, seed: int, round_num: int, client: int, attempt: int) -> str:
-        """Return the failure that strikes an attempt, or nothing; the same on every engine."""
+        """Return the fault of an attempt, or an empty string; the same on every engine."""
         if not any(getattr(self, field.name) for field in fields(self)):
             return ""
         rng = generator(seed, "fault", round_num, client, attempt)
-        luck = float(torch.rand((), dtype=torch.float64, generator=rng))
+        u = float(torch.rand((), dtype=torch.float64, generator=rng))
         for field in fields(self):
-            luck -= getattr(self, field.name)
-            if luck < 0:
+            u -= getattr(self, field.name)
+            if u < 0:
                 return field.name
         return ""
 
     def inject(self, seed: int, round_num: int, client: int, attempt: int) -> None:
-        """Crash, hang or wait, where it is drawn."""
+        """Crash, hang or wait if such a fault is drawn for the attempt."""
         kind = self.draw(seed, round_num, client, attempt)
         if kind == "crash":
             if in_worker:
@@ -98,7 +98,7 @@ class Faults:
             time.sleep(FOREVER if kind == "hang" else DELAY)
 
     def corrupt(self, update: Update, seed: int, round_num: int, attempt: int) -> Update:
-        """Return the update, or one of NaN where it is drawn."""
+        """Return the update, or one of NaN if that fault is drawn for the attempt."""
         if self.draw(seed, round_num, update.client, attempt) != "nan":
             return update
         assert update.delta is not None

@@ -1,22 +1,22 @@
-"""What a round asks of its clients, and what comes back: the same words for every crew."""
+"""The messages between a round and its backend: settings, tasks and results of chunks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
 from fl_sim.core.sums import weighted_sum
 
 Tensors = dict[str, Tensor]
-NO_CLIENT = -1  # whom a failure is about where a worker is lost that had many clients
-MAX_CHUNK = 32  # clients; enough to make a call to a worker cheap beside its work
-MIN_CHUNKS = 32  # a round, at least where there are as many clients: workers stay evenly busy
-MAX_CHUNK_VALUES = 1 << 25  # of the updates of a chunk: 128 MiB
-MAX_BATCHED_CLIENTS = 25  # clients that are trained as one batch: more gain nothing
+NO_CLIENT = -1  # the client of a failure that lost a worker with several clients
+MAX_CHUNK = 32  # clients; enough for a call to a worker to be cheap beside its work
+MIN_CHUNKS = 32  # per round, if there are as many clients: workers stay evenly busy
+MAX_CHUNK_VALUES = 1 << 25  # float32 values in the updates of a chunk: 128 MiB
+MAX_BATCHED_CLIENTS = 25  # clients trained as one batch; more are no faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,19 @@ class RoundConfig:
 
     @property
     def proximal_mu(self) -> float:
-        """What Flower's FedProx asks its clients to apply."""
+        """Weight of the proximal term, as Flower's FedProx sends it; 0 for none."""
         return float(self.flower_config.get("proximal-mu", 0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class ClientTask:
-    """One client's part of a chunk: its factor in the sum, and what it kept from before.
+    """The part of one client in a chunk.
 
-    `attempt` counts from 0, and goes on where a dead worker took the earlier ones with it.
+    Attributes:
+        client: Number of the client.
+        factor: Factor of its update in the sum.
+        state: Tensors that the client keeps between rounds, by name.
+        attempt: Number of the attempt, from 0; it goes on if a dead worker lost earlier ones.
     """
 
     client: int
@@ -71,13 +75,13 @@ Chunk = tuple[ClientTask, ...]  # clients that one worker trains in one call, in
 
 @dataclass(frozen=True, eq=False)
 class ChunkResult:
-    """What became of a chunk.
+    """The result of a chunk.
 
     Attributes:
-        updates: of the clients that delivered, in client order; without their deltas where
-            `total` has them.
-        failures: of every attempt that failed.
-        total: the sum of the deltas times their factors; the next chunk may overwrite it.
+        updates: Updates of the clients that succeeded, in client order; without their deltas if
+            `total` is given.
+        failures: Failures of all attempts.
+        total: Sum of the deltas times their factors, `[p]`; the next chunk may overwrite it.
     """
 
     updates: list[Update]
@@ -85,64 +89,65 @@ class ChunkResult:
     total: Float[Tensor, " p"] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class ChunkBuffers:
-    """Memory that is used for one chunk after another: fresh pages cost more than sums do."""
-
-    rows: Float[Tensor, "n p"]
-    total: Float[Tensor, " p"]
-
-    @classmethod
-    def of(cls, count: int, size: int) -> "ChunkBuffers":
-        """Return room for a chunk of `count` clients."""
-        return cls(torch.empty(count, size), torch.empty(size, dtype=torch.float64))
-
-
 def cut_chunks(
     tasks: list[ClientTask], costs: list[float], batched: bool, size: int = 1
 ) -> list[Chunk]:
     """Cut a round's clients into chunks, the longest first.
 
-    The cut depends on nothing but the round's clients and the model's size, and sums are added
-    up chunk by chunk: so the bits of a sum do not depend on who computes which chunk. What is
-    trained as one batch is alike in size, so that little of the batch is padding.
+    The cut depends only on the clients and the size of the model, and sums are added chunk by
+    chunk: the bits of a sum therefore do not depend on which worker computes which chunk.
+
+    Args:
+        tasks: The clients of the round.
+        costs: Expected number of steps of each client. Neighbours in a chunk are alike in it, so
+            that a batch of clients has little padding.
+        batched: Whether clients are trained as batches.
+        size: Number of parameters of the model.
     """
     if not tasks:
         return []
     order = sorted(range(len(tasks)), key=lambda i: (-costs[i], tasks[i].client))
     count = max(1, min(MAX_CHUNK, len(tasks) // MIN_CHUNKS, MAX_CHUNK_VALUES // size))
     if batched:
-        count = -(
-            -len(tasks) // -(-len(tasks) // MAX_BATCHED_CLIENTS)
-        )  # in as few, even chunks as fit
+        num_chunks = -(-len(tasks) // MAX_BATCHED_CLIENTS)
+        count = -(-len(tasks) // num_chunks)  # as few chunks as possible, of even size
     parts = [order[start : start + count] for start in range(0, len(order), count)]
     return [tuple(sorted((tasks[i] for i in part), key=lambda t: t.client)) for part in parts]
 
 
 def sum_deltas(
-    updates: list[Update], factors: dict[int, float], buffers: ChunkBuffers | None = None
-) -> Float[Tensor, " p"]:
+    updates: list[Update],
+    factors: dict[int, float],
+    buffer: Float[Tensor, "k p"] | None = None,
+    out: Float64[Tensor, " p"] | None = None,
+) -> Float64[Tensor, " p"]:
     """Return the sum of the deltas times their factors, in float64, in the order given.
 
-    Deltas that were written into `room` one after the other are read there, without a copy.
+    Args:
+        updates: The updates, with deltas.
+        factors: Factor of each client.
+        buffer: Memory into which the deltas may have been written one after another; they are
+            then not copied. A failed client, or one that sends other tensors, breaks this order.
+        out: Receives the sum.
     """
     deltas = [update.delta for update in updates if update.delta is not None]
-    places = [] if buffers is None else [row.data_ptr() for row in buffers.rows[: len(deltas)]]
-    in_place = places == [delta.data_ptr() for delta in deltas]
-    rows = buffers.rows[: len(deltas)] if buffers and in_place else torch.stack(deltas)
-    shares = torch.tensor([factors[update.client] for update in updates], dtype=torch.float64)
-    return weighted_sum(shares, rows, buffers.total if buffers else None)
+    expected = [] if buffer is None else [row.data_ptr() for row in buffer[: len(deltas)]]
+    in_place = expected == [delta.data_ptr() for delta in deltas]
+    stacked = buffer[: len(deltas)] if buffer is not None and in_place else torch.stack(deltas)
+    weights = torch.tensor([factors[update.client] for update in updates], dtype=torch.float64)
+    return weighted_sum(weights, stacked, out)
 
 
 def finish_chunk(
     chunk: Chunk,
     updates: list[Update],
     failures: list[Failure],
-    adds_up: bool,
-    buffers: ChunkBuffers | None = None,
+    sum_updates: bool,
+    buffer: Float[Tensor, "k p"] | None = None,
+    out: Float64[Tensor, " p"] | None = None,
 ) -> ChunkResult:
-    """Return a chunk's outcome, its deltas added up where the order says so."""
-    if not adds_up or not updates:
+    """Return the result of a chunk, with its deltas summed if `sum_updates`; see `sum_deltas`."""
+    if not sum_updates or not updates:
         return ChunkResult(updates, failures)
-    total = sum_deltas(updates, {task.client: task.factor for task in chunk}, buffers)
+    total = sum_deltas(updates, {task.client: task.factor for task in chunk}, buffer, out)
     return ChunkResult([replace(update, delta=None) for update in updates], failures, total)

@@ -1,4 +1,4 @@
-"""A limit on how long a client may take."""
+"""Time limit of a client."""
 
 import signal
 import threading
@@ -13,19 +13,19 @@ class TimedOutError(RuntimeError):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `TimedOutError` in the block once `seconds` have passed; None: never.
+    """Raise `TimedOutError` in the block after `seconds`; never, if None.
 
-    It rests on an alarm signal, so it needs the main thread; elsewhere there is no limit. What
-    hangs inside a library's own code is not reached: then a worker of Ray is killed.
+    This uses an alarm signal, hence works in the main thread only; elsewhere there is no limit. A
+    signal does not interrupt native code of a library: if that hangs, the Ray worker is killed.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def raise_timeout(number: int, frame: FrameType | None) -> None:
         raise TimedOutError(f"no reply within {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, raise_timeout)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

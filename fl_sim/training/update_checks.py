@@ -1,13 +1,13 @@
-"""The one check of what a client sends, the same on every engine.
+"""Checks of client updates, the same on every engine.
 
-The server judges by what it knows itself: whom it asked and what, how many examples the client
-holds, and which vectors the experiment's own client sends beside its update. Nothing is inferred
-from replies. What cannot be used is a `Failure` of the client that was asked; what passes is an
-update in plain form, with its length and the server's own count of examples.
+The server relies only on its own knowledge: which client it asked for what, how many examples the
+client holds, and which vectors the experiment's client sends beside its update. Nothing is inferred
+from replies. A reply that cannot be used is a `Failure` of the client that was asked; a valid one
+becomes a plain update with its norm and the server's count of examples.
 
-Finite means one thing here: the Euclidean length of a tensor, as PyTorch computes it in the
-tensor's own type, is a finite number. A vector whose sum of squares overflows in float32 (longer
-than about 1.8e19) is refused with those of NaN and Inf, so that no rule's sums can overflow.
+A tensor counts as finite if its Euclidean norm, as PyTorch computes it in the tensor's own type, is
+a finite number. A vector whose sum of squares overflows in float32 (longer than about 1.8e19) is
+therefore refused like NaN and Inf, so that the sums of no rule can overflow.
 """
 
 import math
@@ -23,35 +23,34 @@ from torch import Tensor
 from fl_sim.contracts import Failure, Update
 from fl_sim.training.tasks import RoundConfig, Tensors
 
-MAX_VALUE = float(torch.finfo(torch.float32).max)  # loss or metric; a network computes in float32
+MAX_VALUE = float(torch.finfo(torch.float32).max)  # of a loss or metric
 MAX_METRICS = 100
 USUAL_METRICS = ("train_accuracy", "train_loss")  # of this project's clients
 MAX_BATCH_COUNT = 2**31  # in the counter of a BatchNorm layer
 NOT_FINITE = "parameters are not finite"
 MAX_CAUSE_LENGTH = 300  # characters
-MAX_MEMORY_BYTES = 1 << 32  # bytes of what a client keeps
-STORABLE_TYPES = frozenset(  # types of what a client may keep: a checkpoint has to hold it
+MAX_STATE_BYTES = 1 << 32  # of the state that a client keeps
+STORABLE_TYPES = frozenset(  # types of tensors in a client's state that a checkpoint can store
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
     | {torch.bfloat16, torch.float16, torch.float32, torch.float64}
 )
 
 
 class InvalidUpdateError(ValueError):
-    """A reply cannot be used; the message says why."""
+    """A reply cannot be used; the message gives the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExpectedUpdate:
-    """What the server asked of one client, and what it may expect back.
+    """What the server asked of one client, and what the client may send.
 
     Attributes:
-        order: of the round.
-        client: who was asked.
-        num_examples: the server's own count: what a client claims is forgeable. Who holds
-            nothing has no loss to tell.
-        sends: the shape of each vector, by name, that the experiment's client sends beside its
-            update.
-        trains: False for attackers beside the clients that hold images: there is no loss to tell.
+        config: The settings of the round.
+        client: Number of the client that was expected.
+        num_examples: The server's count of the client's examples; a client's claim is forgeable.
+            A client without examples has no loss.
+        sends: Shape of each vector, by name, that the experiment's client sends beside its update.
+        trains: False for attackers beside the clients that hold images: they have no loss.
     """
 
     config: RoundConfig
@@ -61,73 +60,73 @@ class ExpectedUpdate:
     trains: bool = True
 
 
-def check_replies(replies: Any, asked: ExpectedUpdate) -> list[Update | Failure]:
-    """Return the first of a client's replies if it can be used, and a failure for what cannot.
+def check_replies(replies: Any, expected: ExpectedUpdate) -> list[Update | Failure]:
+    """Return the first reply if it can be used, and a failure for each reply that cannot.
 
     Args:
-        replies: what `Client.replies` gave, whatever it is.
-        asked: what the server knows.
+        replies: The return value of `Client.replies`, of any type.
+        expected: What the server asked for.
     """
-    round_num, client = asked.config.round, asked.client
+    round_num, client = expected.config.round, expected.client
     if not isinstance(replies, tuple | list) or not replies:
         return [make_failure(round_num, client, "no reply")]
-    found: list[Update | Failure] = []
+    answers: list[Update | Failure] = []
     try:
-        found.append(check_update(replies[0], asked))
+        answers.append(check_update(replies[0], expected))
     except InvalidUpdateError as error:
-        found.append(make_failure(round_num, client, str(error)))
+        answers.append(make_failure(round_num, client, str(error)))
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # what it sent looks like what was wanted, and is not
-        found.append(make_failure(round_num, client, describe_error(error)))
+    except BaseException as error:  # a forged subclass may raise anything when it is read
+        answers.append(make_failure(round_num, client, describe_error(error)))
     if len(replies) > 1:
-        found.append(make_failure(round_num, client, "sent a second reply"))
-    return found
+        answers.append(make_failure(round_num, client, "sent a second reply"))
+    return answers
 
 
-def check_update(update: Any, asked: ExpectedUpdate) -> Update:
-    """Return a client's update in plain form.
+def check_update(update: Any, expected: ExpectedUpdate) -> Update:
+    """Return a client's update in plain form, of exact types.
 
     Raises:
-        InvalidUpdateError: where it cannot be used, saying why.
+        InvalidUpdateError: If it cannot be used.
     """
     if not isinstance(update, Update):
         raise InvalidUpdateError(f"sent no update: {type(update).__name__}")
-    config = asked.config
-    if type(update.client) is not int or update.client != asked.client:
-        raise InvalidUpdateError(f"answered as client {update.client!r}, not {asked.client}")
+    config = expected.config
+    if type(update.client) is not int or update.client != expected.client:
+        raise InvalidUpdateError(f"answered as client {update.client!r}, not {expected.client}")
     norm = _check_vector(
         "the update", update.delta, tuple(config.parameters.shape), config.parameters
     )
     return Update(
-        client=asked.client,
+        client=expected.client,
         delta=update.delta,
         buffers=_check_buffers(update.buffers, config.buffers),
-        num_examples=asked.num_examples,
+        num_examples=expected.num_examples,
         metrics=_check_metrics(update.metrics),
         norm=norm,
-        loss=_check_loss(update.loss) if _expects_loss(asked) else math.nan,
-        sent=_check_sent(update.sent, asked),
+        loss=_check_loss(update.loss) if _expects_loss(expected) else math.nan,
+        sent=_check_sent(update.sent, expected),
         memory=_check_memory(update.memory),
     )
 
 
-def _expects_loss(asked: ExpectedUpdate) -> bool:
-    return asked.config.needs_losses and asked.num_examples > 0 and asked.trains
+def _expects_loss(expected: ExpectedUpdate) -> bool:
+    return expected.config.needs_losses and expected.num_examples > 0 and expected.trains
 
 
 def require_common_metrics(
     round_num: int, answers: list[Update | Failure]
 ) -> list[Update | Failure]:
-    """Fail clients whose metrics have other names than most: Flower refuses a mixture.
+    """Fail the clients whose metrics have unusual names: Flower refuses a mixture.
 
-    For apps and strategies that are not this project's, which say nowhere what they need. Where
-    two sets of names are as frequent, `USUAL_METRICS` wins, then what sorts first.
+    This is for apps and strategies of users, which declare their metrics nowhere. If two sets of
+    names are equally frequent, `USUAL_METRICS` wins, then the first in alphabetical order.
     """
     names = Counter(tuple(sorted(a.metrics)) for a in answers if isinstance(a, Update))
     if len(names) <= 1:
         return answers
-    usual = min(names, key=lambda own: (-names[own], own != USUAL_METRICS, own))
+    usual = min(names, key=lambda group: (-names[group], group != USUAL_METRICS, group))
     return [
         make_failure(round_num, a.client, f"wrong metrics: {sorted(a.metrics)}")
         if isinstance(a, Update) and tuple(sorted(a.metrics)) != usual
@@ -137,15 +136,15 @@ def require_common_metrics(
 
 
 def check_metrics(round_num: int, update: Update, loss_name: str) -> Update | Failure:
-    """Return an update, or its client's failure where a metric is not a number.
+    """Return an update, or its client's failure if a metric is not a number.
 
-    Nor may a loss that a strategy weighs by be negative. Who holds nothing has nothing to
-    measure, and counts for nothing.
+    A loss that a strategy weighs by must not be negative, either. A client without examples has
+    nothing to measure and no weight, so its metrics are not checked.
 
     Args:
-        number: of the round.
-        update: of a client that trained.
-        loss_name: the metric that a strategy weighs by; "" for none.
+        round_num: Number of the round.
+        update: A valid update.
+        loss_name: Name of the metric that a strategy weighs by, or an empty string.
     """
     for name, value in update.metrics.items():
         wrong = not math.isfinite(value) or (name == loss_name and value < 0)
@@ -155,20 +154,20 @@ def check_metrics(round_num: int, update: Update, loss_name: str) -> Update | Fa
 
 
 def compute_norm(values: Tensor) -> float:
-    """Return the Euclidean length of a tensor in its own type; Inf or NaN where it has none."""
+    """Return the Euclidean norm of a tensor in its own type; Inf or NaN if it is not finite."""
     return float(torch.linalg.vector_norm(values))
 
 
 def is_finite(values: Tensor) -> bool:
-    """Return whether a tensor is finite: so is its length in its own type."""
+    """Return whether the norm of a tensor, in its own type, is finite."""
     return math.isfinite(compute_norm(values))
 
 
 def find_buffer_fault(name: str, values: Tensor) -> str:
-    """Return why the values of a buffer are out of range, or nothing.
+    """Return the reason why the values of a buffer are invalid, or an empty string.
 
-    Floats are finite. The statistics of batch normalisation are known by PyTorch's names:
-    `running_var` is not negative, and `num_batches_tracked` counts.
+    Floats have to be finite. The statistics of batch normalisation have PyTorch's names:
+    `running_var` must not be negative, and `num_batches_tracked` is a count.
     """
     statistic = name.rpartition(".")[2]
     if values.is_floating_point() and not is_finite(values):
@@ -183,8 +182,8 @@ def find_buffer_fault(name: str, values: Tensor) -> str:
 def make_failure(round_num: int, client: int, cause: str) -> Failure:
     """Return a failure whose cause is one short line that can be printed and stored anywhere.
 
-    Causes hold what clients wrote. What is not printable, lone surrogates and control characters
-    among it, becomes the replacement character.
+    Causes quote text of clients. Characters that cannot be printed, such as lone surrogates and
+    control characters, become the replacement character.
     """
     line = (cause.splitlines() or [""])[0][:MAX_CAUSE_LENGTH]
     plain = "".join(
@@ -194,7 +193,7 @@ def make_failure(round_num: int, client: int, cause: str) -> Failure:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the type and the message of what a client raised; its message may raise in turn."""
+    """Return the type and message of an error of a client, whose message may raise in turn."""
     try:
         return f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:
@@ -204,22 +203,22 @@ def describe_error(error: BaseException) -> str:
 
 
 def _check_vector(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> float:
-    """Return the length of a dense, finite tensor of the wanted shape.
+    """Return the norm of a dense, finite tensor of the given shape.
 
     Raises:
-        InvalidUpdateError: for anything else.
+        InvalidUpdateError: For anything else.
     """
     _check_kind(what, values, like)
     if tuple(values.shape) != shape:
         raise InvalidUpdateError(f"wrong shape of {what}: {tuple(values.shape)}, not {shape}")
-    found = compute_norm(values)
-    if not math.isfinite(found):
-        raise InvalidUpdateError(f"{NOT_FINITE}: {what} has length {found}")
-    return found
+    norm = compute_norm(values)
+    if not math.isfinite(norm):
+        raise InvalidUpdateError(f"{NOT_FINITE}: {what} has length {norm}")
+    return norm
 
 
 def _check_kind(what: str, values: Any, like: Tensor) -> None:
-    """Raise unless `values` is a dense tensor without gradient, of the type and place of `like`."""
+    """Raise unless `values` is a dense tensor, without gradient, of the type of `like`."""
     if not isinstance(values, Tensor):
         raise InvalidUpdateError(f"wrong shape of {what}: {type(values).__name__}, no tensor")
     if values.layout != torch.strided or values.device != like.device or values.is_neg():
@@ -238,39 +237,39 @@ def _check_mapping(what: str, values: Any) -> Mapping[Any, Any]:
 
 
 def _check_buffers(buffers: Any, wanted: Tensors) -> Tensors:
-    """Return the buffers, in the order in which they were sent out."""
+    """Return the buffers in the order in which they were sent to the client."""
     if buffers is wanted and not wanted:
         return {}
-    own = _check_mapping("buffers", buffers)
-    if set(own) != set(wanted):
+    values = _check_mapping("buffers", buffers)
+    if set(values) != set(wanted):
         raise InvalidUpdateError("wrong buffers: other names, shapes or types than were sent")
     for name, like in wanted.items():
-        _check_kind(f"buffer {name}", own[name], like)
-        if own[name].shape != like.shape:
+        _check_kind(f"buffer {name}", values[name], like)
+        if values[name].shape != like.shape:
             raise InvalidUpdateError("wrong buffers: other names, shapes or types than were sent")
-        cause = find_buffer_fault(name, own[name])
+        cause = find_buffer_fault(name, values[name])
         if cause:
             raise InvalidUpdateError(cause)
-    return {name: own[name] for name in wanted}
+    return {name: values[name] for name in wanted}
 
 
-def _check_sent(sent: Any, asked: ExpectedUpdate) -> Tensors:
-    """Return the vectors beside the update: those that the experiment's client sends, no others."""
-    own = _check_mapping("vectors beside the update", sent)
-    if not own and not asked.sends:
+def _check_sent(sent: Any, expected: ExpectedUpdate) -> Tensors:
+    """Return the vectors beside the update: exactly those that the experiment's client sends."""
+    vectors = _check_mapping("vectors beside the update", sent)
+    if not vectors and not expected.sends:
         return {}
-    strangers = [name for name in own if name not in asked.sends]
-    if strangers:
-        raise InvalidUpdateError(f"sent {strangers[0]!r}, which Client.sends does not name")
-    for name, shape in asked.sends.items():
-        if name not in own:
+    unknown = [name for name in vectors if name not in expected.sends]
+    if unknown:
+        raise InvalidUpdateError(f"sent {unknown[0]!r}, which Client.sends does not name")
+    for name, shape in expected.sends.items():
+        if name not in vectors:
             raise InvalidUpdateError(f"sent no {name!r} beside the update")
-        _check_vector(repr(name), own[name], tuple(shape), asked.config.parameters)
-    return {name: own[name] for name in asked.sends}
+        _check_vector(repr(name), vectors[name], tuple(shape), expected.config.parameters)
+    return {name: vectors[name] for name in expected.sends}
 
 
 def _check_loss(loss: Any) -> float:
-    """Return the loss of the received model, which is a cross-entropy."""
+    """Return the loss of the global model on the client's shard, a cross-entropy."""
     value = _to_float("the loss", loss)
     if not 0 <= value <= MAX_VALUE:
         raise InvalidUpdateError(f"the loss is no cross-entropy: {value:.3g}")
@@ -278,22 +277,24 @@ def _check_loss(loss: Any) -> float:
 
 
 def _check_metrics(metrics: Any) -> dict[str, float]:
-    """Return the metrics as floats; NaN stands for what was not measured."""
-    own = _check_mapping("metrics", metrics)
-    if len(own) > MAX_METRICS:
-        raise InvalidUpdateError(f"wrong metrics: {len(own)} of them, at most {MAX_METRICS}")
-    return {_check_name("metric", name): _check_metric(name, value) for name, value in own.items()}
+    """Return the metrics as floats; NaN stands for a metric that was not measured."""
+    metrics = _check_mapping("metrics", metrics)
+    if len(metrics) > MAX_METRICS:
+        raise InvalidUpdateError(f"wrong metrics: {len(metrics)} of them, at most {MAX_METRICS}")
+    return {
+        _check_name("metric", name): _check_metric(name, value) for name, value in metrics.items()
+    }
 
 
 def _check_metric(name: str, value: Any) -> float:
     number = _to_float(f"wrong metrics: {name}", value)
-    if abs(number) > MAX_VALUE:  # NaN is not
+    if abs(number) > MAX_VALUE:  # False for NaN, which is allowed
         raise InvalidUpdateError(f"wrong metrics: {name} is {number:.3g}")
     return number
 
 
 def _to_float(what: str, value: Any) -> float:
-    """Return a number as a float; only NumPy's and Python's own are numbers."""
+    """Return a number of Python or NumPy as a float; an integer beyond its range as Inf."""
     if isinstance(value, float):
         return float(value)
     if not isinstance(value, Real):
@@ -311,18 +312,18 @@ def _check_name(what: str, name: Any) -> str:
 
 
 def _check_memory(memory: Any) -> Tensors:
-    """Return what the client keeps, as it can be stored: nobody but the client reads the values."""
-    kept, size = dict[str, Tensor](), 0
+    """Return the state that the client keeps, in storable form; its values are not checked."""
+    state, total_size = dict[str, Tensor](), 0
     for name, values in _check_mapping("memory", memory).items():
         what = f"what it keeps as {_check_name('tensor', name)!r}"
         if not isinstance(values, Tensor):
             raise InvalidUpdateError(f"{what} is no tensor: {type(values).__name__}")
         if values.layout != torch.strided or values.dtype not in STORABLE_TYPES:
             raise InvalidUpdateError(f"{what} cannot be stored: {values.dtype}, {values.layout}")
-        size += values.numel() * values.element_size()
-        if size > MAX_MEMORY_BYTES:  # an expanded tensor takes no room before it is stored
+        total_size += values.numel() * values.element_size()
+        if total_size > MAX_STATE_BYTES:  # an expanded tensor is small only until it is stored
             raise InvalidUpdateError(
-                f"{what} is too much: {size} bytes, at most {MAX_MEMORY_BYTES}"
+                f"{what} is too much: {total_size} bytes, at most {MAX_STATE_BYTES}"
             )
-        kept[name] = values.detach().cpu().contiguous()
-    return kept
+        state[name] = values.detach().cpu().contiguous()
+    return state
