@@ -57,7 +57,7 @@ class CallbackList(Callback):
 
     @property
     def watches_updates(self) -> bool:
-        """Whether any callback overrides `on_client_update`."""
+        """True if any callback overrides `on_client_update`."""
         plain = Callback.on_client_update
         return any(type(callback).on_client_update is not plain for callback in self.callbacks)
 

@@ -78,7 +78,7 @@ class ClientTrainer:
 
     @cached_property
     def can_batch_clients(self) -> bool:
-        """Whether many models of this kind can be trained as one batch."""
+        """True if many models of this kind can be trained as one batch."""
         return can_batch(self.model)
 
     @cached_property
@@ -150,7 +150,7 @@ class ClientTrainer:
         self, config: RoundConfig, chunk: Chunk
     ) -> dict[int, list[Update | Failure]]:
         """Train those clients of a chunk that can be batched; return their answers by client."""
-        # A time limit is that of a single client, which cannot be told apart within a batch.
+        # A time limit is for a single client, and a batch has no time per client.
         if not config.batch_clients or self.policy.timeout is not None:
             return {}
         tasks_by_config: dict[SgdConfig, list[ClientTask]] = {}

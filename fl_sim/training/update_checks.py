@@ -42,7 +42,7 @@ class InvalidUpdateError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ExpectedUpdate:
-    """What the server asked of one client, and what the client may send.
+    """The update that the server asked of one client, as far as the server knows it.
 
     Attributes:
         config: The settings of the round.
