@@ -1,4 +1,4 @@
-"""What the page is made of: sections of text, tables and figures."""
+"""Components of the page: sections of text, tables, definitions and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Cell:
-    """One field of a table.
+    """A cell of a table.
 
     Attributes:
-        text: what is printed.
-        doubt: why the number should not be read; it is greyed out then.
-        extra: smaller print after the text, such as an interval.
-        alarm: print after the text that nobody may miss.
-        rows: rows that it spans; 0: it lies under the span of a cell above.
+        text: Content.
+        doubt: Reason why the number should not be read. Such a cell is greyed out.
+        extra: Smaller print below the text, such as an interval.
+        alarm: Print below the text in the colour of warnings.
+        rows: Number of rows that the cell spans; 0 if the span of a cell above covers it.
     """
 
     text: str
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first `num_heads` columns name the row, the others hold numbers or words."""
+    """A table whose first `num_heads` columns name the row."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -41,13 +41,13 @@ class Table:
         object.__setattr__(self, "doubts", tuple(doubts))
 
     def footnote_number(self, cell: Cell) -> str:
-        """Return the number of the footnote that says why a cell is greyed out."""
+        """Return the number of the footnote with the reason why a cell is greyed out."""
         return str(self.doubts.index(cell.doubt) + 1)
 
 
 @dataclass(frozen=True)
 class DefinitionList:
-    """A list of terms, each with what it stands for."""
+    """A list of terms and their definitions."""
 
     kind: ClassVar[str] = "definitions"
     entries: tuple[tuple[str, str], ...]
@@ -55,7 +55,7 @@ class DefinitionList:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, drawn: `svg` is a whole file, `inline` the same as an element of a page."""
+    """A rendered figure: `svg` is a whole file, `inline` the same as an element of a page."""
 
     kind: ClassVar[str] = "drawing"
     name: str
@@ -70,7 +70,7 @@ Component = Table | DefinitionList | Drawing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a few paragraphs, and what they are about."""
+    """A heading, paragraphs, and the components below them."""
 
     name: str
     title: str
@@ -97,13 +97,13 @@ def build_table(
 
 
 def _merge_equal(rows: Sequence[Sequence[Cell]], num_heads: int) -> tuple[tuple[Cell, ...], ...]:
-    """Merge a heading cell with the one above where all headings to its left agree as well."""
+    """Merge a heading cell with the one above if all headings to its left agree as well."""
     grid = [list(row) for row in rows]
-    for column in range(num_heads - 1):  # the last heading tells the rows apart: never merged
+    for column in range(num_heads - 1):  # the last heading identifies the row: never merged
         start = 0
         for i in range(1, len(grid) + 1):
-            own = [cell.text for cell in rows[start][: column + 1]]
-            if i < len(grid) and [cell.text for cell in rows[i][: column + 1]] == own:
+            headings = [cell.text for cell in rows[start][: column + 1]]
+            if i < len(grid) and [cell.text for cell in rows[i][: column + 1]] == headings:
                 continue
             grid[start][column] = Cell(rows[start][column].text, rows=i - start)
             for covered in range(start + 1, i):

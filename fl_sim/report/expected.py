@@ -1,8 +1,8 @@
-"""Claims are measured: `<name>.expected.json` beside an experiment holds what it gave.
+"""Records and checks the expected results of experiments, `<name>.expected.json`.
 
-A file keeps, for each setting, the mean over seeds, its spread, and how far another machine may
-be off; with the command, the seeds, the hardware, and what the papers report. The pages of
-docs/results and the index in docs/experiments.md are written from these files.
+A file holds, per setting, the mean over seeds, its spread, and a tolerance for other machines; and
+the command, the seeds, the hardware, and the results of papers. The pages of docs/results and the
+index in docs/experiments.md are written from these files.
 """
 
 import datetime
@@ -44,13 +44,13 @@ NUMBERS = (
     "rule.protected_share",
     "rule.attacker_share",
 )
-TEXTS = ("topic", "images", "answer", "findings")  # written by people, shown on the page
-LEAST_TOLERANCE = 0.03  # another machine rounds otherwise, and training magnifies it
+TEXTS = ("topic", "images", "answer", "findings")  # written by hand, shown on the page
+LEAST_TOLERANCE = 0.03  # rounding differs between machines, and training amplifies it
 SPREADS = 2.0
 
 
 class Deviation(NamedTuple):
-    """A number that is not what was expected."""
+    """A number outside the tolerance of its expected value."""
 
     settings: str
     number: str
@@ -60,14 +60,14 @@ class Deviation(NamedTuple):
 
 
 class MeasuredResults(NamedTuple):
-    """The results of an experiment or a study, as far as they are kept in an expected file.
+    """The results of an experiment or a study that an expected file records.
 
     Attributes:
-        name: of the experiment.
-        command: that runs it.
-        hardware: processor and torch.
-        cells: one row a setting and seed; settings in columns `settings.*`.
-        numbers: columns that are kept.
+        name: Name of the experiment.
+        command: Command that runs it.
+        hardware: Processor and version of torch.
+        cells: One row per setting and seed; settings are in columns `settings.*`.
+        numbers: Columns that are recorded.
     """
 
     name: str
@@ -81,7 +81,7 @@ def load_measured(path: Path, out: Path) -> MeasuredResults:
     """Return the results that belong to an expected file.
 
     Raises:
-        RequestError: where there are none.
+        RequestError: If there are none.
     """
     root = out / path.name.removesuffix(".expected.json")
     file = f"experiments/{root.name}.py"
@@ -97,32 +97,36 @@ def load_measured(path: Path, out: Path) -> MeasuredResults:
     )
 
 
-def record(path: Path, found: MeasuredResults, minutes: float) -> None:
-    """Write what was measured into the file at `path`, keeping what people wrote there.
+def record(path: Path, measured: MeasuredResults, minutes: float) -> None:
+    """Write results into the file at `path`, keeping the fields written by hand.
 
     Args:
-        path: `<name>.expected.json`.
-        found: of the experiment, all cells finished.
-        minutes: wall-clock time that the runs took.
+        path: File `<name>.expected.json`.
+        measured: Results of the experiment, with all cells finished.
+        minutes: Wall-clock time of the runs.
     """
-    kept = _read_expected(path) if path.exists() else {"command": found.command, "reported": []}
-    content = kept | {
-        "experiment": found.name,
-        "seeds": sorted({int(seed) for seed in found.cells["seed"]}),
-        "hardware": found.hardware,
+    earlier = (
+        _read_expected(path) if path.exists() else {"command": measured.command, "reported": []}
+    )
+    content = earlier | {
+        "experiment": measured.name,
+        "seeds": sorted({int(seed) for seed in measured.cells["seed"]}),
+        "hardware": measured.hardware,
         "measured": datetime.date.today().isoformat(),
         "minutes": round(minutes, 1),
-        "numbers": _summarize_cells(found),
+        "numbers": _summarize_cells(measured),
     }
     write_json(path, content)
 
 
-def compare(path: Path, found: MeasuredResults) -> list[Deviation]:
-    """Return the numbers that are further off than the file allows."""
-    now = {(e["settings"], e["number"]): e["mean"] for e in label_settings(_summarize_cells(found))}
+def compare(path: Path, measured: MeasuredResults) -> list[Deviation]:
+    """Return the numbers that are further from their expected values than the file allows."""
+    means = {
+        (e["settings"], e["number"]): e["mean"] for e in label_settings(_summarize_cells(measured))
+    }
     deviations = []
     for entry in label_settings(_read_expected(path)["numbers"]):
-        value = now.get((entry["settings"], entry["number"]), math.nan)
+        value = means.get((entry["settings"], entry["number"]), math.nan)
         if not abs(value - entry["mean"]) <= entry["tolerance"]:
             deviation = Deviation(
                 entry["settings"], entry["number"], entry["mean"], value, entry["tolerance"]
@@ -142,7 +146,7 @@ def write_pages(index: Path, folder: Path) -> list[str]:
         folder: Of the experiments and their expected files.
 
     Raises:
-        RequestError: if a file lacks a field that the page needs, or the index has no place for it.
+        RequestError: If a file lacks a field that the page needs, or the index has no place for it.
     """
     lines: dict[str, list[str]] = {}
     pages: dict[str, str] = {}
@@ -168,15 +172,15 @@ def write_pages(index: Path, folder: Path) -> list[str]:
     return list(pages)
 
 
-def _summarize_cells(found: MeasuredResults) -> list[dict[str, Any]]:
-    """Return mean and spread over seeds of every number that is defined, by setting."""
-    cells = found.cells
+def _summarize_cells(measured: MeasuredResults) -> list[dict[str, Any]]:
+    """Return mean and spread over seeds of every defined number, per setting."""
+    cells = measured.cells
     axes = [column for column in cells.columns if column.startswith("settings.")]
     groups = cells.groupby(axes, sort=False, dropna=False) if axes else [((), cells)]
     entries = []
     for key, table in groups:
         settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
-        known = [name for name in found.numbers if name in table]
+        known = [name for name in measured.numbers if name in table]
         entries += [_summarize_values(settings, name, table[name].dropna()) for name in known]
     return [entry for entry in entries if entry["mean"] is not None]
 
@@ -199,8 +203,8 @@ def _summarize_values(
 
 
 def _read_hardware(results: Results) -> str:
-    found = next(results.path.glob("*/*/environment.json"), None)
-    environment = read_json(found) if found else {}
+    path = next(results.path.glob("*/*/environment.json"), None)
+    environment = read_json(path) if path else {}
     return f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}"
 
 

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A number of runs, as a table shows it.
+    """A column of a results table.
 
     Attributes:
-        label: heading of the column.
-        meaning: explanation under the table, with the unit.
-        digits: after the decimal point.
-        scale: factor; 100 turns a share into percent.
+        label: Heading of the column.
+        meaning: Explanation below the table, with the unit.
+        digits: Number of decimals.
+        scale: Factor; 100 turns a share into percent.
     """
 
     label: str
@@ -34,7 +34,7 @@ COLUMNS = {
     "leakage.protected_auc": Column("AUC, protected", "the same, among protected images", 3, 1),
     "detection.train_loss_auc": Column(
         "AUC of detection",
-        "how well reported training losses tell protected clients; 0.5 is guessing",
+        "of detecting protected clients by their training losses; 0.5 is guessing",
         3,
         1,
     ),
@@ -54,7 +54,7 @@ COLUMNS = {
     ),
     "fairness.worst_client": Column("worst client", "lowest accuracy of a client, in percent"),
 }
-# Shown only where an expected file asks for them in `columns`.
+# Shown only if an expected file lists them in `columns`.
 ON_REQUEST = (
     "leakage.clean_auc",
     "leakage.protected_auc",
@@ -62,8 +62,8 @@ ON_REQUEST = (
     "rule.protected_share",
     "rule.attacker_share",
 )
-WIDE = 8  # numbers that have room side by side
-LONG = 20  # settings from which on two axes are crossed
+WIDE = 8  # numbers that fit side by side
+LONG = 20  # settings from which one axis becomes columns
 
 Cells = dict[tuple[str, str], dict[str, Any]]
 
@@ -119,37 +119,34 @@ def _finish(table: list[list[str]], content: dict[str, Any], shown: dict[str, st
 
 
 def _can_be_crossed(entries: list[dict[str, Any]]) -> bool:
-    """Return whether there are two axes, and the first has no influence on A_all."""
+    """Return whether there are two axes, the first of which does not influence A_all."""
     bounds: dict[Any, set[float]] = {}
-    for own in entries:
-        if len(own["settings"]) != 2:
+    for entry in entries:
+        if len(entry["settings"]) != 2:
             return False
-        if own["number"] == "protection.a_all":
-            _, second = own["settings"].values()
-            bounds.setdefault(second, set()).add(own["mean"])
-    return all(len(own) == 1 for own in bounds.values())
+        if entry["number"] == "protection.a_all":
+            _, second = entry["settings"].values()
+            bounds.setdefault(second, set()).add(entry["mean"])
+    return all(len(entry) == 1 for entry in bounds.values())
 
 
 def _cross(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Return the accuracies of two axes: the noise across, what it is tried against down.
-
-    The last column is A_all.
-    """
-    found = {(*own["settings"].values(), own["number"]): own for own in entries}
-    firsts = list(dict.fromkeys(key[0] for key in found))
-    seconds = list(dict.fromkeys(key[1] for key in found))
+    """Return the accuracies with the first axis as columns, the second as rows, and A_all last."""
+    by_key = {(*entry["settings"].values(), entry["number"]): entry for entry in entries}
+    firsts = list(dict.fromkeys(key[0] for key in by_key))
+    seconds = list(dict.fromkeys(key[1] for key in by_key))
     table = [["A_mix", *firsts, "A_all"]]
     for second in seconds:
-        row = [_format("accuracy", found.get((first, second, "accuracy"))) for first in firsts]
-        bound = found.get((firsts[0], second, "protection.a_all"))
+        row = [_format("accuracy", by_key.get((first, second, "accuracy"))) for first in firsts]
+        bound = by_key.get((firsts[0], second, "protection.a_all"))
         table.append([str(second), *row, _format("protection.a_all", bound)])
     return table
 
 
 def _is_informative(name: str, settings: list[str], cells: Cells) -> bool:
-    """Return whether a number is neither 0 everywhere nor the accuracy once more."""
-    values = [cells[own, name]["mean"] for own in settings if (own, name) in cells]
-    accuracies = [cells[own, "accuracy"]["mean"] for own in settings]
+    """Return whether a number is neither 0 everywhere nor equal to the accuracy."""
+    values = [cells[setting, name]["mean"] for setting in settings if (setting, name) in cells]
+    accuracies = [cells[setting, "accuracy"]["mean"] for setting in settings]
     return name == "accuracy" or (any(values) and values != accuracies)
 
 
@@ -162,7 +159,7 @@ def _format(name: str, entry: dict[str, Any] | None) -> str:
 
 
 def label_settings(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return entries with their settings in words."""
+    """Return entries with their settings as text."""
     return [
         entry | {"settings": ", ".join(_label_value(*item) for item in entry["settings"].items())}
         for entry in entries
@@ -170,5 +167,5 @@ def label_settings(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _label_value(path: str, value: Any) -> str:
-    says_enough = isinstance(value, str) and not value.lstrip("-")[:1].isdigit()
-    return value if says_enough else f"{path.split('.')[-1]} {value}"
+    is_text = isinstance(value, str) and not value.lstrip("-")[:1].isdigit()
+    return value if is_text else f"{path.split('.')[-1]} {value}"

@@ -1,4 +1,4 @@
-"""Numbers in words: the same way in every table, figure and sentence."""
+"""Formats numbers the same way in every table, figure and sentence."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DATASETS = {
 
 
 class NumberFormat(NamedTuple):
-    """How a kind of number is written: after scaling, with so many decimals."""
+    """Format of a number: factor, decimals, and whether positive numbers have a sign."""
 
     scale: float = 1.0
     decimals: int = 1
@@ -38,24 +38,24 @@ MEBIBYTES = NumberFormat(decimals=0)
 
 
 def drop_undefined(values: Sequence[float]) -> list[float]:
-    """Return the values that are numbers."""
+    """Return the values that are not NaN."""
     return [value for value in values if not math.isnan(value)]
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of the defined values, NaN where there are none."""
-    there = drop_undefined(values)
-    return fmean(there) if there else float("nan")
+    """Return the mean of the defined values, or NaN if there are none."""
+    known = drop_undefined(values)
+    return fmean(known) if known else float("nan")
 
 
 def spread(values: Sequence[float]) -> float:
-    """Return the sample standard deviation of the defined values, NaN below two of them."""
-    there = drop_undefined(values)
-    return stdev(there) if len(there) > 1 else float("nan")
+    """Return the sample standard deviation of the defined values, or NaN for fewer than two."""
+    known = drop_undefined(values)
+    return stdev(known) if len(known) > 1 else float("nan")
 
 
 def format_number(value: float, form: NumberFormat) -> str:
-    """Return one number in words.
+    """Return a number as text, or a dash for NaN.
 
     >>> number(0.8045, PERCENT), number(-0.012, POINTS), number(float("nan"), AREA)
     ('80.5', '-1.2', '-')
@@ -64,59 +64,59 @@ def format_number(value: float, form: NumberFormat) -> str:
         return UNDEFINED
     rounded = round(value * form.scale, form.decimals)
     sign = "+" if form.signed and rounded else ""
-    # adding zero turns -0.0, which looks like a finding, into 0.0
+    # adding zero turns -0.0 into 0.0
     return f"{rounded + 0.0:{sign},.{form.decimals}f}"
 
 
 def format_over_seeds(values: Sequence[float], form: NumberFormat) -> str:
-    """Return mean and spread over seeds; how many seeds, where some have no value.
+    """Return mean and spread over seeds, with the number of seeds if some have no value.
 
     >>> over_seeds([0.78, 0.80], PERCENT)
     '79.0 ± 1.4'
     >>> over_seeds([0.5, float("nan")], RATIO)
     '0.50 (1/2)'
     """
-    there = drop_undefined(values)
-    text = format_number(mean(there), form)
-    if len(there) > 1:
-        text += f" ± {format_number(spread(there), form._replace(signed=False))}"
-    return f"{text} ({len(there)}/{len(values)})" if 0 < len(there) < len(values) else text
+    known = drop_undefined(values)
+    text = format_number(mean(known), form)
+    if len(known) > 1:
+        text += f" ± {format_number(spread(known), form._replace(signed=False))}"
+    return f"{text} ({len(known)}/{len(values)})" if 0 < len(known) < len(values) else text
 
 
 def format_interval(low: float, high: float, form: NumberFormat) -> str:
-    """Return an interval in words, or nothing where there is none."""
+    """Return an interval as text, or an empty string if there is none."""
     if math.isnan(low) or math.isnan(high):
         return ""
     return f"[{format_number(low, form)}, {format_number(high, form)}]"
 
 
-def format_value(thing: object, field: str = "") -> str:
-    """Return the value of a field in words: radii as n/255, whole numbers without a point.
+def format_value(value: object, field: str = "") -> str:
+    """Return the value of a field as text: radii as n/255, whole numbers without a point.
 
     >>> value(16 / 255, "protection.radius"), value(0.2), value(3.0), value(None)
     ('16/255', '0.2', '3', 'none')
     """
-    if thing is None or thing != thing:
+    if value is None or value != value:
         return "none"
-    if isinstance(thing, bool):
-        return "yes" if thing else "no"
-    if not isinstance(thing, float):
-        return str(thing)
-    if thing.is_integer():
-        return str(int(thing))
-    in_pixels = field.split(".")[-1] in IN_PIXELS and (thing * 255).is_integer()
-    return f"{round(thing * 255)}/255" if in_pixels else f"{thing:g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    if value.is_integer():
+        return str(int(value))
+    in_pixels = field.split(".")[-1] in IN_PIXELS and (value * 255).is_integer()
+    return f"{round(value * 255)}/255" if in_pixels else f"{value:g}"
 
 
-def format_count(number_of: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """Return a count with its noun.
 
     >>> count(1, "seed"), count(3, "seed")
     ('1 seed', '3 seeds')
     """
-    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_dataset(name: str) -> str:
-    """Return a dataset's name as people write it."""
+    """Return the name of a dataset in its usual spelling."""
     return DATASETS.get(name, name)

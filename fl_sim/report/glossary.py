@@ -1,4 +1,4 @@
-"""Provides the definitions of `glossary.toml` for the report, and as a page of the documentation.
+"""The definitions of `glossary.toml`, for the report and as a page of the documentation.
 
 `python -m fl_sim.report.glossary` prints docs/glossary.md.
 """

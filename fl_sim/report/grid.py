@@ -1,4 +1,4 @@
-"""The grid of a sweep as the report sees it: settings, each with one run a seed."""
+"""The grid of a sweep: its settings, each with one run per seed."""
 
 import json
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from fl_sim.results import Results, make_rows_table, run_folder
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
-KIND = "kind"  # column of rows that tells what they are about; not in the files
+KIND = "kind"  # added column of rows: a number per metric, group and kind of client
 NO_POSITIONS = np.empty(0, np.intp)
 
 
 class FinalValues(NamedTuple):
-    """A metric after the last round, one entry a seed, in the order of the rows."""
+    """A metric after the last round, one entry per seed, in the order of the rows."""
 
     values: list[float]
     lows: list[float]
@@ -38,10 +38,10 @@ class Setting:
     """One point of the grid.
 
     Attributes:
-        values: what tells it from the others, by axis, in words.
-        cells: its entries in the summary, one a seed, failed ones too.
-        rows: the tidy rows of its finished runs.
-        folders: the folders of its finished runs, by seed.
+        values: Value of every axis as text.
+        cells: Entries of the summary, one per seed, including failed runs.
+        rows: Tidy rows of the finished runs.
+        folders: Folders of the finished runs by seed.
     """
 
     values: dict[str, str]
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The values in words, short enough for a legend."""
+        """The values of the axes, short enough for a legend."""
         return " · ".join(
             word
             if _is_self_explanatory(word)
@@ -65,7 +65,7 @@ class Setting:
         return self.cells[self.cells["status"] == "finished"]
 
     def summary_values(self, name: str) -> list[float]:
-        """Return a number of the summary for every finished seed; NaN where it is undefined."""
+        """Return a number of the summary per finished seed, NaN where it is undefined."""
         if name not in self._summary_values:
             cells = self.finished
             known = cells[name] if name in cells else [float("nan")] * len(cells)
@@ -73,11 +73,11 @@ class Setting:
         return self._summary_values[name]
 
     def num_failures(self) -> list[float]:
-        """Return how many times a client did not deliver, for every finished seed."""
+        """Return the number of times that a client did not deliver, per finished seed."""
         return [float(len(failures)) for failures in self.finished.get("failures", [])]
 
     def metric_rows(self, name: str, group: str = "all") -> pd.DataFrame:
-        """Return the rows of a metric about the whole federation, over all rounds."""
+        """Return the rows of a metric of the whole federation over all rounds."""
         return self.rows.take(self._positions.get((name, group, False), NO_POSITIONS))
 
     def final_rows(self, name: str, group: str = "all") -> pd.DataFrame:
@@ -87,25 +87,26 @@ class Setting:
         return self._final_rows[name, group]
 
     def final_values(self, name: str, group: str = "all") -> FinalValues:
-        """Return a metric of the whole federation after its last round, as `final` does.
+        """Return the values of a metric of the whole federation after the last round.
 
-        Tables ask for some fifty numbers of each setting; lists are quicker than tables are.
+        They equal those of `final_rows`. Tables need some fifty metrics per setting, for which
+        lists are faster than data frames.
         """
         if (name, group) not in self._final_values:
             places = self._positions.get((name, group, False))
-            found = NO_VALUES if places is None else self._values_at(places)
-            self._final_values[name, group] = found
+            values = NO_VALUES if places is None else self._values_at(places)
+            self._final_values[name, group] = values
         return self._final_values[name, group]
 
     def _values_at(self, places: NDArray[np.intp]) -> FinalValues:
-        """Return the numbers in some rows, of the last round of each seed."""
+        """Return the values at some positions, of the last round of each seed."""
         seeds, rounds, *columns = self._arrays
-        own, last = seeds[places], rounds[places]
-        kinds, which = np.unique(own, return_inverse=True)
-        latest = np.zeros(len(kinds), last.dtype)
-        np.maximum.at(latest, which, last)
-        chosen = places[last == latest[which]]
-        return FinalValues(*(column[chosen].tolist() for column in columns))
+        row_seeds, row_rounds = seeds[places], rounds[places]
+        distinct_seeds, seed_indices = np.unique(row_seeds, return_inverse=True)
+        latest = np.zeros(len(distinct_seeds), row_rounds.dtype)
+        np.maximum.at(latest, seed_indices, row_rounds)
+        last_positions = places[row_rounds == latest[seed_indices]]
+        return FinalValues(*(column[last_positions].tolist() for column in columns))
 
     @cached_property
     def _arrays(self) -> tuple[NDArray[Any], ...]:
@@ -116,7 +117,7 @@ class Setting:
 
     @cached_property
     def _final_values(self) -> dict[tuple[str, str], FinalValues]:
-        """What was looked up already: tables and figures ask for the same."""
+        """Cache of `final_values`; tables and figures need the same."""
         return {}
 
     @cached_property
@@ -133,23 +134,23 @@ class Setting:
 
     @cached_property
     def _positions(self) -> dict[tuple[str, str, bool], NDArray[np.intp]]:
-        """Where the rows of a metric and a group stand, of clients or of the whole federation.
+        """Positions of the rows by metric, group, and whether they are of single clients.
 
-        They are looked up hundreds of times, and to search the table each time is what a page of
-        many settings would spend most of its time on.
+        Rows are looked up hundreds of times per setting. Searching the table each time would take
+        most of the time of a page with many settings.
         """
         kinds = self.rows[KIND].to_numpy() if KIND in self.rows else _number_kinds(self.rows)
         order = np.argsort(kinds, kind="stable")
         starts = np.flatnonzero(np.diff(kinds[order])) + 1
         metrics, groups = (self.rows[name].to_numpy(object) for name in ("metric", "group"))
         by_client = self.rows["client"].to_numpy() >= 0
-        found = np.split(order, starts) if len(order) else []
-        return {(str(metrics[p[0]]), str(groups[p[0]]), bool(by_client[p[0]])): p for p in found}
+        runs = np.split(order, starts) if len(order) else []
+        return {(str(metrics[p[0]]), str(groups[p[0]]), bool(by_client[p[0]])): p for p in runs}
 
     def undefined_reason(self, name: str, group: str = "all") -> str:
-        """Return why a metric has no number after the last round, of any seed; else nothing."""
-        found = self.final_values(name, group)
-        pairs = zip(found.values, found.notes, strict=True)
+        """Return why a metric is undefined after the last round of any seed, or an empty string."""
+        final = self.final_values(name, group)
+        pairs = zip(final.values, final.notes, strict=True)
         return "; ".join(dict.fromkeys(str(n) for value, n in pairs if value != value and n))
 
     def first_seed_client_rows(self, name: str) -> pd.DataFrame:
@@ -167,7 +168,9 @@ class Setting:
     def client_history(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, over all rounds of every seed."""
         places = [
-            own for (metric, _, client), own in self._positions.items() if metric == name and client
+            rows
+            for (metric, _, client), rows in self._positions.items()
+            if metric == name and client
         ]
         return self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
 
@@ -177,23 +180,23 @@ class Setting:
         return next(iter(self.folders), None)
 
     def read_signals(self) -> pd.DataFrame | None:
-        """Return the scores of the records in the first seed's run."""
+        """Return the scores of the records in the first seed's run, if it saved them."""
         path = self._find_file("signals.parquet")
         return read_table(path) if path else None
 
     def read_samples(self) -> dict[str, NDArray[np.generic]] | None:
-        """Return the images and the shares that the first seed's run saved."""
+        """Return the images and class counts of the first seed's run, if it saved them."""
         path = self._find_file("samples.npz")
         return read_arrays(path) if path else None
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
-        """The description of the first seed's run; empty where none finished."""
+        """The experiment of the first seed's run as JSON; empty if none finished."""
         return self._read_json("experiment.json")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What the first seed's run ran on; empty where none finished."""
+        """Software and hardware of the first seed's run; empty if none finished."""
         return self._read_json("environment.json")
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -207,12 +210,12 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Every setting of an experiment, in the order in which they were asked for.
+    """All settings of an experiment, in the order of the sweep.
 
     Attributes:
-        results: where they come from.
-        axes: the values in words of every axis with more than one, by field path.
-        settings: one a combination.
+        results: Results that the grid was built from.
+        axes: Values as text of every axis with more than one value, by field path.
+        settings: One per combination of values.
     """
 
     results: Results
@@ -225,16 +228,16 @@ class Grid:
         return [setting for setting in self.settings if setting.folders]
 
     def select_distinct(self, *parts: str) -> list[Setting]:
-        """Return the first finished setting of all that agree in some parts of the experiment.
+        """Return one finished setting per value of some parts of the experiment.
 
-        And in the seed whose run is shown. What depends on these parts alone, such as who holds
-        what, is then read once, not for every setting.
+        Files that depend on these parts alone, such as the class counts of the clients, are then
+        read once instead of for every setting.
         """
-        found: dict[str, Setting] = {}
+        settings: dict[str, Setting] = {}
         for setting in self.finished:
-            about = [setting.experiment.get(part) for part in parts]
-            found.setdefault(json.dumps([setting.first_seed, about]), setting)
-        return list(found.values())
+            described = [setting.experiment.get(part) for part in parts]
+            settings.setdefault(json.dumps([setting.first_seed, described]), setting)
+        return list(settings.values())
 
     @cached_property
     def has_clients(self) -> bool:
@@ -250,14 +253,14 @@ class Grid:
 
     @property
     def num_parallel_runs(self) -> int:
-        """How many runs shared the machine at most."""
+        """The largest number of runs that shared the machine."""
         cells = self.results.cells
         known = cells["side_by_side"].dropna().tolist() if "side_by_side" in cells else []
         return max([1, *map(int, known)])
 
     @property
     def time_note(self) -> str:
-        """What to know before times of the runs are compared."""
+        """A note on how the times of the runs compare."""
         note = "CPU seconds are the processor time of all processes of a run over all its rounds."
         if self.num_parallel_runs == 1:
             return note
@@ -268,17 +271,17 @@ class Grid:
 
     @property
     def heads(self) -> list[str]:
-        """The names of the columns that tell settings apart."""
+        """The names of the columns that identify a setting."""
         return [shorten_path(axis, tuple(self.axes)) for axis in self.axes] or ["run"]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that were asked for."""
+        """The seeds of the sweep."""
         return sorted({int(seed) for seed in self.results.cells["seed"]})
 
     @property
     def shown_seeds(self) -> str:
-        """The seeds of the runs that stand for their settings where only one can be shown."""
+        """The seeds of the runs that are shown where a setting can show only one."""
         seeds = dict.fromkeys(str(setting.first_seed) for setting in self.finished)
         return f"seed {' or '.join(seeds)}"
 
@@ -288,34 +291,36 @@ class Grid:
         return str(self.results.cells["experiment"].iloc[0])
 
     def describe(self, setting: Setting) -> list[str]:
-        """Return what tells a setting apart, one word a column of `heads`."""
+        """Return the values of a setting, one per column of `heads`."""
         return list(setting.values.values()) or [self.name]
 
 
 @lru_cache(maxsize=1)
 def build_grid(results: Results) -> Grid:
-    """Return the grid of an experiment's results; the terminal and the page ask for the same."""
+    """Return the grid of an experiment's results. Cached: the terminal and the page share it."""
     cells = _use_python_strings(results.cells)
     paths = [str(name) for name in cells.columns if str(name).startswith(PREFIX)]
     words = {
         path.removeprefix(PREFIX): [format_value(item, path) for item in cells[path]]
         for path in paths
     }
-    axes = {axis: list(dict.fromkeys(own)) for axis, own in words.items()}
-    axes = {axis: own for axis, own in axes.items() if len(own) > 1}
+    axes = {axis: list(dict.fromkeys(values)) for axis, values in words.items()}
+    axes = {axis: values for axis, values in axes.items() if len(values) > 1}
     members: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(cells)):
         members.setdefault(tuple(words[axis][i] for axis in axes), []).append(i)
     by_run = _group_rows_by_run(results)
     settings = [
-        _build_setting(results.path, dict(zip(axes, key, strict=True)), cells.iloc[own], by_run)
-        for key, own in members.items()
+        _build_setting(
+            results.path, dict(zip(axes, key, strict=True)), cells.iloc[positions], by_run
+        )
+        for key, positions in members.items()
     ]
     return Grid(results, axes, settings)
 
 
 def shorten_path(axis: str, among: tuple[str, ...] = ()) -> str:
-    """Return the last part of a field path, or all of it where others end alike.
+    """Return the last part of a field path, or the whole path if others end alike.
 
     >>> short_name("layout.fraction")
     'fraction'
@@ -346,7 +351,7 @@ def drop_invalid(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 class RowsByRun(NamedTuple):
-    """The rows of all runs, and where those of each run stand, by run id and seed."""
+    """The rows of all runs, and their positions by run id and seed."""
 
     rows: pd.DataFrame
     places: dict[tuple[str, int], NDArray[np.intp]]
@@ -358,17 +363,17 @@ def _build_setting(
     cells: pd.DataFrame,
     by_run: RowsByRun,
 ) -> Setting:
-    done = cells[cells["status"] == "finished"]
-    keys = [(str(a), int(b)) for a, b in zip(done["run_id"], done["seed"], strict=True)]
-    there = [by_run.places[key] for key in keys if key in by_run.places]
-    rows = by_run.rows.take(np.concatenate(there)) if there else _create_empty_rows()
+    finished = cells[cells["status"] == "finished"]
+    keys = [(str(a), int(b)) for a, b in zip(finished["run_id"], finished["seed"], strict=True)]
+    positions = [by_run.places[key] for key in keys if key in by_run.places]
+    rows = by_run.rows.take(np.concatenate(positions)) if positions else _create_empty_rows()
     rows = rows.reset_index(drop=True)
     folders = {seed: run_folder(root, run_id, seed) for run_id, seed in keys}
     return Setting(values, cells, rows, folders)
 
 
 def _group_rows_by_run(results: Results) -> RowsByRun:
-    """Return the rows of each run, once even where it is several cells."""
+    """Return the rows of each run, once even if several cells share the run."""
     settings = [name for name in results.rows.columns if str(name).startswith(PREFIX)]
     rows, cells = results.rows.drop(columns=settings), results.cells
     if rows.empty:
@@ -377,18 +382,24 @@ def _group_rows_by_run(results: Results) -> RowsByRun:
         rows = rows.drop_duplicates()
     rows = _use_python_strings(rows)
     rows = rows.assign(**{KIND: _number_kinds(rows)})
-    found = group_positions(rows, ["run_id", "seed"])
-    return RowsByRun(rows, {(str(run_id), int(seed)): own for (run_id, seed), own in found.items()})
+    positions = group_positions(rows, ["run_id", "seed"])
+    return RowsByRun(
+        rows,
+        {
+            (str(run_id), int(seed)): run_positions
+            for (run_id, seed), run_positions in positions.items()
+        },
+    )
 
 
 def _use_python_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose texts are Python's: Arrow's are slow to pick a few rows of."""
+    """Return a table with Python strings; picking a few rows of Arrow strings is slow."""
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name].dtype)]
     return table.astype(dict.fromkeys(texts, object))
 
 
 def _number_kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
-    """Return a number for each row: the same for the same metric, group and kind of client."""
+    """Return a number per row that is equal for equal metric, group and kind of client."""
     columns = [rows["metric"], rows["group"], rows["client"] >= 0]
     numbers: NDArray[np.intp] = (
         rows.groupby(columns, sort=False).ngroup().to_numpy().astype(np.intp)
@@ -401,5 +412,5 @@ def _create_empty_rows() -> pd.DataFrame:
 
 
 def _is_self_explanatory(word: str) -> bool:
-    """Say whether a value needs no name: classes and whole parts do not, as numbers do."""
+    """Return whether a value is clear without its field name, as classes are and numbers not."""
     return word[:1].isupper() or ", " in word

@@ -1,4 +1,4 @@
-"""Heat maps of accuracies: a square a value, with the value in it."""
+"""Heat maps of accuracies, with the numbers in their squares."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,25 @@ from fl_sim.report.formats import mean
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.style import INK
 
-GAP = 0.4  # of a square, before a column of another kind
+GAP = 0.4  # of a square, before the last column
 
 
 def tabulate_means(
     grid: Grid, settings: Sequence[Setting], down: str, across: str, number: str = "accuracy"
 ) -> NDArray[np.float64]:
-    """Return the mean of a number by two axes; NaN where no run finished."""
+    """Return the mean over seeds of a summary number by two axes; NaN where no run finished."""
     rows, columns = grid.axes[down], grid.axes[across]
-    found = np.full((len(rows), len(columns)), np.nan)
+    means = np.full((len(rows), len(columns)), np.nan)
     for setting in settings:
-        place = rows.index(setting.values[down]), columns.index(setting.values[across])
-        found[place] = mean(setting.summary_values(number))
-    return found
+        position = rows.index(setting.values[down]), columns.index(setting.values[across])
+        means[position] = mean(setting.summary_values(number))
+    return means
 
 
 def draw_heat_map(
     axes: Axes, values: NDArray[np.float64], last: NDArray[np.float64] | None = None
 ) -> None:
-    """Draw a square for each share, and a last column apart."""
+    """Draw a square for each value, and the column `last`, if any, after a gap."""
     count, width = values.shape
     for place, column in enumerate(values.T):
         _draw_column(axes, float(place), column)
@@ -43,7 +43,7 @@ def draw_heat_map(
 
 
 def label_columns(axes: Axes, names: Sequence[str], last: str = "") -> None:
-    """Write the names under the columns."""
+    """Label the columns, the one after the gap with `last`."""
     places = [float(place) for place in range(len(names))]
     if last:
         names, places = [*names, last], [*places, len(names) + GAP]

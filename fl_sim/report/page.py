@@ -1,4 +1,4 @@
-"""The page: one file that holds everything, and every figure beside it."""
+"""Writes the report of an experiment: one self-contained page, and its figures as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,11 +38,11 @@ def write_page(results: Results) -> Path:
     """Write `report.html`, which needs no other file, and `figures/*.svg` and `*.png`.
 
     Returns:
-        where the page is.
+        Path of the page.
     """
     grid = build_grid(results)
     sections = build_sections(grid)
-    drawings = [part for s in sections for part in s.components if isinstance(part, Drawing)]
+    drawings = [c for s in sections for c in s.components if isinstance(c, Drawing)]
     write_figures(results.path / "figures", drawings)
     path = results.path / "report.html"
     write_text(path, render_html(overview.build_title(grid), sections, complete=results.complete))
@@ -50,9 +50,9 @@ def write_page(results: Results) -> Path:
 
 
 def build_sections(grid: Grid) -> list[Section]:
-    """Return what there is to say, in the order of the page."""
-    found = (build(grid) for build in SECTIONS)
-    return [section for section in found if section is not None]
+    """Return the sections that have content, in the order of the page."""
+    sections = (build(grid) for build in SECTIONS)
+    return [section for section in sections if section is not None]
 
 
 def render_html(title: str, sections: list[Section], complete: bool) -> str:
@@ -70,9 +70,7 @@ def render_html(title: str, sections: list[Section], complete: bool) -> str:
 
 def build_glossary(grid: Grid) -> Section:
     """Return the definitions of the numbers on the page."""
-    return Section(
-        "glossary", "How the numbers are defined", (), (DefinitionList(select_report_terms()),)
-    )
+    return Section("glossary", "Definitions", (), (DefinitionList(select_report_terms()),))
 
 
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
@@ -101,7 +99,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
 
 
 def write_figures(folder: Path, drawings: list[Drawing]) -> None:
-    """Write the figures, and remove those of an earlier page that this one does not have."""
+    """Write the figures, and remove those of an earlier page that are no longer on it."""
     folder.mkdir(exist_ok=True)
     for drawing in drawings:
         write_text(folder / f"{drawing.name}.svg", drawing.svg)

@@ -1,4 +1,4 @@
-"""Small multiples: which settings share a panel, and panels side by side on one figure."""
+"""Small multiples: groups settings into panels and lays the panels out on one figure."""
 
 import textwrap
 from collections.abc import Collection, Sequence
@@ -12,21 +12,21 @@ from fl_sim.report.grid import FRACTION, Grid, Setting, shorten_path
 from fl_sim.report.style import GROUP_COLOURS, MARKERS, choose_colours, create_figure
 
 MAX_PANELS = 36
-MANY_SETTINGS = 40  # from which on a figure shows a few panels: nobody reads more of them
+MANY_SETTINGS = 40  # a figure of more settings shows FEW_PANELS panels
 FEW_PANELS = 6
 MAX_LINES = 12  # more lines in one panel cannot be told apart
-MAX_FRACTIONS = 24  # of which there may be more, as their colours are ordered
+MAX_FRACTIONS = 24  # more than MAX_LINES, as their colours are ordered
 
 
 class Panel(NamedTuple):
-    """A panel: its title, and the settings in it."""
+    """A panel's title and settings."""
 
     title: str
     settings: list[Setting]
 
 
 def choose_line_axis(grid: Grid) -> str | None:
-    """Return the axis whose values share a panel: the fraction, or else the last that fits."""
+    """Return the axis whose values share a panel: the fraction, else the last that fits."""
     if len(grid.axes.get(FRACTION, ())) in range(1, MAX_FRACTIONS + 1):
         return FRACTION
     fitting = [axis for axis, values in grid.axes.items() if len(values) <= MAX_LINES]
@@ -34,42 +34,42 @@ def choose_line_axis(grid: Grid) -> str | None:
 
 
 def group_panels(grid: Grid, inside: str | None) -> list[Panel]:
-    """Return the finished settings by panel: all that differ in the axis `inside` only."""
-    found: dict[str, list[Setting]] = {}
+    """Return the finished settings by panel; within one, they differ in the axis `inside` only."""
+    groups: dict[str, list[Setting]] = {}
     for setting in grid.finished:
         others = {axis: word for axis, word in setting.values.items() if axis != inside}
         title = Setting(others, setting.cells, setting.rows, setting.folders).label
-        found.setdefault(title, []).append(setting)
-    return [Panel(title, settings) for title, settings in found.items()]
+        groups.setdefault(title, []).append(setting)
+    return [Panel(title, settings) for title, settings in groups.items()]
 
 
 def limit_panels(grid: Grid, usual: int = MAX_PANELS) -> int:
-    """Return how many panels a figure has at most: `usual`, or a few where settings are many."""
+    """Return the maximum number of panels of a figure: `usual`, or less for many settings."""
     return usual if len(grid.finished) <= MANY_SETTINGS else min(usual, FEW_PANELS)
 
 
 def select_panels(grid: Grid, inside: str | None) -> tuple[list[Panel], str]:
-    """Return the panels that a figure shows, and a sentence about the others, if there are any."""
+    """Return the panels of a figure, and a sentence about those left out, or an empty string."""
     panels = group_panels(grid, inside)
     shown = panels[: limit_panels(grid)]
     if len(shown) == len(panels):
         return shown, ""
     return shown, (
         f" The first {len(shown)} of {len(panels)} panels are drawn; the numbers of all settings "
-        "are in the tables of this page and, round by round, in rows.parquet."
+        "are in the tables of this page and, for every round, in rows.parquet."
     )
 
 
 def describe_omitted(grid: Grid, settings: Sequence[Setting]) -> str:
-    """Return a sentence on the settings that are not drawn; "" where all are."""
-    left = len(grid.finished) - len(settings)
-    if not left:
+    """Return a sentence about the settings that are not drawn, or an empty string."""
+    omitted = len(grid.finished) - len(settings)
+    if not omitted:
         return ""
-    return f" The first {len(settings)} settings are drawn; {left} more are in rows.parquet."
+    return f" The first {len(settings)} settings are drawn; {omitted} more are in rows.parquet."
 
 
 def choose_num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
-    """Return how many panels stand in a row: the values of the last axis, where they fit."""
+    """Return the number of panels per row: the number of values of the last axis if they fit."""
     outside = [values for axis, values in grid.axes.items() if axis != inside]
     if len(outside) > 1 and 2 <= len(outside[-1]) <= 4:
         return min(len(outside[-1]), num_panels)
@@ -79,13 +79,13 @@ def choose_num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
 def create_panels(
     titles: Sequence[str], columns: int, height: float = 2.1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one titled panel a title.
+    """Return a figure and its panels, one per title.
 
     Args:
-        titles: of the panels, which may be long.
-        columns: how many panels stand in a row.
-        height: of a row of panels, in inches.
-        options: of matplotlib's `subplots`.
+        titles: Titles of the panels; long ones are wrapped.
+        columns: Number of panels per row.
+        height: Height of a row of panels, in inches.
+        options: Options of matplotlib's `subplots`.
     """
     rows = -(-len(titles) // columns)
     figure = create_figure(max(2.9 if rows == 1 else 0.0, rows * height + 0.5))
@@ -100,7 +100,7 @@ def create_panels(
 
 
 def label_outer_axes(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
-    """Name the axes once a row and once a column."""
+    """Label the y axis of the first panel per row and the x axis of the last per column."""
     for i, panel in enumerate(axes):
         if i % columns == 0:
             panel.set_ylabel(y)
@@ -109,7 +109,7 @@ def label_outer_axes(axes: Sequence[Axes], columns: int, x: str, y: str) -> None
 
 
 def _wrap_title(title: str, width: int) -> str:
-    """Return a title on as many lines as it takes, broken between settings if possible."""
+    """Return a title with line breaks, between settings if possible."""
     lines = [""]
     for part in title.split(" · "):
         joined = f"{lines[-1]} · {part}" if lines[-1] else part
@@ -126,14 +126,14 @@ def assign_line_styles(grid: Grid, inside: str | None) -> dict[str, tuple[str, s
 
 
 def add_axis_legend(figure: Figure, axes: Sequence[Axes], grid: Grid, inside: str | None) -> None:
-    """Put one legend of the values of the axis `inside` over all panels."""
+    """Add one legend of the values of the axis `inside` above all panels."""
     if inside is not None:
         title = "fraction protected" if inside == FRACTION else shorten_path(inside)
         add_legend(figure, axes, title, grid.axes[inside])
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes], title: str, order: Sequence[str]) -> None:
-    """Put one legend over all panels, in the order of the values."""
+    """Add one legend above all panels, in the order of the values."""
     handles: dict[str, Any] = {}
     for panel in axes:
         own, labels = panel.get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""What a study measured: a table in the terminal, and a page with figures."""
+"""Report of a study: a table for the terminal, and a page with figures."""
 
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from fl_sim.report.sections.images import draw_image
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, choose_colours, export_figure
 from fl_sim.results.studies import StudyResults, read_images
 
-MAX_COLUMNS = 6  # numbers that have room side by side
-MIN_STEPS = 3  # numbers on an axis, from which on lines say more than rows
+MAX_COLUMNS = 6  # numbers that fit side by side
+MIN_STEPS = 3  # numbers on an axis from which lines are drawn instead of rows
 MAX_LINES = 8
-TILES, ACROSS = 24, 8  # images side by side: in the figure, and in one tile
-LOG_SCALE_RATIO = 20  # times, from the smallest to the largest value
+TILES, ACROSS = 24, 8  # images side by side: per figure, and per tile
+LOG_SCALE_RATIO = 20  # ratio of the largest to the smallest value
 
 
 def build_study_table(results: StudyResults) -> Table:
-    """Return every number, averaged over seeds."""
+    """Return all numbers, averaged over seeds."""
     axes, columns, rows = _arrange_table(results)
     made = Table(title=results.path.name, box=box.SIMPLE_HEAD, title_justify="left")
     for axis in axes:
@@ -42,46 +42,47 @@ def build_study_table(results: StudyResults) -> Table:
 
 
 def _arrange_table(results: StudyResults) -> tuple[list[str], list[str], list[list[str]]]:
-    """Return the heads of the settings, those of the numbers, and rows of both.
+    """Return the heads of the settings, those of the numbers, and the rows.
 
-    A row is a point; or a number, where there are too many to stand side by side.
+    There is one row per point, or one per number if there are too many numbers for columns.
     """
-    found, names = group_points(results), [name.replace("_", " ") for name in results.numbers]
-    told = [
-        [_format_values(own[f"numbers.{name}"]) for name in results.numbers] for _, own in found
+    points, names = group_points(results), [name.replace("_", " ") for name in results.numbers]
+    numbers = [
+        [_format_values(values[f"numbers.{name}"]) for name in results.numbers]
+        for _, values in points
     ]
-    if len(names) <= max(MAX_COLUMNS, len(found)):
-        rows = [[*words, *own] for (words, _), own in zip(found, told, strict=True)]
+    if len(names) <= max(MAX_COLUMNS, len(points)):
+        rows = [[*words, *values] for (words, _), values in zip(points, numbers, strict=True)]
         return list(results.axes), names, rows
-    turned = [[name, *own] for name, *own in zip(names, *told, strict=True)]
-    return [", ".join(results.axes)], [", ".join(words) for words, _ in found], turned
+    by_number = [[name, *values] for name, *values in zip(names, *numbers, strict=True)]
+    return [", ".join(results.axes)], [", ".join(words) for words, _ in points], by_number
 
 
 def group_points(results: StudyResults) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Return the cells of each point, with its settings in words."""
+    """Return the settings of each point as text, and its cells."""
     columns = [f"settings.{axis}" for axis in results.axes]
     if not columns:
         return [((), results.cells)]
     grouped = results.cells.groupby(columns, sort=False)
-    return [(tuple(map(str, key)), own) for key, own in grouped]
+    return [(tuple(map(str, key)), cells) for key, cells in grouped]
 
 
 def _format_values(values: "pd.Series[float]") -> str:
-    """Return mean and spread with as many digits as tell them apart.
+    """Return mean and spread with significant digits, or a dash if no seed has a number.
 
-    And of how many seeds, where some have no number; "-" where none has.
+    The number of seeds is added if some have none.
     """
-    own = [float(value) for value in values]
-    middle, width = mean(own), spread(own)
+    numbers = [float(value) for value in values]
+    middle, width = mean(numbers), spread(numbers)
     if middle != middle:
         return UNDEFINED
-    there = len(drop_undefined(own))
-    some = f" ({there}/{len(own)})" if there < len(own) else ""
-    return (f"{middle:.4g}" if width != width else f"{middle:.4g} ± {width:.2g}") + some
+    num_known = len(drop_undefined(numbers))
+    share = f" ({num_known}/{len(numbers)})" if num_known < len(numbers) else ""
+    return (f"{middle:.4g}" if width != width else f"{middle:.4g} ± {width:.2g}") + share
 
 
 def write_study_page(results: StudyResults) -> Path:
-    """Write `report.html`, which needs no other file, and its figures; return where it is."""
+    """Write `report.html`, which needs no other file, and its figures; return its path."""
     drawings = [
         d
         for d in (_draw_lines(results), _draw_rows(results), _draw_images(results))
@@ -109,12 +110,12 @@ def _build_overview(results: StudyResults) -> Section:
 
 
 def _describe_time(results: StudyResults) -> str:
-    """Return the time of all points together; the clock holds for the machine's load as well."""
+    """Return the total time of all points; clock time depends on the load of the machine."""
     clock = f"{results.seconds:.0f} seconds by the clock"
-    used = results.cpu_seconds
-    if used != used:
-        return f"{clock}, all points together, which may have been side by side"
-    return f"{used:.0f} CPU seconds, all points together; {clock}, points side by side counted each"
+    cpu_seconds = results.cpu_seconds
+    if cpu_seconds != cpu_seconds:
+        return f"{clock}, summed over points, some of which may have run side by side"
+    return f"{cpu_seconds:.0f} CPU seconds and {clock}, both summed over points"
 
 
 def _figures(drawings: list[Drawing]) -> list[Section]:
@@ -123,10 +124,10 @@ def _figures(drawings: list[Drawing]) -> list[Section]:
 
 def _build_numbers(results: StudyResults) -> Section:
     axes, columns, rows = _arrange_table(results)
-    about = "Mean and sample standard deviation over seeds; the spread is no confidence interval. "
-    about += "-: not defined; (n/m): defined for n of m seeds."
-    made = build_table("Every number", axes, columns, [list(map(Cell, row)) for row in rows])
-    return Section("numbers", "Numbers", (about,), (made,))
+    note = "Mean ± sample standard deviation over seeds, which is not a confidence interval. "
+    note += "-: not defined; (n/m): defined for n of m seeds."
+    made = build_table("All numbers", axes, columns, [list(map(Cell, row)) for row in rows])
+    return Section("numbers", "Numbers", (note,), (made,))
 
 
 def _list_values(results: StudyResults, axis: str) -> list[str]:
@@ -134,22 +135,22 @@ def _list_values(results: StudyResults, axis: str) -> list[str]:
 
 
 def _choose_x_axis(results: StudyResults) -> str | None:
-    """Return the axis along which lines are drawn: the longest that is all numbers."""
-    found = {}
+    """Return the axis along which lines are drawn: the longest numeric one, if any."""
+    num_values = {}
     for axis in results.axes:
         values = pd.to_numeric(results.cells[f"settings.{axis}"], errors="coerce")
         if not values.isna().any() and values.nunique() >= MIN_STEPS:
-            found[axis] = values.nunique()
-    return max(found, key=lambda axis: found[axis], default=None)
+            num_values[axis] = values.nunique()
+    return max(num_values, key=lambda axis: num_values[axis], default=None)
 
 
 def _draw_lines(results: StudyResults) -> Drawing | None:
-    """Draw every number against the longest axis of numbers, one line for all else."""
+    """Draw every number against the longest numeric axis, one line per setting of the others."""
     along = _choose_x_axis(results)
     if along is None or not results.numbers:
         return None
-    about = f"Every number against {along}: mean over seeds, bars of one standard deviation."
-    return export_figure("numbers", _create_line_figure(results, along), about, about)
+    caption = f"Every number against {along}: mean over seeds, with bars of one standard deviation."
+    return export_figure("numbers", _create_line_figure(results, along), caption, caption)
 
 
 @rc_context(STYLE)
@@ -161,8 +162,8 @@ def _create_line_figure(results: StudyResults, along: str) -> Figure:
     lines = list(groups)[:MAX_LINES]
     palette = choose_colours(len(lines), ordered=False)
     for name, axes in zip(names, panels, strict=True):
-        for (key, own), colour in zip(lines, palette, strict=True):
-            _draw_line(axes, own, along, name, colour, ", ".join(map(str, key)))
+        for (key, cells), colour in zip(lines, palette, strict=True):
+            _draw_line(axes, cells, along, name, colour, ", ".join(map(str, key)))
         axes.set_xlabel(along)
         if axes.get_xscale() == "linear":
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -173,13 +174,20 @@ def _create_line_figure(results: StudyResults, along: str) -> Figure:
 
 
 def _draw_line(
-    axes: Axes, own: pd.DataFrame, along: str, name: str, colour: str, word: str
+    axes: Axes, cells: pd.DataFrame, along: str, name: str, colour: str, label: str
 ) -> None:
-    steps = pd.to_numeric(own[f"settings.{along}"])
-    found = own[f"numbers.{name}"].groupby(steps)
-    middle, width = found.mean(), found.std().fillna(0)
+    steps = pd.to_numeric(cells[f"settings.{along}"])
+    by_step = cells[f"numbers.{name}"].groupby(steps)
+    middle, width = by_step.mean(), by_step.std().fillna(0)
     axes.errorbar(
-        middle.index, middle, width, color=colour, marker="o", capsize=2, elinewidth=0.9, label=word
+        middle.index,
+        middle,
+        width,
+        color=colour,
+        marker="o",
+        capsize=2,
+        elinewidth=0.9,
+        label=label,
     )
     positive = steps[steps > 0]
     if len(positive) and positive.max() / positive.min() >= LOG_SCALE_RATIO and (steps > 0).all():
@@ -187,57 +195,63 @@ def _draw_line(
 
 
 def _draw_rows(results: StudyResults) -> Drawing | None:
-    """Draw every number as a row of dots a point, where nothing is a number along an axis."""
+    """Draw every number as one row of dots per point, if no axis is numeric."""
     if _choose_x_axis(results) is not None or len(group_points(results)) < 2 or not results.numbers:
         return None
-    about = "Every number, a row a point: a dot is a seed, a stroke their mean."
-    return export_figure("numbers", _create_row_figure(results), about, about)
+    caption = "Every number, one row per point: a dot is a seed, the stroke their mean."
+    return export_figure("numbers", _create_row_figure(results), caption, caption)
 
 
 @rc_context(STYLE)
 def _create_row_figure(results: StudyResults) -> Figure:
-    found = group_points(results)
+    point_cells = group_points(results)
     names = results.numbers
     columns = min(3, len(names))
     titles = [n.replace("_", " ") for n in names]
-    figure, panels = create_panels(titles, columns, height=0.22 * len(found) + 0.9, sharey=True)
+    figure, panels = create_panels(
+        titles, columns, height=0.22 * len(point_cells) + 0.9, sharey=True
+    )
     for name, axes in zip(names, panels, strict=True):
-        for row, (_, own) in enumerate(found):
-            values = own[f"numbers.{name}"]
+        for row, (_, cells) in enumerate(point_cells):
+            values = cells[f"numbers.{name}"]
             axes.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.6)
             axes.plot([values.mean()], [row], "|", color=GREY, markersize=11)
-        axes.set_yticks(range(len(found)), [", ".join(words) for words, _ in found])
-        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_yticks(range(len(point_cells)), [", ".join(words) for words, _ in point_cells])
+        axes.set_ylim(len(point_cells) - 0.5, -0.5)
     return figure
 
 
 def _draw_images(results: StudyResults) -> Drawing | None:
-    """Draw the images of the first seed, a tile a point."""
-    found = read_images(results)
-    if not found:
+    """Draw the images of the first seed, one tile per point."""
+    images = read_images(results)
+    if not images:
         return None
-    kinds = list(next(iter(found.values())))
-    about = f"Images of seed {results.seeds[0]}. In each tile, from above: {', '.join(kinds)}."
-    return export_figure("images", _create_tile_figure(found), about, about)
+    kinds = list(next(iter(images.values())))
+    caption = (
+        f"Images of seed {results.seeds[0]}. Rows of each tile, from the top: {', '.join(kinds)}."
+    )
+    return export_figure("images", _create_tile_figure(images), caption, caption)
 
 
 @rc_context(STYLE)
-def _create_tile_figure(found: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]]) -> Figure:
-    tiles = {point: build_tile(list(kinds.values())) for point, kinds in found.items()}
-    widest = max(len(images) for kinds in found.values() for images in kinds.values())
+def _create_tile_figure(
+    images_by_point: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]],
+) -> Figure:
+    tiles = {point: build_tile(list(kinds.values())) for point, kinds in images_by_point.items()}
+    widest = max(len(images) for kinds in images_by_point.values() for images in kinds.values())
     columns = max(1, min(len(tiles), TILES // min(widest, ACROSS)))
-    shape = max((own.shape[1:] for own in tiles.values()), key=lambda own: own[0])
+    shape = max((tile_.shape[1:] for tile_ in tiles.values()), key=lambda tile_: tile_[0])
     height = min(4.0, WIDTH / columns * shape[0] / shape[1] + 0.35)
     figure, panels = create_panels(list(tiles), columns)
     figure.set_figheight(height * -(-len(tiles) // columns))
-    for axes, own in zip(panels, tiles.values(), strict=True):
-        draw_image(axes, own)
+    for axes, tile_ in zip(panels, tiles.values(), strict=True):
+        draw_image(axes, tile_)
         axes.set_anchor("NW")
     return figure
 
 
 def build_tile(kinds: list[UInt8[np.ndarray, "_ c _ _"]]) -> UInt8[np.ndarray, "c h2 w2"]:
-    """Return the first images of each kind as one: a row a kind, white where there is none."""
+    """Return the first images of each kind as one image, one row per kind, padded with white."""
     rows = [
         np.concatenate([_add_border(image) for image in images[:ACROSS]], 2) for images in kinds
     ]

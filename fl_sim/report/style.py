@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes SVG and PNG, the same bytes each time."""
+"""Style of the figures, and their export to SVG and PNG with the same bytes each time."""
 
 import io
 import re
@@ -26,7 +26,7 @@ GROUP_COLOURS = {
     "attacker": COLOURS[6],
 }
 STYLE: "dict[RcKeyType, Any]" = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so it is there everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib
     "font.size": 9,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -50,16 +50,16 @@ STYLE: "dict[RcKeyType, Any]" = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "path.simplify_threshold": 0.5,
-    "svg.fonttype": "path",  # looks the same without our fonts
+    "svg.fonttype": "path",  # looks the same without the fonts
     "savefig.dpi": 160,
 }
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def choose_colours(count: int, ordered: bool) -> list[str]:
-    """Return colours that people with any colour vision can tell apart.
+    """Return `count` colours that are distinct under colour blindness.
 
-    Ordered ones go from dark to light; they also serve where there are too many names.
+    Ordered colours go from dark to light. They are also used for more names than `COLOURS` has.
     """
     if not ordered and count <= len(COLOURS):
         return list(COLOURS[:count])
@@ -74,7 +74,7 @@ def create_figure(height: float) -> Figure:
 
 
 def export_figure(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
-    """Return a figure as SVG and PNG."""
+    """Render a figure as SVG and PNG."""
     svg, png = io.StringIO(), io.BytesIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure.draw_without_rendering()
@@ -88,8 +88,8 @@ def export_figure(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
 def _inline_svg(svg: str, name: str, alt: str) -> str:
     """Return an SVG file as an element of a page.
 
-    Several of them share the page's ids and style sheet: ids get the figure's name before
-    them, and matplotlib's rule for all elements becomes a property of the figure's own root.
+    All figures of a page share its ids and style sheet. Ids are therefore prefixed with the
+    figure's name, and matplotlib's rule for all elements becomes a style of the root element.
     """
     view = re.findall(r'viewBox="([^"]*)"', svg)[0]
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]

@@ -1,4 +1,4 @@
-"""Tables in the terminal, and the columns of headline numbers that the page shows as well."""
+"""Tables for the terminal, and the headline columns, which the page shows as well."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from fl_sim.results import Results
 
 
 class Column(NamedTuple):
-    """A headline number: its name, its unit, its text for a setting, and what it means."""
+    """A headline number: its name, unit, text for a setting, and meaning."""
 
     name: str
     unit: str
@@ -48,15 +48,15 @@ def _format_cost(setting: Setting) -> str:
     return f"{upload}\n{format_over_seeds(setting.summary_values('cost.cpu_seconds'), SECONDS)}"
 
 
-# A_mix is the final accuracy of the run itself, so there is no further column for that.
+# A_mix is the final accuracy of the run itself, so there is no other column for it.
 A_MIX = Column(
-    "A_mix", "%", _format_column("accuracy", PERCENT), "the run itself after its last round"
+    "A_mix", "%", _format_column("accuracy", PERCENT), "the run itself, after its last round"
 )
 HEADLINES = (
-    Column("A_all", "%", _format_column("protection.a_all", PERCENT), "nobody protects"),
-    Column("A_clean", "%", _format_column("protection.a_clean", PERCENT), "the clean part alone"),
+    Column("A_all", "%", _format_column("protection.a_all", PERCENT), "without protection"),
+    Column("A_clean", "%", _format_column("protection.a_clean", PERCENT), "clean part alone"),
     A_MIX,
-    Column("best", "%", _format_column("best_accuracy", PERCENT), "of any round"),
+    Column("best", "%", _format_column("best_accuracy", PERCENT), "in any round"),
     Column("gap", "points", _format_column("protection.utility_gap", POINTS), "A_clean - A_mix"),
     Column(
         "ratio",
@@ -68,7 +68,7 @@ HEADLINES = (
     Column("worst client", "%", _format_column("fairness.worst_client", PERCENT), "its accuracy"),
 )
 COST = Column("MB up", "CPU s", _format_cost)
-REASONS = (  # for a number that is not defined: the column, and the metric that says why
+REASONS = (  # columns, each with the metric whose note explains an undefined number
     ("A_mix", "accuracy"),
     ("AUC", "mia_margin_auc"),
     ("worst client", "fairness_worst_client"),
@@ -78,32 +78,32 @@ LOST = Column(
     "lost",
     "",
     lambda setting: format_number(sum(setting.num_failures()), COUNT),
-    "times a client did not deliver",
+    "number of times that a client did not deliver",
 )
 INDENT = 4
 MAX_NAMED = 3  # settings in a sentence
 
 
 def choose_headline_columns(grid: Grid) -> list[Column]:
-    """Return the headline numbers that are defined for any setting and have something to say."""
-    idle = {"best"} if not grid.has_history else set()
-    idle |= {"worst client"} if not grid.has_clients else set()
-    idle |= {"lost"} if not any(any(own.num_failures()) for own in grid.settings) else set()
+    """Return the headline columns that are informative and defined for any setting."""
+    hidden = {"best"} if not grid.has_history else set()
+    hidden |= {"worst client"} if not grid.has_clients else set()
+    hidden |= {"lost"} if not any(any(s.num_failures()) for s in grid.settings) else set()
     known = {
         c.name
         for c in (*HEADLINES, LOST)
-        if c.name not in idle and any(c.text(setting) != UNDEFINED for setting in grid.finished)
+        if c.name not in hidden and any(c.text(setting) != UNDEFINED for setting in grid.finished)
     }
     return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
 
 
 def explain_columns(columns: Iterable[Column]) -> str:
-    """Return what the columns mean, in sentences."""
+    """Return the meanings of the columns as sentences."""
     return " ".join(f"{c.name}: {c.meaning}." for c in columns if c.meaning)
 
 
 def build_summary_table(results: Results) -> Table:
-    """Return the final numbers, one row a setting, averaged over seeds."""
+    """Return the final numbers averaged over seeds, one row per setting."""
     grid = build_grid(results)
     columns = [*choose_headline_columns(grid), COST]
     table = Table(
@@ -125,20 +125,20 @@ def build_summary_table(results: Results) -> Table:
 
 
 def build_listing(entries: Iterable[tuple[str, ...]]) -> Table:
-    """Return a list of things: name, what it is, and under it, where it comes from, and so on."""
+    """Return a list of entries: name, description, and further details below."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
-    for name, what, *details in entries:
+    for name, description, *details in entries:
         table.add_row(Text(name, style="bold"))
-        table.add_row(Padding(Text(what), (0, 0, 0, INDENT)))
+        table.add_row(Padding(Text(description), (0, 0, 0, INDENT)))
         for detail in filter(None, details):
             table.add_row(Padding(Text(detail, style="dim"), (0, 0, 0, INDENT)))
     return table
 
 
 def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
-    """Return the attacks on a run, one a row; what should not be read is dim."""
-    made = Table(
+    """Return the attacks on a run, one per row; numbers that should not be read are dim."""
+    table = Table(
         title=title,
         caption=Text("In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %.", "not italic dim"),
         box=box.SIMPLE_HEAD,
@@ -147,28 +147,30 @@ def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    made.add_column("attack")
+    table.add_column("attack")
     for column in ("AUC", "TPR at 1 % FPR, %", "epsilon\nat least"):
-        made.add_column(column, justify="right", no_wrap=True)
-    made.add_column("")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
     overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
     areas = overall[overall["metric"] == "auc"]
     notes = dict(zip(areas["attack"], areas["note"], strict=True))
-    for name, own in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
+    for name, findings_of_attack in overall[overall["attack"].isin(notes)].groupby(
+        "attack", sort=False
+    ):
         cells = [
-            _format_finding(own, metric, form)
+            _format_finding(findings_of_attack, metric, form)
             for metric, form in (
                 ("auc", AREA),
                 ("tpr_at_0.01", RATE),
                 ("epsilon_at_fixed_0.01", RATIO),
             )
         ]
-        made.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
-    return made
+        table.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
+    return table
 
 
-def _format_finding(own: pd.DataFrame, metric: str, form: NumberFormat) -> Text:
-    rows = own[own["metric"] == metric]
+def _format_finding(findings: pd.DataFrame, metric: str, form: NumberFormat) -> Text:
+    rows = findings[findings["metric"] == metric]
     if rows.empty:
         return Text(UNDEFINED, "dim")
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
@@ -177,23 +179,23 @@ def _format_finding(own: pd.DataFrame, metric: str, form: NumberFormat) -> Text:
 
 
 def describe_seeds(grid: Grid) -> str:
-    """Return how many seeds there are, and what the spread is."""
+    """Return the number of seeds and the meaning of the spread."""
     if len(grid.seeds) == 1:
         return "one seed, no spread"
     return f"mean ± sample standard deviation over {format_count(len(grid.seeds), 'seed')}"
 
 
 def explain_undefined(grid: Grid) -> list[str]:
-    """Return which headline numbers are not defined, of which settings, and why."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return a sentence per undefined headline number and reason, with the settings."""
+    labels_by_reason: dict[tuple[str, str], list[str]] = {}
     for setting in grid.finished:
         for column, metric in REASONS:
-            why = setting.undefined_reason(metric)
-            if why:
-                found.setdefault((column, why), []).append(setting.label or grid.name)
+            reason = setting.undefined_reason(metric)
+            if reason:
+                labels_by_reason.setdefault((column, reason), []).append(setting.label or grid.name)
     return [
-        f"{column} is not defined: {why} ({_join_labels(labels, len(grid.finished))})."
-        for (column, why), labels in found.items()
+        f"{column} is not defined: {reason} ({_join_labels(labels, len(grid.finished))})."
+        for (column, reason), labels in labels_by_reason.items()
     ]
 
 
@@ -205,14 +207,14 @@ def _join_labels(labels: Sequence[str], count: int) -> str:
 
 
 def list_failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
-    """Return the runs that did not finish: setting, seed and error."""
-    found = []
+    """Return setting, seed and error of every run that did not finish."""
+    runs = []
     for setting in grid.settings:
         if len(setting.finished) < len(setting.cells):
             failed = setting.cells[setting.cells["status"] != "finished"]
             pairs = zip(failed["seed"], failed["error"], strict=True)
-            found += [(setting, int(seed), str(error)) for seed, error in pairs]
-    return found
+            runs += [(setting, int(seed), str(error)) for seed, error in pairs]
+    return runs
 
 
 def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
@@ -228,13 +230,13 @@ def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
 
 
 def _format_name(grid: Grid, setting: Setting) -> Text:
-    """Return a row's name on two lines, which its numbers take anyway."""
+    """Return the name of a row on two lines, as its numbers take two."""
     # a blank before the bracket lets the long name of a class break there
     return Text((setting.label or grid.name).replace(" · ", "\n", 1).replace("(", " ("))
 
 
 def _format_numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
-    """Return a row's numbers, the spread under the mean."""
+    """Return the numbers of a row, the spread below the mean."""
     missing = len(setting.cells) - len(setting.finished)
     texts = []
     for column in columns:
@@ -247,10 +249,15 @@ def _format_numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
 
 
 def build_times_table(parts: Iterable[tuple[str, float, float]], title: str) -> Table:
-    """Return where time goes: seconds by the clock and of work, by part, with their sum."""
+    """Return the time per part of a round and the sum.
+
+    Args:
+        parts: Name, wall-clock seconds and CPU seconds per part.
+        title: Title of the table.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("part")
-    for name in ("ms a round", "share", "working ms", "waiting ms"):
+    for name in ("ms per round", "share", "CPU ms", "waiting ms"):
         table.add_column(name, justify="right")
     names, walls, cpus = zip(*parts, strict=True)
     for name, wall, cpu in zip(names, walls, cpus, strict=True):
@@ -266,16 +273,20 @@ def _add_times_row(table: Table, name: str, wall: float, cpu: float, whole: floa
     table.add_row(name, took, f"{wall / whole:.0%}" if whole else "", worked, waited)
 
 
-def build_functions_table(found: Iterable[tuple[str, float, float, float]]) -> Table:
-    """Return the functions that cost most: calls, and seconds of their own and in all."""
+def build_functions_table(functions: Iterable[tuple[str, float, float, float]]) -> Table:
+    """Return the most expensive functions.
+
+    Args:
+        functions: Name, calls, own seconds and total seconds per function.
+    """
     table = Table(
-        title="functions that cost most, under Python's profiler, a round",
+        title="most expensive functions per round, under Python's profiler",
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )
     table.add_column("function", overflow="fold")
-    for name in ("calls", "own ms", "with callees ms"):
+    for name in ("calls", "own ms", "total ms"):
         table.add_column(name, justify="right")
-    for name, calls, own, total in found:
+    for name, calls, own, total in functions:
         table.add_row(Text(name), f"{calls:.4g}", f"{1000 * own:.1f}", f"{1000 * total:.1f}")
     return table

@@ -21,8 +21,8 @@ from fl_sim.report.panels import (
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 
 FRACTION_LINES = (
-    ("A_all", "protection.a_all", GREY, ":", "D", "A_all: nobody protects"),
-    ("A_clean", "protection.a_clean", COLOURS[2], "--", "s", "A_clean: the clean part alone"),
+    ("A_all", "protection.a_all", GREY, ":", "D", "A_all: without protection"),
+    ("A_clean", "protection.a_clean", COLOURS[2], "--", "s", "A_clean: clean part alone"),
     ("A_mix", "accuracy", COLOURS[0], "-", "o", "A_mix: clean and protected together"),
 )
 
@@ -35,31 +35,31 @@ def build_accuracy_by_fraction(grid: Grid) -> Section | None:
 
 
 def draw_accuracy_against_fraction(grid: Grid) -> Drawing | None:
-    """Draw A_mix beside A_clean and A_all against the share that is protected."""
+    """Draw A_mix, A_clean and A_all against the share that is protected."""
     if FRACTION not in grid.axes or not grid.finished:
         return None
     panels, others = select_panels(grid, FRACTION)
     figure = _create_fraction_figure(grid, panels)
-    about = (
-        "Accuracy after the last round against the share that is protected. What protected images "
-        "still give away is the room between A_mix and A_clean; where the two meet, they add "
-        "nothing. A_clean ends before 1, where nothing is clean."
+    caption = (
+        "Accuracy after the last round against the share that is protected. A_mix above A_clean: "
+        "the model still learns from protected images; where the two meet, they add nothing. "
+        "A_clean is not defined at 1, where nothing is clean."
     )
     if len(grid.seeds) > 1:
-        about += " Bars: one standard deviation over seeds to each side."
-    about += others
-    return export_figure("accuracy_against_fraction", figure, about, about)
+        caption += " Bars: one standard deviation over seeds to each side."
+    caption += others
+    return export_figure("accuracy_against_fraction", figure, caption, caption)
 
 
 @rc_context(STYLE)
 def _create_fraction_figure(grid: Grid, panels: Sequence[Panel]) -> Figure:
     columns = choose_num_columns(grid, FRACTION, len(panels))
     figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
-    for panel, own in zip(panels, axes, strict=True):
+    for panel, ax in zip(panels, axes, strict=True):
         for line in FRACTION_LINES:
-            _draw_fraction_line(own, panel.settings, *line[1:])
+            _draw_fraction_line(ax, panel.settings, *line[1:])
         if len(grid.axes[FRACTION]) <= MAX_FRACTIONS:
-            own.set_xticks([float(word) for word in grid.axes[FRACTION]])
+            ax.set_xticks([float(word) for word in grid.axes[FRACTION]])
     label_outer_axes(axes, columns, "fraction protected", "accuracy, %")
     words = [line[-1] for line in reversed(FRACTION_LINES)]
     add_legend(figure, axes, "", words)

@@ -1,4 +1,4 @@
-"""Two axes crossed: what every noise is worth against everything that is tried against it."""
+"""Accuracy as a heat map over the two axes of a sweep."""
 
 import numpy as np
 from matplotlib import rc_context
@@ -11,8 +11,8 @@ from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.attacks import find_attack_axis
 from fl_sim.report.style import STYLE, export_figure
 
-MIN_VALUES = 3  # values of both axes, from which on a picture says more than a list
-MAX_VALUES = 24  # values of both axes, above which their squares are too small to read
+MIN_VALUES = 3  # values per axis; a table suffices for fewer
+MAX_VALUES = 24  # values per axis; the squares of more are too small to read
 A_ALL = "protection.a_all"
 
 
@@ -24,17 +24,17 @@ def build_accuracy_grid(grid: Grid) -> Section | None:
 
 
 def draw_accuracy_grid(grid: Grid) -> Drawing | None:
-    """Draw the accuracy by two axes, where a sweep has just these and no other picture of them."""
+    """Draw the accuracy by two axes, if the sweep has only these and no other figure shows them."""
     few = any(len(values) < MIN_VALUES for values in grid.axes.values())
     many = any(len(values) > MAX_VALUES for values in grid.axes.values())
     drawn_elsewhere = FRACTION in grid.axes or find_attack_axis(grid) is not None
     if len(grid.axes) != 2 or few or many or drawn_elsewhere or not grid.finished:
         return None
-    about = (
-        "Accuracy in percent after the last round, mean over seeds. The last column, where there "
-        "is one, is A_all: nobody protects."
+    caption = (
+        "Accuracy in percent after the last round, mean over seeds. The last column, if any, is "
+        "A_all, the accuracy without protection."
     )
-    return export_figure("crossed", _create_figure(grid), about, about)
+    return export_figure("crossed", _create_figure(grid), caption, caption)
 
 
 @rc_context(STYLE)

@@ -29,22 +29,22 @@ def build_accuracy_over_rounds(grid: Grid) -> Section | None:
 
 
 def draw_accuracy_over_rounds(grid: Grid) -> Drawing | None:
-    """Draw the accuracy of every setting over the rounds, with a band over seeds."""
+    """Draw the accuracy of every setting over the rounds, with bands over seeds."""
     inside = choose_line_axis(grid)
     panels, others = select_panels(grid, inside)
     if not panels or not grid.has_history:
         return None
     figure = _create_rounds_figure(grid, inside, panels)
-    shown = "A line is the mean over seeds, the band one standard deviation to each side."
+    band = "Lines: mean over seeds. Bands: one standard deviation to each side."
     if len(grid.seeds) == 1:
-        shown = "One seed, so there is no band."
-    about = f"Accuracy on clean test images after every round. {shown}"
+        band = "One seed, so there are no bands."
+    caption = f"Accuracy on clean test images after every round. {band}"
     if any(
         bool(setting.metric_rows("accuracy")["value"].isna().any()) for setting in grid.finished
     ):
-        about += " Where the model of a seed diverged, its accuracy is not defined, and left out."
-    about += others
-    return export_figure("accuracy_over_rounds", figure, about, about)
+        caption += " Where the model of a seed diverged, its accuracy is not defined and left out."
+    caption += others
+    return export_figure("accuracy_over_rounds", figure, caption, caption)
 
 
 @rc_context(STYLE)
@@ -52,11 +52,11 @@ def _create_rounds_figure(grid: Grid, inside: str | None, panels: Sequence[Panel
     columns = choose_num_columns(grid, inside, len(panels))
     figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
     styles = assign_line_styles(grid, inside)
-    for panel, own in zip(panels, axes, strict=True):
+    for panel, ax in zip(panels, axes, strict=True):
         for setting in panel.settings:
-            word = setting.values[inside] if inside else ""
-            _draw_line_with_band(own, setting.metric_rows("accuracy"), *styles[word], word)
-        own.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            value = setting.values[inside] if inside else ""
+            _draw_line_with_band(ax, setting.metric_rows("accuracy"), *styles[value], value)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     label_outer_axes(axes, columns, "round", "accuracy, %")
     add_axis_legend(figure, axes, grid, inside)
     return figure

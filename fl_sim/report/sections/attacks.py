@@ -1,4 +1,4 @@
-"""Attacks: what they assume, what the rules make of them, and each rule's worst case."""
+"""Attacks: their threat models, accuracy per rule and attack, and the worst case per rule."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,72 +34,72 @@ SUCCESS = (
     ("without trigger", "attack_success_untriggered"),
 )
 THREAT = "Threat model: "
-NO_ATTACK = "none"  # the value of the axis where nobody attacks
-MAX_WIDTH = 28  # letters of a rule in a line
+NO_ATTACK = "none"  # value of the axis without an attack
+MAX_WIDTH = 28  # letters per line of a rule's name
 
 
 def build_attacks(grid: Grid) -> Section | None:
-    """Return what is assumed of the attackers, and how the rules stand against each attack."""
+    """Return the threat models of the attacks and the accuracies of the rules under them."""
     models = collect_threat_models(grid)
     if not models:
         return None
-    parts: list[Component] = [DefinitionList(models)]
-    about = ["What attackers know and control:"]
+    components: list[Component] = [DefinitionList(models)]
+    paragraphs = ["Threat models of the attacks:"]
     axis = find_attack_axis(grid)
     if axis is not None:
-        about.append(
-            "A rule's worst case is the attack with the lowest mean accuracy after the last "
-            "round. It is a bound from above: a better attack may exist."
+        paragraphs.append(
+            "The worst case of a rule is the attack with the lowest mean accuracy after the last "
+            "round. It is an upper bound of its accuracy under attack: a stronger attack may exist."
         )
-        parts += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
+        components += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
     if any(setting.final_values("attack_success").values for setting in grid.finished):
-        parts.append(_build_backdoors(grid))
-    return Section("attacks", "Attacks", tuple(about), tuple(parts))
+        components.append(_build_backdoors(grid))
+    return Section("attacks", "Attacks", tuple(paragraphs), tuple(components))
 
 
 def collect_threat_models(grid: Grid) -> tuple[tuple[str, str], ...]:
-    """Return the name of every attack, and its threat model from its docstring."""
-    found: dict[str, str] = {}
+    """Return the name of every attack and the threat model in its docstring."""
+    models: dict[str, str] = {}
     for setting in grid.finished:
         adversaries = setting.experiment.get("adversary") or []
         several = adversaries if isinstance(adversaries, list) else [adversaries]
         for path in (path for adversary in several for path in _list_classes(adversary["client"])):
             text = find_paragraph(read_docstring(path), THREAT)
-            if text:  # else the class may be gone since
-                found.setdefault(path.split(".")[-1], text)
-    return tuple(found.items())
+            if text:  # else the class may no longer exist
+                models.setdefault(path.split(".")[-1], text)
+    return tuple(models.items())
 
 
 def _list_classes(client: Mapping[str, Any]) -> list[str]:
-    """Return the class of a described client, and those of all parts in its fields."""
+    """Return the class paths of a client and of all parts in its fields."""
     parts = [value for value in client.values() if isinstance(value, Mapping) and "class" in value]
     return [str(client["class"]), *(path for part in parts for path in _list_classes(part))]
 
 
 def find_attack_axis(grid: Grid) -> str | None:
-    """Return the axis of the attacks, where rules are varied as well."""
+    """Return the axis of the attacks if rules are varied as well."""
     axes = [axis for axis in ("adversary", "adversary.client") if axis in grid.axes]
     return axes[0] if axes and RULE in grid.axes else None
 
 
 def _group_panels(grid: Grid, axis: str) -> list[Panel]:
-    """Return the settings by everything but rule and attack."""
-    found: dict[str, list[Setting]] = {}
+    """Return the settings grouped by everything but rule and attack."""
+    groups: dict[str, list[Setting]] = {}
     for panel in group_panels(grid, axis)[:MAX_PANELS]:
         for setting in panel.settings:
             others = {a: w for a, w in setting.values.items() if a not in (axis, RULE)}
             title = Setting(others, setting.cells, setting.rows, setting.folders).label
-            found.setdefault(title, []).append(setting)
-    return [Panel(title, settings) for title, settings in found.items()]
+            groups.setdefault(title, []).append(setting)
+    return [Panel(title, settings) for title, settings in groups.items()]
 
 
 def _draw_heat_maps(grid: Grid, axis: str) -> Drawing:
     figure = _create_figure(grid, axis)
-    about = (
+    caption = (
         "Accuracy in percent after the last round, by rule and attack, mean over seeds. The last "
-        "column is the worst case over the attacks; the frame is around the best of them."
+        "column is the worst case over the attacks; the frame marks the best of these."
     )
-    return export_figure("rules_against_attacks", figure, about, about)
+    return export_figure("rules_against_attacks", figure, caption, caption)
 
 
 @rc_context(STYLE)
@@ -108,17 +108,17 @@ def _create_figure(grid: Grid, axis: str) -> Figure:
     height = 1.5 + 0.36 * len(rules)
     columns = 2 if len(panels) > 1 and len(attacks) <= 7 else 1
     figure, axes = create_panels([p.title for p in panels], columns, height, sharey=True)
-    for panel, own in zip(panels, axes, strict=True):
+    for panel, ax in zip(panels, axes, strict=True):
         values = tabulate_means(grid, panel.settings, RULE, axis)
-        _draw_panel(own, values, [attack != NO_ATTACK for attack in attacks])
-        label_columns(own, _shorten_names(attacks), "worst case")
-        own.set_yticks(range(len(rules)), [_wrap_name(rule) for rule in rules])
+        _draw_panel(ax, values, [attack != NO_ATTACK for attack in attacks])
+        label_columns(ax, _shorten_names(attacks), "worst case")
+        ax.set_yticks(range(len(rules)), [_wrap_name(rule) for rule in rules])
     return figure
 
 
 def _draw_panel(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
-    """Draw the accuracies, and apart the lowest of the `real` attacks, the best of them framed."""
-    worst = values[:, np.array(real)].min(1)  # NaN where an attack is missing: unknown
+    """Draw the accuracies and the lowest of the `real` attacks, the best of which is framed."""
+    worst = values[:, np.array(real)].min(1)  # NaN, unknown, if an attack is missing
     draw_heat_map(axes, values, worst)
     if not np.isnan(worst).all():
         corner = values.shape[1] + GAP - 0.5, float(np.nanargmax(worst)) - 0.5
@@ -126,7 +126,7 @@ def _draw_panel(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -
 
 
 def _shorten_names(attacks: Sequence[str]) -> list[str]:
-    """Return the names of attacks without what they have in common.
+    """Return the names of attacks without a common suffix.
 
     >>> _short(["none", "AlieClient, 2 clients", "SignFlipClient(scale=3.0), 2 clients"])
     ['no attack', 'Alie', 'SignFlip(scale=3.0)']
@@ -141,7 +141,7 @@ def _shorten_names(attacks: Sequence[str]) -> list[str]:
 
 
 def _wrap_name(rule: str) -> str:
-    r"""Return the name of a rule on as many lines as it takes.
+    r"""Return the name of a rule with line breaks.
 
     >>> _broken("NearestNeighborMixing(num_byzantine=2, rule=CoordinateMedian)")
     'NearestNeighborMixing(\nnum_byzantine=2,\nrule=CoordinateMedian)'
@@ -154,7 +154,7 @@ def _wrap_name(rule: str) -> str:
 
 
 def _get_suffix(attack: str) -> str:
-    """Return what stands after the attack itself: how many clients, and when."""
+    """Return the part after the attack itself: its number of clients and its rounds."""
     depth = 0
     for i, letter in enumerate(attack):
         depth += (letter == "(") - (letter == ")")
@@ -164,30 +164,34 @@ def _get_suffix(attack: str) -> str:
 
 
 def _build_worst_cases(grid: Grid, axis: str) -> Table:
-    """Return, for each rule, its worst attack and what is left then."""
+    """Return a table of each rule's worst attack and the accuracy under it."""
     attacks = [attack for attack in grid.axes[axis] if attack != NO_ATTACK]
     panels, rows = _group_panels(grid, axis), []
     for panel in panels:
         for rule in grid.axes[RULE]:
-            own = {s.values[axis]: s for s in panel.settings if s.values[RULE] == rule}
+            by_attack = {s.values[axis]: s for s in panel.settings if s.values[RULE] == rule}
             title = [Cell(panel.title)] if len(panels) > 1 else []
             rows.append(
-                [*title, Cell(rule), *_find_worst([own.get(attack) for attack in attacks], axis)]
+                [
+                    *title,
+                    Cell(rule),
+                    *_find_worst([by_attack.get(attack) for attack in attacks], axis),
+                ]
             )
     heads = ["setting", "rule"] if len(panels) > 1 else ["rule"]
     return build_table("Worst case of each rule", heads, ["worst attack", "accuracy, %"], rows)
 
 
 def _find_worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
-    """Return the attack with the lowest accuracy, and that, where every attack has one."""
-    there = [setting for setting in settings if setting is not None]
-    if len(there) < len(settings):
+    """Return the attack with the lowest accuracy, and the accuracy, if every attack has one."""
+    finished = [setting for setting in settings if setting is not None]
+    if len(finished) < len(settings):
         return [Cell(UNDEFINED, "a run is missing")] * 2
-    for setting in there:  # where it has no accuracy, nobody knows which is the lowest
+    for setting in finished:  # without its accuracy the lowest is unknown
         if not drop_undefined(setting.summary_values("accuracy")):
-            why = setting.undefined_reason("accuracy") or "its accuracy is not defined"
-            return [Cell(UNDEFINED, f"{setting.values[axis]}: {why}")] * 2
-    lowest = min(there, key=lambda setting: mean(setting.summary_values("accuracy")))
+            reason = setting.undefined_reason("accuracy") or "its accuracy is not defined"
+            return [Cell(UNDEFINED, f"{setting.values[axis]}: {reason}")] * 2
+    lowest = min(finished, key=lambda setting: mean(setting.summary_values("accuracy")))
     return [
         Cell(lowest.values[axis]),
         Cell(format_over_seeds(lowest.summary_values("accuracy"), PERCENT)),
@@ -197,7 +201,7 @@ def _find_worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
 def _build_backdoors(grid: Grid) -> Table:
     return build_setting_table(
         grid,
-        "Backdoors: share of other classes' test images that end in the target class, %",
+        "Backdoors: share of test images of other classes classified as the target class, %",
         [name for name, _ in SUCCESS],
         lambda setting: [build_metric_cell(setting, metric, PERCENT) for _, metric in SUCCESS],
     )

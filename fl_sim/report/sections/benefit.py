@@ -17,16 +17,19 @@ BENEFIT: tuple[Column, ...] = (
 
 
 def build_benefit(grid: Grid) -> Section | None:
-    """Return what clients gain by taking part, and whether those who give more get more."""
+    """Return the gains of the clients, and how they correlate with contributions."""
     if not grid.has_clients or not has_values(grid, BENEFIT):
         return None
-    about = (
+    paragraphs = (
         "A gain is a client's accuracy under the global model minus that of a model that it "
-        "trained alone. Correlations are Pearson's, of accuracy with what a client gives: its "
-        "accuracy alone, or what its last update adds. 1: whoever gives more gets more; about 0: "
-        "giving does not matter.",
+        "trained alone. Correlations are Pearson's, of a client's accuracy with its contribution: "
+        "its accuracy alone, or what its last update adds. At 1, accuracy follows contribution; "
+        "near 0, it does not.",
         *list_notes(grid, "fairness_benefit_mean"),
     )
     return Section(
-        "benefit", "What taking part gives", about, (build_metric_table(grid, "Gains", BENEFIT),)
+        "benefit",
+        "Benefit of taking part",
+        paragraphs,
+        (build_metric_table(grid, "Gains", BENEFIT),),
     )

@@ -14,29 +14,28 @@ from fl_sim.report.panels import create_panels, describe_omitted, label_outer_ax
 from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, export_figure
 
 MAX_BARS = 12  # panels of bars
-MANY = 30  # clients or classes, above which they are not named one by one
+MANY = 30  # clients; more are not named
 
 
 def build_client_accuracy(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section("clients", "Client by client", draw_accuracy_by_client(grid))
+    return build_figure_section("clients", "Accuracy per client", draw_accuracy_by_client(grid))
 
 
 def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
-    """Draw each client's accuracy on its own mix of classes, lowest first."""
+    """Draw the accuracy of each client on its own class mix, lowest first."""
     settings = grid.finished[: limit_panels(grid, MAX_BARS)]
     if not settings or not grid.has_clients:
         return None
-    about = (
-        "Accuracy on each client's own mix of classes after the last round, lowest first, of "
-        f"{grid.shown_seeds}. The dashed line is the mean over the clients that have one; where "
-        "a client holds a class without a test image, or the model diverged, its accuracy is not "
-        "defined. A client is called "
-        "protected above three quarters of its images, clean below one quarter, mixed between, and "
-        "an attacker while it misbehaves, whatever it protects."
+    caption = (
+        "Accuracy on each client's own class mix after the last round, lowest first, in "
+        f"{grid.shown_seeds}. The dashed line is the mean over clients. If a client holds a class "
+        "without a test image, or the model diverged, its accuracy is not defined. A client is "
+        "protected if more than three quarters of its images are, clean below one quarter, mixed "
+        "in between, and an attacker in rounds in which it misbehaves."
     )
-    about += describe_omitted(grid, settings)
-    return export_figure("accuracy_by_client", _create_bars_figure(settings), about, about)
+    caption += describe_omitted(grid, settings)
+    return export_figure("accuracy_by_client", _create_bars_figure(settings), caption, caption)
 
 
 @rc_context(STYLE)
@@ -44,16 +43,16 @@ def _create_bars_figure(settings: Sequence[Setting]) -> Figure:
     columns = min(3, len(settings))
     titles = [setting.label for setting in settings]
     figure, axes = create_panels(titles, columns, sharey=True)
-    for setting, own in zip(settings, axes, strict=True):
-        _draw_bars(own, setting)
+    for setting, ax in zip(settings, axes, strict=True):
+        _draw_bars(ax, setting)
     label_outer_axes(axes, columns, "client", "accuracy, %")
-    there = {
+    groups = {
         group
         for setting in settings
         for group in setting.first_seed_client_rows("client_accuracy")["group"]
     }
     patches = [
-        Patch(color=GROUP_COLOURS[group], label=group) for group in GROUP_COLOURS if group in there
+        Patch(color=GROUP_COLOURS[group], label=group) for group in GROUP_COLOURS if group in groups
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=len(patches))
     return figure

@@ -15,43 +15,45 @@ from fl_sim.report.panels import create_panels, label_outer_axes
 from fl_sim.report.style import INK, STYLE, export_figure
 
 MAX_PARTITIONS = 4
-MANY = 30  # clients or classes, above which they are not named one by one
-FEW = 14  # above which numbers do not fit into the picture
+MANY = 30  # clients or classes; more are not named
+FEW = 14  # classes; numbers of more do not fit into the squares
 Samples = dict[str, NDArray[np.generic]]
 
 
 def build_client_classes(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section("classes", "Who holds what", draw_classes_by_client(grid))
+    return build_figure_section("classes", "Classes per client", draw_classes_by_client(grid))
 
 
 def draw_classes_by_client(grid: Grid) -> Drawing | None:
-    """Draw how many images of each class each client holds, for every distinct partition."""
+    """Draw the number of images per client and class, for every distinct partition."""
     partitions = _find_partitions(grid)
     if not partitions or not grid.has_clients:
         return None
     clients, classes = partitions[0][1]["client_classes"].shape
-    about = (
-        f"Images of each class at each client, trained on or held out, of "
+    caption = (
+        f"Number of images per client and class, including those held out, in "
         f"{grid.shown_seeds}: {format_count(clients, 'client')}, {classes} classes. "
-        "The darker, the more."
+        "Darker squares hold more."
     )
-    return export_figure("classes_by_client", _create_partitions_figure(partitions), about, about)
+    return export_figure(
+        "classes_by_client", _create_partitions_figure(partitions), caption, caption
+    )
 
 
 def _find_partitions(grid: Grid) -> list[tuple[str, Samples]]:
-    """Return a title and the samples for each way in which images are shared out."""
-    found: dict[bytes, tuple[str, Samples]] = {}
+    """Return a title and the samples of every distinct partition."""
+    partitions: dict[bytes, tuple[str, Samples]] = {}
     for setting in grid.select_distinct("data", "partition"):
         samples = setting.read_samples()
         if samples is not None:
             words = [
                 w for axis, w in setting.values.items() if axis.startswith(("partition", "data"))
             ]
-            found.setdefault(samples["client_classes"].tobytes(), (" · ".join(words), samples))
-        if len(found) == MAX_PARTITIONS:
+            partitions.setdefault(samples["client_classes"].tobytes(), (" · ".join(words), samples))
+        if len(partitions) == MAX_PARTITIONS:
             break
-    return list(found.values())
+    return list(partitions.values())
 
 
 @rc_context(STYLE)
@@ -60,8 +62,8 @@ def _create_partitions_figure(partitions: Sequence[tuple[str, Samples]]) -> Figu
     num_clients = max(len(samples["client_classes"]) for _, samples in partitions)
     height = min(8.0, 1.2 + 0.27 * num_clients)
     figure, axes = create_panels([title for title, _ in partitions], columns, height)
-    for (_, samples), own in zip(partitions, axes, strict=True):
-        _draw_counts(own, samples["client_classes"], [str(n) for n in samples["class_names"]])
+    for (_, samples), ax in zip(partitions, axes, strict=True):
+        _draw_counts(ax, samples["client_classes"], [str(n) for n in samples["class_names"]])
     label_outer_axes(axes, columns, "", "client (images)" if num_clients <= MANY else "client")
     return figure
 

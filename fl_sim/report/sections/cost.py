@@ -8,7 +8,7 @@ from fl_sim.report.tables import explain_undefined
 
 COSTS = (
     ("CPU seconds", "cost.cpu_seconds", SECONDS),
-    ("seconds by the clock", "cost.seconds", SECONDS),
+    ("clock seconds", "cost.seconds", SECONDS),
     ("MB up", "cost.bytes_up", MEGABYTES),
     ("MB down", "cost.bytes_down", MEGABYTES),
     ("peak MiB", "cost.peak_mib", MEBIBYTES),
@@ -17,10 +17,10 @@ COSTS = (
 
 
 def build_cost(grid: Grid) -> Section | None:
-    """Return what the runs cost."""
+    """Return the cost of a run per setting."""
     if not grid.finished:
         return None
-    made = build_setting_table(
+    cost_table = build_setting_table(
         grid,
         "Cost of a run",
         [name for name, _, _ in COSTS],
@@ -28,10 +28,9 @@ def build_cost(grid: Grid) -> Section | None:
             Cell(format_over_seeds(setting.summary_values(name), form)) for _, name, form in COSTS
         ],
     )
-    about = (
-        "Over all rounds and clients. Seconds by the clock and memory hold for this machine and "
-        "its load, and include whatever else it did at the time; bytes and parameters hold "
-        f"anywhere. {grid.time_note}"
+    note = (
+        "Totals over all rounds and clients. Clock seconds and memory depend on this machine and "
+        f"its load; bytes and parameters do not. {grid.time_note}"
     )
-    reasons = [own for own in explain_undefined(grid) if own.startswith("CPU s")]
-    return Section("cost", "Cost", (about, *reasons), (made,))
+    reasons = [sentence for sentence in explain_undefined(grid) if sentence.startswith("CPU s")]
+    return Section("cost", "Cost", (note, *reasons), (cost_table,))

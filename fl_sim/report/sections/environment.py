@@ -5,22 +5,19 @@ from fl_sim.report.grid import Grid
 
 
 def build_environment(grid: Grid) -> Section:
-    """Return what the bits depend on, and every run with its id."""
+    """Return the environment of the runs, and a table of run ids."""
     names = dict.fromkeys(name for setting in grid.finished for name in setting.environment)
     entries = tuple(
         (name, ", ".join(dict.fromkeys(str(s.environment.get(name)) for s in grid.finished)))
         for name in names
     )
-    same = (
-        "Same experiment, same seed, same environment: same bits, on every engine and for any "
-        "number of workers.",
+    paragraphs = (
+        "The same experiment and seed give the same bits in the same environment, on every engine "
+        "and for any number of workers.",
     )
-    parts = (
-        (DefinitionList(entries), _build_runs_table(grid))
-        if entries
-        else (_build_runs_table(grid),)
-    )
-    return Section("environment", "Environment and runs", same, parts)
+    runs = _build_runs_table(grid)
+    components = (DefinitionList(entries), runs) if entries else (runs,)
+    return Section("environment", "Environment and runs", paragraphs, components)
 
 
 def _build_runs_table(grid: Grid) -> Table:

@@ -15,20 +15,20 @@ def build_failures(grid: Grid) -> Section | None:
     failed, lost = list_failed_runs(grid), grid.results.failures
     if not failed and lost.empty:
         return None
-    parts = []
+    tables = []
     if failed:
         rows = [
             [*map(Cell, grid.describe(setting)), Cell(str(seed)), Cell(error)]
             for setting, seed, error in failed
         ]
-        parts.append(
+        tables.append(
             build_table("Runs that did not finish", grid.heads, ["seed", "error"], rows, False)
         )
     if len(lost):
-        parts.append(_build_lost_clients_table(grid))
-    words = f"{format_count(len(failed), 'run')} did not finish; "
-    words += f"{format_count(len(lost), 'time')} a client did not deliver (controls included)."
-    return Section("failures", "Failures", (words,), tuple(parts))
+        tables.append(_build_lost_clients_table(grid))
+    words = f"{format_count(len(failed), 'run')} did not finish. Clients did not deliver "
+    words += f"{format_count(len(lost), 'time')}, including controls."
+    return Section("failures", "Failures", (words,), tuple(tables))
 
 
 def _build_lost_clients_table(grid: Grid) -> Table:
@@ -47,9 +47,9 @@ def _build_lost_clients_table(grid: Grid) -> Table:
 
 
 def _label_runs(settings: Iterable[Setting]) -> dict[str, str]:
-    """Return the label of every run id; settings in which nothing is protected may share one."""
-    found: dict[str, str] = {}
+    """Return the label of every run id; settings without protection may share a run."""
+    labels: dict[str, str] = {}
     for setting in settings:
         for run_id in setting.cells["run_id"]:
-            found.setdefault(str(run_id), setting.label)
-    return found
+            labels.setdefault(str(run_id), setting.label)
+    return labels

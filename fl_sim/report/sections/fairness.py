@@ -15,7 +15,7 @@ from fl_sim.report.panels import add_group_legend, describe_omitted, limit_panel
 from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
 from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, create_figure, export_figure
 
-KINDS = ("mixed", "protected", "attacker")  # beside clean: groups that deserve a table
+KINDS = ("mixed", "protected", "attacker")  # groups beside `clean` for which a table is shown
 ACCURACY: tuple[Column, ...] = (
     ("mean, %", "fairness_mean", "all", PERCENT),
     ("worst client, %", "fairness_worst_client", "all", PERCENT),
@@ -42,51 +42,53 @@ GROUPS: tuple[Column, ...] = (
 MAX_ROWS = 36  # settings, one under the other
 ROW_HEIGHT = 0.24  # inches
 JITTER = 0.26  # of a row, to each side
-GOLDEN_RATIO = 0.6180339887  # steps that never line up: dots side by side, the same ones each time
+GOLDEN_RATIO = 0.6180339887  # its multiples mod 1 spread evenly, without randomness
 
 
 def build_fairness(grid: Grid) -> Section | None:
-    """Return how evenly the model serves the clients, and groups of them."""
+    """Return statistics of the accuracy over clients and groups of clients."""
     if not grid.has_clients:
         return None
-    about = (
-        "Of the clients' accuracies on their own mixes of classes, after the last round. An even "
-        "federation has spread, variance, parity gap and Gini 0, and Jain and entropy 1.",
+    paragraphs = (
+        "Statistics of the clients' accuracies on their own class mixes after the last round. If "
+        "all are equal, spread, variance, parity gap and Gini are 0, and Jain and entropy are 1.",
         *list_notes(grid, "fairness_mean"),
     )
-    parts = [
+    components = [
         build_metric_table(grid, "Fairness over clients", ACCURACY),
         draw_accuracy_spread(grid),
     ]
     if has_values(grid, GROUPS[:1], KINDS):
-        parts.append(build_metric_table(grid, "Groups of clients", GROUPS))
-    return Section("fairness", "Fairness", about, tuple(part for part in parts if part is not None))
+        components.append(build_metric_table(grid, "Groups of clients", GROUPS))
+    return Section(
+        "fairness", "Fairness", paragraphs, tuple(part for part in components if part is not None)
+    )
 
 
 def draw_accuracy_spread(grid: Grid) -> Drawing | None:
-    """Draw the accuracy of every client of every seed, one line of dots a setting."""
+    """Draw the accuracy of every client and seed as dots, one line per setting."""
     settings = grid.finished[: limit_panels(grid, MAX_ROWS)]
     if not settings:
         return None
-    about = (
-        "Every dot is a client of a seed, at its accuracy on its own mix of classes after the "
-        "last round; the stroke is the mean over clients and seeds, the triangle the mean over "
-        "seeds of the worst client. Clients whose accuracy is not defined are not drawn"
+    caption = (
+        "Accuracy of each client on its own class mix after the last round, one dot per client "
+        "and seed. Stroke: mean over clients and seeds. Triangle: worst client, mean over seeds. "
+        "Clients whose accuracy is not defined are not drawn"
         f"{_count_missing(settings)}."
     )
-    about += describe_omitted(grid, settings)
-    return export_figure("accuracy_spread", _create_spread_figure(grid, settings), about, about)
+    caption += describe_omitted(grid, settings)
+    return export_figure("accuracy_spread", _create_spread_figure(grid, settings), caption, caption)
 
 
 @rc_context(STYLE)
 def _create_spread_figure(grid: Grid, settings: Sequence[Setting]) -> Figure:
     figure = create_figure(1.1 + ROW_HEIGHT * len(settings))
     axes = figure.subplots()
-    there: set[str] = set()
+    groups: set[str] = set()
     for place, setting in enumerate(settings):
         rows = drop_invalid(setting.client_rows("client_accuracy"))
         _draw_dots(axes, rows, place)
-        there |= set(rows["group"])
+        groups |= set(rows["group"])
         worst = rows.groupby("seed")["value"].min().mean()
         axes.plot([100 * rows["value"].mean()] * 2, [place - 0.4, place + 0.4], color=INK, lw=1.6)
         axes.plot(100 * worst, place - 0.42, marker="v", color=INK, markersize=4.5, linestyle="")
@@ -94,12 +96,12 @@ def _create_spread_figure(grid: Grid, settings: Sequence[Setting]) -> Figure:
     axes.set_ylim(len(settings) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("accuracy of a client, %")
-    add_group_legend(figure, there)
+    add_group_legend(figure, groups)
     return figure
 
 
 def _draw_dots(axes: Axes, rows: pd.DataFrame, place: int) -> None:
-    """Draw clients on a line, pushed a little up and down so that equal ones can be seen."""
+    """Draw clients on a line, shifted a little up and down so that they do not overlap."""
     shift = JITTER * (2 * ((np.arange(len(rows)) * GOLDEN_RATIO) % 1) - 1)
     colours = [GROUP_COLOURS[group] for group in rows["group"]]
     alpha = 0.85 if len(rows) <= 60 else 0.35
@@ -109,10 +111,8 @@ def _draw_dots(axes: Axes, rows: pd.DataFrame, place: int) -> None:
 
 
 def _count_missing(settings: Sequence[Setting]) -> str:
-    """Return how many accuracies are not defined, in brackets; nothing where all are."""
+    """Return the number of undefined accuracies in brackets, or an empty string."""
     tables = [setting.client_rows("client_accuracy") for setting in settings]
-    count, missing = (
-        sum(map(len, tables)),
-        sum(len(own) - len(drop_invalid(own)) for own in tables),
-    )
+    count = sum(map(len, tables))
+    missing = count - sum(len(drop_invalid(table)) for table in tables)
     return f" ({missing} of {count})" if missing else ""

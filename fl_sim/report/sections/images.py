@@ -1,4 +1,4 @@
-"""Protected images beside clean ones, with the noise made visible."""
+"""Protected images beside clean ones, with amplified noise."""
 
 import json
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ def build_images(grid: Grid) -> Section | None:
 
 
 def draw_image_sheets(grid: Grid) -> list[Drawing]:
-    """Draw a sheet of images for every distinct protection that changed any."""
-    found: dict[str, Setting] = {}
+    """Draw a sheet of images for every distinct protection that changes any."""
+    setting_by_protection: dict[str, Setting] = {}
     for setting in grid.select_distinct("data", "partition", "protection", "layout"):
         name = json.dumps(setting.experiment.get("protection"))
-        samples = None if name in found else setting.read_samples()
+        samples = None if name in setting_by_protection else setting.read_samples()
         if samples is not None and (samples["clean"] != samples["published"]).any():
-            found[name] = setting
-        if len(found) == MAX_SHEETS:
+            setting_by_protection[name] = setting
+        if len(setting_by_protection) == MAX_SHEETS:
             break
-    return [_draw_sheet(setting, i + 1) for i, setting in enumerate(found.values())]
+    return [_draw_sheet(setting, i + 1) for i, setting in enumerate(setting_by_protection.values())]
 
 
 def amplify_noise(clean: Images, published: Images) -> Images:
-    """Return the noise, ten times as strong, around mid-grey."""
+    """Return the noise, amplified by `GAIN`, around mid-grey."""
     noise = published.astype(int) - clean.astype(int)
-    louder: Images = np.clip(MID_GREY + GAIN * noise, 0, 255).astype(np.uint8)
-    return louder
+    amplified: Images = np.clip(MID_GREY + GAIN * noise, 0, 255).astype(np.uint8)
+    return amplified
 
 
 def _draw_sheet(setting: Setting, number: int) -> Drawing:
@@ -55,9 +55,9 @@ def _draw_sheet(setting: Setting, number: int) -> Drawing:
     if "radius" in protection:
         words += f", radius {format_value(protection['radius'], 'radius')}"
     largest = np.abs(samples["published"].astype(int) - samples["clean"].astype(int)).max()
-    about = (
-        f"{words}: images as they were, as published, and the noise {GAIN} times as strong around "
-        f"mid-grey. The largest change of a pixel here is {largest}/255; seed {setting.first_seed}."
+    caption = (
+        f"{words}: clean images, protected images, and their difference amplified {GAIN} times "
+        f"around mid-grey. Largest change of a pixel: {largest}/255. Seed {setting.first_seed}."
     )
     names = [str(samples["class_names"][label]) for label in samples["labels"]]
     rows = {
@@ -65,19 +65,19 @@ def _draw_sheet(setting: Setting, number: int) -> Drawing:
         "protected": samples["published"],
         f"noise x{GAIN}": amplify_noise(samples["clean"], samples["published"]),
     }
-    alt = f"{about} Classes: {', '.join(names)}."
-    return export_figure(f"images_{number}", _create_figure(rows, names), about, alt)
+    alt = f"{caption} Classes: {', '.join(names)}."
+    return export_figure(f"images_{number}", _create_figure(rows, names), caption, alt)
 
 
 @rc_context(STYLE)
 def _create_figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
     figure = create_figure(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
-    for (title, images), own in zip(rows.items(), grid, strict=True):
-        for image, axes in zip(images, own, strict=False):
+    for (title, images), row in zip(rows.items(), grid, strict=True):
+        for image, axes in zip(images, row, strict=False):
             draw_image(axes, image)
-        own[0].set_ylabel(title)
-        for empty in own[len(images) :]:
+        row[0].set_ylabel(title)
+        for empty in row[len(images) :]:
             empty.set_visible(False)
     for name, axes in zip(names, grid[0], strict=False):
         axes.set_title(name, fontsize=8, fontweight="normal", loc="center")
@@ -85,7 +85,7 @@ def _create_figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -
 
 
 def draw_image(axes: Axes, image: NDArray[np.generic]) -> None:
-    """Draw one image, grey or in colour, without anything around it."""
+    """Draw one image, in grey or colour, without axes."""
     pixels = image.transpose(1, 2, 0)
     grey = pixels.shape[2] == 1
     # interpolation "none" stores pixels as they are, so that they stay sharp when enlarged

@@ -16,19 +16,26 @@ from fl_sim.report.tables import (
 
 
 def build_key_numbers(grid: Grid) -> Section:
-    """Return the key numbers."""
-    there = choose_headline_columns(grid)
-    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in there]
+    """Return the headline numbers, one row per setting."""
+    shown = choose_headline_columns(grid)
+    columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in shown]
     rows = [
-        [*map(Cell, grid.describe(setting)), *_build_cells(setting, there)]
+        [*map(Cell, grid.describe(setting)), *_build_cells(setting, shown)]
         for setting in grid.settings
     ]
-    about = [f"After the last round; {describe_seeds(grid)}. {explain_columns(there)}"]
+    paragraphs = [f"After the last round; {describe_seeds(grid)}. {explain_columns(shown)}"]
     if len(grid.seeds) > 1:
-        about.append("The spread is no confidence interval; (n/m): defined for n of m seeds.")
-    about += [own for own in explain_undefined(grid) if not own.startswith("CPU s")]
+        paragraphs.append(
+            "The standard deviation is not a confidence interval. (n/m): defined for n of m seeds."
+        )
+    paragraphs += [
+        sentence for sentence in explain_undefined(grid) if not sentence.startswith("CPU s")
+    ]
     return Section(
-        "key", "Key numbers", tuple(about), (build_table("Key numbers", grid.heads, columns, rows),)
+        "key",
+        "Key numbers",
+        tuple(paragraphs),
+        (build_table("Key numbers", grid.heads, columns, rows),),
     )
 
 

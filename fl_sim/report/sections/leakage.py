@@ -35,16 +35,16 @@ COLUMNS = (
     ("TPR at 0.1 % FPR, %", "mia_margin_tpr_at_0.001", "all", RATE),
     ("shift-only AUC", "mia_shift_auc", "all", AREA),
 )
-LOWEST = 1e-4  # rates below this are drawn at the edge
+LOWEST = 1e-4  # lower rates are drawn at the edge
 
 
 def build_leakage(grid: Grid) -> Section | None:
-    """Return what the margin attack tells members by, with controls and ROC curves."""
+    """Return the results of the margin attack, with controls and ROC curves."""
     if not any(
         drop_undefined(setting.final_values("mia_margin_auc").values) for setting in grid.finished
     ):
         return None
-    made = build_setting_table(
+    attack_table = build_setting_table(
         grid,
         "Membership attack by margin",
         [name for name, _, _, _ in COLUMNS],
@@ -52,21 +52,23 @@ def build_leakage(grid: Grid) -> Section | None:
             build_metric_cell(setting, metric, form, group) for _, metric, group, form in COLUMNS
         ],
     )
-    about = (
-        "Can somebody who holds the global model tell who was trained on? Members and outsiders "
-        "are matched by client, class and protected status. An AUC of 0.5 is guessing; below 0.5 "
-        "is a finding too, and is not flipped.",
-        "In brackets: 95 % intervals, DeLong for AUC and Clopper-Pearson for TPR"
-        + ("; from the lowest to the highest bound of all seeds." if len(grid.seeds) > 1 else ".")
-        + " Grey: should not be read, for the reason in the footnote. The attack by loss, and AUC "
-        "by client, are in rows.parquet.",
+    paragraphs = (
+        "Can an attacker with access to the global model tell members, the records that were "
+        "trained on, from non-members? Both are matched by client, class and protected status. An "
+        "AUC of 0.5 is chance level; values below 0.5 are shown as they are.",
+        "In brackets: 95 % intervals, by DeLong for AUC and Clopper-Pearson for TPR"
+        + (", from the lowest to the highest bound over seeds." if len(grid.seeds) > 1 else ".")
+        + " Grey numbers should not be read, for the reason in the footnote. The loss attack and "
+        "the AUC per client are in rows.parquet.",
     )
     curves = draw_membership_roc(grid)
-    return Section("leakage", "Membership leakage", about, (made, *([curves] if curves else [])))
+    return Section(
+        "leakage", "Membership leakage", paragraphs, (attack_table, *([curves] if curves else []))
+    )
 
 
 class RocCurve(NamedTuple):
-    """Hit rates by false alarm rate, at every step, and how many outsiders there were."""
+    """True and false positive rates at every threshold, and the number of non-members."""
 
     false_positive_rates: Float[np.ndarray, " s"]
     true_positive_rates: Float[np.ndarray, " s"]
@@ -74,58 +76,59 @@ class RocCurve(NamedTuple):
 
     @property
     def trusted_from(self) -> float:
-        """The lowest false alarm rate at which three alarms are expected (rule of three)."""
+        """The lowest FPR at which three false positives are expected (rule of three)."""
         return min(1.0, 3 / self.num_non_members)
 
 
 def compute_roc(signals: pd.DataFrame) -> RocCurve | None:
-    """Return the step curve of the margin attack on the audited records.
+    """Return the ROC curve of the margin attack on the audited records.
 
-    None where there is nothing to compare: an empty side, or a margin that is NaN.
+    It is None if there are no members, no non-members, or margins that are NaN.
     """
     audited = signals[signals["audited"]]
     scores = audited["margin"].to_numpy(float)
     is_member = audited["member"].to_numpy(bool)
-    members, outsiders = np.sort(scores[is_member]), np.sort(scores[~is_member])
-    if len(members) == 0 or len(outsiders) == 0 or np.isnan(scores).any():
+    members, non_members = np.sort(scores[is_member]), np.sort(scores[~is_member])
+    if len(members) == 0 or len(non_members) == 0 or np.isnan(scores).any():
         return None
     thresholds = np.unique(np.append(scores, np.inf))[::-1]
-    hits = 1 - np.searchsorted(members, thresholds) / len(members)
-    alarms = 1 - np.searchsorted(outsiders, thresholds) / len(outsiders)
-    return RocCurve(alarms, hits, len(outsiders))
+    true_positives = 1 - np.searchsorted(members, thresholds) / len(members)
+    false_positives = 1 - np.searchsorted(non_members, thresholds) / len(non_members)
+    return RocCurve(false_positives, true_positives, len(non_members))
 
 
 def draw_membership_roc(grid: Grid) -> Drawing | None:
-    """Draw the margin attack's ROC curve of every setting."""
+    """Draw the ROC curve of the margin attack for every setting."""
     inside = choose_line_axis(grid)
     panels, others = select_panels(grid, inside)
     curves = _compute_curves(panels, inside)
     if not any(curves.values()):
         return None
-    about = (
-        "Membership attack by margin on the audited records, both axes logarithmic: the share of "
-        "members found against the share of outsiders wrongly accused, of "
-        f"{grid.shown_seeds}. Dashed: guessing. Grey: below 3 / outsiders, where a rate "
-        "rests on fewer than three expected false alarms and should not be read."
+    caption = (
+        "ROC curve of the margin attack on the audited records, with logarithmic axes, in "
+        f"{grid.shown_seeds}. Dashed: chance level. Grey: false positive rates below "
+        "3 / non-members, which rest on fewer than three false positives and should not be read."
     )
-    about += others
-    return export_figure("membership_roc", _create_roc_figure(grid, inside, curves), about, about)
+    caption += others
+    return export_figure(
+        "membership_roc", _create_roc_figure(grid, inside, curves), caption, caption
+    )
 
 
 Curves = dict[str, list[tuple[str, RocCurve]]]
 
 
 def _compute_curves(panels: Sequence[Panel], inside: str | None) -> Curves:
-    """Return the curves of every panel, each with the value of the axis inside."""
-    found: Curves = {}
+    """Return the curves by panel title, each with its value of the axis `inside`."""
+    curves_by_panel: Curves = {}
     for panel in panels:
-        own = found.setdefault(panel.title, [])
+        curves = curves_by_panel.setdefault(panel.title, [])
         for setting in panel.settings:
             signals = setting.read_signals()
             curve = compute_roc(signals) if signals is not None else None
             if curve is not None:
-                own.append((setting.values[inside] if inside else "", curve))
-    return {title: own for title, own in found.items() if own}
+                curves.append((setting.values[inside] if inside else "", curve))
+    return {title: curves for title, curves in curves_by_panel.items() if curves}
 
 
 @rc_context(STYLE)
@@ -133,11 +136,15 @@ def _create_roc_figure(grid: Grid, inside: str | None, curves: Curves) -> Figure
     columns = choose_num_columns(grid, inside, len(curves))
     figure, axes = create_panels(list(curves), columns, 2.9, sharex=True, sharey=True)
     styles = assign_line_styles(grid, inside)
-    lowest = min(1 / curve.num_non_members for own in curves.values() for _, curve in own)
+    lowest = min(
+        1 / curve.num_non_members for panel_curves in curves.values() for _, curve in panel_curves
+    )
     edge = max(LOWEST, 0.7 * lowest)
-    for panel, own in zip(axes, curves.values(), strict=True):
-        _draw_roc_panel(panel, edge, [(styles[word][0], word, curve) for word, curve in own])
-    label_outer_axes(axes, columns, "false alarm rate", "hit rate")
+    for panel, panel_curves in zip(axes, curves.values(), strict=True):
+        _draw_roc_panel(
+            panel, edge, [(styles[value][0], value, curve) for value, curve in panel_curves]
+        )
+    label_outer_axes(axes, columns, "false positive rate", "true positive rate")
     add_axis_legend(figure, axes, grid, inside)
     return figure
 
@@ -146,10 +153,17 @@ def _draw_roc_panel(axes: Axes, edge: float, curves: Sequence[tuple[str, str, Ro
     doubtful = max(curve.trusted_from for _, _, curve in curves)
     axes.axvspan(edge, doubtful, color=PALE, alpha=0.6, linewidth=0)
     axes.plot([edge, 1], [edge, 1], color=GREY, linestyle="--", linewidth=1)
-    for colour, word, curve in curves:
-        alarms, hits = (
+    for colour, label, curve in curves:
+        false_positives, true_positives = (
             np.maximum(curve.false_positive_rates, edge),
             np.maximum(curve.true_positive_rates, edge),
         )
-        axes.plot(alarms, hits, color=colour, drawstyle="steps-post", linewidth=1.3, label=word)
+        axes.plot(
+            false_positives,
+            true_positives,
+            color=colour,
+            drawstyle="steps-post",
+            linewidth=1.3,
+            label=label,
+        )
     axes.set(xscale="log", yscale="log", xlim=(edge, 1), ylim=(edge, 1))

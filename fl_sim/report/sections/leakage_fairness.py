@@ -20,7 +20,7 @@ from fl_sim.report.panels import (
 from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
 from fl_sim.report.style import GREY, GROUP_COLOURS, STYLE, export_figure
 
-KINDS = ("mixed", "protected", "attacker")  # beside clean: groups that deserve a table
+KINDS = ("mixed", "protected", "attacker")  # groups beside `clean` for which a table is shown
 PRIVACY: tuple[Column, ...] = (
     ("mean AUC", "fairness_leakage_mean", "all", AREA),
     ("worst client", "fairness_leakage_worst_client", "all", AREA),
@@ -43,40 +43,45 @@ MAX_PANELS = 12
 
 
 def build_leakage_fairness(grid: Grid) -> Section | None:
-    """Return how unevenly membership leaks, and who pays for its accuracy with it."""
+    """Return statistics of the leakage over clients and groups of clients."""
     if not grid.has_clients or not has_values(grid, PRIVACY[:1]):
         return None
-    about = (
-        "Of the AUCs of the margin attack on each client's own records: who pays with privacy. "
-        "Here the worst are the highest. A client is audited on few records, so AUCs differ even "
-        "where all leak alike; the excess spread leaves that out, and 0 is even.",
+    paragraphs = (
+        "Statistics of the AUCs of the margin attack on each client's own records; the worst "
+        "clients have the highest AUC. As few records are audited per client, AUCs differ even if "
+        "all clients leak equally; the excess spread corrects for this, and 0 is even.",
         *list_notes(grid, "fairness_leakage_mean"),
     )
-    parts = [
+    components = [
         build_metric_table(grid, "Leakage over clients", PRIVACY),
         draw_accuracy_and_leakage(grid),
     ]
     if has_values(grid, PRIVACY[:1], KINDS):
-        parts.append(build_metric_table(grid, "Leakage by group of clients", PRIVACY_GROUPS))
+        components.append(build_metric_table(grid, "Leakage by group of clients", PRIVACY_GROUPS))
     return Section(
-        "privacy", "Fairness of privacy", about, tuple(part for part in parts if part is not None)
+        "privacy",
+        "Fairness of privacy",
+        paragraphs,
+        tuple(part for part in components if part is not None),
     )
 
 
 def draw_accuracy_and_leakage(grid: Grid) -> Drawing | None:
-    """Draw every client at its accuracy and at the AUC of the attack on its records."""
-    most = limit_panels(grid, MAX_PANELS)
-    settings = list(islice((own for own in grid.finished if len(_pair_values(own))), most))
+    """Draw the AUC of the margin attack against the accuracy, one dot per client and seed."""
+    max_panels = limit_panels(grid, MAX_PANELS)
+    settings = list(
+        islice((setting for setting in grid.finished if len(_pair_values(setting))), max_panels)
+    )
     if not settings:
         return None
-    about = (
-        "Every dot is a client of a seed, after the last round: its accuracy, and how well the "
-        "margin attack tells its members from its outsiders. The dashed line is guessing. Clients "
-        "far up pay for the model with their privacy; those far left get little for it. Clients of "
-        "which either is not defined are not drawn."
+    caption = (
+        "AUC of the margin attack on each client's own records against the client's accuracy after "
+        "the last round, one dot per client and seed. Dashed: chance level. Clients at the top "
+        "leak most; clients on the left are served worst. Clients for which either is not defined "
+        "are not drawn."
     )
-    about += describe_omitted(grid, settings)
-    return export_figure("accuracy_and_leakage", _create_leakage_figure(settings), about, about)
+    caption += describe_omitted(grid, settings)
+    return export_figure("accuracy_and_leakage", _create_leakage_figure(settings), caption, caption)
 
 
 @rc_context(STYLE)
@@ -84,22 +89,22 @@ def _create_leakage_figure(settings: Sequence[Setting]) -> Figure:
     columns = min(3, len(settings))
     titles = [setting.label for setting in settings]
     figure, axes = create_panels(titles, columns, 2.4, sharex=True, sharey=True)
-    there: set[str] = set()
-    for setting, own in zip(settings, axes, strict=True):
+    groups: set[str] = set()
+    for setting, ax in zip(settings, axes, strict=True):
         pairs = _pair_values(setting)
-        there |= set(pairs["group"])
+        groups |= set(pairs["group"])
         colours = [GROUP_COLOURS[group] for group in pairs["group"]]
-        own.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
-        own.scatter(
+        ax.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
+        ax.scatter(
             100 * pairs["value"], pairs["area"], s=16, c=colours, alpha=0.8, linewidths=0, zorder=3
         )
     label_outer_axes(axes, columns, "accuracy of a client, %", "AUC")
-    add_group_legend(figure, there)
+    add_group_legend(figure, groups)
     return figure
 
 
 def _pair_values(setting: Setting) -> pd.DataFrame:
-    """Return accuracy and AUC of each client of each seed that has both."""
+    """Return accuracy and AUC per client and seed that has both."""
     areas = drop_invalid(setting.client_rows("mia_margin_auc"))[["seed", "client", "value"]]
     accuracies = drop_invalid(setting.client_rows("client_accuracy"))
     return accuracies.merge(areas.rename(columns={"value": "area"}), on=["seed", "client"])

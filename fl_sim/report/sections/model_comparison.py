@@ -1,4 +1,4 @@
-"""Models side by side: what a foundation start buys and costs."""
+"""Comparison of models: accuracy, rounds and traffic to a common target."""
 
 from collections.abc import Sequence
 
@@ -16,54 +16,59 @@ from fl_sim.report.formats import (
 )
 from fl_sim.report.grid import Grid, Setting
 
-TARGET_SHARE = 0.9  # of the best final accuracy, the target that all models race to
+TARGET_SHARE = 0.9  # of the best final accuracy: the target
 COLUMNS = (
     "final accuracy, %",
     "after round 1, %",
     "target, %",
     "rounds to target",
     "MB up to target",
-    "MB up a round",
+    "MB up per round",
     "spread over clients, points",
     "trained parameters",
-    "CPU seconds a round",
+    "CPU seconds per round",
 )
 
 
 def build_model_comparison(grid: Grid) -> Section | None:
-    """Return models side by side, where the model is an axis: those that share all else."""
-    ours = [axis for axis in grid.axes if axis == "model" or axis.startswith("model.")]
-    if not ours or not grid.finished:
+    """Return a comparison of the models that share all other settings, if models are varied."""
+    model_axes = [axis for axis in grid.axes if axis == "model" or axis.startswith("model.")]
+    if not model_axes or not grid.finished:
         return None
     groups: dict[tuple[str, ...], list[Setting]] = {}
     for setting in grid.finished:
-        key = tuple(word for axis, word in setting.values.items() if axis not in ours)
+        key = tuple(word for axis, word in setting.values.items() if axis not in model_axes)
         groups.setdefault(key, []).append(setting)
-    heads = [h for a, h in zip(grid.axes, grid.heads, strict=True) if a not in ours]
-    heads += [h for a, h in zip(grid.axes, grid.heads, strict=True) if a in ours]
+    heads = [h for a, h in zip(grid.axes, grid.heads, strict=True) if a not in model_axes]
+    heads += [h for a, h in zip(grid.axes, grid.heads, strict=True) if a in model_axes]
     rows = []
     for key, settings in groups.items():
         best = drop_undefined([mean(setting.summary_values("accuracy")) for setting in settings])
         goal = TARGET_SHARE * max(best, default=float("nan"))
         for setting in settings:
-            own = [word for axis, word in setting.values.items() if axis in ours]
-            rows.append([*map(Cell, [*key, *own]), *_build_cells(setting, goal)])
-    made = build_table("Models that share all other settings", heads, COLUMNS, rows)
-    return Section("starts", _build_title(grid.finished), _describe_comparison(grid), (made,))
+            model_words = [word for axis, word in setting.values.items() if axis in model_axes]
+            rows.append([*map(Cell, [*key, *model_words]), *_build_cells(setting, goal)])
+    comparison = build_table("Models that share all other settings", heads, COLUMNS, rows)
+    return Section("starts", _build_title(grid.finished), _describe_comparison(grid), (comparison,))
 
 
 def count_rounds_to(setting: Setting, goal: float) -> list[float]:
-    """Return the first round with at least this accuracy, by seed; NaN where there is none."""
+    """Return the first round with at least this accuracy per seed, NaN if there is none."""
     rows = setting.metric_rows("accuracy")
-    return [float(own.loc[own["value"] >= goal, "round"].min()) for _, own in rows.groupby("seed")]
+    return [
+        float(rows_of_seed.loc[rows_of_seed["value"] >= goal, "round"].min())
+        for _, rows_of_seed in rows.groupby("seed")
+    ]
 
 
 def sum_bytes_to(setting: Setting, rounds: Sequence[float]) -> list[float]:
-    """Return the bytes sent up to and including these rounds, by seed."""
+    """Return the bytes sent up to and including these rounds, per seed."""
     rows = setting.metric_rows("bytes_up")
     return [
-        float(own.loc[own["round"] <= last, "value"].sum()) if last == last else float("nan")
-        for last, (_, own) in zip(rounds, rows.groupby("seed"), strict=True)
+        float(rows_of_seed.loc[rows_of_seed["round"] <= last, "value"].sum())
+        if last == last
+        else float("nan")
+        for last, (_, rows_of_seed) in zip(rounds, rows.groupby("seed"), strict=True)
     ]
 
 
@@ -93,14 +98,14 @@ def _list_models(settings: Sequence[Setting]) -> list[dict[str, object]]:
 
 
 def _build_title(settings: Sequence[Setting]) -> str:
-    found = {str(model["init"]) for model in _list_models(settings)}
-    both = {"pretrained", "random"} <= found
-    return "Foundation start against random start" if both else "Models side by side"
+    inits = {str(model["init"]) for model in _list_models(settings)}
+    both = {"pretrained", "random"} <= inits
+    return "Foundation start against random start" if both else "Comparison of models"
 
 
 def _describe_comparison(grid: Grid) -> tuple[str, ...]:
-    """Return how the race is judged, and what the models differ in beside their start."""
-    race = (
+    """Return the definition of the target, and the differences of the models beside their start."""
+    target = (
         f"The target is {100 * TARGET_SHARE:g} % of the best final accuracy among the models that "
         "share all other settings. Rounds to target: the first round at or above it, averaged over "
         "the seeds that reach it. MB up: sum over all clients. "
@@ -108,11 +113,11 @@ def _describe_comparison(grid: Grid) -> tuple[str, ...]:
     )
     models = _list_models(grid.finished)
     fields = [f for f in models[0] if len({str(m.get(f)) for m in models}) > 1] if models else []
-    beside = [field for field in fields if field != "init"]
-    if "init" not in fields or not beside:
-        return (race,)
+    others = [field for field in fields if field != "init"]
+    if "init" not in fields or not others:
+        return (target,)
     caution = (
-        f"The models differ in {', '.join(beside)} as well as in their start: a difference here "
-        "is that of the whole package, not of pre-training alone."
+        f"The models differ in {', '.join(others)} as well as in their start, so differences are "
+        "not due to pre-training alone."
     )
-    return race, caution
+    return target, caution

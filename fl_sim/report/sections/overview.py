@@ -24,13 +24,13 @@ VARIED = "varied"
 
 
 def build_title(grid: Grid) -> str:
-    """Return what was run on which data."""
+    """Return the title of the page: the experiment and its datasets."""
     names = list_distinct(grid, "dataset")
     return f"{grid.name} on {' and '.join(map(format_dataset, names))}" if names else grid.name
 
 
 def build_overview(grid: Grid) -> Section:
-    """Return the experiment as a list of its parts, and what was varied."""
+    """Return the parts of the experiment and the varied values as a list."""
     entries = [("Runs", _describe_runs(grid))]
     for axis, words in grid.axes.items():
         entries.append((f"Varied: {axis}", " | ".join(words)))
@@ -50,7 +50,7 @@ def build_overview(grid: Grid) -> Section:
     entries.append(("Seeds", ", ".join(map(str, grid.seeds))))
     entries.append(("Engine", ", ".join(list_distinct(grid, "engine")) or UNDEFINED))
     entries.append(("Run ids", _list_run_ids(grid)))
-    return Section("what", "What was run", (), (DefinitionList(tuple(entries)),))
+    return Section("what", "Experiment", (), (DefinitionList(tuple(entries)),))
 
 
 def _describe_runs(grid: Grid) -> str:
@@ -62,36 +62,38 @@ def _describe_runs(grid: Grid) -> str:
 
 
 def _choose_base(grid: Grid) -> dict[str, Any]:
-    """Return the description to quote: where most is protected, as the others may have no noise."""
+    """Return the experiment to describe: the most protected one, as others may have no noise."""
     described = [setting.experiment for setting in grid.finished if setting.experiment]
     return max(described, key=lambda e: float(e["layout"]["fraction"]), default={})
 
 
 def _find_varied(grid: Grid, base: Mapping[str, Any]) -> set[str]:
-    """Return the paths of all fields, or of whole parts, in which settings differ."""
-    found = set(grid.axes)
+    """Return the paths of the fields, or of whole parts, in which settings differ."""
+    varied = set(grid.axes)
     for setting in grid.finished:
-        for part, own in base.items():
-            other = setting.experiment.get(part)
-            if own == other:
+        for part, value in base.items():
+            other_value = setting.experiment.get(part)
+            if value == other_value:
                 continue
             if (
-                isinstance(own, Mapping)
-                and isinstance(other, Mapping)
-                and own.keys() == other.keys()
+                isinstance(value, Mapping)
+                and isinstance(other_value, Mapping)
+                and value.keys() == other_value.keys()
             ):
-                names = [name for name in own if own[name] != other[name]]
-                found |= {part} if "class" in names else {f"{part}.{name}" for name in names}
+                names = [name for name in value if value[name] != other_value[name]]
+                varied |= {part} if "class" in names else {f"{part}.{name}" for name in names}
             else:
-                found.add(part)
-    return found
+                varied.add(part)
+    return varied
 
 
 def _describe_data(grid: Grid, base: Mapping[str, Any], varied: Container[str]) -> str:
     shared, tested = (_format_size(base["data"][key], f"data.{key}", varied) for key in SIZES)
     names = " and ".join(map(format_dataset, list_distinct(grid, "dataset")))
     origin = ", ".join(list_distinct(grid, "origin"))
-    return f"{names}; {shared} training images shared out, {tested} test images; from {origin}"
+    return (
+        f"{names}: {shared} training images over all clients, {tested} test images; from {origin}"
+    )
 
 
 def _format_size(number: int | None, path: str, varied: Container[str]) -> str:
@@ -102,21 +104,21 @@ def _describe_clients(base: Mapping[str, Any], varied: Container[str]) -> str:
     number = _format_field(base["data"]["num_clients"], "data.num_clients", varied)
     held_out = 100 * float(base["data"]["held_out"])
     if held_out == 0:
-        return f"{number}; no images are held out, so nothing is audited"
-    return f"{number}; each holds {held_out:g} % of its images out for the audit"
+        return f"{number}; no images are held out, so there is no audit"
+    return f"{number}; each holds out {held_out:g} % of its images for the audit"
 
 
 def _describe_rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
     path = "participation.clients_per_round"
     number = _format_field(base["participation"]["clients_per_round"], path, varied)
-    who = "every client in each" if number == "none" else f"{number} clients in each"
+    who = "all clients in each" if number == "none" else f"{number} clients in each"
     if base["participation"].get("sampling") == "poisson" and number != "none":
-        who += " on average, drawn one by one"
+        who += " on average, drawn independently"
     return f"{_format_field(base['rounds'], 'rounds', varied)}, {who}"
 
 
 def _describe_part(part: Any, path: str, varied: Container[str]) -> str:
-    """Return a part of an experiment in words: its class and its fields."""
+    """Return a part of an experiment as text: its class and its fields."""
     if part is None:
         return "none"
     if isinstance(part, list):
@@ -138,11 +140,11 @@ def _format_field(content: Any, path: str, varied: Container[str]) -> str:
 
 
 def list_distinct(grid: Grid, column: str) -> list[str]:
-    """Return the different values of a column of the summary."""
+    """Return the distinct values of a column of the summary."""
     cells = grid.results.cells
     return list(dict.fromkeys(map(str, cells[column].dropna()))) if column in cells else []
 
 
 def _list_run_ids(grid: Grid) -> str:
     ids = list_distinct(grid, "run_id")
-    return ", ".join(ids) if len(ids) <= FEW else f"{len(ids)}, in the last table"
+    return ", ".join(ids) if len(ids) <= FEW else f"{len(ids)}; see the last table"

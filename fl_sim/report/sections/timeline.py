@@ -1,4 +1,4 @@
-"""Who protected, attacked and dropped out, round by round, over the accuracy curve."""
+"""Timeline of protection, attacks and drop-outs per client and round."""
 
 import json
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, create_figure, 
 
 MAX_DRAWN = 4  # settings
 MAX_CLIENTS = 40
-MAX_DEPARTURES = 6  # departures that are named
+MAX_DEPARTURES = 6  # departures; more are not labelled
 ORANGE, SKY, FAINT = COLOURS[1], COLOURS[5], "#a8a8a8"
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """What each client did in each round of one run: client by row, round by column."""
+    """Events of one run as boolean [clients, rounds] arrays."""
 
     delivered: Flags
     protected: Flags
@@ -42,13 +42,13 @@ class Timeline:
 
     @property
     def is_eventful(self) -> bool:
-        """Whether anything but who is asked differs from one round to the next."""
+        """Whether rounds differ in anything but the selection of clients."""
         parts = (self.protected, self.attacked)
         changes = any(bool((part != part[:, :1]).any()) for part in parts)
         return changes or bool(self.lost.any()) or bool(self.away.any())
 
     def select_clients(self) -> list[int]:
-        """Return the clients to draw: all, or those of whom there is most to say."""
+        """Return the clients to draw: all, or those with the most events."""
         clients = range(len(self.delivered))
         special = self.attacked | self.lost | self.away
         ordered = sorted(
@@ -59,14 +59,14 @@ class Timeline:
 
 def build_timeline(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section("timeline", "Who did what when", *draw_timelines(grid))
+    return build_figure_section("timeline", "Timeline", *draw_timelines(grid))
 
 
 def draw_timelines(grid: Grid) -> list[Drawing]:
-    """Draw the first settings in which anything happens over the rounds."""
-    may_be = (setting for setting in grid.finished if _can_be_eventful(grid, setting))
-    found = ((setting, reconstruct_timeline(grid, setting)) for setting in may_be)
-    eventful = ((setting, line) for setting, line in found if line and line.is_eventful)
+    """Draw the first settings in which rounds differ."""
+    candidates = (setting for setting in grid.finished if _can_be_eventful(grid, setting))
+    reconstructed = ((setting, reconstruct_timeline(grid, setting)) for setting in candidates)
+    eventful = ((setting, line) for setting, line in reconstructed if line and line.is_eventful)
     return [
         _draw_timeline(setting, line, f"timeline_{i}" if i > 1 else "timeline")
         for i, (setting, line) in enumerate(islice(eventful, MAX_DRAWN), 1)
@@ -74,73 +74,75 @@ def draw_timelines(grid: Grid) -> list[Drawing]:
 
 
 def _can_be_eventful(grid: Grid, setting: Setting) -> bool:
-    """Say whether anything in the description or the failures can differ between rounds."""
-    about = setting.experiment
-    if not about:
+    """Return whether rounds can differ, judging by the experiment and the failures."""
+    experiment = setting.experiment
+    if not experiment:
         return False
-    late = int(about["layout"].get("first_round", 1)) > 1
-    stays = bool(about["participation"].get("stays"))
-    return late or stays or bool(_list_adversaries(about)) or not grid.results.failures.empty
+    late = int(experiment["layout"].get("first_round", 1)) > 1
+    stays = bool(experiment["participation"].get("stays"))
+    return late or stays or bool(_list_adversaries(experiment)) or not grid.results.failures.empty
 
 
 def reconstruct_timeline(grid: Grid, setting: Setting) -> Timeline | None:
-    """Return what each client did in the first seed's run.
+    """Return the timeline of the first seed's run.
 
-    None where the experiment can no longer be read: it names a part that is gone.
+    It is None if the experiment can no longer be read, since a class that it names is gone.
     """
-    about = setting.experiment
-    if not about or not _can_be_loaded(about):
+    experiment = setting.experiment
+    if not experiment or not _can_be_loaded(experiment):
         return None
-    shape = (_count_clients(about), int(about["rounds"]))
+    shape = (_count_clients(experiment), int(experiment["rounds"]))
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
     by_client = rows[rows["client"] >= 0]
-    attacks = _find_attacks(about, by_client, shape)
+    attacks = _find_attacks(experiment, by_client, shape)
     if attacks is None:
         return None
     shares = by_client[(by_client["metric"] == "protected_share") & (by_client["value"] > 0)]
     losses = grid.results.failures
     run_id = str(setting.finished["run_id"].iloc[0])
     lost = losses[(losses["run_id"] == run_id) & (losses["seed"] == setting.first_seed)]
-    asked = _mark_rows(shape, by_client[by_client["metric"] == "train_loss"])
+    selected = _mark_rows(shape, by_client[by_client["metric"] == "train_loss"])
     numbers = np.arange(1, shape[1] + 1)
     owners = np.isin(np.arange(shape[0]), shares["client"])
     return Timeline(
-        delivered=asked,
-        protected=np.outer(owners, numbers >= about["layout"].get("first_round", 1)),
-        attacked=attacks & asked,
+        delivered=selected,
+        protected=np.outer(owners, numbers >= experiment["layout"].get("first_round", 1)),
+        attacked=attacks & selected,
         lost=_mark_rows(shape, lost[lost["client"] >= 0]),
-        away=_find_absences(about, shape),
+        away=_find_absences(experiment, shape),
     )
 
 
-def _can_be_loaded(about: Any) -> bool:
-    """Say whether all classes that a description names are there, Flower's taken on trust."""
-    if isinstance(about, list):
-        return all(map(_can_be_loaded, about))
-    if not isinstance(about, Mapping):
+def _can_be_loaded(description: Any) -> bool:
+    """Return whether all classes that an experiment names exist; Flower's are not checked."""
+    if isinstance(description, list):
+        return all(map(_can_be_loaded, description))
+    if not isinstance(description, Mapping):
         return True
-    path = str(about.get("class", ""))
-    there = not path or path.startswith("flwr.") or bool(read_docstring(path))
-    return there and all(map(_can_be_loaded, about.values()))
+    path = str(description.get("class", ""))
+    exists = not path or path.startswith("flwr.") or bool(read_docstring(path))
+    return exists and all(map(_can_be_loaded, description.values()))
 
 
-def _count_clients(about: Mapping[str, Any]) -> int:
-    """Return how many clients a described experiment has, attackers beside them included."""
-    beside = [own for own in _list_adversaries(about) if own.get("beside")]
-    count = sum(1 if own["num_clients"] is None else own["num_clients"] for own in beside)
-    return int(about["data"]["num_clients"]) + count
+def _count_clients(experiment: Mapping[str, Any]) -> int:
+    """Return the number of clients of an experiment, including attackers beside them."""
+    beside = [adversary for adversary in _list_adversaries(experiment) if adversary.get("beside")]
+    count = sum(
+        1 if adversary["num_clients"] is None else adversary["num_clients"] for adversary in beside
+    )
+    return int(experiment["data"]["num_clients"]) + count
 
 
-def _list_adversaries(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the described attacks of an experiment."""
-    found = about.get("adversary") or []
-    return found if isinstance(found, list) else [found]
+def _list_adversaries(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the adversaries of an experiment as a list."""
+    adversaries = experiment.get("adversary") or []
+    return adversaries if isinstance(adversaries, list) else [adversaries]
 
 
-def _find_absences(about: Mapping[str, Any], shape: tuple[int, int]) -> Flags:
-    """Return in which rounds clients are not there at all."""
+def _find_absences(experiment: Mapping[str, Any], shape: tuple[int, int]) -> Flags:
+    """Return the [clients, rounds] flags of absent clients."""
     away = np.zeros(shape, dtype=np.bool_)
-    stays = about["participation"].get("stays", [])
+    stays = experiment["participation"].get("stays", [])
     for client in {stay["client"] for stay in stays}:
         away[client] = True
     for stay in stays:
@@ -149,19 +151,19 @@ def _find_absences(about: Mapping[str, Any], shape: tuple[int, int]) -> Flags:
 
 
 def _find_attacks(
-    about: Mapping[str, Any], by_client: pd.DataFrame, shape: tuple[int, int]
+    experiment: Mapping[str, Any], by_client: pd.DataFrame, shape: tuple[int, int]
 ) -> Flags | None:
-    """Return in which rounds clients misbehave; None where nobody can tell any more.
+    """Return the [clients, rounds] flags of misbehaving clients, or None if unknown.
 
-    The rows say so wherever every client was scored after every round. Elsewhere the experiment
-    is carried out once more, as far as its draws go, for which PyTorch is imported.
+    They are read from the rows if every client was scored after every round. Otherwise the
+    schedule of the experiment is drawn again, for which PyTorch is imported.
     """
-    if not _list_adversaries(about):
+    if not _list_adversaries(experiment):
         return np.zeros(shape, dtype=np.bool_)
     scored = by_client[by_client["metric"] == "client_accuracy"]
     if bool(_mark_rows(shape, scored).all()):
         return _mark_rows(shape, scored[scored["group"] == "attacker"])
-    return _replay_attacks(json.dumps(about), shape)
+    return _replay_attacks(json.dumps(experiment), shape)
 
 
 def _replay_attacks(text: str, shape: tuple[int, int]) -> Flags | None:
@@ -173,11 +175,11 @@ def _replay_attacks(text: str, shape: tuple[int, int]) -> Flags | None:
     except RequestError:
         return None
     plan = [schedule.attackers(i) for i in range(1, shape[1] + 1)]
-    return np.array([[client in own for own in plan] for client in range(shape[0])])
+    return np.array([[client in attackers for attackers in plan] for client in range(shape[0])])
 
 
 def find_intervals(flags: Flags) -> list[tuple[int, int]]:
-    """Return the first and the last round of each unbroken stretch of true values.
+    """Return the first and the last round of each interval of true values.
 
     >>> stretches(np.array([False, True, True, False, True]))
     [(2, 3), (5, 5)]
@@ -187,7 +189,7 @@ def find_intervals(flags: Flags) -> list[tuple[int, int]]:
 
 
 def _mark_rows(shape: tuple[int, int], table: Any) -> Flags:
-    """Return where the table has a row of this client and round."""
+    """Return [clients, rounds] flags that are true where the table has a row."""
     flags = np.zeros(shape, dtype=np.bool_)
     flags[table["client"].to_numpy(int), table["round"].to_numpy(int) - 1] = True
     return flags
@@ -195,15 +197,16 @@ def _mark_rows(shape: tuple[int, int], table: Any) -> Flags:
 
 def _draw_timeline(setting: Setting, line: Timeline, name: str) -> Drawing:
     which = f" of {setting.label}" if setting.label else ""
-    about = (
-        f"Who did what in seed {setting.first_seed}{which}, over the accuracy after each round. "
-        "A square is a client that delivered; white, one that was not asked or lost."
+    caption = (
+        f"Clients by round in seed {setting.first_seed}{which}, above the accuracy after each "
+        "round. A square is a client that delivered; a client without one was not selected or "
+        "did not deliver."
     )
     if len(line.select_clients()) < len(line.delivered):
-        about += f" {len(line.select_clients())} of {len(line.delivered)} clients are drawn."
+        caption += f" {len(line.select_clients())} of {len(line.delivered)} clients are drawn."
     if len(setting.folders) > 1:
-        about += " Grey curves: the other seeds, whose scripts differ where clients are drawn."
-    return export_figure(name, _create_figure(setting, line), about, about)
+        caption += " Grey curves: the other seeds, in which other clients may be drawn."
+    return export_figure(name, _create_figure(setting, line), caption, caption)
 
 
 @rc_context(STYLE)
@@ -219,7 +222,7 @@ def _create_figure(setting: Setting, line: Timeline) -> Figure:
 
 
 def _draw_squares(axes: Axes, line: Timeline, shown: list[int]) -> None:
-    """Draw a square for each client and round, and marks on it."""
+    """Draw a square per client and round, and the marks on it."""
     rounds = line.delivered.shape[1]
     picture = np.ones((len(shown), rounds, 3))
     picture[line.delivered[shown]] = to_rgb(PALE)
@@ -244,30 +247,30 @@ def _draw_squares(axes: Axes, line: Timeline, shown: list[int]) -> None:
 
 
 def _draw_accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
-    """Draw the curves, and behind them when attacks and protection were on."""
+    """Draw the accuracy curves over the spans of attacks and protection."""
     rows, rounds = setting.metric_rows("accuracy"), line.delivered.shape[1]
     attacked = np.array([bool(column.any()) for column in line.attacked.T])
     for seed in reversed(list(setting.folders)):
-        own = rows[rows["seed"] == seed].sort_values("round")
+        rows_of_seed = rows[rows["seed"] == seed].sort_values("round")
         colour, width = (INK, 1.8) if seed == setting.first_seed else (FAINT, 1.0)
-        values = 100 * own["value"].to_numpy(float)
-        axes.plot(own["round"].to_numpy(int), values, color=colour, linewidth=width)
+        values = 100 * rows_of_seed["value"].to_numpy(float)
+        axes.plot(rows_of_seed["round"].to_numpy(int), values, color=colour, linewidth=width)
     spans = ((_find_protected_rounds(line), SKY, "protected"), (attacked, ORANGE, "attacked"))
-    for layer, (flags, colour, words) in enumerate(spans):
+    for layer, (flags, colour, label) in enumerate(spans):
         for i, (first, last) in enumerate(find_intervals(flags)):
             ends = first - 0.5, last + 0.5
             order: dict[str, Any] = {"linewidth": 0, "zorder": 0.5 + layer / 10}
             axes.axvspan(*ends, color="white", **order)  # so that colours do not mix
             axes.axvspan(*ends, color=colour, alpha=0.22, **order)
             if i == 0:
-                _annotate(axes, ends[0], words)
+                _annotate(axes, ends[0], label)
     for number, clients in _find_departures(line).items():
         axes.axvline(number - 0.5, color=GREY, linestyle=":", linewidth=1)
         _annotate(
             axes, number - 0.5, f"client {' and '.join(map(str, clients))} leaves", height=0.86
         )
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.25 * (high - low))  # room for words
+    axes.set_ylim(low, high + 0.25 * (high - low))  # space for the labels
     axes.set_xlim(0.5, rounds + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     axes.set_xlabel("round")
@@ -275,29 +278,29 @@ def _draw_accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
 
 
 def _annotate(axes: Axes, place: float, words: str, height: float = 0.97) -> None:
-    """Write a word above the curves."""
+    """Write a label above the curves."""
     where = axes.get_xaxis_transform()
     axes.text(place + 0.1, height, words, transform=where, va="top", fontsize=8, color=INK)
 
 
 def _find_departures(line: Timeline) -> dict[int, list[int]]:
-    """Return who goes away, by the first round without them; not where it becomes too much."""
-    found: dict[int, list[int]] = {}
+    """Return the clients that leave by their first absent round; empty if they are too many."""
+    departures: dict[int, list[int]] = {}
     for client, away in enumerate(line.away):
         for first, _ in find_intervals(away):
             if first > 1:
-                found.setdefault(first, []).append(client)
-    return found if len(found) <= MAX_DEPARTURES else {}
+                departures.setdefault(first, []).append(client)
+    return departures if len(departures) <= MAX_DEPARTURES else {}
 
 
 def _find_protected_rounds(line: Timeline) -> Flags:
-    """Return the rounds with protection, where there are also some without."""
+    """Return the flags of rounds with protection, all false if all rounds have it."""
     rounds = np.array([bool(column.any()) for column in line.protected.T])
     return rounds & ~rounds.all()
 
 
 def _create_legend(line: Timeline) -> list[Any]:
-    """Return a handle for everything that occurs."""
+    """Return a legend handle for every kind of event that occurs."""
     marks: dict[str, Any] = {"markersize": 5, "linestyle": "none"}
     handles = [
         (~line.protected & line.delivered, Patch(color=PALE, label="trained on clean images")),

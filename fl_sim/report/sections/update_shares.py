@@ -1,4 +1,4 @@
-"""What the rule made of each client's updates, round by round."""
+"""Share of each client's update in the step of the rule, per round."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -18,41 +18,43 @@ from fl_sim.report.panels import create_panels, label_outer_axes, limit_panels
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 
 MAX_PANELS = 9  # panels
-MANY = 30  # clients, above which they are not named one by one
+MANY = 30  # clients; more are not named
 NOTHING, PARTLY, EVEN = "#ffffff", "#9ecae1", "#2171b5"
 
 
 def build_update_shares(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section("exclusion", "Whose updates counted", draw_shares_over_rounds(grid))
+    return build_figure_section("exclusion", "Share of each update", draw_shares_over_rounds(grid))
 
 
 def draw_shares_over_rounds(grid: Grid) -> Drawing | None:
-    """Draw how much of each step each client's update was, attackers marked."""
-    most = limit_panels(grid, MAX_PANELS)
-    settings = list(islice((own for own in grid.finished if _is_informative(own)), most))
+    """Draw the share of each client's update per round, with attackers framed."""
+    max_panels = limit_panels(grid, MAX_PANELS)
+    settings = list(
+        islice((setting for setting in grid.finished if _is_informative(setting)), max_panels)
+    )
     if not settings:
         return None
-    about = (
-        "How much of the step each update was, after shortening, against the update that was the "
-        "most of its round: the darker, the more. A dot: left out. A frame: the client attacked "
-        f"in that round. Grey: it sent nothing. Of {grid.shown_seeds}."
+    caption = (
+        "Share of each update in the step, times its scale, relative to the largest of its round: "
+        "darker is larger. Dot: excluded. Frame: the client attacked in that round. Grey: it sent "
+        f"nothing. In {grid.shown_seeds}."
     )
-    return export_figure("shares_over_rounds", _create_figure(settings), about, about)
+    return export_figure("shares_over_rounds", _create_figure(settings), caption, caption)
 
 
 def _is_informative(setting: Setting) -> bool:
-    """Return whether updates are told apart at all: a plain mean of equal shards is no news."""
+    """Return whether any update was excluded or any client attacked."""
     shares, scales = (setting.client_history(name) for name in ("rule_share", "rule_scale"))
-    some_left_out = any(bool((own["value"] == 0).any()) for own in (shares, scales))
-    if not some_left_out and not (shares["group"] == "attacker").any():
+    any_excluded = any(bool((table["value"] == 0).any()) for table in (shares, scales))
+    if not any_excluded and not (shares["group"] == "attacker").any():
         return False
     rows = _scale_shares(setting)
     return len(rows) > 0 and bool((rows["value"] == 0).any() or (rows["group"] == "attacker").any())
 
 
 def _scale_shares(setting: Setting) -> pd.DataFrame:
-    """Return the shares of the first seed's updates, times what they were shortened by."""
+    """Return the shares of the first seed's updates, multiplied by their scales."""
     rows = setting.rows[setting.rows["seed"] == setting.first_seed]
     shares = rows[rows["metric"] == "rule_share"].set_index(["round", "client"])
     scales = rows[rows["metric"] == "rule_scale"].set_index(["round", "client"])["value"]
@@ -66,13 +68,13 @@ def _create_figure(settings: Sequence[Setting]) -> Figure:
     num_clients = max(int(_scale_shares(setting)["client"].max()) + 1 for setting in settings)
     height = min(6.0, 1.2 + 0.16 * num_clients)
     figure, axes = create_panels([setting.label for setting in settings], columns, height)
-    for i, (setting, own) in enumerate(zip(settings, axes, strict=True)):
-        _draw_panel(own, _scale_shares(setting), num_clients, f"panel-{i}")
+    for i, (setting, ax) in enumerate(zip(settings, axes, strict=True)):
+        _draw_panel(ax, _scale_shares(setting), num_clients, f"panel-{i}")
     label_outer_axes(axes, columns, "round", "client")
     patches = [
-        Patch(facecolor=EVEN, label="the most"),
-        Patch(facecolor=PARTLY, label="less"),
-        Patch(facecolor=NOTHING, edgecolor=GREY, label="left out"),
+        Patch(facecolor=EVEN, label="largest share"),
+        Patch(facecolor=PARTLY, label="smaller"),
+        Patch(facecolor=NOTHING, edgecolor=GREY, label="excluded"),
         Patch(facecolor=NOTHING, edgecolor=COLOURS[1], linewidth=1.5, label="attacked"),
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=4)
@@ -92,7 +94,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> 
     colours = axes.imshow(
         relative, aspect="auto", cmap=blues, vmin=0, vmax=1.25, interpolation="none"
     )
-    colours.set_gid(name)  # else two panels that look alike would share an id
+    colours.set_gid(name)  # else two equal panels would share an id
     _mark_excluded(axes, relative)
     attacked = rows["group"].to_numpy(str) == "attacker"
     for i, j in zip(y[attacked], x[attacked], strict=True):
@@ -105,12 +107,12 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> 
 
 
 def _format_round(place: float, rounds: Sequence[int]) -> str:
-    """Return the number of the round at a place of the axis."""
+    """Return the label of the round at a position of the axis, or an empty string."""
     return str(rounds[int(place)]) if 0 <= place < len(rounds) else ""
 
 
 def _mark_excluded(axes: Axes, relative: NDArray[np.float64]) -> None:
-    """Put a dot where an update was left out, which is paler than little."""
+    """Draw a dot on excluded updates, which are hard to tell from small shares by colour."""
     i, j = np.nonzero(relative == 0)
     size = 60 / max(relative.shape)
     axes.scatter(j, i, s=min(8.0, size), color=INK, linewidths=0)

@@ -39,7 +39,7 @@ class Sweep:
         axes: values in words by field path.
         broken: says of settings and seed whether the run failed.
         lost: clients that did not deliver, in every run.
-        outsiders: how many audited records were not trained on.
+        num_non_members: number of audited records that were not trained on.
         groups: of the clients, in turn; () goes by the protected fraction.
         benefit: whether clients were also trained alone.
         diverged: says of settings and seed whether the model diverged in the last round.
@@ -51,7 +51,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0,)
     rounds: int = 3
     num_clients: int = 5
-    outsiders: int = 120
+    num_non_members: int = 120
     broken: Callable[[dict[str, Any], int], bool] = lambda settings, seed: False
     lost: tuple[dict[str, Any], ...] = ()
     groups: tuple[str, ...] = ()
@@ -172,7 +172,7 @@ def _rows(rng: np.random.Generator, sweep: Sweep, fraction: float) -> Iterator[R
             yield Row(i, "fairness_benefit_mean", 0.125)
             note = "all give alike, or all get alike"
             yield Row(i, "fairness_collaboration_alone", float("nan"), valid=False, note=note)
-        yield from _leakage_rows(i, rng, sweep.outsiders)
+        yield from _leakage_rows(i, rng, sweep.num_non_members)
 
 
 def _fairness_rows(
@@ -185,14 +185,14 @@ def _fairness_rows(
     yield from gap_rows(i, prefix, torch.from_numpy(values), every)
 
 
-def _leakage_rows(i: int, rng: np.random.Generator, outsiders: int) -> Iterator[Row]:
-    area = float(rng.uniform(0.45, 0.6)) if outsiders else math.nan
+def _leakage_rows(i: int, rng: np.random.Generator, num_non_members: int) -> Iterator[Row]:
+    area = float(rng.uniform(0.45, 0.6)) if num_non_members else math.nan
     for group in ("all", "protected", "clean"):
         yield Row(i, "mia_margin_auc", area, -1, group, area - 0.05, area + 0.05)
         yield Row(i, "mia_margin_balanced_accuracy", 0.52, -1, group)
         for rate in (0.01, 0.001):
-            enough = outsiders >= 3 / rate
-            note = "" if enough else f"{outsiders} outsiders; {3 / rate:.0f} needed"
+            enough = num_non_members >= 3 / rate
+            note = "" if enough else f"{num_non_members} non-members; {3 / rate:.0f} needed"
             metric = f"mia_margin_tpr_at_{rate:g}"
             yield Row(i, metric, 2 * rate, -1, group, rate, 4 * rate, enough, note)
     nan = float("nan")
@@ -200,7 +200,7 @@ def _leakage_rows(i: int, rng: np.random.Generator, outsiders: int) -> Iterator[
 
 
 def _signals(rng: np.random.Generator, sweep: Sweep) -> pd.DataFrame:
-    count = 2 * sweep.outsiders
+    count = 2 * sweep.num_non_members
     member = np.arange(count) % 2 == 0
     margin = rng.normal(size=count).round(2) + 0.3 * member
     return pd.DataFrame({"member": member, "audited": True, "margin": margin.astype("float32")})

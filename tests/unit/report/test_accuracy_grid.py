@@ -32,8 +32,8 @@ def test_few_values_and_pictures_of_their_own_are_not_crossed(make_results, swee
 
 
 def test_central_training_has_no_sections_of_clients(make_results, sweep):
-    """One client, one round, nobody held out."""
-    grid = build_grid(make_results(sweep(axes=TWO, num_clients=1, rounds=1, outsiders=0)))
+    """One client, one round, no records held out."""
+    grid = build_grid(make_results(sweep(axes=TWO, num_clients=1, rounds=1, num_non_members=0)))
     names = {section.name for section in build_sections(grid)}
     assert names.isdisjoint({"rounds", "clients", "classes", "leakage", "fairness", "privacy"})
     assert {"what", "key", "crossed", "cost"} <= names

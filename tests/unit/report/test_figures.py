@@ -101,6 +101,6 @@ def test_curve_agrees_with_its_definition():
     assert curve.trusted_from == 3 / len(outside)
 
 
-def test_no_outsiders_no_curve():
+def test_without_non_members_there_is_no_curve():
     signals = pd.DataFrame({"member": [True], "audited": [True], "margin": [0.5]})
     assert compute_roc(signals) is None

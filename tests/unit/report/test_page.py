@@ -107,13 +107,13 @@ def test_title_and_accuracies(results, text):
 
 
 def test_numbers_that_should_not_be_read_are_grey_with_their_reason(text):
-    assert '<td class="doubt" title="120 outsiders; 300 needed">' in text
-    assert "<li>120 outsiders; 300 needed</li>" in text
+    assert '<td class="doubt" title="120 non-members; 300 needed">' in text
+    assert "<li>120 non-members; 300 needed</li>" in text
     assert '<td class="doubt" title="one of the pools is empty">-<sup>' in text
 
 
-def test_enough_outsiders_nothing_is_grey(make_results, sweep):
-    text = page.write_page(make_results(sweep(outsiders=3000))).read_text()
+def test_with_enough_non_members_nothing_is_grey(make_results, sweep):
+    text = page.write_page(make_results(sweep(num_non_members=3000))).read_text()
     assert "3000 needed" not in text
 
 

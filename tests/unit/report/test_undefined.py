@@ -104,7 +104,7 @@ def test_time_is_that_of_the_processor_with_a_spread(one_seed_diverged):
 
 
 @pytest.mark.parametrize("name", ["terminal", "cost", "starts"])
-def test_whoever_shows_time_says_that_runs_were_side_by_side(make_results, sweep, name):
+def test_times_are_shown_with_the_number_of_parallel_runs(make_results, sweep, name):
     said = "2 runs were side by side on this machine"
     axes = {"model": ["resnet, pretrained, head", "cnn, random, full"]}
     for count in (1, 2):
@@ -120,7 +120,7 @@ def test_whoever_shows_time_says_that_runs_were_side_by_side(make_results, sweep
         assert (said in " ".join(texts[name]().split())) == (count == 2)
 
 
-def test_time_that_nobody_measured_is_a_reason(untested):
+def test_unmeasured_time_has_a_reason(untested):
     text = text_of(untested)
     assert "CPU s is not defined: Flower's nodes do not say what they use (every setting)." in text
     assert tables.COST.text(build_grid(untested).settings[0]).endswith("\n-")

@@ -29,7 +29,7 @@ def test_a_hundred_clients_and_one_round_can_be_drawn(make_results, sweep):
         )
 
 
-def test_nobody_left_out_and_nobody_attacking_is_no_news(make_results, sweep):
+def test_no_figure_without_exclusions_and_attackers(make_results, sweep):
     grid = build_grid(make_results(sweep(rounds=1)))  # the attack begins in round 2
     assert draw_shares_over_rounds(grid) is None
     failed = build_grid(make_results(sweep(broken=lambda settings, seed: True)))
