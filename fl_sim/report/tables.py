@@ -56,7 +56,7 @@ HEADLINES = (
     Column("A_all", "%", _format_column("protection.a_all", PERCENT), "without protection"),
     Column("A_clean", "%", _format_column("protection.a_clean", PERCENT), "clean part alone"),
     A_MIX,
-    Column("best", "%", _format_column("best_accuracy", PERCENT), "in any round"),
+    Column("best", "%", _format_column("best_accuracy", PERCENT), "highest of any round"),
     Column("gap", "points", _format_column("protection.utility_gap", POINTS), "A_clean - A_mix"),
     Column(
         "ratio",
@@ -64,8 +64,18 @@ HEADLINES = (
         _format_column("protection.extraction_ratio", RATIO),
         "(A_mix - A_clean) / (A_all - A_clean)",
     ),
-    Column("AUC", "", _format_column("leakage.auc", AREA), "membership attack, chance is 0.5"),
-    Column("worst client", "%", _format_column("fairness.worst_client", PERCENT), "its accuracy"),
+    Column(
+        "AUC",
+        "",
+        _format_column("leakage.auc", AREA),
+        "of the membership attack by margin; chance level 0.5",
+    ),
+    Column(
+        "worst client",
+        "%",
+        _format_column("fairness.worst_client", PERCENT),
+        "lowest accuracy of a client",
+    ),
 )
 COST = Column("MB up", "CPU s", _format_cost)
 REASONS = (  # columns, each with the metric whose note explains an undefined number

@@ -111,7 +111,7 @@ def _describe_clients(base: Mapping[str, Any], varied: Container[str]) -> str:
 def _describe_rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
     path = "participation.clients_per_round"
     number = _format_field(base["participation"]["clients_per_round"], path, varied)
-    who = "all clients in each" if number == "none" else f"{number} clients in each"
+    who = "with all clients" if number == "none" else f"with {number} clients each"
     if base["participation"].get("sampling") == "poisson" and number != "none":
         who += " on average, drawn independently"
     return f"{_format_field(base['rounds'], 'rounds', varied)}, {who}"
