@@ -161,10 +161,10 @@ def write_pages(index: Path, folder: Path) -> list[str]:
     text = index.read_text()
     for topic, rows in lines.items():
         marks = re.compile(rf"(<!-- {re.escape(topic)} -->\n).*?(<!-- /)", re.DOTALL)
-        if not (found := marks.search(text)):
+        if not (match := marks.search(text)):
             raise RequestError(f"{index} has no mark <!-- {topic} -->, the topic of {rows[0]}")
         table = "\n".join(["| Experiment | Question | Answer |", "|---|---|---|", *rows])
-        text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
+        text = f"{text[: match.end(1)]}{table}\n{text[match.start(2) :]}"
     (index.parent / "results").mkdir(exist_ok=True)
     for name, page in pages.items():
         write_text(index.parent / "results" / f"{name}.md", page)

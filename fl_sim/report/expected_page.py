@@ -65,10 +65,11 @@ def _list_facts(content: dict[str, Any]) -> str:
 
 
 def _list_reported(reported: list[dict[str, str]]) -> str:
-    """Return what papers report, each with its source and why ours differs."""
+    """Return the results of papers as a list, with sources and reasons for differences."""
     if not reported:
         return "We know of no published result to compare with."
     return "\n".join(
-        f"- {own['claim']} *Source:* {own['source']}. *Why ours differs:* {own['why_ours_differs']}"
-        for own in reported
+        f"- {entry['claim']} *Source:* {entry['source']}. "
+        f"*Why ours differs:* {entry['why_ours_differs']}"
+        for entry in reported
     )

@@ -77,7 +77,8 @@ def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
     """
     entries = label_settings(content["numbers"])
     values = {
-        e["settings"]: own["settings"] for e, own in zip(entries, content["numbers"], strict=True)
+        e["settings"]: setting["settings"]
+        for e, setting in zip(entries, content["numbers"], strict=True)
     }
     cells = {(e["settings"], e["number"]): e for e in entries}
     names = list(dict.fromkeys(e["number"] for e in entries))
@@ -88,13 +89,15 @@ def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
     if accuracies and len(values) >= LONG and _can_be_crossed(content["numbers"]):
         return _finish(_cross(content["numbers"]), content, shown)
     if len(shown) > max(WIDE, len(values)):
-        rows = [[own, *(_format(n, cells.get((own, n))) for n in shown)] for own in values]
+        rows = [
+            [setting, *(_format(n, cells.get((setting, n))) for n in shown)] for setting in values
+        ]
         table = [["", *shown.values()], *rows]
         return _finish([list(column) for column in zip(*table, strict=True)], content, shown)
     axes = [path.split(".")[-1] for path in content["numbers"][0]["settings"]]
     table = [[*axes, *shown.values()]]
-    for own, settings in values.items():
-        numbers = [_format(name, cells.get((own, name))) for name in shown]
+    for setting, settings in values.items():
+        numbers = [_format(name, cells.get((setting, name))) for name in shown]
         table.append([*map(str, settings.values()), *numbers])
     return _finish(table, content, shown)
 

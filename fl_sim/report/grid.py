@@ -241,12 +241,12 @@ class Grid:
 
     @cached_property
     def has_clients(self) -> bool:
-        """Whether there is more than one client in any run."""
+        """True if any run has more than one client."""
         return any(setting.rows["client"].max() > 0 for setting in self.finished)
 
     @cached_property
     def has_history(self) -> bool:
-        """Whether any run was scored after more than one round."""
+        """True if any run was scored after more than one round."""
         return any(
             setting.metric_rows("accuracy")["round"].nunique() > 1 for setting in self.finished
         )

@@ -136,14 +136,14 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str, order: Sequence
     """Add one legend above all panels, in the order of the values."""
     handles: dict[str, Any] = {}
     for panel in axes:
-        own, labels = panel.get_legend_handles_labels()
-        handles |= dict(zip(labels, own, strict=True))
-    there = [value for value in order if value in handles]
+        panel_handles, labels = panel.get_legend_handles_labels()
+        handles |= dict(zip(labels, panel_handles, strict=True))
+    names = [value for value in order if value in handles]
     figure.legend(
-        [handles[value] for value in there],
-        there,
+        [handles[value] for value in names],
+        names,
         loc="outside upper left",
-        ncols=min(len(there), 4 if max(map(len, there)) > 12 else 8),
+        ncols=min(len(names), 4 if max(map(len, names)) > 12 else 8),
         title=title,
         alignment="left",
         title_fontproperties={"weight": "bold"},

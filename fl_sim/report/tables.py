@@ -297,6 +297,8 @@ def build_functions_table(functions: Iterable[tuple[str, float, float, float]]) 
     table.add_column("function", overflow="fold")
     for name in ("calls", "own ms", "total ms"):
         table.add_column(name, justify="right")
-    for name, calls, own, total in functions:
-        table.add_row(Text(name), f"{calls:.4g}", f"{1000 * own:.1f}", f"{1000 * total:.1f}")
+    for name, calls, own_seconds, total_seconds in functions:
+        table.add_row(
+            Text(name), f"{calls:.4g}", f"{1000 * own_seconds:.1f}", f"{1000 * total_seconds:.1f}"
+        )
     return table

@@ -117,7 +117,7 @@ def _describe_comparison(grid: Grid) -> tuple[str, ...]:
     if "init" not in fields or not others:
         return (target,)
     caution = (
-        f"The models differ in {' and '.join(others)} as well as in their start, so differences are "
-        "not due to pre-training alone."
+        f"The models differ in {' and '.join(others)} as well as in their start, so differences "
+        "are not due to pre-training alone."
     )
     return target, caution

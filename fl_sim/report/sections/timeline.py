@@ -42,7 +42,7 @@ class Timeline:
 
     @property
     def is_eventful(self) -> bool:
-        """Whether rounds differ in anything but the selection of clients."""
+        """True if rounds differ in anything but the selection of clients."""
         parts = (self.protected, self.attacked)
         changes = any(bool((part != part[:, :1]).any()) for part in parts)
         return changes or bool(self.lost.any()) or bool(self.away.any())

@@ -33,7 +33,7 @@ CLASSES = ("top", "trousers", "<bag>", "boot")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a synthetic sweep looks like.
+    """A synthetic sweep.
 
     Attributes:
         axes: values in words by field path.

@@ -1,4 +1,4 @@
-"""What an experiment gave is written down, compared, and shown on a page."""
+"""Results of an experiment are recorded, compared, and shown on a page."""
 
 import json
 from pathlib import Path
