@@ -97,18 +97,13 @@ def run_attacks(
             template = template._replace(references="none")
         missing = plain.missing(context.target_evidence())
         if missing:
-            note = (
-                context.no_trajectory
-                if plain.view == "server" and context.no_trajectory
-                else missing
-            )
-            findings.append(template._replace(metric="auc", valid=False, note=note))
+            reason = context.no_trajectory if plain.view == "server" else ""
+            findings.append(template._replace(metric="auc", valid=False, note=reason or missing))
             continue
         tuned = tune_rmia(context, plain)
         scores[name] = tuned.scores(context.target_evidence())
-        results = list(
-            assess(scores[name], context.records, template, set_thresholds(context, tuned))
-        )
+        thresholds = set_thresholds(context, tuned)
+        results = list(assess(scores[name], context.records, template, thresholds))
         findings += results
         findings += assess_dispersion([f for f in results if f.client >= 0], template)
         findings += assess_shift(scores[name], context.records, template)
@@ -124,11 +119,8 @@ def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Fi
     clients = known.nonzero().squeeze(1)
     if len(clients) < 2:
         return
-    accused = clients[
-        predict_sources(
-            trajectory.client_margin[-1][known], generator(context.template.seed, "audit", "ties")
-        )
-    ]
+    ties = generator(context.template.seed, "audit", "ties")
+    accused = clients[predict_sources(trajectory.client_margin[-1][known], ties)]
     chosen = known[trajectory.suspects]
     right = accused == trajectory.suspects
     inside, outside = chosen & context.records.members, chosen & ~context.records.members

@@ -86,11 +86,8 @@ def make_reference_signals(
     if stored is not None:
         return Signals(stored["margin"], stored["members"], stored["population"])
     target = torch.tensor(target_run.signals["member"].to_numpy(bool))
-    margin, members, population = (
-        [target_run.margin[None]],
-        [target[None]],
-        [target_run.population[None]],
-    )
+    margin, members = [target_run.margin[None]], [target[None]]
+    population = [target_run.population[None]]
     if plan.kind != "none":
         note(f"{plan.count} {plan.kind}")
         make = _train_heads if plan.kind == "heads" else _run_replays
@@ -108,18 +105,14 @@ def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals
     """Return the signals of heads, trained like the federation's on random halves of the pool."""
     federation = load_federation(target_run.experiment.to_json())
     load_model(federation, target_run.folder)
-    features, test = (
-        _compute_head_inputs(federation, federation.inputs),
-        _compute_head_inputs(federation, federation.test_inputs),
-    )
+    features = _compute_head_inputs(federation, federation.inputs)
+    test = _compute_head_inputs(federation, federation.test_inputs)
     labels, seed = federation.pool.labels, target_run.experiment.seed
     members = draw_paired_members(count, len(labels), generator(seed, "audit", "members"))
     classes = federation.dataset.num_classes
     training = plan_head_training(target_run.experiment, int(federation.trained.sum()))
-    orders = derive_seed(seed, "audit", "heads")
-    heads = train_heads(
-        features, labels, members, classes, training, orders, _read_first_head(federation)
-    )
+    orders, start = derive_seed(seed, "audit", "heads"), _read_first_head(federation)
+    heads = train_heads(features, labels, members, classes, training, orders, start)
     return Signals(
         heads.margins(features, labels),
         members,
@@ -138,9 +131,9 @@ def _read_first_head(federation: Federation) -> Heads:
 def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     collector = HeadInputs(federation.model)
     compute_logits(federation.model, inputs)
-    taken = collector.collect()
-    assert taken is not None
-    return taken.flatten(1).contiguous()
+    inputs_of_head = collector.collect()
+    assert inputs_of_head is not None
+    return inputs_of_head.flatten(1).contiguous()
 
 
 def plan_head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
@@ -184,12 +177,9 @@ def _run_replays(target_run: TargetRun, count: int, listen: Listener) -> Signals
             raise RequestError(f"a replay of the run failed; its folder is {outcome.path}")
         folder = run_folder(outcome.path, str(outcome.cells["run_id"].iloc[0]), seed)
         load_model(federation, folder)
-        margin.append(score_records(federation.model, federation.inputs, federation.pool.labels)[0])
-        population.append(
-            score_records(federation.model, federation.test_inputs, federation.dataset.test_labels)[
-                0
-            ]
-        )
+        model, test_labels = federation.model, federation.dataset.test_labels
+        margin.append(score_records(model, federation.inputs, federation.pool.labels)[0])
+        population.append(score_records(model, federation.test_inputs, test_labels)[0])
         signals = read_table(folder / "signals.parquet").sort_values("sample_id")
         members.append(torch.tensor(signals["member"].to_numpy(bool)))
     return Signals(torch.stack(margin), torch.stack(members), torch.stack(population))

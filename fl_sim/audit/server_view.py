@@ -139,14 +139,9 @@ def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Traject
             changed = describe_changes(target_run.folder, str(target_run.result["engine"]))
             return None, f"the replay did not give the run's model: {changed}"
         tensors = _save(path, key, recorder)
-    suspects, cosine, rank = (
-        target_run.records.clients,
-        tensors.get("cosine"),
-        tensors.get("head_rank"),
-    )
-    return Trajectory(
-        tensors["client_margin"], tensors["global_margin"], suspects, cosine, rank
-    ), ""
+    margins = tensors["client_margin"], tensors["global_margin"]
+    cosine, rank = tensors.get("cosine"), tensors.get("head_rank")
+    return Trajectory(*margins, target_run.records.clients, cosine, rank), ""
 
 
 def explain_unavailable(made_with: dict[str, str]) -> str:

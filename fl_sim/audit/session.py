@@ -19,17 +19,7 @@ from fl_sim.core.atomic_io import write_table
 from fl_sim.core.errors import RequestError, require
 from fl_sim.metrics.membership import Finding, rank_records
 from fl_sim.results.folders import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
-from fl_sim.runs.progress import Listener, Progress
-
-Note = Callable[[str], None]
-
-
-def silent(progress: Progress) -> None:
-    """Ignore progress."""
-
-
-def quiet(step: str) -> None:
-    """Ignore a note."""
+from fl_sim.runs.progress import Listener
 
 
 def find_run_folders(path: Path) -> list[Path]:
@@ -53,8 +43,8 @@ def audit(
     tier: int = 1,
     references: int | None = None,
     *,
-    listen: Listener = silent,
-    note: Note = quiet,
+    listen: Listener = lambda progress: None,
+    note: Callable[[str], None] = lambda step: None,
 ) -> pd.DataFrame:
     """Audit a finished run for membership leakage, and return a table with one row per finding.
 
@@ -87,16 +77,14 @@ def audit(
         note("replaying the run")
         trajectory, no_trajectory = record_server_view(target_run, listen)
     note("attacking")
-    audited = target_run.audited
-    norms = target_run.gradient_norm
+    audited, norms = target_run.audited, target_run.gradient_norm
+    seed = target_run.experiment.seed
     context = AttackContext(
         signals=signals.records(audited),
         records=target_run.records,
         gradient_norm=None if norms is None else norms[audited],
         correct=torch.tensor(target_run.signals["correct"].to_numpy(bool))[audited],
-        template=Finding(
-            "", "", float("nan"), seed=target_run.experiment.seed, references=plan.kind
-        ),
+        template=Finding("", "", float("nan"), seed=seed, references=plan.kind),
         num_classes=target_run.num_classes,
         trajectory=trajectory,
         no_trajectory=no_trajectory,

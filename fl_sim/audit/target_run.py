@@ -85,11 +85,11 @@ def load_target(folder: Path) -> TargetRun:
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if result is None or missing:
         lacking = missing[0] if missing else RESULT
-        raise RequestError(f"{folder} is no finished run: {lacking} is missing")
+        raise RequestError(f"{folder} is not a finished run: {lacking} is missing")
     experiment = read_experiment(folder, result)
     signals = read_table(folder / "signals.parquet", columns=COLUMNS).sort_values("sample_id")
     if not bool((signals["audited"] & ~signals["member"]).any()):
-        raise RequestError(f"{folder} has no outsiders to compare with: data.held_out was 0")
+        raise RequestError(f"{folder} has no non-members to compare with: data.held_out was 0")
     data_sha256 = hash_user_files(experiment)
     if result.get("data_sha256", data_sha256) != data_sha256:
         place = experiment.data.path
@@ -160,7 +160,7 @@ def load_stored(path: Path, key: str) -> dict[str, Tensor] | None:
     try:
         tensors, note = read_tensors(path)
     except DamagedFileError as error:
-        LOG.warning("%s; it is made anew", error)
+        LOG.warning("%s; it is made again", error)
         return None
     return tensors if note.get("key") == key else None
 

@@ -37,17 +37,14 @@ class Item(NamedTuple):
 def list_entries(kind: Kind) -> list[Item]:
     """Return all entries of a kind; plug-ins are found by walking their package."""
     if kind == "datasets":
-        return [
-            Item(name, *summary_of(type(source))) for name, source in discover_sources().items()
-        ]
+        return [Item(name, *summary_of(type(s))) for name, s in discover_sources().items()]
     if kind == "models":
         return _list_models()
     if kind == "columns":
         return [Item(c.name, c.meaning, f"results.{c.table}") for c in list_columns()]
     package, base = PACKAGES[kind]
-    plugins = [
-        Item(cls.__name__, *summary_of(cls), describe_use(cls)) for cls in discover(package, base)
-    ]
+    classes = discover(package, base)
+    plugins = [Item(cls.__name__, *summary_of(cls), describe_use(cls)) for cls in classes]
     return plugins + (_list_flower_strategies() if kind == "strategies" else [])
 
 

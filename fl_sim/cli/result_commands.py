@@ -14,6 +14,7 @@ Out = Annotated[Path, typer.Option(help="Folder that results are read from.")]
 ExpectedFile = Annotated[
     Path, typer.Argument(help="File of expected results, experiments/<name>.expected.json.")
 ]
+INDEX, EXPERIMENTS = Path("docs/experiments.md"), Path("experiments")
 
 
 def report(
@@ -26,8 +27,8 @@ def report(
     folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
     if not folders:
         raise RequestError(f"no results in {path}")
-    whole = [_report(folder, alone=len(folders) == 1) for folder in folders]
-    if not all(whole):
+    undamaged = [_report(folder, alone=len(folders) == 1) for folder in folders]
+    if not all(undamaged):
         raise typer.Exit(1)
 
 
@@ -66,8 +67,7 @@ def audit(
         typer.Option(
             min=0,
             max=2,
-            help="Strength of the attacks: 0 uses the model alone, 1 a few reference models, "
-            "2 many of them, and LiRA.",
+            help="Reference models of the attacks: 0 for none, 1 for a few, 2 for many, and LiRA.",
         ),
     ] = 1,
     references: Annotated[
@@ -139,12 +139,8 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
 
 
 def expected_tables(
-    index: Annotated[Path, typer.Argument(help="Markdown file that holds the index.")] = Path(
-        "docs/experiments.md"
-    ),
-    folder: Annotated[Path, typer.Argument(help="Folder of the files of expected results.")] = Path(
-        "experiments"
-    ),
+    index: Annotated[Path, typer.Argument(help="Markdown file of the index.")] = INDEX,
+    folder: Annotated[Path, typer.Argument(help="Folder of expected results.")] = EXPERIMENTS,
 ) -> None:
     """Rebuild the index of experiments, and a page for each, from the expected results."""
     with importing():

@@ -157,7 +157,7 @@ def study_(
             file, execution.parse_seeds(seeds), out=out, on_point_end=on_point_end, **options
         )
     if interrupts.is_stop_requested():
-        stop("interrupted; the same command goes on where it stood", 130)
+        stop("interrupted; the same command continues", 130)
     show(results)
     if not results.complete:
         raise typer.Exit(1)

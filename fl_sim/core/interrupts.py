@@ -40,7 +40,7 @@ def is_stop_requested() -> bool:
 def raise_if_requested(round_num: int) -> None:
     """Raise `InterruptedRunError` if a stop was requested."""
     if is_stop_requested():
-        raise InterruptedRunError(f"interrupted after round {round_num}; go on with --resume")
+        raise InterruptedRunError(f"interrupted after round {round_num}; continue with --resume")
 
 
 set_stop_check(is_stop_requested)  # long computations of noise stop at their next checkpoint

@@ -45,13 +45,13 @@ def refuse_unbatchable(experiment: Experiment, network: nn.Sequential) -> None:
     client, model = type(experiment.client).__name__, experiment.model
     if not can_batch(network):
         raise RequestError(
-            "--batch-clients on: model is to be linear layers and rectifiers, of which many can be "
+            "--batch-clients on: model has to be linear layers and ReLUs, of which many can be "
             f"trained as one batch; got {model}"
         )
     if experiment.client.sgd_config(1) is None:
         raise RequestError(
-            "--batch-clients on: client is to train by plain SGD, of which many can be done as one "
-            f"batch; got {client}"
+            "--batch-clients on: client has to train by plain SGD, so that many can be "
+            f"trained as one batch; got {client}"
         )
 
 

@@ -135,7 +135,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
     if paths:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used ({'; '.join(causes)}); "
-            "start anew without --resume, or delete them"
+            "start again without --resume, or delete them"
         )
     return state
 
@@ -145,7 +145,7 @@ def _explain_unusable(
 ) -> str:
     """Return the reason why a checkpoint cannot be used, or an empty string."""
     if content is None:
-        return "torn, or changed since it was written"
+        return "damaged, or changed since it was written"
     tree, _ = content
     if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
         return "of another experiment, or another version"

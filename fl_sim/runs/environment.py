@@ -101,10 +101,9 @@ def _find_source_commit() -> str | None:
     top = _run_git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != package.parent:
         return None
-    project_file = package.parent / "pyproject.toml"
-    is_own = project_file.is_file() and f'name = "{DISTRIBUTION}"' in project_file.read_text(
-        errors="replace"
-    )
+    file = package.parent / "pyproject.toml"
+    name = f'name = "{DISTRIBUTION}"'
+    is_own = file.is_file() and name in file.read_text(errors="replace")
     tracked = _run_git(package, "ls-files", "--error-unmatch", "__init__.py")
     return _describe_commit(package) if is_own and tracked is not None else None
 

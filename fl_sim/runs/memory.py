@@ -48,5 +48,5 @@ def check(federation: Federation, workers: int = 0) -> int:
             "model.backbone", f"a smaller network: {reason}", federation.experiment.model.backbone
         )
     name = type(federation.experiment.strategy).__name__
-    allowed = f"at most {fits} for {name}, which sees all updates at once: {reason}"
+    allowed = f"at most {fits} for {name}, which needs all updates at once: {reason}"
     raise FieldError("participation.clients_per_round", allowed, clients)

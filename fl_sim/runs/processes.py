@@ -114,8 +114,8 @@ def _run_side_by_side(
         except BrokenProcessPool:
             own_end.close()
             raise RunFailedError(
-                "a worker process died: it was killed, or ran out of memory; go on with --resume, "
-                "and fewer --workers"
+                "a worker process died: it was killed, or ran out of memory; continue with "
+                "--resume and fewer --workers"
             ) from None
         except BaseException:
             own_end.close()  # ends the workers at once

@@ -80,4 +80,4 @@ def _read_outcome(ref: Any, worker: WorkerHandle) -> str:
         return f"{type(error.cause).__name__}: {error.cause}"
     except ray.exceptions.RayError:
         ray_pool.restart(worker)
-        return "its worker died; go on with --resume"
+        return "its worker died; continue with --resume"

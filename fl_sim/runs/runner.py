@@ -16,22 +16,18 @@ from fl_sim.flower import compat
 from fl_sim.results import Results, load_results, run_folder
 from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import run_jobs
-from fl_sim.runs.progress import Listener, Progress
+from fl_sim.runs.progress import Listener
 from fl_sim.runs.run_options import RunOptions, make_options
 from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
 from fl_sim.runs.summary import write_summary
 from fl_sim.runs.variant import describe_variant
 
 
-def silent(progress: Progress) -> None:
-    """Ignore progress."""
-
-
 def run(
     experiment: Experiment,
     seeds: Iterable[int] | None = None,
     *,
-    listen: Listener = silent,
+    listen: Listener = lambda progress: None,
     **options: Any,
 ) -> Results:
     """Run an experiment once per seed, and return its results as pandas frames.
@@ -54,7 +50,7 @@ def sweep(
     axes: Axes,
     seeds: Iterable[int] | None = None,
     *,
-    listen: Listener = silent,
+    listen: Listener = lambda progress: None,
     **options: Any,
 ) -> Results:
     """Run every cell of a grid, and return the results as pandas frames.

@@ -35,12 +35,7 @@ from fl_sim.runs.batching import choose_batching
 from fl_sim.runs.checkpoint import Checkpointer, StopOnInterrupt
 from fl_sim.runs.environment import describe_environment
 from fl_sim.runs.outputs import hash_parameters, write_outputs
-from fl_sim.runs.progress import (
-    Listener,
-    ProgressReporter,
-    describe_finished,
-    report_passes,
-)
+from fl_sim.runs.progress import Listener, ProgressReporter, describe_finished, report_passes
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.client_trainer import make_trainer
 
@@ -193,7 +188,7 @@ def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[
             raise DamagedFileError(folder / RESULT, "is of other data: the dataset changed since")
         return result
     except DamagedFileError as error:
-        LOG.warning("%s; the run is made anew", error)
+        LOG.warning("%s; the run is repeated", error)
         for name in (RESULT, MODEL):  # without them it counts as unfinished
             (folder / name).unlink(missing_ok=True)
         return None
@@ -206,7 +201,7 @@ def _check_model(folder: Path, result: dict[str, Any]) -> None:
     tensors, _ = read_unsealed(folder / MODEL)
     parameters = tensors.pop("parameters", torch.zeros(0))
     if hash_parameters(parameters, tensors) != result["params_sha256"]:
-        raise DamagedFileError(folder / MODEL, "is not the model of which result.json tells")
+        raise DamagedFileError(folder / MODEL, "is not the model that result.json describes")
 
 
 def refuse_links(folder: Path) -> None:

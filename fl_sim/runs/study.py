@@ -112,7 +112,7 @@ def read(path: str | Path) -> Study:
     text = decode_source(path.read_bytes())
     measure = getattr(module, "measure", None)
     if not callable(measure):
-        raise RequestError(f"{path} has no function measure, so it is no study")
+        raise RequestError(f"{path} has no function measure, so it is not a study")
     axes: Any = getattr(module, "AXES", {})
     try:
         check_grid(axes)
@@ -201,7 +201,7 @@ def _is_measured(folder: Path) -> bool:
     try:
         return read_numbers(folder) is not None
     except DamagedFileError as error:
-        LOG.warning("%s; the point is measured anew", error)
+        LOG.warning("%s; the point is measured again", error)
         return False
 
 

@@ -18,18 +18,12 @@ def write_summary(
     seeds: dict[str, list[int]] = {}
     for run_id, seed in dict.fromkeys(cell.key for cell in cells):
         seeds.setdefault(run_id, []).append(seed)
-    cell_entries = [_make_entry(root, cell, seeds, errors) for cell in cells]
-    control_entries = [_make_entry(root, control, seeds, errors) for control in controls]
+    entries = [_make_entry(root, cell, seeds, errors) for cell in (*cells, *controls)]
     root.mkdir(parents=True, exist_ok=True)
-    whole = [
-        (e["run_id"], e["seed"]) for e in cell_entries + control_entries if e["status"] != "damaged"
-    ]
-    rows = write_table(root / ROWS, read_run_rows(root, whole, [cell.key for cell in cells]))
-    summary = {
-        "experiment": cells[0].experiment.name,
-        "cells": cell_entries,
-        "controls": control_entries,
-    }
+    undamaged = [(e["run_id"], e["seed"]) for e in entries if e["status"] != "damaged"]
+    rows = write_table(root / ROWS, read_run_rows(root, undamaged, [cell.key for cell in cells]))
+    summary = {"experiment": cells[0].experiment.name, "cells": entries[: len(cells)]}
+    summary["controls"] = entries[len(cells) :]
     write_sealed(root / SUMMARY, {**summary, "files": {ROWS: rows}})
 
 

@@ -1,4 +1,4 @@
-"""An interrupt ends a run after the round at hand, and resuming ends with the same bits."""
+"""An interrupt ends a run after the current round, and resuming gives the same bits."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_finishes_its_round_and_goes_on_to_the_same_bits(
+def test_an_interrupted_run_finishes_its_round_and_resumes_to_the_same_bits(
     experiment: Callable[..., Experiment], tmp_path: Path, sign: signal.Signals
 ) -> None:
     data = Data(dataset="digits", num_clients=2, num_samples=100, num_test=60)

@@ -1,4 +1,4 @@
-"""`fl-sim protect` from outside: killed half-way, it goes on to the same bytes."""
+"""The command `fl-sim protect`: killed half-way, it is continued to the same bytes."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def images_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_call_goes_on_to_the_same_bytes(photographs: Path) -> None:
+def test_a_killed_call_is_continued_to_the_same_bytes(photographs: Path) -> None:
     whole, broken = photographs.parent / "whole", photographs.parent / "broken"
     done = call(photographs, *METHOD, "--out", whole)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_a_killed_call_goes_on_to_the_same_bytes(photographs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_said_in_one_line(photographs: Path) -> None:
+def test_an_error_is_reported_in_one_line(photographs: Path) -> None:
     single = photographs.parent / "single" / "alice"
     single.mkdir(parents=True, exist_ok=True)
     for index in range(2):

@@ -1,4 +1,4 @@
-"""The command line from outside: what is wrong is said in one line, before any work."""
+"""The command line: wrong requests are reported in one line, before any work."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ SMALL = [
 
 
 class Done(NamedTuple):
-    """How a call of the command line ended."""
+    """Exit code and output of a call of the command line."""
 
     code: int
     out: str
@@ -94,7 +94,7 @@ def run_small(fl_sim: Call) -> Call:
           "--set", "strategy=TrimmedMean"], ["no field 'num_byzantine'"]),
     ],
 )  # fmt: skip
-def test_a_wrong_request_is_one_line_and_leaves_nothing(
+def test_a_wrong_request_is_reported_in_one_line_and_writes_nothing(
     tmp_path: Path, run_small: Call, arguments: list[str], words: list[str]
 ) -> None:
     done = run_small(tmp_path / "runs", *arguments)
@@ -162,7 +162,7 @@ def test_lists_name_every_plug_in_with_its_source(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, run_small: Call) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, run_small: Call) -> None:
     arguments = ["--rounds", "40", "--no-controls"]
     assert run_small(tmp_path / "whole", *arguments).code == 0
     command = [sys.executable, "-m", "fl_sim", "run", QUICKSTART, *SMALL, *arguments]

@@ -1,4 +1,4 @@
-"""Studies: every point once a seed, kept, resumed, reported, and compared with what is expected."""
+"""Studies: measured once per seed, kept, resumed, reported, and compared with expectations."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def calls(file: Path) -> int:
     return len(file.with_name("calls").read_text())
 
 
-def test_every_point_is_measured_once_a_seed_and_then_kept(file: Path) -> None:
+def test_every_point_is_measured_once_per_seed_and_then_kept(file: Path) -> None:
     results = study.run(file, out=file.parent)
     assert results.complete
     assert len(results.cells) == calls(file) == 3 * 2 * 2
@@ -81,7 +81,7 @@ def test_every_point_is_measured_once_a_seed_and_then_kept(file: Path) -> None:
     assert calls(file) == 24
 
 
-def test_another_text_of_the_file_is_measured_anew(file: Path) -> None:
+def test_an_edited_file_is_measured_again(file: Path) -> None:
     study.run(file, (0,), out=file.parent)
     file.write_text(FILE.replace("how * size", "how * size * 2"))
     again = study.run(file, (0,), out=file.parent)
@@ -89,7 +89,7 @@ def test_another_text_of_the_file_is_measured_anew(file: Path) -> None:
     assert again.cells["numbers.area"].max() == 160.0
 
 
-def test_a_file_that_is_edited_meanwhile_is_not_measured_further(file: Path) -> None:
+def test_a_file_that_is_edited_during_the_study_stops_it(file: Path) -> None:
     edit = "    Path(__file__).write_text(Path(__file__).read_text() + '#')\n    if size == 2"
     file.write_text(FILE.replace("    if size == 2", edit))
     results = study.run(file, out=file.parent)
@@ -105,20 +105,22 @@ def test_workers_give_the_same_numbers(file: Path) -> None:
     assert alone.cells["numbers.area"].tolist() == many.cells["numbers.area"].tolist()
 
 
-def test_a_point_that_raises_is_recorded_and_the_others_go_on(file: Path) -> None:
+def test_a_point_that_raises_is_recorded_and_the_others_continue(file: Path) -> None:
     file.with_name("broken").touch()
-    told = []
-    results = study.run(file, out=file.parent, on_point_end=lambda point, error: told.append(error))
+    errors = []
+    results = study.run(
+        file, out=file.parent, on_point_end=lambda point, error: errors.append(error)
+    )
     assert not results.complete
     assert results.errors == ("{'size': '2', 'how': 'twice'}: ValueError: no [luck]",)
-    assert len(told) == 12
+    assert len(errors) == 12
     assert results.cells["numbers.area"].notna().sum() == 11
     file.with_name("broken").unlink()
     assert study.run(file, out=file.parent).complete
     assert calls(file) == 13
 
 
-def test_the_command_reports_and_says_what_failed(file: Path, fl_sim: Call) -> None:
+def test_the_command_writes_a_report_and_prints_errors(file: Path, fl_sim: Call) -> None:
     file.with_name("broken").touch()
     code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
     assert code == 1
@@ -135,7 +137,7 @@ def test_the_command_reports_and_says_what_failed(file: Path, fl_sim: Call) -> N
     assert (file.parent / "halves" / "report.html").exists()
 
 
-def test_a_study_that_measures_nothing_says_why(file: Path, fl_sim: Call) -> None:
+def test_a_study_without_results_reports_the_errors(file: Path, fl_sim: Call) -> None:
     file.write_text(FILE.replace("    if size == 2", "    raise OSError('gone')\n    if size == 2"))
     code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
     assert code == 1
@@ -151,14 +153,14 @@ def test_images_are_kept_by_point(file: Path) -> None:
     assert set(images["size 1, plain"]["seen"].flatten().tolist()) == {128}
 
 
-def test_a_tile_has_a_row_a_kind() -> None:
+def test_a_tile_has_a_row_per_kind() -> None:
     few, many = np.zeros((1, 1, 4, 4), np.uint8), np.zeros((9, 1, 4, 4), np.uint8)
     joined = build_tile([few, many])
     assert joined.shape == (1, 12, 8 * 6)
     assert int((joined == 0).sum()) == 16 + 8 * 16
 
 
-def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
+def test_results_of_a_study_can_be_recorded_as_expected(file: Path, fl_sim: Call) -> None:
     study.run(file, out=file.parent)
     path = file.with_name("halves.expected.json")
     code, _ = fl_sim("expected", "record", str(path), "--minutes", "1", "--out", str(file.parent))
@@ -182,12 +184,12 @@ def test_what_a_study_gives_can_be_expected(file: Path, fl_sim: Call) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("AXES = {}", "has no function measure, so it is no study"),
+        ("AXES = {}", "has no function measure, so it is not a study"),
         ("AXES = {'a': [1]}\ndef measure(seed, b): ...", "measure takes seed and ['a']"),
         ("def measure(seed:", "never closed"),
     ],
 )
-def test_what_is_no_study_is_refused_before_any_work(
+def test_a_file_that_is_not_a_study_is_refused_before_any_work(
     tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "no.py"
@@ -198,7 +200,7 @@ def test_what_is_no_study_is_refused_before_any_work(
     assert not (tmp_path / "no").exists()
 
 
-def test_a_study_is_no_experiment_and_its_results_can_be_missing(
+def test_a_study_is_not_an_experiment_and_missing_results_are_reported(
     file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match="it is a study: fl-sim study"):
@@ -228,7 +230,9 @@ def test_a_study_is_no_experiment_and_its_results_can_be_missing(
         {"cell": {"error": []}},
     ],
 )
-def test_a_summary_of_another_shape_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_malformed_summary_is_reported_in_one_line(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     cells = [
         {"settings": {"axis": word}, "seed": 0, "folder": f"{word}/seed=0", "numbers": {"a": 1.0}}
         for word in ("one", "two")

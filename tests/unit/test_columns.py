@@ -23,11 +23,11 @@ from fl_sim.results.columns import find_meaning, find_undescribed, list_columns
         ("rows", "low", "interval"),
     ],
 )
-def test_a_column_means_what_it_should(table: str, name: str, words: str) -> None:
+def test_a_column_has_the_expected_meaning(table: str, name: str, words: str) -> None:
     assert words in str(find_meaning(table, name))
 
 
-def test_what_nobody_described_is_named() -> None:
+def test_columns_without_a_description_are_named() -> None:
     assert find_undescribed("cells", ["seed", "made_up", "leakage.auc"]) == ["made_up"]
     assert find_undescribed("rows", ["seed", "accuracy"]) == ["accuracy"]
 

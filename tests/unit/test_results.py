@@ -1,4 +1,4 @@
-"""Results read back: which run is which cell, and what is a control."""
+"""Results read back: runs, their cells, and controls."""
 
 import json
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def results(tmp_path: Path) -> Results:
     return load_results(tmp_path)
 
 
-def test_a_row_says_what_its_run_is(results: Results) -> None:
+def test_a_row_has_the_settings_of_its_run(results: Results) -> None:
     rows = results.rows[results.rows.metric == "accuracy"]
     told = rows.groupby(["run_id", "is_control"])["value"].size().to_dict()
     assert told == {("one", False): 4, ("both", False): 8, ("extra", True): 4}
@@ -87,15 +87,13 @@ def test_final_numbers_can_be_had_of_a_group(results: Results) -> None:
     assert set(results.final("client_accuracy", group="clean")["client"]) == {0}
 
 
-def test_what_was_measured_before_the_last_round_only_is_not_final(results: Results) -> None:
+def test_a_metric_without_the_last_round_is_not_final(results: Results) -> None:
     assert results.final("early").empty
     with pytest.raises(RequestError, match=r"no metric 'acuracy' in .*; there are accuracy"):
         results.final("acuracy")
 
 
-def test_rows_on_disk_say_what_is_a_control(
-    tmp_path: Path, experiment: Callable[..., Experiment]
-) -> None:
+def test_rows_on_disk_mark_controls(tmp_path: Path, experiment: Callable[..., Experiment]) -> None:
     cells = expand_cells(experiment(), {"client.learning_rate": [0.1, 0.2]}, [0])
     (control,) = expand_cells(experiment(rounds=3), {}, [0])
     for cell in (*cells, control):
@@ -135,7 +133,7 @@ def scored(*cpu: float) -> pd.DataFrame:
     )
 
 
-def test_processor_time_is_added_up_where_every_round_knows_it() -> None:
+def test_processor_time_is_summed_if_every_round_has_it() -> None:
     assert summarise_rows(scored(1.0, 2.5))["cost"]["cpu_seconds"] == 3.5
     for unknown in (scored(1.0, float("nan")), scored()):
         cost = summarise_rows(unknown)["cost"]["cpu_seconds"]

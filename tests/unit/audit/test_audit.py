@@ -1,4 +1,4 @@
-"""Audits of finished runs: what they need, write and say."""
+"""Audits of finished runs: requirements, files and findings."""
 
 import json
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def only_folder(root: Path) -> Path:
     return folder
 
 
-def test_a_free_audit_needs_no_references(head_run: Path) -> None:
+def test_tier_0_needs_no_references(head_run: Path) -> None:
     findings = audit(head_run, tier=0)
     assert set(findings["attack"]) == {"loss", "gap", "population", "gradient norm"}
     assert set(findings["num_references"]) == {0}
@@ -78,7 +78,7 @@ def test_the_gap_attack_is_half_the_gap_of_accuracies(head_run: Path) -> None:
     assert value == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_full_audit_of_a_head_makes_shadow_heads(head_run: Path) -> None:
+def test_tier_2_of_a_head_trains_shadow_heads(head_run: Path) -> None:
     findings = audit(head_run, tier=2, references=16)
     done = findings[(findings.metric == "auc") & (findings.client == -1)]
     names = set(done[done.group == "all"].attack)
@@ -112,12 +112,12 @@ def test_the_same_audit_gives_the_same_numbers_and_reads_its_signals_back(head_r
 
 
 def test_other_networks_are_replayed(experiment: Maker, tmp_path: Path) -> None:
-    """The replays are runs of the same experiment, kept for the next time."""
+    """The replays are runs of the same experiment, and are kept for later audits."""
     own = experiment(data=DATA, rounds=1)
     folder = only_folder(run(own, out=tmp_path, controls=False).path)
     heard: list[int] = []
     findings = audit(folder, 1, 3, listen=lambda progress: heard.append(progress.round))
-    assert len(heard) == 3 + 1  # and the run again, before a witness
+    assert len(heard) == 3 + 1  # and the replay of the run
     signals = load_file(folder / "audit.safetensors")
     assert signals["margin"].shape == (4, 200)
     assert 0.2 < float(signals["members"][1:].double().mean()) < 0.8
@@ -128,8 +128,8 @@ def test_other_networks_are_replayed(experiment: Maker, tmp_path: Path) -> None:
     assert replays == [p.stat().st_mtime_ns for p in folder.rglob("replays/*/*/*/result.json")]
 
 
-def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> None:
-    """What the witness scored is what the clients of the run sent, absent ones left out."""
+def test_a_replay_gives_the_same_bits(experiment: Maker, tmp_path: Path) -> None:
+    """Recorded scores are those of the models that clients sent; absent clients are left out."""
     own = experiment(
         data=replace(DATA, num_clients=4),
         rounds=3,
@@ -151,7 +151,7 @@ def test_a_run_is_seen_again_bit_by_bit(experiment: Maker, tmp_path: Path) -> No
     assert excess == pytest.approx(rates["source_accuracy"] - rates["source_held_out_accuracy"])
 
 
-def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_replayed_is_reported(experiment: Maker, tmp_path: Path) -> None:
     folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
     target_run = load_target(folder)
     elsewhere = replace(
@@ -165,7 +165,7 @@ def test_a_run_that_cannot_be_repeated_says_so(experiment: Maker, tmp_path: Path
     )
 
 
-def test_a_run_of_another_torch_says_so(experiment: Maker, tmp_path: Path) -> None:
+def test_another_version_of_torch_is_reported(experiment: Maker, tmp_path: Path) -> None:
     folder = only_folder(run(experiment(data=DATA, rounds=1), out=tmp_path, controls=False).path)
     path = folder / "environment.json"
     then = json.loads(path.read_text()) | {"torch": "1.0", "switches": {"MKL_CBWR": "COMPATIBLE"}}
@@ -191,10 +191,10 @@ def test_the_cosine_of_a_head_is_that_of_its_gradient() -> None:
 
 
 @pytest.mark.parametrize(("size", "batch"), [(6, 64), (40, 64), (40, 20)])
-def test_a_single_step_gives_the_number_of_its_records_away(
+def test_a_single_step_reveals_the_number_of_its_records(
     experiment: Maker, tmp_path: Path, size: int, batch: int
 ) -> None:
-    """Few records in one step; more than the classes can tell; and two steps."""
+    """Few records in one step, more than the classes can distinguish, and two steps."""
     own = experiment(
         data=replace(DATA, num_samples=4 * size),
         partition=Iid(),
@@ -211,7 +211,7 @@ def test_a_single_step_gives_the_number_of_its_records_away(
     assert set(flags.view) <= {"server"}
 
 
-def test_every_round_knows_the_norms_that_an_audit_finds(head_run: Path) -> None:
+def test_gradient_norms_of_a_round_equal_those_of_an_audit(head_run: Path) -> None:
     rows = pd.read_parquet(head_run / "rows.parquet")
     last = rows[(rows.metric == "mia_gradient_norm_auc") & (rows["round"] == rows["round"].max())]
     findings = audit(head_run, tier=0).query("attack == 'gradient norm' and metric == 'auc'")
@@ -231,15 +231,15 @@ def test_the_norm_of_a_heads_gradient_is_in_closed_form() -> None:
         assert float(found[i]) == pytest.approx(float(gradient.norm()), rel=1e-9)
 
 
-def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no finished run in"):
         find_run_folders(tmp_path)
     (tmp_path / "experiment.json").write_text("{}")
-    with pytest.raises(RequestError, match=r"is no finished run: model\.safetensors is missing"):
+    with pytest.raises(RequestError, match=r"is not a finished run: model\.safetensors is missing"):
         audit(tmp_path)
 
 
-def test_a_model_that_is_not_the_runs_is_refused(head_run: Path) -> None:
+def test_a_model_of_another_run_is_refused(head_run: Path) -> None:
     path = head_run / "model.safetensors"
     before = path.read_bytes()
     tensors = load_file(path)
@@ -252,20 +252,22 @@ def test_a_model_that_is_not_the_runs_is_refused(head_run: Path) -> None:
         path.write_bytes(before)
 
 
-def test_a_run_without_outsiders_is_refused(experiment: Maker, tmp_path: Path) -> None:
+def test_a_run_without_non_members_is_refused(experiment: Maker, tmp_path: Path) -> None:
     own = experiment(data=replace(DATA, held_out=0.0), rounds=1)
     folder = only_folder(run(own, out=tmp_path, controls=False).path)
-    with pytest.raises(RequestError, match="has no outsiders"):
+    with pytest.raises(RequestError, match="has no non-members"):
         audit(folder, 0)
 
 
 @pytest.mark.parametrize(("tier", "references"), [(3, None), (1, 1)])
-def test_what_cannot_be_is_refused(head_run: Path, tier: int, references: int | None) -> None:
+def test_a_wrong_tier_or_number_of_references_is_refused(
+    head_run: Path, tier: int, references: int | None
+) -> None:
     with pytest.raises(FieldError):
         audit(head_run, tier, references)
 
 
-def test_heads_are_trained_as_hard_as_the_federation_trains(experiment: Maker) -> None:
+def test_heads_are_trained_like_those_of_the_federation(experiment: Maker) -> None:
     own = experiment(rounds=6, data=DATA)
     how = plan_head_training(own)
     assert how.batch_size == 2 * 32
@@ -273,7 +275,7 @@ def test_heads_are_trained_as_hard_as_the_federation_trains(experiment: Maker) -
 
 
 def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> AttackContext:
-    """Signals of normal records, on which the attacker's work is known."""
+    """Return signals of normally distributed records."""
     rng = generator(0, "bench")
     members = draw_paired_members(models, count, rng)
     difficulty = 2 * torch.randn(count, generator=rng)
@@ -287,8 +289,8 @@ def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> AttackCon
     )
 
 
-def test_thresholds_know_nothing_of_the_target() -> None:
-    """Another membership of the target, and another margin, leave them as they are."""
+def test_thresholds_do_not_depend_on_the_target() -> None:
+    """Another membership and another margin of the target leave them unchanged."""
     own = bench()
     blind = bench()
     blind.signals.margin[0], blind.signals.members[0] = 7.0, True
@@ -297,7 +299,7 @@ def test_thresholds_know_nothing_of_the_target() -> None:
     assert tune_rmia(own, Rmia("offline")) == tune_rmia(blind, Rmia("offline"))
 
 
-def test_a_threshold_meets_the_rate_that_it_was_set_to() -> None:
+def test_a_threshold_meets_its_nominal_rate() -> None:
     own = bench()
     found = set_thresholds(own, Lira("offline"))
     assert set(found) == {0.01}
@@ -305,11 +307,11 @@ def test_a_threshold_meets_the_rate_that_it_was_set_to() -> None:
     assert float((scores > found[0.01]).double().mean()) < 0.05
 
 
-def test_scores_of_a_plain_loss_have_no_threshold_elsewhere() -> None:
+def test_uncalibrated_scores_have_no_threshold() -> None:
     assert set_thresholds(bench(), LossThreshold()) == {}
 
 
-def test_what_is_missing_is_said_and_not_invented() -> None:
+def test_missing_evidence_is_reported() -> None:
     few = bench(models=2)
     findings, scores = run_attacks(few, tier=2)
     lira = next(f for f in findings if f.attack == "LiRA online")

@@ -1,4 +1,4 @@
-"""Damaged result files: one line that names the file, and the rest goes on."""
+"""Damaged result files: one line names the file, and the others are still read."""
 
 import json
 import os
@@ -39,7 +39,7 @@ SPOILS: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 class Swept:
-    """A sweep of two cells, of which one can be spoilt and mended again."""
+    """A sweep of two cells, one of which can be damaged and repaired."""
 
     def __init__(self, out: Path) -> None:
         self.experiment = Experiment(
@@ -68,7 +68,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 def spoil(path: Path, how: Callable[[bytes], bytes | None]) -> bytes:
-    """Spoil a file, and return what it held."""
+    """Damage a file, and return its former content."""
     before = path.read_bytes()
     after = how(before)
     if after is None:
@@ -80,7 +80,7 @@ def spoil(path: Path, how: Callable[[bytes], bytes | None]) -> bytes:
 
 @pytest.mark.parametrize("how", SPOILS)
 @pytest.mark.parametrize("name", ALL)
-def test_a_damaged_file_is_named_and_the_other_cells_are_told(
+def test_a_damaged_file_is_named_and_the_other_cells_are_reported(
     swept: Swept, name: str, how: str
 ) -> None:
     path = swept.folder() / name
@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named_and_the_other_cells_are_told(
 def test_a_file_of_another_run_is_noticed(swept: Swept, name: str) -> None:
     path, other = swept.folder() / name, swept.folder(1) / name
     if path.read_bytes() == other.read_bytes():
-        return  # both runs say the same here
+        return  # the same in both runs
     before = spoil(path, lambda content: other.read_bytes())
     try:
         results = load_results(swept.out / "test")
@@ -117,7 +117,7 @@ def test_a_file_of_another_run_is_noticed(swept: Swept, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "how"), [(n, h) for h in ("cut", "missing") for n in ALL])
-def test_a_sweep_makes_a_damaged_cell_anew_and_says_so(
+def test_a_sweep_repeats_a_damaged_cell_with_a_warning(
     swept: Swept, name: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = swept.folder() / name
@@ -126,10 +126,10 @@ def test_a_sweep_makes_a_damaged_cell_anew_and_says_so(
     assert results.complete
     assert results.cells.params_sha256.tolist() == swept.results.cells.params_sha256.tolist()
     assert [str(path) in line for line in caplog.messages] == [True]
-    assert "made anew" in caplog.text
+    assert "the run is repeated" in caplog.text
 
 
-def test_garbage_in_what_is_only_shown_stops_nothing(swept: Swept) -> None:
+def test_garbage_in_files_that_are_only_shown_is_ignored(swept: Swept) -> None:
     (swept.folder() / RESULT).unlink()
     (swept.folder() / "model.safetensors").unlink()
     (swept.folder() / "progress.jsonl").write_bytes(b"\xff\xfe\x00garbage\n" * 3)
@@ -137,7 +137,7 @@ def test_garbage_in_what_is_only_shown_stops_nothing(swept: Swept) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "one bit", "junk"])
-def test_a_damaged_summary_is_one_line(swept: Swept, how: str) -> None:
+def test_a_damaged_summary_is_reported_in_one_line(swept: Swept, how: str) -> None:
     path = swept.out / "test" / "summary.json"
     before = spoil(path, SPOILS[how])
     try:
@@ -149,7 +149,7 @@ def test_a_damaged_summary_is_one_line(swept: Swept, how: str) -> None:
 
 
 def read_with(swept: Swept, path: Path, content: dict[str, Any]) -> str:
-    """Read the results with another content in a file; return what was wrong, or nothing."""
+    """Read the results with another content in a file; return the error, or an empty string."""
     before = path.read_bytes()
     path.write_text(json.dumps(content))
     try:
@@ -179,7 +179,7 @@ def test_a_summary_without_a_hash_is_read_or_refused_in_one_line(swept: Swept, n
 
 @pytest.mark.parametrize("name", ["cells", "controls", "files"])
 @pytest.mark.parametrize("value", ["x", [1], [[]], 3, {"a": 1}])
-def test_a_summary_of_another_shape_is_one_line(swept: Swept, name: str, value: Any) -> None:
+def test_a_malformed_summary_is_reported_in_one_line(swept: Swept, name: str, value: Any) -> None:
     path = swept.out / "test" / "summary.json"
     before = path.read_bytes()
     content = {k: own for k, own in json.loads(before).items() if k != "sha256"}
@@ -188,7 +188,7 @@ def test_a_summary_of_another_shape_is_one_line(swept: Swept, name: str, value: 
 
 
 @pytest.mark.parametrize("name", ["accuracy", "cost", "failures", "rounds", "seed"])
-def test_a_result_without_a_hash_is_kept_or_made_anew(swept: Swept, name: str) -> None:
+def test_a_result_without_a_hash_is_kept_or_repeated(swept: Swept, name: str) -> None:
     path = swept.folder() / RESULT
     content = {k: own for k, own in json.loads(path.read_text()).items() if k != "sha256"}
     path.write_text(json.dumps({**content, name: {"a": [None]}}))
@@ -198,7 +198,7 @@ def test_a_result_without_a_hash_is_kept_or_made_anew(swept: Swept, name: str) -
 
 
 @pytest.mark.parametrize("name", ["summary.json", RESULT, "rows.parquet", "model.safetensors"])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept: Swept, name: str) -> None:
+def test_a_pipe_in_place_of_a_file_does_not_block(swept: Swept, name: str) -> None:
     path = (swept.out / "test" if name == "summary.json" else swept.folder()) / name
     path.rename(path.with_suffix(".kept"))
     os.mkfifo(path)
@@ -213,7 +213,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept: Swept, name: str
 
 
 @pytest.mark.parametrize("how", SPOILS)
-def test_a_damaged_table_of_all_rows_is_put_together_anew(swept: Swept, how: str) -> None:
+def test_a_damaged_table_of_all_rows_is_rebuilt(swept: Swept, how: str) -> None:
     path, whole = swept.out / "test" / "rows.parquet", load_results(swept.out / "test")
     before = spoil(path, SPOILS[how])
     try:

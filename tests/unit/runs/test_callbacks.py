@@ -102,7 +102,7 @@ def test_updates_are_shown_before_they_are_added_up(experiment: Maker, batch_cli
     torch.testing.assert_close(last.state.parameters, total.float(), rtol=1e-5, atol=1e-6)
 
 
-def test_updates_made_elsewhere_cannot_be_shown(experiment: Maker) -> None:
+def test_updates_of_other_processes_cannot_be_shown(experiment: Maker) -> None:
     federation = load_federation(experiment().to_json())
     grid = LocalGrid(client_app.app, federation.num_clients)
     backend = FlowerBackend(make_trainer(federation), grid)

@@ -50,14 +50,14 @@ def runs(tmp_path: Path) -> Path:
     return Path(shutil.copytree(STORED, tmp_path / "runs"))
 
 
-def test_the_run_has_the_name_that_it_had(runs: Path) -> None:
+def test_the_run_id_is_unchanged(runs: Path) -> None:
     assert f"earlier/{EXPERIMENT.run_id}" == RUN
     stored = (runs / RUN / "seed=0" / "experiment.json").read_text()
     assert "fl_sim.participants.Stay" in stored
     assert Experiment.from_json(stored) == EXPERIMENT
 
 
-def test_finished_runs_are_kept_and_broken_ones_go_on(runs: Path) -> None:
+def test_finished_runs_are_kept_and_interrupted_ones_continue(runs: Path) -> None:
     finished = (runs / RUN / "seed=0" / "result.json").read_bytes()
     rounds = []
     results = run(

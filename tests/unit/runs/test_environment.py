@@ -1,4 +1,4 @@
-"""What is recorded of the place that a run was made in."""
+"""The recorded environment of a run."""
 
 import shutil
 import subprocess

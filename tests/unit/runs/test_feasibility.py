@@ -1,4 +1,4 @@
-"""What cannot be carried out is refused before any work, in one line that names the field."""
+"""Impossible experiments are refused before any work, in one line that names the field."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ Maker = Callable[..., Experiment]
     ],
     ids=repr,
 )
-def test_a_rule_says_how_many_clients_it_needs_and_what_for(
+def test_a_rule_reports_the_number_of_clients_that_it_needs(
     experiment: Maker, strategy: Any, words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
@@ -80,7 +80,7 @@ def test_the_field_that_was_set_is_named(experiment: Maker) -> None:
         ({"adversary": Adversary(DpSgdClient())}, r"^model: a network that DpSgdClient can train"),
     ],
 )  # fmt: skip
-def test_what_would_break_in_mid_run_is_refused(
+def test_an_experiment_that_would_fail_during_the_run_is_refused(
     experiment: Maker, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
@@ -123,7 +123,7 @@ def test_root_images_may_leave_a_single_test_image(experiment: Maker) -> None:
         ("QFedAvg", {"client_learning_rate": 0.1, "train_loss_key": "x"}, r"strategy: "),
     ],
 )  # fmt: skip
-def test_arguments_of_flowers_strategies_are_looked_at(
+def test_arguments_of_flowers_strategies_are_checked(
     experiment: Maker, name: str, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FieldError, match=words):
@@ -138,7 +138,7 @@ def test_a_wrong_inner_strategy_is_refused(experiment: Maker, inner: Any) -> Non
         experiment(strategy=cls(inner, 0.1, 1.0, 4))
 
 
-def test_arguments_of_an_inner_strategy_are_looked_at(experiment: Maker) -> None:
+def test_arguments_of_an_inner_strategy_are_checked(experiment: Maker) -> None:
     cls: Any = flower.DifferentialPrivacyServerSideFixedClipping
     with pytest.raises(FieldError, match=r"strategy.strategy.fraction_train: in \(0, 1\]"):
         experiment(strategy=cls(flower.FedAvg(fraction_train=-3.0), 0.1, 1.0, 4))
@@ -164,9 +164,7 @@ def test_arguments_of_an_inner_strategy_are_looked_at(experiment: Maker) -> None
     ],
     ids=lambda own: type(own).__name__,
 )
-def test_what_flower_can_aggregate_is_let_through_unchanged(
-    experiment: Maker, strategy: Any
-) -> None:
+def test_a_strategy_that_can_aggregate_is_left_unchanged(experiment: Maker, strategy: Any) -> None:
     wanted = experiment(strategy=strategy)
     before = wanted.to_json()
     feasibility.check(wanted)
@@ -176,14 +174,14 @@ def test_what_flower_can_aggregate_is_let_through_unchanged(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "--batch-clients on: model is to be linear layers and rectifiers"),
+        ({}, "--batch-clients on: model has to be linear layers and ReLUs"),
         (
             {"model": Model("linear"), "client": DittoClient()},
-            "--batch-clients on: client is to train",
+            "--batch-clients on: client has to train",
         ),
     ],
 )
-def test_cohorts_that_cannot_be_are_refused_before_any_work(
+def test_batched_clients_that_are_impossible_are_refused_before_any_work(
     experiment: Maker, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RequestError, match=words):
@@ -191,9 +189,9 @@ def test_cohorts_that_cannot_be_are_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
-def test_cohorts_that_can_be_still_are(experiment: Maker) -> None:
+def test_batched_clients_that_are_possible_are_accepted(experiment: Maker) -> None:
     feasibility.check(experiment(model=Model("linear"), client=SgdClient()), "on")
 
 
-def test_many_rounds_are_looked_at_at_once(experiment: Maker) -> None:
+def test_many_rounds_are_checked_at_once(experiment: Maker) -> None:
     feasibility.check(experiment(rounds=1_000_000, data=Data("digits", 4, 200, 60)))

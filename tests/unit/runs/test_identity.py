@@ -1,4 +1,4 @@
-"""What identifies a run: the experiment, and all else that changes its result."""
+"""Identity of a run: the experiment, and everything else that changes its result."""
 
 import types
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def final_hash(experiment: Experiment, out: Path, **options: Any) -> str:
 
 
 def an_app(factor: float) -> ClientApp:
-    """Return an app whose clients send back what they got, times a factor."""
+    """Return an app whose clients return the received model, times a factor."""
     app = ClientApp()
 
     @app.train()
@@ -82,7 +82,7 @@ def test_a_sweep_keeps_clean_cells_and_those_with_faults_apart(
     assert not set(swept[0]) & set(swept[1])
 
 
-def test_a_run_says_what_it_was_made_with(experiment: Maker, tmp_path: Path) -> None:
+def test_a_result_names_its_faults_and_client_app(experiment: Maker, tmp_path: Path) -> None:
     cells = run(experiment(), out=tmp_path, controls=False, faults=HALF).cells
     assert cells["made_with.faults"][0] == "nan:0.5"
     assert cells.run_id[0] != experiment().run_id
@@ -100,7 +100,7 @@ def test_another_client_app_is_another_run(experiment: Maker, tmp_path: Path) ->
     assert final_hash(experiment(), tmp_path, resume=True, client_app=an_app(0.5)) == theirs
 
 
-def test_what_code_does_is_what_its_hash_is_of() -> None:
+def test_a_hash_of_code_covers_its_behaviour() -> None:
     def scaled(by: Any) -> Callable[[Any], Any]:
         return lambda value: value * by
 
@@ -115,7 +115,7 @@ def test_what_code_does_is_what_its_hash_is_of() -> None:
     assert describe_variant(Faults(), None) == {}
 
 
-def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_path: Path) -> None:
+def test_faults_do_not_leak_into_cached_objects(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment()
     federation = load_federation(wanted.to_json())
     before = [hash_state(outcome.state) for outcome in replay(federation)]
@@ -128,7 +128,7 @@ def test_faults_do_not_leak_into_what_a_process_keeps(experiment: Maker, tmp_pat
     assert [hash_state(outcome.state) for outcome in outcomes] != before
 
 
-def test_faults_of_clients_that_are_not_ours_are_refused() -> None:
+def test_faults_of_a_client_app_are_refused() -> None:
     with pytest.raises(RequestError, match="not on a ClientApp"):
         RunOptions(faults=HALF, client_app=client_app.app)
 
@@ -152,7 +152,7 @@ def only(root: Path, run_id: str) -> Path:
     return root / run_id / "seed=0"
 
 
-def test_attackers_see_the_same_of_a_run_that_is_timed(experiment: Maker) -> None:
+def test_attackers_get_the_same_information_in_a_profiled_run(experiment: Maker) -> None:
     attack = Adversary(OptimalAlieClient(evaluations=4), num_clients=1)
     wanted = experiment(strategy=TrimmedMean(num_byzantine=1), adversary=attack)
     federation = load_federation(wanted.to_json())
@@ -168,7 +168,7 @@ def test_attackers_see_the_same_of_a_run_that_is_timed(experiment: Maker) -> Non
 
 
 def module_with(source: str, **names: Any) -> Callable[..., Any]:
-    """Return the function `f` of a module of a user's own, run from text."""
+    """Return the function `f` of a user's module, executed from text."""
     module = types.ModuleType("users_own")
     vars(module).update(names)
     exec(source, vars(module))
@@ -193,7 +193,7 @@ def module_with(source: str, **names: Any) -> Callable[..., Any]:
         "def f():\n  def g(): return {}\n  return g",
     ],
 )
-def test_whatever_an_app_stands_on_is_in_its_hash(source: str) -> None:
+def test_everything_that_an_app_uses_is_in_its_hash(source: str) -> None:
     first, again, other = (module_with(source.format(n)) for n in (1, 1, 2))
     assert code_digest(first) == code_digest(again) != code_digest(other)
 

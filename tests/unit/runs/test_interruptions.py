@@ -1,4 +1,4 @@
-"""What breaks a run from outside: one clear line, and nothing that is there is spoilt."""
+"""Failures from outside a run: one clear line, and no existing file is damaged."""
 
 import errno
 import json
@@ -25,11 +25,11 @@ Maker = Callable[..., Experiment]
 
 
 class BreakError(Exception):
-    """What breaks a run off in these tests."""
+    """The error that interrupts a run in these tests."""
 
 
-def broken_off(experiment: Experiment, out: Path, after: int = 2) -> Path:
-    """Return the folder of a run that broke off after a few rounds."""
+def interrupt_run(experiment: Experiment, out: Path, after: int = 2) -> Path:
+    """Return the folder of a run that is interrupted after a few rounds."""
 
     def listen(progress: Progress) -> None:
         if progress.round == after:
@@ -44,11 +44,9 @@ def resumed(experiment: Experiment, out: Path) -> Any:
     return run(experiment, out=out, controls=False, resume=True)
 
 
-def test_torn_checkpoints_all_of_them_are_one_clear_error(
-    experiment: Maker, tmp_path: Path
-) -> None:
+def test_damage_of_all_checkpoints_is_one_clear_error(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(rounds=4)
-    folder = broken_off(wanted, tmp_path)
+    folder = interrupt_run(wanted, tmp_path)
     kept = sorted((folder / "checkpoints").glob("*.safetensors"))
     assert len(kept) == 2
     for path in kept:
@@ -57,14 +55,14 @@ def test_torn_checkpoints_all_of_them_are_one_clear_error(
     assert not results.complete
     error = results.cells.error[0]
     assert "no checkpoint in" in error
-    assert error.count("torn, or changed") == 2
+    assert error.count("damaged, or changed") == 2
     assert "without --resume" in error
     assert [path.exists() for path in kept] == [True, True]
 
 
 def test_a_changed_log_is_noticed(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(rounds=4)
-    folder = broken_off(wanted, tmp_path)
+    folder = interrupt_run(wanted, tmp_path)
     log = folder / "log.jsonl"
     log.write_bytes(log.read_bytes().replace(b"accuracy", b"accuracz", 1))
     results = resumed(wanted, tmp_path)
@@ -74,8 +72,8 @@ def test_a_changed_log_is_noticed(experiment: Maker, tmp_path: Path) -> None:
 
 def test_a_foreign_checkpoint_is_refused(experiment: Maker, tmp_path: Path) -> None:
     own, other = experiment(rounds=4), experiment(rounds=5)
-    folder = broken_off(own, tmp_path / "own")
-    foreign = broken_off(other, tmp_path / "other")
+    folder = interrupt_run(own, tmp_path / "own")
+    foreign = interrupt_run(other, tmp_path / "other")
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
     for path in (foreign / "checkpoints").iterdir():
@@ -85,7 +83,9 @@ def test_a_foreign_checkpoint_is_refused(experiment: Maker, tmp_path: Path) -> N
     assert "of another experiment" in results.cells.error[0]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(experiment: Maker, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(
+    experiment: Maker, tmp_path: Path
+) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / experiment().run_id).write_text("a file, where a folder has to be")
     results = run(experiment(), out=tmp_path, controls=False)
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(experiment: Maker, tmp_path: P
 
 
 @pytest.mark.parametrize("spot", ["log", "checkpoint", "result"])
-def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(
+def test_a_full_disk_ends_the_run_and_leaves_complete_files(
     experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spot: str
 ) -> None:
     wanted = experiment(rounds=4)
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(
 
 
 def _fill_the_disk(patch: pytest.MonkeyPatch, spot: str, full: OSError) -> None:
-    """Fail the third write of a kind, having written half of it."""
+    """Let the third write of a kind fail half-way."""
     calls = []
 
     def third(write: Callable[..., Any], spoil: Callable[..., None]) -> Callable[..., Any]:
@@ -155,7 +155,7 @@ def _fill_the_disk(patch: pytest.MonkeyPatch, spot: str, full: OSError) -> None:
 
 
 def big(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, spare: float) -> Federation:
-    """Return a federation that needs more than there is, by `spare` models."""
+    """Return a federation that needs more memory than there is, by `spare` models."""
     federation = load_federation(experiment.to_json())
     monkeypatch.setattr(memory, "used_memory", lambda: 0)
     room = memory.predict(federation) - int(spare * 4 * len(federation.start))

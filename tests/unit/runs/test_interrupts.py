@@ -38,8 +38,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(autouse=True)
-def nobody_stops() -> Iterator[None]:
-    """Leave no wish to stop behind."""
+def reset_stop_request() -> Iterator[None]:
+    """Reset the request to stop after a test."""
     yield
     interrupts.set_flag(None)
 
@@ -79,7 +79,7 @@ def test_an_interrupt_while_everything_is_imported_ends_without_a_traceback() ->
 
 
 @pytest.mark.slow
-def test_a_script_on_standard_input_has_workers_too(tmp_path: Path) -> None:
+def test_a_script_on_standard_input_can_use_workers(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-", str(tmp_path)],
         cwd=ROOT,

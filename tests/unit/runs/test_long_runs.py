@@ -1,4 +1,4 @@
-"""Two hundred rounds in which clients crash, lie and hang: nothing lost, nothing leaks."""
+"""Two hundred rounds in which clients crash, hang and send NaN: no loss, and no leak."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def long_run(
 
 
 def expected() -> tuple[Counter[tuple[int, int, str]], Counter[int]]:
-    """Return every fault that has to strike, and the updates of each round that remain."""
+    """Return every expected fault, and the number of remaining updates by round."""
     faults: Counter[tuple[int, int, str]] = Counter()
     valid: Counter[int] = Counter()
     for number in range(1, ROUNDS + 1):

@@ -1,4 +1,4 @@
-"""How a run gets on: lines in its folder and on standard output, trackers, a profile."""
+"""Progress of a run: lines in its folder and on standard output, trackers, a profile."""
 
 import json
 import math
@@ -22,15 +22,15 @@ Maker = Callable[..., Experiment]
 
 
 class BreakError(Exception):
-    """What breaks a run off in these tests."""
+    """The error that interrupts a run in these tests."""
 
 
-def lines_of(out: Path) -> list[dict[str, object]]:
+def read_lines(out: Path) -> list[dict[str, object]]:
     (path,) = out.rglob("progress.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_round_is_a_line_whether_or_not_the_run_was_broken(
+def test_every_round_is_a_line_whether_or_not_the_run_was_interrupted(
     experiment: Maker, tmp_path: Path
 ) -> None:
     def listen(progress: Progress) -> None:
@@ -43,7 +43,7 @@ def test_every_round_is_a_line_whether_or_not_the_run_was_broken(
     path.write_text(path.read_text() + '{"round": 3, "of a round": "that was lost"}\n')
     heard: list[Progress] = []
     run(wanted, out=tmp_path, controls=False, resume=True, listen=heard.append)
-    lines = lines_of(tmp_path)
+    lines = read_lines(tmp_path)
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert [json.loads(own.to_json()) for own in heard] == lines[2:]
     names = "run label round rounds clients failures accuracy seconds clients_per_second"
@@ -54,7 +54,7 @@ def test_every_round_is_a_line_whether_or_not_the_run_was_broken(
     assert last["clients_per_second"] == pytest.approx(4 / last["seconds"], rel=0.01)
 
 
-def test_noise_is_heard_of_before_the_first_round(
+def test_noise_is_reported_before_the_first_round(
     experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
@@ -67,7 +67,7 @@ def test_noise_is_heard_of_before_the_first_round(
     assert before == sorted(before)
     assert before[-1] == 2 * (200 + 2 * 200)  # of the surrogate, and of the noise
     assert all('"noise_passes"' in own.to_json() for own in heard if own.round == 0)
-    assert [line["round"] for line in lines_of(tmp_path)] == [1, 2]
+    assert [line["round"] for line in read_lines(tmp_path)] == [1, 2]
 
 
 def test_an_accuracy_that_was_not_measured_is_null() -> None:
@@ -76,7 +76,7 @@ def test_an_accuracy_that_was_not_measured_is_null() -> None:
 
 
 @pytest.mark.slow
-def test_json_on_standard_output_is_all_there_is(
+def test_standard_output_holds_json_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])
@@ -89,11 +89,11 @@ def test_json_on_standard_output_is_all_there_is(
         cli.main()
     assert stop.value.code == 0
     printed = capsys.readouterr().out.splitlines()
-    told = [line for line in map(json.loads, printed) if line["round"]]  # 0: noise is made
-    assert told == lines_of(tmp_path)
+    lines = [line for line in map(json.loads, printed) if line["round"]]  # 0: noise is made
+    assert lines == read_lines(tmp_path)
 
 
-def test_trackers_get_what_is_about_everybody_and_no_name_is_a_folder_of_another() -> None:
+def test_trackers_get_overall_numbers_and_no_name_is_a_folder_of_another() -> None:
     rows = [
         Row(1, "accuracy", 0.5),
         Row(1, "accuracy", 0.4, group="clean"),
@@ -117,7 +117,7 @@ def test_an_unknown_tracker_is_refused() -> None:
         RunOptions(trackers=("clipboard",))
 
 
-def test_tensorboard_shows_what_the_results_say(experiment: Maker, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_numbers_of_the_results(experiment: Maker, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -130,7 +130,7 @@ def test_tensorboard_shows_what_the_results_say(experiment: Maker, tmp_path: Pat
     assert [event.value for event in events] == pytest.approx(rows.value.tolist(), rel=1e-6)
 
 
-def test_mlflow_goes_on_with_the_run_that_was_broken(experiment: Maker, tmp_path: Path) -> None:
+def test_mlflow_continues_an_interrupted_run(experiment: Maker, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
 
     def listen(progress: Progress) -> None:
@@ -169,5 +169,5 @@ def test_a_finished_run_without_an_accuracy_is_reported_with_none(
     experiment: Maker, tmp_path: Path
 ) -> None:
     result = {"accuracy": None, "rounds": 2}  # JSON has null for NaN
-    told = progress.describe_finished(experiment(), tmp_path, "quick", result)
-    assert math.isnan(told.accuracy)
+    finished = progress.describe_finished(experiment(), tmp_path, "quick", result)
+    assert math.isnan(finished.accuracy)

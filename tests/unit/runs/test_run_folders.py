@@ -24,30 +24,30 @@ Maker = Callable[..., Experiment]
 STUDY = '"""A study."""\n\ndef measure(seed):\n    return {"number": float(seed)}\n'
 
 
-def hold(folder: str, there: Any) -> None:
-    """Hold a folder until told otherwise."""
+def hold_lock(folder: str, pipe: Any) -> None:
+    """Lock a folder until a message comes, for a minute at most."""
     with lock_folder(Path(folder)):
-        there.send("held")
-        there.poll(60)
+        pipe.send("locked")
+        pipe.poll(60)
 
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[Any]:
-    """Let another process hold a folder."""
+    """Let another process lock a folder."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    other = context.Process(target=hold, args=(str(folder), there))
+    own_end, other_end = context.Pipe()
+    other = context.Process(target=hold_lock, args=(str(folder), other_end))
     other.start()
-    assert here.poll(60)
+    assert own_end.poll(60)
     try:
-        yield other, here
+        yield other, own_end
     finally:
         if other.is_alive():
-            here.send("enough")
+            own_end.send("enough")
         other.join(60)
 
 
-def test_a_second_process_is_refused_and_told_who_is_there(
+def test_a_second_process_is_refused_with_the_id_of_the_first(
     experiment: Maker, tmp_path: Path
 ) -> None:
     with in_use(tmp_path / "test") as (other, _):
@@ -59,7 +59,7 @@ def test_a_second_process_is_refused_and_told_who_is_there(
     assert run(experiment(rounds=1), out=tmp_path, controls=False).complete
 
 
-def test_a_second_process_waits_where_it_is_told_to(tmp_path: Path) -> None:
+def test_a_second_process_waits_if_asked_to(tmp_path: Path) -> None:
     with in_use(tmp_path / "test") as (other, here):
         here.send("enough")
         with lock_folder(tmp_path / "test", wait=True):
@@ -67,7 +67,7 @@ def test_a_second_process_waits_where_it_is_told_to(tmp_path: Path) -> None:
             assert not other.is_alive()
 
 
-def test_what_a_killed_process_leaves_stands_in_nobodys_way(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     with in_use(tmp_path / "test") as (other, _):
         os.kill(other.pid, signal.SIGKILL)
         other.join(60)
@@ -75,12 +75,12 @@ def test_what_a_killed_process_leaves_stands_in_nobodys_way(tmp_path: Path) -> N
             assert json.loads((tmp_path / "test" / ".lock").read_text())["pid"] == os.getpid()
 
 
-def test_other_experiments_go_on_beside(experiment: Maker, tmp_path: Path) -> None:
+def test_other_experiments_can_run_at_the_same_time(experiment: Maker, tmp_path: Path) -> None:
     with in_use(tmp_path / "another"):
         assert run(experiment(rounds=1), out=tmp_path, controls=False).complete
 
 
-def test_a_study_is_held_too(tmp_path: Path) -> None:
+def test_a_study_is_locked_too(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(STUDY)
     with in_use(tmp_path / "study"), pytest.raises(FolderInUseError):
         run_study(tmp_path / "study.py", out=tmp_path)
@@ -141,7 +141,7 @@ def of_a_file(experiment: Maker, path: Path, **fields: Any) -> Experiment:
     return experiment(data=data, partition=Iid(), **fields)
 
 
-def test_a_finished_run_of_other_data_is_made_anew(
+def test_a_finished_run_of_other_data_is_repeated(
     experiment: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "own.npz"
@@ -157,7 +157,7 @@ def test_a_finished_run_of_other_data_is_made_anew(
     fresh = run(wanted, out=tmp_path / "b", controls=False).cells
     assert changed.params_sha256[0] == fresh.params_sha256[0] != first.params_sha256[0]
     assert changed.data_sha256[0] != first.data_sha256[0]
-    assert "the dataset changed since; the run is made anew" in caplog.text
+    assert "the dataset changed since; the run is repeated" in caplog.text
 
 
 def test_a_checkpoint_of_other_data_is_refused(experiment: Maker, tmp_path: Path) -> None:

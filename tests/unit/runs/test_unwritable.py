@@ -1,4 +1,4 @@
-"""What can't be written to, or leads elsewhere, is refused in one line before any work."""
+"""Folders without permission, and links, are refused in one line before any work."""
 
 import os
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_a_folder_that_can_be_written_to_is_left_as_it_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
-def test_a_path_that_cannot_be_looked_at_is_a_wrong_request(tmp_path: Path, name: str) -> None:
+def test_a_path_that_cannot_be_read_is_a_wrong_request(tmp_path: Path, name: str) -> None:
     for command in (refuse_unreadable, report, lambda path: audit(path, 0)):
         with pytest.raises(RequestError, match=r"cannot read .*: \S"):
             command(tmp_path / name)
