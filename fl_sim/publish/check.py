@@ -79,8 +79,8 @@ def check_protected(out: Path, source: Path | None, progress: Progress) -> Check
     entries, protection = manifest.list_entries(content), manifest.parse_protection(content)
     originals = _find_originals(source or Path(content["source"]))
     of_arrays = all(entry.file.endswith(".npz") for entry in entries)
-    find = _check_arrays if of_arrays else _check_files
-    findings = list(find(out, originals, entries, protection, progress))
+    check = _check_arrays if of_arrays else _check_files
+    findings = list(check(out, originals, entries, protection, progress))
     problems = [finding.problem for finding in findings if finding.problem]
     changes = [finding.change for finding in findings if finding.change >= 0]
     if changes and max(changes) == 0:
@@ -109,8 +109,8 @@ def _find_originals(claimed: Path) -> Path | None:
 
 def describe_result(result: CheckResult) -> list[str]:
     """Return lines of text that keep measured values apart from claims of the manifest."""
-    asked = f"{result.radius:.3g}/255" + (" (root mean square)" if result.norm == "l2" else "")
-    claim = f"the manifest claims a radius of {asked} and changes up to {result.claimed}/255"
+    radius = f"{result.radius:.3g}/255" + (" (root mean square)" if result.norm == "l2" else "")
+    claim = f"the manifest claims a radius of {radius} and changes up to {result.claimed}/255"
     against = "hashes, labels and radius" if result.compared else "hashes and labels"
     lines = [f"{result.num_images} images are as protected: {against} of the manifest"]
     if result.compared:

@@ -41,13 +41,13 @@ def make_noise(
         return saved
     ids = torch.arange(len(images))
 
-    def listen(passes: int) -> None:
+    def on_pass(passes: int) -> None:
         progress("passes over each image", passes // len(images), None)
 
     work = request.out / WORK
     with wrap_write_errors(work), resume_from(work):
         protected, report = protect_and_report(
-            request.protection, images, labels, ids, request.seed, listen
+            request.protection, images, labels, ids, request.seed, on_pass
         )
     if report.largest_change == 0:
         shutil.rmtree(work, ignore_errors=True)
