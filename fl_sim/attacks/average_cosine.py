@@ -6,11 +6,7 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import (
-    missing_trajectory,
-    require_cosines,
-    require_trajectory,
-)
+from fl_sim.attacks._shared.trajectories import get_cosines, get_trajectory, missing_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View
 
 
@@ -37,9 +33,7 @@ class AverageCosine(MembershipAttack):
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean cosine over rounds."""
-        return (
-            require_trajectory(evidence).of_suspects(require_cosines(evidence)).double().nanmean(0)
-        )
+        return get_trajectory(evidence).of_suspects(get_cosines(evidence)).double().nanmean(0)
 
     def missing(self, evidence: Evidence) -> str:
         """Return the reason if cosines are missing, or an empty string."""

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import missing_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import get_trajectory, missing_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
@@ -34,7 +34,7 @@ class DeltaLoss(MembershipAttack):
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""
-        trajectory = require_trajectory(evidence)
+        trajectory = get_trajectory(evidence)
         after = loss(trajectory.of_suspects(trajectory.client_margin))
         return (loss(trajectory.global_margin) - after).nanmean(0)
 

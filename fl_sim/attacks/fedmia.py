@@ -7,11 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import (
-    missing_trajectory,
-    require_cosines,
-    require_trajectory,
-)
+from fl_sim.attacks._shared.trajectories import get_cosines, get_trajectory, missing_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 from fl_sim.core import serialization
 
@@ -54,12 +50,9 @@ class FedMia(MembershipAttack):
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean over rounds of the suspect's quantile among the other clients."""
-        trajectory = require_trajectory(evidence)
-        signal = (
-            -loss(trajectory.client_margin)
-            if self.signal == "loss"
-            else require_cosines(evidence).double()
-        )
+        trajectory = get_trajectory(evidence)
+        use_loss = self.signal == "loss"
+        signal = -loss(trajectory.client_margin) if use_loss else get_cosines(evidence).double()
         rounds, _, records = signal.shape
         suspects = trajectory.suspects.expand(rounds, 1, records)
         others = signal.scatter(1, suspects, torch.nan)

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.attacks._shared.trajectories import missing_trajectory, require_trajectory
+from fl_sim.attacks._shared.trajectories import get_trajectory, missing_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 
@@ -33,7 +33,7 @@ class LossSeries(MembershipAttack):
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""
-        trajectory = require_trajectory(evidence)
+        trajectory = get_trajectory(evidence)
         return -loss(trajectory.of_suspects(trajectory.client_margin)).nanmean(0)
 
     def missing(self, evidence: Evidence) -> str:

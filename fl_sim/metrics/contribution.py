@@ -63,13 +63,13 @@ def gtg_shapley(
 ) -> Float[Tensor, " n"]:
     """Return the clients' Shapley values in a round: exact for few clients, else estimates.
 
-    Up to `exact_up_to` clients all 2^n coalitions are evaluated, and nothing is cut off: see
-    `exact_shapley`. With more, guided truncated sampling estimates them. A round whose whole step
-    is worth less than `truncation` gives everybody 0. Otherwise clients join in random orders, n
-    orders a cycle, in which each client comes first once; a client gets what the worth grows by
-    when it joins. An order ends once the worth is within `truncation` of that of all: who joins
-    later gets nothing. Cycles go on until the estimates settle (`_has_converged`), at most
-    `max_cycles` of them. Coalitions are evaluated once.
+    Up to `exact_up_to` clients, all 2^n coalitions are evaluated: see `exact_shapley`. With more,
+    guided truncated sampling estimates the values. If the whole step is worth less than
+    `truncation`, every value is 0. Otherwise clients join in random orders, n orders per cycle,
+    of which each client leads one, and a client is credited with the growth of the worth when it
+    joins. An order is cut off once the worth is within `truncation` of that of all clients: later
+    clients get 0. Cycles are repeated until the estimates converge (`_has_converged`), at most
+    `max_cycles` times. Each coalition is evaluated once.
 
     The values add up to the worth of the whole step, estimates to within `truncation`; a client
     without effect has 0.
@@ -126,17 +126,17 @@ def _sampled_shapley(
     count: int, worth: Worth, rng: torch.Generator, truncation: float, max_cycles: int
 ) -> Float[Tensor, " n"]:
     """Return estimates by guided truncated sampling: see `gtg_shapley`."""
-    whole, nothing = worth(frozenset(range(count))), worth(frozenset())
-    if math.isnan(whole - nothing):
+    full, empty = worth(frozenset(range(count))), worth(frozenset())
+    if math.isnan(full - empty):
         return torch.full((count,), torch.nan, dtype=torch.float64)
-    if abs(whole - nothing) <= truncation:
-        return torch.zeros(count, dtype=torch.float64)
     total = torch.zeros(count, dtype=torch.float64)
+    if abs(full - empty) <= truncation:
+        return total
     history: list[Tensor] = []
     for cycle in range(max_cycles):
         for first in range(count):
             order = [i for i in torch.randperm(count, generator=rng).tolist() if i != first]
-            total += _marginal_contributions([first, *order], worth, whole, nothing, truncation)
+            total += _marginal_contributions([first, *order], worth, full, empty, truncation)
         history.append(total / (count * (cycle + 1)))
         if _has_converged(history):
             break
@@ -144,18 +144,14 @@ def _sampled_shapley(
 
 
 def _marginal_contributions(
-    order: list[int],
-    worth: Worth,
-    whole: float,
-    nothing: float,
-    truncation: float,
+    order: list[int], worth: Worth, full: float, empty: float, truncation: float
 ) -> Float[Tensor, " n"]:
     """Return the growth of the worth as each client joins; 0 after the order is cut off."""
     gains = torch.zeros(len(order), dtype=torch.float64)
     joined: frozenset[int] = frozenset()
-    before = nothing
+    before = empty
     for client in order:
-        if abs(whole - before) <= truncation:
+        if abs(full - before) <= truncation:
             break
         joined |= {client}
         after = worth(joined)

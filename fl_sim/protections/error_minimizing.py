@@ -11,12 +11,17 @@ from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate
-from fl_sim.protections._shared import alternating_optimization
+from fl_sim.protections._shared.alternating_optimization import (
+    AlternatingNoise,
+    SignStepNoise,
+    count_outputs,
+    get_image_shape,
+)
 
 
 @final
 @dataclass(frozen=True)
-class ErrorMinimizing(alternating_optimization.SignStepNoise):
+class ErrorMinimizing(SignStepNoise):
     """Noise that makes the loss so small that there is nothing left to learn (EM).
 
     A surrogate and the noise minimise the loss alternately: some steps of the surrogate on the
@@ -38,8 +43,7 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
         step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
         stop_error: Error of the surrogate on noisy images at which the passes end.
         max_passes: Largest number of passes, since the error does not fall monotonically.
-        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
-            5e-4).
+        batch_size, learning_rate: Settings of its SGD (momentum 0.9, weight decay 5e-4).
         pass_steps: Smallest number of steps per pass of class-wise noise. The images that it is
             made on grow from a fifth to all, and are then repeated. 0 takes a fifth once, as
             published: 78 steps with batches of 128 of 50,000 images, but 1 step of 600 images.
@@ -69,14 +73,11 @@ class ErrorMinimizing(alternating_optimization.SignStepNoise):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return sample-wise noise, or the noise of each image's class."""
-        shape, num_classes = (
-            alternating_optimization.get_image_shape(images),
-            alternating_optimization.count_outputs(labels),
-        )
-        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
+        shape, rate = get_image_shape(images), self.learning_rate
+        surrogate = Surrogate(self.surrogate, shape, count_outputs(labels), seed, rate)
         rng = generator(seed, "error_minimizing", "batches")
         batches = BatchCycle(len(images), self.batch_size, rng, surrogate.min_batch_size(images))
-        search = alternating_optimization.AlternatingNoise(
+        search = AlternatingNoise(
             surrogate,
             images,
             labels,

@@ -29,8 +29,7 @@ class RobustErrorMinimizing(RobustNoise):
             the radius.
         surrogate: Network that is trained together with the noise.
         surrogate_steps: Number of batches, each with new noise and one step of the surrogate.
-        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
-            5e-4).
+        batch_size, learning_rate: Settings of its SGD (momentum 0.9, weight decay 5e-4).
         noise_steps: Number of sign steps, each of a fifth of the radius.
         transforms: Number of random crops and flips over which a gradient is averaged.
         padding, flip: Settings of the transforms; 0 and False leave images as they are.

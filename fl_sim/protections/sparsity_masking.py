@@ -15,7 +15,11 @@ from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate
-from fl_sim.protections._shared import alternating_optimization
+from fl_sim.protections._shared.alternating_optimization import (
+    AlternatingNoise,
+    count_outputs,
+    get_image_shape,
+)
 
 
 @final
@@ -41,8 +45,7 @@ class SparsityMasking(Protection):
         step_size: Size of a sign step, in [0, 1]; None for a tenth of the radius.
         stop_error: Error of the surrogate on noisy images at which the passes end.
         max_passes: Largest number of passes, since the error does not fall monotonically.
-        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
-            5e-4).
+        batch_size, learning_rate: Settings of its SGD (momentum 0.9, weight decay 5e-4).
     """
 
     radius: float = 8 / 255
@@ -74,14 +77,11 @@ class SparsityMasking(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return masked noise, optimised alternately with the surrogate."""
-        shape, num_classes = (
-            alternating_optimization.get_image_shape(images),
-            alternating_optimization.count_outputs(labels),
-        )
-        surrogate = Surrogate(self.surrogate, shape, num_classes, seed, self.learning_rate)
+        shape, rate = get_image_shape(images), self.learning_rate
+        surrogate = Surrogate(self.surrogate, shape, count_outputs(labels), seed, rate)
         rng = generator(seed, "sparsity_masking", "batches")
         batches = BatchCycle(len(images), self.batch_size, rng, surrogate.min_batch_size(images))
-        return alternating_optimization.AlternatingNoise(
+        return AlternatingNoise(
             surrogate,
             images,
             labels,

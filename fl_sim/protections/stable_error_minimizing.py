@@ -31,8 +31,7 @@ class StableErrorMinimizing(RobustNoise):
         random_radius: Radius of the uniform disturbance, in [0, 1]; None for the adversary's.
         surrogate: Network that is trained together with the noise.
         surrogate_steps: Number of batches, each with new noise and one step of the surrogate.
-        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
-            5e-4).
+        batch_size, learning_rate: Settings of its SGD (momentum 0.9, weight decay 5e-4).
         noise_steps: Number of sign steps, each of a fifth of the radius.
         transforms: Number of random crops and flips over which a gradient is averaged.
         padding, flip: Settings of the transforms; 0 and False leave images as they are.

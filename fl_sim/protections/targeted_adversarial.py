@@ -44,8 +44,7 @@ class TargetedAdversarial(Protection):
         step_size: Size of a sign step, in [0, 1]; None for the radius over 125.
         padding: Largest shift, in pixels, of the random crops and flips under which the attack
             has to work; 0 for no transforms.
-        batch_size, learning_rate: Settings of the surrogate (SGD, momentum 0.9, weight decay
-            5e-4).
+        batch_size, learning_rate: Settings of its SGD (momentum 0.9, weight decay 5e-4).
         start: Start of the noise: `zero`; `uniform` within the radius; or `gaussian` with the
             radius as its standard deviation, clipped to the radius.
         restarts: Number of attacks per batch, of which the one with the lowest loss is used.
@@ -83,8 +82,7 @@ class TargetedAdversarial(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Float[Tensor, "n c h w"]:
         """Return noise of attacks on a surrogate that is trained on the clean images."""
-        num_classes = count_outputs(labels)
-        shape = get_image_shape(images)
+        shape, num_classes = get_image_shape(images), count_outputs(labels)
         rate, clip = self.learning_rate, self.clip_gradient
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         rng = generator(seed, "targeted_adversarial", "surrogate")

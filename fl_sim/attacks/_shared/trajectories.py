@@ -6,15 +6,15 @@ from torch import Tensor
 from fl_sim.contracts.attacks import Evidence, Trajectory
 
 
-def require_trajectory(evidence: Evidence) -> Trajectory:
+def get_trajectory(evidence: Evidence) -> Trajectory:
     """Return the trajectory; `missing_trajectory` has checked that there is one."""
     assert evidence.trajectory is not None
     return evidence.trajectory
 
 
-def require_cosines(evidence: Evidence) -> Float[Tensor, "r k n"]:
+def get_cosines(evidence: Evidence) -> Float[Tensor, "r k n"]:
     """Return the cosines; `missing_trajectory` has checked that there are some."""
-    cosine = require_trajectory(evidence).cosine
+    cosine = get_trajectory(evidence).cosine
     assert cosine is not None
     return cosine
 

@@ -40,8 +40,8 @@ def auc_with_interval(
     if m == 0 or n == 0 or np.isnan(positive).any() or np.isnan(negative).any():
         return float("nan"), float("nan"), float("nan")
     ranks = _mean_ranks(np.concatenate([positive, negative]))
-    above = (ranks[:m] - _mean_ranks(positive)) / n  # share of outsiders below each member
-    below = 1 - (ranks[m:] - _mean_ranks(negative)) / m  # share of members above each outsider
+    above = (ranks[:m] - _mean_ranks(positive)) / n  # share of non-members below each member
+    below = 1 - (ranks[m:] - _mean_ranks(negative)) / m  # share of members above each non-member
     area = float(above.mean())
     if m < 2 or n < 2:
         return area, 0.0, 1.0

@@ -93,8 +93,7 @@ class RobustNoise(Protection):
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
     ) -> Surrogate:
         """Return the trained surrogate; its rate falls tenfold after 40 % and 80 % of the steps."""
-        num_classes = count_outputs(labels)
-        shape = get_image_shape(images)
+        shape, num_classes = get_image_shape(images), count_outputs(labels)
         rate, clip = self.learning_rate, self.clip_gradient
         surrogate = Surrogate(self.surrogate, shape, num_classes, seed, rate, clip)
         checkpoint, last = Checkpoint("surrogate"), self.surrogate_steps
