@@ -41,7 +41,7 @@ every_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda c: type(c).
 
 
 class Trained(NamedTuple):
-    """What a client made of a fresh network."""
+    """Result of a client's training of a fresh network."""
 
     start: Tensor
     parameters: Tensor

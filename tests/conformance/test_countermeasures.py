@@ -37,7 +37,7 @@ def network(shape: tuple[int, int, int]) -> nn.Sequential:
 
 
 def applied(own: Countermeasure, images: Tensor, seed: int = 3) -> Tensor:
-    """Return what the countermeasure makes of images, as floats in [0, 1]."""
+    """Return the images after the countermeasure, as floats in [0, 1]."""
     rng, labels = generator(seed, "apply"), torch.arange(len(images)) % 4
     if isinstance(own, Filter):
         filtered = own.filter(images, labels, rng)

@@ -1,4 +1,4 @@
-"""The Python code of README and docs runs as it stands there."""
+"""The Python code of README and docs runs unchanged."""
 
 import re
 import sys
@@ -31,7 +31,7 @@ def blocks(path: str) -> list[str]:
 
 
 def names_of(code: str, name: str) -> dict[str, Any]:
-    """Run code as a module, and return what it defines."""
+    """Run code as a module, and return its names."""
     module = ModuleType(name)
     sys.modules[name] = module
     exec(compile(code, name, "exec"), module.__dict__)

@@ -1,5 +1,4 @@
-"""Every metric, found by walking its package: known values, and numbers that say when not to
-be read."""
+"""Every metric, found by walking its package: known values, and flags of undefined ones."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -32,12 +31,12 @@ Maker = Callable[..., RoundRecord]
 
 
 def sure_of(labels: Tensor, num_classes: int = 10) -> Tensor:
-    """Return logits that are right and sure."""
+    """Return confident logits of the given labels."""
     return 50 * torch.nn.functional.one_hot(labels, num_classes).float()
 
 
 def perfect(record: RoundRecord) -> RoundRecord:
-    """Return an observation of a model that knows the test set and leaks every member."""
+    """Return the record of a model that is perfect on the test set and leaks every member."""
     wrong = (record.pool_labels + 1) % 10
     answers = torch.where(record.members, record.pool_labels, wrong)
     return replace(record, test_logits=sure_of(record.test_labels), pool_logits=sure_of(answers))
@@ -52,19 +51,19 @@ def values(record: RoundRecord, metric: str, group: str = "all") -> list[float]:
 
 
 def readable(row: Row) -> bool:
-    """Return whether a row is a number, or says why it is none."""
+    """Return whether a row has a finite value, or a note with the reason."""
     return math.isfinite(row.value) or (not row.valid and bool(row.note))
 
 
 def part(record: RoundRecord, kept: Tensor) -> RoundRecord:
-    """Return an observation whose pool is a part of the audited records."""
+    """Return a record whose pool is a part of the audited records."""
     names = ("pool_logits", "pool_labels", "pool_clients", "members", "protected")
     changed: Any = {name: getattr(record, name)[kept] for name in names}
     return replace(record, **changed)
 
 
 def odd_observations(record: RoundRecord) -> dict[str, RoundRecord]:
-    """Return observations in which something is missing, by what."""
+    """Return records in which something is missing, by its name."""
     no, yes = torch.zeros(160, dtype=torch.bool), torch.ones(160, dtype=torch.bool)
     none, all_ = torch.zeros(4, dtype=torch.int64), torch.full((4,), 80)
     own = torch.tensor([80, 0, 0, 0])
@@ -147,7 +146,7 @@ PARTS = ("test", "pool", "triggered", "personal", "everything")
 
 
 def broken(record: RoundRecord, part: str, kind: str, everywhere: bool) -> RoundRecord:
-    """Return what is seen of a model one of whose outputs, or all, are not finite."""
+    """Return the record of a model of which some or all outputs are not finite."""
 
     def spoilt(logits: Tensor) -> Tensor:
         rows = slice(None) if everywhere else slice(0, 1)
@@ -229,7 +228,7 @@ def test_what_does_not_read_a_broken_part_stays(metric: Metric, observation: Mak
 
 
 class Careless(Metric):
-    """What a newcomer may write: it believes whatever it is given."""
+    """A metric without checks of its own, as a user may write it."""
 
     def rows(self, record: RoundRecord) -> Iterator[Row]:
         yield Row(record.round, "clients", record.num_clients)

@@ -40,7 +40,7 @@ def gentle(partition: Any) -> Any:
 def sizes_or_field(
     partition: Partition, labels: torch.Tensor, num_clients: int, seed: int = 0
 ) -> tuple[list[int], str]:
-    """Return the sizes of the shares, or the field that stood in the way."""
+    """Return the sizes of the shares, or the field that was refused."""
     try:
         return [len(own) for own in split(partition, labels, num_clients, seed)], ""
     except FieldError as error:

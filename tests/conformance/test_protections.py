@@ -42,7 +42,7 @@ IN_ONE_PIECE = {"Linearization"}  # its network is one layer, and all images her
 
 
 def quick(protection: Protection) -> Protection:
-    """Return a copy that stops early, where it has something to cap."""
+    """Return a copy with few steps, if it has a number of steps."""
     changed: Any = protection
     capped = {
         name: min(getattr(protection, name), cap)

@@ -126,7 +126,7 @@ def name_of(rule: AggregationRule) -> str:
 
 
 def lawful(law: str) -> list[Any]:
-    """Return the rules that a law is claimed for, as parameters of a test."""
+    """Return the rules that claim an invariance, as parameters of a test."""
     return [pytest.param(r, id=name_of(r)) for r in RULES if name_of(r) not in EXCEPTIONS[law]]
 
 
@@ -142,7 +142,7 @@ def drawn(rule: AggregationRule, seed: int, spare: int = 4) -> tuple[Tensor, Ten
 
 
 def known(updates: Tensor) -> RoundContext:
-    """Return senders of whom all is known: steps, losses, and what the server trained itself."""
+    """Return a context with all optional fields: steps, losses and the server's own training."""
     clients = torch.arange(len(updates))
     steps, losses = 1.0 + clients % 3, 1.0 + clients / 8
     own = torch.linspace(-500, 500, updates.shape[1]).round().to(updates.dtype)

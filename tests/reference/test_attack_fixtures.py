@@ -157,7 +157,7 @@ def test_one_reference_of_each_kind_is_too_few_for_a_deviation() -> None:
 
 
 def few_references(seed: int = 0) -> tuple[Evidence, torch.Tensor]:
-    """Four IN and OUT references a record; for some records one of a kind, or none.
+    """Four IN and OUT references per record; for some records one of a kind, or none.
 
     Returns:
         the evidence, and the rows that have fewer than two of either kind.

@@ -1,4 +1,4 @@
-"""What attacks are worth where the answer is known: closed forms, overfit heads, shifted pools."""
+"""Strength of attacks in known cases: closed forms, overfit heads, shifted pools."""
 
 from typing import Any, Literal
 
@@ -37,14 +37,14 @@ VARIANCES: tuple[Literal["per_example", "pooled", "shrunken"], ...] = (
 
 
 def pooled(attack: MembershipAttack, signals: Signals, targets: int) -> tuple[Tensor, Tensor]:
-    """Return the scores of members and of outsiders, with the first models as targets in turn."""
+    """Return the scores of members and non-members, with each of the first models as the target."""
     scores = torch.stack([attack.scores(signals.evidence(t)) for t in range(targets)])
     members = signals.members[:targets]
     return scores[members], scores[~members]
 
 
 def class_means(size: int, models: int, seed: int) -> tuple[Signals, dict[float, float]]:
-    """Return signals of class means over half of 2 `size` records, and the hit rates they allow.
+    """Return signals of class means over half of 2 `size` records, and the TPR they allow.
 
     A model is the mean of its records, a signal the inner product with it. With or without a
     record, the rest of the mean is drawn from the pool without replacement, so its variance is
@@ -72,15 +72,15 @@ def class_means(size: int, models: int, seed: int) -> tuple[Signals, dict[float,
     ("size", "references"), [(64, "online"), (64, "offline"), (256, "offline")]
 )
 def test_lira_finds_what_class_means_give_away(size: int, references: Any) -> None:
-    """The excess of the hit rate over f, within 15 % of the closed form; 256 models.
+    """The excess of the TPR over the FPR f, within 15 % of the closed form; 256 models.
 
     Online at 256 records is left out: the shift is then no larger than the error of the IN mean,
     and the ratio loses up to a fifth of the one-sided test's hits.
     """
     signals, expected = class_means(size, 256, seed=0)
-    members, outsiders = pooled(Lira(references, "per_example"), signals, 128)
+    members, nonmembers = pooled(Lira(references, "per_example"), signals, 128)
     for rate, hits in expected.items():
-        found = tpr_at_fpr(members, outsiders, rate) - rate
+        found = tpr_at_fpr(members, nonmembers, rate) - rate
         assert found == pytest.approx(hits - rate, rel=0.15), rate
 
 
@@ -92,7 +92,7 @@ def classes(count: int, dim: int, apart: float, seed: int) -> tuple[Tensor, Tens
 
 
 def overfit_heads(models: int, seed: int) -> Signals:
-    """Return the signals of heads that know their 400 records by heart, and a population of 400."""
+    """Return the signals of heads that overfit their 400 records, and a population of 400."""
     features, labels = classes(1200, 512, 0.7, seed)
     members = draw_paired_members(models, 800, generator(seed, "members"))
     everybody = torch.cat([members, torch.zeros(models, 400, dtype=torch.bool)], 1)
@@ -139,9 +139,9 @@ NUM_CLIENTS, OWN, DIM = 10, 100, 128
 
 
 def federated_heads(alpha: float, seed: int) -> tuple[Trajectory, Trajectory, Records, Records]:
-    """Run FedAvg over heads by hand; return course and records of both kinds of outsiders.
+    """Run FedAvg over heads; return the trajectory and records with both kinds of non-members.
 
-    Matched outsiders have the labels of the client's own members, global ones those of everybody;
+    Matched non-members have the labels of the client's members, global ones those of all clients;
     both are suspected with a client.
     """
     rng = numpy_generator(seed, "federation")
@@ -185,7 +185,7 @@ def federated_heads(alpha: float, seed: int) -> tuple[Trajectory, Trajectory, Re
 
 
 def _course(features: Tensor, labels: Tensor, suspects: Tensor, seed: int) -> Trajectory:
-    """Train 15 rounds of two epochs on the first third; record what the server sees."""
+    """Train 15 rounds of two epochs on the first third; record the trajectory."""
     weight = torch.zeros(10, DIM)
     client_margins, global_margins, cosines = [], [], []
     for number in range(15):
@@ -239,7 +239,7 @@ FEDERATED = (LossSeries(), DeltaLoss(), AverageCosine(), FedMia("loss"), FedMia(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_published_attacks_measure_label_shift(seed: int) -> None:
-    """Dirichlet 0.1: above 0.8 against everybody's records, below 0.62 against matched ones."""
+    """Dirichlet 0.1: above 0.8 against records of all clients, below 0.62 against matched ones."""
     matched, apart, matched_records, global_records = federated_heads(0.1, seed)
     for attack in FEDERATED:
         about = Finding(str(attack), "", 0.0, view="server")

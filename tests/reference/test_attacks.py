@@ -72,7 +72,7 @@ def drawn(shape: tuple[int, int, int], size: int = 12) -> Collusion:
 
 
 def one(client: ColludingClient, known: Collusion) -> Tensor:
-    """Return what all colluders send, which is the same."""
+    """Return the update that all colluders send."""
     forged = client.forge(known)
     assert all(torch.equal(row, forged[0]) for row in forged)
     return forged[0]

@@ -1,4 +1,4 @@
-"""Auto-PGD: its checkpoints, its ball, and at least the loss of plain steps."""
+"""Auto-PGD: its checkpoints, its radius, and at least the loss of plain steps."""
 
 import pytest
 import torch

@@ -1,9 +1,8 @@
-"""Where rules break down: with so many liars that tell one tale, and with no fewer.
+"""Breakdown points of rules: the least number of equal forged updates that moves them.
 
-The least number of liars by which a rule can be dragged anywhere, out of n updates and for a
-rule that is told to expect f: one for a mean, half of n for medians (and Krum, where whoever has
-the larger crowd looks close), f + 1 for rules that keep n - f updates, or cut f on each side. It
-is the breakdown point of Donoho and Huber (1983), as a count.
+The breakdown point of Donoho and Huber (1983), as a count out of n updates, for a rule that is
+set to expect f attackers: one for a mean, half of n for medians (and for Krum, in which the larger
+group looks close), and f + 1 for rules that keep n - f updates or cut f on each side.
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ def round_of(count: int, name: str = "round") -> tuple[Tensor, Tensor]:
 
 
 def bowl(step: Tensor) -> float:
-    """Return a worth that has a maximum, so that clients can get in each other's way."""
+    """Return a worth that has a maximum, so that clients can reduce each other's effect."""
     return -float((step - 0.3).square().sum())
 
 
@@ -197,7 +197,7 @@ def test_no_coalition_is_evaluated_twice() -> None:
 
 def test_truncation_saves_evaluations() -> None:
     updates, weights = round_of(8)
-    saturated = 0.2 * torch.ones_like(updates) + 0.001 * updates  # anybody is as good as all
+    saturated = 0.2 * torch.ones_like(updates) + 0.001 * updates  # any client is as good as all
 
     def count(truncation: float) -> int:
         calls: list[int] = []

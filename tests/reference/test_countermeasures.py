@@ -36,7 +36,7 @@ SCIPY: dict[str, Any] = {
 @pytest.mark.parametrize("kind", ["mean", "median", "gaussian"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 1), (2, 2)])
 def test_filters_take_images_of_one_row_or_column(kind: Any, shape: tuple[int, int]) -> None:
-    """Where there is nothing beside the edge, the edge itself is repeated."""
+    """The edge is repeated if there is no pixel beside it."""
     image = torch.randint(0, 256, (1, 3, *shape), generator=generator(0, "line")).to(torch.uint8)
     found = LowPass(kind).filter(image, LABELS[:1], generator(0, "filter"))
     for channel in range(3):
@@ -302,6 +302,6 @@ def test_certain_targets_have_the_loss_of_labels(smoothing: float) -> None:
 
 
 def test_a_client_that_changes_its_images_trains_by_itself() -> None:
-    """What trains many clients at once knows nothing of countermeasures."""
+    """Batched clients do not support countermeasures."""
     assert SgdClient().sgd_config(1) is not None
     assert SgdClient(countermeasures=(CutOut(),)).sgd_config(1) is None

@@ -62,7 +62,7 @@ def linear() -> nn.Sequential:
 def played(
     experiment: Experiment, batch_clients: bool = False
 ) -> tuple[Federation, Any, list[Any]]:
-    """Play all rounds in this process; return the federation, the last state and the rounds."""
+    """Run all rounds in this process; return the federation, the last state and the rounds."""
     federation = prepare_federation(experiment)
     shapes = parameters.parameter_shapes(federation.model)
     server = make_server(experiment.strategy, federation.start, shapes, experiment.seed)

@@ -1,4 +1,4 @@
-"""DP-SGD against its definition: one image at a time, and what the noise does."""
+"""DP-SGD against its definition: one image at a time, and the effect of the noise."""
 
 import importlib.util
 import math
@@ -52,7 +52,7 @@ def shard_of(count: int = COUNT) -> Shard:
 
 
 def slow_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return one flat gradient an image."""
+    """Return one flat gradient per image."""
     rows = []
     for image, label in zip(images, labels, strict=True):
         model.zero_grad()

@@ -1,4 +1,4 @@
-"""Early stopping: which images are set aside, when it ends, and what is kept."""
+"""Early stopping: validation images, stopping rule and selected model."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_the_epoch_with_the_lowest_loss_aside_is_kept() -> None:
 
 
 def _stop(losses: list[float], patience: int) -> int:
-    """Return how many epochs are run."""
+    """Return the number of epochs that are run."""
     for epoch in range(1, len(losses) + 1):
         best = losses.index(min(losses[:epoch])) + 1
         if epoch - best >= patience:

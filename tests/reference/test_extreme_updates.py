@@ -1,4 +1,4 @@
-"""Rules at the edge of float32, and at losses that only a liar tells: steps stay finite."""
+"""Rules at the edge of float32, and at implausible losses: steps stay finite."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""FLTrust, FoolsGold, DnC, SignGuard, FLAME and privacy: definitions, and what they let pass."""
+"""FLTrust, FoolsGold, DnC, SignGuard, FLAME and privacy: definitions, and passing attacks."""
 
 import importlib.util
 import math

@@ -1,4 +1,4 @@
-"""Our rules against Flower's own strategies, where both mean the same.
+"""Our rules against Flower's own strategies, where both are defined alike.
 
 Known differences, and how the comparison deals with them (measured for flwr 1.41):
 - Flower averages parameters in float32, ours updates in float64: they agree to a few units in
@@ -85,7 +85,7 @@ def ours(rule: AggregationRule, start: Tensor) -> Server:
 
 
 def drawn(seed: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Return global parameters, what eleven clients send, and how many examples they have."""
+    """Return global parameters, and the updates and example counts of eleven clients."""
     rng = generator(seed, "flower")
     start = torch.randn(SIZE, generator=rng)
     received = start + torch.randn(CLIENTS, SIZE, generator=rng)

@@ -1,4 +1,4 @@
-"""Who pays with privacy: per-client leakage against its definition, and against chance."""
+"""Leakage per client against its definition, and against chance."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ def test_clients_that_cannot_be_audited_are_left_out(record: RoundRecord) -> Non
 def test_an_interval_that_is_cut_gives_the_error_of_its_whole_side(observation: Maker) -> None:
     record = observation()
     own = torch.where(record.members, 9.0, -9.0)
-    own[torch.arange(160) % 40 == 3] = -20  # one member a client below all 20 outsiders
+    own[torch.arange(160) % 40 == 3] = -20  # one member per client below all 20 non-members
     logits = torch.zeros(160, 10).scatter(1, record.pool_labels[:, None], own[:, None])
     _, areas, errors = client_aucs(observation(pool_logits=logits))
     assert areas.tolist() == [pytest.approx(0.95)] * 4

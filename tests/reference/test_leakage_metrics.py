@@ -36,14 +36,14 @@ scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(to
 enough_scores = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=25).map(torch.tensor)
 
 
-def labelled(members: Tensor, outsiders: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    truth = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
-    return truth, torch.cat([members, outsiders]).double().numpy()
+def labelled(members: Tensor, nonmembers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    truth = np.r_[np.ones(len(members)), np.zeros(len(nonmembers))]
+    return truth, torch.cat([members, nonmembers]).double().numpy()
 
 
-def rates_by_definition(members: Tensor, outsiders: Tensor) -> list[tuple[float, float]]:
-    """Try every threshold: who scores at least as much is accused."""
-    inside, outside = members.tolist(), outsiders.tolist()
+def rates_by_definition(members: Tensor, nonmembers: Tensor) -> list[tuple[float, float]]:
+    """Return (FPR, TPR) at every threshold: records that score at least as much are accused."""
+    inside, outside = members.tolist(), nonmembers.tolist()
     return [
         (
             sum(score >= threshold for score in outside) / len(outside),
@@ -53,15 +53,15 @@ def rates_by_definition(members: Tensor, outsiders: Tensor) -> list[tuple[float,
     ]
 
 
-def wins(members: Tensor, outsiders: Tensor) -> np.ndarray:
-    """Return 1 where the member (row) scores above the outsider (column), 1/2 where it ties."""
-    difference = members.double().numpy()[:, None] - outsiders.double().numpy()
+def wins(members: Tensor, nonmembers: Tensor) -> np.ndarray:
+    """Return 1 where the member (row) scores above the non-member (column), 1/2 for a tie."""
+    difference = members.double().numpy()[:, None] - nonmembers.double().numpy()
     return np.asarray((np.sign(difference) + 1) / 2)
 
 
-def delong_by_definition(members: Tensor, outsiders: Tensor) -> tuple[float, float, float]:
+def delong_by_definition(members: Tensor, nonmembers: Tensor) -> tuple[float, float, float]:
     """DeLong et al. (1988): the variances of the pairwise wins by row and by column."""
-    table = wins(members, outsiders)
+    table = wins(members, nonmembers)
     m, n = table.shape
     area = table.sum() / (m * n)
     by_member = sum((row.mean() - area) ** 2 for row in table) / (m - 1)
@@ -71,40 +71,40 @@ def delong_by_definition(members: Tensor, outsiders: Tensor) -> tuple[float, flo
 
 
 @given(scores, scores)
-def test_the_area_is_scikit_learns_with_ties(members: Tensor, outsiders: Tensor) -> None:
-    expected = roc_auc_score(*labelled(members, outsiders))
-    assert auc(members, outsiders) == pytest.approx(expected, abs=1e-12)
+def test_the_area_is_scikit_learns_with_ties(members: Tensor, nonmembers: Tensor) -> None:
+    expected = roc_auc_score(*labelled(members, nonmembers))
+    assert auc(members, nonmembers) == pytest.approx(expected, abs=1e-12)
 
 
 @given(scores, scores)
-def test_the_area_is_the_share_of_pairs_won(members: Tensor, outsiders: Tensor) -> None:
-    assert auc(members, outsiders) == pytest.approx(wins(members, outsiders).mean(), abs=1e-12)
+def test_the_area_is_the_share_of_pairs_won(members: Tensor, nonmembers: Tensor) -> None:
+    assert auc(members, nonmembers) == pytest.approx(wins(members, nonmembers).mean(), abs=1e-12)
 
 
 def test_the_area_of_real_scores_is_scikit_learns() -> None:
     rng = generator(0, "scores")
-    members, outsiders = torch.randn(700, generator=rng) + 0.3, torch.randn(500, generator=rng)
-    expected = roc_auc_score(*labelled(members, outsiders))
-    assert auc(members, outsiders) == pytest.approx(expected, abs=1e-12)
+    members, nonmembers = torch.randn(700, generator=rng) + 0.3, torch.randn(500, generator=rng)
+    expected = roc_auc_score(*labelled(members, nonmembers))
+    assert auc(members, nonmembers) == pytest.approx(expected, abs=1e-12)
 
 
 @given(scores, scores)
-def test_swapping_the_pools_mirrors_the_area(members: Tensor, outsiders: Tensor) -> None:
-    assert auc(members, outsiders) == pytest.approx(1 - auc(outsiders, members), abs=1e-12)
+def test_swapping_the_pools_mirrors_the_area(members: Tensor, nonmembers: Tensor) -> None:
+    assert auc(members, nonmembers) == pytest.approx(1 - auc(nonmembers, members), abs=1e-12)
 
 
 @given(enough_scores, enough_scores)
-def test_the_interval_is_delongs(members: Tensor, outsiders: Tensor) -> None:
-    expected = delong_by_definition(members, outsiders)
-    assert auc_with_interval(members, outsiders) == pytest.approx(expected, abs=1e-12)
+def test_the_interval_is_delongs(members: Tensor, nonmembers: Tensor) -> None:
+    expected = delong_by_definition(members, nonmembers)
+    assert auc_with_interval(members, nonmembers) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.99])
 def test_a_surer_interval_is_wider_by_the_normal_quantile(confidence: float) -> None:
     rng = generator(1, "scores")
-    members, outsiders = torch.randn(90, generator=rng) + 0.5, torch.randn(80, generator=rng)
-    area, low, high = auc_with_interval(members, outsiders)
-    _, other_low, other_high = auc_with_interval(members, outsiders, confidence)
+    members, nonmembers = torch.randn(90, generator=rng) + 0.5, torch.randn(80, generator=rng)
+    area, low, high = auc_with_interval(members, nonmembers)
+    _, other_low, other_high = auc_with_interval(members, nonmembers, confidence)
     ratio = norm.ppf((1 + confidence) / 2) / norm.ppf(0.975)
     assert other_low == pytest.approx(area - ratio * (area - low), abs=1e-12)
     assert other_high == pytest.approx(area + ratio * (high - area), abs=1e-12)
@@ -119,8 +119,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for seed in range(1000):
         rng = generator(seed, "coverage")
-        members, outsiders = torch.randn(100, generator=rng) + 1, torch.randn(100, generator=rng)
-        _, low, high = auc_with_interval(members, outsiders)
+        members, nonmembers = torch.randn(100, generator=rng) + 1, torch.randn(100, generator=rng)
+        _, low, high = auc_with_interval(members, nonmembers)
         covered += low <= truth <= high
     low_count, high_count = binom.ppf([0.0015, 0.9985], 1000, 0.95)
     assert low_count <= covered <= high_count
@@ -148,36 +148,36 @@ def test_one_record_says_nothing_about_the_spread() -> None:
 
 @given(scores, scores, st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0]))
 def test_the_hit_rate_is_the_best_of_all_thresholds(
-    members: Tensor, outsiders: Tensor, max_fpr: float
+    members: Tensor, nonmembers: Tensor, max_fpr: float
 ) -> None:
-    allowed = [hit for fpr, hit in rates_by_definition(members, outsiders) if fpr <= max_fpr]
-    assert tpr_at_fpr(members, outsiders, max_fpr) == max(allowed)
+    allowed = [hit for fpr, hit in rates_by_definition(members, nonmembers) if fpr <= max_fpr]
+    assert tpr_at_fpr(members, nonmembers, max_fpr) == max(allowed)
 
 
 @given(scores, scores, st.sampled_from([0.01, 0.1, 0.3]))
 def test_the_hit_rate_is_read_off_scikit_learns_steps(
-    members: Tensor, outsiders: Tensor, max_fpr: float
+    members: Tensor, nonmembers: Tensor, max_fpr: float
 ) -> None:
-    fpr, tpr, _ = roc_curve(*labelled(members, outsiders), drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(*labelled(members, nonmembers), drop_intermediate=False)
     expected = tpr[fpr <= max_fpr].max()
-    assert tpr_at_fpr(members, outsiders, max_fpr) == pytest.approx(expected, abs=1e-12)
+    assert tpr_at_fpr(members, nonmembers, max_fpr) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("count", [100, 1000, 3000])
 @pytest.mark.parametrize("max_fpr", [0.01, 0.07, 0.1, 0.3])
 def test_a_rate_that_is_met_exactly_is_allowed(count: int, max_fpr: float) -> None:
-    outsiders = torch.arange(count).float()
+    nonmembers = torch.arange(count).float()
     accused = round(max_fpr * count)
     members = torch.tensor([count - accused, count - accused - 1.0])
-    assert tpr_at_fpr(members, outsiders, max_fpr) == 0.5
+    assert tpr_at_fpr(members, nonmembers, max_fpr) == 0.5
 
 
 @given(scores, scores)
 def test_balanced_accuracy_is_the_best_of_all_thresholds(
-    members: Tensor, outsiders: Tensor
+    members: Tensor, nonmembers: Tensor
 ) -> None:
-    expected = max((hit + 1 - fpr) / 2 for fpr, hit in rates_by_definition(members, outsiders))
-    assert balanced_accuracy(members, outsiders) == pytest.approx(expected, abs=1e-12)
+    expected = max((hit + 1 - fpr) / 2 for fpr, hit in rates_by_definition(members, nonmembers))
+    assert balanced_accuracy(members, nonmembers) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_margin_of_a_sure_model_does_not_overflow() -> None:
 
 
 def gate(record: RoundRecord) -> float:
-    """Return the area that labels alone reach."""
+    """Return the AUC of labels alone."""
     score = label_score(record, torch.ones_like(record.members))
     return auc(score[record.members], score[~record.members])
 
@@ -250,7 +250,7 @@ def overall(record: RoundRecord) -> list[Row]:
 
 
 def unmatched(seed: int) -> dict[str, Tensor]:
-    """Return a pool whose members follow Dirichlet(0.1), and whose outsiders are everybody's."""
+    """Return a pool with members from Dirichlet(0.1), and non-members of all clients."""
     labels = torch.randint(0, 10, (2000,), generator=generator(seed, "labels"))
     rng = numpy_generator(seed, "unmatched")
     own = partition_records(Dirichlet(alpha=0.1, min_size=1), labels, 4, rng)
@@ -327,7 +327,7 @@ every_number = pytest.mark.parametrize("number", NUMBERS, ids=lambda own: own.__
 
 @every_number
 @pytest.mark.parametrize(
-    ("members", "outsiders"),
+    ("members", "nonmembers"),
     [
         ([np.nan, 1.0, 2.0], [np.nan, 0.0]),
         ([np.nan, 1.0, 2.0], [0.0, 0.5]),
@@ -339,9 +339,9 @@ every_number = pytest.mark.parametrize("number", NUMBERS, ids=lambda own: own.__
     ],
 )
 def test_what_is_no_score_gives_no_number(
-    number: Callable[..., float], members: list[float], outsiders: list[float]
+    number: Callable[..., float], members: list[float], nonmembers: list[float]
 ) -> None:
-    assert np.isnan(number(torch.tensor(members), torch.tensor(outsiders)))
+    assert np.isnan(number(torch.tensor(members), torch.tensor(nonmembers)))
 
 
 @every_number

@@ -1,4 +1,4 @@
-"""What is reported about an attack: against definitions, scikit-learn and chance itself."""
+"""Findings about an attack against definitions, scikit-learn and chance."""
 
 import math
 
@@ -29,7 +29,7 @@ ABOUT = Finding("Attack", "", 0.0, num_references=4, seed=7)
 
 
 def records(per_cell: int = 5, clients: int = 4, classes: int = 10) -> Records:
-    """As many members as outsiders in each client, class and protected status."""
+    """As many members as non-members in each client, class and protected status."""
     sizes = (clients, classes, 2, 2, per_cell)
     grid = torch.cartesian_prod(*(torch.arange(size) for size in sizes))
     return Records(grid[:, 0].clone(), grid[:, 1].clone(), grid[:, 2] == 1, grid[:, 3] == 1)
@@ -47,7 +47,7 @@ def named(found: list[Finding], metric: str, group: str = "all", client: int = -
 def test_scores_that_know_nothing_are_reported_as_nothing() -> None:
     """100 seeds: the AUC is within three null deviations in at least 99.
 
-    At a threshold fixed in advance the intervals of hit and false alarm rate cover what it is
+    At a threshold fixed in advance the intervals of TPR and FPR cover what it is
     set to: 95 % of 100, at least 88 but for one series in 400.
     """
     own = records()
@@ -179,15 +179,15 @@ def test_a_threshold_from_elsewhere_gives_what_it_meets_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hits", "members", "alarms", "outsiders"), [(50, 500, 5, 500), (9, 40, 0, 90), (0, 10, 3, 9)]
+    ("hits", "members", "alarms", "nonmembers"), [(50, 500, 5, 500), (9, 40, 0, 90), (0, 10, 3, 9)]
 )
 def test_the_bound_of_epsilon_is_that_of_beta_quantiles(
-    hits: int, members: int, alarms: int, outsiders: int
+    hits: int, members: int, alarms: int, nonmembers: int
 ) -> None:
     low = beta.ppf(0.025, hits, members - hits + 1) if hits else 0.0
-    high = beta.ppf(0.975, alarms + 1, outsiders - alarms)
+    high = beta.ppf(0.975, alarms + 1, nonmembers - alarms)
     expected = max(0.0, math.log(low / high)) if low else 0.0
-    assert epsilon_lower_bound(hits, members, alarms, outsiders) == pytest.approx(expected)
+    assert epsilon_lower_bound(hits, members, alarms, nonmembers) == pytest.approx(expected)
 
 
 def test_the_bound_of_epsilon_is_the_published_number() -> None:
@@ -216,10 +216,10 @@ def test_nobody_accused_gives_no_precision() -> None:
 
 
 @given(st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20).map(torch.tensor))
-def test_the_tail_is_the_share_of_outsiders_below_every_member(outsiders: Tensor) -> None:
+def test_the_tail_is_the_share_of_outsiders_below_every_member(nonmembers: Tensor) -> None:
     members = torch.tensor([-1.0, 0.0, 2.0])
-    expected = float((outsiders < -1).double().mean())
-    assert tail_tnr(members, outsiders) == pytest.approx(expected)
+    expected = float((nonmembers < -1).double().mean())
+    assert tail_tnr(members, nonmembers) == pytest.approx(expected)
 
 
 def test_a_rank_is_the_share_of_outsiders_below() -> None:

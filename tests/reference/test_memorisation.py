@@ -1,4 +1,4 @@
-"""Does a model remember a mark that one image carried? By definition, and with controls."""
+"""Memorisation of a mark in one training image: by definition, and with controls."""
 
 import pytest
 import torch

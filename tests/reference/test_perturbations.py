@@ -1,4 +1,4 @@
-"""Projected sign steps and protections against what their papers say of them."""
+"""Projected sign steps and protections against the statements of their papers."""
 
 import math
 from typing import Any, Literal

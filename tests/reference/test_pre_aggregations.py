@@ -1,4 +1,4 @@
-"""Mixing, bucketing and ARC: what the wrapped rule is given, by definition and by ByzFL."""
+"""Mixing, bucketing and ARC: inputs of the wrapped rule, by definition and by ByzFL."""
 
 import math
 from dataclasses import replace

@@ -32,7 +32,7 @@ def start_of(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def unused_draws(count: int, rng: torch.Generator) -> None:
-    """Draw what the transforms and the disturbance draw although they change nothing."""
+    """Advance the generator as transforms and disturbance do, although they change nothing."""
     torch.randint(0, 1, (2, count), generator=rng)
     torch.rand(count, generator=rng)
 

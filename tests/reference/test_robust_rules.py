@@ -47,7 +47,7 @@ def krum_order_by_definition(updates: Tensor, num_byzantine: int) -> list[int]:
 
 
 def fine_tuned(seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return weights around 0.05 and what clients send after moving them by about 1e-4.
+    """Return weights around 0.05 and updates of clients of about 1e-4.
 
     The first two move a tenth further than the others: attackers that hide in the noise.
     """
@@ -59,7 +59,7 @@ def fine_tuned(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def through_flower(rule: AggregationRule, start: Tensor, received: Tensor) -> Tensor:
-    """Return the parameters after a round, by the path that real runs take."""
+    """Return the parameters after a round of the server."""
     compat.ensure_node_identity()
     count, shapes = len(received), {"all": (len(start),)}
     strategy = RuleStrategy(rule, min_train_nodes=count, min_available_nodes=count)

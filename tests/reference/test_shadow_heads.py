@@ -35,7 +35,7 @@ def one_by_one(
     seed: int,
     start: Heads | None = None,
 ) -> Heads:
-    """Train each head as anybody would, in the order that its name gives."""
+    """Train each head by itself with PyTorch, in the order of its seed."""
     weights, biases = [], []
     for head, own in enumerate(members):
         rows = own.nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""What the studies have to show, on Fashion-MNIST: seeds and tolerances as stated."""
+"""Expected results of the studies on Fashion-MNIST, with seeds and tolerances as stated."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def _data() -> None:
 
 
 def measured(name: str, seed: int, **labels: str) -> Any:
-    """Return what a study measures at one point."""
+    """Return the metrics of a study at one point."""
     own = study.read(EXPERIMENTS / f"{name}.py")
     return own.measure(seed=seed, **{axis: own.axes[axis][word] for axis, word in labels.items()})
 
@@ -37,7 +37,7 @@ def test_leakage_falls_with_examples_as_a_power_law() -> None:
 
 
 def test_what_global_outsiders_show_at_dirichlet_a_tenth_is_label_shift() -> None:
-    """One seed: above 0.8 against everybody's outsiders, below 0.62 against matched ones."""
+    """One seed: above 0.8 against non-members of all clients, below 0.62 against matched ones."""
     loud, honest = (
         measured("fl_attacks_label_shift", 0, partition="Dirichlet 0.1", pool=pool)
         for pool in ("global", "matched")

@@ -356,7 +356,7 @@ def test_targeted_poison_looks_like_the_next_class_to_its_surrogate(
 
 @pytest.mark.parametrize("start", ["zero", "uniform", "gaussian"])
 def test_targeted_poison_starts_where_it_is_asked_to(start: Any) -> None:
-    """A Gaussian of the radius, clipped: 32 % of its pixels lie on the border of the ball."""
+    """A Gaussian of the radius, clipped: 32 % of its pixels lie at the radius."""
     settings, images = TargetedAdversarial(start=start), torch.full((40, 1, 16, 16), 0.5)
     drawn = settings._draw_start(images, generator(0, "start")) * 255 / 8
     border = float((drawn.abs() > 1 - 1e-4).double().mean())

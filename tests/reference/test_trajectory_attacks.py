@@ -1,4 +1,4 @@
-"""Attacks on the course of a federation, against their equations on small arrays."""
+"""Attacks on the trajectory of a federation, against their equations on small arrays."""
 
 from dataclasses import replace
 

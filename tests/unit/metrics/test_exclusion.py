@@ -1,4 +1,4 @@
-"""What the rule made of each update, against who attacked."""
+"""Exclusion of updates by the rule, against the true attackers."""
 
 import math
 from collections.abc import Callable

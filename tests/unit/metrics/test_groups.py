@@ -1,4 +1,4 @@
-"""Groups of clients: who is in which, and the gaps between them."""
+"""Groups of clients: assignment, and the gaps between them."""
 
 import math
 from collections.abc import Callable

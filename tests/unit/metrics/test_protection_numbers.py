@@ -1,4 +1,4 @@
-"""What protection achieves: two formulas, and where one of them would be noise."""
+"""Effect of protection: two formulas, and the case in which one would be noise."""
 
 import math
 
