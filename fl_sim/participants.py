@@ -69,7 +69,7 @@ class Participation:
         require(0 <= self.drop_out < 1, "drop_out", "in [0, 1)", self.drop_out)
         require(self.speed_spread >= 0, "speed_spread", "at least 0", self.speed_spread)
         waits = self.deadline is None or self.deadline > 0
-        require(waits, "deadline", "above 0, or None to wait for everybody", self.deadline)
+        require(waits, "deadline", "above 0, or None to wait for all", self.deadline)
 
     def is_available(self, client: int, round_num: int) -> bool:
         """Return whether a client is available in the round."""

@@ -107,8 +107,8 @@ class Schedule:
         """Refuse a round with too few clients that are available and fast enough."""
         present = self._list_available(round_num)
         if not present:
-            allowed = "somebody there in every round"
-            raise FieldError("participation.stays", allowed, f"nobody in round {round_num}")
+            allowed = "a client available in every round"
+            raise FieldError("participation.stays", allowed, f"none in round {round_num}")
         allowed = f"at least {fewest} clients in every round"
         got = f"{len(present)} in round {round_num}"
         require(len(present) >= fewest, "participation.stays", allowed, got)

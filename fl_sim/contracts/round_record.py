@@ -71,5 +71,5 @@ class RoundRecord:
 
     @property
     def tested(self) -> Bool[Tensor, " y"]:
-        """Whether there is a test image of each class."""
+        """Classes with at least one test image, as a boolean vector."""
         return self.test_labels.bincount(minlength=self.class_counts.shape[1]) > 0

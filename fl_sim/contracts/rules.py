@@ -97,7 +97,7 @@ class AggregationRule(ABC):
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the rule reads `RoundContext.losses`."""
+        """True if the rule reads `RoundContext.losses`."""
         return False
 
     @property

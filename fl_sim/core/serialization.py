@@ -149,7 +149,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise RequestError(f"this is not JSON: the key {shorten(twice)} stands there twice")
+        raise RequestError(f"this is not JSON: the key {shorten(twice)} occurs twice")
     return members
 
 

@@ -1,4 +1,4 @@
-"""An experiment as one value: what it refuses, what names it, what it is measured against."""
+"""Tests of experiments: refused values, run ids, JSON and controls."""
 
 import json
 from collections.abc import Callable
@@ -297,7 +297,7 @@ def test_the_clients_of_a_round_are_all_unless_fewer_are_asked(experiment: Maker
     assert fewer.clients_per_round == 3
 
 
-def test_nobody_protects_in_the_first_control(experiment: Maker) -> None:
+def test_the_first_control_has_no_protection(experiment: Maker) -> None:
     base = protected(experiment)
     control = base.controls()["all"]
     assert (control.protection, control.layout) == (None, Layout())

@@ -1,4 +1,4 @@
-"""The script of a run: pure, seeded, and exactly what the experiment declares."""
+"""Tests of the schedule: a pure function of the experiment and its seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from strategies.fedavg import FedAvg
 
 Maker = Callable[..., Experiment]
 COUNT, ROUNDS = 10, 20
-EVERYBODY = list(range(COUNT))
+ALL_CLIENTS = list(range(COUNT))
 seeds = st.integers(0, 10**6)
 rounds = st.integers(1, ROUNDS)
 
@@ -70,24 +70,24 @@ def test_as_many_are_asked_as_declared_each_once_in_order(
     seed: int, number: int, size: int
 ) -> None:
     script = schedule(seed=seed, participation=Participation(clients_per_round=size))
-    asked = script.choose_clients(number, EVERYBODY)
+    asked = script.choose_clients(number, ALL_CLIENTS)
     assert len(set(asked)) == len(asked) == size
     assert asked == sorted(asked)
-    assert asked == script.choose_clients(number, EVERYBODY)
+    assert asked == script.choose_clients(number, ALL_CLIENTS)
 
 
-@given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(EVERYBODY)))
-def test_clients_without_data_are_skipped_and_change_nobody_elses_turn(
+@given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(ALL_CLIENTS)))
+def test_clients_without_data_are_skipped_and_change_no_other_draw(
     seed: int, number: int, able: set[int]
 ) -> None:
     script = schedule(seed=seed, participation=Participation(clients_per_round=4))
     asked = set(script.choose_clients(number, sorted(able)))
     assert asked <= able
     assert len(asked) == min(4, len(able))
-    assert set(script.choose_clients(number, EVERYBODY)) & able <= asked
+    assert set(script.choose_clients(number, ALL_CLIENTS)) & able <= asked
 
 
-@given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(EVERYBODY), min_size=1))
+@given(seed=seeds, number=rounds, able=st.sets(st.sampled_from(ALL_CLIENTS), min_size=1))
 def test_clients_that_are_drawn_one_by_one_are_able_and_there(
     seed: int, number: int, able: set[int]
 ) -> None:
@@ -108,7 +108,7 @@ def test_poisson_draws_are_independent_with_the_same_rate() -> None:
     script = schedule(participation=plan, rounds=4000)
     drawn = torch.zeros(4000, COUNT)
     for number in range(1, 4001):
-        drawn[number - 1, script.choose_clients(number, EVERYBODY)] = 1
+        drawn[number - 1, script.choose_clients(number, ALL_CLIENTS)] = 1
     counts = drawn.sum(1)
     assert float(counts.mean()) == pytest.approx(4, abs=0.1)
     assert float(counts.var()) == pytest.approx(2.4, abs=0.2)
@@ -117,16 +117,16 @@ def test_poisson_draws_are_independent_with_the_same_rate() -> None:
     assert float(apart.abs().max()) < 0.065
 
 
-def test_run_ids_do_not_tell_of_sampling_where_it_is_fixed() -> None:
+def test_fixed_sampling_does_not_change_run_ids() -> None:
     described = schedule().experiment.describe()["participation"]
     assert "sampling" not in described
     drawn = experiment(participation=Participation(sampling="poisson"))
     assert Experiment.from_json(drawn.to_json()) == drawn
 
 
-def test_everybody_is_asked_sooner_or_later() -> None:
+def test_each_client_is_asked_sooner_or_later() -> None:
     script = schedule(participation=Participation(clients_per_round=2))
-    asked = [client for i in range(1, 200) for client in script.choose_clients(i, EVERYBODY)]
+    asked = [client for i in range(1, 200) for client in script.choose_clients(i, ALL_CLIENTS)]
     counts = torch.tensor(asked).bincount(minlength=COUNT)
     assert int(counts.min()) >= 20
 
@@ -140,7 +140,8 @@ def test_clients_arrive_depart_and_come_back() -> None:
     )
     script = schedule(participation=Participation(stays=stays))
     there = {
-        c: [i for i in range(1, 11) if c in script.choose_clients(i, EVERYBODY)] for c in EVERYBODY
+        c: [i for i in range(1, 11) if c in script.choose_clients(i, ALL_CLIENTS)]
+        for c in ALL_CLIENTS
     }
     assert there[3] == [5, 6, 7, 8, 9, 10]
     assert there[4] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -151,18 +152,18 @@ def test_clients_arrive_depart_and_come_back() -> None:
 # Who does not deliver
 
 
-@given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(EVERYBODY)))
-def test_nobody_is_absent_by_default(seed: int, number: int, some: set[int]) -> None:
+@given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(ALL_CLIENTS)))
+def test_no_client_is_absent_by_default(seed: int, number: int, some: set[int]) -> None:
     assert schedule(seed=seed).find_absent(number, sorted(some)) == {}
 
 
-@given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(EVERYBODY)))
+@given(seed=seeds, number=rounds, some=st.sets(st.sampled_from(ALL_CLIENTS)))
 def test_an_absence_does_not_depend_on_who_else_was_asked(
     seed: int, number: int, some: set[int]
 ) -> None:
     plan = Participation(drop_out=0.4, speed_spread=0.8, deadline=1.3)
     script = schedule(seed=seed, participation=plan)
-    everybody = script.find_absent(number, EVERYBODY)
+    everybody = script.find_absent(number, ALL_CLIENTS)
     assert script.find_absent(number, sorted(some)) == {
         client: cause for client, cause in everybody.items() if client in some
     }
@@ -170,18 +171,20 @@ def test_an_absence_does_not_depend_on_who_else_was_asked(
 
 def test_clients_drop_out_as_often_as_declared() -> None:
     script = schedule(participation=Participation(drop_out=0.3))
-    lost = [len(script.find_absent(i, EVERYBODY)) for i in range(1, 301)]
+    lost = [len(script.find_absent(i, ALL_CLIENTS)) for i in range(1, 301)]
     assert sum(lost) / 3000 == pytest.approx(0.3, abs=0.03)  # 3.6 standard errors
     assert len(set(lost)) > 1
-    assert set(script.find_absent(1, EVERYBODY).values()) <= {"dropped out"}
+    assert set(script.find_absent(1, ALL_CLIENTS).values()) <= {"dropped out"}
 
 
 @given(seed=seeds, number=rounds, deadline=st.floats(0.3, 3))
 def test_the_slow_are_late_in_every_round(seed: int, number: int, deadline: float) -> None:
     plan = Participation(speed_spread=0.5, deadline=deadline)
     script = schedule(seed=seed, participation=plan)
-    slow = {c for c in EVERYBODY if float(script.times[c]) > deadline}
-    assert script.find_absent(number, EVERYBODY) == dict.fromkeys(sorted(slow), "past the deadline")
+    slow = {c for c in ALL_CLIENTS if float(script.times[c]) > deadline}
+    assert script.find_absent(number, ALL_CLIENTS) == dict.fromkeys(
+        sorted(slow), "past the deadline"
+    )
     assert float(script.times.quantile(0.5)) == pytest.approx(1)
 
 
@@ -226,7 +229,7 @@ def test_attacks_come_in_their_rounds_only(fields: dict[str, int], expected: lis
     assert [i for i in range(1, 21) if script.attackers(i)] == list(expected)
 
 
-def test_one_attacks_where_nobody_says_how_many() -> None:
+def test_one_client_attacks_by_default() -> None:
     assert len(schedule(flipping()).attackers(1)) == 1
     assert len(schedule(flipping(share=0.3)).attackers(1)) == 3
     assert schedule(flipping(clients=(2, 7))).attackers(1) == {2, 7}
@@ -240,7 +243,7 @@ def test_drawn_anew_they_are_a_fixed_number_of_those_who_are_asked(
     adversary = flipping(num_clients=2, drawn="each_round")
     script = schedule(adversary, seed=seed, participation=Participation(clients_per_round=size))
     attackers = script.attackers(number)
-    assert attackers <= set(script.choose_clients(number, EVERYBODY))
+    assert attackers <= set(script.choose_clients(number, ALL_CLIENTS))
     assert len(attackers) == min(2, size)
 
 
@@ -297,7 +300,7 @@ def test_a_nest_is_filled_where_it_ends() -> None:
 @final
 @dataclass(frozen=True)
 class Around(Client):
-    """A wrapper of a user's own, with a field of another name."""
+    """A user's wrapper, with a field of another name."""
 
     attack: Client = field(default_factory=lambda: BackdoorClient(target=3))
 
@@ -341,7 +344,7 @@ def test_what_colludes_wraps_all_others() -> None:
     script.check()
 
 
-def test_a_free_rider_wraps_nobody() -> None:
+def test_a_free_rider_wraps_no_client() -> None:
     script = schedule(flipping(clients=(2,)), Adversary(FreeRiderClient(), clients=(2,)))
     assert script.behaviour(2, 1) == FreeRiderClient()
 
@@ -373,9 +376,9 @@ def test_two_that_collude_may_take_turns() -> None:
     ).check()
 
 
-def test_a_round_with_nobody_there_is_refused() -> None:
-    stays = tuple(AvailabilityWindow(client, last_round=12) for client in EVERYBODY)
-    with pytest.raises(FieldError, match=r"participation.stays: .*; got 'nobody in round 13'"):
+def test_a_round_without_available_clients_is_refused() -> None:
+    stays = tuple(AvailabilityWindow(client, last_round=12) for client in ALL_CLIENTS)
+    with pytest.raises(FieldError, match=r"participation.stays: .*; got 'none in round 13'"):
         schedule(participation=Participation(stays=stays)).check()
 
 

@@ -1,4 +1,4 @@
-"""Nothing phones home: what this project stands on is told so before it is imported."""
+"""Tests that telemetry of dependencies is off before they are imported."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Triggers: pure, what their papers draw, and the same in training and in the test."""
+"""Tests of triggers against the figures of their papers."""
 
 from typing import Any
 

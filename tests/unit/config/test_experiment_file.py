@@ -1,4 +1,4 @@
-"""Experiment files, and what `--set` makes of a text."""
+"""Tests of experiment files, and of the values of `--set`."""
 
 from pathlib import Path
 from typing import Any

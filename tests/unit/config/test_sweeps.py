@@ -1,4 +1,4 @@
-"""Axes of a sweep: values of one field, and several fields that change together."""
+"""Tests of axes of a sweep: values of one field, and fields that change together."""
 
 import itertools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Files that a user wrote: whatever is wrong with one is one line, with its place."""
+"""Tests of user files: every error is one line with its place."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ WHOLE = HEAD + MADE  # seven lines
 
 
 def complaint(folder: Path, text: str | bytes, name: str = "own.py") -> str:
-    """Return what is said about a file, in words after its own name."""
+    """Return the error message about a file, without the file's name."""
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RequestError) as caught:

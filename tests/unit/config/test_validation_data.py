@@ -1,4 +1,4 @@
-"""Datasets and classes that no run could use are refused before any work."""
+"""Tests of the refusal of datasets and classes before any work."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from strategies.fedavg import FedAvg
 @final
 @dataclass(frozen=True)
 class OwnClient(Client):
-    """A client that is not written in a file of a package that plug-ins live in."""
+    """A client that is defined outside the packages of plug-ins."""
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Return no metrics."""

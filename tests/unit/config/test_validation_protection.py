@@ -1,4 +1,4 @@
-"""Noise that cannot be made, or is likely to be weak, is told before any work."""
+"""Tests of errors and warnings about noise that cannot be made or will be weak."""
 
 import warnings
 from collections.abc import Callable

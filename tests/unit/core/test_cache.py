@@ -1,4 +1,4 @@
-"""A cache keyed by content: computed once, by one process, whole or not at all."""
+"""Tests of the cache: entries are computed once, by one process, and written atomically."""
 
 import multiprocessing
 import os
@@ -112,7 +112,7 @@ def test_nothing_but_the_entry_and_its_lock_is_left(folder: Path) -> None:
 
 
 def compute_and_log(log: str, barrier: object) -> None:
-    """Ask for the same entry as the other process, at the same moment."""
+    """Request the same entry as the other process, at the same moment."""
 
     def compute() -> Tensor:
         with Path(log).open("a") as file:

@@ -1,4 +1,4 @@
-"""Plug-ins by name, as `--set` and descriptions give them."""
+"""Tests of plug-ins by name, as `--set` and descriptions give them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Balls, and rounding to 8 bits that keeps them."""
+"""Tests of projection, and of rounding to 8 bits within the radius."""
 
 import math
 
@@ -13,7 +13,7 @@ from fl_sim.core.seeding import generator
 radii = st.sampled_from([1 / 255, 2 / 255, 8 / 255, 16 / 255, 0.03, 0.1, 1.0])
 
 
-def drawn(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_images(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images with black and white pixels among them, and noise."""
     rng = generator(seed, "quantised")
     images = torch.randint(0, 256, (5, 2, 4, 4), generator=rng, dtype=torch.uint8)
@@ -30,25 +30,25 @@ def test_pixels_are_floats_of_0_to_1() -> None:
 
 @given(seed=st.integers(0, 10**6), radius=radii)
 def test_projected_noise_keeps_every_pixel_legal(seed: int, radius: float) -> None:
-    images, noise = drawn(seed, 2 * radius)
+    images, noise = draw_images(seed, 2 * radius)
     pixels = as_pixels(images)
-    kept = project(noise, pixels, radius)
+    projected = project(noise, pixels, radius)
     # One rounding of a sum below 1 in float32 is all that the subtraction leaves.
-    assert float(kept.abs().max()) <= radius + 2**-24
-    assert 0 <= float((pixels + kept).min()) <= float((pixels + kept).max()) <= 1
+    assert float(projected.abs().max()) <= radius + 2**-24
+    assert 0 <= float((pixels + projected).min()) <= float((pixels + projected).max()) <= 1
 
 
 @given(seed=st.integers(0, 10**6), radius=radii)
 def test_projection_leaves_legal_noise_alone(seed: int, radius: float) -> None:
-    images, noise = drawn(seed, radius)
+    images, noise = draw_images(seed, radius)
     pixels = as_pixels(images) * (1 - 2 * radius) + radius if radius < 0.5 else as_pixels(images)
     legal = (pixels + noise).clamp(0, 1) - pixels
     torch.testing.assert_close(project(legal, pixels, radius), legal, rtol=0, atol=1e-6)
 
 
 @given(seed=st.integers(0, 10**6), radius=radii)
-def test_no_pixel_leaves_the_ball_after_rounding(seed: int, radius: float) -> None:
-    images, noise = drawn(seed, 3 * radius)
+def test_no_pixel_exceeds_the_radius_after_rounding(seed: int, radius: float) -> None:
+    images, noise = draw_images(seed, 3 * radius)
     moved = quantise(images, noise, radius, "linf").int() - images.int()
     assert int(moved.abs().max()) <= math.floor(radius * 255 + 1e-6)
 
@@ -71,13 +71,13 @@ def test_the_sum_is_clipped_not_wrapped() -> None:
 
 @given(seed=st.integers(0, 10**6), radius=radii)
 def test_the_root_mean_square_grows_by_no_more_than_half_a_level(seed: int, radius: float) -> None:
-    images, noise = drawn(seed, 1.0)
+    images, noise = draw_images(seed, 1.0)
     scaled = radius * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
     moved = (quantise(images, scaled, radius, "l2").int() - images.int()).double()
     assert float(moved.square().mean((1, 2, 3)).sqrt().max()) <= radius * 255 + 0.5
 
 
 def test_no_noise_changes_nothing() -> None:
-    images, noise = drawn(0, 0.0)
+    images, noise = draw_images(0, 0.0)
     for norm in ("linf", "l2"):
         assert torch.equal(quantise(images, noise, 8 / 255, norm), images)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Finding plug-ins by walking a package."""
+"""Tests of the discovery of plug-ins and their docstrings."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Randomness by name, never by order."""
+"""Tests of generators that are named by labels."""
 
 import random
 from itertools import pairwise

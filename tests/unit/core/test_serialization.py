@@ -1,4 +1,4 @@
-"""Experiments as JSON and back: which class, which fields, and nothing else."""
+"""Tests of the conversion of experiments to JSON and back."""
 
 import dataclasses
 import inspect
@@ -319,7 +319,7 @@ def test_flowers_privacy_wrappers_are_described_with_what_they_wrap(cls: Any) ->
 
 @pytest.mark.parametrize("cls", ADAPTIVE, ids=lambda cls: cls.__name__)
 def test_a_strategy_that_forgets_its_arguments_is_refused(cls: Any) -> None:
-    """Flower's adaptive clipping keeps what it computed from its arguments instead of them."""
+    """Flower's adaptive clipping stores values computed from its arguments instead of them."""
     adaptive = cls(flower.FedAvg(), noise_multiplier=0.5, num_sampled_clients=40)
     with pytest.raises(RequestError, match=rf"strategy: {cls.__name__} does not keep its"):
         describe(adaptive)

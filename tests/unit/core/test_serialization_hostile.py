@@ -1,4 +1,4 @@
-"""experiment.json from anywhere: an experiment, or one line; never another exception."""
+"""Tests of hostile `experiment.json` files: an experiment or a `RequestError`, nothing else."""
 
 import json
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content
         (b'{"class": ' + b"9" * 6000 + b"}", "this is not JSON: Exceeds the limit"),
         (b'{"class": NaN}', "this is not JSON: NaN is no number of JSON"),
         (b"[-Infinity]", "this is not JSON: -Infinity is no number of JSON"),
-        (b'{"class": "a", "class": "b"}', "this is not JSON: the key 'class' stands there twice"),
+        (b'{"class": "a", "class": "b"}', "this is not JSON: the key 'class' occurs twice"),
         (b"", "this is not JSON: Expecting value"),
         (b"null", "expected a Experiment, got NoneType"),
         (b"\xef\xbb\xbfnull", "expected a Experiment, got NoneType"),
