@@ -116,7 +116,7 @@ def expand_cells(
     check_axes(axes)
     wanted = validate_seeds([experiment.seed] if seeds is None else seeds, source)
     labelled, cells = label_axes(axes), list[Cell]()
-    settings_by_json: dict[str, Mapping[str, Any]] = {}
+    earlier: dict[str, Mapping[str, Any]] = {}
     for words in expand_grid(labelled):
         changed, settings = experiment, dict[str, Any](words)
         for name, word in words.items():
@@ -125,27 +125,21 @@ def expand_cells(
                 settings[name], changes = label(changes), {name: changes}
             for path, value in changes.items():
                 changed = changed.with_value(path, value)
-        _refuse_duplicates(settings_by_json, changed, settings)
+        _refuse_duplicates(earlier, changed, settings)
         cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
     refuse_overwrites(axes, {})
     return cells
 
 
 def _refuse_duplicates(
-    settings_by_json: dict[str, Mapping[str, Any]],
-    experiment: Experiment,
-    settings: Mapping[str, Any],
+    earlier: dict[str, Mapping[str, Any]], experiment: Experiment, settings: Mapping[str, Any]
 ) -> None:
     """Refuse an experiment that is in the grid already: its results would count twice."""
-    first = settings_by_json.setdefault(experiment.to_json(), settings)
+    first = earlier.setdefault(experiment.to_json(), settings)
     if first is not settings:
-        raise RequestError(
-            f"AXES: {_describe(first)} and {_describe(settings)} are the same experiment"
-        )
-
-
-def _describe(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} {value}" for path, value in settings.items())
+        words = [[f"{path} {value}" for path, value in each.items()] for each in (first, settings)]
+        both = " and ".join(", ".join(each) for each in words)
+        raise RequestError(f"AXES: {both} are the same experiment")
 
 
 def validate_seeds(seeds: Any, source: str) -> tuple[int, ...]:
@@ -157,15 +151,13 @@ def validate_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     allowed = "a list of different whole numbers from 0 to 2^63 - 1"
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping)
     require(listed, source, allowed, seeds)
-    listed_seeds = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
-    few = len(listed_seeds) <= MOST_SEEDS
-    require(few, source, f"at most {MOST_SEEDS:,} seeds", shorten(seeds))
-    for seed in listed_seeds:
+    chosen = tuple(islice(seeds, MOST_SEEDS + 1))  # some iterables never end
+    require(len(chosen) <= MOST_SEEDS, source, f"at most {MOST_SEEDS:,} seeds", shorten(seeds))
+    for seed in chosen:
         fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST
         require(fits, source, allowed, seed)
-    distinct = 0 < len(listed_seeds) == len(set(listed_seeds))
-    require(distinct, source, allowed, listed_seeds)
-    return listed_seeds
+    require(0 < len(chosen) == len(set(chosen)), source, allowed, chosen)
+    return chosen
 
 
 def check_axes(axes: Any) -> None:

@@ -164,13 +164,12 @@ def _check_strategy(experiment: Experiment) -> None:
         wanted = min_clients(strategy)
         require(wanted <= 1, "participation.sampling", allowed, "poisson")
     if isinstance(strategy, Strategy):
-        _refuse_client_halves(strategy)
+        name, allowed = type(strategy).__name__, "one that needs no code in its clients"
+        require(name not in NEED_CLIENTS, "strategy", allowed, name)
         _check_counts(strategy, count)
     elif strategy.min_updates > count:
-        source = _count_field(experiment)
-        raise FieldError(
-            source, f"{_describe_rule(strategy)} needs {_describe_min_updates(strategy)}", count
-        )
+        allowed = f"{_describe_rule(strategy)} needs {_describe_min_updates(strategy)}"
+        raise FieldError(_count_field(experiment), allowed, count)
     elif strategy.max_updates is not None and strategy.max_updates < count:
         allowed = f"at most {strategy.max_updates} clients a round for {_describe_rule(strategy)}"
         reason = "it looks at every subset of them"
@@ -245,14 +244,6 @@ def min_clients(strategy: AggregationRule | Strategy) -> int:
     inner = getattr(strategy, "strategy", None)
     counts = [int(getattr(strategy, name, 0)) for name in NODES]
     return max([*counts, min_clients(inner)] if isinstance(inner, Strategy) else counts)
-
-
-def _refuse_client_halves(strategy: Strategy) -> None:
-    """Refuse strategies that need code in the clients."""
-    name = type(strategy).__name__
-    if name in NEED_CLIENTS:
-        allowed = "one that needs nothing of its clients, such as server-side clipping"
-        raise FieldError("strategy", allowed, name)
 
 
 def _check_attacks(experiment: Experiment, num_classes: int) -> None:

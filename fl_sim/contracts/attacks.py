@@ -23,8 +23,7 @@ class Trajectory:
     """Signals that a server observes in each round, without secure aggregation.
 
     Attributes:
-        client_margin: Margin of each record under the model that each client sent back; NaN if the
-            client sent none in that round.
+        client_margin: Margin of each record under each client's trained model; NaN if it sent none.
         global_margin: Margin of each record under the global model before that round.
         suspects: Client that is suspected of holding each record.
         cosine: Cosine between each client's update and minus the gradient of each record's loss
@@ -183,14 +182,13 @@ def missing_references(evidence: Evidence, inside: int, outside: int) -> str:
     `outside` OUT ones. If only some records lack them, these are scored NaN.
     """
     got_in, got_out = evidence.median_count(inside=True), evidence.median_count(inside=False)
-    told = (evidence.count_references(inside=True) >= inside) & (
-        evidence.count_references(inside=False) >= outside
-    )
-    count = int(told.sum())
+    enough = evidence.count_references(inside=True) >= inside
+    enough &= evidence.count_references(inside=False) >= outside
+    count = int(enough.sum())
     if got_in >= inside and got_out >= outside and count:
         return ""
-    few = f"; {count} of {len(told)} records have them" if count else ""
-    need = f"needs {inside} IN and {outside} OUT references a record"
+    few = f"; {count} of {len(enough)} records have them" if count else ""
+    need = f"needs {inside} IN and {outside} OUT references per record"
     return f"{need}; got {got_in} and {got_out}{few}"
 
 

@@ -14,8 +14,7 @@ from fl_sim.core.perturbation import as_pixels, quantise
 class Protection(ABC):
     """Noise that a data owner adds to images before they are trained on.
 
-    Shape, dtype and labels are kept, the change stays within the radius after rounding to 8 bits,
-    and the result does not depend on the order of the samples.
+    Noise stays within the radius after rounding, and does not depend on the order of the samples.
 
     Attributes:
         radius: Bound of the change, in pixels of [0, 1], such as 8/255.

@@ -23,13 +23,11 @@ class RoundRecord:
     """Scores of the global model after a round, and the ground truth about clients and records.
 
     The pool is the audited part of all records: equal numbers of members (trained on) and
-    non-members (held out) per client, class and protected status, so that membership attacks
-    cannot use any of these. In rounds without evaluation, logits are empty and only metrics that
-    need none are computed.
+    non-members (held out) per client, class and protected status, which an attack therefore cannot
+    use. Logits are empty in rounds without evaluation.
 
     Attributes:
-        class_counts, protected_counts: Numbers of all images that each client holds, by class, and
-            with noise.
+        class_counts, protected_counts: Images of each client by class, and with noise.
         updates: Updates in client order.
         attackers: Clients that misbehave in this round.
         decision: Result of the rule, in the order of `updates`; None without one.
@@ -37,8 +35,7 @@ class RoundRecord:
             NaN for a class without test images.
         triggered: Scores with the trigger, if the experiment has a backdoor.
         pool_features: Inputs of the head, if only the head is trained.
-        cpu_seconds: Processor time of all processes of the run in this round; NaN if unknown, for
-            the reason in `cpu_note`.
+        cpu_seconds: Processor time of all processes of the run; NaN if unknown, see `cpu_note`.
     """
 
     round: int

@@ -34,8 +34,7 @@ def auto_pgd(
         images: Clean images, in [0, 1].
         noise: Noise to start from.
         radius: Largest change of a pixel, in [0, 1], such as 8/255.
-        num_steps: Number of steps. Each costs a forward and a backward pass; there is one more
-            pass for the start.
+        num_steps: Number of steps; a forward and backward pass each, and one for the start.
     """
     search = _Search(losses, images, radius, noise)
     checkpoint_steps = set(list_checkpoints(num_steps))

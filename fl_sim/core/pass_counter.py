@@ -1,7 +1,6 @@
 """Counts forward and backward passes, the cost of making noise.
 
-Code that computes noise calls `count`; a caller that needs the total wraps it in `count_passes`.
-Outside of that context `count` does nothing.
+`count` reports passes, and `count_passes` collects them; without the latter nothing is counted.
 """
 
 from collections.abc import Callable, Iterator

@@ -57,7 +57,8 @@ def _is_omitted(owner: Any, field: dataclasses.Field[Any]) -> bool:
 def describe(value: Any) -> Any:
     """Return `value` as JSON; dataclasses and Flower strategies become class and fields."""
     if isinstance(value, Strategy):
-        return {"class": f"{FLOWER}.{type(value).__name__}", **_flower_arguments(value)}
+        arguments = {name: describe(item) for name, item in _arguments(value).items()}
+        return {"class": f"{FLOWER}.{type(value).__name__}", **arguments}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = _hints_of(cls)
@@ -133,9 +134,7 @@ def parse_json(text: str) -> Any:
         RequestError: For any other text, and for numbers that Python cannot read.
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
-        )
+        return json.loads(text, object_pairs_hook=_make_object, parse_constant=_refuse_constant)
     except RequestError:
         raise
     except RecursionError:
@@ -144,7 +143,7 @@ def parse_json(text: str) -> Any:
         raise RequestError(f"this is not JSON: {error}") from None
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -411,10 +410,6 @@ def _arguments(owner: Any) -> dict[str, Any]:
     return {name: getattr(owner, name) for name in argument_names_of(cls)}
 
 
-def _flower_arguments(strategy: Strategy) -> dict[str, Any]:
-    return {name: describe(value) for name, value in _arguments(strategy).items()}
-
-
 def _get_field(owner: Any, name: str) -> Any:
     if isinstance(owner, tuple):
         if name not in map(str, range(len(owner))):
@@ -445,14 +440,11 @@ def _matches(value: Any, hint: Any) -> bool:
 
 def _describe_allowed(hint: Any, value: Any) -> str:
     """Describe the values that a field takes, for a value of a wrong type."""
-    plain = [option for option in _options(hint) if not _classes_in(option)]
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = [option for option in options if not _classes_in(option)]
     bases, name = _classes_in(hint), value if isinstance(value, str) else ""
     words = [] if not bases else [names.describe_expected(bases, name).removeprefix("expected ")]
     return "expected " + " or ".join([*map(_type_name, plain), *words])
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _type_name(hint: Any) -> str:
