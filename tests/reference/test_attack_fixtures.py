@@ -151,7 +151,7 @@ def test_one_reference_of_each_kind_is_too_few_for_a_deviation() -> None:
         reference_members=full.reference_members[:2],
         reference_population=full.reference_population[:2],
     )
-    assert Lira().missing(evidence) == "needs 2 IN and 2 OUT references a record; got 1 and 1"
+    assert Lira().missing(evidence) == "needs 2 IN and 2 OUT references per record; got 1 and 1"
     assert Rmia().missing(evidence) == ""
     assert CalibratedMargin("both").missing(evidence) == ""
 
@@ -235,13 +235,13 @@ def test_what_is_missing_says_how_many_records_could_be_told() -> None:
     members = evidence.reference_members.clone()
     members[:, 10:] = torch.arange(8)[:, None] > 0
     few = replace(evidence, reference_members=members)
-    text = "needs 2 IN and 2 OUT references a record; got 7 and 1; 6 of 40 records have them"
+    text = "needs 2 IN and 2 OUT references per record; got 7 and 1; 6 of 40 records have them"
     assert Lira().missing(few) == text
     mixed = (torch.arange(8)[:, None] < 7) ^ (torch.arange(40) % 2 == 0)
     nobody = replace(evidence, reference_members=mixed)
-    assert Lira().missing(nobody).startswith("needs 2 IN and 2 OUT references a record; got")
+    assert Lira().missing(nobody).startswith("needs 2 IN and 2 OUT references per record; got")
     without = replace(evidence, references=evidence.references * torch.inf)
-    assert Lira().missing(without) == "needs 2 IN and 2 OUT references a record; got 0 and 0"
+    assert Lira().missing(without) == "needs 2 IN and 2 OUT references per record; got 0 and 0"
 
 
 @pytest.mark.parametrize("offset", ["both", "out", "in"])

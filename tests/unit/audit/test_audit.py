@@ -316,6 +316,6 @@ def test_missing_evidence_is_reported() -> None:
     findings, scores = run_attacks(few, tier=2)
     lira = next(f for f in findings if f.attack == "LiRA online")
     assert not lira.valid
-    assert lira.note.startswith("needs 2 IN and 2 OUT references a record; got ")
+    assert lira.note.startswith("needs 2 IN and 2 OUT references per record; got ")
     assert "LiRA online" not in scores
     assert "loss" in scores
