@@ -1,1 +1,1 @@
-"""What a round costs, beside a plain loop, Flower and pfl: `make bench`, docs/benchmarks.md."""
+"""Cost of a round beside a plain loop, Flower and pfl: `make bench`, docs/benchmarks.md."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print the tables, write the results."""
+"""The command `python -m benchmarks`: measures, prints the tables and writes the results."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ from benchmarks.workloads import list_all_cases
 from fl_sim.core.atomic_io import write_json
 
 RESULTS = Path(__file__).parent / "results.json"
-PFL_FOLDER = Path(sys.prefix) / "pfl"  # where `make bench` puts pfl-research
+PFL_FOLDER = Path(sys.prefix) / "pfl"  # installed there by `make bench`
 console = Console()
 
 
@@ -38,13 +38,12 @@ def main(
     out: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS,
     full: Annotated[bool, typer.Option(help="Also the cases that take long.")] = False,
 ) -> None:
-    """Measure what a round costs: the plain loop, fl_sim, Flower and pfl, in turns."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are ended on the way out
+    """Measure the cost of a round for the plain loop, fl_sim, Flower and pfl, in turns."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the children
     selected = _parse_names(engines, list(ENGINES), "engines")
     cases = list_all_cases(full)
-    workloads = _parse_names(
-        only, list(dict.fromkeys(case.workload for case in cases)), "workloads"
-    )
+    known = list(dict.fromkeys(case.workload for case in cases))
+    workloads = _parse_names(only, known, "workloads")
     if "pfl" in selected and not _find_pfl():
         console.print(f"pfl left out: not installed ({PFL_FOLDER} is not there; see make bench)")
         selected.remove("pfl")
@@ -63,16 +62,16 @@ def _measure(case: Case, engines: list[str], runs: int) -> list[Row]:
     jobs = {engine: job for engine, job in case.jobs.items() if engine in engines}
     started = time.perf_counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(f"  {case.workload}, {case.name}: {text}", soft_wrap=True, markup=False)
 
     case.prepare()
     with console.status(f"{case.workload}, {case.name}: {', '.join(jobs)}"):
         if case.cold:
-            outcomes = race_cold(jobs, runs, case.budget, say)
+            outcomes = race_cold(jobs, runs, case.budget, log)
         else:
-            outcomes = race(jobs, runs, case.warm_up, case.budget, say)
-    say(f"measured in {time.perf_counter() - started:.0f} s")
+            outcomes = race(jobs, runs, case.warm_up, case.budget, log)
+    log(f"measured in {time.perf_counter() - started:.0f} s")
     return [
         make_row(case.workload, case.name, engine, outcome)
         for engine, outcome in outcomes.items()
@@ -81,7 +80,7 @@ def _measure(case: Case, engines: list[str], runs: int) -> list[Row]:
 
 
 def _parse_names(text: str, known: list[str], what: str) -> list[str]:
-    """Return the named ones, or all where nothing is named."""
+    """Return the names in a comma-separated text, or all known names if it is empty."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:
@@ -98,7 +97,7 @@ def _find_pfl() -> bool:
 
 
 def _describe_machine() -> dict[str, object]:
-    """Return what the numbers depend on beside the code."""
+    """Return the properties of the machine and the versions that the results depend on."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     return {

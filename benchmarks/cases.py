@@ -1,4 +1,4 @@
-"""A case of a workload: which engines do what, and how often."""
+"""Cases of a workload: a job for each engine, and settings of the measurement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ from benchmarks.race import Job
 from fl_sim.experiment import Evaluation, Experiment
 
 ENGINES = ("floor", "optimised", "local", "ray", "flower", "pfl")
-WORKERS = 2  # of ray and flower
-ENDLESS = 10_000  # rounds of an experiment that is stopped from outside
+WORKERS = 2  # workers of ray and flower
+ENDLESS = 10_000  # rounds of an experiment that the parent stops
 
 
 def prepare_nothing() -> None:
@@ -18,16 +18,16 @@ def prepare_nothing() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One row a engine of the table.
+    """A case of a workload, which gives one table row per engine.
 
     Attributes:
-        workload: W0 to W6, or `start`.
-        name: what tells it from the workload's other cases.
-        jobs: by engine.
-        warm_up: turns that do not count.
-        budget: seconds of an engine's turns after which it stops early.
-        cold: a turn is a whole process, from its start.
-        prepare: what has to be done before any engine starts.
+        workload: Name of the workload: W0 to W6, or `start`.
+        name: Name of the case within the workload.
+        jobs: Job of each engine.
+        warm_up: Number of turns that are not measured.
+        budget: Seconds after which an engine stops early.
+        cold: Whether a turn is a whole process, from its start.
+        prepare: Preparation before any engine starts.
     """
 
     workload: str
@@ -47,7 +47,7 @@ def make_round_jobs(experiment: Experiment, engines: tuple[str, ...] = ENGINES) 
 
 
 def make_job(function: str, engine: str, experiment: str, **arguments: Any) -> Job:
-    """Return what an engine is to do with an experiment."""
+    """Return the job of an engine for an experiment."""
     module = "ours" if engine in ("local", "ray") else engine
     all_arguments: dict[str, Any] = {"experiment": experiment, **arguments}
     if module == "ours":

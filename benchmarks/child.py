@@ -1,4 +1,4 @@
-"""A process of its own for one engine: `python -m benchmarks.child ORDERS ANSWERS JOB`."""
+"""Child process of one engine: `python -m benchmarks.child COMMANDS REPLIES JOB`."""
 
 import importlib
 import json
@@ -11,7 +11,7 @@ from benchmarks.tree import become_reaper
 
 
 def main() -> None:
-    """Do what the job says, a round a turn, and wait for the end."""
+    """Run the job, one round per turn, until the parent closes the pipe."""
     commands, replies, job = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     become_reaper()
     if extra := os.environ.get("BENCHMARKS_EXTRA"):

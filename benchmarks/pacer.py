@@ -1,7 +1,7 @@
-"""Turns: an engine in a child process does one round when it is told to.
+"""Pacing of an engine in a child process: one round per command of the parent.
 
-The parent writes `go`; the child does a round and answers `done`. Between its turns a child
-stands still, so all engines can be alive at once, take turns, and share the machine's drift.
+The parent writes `go`; the child runs a round and answers `done`. Between its turns a child is
+stopped, so that all engines can be alive at once, take turns, and share the drift of the machine.
 """
 
 import os
@@ -9,17 +9,17 @@ from typing import TextIO
 
 
 class Pacer:
-    """The child's side of the conversation; one thread of the child calls it."""
+    """The child's end of the two pipes, used by one thread."""
 
     def __init__(self, commands: int, replies: int, rounds_per_turn: int = 1) -> None:
-        """Talk over two file descriptors; a turn is one round, or some."""
+        """Open the two file descriptors."""
         self.commands: TextIO = os.fdopen(commands)
         self.replies: TextIO = os.fdopen(replies, "w", buffering=1)
         self.rounds_per_turn = rounds_per_turn
         self.count = 0
 
     def wait(self) -> None:
-        """Report what has been done, if anything, and wait for the next round's turn."""
+        """Report the rounds that were run, if any, and wait for the next turn."""
         if self.count % self.rounds_per_turn == 0:
             self.replies.write("done\n" if self.count else "ready\n")
             if not self.commands.readline():
@@ -28,10 +28,10 @@ class Pacer:
 
 
 class NoPacer(Pacer):
-    """No turns: the engine runs its rounds without stopping."""
+    """A pacer that never waits."""
 
     def __init__(self) -> None:
-        """Talk to nobody."""
+        """Open nothing."""
 
     def wait(self) -> None:
-        """Go on."""
+        """Return at once."""

@@ -1,4 +1,4 @@
-"""The tables of the documentation: `python -m benchmarks.pages` rebuilds them from the results."""
+"""Tables of the documentation; `python -m benchmarks.pages` rebuilds them from the results."""
 
 import json
 import re
@@ -16,7 +16,7 @@ DOCS, RESULTS = Path(__file__).parents[1] / "docs", Path(__file__).with_name("re
 
 
 class GeneratedTable(NamedTuple):
-    """A place in a page that is filled from a file of results."""
+    """A table in a page that is generated from a file of results."""
 
     page: str
     mark: str
@@ -25,7 +25,7 @@ class GeneratedTable(NamedTuple):
 
 
 def format_targets(rows: list[dict[str, Any]]) -> str:
-    """Return what was to be shown, and what was measured, as Markdown."""
+    """Return targets and measurements as a Markdown table."""
     lines = ["| target | measured | wanted | |", "|---|---|---|---|"]
     match = judge_targets([Row(**row) for row in rows])
     lines += ["| " + " | ".join(judgement) + " |" for judgement in match]
@@ -33,7 +33,7 @@ def format_targets(rows: list[dict[str, Any]]) -> str:
 
 
 def format_rules(rows: list[dict[str, Any]]) -> str:
-    """Return what rules cost as Markdown."""
+    """Return the costs of rules as a Markdown table."""
     names = [name.replace("_", " ") for name in rows[0]]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     lines += ["| " + " | ".join(format_cells(row)) + " |" for row in rows]
@@ -48,7 +48,7 @@ SPOTS = (
 
 
 def write_table(table: GeneratedTable, docs: Path) -> None:
-    """Put a table between its marks; without results, leave the page as it is."""
+    """Write a table between its marks; leave the page unchanged if there are no results."""
     if not table.results.exists():
         return
     marks = re.compile(f"(<!-- {table.mark} -->\n).*?(<!-- /{table.mark} -->)", re.DOTALL)

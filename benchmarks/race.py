@@ -1,7 +1,7 @@
-"""Several engines at the same work, taking turns: a round each, one after the other.
+"""Measurement of several engines in turns of one round each.
 
-While one works, all others are stopped, daemons included. So each has the machine to itself,
-and what drifts (clock rates, neighbours) hits all alike.
+While one engine works, all others are stopped, including their daemons. Each has the machine to
+itself, and drift (clock rates, other load) affects all alike.
 """
 
 import json
@@ -20,25 +20,29 @@ from typing import Any, NamedTuple
 
 from benchmarks.tree import ProcessTree
 
-LIMIT = 900.0  # seconds that a single turn may take
+LIMIT = 900.0  # seconds, the longest turn
 Log = Callable[[str], None]
 
 
 class Sample(NamedTuple):
-    """What one turn cost the whole process tree."""
+    """Cost of one turn of the whole process tree."""
 
     cpu_seconds: float
     wall_seconds: float
 
 
 class ChildError(RuntimeError):
-    """A child ended before its time, or hangs."""
+    """Raised if a child process ends early or hangs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do: a function such as `benchmarks.engines.floor:run`, its arguments,
-    and how many of its rounds make a turn.
+    """Job of a child process.
+
+    Attributes:
+        call: Function to call, such as `benchmarks.engines.floor:run`.
+        arguments: Arguments of the function.
+        rounds_per_turn: Number of rounds per turn.
     """
 
     call: str
@@ -50,7 +54,7 @@ class EngineProcess:
     """An engine in a process of its own."""
 
     def __init__(self, job: Job) -> None:
-        """Start the process; it prepares itself and then waits."""
+        """Start the process, which prepares its first round and then waits."""
         self.folder = Path(tempfile.mkdtemp(prefix="flb-"))
         self.log = self.folder / "log"
         commands, self._commands = os.pipe()
@@ -65,7 +69,7 @@ class EngineProcess:
                 stderr=log,
                 pass_fds=(commands, replies),
                 env=self._make_environment(),
-                start_new_session=True,  # an interrupt is for the parent, which ends its children
+                start_new_session=True,  # interrupts go to the parent, which ends its children
             )
         os.close(commands)
         os.close(replies)
@@ -73,16 +77,16 @@ class EngineProcess:
         self.spent = 0.0
 
     def prepare(self) -> None:
-        """Wait until the first round can begin, and stop it there."""
+        """Wait until the first round can start, and pause the process."""
         self._wait_for("ready")
         self.tree.pause()
 
     def reset(self) -> None:
-        """Forget what was before the turns that count."""
+        """Reset time and memory before the turns that are measured."""
         self.spent, self.tree.peak_mib = 0.0, 0.0
 
     def run_turn(self) -> Sample:
-        """Let it do one round, alone on the machine."""
+        """Run one turn, alone on the machine, and return its cost."""
         self.tree.resume()
         before = self.tree.cpu_seconds()
         started = time.perf_counter()
@@ -91,13 +95,13 @@ class EngineProcess:
         return sample
 
     def run_cold_turn(self) -> Sample:
-        """Let it do its first round; the cost counts from the start of the process."""
+        """Run the first turn, and return the cost since the start of the process."""
         with self.tree.watch_memory():
             self._wait_for("ready")
         return self._measure_turn(0.0, self.started)
 
     def stop(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all of its descendants."""
         self.tree.kill()
         self.process.wait()
         os.close(self._commands)
@@ -120,7 +124,7 @@ class EngineProcess:
             raise ChildError((lines or [answer or "it ended without a word"])[-1])
 
     def _make_environment(self) -> dict[str, str]:
-        """One thread of everything, and a temporary folder that goes away with the child."""
+        """Return an environment with one thread per library and a temporary folder of the child."""
         root = str(Path(__file__).parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -130,7 +134,7 @@ class EngineProcess:
 
 @dataclass(frozen=True)
 class EngineCost:
-    """What an engine cost at a workload."""
+    """Cost of an engine in a case."""
 
     samples: list[Sample]
     peak_mib: float
@@ -139,14 +143,14 @@ class EngineCost:
 def race(
     jobs: dict[str, Job], runs: int, warm_up: int, budget: float, log: Log
 ) -> dict[str, EngineCost]:
-    """Let engines take turns, `warm_up` that do not count and then `runs` that do.
+    """Run `warm_up` turns that are not measured and `runs` that are, engine by engine.
 
     Args:
-        jobs: by engine.
-        runs: turns of each that count.
-        warm_up: turns of each before them.
-        budget: seconds after which an engine stops once it has one turn that counts.
-        say: told who could not take part, and why.
+        jobs: Job of each engine.
+        runs: Number of measured turns per engine.
+        warm_up: Number of turns before them.
+        budget: Seconds after which an engine stops, once one turn is measured.
+        log: Function that is called with a line about each engine left out.
     """
     samples: dict[str, list[Sample]] = {engine: [] for engine in jobs}
     with ExitStack() as stack:
@@ -164,13 +168,12 @@ def race(
                 sample = _try(log, processes, engine, EngineProcess.run_turn)
                 if sample is not None and number >= warm_up:
                     samples[engine].append(sample)
-        return {
-            e: EngineCost(samples[e], process.tree.peak_mib) for e, process in processes.items()
-        }
+        costs = processes.items()
+        return {name: EngineCost(samples[name], process.tree.peak_mib) for name, process in costs}
 
 
 def race_cold(jobs: dict[str, Job], runs: int, budget: float, log: Log) -> dict[str, EngineCost]:
-    """Start engines anew for every turn: what counts is from the start to the first round."""
+    """Start each engine anew for every turn, and measure from its start to the end of round one."""
     samples: dict[str, list[Sample]] = {engine: [] for engine in jobs}
     peaks = dict.fromkeys(jobs, 0.0)
     left_out: set[str] = set()
@@ -193,7 +196,7 @@ def race_cold(jobs: dict[str, Job], runs: int, budget: float, log: Log) -> dict[
 def _try(
     log: Log, processes: dict[str, EngineProcess], engine: str, act: Callable[[EngineProcess], Any]
 ) -> Any:
-    """Let an engine act; where it fails, say so and leave it out from now on."""
+    """Call a method of an engine; if it fails, log the error and leave the engine out."""
     try:
         return act(processes[engine])
     except ChildError as error:

@@ -1,8 +1,8 @@
-"""What `fl-sim report` costs for many cells: `python -m benchmarks.report` measures it.
+"""The cost of `fl-sim report` for many cells, measured by `python -m benchmarks.report`.
 
-One small run, with its controls, is carried out; its files then stand for every cell of a grid,
-under the names and with the hashes that the cells would have had. So the folder is as large, and
-is read and checked as thoroughly, as that of a real sweep.
+One small run and its controls are carried out; copies of its files then stand for every cell of a
+grid, under the names and hashes of the cells. The folder is as large, and is read and checked as
+thoroughly, as that of a real sweep.
 """
 
 import json
@@ -68,14 +68,14 @@ GRIDS: dict[str, Axes] = {  # by name: what is varied
 
 
 def write_cells(root: Path, source: Path, cells: list[Cell]) -> None:
-    """Write the results of cells, and of their controls, each a copy of one run's.
+    """Write the results of cells and their controls, each a copy of one run's.
 
-    Accuracies are moved a little from cell to cell, so that lines and dots do not coincide.
+    Accuracies differ slightly from cell to cell, so that lines and dots do not coincide.
 
     Args:
-        root: folder of the experiment.
-        source: folder of the run that is copied.
-        cells: that are to have finished.
+        root: Folder of the experiment.
+        source: Folder of the run to copy.
+        cells: Cells to write.
     """
     every = [control for cell in cells for control in cell.controls().values()]
     controls = list({control.key: control for control in every}.values())
@@ -98,13 +98,13 @@ def write_cells(root: Path, source: Path, cells: list[Cell]) -> None:
 
 
 def _shift_accuracies(rows: pd.DataFrame, step: float) -> pd.DataFrame:
-    """Return rows whose accuracies are higher by a step, and at most 1."""
+    """Return rows whose accuracies are higher by `step`, and at most 1."""
     chosen = rows["metric"].isin(["accuracy", "client_accuracy"])
     return rows.assign(value=rows["value"].where(~chosen, (rows["value"] + step).clip(upper=1)))
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return the processor seconds of `fl-sim report` on a folder, and the size of the page."""
+    """Return the CPU seconds of `fl-sim report` on a folder, and the size of the page."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "fl_sim", "report", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

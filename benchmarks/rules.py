@@ -1,9 +1,8 @@
-"""What aggregating costs: our rules beside Flower's strategies and ByzFL's aggregators.
+"""The cost of aggregation: our rules beside Flower's strategies and ByzFL's aggregators.
 
-`python -m benchmarks.rules` prints a table, and writes benchmarks/rules.json. Each figure comes
-from a process of its own, with one thread. Seconds are CPU seconds, the fewest of a few calls, so
-that other programs on the machine disturb them little; MiB is how far the peak of the memory rises
-above the stack of updates.
+`python -m benchmarks.rules` prints a table and writes benchmarks/rules.json. Each number comes from
+a separate process with one thread. Seconds are CPU seconds, the minimum of a few calls, which other
+load hardly affects; MiB is the rise of the peak memory above the stack of updates.
 """
 
 import importlib
@@ -41,14 +40,14 @@ from strategies.nnm import NearestNeighborMixing
 from strategies.trimmed_mean import TrimmedMean
 
 RESULTS = Path(__file__).with_name("rules.json")
-BYZFL = Path(sys.prefix) / "byzfl"  # where `make bench` puts it, without what it depends on
-CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 5  # McMahan et al.'s network
+BYZFL = Path(sys.prefix) / "byzfl"  # installed there by `make bench`, without dependencies
+CLIENTS, PARAMETERS, ATTACKERS, RUNS = 100, 1_663_370, 10, 5  # the CNN of McMahan et al.
 PEERS = ("ours", "flower", "byzfl")
-Prepare = Callable[[], Callable[[], Any]]  # gets everything ready, and returns what is timed
+Prepare = Callable[[], Callable[[], Any]]  # prepares a call, and returns the function to time
 
 
 class Cost(NamedTuple):
-    """What one call costs."""
+    """CPU time and memory of one call."""
 
     seconds: float
     mib: float
@@ -88,9 +87,9 @@ BYZFLS = {
 def measure_rules(
     num_clients: int = CLIENTS, num_parameters: int = PARAMETERS, peers: tuple[str, ...] = PEERS
 ) -> list[dict[str, Any]]:
-    """Return a row a rule: seconds and MiB of each peer, NaN where it has no such rule.
+    """Return one row per rule: seconds and MiB of each library, NaN if it has no such rule.
 
-    ByzFL is left out where it cannot be imported.
+    ByzFL is left out if it cannot be imported.
     """
     if "byzfl" in peers and not _has_byzfl():
         peers = tuple(peer for peer in peers if peer != "byzfl")
@@ -106,18 +105,17 @@ def measure_rules(
 
 
 def measure(peer: str, rule: str, num_clients: int, num_parameters: int) -> Cost:
-    """Return what one call of a peer's rule costs, in this process; NaN where memory is short."""
+    """Return the cost of one call in this process; NaN if memory is insufficient."""
     torch.set_num_threads(1)
     updates = torch.randn(num_clients, num_parameters, generator=generator(0, "benchmark"))
-    prepare = {"ours": _prepare_ours, "flower": _prepare_flower, "byzfl": _prepare_byzfl}[peer](
-        rule, updates
-    )
+    functions = {"ours": _prepare_ours, "flower": _prepare_flower, "byzfl": _prepare_byzfl}
+    prepare = functions[peer](rule, updates)
     if prepare is None:
         return Cost(math.nan, math.nan)
     call, seconds = prepare(), math.inf
     before = _read_peak_mib()
     for _ in range(RUNS):
-        call = prepare()  # Flower's strategies empty the replies that they are given
+        call = prepare()  # Flower's strategies consume their replies
         started = time.process_time()
         try:
             call()
@@ -134,7 +132,7 @@ def _prepare_ours(rule: str, updates: Tensor) -> Prepare:
 
 
 def _prepare_flower(rule: str, updates: Tensor) -> Prepare | None:
-    """Prepare Flower's aggregation of replies that it has received already, as one array each."""
+    """Prepare Flower's aggregation of replies already received, as one array each."""
     if rule not in FLOWERS:
         return None
     compat.ensure_node_identity()
@@ -171,7 +169,7 @@ def _prepare_byzfl(rule: str, updates: Tensor) -> Prepare | None:
 
 
 def _has_byzfl() -> bool:
-    # In place of the package's own __init__, which imports all that it draws figures with.
+    # Replaces the package's own __init__, which imports plotting libraries.
     package = ModuleType("byzfl")
     package.__path__ = [str(BYZFL / "byzfl")]
     sys.modules.setdefault("byzfl", package)
@@ -183,7 +181,7 @@ def _has_byzfl() -> bool:
 
 
 def _read_peak_mib() -> float:
-    """Return the most memory that this process ever held."""
+    """Return the peak memory of this process."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -200,7 +198,7 @@ def make_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def format_cells(row: dict[str, Any]) -> Iterator[str]:
-    """Yield a row as text; empty where a peer has no such rule."""
+    """Yield the values of a row as text; an empty text if there is no such rule."""
     for name, value in row.items():
         if isinstance(value, str):
             yield value

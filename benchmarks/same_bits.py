@@ -1,7 +1,7 @@
-"""Compare the bits of two checkouts: `python -m benchmarks.same_bits OLD NEW`.
+"""Comparison of the bits of two checkouts: `python -m benchmarks.same_bits OLD NEW`.
 
 Twenty small experiments run in both, on all engines, and the hashes of their final models are
-compared, for a change that is to move no number. The exit code is 1 where any hash differs.
+compared, for a change that must not move any number. The exit code is 1 if a hash differs.
 """
 
 import json
@@ -18,7 +18,7 @@ RUN = "import sys; sys.path[0] = ''; from same_bits import run_all; run_all()"
 
 
 def list_cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the experiments by name: their fields, and how they are run."""
+    """Return fields of the experiment and options of the run, by name of the case."""
     from clients.alie import AlieClient
     from clients.dp_sgd import DpSgdClient
     from clients.fedbn import FedBNClient
@@ -107,7 +107,7 @@ def run_all() -> None:
 
 
 def hashes_of(checkout: Path) -> dict[str, str]:
-    """Return the hashes of a checkout, from a process and a cache of its own."""
+    """Return the hashes of a checkout, from a separate process and cache."""
     with tempfile.TemporaryDirectory() as folder:
         paths = os.pathsep.join((str(checkout), str(Path(__file__).parent)))
         variables = {"PYTHONPATH": paths, "FL_SIM_CACHE": folder}
@@ -125,7 +125,7 @@ def hashes_of(checkout: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Compare two checkouts; return 1 where a hash differs."""
+    """Compare two checkouts; return 1 if a hash differs."""
     old, new = (hashes_of(Path(path).resolve()) for path in sys.argv[1:3])
     same = [name for name in new if old.get(name) == new[name] and len(new[name]) == 64]
     for name in new:

@@ -1,4 +1,4 @@
-"""Fits the cost of a round beside training, and predicts that of large rounds."""
+"""Model of the cost of a round besides training, with predictions for large rounds."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ LARGE = [(clients, size) for clients in (10**4, 10**5, 10**6) for size in (10**3
 
 
 class Point(NamedTuple):
-    """What a round cost: CPU seconds of the whole process tree."""
+    """A measured round: CPU seconds of the whole process tree."""
 
     clients: int
     parameters: float
@@ -20,7 +20,7 @@ class Point(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds a round, more for each client, and more for each parameter of each client."""
+    """Seconds per round, per client, and per parameter of each client."""
 
     per_round: float
     per_client: float
@@ -32,7 +32,7 @@ class Cost(NamedTuple):
 
 
 def select_points(rows: list[dict[str, object]], engine: str) -> list[Point]:
-    """Return what rounds without training cost on an engine."""
+    """Return the measured rounds without training of an engine."""
     result = []
     for row in rows:
         case = CASE.fullmatch(str(row["case"]))
@@ -43,7 +43,7 @@ def select_points(rows: list[dict[str, object]], engine: str) -> list[Point]:
 
 
 def fit_cost(measured: list[Point]) -> Cost:
-    """Return the cost that fits best, no part of it negative, by least squares of ratios."""
+    """Return the non-negative cost that fits best, by least squares of ratios."""
     columns = [[1.0, p.clients, p.clients * p.parameters] for p in measured]
     shares = np.array(columns) / np.array([[p.seconds] for p in measured])
     scale = shares.max(0)
@@ -58,14 +58,11 @@ def format_tables(rows: list[dict[str, object]]) -> str:
         measured = select_points(rows, engine)
         if len(measured) >= 4:
             costs[engine] = fit_cost(measured), measured
-    heads = (
-        "engine | ms per round | ms per client | ns per client and parameter | cases | worst fit"
-    )
-    lines = [f"| {heads} |", "|---|---|---|---|---|---|"]
+    heads = ("ms per round", "ms per client", "ns per client and parameter", "cases", "worst fit")
+    lines = [f"| engine | {' | '.join(heads)} |", "|---|---|---|---|---|---|"]
     for engine, (cost, measured) in costs.items():
-        worst = max(
-            max(r := cost.predict(p.clients, p.parameters) / p.seconds, 1 / r) for p in measured
-        )
+        ratios = [cost.predict(p.clients, p.parameters) / p.seconds for p in measured]
+        worst = max(*ratios, *(1 / ratio for ratio in ratios))
         numbers = (1e3 * cost.per_round, 1e3 * cost.per_client, 1e9 * cost.per_parameter)
         shown = " | ".join(f"{number:.3g}" for number in numbers)
         lines.append(f"| {engine} | {shown} | {len(measured)} | x {worst:.1f} |")
@@ -78,7 +75,7 @@ def format_tables(rows: list[dict[str, object]]) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time in a suitable unit."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"

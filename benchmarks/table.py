@@ -1,4 +1,4 @@
-"""Rows of results: medians and spreads, on disk and in the terminal."""
+"""Rows of results, medians and spreads, on disk and in the terminal."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,10 +14,10 @@ from fl_sim.core.atomic_io import write_json
 
 
 class Row(NamedTuple):
-    """What one engine cost at one case: medians over its turns.
+    """Cost of one engine in one case: medians over its turns.
 
-    `spread` is the distance between the quartiles of the CPU seconds, as a share of their
-    median; `peak_mib` is the largest memory of the process tree in any turn.
+    `spread` is the interquartile range of the CPU seconds as a share of their median; `peak_mib` is
+    the largest memory of the process tree in any turn.
     """
 
     workload: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 def make_row(workload: str, case: str, engine: str, outcome: EngineCost) -> Row:
-    """Return the row of an outcome that has at least one sample."""
+    """Return the row of an engine with at least one sample."""
     cpu, wall = zip(*outcome.samples, strict=True)
     peak, runs = round(outcome.peak_mib, 1), len(cpu)
     middle = median(cpu)
@@ -40,7 +40,7 @@ def make_row(workload: str, case: str, engine: str, outcome: EngineCost) -> Row:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """Return a quantile, linear between neighbours."""
+    """Return a quantile by linear interpolation."""
     ordered = sorted(values)
     at = share * (len(ordered) - 1)
     low = int(at)
@@ -49,9 +49,9 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 def merge_rows(path: Path, rows: list[Row]) -> list[Row]:
-    """Return the rows of a file whose workloads were not measured again, and then `rows`.
+    """Return `rows` after those of a file whose workloads are not in `rows`.
 
-    So the rows of one workload always come from one run.
+    The rows of one workload therefore always come from one run.
     """
     if not path.exists():
         return rows
@@ -61,7 +61,7 @@ def merge_rows(path: Path, rows: list[Row]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write `rows` as the file that others read."""
+    """Write rows as the JSON file of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content: list[dict[str, Any]] = [
         {k: round(v, 6) if isinstance(v, float) else v for k, v in row._asdict().items()}
@@ -71,7 +71,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def make_times_table(rows: list[Row]) -> Table:
-    """Return all rows, each engine beside the plain loop of its case."""
+    """Return a table of all rows, each engine relative to the plain loop of its case."""
     table = Table(title="a round, or a run: medians of the process tree")
     for name in ("workload", "case", "engine", "CPU s", "x floor", "wall s", "MiB", "runs", "±"):
         table.add_column(
@@ -99,7 +99,7 @@ def make_times_table(rows: list[Row]) -> Table:
 
 
 def make_targets_table(rows: list[Row]) -> Table:
-    """Return what the numbers have to show, and whether they do."""
+    """Return a table of targets, measurements and verdicts."""
     table = Table(title="targets")
     for name in ("target", "measured", "wanted", ""):
         table.add_column(name, justify="left" if name in ("target", "") else "right")
@@ -110,7 +110,7 @@ def make_targets_table(rows: list[Row]) -> Table:
 
 
 def judge_targets(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield each target that was measured: its name, the number, the bound, yes or no."""
+    """Yield each measured target: its name, the number, the bound, yes or no."""
     columns: dict[Column, dict[tuple[str, str, str], float]] = {
         "cpu_seconds": {(r.workload, r.case, r.engine): r.cpu_seconds for r in rows},
         "wall_seconds": {(r.workload, r.case, r.engine): r.wall_seconds for r in rows},

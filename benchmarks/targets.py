@@ -1,4 +1,4 @@
-"""What the numbers have to show: ratios within one run, so that the machine hardly matters."""
+"""Targets of the benchmarks: ratios within one run, which hardly depend on the machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Literal
 
 Column = Literal["cpu_seconds", "wall_seconds", "peak_mib"]
 Numbers = Mapping[tuple[str, str, str], float]  # by workload, case and engine
-HEAD_MB = 0.052  # of a head's parameters: 1,281 x 10 of four bytes
+HEAD_MB = 0.052  # MB of a head's parameters: 1,281 x 10, four bytes each
 
 
 class Verdict(Enum):
-    """Whether a target is met; unknown where something was not measured."""
+    """Verdict on a target; unknown if something was not measured."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -20,14 +20,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """A bound for a number of one engine, alone, or over or minus that of another.
+    """A bound for a number of one engine, alone or relative to another engine.
 
     Attributes:
-        workload, case, engine, column: whose number.
-        limit: its bound.
-        over: engine by whose number it is divided.
-        minus: engine whose number is subtracted.
-        at_least: whether the bound is from below.
+        workload, case, engine, column: Number that is bounded.
+        limit: Bound.
+        over: Engine whose number it is divided by.
+        minus: Engine whose number is subtracted.
+        at_least: Whether the bound is a lower one.
     """
 
     workload: str
@@ -45,7 +45,7 @@ class Target:
 
 
 def judge(target: Target, numbers: Numbers) -> tuple[Verdict, float]:
-    """Return whether a target is met, and the number that decides it."""
+    """Return the verdict on a target, and the number that decides it."""
     number = numbers.get((target.workload, target.case, target.engine))
     other = numbers.get((target.workload, target.case, target.over or target.minus))
     if number is None or ((target.over or target.minus) and not other):

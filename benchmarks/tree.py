@@ -1,11 +1,10 @@
-"""CPU time and memory of a process and everything it started, read from Linux's /proc.
+"""CPU time and memory of a process and its descendants, read from Linux's /proc.
 
-The root makes itself the reaper of its orphans (`become_reaper`), so daemons such as Ray's
-stay in its tree. CPU time is the sum of the processes' CPU clocks, in nanoseconds by the
-kernel; what a process used before it ended counts as it was last seen. Memory is the sum of
-all anonymous memory plus the largest file-backed and the largest shared part of any one
-process: libraries and Ray's object store are mapped by several processes at once, and are
-there only once.
+The root becomes the reaper of its orphans (`become_reaper`), so daemons such as Ray's stay in its
+tree. CPU time is the sum of the processes' CPU clocks, in nanoseconds by the kernel; a process that
+has ended counts with its last reading. Memory is the sum of all anonymous memory plus the largest
+file-backed and the largest shared part of any one process, because libraries and Ray's object store
+are mapped by several processes but exist only once.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-INTERVAL = 0.2  # seconds between two looks at a tree: they cost time of the machine, too
+INTERVAL = 0.2  # seconds between two readings, which cost CPU time themselves
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError, OSError)
 
 
@@ -32,7 +31,7 @@ class Memory(NamedTuple):
 
 
 def become_reaper() -> None:
-    """Keep orphaned descendants of this process in its tree, and end it with its parent."""
+    """Keep orphaned descendants in the tree of this process, and end it with its parent."""
     control = ctypes.CDLL(None, use_errno=True).prctl
     control(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     control(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -53,16 +52,16 @@ def list_processes(root: int) -> list[int]:
 
 
 def read_cpu_seconds(process: int) -> float | None:
-    """Return the CPU time of one process so far, or None where it has ended."""
+    """Return the CPU time of one process so far; None if it has ended."""
     try:
-        clock: int = (~process << 3) | 2  # its CPU clock, as clock_getcpuclockid names it
+        clock: int = (~process << 3) | 2  # the id of its CPU clock, as from clock_getcpuclockid
         return float(time.clock_gettime(clock))
     except OSError:
         return None
 
 
 def read_memory(process: int) -> Memory | None:
-    """Return the resident memory of one process, or None where it has ended."""
+    """Return the resident memory of one process; None if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except GONE:
@@ -78,7 +77,7 @@ def read_memory(process: int) -> Memory | None:
 
 
 class ProcessTree:
-    """The process `root` and all that it started."""
+    """The process `root` and its descendants."""
 
     def __init__(self, root: int) -> None:
         self.root = root
@@ -86,7 +85,7 @@ class ProcessTree:
         self.peak_mib = 0.0
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the tree has used so far."""
+        """Return the CPU time of the tree so far, in seconds."""
         for process in list_processes(self.root):
             used = read_cpu_seconds(process)
             if used is not None:
@@ -94,7 +93,7 @@ class ProcessTree:
         return sum(self.cpu_by_process.values())
 
     def resident_mib(self) -> float:
-        """Return the resident memory of the tree."""
+        """Return the resident memory of the tree, in MiB."""
         parts = [part for part in map(read_memory, list_processes(self.root)) if part is not None]
         if not parts:
             return 0.0
@@ -111,7 +110,7 @@ class ProcessTree:
                 self.peak_mib = max(self.peak_mib, self.resident_mib())
                 if done.wait(INTERVAL):
                     break
-                self.cpu_seconds()  # of processes that will have ended at the next look
+                self.cpu_seconds()  # for processes that end before the next reading
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -122,19 +121,19 @@ class ProcessTree:
             thread.join()
 
     def pause(self) -> None:
-        """Stop every process of the tree until `resume`, so that others run undisturbed."""
+        """Stop every process of the tree until `resume`."""
         stopped: set[int] = set()
         while fresh := set(list_processes(self.root)) - stopped:
             self._signal(fresh, signal.SIGSTOP)
             stopped |= fresh
 
     def resume(self) -> None:
-        """Let the tree go on."""
+        """Continue every process of the tree."""
         self._signal(set(list_processes(self.root)), signal.SIGCONT)
 
     def kill(self) -> None:
         """End every process of the tree."""
-        self.pause()  # nobody starts another one meanwhile
+        self.pause()  # so that no process starts another meanwhile
         self._signal(set(list_processes(self.root)), signal.SIGKILL)
 
     @staticmethod

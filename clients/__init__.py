@@ -1,1 +1,1 @@
-"""What a participant does in a round. One behaviour, one file; malicious ones wrap honest ones."""
+"""Client behaviours, one per file; malicious clients wrap honest ones."""

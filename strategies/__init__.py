@@ -1,1 +1,1 @@
-"""What the server does with updates. One rule, one file."""
+"""Aggregation rules, one per file."""

@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, one thread, repeatable hypotheses, small data."""
+"""Shared set-up of all tests: an isolated cache, one thread, repeatable hypotheses, small data."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from . import shape_checks  # noqa: F401  isort: skip  before anything of ours is imported
+from . import shape_checks  # noqa: F401  isort: skip  before any module of fl_sim is imported
 
 import fl_sim  # noqa: F401  turns Flower's telemetry off before any test imports flwr
 from clients.sgd import SgdClient
@@ -30,13 +30,13 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks, whatever the project's settings say."""
+    """Declare the marks, regardless of the project's settings."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep what tests compute out of the user's cache, and the user's cache out of the tests."""
+    """Separate the cache of the tests from that of the user."""
     folder, before = tmp_path_factory.mktemp("cache"), os.environ.get("FL_SIM_CACHE")
     os.environ["FL_SIM_CACHE"] = str(folder)
     yield folder
@@ -48,19 +48,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Compute as the engine does: reductions depend on the number of threads."""
+    """Use one thread, as backends do: reductions depend on the number of threads."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """120 training and 60 test digits, class by class alike."""
+    """Return 120 training and 60 test digits, with balanced classes."""
     return take_subset(load_dataset("digits"), 120, 60)
 
 
 @pytest.fixture(scope="session")
 def experiment() -> Callable[..., Experiment]:
-    """Return a maker of small experiments on digits; fields can be replaced."""
+    """Return a factory of small experiments on digits, with replaceable fields."""
 
     def make(**fields: Any) -> Experiment:
         usual: dict[str, Any] = {
@@ -77,11 +77,11 @@ def experiment() -> Callable[..., Experiment]:
 
 @pytest.fixture(scope="session")
 def observation() -> Callable[..., RoundRecord]:
-    """Return a maker of observations: 4 clients, 10 classes, even pools; fields can be replaced.
+    """Return a factory of round records: 4 clients, 10 classes, even pools; fields can be replaced.
 
-    Of each client and class, two members and two outsiders are in the pool, one of each is
-    protected; the clients hold twice as many records. The test set has three images of each
-    class, and the model guesses class 0.
+    For each client and class the pool has two members and two non-members, and one of each is
+    protected; the clients hold twice as many records. The test set has three images of each class,
+    and the model guesses class 0.
     """
 
     def make(**fields: Any) -> RoundRecord:

@@ -1,8 +1,8 @@
-"""Makes checks of types at run time cheap: shapes by jaxtyping, everything else by beartype alone.
+"""Cheap type checks at run time: shapes by jaxtyping, everything else by beartype alone.
 
-At every call of every function jaxtyping opens a scope for axis names and binds the arguments for
-it, which takes ten times as long as the check itself. Where no annotation has axes, nothing would
-be in that scope, so the same annotations are checked without it.
+At every call of every function, jaxtyping opens a scope for axis names and binds the arguments,
+which takes ten times as long as the check itself. If no annotation has axes, the scope would be
+empty, so the same annotations are checked without it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ check_without_axes = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeChe
 
 
 def has_axes(annotation: Any) -> bool:
-    """Return whether an annotation holds an array with axes, or a text that may name one."""
+    """Return whether an annotation contains an array with axes, or a text that may name one."""
     if isinstance(annotation, list):  # the arguments of a Callable
         return any(map(has_axes, annotation))
     is_array = inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)

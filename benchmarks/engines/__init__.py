@@ -1,1 +1,1 @@
-"""Who runs the rounds: each module has `run(turns, experiment, ...)`, which does one a turn."""
+"""Engines: each module has a function `run(pacer, experiment, ...)` with one round per turn."""

@@ -1,7 +1,7 @@
-"""The plain PyTorch loop: what a federation costs without any framework.
+"""The plain PyTorch loop: the cost of a federation without any framework.
 
 Tensors are loaded and normalised before the first round, batches are gathered by index, the
-optimiser is torch's SGD as it comes, and the state of the model is a dictionary.
+optimiser is an unmodified `torch.optim.SGD`, and the state of the model is a dictionary.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ State = dict[str, Tensor]
 
 
 def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> State:
-    """Run the rounds of an experiment; evaluate now and then, if wanted."""
+    """Run the rounds of an experiment, with an evaluation every `evaluate_every` rounds."""
     task = load_task(experiment)
     model, shards = task.build_plain_model(), task.preloaded
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -38,7 +38,7 @@ def run_round(
     shards: list[tuple[Tensor, Tensor]],
     round_num: int,
 ) -> State:
-    """Return the mean of the clients' states, weighted by their sizes."""
+    """Return the mean of the clients' states, weighted by the size of their shards."""
     total: State = {}
     weight = 0
     for client in task.select_clients(round_num):
@@ -56,9 +56,8 @@ def train(
     task: Task, model: nn.Module, inputs: Tensor, labels: Tensor, round_num: int, client: int
 ) -> None:
     """Train one client in place."""
-    optimizer = torch.optim.SGD(
-        make_parameter_groups(model, task.learning_rate), lr=task.learning_rate
-    )
+    groups = make_parameter_groups(model, task.learning_rate)
+    optimizer = torch.optim.SGD(groups, lr=task.learning_rate)
     model.train()
     for rows in task.iterate_batches(round_num, client, len(labels)):
         loss = functional.cross_entropy(model(inputs[rows]), labels[rows])

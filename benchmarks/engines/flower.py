@@ -1,8 +1,8 @@
-"""Stock Flower: `run_simulation`, FedAvg, and a ClientApp as its quickstart writes them.
+"""Stock Flower: `run_simulation`, FedAvg, and a ClientApp as in its quickstart.
 
-Two things are kinder than a quickstart: data and network are loaded once an actor, not once a
-message. One thing is added: the server tells each sampled node which client's data to use, so
-that the clients of a round are the same for all engines.
+Two things favour Flower over the quickstart: data and network are loaded once per actor, not once
+per message. One thing is added: the server tells each sampled node which client's data to use, so
+that all engines have the same clients in a round.
 """
 
 import logging
@@ -26,22 +26,21 @@ client_app = ClientApp()
 
 @lru_cache(maxsize=1)
 def build_network(experiment: str) -> nn.Sequential:
-    """Return the network, built once an actor."""
+    """Return the network, built once per actor."""
     return load_task(experiment).build_plain_model()
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train as the quickstart for PyTorch does."""
+    """Train as the PyTorch quickstart does."""
     config: Any = message.content["config"]
     task, model = load_task(config["experiment"]), build_network(config["experiment"])
     arrays: Any = message.content["arrays"]
     model.load_state_dict(arrays.to_torch_state_dict())
     inputs, labels = task.preloaded[config["client"]]
     loader = DataLoader(TensorDataset(inputs, labels), batch_size=task.batch_size, shuffle=True)
-    optimizer = torch.optim.SGD(
-        make_parameter_groups(model, task.learning_rate), lr=task.learning_rate
-    )
+    groups = make_parameter_groups(model, task.learning_rate)
+    optimizer = torch.optim.SGD(groups, lr=task.learning_rate)
     criterion = nn.CrossEntropyLoss()
     model.train()
     running = 0.0
@@ -62,7 +61,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 class PacedFedAvg(FedAvg):
-    """FedAvg that takes turns, and says which client's data a sampled node uses."""
+    """FedAvg that waits for its turn, and assigns a client's data to each sampled node."""
 
     def __init__(self, pacer: Pacer, task: Task, **options: Any) -> None:
         """Wrap Flower's strategy."""
@@ -72,7 +71,7 @@ class PacedFedAvg(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Wait for the round's turn, then sample as FedAvg does."""
+        """Wait for the turn of the round, then sample as FedAvg does."""
         self.pacer.wait()
         messages = list(super().configure_train(server_round, arrays, config, grid))
         for message, client in zip(messages, self.ours.select_clients(server_round), strict=True):
@@ -82,7 +81,7 @@ class PacedFedAvg(FedAvg):
 
 
 def run(pacer: Pacer, experiment: str, workers: int = 1, evaluate_every: int = 0, **_: Any) -> None:
-    """Run the rounds of an experiment; one turn is a round."""
+    """Run the rounds of an experiment, one per turn."""
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)

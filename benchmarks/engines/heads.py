@@ -1,4 +1,4 @@
-"""Linear heads of many clients, trained at once: closed gradients and batched products."""
+"""Linear heads of many clients, trained at once: closed-form gradients and batched products."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.engines.task import Task
 
-CHUNK = 25  # clients at once
+CHUNK = 25  # number of clients at once
 
 
 def train_heads(task: Task, flat: Tensor, inputs: Tensor, round_num: int) -> Tensor:
     """Return the mean of the clients' heads after a round, laid out as `flat` is.
 
     Args:
-        ours: the task.
-        flat: the weights, then the biases, of the global head.
-        inputs: everybody's, one row a sample.
-        number: the round.
+        task: Task.
+        flat: Weights, then biases, of the global head.
+        inputs: Inputs of all clients, one row per sample.
+        round_num: Number of the round, from 1.
     """
     rows, num_classes = task.rows, task.federation.dataset.num_classes
     by_size = sorted(task.select_clients(round_num), key=lambda client: -len(rows[client]))
@@ -34,7 +34,7 @@ def train_heads(task: Task, flat: Tensor, inputs: Tensor, round_num: int) -> Ten
 def _descend(
     task: Task, weights: Tensor, biases: Tensor, inputs: Tensor, clients: list[int], round_num: int
 ) -> None:
-    """Train in place; clients come largest first, so those still at it are the first ones."""
+    """Train in place; clients are sorted by falling size, so the active ones come first."""
     labels, rate = task.federation.pool.labels, task.learning_rate
     buffer = inputs.new_empty(len(clients) * task.batch_size, inputs.shape[1])
     wide = torch.empty_like(buffer, dtype=torch.float32)
@@ -63,7 +63,6 @@ def _plan_steps(task: Task, clients: list[int], round_num: int) -> list[tuple[Te
     for step in range(len(batches_by_client[0])):
         batches = [planned[step] for planned in batches_by_client if step < len(planned)]
         shares = [torch.full((len(some),), 1 / len(some)) for some in batches]
-        steps.append(
-            (pad_sequence(batches, batch_first=True), pad_sequence(shares, batch_first=True))
-        )
+        padded_shares = pad_sequence(shares, batch_first=True)
+        steps.append((pad_sequence(batches, batch_first=True), padded_shares))
     return steps

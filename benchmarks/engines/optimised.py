@@ -1,8 +1,8 @@
-"""The same loop with every trick that the engine uses, and no framework around it.
+"""The plain loop with every optimisation that fl_sim uses, and no framework around it.
 
-Channels last, pixels of 8 bits gathered in batch and normalised in the model, features of 16
-bits, ReLU after pooling, one flat vector of parameters, torch's fused operations on lists of
-tensors; linear heads are trained side by side by batched matrix products.
+Channels last, 8-bit pixels gathered in batch and normalised in the model, 16-bit features, ReLU
+after pooling, one flat vector of parameters, torch's fused operations on lists of tensors; linear
+heads are trained side by side by batched matrix products.
 """
 
 from copy import deepcopy
@@ -19,7 +19,7 @@ from fl_sim.core.perturbation import as_floats
 
 
 def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.Sequential:
-    """Run the rounds of an experiment; evaluate now and then, if wanted."""
+    """Run the rounds of an experiment, with an evaluation every `evaluate_every` rounds."""
     task = load_task(experiment)
     plain = task.build_plain_model()
     is_head = task.epochs > 0 and all(isinstance(s, nn.Linear | nn.Flatten) for s in plain)
@@ -39,13 +39,13 @@ def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> nn.
 
 
 def load_head_inputs(task: Task) -> Tensor:
-    """Return what heads are trained on: features as they are stored, or pixels normalised."""
+    """Return the inputs of heads: features as stored, or normalised pixels."""
     stored = task.federation.inputs
     return (stored if stored.is_floating_point() else task.normalise(stored)).flatten(1)
 
 
 def run_round(task: Task, model: nn.Sequential, flat: Tensor, round_num: int) -> None:
-    """Move the parameters to the mean of the clients', weighted by their sizes."""
+    """Move the parameters to the mean of the clients', weighted by the size of their shards."""
     start, total, weight = flat.clone(), torch.zeros_like(flat), 0
     for client in task.select_clients(round_num):
         flat.copy_(start)
@@ -72,7 +72,7 @@ def train(
 
 
 def flatten_parameters(model: nn.Module) -> Tensor:
-    """Make all parameters views of one vector, each laid out as it was, and return it."""
+    """Make all parameters views of one vector, with their strides, and return it."""
     parameters = list(model.parameters())
     vector = torch.empty(sum(parameter.numel() for parameter in parameters))
     for parameter, piece in zip(

@@ -1,4 +1,4 @@
-"""fl_sim itself, through the function that its users call."""
+"""fl_sim itself, through its public function."""
 
 import tempfile
 from typing import Any
@@ -10,7 +10,7 @@ from fl_sim.experiment import Experiment
 
 
 def run(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
-    """Run the rounds of an experiment; one turn is a round, with all that is kept of it."""
+    """Run the rounds of an experiment, one per turn, with all results."""
     options: Any = {"engine": engine, "workers": workers}
     pacer.wait()
     with tempfile.TemporaryDirectory() as out:
@@ -30,7 +30,7 @@ def run_whole(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_:
 
 
 def run_cells(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
-    """Sweep cells of one round each; one turn is a cell, from the end of the one before."""
+    """Sweep cells of one round each; a turn is one cell, from the end of the one before."""
     options: Any = {"engine": engine, "workers": workers}
     pacer.wait()
     with tempfile.TemporaryDirectory() as out:
@@ -45,6 +45,6 @@ def run_cells(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_:
 
 
 def require_complete(results: Any) -> None:
-    """Raise where a run broke off."""
+    """Raise an error if a run did not finish."""
     if not results.complete:
         raise RuntimeError("the run did not finish")

@@ -1,6 +1,6 @@
-"""pfl-research in one process, as its PyTorch tutorials write it.
+"""pfl-research in one process, as in its PyTorch tutorials.
 
-It is not among this project's dependencies: `make bench` installs it into a folder of its own.
+It is not a dependency of this project: `make bench` installs it into a separate folder.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from benchmarks.pacer import Pacer
 
 
 class Learner(nn.Module):
-    """The network with the two methods that pfl asks for."""
+    """The network with the two methods that pfl requires."""
 
     def __init__(self, network: nn.Sequential) -> None:
         super().__init__()
@@ -28,12 +28,12 @@ class Learner(nn.Module):
         return functional.cross_entropy(self.network(inputs), labels)
 
     def metrics(self, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Return nothing: evaluation is off."""
+        """Return no metrics: evaluation is off."""
         return {}
 
 
 def run(pacer: Pacer, experiment: str, **_: Any) -> None:
-    """Run the rounds of an experiment; one turn is a round."""
+    """Run the rounds of an experiment, one per turn."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.aggregate.weighting import WeightByDatapoints
     from pfl.algorithm.base import NNAlgorithmParams
@@ -80,13 +80,13 @@ def run(pacer: Pacer, experiment: str, **_: Any) -> None:
 
 
 def _shuffle(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Pfl's own datasets keep their order; the other engines shuffle."""
+    """Return a shard in random order, since pfl's datasets do not shuffle."""
     order = torch.randperm(len(shard[1]))
     return [part[order] for part in shard]
 
 
 def _make_sampler(task: Task) -> Any:
-    """Return a sampler that names the clients of one round after another."""
+    """Return a sampler that gives the clients of one round after another."""
     numbers = range(1, task.federation.experiment.rounds + 2)
     clients: Iterator[int] = chain.from_iterable(task.select_clients(number) for number in numbers)
     return lambda: next(clients)

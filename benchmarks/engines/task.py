@@ -1,6 +1,6 @@
-"""What every engine works on: the same shards, the same clients a round, the same arithmetic.
+"""The task of every engine: the same shards, the same clients in each round, the same arithmetic.
 
-They are those of fl_sim's own run of the experiment, so its seed names all of them.
+They are those of fl_sim's own run of the experiment, and determined by its seed.
 """
 
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ from fl_sim.models.foundation import Rescale
 from fl_sim.models.tuning import list_trained_parameters
 
 Shard = tuple[Tensor, Tensor]
-BATCH = 256  # of what is done once, before the rounds, and of evaluation
+BATCH = 256  # batch size of preparation and evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """An experiment as any engine may use it.
+    """An experiment in a form that any engine can use.
 
     Attributes:
-        ours: the run as fl_sim prepares it.
-        epochs: of a client; none where it is the idle one.
-        batch_size, learning_rate: of plain stochastic gradient descent.
+        federation: Run as fl_sim prepares it.
+        epochs: Number of local epochs; 0 for the idle client.
+        batch_size, learning_rate: Settings of plain stochastic gradient descent.
     """
 
     federation: Federation
@@ -40,12 +40,12 @@ class Task:
     learning_rate: float
 
     def select_clients(self, round_num: int) -> list[int]:
-        """Return who trains in round `number`."""
+        """Return the clients of round `round_num`."""
         return self.federation.schedule.choose_clients(round_num, self.federation.clients_with_data)
 
     @property
     def rows(self) -> list[Tensor]:
-        """Which of the inputs each client holds."""
+        """Rows of the inputs that each client holds."""
         return self.federation.shards.owners
 
     def iterate_batches(self, round_num: int, client: int, size: int) -> Iterator[Tensor]:
@@ -56,30 +56,30 @@ class Task:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Each client's data as it is stored: pixels of 8 bits, or features."""
+        """Each client's data as stored: 8-bit pixels, or features."""
         federation = self.federation
         return [(federation.inputs[rows], federation.pool.labels[rows]) for rows in self.rows]
 
     @cached_property
     def preloaded(self) -> list[Shard]:
-        """Each client's data as its network wants it: floats, scaled and normalised."""
+        """Each client's data as its network needs it: floats, scaled and normalised."""
         return [(self.normalise(inputs), labels) for inputs, labels in self.shards]
 
     @cached_property
     def preloaded_test(self) -> Shard:
-        """The test set as the network wants it."""
+        """The test set as the network needs it."""
         return self.normalise(self.federation.test_inputs), self.federation.dataset.test_labels
 
     @torch.no_grad()
     def normalise(self, inputs: Tensor) -> Tensor:
-        """Return inputs as they are after the network's fixed first stages."""
+        """Return inputs after the network's fixed first stages."""
         if inputs.dtype != torch.uint8:
             return inputs.float()
         front, _ = self._split_model
         return torch.cat([front(as_pixels(some)).contiguous() for some in inputs.split(BATCH)])
 
     def build_plain_model(self) -> nn.Sequential:
-        """Return the network as a tutorial writes it: rectified, then pooled; channels first."""
+        """Return the network as in a tutorial: ReLU before pooling, channels first."""
         _, stages = self._split_model
         usual = [
             nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if isinstance(stage, PooledRelu) else stage
@@ -98,7 +98,7 @@ class Task:
 
 @lru_cache(maxsize=1)
 def load_task(experiment: str) -> Task:
-    """Return the task of an experiment given as JSON, prepared once a process."""
+    """Return the task of an experiment given as JSON, prepared once per process."""
     torch.set_num_threads(1)
     federation = load_federation(experiment)
     client: Any = federation.experiment.client
@@ -109,7 +109,7 @@ def load_task(experiment: str) -> Task:
 
 
 def make_parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Return the parameters by learning rate, as torch's optimisers take them."""
+    """Return the parameters grouped by learning rate, as torch's optimisers accept them."""
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter, rate in list_trained_parameters(model):
         groups.setdefault(rate, []).append(parameter)
@@ -118,7 +118,7 @@ def make_parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[s
 
 @torch.no_grad()
 def compute_accuracy(model: nn.Module, test: Shard) -> float:
-    """Return the share of the test set that the model gets right."""
+    """Return the accuracy on the test set."""
     model.eval()
     inputs, labels = test
     right = sum(

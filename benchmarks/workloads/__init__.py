@@ -1,4 +1,4 @@
-"""What is measured: each module has `list_cases(full)`. A new one is one new file here."""
+"""Workloads: each module has a function `list_cases(full)`. A new workload is one new file."""
 
 import importlib
 import pkgutil
@@ -7,7 +7,7 @@ from benchmarks.cases import Case
 
 
 def list_all_cases(full: bool) -> list[Case]:
-    """Return the cases of every workload, in order; `full` adds those that take long."""
+    """Return the cases of every workload, in order; `full` adds the long ones."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return [case for module in modules for case in module.list_cases(full)]

@@ -1,4 +1,4 @@
-"""From the start of a process to the end of its first round, and to that of the next cell's."""
+"""Start-up: from the start of a process to the end of its first round, and the next cell."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from fl_sim.experiment import Data, Model
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return the first round after a start, and a further cell of a sweep."""
+    """Return the first round after a start, and another cell of a sweep."""
     small = replace(
         EXPERIMENT,
         name="start",

@@ -1,4 +1,4 @@
-"""W0: what a round costs besides training. Clients send the model back as it came."""
+"""W0: the cost of a round besides training. Clients send the model back as it came."""
 
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,13 @@ SIZES = {
     "25M": (100, 249_999),
 }
 QUICK = {("0.001M", 100), ("0.001M", 1000), ("0.1M", 100), ("1M", 10), ("1M", 100), ("25M", 100)}
-# What stock Flower is spared: it would need more memory than a small machine has, or minutes.
+# Left out for stock Flower: more memory than a small machine has, or minutes.
 TOO_MUCH = {("0.1M", 1000), ("1M", 1000), ("5M", 100), ("5M", 1000), ("25M", 10), ("25M", 100)}
-SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters a round
+SPARED = {("5M", 1000), ("25M", 1000)}  # 20 and 100 GB of parameters per round
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return a case a size and number of clients."""
+    """Return one case per size and number of clients."""
     grid = [(size, count) for size in SIZES for count in (10, 100, 1000)]
     selected = [cell for cell in grid if cell not in SPARED and (full or cell in QUICK)]
     return [_make_case(size, count) for size, count in selected]

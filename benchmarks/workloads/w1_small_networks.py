@@ -1,4 +1,4 @@
-"""W1: convolutional networks on Fashion-MNIST: 100 clients, ten a round."""
+"""W1: convolutional networks on Fashion-MNIST, 100 clients, ten per round."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return one case a network."""
+    """Return one case per network."""
     mcmahan = replace(EXPERIMENT, model=Model("mcmahan_cnn", norm="off"))
     return [
         Case("W1", "tiny CNN, 10 per round", make_round_jobs(EXPERIMENT)),

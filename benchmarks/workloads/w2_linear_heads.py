@@ -1,6 +1,6 @@
 """W2: linear heads over cached features of EfficientNet-Lite0, 60,000 images, 100 clients.
 
-The features are computed once, in a few minutes, and kept in fl_sim's cache.
+The features are computed once, in a few minutes, and stored in fl_sim's cache.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from fl_sim import Model, Participation
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return a case with few clients a round, and one with all."""
+    """Return a case with few clients per round, and one with all."""
     model = Model("efficientnet_lite0", init="pretrained", tune="head")
     heads = replace(EXPERIMENT, name="linear_heads", model=model)
     return [

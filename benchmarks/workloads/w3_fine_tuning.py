@@ -1,4 +1,4 @@
-"""W3: all of EfficientNet-Lite0 is trained, at 64 pixels: ten clients of 100 images."""
+"""W3: full fine-tuning of EfficientNet-Lite0 at 64 pixels, ten clients of 100 images."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from fl_sim.data.partition import Iid
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return rounds of four clients; of all ten where there is time."""
+    """Return rounds of four clients, and of all ten if `full`."""
     fine_tuning = replace(
         EXPERIMENT,
         name="fine_tuning",

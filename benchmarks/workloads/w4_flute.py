@@ -1,7 +1,8 @@
-"""W4: a whole job, start-up and results included: the one that FLUTE published times of.
+"""W4: a whole job, including start-up and results: the one whose times FLUTE published.
 
-Logistic regression, 1,000 clients of about 60 images, ten a round, 100 rounds, batches of ten,
+Logistic regression, 1,000 clients of about 60 images, ten per round, 100 rounds, batches of ten,
 evaluation on all test images every ten rounds.
+
 Source: Hipolito Garcia et al. (2022), https://arxiv.org/abs/2203.13789.
 """
 

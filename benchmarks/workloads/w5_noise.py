@@ -1,4 +1,4 @@
-"""W5: making noise, a thousand images. A turn is one pass over them."""
+"""W5: generation of noise for a thousand images. A turn is one pass over them."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ RADIUS = 8 / 255
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return one case a method."""
+    """Return one case per method."""
     here = "benchmarks.workloads.w5_noise"
     em = {"floor": Job(f"{here}:run_plain"), "local": Job(f"{here}:run_ours", {"method": "em"})}
     sem = {"local": Job(f"{here}:run_ours", {"method": "sem"})}
@@ -33,7 +33,7 @@ def list_cases(full: bool) -> list[Case]:
 
 
 def run_ours(pacer: Pacer, method: str) -> None:
-    """Protect by the project's own method."""
+    """Protect the images by the project's own method."""
     torch.set_num_threads(1)
     dataset = load_subset("fashion_mnist", None, NUM_IMAGES, 10)
     protection, ids = _make_protection(method), torch.arange(NUM_IMAGES)
@@ -49,7 +49,7 @@ def _make_protection(method: str) -> Protection:
 
 
 def run_plain(pacer: Pacer) -> None:
-    """Make error-minimising noise as it is usually written: small batches, all gradients."""
+    """Make error-minimising noise as usually written: small batches, all gradients."""
     torch.set_num_threads(1)
     dataset = load_subset("fashion_mnist", None, NUM_IMAGES, 10)
     images, labels = as_pixels(dataset.train_images), dataset.train_labels

@@ -1,4 +1,4 @@
-"""W6: shadow heads of a membership audit: 2,000 records of 1,280 features, half of them each."""
+"""W6: shadow heads of a membership audit, 2,000 records of 1,280 features, half of them each."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ BATCH = 32
 
 
 def list_cases(full: bool) -> list[Case]:
-    """Return one case a number of heads."""
+    """Return one case per number of heads."""
     here = "benchmarks.workloads.w6_audits"
     return [
         Case(
@@ -30,7 +30,7 @@ def list_cases(full: bool) -> list[Case]:
 
 
 def run_ours(pacer: Pacer, num_heads: int) -> None:
-    """Train all heads in one go."""
+    """Train all heads at once."""
     torch.set_num_threads(1)
     training = HeadTraining(momentum=0.0, batch_size=BATCH, epochs=1)
     features, labels, members = _draw_records(num_heads)
@@ -59,7 +59,7 @@ def _train(head: nn.Linear, features: Tensor, labels: Tensor) -> None:
 
 
 def _draw_records(num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features, labels, and who is in whose training set."""
+    """Return features, labels, and a boolean [heads, records] matrix of training sets."""
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(NUM_RECORDS, NUM_FEATURES, generator=rng)
     labels = torch.randint(NUM_CLASSES, (NUM_RECORDS,), generator=rng)

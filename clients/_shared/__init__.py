@@ -1,1 +1,1 @@
-"""Base classes and steps shared by the clients."""
+"""Base classes and helpers shared by the clients."""

@@ -1,1 +1,1 @@
-"""Base classes and vector operations shared by the aggregation rules."""
+"""Base classes and helpers shared by the aggregation rules."""

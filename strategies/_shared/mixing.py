@@ -26,7 +26,7 @@ class WrappingRule(InformedRule, ABC):
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the wrapped rule needs losses."""
+        """True if the wrapped rule needs losses."""
         return self.rule.needs_losses
 
     @property

@@ -1,4 +1,4 @@
-"""Whatever runs the rounds, the arithmetic is the same."""
+"""Tests that all engines do the same arithmetic."""
 
 import importlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def federated(experiment: Experiment, out: Path) -> Tensor:
 
 
 @pytest.mark.parametrize("backbone", ["tiny_cnn", "linear"])
-def test_the_loops_end_where_the_engine_ends(
+def test_the_loops_give_the_model_of_the_engine(
     backbone: str, experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     one = experiment(
@@ -66,7 +66,7 @@ def test_idle_clients_send_as_many_parameters_as_the_case_says(case: Case) -> No
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.workload} {case.name}")
-def test_every_job_names_a_function_that_there_is(case: Case) -> None:
+def test_every_job_names_an_existing_function(case: Case) -> None:
     for job in case.jobs.values():
         module, _, function = job.call.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -74,6 +74,6 @@ def test_every_job_names_a_function_that_there_is(case: Case) -> None:
             Experiment.from_json(job.arguments["experiment"])
 
 
-def test_cases_have_names_of_their_own() -> None:
+def test_the_names_of_cases_are_unique() -> None:
     names = [(case.workload, case.name) for case in CASES]
     assert len(set(names)) == len(names)

@@ -1,4 +1,4 @@
-"""Engines take turns, each in a process of its own; who fails is named and left out."""
+"""Tests that engines take turns in processes of their own, and that failing ones are left out."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ def mark(pacer, path, name, seconds=0.0, broken=False):
 
 @pytest.fixture
 def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file that the jobs of `mark` write their names into."""
+    """Return a file in which the jobs of `mark` write their names."""
     (tmp_path / "jobs_of_a_test.py").write_text(MODULE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "diary"
@@ -40,33 +40,33 @@ def mark(diary: Path, name: str, rounds_per_turn: int = 1, **arguments: object) 
 
 
 def test_engines_go_in_turns_and_the_warm_up_does_not_count(diary: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     jobs = {"floor": mark(diary, "f"), "local": mark(diary, "l", rounds_per_turn=2)}
-    outcomes = race(jobs, runs=3, warm_up=1, budget=60.0, log=said.append)
+    outcomes = race(jobs, runs=3, warm_up=1, budget=60.0, log=lines.append)
     assert diary.read_text() == "fll" * 4
     assert [len(outcomes[engine].samples) for engine in jobs] == [3, 3]
     assert all(outcome.peak_mib > 1 for outcome in outcomes.values())
-    assert said == []
+    assert lines == []
 
 
-def test_a_turn_costs_what_it_burns(diary: Path) -> None:
+def test_a_turn_costs_its_cpu_time(diary: Path) -> None:
     jobs = {"floor": mark(diary, "f", seconds=0.1)}
     (sample,) = race(jobs, runs=1, warm_up=1, budget=60.0, log=print)["floor"].samples
     assert 0.1 <= sample.cpu_seconds < 0.15
     assert sample.wall_seconds >= 0.1
 
 
-def test_who_fails_is_named_and_left_out(diary: Path) -> None:
-    said: list[str] = []
+def test_failing_engines_are_named_and_left_out(diary: Path) -> None:
+    lines: list[str] = []
     jobs = {"pfl": mark(diary, "p", broken=True), "local": mark(diary, "l")}
-    outcomes = race(jobs, runs=2, warm_up=1, budget=60.0, log=said.append)
-    assert said == ["pfl left out: RuntimeError: p is broken"]
+    outcomes = race(jobs, runs=2, warm_up=1, budget=60.0, log=lines.append)
+    assert lines == ["pfl left out: RuntimeError: p is broken"]
     assert list(outcomes) == ["local"]
     assert diary.read_text() == "lll"
 
 
 @pytest.mark.parametrize(("budget", "runs"), [(0.0, 1), (math.inf, 4)])
-def test_an_engine_whose_time_is_up_stops_after_one_run(
+def test_an_engine_over_its_budget_stops_after_one_run(
     diary: Path, budget: float, runs: int
 ) -> None:
     jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
@@ -74,27 +74,25 @@ def test_an_engine_whose_time_is_up_stops_after_one_run(
     assert [len(outcomes[engine].samples) for engine in jobs] == [runs, runs]
 
 
-def test_what_an_engine_has_spent_stops_that_engine_alone(
-    diary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_budget_stops_one_engine_alone(diary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = EngineProcess._measure_turn
 
-    def go(process: EngineProcess, cpu: float, started: float) -> Sample:
+    def measure(process: EngineProcess, cpu: float, started: float) -> Sample:
         sample = whole(process, cpu, started)
         process.spent = 10.0 if "F" in str(process.process.args) else 1.0  # whatever the clock says
         return sample
 
-    monkeypatch.setattr(EngineProcess, "_measure_turn", go)
+    monkeypatch.setattr(EngineProcess, "_measure_turn", measure)
     jobs = {"flower": mark(diary, "F"), "local": mark(diary, "l")}
     outcomes = race(jobs, runs=4, warm_up=0, budget=5.0, log=print)
     assert [len(outcomes[engine].samples) for engine in jobs] == [1, 4]
 
 
-def test_a_cold_turn_starts_a_process_anew(diary: Path) -> None:
-    said: list[str] = []
+def test_a_cold_turn_starts_a_new_process(diary: Path) -> None:
+    lines: list[str] = []
     jobs = {"local": mark(diary, "l"), "pfl": mark(diary, "p", broken=True)}
-    outcomes = race_cold(jobs, runs=2, budget=60.0, log=said.append)
+    outcomes = race_cold(jobs, runs=2, budget=60.0, log=lines.append)
     assert diary.read_text() == "ll"
     assert min(sample.cpu_seconds for sample in outcomes["local"].samples) > 0.01
     assert outcomes["pfl"].samples == []
-    assert said == ["pfl left out: RuntimeError: p is broken"]
+    assert lines == ["pfl left out: RuntimeError: p is broken"]

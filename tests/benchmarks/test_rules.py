@@ -1,4 +1,4 @@
-"""The benchmark of the rules runs, and compares the same thing."""
+"""Tests that the benchmark of the rules runs, and compares equal work."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_flower_is_timed_doing_its_own_aggregation(rule: str) -> None:
         torch.testing.assert_close(torch.from_numpy(values), ours, rtol=0, atol=1e-4)
 
 
-def test_a_figure_has_seconds_and_memory() -> None:
+def test_a_cost_has_seconds_and_memory() -> None:
     figure = rules.measure("ours", "median", 10, 2000)
     assert 0 < figure.seconds < 10
     assert 0 <= figure.mib < 1000
@@ -29,7 +29,7 @@ def test_a_figure_has_seconds_and_memory() -> None:
 
 
 @pytest.mark.slow
-def test_there_is_a_row_a_rule() -> None:
+def test_there_is_one_row_per_rule() -> None:
     found = rules.measure_rules(30 + 4 * rules.ATTACKERS, 2000, peers=("ours", "flower"))
     assert [row["rule"] for row in found] == list(rules.OURS)
     assert rules.make_table(found).row_count == len(found)

@@ -1,4 +1,4 @@
-"""Rows, medians, targets: what is made of the samples."""
+"""Tests of rows, medians and targets."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_workload_measured_again_replaces_its_rows_and_no_others(tmp_path: Pat
     ]
 
 
-def test_the_file_has_one_object_a_row_with_the_columns_that_others_read(tmp_path: Path) -> None:
+def test_the_file_has_one_object_per_row_with_all_columns(tmp_path: Path) -> None:
     write_rows(tmp_path / "results.json", [ROW])
     (entry,) = json.loads((tmp_path / "results.json").read_text())
     assert list(entry) == (
@@ -76,12 +76,12 @@ def test_the_file_has_one_object_a_row_with_the_columns_that_others_read(tmp_pat
         (Target("W", "c", "floor", 2.0, minus="local"), 3.0, Verdict.FAIL),
     ],
 )
-def test_a_target_compares_as_it_says(target: Target, value: float, verdict: Verdict) -> None:
+def test_a_target_compares_with_its_bound(target: Target, value: float, verdict: Verdict) -> None:
     numbers = {("W", "c", "local"): 3.0, ("W", "c", "floor"): 6.0}
     assert judge(target, numbers) == (verdict, value)
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_missing_measurements_give_no_verdict() -> None:
     target = Target("W", "c", "local", 1.0, over="floor")
     assert judge(target, {("W", "c", "local"): 3.0})[0] is Verdict.UNKNOWN
     assert judge(target, {("W", "c", "floor"): 3.0})[0] is Verdict.UNKNOWN
@@ -95,7 +95,7 @@ def test_tables_show_ratios_and_verdicts() -> None:
     assert "NO" in shown(make_targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
 
 
-def test_every_target_is_about_a_case_and_engines_that_there_are() -> None:
+def test_every_target_names_an_existing_case_and_engines() -> None:
     known = {
         (case.workload, case.name, e) for case in list_all_cases(full=False) for e in case.jobs
     }

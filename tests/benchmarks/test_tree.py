@@ -1,4 +1,4 @@
-"""The cost of a process tree: orphans and the dead count, and memory that is shared does not."""
+"""Tests of the cost of a process tree: orphans and ended processes count, shared memory once."""
 
 import os
 import subprocess
@@ -53,19 +53,19 @@ def start() -> Iterator[Start]:
         process.stdout.close()
 
 
-def heard(process: "subprocess.Popen[str]") -> str:
+def read_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def test_an_orphan_that_burns_a_second_costs_a_second(start: Start) -> None:
+def test_the_time_of_orphans_counts(start: Start) -> None:
     root = start(ORPHAN)
-    assert heard(root) == "burnt"
+    assert read_line(root) == "burnt"
     assert len(list_processes(root.pid)) == 2
     assert 1.0 <= ProcessTree(root.pid).cpu_seconds() < 1.5
 
 
-def test_what_the_dead_used_is_not_forgotten(start: Start) -> None:
+def test_the_time_of_ended_processes_counts(start: Start) -> None:
     code = f"""{BURN}
 import subprocess, sys
 print("go", flush=True)
@@ -74,10 +74,10 @@ print("over", flush=True)
 time.sleep(60)
 """
     root = start(code)
-    assert heard(root) == "go"
+    assert read_line(root) == "go"
     tree = ProcessTree(root.pid)
     with tree.watch_memory():
-        assert heard(root) == "over"
+        assert read_line(root) == "over"
     assert list_processes(root.pid) == [root.pid]
     assert 0.5 <= tree.cpu_seconds() < 1.0
 
@@ -95,16 +95,16 @@ children = [subprocess.Popen([sys.executable, "-c", {hold!r}]) for _ in range(2)
 time.sleep(60)
 """
     root = start(code)
-    assert [heard(root), heard(root)] == ["held", "held"]
+    assert [read_line(root), read_line(root)] == ["held", "held"]
     tree = ProcessTree(root.pid)
     with tree.watch_memory():
         pass
     assert 120 < tree.peak_mib < 180
 
 
-def test_a_tree_stands_still_until_it_may_go_on(start: Start) -> None:
+def test_a_paused_tree_uses_no_time(start: Start) -> None:
     root = start(f"{BURN}print('go', flush=True); burn(60)")
-    assert heard(root) == "go"
+    assert read_line(root) == "go"
     tree = ProcessTree(root.pid)
     tree.pause()
     before = tree.cpu_seconds()
@@ -116,7 +116,7 @@ def test_a_tree_stands_still_until_it_may_go_on(start: Start) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_tree_that_is_gone_costs_nothing_more(start: Start) -> None:
+def test_an_ended_tree_costs_no_more(start: Start) -> None:
     root = start("")
     root.wait()
     assert list_processes(root.pid) == []

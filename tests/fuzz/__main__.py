@@ -1,4 +1,4 @@
-"""The command: tries inputs of every family in turn until the time is up, and counts."""
+"""The command `make fuzz`: tries inputs of every family in turn, and counts the outcomes."""
 
 import argparse
 import logging
@@ -28,15 +28,15 @@ FAMILIES: tuple[type[Family], ...] = (
     ExperimentFiles, ExperimentJson, NpzFiles, ImageFolders, ResultFiles, Manifests, Checkpoints,
     CacheFiles, ClientReplies,
 )  # fmt: skip
-MEMORY = 8 << 30  # bytes more than at the start; what asks for more is a fault
+MEMORY = 8 << 30  # bytes beyond those at the start; more is a fault
 ENDINGS = ("accepted", "refused", "traceback", "silent")
 
 
 def main() -> int:
-    """Try inputs until the time is up; return 1 where any was a fault."""
+    """Try inputs until the time is up; return 1 if there was a fault."""
     options = _parse_options()
     root = Path(tempfile.mkdtemp(prefix="fl_sim_fuzz_"))
-    os.environ["FL_SIM_CACHE"] = str(root / "FL_SIM_CACHE")  # no family has this name
+    os.environ["FL_SIM_CACHE"] = str(root / "FL_SIM_CACHE")  # distinct from the folders of families
     torch.set_num_threads(1)
     _limit_memory()
     logging.disable()
@@ -56,8 +56,8 @@ def main() -> int:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="How long to go on.")
-    parser.add_argument("--seed", type=int, default=0, help="Of what is drawn.")
+    parser.add_argument("--minutes", type=float, default=5.0, help="Duration in minutes.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the inputs.")
     parser.add_argument("--family", default="", help="Only families with this in their name.")
     parser.add_argument("--number", type=int, help="Only this input of each family, from 0.")
     return parser.parse_args()
@@ -77,7 +77,7 @@ def _prepare(cls: type[Family], root: Path) -> Family:
 def _try_all(
     families: list[Family], options: argparse.Namespace, counts: dict[str, Counter[str]]
 ) -> None:
-    """Try the families in turn, each as long as the others."""
+    """Try the families in turn, with equal time for each."""
     spent = dict.fromkeys(counts, 0.0)
     end = time.monotonic() + 60 * options.minutes
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Runs one input and says how it ended: accepted, refused, or a fault."""
+"""Outcomes of one input: accepted, refused, or a fault."""
 
 import contextlib
 import io
@@ -18,16 +18,16 @@ Ending = Literal["accepted", "refused", "traceback", "silent"]
 
 
 class SilentChangeError(AssertionError):
-    """An input was accepted, and something else came of it than it says."""
+    """Raised if an input was accepted with a result other than it states."""
 
 
 class TooLongError(Exception):
-    """An input took longer than the limit."""
+    """Raised if an input took longer than the limit."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one input ended, and what to show of a fault."""
+    """Outcome of one input, and details of a fault."""
 
     ending: Ending
     detail: str = ""
@@ -40,7 +40,7 @@ def expect(condition: bool, what: str) -> None:
 
 
 def judge(attempt: Callable[[], bool]) -> Outcome:
-    """Return how an attempt ended; it returns whether its input was accepted."""
+    """Return the outcome of an attempt, which returns whether its input was accepted."""
     try:
         with _time_limit():
             return Outcome("accepted" if attempt() else "refused")
@@ -59,7 +59,7 @@ def judge(attempt: Callable[[], bool]) -> Outcome:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a call of the command line ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -70,7 +70,7 @@ def call(*arguments: str) -> CommandResult:
     """Call `fl-sim` in this process.
 
     Raises:
-        AssertionError: where it is refused in other than one line, or shows a traceback.
+        AssertionError: If an error has other than one line, or there is a traceback.
     """
     out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
     sys.argv = ["fl-sim", *arguments]
@@ -91,7 +91,7 @@ def call(*arguments: str) -> CommandResult:
 
 
 def normalise_json(value: Any) -> Any:
-    """Return JSON values as Python compares them: NaN and infinity become their names."""
+    """Return JSON values in comparable form: NaN and infinity become their names."""
     return json.loads(json.dumps(value, default=str), parse_constant=str)
 
 

@@ -1,4 +1,4 @@
-"""Kinds of input: each makes its corpus once, and tries one changed input at a time."""
+"""Families of inputs: each makes its corpus once, and tries one mutated input at a time."""
 
 import random
 from abc import ABC, abstractmethod
@@ -12,12 +12,12 @@ from strategies.fedavg import FedAvg
 
 
 class Family(ABC):
-    """One kind of input."""
+    """A family of inputs."""
 
     name: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
-        """Make the corpus in an empty folder of its own."""
+        """Make the corpus in an empty folder."""
         self.folder = folder
 
     @abstractmethod
@@ -25,12 +25,12 @@ class Family(ABC):
         """Try one input in `self.folder / "input"`, and return whether it was accepted.
 
         Raises:
-            SilentChangeError: where it was accepted, and something else came of it.
+            SilentChangeError: If it was accepted with a result other than it states.
         """
 
 
 def small_experiment(**fields: Any) -> Experiment:
-    """Return an experiment that takes a tenth of a second a round."""
+    """Return an experiment that takes a tenth of a second per round."""
     usual: dict[str, Any] = {
         "name": "fuzz",
         "client": SgdClient(),

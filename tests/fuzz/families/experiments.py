@@ -17,7 +17,7 @@ EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
 
 def _try_file(path: Path) -> bool:
-    """Read a file as `fl-sim sweep` does, without running it; what is refused, by the command."""
+    """Read a file as `fl-sim sweep` does, without running it; sweep those that are refused."""
     try:
         content = experiment_file.read(path)
         for cell in expand_cells(content.experiment, content.axes, content.seeds)[:3]:
@@ -65,7 +65,7 @@ class ExperimentJson(Family):
         self.corpus = [experiment_file.read(path).experiment.describe() for path in files[:12]]
 
     def attempt(self, rng: random.Random) -> bool:
-        """Change one description; what is accepted has to mean what it says."""
+        """Change one description; an accepted one must give the experiment it describes."""
         path = self.folder / "input" / "experiment.json"
         path.write_bytes(mutate_json(rng, rng.choice(self.corpus)))
         accepted = _try_file(path)
@@ -90,7 +90,7 @@ def _collect_pairs(
 
 
 def _is_part(stated: Any, parsed: Any) -> bool:
-    """Return whether all that was said is meant; a short name stands for its class."""
+    """Return whether `parsed` contains `stated`; a short name stands for its class."""
     if isinstance(stated, dict) and isinstance(parsed, dict):
         named = ("class", *parsed)
         return all(

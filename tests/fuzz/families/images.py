@@ -25,7 +25,7 @@ class NpzFiles(Family):
     name: ClassVar[str] = "npz"
 
     def attempt(self, rng: random.Random) -> bool:
-        """Load one file; images and labels have to be those of the file."""
+        """Load one file; images and labels must be those of the file."""
         draw = np.random.default_rng(rng.randrange(2**32))
         arrays = {
             f"{part}_{kind}": _draw_array(rng, draw, kind, n)
@@ -107,7 +107,7 @@ class ImageFolders(Family):
     name: ClassVar[str] = "image folders"
 
     def attempt(self, rng: random.Random) -> bool:
-        """Load one folder, and protect it; every image has to be there once, unchanged."""
+        """Load one folder, and protect it; every image must be there once, unchanged."""
         root = self.folder / "input" / "images"
         shutil.rmtree(root, ignore_errors=True)
         plain = [path for part in _draw_parts(rng) for path in _write_images(rng, root / part)]

@@ -1,4 +1,4 @@
-"""What a client may send in the place of its update."""
+"""Replies that a client may send in place of its update."""
 
 import random
 from collections.abc import Callable
@@ -85,7 +85,7 @@ class ClientReplies(Family):
     name: ClassVar[str] = "client replies"
 
     def __init__(self, folder: Path) -> None:
-        """Run each rule honestly, and without the liar."""
+        """Run each rule with an honest client, and without that client."""
         super().__init__(folder)
         rules = [QFedAvg(), FedNova(), CoordinateMedian(), FLOWERS]
         off: dict[str, Any] = {"batch_clients": "off"}
@@ -114,7 +114,7 @@ class ClientReplies(Family):
         return str(self._run(setting, change).cells.params_sha256[0])
 
     def attempt(self, rng: random.Random) -> bool:
-        """Send one reply: refused ones count as none, the rest as the honest update."""
+        """Send one reply: a refused one is left out, others count as the honest update."""
         place = rng.randrange(len(self.settings))
         draw = rng.random()
         if draw < 0.2:

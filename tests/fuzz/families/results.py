@@ -1,4 +1,4 @@
-"""What runs and `fl-sim protect` leave behind: result files, checkpoints, cache, manifests."""
+"""Files of runs and of `fl-sim protect`: results, checkpoints, cache, manifests."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from tests.fuzz.mutations import mutate_bytes, mutate_json
 
 
 def _damage(rng: random.Random, root: Path) -> str:
-    """Change, empty, replace or delete one file below a folder, and return what was done."""
+    """Change, empty, replace or delete one file below a folder, and return a description."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".html")
     path, draw = rng.choice(files), rng.random()
     if draw < 0.1:
@@ -47,7 +47,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 @final
 class ResultFiles(Family):
-    """The files of a finished run, damaged; then reported, or resumed."""
+    """The files of a finished run, damaged, then reported or resumed."""
 
     name: ClassVar[str] = "result files"
 
@@ -60,7 +60,7 @@ class ResultFiles(Family):
         self.file.write_text(self.experiment.to_json())
 
     def attempt(self, rng: random.Random) -> bool:
-        """Damage one file; numbers that are still called finished have to be the right ones."""
+        """Damage one file; numbers still reported as finished must be the right ones."""
         out = self.folder / "input" / "runs"
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(self.folder / "clean", out)
@@ -78,7 +78,7 @@ class ResultFiles(Family):
         return called.code != 2 and self._compare(load_results(out / "fuzz"), what)
 
     def _compare(self, results: Results, what: str) -> bool:
-        """Compare what is called finished with the clean run; return whether all of it is."""
+        """Compare finished cells with the clean run; return whether all cells are finished."""
         clean = self.clean.cells
         for cell in results.cells.to_dict("records"):
             if cell["status"] != "finished":
@@ -91,12 +91,12 @@ class ResultFiles(Family):
 
 @final
 class Checkpoints(Family):
-    """The checkpoints and the log of a run that broke off, damaged; then resumed."""
+    """The checkpoints and the log of an interrupted run, damaged, then resumed."""
 
     name: ClassVar[str] = "checkpoints"
 
     def __init__(self, folder: Path) -> None:
-        """Run three rounds, and keep what lay there after the second."""
+        """Run three rounds, and copy the files after the second."""
         super().__init__(folder)
         self.experiment = small_experiment(rounds=3)
 
@@ -108,7 +108,7 @@ class Checkpoints(Family):
         self.wanted = clean.cells.params_sha256[0]
 
     def attempt(self, rng: random.Random) -> bool:
-        """Damage one file, and go on."""
+        """Damage one file, and resume."""
         out = self.folder / "input" / "runs"
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(self.folder / "broken", out)
@@ -123,7 +123,7 @@ class Checkpoints(Family):
 
 @final
 class CacheFiles(Family):
-    """Noise in the cache, damaged; then used by another run."""
+    """Noise in the cache, damaged, then used by another run."""
 
     name: ClassVar[str] = "cache"
 
@@ -144,7 +144,7 @@ class CacheFiles(Family):
         return str(results.cells.params_sha256[0])
 
     def attempt(self, rng: random.Random) -> bool:
-        """Damage one file of the cache; the run has to come to the same model."""
+        """Damage one file of the cache; the run must end with the same model."""
         cache = self.folder / "input" / "cache"
         shutil.copytree(self.folder / "cache", cache)
         what = _damage(rng, cache)
@@ -154,7 +154,7 @@ class CacheFiles(Family):
 
 @final
 class Manifests(Family):
-    """A folder that `fl-sim protect` made, with a forged or damaged manifest or image."""
+    """A folder made by `fl-sim protect`, with a forged or damaged manifest or image."""
 
     name: ClassVar[str] = "manifests"
 
