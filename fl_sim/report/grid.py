@@ -358,10 +358,7 @@ class RowsByRun(NamedTuple):
 
 
 def _build_setting(
-    root: Path,
-    values: dict[str, str],
-    cells: pd.DataFrame,
-    by_run: RowsByRun,
+    root: Path, values: dict[str, str], cells: pd.DataFrame, by_run: RowsByRun
 ) -> Setting:
     finished = cells[cells["status"] == "finished"]
     keys = [(str(a), int(b)) for a, b in zip(finished["run_id"], finished["seed"], strict=True)]

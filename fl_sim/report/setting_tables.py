@@ -16,10 +16,7 @@ Column = tuple[str, str, str, NumberFormat]  # heading, metric, group, format
 
 
 def build_setting_table(
-    grid: Grid,
-    caption: str,
-    columns: Sequence[str],
-    cells: Callable[[Setting], Sequence[Cell]],
+    grid: Grid, caption: str, columns: Sequence[str], cells: Callable[[Setting], Sequence[Cell]]
 ) -> Table:
     """Return a table with one row per setting that has a finished run."""
     rows = [[*map(Cell, grid.describe(setting)), *cells(setting)] for setting in grid.finished]

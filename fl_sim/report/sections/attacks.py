@@ -29,10 +29,7 @@ from fl_sim.report.setting_tables import build_metric_cell, build_setting_table
 from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
-SUCCESS = (
-    ("attack success", "attack_success"),
-    ("without trigger", "attack_success_untriggered"),
-)
+SUCCESS = (("attack success", "attack_success"), ("without trigger", "attack_success_untriggered"))
 THREAT = "Threat model: "
 NO_ATTACK = "none"  # value of the axis without an attack
 MAX_WIDTH = 28  # letters per line of a rule's name

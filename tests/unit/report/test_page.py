@@ -170,5 +170,5 @@ def test_drawing_touches_no_global_state():
 
 @pytest.mark.parametrize("word", ["torch", "flwr", "pyplot"])
 def test_the_report_itself_imports_neither(word):
-    for path in (page.Path(page.__file__).parent).glob("*.py"):
+    for path in page.Path(page.__file__).parent.rglob("*.py"):
         assert not re.search(rf"^\s*(import|from) .*\b{word}\b", path.read_text(), re.MULTILINE)
