@@ -54,7 +54,7 @@ def plan_references(target_run: TargetRun, tier: int, count: int | None) -> Refe
     """Return the kind and number of references for a run and a tier.
 
     Raises:
-        RequestError: if references cannot be made.
+        RequestError: If references cannot be made.
     """
     if tier == 0:
         return ReferencePlan("none", 0)

@@ -26,7 +26,7 @@ def find_run_folders(path: Path) -> list[Path]:
     """Return the finished runs in a folder of a run, of an experiment, or of all results.
 
     Raises:
-        RequestError: if there are none.
+        RequestError: If there are none.
     """
     if (path / "result.json").exists() or (path / "experiment.json").exists():
         return [path]
@@ -61,7 +61,7 @@ def audit(
         note: Called with the name of each step.
 
     Raises:
-        RequestError: for a run that is unfinished or cannot be audited.
+        RequestError: For a run that is unfinished or cannot be audited.
     """
     require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
     enough = references is None or references >= 2

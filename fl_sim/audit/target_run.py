@@ -79,7 +79,7 @@ def load_target(folder: Path) -> TargetRun:
     """Read a finished run and score its records.
 
     Raises:
-        RequestError: for a run that is unfinished, has no non-members, or does not fit its data.
+        RequestError: For a run that is unfinished, has no non-members, or does not fit its data.
     """
     result = read_result(folder)
     missing = [name for name in NEEDED if not (folder / name).exists()]
@@ -109,7 +109,7 @@ def read_experiment(folder: Path, result: dict[str, Any]) -> Experiment:
     """Return the experiment of a finished run.
 
     Raises:
-        DamagedFileError: for a file of another run, or without an experiment.
+        DamagedFileError: For a file of another run, or without an experiment.
     """
     path = folder / "experiment.json"
     try:
@@ -128,7 +128,7 @@ def load_model(federation: Federation, folder: Path, sha256: str | None = None) 
     """Load the final parameters and buffers of a run into its network.
 
     Raises:
-        DamagedFileError: if their hash is not `sha256`.
+        DamagedFileError: If their hash is not `sha256`.
     """
     path = folder / MODEL
     tensors, _ = read_unsealed(path)

@@ -39,7 +39,7 @@ def read(
         full: Whether to apply the file's FULL.
 
     Raises:
-        RequestError: for a wrong file or override.
+        RequestError: For a wrong file or override.
     """
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
     content = experiment_file.read(file, overrides, full=full)
@@ -69,7 +69,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
     """Return the seeds of a comma-separated list, or an empty tuple for None.
 
     Raises:
-        RequestError: for anything but distinct whole numbers.
+        RequestError: For anything but distinct whole numbers.
     """
     if text is None:
         return ()

@@ -69,7 +69,7 @@ def read_result(
         seal: Expected hash of `result.json`.
 
     Raises:
-        DamagedFileError: for the first file that is cut, missing, or was changed.
+        DamagedFileError: For the first file that is cut, missing, or was changed.
     """
     path = folder / RESULT
     if not path.exists():
@@ -95,7 +95,7 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
         needed: Names that must be in it.
 
     Raises:
-        DamagedFileError: for a name that is missing, or a value of another type than is written.
+        DamagedFileError: For a name that is missing, or a value of another type than is written.
     """
     for name in needed:
         if name not in entry:
@@ -124,7 +124,7 @@ def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]
     """Return an audit's findings, records and summary, or None if the run was not audited.
 
     Raises:
-        DamagedFileError: if one of its files is damaged.
+        DamagedFileError: If one of its files is damaged.
     """
     if not (folder / AUDIT).exists():
         return None

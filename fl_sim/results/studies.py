@@ -42,7 +42,7 @@ class StudyResults:
 
     @property
     def complete(self) -> bool:
-        """Whether every point that was asked for was measured."""
+        """True if every requested point was measured."""
         return not self.errors
 
     @property
@@ -81,7 +81,7 @@ def read_numbers(folder: Path) -> dict[str, Any] | None:
     """Return the numbers of a point and their times, or None if it is not measured yet.
 
     Raises:
-        DamagedFileError: if one of its files is damaged.
+        DamagedFileError: If one of its files is damaged.
     """
     if not (folder / NUMBERS).exists():
         return None
@@ -95,8 +95,8 @@ def load_study(path: str | Path) -> StudyResults:
     """Read the results of a study, from its folder.
 
     Raises:
-        RequestError: if there are none.
-        DamagedFileError: if the summary itself cannot be read.
+        RequestError: If there are none.
+        DamagedFileError: If the summary itself cannot be read.
     """
     root = Path(path)
     content, damaged = read_summary(root / SUMMARY, ("cells",), _check_shape, _check_whole)

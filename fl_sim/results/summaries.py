@@ -38,8 +38,8 @@ def read_summary(
             folder, or adds a line about damaged files that no number depends on.
 
     Raises:
-        RequestError: if there is no summary.
-        DamagedFileError: if it cannot be read.
+        RequestError: If there is no summary.
+        DamagedFileError: If it cannot be read.
     """
     if not path.exists():
         raise RequestError(f"no results in {path.parent}: {path.name} is missing")

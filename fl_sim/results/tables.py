@@ -60,7 +60,7 @@ class Results:
             group: Group of records or clients, such as `all`; None for every group.
 
         Raises:
-            RequestError: for a metric that no run has.
+            RequestError: For a metric that no run has.
         """
         if metric not in set(self.rows["metric"]):
             known = ", ".join(sorted(set(map(str, self.rows["metric"]))))
@@ -82,8 +82,8 @@ def load_results(path: str | Path) -> Results:
     """Read the results of one experiment, from its folder.
 
     Raises:
-        RequestError: if there are none.
-        DamagedFileError: if the summary itself cannot be read; `Results.damaged` lists all other
+        RequestError: If there are none.
+        DamagedFileError: If the summary itself cannot be read; `Results.damaged` lists all other
             damage.
     """
     root = Path(path)

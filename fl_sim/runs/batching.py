@@ -26,7 +26,7 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     """Return whether a run trains its clients in batches.
 
     Raises:
-        RequestError: if `mode` is "on" and the model or client cannot be batched.
+        RequestError: If `mode` is "on" and the model or client cannot be batched.
     """
     experiment = federation.experiment
     if mode == "on":

@@ -83,7 +83,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
         data_sha256: Hash of the dataset's files; a checkpoint of other data is refused.
 
     Raises:
-        OSError: if it cannot be written; earlier checkpoints stay.
+        OSError: If it cannot be written; earlier checkpoints stay.
     """
     tensors: dict[str, Tensor] = {}
     tree = {
@@ -111,7 +111,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
     The server's state is restored in place, and the log is cut back to the checkpoint.
 
     Raises:
-        CheckpointError: if there are checkpoints and none of them can be used.
+        CheckpointError: If there are checkpoints and none of them can be used.
     """
     paths, causes = _list_newest_first(folder), []
     for path in paths:

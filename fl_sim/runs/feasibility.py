@@ -24,10 +24,10 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
     """Check everything that would certainly make the run fail.
 
     Raises:
-        FieldError: naming the field, the allowed values, and the given one.
-        MissingDataError: if the dataset is unavailable.
-        MissingWeightsError: naming the missing file.
-        RequestError: for batched clients of a model or client that cannot be batched.
+        FieldError: For a wrong field, with the allowed values and the given one.
+        MissingDataError: If the dataset is unavailable.
+        MissingWeightsError: If a file of weights is missing, with its path.
+        RequestError: For batched clients of a model or client that cannot be batched.
     """
     validation.check(experiment)
     if batch_clients == "on":

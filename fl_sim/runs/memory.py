@@ -34,7 +34,7 @@ def check(federation: Federation, workers: int = 0) -> int:
     """Return the predicted peak memory in bytes.
 
     Raises:
-        FieldError: if it does not fit, naming the field to change.
+        FieldError: If it does not fit, naming the field to change.
     """
     needed, available = predict(federation, workers), available_memory() + used_memory()
     if needed <= available:

@@ -101,7 +101,7 @@ def profile(
     They are separate, since the profiler slows everything down, and small functions most.
 
     Raises:
-        RequestError: for a wrong experiment, or the engine `flower`.
+        RequestError: For a wrong experiment, or the engine `flower`.
     """
     if engine == "flower":
         raise RequestError("profile takes the engines local and ray; got flower")

@@ -63,7 +63,7 @@ def make_options(given: Mapping[str, Any]) -> RunOptions:
     """Return run options from fields by name.
 
     Raises:
-        RequestError: for an unknown name, or options that exclude each other.
+        RequestError: For an unknown name, or options that exclude each other.
     """
     names = [field.name for field in fields(RunOptions)]
     for name in given:

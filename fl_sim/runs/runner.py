@@ -39,7 +39,7 @@ def run(
         options: Fields of `RunOptions`, such as `out`, `engine`, `workers` or `resume`.
 
     Raises:
-        RequestError: before any work, for a wrong request. A run that fails is recorded, and
+        RequestError: Before any work, for a wrong request. A run that fails is recorded, and
             `complete` is False.
     """
     return run_cells(expand_cells(experiment, {}, seeds), make_options(options), listen)
@@ -72,7 +72,7 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
     """Run cells and their controls, each distinct run once, and return their results.
 
     Raises:
-        RequestError: before any work. A run that fails is recorded.
+        RequestError: Before any work. A run that fails is recorded.
     """
     if not cells:
         raise RequestError("nothing to run: no cells, or no seeds")

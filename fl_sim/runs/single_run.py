@@ -52,8 +52,8 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
         listen: Called after every round, and while noise is made.
 
     Raises:
-        RequestError: before anything is written.
-        RunFailedError: if the failure policy ends the run, or its folder cannot be written to;
+        RequestError: Before anything is written.
+        RunFailedError: If the failure policy ends the run, or its folder cannot be written to;
             its checkpoints stay.
     """
     process.configure_process()
@@ -214,7 +214,7 @@ def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> No
     """Create a run's folder, or reuse it if the run is resumed.
 
     Raises:
-        RequestError: if it cannot be written to.
+        RequestError: If it cannot be written to.
     """
     refuse_links(folder)
     try:

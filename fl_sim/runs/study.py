@@ -105,7 +105,7 @@ def read(path: str | Path) -> Study:
     """Read a study.
 
     Raises:
-        RequestError: for a file that is missing or is no study.
+        RequestError: For a file that is missing or is no study.
     """
     path = Path(path)
     module = load_python(path)
@@ -163,7 +163,7 @@ def run(
         on_point_end: Called with each point that has ended, and its error or an empty string.
 
     Raises:
-        RequestError: before any work, for a file that is no study.
+        RequestError: Before any work, for a file that is no study.
     """
     study = read(path)
     points = expand_points(study, validate_seeds(seeds, "seeds") if len(seeds) else ())

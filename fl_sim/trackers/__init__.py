@@ -60,7 +60,7 @@ def find(names: Iterable[str]) -> list[type[Tracker]]:
     """Return the trackers of these names without repetition.
 
     Raises:
-        RequestError: for an unknown name, or a tracker whose package is missing.
+        RequestError: For an unknown name, or a tracker whose package is missing.
     """
     known = discover_trackers()
     chosen = {}

@@ -17,7 +17,7 @@ ROUNDS, CLIENTS, RETRIES = 200, 4, 1
 FAULTS = Faults(crash=0.1, nan=0.05, hang=0.01)
 CAUSES = {
     "crash": "CrashError: injected",
-    "nan": "parameters are not finite",
+    "nan": "parameters are not finite: the update has length nan",
     "hang": "TimedOutError: no reply within 0.5 s",
 }
 
