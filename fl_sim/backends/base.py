@@ -74,6 +74,6 @@ class InProcessBackend(Backend):
         self, values: Float[Tensor, " p"], buffers: Tensors, inputs: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "n y"]]:
         """Score the sets one after another."""
-        self.trainer.model_buffers.load(values, buffers)
+        self.trainer.model_tensors.load(values, buffers)
         model = self.trainer.model
         return {name: compute_logits(model, rows) for name, rows in inputs.items()}

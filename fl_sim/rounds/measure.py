@@ -104,7 +104,7 @@ def measure_personal_models(
     accuracies, model = {}, backend.trainer.model
     for client, client_state in sorted(state.client_states.items()):
         behaviour = federation.schedule.behaviour(client, state.round)
-        backend.trainer.model_buffers.load(state.parameters, state.buffers)
+        backend.trainer.model_tensors.load(state.parameters, state.buffers)
         try:
             has_own = behaviour.load_personal_model(model, client_state)
         except Exception:  # of any class: an attacker may have forged its state

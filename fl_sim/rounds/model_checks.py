@@ -79,7 +79,7 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
     if len(inputs) == 0:
         return
     trainer = backend.trainer
-    trainer.model_buffers.load(state.parameters, state.buffers)
+    trainer.model_tensors.load(state.parameters, state.buffers)
     model = trainer.model
     scores = model.eval()(inputs)
     usable = bool(scores.isfinite().all())

@@ -82,7 +82,7 @@ class ClientTrainer:
         return can_batch(self.model)
 
     @cached_property
-    def model_buffers(self) -> ModelTensors:
+    def model_tensors(self) -> ModelTensors:
         """Loads parameters and buffers into the model in place."""
         return ModelTensors(self.model)
 
@@ -202,7 +202,7 @@ class ClientTrainer:
     def _train_as_batch(self, config: RoundConfig, chunk: Chunk, sgd: SgdConfig) -> list[Update]:
         """Train clients with equal settings as one batch; return their updates, unchecked."""
         clients, round_num = [task.client for task in chunk], config.round
-        self.model_buffers.load(config.parameters, config.buffers)
+        self.model_tensors.load(config.parameters, config.buffers)
         trained = batched_clients.train_batched(
             self.model, self.shards, self.batch_buffer, config.parameters, sgd, round_num, clients
         )
@@ -281,7 +281,7 @@ class ClientTrainer:
     ) -> tuple[Update, Shard]:
         """Train one client alone; return its unchecked update, and its shard with its new state."""
         round_num, client = config.round, task.client
-        self.model_buffers.load(config.parameters, config.buffers)
+        self.model_tensors.load(config.parameters, config.buffers)
         shard = replace(
             shard,
             proximal_mu=config.proximal_mu,
@@ -294,11 +294,11 @@ class ClientTrainer:
         if len(shard):
             with seed_torch(self.shards.seed, "round", round_num, "layers", client):  # of dropout
                 metrics = behaviour.train(self.model, shard, rng)
-        delta = self.model_buffers.subtract(config.parameters, self._delta_out)
+        delta = self.model_tensors.subtract(config.parameters, self._delta_out)
         update = Update(
             client=client,
             delta=delta,
-            buffers=self.model_buffers.copy_buffers(),
+            buffers=self.model_tensors.copy_buffers(),
             num_examples=len(shard),
             metrics=metrics,
             loss=loss,

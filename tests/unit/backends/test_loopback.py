@@ -1,4 +1,4 @@
-"""What listens while a run goes on can be reached from this machine alone."""
+"""Ports that are open during a run can be reached from this machine only."""
 
 import ipaddress
 import os

@@ -1,4 +1,4 @@
-"""One hash of the final parameters: on every engine, any number of workers, and after kill -9."""
+"""Equal final parameters on every engine, for any number of workers, and after kill -9."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Ray's workers: the bits of one process, whoever dies, hangs or is lost in the middle."""
+"""The Ray backend: the bits of one process, also if workers die, hang or are lost."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What we use of Flower that it does not promise: a new release has to pass here first."""
+"""Private parts of Flower that this project uses, checked for each new release."""
 
 import random
 

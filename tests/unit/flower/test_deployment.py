@@ -1,4 +1,4 @@
-"""The same experiment on Flower's deployment runtime: a SuperLink and two SuperNodes."""
+"""Equal results on Flower's deployment runtime: a SuperLink and two SuperNodes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Flower's own strategies in an experiment: those that work do, the others are refused."""
+"""Flower's own strategies in an experiment: unusable ones are refused."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sums do not depend on who was first, and streaming gives what stacking gives."""
+"""Accumulation of updates: independent of the order of arrival, equal for sums and stacks."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The processor time of a round: differences by process, and when it is not known."""
+"""CPU time of a round: differences by process, and the cases in which it is unknown."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is measured once: contributions and benefits, against models trained by hand."""
+"""Evaluation after the last round: contributions and benefits, against models trained by hand."""
 
 import math
 from collections.abc import Callable, Sequence

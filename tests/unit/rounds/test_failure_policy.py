@@ -1,4 +1,4 @@
-"""What happens when a client does not deliver: a row, and the policy."""
+"""Clients that fail: their rows, and the failure policy."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Privacy in whole runs: what each round's draw costs, and what makes the figure worthless."""
+"""Privacy cost in whole runs: the cost of each round's draw, and caveats that void the bound."""
 
 import math
 from collections.abc import Callable

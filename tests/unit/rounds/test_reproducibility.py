@@ -1,4 +1,4 @@
-"""Same seed, same bits: twice, after a break, whatever the strategy and the network."""
+"""Equal seeds give equal bits: twice, after an interruption, for all strategies and networks."""
 
 from collections.abc import Callable
 from pathlib import Path

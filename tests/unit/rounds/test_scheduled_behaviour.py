@@ -1,4 +1,4 @@
-"""A run follows its script: attacks, absences, late protection and backdoors, end to end."""
+"""The schedule in whole runs: attacks, absences, late protection and backdoors."""
 
 from collections.abc import Callable
 from pathlib import Path

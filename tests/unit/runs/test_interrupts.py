@@ -1,4 +1,4 @@
-"""Interrupts outside of rounds, and workers of a script that cannot be read."""
+"""Interrupts outside of rounds, and workers of a script that cannot be imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The folder of results: one process at a time, checked before any work, and never a link."""
+"""Result folders: one process at a time, checked before any work, never a link."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Clients trained as one batch: what they give alone, and to the bit whatever the company."""
+"""Clients trained as one batch: the same bits as alone, for any batch of clients."""
 
 from dataclasses import replace
 

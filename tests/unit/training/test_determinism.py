@@ -1,5 +1,4 @@
-"""A client's update does not depend on what its process drew before: on no engine, for no
-network."""
+"""A client's update does not depend on earlier random draws of its process."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Failures on purpose: what may be asked for, and that they strike alike everywhere."""
+"""Injected faults: parsing of `--inject`, and equal draws on every engine."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whatever one client sends, it is that client's failure: the others' run goes on to the bit."""
+"""An invalid reply is the failure of its client only: the others' run keeps its bits."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A last batch of one image: batch normalisation cannot train on it, so it joins the one before."""
+"""A last batch of one image joins the previous one: batch normalisation cannot train on it."""
 
 from collections.abc import Callable
 from pathlib import Path
