@@ -57,8 +57,8 @@ class Schedule:
     def _select_available(self, round_num: int, clients: Iterable[int]) -> list[int]:
         """Return the given clients that are available in the round, in their order."""
         participation = self.experiment.participation
-        inactive = [who for a, who in self.extra_attackers if not a.is_active(round_num)]
-        idle = {client for who in inactive for client in who}
+        inactive = [ids for a, ids in self.extra_attackers if not a.is_active(round_num)]
+        idle = {client for ids in inactive for client in ids}
         return [c for c in clients if c not in idle and participation.is_available(c, round_num)]
 
     def find_absent(self, round_num: int, chosen: list[int]) -> dict[int, str]:
@@ -68,7 +68,7 @@ class Schedule:
 
     def attackers(self, round_num: int) -> frozenset[int]:
         """Return the clients that attack in the round."""
-        return frozenset().union(*(who for _, who in self._active_adversaries(round_num)))
+        return frozenset().union(*(ids for _, ids in self._active_adversaries(round_num)))
 
     def behaviour(self, client: int, round_num: int) -> Client:
         """Return the behaviour of a client in the round: honest, or its stacked attacks."""
@@ -80,7 +80,7 @@ class Schedule:
 
     def attacks_of(self, client: int, round_num: int) -> tuple[Client, ...]:
         """Return the attacks of a client in the round, innermost first."""
-        attacks = [a.client for a, who in self._active_adversaries(round_num) if client in who]
+        attacks = [a.client for a, ids in self._active_adversaries(round_num) if client in ids]
         return tuple(sorted(attacks, key=lambda attack: isinstance(attack, ColludingClient)))
 
     def check(self, fewest: int = 1) -> None:
@@ -151,7 +151,7 @@ class Schedule:
             self._active_by_round[round_num] = [
                 (a, fixed[a] if a.drawn == "once" else self._draw_for_round(a, round_num))
                 for a in drawn
-            ] + [(a, frozenset(who)) for a, who in self.extra_attackers if a in active]
+            ] + [(a, frozenset(ids)) for a, ids in self.extra_attackers if a in active]
         return self._active_by_round[round_num]
 
     @cached_property

@@ -62,8 +62,8 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = _hints_of(cls)
-        kept = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
-        fields = {n: describe(_coerce(getattr(value, n), hints[n])) for n in kept}
+        included = [f.name for f in dataclasses.fields(value) if not _is_omitted(value, f)]
+        fields = {n: describe(_coerce(getattr(value, n), hints[n])) for n in included}
         return {"class": _path_of(cls), **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]

@@ -57,8 +57,10 @@ def spread(values: Sequence[float]) -> float:
 def format_number(value: float, form: NumberFormat) -> str:
     """Return a number as text, or a dash for NaN.
 
-    >>> number(0.8045, PERCENT), number(-0.012, POINTS), number(float("nan"), AREA)
-    ('80.5', '-1.2', '-')
+    >>> format_number(0.8045, PERCENT), format_number(-0.012, POINTS)
+    ('80.5', '-1.2')
+    >>> format_number(float("nan"), AREA)
+    '-'
     """
     if math.isnan(value):
         return UNDEFINED
@@ -71,9 +73,9 @@ def format_number(value: float, form: NumberFormat) -> str:
 def format_over_seeds(values: Sequence[float], form: NumberFormat) -> str:
     """Return mean and spread over seeds, with the number of seeds if some have no value.
 
-    >>> over_seeds([0.78, 0.80], PERCENT)
+    >>> format_over_seeds([0.78, 0.80], PERCENT)
     '79.0 ± 1.4'
-    >>> over_seeds([0.5, float("nan")], RATIO)
+    >>> format_over_seeds([0.5, float("nan")], RATIO)
     '0.50 (1/2)'
     """
     known = drop_undefined(values)
@@ -93,8 +95,10 @@ def format_interval(low: float, high: float, form: NumberFormat) -> str:
 def format_value(value: object, field: str = "") -> str:
     """Return the value of a field as text: radii as n/255, whole numbers without a point.
 
-    >>> value(16 / 255, "protection.radius"), value(0.2), value(3.0), value(None)
-    ('16/255', '0.2', '3', 'none')
+    >>> format_value(16 / 255, "protection.radius"), format_value(0.2)
+    ('16/255', '0.2')
+    >>> format_value(3.0), format_value(None)
+    ('3', 'none')
     """
     if value is None or value != value:
         return "none"
@@ -111,7 +115,7 @@ def format_value(value: object, field: str = "") -> str:
 def format_count(count: int, noun: str) -> str:
     """Return a count with its noun.
 
-    >>> count(1, "seed"), count(3, "seed")
+    >>> format_count(1, "seed"), format_count(3, "seed")
     ('1 seed', '3 seeds')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -31,7 +31,7 @@ these numbers is described in [sharp edges](sharp_edges.md).
 def get_term(key: str) -> str:
     """Return the term of a key, without its names in the code.
 
-    >>> name_of("Jain (`fairness_jain`)")
+    >>> get_term("Jain (`fairness_jain`)")
     'Jain'
     """
     return key.partition(" (`")[0]

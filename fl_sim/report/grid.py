@@ -322,7 +322,7 @@ def build_grid(results: Results) -> Grid:
 def shorten_path(axis: str, among: tuple[str, ...] = ()) -> str:
     """Return the last part of a field path, or the whole path if others end alike.
 
-    >>> short_name("layout.fraction")
+    >>> shorten_path("layout.fraction")
     'fraction'
     """
     last = axis.split(".")[-1]

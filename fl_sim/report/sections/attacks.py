@@ -125,7 +125,7 @@ def _draw_panel(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -
 def _shorten_names(attacks: Sequence[str]) -> list[str]:
     """Return the names of attacks without a common suffix.
 
-    >>> _short(["none", "AlieClient, 2 clients", "SignFlipClient(scale=3.0), 2 clients"])
+    >>> _shorten_names(["none", "AlieClient, 2 clients", "SignFlipClient(scale=3.0), 2 clients"])
     ['no attack', 'Alie', 'SignFlip(scale=3.0)']
     """
     real = [attack for attack in attacks if attack != NO_ATTACK]
@@ -140,7 +140,7 @@ def _shorten_names(attacks: Sequence[str]) -> list[str]:
 def _wrap_name(rule: str) -> str:
     r"""Return the name of a rule with line breaks.
 
-    >>> _broken("NearestNeighborMixing(num_byzantine=2, rule=CoordinateMedian)")
+    >>> _wrap_name("NearestNeighborMixing(num_byzantine=2, rule=CoordinateMedian)")
     'NearestNeighborMixing(\nnum_byzantine=2,\nrule=CoordinateMedian)'
     """
     lines = [""]

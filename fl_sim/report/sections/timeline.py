@@ -181,7 +181,7 @@ def _replay_attacks(text: str, shape: tuple[int, int]) -> Flags | None:
 def find_intervals(flags: Flags) -> list[tuple[int, int]]:
     """Return the first and the last round of each interval of true values.
 
-    >>> stretches(np.array([False, True, True, False, True]))
+    >>> find_intervals(np.array([False, True, True, False, True]))
     [(2, 3), (5, 5)]
     """
     edges = np.flatnonzero(np.diff(flags.astype(int), prepend=0, append=0))
