@@ -21,7 +21,7 @@ from fl_sim.models.modes import fold_batch_norms
 from fl_sim.models.tuning import build_network, list_trained_parameters
 
 CLIP_GRADIENT = 5.0
-EVALUATION_BATCH = 256
+BATCH = 256  # of an evaluation
 
 
 class Surrogate:
@@ -149,9 +149,7 @@ class Surrogate:
         network = fold_batch_norms(self.model)
         right = [
             (network(batch).argmax(1) == targets).sum()
-            for batch, targets in zip(
-                images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
-            )
+            for batch, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True)
         ]
         return 1 - int(torch.stack(right).sum()) / len(images)
 

@@ -121,12 +121,11 @@ def _note_duplicates(
     ambiguous = [image.name for image in (*train, *test) if len(labels[hashes[image.name]]) > 1]
     known = {hashes[image.name] for image in train}
     leaked = [image.name for image in test if hashes[image.name] in known]
-    notes = (
-        [f"{summarise(ambiguous, 'file')} with the same content under two labels"]
-        if ambiguous
-        else []
+    kinds = (
+        (ambiguous, "file", "with the same content under two labels"),
+        (leaked, "test image", "also trained on"),
     )
-    return notes + ([f"{summarise(leaked, 'test image')} also trained on"] if leaked else [])
+    return [f"{summarise(names, noun)} {problem}" for names, noun, problem in kinds if names]
 
 
 def _encode(names: Sequence[str], known: Sequence[str]) -> Int64[Tensor, " n"]:
