@@ -39,7 +39,7 @@ def stored(images: Tensor) -> Tensor:
 
 def lenet() -> nn.Sequential:
     """The network of Zhu et al. (2019), as the study has it."""
-    model: nn.Sequential = STUDY.lenet(0)
+    model: nn.Sequential = STUDY.build_lenet(0)
     return model
 
 
