@@ -126,5 +126,5 @@ def test_what_attacks_have_in_common_is_left_out() -> None:
 
 
 def test_a_docstring_without_the_paragraph_has_none() -> None:
-    assert paragraph_of(AlieClient, attacks.THREAT).startswith("the attackers see all honest")
+    assert paragraph_of(AlieClient, attacks.THREAT).startswith("the attackers know all honest")
     assert paragraph_of(AlieClient, "No such opening") == ""
