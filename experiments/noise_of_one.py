@@ -31,7 +31,7 @@ from strategies.fedavg import FedAvg
 
 RADIUS = 16 / 255
 CLIENTS, IMAGES, ROUNDS = 10, 4000, 12
-# 12.8 epochs of batches, as in the paper: of everybody's images, and of one client's.
+# 12.8 epochs of batches, as in the paper: of the images of all clients, and of one client.
 SEM = StableErrorMinimizing(radius=RADIUS, transforms=2)
 ALL_STEPS, OWN_STEPS = round(12.8 * IMAGES / 128), round(12.8 * IMAGES / CLIENTS / 128)
 
