@@ -260,7 +260,7 @@ def _check_sent(sent: Any, expected: ExpectedUpdate) -> Tensors:
         return {}
     unknown = [name for name in vectors if name not in expected.sends]
     if unknown:
-        raise InvalidUpdateError(f"sent {unknown[0]!r}, which Client.sends does not name")
+        raise InvalidUpdateError(f"sent {unknown[0]!r}, which Client.sent_shapes does not name")
     for name, shape in expected.sends.items():
         if name not in vectors:
             raise InvalidUpdateError(f"sent no {name!r} beside the update")

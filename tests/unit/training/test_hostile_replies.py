@@ -63,7 +63,7 @@ CAUSES: dict[str, tuple[str, dict[str, Any]]] = {
     "loss": ("the loss is no number: NoneType", {"strategy": QFedAvg()}),
     "metrics": ("wrong metrics: train_loss is no number: str", {}),
     "buffers": ("running_", {"model": Model("tiny_cnn")}),
-    "extra": ("sent 'stranger', which Client.sends does not name", {}),
+    "extra": ("sent 'stranger', which Client.sent_shapes does not name", {}),
     "fewer": ("sent no 'control' beside the update", SCAFFOLDED),
     "memory": ("what it keeps as 'faulty' is no tensor: str", {}),
     "client": ("answered as client 99, not 1", {}),
