@@ -113,7 +113,10 @@ class RayBackend(Backend):
         for limit in range(1, CALLS_PER_WORKER + 1):
             for worker in self.workers:
                 ready = ray_pool.poll_ready(worker, self.package)
-                if ready and queue and len(worker.calls) < limit:
+                # A single client of a lost chunk has a worker to itself. Otherwise the next call
+                # could kill the worker before it has sent the result, and this client is blamed.
+                alone = any(call.single_client for call in [*worker.calls, *list(queue)[:1]])
+                if ready and queue and len(worker.calls) < (1 if alone else limit):
                     call = queue.popleft()
                     if call.single_client and True not in config_refs:
                         config_refs[True] = ray.put(replace(config, sum_updates=False))
