@@ -37,6 +37,9 @@ class AvailabilityWindow:
         return _covers(round_num, self.first_round, self.last_round)
 
 
+Stay = AvailabilityWindow  # its name until version 0.2, by which JSON still names it
+
+
 @dataclass(frozen=True)
 class Participation:
     """Sampling of clients per round, and the reasons for which sampled clients fail.
