@@ -10,7 +10,6 @@ from clients._shared.poisoning import copy_images, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.triggers import Backdoor, Patch, Trigger
 
@@ -46,7 +45,7 @@ class BackdoorClient(Wrapper):
     needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(self.target >= 0, "target", "the number of a class, from 0", self.target)
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
 

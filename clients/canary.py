@@ -10,8 +10,7 @@ from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.attacks.canaries import draw_canary
 from fl_sim.contracts import Client, Shard, Update
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 
 
 @final
@@ -37,9 +36,9 @@ class CanaryClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.length > 0, "length", "above 0", self.length)
-        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        super().__post_init__()
+        require_above(self, 0, "length")
+        require_at_least(self, 0, "seed")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train as the wrapped client does."""

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.models.parameters import copy_buffers, flatten, load_buffers, load_flat
 
 OWN = "ditto"  # name of the personal parameters in a client's memory
@@ -39,9 +38,9 @@ class DittoClient(Client):
     personal_epochs: int = 1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.pull >= 0, "pull", "at least 0", self.pull)
-        require(self.personal_epochs >= 1, "personal_epochs", "at least 1", self.personal_epochs)
+        super().__post_init__()
+        require_at_least(self, 0, "pull")
+        require_at_least(self, 1, "personal_epochs")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train both models; leave the global one in place, and store the personal one."""

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clients._shared.optimizer import SgdOptimizer
 from fl_sim.contracts import Client, Draw, Release, Releases, Shard
 from fl_sim.core import serialization
-from fl_sim.core.errors import RequestError, require
+from fl_sim.core.errors import RequestError, require, require_above, require_at_least
 from fl_sim.core.perturbation import as_floats
 from fl_sim.models.tuning import FrozenBatchNorm
 from fl_sim.privacy.accounting import compute_epsilon
@@ -64,13 +64,10 @@ class DpSgdClient(Client):
     reports: Literal["exact", "withheld"] = serialization.omit_if_default("exact")
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
-        noise = self.noise_multiplier
-        require(noise >= 0, "noise_multiplier", "at least 0", noise)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
-        require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
+        super().__post_init__()
+        require_above(self, 0, "clipping_norm", "learning_rate")
+        require_at_least(self, 0, "noise_multiplier")
+        require_at_least(self, 1, "batch_size", "local_epochs")
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     def images_per_step(self) -> int:

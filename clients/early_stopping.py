@@ -11,8 +11,7 @@ from torch.nn import functional
 from clients._shared.poisoning import select_share
 from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Pipeline, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.models.scoring import compute_logits
 
 KEPT = "early_stopping.epoch"  # name of the restored epoch in a client's memory
@@ -44,8 +43,8 @@ class EarlyStoppingClient(Client):
     clean: float | None = None
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.patience >= 1, "patience", "at least 1", self.patience)
+        super().__post_init__()
+        require_at_least(self, 1, "patience")
         require(0 < self.aside < 1, "aside", "between 0 and 1", self.aside)
         steps = self.sgd.local_steps
         require(steps is None, "sgd.local_steps", "None: training stops between epochs", steps)

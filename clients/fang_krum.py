@@ -11,9 +11,8 @@ from clients._shared.perturbing import measure_offsets, oppose
 from clients._shared.wrapping import Colluder
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
 from fl_sim.core.distances import squared_distances
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 
 @final
@@ -38,8 +37,8 @@ class FangKrumClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.smallest > 0, "smallest", "above 0", self.smallest)
+        super().__post_init__()
+        require_above(self, 0, "smallest")
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return -s sign(mean), with s halved until Krum would select it."""

@@ -10,8 +10,7 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 
 @final
@@ -38,8 +37,8 @@ class FangTrimClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.reach > 1, "reach", "above 1", self.reach)
+        super().__post_init__()
+        require_above(self, 1, "reach")
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Return random values per attacker, on the side opposite to the mean."""

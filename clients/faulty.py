@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard, Update
-from fl_sim.core import serialization
 from fl_sim.models.parameters import flatten, load_flat
 
 LAST = "faulty.last"  # name of the last round's update in the memory
@@ -68,9 +67,6 @@ class FaultyClient(Wrapper):
 
     fault: Fault = "nan"
     honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; then replace the parameters if the fault asks for it."""

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 from fl_sim.models.tuning import FrozenBatchNorm
 
 OWN = "fedbn."  # prefix of the names of the local tensors in a client's memory
@@ -31,9 +30,6 @@ class FedBNClient(Client):
     """
 
     training: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place with the local layers; store them, and restore the global ones."""

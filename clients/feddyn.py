@@ -9,7 +9,6 @@ from torch import nn
 from clients.scaffold import make_linear_penalty
 from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 from fl_sim.models.parameters import flatten
 
 ALPHA = "feddyn_alpha"  # name of the received value, also in strategies/feddyn.py
@@ -32,9 +31,6 @@ class FedDynClient(Client):
     """
 
     sgd: SgdClient = field(default_factory=lambda: SgdClient(momentum=0.0))
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, and store the new gradient."""

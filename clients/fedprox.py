@@ -8,8 +8,7 @@ from torch import nn
 
 from clients.sgd import SgdClient, descend, make_proximal_penalty
 from fl_sim.contracts import Client, SgdConfig, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 
 
 @final
@@ -28,8 +27,8 @@ class FedProxClient(Client):
     sgd: SgdClient = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.mu >= 0, "mu", "at least 0", self.mu)
+        super().__post_init__()
+        require_at_least(self, 0, "mu")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; return the metrics of plain SGD."""

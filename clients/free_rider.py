@@ -8,8 +8,7 @@ from torch import nn
 
 from clients.sgd import iterate_batches
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.models.parameters import flatten, load_flat
 
 SEEN, BATCH = "free_rider.seen", 256  # name of the last model in the memory; batch size
@@ -38,9 +37,8 @@ class FreeRiderClient(Client):
     noise: float = 1e-3
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.repeats >= 0, "repeats", "at least 0", self.repeats)
-        require(self.noise >= 0, "noise", "at least 0", self.noise)
+        super().__post_init__()
+        require_at_least(self, 0, "repeats", "noise")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Move the parameters without using the data."""

@@ -9,8 +9,7 @@ from torch import nn
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.models.parameters import flatten, load_flat
 
 
@@ -33,8 +32,8 @@ class GaussianClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.scale > 0, "scale", "above 0", self.scale)
+        super().__post_init__()
+        require_above(self, 0, "scale")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then replace the result by noise around the start."""

@@ -9,8 +9,7 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 
 @final
@@ -36,8 +35,8 @@ class IpmClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.scale > 0, "scale", "above 0", self.scale)
+        super().__post_init__()
+        require_above(self, 0, "scale")
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the scaled and reversed mean."""

@@ -10,7 +10,6 @@ from clients._shared.wrapping import Colluder, mean
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
 
 
 @final
@@ -34,9 +33,6 @@ class JointLabelFlipClient(Colluder):
     """
 
     honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the mean of the updates on mirrored labels.

@@ -11,7 +11,6 @@ from clients._shared.poisoning import select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 
@@ -41,7 +40,7 @@ class LabelFlipClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
         require(self.source >= 0, "source", "the number of a class, from 0", self.source)
         differ = self.target >= 0 and self.target != self.source

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from clients._shared.wrapping import Delegate
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Release, Releases, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.models.parameters import copy_buffers, flatten, load_flat
 
 TAKEN = "local_dp.rounds"  # name of the number of rounds so far in a client's memory
@@ -51,10 +50,9 @@ class LocalDpClient(Delegate):
     training: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
-        noise = self.noise_multiplier
-        require(noise >= 0, "noise_multiplier", "at least 0", noise)
+        super().__post_init__()
+        require_above(self, 0, "clipping_norm")
+        require_at_least(self, 0, "noise_multiplier")
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     @property

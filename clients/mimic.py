@@ -10,7 +10,6 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
 from fl_sim.core.distances import gram_matrix
 
 
@@ -34,9 +33,6 @@ class MimicClient(Colluder):
     """
 
     honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, " p"]:
         """Return the honest update with the largest share in the first principal component."""

@@ -9,8 +9,7 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 
 @final
@@ -37,9 +36,8 @@ class ModelReplacementClient(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_above(self, 0, "server_learning_rate")
 
     def compute_forged(self, known: Collusion) -> Float[Tensor, "k p"]:
         """Lengthen what each attacker trained by the same factor."""

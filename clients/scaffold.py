@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from clients.sgd import Penalty, SgdClient, descend
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 from fl_sim.models.batches import count_samples, min_batch_size
 from fl_sim.models.parameters import flatten
 from fl_sim.models.tuning import list_trained_parameters
@@ -36,9 +35,6 @@ class ScaffoldClient(Client):
     """
 
     sgd: SgdClient = field(default_factory=lambda: SgdClient(momentum=0.0))
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place; store the new control variate, and send its change."""

@@ -9,8 +9,7 @@ from torch import nn
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.models.parameters import flatten, load_flat
 
 
@@ -32,8 +31,8 @@ class ScalingClient(Wrapper):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.factor > 0, "factor", "above 0", self.factor)
+        super().__post_init__()
+        require_above(self, 0, "factor")
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place, then scale the update."""

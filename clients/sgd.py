@@ -14,7 +14,7 @@ from torch.nn import functional
 from clients._shared.optimizer import SgdOptimizer
 from fl_sim.contracts import Client, Countermeasure, Pipeline, SgdConfig, Shard
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import as_floats
 from fl_sim.models.batches import min_batch_size, split_batches
 
@@ -57,18 +57,17 @@ class SgdClient(Client):
     local_steps: int | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        super().__post_init__()
+        require_above(self, 0, "learning_rate")
         decay = self.learning_rate_decay
         require(0 < decay <= 1, "learning_rate_decay", "in (0, 1]", decay)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
-        require(self.local_epochs >= 1, "local_epochs", "at least 1", self.local_epochs)
+        require_at_least(self, 0, "weight_decay")
+        require_at_least(self, 1, "batch_size", "local_epochs")
         smoothing = self.label_smoothing
         require(-1 < smoothing < 1, "label_smoothing", "between -1 and 1", smoothing)
         steps = self.local_steps
-        require(steps is None or steps >= 1, "local_steps", "at least 1, or None", steps)
+        require_at_least(self, 1, "local_steps", or_none=True)
         by_steps = steps is not None
         allowed = "1 where local_steps says how long a round is"
         require(not by_steps or self.local_epochs == 1, "local_epochs", allowed, self.local_epochs)

@@ -11,7 +11,6 @@ from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.attacks.memorisation import mark_bytes
 from fl_sim.contracts import Client, Shard
-from fl_sim.core import serialization
 
 
 @final
@@ -31,9 +30,6 @@ class UniqueFeatureClient(Wrapper):
 
     honest: Client = field(default_factory=SgdClient)
     needs_images: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Train in place on the shard with its marked image.

@@ -9,7 +9,6 @@ from torch import nn
 from clients._shared.wrapping import Delegate
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, SgdConfig, Shard, Update
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.models.parameters import flatten, load_flat
 from fl_sim.training.momentum import update_running_mean
@@ -37,7 +36,7 @@ class WorkerMomentumClient(Delegate):
     training: Client = field(default_factory=lambda: SgdClient(momentum=0.0, local_steps=1))
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     @property

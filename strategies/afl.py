@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
 MOST = 1e300  # largest step: sums over clients stay finite
@@ -37,9 +36,8 @@ class AFL(InformedRule):
     mixture_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        rate = self.mixture_learning_rate
-        require(rate > 0, "mixture_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_above(self, 0, "mixture_learning_rate")
 
     @property
     def needs_losses(self) -> bool:

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import squared_distances
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from strategies._shared.byzantine import average
 
 
@@ -65,9 +64,8 @@ class ArKrum(InformedRule):
     distance_ratio: float = 10.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.gap_ratio >= 1, "gap_ratio", "at least 1", self.gap_ratio)
-        require(self.distance_ratio >= 1, "distance_ratio", "at least 1", self.distance_ratio)
+        super().__post_init__()
+        require_at_least(self, 1, "gap_ratio", "distance_ratio")
 
     @property
     def min_updates(self) -> int:

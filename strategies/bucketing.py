@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import chunks
 from strategies._shared.mixing import WrappingRule, decide_mixed, trace_back
@@ -38,8 +37,8 @@ class Bucketing(WrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.bucket_size >= 1, "bucket_size", "at least 1", self.bucket_size)
+        super().__post_init__()
+        require_at_least(self, 1, "bucket_size")
 
     @property
     def min_updates(self) -> int:

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
 
 
@@ -36,9 +35,9 @@ class CenteredClipping(InformedRule):
     num_iterations: int = 1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.threshold > 0, "threshold", "above 0", self.threshold)
-        require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
+        super().__post_init__()
+        require_above(self, 0, "threshold")
+        require_at_least(self, 1, "num_iterations")
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
         """Return a last step of zero."""

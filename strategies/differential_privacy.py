@@ -19,7 +19,7 @@ from fl_sim.contracts import (
 )
 from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import RequestError, require
+from fl_sim.core.errors import RequestError, require, require_above, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
 from fl_sim.privacy.accounting import compute_epsilon
@@ -76,10 +76,9 @@ class DifferentialPrivacy(WrappingRule):
     public_counts: bool = serialization.omit_if_default(False)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.clipping_norm > 0, "clipping_norm", "above 0", self.clipping_norm)
-        noise = self.noise_multiplier
-        require(noise >= 0, "noise_multiplier", "at least 0", noise)
+        super().__post_init__()
+        require_above(self, 0, "clipping_norm")
+        require_at_least(self, 0, "noise_multiplier")
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     def decide(

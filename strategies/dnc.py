@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
 from fl_sim.core.distances import gram_matrix
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.seeding import generator
 from strategies._shared.byzantine import ByzantineRule, average
 
@@ -41,9 +41,8 @@ class DnC(ByzantineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
-        require(self.num_coordinates >= 1, "num_coordinates", "at least 1", self.num_coordinates)
-        require(self.filter_factor > 0, "filter_factor", "above 0", self.filter_factor)
+        require_at_least(self, 1, "num_iterations", "num_coordinates")
+        require_above(self, 0, "filter_factor")
 
     @property
     def min_updates(self) -> int:

@@ -18,9 +18,8 @@ from fl_sim.contracts import (
     Releases,
     RoundContext,
 )
-from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
 from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
@@ -66,13 +65,11 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
     public_counts: bool = False
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        first = self.initial_clipping_norm
-        require(first > 0, "initial_clipping_norm", "above 0", first)
+        super().__post_init__()
+        require_above(self, 0, "initial_clipping_norm")
         quantile = self.target_quantile
         require(0 <= quantile <= 1, "target_quantile", "between 0 and 1", quantile)
-        rate = self.clipping_learning_rate
-        require(rate > 0, "clipping_learning_rate", "above 0", rate)
+        require_above(self, 0, "clipping_learning_rate")
         noise, bits = self.noise_multiplier, self.bit_noise
         require(noise >= 0, "noise_multiplier", "at least 0", noise)
         allowed = f"above noise_multiplier / 2 = {noise / 2:g}, or None"

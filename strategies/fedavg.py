@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import LinearRule, RoundContext
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 
 @final
@@ -29,9 +29,8 @@ class FedAvg(LinearRule):
     weighted: bool = serialization.omit_if_default(True)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_above(self, 0, "server_learning_rate")
 
     def coefficients(
         self, weights: Float[Tensor, " n"], context: RoundContext | None = None

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import LinearRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above
 
 
 @final
@@ -31,10 +30,9 @@ class FedAvgM(LinearRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        require_above(self, 0, "server_learning_rate")
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
         """Return a velocity of zero."""

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
 ALPHA = "feddyn_alpha"  # name of the broadcast value, also in clients/feddyn.py
@@ -33,8 +32,8 @@ class FedDyn(InformedRule):
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+        super().__post_init__()
+        require_above(self, 0, "alpha")
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
         """Return h, initially zero."""

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above
 from fl_sim.core.sums import weighted_sum
 
 SETTLED = 1e-12  # largest change of a coefficient at convergence
@@ -39,10 +38,9 @@ class FedMGDAPlus(InformedRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.room <= 1, "room", "in [0, 1]", self.room)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        require_above(self, 0, "server_learning_rate")
 
     def decide(
         self,

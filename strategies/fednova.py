@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import LinearRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
 
@@ -30,7 +29,7 @@ class FedNova(LinearRule):
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     def coefficients(

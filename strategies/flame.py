@@ -9,14 +9,13 @@ from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import (
     clip_factors,
     cosines_from_gram,
     equal_shares,
     uncentred_gram_matrix,
 )
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import narrow, weighted_sum
 
@@ -42,8 +41,8 @@ class FLAME(InformedRule):
     noise: float = 0.001
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.noise >= 0, "noise", "at least 0", self.noise)
+        super().__post_init__()
+        require_at_least(self, 0, "noise")
 
     def decide(
         self,

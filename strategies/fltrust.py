@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import inner_products, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.core.sums import weighted_sum
 
 
@@ -33,8 +32,8 @@ class FLTrust(InformedRule):
     num_root_samples: int = 100
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.num_root_samples >= 1, "num_root_samples", "at least 1", self.num_root_samples)
+        super().__post_init__()
+        require_at_least(self, 1, "num_root_samples")
 
     @property
     def root_samples(self) -> int:

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
 
@@ -35,8 +34,8 @@ class FoolsGold(InformedRule):
     confidence: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.confidence > 0, "confidence", "above 0", self.confidence)
+        super().__post_init__()
+        require_above(self, 0, "confidence")
 
     def decide(
         self,

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import centred_gram_matrix
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
 
 SETTLED = 1e-12  # largest relative change of a coefficient at convergence
@@ -69,9 +68,9 @@ class GeometricMedian(InformedRule):
     num_iterations: int = 1000
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.smoothing > 0, "smoothing", "above 0", self.smoothing)
-        require(self.num_iterations >= 1, "num_iterations", "at least 1", self.num_iterations)
+        super().__post_init__()
+        require_above(self, 0, "smoothing")
+        require_at_least(self, 1, "num_iterations")
 
     def decide(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
 from fl_sim.core.distances import equal_shares, squared_distances
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from strategies._shared.byzantine import ByzantineRule, average
 
 
@@ -77,8 +77,7 @@ class MultiKrum(ByzantineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number = self.num_selected
-        require(number is None or number >= 1, "num_selected", "at least 1, or None", number)
+        require_at_least(self, 1, "num_selected", or_none=True)
 
     @property
     def min_updates(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext
 from fl_sim.core.distances import row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from strategies._shared.byzantine import ByzantineRule, average
 
 
@@ -41,7 +41,7 @@ class MoNNA(ByzantineRule):
         trusted = self.trusted
         allowed = "the number of a client, from 0, or None"
         require(trusted is None or trusted >= 0, "trusted", allowed, trusted)
-        require(self.num_root_samples >= 1, "num_root_samples", "at least 1", self.num_root_samples)
+        require_at_least(self, 1, "num_root_samples")
 
     @property
     def root_samples(self) -> int:

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
 
@@ -33,9 +32,8 @@ class NormBounding(InformedRule):
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        bound = self.threshold
-        require(bound is None or bound > 0, "threshold", "above 0, or None", bound)
+        super().__post_init__()
+        require_above(self, 0, "threshold", or_none=True)
 
     def decide(
         self,

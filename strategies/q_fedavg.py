@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
 
 SMALLEST = 1e-10  # added to losses, as in the authors' code: a loss of 0 has no power q - 1
@@ -40,10 +39,9 @@ class QFedAvg(InformedRule):
     client_learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.q >= 0, "q", "at least 0", self.q)
-        rate = self.client_learning_rate
-        require(rate > 0, "client_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_at_least(self, 0, "q")
+        require_above(self, 0, "client_learning_rate")
 
     @property
     def needs_losses(self) -> bool:

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
 CONTROL = "control"  # name of the vector sent in both directions, also in clients/scaffold.py
@@ -33,9 +32,8 @@ class SCAFFOLD(InformedRule):
     server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_above(self, 0, "server_learning_rate")
 
     def initial_state(self, num_parameters: int) -> Float[Tensor, " p"]:
         """Return a control variate of zero."""

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from strategies._shared.mixing import WrappingRule
 from strategies.fedavg import FedAvg
 
@@ -42,11 +41,10 @@ class ServerMomentum(WrappingRule):
     rule: AggregationRule = field(default_factory=FedAvg)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require_above(self, 0, "server_learning_rate")
+        require_at_least(self, 0, "weight_decay")
 
     def initial_state(self, num_parameters: int) -> dict[str, Any]:
         """Return a velocity of zero, and the state of the wrapped rule."""

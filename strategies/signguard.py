@@ -10,9 +10,8 @@ from sklearn.cluster import MeanShift, estimate_bandwidth
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, equal_shares, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import weighted_sum
 
@@ -41,9 +40,9 @@ class SignGuard(InformedRule):
     fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.shortest <= 1, "shortest", "in [0, 1]", self.shortest)
-        require(self.longest >= 1, "longest", "at least 1", self.longest)
+        require_at_least(self, 1, "longest")
         require(0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
 
     def decide(

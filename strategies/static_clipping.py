@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
 
@@ -34,8 +33,8 @@ class StaticClipping(WrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.threshold > 0, "threshold", "above 0", self.threshold)
+        super().__post_init__()
+        require_above(self, 0, "threshold")
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
         """Return those of the wrapped rule: each update is clipped by itself."""

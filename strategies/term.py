@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
-from fl_sim.core import serialization
 from fl_sim.core.sums import weighted_sum
 
 
@@ -28,9 +27,6 @@ class TERM(InformedRule):
     """
 
     tilt: float = 1.0
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     @property
     def needs_losses(self) -> bool:

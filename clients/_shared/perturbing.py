@@ -11,7 +11,6 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder, mean, std
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion
-from fl_sim.core import serialization
 from fl_sim.core.sums import chunks
 
 Direction = Literal["deviation", "sign", "mean"]
@@ -50,9 +49,6 @@ class DirectedColluder(Colluder):
 
     direction: Direction = "deviation"
     honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     @abstractmethod
     def find_scale(

@@ -14,8 +14,7 @@ from torch import Tensor
 from clients._shared.wrapping import Colluder, mean
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Collusion, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class SearchingColluder(Colluder):
     honest: Client = field(default_factory=SgdClient)
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.largest > 0, "largest", "above 0", self.largest)
-        require(self.evaluations >= 2, "evaluations", "at least 2", self.evaluations)
+        super().__post_init__()
+        require_above(self, 0, "largest")
+        require_at_least(self, 2, "evaluations")
 
     @abstractmethod
     def forge_without_rule(self, known: Collusion) -> Float[Tensor, " p"]:

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_references
-from fl_sim.core import serialization
 
 
 @final
@@ -31,9 +30,6 @@ class CalibratedMargin(MembershipAttack):
     tier: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     offset: Literal["out", "in", "both"] = "out"
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:

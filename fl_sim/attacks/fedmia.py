@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fl_sim.attacks._shared.trajectories import get_cosines, get_trajectory, missing_trajectory
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
-from fl_sim.core import serialization
 
 FLOOR = 1e-8  # lower bound of a standard deviation over clients
 MIN_OTHERS = 2  # other clients per round, since a standard deviation needs two
@@ -39,9 +38,6 @@ class FedMia(MembershipAttack):
     tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
     signal: Literal["loss", "cosine"] = "loss"
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.seeding import generator
 
 ROUNDING = 1e-5  # relative to the largest singular value of a gradient in 32-bit floats
@@ -106,11 +106,9 @@ class GradientInversion:
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
-        for name in ("steps", "restarts"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        weight = self.total_variation
-        require(weight >= 0, "total_variation", "at least 0", weight)
+        require_at_least(self, 1, "steps", "restarts")
+        require_above(self, 0, "learning_rate")
+        require_at_least(self, 0, "total_variation")
 
     def reconstruct(
         self,

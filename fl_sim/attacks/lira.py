@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, missing_references
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 
 MIN_REFERENCES = 2  # IN, or OUT, references per record, since a standard deviation needs two
 
@@ -50,8 +49,8 @@ class Lira(MembershipAttack):
     prior_strength: float = 16.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.prior_strength > 0, "prior_strength", "above 0", self.prior_strength)
+        super().__post_init__()
+        require_above(self, 0, "prior_strength")
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:

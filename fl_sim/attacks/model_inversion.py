@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.seeding import generator, seed_torch
 
 Scorer = Callable[[Tensor], Tensor]
@@ -100,9 +100,8 @@ class PriorGuidedInversion:
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
-        for name in ("samples", "candidates", "kept", "steps", "crops"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require_at_least(self, 1, "samples", "candidates", "kept", "steps", "crops")
+        require_above(self, 0, "learning_rate")
         fits = self.kept <= self.candidates <= self.samples
         allowed = "at least kept and at most samples"
         require(fits, "candidates", allowed, self.candidates)

@@ -14,8 +14,7 @@ from fl_sim.contracts.attacks import (
     missing_population,
     missing_references,
 )
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above
 
 
 @final
@@ -51,9 +50,9 @@ class Rmia(MembershipAttack):
     resolved: bool = True
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 <= self.a <= 1, "a", "between 0 and 1", self.a)
-        require(self.gamma > 0, "gamma", "above 0", self.gamma)
+        require_above(self, 0, "gamma")
 
     @classmethod
     def variants(cls) -> dict[str, MembershipAttack]:

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from fl_sim.core.serialization import TypeChecked
+
 View = Literal["client", "server", "nobody"]
 
 
@@ -140,7 +142,7 @@ class Signals:
         return Signals(self.margin[:, chosen], self.members[:, chosen], self.population)
 
 
-class MembershipAttack(ABC):
+class MembershipAttack(TypeChecked, ABC):
     """Scores records by a pure function of the evidence; higher means more likely a member.
 
     The orientation is fixed: an AUC below 0.5 is a finding, and is not flipped.

@@ -13,7 +13,7 @@ from fl_sim.contracts.countermeasures import Countermeasure
 from fl_sim.contracts.nouns import Shard, Update
 from fl_sim.contracts.privacy import Releases
 from fl_sim.contracts.rules import AggregationRule, RoundContext
-from fl_sim.core.serialization import field_values
+from fl_sim.core.serialization import TypeChecked, field_values
 from fl_sim.triggers import Backdoor
 
 
@@ -52,7 +52,7 @@ class SgdConfig:
         return one_step and self.label_smoothing == 0
 
 
-class Client(ABC):
+class Client(TypeChecked, ABC):
     """A participant's behaviour in a round.
 
     Attributes:

@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from fl_sim.contracts.nouns import Shard
 from fl_sim.core.errors import RequestError
+from fl_sim.core.serialization import TypeChecked
 
 
-class Countermeasure:
+class Countermeasure(TypeChecked):
     """A change of possibly protected images by the trainer; one of the three kinds below.
 
     The kinds are applied in this order, however they are listed: filters once before training,

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import as_pixels, quantise
+from fl_sim.core.perturbation import as_pixels, check_radius, quantise
+from fl_sim.core.serialization import TypeChecked
 
 
-class Protection(ABC):
+class Protection(TypeChecked, ABC):
     """Noise that a data owner adds to images before they are trained on.
 
     Noise stays within the radius after rounding, and does not depend on the order of the samples.
@@ -29,6 +30,10 @@ class Protection(ABC):
     short: ClassVar[str] = ""
     min_classes: ClassVar[int] = 1
     min_side: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_radius(self.radius)
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Raise a `FieldError` if noise cannot be made for such images; called before any work.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts.privacy import Draw, Releases
+from fl_sim.core.serialization import TypeChecked
 from fl_sim.core.sums import weighted_sum
 
 
@@ -81,7 +82,7 @@ class AggregationResult:
     scales: Float[Tensor, " n"] | None = None
 
 
-class AggregationRule(ABC):
+class AggregationRule(TypeChecked, ABC):
     """Aggregates updates into a step, as a pure function of state, updates and weights.
 
     Updates are differences to the global parameters, in client order; sums are accumulated

@@ -61,6 +61,22 @@ def require(condition: bool, field: str, allowed: str, got: object) -> None:
         raise FieldError(field, allowed, got)
 
 
+def require_above(owner: object, bound: int, *fields: str, or_none: bool = False) -> None:
+    """Raise a `FieldError` for the first of these fields that is not above `bound`."""
+    for field in fields:
+        value: Any = getattr(owner, field)
+        fits = (or_none and value is None) or value > bound
+        require(fits, field, f"above {bound}" + ", or None" * or_none, value)
+
+
+def require_at_least(owner: object, bound: int, *fields: str, or_none: bool = False) -> None:
+    """Raise a `FieldError` for the first of these fields that is below `bound`."""
+    for field in fields:
+        value: Any = getattr(owner, field)
+        fits = (or_none and value is None) or value >= bound
+        require(fits, field, f"at least {bound}" + ", or None" * or_none, value)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'dataset'?` if a known word is close, else an empty string.
 

@@ -183,6 +183,13 @@ def _hints_of(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
+class TypeChecked:
+    """A plug-in's base: a dataclass whose fields are checked by `check_types` when it is made."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
 def check_types(owner: Any, depth: int = 1) -> None:
     """Raise a `FieldError` for the first field of a dataclass with a value of a wrong type.
 

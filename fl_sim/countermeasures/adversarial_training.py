@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import WorstCase
-from fl_sim.core import serialization
 from fl_sim.core.auto_pgd import auto_pgd
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
 from fl_sim.models.modes import eval_mode
 
@@ -47,12 +46,11 @@ class AdversarialTraining(WorstCase):
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         fits = 0 <= self.radius <= 1
         require(fits, "radius", "in pixels of [0, 1], such as 4/255", self.radius)
-        require(self.steps >= 1, "steps", "at least 1", self.steps)
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require_at_least(self, 1, "steps")
+        require_above(self, 0, "step_size", or_none=True)
 
     def find_worst(
         self,

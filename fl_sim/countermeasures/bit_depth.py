@@ -31,7 +31,7 @@ class BitDepth(Filter):
     rounding: Literal["nearest", "down"] = serialization.omit_if_default("nearest")
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(1 <= self.bits <= 8, "bits", "from 1 to 8", self.bits)
 
     def filter(

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Augmentation
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.core.transforms import draw_crop_flip
 
 
@@ -30,8 +29,8 @@ class CropFlip(Augmentation):
     flip: bool = True
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.padding >= 0, "padding", "at least 0", self.padding)
+        super().__post_init__()
+        require_at_least(self, 0, "padding")
 
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator

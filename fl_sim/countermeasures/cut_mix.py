@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Augmentation
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.countermeasures.cut_out import make_boxes
 from fl_sim.countermeasures.mix_up import draw_beta
 
@@ -30,8 +29,8 @@ class CutMix(Augmentation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+        super().__post_init__()
+        require_above(self, 0, "alpha")
 
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator

@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Augmentation
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
 
@@ -26,7 +25,7 @@ class CutOut(Augmentation):
     side: float = 0.5
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(0 < self.side <= 1, "side", "in (0, 1]", self.side)
 
     def augment(

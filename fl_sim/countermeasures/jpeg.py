@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from fl_sim.contracts import Filter
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
 
 
@@ -30,7 +29,7 @@ class Jpeg(Filter):
     quality: int = 10
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
+        super().__post_init__()
         require(1 <= self.quality <= 100, "quality", "from 1 to 100", self.quality)
 
     def filter(

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Filter
-from fl_sim.core import serialization
 
 KERNELS = {"mean": (1 / 3, 1 / 3, 1 / 3), "gaussian": (1 / 4, 1 / 2, 1 / 4)}
 
@@ -28,9 +27,6 @@ class LowPass(Filter):
     """
 
     kind: Literal["mean", "median", "gaussian"] = "mean"
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
 
     def filter(
         self, images: UInt8[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator

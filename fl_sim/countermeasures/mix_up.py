@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import Augmentation
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_above
 from fl_sim.core.seeding import numpy_generator
 
 
@@ -28,8 +27,8 @@ class MixUp(Augmentation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.alpha > 0, "alpha", "above 0", self.alpha)
+        super().__post_init__()
+        require_above(self, 0, "alpha")
 
     def augment(
         self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Filter
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import as_pixels
 
 
@@ -43,10 +43,9 @@ class OrthogonalProjection(Filter):
     start: Literal["zero", "random"] = serialization.omit_if_default("zero")
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        super().__post_init__()
+        require_at_least(self, 1, "epochs", "batch_size")
+        require_above(self, 0, "learning_rate")
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     def filter(

@@ -10,8 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fl_sim.contracts import WorstCase
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import seed_torch
 from fl_sim.core.transforms import draw_crop_flip
 
@@ -50,10 +49,10 @@ class WorstAugmentation(WorstCase):
     probability: float = 0.5  # not `omit_if_default`: it changed the results
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.draws >= 1, "draws", "at least 1", self.draws)
+        super().__post_init__()
+        require_at_least(self, 1, "draws")
         require(0 <= self.strength <= 1, "strength", "between 0 and 1", self.strength)
-        require(self.padding >= 0, "padding", "at least 0", self.padding)
+        require_at_least(self, 0, "padding")
         share = self.probability
         require(0 <= share <= 1, "probability", "between 0 and 1", share)
 

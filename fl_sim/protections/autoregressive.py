@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 
 WINDOW = 3
@@ -68,9 +66,8 @@ class Autoregressive(Protection):
     min_side: ClassVar[int] = WINDOW
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        require(self.response >= 0, "response", "at least 0", self.response)
+        super().__post_init__()
+        require_at_least(self, 0, "response")
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Refuse numbers of classes for which the search would take hours."""

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius
 from fl_sim.core.seeding import generator
 
 
@@ -41,8 +39,7 @@ class Convolution(Protection):
     short: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
+        super().__post_init__()
         require(0 < self.blur <= 1, "blur", "in (0, 1]", self.blur)
         odd = self.kernel >= 3 and self.kernel % 2 == 1
         require(odd, "kernel", "an odd number from 3", self.kernel)

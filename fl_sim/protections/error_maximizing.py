@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import Surrogate
@@ -62,7 +62,7 @@ class ErrorMaximizing(SignStepNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.surrogate_epochs >= 1, "surrogate_epochs", "at least 1", self.surrogate_epochs)
+        require_at_least(self, 1, "surrogate_epochs")
         stop = self.stop_error
         require(stop is None or 0 < stop <= 1, "stop_error", "in (0, 1], or None", stop)
 

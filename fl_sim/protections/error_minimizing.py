@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate
@@ -66,7 +66,7 @@ class ErrorMinimizing(SignStepNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.surrogate_steps >= 1, "surrogate_steps", "at least 1", self.surrogate_steps)
+        require_at_least(self, 1, "surrogate_steps")
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
 
     def noise(

@@ -9,9 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius
+from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 
 SEPARATION = 10.0  # half the side of the hypercube whose corners are the class centres
@@ -42,9 +40,8 @@ class LinearSeparable(Protection):
     short: ClassVar[str] = "lsp"
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        require(self.patch >= 1, "patch", "at least 1", self.patch)
+        super().__post_init__()
+        require_at_least(self, 1, "patch")
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Refuse patches for which there are fewer corners than classes, or too many patches."""

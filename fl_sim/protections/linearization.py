@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
-from fl_sim.core import pass_counter, serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius, take_sign_steps
+from fl_sim.core import pass_counter
+from fl_sim.core.errors import require, require_above, require_at_least
+from fl_sim.core.perturbation import take_sign_steps
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.protections._shared.alternating_optimization import count_outputs, make_in_batches
 
@@ -48,15 +48,12 @@ class Linearization(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        for name in ("noise_steps", "surrogate_epochs"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        super().__post_init__()
+        require_at_least(self, 1, "noise_steps", "surrogate_epochs")
+        require_above(self, 0, "step_size", or_none=True)
         share = self.uniformity
         require(0 <= share <= 1, "uniformity", "between 0 and 1", share)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require_above(self, 0, "learning_rate")
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from fl_sim.contracts import Protection
 from fl_sim.core import pass_counter, serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import check_radius, take_sign_steps
+from fl_sim.core.errors import require, require_above, require_at_least
+from fl_sim.core.perturbation import take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
@@ -62,11 +62,9 @@ class NeuralTangent(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        for name in ("block_size", "num_targets", "noise_steps"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.train_time > 0, "train_time", "above 0", self.train_time)
+        super().__post_init__()
+        require_at_least(self, 1, "block_size", "num_targets", "noise_steps")
+        require_above(self, 0, "train_time")
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Refuse a surrogate whose gradients cannot be differentiated image by image."""

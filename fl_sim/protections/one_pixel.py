@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
-from fl_sim.core.perturbation import check_radius
 from fl_sim.core.seeding import generator
 
 FLAT = 1e-3  # added to a spread, which is 0 for constant pixels
@@ -37,10 +36,6 @@ class OnePixel(Protection):
     radius: float = 1.0
     score: Literal["variance", "deviation"] = serialization.omit_if_default("variance")
     short: ClassVar[str] = "ops"
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

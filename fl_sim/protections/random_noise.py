@@ -8,8 +8,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
-from fl_sim.core.perturbation import check_radius
 from fl_sim.core.seeding import generator
 
 
@@ -29,10 +27,6 @@ class RandomNoise(Protection):
     radius: float = 8 / 255
     form: Literal["sample", "class"] = "class"
     short: ClassVar[str] = "random"
-
-    def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
+from fl_sim.core.errors import require, require_above, require_at_least
+from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate
@@ -63,15 +62,12 @@ class SparsityMasking(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
+        super().__post_init__()
         require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
-        for name in ("surrogate_steps", "noise_steps", "max_passes", "batch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require_at_least(self, 1, "surrogate_steps", "noise_steps", "max_passes", "batch_size")
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
+        require_above(self, 0, "learning_rate")
+        require_above(self, 0, "step_size", or_none=True)
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, project, sample_uniform, take_sign_steps
+from fl_sim.core.errors import require_above, require_at_least
+from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
 from fl_sim.experiment import Model
@@ -67,16 +67,11 @@ class TargetedAdversarial(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        for name in ("surrogate_epochs", "noise_steps", "batch_size", "restarts"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
-        require(self.padding >= 0, "padding", "at least 0", self.padding)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        clip = self.clip_gradient
-        require(clip is None or clip > 0, "clip_gradient", "above 0, or None", clip)
+        super().__post_init__()
+        require_at_least(self, 1, "surrogate_epochs", "noise_steps", "batch_size", "restarts")
+        require_above(self, 0, "step_size", "clip_gradient", or_none=True)
+        require_at_least(self, 0, "padding")
+        require_above(self, 0, "learning_rate")
 
     def noise(
         self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import LinearRule, RoundContext
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,10 @@ class AdaptiveRule(LinearRule):
     adaptivity: float
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        rate = self.server_learning_rate
-        require(rate > 0, "server_learning_rate", "above 0", rate)
+        super().__post_init__()
+        require_above(self, 0, "server_learning_rate")
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        require(self.adaptivity > 0, "adaptivity", "above 0", self.adaptivity)
+        require_above(self, 0, "adaptivity")
 
     @abstractmethod
     def update_second_moment(

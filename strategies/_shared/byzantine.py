@@ -8,9 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, InformedRule
-from fl_sim.core import serialization
 from fl_sim.core.distances import equal_shares
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require_at_least
 from fl_sim.core.sums import weighted_sum
 
 
@@ -33,8 +32,8 @@ class ByzantineRule(InformedRule, ABC):
         return 2 * self.num_byzantine + 1
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        require(self.num_byzantine >= 0, "num_byzantine", "at least 0", self.num_byzantine)
+        super().__post_init__()
+        require_at_least(self, 0, "num_byzantine")
 
     def num_attackers(self) -> int:
         """Return `num_byzantine`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fl_sim.contracts.attacks import margin_of
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
+from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.seeding import generator
 
 CHUNK = 512  # records scored at once
@@ -41,11 +41,10 @@ class HeadTraining:
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require_above(self, 0, "learning_rate")
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
-        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require_at_least(self, 0, "weight_decay")
+        require_at_least(self, 1, "batch_size", "epochs")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Protection
-from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, take_sign_steps
+from fl_sim.core.errors import require_above, require_at_least
+from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.models.surrogate import BatchCycle, Surrogate
 
@@ -210,14 +209,11 @@ class SignStepNoise(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
-        for name in ("noise_steps", "max_passes", "batch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        step = self.step_size
-        require(step is None or step > 0, "step_size", "above 0, or None", step)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        require(self.pass_steps >= 0, "pass_steps", "at least 0", self.pass_steps)
+        super().__post_init__()
+        require_at_least(self, 1, "noise_steps", "max_passes", "batch_size")
+        require_above(self, 0, "step_size", or_none=True)
+        require_above(self, 0, "learning_rate")
+        require_at_least(self, 0, "pass_steps")
 
     def advice(self, num_images: int) -> str:
         """Return a hint if class-wise noise of so few images takes too few steps, or "".

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fl_sim.contracts import Protection
 from fl_sim.core import serialization
-from fl_sim.core.errors import require
-from fl_sim.core.perturbation import Loss, check_radius, sample_uniform, take_sign_steps
+from fl_sim.core.errors import require, require_above, require_at_least
+from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
@@ -51,18 +51,14 @@ class RobustNoise(Protection):
     min_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        serialization.check_types(self)
-        check_radius(self.radius)
+        super().__post_init__()
         radius = self.adversary_radius
         fits = radius is None or 0 <= radius <= self.radius
         require(fits, "adversary_radius", "from 0 to the radius, or None for half of it", radius)
-        for name in ("surrogate_steps", "noise_steps", "transforms", "batch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("padding", "adversary_steps"):
-            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        clip = self.clip_gradient
-        require(clip is None or clip > 0, "clip_gradient", "above 0, or None", clip)
+        require_at_least(self, 1, "surrogate_steps", "noise_steps", "transforms", "batch_size")
+        require_at_least(self, 0, "padding", "adversary_steps")
+        require_above(self, 0, "learning_rate")
+        require_above(self, 0, "clip_gradient", or_none=True)
 
     @property
     def attack_radius(self) -> float:
