@@ -68,25 +68,30 @@ def describe_omitted(grid: Grid, settings: Sequence[Setting]) -> str:
     return f" The first {len(settings)} settings are drawn; {omitted} more are in rows.parquet."
 
 
-def choose_num_columns(grid: Grid, inside: str | None, num_panels: int) -> int:
+def choose_num_columns(grid: Grid, inside: str | None) -> int:
     """Return the number of panels per row: the number of values of the last axis if they fit."""
-    outside = [values for axis, values in grid.axes.items() if axis != inside]
-    if len(outside) > 1 and 2 <= len(outside[-1]) <= 4:
-        return min(len(outside[-1]), num_panels)
-    return min(3, num_panels)
+    outside = [len(values) for axis, values in grid.axes.items() if axis != inside]
+    return outside[-1] if len(outside) > 1 and 2 <= outside[-1] <= 4 else 3
 
 
 def create_panels(
-    titles: Sequence[str], columns: int, height: float = 2.1, **options: Any
+    titles: Sequence[str],
+    columns: int = 3,
+    height: float = 2.1,
+    labels: tuple[str, str] = ("", ""),
+    **options: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels, one per title.
 
     Args:
         titles: Titles of the panels; long ones are wrapped.
-        columns: Number of panels per row.
+        columns: Largest number of panels per row.
         height: Height of a row of panels, in inches.
+        labels: Labels of the x axis, below the last panel per column, and of the y axis, beside
+            the first panel per row.
         options: Options of matplotlib's `subplots`.
     """
+    columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     figure = create_figure(max(2.9 if rows == 1 else 0.0, rows * height + 0.5))
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
@@ -94,18 +99,12 @@ def create_panels(
         axes.set_title(_wrap_title(title, 112 // columns))
     for empty in panels[len(titles) :]:
         empty.remove()
-    for axes in panels[max(0, len(titles) - columns) : len(titles)]:
+    for axes in panels[len(titles) - columns : len(titles)]:
         axes.tick_params(labelbottom=True)  # the panel below may be missing
+        axes.set_xlabel(labels[0])
+    for axes in panels[: len(titles) : columns]:
+        axes.set_ylabel(labels[1])
     return figure, panels[: len(titles)]
-
-
-def label_outer_axes(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
-    """Label the y axis of the first panel per row and the x axis of the last per column."""
-    for i, panel in enumerate(axes):
-        if i % columns == 0:
-            panel.set_ylabel(y)
-        if i + columns >= len(axes):
-            panel.set_xlabel(x)
 
 
 def _wrap_title(title: str, width: int) -> str:

@@ -50,9 +50,11 @@ def list_notes(grid: Grid, metric: str) -> list[str]:
     return [f"{', '.join(labels)}: {note}." for note, labels in labels_by_note.items()]
 
 
-def build_metric_table(grid: Grid, caption: str, columns: Sequence[Column]) -> Table:
-    """Return a table of the columns that have a number in any setting."""
-    filled = [column for column in columns if has_values(grid, [column])]
+def build_metric_table(
+    grid: Grid, caption: str, columns: Sequence[Column], keep_empty: bool = False
+) -> Table:
+    """Return a table of the columns that have a number in any setting, or of all columns."""
+    filled = [column for column in columns if keep_empty or has_values(grid, [column])]
 
     def cells(setting: Setting) -> list[Cell]:
         return [

@@ -7,7 +7,6 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
@@ -144,19 +143,15 @@ def _choose_x_axis(results: StudyResults) -> str | None:
     return max(num_values, key=lambda axis: num_values[axis], default=None)
 
 
+@rc_context(STYLE)
 def _draw_lines(results: StudyResults) -> Drawing | None:
     """Draw every number against the longest numeric axis, one line per setting of the others."""
     along = _choose_x_axis(results)
     if along is None or not results.numbers:
         return None
     caption = f"Every number against {along}: mean over seeds, with bars of one standard deviation."
-    return export_figure("numbers", _create_line_figure(results, along), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_line_figure(results: StudyResults, along: str) -> Figure:
     names = results.numbers
-    figure, panels = create_panels([n.replace("_", " ") for n in names], min(3, len(names)))
+    figure, panels = create_panels([name.replace("_", " ") for name in names])
     others = [f"settings.{axis}" for axis in results.axes if axis != along]
     groups = results.cells.groupby(others, sort=False) if others else [((), results.cells)]
     lines = list(groups)[:MAX_LINES]
@@ -170,7 +165,7 @@ def _create_line_figure(results: StudyResults, along: str) -> Figure:
     if others:
         handles, words = panels[0].get_legend_handles_labels()
         figure.legend(handles, words, loc="outside upper left", ncols=min(4, len(words)))
-    return figure
+    return export_figure("numbers", figure, caption)
 
 
 def _draw_line(
@@ -194,23 +189,15 @@ def _draw_line(
         axes.set_xscale("log")
 
 
+@rc_context(STYLE)
 def _draw_rows(results: StudyResults) -> Drawing | None:
     """Draw every number as one row of dots per point, if no axis is numeric."""
     if _choose_x_axis(results) is not None or len(group_points(results)) < 2 or not results.numbers:
         return None
     caption = "Every number, one row per point: a dot is a seed, the stroke their mean."
-    return export_figure("numbers", _create_row_figure(results), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_row_figure(results: StudyResults) -> Figure:
-    point_cells = group_points(results)
-    names = results.numbers
-    columns = min(3, len(names))
-    titles = [n.replace("_", " ") for n in names]
-    figure, panels = create_panels(
-        titles, columns, height=0.22 * len(point_cells) + 0.9, sharey=True
-    )
+    point_cells, names = group_points(results), results.numbers
+    titles, height = [n.replace("_", " ") for n in names], 0.22 * len(point_cells) + 0.9
+    figure, panels = create_panels(titles, height=height, sharey=True)
     for name, axes in zip(names, panels, strict=True):
         for row, (_, cells) in enumerate(point_cells):
             values = cells[f"numbers.{name}"]
@@ -218,25 +205,19 @@ def _create_row_figure(results: StudyResults) -> Figure:
             axes.plot([values.mean()], [row], "|", color=GREY, markersize=11)
         axes.set_yticks(range(len(point_cells)), [", ".join(words) for words, _ in point_cells])
         axes.set_ylim(len(point_cells) - 0.5, -0.5)
-    return figure
-
-
-def _draw_images(results: StudyResults) -> Drawing | None:
-    """Draw the images of the first seed, one tile per point."""
-    images = read_images(results)
-    if not images:
-        return None
-    kinds = list(next(iter(images.values())))
-    caption = (
-        f"Images of seed {results.seeds[0]}. Rows of each tile, from the top: {', '.join(kinds)}."
-    )
-    return export_figure("images", _create_tile_figure(images), caption, caption)
+    return export_figure("numbers", figure, caption)
 
 
 @rc_context(STYLE)
-def _create_tile_figure(
-    images_by_point: dict[str, dict[str, UInt8[np.ndarray, "_ c _ _"]]],
-) -> Figure:
+def _draw_images(results: StudyResults) -> Drawing | None:
+    """Draw the images of the first seed, one tile per point."""
+    images_by_point = read_images(results)
+    if not images_by_point:
+        return None
+    kinds = list(next(iter(images_by_point.values())))
+    caption = (
+        f"Images of seed {results.seeds[0]}. Rows of each tile, from the top: {', '.join(kinds)}."
+    )
     tiles = {point: build_tile(list(kinds.values())) for point, kinds in images_by_point.items()}
     widest = max(len(images) for kinds in images_by_point.values() for images in kinds.values())
     columns = max(1, min(len(tiles), TILES // min(widest, ACROSS)))
@@ -247,7 +228,7 @@ def _create_tile_figure(
     for axes, tile_ in zip(panels, tiles.values(), strict=True):
         draw_image(axes, tile_)
         axes.set_anchor("NW")
-    return figure
+    return export_figure("images", figure, caption)
 
 
 def build_tile(kinds: list[UInt8[np.ndarray, "_ c _ _"]]) -> UInt8[np.ndarray, "c h2 w2"]:

@@ -73,8 +73,8 @@ def create_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def export_figure(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
-    """Render a figure as SVG and PNG."""
+def export_figure(name: str, figure: Figure, caption: str, alt: str = "") -> Drawing:
+    """Render a figure as SVG and PNG; its text for screen readers is the caption unless given."""
     svg, png = io.StringIO(), io.BytesIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure.draw_without_rendering()
@@ -82,7 +82,7 @@ def export_figure(name: str, figure: Figure, caption: str, alt: str) -> Drawing:
         figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", metadata={"Software": None})
     text = svg.getvalue()
-    return Drawing(name, caption, text, _inline_svg(text, name, alt), png.getvalue())
+    return Drawing(name, caption, text, _inline_svg(text, name, alt or caption), png.getvalue())
 
 
 def _inline_svg(svg: str, name: str, alt: str) -> str:

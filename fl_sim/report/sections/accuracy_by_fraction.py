@@ -4,18 +4,15 @@ from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.formats import mean, spread
 from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.panels import (
     MAX_FRACTIONS,
-    Panel,
     add_legend,
     choose_num_columns,
     create_panels,
-    label_outer_axes,
     select_panels,
 )
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
@@ -34,12 +31,12 @@ def build_accuracy_by_fraction(grid: Grid) -> Section | None:
     )
 
 
+@rc_context(STYLE)
 def draw_accuracy_against_fraction(grid: Grid) -> Drawing | None:
     """Draw A_mix, A_clean and A_all against the share that is protected."""
     if FRACTION not in grid.axes or not grid.finished:
         return None
     panels, others = select_panels(grid, FRACTION)
-    figure = _create_fraction_figure(grid, panels)
     caption = (
         "Accuracy after the last round against the share that is protected. A_mix above A_clean: "
         "the model still learns from protected images; where the two meet, they add nothing. "
@@ -48,22 +45,16 @@ def draw_accuracy_against_fraction(grid: Grid) -> Drawing | None:
     if len(grid.seeds) > 1:
         caption += " Bars: one standard deviation over seeds to each side."
     caption += others
-    return export_figure("accuracy_against_fraction", figure, caption, caption)
-
-
-@rc_context(STYLE)
-def _create_fraction_figure(grid: Grid, panels: Sequence[Panel]) -> Figure:
-    columns = choose_num_columns(grid, FRACTION, len(panels))
-    figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
+    columns, labels = choose_num_columns(grid, FRACTION), ("fraction protected", "accuracy, %")
+    titles = [panel.title for panel in panels]
+    figure, axes = create_panels(titles, columns, labels=labels, sharex=True, sharey=True)
     for panel, ax in zip(panels, axes, strict=True):
         for line in FRACTION_LINES:
             _draw_fraction_line(ax, panel.settings, *line[1:])
         if len(grid.axes[FRACTION]) <= MAX_FRACTIONS:
             ax.set_xticks([float(word) for word in grid.axes[FRACTION]])
-    label_outer_axes(axes, columns, "fraction protected", "accuracy, %")
-    words = [line[-1] for line in reversed(FRACTION_LINES)]
-    add_legend(figure, axes, "", words)
-    return figure
+    add_legend(figure, axes, "", [line[-1] for line in reversed(FRACTION_LINES)])
+    return export_figure("accuracy_against_fraction", figure, caption)
 
 
 def _draw_fraction_line(

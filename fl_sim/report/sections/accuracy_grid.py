@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.grid import FRACTION, Grid, shorten_path
@@ -23,6 +22,7 @@ def build_accuracy_grid(grid: Grid) -> Section | None:
     )
 
 
+@rc_context(STYLE)
 def draw_accuracy_grid(grid: Grid) -> Drawing | None:
     """Draw the accuracy by two axes, if the sweep has only these and no other figure shows them."""
     few = any(len(values) < MIN_VALUES for values in grid.axes.values())
@@ -34,11 +34,6 @@ def draw_accuracy_grid(grid: Grid) -> Drawing | None:
         "Accuracy in percent after the last round, mean over seeds. The last column, if any, is "
         "A_all, the accuracy without protection."
     )
-    return export_figure("crossed", _create_figure(grid), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_figure(grid: Grid) -> Figure:
     across, down = grid.axes
     figure, (axes,) = create_panels([""], 1, 1.2 + 0.3 * len(grid.axes[down]))
     bound = tabulate_means(grid, grid.finished, down, across, A_ALL)
@@ -48,4 +43,4 @@ def _create_figure(grid: Grid) -> Figure:
     label_columns(axes, grid.axes[across], "" if last is None else "A_all")
     axes.set_yticks(range(len(grid.axes[down])), grid.axes[down])
     axes.set_ylabel(shorten_path(down))
-    return figure
+    return export_figure("crossed", figure, caption)

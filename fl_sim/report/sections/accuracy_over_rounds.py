@@ -1,23 +1,18 @@
 """Accuracy of every setting over the rounds."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.grid import Grid
 from fl_sim.report.panels import (
-    Panel,
     add_axis_legend,
     assign_line_styles,
     choose_line_axis,
     choose_num_columns,
     create_panels,
-    label_outer_axes,
     select_panels,
 )
 from fl_sim.report.style import STYLE, export_figure
@@ -28,38 +23,31 @@ def build_accuracy_over_rounds(grid: Grid) -> Section | None:
     return build_figure_section("rounds", "Accuracy over rounds", draw_accuracy_over_rounds(grid))
 
 
+@rc_context(STYLE)
 def draw_accuracy_over_rounds(grid: Grid) -> Drawing | None:
     """Draw the accuracy of every setting over the rounds, with bands over seeds."""
     inside = choose_line_axis(grid)
     panels, others = select_panels(grid, inside)
     if not panels or not grid.has_history:
         return None
-    figure = _create_rounds_figure(grid, inside, panels)
     band = "Lines: mean over seeds. Bands: one standard deviation to each side."
     if len(grid.seeds) == 1:
         band = "One seed, so there are no bands."
     caption = f"Accuracy on clean test images after every round. {band}"
-    if any(
-        bool(setting.metric_rows("accuracy")["value"].isna().any()) for setting in grid.finished
-    ):
+    if any(s.metric_rows("accuracy")["value"].isna().any() for s in grid.finished):
         caption += " Where the model of a seed diverged, its accuracy is not defined and left out."
     caption += others
-    return export_figure("accuracy_over_rounds", figure, caption, caption)
-
-
-@rc_context(STYLE)
-def _create_rounds_figure(grid: Grid, inside: str | None, panels: Sequence[Panel]) -> Figure:
-    columns = choose_num_columns(grid, inside, len(panels))
-    figure, axes = create_panels([p.title for p in panels], columns, sharex=True, sharey=True)
+    columns, titles = choose_num_columns(grid, inside), [panel.title for panel in panels]
+    labels = ("round", "accuracy, %")
+    figure, axes = create_panels(titles, columns, labels=labels, sharex=True, sharey=True)
     styles = assign_line_styles(grid, inside)
     for panel, ax in zip(panels, axes, strict=True):
         for setting in panel.settings:
             value = setting.values[inside] if inside else ""
             _draw_line_with_band(ax, setting.metric_rows("accuracy"), *styles[value], value)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    label_outer_axes(axes, columns, "round", "accuracy, %")
     add_axis_legend(figure, axes, grid, inside)
-    return figure
+    return export_figure("accuracy_over_rounds", figure, caption)
 
 
 def _draw_line_with_band(

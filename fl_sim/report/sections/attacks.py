@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -25,11 +24,14 @@ from fl_sim.report.formats import PERCENT, UNDEFINED, drop_undefined, format_ove
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat_map import GAP, draw_heat_map, label_columns, tabulate_means
 from fl_sim.report.panels import MAX_PANELS, Panel, create_panels, group_panels
-from fl_sim.report.setting_tables import build_metric_cell, build_setting_table
+from fl_sim.report.setting_tables import Column, build_metric_table
 from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
-SUCCESS = (("attack success", "attack_success"), ("without trigger", "attack_success_untriggered"))
+SUCCESS: tuple[Column, ...] = (
+    ("attack success", "attack_success", "all", PERCENT),
+    ("without trigger", "attack_success_untriggered", "all", PERCENT),
+)
 THREAT = "Threat model: "
 NO_ATTACK = "none"  # value of the axis without an attack
 MAX_WIDTH = 28  # letters per line of a rule's name
@@ -50,7 +52,10 @@ def build_attacks(grid: Grid) -> Section | None:
         )
         components += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
     if any(setting.final_values("attack_success").values for setting in grid.finished):
-        components.append(_build_backdoors(grid))
+        caption = (
+            "Backdoors: share of test images of other classes classified as the target class, %"
+        )
+        components.append(build_metric_table(grid, caption, SUCCESS, keep_empty=True))
     return Section("attacks", "Attacks", tuple(paragraphs), tuple(components))
 
 
@@ -90,27 +95,21 @@ def _group_panels(grid: Grid, axis: str) -> list[Panel]:
     return [Panel(title, settings) for title, settings in groups.items()]
 
 
+@rc_context(STYLE)
 def _draw_heat_maps(grid: Grid, axis: str) -> Drawing:
-    figure = _create_figure(grid, axis)
     caption = (
         "Accuracy in percent after the last round, by rule and attack, mean over seeds. The last "
         "column is the worst case over the attacks; the frame marks the best of these."
     )
-    return export_figure("rules_against_attacks", figure, caption, caption)
-
-
-@rc_context(STYLE)
-def _create_figure(grid: Grid, axis: str) -> Figure:
     panels, rules, attacks = _group_panels(grid, axis), grid.axes[RULE], grid.axes[axis]
-    height = 1.5 + 0.36 * len(rules)
-    columns = 2 if len(panels) > 1 and len(attacks) <= 7 else 1
+    columns, height = 2 if len(attacks) <= 7 else 1, 1.5 + 0.36 * len(rules)
     figure, axes = create_panels([p.title for p in panels], columns, height, sharey=True)
     for panel, ax in zip(panels, axes, strict=True):
         values = tabulate_means(grid, panel.settings, RULE, axis)
         _draw_panel(ax, values, [attack != NO_ATTACK for attack in attacks])
         label_columns(ax, _shorten_names(attacks), "worst case")
         ax.set_yticks(range(len(rules)), [_wrap_name(rule) for rule in rules])
-    return figure
+    return export_figure("rules_against_attacks", figure, caption)
 
 
 def _draw_panel(axes: Axes, values: NDArray[np.float64], real: Sequence[bool]) -> None:
@@ -168,13 +167,8 @@ def _build_worst_cases(grid: Grid, axis: str) -> Table:
         for rule in grid.axes[RULE]:
             by_attack = {s.values[axis]: s for s in panel.settings if s.values[RULE] == rule}
             title = [Cell(panel.title)] if len(panels) > 1 else []
-            rows.append(
-                [
-                    *title,
-                    Cell(rule),
-                    *_find_worst([by_attack.get(attack) for attack in attacks], axis),
-                ]
-            )
+            worst = _find_worst([by_attack.get(attack) for attack in attacks], axis)
+            rows.append([*title, Cell(rule), *worst])
     heads = ["setting", "rule"] if len(panels) > 1 else ["rule"]
     return build_table("Worst case of each rule", heads, ["worst attack", "accuracy, %"], rows)
 
@@ -189,16 +183,5 @@ def _find_worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
             reason = setting.undefined_reason("accuracy") or "its accuracy is not defined"
             return [Cell(UNDEFINED, f"{setting.values[axis]}: {reason}")] * 2
     lowest = min(finished, key=lambda setting: mean(setting.summary_values("accuracy")))
-    return [
-        Cell(lowest.values[axis]),
-        Cell(format_over_seeds(lowest.summary_values("accuracy"), PERCENT)),
-    ]
-
-
-def _build_backdoors(grid: Grid) -> Table:
-    return build_setting_table(
-        grid,
-        "Backdoors: share of test images of other classes classified as the target class, %",
-        [name for name, _ in SUCCESS],
-        lambda setting: [build_metric_cell(setting, metric, PERCENT) for _, metric in SUCCESS],
-    )
+    accuracy = format_over_seeds(lowest.summary_values("accuracy"), PERCENT)
+    return [Cell(lowest.values[axis]), Cell(accuracy)]

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.special import betaincinv
 
 from fl_sim.core.atomic_io import DamagedFileError
@@ -26,8 +24,9 @@ from fl_sim.report.formats import (
     format_over_seeds,
 )
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import create_panels, label_outer_axes
-from fl_sim.report.style import COLOURS, GREY, INK, PALE, STYLE, export_figure
+from fl_sim.report.panels import create_panels
+from fl_sim.report.sections.leakage import RocCurve, draw_roc_axes
+from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 from fl_sim.results.folders import AUDIT, read_audit
 
 MAX_PANELS = 12
@@ -49,7 +48,12 @@ COMPARISONS = (
     ("protected members / protected non-members", "auc", "protected", COLOURS[0]),
     ("clean members / clean non-members", "auc", "clean", COLOURS[2]),
     ("protected / clean non-members: shift alone", "shift_only_auc", "all", GREY),
-    ("protected members / clean non-members: confounded", "naive_protected_auc", "all", COLOURS[1]),
+    (
+        "protected members / clean non-members: confounded",
+        "naive_protected_auc",
+        "all",
+        COLOURS[1],
+    ),
 )
 
 
@@ -81,14 +85,9 @@ def build_audits(grid: Grid) -> Section | None:
         "threshold set on reference models at a false positive rate of 1 %. Epsilon, at least: "
         "training with a smaller epsilon would not allow this result, at 95 % confidence.",
     )
-    panels = [(setting.label or grid.name, _read_audits(setting)[0]) for setting in audited][
-        :MAX_PANELS
-    ]
-    drawings = (
-        _draw_curves(panels),
-        _draw_comparisons(panels),
-        _draw_clients(grid, audited[:MAX_PANELS]),
-    )
+    drawn = audited[:MAX_PANELS]
+    panels = [(setting.label or grid.name, _read_audits(setting)[0]) for setting in drawn]
+    drawings = (_draw_curves(panels), _draw_comparisons(panels), _draw_clients(grid, drawn))
     figures = [drawing for drawing in drawings if drawing is not None]
     tables = (_build_table(grid, audited), *_build_source_tables(grid, audited))
     return Section("audit", "Audited leakage", paragraphs, (*tables, *figures))
@@ -118,19 +117,15 @@ def _build_table(grid: Grid, audited: Sequence[Setting]) -> Table:
     rows = []
     for setting in audited:
         audits = _read_audits(setting)
-        for attack in audits[0].findings.query("metric == 'auc'")["attack"].unique():
+        for attack in map(str, audits[0].findings.query("metric == 'auc'")["attack"].unique()):
             counts = {int(a.summary["num_references"]) for a in audits}
             uses = bool((audits[0].findings.query("attack == @attack")["num_references"] > 0).any())
             kind = audits[0].summary["references"]
             references = f"{'/'.join(map(str, sorted(counts)))} {kind}" if uses else "none"
-            headline = Cell(
-                str(attack), extra="headline" * (attack == audits[0].summary["headline"])
-            )
-            cells = [
-                _build_cell(audits, str(attack), metric, group, form)
-                for _, metric, group, form in COLUMNS
-            ]
-            rows.append([*map(Cell, grid.describe(setting)), headline, Cell(references), *cells])
+            extra = "headline" if attack == _get_headline(audits[0]) else ""
+            cells = [_build_cell(audits, attack, *column[1:]) for column in COLUMNS]
+            heads = [*map(Cell, grid.describe(setting)), Cell(attack, extra=extra)]
+            rows.append([*heads, Cell(references), *cells])
     columns = ["references", *(name for name, *_ in COLUMNS)]
     return build_table("Membership attacks on audited runs", [*grid.heads, "attack"], columns, rows)
 
@@ -166,32 +161,23 @@ def _build_cell(
 Panels = list[tuple[str, Audit]]
 
 
-def _draw_curves(panels: Panels) -> Drawing | None:
+@rc_context(STYLE)
+def _draw_curves(panels: Panels) -> Drawing:
     """Draw the ROC curves of a few attacks with bands, on logarithmic axes."""
     caption = (
         "ROC curves on the audited records of the first audited seed, with logarithmic axes and "
         "95 % Clopper-Pearson bands of the true positive rate. Dashed: chance level. Grey: false "
         "positive rates below 3 / non-members, which should not be read."
     )
-    return export_figure("audit_roc", _create_curve_figure(panels), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_curve_figure(panels: Panels) -> Figure:
-    columns = min(3, len(panels))
-    figure, axes = create_panels([t for t, _ in panels], columns, 3.0, sharex=True, sharey=True)
+    titles, labels = [title for title, _ in panels], ("false positive rate", "true positive rate")
+    figure, axes = create_panels(titles, 3, 3.0, labels, sharex=True, sharey=True)
     edge = 0.7 / max(1, max(_count_non_members(audit) for _, audit in panels))
     for panel, (_, audit) in zip(axes, panels, strict=True):
-        panel.axvspan(
-            edge, min(1.0, 3 / _count_non_members(audit)), color=PALE, alpha=0.6, linewidth=0
-        )
-        panel.plot([edge, 1], [edge, 1], color=GREY, linestyle="--", linewidth=1)
+        draw_roc_axes(panel, edge, min(1.0, 3 / _count_non_members(audit)))
         for attack, colour in zip(CURVES, COLOURS, strict=False):
             _draw_curve(panel, audit, attack, colour, edge)
-        panel.set(xscale="log", yscale="log", xlim=(edge, 1), ylim=(edge, 1))
-    label_outer_axes(axes, columns, "false positive rate", "true positive rate")
     axes[0].legend(loc="lower right")
-    return figure
+    return export_figure("audit_roc", figure, caption)
 
 
 def _count_non_members(audit: Audit) -> int:
@@ -204,43 +190,20 @@ def _draw_curve(panel: Axes, audit: Audit, attack: str, colour: str, edge: float
     records = audit.records[(audit.records["attack"] == attack) & audit.records["score"].notna()]
     if records.empty:
         return
-    false_positives, true_positives, count = _compute_roc(
-        records["score"].to_numpy(float), records["member"].to_numpy(bool)
-    )
-    low = np.where(
-        true_positives > 0, betaincinv(true_positives, count - true_positives + 1, 0.025), 0.0
-    )
-    high = np.where(
-        true_positives < count,
-        betaincinv(true_positives + 1, np.maximum(count - true_positives, 1), 0.975),
-        1.0,
-    )
-    band = np.maximum(low, edge), np.maximum(high, edge)
-    panel.fill_between(false_positives, *band, step="post", color=colour, alpha=0.15, linewidth=0)
-    rate = np.maximum(true_positives / count, edge)
-    panel.plot(
-        false_positives, rate, color=colour, drawstyle="steps-post", linewidth=1.4, label=attack
-    )
+    curve = RocCurve.from_scores(records["score"].to_numpy(float), records["member"].to_numpy(bool))
+    x, positives, count = curve.false_positive_rates, curve.true_positives, curve.num_members
+    low = np.where(positives > 0, betaincinv(positives, count - positives + 1, 0.025), 0.0)
+    upper = betaincinv(positives + 1, np.maximum(count - positives, 1), 0.975)
+    band = np.maximum(low, edge), np.maximum(np.where(positives < count, upper, 1.0), edge)
+    panel.fill_between(x, *band, step="post", color=colour, alpha=0.15, linewidth=0)
+    y = np.maximum(curve.true_positive_rates, edge)
+    panel.plot(x, y, color=colour, drawstyle="steps-post", linewidth=1.4, label=attack)
 
 
-def _compute_roc(
-    scores: Float[np.ndarray, " n"], members: "np.ndarray[Any, np.dtype[np.bool_]]"
-) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"], int]:
-    """Return FPR and true positives per threshold, and the number of members."""
-    member_scores, non_member_scores = np.sort(scores[members]), np.sort(scores[~members])
-    thresholds = np.unique(np.append(scores, np.inf))[::-1]
-    true_positives = len(member_scores) - np.searchsorted(member_scores, thresholds)
-    false_positives = 1 - np.searchsorted(non_member_scores, thresholds) / max(
-        1, len(non_member_scores)
-    )
-    return false_positives, true_positives.astype(float), len(member_scores)
-
-
+@rc_context(STYLE)
 def _draw_comparisons(panels: Panels) -> Drawing | None:
     """Draw the AUCs of protected and clean records, and those of confounded comparisons."""
-    protecting = [
-        (t, a) for t, a in panels if not a.rows(_get_headline(a), "auc", "protected").empty
-    ]
+    protecting = [p for p in panels if len(p[1].rows(_get_headline(p[1]), "auc", "protected"))]
     if not protecting:
         return None
     caption = (
@@ -248,32 +211,20 @@ def _draw_comparisons(panels: Panels) -> Drawing | None:
         "green: members against matched non-members, which measures leakage. Grey: protected "
         "against clean non-members, which measures the shift by noise. Orange confounds the two."
     )
-    return export_figure(
-        "audit_two_by_two", _create_comparison_figure(protecting), caption, caption
-    )
-
-
-@rc_context(STYLE)
-def _create_comparison_figure(panels: Panels) -> Figure:
-    columns = min(2, len(panels))
-    figure, axes = create_panels([t for t, _ in panels], columns, 1.5, sharex=True, sharey=True)
-    for panel, (_, audit) in zip(axes, panels, strict=True):
+    titles = [title for title, _ in protecting]
+    figure, axes = create_panels(titles, 2, 1.5, ("AUC", ""), sharex=True, sharey=True)
+    for panel, (_, audit) in zip(axes, protecting, strict=True):
         panel.axvline(0.5, color=GREY, linestyle="--", linewidth=1)
         for row, (_, metric, group, colour) in enumerate(COMPARISONS):
-            _draw_interval(panel, audit.rows(_get_headline(audit), metric, group), row, colour)
+            finding = audit.rows(_get_headline(audit), metric, group)
+            if len(finding):
+                value, low, high = (float(finding[key].iloc[0]) for key in ("value", "low", "high"))
+                panel.plot([low, high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
+                panel.plot([value], [row], "o", color=colour)
         panel.set(yticks=range(len(COMPARISONS)), yticklabels=[name for name, *_ in COMPARISONS])
         panel.set(ylim=(len(COMPARISONS) - 0.5, -0.5))
         panel.grid(axis="y", visible=False)
-    label_outer_axes(axes, columns, "AUC", "")
-    return figure
-
-
-def _draw_interval(panel: Axes, rows: pd.DataFrame, place: int, colour: str) -> None:
-    if rows.empty:
-        return
-    value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
-    panel.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-    panel.plot([value], [place], "o", color=colour)
+    return export_figure("audit_two_by_two", figure, caption)
 
 
 def _get_headline(audit: Audit) -> str:
@@ -281,6 +232,7 @@ def _get_headline(audit: Audit) -> str:
     return name
 
 
+@rc_context(STYLE)
 def _draw_clients(grid: Grid, audited: Sequence[Setting]) -> Drawing | None:
     """Draw the leakage of each client against its accuracy."""
     chosen = [s for s in audited if not s.first_seed_client_rows("client_accuracy").empty]
@@ -293,31 +245,21 @@ def _draw_clients(grid: Grid, audited: Sequence[Setting]) -> Drawing | None:
         "number is not defined are not drawn."
     )
     titles = [setting.label or grid.name for setting in chosen]
-    return export_figure("audit_clients", _create_client_figure(titles, chosen), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_client_figure(titles: Sequence[str], chosen: Sequence[Setting]) -> Figure:
-    columns = min(3, len(chosen))
-    figure, axes = create_panels(titles, columns, 2.4, sharex=True, sharey=True)
+    labels = ("accuracy of the client, %", "AUC")
+    figure, axes = create_panels(titles, 3, 2.4, labels, sharex=True, sharey=True)
     for panel, setting in zip(axes, chosen, strict=True):
         panel.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
         accuracy = setting.first_seed_client_rows("client_accuracy").set_index("client")
         findings = _read_audits(setting)[0]
         for client, client_row in accuracy.iterrows():
             rows = findings.rows(_get_headline(findings), "auc", "all", int(str(client)))
-            if (
-                rows.empty
-                or bool(rows["value"].isna().all())
-                or np.isnan(float(client_row["value"]))
-            ):
+            accurate = float(client_row["value"])
+            if rows["value"].isna().all() or np.isnan(accurate):  # true as well without a row
                 continue
             value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
-            colour = {"protected": COLOURS[0], "clean": COLOURS[2]}.get(
-                str(client_row["group"]), INK
-            )
-            x, face = 100 * float(client_row["value"]), colour if rows["valid"].iloc[0] else "white"
+            colours = {"protected": COLOURS[0], "clean": COLOURS[2]}
+            colour = colours.get(str(client_row["group"]), INK)
+            x, face = 100 * accurate, colour if rows["valid"].iloc[0] else "white"
             panel.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.5)
             panel.plot([x], [value], "o", color=colour, markerfacecolor=face)
-    label_outer_axes(axes, columns, "accuracy of the client, %", "AUC")
-    return figure
+    return export_figure("audit_clients", figure, caption)

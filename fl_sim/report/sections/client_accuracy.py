@@ -1,16 +1,14 @@
 """Accuracy of every client."""
 
-from collections.abc import Sequence
-
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import create_panels, describe_omitted, label_outer_axes, limit_panels
+from fl_sim.report.panels import create_panels, describe_omitted, limit_panels
 from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, export_figure
 
 MAX_BARS = 12  # panels of bars
@@ -22,6 +20,7 @@ def build_client_accuracy(grid: Grid) -> Section | None:
     return build_figure_section("clients", "Accuracy per client", draw_accuracy_by_client(grid))
 
 
+@rc_context(STYLE)
 def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
     """Draw the accuracy of each client on its own class mix, lowest first."""
     settings = grid.finished[: limit_panels(grid, MAX_BARS)]
@@ -35,30 +34,18 @@ def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
         "in between, and an attacker in rounds in which it misbehaves."
     )
     caption += describe_omitted(grid, settings)
-    return export_figure("accuracy_by_client", _create_bars_figure(settings), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_bars_figure(settings: Sequence[Setting]) -> Figure:
-    columns = min(3, len(settings))
-    titles = [setting.label for setting in settings]
-    figure, axes = create_panels(titles, columns, sharey=True)
+    titles, labels = [setting.label for setting in settings], ("client", "accuracy, %")
+    figure, axes = create_panels(titles, labels=labels, sharey=True)
+    groups: set[str] = set()
     for setting, ax in zip(settings, axes, strict=True):
-        _draw_bars(ax, setting)
-    label_outer_axes(axes, columns, "client", "accuracy, %")
-    groups = {
-        group
-        for setting in settings
-        for group in setting.first_seed_client_rows("client_accuracy")["group"]
-    }
-    patches = [
-        Patch(color=GROUP_COLOURS[group], label=group) for group in GROUP_COLOURS if group in groups
-    ]
+        groups |= set(_draw_bars(ax, setting)["group"])
+    patches = [Patch(color=c, label=group) for group, c in GROUP_COLOURS.items() if group in groups]
     figure.legend(handles=patches, loc="outside upper left", ncols=len(patches))
-    return figure
+    return export_figure("accuracy_by_client", figure, caption)
 
 
-def _draw_bars(axes: Axes, setting: Setting) -> None:
+def _draw_bars(axes: Axes, setting: Setting) -> pd.DataFrame:
+    """Draw the accuracies of the first seed's clients, and return their rows."""
     rows = setting.first_seed_client_rows("client_accuracy").sort_values("value", kind="stable")
     values = 100 * rows["value"].to_numpy(float)
     places = np.arange(len(values))
@@ -71,3 +58,4 @@ def _draw_bars(axes: Axes, setting: Setting) -> None:
     axes.set_ylim(0, 100)
     named = len(values) <= MANY
     axes.set_xticks(places if named else [], rows["client"].astype(str) if named else [])
+    return rows

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.formats import format_count
 from fl_sim.report.grid import Grid
-from fl_sim.report.panels import create_panels, label_outer_axes
+from fl_sim.report.panels import create_panels
 from fl_sim.report.style import INK, STYLE, export_figure
 
 MAX_PARTITIONS = 4
@@ -25,6 +24,7 @@ def build_client_classes(grid: Grid) -> Section | None:
     return build_figure_section("classes", "Classes per client", draw_classes_by_client(grid))
 
 
+@rc_context(STYLE)
 def draw_classes_by_client(grid: Grid) -> Drawing | None:
     """Draw the number of images per client and class, for every distinct partition."""
     partitions = _find_partitions(grid)
@@ -36,9 +36,13 @@ def draw_classes_by_client(grid: Grid) -> Drawing | None:
         f"{grid.shown_seeds}: {format_count(clients, 'client')}, {classes} classes. "
         "Darker squares hold more."
     )
-    return export_figure(
-        "classes_by_client", _create_partitions_figure(partitions), caption, caption
-    )
+    num_clients = max(len(samples["client_classes"]) for _, samples in partitions)
+    labels = ("", "client (images)" if num_clients <= MANY else "client")
+    height = min(8.0, 1.2 + 0.27 * num_clients)
+    figure, axes = create_panels([title for title, _ in partitions], 2, height, labels)
+    for (_, samples), ax in zip(partitions, axes, strict=True):
+        _draw_counts(ax, samples["client_classes"], [str(n) for n in samples["class_names"]])
+    return export_figure("classes_by_client", figure, caption)
 
 
 def _find_partitions(grid: Grid) -> list[tuple[str, Samples]]:
@@ -54,18 +58,6 @@ def _find_partitions(grid: Grid) -> list[tuple[str, Samples]]:
         if len(partitions) == MAX_PARTITIONS:
             break
     return list(partitions.values())
-
-
-@rc_context(STYLE)
-def _create_partitions_figure(partitions: Sequence[tuple[str, Samples]]) -> Figure:
-    columns = min(2, len(partitions))
-    num_clients = max(len(samples["client_classes"]) for _, samples in partitions)
-    height = min(8.0, 1.2 + 0.27 * num_clients)
-    figure, axes = create_panels([title for title, _ in partitions], columns, height)
-    for (_, samples), ax in zip(partitions, axes, strict=True):
-        _draw_counts(ax, samples["client_classes"], [str(n) for n in samples["class_names"]])
-    label_outer_axes(axes, columns, "", "client (images)" if num_clients <= MANY else "client")
-    return figure
 
 
 def _draw_counts(axes: Axes, counts: NDArray[np.generic], names: Sequence[str]) -> None:

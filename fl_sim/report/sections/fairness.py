@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fl_sim.report.components import Drawing, Section
 from fl_sim.report.formats import INDEX, PERCENT, POINTS, SQUARED
@@ -65,6 +64,7 @@ def build_fairness(grid: Grid) -> Section | None:
     )
 
 
+@rc_context(STYLE)
 def draw_accuracy_spread(grid: Grid) -> Drawing | None:
     """Draw the accuracy of every client and seed as dots, one line per setting."""
     settings = grid.finished[: limit_panels(grid, MAX_ROWS)]
@@ -77,11 +77,6 @@ def draw_accuracy_spread(grid: Grid) -> Drawing | None:
         f"{_count_missing(settings)}."
     )
     caption += describe_omitted(grid, settings)
-    return export_figure("accuracy_spread", _create_spread_figure(grid, settings), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_spread_figure(grid: Grid, settings: Sequence[Setting]) -> Figure:
     figure = create_figure(1.1 + ROW_HEIGHT * len(settings))
     axes = figure.subplots()
     groups: set[str] = set()
@@ -97,7 +92,7 @@ def _create_spread_figure(grid: Grid, settings: Sequence[Setting]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("accuracy of a client, %")
     add_group_legend(figure, groups)
-    return figure
+    return export_figure("accuracy_spread", figure, caption)
 
 
 def _draw_dots(axes: Axes, rows: pd.DataFrame, place: int) -> None:

@@ -1,13 +1,11 @@
 """Protected images beside clean ones, with amplified noise."""
 
 import json
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
@@ -47,6 +45,7 @@ def amplify_noise(clean: Images, published: Images) -> Images:
     return amplified
 
 
+@rc_context(STYLE)
 def _draw_sheet(setting: Setting, number: int) -> Drawing:
     samples = setting.read_samples()
     assert samples is not None
@@ -65,12 +64,6 @@ def _draw_sheet(setting: Setting, number: int) -> Drawing:
         "protected": samples["published"],
         f"noise x{GAIN}": amplify_noise(samples["clean"], samples["published"]),
     }
-    alt = f"{caption} Classes: {', '.join(names)}."
-    return export_figure(f"images_{number}", _create_figure(rows, names), caption, alt)
-
-
-@rc_context(STYLE)
-def _create_figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -> Figure:
     figure = create_figure(len(rows) * WIDTH / 8.4 + 0.35)
     grid = figure.subplots(len(rows), 8, squeeze=False)
     for (title, images), row in zip(rows.items(), grid, strict=True):
@@ -81,7 +74,8 @@ def _create_figure(rows: dict[str, NDArray[np.generic]], names: Sequence[str]) -
             empty.set_visible(False)
     for name, axes in zip(names, grid[0], strict=False):
         axes.set_title(name, fontsize=8, fontweight="normal", loc="center")
-    return figure
+    alt = f"{caption} Classes: {', '.join(names)}."
+    return export_figure(f"images_{number}", figure, caption, alt)
 
 
 def draw_image(axes: Axes, image: NDArray[np.generic]) -> None:

@@ -1,11 +1,9 @@
 """Fairness of privacy: leakage over clients and groups of clients."""
 
-from collections.abc import Sequence
 from itertools import islice
 
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from fl_sim.report.components import Drawing, Section
 from fl_sim.report.formats import AREA, INDEX, SIGNED_AREA
@@ -14,7 +12,6 @@ from fl_sim.report.panels import (
     add_group_legend,
     create_panels,
     describe_omitted,
-    label_outer_axes,
     limit_panels,
 )
 from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
@@ -66,12 +63,11 @@ def build_leakage_fairness(grid: Grid) -> Section | None:
     )
 
 
+@rc_context(STYLE)
 def draw_accuracy_and_leakage(grid: Grid) -> Drawing | None:
     """Draw the AUC of the margin attack against the accuracy, one dot per client and seed."""
     max_panels = limit_panels(grid, MAX_PANELS)
-    settings = list(
-        islice((setting for setting in grid.finished if len(_pair_values(setting))), max_panels)
-    )
+    settings = list(islice((s for s in grid.finished if len(_pair_values(s))), max_panels))
     if not settings:
         return None
     caption = (
@@ -81,14 +77,8 @@ def draw_accuracy_and_leakage(grid: Grid) -> Drawing | None:
         "are not drawn."
     )
     caption += describe_omitted(grid, settings)
-    return export_figure("accuracy_and_leakage", _create_leakage_figure(settings), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_leakage_figure(settings: Sequence[Setting]) -> Figure:
-    columns = min(3, len(settings))
-    titles = [setting.label for setting in settings]
-    figure, axes = create_panels(titles, columns, 2.4, sharex=True, sharey=True)
+    titles, labels = [setting.label for setting in settings], ("accuracy of a client, %", "AUC")
+    figure, axes = create_panels(titles, 3, 2.4, labels, sharex=True, sharey=True)
     groups: set[str] = set()
     for setting, ax in zip(settings, axes, strict=True):
         pairs = _pair_values(setting)
@@ -98,9 +88,8 @@ def _create_leakage_figure(settings: Sequence[Setting]) -> Figure:
         ax.scatter(
             100 * pairs["value"], pairs["area"], s=16, c=colours, alpha=0.8, linewidths=0, zorder=3
         )
-    label_outer_axes(axes, columns, "accuracy of a client, %", "AUC")
     add_group_legend(figure, groups)
-    return figure
+    return export_figure("accuracy_and_leakage", figure, caption)
 
 
 def _pair_values(setting: Setting) -> pd.DataFrame:

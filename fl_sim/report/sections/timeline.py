@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -195,6 +194,7 @@ def _mark_rows(shape: tuple[int, int], table: Any) -> Flags:
     return flags
 
 
+@rc_context(STYLE)
 def _draw_timeline(setting: Setting, line: Timeline, name: str) -> Drawing:
     which = f" of {setting.label}" if setting.label else ""
     caption = (
@@ -202,23 +202,18 @@ def _draw_timeline(setting: Setting, line: Timeline, name: str) -> Drawing:
         "round. A square is a client that delivered; a client without one was not selected or "
         "did not deliver."
     )
-    if len(line.select_clients()) < len(line.delivered):
-        caption += f" {len(line.select_clients())} of {len(line.delivered)} clients are drawn."
+    shown = line.select_clients()
+    if len(shown) < len(line.delivered):
+        caption += f" {len(shown)} of {len(line.delivered)} clients are drawn."
     if len(setting.folders) > 1:
         caption += " Grey curves: the other seeds, in which other clients may be drawn."
-    return export_figure(name, _create_figure(setting, line), caption, caption)
-
-
-@rc_context(STYLE)
-def _create_figure(setting: Setting, line: Timeline) -> Figure:
-    shown = line.select_clients()
     height = 0.5 + 0.17 * len(shown)
     figure = create_figure(height + 2.3)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1.9])
     _draw_squares(above, line, shown)
     _draw_accuracy(below, setting, line)
     figure.legend(handles=_create_legend(line), loc="outside upper left", ncols=6)
-    return figure
+    return export_figure(name, figure, caption)
 
 
 def _draw_squares(axes: Axes, line: Timeline, shown: list[int]) -> None:

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.panels import create_panels, label_outer_axes, limit_panels
+from fl_sim.report.panels import create_panels, limit_panels
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 
 MAX_PANELS = 9  # panels
@@ -27,12 +26,11 @@ def build_update_shares(grid: Grid) -> Section | None:
     return build_figure_section("exclusion", "Share of each update", draw_shares_over_rounds(grid))
 
 
+@rc_context(STYLE)
 def draw_shares_over_rounds(grid: Grid) -> Drawing | None:
     """Draw the share of each client's update per round, with attackers framed."""
     max_panels = limit_panels(grid, MAX_PANELS)
-    settings = list(
-        islice((setting for setting in grid.finished if _is_informative(setting)), max_panels)
-    )
+    settings = list(islice((s for s in grid.finished if _is_informative(s)), max_panels))
     if not settings:
         return None
     caption = (
@@ -40,7 +38,19 @@ def draw_shares_over_rounds(grid: Grid) -> Drawing | None:
         "darker is larger. Dot: excluded. Frame: the client attacked in that round. Grey: it sent "
         f"nothing. In {grid.shown_seeds}."
     )
-    return export_figure("shares_over_rounds", _create_figure(settings), caption, caption)
+    num_clients = max(int(_scale_shares(setting)["client"].max()) + 1 for setting in settings)
+    height, titles = min(6.0, 1.2 + 0.16 * num_clients), [setting.label for setting in settings]
+    figure, axes = create_panels(titles, 3, height, ("round", "client"))
+    for i, (setting, ax) in enumerate(zip(settings, axes, strict=True)):
+        _draw_panel(ax, _scale_shares(setting), num_clients, f"panel-{i}")
+    patches = [
+        Patch(facecolor=EVEN, label="largest share"),
+        Patch(facecolor=PARTLY, label="smaller"),
+        Patch(facecolor=NOTHING, edgecolor=GREY, label="excluded"),
+        Patch(facecolor=NOTHING, edgecolor=COLOURS[1], linewidth=1.5, label="attacked"),
+    ]
+    figure.legend(handles=patches, loc="outside upper left", ncols=4)
+    return export_figure("shares_over_rounds", figure, caption)
 
 
 def _is_informative(setting: Setting) -> bool:
@@ -62,25 +72,6 @@ def _scale_shares(setting: Setting) -> pd.DataFrame:
     return shares.assign(value=counted).reset_index()
 
 
-@rc_context(STYLE)
-def _create_figure(settings: Sequence[Setting]) -> Figure:
-    columns = min(3, len(settings))
-    num_clients = max(int(_scale_shares(setting)["client"].max()) + 1 for setting in settings)
-    height = min(6.0, 1.2 + 0.16 * num_clients)
-    figure, axes = create_panels([setting.label for setting in settings], columns, height)
-    for i, (setting, ax) in enumerate(zip(settings, axes, strict=True)):
-        _draw_panel(ax, _scale_shares(setting), num_clients, f"panel-{i}")
-    label_outer_axes(axes, columns, "round", "client")
-    patches = [
-        Patch(facecolor=EVEN, label="largest share"),
-        Patch(facecolor=PARTLY, label="smaller"),
-        Patch(facecolor=NOTHING, edgecolor=GREY, label="excluded"),
-        Patch(facecolor=NOTHING, edgecolor=COLOURS[1], linewidth=1.5, label="attacked"),
-    ]
-    figure.legend(handles=patches, loc="outside upper left", ncols=4)
-    return figure
-
-
 def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> None:
     rounds = sorted(int(number) for number in rows["round"].unique())
     places = {number: i for i, number in enumerate(rounds)}
@@ -95,10 +86,12 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> 
         relative, aspect="auto", cmap=blues, vmin=0, vmax=1.25, interpolation="none"
     )
     colours.set_gid(name)  # else two equal panels would share an id
-    _mark_excluded(axes, relative)
+    i, j = np.nonzero(relative == 0)  # dots, as excluded is hard to tell from little by colour
+    axes.scatter(j, i, s=min(8.0, 60 / max(relative.shape)), color=INK, linewidths=0)
     attacked = rows["group"].to_numpy(str) == "attacker"
     for i, j in zip(y[attacked], x[attacked], strict=True):
-        axes.add_patch(_create_frame(float(j), float(i)))
+        frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=1.1)
+        axes.add_patch(frame)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -109,14 +102,3 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, num_clients: int, name: str) -> 
 def _format_round(place: float, rounds: Sequence[int]) -> str:
     """Return the label of the round at a position of the axis, or an empty string."""
     return str(rounds[int(place)]) if 0 <= place < len(rounds) else ""
-
-
-def _mark_excluded(axes: Axes, relative: NDArray[np.float64]) -> None:
-    """Draw a dot on excluded updates, which are hard to tell from small shares by colour."""
-    i, j = np.nonzero(relative == 0)
-    size = 60 / max(relative.shape)
-    axes.scatter(j, i, s=min(8.0, size), color=INK, linewidths=0)
-
-
-def _create_frame(x: float, y: float) -> Patch:
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=1.1)

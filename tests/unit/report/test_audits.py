@@ -15,7 +15,8 @@ from fl_sim.core.seeding import generator
 from fl_sim.metrics.membership import Finding, Records, assess, assess_shift
 from fl_sim.report import page, tables
 from fl_sim.report.grid import build_grid
-from fl_sim.report.sections.audits import _compute_roc, build_audits
+from fl_sim.report.sections.audits import build_audits
+from fl_sim.report.sections.leakage import RocCurve
 from fl_sim.results import Results
 
 ATTACKS = {"loss": 0.2, "LiRA online": 1.0}
@@ -88,10 +89,10 @@ def test_numbers_of_the_table_are_those_of_the_findings(audited: Results) -> Non
 def test_the_curve_counts_hits_at_every_threshold() -> None:
     scores = np.array([3.0, 2.0, 2.0, 1.0, 0.0])
     members = np.array([True, True, False, False, True])
-    alarms, hits, count = _compute_roc(scores, members)
-    assert count == 3
-    assert hits.tolist() == [0, 1, 2, 2, 3]
-    assert alarms.tolist() == [0, 0, 0.5, 1, 1]
+    curve = RocCurve.from_scores(scores, members)
+    assert curve.num_members == 3
+    assert curve.true_positives.tolist() == [0, 1, 2, 2, 3]
+    assert curve.false_positive_rates.tolist() == [0, 0, 0.5, 1, 1]
     assert beta.ppf(0.975, 3, 1) == pytest.approx(0.9916, abs=1e-4)
 
 
