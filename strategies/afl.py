@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
@@ -45,11 +45,7 @@ class AFL(InformedRule):
         return True
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean weighted by the current mixture, and the next mixture."""
         self.check_count(updates)

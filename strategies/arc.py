@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from jaxtyping import Float
-from torch import Tensor
-
-from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import clip_factors, row_norms
 from strategies._shared.mixing import RobustWrappingRule, apply_scales, decide_mixed, make_scaling
 from strategies.median import CoordinateMedian
@@ -32,11 +29,7 @@ class AdaptiveRobustClipping(RobustWrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the clipped updates; weights are unchanged."""
         self.check_count(updates)

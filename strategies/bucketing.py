@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
 from fl_sim.core.errors import require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.core.sums import chunks
@@ -52,11 +52,7 @@ class Bucketing(WrappingRule):
         return None if most is None else self.bucket_size * most
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the means of this round's buckets."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from fl_sim.core.distances import squared_distances
 from strategies._shared.byzantine import ByzantineRule
 from strategies._shared.ordered import sample_coordinates, sort_chunks
@@ -78,11 +78,7 @@ class Bulyan(ByzantineRule):
         return 4 * self.num_byzantine + 3
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean around the median of the selected updates."""
         self.check_count(updates)

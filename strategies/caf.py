@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from fl_sim.core.distances import centred_gram_matrix
 from fl_sim.core.sums import weighted_sum
 from strategies._shared.byzantine import ByzantineRule
@@ -61,11 +61,7 @@ class CAF(ByzantineRule):
     num_byzantine: int = 1
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean with the filter's weights."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
@@ -44,11 +44,7 @@ class CenteredClipping(InformedRule):
         return torch.zeros(num_parameters, dtype=torch.float64)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the step, kept in float64 as the next state.
 

@@ -16,6 +16,8 @@ from fl_sim.contracts import (
     Release,
     Releases,
     RoundContext,
+    Updates,
+    Weights,
 )
 from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
@@ -82,11 +84,7 @@ class DifferentialPrivacy(WrappingRule):
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the clipped updates and the noise."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from fl_sim.core.distances import gram_matrix
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.seeding import generator
@@ -55,11 +55,7 @@ class DnC(ByzantineRule):
         return int(self.filter_factor * self.num_byzantine)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean of the updates that every iteration accepts."""
         self.check_count(updates)

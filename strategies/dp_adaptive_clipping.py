@@ -17,6 +17,8 @@ from fl_sim.contracts import (
     Release,
     Releases,
     RoundContext,
+    Updates,
+    Weights,
 )
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require, require_above
@@ -87,11 +89,7 @@ class DifferentialPrivacyAdaptiveClipping(WrappingRule):
         return self.rule.broadcast(state["rule"])
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the clipped updates and the noise, and the next norm."""
         self.check_count(updates)

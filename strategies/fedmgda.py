@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
 from fl_sim.core.errors import require, require_above
 from fl_sim.core.sums import weighted_sum
@@ -43,11 +43,7 @@ class FedMGDAPlus(InformedRule):
         require_above(self, 0, "server_learning_rate")
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the scaled direction; the scales normalise the updates."""
         self.check_count(updates)

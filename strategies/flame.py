@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import (
     clip_factors,
     cosines_from_gram,
@@ -45,11 +45,7 @@ class FLAME(InformedRule):
         require_at_least(self, 0, "noise")
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the noisy mean of the majority cluster."""
         self.check_count(updates)

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import inner_products, row_norms
 from fl_sim.core.errors import require_at_least
 from fl_sim.core.sums import weighted_sum
@@ -41,11 +39,7 @@ class FLTrust(InformedRule):
         return self.num_root_samples
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean weighted by trust.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import cosines_from_gram, uncentred_gram_matrix
 from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
@@ -38,11 +38,7 @@ class FoolsGold(InformedRule):
         require_above(self, 0, "confidence")
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the weighted mean; the state is the sum of each client's updates so far."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import centred_gram_matrix
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
@@ -73,11 +73,7 @@ class GeometricMedian(InformedRule):
         require_at_least(self, 1, "num_iterations")
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the geometric median, and the coefficients that give it."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from fl_sim.core.distances import equal_shares, squared_distances
 from fl_sim.core.errors import require_at_least
 from strategies._shared.byzantine import ByzantineRule, average
@@ -46,11 +46,7 @@ class Krum(ByzantineRule):
         return 2 * self.num_byzantine + 3
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the chosen update."""
         self.check_count(updates)
@@ -85,11 +81,7 @@ class MultiKrum(ByzantineRule):
         return max(2 * self.num_byzantine + 3, self.num_selected or 0)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean of the chosen updates."""
         self.check_count(updates)

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from strategies._shared.byzantine import ByzantineRule
 from strategies._shared.ordered import sample_coordinates, sort_chunks
 from strategies.bulyan import average_around_median, compute_share_around_median
@@ -33,11 +31,7 @@ class Meamed(ByzantineRule):
     num_byzantine: int = 1
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean around the median; shares count the coordinates that use an update."""
         self.check_count(updates)

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from strategies._shared.ordered import compute_share_between, sort_chunks
 
 
@@ -25,11 +23,7 @@ class CoordinateMedian(InformedRule):
     coordinatewise: ClassVar[bool] = True
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the median; shares count the coordinates in which an update is a middle value."""
         self.check_count(updates)

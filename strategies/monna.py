@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from fl_sim.core.distances import row_norms
 from fl_sim.core.errors import require, require_at_least
 from strategies._shared.byzantine import ByzantineRule, average
@@ -49,11 +49,7 @@ class MoNNA(ByzantineRule):
         return self.num_root_samples if self.trusted is None else 0
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean of the updates nearest to the trusted one.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import squared_distances
 from fl_sim.core.sums import use_one_thread
 from strategies._shared.mixing import WIDTH, Mix, RobustWrappingRule, decide_mixed, trace_back
@@ -75,11 +75,7 @@ class NearestNeighborMixing(RobustWrappingRule):
     rule: AggregationRule = field(default_factory=CoordinateMedian)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the mixed updates; weights stay with their clients."""
         self.check_count(updates)

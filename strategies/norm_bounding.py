@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, final
 
-from jaxtyping import Float
-from torch import Tensor
-
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
@@ -36,11 +33,7 @@ class NormBounding(InformedRule):
         require_above(self, 0, "threshold", or_none=True)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the weighted mean of the clipped updates."""
         self.check_count(updates)

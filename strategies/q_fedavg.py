@@ -6,7 +6,7 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import row_norms
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.sums import weighted_sum
@@ -49,11 +49,7 @@ class QFedAvg(InformedRule):
         return True
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the sum of the weighted updates over the sum of their curvatures."""
         self.check_count(updates)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.errors import require_above
 from fl_sim.core.sums import weighted_sum
 
@@ -44,11 +44,7 @@ class SCAFFOLD(InformedRule):
         return {CONTROL: state.float()}
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the scaled mean and the next control variate."""
         self.check_count(updates)

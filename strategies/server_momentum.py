@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
+from fl_sim.contracts.privacy import Draw, Releases
 from fl_sim.core.errors import require, require_above, require_at_least
 from strategies._shared.mixing import WrappingRule
 from strategies.fedavg import FedAvg
@@ -67,11 +67,7 @@ class ServerMomentum(WrappingRule):
         return None if inner is None else self._move(state, inner, context)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the step along the velocity; shares and scales are those of the wrapped rule.
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from sklearn.cluster import MeanShift, estimate_bandwidth
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.distances import clip_factors, equal_shares, row_norms
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
@@ -46,11 +46,7 @@ class SignGuard(InformedRule):
         require(0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean of the updates that pass both filters."""
         self.check_count(updates)

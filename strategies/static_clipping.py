@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from jaxtyping import Float
-from torch import Tensor
-
-from fl_sim.contracts import AggregationResult, AggregationRule, Draw, Releases, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
+from fl_sim.contracts.privacy import Draw, Releases
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require_above
 from strategies._shared.mixing import WrappingRule, apply_scales, decide_mixed, make_scaling
@@ -41,11 +39,7 @@ class StaticClipping(WrappingRule):
         return self.rule.releases(draws)
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the rule's result for the clipped updates; weights are unchanged."""
         self.check_count(updates)

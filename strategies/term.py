@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, final
 
-from jaxtyping import Float
-from torch import Tensor
-
-from fl_sim.contracts import AggregationResult, InformedRule, RoundContext
+from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.sums import weighted_sum
 
 
@@ -34,11 +31,7 @@ class TERM(InformedRule):
         return True
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the mean weighted by examples and tilted losses."""
         self.check_count(updates)

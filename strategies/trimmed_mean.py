@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, RoundContext
+from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
 from strategies._shared.byzantine import ByzantineRule
 from strategies._shared.ordered import average_ordered, compute_share_between, sort_chunks
 
@@ -30,11 +28,7 @@ class TrimmedMean(ByzantineRule):
     num_byzantine: int = 1
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the trimmed mean; shares count the coordinates in which an update is not cut."""
         self.check_count(updates)

@@ -26,6 +26,8 @@ from fl_sim.contracts.rules import (
     InformedRule,
     LinearRule,
     RoundContext,
+    Updates,
+    Weights,
 )
 
 __all__ = [
@@ -56,5 +58,7 @@ __all__ = [
     "Shard",
     "Triggered",
     "Update",
+    "Updates",
+    "Weights",
     "WorstCase",
 ]

@@ -13,6 +13,9 @@ from fl_sim.contracts.privacy import Draw, Releases
 from fl_sim.core.serialization import TypeChecked
 from fl_sim.core.sums import weighted_sum
 
+Updates = Float[Tensor, "n p"]  # one row per client
+Weights = Float[Tensor, " n"]
+
 
 @dataclass(frozen=True, eq=False)
 class RoundContext:
@@ -161,11 +164,7 @@ class AggregationRule(TypeChecked, ABC):
         """
 
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the aggregation with the shares and scales of each update.
 
@@ -198,11 +197,7 @@ class InformedRule(AggregationRule):
 
     @abstractmethod
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the aggregation of the updates; arguments are as in `aggregate`."""
 
@@ -235,11 +230,7 @@ class LinearRule(InformedRule):
 
     @final
     def decide(
-        self,
-        state: Any,
-        updates: Float[Tensor, "n p"],
-        weights: Float[Tensor, " n"],
-        context: RoundContext,
+        self, state: Any, updates: Updates, weights: Weights, context: RoundContext
     ) -> AggregationResult:
         """Return the aggregation by the weighted sum, in float64."""
         self.check_count(updates)
