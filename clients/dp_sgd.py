@@ -105,10 +105,7 @@ class DpSgdClient(Client):
         shard.memory[TAKEN] = torch.tensor(before + num_steps)
         if self.reports == "withheld":
             return {"train_loss": math.nan, "train_accuracy": math.nan}
-        return {
-            "train_loss": losses / max(1, count),
-            "train_accuracy": right / max(1, count),
-        }
+        return {"train_loss": losses / max(1, count), "train_accuracy": right / max(1, count)}
 
     def releases(self, num_examples: int, memory: dict[str, Tensor]) -> Releases | None:
         """Return the noisy sums of the steps so far, each of a Poisson sample of the images."""

@@ -16,7 +16,7 @@ from fl_sim.contracts.countermeasures import (
     WorstCase,
 )
 from fl_sim.contracts.metrics import Metric
-from fl_sim.contracts.nouns import Dataset, Failure, Row, Shard, Update
+from fl_sim.contracts.nouns import Dataset, Failure, Images, Labels, Row, Shard, Update
 from fl_sim.contracts.privacy import NO_SAMPLING, Draw, Release, Releases, Sampling
 from fl_sim.contracts.protections import Protection
 from fl_sim.contracts.round_record import RoundRecord, Triggered
@@ -43,7 +43,9 @@ __all__ = [
     "Draw",
     "Failure",
     "Filter",
+    "Images",
     "InformedRule",
+    "Labels",
     "LinearRule",
     "Metric",
     "Pipeline",

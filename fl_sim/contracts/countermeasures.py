@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.contracts.nouns import Shard
+from fl_sim.contracts.nouns import Images, Labels, Shard
 from fl_sim.core.errors import RequestError
 from fl_sim.core.serialization import TypeChecked
 
@@ -29,7 +29,7 @@ class Filter(Countermeasure, ABC):
     def filter(
         self,
         images: UInt8[Tensor, "n c h w"],
-        labels: Int64[Tensor, " n"],
+        labels: Labels,
         rng: torch.Generator,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the filtered images, in the same order."""
@@ -41,10 +41,10 @@ class Augmentation(Countermeasure, ABC):
     @abstractmethod
     def augment(
         self,
-        images: Float[Tensor, "n c h w"],
+        images: Images,
         targets: Float[Tensor, "n y"],
         rng: torch.Generator,
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+    ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return a batch in [0, 1] and its targets, a distribution over classes per image."""
 
 
@@ -55,10 +55,10 @@ class WorstCase(Countermeasure, ABC):
     def find_worst(
         self,
         model: nn.Module,
-        images: Float[Tensor, "n c h w"],
+        images: Images,
         targets: Float[Tensor, "n y"],
         rng: torch.Generator,
-    ) -> Float[Tensor, "n c h w"]:
+    ) -> Images:
         """Return a batch in [0, 1], without changing the model."""
 
 
@@ -98,7 +98,7 @@ class Pipeline:
         self,
         model: nn.Module,
         inputs: Float[Tensor, "n ..."],
-        labels: Int64[Tensor, " n"],
+        labels: Labels,
         num_classes: int,
         rng: torch.Generator,
     ) -> tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]]:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from fl_sim.core.rows import Row as Row
 
+Images = Float[Tensor, "n c h w"]  # pixels in [0, 1], or their changes
+Labels = Int64[Tensor, " n"]
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

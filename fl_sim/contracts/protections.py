@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from fl_sim.contracts.nouns import Images, Labels
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import as_pixels, check_radius, quantise
 from fl_sim.core.serialization import TypeChecked
@@ -49,16 +50,14 @@ class Protection(TypeChecked, ABC):
         return ""
 
     @abstractmethod
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return the change of each pixel, in [0, 1], for samples in order of their ids."""
 
     @final
     def protect(
         self,
         images: UInt8[Tensor, "n c h w"],
-        labels: Int64[Tensor, " n"],
+        labels: Labels,
         sample_ids: Int64[Tensor, " n"],
         seed: int,
     ) -> UInt8[Tensor, "n c h w"]:

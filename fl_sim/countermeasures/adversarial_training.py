@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.contracts import WorstCase
+from fl_sim.contracts import Images, WorstCase
 from fl_sim.core.auto_pgd import auto_pgd
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
@@ -53,12 +53,8 @@ class AdversarialTraining(WorstCase):
         require_above(self, 0, "step_size", or_none=True)
 
     def find_worst(
-        self,
-        model: nn.Module,
-        images: Float[Tensor, "n c h w"],
-        targets: Float[Tensor, "n y"],
-        rng: torch.Generator,
-    ) -> Float[Tensor, "n c h w"]:
+        self, model: nn.Module, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> Images:
         """Return the attacked batch."""
         if self.radius == 0:
             return images
@@ -78,7 +74,7 @@ class AdversarialTraining(WorstCase):
 
     def _choose_attack(
         self, model: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator
-    ) -> tuple[Loss, Float[Tensor, "n c h w"]]:
+    ) -> tuple[Loss, Images]:
         """Return the loss that the attack maximises, and its start."""
         if self.attack == "tpgd":
             with torch.no_grad():
@@ -98,7 +94,5 @@ class AdversarialTraining(WorstCase):
         return loss, sample_uniform(images, self.radius, rng)
 
 
-def _losses(
-    model: nn.Module, targets: Float[Tensor, "n y"], moved: Float[Tensor, "n c h w"]
-) -> Float[Tensor, " n"]:
+def _losses(model: nn.Module, targets: Float[Tensor, "n y"], moved: Images) -> Float[Tensor, " n"]:
     return functional.cross_entropy(model(moved), targets, reduction="none")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Augmentation
+from fl_sim.contracts import Augmentation, Images
 from fl_sim.core.errors import require_at_least
 from fl_sim.core.transforms import draw_crop_flip
 
@@ -33,7 +33,7 @@ class CropFlip(Augmentation):
         require_at_least(self, 0, "padding")
 
     def augment(
-        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        self, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return the batch with each image cropped and flipped independently."""
         return draw_crop_flip(len(images), self.padding, self.flip, rng)(images), targets

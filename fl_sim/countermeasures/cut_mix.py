@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Augmentation
+from fl_sim.contracts import Augmentation, Images
 from fl_sim.core.errors import require_above
 from fl_sim.countermeasures.cut_out import make_boxes
 from fl_sim.countermeasures.mix_up import draw_beta
@@ -33,8 +33,8 @@ class CutMix(Augmentation):
         require_above(self, 0, "alpha")
 
     def augment(
-        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        self, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return the mixed batch, and its targets weighted by area."""
         height, width = images.shape[2:]
         side = math.sqrt(1 - draw_beta(self.alpha, rng))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Augmentation
+from fl_sim.contracts import Augmentation, Images
 from fl_sim.core.errors import require
 
 
@@ -29,8 +29,8 @@ class CutOut(Augmentation):
         require(0 < self.side <= 1, "side", "in (0, 1]", self.side)
 
     def augment(
-        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        self, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return the batch with a black square in each image."""
         count, _, height, width = images.shape
         side = max(1, round(self.side * min(height, width)))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Augmentation
+from fl_sim.contracts import Augmentation, Images
 from fl_sim.core.errors import require_above
 from fl_sim.core.seeding import numpy_generator
 
@@ -31,8 +31,8 @@ class MixUp(Augmentation):
         require_above(self, 0, "alpha")
 
     def augment(
-        self, images: Float[Tensor, "n c h w"], targets: Float[Tensor, "n y"], rng: torch.Generator
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n y"]]:
+        self, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return the blended images and targets."""
         share = draw_beta(self.alpha, rng)
         other = torch.randperm(len(images), generator=rng)

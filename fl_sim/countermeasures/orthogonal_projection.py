@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim.contracts import Filter
+from fl_sim.contracts import Filter, Labels
 from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import as_pixels
@@ -49,10 +49,7 @@ class OrthogonalProjection(Filter):
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
     def filter(
-        self,
-        images: UInt8[Tensor, "n c h w"],
-        labels: Int64[Tensor, " n"],
-        rng: torch.Generator,
+        self, images: UInt8[Tensor, "n c h w"], labels: Labels, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the images without the directions of the classifier."""
         if len(images) == 0:
@@ -63,7 +60,7 @@ class OrthogonalProjection(Filter):
         return (projected * 255).round().clamp(0, 255).to(torch.uint8).view_as(images)
 
     def _train_linear_model(
-        self, rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], rng: torch.Generator
+        self, rows: Float[Tensor, "n d"], labels: Labels, rng: torch.Generator
     ) -> Float[Tensor, "d y"]:
         """Return the weights of a linear model trained on flattened images."""
         weights = torch.zeros(rows.shape[1], int(labels.max()) + 1)

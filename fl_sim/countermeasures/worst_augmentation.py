@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fl_sim.contracts import WorstCase
+from fl_sim.contracts import Images, WorstCase
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import seed_torch
 from fl_sim.core.transforms import draw_crop_flip
@@ -57,12 +57,8 @@ class WorstAugmentation(WorstCase):
         require(0 <= share <= 1, "probability", "between 0 and 1", share)
 
     def find_worst(
-        self,
-        model: nn.Module,
-        images: Float[Tensor, "n c h w"],
-        targets: Float[Tensor, "n y"],
-        rng: torch.Generator,
-    ) -> Float[Tensor, "n c h w"]:
+        self, model: nn.Module, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
+    ) -> Images:
         """Return the hardest version of each image."""
         versions = torch.stack([self._augment(images, rng) for _ in range(self.draws)])
         if self.draws == 1:
@@ -71,9 +67,7 @@ class WorstAugmentation(WorstCase):
         hardest = losses.view(self.draws, len(images)).argmax(0)
         return versions[hardest, torch.arange(len(images))]
 
-    def _augment(
-        self, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def _augment(self, images: Images, rng: torch.Generator) -> Images:
         """Return one random augmentation of each image."""
         brighter = images + self.strength * _draw_brightness(images, rng)
         images = torch.where(self._draw_mask(images, rng), brighter.clamp(0, 1), images)
@@ -86,18 +80,13 @@ class WorstAugmentation(WorstCase):
         images = torch.where(coins, shuffled, images)
         return draw_crop_flip(len(images), self.padding, True, rng)(images)
 
-    def _draw_mask(
-        self, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Bool[Tensor, "n 1 1 1"]:
+    def _draw_mask(self, images: Images, rng: torch.Generator) -> Bool[Tensor, "n 1 1 1"]:
         return torch.rand(len(images), 1, 1, 1, generator=rng) < self.probability
 
 
 @torch.no_grad()
 def _losses(
-    model: nn.Module,
-    images: Float[Tensor, "n c h w"],
-    targets: Float[Tensor, "n y"],
-    rng: torch.Generator,
+    model: nn.Module, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
 ) -> Float[Tensor, " n"]:
     """Return the losses in the network's current mode, without changing buffers or generators."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -106,14 +95,12 @@ def _losses(
     return functional.cross_entropy(scores, targets, reduction="none")
 
 
-def _draw_brightness(
-    images: Float[Tensor, "n c h w"], rng: torch.Generator
-) -> Float[Tensor, "n c h w"]:
+def _draw_brightness(images: Images, rng: torch.Generator) -> Images:
     """Return plasmas from -1 to 1, times a random intensity per image."""
     return _draw_uniform(*INTENSITY, len(images), rng) * (2 * draw_plasma(images, rng) - 1)
 
 
-def draw_plasma(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+def draw_plasma(images: Images, rng: torch.Generator) -> Images:
     """Return a random fractal for each channel of each image, in [0, 1].
 
     A grid of 3 x 3 points is refined until it covers the image. Each new point is a mixture of

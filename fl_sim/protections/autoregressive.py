@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 
@@ -74,9 +74,7 @@ class Autoregressive(Protection):
         super().check(image_shape, num_classes)
         require(num_classes <= MAX_CLASSES, "images", f"at most {MAX_CLASSES} classes", num_classes)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return each image's recurrence, scaled to the radius; all images run at once."""
         count, channels, height, width = images.shape
         shape = (channels, height, width)
@@ -87,9 +85,7 @@ class Autoregressive(Protection):
         return self.radius * signal / signal.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
-def run_recurrence(
-    start: Float[Tensor, "n c h w"], coefficients: Float[Tensor, "n c 3 3"]
-) -> Float[Tensor, "n c h w"]:
+def run_recurrence(start: Images, coefficients: Float[Tensor, "n c 3 3"]) -> Images:
     """Return the signal: the first two rows and columns of the start, the rest by recurrence.
 
     Each pixel is the sum of the 3 x 3 window that ends in it, weighted by the coefficients, of

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 
@@ -44,9 +44,7 @@ class Convolution(Protection):
         odd = self.kernel >= 3 and self.kernel % 2 == 1
         require(odd, "kernel", "an odd number from 3", self.kernel)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return the change from each image to its blur, which is scaled to a maximum of 1."""
         channels = images.shape[1]
         filters = self.draw_filters(int(labels.max()) + 1, channels, seed)

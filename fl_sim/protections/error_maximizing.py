@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
-
+from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
@@ -66,9 +64,7 @@ class ErrorMaximizing(SignStepNoise):
         stop = self.stop_error
         require(stop is None or 0 < stop <= 1, "stop_error", "in (0, 1], or None", stop)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return sample-wise noise, or the noise of each image's class."""
         shape, rate = get_image_shape(images), self.learning_rate
         surrogate = Surrogate(self.surrogate, shape, count_outputs(labels), seed, rate)

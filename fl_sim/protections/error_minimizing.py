@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
-
+from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
@@ -69,9 +67,7 @@ class ErrorMinimizing(SignStepNoise):
         require_at_least(self, 1, "surrogate_steps")
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return sample-wise noise, or the noise of each image's class."""
         shape, rate = get_image_shape(images), self.learning_rate
         surrogate = Surrogate(self.surrogate, shape, count_outputs(labels), seed, rate)
@@ -97,9 +93,7 @@ class ErrorMinimizing(SignStepNoise):
         return noise if self.apply == "full" else _clamp_positive(images, noise)
 
 
-def _clamp_positive(
-    images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
-) -> Float[Tensor, "n c h w"]:
+def _clamp_positive(images: Images, noise: Images) -> Images:
     """Return the noise that remains if noise is clamped like an image, and the sum truncated."""
     levels = (images * 255).round()
     return ((levels + (noise * 255).clamp(min=0)).clamp(max=255).floor() - levels) / 255

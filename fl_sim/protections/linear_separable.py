@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 
@@ -56,9 +56,7 @@ class LinearSeparable(Protection):
         channels, height, width = image_shape
         return channels, -(-height // self.patch), -(-width // self.patch)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return one random point per image around its class's corner, spread over the patches."""
         count, channels, height, width = images.shape
         _, rows, columns = self._patch_grid((channels, height, width))

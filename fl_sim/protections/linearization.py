@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core import pass_counter
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import take_sign_steps
@@ -55,9 +54,7 @@ class Linearization(Protection):
         require(0 <= share <= 1, "uniformity", "between 0 and 1", share)
         require_above(self, 0, "learning_rate")
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise against a linear model that is trained on the clean images."""
         linear = self._train_linear_model(images, labels, seed)
 

@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core import pass_counter, serialization
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import take_sign_steps
@@ -73,9 +73,7 @@ class NeuralTangent(Protection):
         name = self.surrogate.backbone
         require(not cause, "surrogate.backbone", f"{allowed} ({cause})", name)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise that is made for one random block of images after another."""
         network = build_network(self.surrogate, get_image_shape(images), 1, seed)
         model = nn.Sequential(*network.frozen, *network.trained).eval().requires_grad_(False)
@@ -135,7 +133,7 @@ def _explain_refusal(surrogate: Model, image_shape: tuple[int, int, int]) -> str
     return ""
 
 
-def compute_tangents(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
+def compute_tangents(model: nn.Module, images: Images) -> Float[Tensor, "n p"]:
     """Return the gradient of the network's single output by all parameters, one row per image.
 
     The neural tangent kernel of two sets of images is the product of their tangents. The first

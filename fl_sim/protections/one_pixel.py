@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core import serialization
 from fl_sim.core.seeding import generator
 
@@ -37,9 +37,7 @@ class OnePixel(Protection):
     score: Literal["variance", "deviation"] = serialization.omit_if_default("variance")
     short: ClassVar[str] = "ops"
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return the change of the best pixel of each class towards the best colour."""
         channels, width = images.shape[1], images.shape[3]
         colours = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
@@ -62,7 +60,7 @@ class OnePixel(Protection):
 
 
 def score_pixels(
-    images: Float[Tensor, "n c h w"],
+    images: Images,
     colours: Float[Tensor, "v c"],
     score: Literal["variance", "deviation"] = "variance",
 ) -> Float[Tensor, "v q"]:

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.seeding import generator
 
 
@@ -28,9 +26,7 @@ class RandomNoise(Protection):
     form: Literal["sample", "class"] = "class"
     short: ClassVar[str] = "random"
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise that is uniform within the radius."""
         rng = generator(seed, "random_noise")
         count = len(images) if self.form == "sample" else int(labels.max()) + 1

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from fl_sim.contracts import Images
 from fl_sim.core.perturbation import Loss
 from fl_sim.protections._shared.robust import RobustNoise
 
@@ -40,8 +39,6 @@ class RobustErrorMinimizing(RobustNoise):
 
     short: ClassVar[str] = "rem"
 
-    def make_disturbance(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def make_disturbance(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return the attack's change, which is a constant in the noise's gradient."""
         return self.attack(loss, images, rng)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.seeding import generator
@@ -69,9 +69,7 @@ class SparsityMasking(Protection):
         require_above(self, 0, "learning_rate")
         require_above(self, 0, "step_size", or_none=True)
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return masked noise, optimised alternately with the surrogate."""
         shape, rate = get_image_shape(images), self.learning_rate
         surrogate = Surrogate(self.surrogate, shape, count_outputs(labels), seed, rate)
@@ -90,9 +88,7 @@ class SparsityMasking(Protection):
             self.surrogate_steps,
         ).make_sample_wise()
 
-    def _move(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
-    ) -> Float[Tensor, "n c h w"]:
+    def _move(self, loss: Loss, images: Images, noise: Images) -> Images:
         mask = select_largest_gradients(loss, images + noise, self.share)
         if self.content_only:
             mask &= find_content(images)
@@ -106,9 +102,7 @@ class SparsityMasking(Protection):
         )
 
 
-def select_largest_gradients(
-    loss: Loss, images: Float[Tensor, "n c h w"], share: float
-) -> Bool[Tensor, "n 1 h w"]:
+def select_largest_gradients(loss: Loss, images: Images, share: float) -> Bool[Tensor, "n 1 h w"]:
     """Return a mask of the given share of each image's pixels, by the loss's largest gradients.
 
     Magnitudes are averaged over channels; at least one pixel is chosen.
@@ -121,7 +115,7 @@ def select_largest_gradients(
     return mask.view(len(images), 1, *images.shape[2:])
 
 
-def find_content(images: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n 1 h w"]:
+def find_content(images: Images) -> Bool[Tensor, "n 1 h w"]:
     """Return a mask of the pixels that are not black, and of their neighbours."""
     lit = images.amax(1, keepdim=True)
     return functional.max_pool2d(lit, 3, stride=1, padding=1) > 0

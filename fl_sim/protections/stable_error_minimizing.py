@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from fl_sim.contracts import Images
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import Loss, sample_uniform
 from fl_sim.protections._shared.robust import RobustNoise
@@ -49,9 +48,7 @@ class StableErrorMinimizing(RobustNoise):
         fits = radius is None or 0 <= radius <= 1
         require(fits, "random_radius", "from 0 to 1, or None", radius)
 
-    def make_disturbance(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def make_disturbance(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return uniform noise that is independent for each pixel."""
         radius = self.attack_radius if self.random_radius is None else self.random_radius
         return sample_uniform(images, radius, rng)

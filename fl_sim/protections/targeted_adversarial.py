@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
@@ -73,9 +72,7 @@ class TargetedAdversarial(Protection):
         require_at_least(self, 0, "padding")
         require_above(self, 0, "learning_rate")
 
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise of attacks on a surrogate that is trained on the clean images."""
         shape, num_classes = get_image_shape(images), count_outputs(labels)
         rate, clip = self.learning_rate, self.clip_gradient
@@ -91,9 +88,7 @@ class TargetedAdversarial(Protection):
 
         return make_in_batches(make_noise, len(images), self.batch_size)
 
-    def _attack_repeatedly(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def _attack_repeatedly(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return the noise of a batch with the lowest loss of `restarts` attacks."""
         best = self._attack(loss, images, rng)
         for _ in range(self.restarts - 1):
@@ -103,9 +98,7 @@ class TargetedAdversarial(Protection):
             best = noise if is_better else best
         return best
 
-    def _attack(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def _attack(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         def transformed_loss(moved: Tensor) -> Tensor:
             return loss(draw_crop_flip(len(moved), self.padding, self.padding > 0, rng)(moved))
 
@@ -113,9 +106,7 @@ class TargetedAdversarial(Protection):
         step, steps = self.step_size or radius / 125, self.noise_steps
         return take_sign_steps(transformed_loss, images, start, radius, step, steps, "minimise")
 
-    def _draw_start(
-        self, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def _draw_start(self, images: Images, rng: torch.Generator) -> Images:
         """Return the start of the noise."""
         if self.start == "zero":
             return torch.zeros_like(images)

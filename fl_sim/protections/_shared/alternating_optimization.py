@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
@@ -45,8 +45,8 @@ class AlternatingNoise:
     """
 
     surrogate: Surrogate
-    images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"]
+    images: Images
+    labels: Labels
     batch_size: int
     max_passes: int
     rng: torch.Generator
@@ -55,7 +55,7 @@ class AlternatingNoise:
     batches: BatchCycle | None = None
     surrogate_steps: int = 0
 
-    def make_sample_wise(self) -> Float[Tensor, "n c h w"]:
+    def make_sample_wise(self) -> Images:
         """Return noise optimised for each image."""
         batches = torch.arange(len(self.images)).split(self.batch_size)
 
@@ -67,9 +67,7 @@ class AlternatingNoise:
 
         return self._run_passes(run_pass, torch.zeros_like(self.images))
 
-    def make_class_wise(
-        self, radius: float, pass_steps: int, rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def make_class_wise(self, radius: float, pass_steps: int, rng: torch.Generator) -> Images:
         """Return noise that all images of a class share.
 
         Args:
@@ -91,7 +89,7 @@ class AlternatingNoise:
         start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
         return self._run_passes(run_pass, start)[self.labels]
 
-    def train_surrogate(self, noise: Float[Tensor, "n c h w"]) -> None:
+    def train_surrogate(self, noise: Images) -> None:
         """Train the surrogate for its steps on images + noise, without clipping the sum."""
         if self.batches is not None:
             for _ in range(self.surrogate_steps):
@@ -138,7 +136,7 @@ def make_in_batches(
     make_noise: Callable[[int, Int64[Tensor, " m"]], Float[Tensor, "m c h w"]],
     num_images: int,
     batch_size: int,
-) -> Float[Tensor, "n c h w"]:
+) -> Images:
     """Return the noise of all images; `make_noise` takes the number and the rows of a batch."""
     checkpoint = Checkpoint("batches")
     saved = checkpoint.load()
@@ -152,7 +150,7 @@ def make_in_batches(
 
 
 def select_class_subset(
-    labels: Int64[Tensor, " n"], batch_size: int, rng: torch.Generator, pass_steps: int = 0
+    labels: Labels, batch_size: int, rng: torch.Generator, pass_steps: int = 0
 ) -> Int64[Tensor, " m"]:
     """Return the rows of a random subset on which class-wise noise is updated.
 
@@ -181,7 +179,7 @@ def shuffle_batches(
     return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
 
 
-def count_outputs(labels: Int64[Tensor, " n"]) -> int:
+def count_outputs(labels: Labels) -> int:
     """Return the number of outputs of a surrogate, at least two.
 
     A single output, as for an owner with images of class 0 alone, would give no gradient and no
@@ -190,7 +188,7 @@ def count_outputs(labels: Int64[Tensor, " n"]) -> int:
     return max(2, int(labels.max()) + 1)
 
 
-def get_image_shape(images: Float[Tensor, "n c h w"]) -> tuple[int, int, int]:
+def get_image_shape(images: Images) -> tuple[int, int, int]:
     """Return channels, height and width."""
     return images.shape[1], images.shape[2], images.shape[3]
 
@@ -233,9 +231,7 @@ class SignStepNoise(Protection):
             f"pass (published: {usual}) and will be weak; set pass_steps={usual}, or form=sample"
         )
 
-    def move(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"]
-    ) -> Float[Tensor, "n c h w"]:
+    def move(self, loss: Loss, images: Images, noise: Images) -> Images:
         """Return the noise after the sign steps of a pass; the class-wise form takes one."""
         step, steps = self.step_size or self.radius / 10, self.noise_steps
         steps = steps if self.form == "sample" else 1

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from fl_sim.contracts import Protection
+from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
@@ -66,15 +66,11 @@ class RobustNoise(Protection):
         return self.radius / 2 if self.adversary_radius is None else self.adversary_radius
 
     @abstractmethod
-    def make_disturbance(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def make_disturbance(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return the disturbance of transformed images that the noise has to withstand."""
 
     @final
-    def noise(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Float[Tensor, "n c h w"]:
+    def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise for every image against the trained surrogate."""
         surrogate = self.train_surrogate(images, labels, seed)
 
@@ -85,9 +81,7 @@ class RobustNoise(Protection):
         return make_in_batches(make_noise, len(images), self.batch_size)
 
     @final
-    def train_surrogate(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], seed: int
-    ) -> Surrogate:
+    def train_surrogate(self, images: Images, labels: Labels, seed: int) -> Surrogate:
         """Return the trained surrogate; its rate falls tenfold after 40 % and 80 % of the steps."""
         shape, num_classes = get_image_shape(images), count_outputs(labels)
         rate, clip = self.learning_rate, self.clip_gradient
@@ -125,12 +119,8 @@ class RobustNoise(Protection):
 
     @final
     def make_batch_noise(
-        self,
-        surrogate: Surrogate,
-        images: Float[Tensor, "n c h w"],
-        labels: Int64[Tensor, " n"],
-        rng: torch.Generator,
-    ) -> Float[Tensor, "n c h w"]:
+        self, surrogate: Surrogate, images: Images, labels: Labels, rng: torch.Generator
+    ) -> Images:
         """Return noise that minimises the loss over transforms and disturbances.
 
         Each step is the sign of the mean gradient over `transforms` draws.
@@ -149,9 +139,7 @@ class RobustNoise(Protection):
         return take_sign_steps(expected, images, start, self.radius, size, steps, "minimise")
 
     @final
-    def attack(
-        self, loss: Loss, images: Float[Tensor, "n c h w"], rng: torch.Generator
-    ) -> Float[Tensor, "n c h w"]:
+    def attack(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return the adversary's change, by projected sign steps from a random start."""
         radius = self.attack_radius
         if radius == 0 or self.adversary_steps == 0:
