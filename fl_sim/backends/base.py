@@ -13,6 +13,7 @@ from fl_sim.models.scoring import compute_logits
 from fl_sim.training.client_trainer import ClientTrainer, OnUpdate
 from fl_sim.training.tasks import Chunk, ChunkResult, RoundConfig, Tensors
 
+NEEDS_LOCAL = "callbacks with on_client_update need the engine local, without a client_app"
 CpuSeconds = dict[str, float] | str  # by process, or the reason why they are unknown
 
 
@@ -42,7 +43,7 @@ class Backend(ABC):
             RequestError: If updates are summed in other processes.
         """
         if on_update is not None:
-            raise RequestError("callbacks with on_client_update need the engine local")
+            raise RequestError(NEEDS_LOCAL)
 
     def peak_memory(self) -> int:
         """Return the peak memory of all processes together so far, in bytes."""

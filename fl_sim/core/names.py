@@ -71,6 +71,8 @@ def describe_expected(
     if matches:
         return f"expected one {kinds}, and the name is that of {' and '.join(matches)}"
     plugins = find_plugins(bases)
+    if plugins.keys() <= {kinds}:  # a class of a run's options, which is no plug-in
+        return f"expected {kinds}"
     shorts = {cls.short: full for full, cls in plugins.items() if getattr(cls, "short", "")}
     words = [f"{full} ({short})" for short, full in shorts.items()]
     words += [full for full in plugins if full not in shorts.values()]

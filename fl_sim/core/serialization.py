@@ -207,6 +207,12 @@ def check_types(owner: Any, depth: int = 1) -> None:
                 raise error.with_prefix(f"{field.name}{place}") from None
 
 
+def check_fields(owner: Any) -> None:
+    """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type."""
+    for name, hint in _hints_of(owner.__class__).items():
+        _check_field(name, getattr(owner, name), hint)
+
+
 def _check_field(name: str, value: Any, hint: Any) -> None:
     _check_plain(name, value)
     if not _matches(value, hint):

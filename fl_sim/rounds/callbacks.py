@@ -1,6 +1,7 @@
 """Callbacks: hooks of the training loop, for progress, checkpoints, trackers and user code."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Literal
 
 from fl_sim.contracts import Update
@@ -38,7 +39,7 @@ class Callback:
     def on_client_update(self, config: RoundConfig, update: Update) -> None:
         """Called with each update before it is aggregated, in the order in which they are made.
 
-        Only the engine `local` calls it; other engines sum updates in other processes.
+        Only the engine `local` calls it, without a ClientApp; a run that cannot is refused.
         """
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
@@ -58,8 +59,8 @@ class CallbackList(Callback):
     @property
     def watches_updates(self) -> bool:
         """True if any callback overrides `on_client_update`."""
-        plain = Callback.on_client_update
-        return any(type(callback).on_client_update is not plain for callback in self.callbacks)
+        hooks = (callback.on_client_update for callback in self.callbacks)
+        return any(getattr(h, "__func__", h) is not Callback.on_client_update for h in hooks)
 
     def on_run_start(self, federation: Federation, state: State) -> None:
         """Pass the hook on."""
@@ -87,6 +88,7 @@ class CallbackList(Callback):
             callback.on_round_end(outcome)
 
     def on_run_end(self, error: BaseException | None) -> None:
-        """Pass the hook on."""
-        for callback in self.callbacks:
-            callback.on_run_end(error)
+        """Pass the hook on, to all callbacks even if it raises in one of them."""
+        with ExitStack() as stack:  # calls in reverse
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.on_run_end, error)

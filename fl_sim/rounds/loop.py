@@ -50,14 +50,17 @@ def run_rounds(
     """
     hooks = CallbackList(callbacks)
     backend.watch(hooks.on_client_update if hooks.watches_updates else None)
-    hooks.on_run_start(federation, state)
     try:
+        hooks.on_run_start(federation, state)
         for round_num in range(state.round + 1, federation.experiment.rounds + 1):
             outcome = run_round(federation, state, backend, hooks, round_num)
             hooks.on_round_end(outcome)
             yield outcome
     except BaseException as error:
-        hooks.on_run_end(error)
+        try:
+            hooks.on_run_end(error)
+        except Exception as second:  # it must not hide the cause, such as an interrupt
+            error.add_note(f"on_run_end raised {second!r}")
         raise
     hooks.on_run_end(None)
 

@@ -124,6 +124,12 @@ def _run_side_by_side(
     listener.join()
 
 
+def has_script() -> bool:
+    """Return whether this process runs a script, which its workers can import."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    return path is not None and Path(path).exists()
+
+
 @contextmanager
 def _hide_missing_script() -> Iterator[None]:
     """Let workers start if the script cannot be read, such as one from standard input.
@@ -133,7 +139,7 @@ def _hide_missing_script() -> Iterator[None]:
     """
     script = sys.modules["__main__"]
     path = getattr(script, "__file__", None)
-    if path is None or Path(path).exists():
+    if path is None or has_script():
         yield
         return
     del script.__file__

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
+from ray import cloudpickle
 
 from fl_sim.backends import ray_pool
 from fl_sim.backends.ray_pool import WorkerHandle
@@ -32,6 +33,12 @@ class ReportBoard:
         reports, self.reports = self.reports, []
         self.stopping = stopping
         return reports
+
+
+def dump(value: Any) -> bytes:
+    """Return the bytes by which Ray sends a value to a worker."""
+    pickler: Any = cloudpickle
+    return bytes(pickler.dumps(value))
 
 
 def run_on_ray(

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from fl_sim import trackers
-from fl_sim.core.errors import RequestError, suggest
+from fl_sim.backends.base import NEEDS_LOCAL
+from fl_sim.core.errors import RequestError, require, suggest
 from fl_sim.core.literals import BatchMode, Engine
+from fl_sim.core.serialization import check_fields
 from fl_sim.flower import ClientApp
-from fl_sim.rounds.callbacks import Callback
+from fl_sim.rounds.callbacks import Callback, CallbackList
 from fl_sim.training.faults import NO_FAULTS, Faults
 
 
@@ -50,6 +53,11 @@ class RunOptions:
     callbacks: tuple[Callback, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.workers >= 1, "workers", "at least 1", self.workers)
+        in_process = self.engine == "local" and self.client_app is None
+        if CallbackList(self.callbacks).watches_updates and not in_process:
+            raise RequestError(NEEDS_LOCAL)
         trackers.find(self.trackers)
         if self.engine == "flower" and self.faults != NO_FAULTS:
             raise RequestError("--inject works on the engines local and ray; got flower")
@@ -60,7 +68,7 @@ class RunOptions:
 
 
 def make_options(given: Mapping[str, Any]) -> RunOptions:
-    """Return run options from fields by name.
+    """Return run options from fields by name; a tuple may be given as a list, or a single item.
 
     Raises:
         RequestError: For an unknown name, or options that exclude each other.
@@ -70,4 +78,10 @@ def make_options(given: Mapping[str, Any]) -> RunOptions:
         if name not in names:
             close = suggest(name, names)
             raise RequestError(f"a run has no option {name!r}{close}; it has {', '.join(names)}")
-    return RunOptions(**{**given, "out": Path(given.get("out", RunOptions.out))})
+    chosen = dict(given)
+    for name in ("trackers", "callbacks"):
+        if isinstance(given.get(name), str | Callback | list):
+            chosen[name] = tuple(given[name]) if isinstance(given[name], list) else (given[name],)
+    if isinstance(given.get("out"), str | PathLike):
+        chosen["out"] = Path(given["out"])
+    return RunOptions(**chosen)

@@ -1,6 +1,7 @@
 """Runs and sweeps: each distinct run is executed once, in parallel if there are workers."""
 
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from fl_sim.federation.federation import hash_user_files
 from fl_sim.flower import compat
 from fl_sim.results import Results, load_results, run_folder
 from fl_sim.runs import feasibility, owner_noise
-from fl_sim.runs.processes import run_jobs
+from fl_sim.runs.processes import has_script, run_jobs
 from fl_sim.runs.progress import Listener
 from fl_sim.runs.run_options import RunOptions, make_options
 from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
@@ -81,6 +82,7 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
     cells = mark_variants(cells, options)
     jobs = plan_jobs(cells, options)
     _check_faults(jobs, options)
+    _check_pickling(len(jobs), options)
     make_folder()
     root = options.out / cells[0].experiment.name
     with lock_folder(root, wait=options.wait):
@@ -130,6 +132,26 @@ def plan_jobs(cells: list[Cell], options: RunOptions) -> list[Cell]:
         for control in cell.controls().values():
             jobs.setdefault(control.key, control)
     return list(jobs.values())
+
+
+def _check_pickling(num_jobs: int, options: RunOptions) -> None:
+    """Raise a `RequestError` if runs are parallel, and an option cannot be sent to a worker."""
+    if min(options.workers, num_jobs) < 2 or options.engine == "flower":
+        return
+    dump: Callable[[Any], bytes] = pickle.dumps
+    if options.engine == "ray":
+        from fl_sim.runs.ray_jobs import dump  # Ray takes a second to import
+    for name in ("callbacks", "client_app"):
+        cause = ""
+        try:
+            content = dump(getattr(options, name))
+        except Exception as error:
+            cause = str(error)
+        else:
+            if options.engine == "local" and b"__main__" in content and not has_script():
+                cause = "a worker cannot import the script; define them in a module"
+        if cause:
+            raise RequestError(f"{name} cannot be sent to {options.workers} workers: {cause}")
 
 
 def _check_faults(jobs: list[Cell], options: RunOptions) -> None:

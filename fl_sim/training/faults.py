@@ -1,6 +1,5 @@
 """Failures injected by `--inject`, to test that a run survives them."""
 
-import math
 import os
 import time
 from dataclasses import dataclass, fields, replace
@@ -10,6 +9,7 @@ import torch
 from fl_sim.contracts import Update
 from fl_sim.core.errors import RequestError
 from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import check_fields
 
 DELAY = 0.2  # seconds by which a slow client is late
 FOREVER = 3600.0  # seconds for which a hanging client sleeps
@@ -43,6 +43,12 @@ class Faults:
     hang: float = 0.0
     slow: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        chances = [getattr(self, field.name) for field in fields(self)]
+        if min(chances) < 0 or sum(chances) > 1:
+            raise RequestError(f"--inject: chances are at least 0 and at most 1 in all; got {self}")
+
     def __str__(self) -> str:
         """Return the probabilities in the syntax of `--inject`; an empty string for none."""
         chances = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -68,11 +74,6 @@ class Faults:
         unknown = sorted(set(chances) - set(kinds))
         if unknown:
             raise RequestError(f"--inject knows {', '.join(kinds)}; got {unknown[0]!r}")
-        known = all(math.isfinite(chance) and chance >= 0 for chance in chances.values())
-        if not known or sum(chances.values()) > 1:
-            raise RequestError(
-                f"--inject: chances are at least 0 and at most 1 in all; got {text!r}"
-            )
         return cls(**chances)
 
     def draw(self, seed: int, round_num: int, client: int, attempt: int) -> str:

@@ -1,7 +1,12 @@
 """Callbacks: every hook is called, in order, on every engine, and none changes the run."""
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +91,86 @@ def test_an_error_ends_the_run_and_a_resumed_one_starts_where_it_stood(
     assert again.calls[0] == "start after 1"
     plain = run(experiment(), out=tmp_path / "plain", controls=False)
     assert whole.cells.params_sha256[0] == plain.cells.params_sha256[0]
+
+
+class Raising(Callback):
+    """Raises an error in one hook, and another one at the end of the run."""
+
+    def __init__(self, hook: str, error: BaseException) -> None:
+        self.hook, self.error = hook, error
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_") and name in (object.__getattribute__(self, "hook"), "on_run_end"):
+            return lambda *given: self.fail(name)
+        return object.__getattribute__(self, name)
+
+    def fail(self, name: str) -> None:
+        raise self.error if name == self.hook else ValueError("second")
+
+
+HOOKS = ["on_run_start", "on_round_start", "on_phase_start", "on_client_update", "on_round_end"]
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, "on_run_end"])
+def test_all_callbacks_hear_the_end_of_a_run(experiment: Maker, tmp_path: Path, hook: str) -> None:
+    first, last, error = Recorder(), Recorder(), RuntimeError("first")
+    callbacks = (first, Raising(hook, error), last)
+    results = run(experiment(), out=tmp_path, controls=False, callbacks=callbacks)
+    assert "RuntimeError: first" in results.cells.error[0]  # the second does not hide it
+    expected = "finished" if hook == "on_run_end" else "RuntimeError"
+    assert first.calls[-1] == last.calls[-1] == expected
+    assert (first.calls + last.calls).count(expected) == 2
+
+
+def test_an_interrupt_is_not_hidden_by_an_error_at_the_end(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    callback = Raising("on_round_end", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(), [0, 1], out=tmp_path, controls=False, callbacks=callback)
+    assert not list(tmp_path.glob("*/*/seed=1"))
+
+
+class Unpicklable(Callback):
+    """Holds an object that cannot be sent to another process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_callbacks_that_cannot_be_sent_to_workers_are_refused(
+    experiment: Maker, tmp_path: Path, engine: str
+) -> None:
+    how: dict[str, Any] = {"out": tmp_path, "controls": False, "callbacks": Unpicklable()}
+    with pytest.raises(RequestError, match="callbacks cannot be sent to 2 workers: cannot pickle"):
+        run(experiment(), [0, 1], workers=2, engine=engine, **how)
+    assert not list(tmp_path.iterdir())
+    assert run(experiment(), workers=2, **how).complete  # a single run stays in this process
+
+
+SCRIPT = """
+from fl_sim import Callback, Data, Experiment, run
+from clients.sgd import SgdClient
+from strategies.fedavg import FedAvg
+
+class Mine(Callback):
+    pass
+
+data = Data(dataset="digits", num_clients=2, num_samples=20)
+experiment = Experiment(name="x", client=SgdClient(), strategy=FedAvg(), data=data)
+run(experiment, [0, 1], out="x", workers=2, callbacks=[Mine()])
+"""
+
+
+def test_callbacks_of_a_script_without_a_file_are_refused(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-"]
+    ended = subprocess.run(
+        command, input=SCRIPT, capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+    )
+    assert "a worker cannot import the script; define them in a module" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("batch_clients", [False, True])
