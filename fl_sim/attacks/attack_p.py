@@ -1,7 +1,7 @@
 """Attack-P: thresholds calibrated on a population of non-members."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -23,10 +23,7 @@ class AttackP(MembershipAttack):
     Source: Ye et al. (2022), section 4, https://arxiv.org/abs/2111.09679.
     """
 
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"population": cls()}
+    label: ClassVar[str] = "population"
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the rank of each record in the population, from 0 to 1."""

@@ -27,14 +27,10 @@ class CalibratedMargin(MembershipAttack):
             or the midpoint of the two (`both`).
     """
 
+    label: ClassVar[str] = "calibrated margin"
     tier: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     offset: Literal["out", "in", "both"] = "out"
-
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"calibrated margin": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the margin above that expected for the record."""

@@ -24,13 +24,9 @@ class DeltaLoss(MembershipAttack):
     https://arxiv.org/abs/2205.06369, with a client's local training as the update.
     """
 
+    label: ClassVar[str] = "delta loss"
     tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
-
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"delta loss": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return the mean drop of the loss over rounds."""

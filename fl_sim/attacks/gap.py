@@ -1,7 +1,7 @@
 """The gap attack: correctly classified records are predicted to be members."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -23,10 +23,7 @@ class Gap(MembershipAttack):
     Source: Yeom et al. (2018), section 3.2, https://arxiv.org/abs/1709.01604.
     """
 
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"gap": cls()}
+    label: ClassVar[str] = "gap"
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return 1 for correct predictions and 0 for others; NaN without a prediction."""

@@ -1,7 +1,7 @@
 """Membership inference by the gradient norm: gradients of fitted records are small."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,10 +22,7 @@ class GradientNorm(MembershipAttack):
     Source: Nasr et al. (2019), section 3, https://arxiv.org/abs/1812.00910, for the last layer.
     """
 
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"gradient norm": cls()}
+    label: ClassVar[str] = "gradient norm"
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the gradient norm of each record."""

@@ -23,13 +23,9 @@ class LossSeries(MembershipAttack):
     Source: the baseline of Zhu et al. (2024), FedMIA, section 4.1, https://arxiv.org/abs/2402.06289.
     """
 
+    label: ClassVar[str] = "loss series"
     tier: ClassVar[int] = 1
     view: ClassVar[View] = "server"
-
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"loss series": cls()}
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the mean loss over rounds."""

@@ -1,7 +1,7 @@
 """The loss threshold attack: records with a low loss are predicted to be members."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,10 +22,7 @@ class LossThreshold(MembershipAttack):
     Source: Yeom et al. (2018), https://arxiv.org/abs/1709.01604.
     """
 
-    @classmethod
-    def variants(cls) -> dict[str, MembershipAttack]:
-        """Return the variants that an audit runs, by name."""
-        return {"loss": cls()}
+    label: ClassVar[str] = "loss"
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
         """Return minus the loss of each record."""

@@ -154,16 +154,18 @@ class MembershipAttack(TypeChecked, ABC):
             from one model applies to another.
         tier: Tier of the audits that try it: 0 is free, 1 needs a few reference models or a
             replay, 2 needs many.
+        label: Name in an audit's report, if there is one variant; the class's name if empty.
     """
 
     view: ClassVar[View] = "client"
     calibrated: ClassVar[bool] = False
     tier: ClassVar[int] = 0
+    label: ClassVar[str] = ""
 
     @classmethod
     def variants(cls) -> "dict[str, MembershipAttack]":
         """Return the variants that an audit tries, by the names in its report."""
-        return {cls.__name__: cls()}
+        return {cls.label or cls.__name__: cls()}
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
