@@ -8,17 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import (
-    AggregationResult,
-    AggregationRule,
-    Draw,
-    LinearRule,
-    Release,
-    Releases,
-    RoundContext,
-    Updates,
-    Weights,
-)
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.contracts.privacy import Draw, Release, Releases
+from fl_sim.contracts.rules import LinearRule, Updates, Weights
 from fl_sim.core import serialization
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import RequestError, require, require_above, require_at_least

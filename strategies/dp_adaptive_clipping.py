@@ -9,17 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import (
-    AggregationResult,
-    AggregationRule,
-    Draw,
-    LinearRule,
-    Release,
-    Releases,
-    RoundContext,
-    Updates,
-    Weights,
-)
+from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext
+from fl_sim.contracts.privacy import Draw, Release, Releases
+from fl_sim.contracts.rules import LinearRule, Updates, Weights
 from fl_sim.core.distances import clip_factors, row_norms
 from fl_sim.core.errors import require, require_above
 from fl_sim.core.seeding import generator

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.seeding import generator
@@ -117,7 +118,7 @@ class GradientInversion:
         shape: tuple[int, int, int, int],
         num_classes: int,
         seed: int,
-    ) -> Float[Tensor, "n c h w"]:
+    ) -> Images:
         """Return reconstructed images in [0, 1], in the order of their labels.
 
         Args:
@@ -157,14 +158,14 @@ class _Search:
         self,
         model: nn.Module,
         gradient: Float[Tensor, " p"],
-        labels: Int64[Tensor, " n"],
+        labels: Labels,
         num_classes: int,
         settings: GradientInversion,
     ) -> None:
         self.model, self.gradient, self.settings = model, gradient, settings
         self.labels, self.num_classes = labels, num_classes
 
-    def match_distance(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
+    def match_distance(self, images: Images) -> tuple[float, Tensor]:
         """Minimise the squared distance of the gradients; return it and the images."""
         images.requires_grad_(True)
         variables = [images]
@@ -191,7 +192,7 @@ class _Search:
         order = label_logits.argmax(1).argsort() if is_dlg else slice(None)
         return self._evaluate(distance, images[order])
 
-    def match_cosine(self, images: Float[Tensor, "n c h w"]) -> tuple[float, Tensor]:
+    def match_cosine(self, images: Images) -> tuple[float, Tensor]:
         """Minimise the angle between the gradients; return the objective and the images."""
         images.requires_grad_(True)
         steps = self.settings.steps
@@ -214,9 +215,7 @@ class _Search:
             images.data.clamp_(0, 1)
         return self._evaluate(angle, images)
 
-    def _evaluate(
-        self, distance: Callable[[], Tensor], images: Float[Tensor, "n c h w"]
-    ) -> tuple[float, Tensor]:
+    def _evaluate(self, distance: Callable[[], Tensor], images: Images) -> tuple[float, Tensor]:
         value = float(distance().detach())
         # A search that diverged loses against any other.
         value = value if value == value else float("inf")
@@ -235,5 +234,5 @@ def _make_closure(
     return closure
 
 
-def _total_variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+def _total_variation(images: Images) -> Float[Tensor, ""]:
     return images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()

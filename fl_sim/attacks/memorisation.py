@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.contracts import Images
 from fl_sim.core.seeding import generator
 
 LETTER_A = torch.tensor(
@@ -36,9 +37,7 @@ class Memorisation(NamedTuple):
     unknown: float
 
 
-def mark_images(
-    images: Float[Tensor, "n c h w"], patch: Float[Tensor, "... p q"] = LETTER_A
-) -> Float[Tensor, "n c h w"]:
+def mark_images(images: Images, patch: Float[Tensor, "... p q"] = LETTER_A) -> Images:
     """Return the images with the mark, or with one patch per image, in the upper left corner."""
     height, width = patch.shape[-2:]
     copy = images.clone()
@@ -54,9 +53,7 @@ def mark_bytes(image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
 
 
 @torch.no_grad()
-def measure_memorisation(
-    model: nn.Module, images: Float[Tensor, "n c h w"], label: int, seed: int
-) -> Memorisation:
+def measure_memorisation(model: nn.Module, images: Images, label: int, seed: int) -> Memorisation:
     """Return the memorisation scores of a model, which is put into evaluation mode.
 
     A single score means little: a model may react to the letter's shape, and over thousands of

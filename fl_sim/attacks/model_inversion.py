@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.seeding import generator, seed_torch
@@ -39,12 +40,12 @@ class ImageGenerator(nn.Module):
             nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.Sigmoid()
         )
 
-    def forward(self, latents: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+    def forward(self, latents: Float[Tensor, "n l"]) -> Images:
         """Return the decoded images, in [0, 1]."""
         images: Tensor = self.decoder(latents)
         return images.view(-1, *self.shape)
 
-    def fit(self, images: Float[Tensor, "n c h w"], epochs: int, seed: int) -> None:
+    def fit(self, images: Images, epochs: int, seed: int) -> None:
         """Train on images that the attacked model was not trained on."""
         optimiser = torch.optim.Adam(self.parameters(), 1e-3)
         rng = generator(seed, "generator")
@@ -63,7 +64,7 @@ class ImageGenerator(nn.Module):
 
 
 def train_generator(
-    images: Float[Tensor, "n c h w"], seed: int, epochs: int = 30, latent: int = 32
+    images: Images, seed: int, epochs: int = 30, latent: int = 32
 ) -> ImageGenerator:
     """Return a generator trained on the images."""
     with seed_torch(seed, "generator"):
@@ -162,9 +163,7 @@ class PriorGuidedInversion:
         return total / self.crops
 
 
-def poincare_distance(
-    logits: Float[Tensor, "n y"], labels: Int64[Tensor, " n"]
-) -> Float[Tensor, " n"]:
+def poincare_distance(logits: Float[Tensor, "n y"], labels: Labels) -> Float[Tensor, " n"]:
     """Return the distance of the scaled logits from the class in the Poincare ball.
 
     Its gradient does not vanish where the model is already confident.
@@ -179,9 +178,7 @@ def poincare_distance(
     return torch.acosh(1 + 2 * squared_distance / scale.clamp(min=1e-12))
 
 
-def crop_randomly(
-    images: Float[Tensor, "n c h w"], smallest: float, largest: float, rng: torch.Generator
-) -> Float[Tensor, "n c h w"]:
+def crop_randomly(images: Images, smallest: float, largest: float, rng: torch.Generator) -> Images:
     """Return a random crop of each image, scaled back to the image's size.
 
     Args:

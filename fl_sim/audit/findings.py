@@ -15,13 +15,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.metrics._shared.intervals import clopper_pearson
 from fl_sim.metrics._shared.pools import Records
 from fl_sim.metrics._shared.roc import MAX_FPRS, auc
-from fl_sim.metrics.membership import (
-    Finding,
-    assess,
-    assess_dispersion,
-    assess_shift,
-    mark_finding,
-)
+from fl_sim.metrics.membership import Finding, assess, assess_dispersion, assess_shift, mark_finding
 
 NUM_REHEARSALS = 8  # reference models that are attacked to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`

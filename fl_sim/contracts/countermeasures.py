@@ -27,10 +27,7 @@ class Filter(Countermeasure, ABC):
 
     @abstractmethod
     def filter(
-        self,
-        images: UInt8[Tensor, "n c h w"],
-        labels: Labels,
-        rng: torch.Generator,
+        self, images: UInt8[Tensor, "n c h w"], labels: Labels, rng: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the filtered images, in the same order."""
 
@@ -40,10 +37,7 @@ class Augmentation(Countermeasure, ABC):
 
     @abstractmethod
     def augment(
-        self,
-        images: Images,
-        targets: Float[Tensor, "n y"],
-        rng: torch.Generator,
+        self, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> tuple[Images, Float[Tensor, "n y"]]:
         """Return a batch in [0, 1] and its targets, a distribution over classes per image."""
 
@@ -53,11 +47,7 @@ class WorstCase(Countermeasure, ABC):
 
     @abstractmethod
     def find_worst(
-        self,
-        model: nn.Module,
-        images: Images,
-        targets: Float[Tensor, "n y"],
-        rng: torch.Generator,
+        self, model: nn.Module, images: Images, targets: Float[Tensor, "n y"], rng: torch.Generator
     ) -> Images:
         """Return a batch in [0, 1], without changing the model."""
 

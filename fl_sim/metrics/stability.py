@@ -13,11 +13,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.contracts import Images, Labels
 from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
 from fl_sim.models.modes import eval_mode
 
-Train = Callable[[Float[Tensor, "n c h w"]], nn.Module]
-Augment = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
+Train = Callable[[Images], nn.Module]
+Augment = Callable[[Images], Images]
 BATCH = 256
 
 
@@ -43,9 +44,7 @@ def protection_performance(accuracy: float) -> float:
 
 
 @torch.no_grad()
-def delusiveness(
-    model: nn.Module, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]
-) -> float:
+def delusiveness(model: nn.Module, images: Images, labels: Labels) -> float:
     """Return the mean loss on clean test images of a model trained on protected ones (RD).
 
     A uniform prediction over y classes gives log y; a deluded model is confidently wrong and lies
@@ -67,7 +66,7 @@ def delusiveness(
 
 def measure_delusiveness(
     train: Train,
-    protected: Float[Tensor, "n c h w"],
+    protected: Images,
     test_images: Float[Tensor, "t c h w"],
     test_labels: Int64[Tensor, " t"],
     augment: Augment | None = None,
@@ -93,8 +92,8 @@ def measure_delusiveness(
 
 def surrogate_robustness(
     model: nn.Module,
-    images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
+    images: Images,
+    labels: Labels,
     noise_radius: float,
     adversary_radius: float,
     rng: torch.Generator,
@@ -134,9 +133,9 @@ def surrogate_robustness(
 
 def noise_robustness(
     train: Train,
-    images: Float[Tensor, "n c h w"],
-    noise: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
+    images: Images,
+    noise: Images,
+    labels: Labels,
     adversary_radius: float,
     rng: torch.Generator,
     steps: int = 10,
@@ -173,7 +172,7 @@ def noise_robustness(
 
 def stability(
     train: Train,
-    protected: Float[Tensor, "n c h w"],
+    protected: Images,
     test_images: Float[Tensor, "t c h w"],
     test_labels: Int64[Tensor, " t"],
     radius: float,
@@ -228,5 +227,5 @@ def correlations(first: Sequence[float], second: Sequence[float]) -> Correlation
     return Correlations(*(float(m(first, second).statistic) for m in measures))
 
 
-def _summed_loss(model: nn.Module, labels: Int64[Tensor, " n"]) -> Loss:
+def _summed_loss(model: nn.Module, labels: Labels) -> Loss:
     return lambda images: functional.cross_entropy(model(images), labels, reduction="sum")

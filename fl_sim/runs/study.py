@@ -33,14 +33,7 @@ from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
 from fl_sim.core.errors import RequestError, RunFailedError, require
 from fl_sim.core.locks import lock_folder, refuse_link
 from fl_sim.results import run_folder
-from fl_sim.results.studies import (
-    IMAGES,
-    NUMBERS,
-    SUMMARY,
-    StudyResults,
-    load_study,
-    read_numbers,
-)
+from fl_sim.results.studies import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study, read_numbers
 from fl_sim.runs.environment import describe_environment
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener

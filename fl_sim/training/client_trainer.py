@@ -28,14 +28,7 @@ from fl_sim.training.batched_clients import BatchBuffer
 from fl_sim.training.batched_layers import can_batch
 from fl_sim.training.faults import NO_FAULTS, Faults
 from fl_sim.training.momentum import can_update_mean, update_running_mean
-from fl_sim.training.tasks import (
-    Chunk,
-    ChunkResult,
-    ClientTask,
-    RoundConfig,
-    Tensors,
-    finish_chunk,
-)
+from fl_sim.training.tasks import Chunk, ChunkResult, ClientTask, RoundConfig, Tensors, finish_chunk
 from fl_sim.training.timeouts import time_limit
 from fl_sim.training.update_checks import (
     ExpectedUpdate,
