@@ -297,9 +297,7 @@ class Experiment:
     def clean_part_only(self) -> "Experiment":
         """Return the control run on the clean images alone (A_clean), shared by all protections."""
         return replace(
-            self,
-            protection=None,
-            layout=replace(self.layout, provenance="shared", withheld=True),
+            self, protection=None, layout=replace(self.layout, provenance="shared", withheld=True)
         )
 
     def controls(self) -> dict[str, "Experiment"]:

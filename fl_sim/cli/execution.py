@@ -23,11 +23,7 @@ from fl_sim.training.faults import Faults
 
 
 def read(
-    file: Path,
-    set_: list[str] | None,
-    rounds: int | None,
-    fallback: str | None,
-    full: bool = False,
+    file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None, full: bool = False
 ) -> experiment_file.ExperimentFile:
     """Return the content of an experiment's file, with overrides.
 

@@ -102,10 +102,7 @@ class ClientTrainer:
             return 1.0
 
     def train_chunk(
-        self,
-        config: RoundConfig,
-        chunk: Chunk,
-        on_update: OnUpdate | None = None,
+        self, config: RoundConfig, chunk: Chunk, on_update: OnUpdate | None = None
     ) -> ChunkResult:
         """Train the clients of a chunk; failed clients are retried as the policy says.
 
