@@ -2,7 +2,7 @@
 
 from typing import Annotated, get_args
 
-import typer
+from typer import Argument, Option
 
 from fl_sim.cli.terminal import console, importing
 from fl_sim.core.literals import Kind
@@ -11,7 +11,7 @@ KINDS = ", ".join(get_args(Kind))
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"Kind of the entries: {KINDS}.")],
+    kind: Annotated[Kind, Argument(metavar="KIND", help=f"Kind of the entries: {KINDS}.")],
 ) -> None:
     """List all entries of a kind with their sources; plug-ins also with their module and fields."""
     with importing():
@@ -29,8 +29,8 @@ def data_list() -> None:
 
 
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="Name of a dataset, as in `fl-sim data list`.")],
-    path: Annotated[str | None, typer.Option(help="Folder that already holds its files.")] = None,
+    name: Annotated[str, Argument(help="Name of a dataset, as in `fl-sim data list`.")],
+    path: Annotated[str | None, Option(help="Folder that already holds its files.")] = None,
 ) -> None:
     """Fetch a dataset into the cache, and check its files."""
     with importing():

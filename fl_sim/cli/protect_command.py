@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from fl_sim.cli.terminal import console, importing, stop
 from fl_sim.core.errors import RequestError
@@ -13,44 +13,39 @@ from fl_sim.core.errors import RequestError
 def protect(
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="INPUT", help="Folder of images, or an .npz file, to protect."),
+        Argument(metavar="INPUT", help="Folder of images, or an .npz file, to protect."),
     ] = None,
     name: Annotated[
-        str, typer.Option("--method", help="Name of the protection, such as em, sem or lsp.")
+        str, Option("--method", help="Name of the protection, such as em, sem or lsp.")
     ] = "em",
-    radius: Annotated[
-        str | None, typer.Option(help="Largest change of a pixel, such as 8/255.")
-    ] = None,
+    radius: Annotated[str | None, Option(help="Largest change of a pixel, such as 8/255.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder that the protected images are written to.")
+        Path | None, Option(help="Folder that the protected images are written to.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the protection."),
+        Option("--set", metavar="FIELD=VALUE", help="Change a field of the protection."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; keep it secret.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of the noise; keep it secret.")] = 0,
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV file with the columns file,label.", show_default="class folders"),
+        Option(help="CSV file with the columns file,label.", show_default="class folders"),
     ] = None,
     side: Annotated[
         int | None,
-        typer.Option(
-            min=8, help="Side in pixels at which noise for images of mixed sizes is made."
-        ),
+        Option(min=8, help="Side in pixels at which noise for images of mixed sizes is made."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Protect only this part, such as train.", show_default="all")
+        str | None, Option(help="Protect only this part, such as train.", show_default="all")
     ] = None,
     folders: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Meaning of the levels of folders, such as split/label.", show_default="by name"
         ),
     ] = None,
     verify: Annotated[
-        Path | None,
-        typer.Option("--check", metavar="DIR", help="Check this protected folder instead."),
+        Path | None, Option("--check", metavar="DIR", help="Check this protected folder instead.")
     ] = None,
 ) -> None:
     """Protect images before they are published, or check that they are protected.

@@ -4,22 +4,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from fl_sim.cli.terminal import console, importing, print_error
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
 RUNS, STUDY = "summary.json", "study.json"  # as in `fl_sim.results`, which takes a second to import
-Out = Annotated[Path, typer.Option(help="Folder that results are read from.")]
+Out = Annotated[Path, Option(help="Folder that results are read from.")]
 ExpectedFile = Annotated[
-    Path, typer.Argument(help="File of expected results, experiments/<name>.expected.json.")
+    Path, Argument(help="File of expected results, experiments/<name>.expected.json.")
 ]
 INDEX, EXPERIMENTS = Path("docs/experiments.md"), Path("experiments")
 
 
 def report(
     path: Annotated[
-        Path, typer.Argument(help="Folder of all results, such as runs/, or of one experiment.")
+        Path, Argument(help="Folder of all results, such as runs/, or of one experiment.")
     ],
 ) -> None:
     """Rebuild the tables, figures and report page of finished runs."""
@@ -60,11 +61,11 @@ def _holds_results(folder: Path) -> bool:
 
 def audit(
     path: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, or of an experiment for all its runs.")
+        Path, Argument(help="Folder of a finished run, or of an experiment for all its runs.")
     ],
     tier: Annotated[
         int,
-        typer.Option(
+        Option(
             min=0,
             max=2,
             help="Reference models of the attacks: 0 for none, 1 for a few, 2 for many, and LiRA.",
@@ -72,7 +73,7 @@ def audit(
     ] = 1,
     references: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of reference models.", show_default="by tier and run"),
+        Option(min=2, help="Number of reference models.", show_default="by tier and run"),
     ] = None,
 ) -> None:
     """Audit finished runs for membership leakage; an interrupted audit is continued."""
@@ -111,7 +112,7 @@ def audit(
 
 def expected_record(
     file: ExpectedFile,
-    minutes: Annotated[float, typer.Option(help="Wall-clock minutes that the runs took.")],
+    minutes: Annotated[float, Option(help="Wall-clock minutes that the runs took.")],
     out: Out = Path("runs"),
 ) -> None:
     """Write the results of an experiment into its file of expected results."""
@@ -139,8 +140,8 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
 
 
 def expected_tables(
-    index: Annotated[Path, typer.Argument(help="Markdown file of the index.")] = INDEX,
-    folder: Annotated[Path, typer.Argument(help="Folder of expected results.")] = EXPERIMENTS,
+    index: Annotated[Path, Argument(help="Markdown file of the index.")] = INDEX,
+    folder: Annotated[Path, Argument(help="Folder of expected results.")] = EXPERIMENTS,
 ) -> None:
     """Rebuild the index of experiments, and a page for each, from the expected results."""
     with importing():

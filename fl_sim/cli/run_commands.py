@@ -4,53 +4,51 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from fl_sim.cli.terminal import console, importing, stop
 from fl_sim.core.literals import BatchMode, Engine, ProgressMode
 
-File = Annotated[Path, typer.Argument(help="Python file with an EXPERIMENT, or experiment.json.")]
+File = Annotated[Path, Argument(help="Python file with an EXPERIMENT, or experiment.json.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: protection.radius=8/255."),
+    Option("--set", metavar="FIELD=VALUE", help="Set a field: protection.radius=8/255."),
 ]
-Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds, such as 0,1,2.")]
-Rounds = Annotated[int | None, typer.Option(help="Number of rounds, in place of the file's.")]
+Seeds = Annotated[str | None, Option(help="Comma-separated seeds, such as 0,1,2.")]
+Rounds = Annotated[int | None, Option(help="Number of rounds, in place of the file's.")]
 EngineOption = Annotated[
-    Engine, typer.Option(help="This process, Ray's workers, or Flower's simulation engine.")
+    Engine, Option(help="This process, Ray's workers, or Flower's simulation engine.")
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Number of processes.", show_default="number of cores")
+    int | None, Option(min=1, help="Number of processes.", show_default="number of cores")
 ]
-Out = Annotated[Path, typer.Option(help="Folder that results are written to.")]
+Out = Annotated[Path, Option(help="Folder that results are written to.")]
 Controls = Annotated[
-    bool, typer.Option(help="Also run controls: unprotected (A_all), clean data only (A_clean).")
+    bool, Option(help="Also run controls: unprotected (A_all), clean data only (A_clean).")
 ]
 BatchClients = Annotated[
-    BatchMode, typer.Option(help="Train many clients as one batch; auto: if that is faster here.")
+    BatchMode, Option(help="Train many clients as one batch; auto: if that is faster here.")
 ]
 Inject = Annotated[
     str | None,
-    typer.Option(metavar="KIND:CHANCE,...", help="Failures to inject: crash, nan, hang or slow."),
+    Option(metavar="KIND:CHANCE,...", help="Failures to inject: crash, nan, hang or slow."),
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="Address of a running Ray cluster, such as auto or HOST:6379.")
+    str | None, Option(help="Address of a running Ray cluster, such as auto or HOST:6379.")
 ]
 Track = Annotated[
-    list[str] | None,
-    typer.Option("--track", metavar="TOOL", help="Also log to tensorboard or mlflow."),
+    list[str] | None, Option("--track", metavar="TOOL", help="Also log to tensorboard or mlflow.")
 ]
-Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait for any other process that writes into --out.")
-]
+Wait = Annotated[bool, Option("--wait", help="Wait for any other process that writes into --out.")]
 Progress = Annotated[
-    ProgressMode, typer.Option(help="Show bars, print a line of JSON per round, or nothing.")
+    ProgressMode, Option(help="Show bars, print a line of JSON per round, or nothing.")
 ]
 Full = Annotated[
-    bool, typer.Option("--full", help="Apply FULL of the file, such as the size of a paper.")
+    bool, Option("--full", help="Apply FULL of the file, such as the size of a paper.")
 ]
 Fallback = Annotated[
     str | None,
-    typer.Option("--fallback-dataset", metavar="NAME", help="Dataset if the file's is missing."),
+    Option("--fallback-dataset", metavar="NAME", help="Dataset if the file's is missing."),
 ]
 
 
@@ -61,7 +59,7 @@ def run(
     rounds: Rounds = None,
     engine: EngineOption = "local",
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from checkpoints.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue from checkpoints.")] = False,
     out: Out = Path("runs"),
     controls: Controls = True,
     batch_clients: BatchClients = "auto",
@@ -94,8 +92,7 @@ def sweep(
     engine: EngineOption = "local",
     workers: Workers = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume/--fresh", help="Keep finished cells, or run all of them again."),
+        bool, Option("--resume/--fresh", help="Keep finished cells, or run all of them again.")
     ] = True,
     out: Out = Path("runs"),
     controls: Controls = True,
@@ -126,14 +123,11 @@ def sweep(
 
 
 def study_(
-    file: Annotated[Path, typer.Argument(help="Python file that defines a function measure.")],
+    file: Annotated[Path, Argument(help="Python file that defines a function measure.")],
     seeds: Seeds = None,
     workers: Workers = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--fresh", help="Keep finished points, or measure all of them again."
-        ),
+        bool, Option("--resume/--fresh", help="Keep finished points, or measure all of them again.")
     ] = True,
     out: Out = Path("runs"),
     wait: Wait = False,
@@ -166,7 +160,7 @@ def study_(
 def profile_(
     file: File,
     set_: Set = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds that are timed.")] = 3,
+    rounds: Annotated[int, Option(min=1, help="Number of rounds that are timed.")] = 3,
     engine: EngineOption = "local",
     workers: Workers = None,
     batch_clients: BatchClients = "auto",

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 PACKAGES = ("fl_sim", "strategies", "clients")  # packages that define parts of an experiment
 RENAMED = {  # paths in the JSON of earlier results, which run ids hash, and current paths
-    "fl_sim.participants.Stay": "fl_sim.participants.AvailabilityWindow"
+    "fl_sim.participants.Stay": "fl_sim.participants.AvailabilityWindow",
 }
 Plugin = TypeVar("Plugin")
 

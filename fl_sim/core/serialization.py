@@ -16,15 +16,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fl_sim.core import names
+from fl_sim.core import flower_strategies, names
 from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
-from fl_sim.core.flower_strategies import (
-    FLOWER,
-    Strategy,
-    argument_names,
-    check_arguments,
-    find_strategy,
-)
+from fl_sim.core.flower_strategies import FLOWER, Strategy, argument_names
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 
@@ -248,7 +242,7 @@ def _list_parts(value: Any) -> list[tuple[str, Any]]:
 
 def _check_part(part: Any, depth: int) -> None:
     if isinstance(part, Strategy):
-        check_arguments(part)
+        flower_strategies.check_arguments(part)
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
         name = type(part).__name__
         require(depth < DEEPEST, name, f"at most {DEEPEST} parts inside one another", "more")
@@ -283,7 +277,7 @@ def find_class(path: str) -> type:
     """
     module_name, _, class_name = RENAMED.get(path, path).rpartition(".")
     if module_name == FLOWER:
-        cls = find_strategy(class_name)
+        cls = flower_strategies.find_strategy(class_name)
         if inspect.isclass(cls) and issubclass(cls, Strategy):
             return cls
     elif module_name.split(".")[0] in PACKAGES and _can_be_imported(module_name):

@@ -14,15 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.core.atomic_io import (
-    SEAL,
-    DamagedFileError,
-    check_files,
-    hash_file,
-    read_json,
-    read_table,
-    write_sealed,
-)
+from fl_sim.core import atomic_io
+from fl_sim.core.atomic_io import SEAL, DamagedFileError
 
 RESULT, ROWS, MODEL = "result.json", "rows.parquet", "model.safetensors"
 FILES = (  # of a finished run, beside its result.json
@@ -77,12 +70,12 @@ def read_result(
         if was_finished or seal is not None:
             raise DamagedFileError(path, "is missing")
         return None
-    result = read_json(path)
+    result = atomic_io.read_json(path)
     is_other = key is not None and (result.get("run_id"), result.get("seed")) != key
     if is_other or (seal is not None and result.get(SEAL) != seal):
         raise DamagedFileError(path, "is of another run")
     check_entry(path, result, ("run_id", "seed", "accuracy", "best_accuracy", "rounds"))
-    check_files(folder, result.get("files"), FILES)
+    atomic_io.check_files(folder, result.get("files"), FILES)
     return result
 
 
@@ -116,8 +109,8 @@ def check_entry(path: Path, entry: dict[str, Any], needed: Iterable[str]) -> Non
 def seal_audit(folder: Path, summary: dict[str, Any]) -> None:
     """Write the summary of an audit, with the hashes of its tables."""
     names = (AUDIT_FINDINGS, AUDIT_RECORDS)
-    files = {name: hash_file(folder / name) for name in names}
-    write_sealed(folder / AUDIT, {**summary, "files": files})
+    files = {name: atomic_io.hash_file(folder / name) for name in names}
+    atomic_io.write_sealed(folder / AUDIT, {**summary, "files": files})
 
 
 def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
@@ -128,7 +121,7 @@ def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]
     """
     if not (folder / AUDIT).exists():
         return None
-    summary = read_json(folder / AUDIT)
-    check_files(folder, summary.get("files"), ())
-    findings, records = (read_table(folder / n) for n in (AUDIT_FINDINGS, AUDIT_RECORDS))
+    summary = atomic_io.read_json(folder / AUDIT)
+    atomic_io.check_files(folder, summary.get("files"), ())
+    findings, records = (atomic_io.read_table(folder / n) for n in (AUDIT_FINDINGS, AUDIT_RECORDS))
     return findings, records, summary

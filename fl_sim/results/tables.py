@@ -11,15 +11,8 @@ import pandas as pd
 from fl_sim.core.atomic_io import SEAL, DamagedFileError, check_files, read_table
 from fl_sim.core.errors import RequestError
 from fl_sim.core.rows import Row
-from fl_sim.results.folders import (
-    FILES,
-    RESULT,
-    ROWS,
-    check_entry,
-    read_audit,
-    read_result,
-    run_folder,
-)
+from fl_sim.results import folders
+from fl_sim.results.folders import RESULT, ROWS, run_folder
 from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY = "summary.json"
@@ -109,7 +102,7 @@ def load_results(path: str | Path) -> Results:
 
 def _check_shape(path: Path, entry: Entry) -> None:
     error = () if entry.get("status") == "finished" else ("error",)
-    check_entry(path, entry, ("run_id", "seed", "settings", "status", *error))
+    folders.check_entry(path, entry, ("run_id", "seed", "settings", "status", *error))
 
 
 def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
@@ -119,13 +112,13 @@ def _check_whole(root: Path, entry: Entry, damaged: list[str]) -> None:
     key = (entry["run_id"], entry["seed"])
     folder = run_folder(root, *key)
     try:
-        read_audit(folder)
+        folders.read_audit(folder)
     except DamagedFileError as error:
         damaged.append(f"{error}; the audit is left out")
     if "files" in entry or (folder / RESULT).exists():
-        read_result(folder, key, entry.get(SEAL))
+        folders.read_result(folder, key, entry.get(SEAL))
     else:  # of an earlier version, or without its folder
-        check_files(folder, None, FILES)
+        check_files(folder, None, folders.FILES)
 
 
 def _add_settings(rows: pd.DataFrame, cells: list[Entry], controls: list[Entry]) -> pd.DataFrame:

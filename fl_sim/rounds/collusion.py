@@ -15,12 +15,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import Server
 from fl_sim.schedule import Schedule
-from fl_sim.training.update_checks import (
-    NOT_FINITE,
-    InvalidUpdateError,
-    compute_norm,
-    describe_error,
-)
+from fl_sim.training import update_checks
 
 # Returns the updates that clients, given by number, would send with another client's behaviour.
 Retrainer = Callable[[Client, list[int]], Float[Tensor, "m p"]]
@@ -70,10 +65,10 @@ def forge_updates(
                 raise
             except BaseException as error:
                 rows = members.nonzero().squeeze(1).tolist()
-                causes |= dict.fromkeys(rows, describe_error(error))
-    norms = [compute_norm(row) for row in forged]
+                causes |= dict.fromkeys(rows, update_checks.describe_error(error))
+    norms = [update_checks.compute_norm(row) for row in forged]
     causes |= {
-        row: f"{NOT_FINITE}: what was forged has length {norm}"
+        row: f"{update_checks.NOT_FINITE}: what was forged has length {norm}"
         for row, norm in enumerate(norms)
         if not math.isfinite(norm) and row not in causes
     }
@@ -91,14 +86,14 @@ def _forge(kind: ColludingClient, collusion: Collusion) -> Float[Tensor, "k p"]:
     """Return the updates that colluders send, in the type of honest ones.
 
     Raises:
-        InvalidUpdateError: If they have another form.
+        update_checks.InvalidUpdateError: If they have another form.
     """
     forged: Any = kind.forge(collusion)
     if not isinstance(forged, Tensor) or forged.shape != collusion.own.shape:
         shape = tuple(forged.shape) if isinstance(forged, Tensor) else type(forged).__name__
-        raise InvalidUpdateError(f"wrong shape of what was forged: {shape}")
+        raise update_checks.InvalidUpdateError(f"wrong shape of what was forged: {shape}")
     if not forged.is_floating_point():
-        raise InvalidUpdateError(f"wrong type of what was forged: {forged.dtype}")
+        raise update_checks.InvalidUpdateError(f"wrong type of what was forged: {forged.dtype}")
     return forged.detach().to(collusion.own.dtype)
 
 

@@ -11,14 +11,9 @@ from fl_sim.contracts import Client, RoundRecord, Row
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
+from fl_sim.metrics import contribution
 from fl_sim.metrics.accuracy import client_accuracies
 from fl_sim.metrics.benefit import benefit_rows
-from fl_sim.metrics.contribution import (
-    contribution_rows,
-    gradient_cosine,
-    gtg_shapley,
-    leave_one_out,
-)
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.state import RoundOutcome
@@ -69,15 +64,17 @@ def _measure_contributions(
         return float((scores.argmax(1) == record.test_labels).double().mean())
 
     contributions = {
-        "cosine": gradient_cosine(deltas, weights),
-        "leave_one_out": leave_one_out(deltas, weights, compute_utility),
+        "cosine": contribution.gradient_cosine(deltas, weights),
+        "leave_one_out": contribution.leave_one_out(deltas, weights, compute_utility),
     }
     if federation.experiment.evaluation.contributions == "shapley":
         rng = generator(federation.experiment.seed, "round", record.round, "shapley")
-        contributions["shapley"] = gtg_shapley(deltas, weights, compute_utility, rng)
+        contributions["shapley"] = contribution.gtg_shapley(deltas, weights, compute_utility, rng)
     holds = record.class_counts.sum(1)[delivered] > 0  # without images there is no accuracy
     rewards = torch.where(holds, client_accuracies(record)[delivered], torch.nan)
-    yield from contribution_rows(record.round, delivered.tolist(), rewards, contributions)
+    yield from contribution.contribution_rows(
+        record.round, delivered.tolist(), rewards, contributions
+    )
 
 
 def train_alone(

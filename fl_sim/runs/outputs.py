@@ -13,14 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.backends.base import Backend
-from fl_sim.core.atomic_io import (
-    SEAL,
-    hash_file,
-    write_arrays,
-    write_json,
-    write_sealed,
-    write_table,
-)
+from fl_sim.core import atomic_io
 from fl_sim.core.tensor_files import write_tensors
 from fl_sim.federation.federation import Federation
 from fl_sim.federation.pool import Pool
@@ -54,10 +47,10 @@ def write_outputs(
         details: Further entries of the result, such as the engine and the seconds.
     """
     experiment, table = federation.experiment, make_rows_table(log.rows())
-    write_table(folder / ROWS, table)
-    write_table(folder / "signals.parquet", _score_records(federation, state, backend))
+    atomic_io.write_table(folder / ROWS, table)
+    atomic_io.write_table(folder / "signals.parquet", _score_records(federation, state, backend))
     failures = [failure._asdict() for failure in log.failures()]
-    write_json(folder / "failures.json", failures)
+    atomic_io.write_json(folder / "failures.json", failures)
     _save_samples(folder / "samples.npz", federation)
     write_tensors(folder / MODEL, {"parameters": state.parameters, **state.buffers}, {})
     numbers = summarise_rows(table)
@@ -77,9 +70,9 @@ def write_outputs(
         **numbers,
         "params_sha256": hash_state(state),
         "failures": failures,
-        "files": {name: hash_file(folder / name) for name in FILES},
+        "files": {name: atomic_io.hash_file(folder / name) for name in FILES},
     }
-    result[SEAL] = write_sealed(folder / RESULT, result)
+    result[atomic_io.SEAL] = atomic_io.write_sealed(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     log.path.unlink(missing_ok=True)
     return result
@@ -128,7 +121,7 @@ def _save_samples(path: Path, federation: Federation) -> None:
         "client_classes": federation.class_counts.numpy(),
         "protected": federation.protected_counts.numpy(),
     }
-    write_arrays(path, arrays, compressed=False)
+    atomic_io.write_arrays(path, arrays, compressed=False)
 
 
 def _select_first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:

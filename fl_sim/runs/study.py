@@ -20,13 +20,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.config.sweeps import (
-    check_grid,
-    describe_settings,
-    expand_grid,
-    label_axes,
-    validate_seeds,
-)
+from fl_sim.config import sweeps
 from fl_sim.config.user_file import load_python
 from fl_sim.core import process
 from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
@@ -91,7 +85,7 @@ class Point:
     @property
     def label(self) -> str:
         """The settings and the seed, in words."""
-        return describe_settings(self.settings, self.seed)
+        return sweeps.describe_settings(self.settings, self.seed)
 
 
 def read(path: str | Path) -> Study:
@@ -108,10 +102,10 @@ def read(path: str | Path) -> Study:
         raise RequestError(f"{path} has no function measure, so it is not a study")
     axes: Any = getattr(module, "AXES", {})
     try:
-        check_grid(axes)
+        sweeps.check_grid(axes)
         require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
-        seeds = validate_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
-        labelled = label_axes(axes)
+        seeds = sweeps.validate_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
+        labelled = sweeps.label_axes(axes)
         parameters = set(inspect.signature(measure).parameters)
     except (RequestError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from None
@@ -127,7 +121,7 @@ def expand_points(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
     """Return every point of the grid, once per seed; by default the seeds are those of the file."""
     return [
         Point(settings, seed, study.text)
-        for settings in expand_grid(study.axes)
+        for settings in sweeps.expand_grid(study.axes)
         for seed in seeds or study.seeds
     ]
 
@@ -159,7 +153,7 @@ def run(
         RequestError: Before any work, for a file that is no study.
     """
     study = read(path)
-    points = expand_points(study, validate_seeds(seeds, "seeds") if len(seeds) else ())
+    points = expand_points(study, sweeps.validate_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
     with lock_folder(root, wait=wait):
         for point in points:
