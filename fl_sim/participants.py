@@ -139,12 +139,8 @@ class Adversary:
 
     def __str__(self) -> str:
         """Return the attack, its clients and its rounds, for a table."""
-        parts = [
-            str(serialization.label(self.client)),
-            self._describe_clients(),
-            self._describe_rounds(),
-        ]
-        return ", ".join(part for part in parts if part)
+        attack, clients = str(serialization.label(self.client)), self._describe_clients()
+        return ", ".join(part for part in (attack, clients, self._describe_rounds()) if part)
 
     def count(self, num_clients: int) -> int:
         """Return the number of attackers among `num_clients` clients."""

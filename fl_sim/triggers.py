@@ -12,14 +12,14 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 
+Images = UInt8[Tensor, "n c h w"]
+
 
 class Trigger(ABC):
     """A mark on images that a backdoored model classifies as its target class."""
 
     @abstractmethod
-    def stamp(
-        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
-    ) -> UInt8[Tensor, "n c h w"]:
+    def stamp(self, images: Images, part: int | None = None) -> Images:
         """Return copies of the images that carry the trigger.
 
         Args:
@@ -52,9 +52,7 @@ class Patch(Trigger):
         serialization.check_types(self)
         require(self.side >= 1, "side", "at least 1", self.side)
 
-    def stamp(
-        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
-    ) -> UInt8[Tensor, "n c h w"]:
+    def stamp(self, images: Images, part: int | None = None) -> Images:
         """Return copies of the images with the square."""
         stamped = images.clone()
         stamped[:, :, -self.side :, -self.side :] = 255
@@ -81,9 +79,7 @@ class Blend(Trigger):
         serialization.check_types(self)
         require(0 < self.strength <= 1, "strength", "in (0, 1]", self.strength)
 
-    def stamp(
-        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
-    ) -> UInt8[Tensor, "n c h w"]:
+    def stamp(self, images: Images, part: int | None = None) -> Images:
         """Return the images blended with the picture, and rounded."""
         shape, rng = images.shape[1:], generator(self.pattern, "trigger")
         picture = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
@@ -111,9 +107,7 @@ class Bars(Trigger):
         require(self.length >= 1, "length", "at least 1", self.length)
         require(self.gap >= 0, "gap", "at least 0", self.gap)
 
-    def stamp(
-        self, images: UInt8[Tensor, "n c h w"], part: int | None = None
-    ) -> UInt8[Tensor, "n c h w"]:
+    def stamp(self, images: Images, part: int | None = None) -> Images:
         """Return copies of the images with the bars, two above two; part i is bar i modulo 4."""
         stamped = images.clone()
         for bar in range(4) if part is None else (part % 4,):

@@ -84,11 +84,10 @@ def run_attacks(
     findings: list[Finding] = []
     scores: dict[str, Tensor] = {}
     for name, plain in find_attacks(tier).items():
-        template = context.template._replace(attack=name, view=plain.view)
+        template = context.template._replace(attack=name, view=plain.view, references="none")
         if plain.calibrated:
-            template = template._replace(num_references=len(context.references))
-        else:
-            template = template._replace(references="none")
+            kind, count = context.template.references, len(context.references)
+            template = template._replace(references=kind, num_references=count)
         missing = plain.missing(context.target_evidence())
         if missing:
             reason = context.no_trajectory if plain.view == "server" else ""
@@ -199,6 +198,4 @@ def set_thresholds(
     scores = torch.cat(outside)
     ordered = scores[~scores.isnan()].sort(descending=True).values
     # The smallest score that at most rate x n non-members exceed.
-    return {
-        rate: float(ordered[int(rate * len(ordered))]) for rate in rates if rate * len(ordered) >= 3
-    }
+    return {r: float(ordered[int(r * len(ordered))]) for r in rates if r * len(ordered) >= 3}

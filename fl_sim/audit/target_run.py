@@ -98,10 +98,9 @@ def load_target(folder: Path) -> TargetRun:
     load_model(federation, folder, result.get("params_sha256"))
     margin, norms = score_records(federation.model, federation.inputs, federation.pool.labels)
     _check_margins(margin, signals, folder)
-    population, _ = score_records(
-        federation.model, federation.test_inputs, federation.dataset.test_labels
-    )
-    classes = federation.dataset.num_classes
+    dataset = federation.dataset
+    population, _ = score_records(federation.model, federation.test_inputs, dataset.test_labels)
+    classes = dataset.num_classes
     return TargetRun(folder, experiment, result, signals, margin, population, norms, classes)
 
 

@@ -1,7 +1,7 @@
 """Commands that run experiments and studies."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -140,15 +140,11 @@ def study_(
         from fl_sim.core import interrupts
         from fl_sim.runs import study
 
-    total = len(study.expand_points(study.read(file), execution.parse_seeds(seeds)))
-    with show_study_progress(console, total) as on_point_end:
-        options: dict[str, Any] = {
-            "workers": execution.count_workers(workers),
-            "resume": resume,
-            "wait": wait,
-        }
+    count, chosen = execution.count_workers(workers), execution.parse_seeds(seeds)
+    total = len(study.expand_points(study.read(file), chosen))
+    with show_study_progress(console, total) as listen:
         results = study.run(
-            file, execution.parse_seeds(seeds), out=out, on_point_end=on_point_end, **options
+            file, chosen, out=out, workers=count, resume=resume, wait=wait, on_point_end=listen
         )
     if interrupts.is_stop_requested():
         stop("interrupted; the same command continues", 130)
@@ -173,9 +169,8 @@ def profile_(
         from fl_sim.runs import profiler
 
     experiment = execution.read(file, set_, None, fallback).experiment
-    profile = profiler.profile(
-        experiment, rounds, engine, execution.count_workers(workers), batch_clients
-    )
+    count = execution.count_workers(workers)
+    profile = profiler.profile(experiment, rounds, engine, count, batch_clients)
     title = f"{experiment.name}, {engine}: mean of {profile.rounds} rounds after a first one"
     console.print(tables.build_times_table(profile.parts, title))
     console.print(tables.build_functions_table(profile.functions))

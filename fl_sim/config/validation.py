@@ -53,13 +53,9 @@ def check(experiment: Experiment) -> None:
     _check_single_images(experiment, dataset, parts, network)
     if len(network.frozen):
         _refuse_hidden_images(experiment)
-    layout = experiment.layout
-    require(
-        not (layout.withheld and layout.fraction == 1),
-        "layout.fraction",
-        "below 1 where images are withheld",
-        layout.fraction,
-    )
+    fraction, withheld = experiment.layout.fraction, experiment.layout.withheld
+    allowed = "below 1 where images are withheld"
+    require(fraction != 1 or not withheld, "layout.fraction", allowed, fraction)
 
 
 def _check_single_images(

@@ -15,9 +15,7 @@ FLOWER = "flwr.serverapp.strategy"
 # instead of the arguments, so that it cannot be rebuilt from JSON.
 NEED_CLIENTS = (
     "DifferentialPrivacyClientSideAdaptiveClipping",
-    "DifferentialPrivacyClientSideFixedClipping",
-    "FedXgbBagging",
-    "FedXgbCyclic",
+    *("DifferentialPrivacyClientSideFixedClipping", "FedXgbBagging", "FedXgbCyclic"),
 )
 NOT_REBUILDABLE = ("DifferentialPrivacyServerSideAdaptiveClipping",)
 FUNCTIONS = ("selection_rule", "accountant")  # of Flower strategies: no plain values

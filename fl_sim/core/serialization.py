@@ -93,9 +93,8 @@ def label(value: Any) -> Any:
     if type(value).__str__ is not object.__str__:
         return str(value)
     default = type(value)()
-    changed = [
-        n for n in argument_names_of(type(value)) if getattr(value, n) != getattr(default, n)
-    ]
+    known = argument_names_of(type(value))
+    changed = [n for n in known if getattr(value, n) != getattr(default, n)]
     words = ", ".join(f"{name}={_format_value(getattr(value, name))}" for name in changed)
     return f"{type(value).__name__}({words})" if words else type(value).__name__
 

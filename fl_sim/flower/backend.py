@@ -100,9 +100,8 @@ class FlowerBackend(InProcessBackend):
             return make_failure(config.round, client, "no reply")
         try:
             if reply.has_error():
-                return make_failure(
-                    config.round, client, str(reply.error.reason or "no reason given")
-                )
+                cause = str(reply.error.reason or "no reason given")
+                return make_failure(config.round, client, cause)
             expected = self.trainer.describe_expected_update(config, client)
             update = decode_reply(reply.content, config, client, expected.num_examples, self.shapes)
             return check_update(update, expected)

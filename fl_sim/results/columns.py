@@ -88,9 +88,7 @@ ROWS = {
 def list_columns() -> list[Column]:
     """Return every column of both tables, those of `cells` first."""
     tables = {"cells": CELLS, "rows": ROWS}
-    return [
-        Column(t, name, text) for t, meanings in tables.items() for name, text in meanings.items()
-    ]
+    return [Column(table, *column) for table in tables for column in tables[table].items()]
 
 
 def find_meaning(table: str, name: str) -> str | None:
@@ -100,10 +98,8 @@ def find_meaning(table: str, name: str) -> str | None:
     'bytes that clients sent over all rounds'
     """
     meanings = CELLS if table == "cells" else ROWS
-    exact = meanings.get(name)
-    return exact or next(
-        (text for pattern, text in meanings.items() if _matches(pattern, name)), None
-    )
+    fitting = (text for pattern, text in meanings.items() if _matches(pattern, name))
+    return meanings.get(name) or next(fitting, None)
 
 
 def find_undescribed(table: str, names: Iterable[str]) -> list[str]:

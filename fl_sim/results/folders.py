@@ -19,13 +19,8 @@ from fl_sim.core.atomic_io import SEAL, DamagedFileError
 
 RESULT, ROWS, MODEL = "result.json", "rows.parquet", "model.safetensors"
 FILES = (  # of a finished run, beside its result.json
-    "experiment.json",
-    "environment.json",
-    ROWS,
-    "signals.parquet",
-    "failures.json",
-    "samples.npz",
-    MODEL,
+    *("experiment.json", "environment.json", ROWS, "signals.parquet"),
+    *("failures.json", "samples.npz", MODEL),
 )
 AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_records.parquet"
 NUMBER_GROUPS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")

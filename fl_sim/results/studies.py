@@ -140,10 +140,8 @@ def read_images(results: StudyResults) -> dict[str, dict[str, UInt8[np.ndarray, 
     for _, cell in table.iterrows():
         path = results.path / cell["folder"] / IMAGES
         if path.exists() and not isinstance(cell.get("error"), str):
-            point = ", ".join(
-                _describe_setting(axis, cell[f"settings.{axis}"]) for axis in results.axes
-            )
-            images[point] = read_arrays(path)
+            words = [_describe_setting(axis, cell[f"settings.{axis}"]) for axis in results.axes]
+            images[", ".join(words)] = read_arrays(path)
     return images
 
 

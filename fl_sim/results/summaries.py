@@ -106,10 +106,8 @@ def compare_with_controls(
         numbers[name] = _read_number(entry, "accuracy")
         numbers[f"{name}_best"] = _read_number(entry, "best_accuracy")
     numbers["utility_gap"] = utility_gap(numbers["a_clean"], numbers["a_mix"])
-    numbers["extraction_ratio"] = extraction_ratio(
-        numbers["a_all"], numbers["a_clean"], numbers["a_mix"]
-    )
-    return numbers
+    accuracies = (numbers["a_all"], numbers["a_clean"], numbers["a_mix"])
+    return {**numbers, "extraction_ratio": extraction_ratio(*accuracies)}
 
 
 def _read_number(entry: dict[str, Any] | None, name: str) -> float:

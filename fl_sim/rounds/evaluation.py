@@ -55,9 +55,8 @@ def _measure_contributions(
     parameters.load_buffers(model, outcome.state.buffers)
 
     def compute_utility(step: Float[Tensor, " p"]) -> float:
-        parameters.load_flat(
-            model, outcome.config.parameters + step.to(outcome.config.parameters.dtype)
-        )
+        start = outcome.config.parameters
+        parameters.load_flat(model, start + step.to(start.dtype))
         scores = compute_logits(model, federation.test_inputs)
         if not bool(torch.isfinite(scores).all()):
             return float("nan")
@@ -72,9 +71,8 @@ def _measure_contributions(
         contributions["shapley"] = contribution.gtg_shapley(deltas, weights, compute_utility, rng)
     holds = record.class_counts.sum(1)[delivered] > 0  # without images there is no accuracy
     rewards = torch.where(holds, client_accuracies(record)[delivered], torch.nan)
-    yield from contribution.contribution_rows(
-        record.round, delivered.tolist(), rewards, contributions
-    )
+    clients = delivered.tolist()
+    yield from contribution.contribution_rows(record.round, clients, rewards, contributions)
 
 
 def train_alone(

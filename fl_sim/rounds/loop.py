@@ -80,9 +80,8 @@ def run_round(
     round_updates = collect_updates(state, backend, config)
 
     hooks.on_phase_start("aggregation")
-    round_updates = state.server.screen(
-        round_num, round_updates, find_clients_without_data(federation)
-    )
+    idle = find_clients_without_data(federation)
+    round_updates = state.server.screen(round_num, round_updates, idle)
     context = build_context(federation, backend, config, round_updates)
     colluders = find_colluders(schedule, round_num)
     retrain = make_retrainer(state, backend, config)

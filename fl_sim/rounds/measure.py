@@ -111,8 +111,6 @@ def measure_personal_models(
             accuracies[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
             continue
         if has_own:
-            labels = federation.dataset.test_labels
-            accuracies[client] = class_accuracies(
-                compute_logits(model, federation.test_inputs), labels
-            )
+            scores = compute_logits(model, federation.test_inputs)
+            accuracies[client] = class_accuracies(scores, federation.dataset.test_labels)
     return accuracies

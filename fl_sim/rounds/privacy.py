@@ -44,9 +44,8 @@ def measure_privacy(federation: Federation, state: State, by_client: bool = True
             released = _get_releases(federation, client, round_num, client_state)
             note = caveat or _find_changed_training(federation, client, round_num, client_state)
         except Exception:  # of any class: an attacker may have forged its state
-            yield _make_unknown_row(
-                "epsilon", round_num, "all", "what it keeps cannot be read", client
-            )
+            note = "what it keeps cannot be read"
+            yield _make_unknown_row("epsilon", round_num, "all", note, client)
             continue
         yield from _make_rows(round_num, released, note, client)
 
@@ -68,9 +67,8 @@ def find_extra_releases(federation: Federation, state: State) -> str:
     server = state.server
     if isinstance(server, RuleServer):
         received = server.rule.broadcast(server.state)
-        releases += sorted(
-            f"{name} vectors" for name in federation.experiment.client.sent_shapes(received)
-        )
+        sent = federation.experiment.client.sent_shapes(received)
+        releases += sorted(f"{name} vectors" for name in sent)
         releases += ["losses on their data"] if server.rule.needs_losses else []
     return ", ".join(releases)
 
@@ -132,9 +130,8 @@ def _make_rows(
         return
     for metric, value in (("epsilon", cost.epsilon), ("epsilon_rdp", cost.rdp)):
         reason = NO_NOISE if math.isinf(value) else note
-        yield Row(
-            round_num, metric, value, client, released.protects, valid=not reason, note=reason
-        )
+        group, valid = released.protects, not reason
+        yield Row(round_num, metric, value, client, group, valid=valid, note=reason)
 
 
 def _make_unknown_row(metric: str, round_num: int, group: str, note: str, client: int = -1) -> Row:

@@ -17,15 +17,9 @@ from fl_sim.core.atomic_io import read_json
 DISTRIBUTION = "fl-sim"
 # These choose the instructions of a sum, and so its last bits.
 SWITCHES = (
-    "ATEN_CPU_CAPABILITY",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_DEBUG_CPU_TYPE",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_CORETYPE",
+    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE"),
+    *("MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"),
+    *("OMP_NUM_THREADS", "OPENBLAS_CORETYPE"),
 )
 COMPARED = ("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability")
 

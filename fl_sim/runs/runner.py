@@ -111,12 +111,12 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
     root = options.out / jobs[0].experiment.name
     if not options.resume:
         return [job.experiment for job in jobs]
-    return [
-        job.experiment
-        for job in jobs
-        if load_finished(run_folder(root, *job.key), job.key, hash_user_files(job.experiment))
-        is None
-    ]
+    unfinished = []
+    for job in jobs:
+        data_sha256 = hash_user_files(job.experiment)
+        if load_finished(run_folder(root, *job.key), job.key, data_sha256) is None:
+            unfinished.append(job.experiment)
+    return unfinished
 
 
 def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:

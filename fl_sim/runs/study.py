@@ -110,9 +110,8 @@ def read(path: str | Path) -> Study:
     except (RequestError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from None
     if parameters != {"seed", *axes}:
-        raise RequestError(
-            f"{path}: measure takes seed and {sorted(axes)}; got {sorted(parameters)}"
-        )
+        wanted, came = sorted(axes), sorted(parameters)
+        raise RequestError(f"{path}: measure takes seed and {wanted}; got {came}")
     question = ([*str(module.__doc__ or "").strip().splitlines(), path.stem])[0]
     return Study(path, text, question, labelled, seeds, measure)
 
@@ -161,10 +160,8 @@ def run(
             for link in (folder.parent, folder):
                 refuse_link(link)
         task = partial(_measure, study.path, root, resume)
-        errors = {
-            p.key: error for p, error in run_jobs(task, points, workers, on_job_end=on_point_end)
-        }
-        _write_summary(study, root, points, errors)
+        failed = run_jobs(task, points, workers, on_job_end=on_point_end)
+        _write_summary(study, root, points, {point.key: error for point, error in failed})
         return load_study(root)
 
 

@@ -182,9 +182,8 @@ class ClientTrainer:
 
     def _sgd_config(self, config: RoundConfig, client: int) -> SgdConfig | None:
         """Return a client's settings in a batch; None if it has to be trained alone."""
-        if not (
-            config.batch_clients and self.can_batch_clients and len(self.shards.owners[client])
-        ):
+        has_data = len(self.shards.owners[client]) > 0
+        if not (config.batch_clients and self.can_batch_clients and has_data):
             return None
         sgd = self.schedule.behaviour(client, config.round).sgd_config(config.round)
         return sgd and replace(sgd, mu=sgd.mu or config.proximal_mu)
@@ -272,12 +271,8 @@ class ClientTrainer:
         """Train one client alone; return its unchecked update, and its shard with its new state."""
         round_num, client = config.round, task.client
         self.model_tensors.load(config.parameters, config.buffers)
-        shard = replace(
-            shard,
-            proximal_mu=config.proximal_mu,
-            received=_copy(config.received),
-            memory=_copy(task.state),
-        )
+        received, memory = _copy(config.received), _copy(task.state)
+        shard = replace(shard, proximal_mu=config.proximal_mu, received=received, memory=memory)
         loss = self.compute_loss(shard) if config.needs_losses and len(shard) else float("nan")
         rng = generator(self.shards.seed, "round", round_num, "client", client)
         metrics = {"train_loss": float("nan"), "train_accuracy": float("nan")}

@@ -95,9 +95,8 @@ def check_update(update: Any, expected: ExpectedUpdate) -> Update:
     config = expected.config
     if type(update.client) is not int or update.client != expected.client:
         raise InvalidUpdateError(f"answered as client {update.client!r}, not {expected.client}")
-    norm = _check_vector(
-        "the update", update.delta, tuple(config.parameters.shape), config.parameters
-    )
+    like = config.parameters
+    norm = _check_vector("the update", update.delta, tuple(like.shape), like)
     return Update(
         client=expected.client,
         delta=update.delta,
@@ -186,9 +185,7 @@ def make_failure(round_num: int, client: int, cause: str) -> Failure:
     control characters, become the replacement character.
     """
     line = (cause.splitlines() or [""])[0][:MAX_CAUSE_LENGTH]
-    plain = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return Failure(round_num, client, plain)
 
 
@@ -322,8 +319,7 @@ def _check_memory(memory: Any) -> Tensors:
             raise InvalidUpdateError(f"{what} cannot be stored: {values.dtype}, {values.layout}")
         total_size += values.numel() * values.element_size()
         if total_size > MAX_STATE_BYTES:  # an expanded tensor is small only until it is stored
-            raise InvalidUpdateError(
-                f"{what} is too much: {total_size} bytes, at most {MAX_STATE_BYTES}"
-            )
+            cause = f"{total_size} bytes, at most {MAX_STATE_BYTES}"
+            raise InvalidUpdateError(f"{what} is too much: {cause}")
         state[name] = values.detach().cpu().contiguous()
     return state
