@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.audit.findings import HEADLINE, AttackContext, run_attacks
-from fl_sim.audit.references import ReferencePlan, make_reference_signals, plan_references
+from fl_sim.audit.references import make_reference_signals, plan_references
 from fl_sim.audit.server_view import record_server_view
 from fl_sim.audit.target_run import TargetRun, load_target
 from fl_sim.core import process
@@ -94,7 +93,20 @@ def audit(
     (target_run.folder / AUDIT).unlink(missing_ok=True)  # it describes the old tables
     write_table(target_run.folder / AUDIT_FINDINGS, table)
     write_table(target_run.folder / AUDIT_RECORDS, _tabulate_records(target_run, context, scores))
-    summary = _summarise(target_run, tier, plan, findings, time.time() - started)
+    areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
+    summary = {
+        "run_id": target_run.result["run_id"],
+        "seed": seed,
+        "params_sha256": target_run.result["params_sha256"],
+        "tier": tier,
+        "references": plan.kind,
+        "num_references": plan.count,
+        "population": "test images",
+        "pool": "members and outsiders matched by client, class and protected status",
+        "headline": HEADLINE[tier],  # the headline attack was chosen in advance
+        "attacks": {f.attack: f._asdict() for f in areas},
+        "wall_seconds": time.time() - started,
+    }
     seal_audit(target_run.folder, summary)
     return table
 
@@ -111,23 +123,3 @@ def _tabulate_records(
         for name, score in scores.items()
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-def _summarise(
-    target_run: TargetRun, tier: int, plan: ReferencePlan, findings: list[Finding], seconds: float
-) -> dict[str, Any]:
-    """Return a summary of the audit, whose headline attack was chosen in advance."""
-    areas = [f for f in findings if (f.metric, f.group, f.client) == ("auc", "all", -1)]
-    return {
-        "run_id": target_run.result["run_id"],
-        "seed": target_run.experiment.seed,
-        "params_sha256": target_run.result["params_sha256"],
-        "tier": tier,
-        "references": plan.kind,
-        "num_references": plan.count,
-        "population": "test images",
-        "pool": "members and outsiders matched by client, class and protected status",
-        "headline": HEADLINE[tier],
-        "attacks": {f.attack: f._asdict() for f in areas},
-        "wall_seconds": seconds,
-    }

@@ -45,7 +45,11 @@ def list_entries(kind: Kind) -> list[Item]:
     package, base = PACKAGES[kind]
     classes = discover(package, base)
     plugins = [Item(cls.__name__, *summary_of(cls), describe_use(cls)) for cls in classes]
-    return plugins + (_list_flower_strategies() if kind == "strategies" else [])
+    if kind == "strategies":  # and those of Flower itself, which can be used as they are
+        for name in list_strategies():
+            text = summary_of(find_strategy(name))[0]
+            plugins.append(Item(name, text, f"built into Flower: {FLOWER}.{name}"))
+    return plugins
 
 
 def describe_use(cls: type[Any]) -> str:
@@ -63,14 +67,6 @@ def describe_use(cls: type[Any]) -> str:
 
 def _write_value(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(label(value))
-
-
-def _list_flower_strategies() -> list[Item]:
-    """Return an entry for each strategy of Flower itself, which can be used as it is."""
-    return [
-        Item(name, summary_of(find_strategy(name))[0], f"built into Flower: {FLOWER}.{name}")
-        for name in list_strategies()
-    ]
 
 
 def _list_models() -> list[Item]:

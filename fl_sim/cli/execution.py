@@ -48,17 +48,13 @@ def read(
     try:
         load_dataset(data.dataset, data.path, data.read_options)
     except MissingDataError as error:
-        _warn_loudly(data.dataset, fallback, error)
+        console.rule(f"[bold red]{data.dataset} IS MISSING: RUNNING ON {fallback.upper()} INSTEAD")
+        console.print(f"[red]{error}", soft_wrap=True)
+        console.rule()
         sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]
         overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
         return experiment_file.read(file, overrides, full=full)
     return content
-
-
-def _warn_loudly(missing: str, fallback: str, error: MissingDataError) -> None:
-    console.rule(f"[bold red]{missing} IS MISSING: RUNNING ON {fallback.upper()} INSTEAD")
-    console.print(f"[red]{error}", soft_wrap=True)
-    console.rule()
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...]:

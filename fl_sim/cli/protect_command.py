@@ -1,6 +1,5 @@
 """The command that protects images before they are published, or checks protected ones."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +61,12 @@ def protect(
     if verify is not None:
         with show_stages(console) as watch:
             verdict = check_protected(verify, source, watch)
-        _print_verdict(verify, verdict.problems, describe_result(verdict))
+        for problem in verdict.problems:
+            console.print(problem, soft_wrap=True, markup=False)
+        if verdict.problems:
+            stop(f"failed: {len(verdict.problems)} problems in {verify}", 1)
+        for line in describe_result(verdict):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
@@ -76,12 +80,3 @@ def protect(
     for name, value, note in write_report(manifest):
         console.print(f"{name:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
     console.print(f"{out}: keep manifest.json and request.json secret", soft_wrap=True)
-
-
-def _print_verdict(folder: Path, problems: Sequence[str], summary: Sequence[str]) -> None:
-    for problem in problems:
-        console.print(problem, soft_wrap=True, markup=False)
-    if problems:
-        stop(f"failed: {len(problems)} problems in {folder}", 1)
-    for line in summary:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)

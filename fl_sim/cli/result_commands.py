@@ -25,7 +25,8 @@ def report(
 ) -> None:
     """Rebuild the tables, figures and report page of finished runs."""
     refuse_unreadable(path)
-    folders = [folder for folder in (path, *sorted(path.glob("*/"))) if _holds_results(folder)]
+    folders = [path, *sorted(path.glob("*/"))]
+    folders = [f for f in folders if (f / RUNS).exists() or (f / STUDY).exists()]
     if not folders:
         raise RequestError(f"no results in {path}")
     undamaged = [_report(folder, alone=len(folders) == 1) for folder in folders]
@@ -53,10 +54,6 @@ def _report(folder: Path, alone: bool) -> bool:
             raise
         print_error(f"error: {error}")
         return False
-
-
-def _holds_results(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (RUNS, STUDY))
 
 
 def audit(

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from fl_sim.backends.base import Backend
 from fl_sim.core import atomic_io
 from fl_sim.core.tensor_files import write_tensors
 from fl_sim.federation.federation import Federation
-from fl_sim.federation.pool import Pool
 from fl_sim.metrics.leakage import loss_score, margin_score
 from fl_sim.results import FILES, MODEL, RESULT, ROWS, make_rows_table, summarise_rows
 from fl_sim.rounds.state import State
@@ -112,7 +110,12 @@ def _score_records(federation: Federation, state: State, backend: Backend) -> pd
 def _save_samples(path: Path, federation: Federation) -> None:
     """Save a few images, clean and as published, and the number of records by client and class."""
     pool = federation.pool
-    rows = _select_first_of_each_class(pool)[:NUM_SAMPLES]
+    # The first record of each class, of protected ones alone if there are any.
+    candidates = pool.protected.nonzero().squeeze(1)
+    if len(candidates) == 0:
+        candidates = torch.arange(len(pool.labels))
+    labels = pool.labels[candidates]
+    rows = torch.stack([candidates[labels == c][0] for c in labels.unique()])[:NUM_SAMPLES]
     arrays = {
         "clean": pool.clean_images[rows].numpy(),
         "published": pool.noisy_images[rows].numpy(),
@@ -122,12 +125,3 @@ def _save_samples(path: Path, federation: Federation) -> None:
         "protected": federation.protected_counts.numpy(),
     }
     atomic_io.write_arrays(path, arrays, compressed=False)
-
-
-def _select_first_of_each_class(pool: Pool) -> Int64[Tensor, " m"]:
-    """Return the first record of each class, of protected ones alone if there are any."""
-    candidates = pool.protected.nonzero().squeeze(1)
-    if len(candidates) == 0:
-        candidates = torch.arange(len(pool.labels))
-    labels = pool.labels[candidates]
-    return torch.stack([candidates[labels == label][0] for label in labels.unique()])

@@ -177,7 +177,15 @@ def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listene
     started, used = perf_counter(), process_time()
     results = study.measure(seed=point.seed, **values)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
-    _write_point(folder, results, times)
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    images = {name: value for name, value in results.items() if isinstance(value, Tensor)}
+    if images:
+        pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
+        files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
+    numbers = {name: float(value) for name, value in results.items() if name not in images}
+    # Last, since the numbers mark the point as measured.
+    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
 
 
 def _is_measured(folder: Path) -> bool:
@@ -189,18 +197,6 @@ def _is_measured(folder: Path) -> bool:
         return False
 
 
-def _write_point(folder: Path, results: Measured, times: dict[str, float]) -> None:
-    """Write the results of a point, its numbers last, since they mark it as measured."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files: dict[str, str] = {}
-    images = {name: value for name, value in results.items() if isinstance(value, Tensor)}
-    if images:
-        pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
-        files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
-    numbers = {name: float(value) for name, value in results.items() if name not in images}
-    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
-
-
 def _write_summary(
     study: Study, root: Path, points: list[Point], errors: dict[tuple[str, int], str]
 ) -> None:
@@ -208,9 +204,8 @@ def _write_summary(
     cells = []
     for point in points:
         folder = run_folder(root, *point.key)
-        cell = {"settings": point.settings, "seed": point.seed}
-        cell["folder"] = str(folder.relative_to(root))
+        place = {"seed": point.seed, "folder": str(folder.relative_to(root))}
         content = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
-        cells.append({**cell, **(content or {})})
+        cells.append({"settings": point.settings, **place, **(content or {})})
     content = {"study": study.name, "question": study.question, "cells": cells}
     write_sealed(root / SUMMARY, {**content, "environment": describe_environment("study")})

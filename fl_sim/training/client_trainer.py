@@ -239,7 +239,7 @@ class ClientTrainer:
         for attempt in range(task.attempt, max(retries, task.attempt) + 1):
             try:
                 with time_limit(self.policy.timeout):
-                    answers = self.attempt(config, _with_attempt(task, attempt))
+                    answers = self.attempt(config, replace(task, attempt=attempt))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -301,10 +301,6 @@ class ClientTrainer:
 def make_trainer(federation: Federation, faults: Faults = NO_FAULTS) -> ClientTrainer:
     """Return a trainer of a federation's clients that has its own copy of the model."""
     return ClientTrainer(federation.shards, deepcopy(federation.model), faults)
-
-
-def _with_attempt(task: ClientTask, attempt: int) -> ClientTask:
-    return task if task.attempt == attempt else replace(task, attempt=attempt)
 
 
 def _copy(tensors: Tensors) -> Tensors:

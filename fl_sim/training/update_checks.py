@@ -97,6 +97,7 @@ def check_update(update: Any, expected: ExpectedUpdate) -> Update:
         raise InvalidUpdateError(f"answered as client {update.client!r}, not {expected.client}")
     like = config.parameters
     norm = _check_vector("the update", update.delta, tuple(like.shape), like)
+    has_loss = config.needs_losses and expected.num_examples > 0 and expected.trains
     return Update(
         client=expected.client,
         delta=update.delta,
@@ -104,14 +105,10 @@ def check_update(update: Any, expected: ExpectedUpdate) -> Update:
         num_examples=expected.num_examples,
         metrics=_check_metrics(update.metrics),
         norm=norm,
-        loss=_check_loss(update.loss) if _expects_loss(expected) else math.nan,
+        loss=_check_loss(update.loss) if has_loss else math.nan,
         sent=_check_sent(update.sent, expected),
         memory=_check_memory(update.memory),
     )
-
-
-def _expects_loss(expected: ExpectedUpdate) -> bool:
-    return expected.config.needs_losses and expected.num_examples > 0 and expected.trains
 
 
 def require_common_metrics(
