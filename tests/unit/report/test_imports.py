@@ -84,6 +84,7 @@ def test_what_is_no_class_of_a_plug_in_has_no_text(path: str) -> None:
 def test_an_interrupt_is_told_of_as_before_once_all_is_imported() -> None:
     code = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "from fl_sim.cli.terminal import importing\n"
         "with importing(): pass\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"

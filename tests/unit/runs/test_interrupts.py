@@ -16,6 +16,7 @@ from fl_sim.runs import owner_noise
 ROOT = Path(__file__).parents[3]
 IN_AN_IMPORT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "fl_sim.cli":
