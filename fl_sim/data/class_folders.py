@@ -56,10 +56,9 @@ def label_by_folders(
     levels = levels or _guess_levels(folder, parents.values())
     files = [_label_image(folder, name, above, levels) for name, above in parents.items()]
     nested = [name for name, above in parents.items() if len(above) > len(levels)]
-    notes = (
-        [f"{summarise(nested, 'image')} in folders below those of the classes"] if nested else []
-    )
-    return files, notes
+    if not nested:
+        return files, []
+    return files, [f"{summarise(nested, 'image')} in folders below those of the classes"]
 
 
 def _refuse_empty(folder: Path, contents: FolderContents) -> None:
@@ -82,16 +81,14 @@ def _guess_levels(folder: Path, parents: Iterable[tuple[str, ...]]) -> tuple[str
     if not splits:
         inner = {path[1] if len(path) > 1 else "" for path in paths}
         if all(parse_split(name) for name in inner) and inner:
-            _raise_unclear(
-                folder, f"the splits {', '.join(sorted(inner))} below the classes", "label/split"
-            )
+            names = ", ".join(sorted(inner))
+            _raise_unclear(folder, f"the splits {names} below the classes", "label/split")
         _refuse_look_alikes(folder, paths)
         return ("label",)
     others = [top for top in tops if not parse_split(top)]
     if others:
-        _raise_unclear(
-            folder, f"{splits[0]}, which may be a split or a class, beside {others[0]}", "label"
-        )
+        problem = f"{splits[0]}, which may be a split or a class, beside {others[0]}"
+        _raise_unclear(folder, problem, "label")
     kinds = [parse_split(top) for top in splits]
     if len(set(kinds)) < len(kinds):
         _raise_unclear(folder, f"{' and '.join(splits)}, of which two are the same split", "label")

@@ -54,11 +54,8 @@ class Batch(NamedTuple):
 
 def escape(name: str | Path) -> str:
     """Return a name on one line, with escapes for characters that cannot be printed."""
-    escaped = (
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in str(name)
-    )
-    return "".join(escaped)
+    codec = "unicode_escape", "surrogatepass"
+    return "".join(c if c.isprintable() else c.encode(*codec).decode() for c in str(name))
 
 
 def count_decoded_bytes(path: Path, name: str) -> int:
@@ -100,9 +97,8 @@ def decode(content: bytes, name: str) -> DecodedImage:
             image = ImageOps.exif_transpose(opened)
             return _to_tensors(image, profile)
         except Exception as error:  # a damaged file makes decoders raise nearly anything
-            raise MissingDataError(
-                f"corrupt image {escape(name)}: {_describe_cause(error)}"
-            ) from None
+            cause = _describe_cause(error)
+            raise MissingDataError(f"corrupt image {escape(name)}: {cause}") from None
 
 
 def _open_checked(file: Path | io.BytesIO, name: str) -> Image.Image:
@@ -113,9 +109,8 @@ def _open_checked(file: Path | io.BytesIO, name: str) -> Image.Image:
             image = Image.open(file, formats=FORMATS)
             frames = getattr(image, "n_frames", 1)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise MissingDataError(
-            f"image {escape(name)} is too large: {_describe_cause(error)}"
-        ) from None
+        cause = _describe_cause(error)
+        raise MissingDataError(f"image {escape(name)} is too large: {cause}") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise MissingDataError(f"corrupt image {escape(name)}: {_describe_cause(error)}") from None
     problem = _find_problem(image, frames)

@@ -41,9 +41,8 @@ def _find_delimiter(head: str) -> str:
 
 
 def _split_cells(line: str, delimiter: str) -> list[str]:
-    return [
-        cell.strip().strip('"').strip().casefold() for cell in line.strip("\r\n").split(delimiter)
-    ]
+    cells = line.strip("\r\n").split(delimiter)
+    return [cell.strip().strip('"').strip().casefold() for cell in cells]
 
 
 def label_by_csv(

@@ -56,12 +56,8 @@ def partition_records(
     Raises:
         FieldError: If there are more clients than samples.
     """
-    require(
-        num_clients <= len(labels),
-        "data.num_clients",
-        f"at most one client per sample, {len(labels)}",
-        num_clients,
-    )
+    allowed = f"at most one client per sample, {len(labels)}"
+    require(num_clients <= len(labels), "data.num_clients", allowed, num_clients)
     if owners is None:
         parts = partition.split(labels.numpy(), num_clients, rng)
     else:

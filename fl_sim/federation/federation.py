@@ -93,9 +93,7 @@ class Federation:
     def draws(self) -> tuple[Draw, ...]:
         """The draw of the clients of each round, from the first to the last."""
         numbers = range(1, self.experiment.rounds + 1)
-        return tuple(
-            self.schedule.describe_draw(round_num, self.clients_with_data) for round_num in numbers
-        )
+        return tuple(self.schedule.describe_draw(i, self.clients_with_data) for i in numbers)
 
     @cached_property
     def max_clients_per_round(self) -> int:
@@ -103,9 +101,7 @@ class Federation:
         if self.experiment.participation.sampling == "fixed":
             return self.experiment.clients_per_round
         numbers, schedule = range(1, self.experiment.rounds + 1), self.schedule
-        return max(
-            len(schedule.choose_clients(round_num, self.clients_with_data)) for round_num in numbers
-        )
+        return max(len(schedule.choose_clients(i, self.clients_with_data)) for i in numbers)
 
     @cached_property
     def evaluation_inputs(self) -> dict[str, Tensor]:
@@ -140,10 +136,8 @@ def load_federation(text: str) -> Federation:
     It is prepared once per process, and again if the files of its dataset have changed.
     """
     experiment = Experiment.from_json(text)
-    data = experiment.data
-    return _cached_federation(
-        text, hash_dataset(data.dataset, data.path), hash_user_files(experiment)
-    )
+    content = hash_dataset(experiment.data.dataset, experiment.data.path)
+    return _cached_federation(text, content, hash_user_files(experiment))
 
 
 @lru_cache(maxsize=2)

@@ -90,12 +90,8 @@ def choose_pairs(arrays: NpzFile, wanted: str | None) -> list[ArrayPair]:
     """
     if wanted is None:
         return arrays.pairs
-    known = {pair.split or "images": pair for pair in arrays.pairs}
-    same = [
-        pair
-        for pair in arrays.pairs
-        if parse_split(wanted) and parse_split(pair.split) == parse_split(wanted)
-    ]
+    known, split = {pair.split or "images": pair for pair in arrays.pairs}, parse_split(wanted)
+    same = [pair for pair in arrays.pairs if split and parse_split(pair.split) == split]
     if wanted not in known and len(same) != 1:
         raise RequestError(f"--split: one of {', '.join(known)}; got {wanted!r}")
     return [known[wanted]] if wanted in known else same

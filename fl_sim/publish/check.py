@@ -152,9 +152,8 @@ def _check_files(
             continue
         label = _find_label(entry, labels)
         if label != entry.label:
-            yield ImageFinding(
-                f"{escape(entry.file)} has the label {label}, not {escape(entry.label)}"
-            )
+            name = escape(entry.file)
+            yield ImageFinding(f"{name} has the label {label}, not {escape(entry.label)}")
         content = path.read_bytes()
         if hash_bytes(content) != entry.sha256:
             yield ImageFinding(f"{escape(entry.file)} was changed after it was protected")
@@ -294,10 +293,6 @@ def _find_strays(out: Path, known: set[str]) -> list[str]:
     """Return a problem per file of the folder that is not in the manifest or is a link."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and not path.is_symlink())
     names = [path.relative_to(out).as_posix() for path in files]
-    strays = [
-        f"{escape(name)} is not in the manifest"
-        for name in names
-        if name not in known | {*OWN_FILES}
-    ]
+    strays = [name for name in names if name not in known | {*OWN_FILES}]
     links = [f"{escape(path.relative_to(out))} is a link" for path in sorted(find_links(out))]
-    return strays + links
+    return [*(f"{escape(name)} is not in the manifest" for name in strays), *links]

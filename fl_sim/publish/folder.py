@@ -62,10 +62,8 @@ def protect_folder(request: Request, progress: Progress) -> None:
     prepare_out(request.out, scan.num_bytes)
     classes = sorted({image.label for image in scan.files})
     labels = torch.tensor([classes.index(image.label) for image in scan.files])
-    inputs = [
-        [image.name, image.label, digest]
-        for image, digest in zip(scan.files, scan.sha256, strict=True)
-    ]
+    pairs = zip(scan.files, scan.sha256, strict=True)
+    inputs = [[image.name, image.label, sha256] for image, sha256 in pairs]
     digest = hash_bytes(repr(inputs).encode())
     started = {"request": request.describe(), "input_sha256": digest}
     done = manifest.begin(request.out, started)
@@ -210,11 +208,8 @@ def _write_one(
 
 
 def _encode_png(picture: DecodedImage) -> bytes:
-    planes = (
-        picture.pixels
-        if picture.alpha is None
-        else torch.cat([picture.pixels, picture.alpha[None]])
-    )
+    alpha = [] if picture.alpha is None else [picture.alpha[None]]
+    planes = torch.cat([picture.pixels, *alpha])
     pixels = planes.permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     image = Image.fromarray(pixels[:, :, 0] if len(planes) == 1 else pixels)
@@ -223,9 +218,7 @@ def _encode_png(picture: DecodedImage) -> bytes:
 
 
 def _encode_labels(entries: list[ImageEntry], files: list[LabelledImage]) -> bytes:
-    columns = ["split"] * any(image.split for image in files) + ["owner"] * any(
-        image.owner for image in files
-    )
+    columns = [key for key in ("split", "owner") if any(getattr(image, key) for image in files)]
     values = {image.name: {"split": image.split, "owner": image.owner} for image in files}
     file = io.StringIO(newline="")
     rows = csv.writer(file, lineterminator="\n")

@@ -100,10 +100,8 @@ def append(out: Path, entry: ImageEntry) -> None:
     Raises:
         RunFailedError: If the disk is full.
     """
-    flags, mode = (
-        os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW,
-        stat.S_IRUSR | stat.S_IWUSR,
-    )
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    mode = stat.S_IRUSR | stat.S_IWUSR
     with wrap_write_errors(out / JOURNAL), open(os.open(out / JOURNAL, flags, mode), "a") as file:
         file.write("\n" + json.dumps(asdict(entry)))
 
@@ -116,13 +114,8 @@ def refuse_unchanged(request: Request, entries: list[ImageEntry]) -> None:
 
 def finish(out: Path, content: dict[str, Any], entries: list[ImageEntry]) -> None:
     """Write the manifest, and remove the journal."""
-    images = [asdict(entry) for entry in entries]
-    whole = {
-        "version": VERSION,
-        "fl_sim": importlib.metadata.version("fl-sim"),
-        **content,
-        "images": images,
-    }
+    head = {"version": VERSION, "fl_sim": importlib.metadata.version("fl-sim")}
+    whole = {**head, **content, "images": [asdict(entry) for entry in entries]}
     write_file(out / MANIFEST, (json.dumps(whole, indent=1) + "\n").encode(), private=True)
     (out / JOURNAL).unlink(missing_ok=True)
 
@@ -220,11 +213,8 @@ def _check(content: Any) -> None:
     _require(is_text, "expected notes as a list of str")
     _require(len(content["images"]) > 0, "images is empty")
     entries = [_parse_entry(image) for image in content["images"]]
-    for values in (
-        [entry.name for entry in entries],
-        [(entry.file, entry.name) for entry in entries],
-    ):
-        _require(len(set(values)) == len(values), "an image is in it twice")
+    names = [entry.name for entry in entries]
+    _require(len(set(names)) == len(names), "an image is in it twice")
     parse_protection(content)
 
 

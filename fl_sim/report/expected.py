@@ -84,17 +84,15 @@ def load_measured(path: Path, out: Path) -> MeasuredResults:
         RequestError: If there are none.
     """
     root = out / path.name.removesuffix(".expected.json")
-    file = f"experiments/{root.name}.py"
+    name, file = root.name, f"experiments/{root.name}.py"
     if (root / SUMMARY).exists():
         study = load_study(root)
         cells = study.cells.rename(columns=lambda name: str(name).removeprefix("numbers."))
-        return MeasuredResults(
-            root.name, f"fl-sim study {file}", study.hardware, cells, tuple(study.numbers)
-        )
+        command, numbers = f"fl-sim study {file}", tuple(study.numbers)
+        return MeasuredResults(name, command, study.hardware, cells, numbers)
     results = load_results(root)
-    return MeasuredResults(
-        root.name, f"fl-sim sweep {file}", _read_hardware(results), results.cells, NUMBERS
-    )
+    hardware = _read_hardware(results)
+    return MeasuredResults(name, f"fl-sim sweep {file}", hardware, results.cells, NUMBERS)
 
 
 def record(path: Path, measured: MeasuredResults, minutes: float) -> None:
@@ -105,9 +103,8 @@ def record(path: Path, measured: MeasuredResults, minutes: float) -> None:
         measured: Results of the experiment, with all cells finished.
         minutes: Wall-clock time of the runs.
     """
-    earlier = (
-        _read_expected(path) if path.exists() else {"command": measured.command, "reported": []}
-    )
+    first = {"command": measured.command, "reported": []}
+    earlier = _read_expected(path) if path.exists() else first
     content = earlier | {
         "experiment": measured.name,
         "seeds": sorted({int(seed) for seed in measured.cells["seed"]}),
@@ -121,17 +118,14 @@ def record(path: Path, measured: MeasuredResults, minutes: float) -> None:
 
 def compare(path: Path, measured: MeasuredResults) -> list[Deviation]:
     """Return the numbers that are further from their expected values than the file allows."""
-    means = {
-        (e["settings"], e["number"]): e["mean"] for e in label_settings(_summarize_cells(measured))
-    }
+    entries = label_settings(_summarize_cells(measured))
+    means = {(entry["settings"], entry["number"]): entry["mean"] for entry in entries}
     deviations = []
     for entry in label_settings(_read_expected(path)["numbers"]):
         value = means.get((entry["settings"], entry["number"]), math.nan)
         if not abs(value - entry["mean"]) <= entry["tolerance"]:
-            deviation = Deviation(
-                entry["settings"], entry["number"], entry["mean"], value, entry["tolerance"]
-            )
-            deviations.append(deviation)
+            settings, number, mean = (entry[key] for key in ("settings", "number", "mean"))
+            deviations.append(Deviation(settings, number, mean, value, entry["tolerance"]))
     return deviations
 
 

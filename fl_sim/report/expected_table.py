@@ -76,10 +76,8 @@ def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
         of_runs: Names of the numbers that runs have; a file with others is a study's.
     """
     entries = label_settings(content["numbers"])
-    values = {
-        e["settings"]: setting["settings"]
-        for e, setting in zip(entries, content["numbers"], strict=True)
-    }
+    pairs = zip(entries, content["numbers"], strict=True)
+    values = {labelled["settings"]: entry["settings"] for labelled, entry in pairs}
     cells = {(e["settings"], e["number"]): e for e in entries}
     names = list(dict.fromkeys(e["number"] for e in entries))
     shown = {name: name.replace("_", " ") for name in names}
@@ -89,9 +87,7 @@ def render_table(content: dict[str, Any], of_runs: Sequence[str]) -> str:
     if accuracies and len(values) >= LONG and _can_be_crossed(content["numbers"]):
         return _finish(_cross(content["numbers"]), content, shown)
     if len(shown) > max(WIDE, len(values)):
-        rows = [
-            [setting, *(_format(n, cells.get((setting, n))) for n in shown)] for setting in values
-        ]
+        rows = [[key, *(_format(n, cells.get((key, n))) for n in shown)] for key in values]
         table = [["", *shown.values()], *rows]
         return _finish([list(column) for column in zip(*table, strict=True)], content, shown)
     axes = [path.split(".")[-1] for path in content["numbers"][0]["settings"]]

@@ -52,10 +52,9 @@ class Setting:
     @property
     def label(self) -> str:
         """The values of the axes, short enough for a legend."""
+        axes = tuple(self.values)
         return " · ".join(
-            word
-            if _is_self_explanatory(word)
-            else f"{shorten_path(axis, tuple(self.values))} {word}"
+            word if _is_self_explanatory(word) else f"{shorten_path(axis, axes)} {word}"
             for axis, word in self.values.items()
         )
 
@@ -167,11 +166,8 @@ class Setting:
 
     def client_history(self, name: str) -> pd.DataFrame:
         """Return the rows of a metric by client, over all rounds of every seed."""
-        places = [
-            rows
-            for (metric, _, client), rows in self._positions.items()
-            if metric == name and client
-        ]
+        by_client = {key: rows for key, rows in self._positions.items() if key[2]}
+        places = [rows for (metric, _, _), rows in by_client.items() if metric == name]
         return self.rows.take(np.sort(np.concatenate(places))) if places else self.rows[:0]
 
     @property
@@ -247,9 +243,7 @@ class Grid:
     @cached_property
     def has_history(self) -> bool:
         """True if any run was scored after more than one round."""
-        return any(
-            setting.metric_rows("accuracy")["round"].nunique() > 1 for setting in self.finished
-        )
+        return any(s.metric_rows("accuracy")["round"].nunique() > 1 for s in self.finished)
 
     @property
     def num_parallel_runs(self) -> int:
@@ -300,22 +294,18 @@ def build_grid(results: Results) -> Grid:
     """Return the grid of an experiment's results. Cached: the terminal and the page share it."""
     cells = _use_python_strings(results.cells)
     paths = [str(name) for name in cells.columns if str(name).startswith(PREFIX)]
-    words = {
-        path.removeprefix(PREFIX): [format_value(item, path) for item in cells[path]]
-        for path in paths
-    }
+    texts = {path: [format_value(item, path) for item in cells[path]] for path in paths}
+    words = {path.removeprefix(PREFIX): values for path, values in texts.items()}
     axes = {axis: list(dict.fromkeys(values)) for axis, values in words.items()}
     axes = {axis: values for axis, values in axes.items() if len(values) > 1}
     members: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(cells)):
         members.setdefault(tuple(words[axis][i] for axis in axes), []).append(i)
     by_run = _group_rows_by_run(results)
-    settings = [
-        _build_setting(
-            results.path, dict(zip(axes, key, strict=True)), cells.iloc[positions], by_run
-        )
-        for key, positions in members.items()
-    ]
+    settings = []
+    for key, positions in members.items():
+        values = dict(zip(axes, key, strict=True))
+        settings.append(_build_setting(results.path, values, cells.iloc[positions], by_run))
     return Grid(results, axes, settings)
 
 
@@ -379,14 +369,8 @@ def _group_rows_by_run(results: Results) -> RowsByRun:
         rows = rows.drop_duplicates()
     rows = _use_python_strings(rows)
     rows = rows.assign(**{KIND: _number_kinds(rows)})
-    positions = group_positions(rows, ["run_id", "seed"])
-    return RowsByRun(
-        rows,
-        {
-            (str(run_id), int(seed)): run_positions
-            for (run_id, seed), run_positions in positions.items()
-        },
-    )
+    positions = group_positions(rows, ["run_id", "seed"]).items()
+    return RowsByRun(rows, {(str(run_id), int(seed)): at for (run_id, seed), at in positions})
 
 
 def _use_python_strings(table: pd.DataFrame) -> pd.DataFrame:
@@ -398,10 +382,7 @@ def _use_python_strings(table: pd.DataFrame) -> pd.DataFrame:
 def _number_kinds(rows: pd.DataFrame) -> NDArray[np.intp]:
     """Return a number per row that is equal for equal metric, group and kind of client."""
     columns = [rows["metric"], rows["group"], rows["client"] >= 0]
-    numbers: NDArray[np.intp] = (
-        rows.groupby(columns, sort=False).ngroup().to_numpy().astype(np.intp)
-    )
-    return numbers
+    return np.asarray(rows.groupby(columns, sort=False).ngroup(), np.intp)
 
 
 def _create_empty_rows() -> pd.DataFrame:

@@ -57,9 +57,7 @@ def build_metric_table(
     filled = [column for column in columns if keep_empty or has_values(grid, [column])]
 
     def cells(setting: Setting) -> list[Cell]:
-        return [
-            build_metric_cell(setting, metric, form, group) for _, metric, group, form in filled
-        ]
+        return [build_metric_cell(setting, name, form, group) for _, name, group, form in filled]
 
     return build_setting_table(grid, caption, [heading for heading, *_ in filled], cells)
 

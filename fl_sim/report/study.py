@@ -46,10 +46,8 @@ def _arrange_table(results: StudyResults) -> tuple[list[str], list[str], list[li
     There is one row per point, or one per number if there are too many numbers for columns.
     """
     points, names = group_points(results), [name.replace("_", " ") for name in results.numbers]
-    numbers = [
-        [_format_values(values[f"numbers.{name}"]) for name in results.numbers]
-        for _, values in points
-    ]
+    columns = [f"numbers.{name}" for name in results.numbers]
+    numbers = [[_format_values(values[column]) for column in columns] for _, values in points]
     if len(names) <= max(MAX_COLUMNS, len(points)):
         rows = [[*words, *values] for (words, _), values in zip(points, numbers, strict=True)]
         return list(results.axes), names, rows
@@ -82,11 +80,8 @@ def _format_values(values: "pd.Series[float]") -> str:
 
 def write_study_page(results: StudyResults) -> Path:
     """Write `report.html`, which needs no other file, and its figures; return its path."""
-    drawings = [
-        d
-        for d in (_draw_lines(results), _draw_rows(results), _draw_images(results))
-        if d is not None
-    ]
+    figures = (_draw_lines(results), _draw_rows(results), _draw_images(results))
+    drawings = [drawing for drawing in figures if drawing is not None]
     write_figures(results.path / "figures", drawings)
     path = results.path / "report.html"
     sections = [_build_overview(results), *_figures(drawings), _build_numbers(results)]
@@ -215,9 +210,8 @@ def _draw_images(results: StudyResults) -> Drawing | None:
     if not images_by_point:
         return None
     kinds = list(next(iter(images_by_point.values())))
-    caption = (
-        f"Images of seed {results.seeds[0]}. Rows of each tile, from the top: {', '.join(kinds)}."
-    )
+    rows = ", ".join(kinds)
+    caption = f"Images of seed {results.seeds[0]}. Rows of each tile, from the top: {rows}."
     tiles = {point: build_tile(list(kinds.values())) for point, kinds in images_by_point.items()}
     widest = max(len(images) for kinds in images_by_point.values() for images in kinds.values())
     columns = max(1, min(len(tiles), TILES // min(widest, ACROSS)))
@@ -233,9 +227,7 @@ def _draw_images(results: StudyResults) -> Drawing | None:
 
 def build_tile(kinds: list[UInt8[np.ndarray, "_ c _ _"]]) -> UInt8[np.ndarray, "c h2 w2"]:
     """Return the first images of each kind as one image, one row per kind, padded with white."""
-    rows = [
-        np.concatenate([_add_border(image) for image in images[:ACROSS]], 2) for images in kinds
-    ]
+    rows = [np.concatenate([*map(_add_border, images[:ACROSS])], 2) for images in kinds]
     widest = max(row.shape[2] for row in rows)
     padded = [
         np.pad(r, ((0, 0), (0, 0), (0, widest - r.shape[2])), constant_values=255) for r in rows

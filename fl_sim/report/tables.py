@@ -164,17 +164,9 @@ def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
     overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
     areas = overall[overall["metric"] == "auc"]
     notes = dict(zip(areas["attack"], areas["note"], strict=True))
-    for name, findings_of_attack in overall[overall["attack"].isin(notes)].groupby(
-        "attack", sort=False
-    ):
-        cells = [
-            _format_finding(findings_of_attack, metric, form)
-            for metric, form in (
-                ("auc", AREA),
-                ("tpr_at_0.01", RATE),
-                ("epsilon_at_fixed_0.01", RATIO),
-            )
-        ]
+    metrics = (("auc", AREA), ("tpr_at_0.01", RATE), ("epsilon_at_fixed_0.01", RATIO))
+    for name, rows in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
+        cells = [_format_finding(rows, metric, form) for metric, form in metrics]
         table.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
     return table
 
@@ -233,9 +225,8 @@ def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
     for reason in explain_undefined(grid):
         text.append(f"\n{reason}", style="yellow not dim")
     for setting, seed, error in list_failed_runs(grid):
-        text.append(
-            f"\nfailed: {setting.label or grid.name}, seed {seed}: {error}", style="red not dim"
-        )
+        where = f"{setting.label or grid.name}, seed {seed}"
+        text.append(f"\nfailed: {where}: {error}", style="red not dim")
     return text
 
 
@@ -298,7 +289,6 @@ def build_functions_table(functions: Iterable[tuple[str, float, float, float]]) 
     for name in ("calls", "own ms", "total ms"):
         table.add_column(name, justify="right")
     for name, calls, own_seconds, total_seconds in functions:
-        table.add_row(
-            Text(name), f"{calls:.4g}", f"{1000 * own_seconds:.1f}", f"{1000 * total_seconds:.1f}"
-        )
+        own, total = (f"{1000 * seconds:.1f}" for seconds in (own_seconds, total_seconds))
+        table.add_row(Text(name), f"{calls:.4g}", own, total)
     return table

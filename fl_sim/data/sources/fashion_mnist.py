@@ -61,20 +61,18 @@ class FashionMnist(Source):
         places: list[tuple[str, Callable[[], Path]]] = [
             (str(cache), lambda: cache),
             (str(SYSTEM_FOLDER), lambda: SYSTEM_FOLDER),
-        ]
-        mirrors: list[tuple[str, Callable[[], Path]]] = [
             (f"apt-get download {DEBIAN_PACKAGE}", lambda: _fetch_debian(cache)),
             ("torchvision's mirror", lambda: _fetch_mirror(cache)),
         ]
         tried = []
-        for place, folder in [*places, *(mirrors if fetch else [])]:
+        for place, folder in places if fetch else places[:2]:
             try:
                 return _read(folder())
             except (MissingDataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 tried.append(f"{place} ({str(error).splitlines()[0]})")
         raise MissingDataError(
-            "data.dataset: fashion_mnist was not found; tried " + "; ".join(tried)
-        ) from None
+            f"data.dataset: fashion_mnist was not found; tried {'; '.join(tried)}"
+        )
 
 
 def _read(folder: Path) -> Dataset:

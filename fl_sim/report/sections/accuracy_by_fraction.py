@@ -26,9 +26,8 @@ FRACTION_LINES = (
 
 def build_accuracy_by_fraction(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section(
-        "fraction", "Accuracy against the protected share", draw_accuracy_against_fraction(grid)
-    )
+    title = "Accuracy against the protected share"
+    return build_figure_section("fraction", title, draw_accuracy_against_fraction(grid))
 
 
 @rc_context(STYLE)

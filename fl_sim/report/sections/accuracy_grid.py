@@ -17,9 +17,8 @@ A_ALL = "protection.a_all"
 
 def build_accuracy_grid(grid: Grid) -> Section | None:
     """Return the section, or None if there is nothing to draw."""
-    return build_figure_section(
-        "crossed", f"Accuracy by {' and '.join(grid.heads)}", draw_accuracy_grid(grid)
-    )
+    title = f"Accuracy by {' and '.join(grid.heads)}"
+    return build_figure_section("crossed", title, draw_accuracy_grid(grid))
 
 
 @rc_context(STYLE)

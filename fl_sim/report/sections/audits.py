@@ -48,12 +48,7 @@ COMPARISONS = (
     ("protected members / protected non-members", "auc", "protected", COLOURS[0]),
     ("clean members / clean non-members", "auc", "clean", COLOURS[2]),
     ("protected / clean non-members: shift alone", "shift_only_auc", "all", GREY),
-    (
-        "protected members / clean non-members: confounded",
-        "naive_protected_auc",
-        "all",
-        COLOURS[1],
-    ),
+    ("protected members / clean non-members: confounded", "naive_protected_auc", "all", COLOURS[1]),
 )
 
 

@@ -27,9 +27,5 @@ def build_benefit(grid: Grid) -> Section | None:
         "near 0, it does not.",
         *list_notes(grid, "fairness_benefit_mean"),
     )
-    return Section(
-        "benefit",
-        "Benefit of taking part",
-        paragraphs,
-        (build_metric_table(grid, "Gains", BENEFIT),),
-    )
+    gains = build_metric_table(grid, "Gains", BENEFIT)
+    return Section("benefit", "Benefit of taking part", paragraphs, (gains,))

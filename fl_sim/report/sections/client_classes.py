@@ -51,9 +51,8 @@ def _find_partitions(grid: Grid) -> list[tuple[str, Samples]]:
     for setting in grid.select_distinct("data", "partition"):
         samples = setting.read_samples()
         if samples is not None:
-            words = [
-                w for axis, w in setting.values.items() if axis.startswith(("partition", "data"))
-            ]
+            values = setting.values.items()
+            words = [word for axis, word in values if axis.startswith(("partition", "data"))]
             partitions.setdefault(samples["client_classes"].tobytes(), (" · ".join(words), samples))
         if len(partitions) == MAX_PARTITIONS:
             break

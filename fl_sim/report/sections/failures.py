@@ -17,13 +17,10 @@ def build_failures(grid: Grid) -> Section | None:
         return None
     tables = []
     if failed:
-        rows = [
-            [*map(Cell, grid.describe(setting)), Cell(str(seed)), Cell(error)]
-            for setting, seed, error in failed
-        ]
-        tables.append(
-            build_table("Runs that did not finish", grid.heads, ["seed", "error"], rows, False)
-        )
+        runs = ([*grid.describe(setting), str(seed), error] for setting, seed, error in failed)
+        rows = [list(map(Cell, run)) for run in runs]
+        caption = "Runs that did not finish"
+        tables.append(build_table(caption, grid.heads, ["seed", "error"], rows, False))
     if len(lost):
         tables.append(_build_lost_clients_table(grid))
     words = f"{format_count(len(failed), 'run')} did not finish. Clients did not deliver "

@@ -59,9 +59,7 @@ def build_fairness(grid: Grid) -> Section | None:
     ]
     if has_values(grid, GROUPS[:1], KINDS):
         components.append(build_metric_table(grid, "Groups of clients", GROUPS))
-    return Section(
-        "fairness", "Fairness", paragraphs, tuple(part for part in components if part is not None)
-    )
+    return Section("fairness", "Fairness", paragraphs, tuple(filter(None, components)))
 
 
 @rc_context(STYLE)
@@ -100,9 +98,8 @@ def _draw_dots(axes: Axes, rows: pd.DataFrame, place: int) -> None:
     shift = JITTER * (2 * ((np.arange(len(rows)) * GOLDEN_RATIO) % 1) - 1)
     colours = [GROUP_COLOURS[group] for group in rows["group"]]
     alpha = 0.85 if len(rows) <= 60 else 0.35
-    axes.scatter(
-        100 * rows["value"], place + shift, s=14, c=colours, alpha=alpha, linewidths=0, zorder=3
-    )
+    x, y = 100 * rows["value"], place + shift
+    axes.scatter(x, y, s=14, c=colours, alpha=alpha, linewidths=0, zorder=3)
 
 
 def _count_missing(settings: Sequence[Setting]) -> str:

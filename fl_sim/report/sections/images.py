@@ -81,11 +81,9 @@ def _draw_sheet(setting: Setting, number: int) -> Drawing:
 def draw_image(axes: Axes, image: NDArray[np.generic]) -> None:
     """Draw one image, in grey or colour, without axes."""
     pixels = image.transpose(1, 2, 0)
-    grey = pixels.shape[2] == 1
     # interpolation "none" stores pixels as they are, so that they stay sharp when enlarged
-    axes.imshow(
-        pixels[:, :, 0] if grey else pixels, cmap="grey", vmin=0, vmax=255, interpolation="none"
-    )
+    plane = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    axes.imshow(plane, cmap="grey", vmin=0, vmax=255, interpolation="none")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)

@@ -19,24 +19,15 @@ def build_key_numbers(grid: Grid) -> Section:
     """Return the headline numbers, one row per setting."""
     shown = choose_headline_columns(grid)
     columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in shown]
-    rows = [
-        [*map(Cell, grid.describe(setting)), *_build_cells(setting, shown)]
-        for setting in grid.settings
-    ]
+    rows = [[*map(Cell, grid.describe(s)), *_build_cells(s, shown)] for s in grid.settings]
     paragraphs = [f"After the last round; {describe_seeds(grid)}. {explain_columns(shown)}"]
     if len(grid.seeds) > 1:
         paragraphs.append(
             "The standard deviation is not a confidence interval. (n/m): defined for n of m seeds."
         )
-    paragraphs += [
-        sentence for sentence in explain_undefined(grid) if not sentence.startswith("CPU s")
-    ]
-    return Section(
-        "key",
-        "Key numbers",
-        tuple(paragraphs),
-        (build_table("Key numbers", grid.heads, columns, rows),),
-    )
+    paragraphs += [text for text in explain_undefined(grid) if not text.startswith("CPU s")]
+    table = build_table("Key numbers", grid.heads, columns, rows)
+    return Section("key", "Key numbers", tuple(paragraphs), (table,))
 
 
 def _build_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:

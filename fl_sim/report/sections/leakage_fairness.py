@@ -8,12 +8,7 @@ from matplotlib import rc_context
 from fl_sim.report.components import Drawing, Section
 from fl_sim.report.formats import AREA, INDEX, SIGNED_AREA
 from fl_sim.report.grid import Grid, Setting, drop_invalid
-from fl_sim.report.panels import (
-    add_group_legend,
-    create_panels,
-    describe_omitted,
-    limit_panels,
-)
+from fl_sim.report.panels import add_group_legend, create_panels, describe_omitted, limit_panels
 from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
 from fl_sim.report.style import GREY, GROUP_COLOURS, STYLE, export_figure
 
@@ -55,12 +50,7 @@ def build_leakage_fairness(grid: Grid) -> Section | None:
     ]
     if has_values(grid, PRIVACY[:1], KINDS):
         components.append(build_metric_table(grid, "Leakage by group of clients", PRIVACY_GROUPS))
-    return Section(
-        "privacy",
-        "Fairness of privacy",
-        paragraphs,
-        tuple(part for part in components if part is not None),
-    )
+    return Section("privacy", "Fairness of privacy", paragraphs, tuple(filter(None, components)))
 
 
 @rc_context(STYLE)
@@ -85,9 +75,8 @@ def draw_accuracy_and_leakage(grid: Grid) -> Drawing | None:
         groups |= set(pairs["group"])
         colours = [GROUP_COLOURS[group] for group in pairs["group"]]
         ax.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
-        ax.scatter(
-            100 * pairs["value"], pairs["area"], s=16, c=colours, alpha=0.8, linewidths=0, zorder=3
-        )
+        x, y = 100 * pairs["value"], pairs["area"]
+        ax.scatter(x, y, s=16, c=colours, alpha=0.8, linewidths=0, zorder=3)
     add_group_legend(figure, groups)
     return export_figure("accuracy_and_leakage", figure, caption)
 

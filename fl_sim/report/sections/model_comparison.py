@@ -74,7 +74,9 @@ def sum_bytes_to(setting: Setting, rounds: Sequence[float]) -> list[float]:
 
 def _build_cells(setting: Setting, goal: float) -> list[Cell]:
     rounds = count_rounds_to(setting, goal)
-    reached = bool(drop_undefined(rounds))
+    reached, sent = bool(drop_undefined(rounds)), UNDEFINED
+    if reached:
+        sent = format_number(mean(sum_bytes_to(setting, rounds)), MEGABYTES)
     upload = mean(list(setting.metric_rows("bytes_up")["value"]))
     seconds = setting.metric_rows("cpu_seconds").groupby("seed")["value"].mean()
     first = setting.metric_rows("accuracy").query("round == 1")["value"]
@@ -83,9 +85,7 @@ def _build_cells(setting: Setting, goal: float) -> list[Cell]:
         Cell(format_over_seeds(list(first), PERCENT)),
         Cell(format_number(goal, PERCENT)),
         Cell(format_over_seeds(rounds, SECONDS) if reached else "not reached"),
-        Cell(
-            format_number(mean(sum_bytes_to(setting, rounds)), MEGABYTES) if reached else UNDEFINED
-        ),
+        Cell(sent),
         Cell(format_number(upload, MEGABYTES)),
         Cell(format_over_seeds(setting.summary_values("fairness.spread"), PERCENT)),
         Cell(format_number(mean(setting.summary_values("num_parameters")), COUNT)),

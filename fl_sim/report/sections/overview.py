@@ -37,10 +37,8 @@ def build_overview(grid: Grid) -> Section:
     base = _choose_base(grid)
     if base:
         varied = _find_varied(grid, base)
-        entries += [
-            ("Dataset", _describe_data(grid, base, varied)),
-            ("Clients", _describe_clients(base, varied)),
-        ]
+        entries.append(("Dataset", _describe_data(grid, base, varied)))
+        entries.append(("Clients", _describe_clients(base, varied)))
         entries += [
             (name, VARIED if key in varied else _describe_part(base[key], key, varied))
             for key, name in PARTS

@@ -50,10 +50,10 @@ class Timeline:
         """Return the clients to draw: all, or those with the most events."""
         clients = range(len(self.delivered))
         special = self.attacked | self.lost | self.away
-        ordered = sorted(
-            clients, key=lambda c: (not special[c].any(), not self.protected[c].any(), c)
+        eventful = sorted(
+            clients, key=lambda c: (not special[c].any(), not self.protected[c].any())
         )
-        return sorted(ordered[:MAX_CLIENTS])
+        return sorted(eventful[:MAX_CLIENTS])
 
 
 def build_timeline(grid: Grid) -> Section | None:
@@ -126,10 +126,8 @@ def _can_be_loaded(description: Any) -> bool:
 def _count_clients(experiment: Mapping[str, Any]) -> int:
     """Return the number of clients of an experiment, including attackers beside them."""
     beside = [adversary for adversary in _list_adversaries(experiment) if adversary.get("beside")]
-    count = sum(
-        1 if adversary["num_clients"] is None else adversary["num_clients"] for adversary in beside
-    )
-    return int(experiment["data"]["num_clients"]) + count
+    counts = [adversary["num_clients"] for adversary in beside]
+    return int(experiment["data"]["num_clients"]) + sum(1 if n is None else n for n in counts)
 
 
 def _list_adversaries(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -244,13 +242,15 @@ def _draw_squares(axes: Axes, line: Timeline, shown: list[int]) -> None:
 def _draw_accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
     """Draw the accuracy curves over the spans of attacks and protection."""
     rows, rounds = setting.metric_rows("accuracy"), line.delivered.shape[1]
-    attacked = np.array([bool(column.any()) for column in line.attacked.T])
     for seed in reversed(list(setting.folders)):
         rows_of_seed = rows[rows["seed"] == seed].sort_values("round")
         colour, width = (INK, 1.8) if seed == setting.first_seed else (FAINT, 1.0)
         values = 100 * rows_of_seed["value"].to_numpy(float)
         axes.plot(rows_of_seed["round"].to_numpy(int), values, color=colour, linewidth=width)
-    spans = ((_find_protected_rounds(line), SKY, "protected"), (attacked, ORANGE, "attacked"))
+    spans = (
+        (_find_protected_rounds(line), SKY, "protected"),
+        (np.logical_or.reduce(line.attacked), ORANGE, "attacked"),
+    )
     for layer, (flags, colour, label) in enumerate(spans):
         for i, (first, last) in enumerate(find_intervals(flags)):
             ends = first - 0.5, last + 0.5
@@ -261,9 +261,8 @@ def _draw_accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
                 _annotate(axes, ends[0], label)
     for number, clients in _find_departures(line).items():
         axes.axvline(number - 0.5, color=GREY, linestyle=":", linewidth=1)
-        _annotate(
-            axes, number - 0.5, f"client {' and '.join(map(str, clients))} leaves", height=0.86
-        )
+        label = f"client {' and '.join(map(str, clients))} leaves"
+        _annotate(axes, number - 0.5, label, height=0.86)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # space for the labels
     axes.set_xlim(0.5, rounds + 0.5)
@@ -290,7 +289,7 @@ def _find_departures(line: Timeline) -> dict[int, list[int]]:
 
 def _find_protected_rounds(line: Timeline) -> Flags:
     """Return the flags of rounds with protection, all false if all rounds have it."""
-    rounds = np.array([bool(column.any()) for column in line.protected.T])
+    rounds: Flags = np.logical_or.reduce(line.protected)
     return rounds & ~rounds.all()
 
 
