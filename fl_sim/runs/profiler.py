@@ -10,7 +10,7 @@ from time import perf_counter, process_time
 from typing import Any, Literal, NamedTuple, get_args
 
 from fl_sim.core import process
-from fl_sim.core.errors import RequestError
+from fl_sim.core.errors import RequestError, require
 from fl_sim.core.literals import BatchMode, Engine
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_federation
@@ -105,6 +105,7 @@ def profile(
     """
     if engine == "flower":
         raise RequestError("profile takes the engines local and ray; got flower")
+    require(count >= 1, "rounds", "at least 1", count)
     experiment = replace(experiment, rounds=1 + 2 * count)
     feasibility.check(experiment, batch_clients)
     process.configure_process()

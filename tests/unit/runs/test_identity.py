@@ -22,7 +22,7 @@ from fl_sim.federation.federation import load_federation
 from fl_sim.flower import client_app
 from fl_sim.rounds.loop import run_rounds
 from fl_sim.runs.outputs import hash_state
-from fl_sim.runs.profiler import PhaseTimer
+from fl_sim.runs.profiler import PhaseTimer, profile
 from fl_sim.runs.replay import replay
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.runs.runner import sweep
@@ -227,3 +227,8 @@ def test_an_app_that_counts_its_calls_is_still_one_run(experiment: Maker, tmp_pa
     names = {str(own) for own in results.cells["made_with.client_app"]}
     assert len(names) == 1
     assert results.complete
+
+
+def test_a_profile_times_at_least_one_round(experiment: Maker) -> None:
+    with pytest.raises(RequestError, match="rounds: at least 1; got 0"):
+        profile(experiment(), 0, "local", 1, "auto")
