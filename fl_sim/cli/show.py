@@ -13,6 +13,8 @@ def show(results: Results | StudyResults, terminal: Console = console) -> None:
 
     for line in results.damaged:
         print_error(f"damaged: {line}")
+    for line in () if isinstance(results, StudyResults) else results.failed_controls:
+        print_error(f"a control failed: {line}")
     if isinstance(results, StudyResults):
         table, path = study.build_study_table(results), study.write_study_page(results)
     else:

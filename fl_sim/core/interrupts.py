@@ -11,7 +11,7 @@ from typing import Any
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.resumable import set_stop_check
 
-FINISHING = b"finishing the round, or noise up to a checkpoint; once more stops at once\n"
+FINISHING = b"finishing the current round; press Ctrl-C again to stop now\n"
 
 
 class InterruptedRunError(RunFailedError):

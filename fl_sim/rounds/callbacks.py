@@ -17,7 +17,9 @@ class Callback:
 
     Callbacks are called in the order in which they were given. They must not change what they
     are passed: the run would no longer be that of its experiment. An exception ends the run,
-    which is recorded as failed. Where runs are executed side by side, callbacks are pickled.
+    which is recorded as failed. One callback hears all runs of a request, controls included, but
+    no run that had finished before. With several workers it is copied into each of their
+    processes: write to a file what it collects.
 
     >>> class BestAccuracy(Callback):
     ...     best = 0.0

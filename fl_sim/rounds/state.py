@@ -39,7 +39,7 @@ class RoundOutcome:
     Attributes:
         state: The state after the round.
         config: The settings of the round, with the parameters that it started from.
-        updates: The updates that were aggregated.
+        round_updates: The updates that were aggregated; `round_updates.updates` lists them.
         result: The result of the aggregation rule; None for a Flower strategy.
         failures: The failures of the round, including absent clients.
         seconds: Wall-clock time of training and aggregation.

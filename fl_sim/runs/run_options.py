@@ -74,6 +74,8 @@ def make_options(given: Mapping[str, Any]) -> RunOptions:
         RequestError: For an unknown name, or options that exclude each other.
     """
     names = [field.name for field in fields(RunOptions)]
+    if "cohort" in given:
+        raise RequestError("the option cohort is batch_clients since version 0.2")
     for name in given:
         if name not in names:
             close = suggest(name, names)

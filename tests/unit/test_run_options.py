@@ -40,7 +40,7 @@ def test_a_single_callback_or_a_list_is_made_a_tuple() -> None:
             {"worker": 2},
             "a run has no option 'worker'; did you mean 'workers'?; it has out, engine",
         ),
-        ({"cohort": "on"}, "a run has no option 'cohort'; it has .*batch_clients"),
+        ({"cohort": "on"}, "the option cohort is batch_clients since version 0.2"),
         ({"engine": "flower", "faults": Faults(nan=0.5)}, "--inject works on the engines"),
         ({"ray_address": "auto"}, "--ray-address belongs to --engine ray"),
         ({"workers": 0}, "workers: at least 1; got 0"),

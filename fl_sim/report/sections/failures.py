@@ -13,7 +13,8 @@ MAX_FAILURES = 50
 def build_failures(grid: Grid) -> Section | None:
     """Return the runs that did not finish and the clients that did not deliver."""
     failed, lost = list_failed_runs(grid), grid.results.failures
-    if not failed and lost.empty:
+    controls = grid.results.failed_controls
+    if not failed and not controls and lost.empty:
         return None
     tables = []
     if failed:
@@ -25,7 +26,8 @@ def build_failures(grid: Grid) -> Section | None:
         tables.append(_build_lost_clients_table(grid))
     words = f"{format_count(len(failed), 'run')} did not finish. Clients did not deliver "
     words += f"{format_count(len(lost), 'time')}, including controls."
-    return Section("failures", "Failures", (words,), tuple(tables))
+    lines = [f"A control failed: {line}" for line in controls]
+    return Section("failures", "Failures", (words, *lines), tuple(tables))
 
 
 def _build_lost_clients_table(grid: Grid) -> Table:

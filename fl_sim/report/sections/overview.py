@@ -54,7 +54,10 @@ def build_overview(grid: Grid) -> Section:
 def _describe_runs(grid: Grid) -> str:
     done, asked = len(grid.results.cells.query("status == 'finished'")), len(grid.results.cells)
     settings = format_count(len(grid.settings), "setting")
-    state = "all finished" if done == asked else f"{asked - done} FAILED"
+    failed = [f"{asked - done} FAILED"] if done < asked else []
+    if controls := len(grid.results.failed_controls):
+        failed.append(f"{format_count(controls, 'control')} FAILED")
+    state = ", ".join(failed) or "all finished"
     seeds = format_count(len(grid.seeds), "seed")
     return f"{settings}, {seeds}: {format_count(asked, 'run')}, {state}"
 
