@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, TextIO, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -67,12 +67,19 @@ app.command("doctor", cls=Command)(list_commands.doctor_)
 SHOW = warnings.showwarning  # the function of Python itself
 
 
-def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a `RequestWarning` in one line, and any other warning as Python does."""
     if issubclass(category, RequestWarning):
         print(f"warning: {message}", file=sys.stderr)
     else:
-        SHOW(message, category, *place, **more)
+        SHOW(message, category, filename, lineno, file, line)
 
 
 def _drop_repeated_advice(message: str) -> str:

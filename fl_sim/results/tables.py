@@ -30,7 +30,7 @@ class Results:
             several cells appears once for each.
         cells: One row per cell and seed: settings, final accuracy, protection and so on.
         failures: One row per client that sent no update.
-        complete: Whether every requested run, and every control, has finished and is undamaged.
+        complete: Whether every requested run has finished and is undamaged.
         failed_controls: One line per control that did not finish, with the error.
         damaged: One line per file that was changed after it was written; its cell has the status
             `damaged`, and no numbers.
@@ -97,7 +97,7 @@ def load_results(path: str | Path) -> Results:
         rows=_add_settings(rows, cells, controls),
         cells=pd.json_normalize([drop_hashes(entry) for entry in cells]),
         failures=pd.DataFrame(failures, columns=["run_id", "seed", "round", "client", "cause"]),
-        complete=all(entry["status"] == "finished" for entry in entries),
+        complete=all(entry["status"] == "finished" for entry in cells),
         failed_controls=tuple(
             f"{entry['label']}: {entry['error']}"
             for entry in controls

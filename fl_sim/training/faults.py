@@ -74,6 +74,8 @@ class Faults:
         unknown = sorted(set(chances) - set(kinds))
         if unknown:
             raise RequestError(f"--inject knows {', '.join(kinds)}; got {unknown[0]!r}")
+        if not all(0 <= chance <= 1 for chance in chances.values()):
+            raise RequestError(f"--inject: chances are at least 0 and at most 1 in all; got {text}")
         return cls(**chances)
 
     def draw(self, seed: int, round_num: int, client: int, attempt: int) -> str:
