@@ -1,9 +1,12 @@
 """Comparison of the bits of two checkouts: `python -m benchmarks.same_bits OLD NEW`.
 
-Twenty small experiments run in both, on all engines, and the hashes of their final models are
-compared, for a change that must not move any number. The exit code is 1 if a hash differs.
+Small experiments on all engines, an audit and a study run in both checkouts. The hashes of the
+final models, and of the numbers of audit and study, are compared, for a change that must not move
+any number. The exit code is 1 if a hash differs.
 """
 
+import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +17,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+STUDY = """
+import tempfile
+from clients.sgd import SgdClient
+from fl_sim import Data, Experiment, Model, run
+from fl_sim.data.partition import Iid
+from strategies.fedavg import FedAvg
+AXES = {"size": [60, 120]}
+SEEDS = (0, 1)
+
+def measure(seed, size):
+    data = Data(dataset="digits", num_clients=3, num_samples=size, num_test=60)
+    parts = {"client": SgdClient(), "strategy": FedAvg(), "partition": Iid()}
+    experiment = Experiment(name="one", data=data, model=Model("mlp"), rounds=1, seed=seed, **parts)
+    with tempfile.TemporaryDirectory() as out:
+        rows = run(experiment, out=out, controls=False).rows
+    return {"loss": float(rows[rows.metric == "loss"].value.iloc[0])}
+"""
 RUN = "import sys; sys.path[0] = ''; from same_bits import run_all; run_all()"
 
 
@@ -103,7 +123,30 @@ def run_all() -> None:
                 hashes[name] = str(cell.get("params_sha256", cell.get("error")))
             except Exception as error:  # the other cases still have to be compared
                 hashes[name] = f"{type(error).__name__}: {error}"
+    with tempfile.TemporaryDirectory() as out:
+        hashes["an audit"] = _hash_audit(Experiment(**usual), Path(out))
+        hashes["a study"] = _hash_study(Path(out))
     print(json.dumps(hashes))
+
+
+def _hash_audit(experiment: Any, out: Path) -> str:
+    """Return a hash of the numbers that an audit finds, with two replays as references."""
+    from fl_sim import run
+    from fl_sim.audit.session import audit
+
+    results = run(experiment, out=out, controls=False)
+    folder = results.path / str(results.cells.run_id[0]) / f"seed={experiment.seed}"
+    numbers = audit(folder, tier=1, references=2).select_dtypes("number")
+    return hashlib.sha256(numbers.to_csv().encode()).hexdigest()
+
+
+def _hash_study(out: Path) -> str:
+    """Return a hash of the numbers of a study with four points."""
+    home = "fl_sim.runs.study" if find_spec("fl_sim.runs") else "fl_sim.study"  # until 0.2
+    path = out / "measured.py"
+    path.write_text(STUDY)
+    numbers = importlib.import_module(home).run(path, out=out / "runs").numbers
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 def hashes_of(checkout: Path) -> dict[str, str]:
