@@ -23,6 +23,11 @@ Retrainer = Callable[[Client, list[int]], Float[Tensor, "m p"]]
 
 def find_colluders(schedule: Schedule, round_num: int) -> dict[int, ColludingClient]:
     """Return the clients that collude in a round, with their behaviours."""
+    experiment = schedule.experiment
+    parts = (experiment.client, *(adversary.client for adversary in experiment.adversaries))
+    clients = (client for part in parts for _, client in part.walk("client"))
+    if not any(isinstance(client, ColludingClient) for client in clients):
+        return {}  # without a draw of the round's attackers, which is slow
     attackers = sorted(schedule.attackers(round_num))
     behaviours = {client: schedule.behaviour(client, round_num) for client in attackers}
     return {c: b for c, b in behaviours.items() if isinstance(b, ColludingClient)}
