@@ -41,13 +41,12 @@ class FlowerServer(Server):
             self.instructions = list(
                 self.strategy.configure_train(config.round, arrays, ConfigRecord(), roster)
             )
-        changed = config
         for message in self.instructions[:1]:
             values = from_record(find_arrays(message.content)[1], self.shapes)
             settings = dict(message.content.config_records.get("config", ConfigRecord()))
-            changed = replace(changed, parameters=values, flower_config=settings)
+            config = replace(config, parameters=values, flower_config=settings)
         asked = sorted(message.metadata.dst_node_id for message in self.instructions)
-        return replace(changed, clients=asked, factors=[1.0] * len(asked))
+        return replace(config, clients=asked, factors=[1.0] * len(asked))
 
     def advance(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
