@@ -14,17 +14,20 @@ def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
     """Make the noise of all owners and store it in the cache, unless there is only one.
 
     The run itself finds the same bits there. An error is left to the run, which records it.
+
+    Args:
+        experiments: Experiments whose noise is not shared.
+        workers: Number of processes; with fewer than two, nothing is made.
     """
     if workers < 2:
         return
     jobs: dict[Any, tuple[Experiment, int]] = {}  # by everything that the noise depends on
     for experiment in experiments:
         layout = experiment.layout
-        if layout.provenance != "shared":
-            key = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
-            for owner in list_noise_owners(experiment, load_experiment_dataset(experiment)):
-                ownership = (layout.provenance, layout.num_owners, owner)
-                jobs.setdefault((*key, *ownership), (experiment, owner))
+        key = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
+        for owner in list_noise_owners(experiment, load_experiment_dataset(experiment)):
+            ownership = (layout.provenance, layout.num_owners, owner)
+            jobs.setdefault((*key, *ownership), (experiment, owner))
     if len(jobs) > 1:
         run_jobs(_make_noise, list(jobs.values()), workers)
 

@@ -14,12 +14,12 @@ from fl_sim.core.locks import lock_folder
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.federation.federation import hash_user_files
 from fl_sim.flower import compat
-from fl_sim.results import Results, load_results, run_folder
+from fl_sim.results import Results, load_results
 from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import has_script, run_jobs
 from fl_sim.runs.progress import Listener
 from fl_sim.runs.run_options import RunOptions, make_options
-from fl_sim.runs.single_run import load_finished, refuse_links, run_cell
+from fl_sim.runs.single_run import find_folder, load_finished, refuse_links, run_cell
 from fl_sim.runs.summary import write_summary
 from fl_sim.runs.variant import describe_variant
 
@@ -87,11 +87,11 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
     root = options.out / cells[0].experiment.name
     with lock_folder(root, wait=options.wait):
         for job in jobs:
-            refuse_links(run_folder(root, *job.key))
-        unfinished = _unfinished_jobs(jobs, options)
+            refuse_links(find_folder(options, job))
         interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
-            owner_noise.make_owner_noise(unfinished, options.workers)
+            per_owner = [job for job in jobs if job.experiment.layout.provenance != "shared"]
+            owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options.workers)
         compat.silence_logs()
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
         task, address = partial(run_cell, options, count), options.ray_address
@@ -108,13 +108,12 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
 
     Jobs whose files were damaged, or whose data was replaced, count as unfinished.
     """
-    root = options.out / jobs[0].experiment.name
     if not options.resume:
         return [job.experiment for job in jobs]
     unfinished = []
     for job in jobs:
         data_sha256 = hash_user_files(job.experiment)
-        if load_finished(run_folder(root, *job.key), job.key, data_sha256) is None:
+        if load_finished(find_folder(options, job), job.key, data_sha256) is None:
             unfinished.append(job.experiment)
     return unfinished
 
