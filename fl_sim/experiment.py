@@ -103,6 +103,7 @@ class Model:
             `off`.
         pixels: Side to which images are scaled for a foundation model; None: its default.
         backbone_rate: Learning rate of pretrained layers as a share of the head's.
+        blocks: Number of last blocks that `last_block`, `lora` and `prompt` change, or `all`.
     """
 
     backbone: str = "small_cnn"
@@ -112,6 +113,7 @@ class Model:
     pixels: int | None = None
     backbone_rate: float = 0.05
     rank: int = 4
+    blocks: int | Literal["all"] = serialization.omit_if_default(1)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -119,6 +121,8 @@ class Model:
         require(0 < self.backbone_rate <= 1, "backbone_rate", "in (0, 1]", self.backbone_rate)
         fits = self.pixels is None or 8 <= self.pixels <= 512
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
+        some = self.blocks == "all" or self.blocks >= 1
+        require(some, "blocks", "at least 1, or 'all'", self.blocks)
 
     def __str__(self) -> str:
         """Return backbone, init, tune and other fields that are not default, for a table."""

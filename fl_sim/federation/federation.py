@@ -1,10 +1,10 @@
 """Prepares a run: data, partition, protection and the initial model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from fl_sim.contracts import Dataset, Draw, Shard
@@ -42,6 +42,8 @@ class Federation:
         trained: Boolean mask of the records that are trained on.
         root: Records that the server holds, or None.
         data_sha256: Hash of the user's files, or an empty string for a built-in dataset.
+        frozen: The part of the network before `model`, which is not trained; empty if all of it is.
+        frozen_id: Identifier of the weights and settings of `frozen`.
     """
 
     experiment: Experiment
@@ -56,6 +58,12 @@ class Federation:
     trained: Bool[Tensor, " n"]
     root: Shard | None
     data_sha256: str = ""
+    frozen: nn.Sequential = field(default_factory=nn.Sequential)
+    frozen_id: str = ""
+
+    def compute_inputs(self, images: UInt8[Tensor, "n c h w"]) -> Shaped[Tensor, "n ..."]:
+        """Return the inputs of `model` for images: their features, cached, or the images."""
+        return compute_inputs(self.frozen, self.frozen_id, images)
 
     @cached_property
     def shards(self) -> ClientShards:
@@ -108,7 +116,7 @@ class Federation:
         """The inputs that the global model is scored on, by name."""
         inputs = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
         for trigger, _ in backdoors(self.experiment):
-            inputs["triggered"] = trigger.stamp(self.dataset.test_images)
+            inputs["triggered"] = self.compute_inputs(trigger.stamp(self.dataset.test_images))
         return inputs
 
     @cached_property
@@ -165,7 +173,20 @@ def prepare_federation(experiment: Experiment) -> Federation:
     seed, dataset = experiment.seed, load_experiment_dataset(experiment)
     pool = make_pool(experiment, dataset)
     network = build_network(experiment.model, _image_shape(dataset), dataset.num_classes, seed)
-    inputs, clean, test = _compute_inputs(experiment, dataset, pool, network.frozen)
+    frozen, frozen_id = network.frozen, ""
+    if len(frozen):
+        to_channels_last(frozen)
+        frozen_id = _identify_front(experiment, dataset, frozen)
+    clean, test = (
+        compute_inputs(frozen, frozen_id, images)
+        for images in (pool.clean_images, dataset.test_images)
+    )
+    inputs = clean
+    if pool.noisy_images is not pool.clean_images:
+        # Clean and noisy features are cached separately and mixed by mask, so that the cache does
+        # not depend on the choice of the protected records.
+        noisy = compute_inputs(frozen, frozen_id, pool.noisy_images)
+        inputs = _mix_by_mask(pool.protected, noisy, clean)
     root, dataset, test = _split_root_images(experiment, dataset, test)
     withheld = experiment.layout.withheld & pool.protected
     trained = pool.members & ~withheld
@@ -183,28 +204,16 @@ def prepare_federation(experiment: Experiment) -> Federation:
         start_buffers=parameters.copy_buffers(model),
         trained=trained,
         root=root,
+        frozen=frozen,
+        frozen_id=frozen_id,
     )
 
 
-def _compute_inputs(
-    experiment: Experiment, dataset: Dataset, pool: Pool, frozen: nn.Sequential
-) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "n ..."], Shaped[Tensor, "t ..."]]:
-    """Return the published, clean and test inputs: images, or cached features of a frozen front.
-
-    Clean and noisy features are cached separately and mixed by mask, so that the cache does not
-    depend on the choice of the protected records.
-    """
-    if len(frozen) == 0:
-        mixed = _mix_by_mask(pool.protected, pool.noisy_images, pool.clean_images)
-        return mixed, pool.clean_images, dataset.test_images
-    to_channels_last(frozen)
-    weights = _identify_front(experiment, dataset, frozen)
-    clean = extract_features(frozen, weights, pool.clean_images)
-    test = extract_features(frozen, weights, dataset.test_images)
-    if pool.noisy_images is pool.clean_images:
-        return clean, clean, test
-    noisy = extract_features(frozen, weights, pool.noisy_images)
-    return _mix_by_mask(pool.protected, noisy, clean), clean, test
+def compute_inputs(
+    frozen: nn.Sequential, frozen_id: str, images: UInt8[Tensor, "n c h w"]
+) -> Shaped[Tensor, "n ..."]:
+    """Return the features of images from a frozen front, cached; the images if it is empty."""
+    return extract_features(frozen, frozen_id, images) if len(frozen) else images
 
 
 def _split_root_images(
