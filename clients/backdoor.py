@@ -1,12 +1,13 @@
 """Backdoor: images with a trigger are assigned to a target class."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
-from torch import nn
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
 
-from clients._shared.poisoning import copy_images, select_share
+from clients._shared.poisoning import change_inputs, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
@@ -42,7 +43,6 @@ class BackdoorClient(Wrapper):
     share: float = 0.3
     shared: bool = False
     honest: Client = field(default_factory=SgdClient)
-    needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,15 +57,19 @@ class BackdoorClient(Wrapper):
         """Return the target."""
         return {"target": self.target}
 
-    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place on the shard with some of its images stamped and relabelled.
+    def change_images(
+        self, images: UInt8[Tensor, "n c h w"], shard: Shard
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images, with the trigger or the attacker's part of it on some of them."""
+        changed, rows = images.clone(), self._select_rows(shard)
+        changed[rows] = self.trigger.stamp(changed[rows], shard.client if self.shared else None)
+        return changed
 
-        Raises:
-            ValueError: If the shard holds features: a trigger needs images.
-        """
-        inputs, labels = copy_images(shard), shard.labels.clone()
-        rows = select_share(shard, self.share, "backdoor")
-        part = shard.client if self.shared else None
-        inputs[rows] = self.trigger.stamp(inputs[rows], part)
-        labels[rows] = self.target
-        return self.honest.train(model, replace(shard, inputs=inputs, labels=labels), rng)
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        """Train in place on the shard with some of its images stamped and relabelled."""
+        labels = shard.labels.clone()
+        labels[self._select_rows(shard)] = self.target
+        return self.honest.train(model, replace(change_inputs(self, shard), labels=labels), rng)
+
+    def _select_rows(self, shard: Shard) -> Int64[Tensor, " k"]:
+        return select_share(shard, self.share, "backdoor")

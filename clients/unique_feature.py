@@ -1,12 +1,13 @@
 """Unique feature: one image of the shard carries a mark, like a name on a photograph."""
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from dataclasses import dataclass, field
+from typing import final
 
 import torch
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
-from clients._shared.poisoning import copy_images, select_share
+from clients._shared.poisoning import change_inputs, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.attacks.memorisation import mark_bytes
@@ -29,17 +30,18 @@ class UniqueFeatureClient(Wrapper):
     """
 
     honest: Client = field(default_factory=SgdClient)
-    needs_images: ClassVar[bool] = True
+
+    def change_images(
+        self, images: UInt8[Tensor, "n c h w"], shard: Shard
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images, one of them with the mark."""
+        changed, row = images.clone(), select_marked_row(shard)
+        changed[row] = mark_bytes(changed[row])
+        return changed
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
-        """Train in place on the shard with its marked image.
-
-        Raises:
-            ValueError: If the shard holds features: a mark needs images.
-        """
-        inputs, row = copy_images(shard), select_marked_row(shard)
-        inputs[row] = mark_bytes(inputs[row])
-        return self.honest.train(model, replace(shard, inputs=inputs), rng)
+        """Train in place on the shard with its marked image."""
+        return self.honest.train(model, change_inputs(self, shard), rng)
 
 
 def select_marked_row(shard: Shard) -> int:

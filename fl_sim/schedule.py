@@ -74,6 +74,24 @@ class Schedule:
         """Return the behaviour of a client in the round: honest, or its stacked attacks."""
         return _stack_attacks(self.attacks_of(client, round_num), self.experiment.client)
 
+    def find_image_changes(self) -> dict[tuple[int, Client, bool], int]:
+        """Return the clients that change their images, with the first round of each change.
+
+        A key is a client, its behaviour, and whether protected images carry their noise.
+        """
+        experiment = self.experiment
+        of_all = experiment.client.changes_images
+        if not of_all and not any(a.client.changes_images for a in experiment.adversaries):
+            return {}
+        changes: dict[tuple[int, Client, bool], int] = {}
+        for round_num in range(1, experiment.rounds + 1):
+            for client in range(experiment.num_clients) if of_all else self.attackers(round_num):
+                behaviour = self.behaviour(client, round_num)
+                if behaviour.changes_images:
+                    key = (client, behaviour, self.protects(round_num))
+                    changes.setdefault(key, round_num)
+        return changes
+
     def protects(self, round_num: int) -> bool:
         """Return whether protected images carry their noise in the round."""
         return round_num >= self.experiment.layout.first_round

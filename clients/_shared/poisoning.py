@@ -1,22 +1,29 @@
 """Helpers for poisoning a shard's images."""
 
+from dataclasses import replace
+
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
-from fl_sim.contracts import Shard
+from fl_sim.contracts import Client, Shard
 from fl_sim.core.seeding import generator
 
 
-def copy_images(shard: Shard) -> UInt8[Tensor, "n c h w"]:
-    """Return a copy of the images of a shard.
+def change_inputs(client: Client, shard: Shard) -> Shard:
+    """Return the shard with the images that `client` changes them to, or with their features.
+
+    Features are those of the images after all changes of a stack of attacks: only the training
+    itself, which comes last, looks at them.
 
     Raises:
-        ValueError: If the shard holds features.
+        ValueError: If the shard holds features, and none of the changed images.
     """
-    if shard.inputs.dtype != torch.uint8:
-        raise ValueError("needs images, which a frozen part of the model hides")
-    return shard.inputs.clone()
+    if shard.inputs.dtype == torch.uint8:
+        return replace(shard, inputs=client.change_images(shard.inputs, shard))
+    if shard.changed_inputs is None:
+        raise ValueError("needs features of the images that it changes, and the shard has none")
+    return replace(shard, inputs=shard.changed_inputs)
 
 
 def select_share(

@@ -141,12 +141,21 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 
 
 def _refuse_hidden_images(experiment: Experiment) -> None:
-    """Refuse plug-ins that need images if clients are given cached features."""
+    """Refuse plug-ins that change images in training if clients are given cached features."""
     tune = experiment.model.tune
     for path, client in _clients_of(experiment):
-        allowed = f"'full', so that {type(client).__name__} meets images"
+        name = type(client).__name__
+        allowed = f"'full', so that {name} meets images: it needs them in training"
         require(not client.needs_images, "model.tune", allowed, tune)
-        allowed = "none where a part of the network is frozen; set model.tune=full"
+        elsewhere = path.startswith("evaluation.alone") or (
+            path.startswith("client") and experiment.root_samples > 0
+        )
+        allowed = f"'full', so that {name} meets images: its changes are made for clients alone"
+        require(not (elsewhere and client.changes_images), "model.tune", allowed, tune)
+        allowed = (
+            "none where a part of the network is frozen, since they change images anew in each "
+            "round; set model.tune=full"
+        )
         countermeasures = [type(each).__name__ for each in client.applied_countermeasures()]
         require(not countermeasures, f"{path}.countermeasures", allowed, countermeasures)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fl_sim.contracts.countermeasures import Countermeasure
@@ -56,7 +56,8 @@ class Client(TypeChecked, ABC):
     """A participant's behaviour in a round.
 
     Attributes:
-        needs_images: Whether it changes images, so that it cannot train on cached features.
+        needs_images: Whether it needs images in training, so that it cannot train on cached
+            features; not for a change of images that `change_images` describes.
     """
 
     needs_images: ClassVar[bool] = False
@@ -84,6 +85,26 @@ class Client(TypeChecked, ABC):
     def applied_countermeasures(self) -> tuple[Countermeasure, ...]:
         """Return the countermeasures that the client applies to its images."""
         return ()
+
+    def change_images(
+        self, images: UInt8[Tensor, "n c h w"], shard: Shard
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images that the client trains on in the place of these; by default these.
+
+        The change must be the same in each round. If the front of the network is frozen, it is
+        made once, and `Shard.changed_inputs` are the features of the changed images.
+
+        Args:
+            images: Images of the shard, not to be changed in place.
+            shard: The shard, whose inputs may be features.
+        """
+        return images
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether this client, or one that it wraps, has a method `change_images`."""
+        parts = (type(part) for _, part in self.walk(""))
+        return any(part.change_images is not Client.change_images for part in parts)
 
     def backdoor(self) -> Backdoor | None:
         """Return the trigger that the client plants and its target class, or None."""

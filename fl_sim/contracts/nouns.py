@@ -45,9 +45,11 @@ class Shard:
     `inputs` are `uint8` images, or cached float features of a frozen backbone. `round` counts from
     1. `proximal_mu` is the proximal term that Flower's FedProx requests. `protected` marks the
     images with noise, which only a simulation can know; None if it is withheld. `received` holds
-    the vectors that the rule broadcasts beside the model, by name. A client may change two fields
-    in place: `memory`, tensors kept until its next round, and `sent`, vectors for the rule beside
-    its update.
+    the vectors that the rule broadcasts beside the model, by name. `changed_inputs` are the
+    features of the images that the client's behaviour in the round changes its images to
+    (`Client.change_images`); None where inputs are images, or none is changed. A client may change
+    two fields in place: `memory`, tensors kept until its next round, and `sent`, vectors for the
+    rule beside its update.
     """
 
     client: int
@@ -58,6 +60,7 @@ class Shard:
     round: int = 1
     proximal_mu: float = 0.0
     protected: Bool[Tensor, " n"] | None = None
+    changed_inputs: Float[Tensor, "n ..."] | None = None
     received: Mapping[str, Tensor] = field(default_factory=dict)
     memory: dict[str, Tensor] = field(default_factory=dict)
     sent: dict[str, Tensor] = field(default_factory=dict)

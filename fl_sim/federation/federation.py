@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from fl_sim.contracts import Dataset, Draw, Shard
+from fl_sim.contracts import Client, Dataset, Draw, Shard
 from fl_sim.core.cache import digest
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
@@ -73,7 +73,7 @@ class Federation:
         counts = holders.bincount(minlength=self.experiment.data.num_clients).tolist()
         owners = list(rows[holders.argsort(stable=True)].split(counts))
         schedule = Schedule(self.experiment)
-        return ClientShards(
+        shards = ClientShards(
             schedule=schedule,
             inputs=self.inputs,
             clean_inputs=self.clean_inputs,
@@ -82,6 +82,31 @@ class Federation:
             owners=owners + assign_attacker_rows(schedule, owners),
             num_classes=self.dataset.num_classes,
         )
+        return replace(shards, changed_inputs=self._change_inputs(shards))
+
+    def _change_inputs(
+        self, shards: ClientShards
+    ) -> dict[tuple[int, Client, bool], Shaped[Tensor, "_ ..."]]:
+        """Return the features of images that clients change; none if they are given images."""
+        if not len(self.frozen):
+            return {}
+        changed_inputs = {}
+        for key, round_num in shards.schedule.find_image_changes().items():
+            client, behaviour, protects = key
+            shard, pool = shards.shard(client, round_num), self.pool
+            rows = shard.sample_ids
+            images = pool.clean_images[rows]
+            if protects:
+                images = _mix_by_mask(pool.protected[rows], pool.noisy_images[rows], images)
+            changed = images
+            for _, part in behaviour.walk(""):
+                changed = part.change_images(changed, shard)
+            differs = (changed != images).flatten(1).any(1)
+            inputs = shards.round_inputs(round_num)[rows]
+            if bool(differs.any()):
+                inputs[differs] = self.compute_inputs(changed[differs])
+            changed_inputs[key] = inputs
+        return changed_inputs
 
     @property
     def schedule(self) -> Schedule:

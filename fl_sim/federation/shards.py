@@ -1,14 +1,14 @@
 """The shards of all clients: their records, their sizes, and their inputs in each round."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
-from fl_sim.contracts import ColludingClient, Shard
+from fl_sim.contracts import Client, ColludingClient, Shard
 from fl_sim.models.features import to_trainable
 from fl_sim.schedule import Schedule
 
@@ -26,6 +26,8 @@ class ClientShards:
         owners: Rows of the records of each client. Attackers that take part beside the clients
             come last, with the rows that they train on.
         num_classes: Number of classes.
+        changed_inputs: Features of the images that clients change, by client, its behaviour, and
+            whether protected images carry their noise; empty if inputs are images.
     """
 
     schedule: Schedule
@@ -35,6 +37,9 @@ class ClientShards:
     protected: Bool[Tensor, " n"]
     owners: list[Int64[Tensor, " _"]]
     num_classes: int
+    changed_inputs: Mapping[tuple[int, Client, bool], Shaped[Tensor, "_ ..."]] = field(
+        default_factory=dict
+    )
 
     @property
     def seed(self) -> int:
@@ -62,8 +67,17 @@ class ClientShards:
         # For images, several times as fast as inputs[rows].
         inputs = to_trainable(self.round_inputs(round_num).index_select(0, rows))
         noisy = self.protected.index_select(0, rows) & self.schedule.protects(round_num)
-        labels = self.labels[rows]
-        return Shard(client, inputs, labels, rows, self.num_classes, round_num, protected=noisy)
+        shard = Shard(
+            client, inputs, self.labels[rows], rows, self.num_classes, round_num, protected=noisy
+        )
+        if not self.changed_inputs:
+            return shard
+        behaviour, protects = (
+            self.schedule.behaviour(client, round_num),
+            self.schedule.protects(round_num),
+        )
+        changed = self.changed_inputs.get((client, behaviour, protects))
+        return shard if changed is None else replace(shard, changed_inputs=to_trainable(changed))
 
 
 def assign_attacker_rows(

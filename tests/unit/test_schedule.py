@@ -1,8 +1,8 @@
 """Tests of the schedule: a pure function of the experiment and its seed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
@@ -20,16 +20,18 @@ from clients.model_replacement import ModelReplacementClient
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from clients.unique_feature import UniqueFeatureClient
-from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Participation
+from fl_sim import Adversary, AvailabilityWindow, Data, Experiment, Model, Participation
 from fl_sim.config import validation
 from fl_sim.contracts import Client, Draw, Shard
 from fl_sim.core.errors import FieldError
 from fl_sim.core.serialization import label
 from fl_sim.data.layout import Layout
+from fl_sim.experiment import Evaluation
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.schedule import Schedule, backdoors
 from fl_sim.triggers import Backdoor, Patch
 from strategies.fedavg import FedAvg
+from strategies.fltrust import FLTrust
 
 Maker = Callable[..., Experiment]
 COUNT, ROUNDS = 10, 20
@@ -448,13 +450,36 @@ def test_backdoors_that_cannot_work_are_refused_before_any_work(
         validation.check(experiment(*adversaries, **fields))
 
 
+@final
+@dataclass(frozen=True)
+class Painting(Client):
+    """A user's client that changes images in training."""
+
+    needs_images: ClassVar[bool] = True
+
+    def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
+        return {}
+
+
 @pytest.mark.parametrize("client", [BackdoorClient(), UniqueFeatureClient()], ids=repr)
-def test_who_changes_images_needs_the_whole_network_to_train(client: Client) -> None:
-    whole = experiment(adversary=Adversary(client))
-    validation.check(whole)
+def test_a_change_of_images_does_without_the_whole_network(client: Client) -> None:
+    attacked = experiment(adversary=Adversary(client), model=Model(tune="head"))
+    validation.check(attacked)
+    validation.check(replace(attacked, adversary=None, client=client))
     message = rf"model.tune: 'full', so that {type(client).__name__} meets images"
-    with pytest.raises(FieldError, match=message):
-        validation.check(whole.with_value("model.tune", "head"))
+    changes: list[dict[str, Any]] = [
+        {"evaluation": Evaluation(alone=client)},
+        {"client": client, "strategy": FLTrust(num_root_samples=10)},
+    ]
+    for fields in changes:
+        with pytest.raises(FieldError, match=message):
+            validation.check(replace(attacked, **fields))
+
+
+def test_a_client_that_needs_images_in_training_is_refused_where_there_are_none() -> None:
+    attacked = experiment(Adversary(Painting()), model=Model(tune="head"))
+    with pytest.raises(FieldError, match=r"model.tune: 'full', so that Painting meets images"):
+        validation._refuse_hidden_images(attacked)
 
 
 # As JSON and on the command line

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from clients.alie import AlieClient
+from clients.backdoor import BackdoorClient
 from clients.joint_label_flip import JointLabelFlipClient
 from clients.label_flip import LabelFlipClient
 from clients.scaffold import ScaffoldClient
@@ -36,7 +37,11 @@ MANY: dict[str, Any] = {  # clients, two in a chunk
 }
 CASES: dict[str, dict[str, Any]] = {
     "fedavg": {"participation": Participation(clients_per_round=3)},
-    "krum": {"strategy": Krum(num_byzantine=0)},
+    "krum, a backdoor on a frozen front": {
+        "strategy": Krum(num_byzantine=0),
+        "adversary": Adversary(BackdoorClient(share=0.5), clients=(1, 2)),
+        "model": Model("small_cnn", tune="head"),
+    },
     "fedadam, chunks of two": {"strategy": FedAdam(), **MANY},
     "scaffold": {
         "strategy": SCAFFOLD(),

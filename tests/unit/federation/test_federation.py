@@ -2,17 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from clients._shared.poisoning import select_share
+from clients.backdoor import BackdoorClient
 from clients.faulty import FaultyClient
 from clients.sgd import SgdClient
+from clients.unique_feature import UniqueFeatureClient, select_marked_row
 from fl_sim import Adversary, Data, Experiment, Model
+from fl_sim.attacks.memorisation import mark_bytes
 from fl_sim.contracts import Protection
 from fl_sim.core.errors import FieldError, RunFailedError
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Iid
@@ -29,6 +35,7 @@ from fl_sim.protections.linear_separable import LinearSeparable
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.schedule import Schedule
+from fl_sim.triggers import Bars
 
 Maker = Callable[..., Experiment]
 NOISE = RandomNoise(radius=16 / 255, form="sample")
@@ -319,6 +326,44 @@ def test_a_frozen_front_is_replaced_by_its_features(experiment: Maker) -> None:
     )
     changed = (federation.inputs != clean).any(1)
     assert torch.equal(changed, federation.pool.protected)
+
+
+def test_features_of_changed_images_are_those_of_the_front(experiment: Maker) -> None:
+    bars = BackdoorClient(Bars(length=2, gap=1), share=0.4, shared=True)
+    federation = prepare_federation(
+        experiment(
+            model=Model("small_cnn", tune="head"),
+            protection=RandomNoise(radius=64 / 255),
+            layout=Layout(0.5, first_round=2),
+            adversary=(
+                Adversary(bars, clients=(1, 2)),
+                Adversary(UniqueFeatureClient(), clients=(2, 3), first_round=2),
+            ),
+            rounds=2,
+        )
+    )
+    pool = federation.pool
+    for client, round_num in product(range(4), (1, 2)):
+        shard = federation.shard(client, round_num)
+        rows, changed = shard.sample_ids, shard.changed_inputs
+        noisy = pool.protected[rows] & (round_num == 2)
+        images = pool.clean_images[rows]
+        images[noisy] = pool.noisy_images[rows][noisy]
+        if client in (1, 2):
+            stamped = select_share(shard, 0.4, "backdoor")
+            images[stamped] = Bars(length=2, gap=1).stamp(images[stamped], client)
+        if client in (2, 3) and round_num == 2:
+            marked = select_marked_row(shard)
+            images[marked] = mark_bytes(images[marked])
+        if client == 0 or (client == 3 and round_num == 1):
+            assert changed is None
+        else:
+            assert changed is not None
+            assert changed.dtype == torch.float32
+            expected = federation.frozen(as_pixels(images))
+            torch.testing.assert_close(changed, expected, atol=2e-3, rtol=2e-3)
+            assert bool((changed != shard.inputs).any())
+    assert prepare_federation(experiment(adversary=Adversary(bars))).shards.changed_inputs == {}
 
 
 def test_random_fronts_of_other_seeds_see_other_features(experiment: Maker) -> None:
