@@ -12,7 +12,7 @@ from fl_sim.cli.bars import show_progress
 from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file
-from fl_sim.config.sweeps import Cell, validate_seeds
+from fl_sim.config.sweeps import GridCells, validate_seeds
 from fl_sim.core import interrupts
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.literals import BatchMode, ProgressMode
@@ -95,11 +95,12 @@ def count_workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def execute(cells: list[Cell], options: RunOptions, mode: ProgressMode) -> None:
+def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show their progress and results, and exit with 1 if one of them failed."""
     try:
-        with show_progress(console, len(runner.plan_jobs(cells, options)), mode) as listen:
-            results = runner.run_cells(cells, options, listen)
+        grid = runner.drop_invalid(grid, options)
+        with show_progress(console, len(runner.plan_jobs(grid.cells, options)), mode) as listen:
+            results = runner.run_grid(grid, options, listen)
     except KeyboardInterrupt:
         stop("interrupted at once; continue with --resume", 130)
     if interrupts.is_stop_requested():

@@ -74,14 +74,14 @@ def run(
     """Run the experiment of a file, once per seed."""
     with importing():
         from fl_sim.cli import execution
-        from fl_sim.config.sweeps import expand_cells
+        from fl_sim.config.sweeps import plan_cells
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
-    execution.execute(expand_cells(content.experiment, {}, wanted), options, progress)
+    execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
 
 
 def sweep(
@@ -104,22 +104,28 @@ def sweep(
     progress: Progress = "bar",
     full: Full = False,
     fallback: Fallback = None,
+    skip_invalid: Annotated[
+        bool,
+        Option("--skip-invalid", help="Leave out cells that cannot be run, and record why."),
+    ] = False,
 ) -> None:
     """Run an experiment at every point of the grid in the file's AXES."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.config import experiment_file
-        from fl_sim.config.sweeps import expand_cells, refuse_overwrites
+        from fl_sim.config.sweeps import plan_cells, refuse_overwrites
         from fl_sim.runs.run_options import RunOptions
 
     content = execution.read(file, set_, rounds, fallback, full)
     refuse_overwrites(content.axes, {change.partition("=")[0]: "--set" for change in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
+    axes, skip = content.axes, content.skip
     with experiment_file.prefix_with_line(file, "AXES"):
-        cells = expand_cells(content.experiment, content.axes, wanted)
-    execution.execute(cells, options, progress)
+        grid = plan_cells(content.experiment, axes, wanted, skip=skip, skip_invalid=skip_invalid)
+    execution.execute(grid, options, progress)
 
 
 def study_(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_sim.config.sweeps import check_axes, validate_seeds
+from fl_sim.config.sweeps import Skip, check_axes, check_skip, validate_seeds
 from fl_sim.config.user_file import load_python, locate, read_text
 from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
 from fl_sim.core import serialization
@@ -34,12 +34,14 @@ class ExperimentFile:
         axes: AXES of a sweep; empty by default.
         seeds: SEEDS; by default the seed of the experiment.
         full: FULL, values by field path for the size that the papers use; empty by default.
+        skip: SKIP, by reason the cells of the sweep that are left out; empty by default.
     """
 
     experiment: Experiment
     axes: Axes
     seeds: tuple[int, ...]
     full: Mapping[str, Any] = field(default_factory=dict)
+    skip: Skip = field(default_factory=dict)
 
 
 def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False) -> ExperimentFile:
@@ -73,7 +75,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         axes.pop(field, None)
         if field == "seed":
             seeds = (experiment.seed,)
-    return ExperimentFile(experiment, axes, seeds, content.full)
+    return ExperimentFile(experiment, axes, seeds, content.full, content.skip)
 
 
 def parse_value(text: str) -> Any:
@@ -139,7 +141,10 @@ def _read_python(path: Path) -> ExperimentFile:
         full = getattr(module, "FULL", {})
         check_full(full)
         _apply_full(experiment, full)
-    return ExperimentFile(experiment, axes, seeds, full)
+    with prefix_with_line(path, "SKIP"):
+        skip: Any = getattr(module, "SKIP", {})
+        check_skip(skip)
+    return ExperimentFile(experiment, axes, seeds, full, skip)
 
 
 def check_full(full: Any) -> None:

@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
-from fl_sim.core.errors import RequestError, require, shorten
+from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
 from fl_sim.core.serialization import LARGEST, label
 from fl_sim.experiment import Axes, Experiment
 
 MOST_SEEDS = 100_000
+MOST_CAUSES = 3  # that one message names
 RESERVED = {  # fields that no axis may set, since they tell runs apart whatever the settings
     "seed": "in SEEDS or --seeds, not in an axis: every cell is run once per seed",
     "name": "one for all cells: it is the folder of their results",
 }
 Values = Sequence[Any] | Mapping[str, Any]  # of an axis; by label where they have names
+Skip = Mapping[str, Callable[..., bool]]  # by reason, a test of the cells that are left out
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,30 @@ class Cell:
         return describe_settings(self.settings, self.experiment.seed)
 
 
+class SkippedCell(NamedTuple):
+    """A cell that is not run, with its settings and the reason."""
+
+    settings: dict[str, Any]
+    seed: int
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """Settings and seed in words."""
+        return describe_settings(self.settings, self.seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entry of a summary."""
+        return {**self._asdict(), "label": self.label}
+
+
+class GridCells(NamedTuple):
+    """The cells of a grid that are run, and those that are skipped."""
+
+    cells: list[Cell]
+    skipped: list[SkippedCell]
+
+
 def describe_settings(settings: Mapping[str, Any], seed: int) -> str:
     """Return settings and a seed in words, with field paths cut to their last part.
 
@@ -99,8 +125,25 @@ def expand_grid(labelled: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str,
 
 
 def expand_cells(
-    experiment: Experiment, axes: Axes, seeds: Iterable[int] | None, source: str = "seeds"
+    experiment: Experiment,
+    axes: Axes,
+    seeds: Iterable[int] | None,
+    source: str = "seeds",
+    skip: Skip | None = None,
 ) -> list[Cell]:
+    """Return the cells of `plan_cells` that are run."""
+    return plan_cells(experiment, axes, seeds, source, skip).cells
+
+
+def plan_cells(
+    experiment: Experiment,
+    axes: Axes,
+    seeds: Iterable[int] | None,
+    source: str = "seeds",
+    skip: Skip | None = None,
+    *,
+    skip_invalid: bool = False,
+) -> GridCells:
     """Return every combination of the axes' values, once per seed.
 
     Args:
@@ -108,27 +151,120 @@ def expand_cells(
         axes: Values by field path, or changes by label by the name of the axis.
         seeds: Seeds; None: the experiment's own.
         source: Name of the seeds in messages.
+        skip: By reason, a function that is given a cell's experiment and returns whether to skip
+            it.
+        skip_invalid: Whether combinations that are no experiment are skipped, in place of refusing
+            all.
 
     Raises:
         FieldError: For an unknown field, or a value out of range.
-        RequestError: If axes are malformed, or two cells are the same experiment.
+        RequestError: If axes or `skip` are malformed, or two cells are the same experiment.
     """
     check_axes(axes)
+    check_skip(skip or {})
     wanted = validate_seeds([experiment.seed] if seeds is None else seeds, source)
     labelled, cells = label_axes(axes), list[Cell]()
+    skipped, invalid = list[SkippedCell](), list[tuple[SkippedCell, FieldError]]()
     earlier: dict[str, Mapping[str, Any]] = {}
     for words in expand_grid(labelled):
-        changed, settings = experiment, dict[str, Any](words)
-        for name, word in words.items():
-            changes = labelled[name][word]
-            if not isinstance(axes[name], Mapping):
-                settings[name], changes = label(changes), {name: changes}
-            for path, value in changes.items():
-                changed = changed.with_value(path, value)
-        _refuse_duplicates(earlier, changed, settings)
-        cells.extend(Cell(replace(changed, seed=seed), settings) for seed in wanted)
+        settings = _describe_values(axes, labelled, words)
+        try:
+            changed = _change_fields(experiment, axes, labelled, words)
+        except UnknownFieldError:
+            raise
+        except FieldError as error:
+            invalid += [(SkippedCell(settings, seed, str(error)), error) for seed in wanted]
+            continue
+        seeded = [Cell(replace(changed, seed=seed), settings) for seed in wanted]
+        reasons = [find_reason(skip or {}, cell.experiment) for cell in seeded]
+        pairs = list(zip(seeded, reasons, strict=True))
+        skipped += [SkippedCell(settings, c.experiment.seed, why) for c, why in pairs if why]
+        kept = [cell for cell, reason in pairs if not reason]
+        if kept:
+            _refuse_duplicates(earlier, changed, settings)
+        cells += kept
     refuse_overwrites(axes, {})
-    return cells
+    if invalid and not skip_invalid:
+        refuse_invalid(invalid, len(cells) + len(skipped) + len(invalid))
+    return GridCells(cells, skipped + [cell for cell, _ in invalid])
+
+
+def _describe_values(
+    axes: Axes, labelled: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the labels of a combination's values, numbers as numbers."""
+    return {
+        name: word if isinstance(axes[name], Mapping) else label(labelled[name][word])
+        for name, word in words.items()
+    }
+
+
+def _change_fields(
+    experiment: Experiment,
+    axes: Axes,
+    labelled: Mapping[str, Mapping[str, Any]],
+    words: Mapping[str, str],
+) -> Experiment:
+    """Return the experiment with a combination of the axes' values."""
+    for name, word in words.items():
+        value = labelled[name][word]
+        changes = value if isinstance(axes[name], Mapping) else {name: value}
+        for path, new in changes.items():
+            experiment = experiment.with_value(path, new)
+    return experiment
+
+
+def find_reason(skip: Skip, *cell: Experiment, **values: Any) -> str:
+    """Return the first reason for which a cell is skipped, or an empty string.
+
+    Args:
+        skip: Tests by reason.
+        cell: Experiment of the cell, for a sweep.
+        values: Values of the cell by axis, for a study.
+
+    Raises:
+        RequestError: If a test raises, or returns anything but True or False.
+    """
+    for reason, test in skip.items():
+        try:
+            found = test(*cell, **values)
+        except Exception as error:  # of the user's function
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RequestError(f"SKIP: the test of {reason!r} raised {cause}") from None
+        allowed = "a function that returns True or False"
+        require(isinstance(found, bool), f"SKIP: {reason!r}", allowed, found)
+        if found:
+            return reason
+    return ""
+
+
+def check_skip(skip: Any) -> None:
+    """Raise a `FieldError` unless SKIP maps reasons to functions."""
+    allowed = "by reason, functions that return True for cells to leave out"
+    named = isinstance(skip, Mapping) and all(isinstance(why, str) and why.strip() for why in skip)
+    require(named and all(map(callable, skip.values())), "SKIP", allowed, skip)
+
+
+def refuse_invalid(invalid: Sequence[tuple[SkippedCell, RequestError]], total: int) -> NoReturn:
+    """Refuse a grid, naming the cells that cannot be run, of how many, and the causes.
+
+    Raises:
+        RequestError: Always; the error itself if all cells have the same.
+    """
+    by_cause: dict[str, list[SkippedCell]] = {}
+    for cell, error in invalid:
+        by_cause.setdefault(str(error), []).append(cell)
+    if len(invalid) == total and len(by_cause) == 1:
+        raise invalid[0][1]
+    causes = [
+        cells[0].label + (f" and {len(cells) - 1} more" if len(cells) > 1 else "") + f": {cause}"
+        for cause, cells in by_cause.items()
+    ]
+    more = f"; and {len(causes) - MOST_CAUSES} more causes" if len(causes) > MOST_CAUSES else ""
+    raise RequestError(
+        f"{len(invalid)} of {total} cells cannot be run: {'; '.join(causes[:MOST_CAUSES])}{more}. "
+        "Leave them out with SKIP, or with --skip-invalid (skip_invalid=True)"
+    )
 
 
 def _refuse_duplicates(

@@ -28,6 +28,7 @@ from fl_sim.report.sections import (
     leakage_fairness,
     model_comparison,
     overview,
+    skipped,
     timeline,
     update_shares,
 )
@@ -93,6 +94,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     images.build_images,
     cost.build_cost,
     failures.build_failures,
+    skipped.build_skipped,
     build_glossary,
     environment.build_environment,
 )

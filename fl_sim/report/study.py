@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from fl_sim.core.atomic_io import write_text
 from fl_sim.report.components import Cell, DefinitionList, Drawing, Section, build_table
@@ -17,6 +18,7 @@ from fl_sim.report.formats import UNDEFINED, drop_undefined, format_count, mean,
 from fl_sim.report.page import render_html, write_figures
 from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.images import draw_image
+from fl_sim.report.skipped import group_skipped
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, choose_colours, export_figure
 from fl_sim.results.studies import StudyResults, read_images
 
@@ -30,7 +32,16 @@ LOG_SCALE_RATIO = 20  # ratio of the largest to the smallest value
 def build_study_table(results: StudyResults) -> Table:
     """Return all numbers, averaged over seeds."""
     axes, columns, rows = _arrange_table(results)
-    made = Table(title=results.path.name, box=box.SIMPLE_HEAD, title_justify="left")
+    lines = Text(
+        "\n".join(f"skipped: {line}" for line in _list_skipped(results)), "not italic yellow"
+    )
+    made = Table(
+        title=results.path.name,
+        caption=lines or None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
     for axis in axes:
         made.add_column(axis)
     for column in columns:
@@ -38,6 +49,12 @@ def build_study_table(results: StudyResults) -> Table:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def _list_skipped(results: StudyResults) -> list[str]:
+    """Return one line per point that was left out, with the reason."""
+    settings = group_skipped(results.skipped)
+    return [f"{each.describe(results.seeds)}: {each.reason}" for each in settings]
 
 
 def _arrange_table(results: StudyResults) -> tuple[list[str], list[str], list[list[str]]]:
@@ -97,6 +114,7 @@ def _build_overview(results: StudyResults) -> Section:
         ("Machine", results.hardware),
         ("Time", _describe_time(results)),
         *(("Failed", error) for error in results.errors),
+        *(("Skipped", line) for line in _list_skipped(results)),
     ]
     return Section(
         "about", "What was measured", (results.question,), (DefinitionList(tuple(entries)),)

@@ -5,7 +5,7 @@
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from fl_sim.core.atomic_io import DamagedFileError, check_files, read_arrays, read_json
 from fl_sim.results.folders import check_entry
+from fl_sim.results.skipped import read_skipped
 from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY, NUMBERS, IMAGES = "study.json", "numbers.json", "images.npz"
@@ -31,6 +32,7 @@ class StudyResults:
         hardware: Processor and version of torch.
         errors: One line per point that could not be measured, or whose files are damaged.
         damaged: One line per file that was changed after it was written.
+        skipped: One row per point and seed that was left out, with the `reason`.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class StudyResults:
     hardware: str
     errors: tuple[str, ...]
     damaged: tuple[str, ...] = ()
+    skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def complete(self) -> bool:
@@ -116,6 +119,7 @@ def load_study(path: str | Path) -> StudyResults:
         damaged=tuple(damaged),
         hardware=f"{environment['processor']}, torch {environment['torch']}",
         errors=tuple(f"{e['settings']}: {e['error']}" for e in entries if "error" in e),
+        skipped=read_skipped(root / SUMMARY, content),
     )
 
 

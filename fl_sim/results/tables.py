@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fl_sim.core.errors import RequestError
 from fl_sim.core.rows import Row
 from fl_sim.results import folders
 from fl_sim.results.folders import RESULT, ROWS, run_folder
+from fl_sim.results.skipped import read_skipped
 from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY = "summary.json"
@@ -34,6 +35,8 @@ class Results:
         failed_controls: One line per control that did not finish, with the error.
         damaged: One line per file that was changed after it was written; its cell has the status
             `damaged`, and no numbers.
+        skipped: One row per cell that the grid left out: `label`, `seed`, `reason`, and a column
+            `settings.<field>` for every axis.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Results:
     complete: bool
     failed_controls: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
+    skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
         """Return a metric after the last round of every cell, without controls.
@@ -104,6 +108,7 @@ def load_results(path: str | Path) -> Results:
             if entry["status"] != "finished"
         ),
         damaged=tuple(damaged),
+        skipped=read_skipped(root / SUMMARY, content),
     )
 
 

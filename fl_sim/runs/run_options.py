@@ -37,6 +37,7 @@ class RunOptions:
         wait: Wait for another process that writes into the experiment's folder.
         callbacks: Called at the hooks of each run. They are pickled if runs are executed in
             parallel.
+        skip_invalid: Leave out cells that cannot be run, and record why, in place of refusing all.
     """
 
     out: Path = Path("runs")
@@ -51,6 +52,7 @@ class RunOptions:
     trackers: tuple[str, ...] = ()
     wait: bool = False
     callbacks: tuple[Callback, ...] = ()
+    skip_invalid: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

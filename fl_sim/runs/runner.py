@@ -6,7 +6,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fl_sim.config.sweeps import Cell, expand_cells
+from fl_sim.config.sweeps import (
+    Cell,
+    GridCells,
+    Skip,
+    SkippedCell,
+    expand_cells,
+    plan_cells,
+    refuse_invalid,
+)
 from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
@@ -51,6 +59,7 @@ def sweep(
     axes: Axes,
     seeds: Iterable[int] | None = None,
     *,
+    skip: Skip | None = None,
     listen: Listener = lambda progress: None,
     **options: Any,
 ) -> Results:
@@ -63,23 +72,55 @@ def sweep(
         axes: Values by field path, such as `{"layout.fraction": [0.0, 0.5, 1.0]}`. Fields that
             change together make an axis of their own: by its name, changes by label, such as
             `{"method": {"FedProx": {"client": FedProxClient()}, "FedAvg": {}}}`.
+        skip: By reason, a function of a cell's experiment that returns True if the cell is to be
+            left out, such as `{"Krum needs 5 clients": lambda e: e.data.num_clients < 5}`.
         seeds, listen, options: As in `run`.
     """
     chosen = make_options({"resume": True, **options})
-    return run_cells(expand_cells(experiment, axes, seeds), chosen, listen)
+    grid = plan_cells(experiment, axes, seeds, skip=skip, skip_invalid=chosen.skip_invalid)
+    return run_grid(drop_invalid(grid, chosen), chosen, listen)
 
 
 def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:
-    """Run cells and their controls, each distinct run once, and return their results.
+    """Check cells, run them and their controls, and return their results.
 
     Raises:
         RequestError: Before any work. A run that fails is recorded.
     """
-    if not cells:
-        raise RequestError("nothing to run: no cells, or no seeds")
-    for cell in cells:
-        feasibility.check(cell.experiment, options.batch_clients)
-    cells = mark_variants(cells, options)
+    return run_grid(drop_invalid(GridCells(cells, []), options), options, listen)
+
+
+def drop_invalid(grid: GridCells, options: RunOptions) -> GridCells:
+    """Check every cell, and return the grid with those that cannot be run among the skipped.
+
+    Raises:
+        RequestError: If there are such cells and `skip_invalid` is not set, or no others.
+    """
+    kept, invalid = list[Cell](), list[tuple[SkippedCell, RequestError]]()
+    for cell in grid.cells:
+        try:
+            feasibility.check(cell.experiment, options.batch_clients)
+        except RequestError as error:
+            skipped = SkippedCell(cell.settings, cell.experiment.seed, str(error))
+            invalid.append((skipped, error))
+        else:
+            kept.append(cell)
+    if invalid and not (options.skip_invalid and kept):
+        refuse_invalid(invalid, len(grid.cells) + len(grid.skipped))
+    return GridCells(kept, [*grid.skipped, *(cell for cell, _ in invalid)])
+
+
+def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
+    """Run checked cells and their controls, each distinct run once, and return their results.
+
+    Raises:
+        RequestError: Before any work. A run that fails is recorded.
+    """
+    if not grid.cells:
+        reasons = "; ".join(dict.fromkeys(cell.reason for cell in grid.skipped))
+        all_skipped = f"every cell is skipped: {reasons}"
+        raise RequestError(f"nothing to run: {all_skipped if reasons else 'no cells, or no seeds'}")
+    cells = mark_variants(grid.cells, options)
     jobs = plan_jobs(cells, options)
     _check_faults(jobs, options)
     _check_pickling(len(jobs), options)
@@ -99,7 +140,8 @@ def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Resul
             task, jobs, options.workers, engine=options.engine, ray_address=address, listen=listen
         )
         errors = {job.key: error for job, error in failed}
-        write_summary(root, cells, [job for job in jobs if job not in cells], errors)
+        controls = [job for job in jobs if job not in cells]
+        write_summary(root, cells, controls, errors, grid.skipped)
         return load_results(root)
 
 

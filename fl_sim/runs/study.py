@@ -47,6 +47,8 @@ class Study:
         axes: Values by the name of their axis and by label.
         seeds: SEEDS of the file.
         measure: Function that is called at every point.
+        skip: SKIP of the file: by reason, functions of the axes' values that return True for
+            points to leave out.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Study:
     axes: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     measure: Callable[..., Measured]
+    skip: sweeps.Skip = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -101,11 +104,13 @@ def read(path: str | Path) -> Study:
     if not callable(measure):
         raise RequestError(f"{path} has no function measure, so it is not a study")
     axes: Any = getattr(module, "AXES", {})
+    skip: Any = getattr(module, "SKIP", {})
     try:
         sweeps.check_grid(axes)
         require("seed" not in axes, "AXES: seed", "in SEEDS or --seeds, not in an axis", "seed")
         seeds = sweeps.validate_seeds(getattr(module, "SEEDS", (0,)), "SEEDS")
         labelled = sweeps.label_axes(axes)
+        sweeps.check_skip(skip)
         parameters = set(inspect.signature(measure).parameters)
     except (RequestError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from None
@@ -113,16 +118,37 @@ def read(path: str | Path) -> Study:
         wanted, came = sorted(axes), sorted(parameters)
         raise RequestError(f"{path}: measure takes seed and {wanted}; got {came}")
     question = ([*str(module.__doc__ or "").strip().splitlines(), path.stem])[0]
-    return Study(path, text, question, labelled, seeds, measure)
+    return Study(path, text, question, labelled, seeds, measure, skip)
 
 
 def expand_points(study: Study, seeds: Sequence[int] = ()) -> list[Point]:
-    """Return every point of the grid, once per seed; by default the seeds are those of the file."""
-    return [
+    """Return every point of the grid, once per seed; by default the seeds are those of the file.
+
+    Raises:
+        RequestError: If SKIP leaves out every point.
+    """
+    points = [
         Point(settings, seed, study.text)
-        for settings in sweeps.expand_grid(study.axes)
+        for settings, reason in _find_reasons(study)
         for seed in seeds or study.seeds
+        if not reason
     ]
+    if not points:
+        raise RequestError(f"{study.path}: SKIP leaves out every point")
+    return points
+
+
+def _find_reasons(study: Study) -> list[tuple[dict[str, str], str]]:
+    """Return the settings of every point, and the reason for which it is skipped, if any."""
+    return [
+        (settings, sweeps.find_reason(study.skip, **_find_values(study, settings)))
+        for settings in sweeps.expand_grid(study.axes)
+    ]
+
+
+def _find_values(study: Study, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of a point by axis."""
+    return {axis: study.axes[axis][label] for axis, label in settings.items()}
 
 
 def run(
@@ -173,7 +199,7 @@ def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listene
         raise RunFailedError(f"{path.name} was edited while it was measured")
     if resume and _is_measured(folder):
         return
-    values = {axis: study.axes[axis][label] for axis, label in point.settings.items()}
+    values = _find_values(study, point.settings)
     started, used = perf_counter(), process_time()
     results = study.measure(seed=point.seed, **values)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
@@ -208,4 +234,12 @@ def _write_summary(
         content = {"error": errors[point.key]} if point.key in errors else read_numbers(folder)
         cells.append({"settings": point.settings, **place, **(content or {})})
     content = {"study": study.name, "question": study.question, "cells": cells}
+    left_out = [
+        sweeps.SkippedCell(settings, seed, reason)
+        for settings, reason in _find_reasons(study)
+        for seed in dict.fromkeys(point.seed for point in points)
+        if reason
+    ]
+    if left_out:
+        content["skipped"] = [cell.describe() for cell in left_out]
     write_sealed(root / SUMMARY, {**content, "environment": describe_environment("study")})

@@ -1,9 +1,10 @@
 """Summary of an experiment's runs: writes `summary.json` and `rows.parquet`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_sim.config.sweeps import Cell
+from fl_sim.config.sweeps import Cell, SkippedCell
 from fl_sim.core.atomic_io import DamagedFileError, write_sealed, write_table
 from fl_sim.results import ROWS, compare_with_controls, read_result, read_run_rows, run_folder
 from fl_sim.results.tables import SUMMARY
@@ -12,7 +13,11 @@ DAMAGE_ERRORS = ("DamagedFileError: ", "CheckpointError: ")
 
 
 def write_summary(
-    root: Path, cells: list[Cell], controls: list[Cell], errors: dict[tuple[str, int], str]
+    root: Path,
+    cells: list[Cell],
+    controls: list[Cell],
+    errors: dict[tuple[str, int], str],
+    skipped: Sequence[SkippedCell] = (),
 ) -> None:
     """Write `summary.json` and `rows.parquet` of an experiment."""
     seeds: dict[str, list[int]] = {}
@@ -24,6 +29,8 @@ def write_summary(
     rows = write_table(root / ROWS, read_run_rows(root, undamaged, [cell.key for cell in cells]))
     summary = {"experiment": cells[0].experiment.name, "cells": entries[: len(cells)]}
     summary["controls"] = entries[len(cells) :]
+    if skipped:
+        summary["skipped"] = [cell.describe() for cell in skipped]
     write_sealed(root / SUMMARY, {**summary, "files": {ROWS: rows}})
 
 

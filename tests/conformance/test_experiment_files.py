@@ -32,7 +32,7 @@ def content_of(path: Path) -> ExperimentFile:
 def cells_in(path: Path) -> list[Cell]:
     """Return the cells of a file's first seed."""
     content = content_of(path)
-    return expand_cells(content.experiment, content.axes, content.seeds[:1])
+    return expand_cells(content.experiment, content.axes, content.seeds[:1], skip=content.skip)
 
 
 def test_there_are_experiments() -> None:
@@ -101,7 +101,7 @@ def test_the_size_of_the_papers_can_be_had(path: Path) -> None:
     content = read(path, full=True)
     assert content.experiment.data.num_samples is None
     assert content.experiment.run_id != content_of(path).experiment.run_id
-    assert expand_cells(content.experiment, content.axes, (0,))
+    assert expand_cells(content.experiment, content.axes, (0,), skip=content.skip)
 
 
 def test_a_file_of_one_size_says_so() -> None:

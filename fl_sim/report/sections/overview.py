@@ -58,6 +58,8 @@ def _describe_runs(grid: Grid) -> str:
     if controls := len(grid.results.failed_controls):
         failed.append(f"{format_count(controls, 'control')} FAILED")
     state = ", ".join(failed) or "all finished"
+    if num_skipped := len(grid.results.skipped):
+        state += f", {num_skipped} skipped"
     seeds = format_count(len(grid.seeds), "seed")
     return f"{settings}, {seeds}: {format_count(asked, 'run')}, {state}"
 

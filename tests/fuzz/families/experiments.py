@@ -20,7 +20,9 @@ def _try_file(path: Path) -> bool:
     """Read a file as `fl-sim sweep` does, without running it; sweep those that are refused."""
     try:
         content = experiment_file.read(path)
-        for cell in expand_cells(content.experiment, content.axes, content.seeds)[:3]:
+        for cell in expand_cells(
+            content.experiment, content.axes, content.seeds, skip=content.skip
+        )[:3]:
             validation.check(cell.experiment)
     except RequestError:
         out = path.parent / "runs"

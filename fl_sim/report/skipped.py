@@ -1,0 +1,40 @@
+"""Combinations of settings that a grid left out, with the reasons."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from fl_sim.report.formats import format_value
+from fl_sim.results.summaries import SETTINGS as PREFIX
+
+
+class SkippedSetting(NamedTuple):
+    """A combination that was not run: its values as text by axis, its seeds, and the reason."""
+
+    values: dict[str, str]
+    seeds: list[int]
+    reason: str
+
+    def describe(self, seeds: list[int]) -> str:
+        """Return the values in words, with the seeds if these are not all seeds of the grid."""
+        words = [
+            f"{axis.split('.')[-1].replace('_', ' ')} {value}"
+            for axis, value in self.values.items()
+        ]
+        if set(self.seeds) != set(seeds):
+            words.append(f"seed {', '.join(map(str, self.seeds))}")
+        return ", ".join(words)
+
+
+def group_skipped(skipped: pd.DataFrame) -> list[SkippedSetting]:
+    """Return one entry per combination and reason, in the order of the grid."""
+    columns = [name for name in skipped.columns if str(name).startswith(PREFIX)]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for _, row in skipped.iterrows():
+        words = (format_value(row[name], str(name)) for name in columns)
+        groups.setdefault((*words, str(row["reason"])), []).append(int(row["seed"]))
+    axes = [str(name).removeprefix(PREFIX) for name in columns]
+    return [
+        SkippedSetting(dict(zip(axes, words, strict=True)), seeds, reason)
+        for (*words, reason), seeds in groups.items()
+    ]
