@@ -99,6 +99,14 @@ class Model:
             (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). The
             output of frozen first layers is computed once per image and cached.
         rank: Rank of the changes of `lora`.
+        alpha: Factor of these changes times the rank, as in peft: they are scaled by alpha / rank;
+            None: the rank, so that they are not scaled.
+        use_rslora: Whether they are scaled by alpha / sqrt(rank) instead, which keeps their size
+            at high ranks (rsLoRA, https://arxiv.org/abs/2312.03732).
+        lora_train: Factors of the changes that are trained and sent: `both`, or the second alone
+            (`up`), beside a random, frozen first one (FFA-LoRA, https://arxiv.org/abs/2403.12313).
+        lora_layers: Ends of the names of the layers that `lora` changes, such as `attn.qkv`;
+            empty: all linear layers, attention projections and ungrouped convolutions.
         norm: Normalisation of this project's networks: `batch`, `group` (keeps no statistics), or
             `off`.
         pixels: Side to which images are scaled for a foundation model; None: its default.
@@ -114,6 +122,10 @@ class Model:
     backbone_rate: float = 0.05
     rank: int = 4
     blocks: int | Literal["all"] = serialization.omit_if_default(1)
+    alpha: float | None = serialization.omit_if_default(None)
+    use_rslora: bool = serialization.omit_if_default(False)
+    lora_train: Literal["both", "up"] = serialization.omit_if_default("both")
+    lora_layers: tuple[str, ...] = serialization.omit_if_default(())
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -123,6 +135,14 @@ class Model:
         require(fits, "pixels", "between 8 and 512, or None for the default", self.pixels)
         some = self.blocks == "all" or self.blocks >= 1
         require(some, "blocks", "at least 1, or 'all'", self.blocks)
+        positive = self.alpha is None or self.alpha > 0
+        require(positive, "alpha", "above 0, or None for the rank", self.alpha)
+
+    @property
+    def lora_scaling(self) -> float:
+        """Factor of the low-rank changes."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return float(alpha / (self.rank**0.5 if self.use_rslora else self.rank))
 
     def __str__(self) -> str:
         """Return backbone, init, tune and other fields that are not default, for a table."""

@@ -3,6 +3,7 @@
 import warnings
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +17,7 @@ from fl_sim.core.serialization import check_classes, label
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment, Model, subset_of
 from fl_sim.models.batches import min_batch_size
+from fl_sim.models.low_rank import find_low_rank
 from fl_sim.models.surrogate import find_obstacle
 from fl_sim.models.tuning import Network, build_network
 from fl_sim.schedule import Schedule, backdoors
@@ -45,6 +47,7 @@ def check(experiment: Experiment) -> None:
     parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
     network = network_of(experiment)
     _check_strategy(experiment)
+    _check_base(experiment, network.trained)
     _check_root_images(experiment, len(dataset.test_labels))
     Schedule(experiment).check(min_clients_per_round(experiment))
     _check_attacks(experiment, dataset.num_classes)
@@ -181,6 +184,25 @@ def _check_strategy(experiment: Experiment) -> None:
         raise FieldError(_count_field(experiment), f"{allowed}: {reason}", count)
     fewest = experiment.failures.min_updates
     require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
+
+
+def _check_base(experiment: Experiment, trained: nn.Module) -> None:
+    """Refuse a rule that changes frozen weights where it is wrapped, or where there are none."""
+    rule: Any = experiment.strategy
+    path, name = "strategy", type(rule).__name__
+    if getattr(rule, "changes_base", False):
+        found = any(layer.down.requires_grad for layer in find_low_rank(trained).values())
+        allowed = f"'lora' with model.lora_train 'both' for {name}, which adds to weights below it"
+        require(found, "model.tune", allowed, str(experiment.model))
+        wanted = experiment.evaluation.contributions
+        allowed = f"'none' for {name}: contributions are measured without changes of frozen weights"
+        require(wanted == "none", "evaluation.contributions", allowed, wanted)
+    while isinstance(rule := getattr(rule, "rule", None), AggregationRule):
+        path, allowed = (
+            f"{path}.rule",
+            "one that does not change frozen weights; set it as strategy",
+        )
+        require(not rule.changes_base, path, allowed, type(rule).__name__)
 
 
 def _count_field(experiment: Experiment) -> str:

@@ -17,6 +17,27 @@ Updates = Float[Tensor, "n p"]  # one row per client
 Weights = Float[Tensor, " n"]
 
 
+@dataclass(frozen=True)
+class LowRankPlace:
+    """Place of a low-rank change s B A of a frozen weight in the vector of parameters.
+
+    Attributes:
+        base: Name of the frozen weight among the buffers of the global model.
+        shape: Its shape.
+        down: Places of the factor A, `[rank, inputs]`.
+        up: Places of the factor B, `[outputs, rank]`.
+        rank: Number of rows of A and columns of B.
+        scaling: The factor s.
+    """
+
+    base: str
+    shape: tuple[int, ...]
+    down: slice
+    up: slice
+    rank: int
+    scaling: float
+
+
 @dataclass(frozen=True, eq=False)
 class RoundContext:
     """Knowledge of the server about a round's updates, in client order.
@@ -36,6 +57,8 @@ class RoundContext:
         parameters: Parameters of the global model before the round; None if unknown.
         expected: Average number of clients under Poisson participation; None if the number is
             fixed.
+        low_rank: Places of the low-rank changes whose frozen weight the rule may change; empty
+            unless the rule sets `changes_base`.
     """
 
     clients: Int64[Tensor, " n"]
@@ -48,6 +71,7 @@ class RoundContext:
     reference: Float[Tensor, " p"] | None = None
     parameters: Float[Tensor, " p"] | None = None
     expected: float | None = None
+    low_rank: tuple[LowRankPlace, ...] = ()
 
     def select(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
         """Return the context of the updates at some positions, in the given order."""
@@ -77,12 +101,15 @@ class AggregationResult:
             mean, or the share of coordinates at which a coordinate-wise rule used it; 0 if it was
             excluded. None if the rule does not report shares.
         scales: Factor by which each update was clipped first; None if the rule does not clip.
+        base: Change to add to frozen weights, by the name in `LowRankPlace.base`; empty unless the
+            rule sets `changes_base`.
     """
 
     state: Any
     step: Float[Tensor, " p"]
     shares: Float[Tensor, " n"] | None = None
     scales: Float[Tensor, " n"] | None = None
+    base: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class AggregationRule(TypeChecked, ABC):
@@ -95,9 +122,12 @@ class AggregationRule(TypeChecked, ABC):
         coordinatewise: Whether the rule is stateless and each coordinate of its step depends only
             on the weights and that coordinate of the updates. A wrapping rule may then pass it
             some coordinates at a time.
+        changes_base: Whether the rule changes the frozen weights below low-rank changes. They are
+            then part of the global model and sent down with it, and the rule cannot be wrapped.
     """
 
     coordinatewise: ClassVar[bool] = False
+    changes_base: ClassVar[bool] = False
 
     @property
     def needs_losses(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from fl_sim.contracts import Client, Dataset, Draw, Shard
+from fl_sim.contracts import AggregationRule, Client, Dataset, Draw, Shard
 from fl_sim.core.cache import digest
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
@@ -19,6 +19,7 @@ from fl_sim.models import parameters
 from fl_sim.models.architectures import to_channels_last
 from fl_sim.models.features import extract_features, to_trainable
 from fl_sim.models.foundation import hash_weights
+from fl_sim.models.low_rank import send_base
 from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
@@ -216,7 +217,9 @@ def prepare_federation(experiment: Experiment) -> Federation:
     withheld = experiment.layout.withheld & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
-    model = to_channels_last(network.trained)
+    model, rule = to_channels_last(network.trained), experiment.strategy
+    if isinstance(rule, AggregationRule) and rule.changes_base:
+        send_base(model)
     return Federation(
         experiment=experiment,
         dataset=dataset,
@@ -226,7 +229,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
         test_inputs=test,
         model=model,
         start=parameters.flatten(model),
-        start_buffers=parameters.copy_buffers(model),
+        start_buffers=parameters.copy_buffers(model) | parameters.copy_base(model),
         trained=trained,
         root=root,
         frozen=frozen,

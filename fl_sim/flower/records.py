@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fl_sim.contracts import Update
+from fl_sim.models.parameters import select_statistics
 from fl_sim.training.tasks import ClientTask, RoundConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -171,7 +172,7 @@ def decode_reply(
     return Update(
         client=client,
         delta=delta,
-        buffers=unpack(extras[BUFFERS]) if BUFFERS in extras else config.buffers,
+        buffers=unpack(extras[BUFFERS]) if BUFFERS in extras else select_statistics(config.buffers),
         num_examples=num_examples,
         metrics=_read_metrics(content),
         loss=_to_float(extras.get("loss", math.nan)),

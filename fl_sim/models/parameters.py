@@ -1,9 +1,15 @@
-"""Model parameters as one flat vector, and the buffers that are sent with it."""
+"""Model parameters as one flat vector, and the tensors that are sent with it.
+
+These are statistics, which clients send back, and the frozen weights below low-rank changes, if the
+server adds to them. Both are named buffers here.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fl_sim.contracts import LowRankPlace
+from fl_sim.models.low_rank import find_low_rank
 from fl_sim.models.tuning import FrozenBatchNorm
 
 
@@ -32,14 +38,40 @@ def copy_buffers(model: nn.Module) -> dict[str, Tensor]:
 
     Frozen statistics and constants are not among them: they never change.
     """
-    return {name: buffer.clone() for name, buffer in _find_buffers(model).items()}
+    return {name: buffer.clone() for name, buffer in _find_statistics(model).items()}
+
+
+def copy_base(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the frozen weights that the server adds to, by name."""
+    return {name: weight.clone() for name, weight in _find_base(model).items()}
+
+
+def select_statistics(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the buffers that clients send back: all but frozen weights."""
+    return {name: buffer for name, buffer in buffers.items() if not name.endswith("weight")}
 
 
 @torch.no_grad()
 def load_buffers(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Copy statistics into the model, in place."""
-    for name, buffer in _find_buffers(model).items():
+    """Copy the given buffers into the model, in place; frozen weights may be left out."""
+    for name, buffer in _find_statistics(model).items():
         buffer.copy_(values[name])
+    for name, weight in _find_base(model).items():
+        if name in values:
+            weight.copy_(values[name])
+
+
+def list_low_rank_places(model: nn.Module) -> tuple[LowRankPlace, ...]:
+    """Return the places of low-rank changes in the flat vector whose frozen weight is sent."""
+    places, start, slices = [], 0, {}
+    for name, shape in parameter_shapes(model).items():
+        slices[name] = slice(start, start := start + torch.Size(shape).numel())
+    for name, layer in find_low_rank(model).items():
+        if layer.sends_base:
+            base, shape = f"{name}.layer.{layer.weight_name}", tuple(layer.base_weight.shape)
+            down, up = slices[f"{name}.down"], slices[f"{name}.up"]
+            places.append(LowRankPlace(base, shape, down, up, len(layer.down), layer.scaling))
+    return tuple(places)
 
 
 class ModelTensors:
@@ -52,14 +84,15 @@ class ModelTensors:
         """Look up the tensors of `model`."""
         self._parameters = _list_trainable(model)
         self._sizes = [parameter.numel() for parameter in self._parameters]
-        self._buffers = _find_buffers(model)
+        self._statistics = _find_statistics(model)
+        self._base = _find_base(model)
 
     @torch.no_grad()
     def load(self, vector: Float[Tensor, " p"], buffers: dict[str, Tensor]) -> None:
-        """Copy parameters and statistics into the model, in place."""
+        """Copy parameters and buffers into the model, in place."""
         for parameter, piece in zip(self._parameters, vector.split(self._sizes), strict=True):
             parameter.copy_(piece.view_as(parameter))
-        for name, buffer in self._buffers.items():
+        for name, buffer in (*self._statistics.items(), *self._base.items()):
             buffer.copy_(buffers[name])
 
     @torch.no_grad()
@@ -75,14 +108,23 @@ class ModelTensors:
 
     def copy_buffers(self) -> dict[str, Tensor]:
         """Return copies of the statistics, by name."""
-        return {name: buffer.clone() for name, buffer in self._buffers.items()}
+        return {name: buffer.clone() for name, buffer in self._statistics.items()}
 
 
 def _list_trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _find_buffers(model: nn.Module) -> dict[str, Tensor]:
+def _find_base(model: nn.Module) -> dict[str, Tensor]:
+    """Return the frozen weights that the server adds to, by name."""
+    return {
+        f"{name}.layer.{layer.weight_name}": layer.base_weight
+        for name, layer in find_low_rank(model).items()
+        if layer.sends_base
+    }
+
+
+def _find_statistics(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{owner}.{name}": buffer
         for owner, module in model.named_modules()

@@ -89,7 +89,7 @@ def build_network(
     frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
         with seed_torch(seed, "model", model.backbone, model.tune):
-            SPARSE[model.tune](body, model.rank)
+            SPARSE[model.tune](body, model)
         if not any(parameter.requires_grad for parameter in body.parameters()):
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
             raise FieldError("model.tune", allowed, model.tune)
@@ -158,7 +158,7 @@ def _freeze_batch_norms(module: nn.Module) -> None:
             _freeze_batch_norms(child)
 
 
-def _train_only_norms(body: nn.Module, rank: int) -> None:
+def _train_only_norms(body: nn.Module, model: Model) -> None:
     """Freeze all but the scales and shifts of normalisation."""
     body.requires_grad_(False)
     for module in body.modules():
@@ -166,13 +166,19 @@ def _train_only_norms(body: nn.Module, rank: int) -> None:
             module.requires_grad_(True)
 
 
-def _train_only_biases(body: nn.Module, rank: int) -> None:
+def _train_only_biases(body: nn.Module, model: Model) -> None:
     """Freeze all but the biases. Ben Zaken et al. (2022), BitFit, arXiv 2106.10199."""
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
 
 
-SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": add_low_rank}
+def _add_low_rank(body: nn.Module, model: Model) -> None:
+    """Freeze the body, and add low-rank changes to its layers."""
+    both = model.lora_train == "both"
+    add_low_rank(body, model.rank, model.lora_scaling, both, model.lora_layers)
+
+
+SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": _add_low_rank}
 
 
 @torch.no_grad()

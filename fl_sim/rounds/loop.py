@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fl_sim.backends.base import Backend
-from fl_sim.contracts import Client, Failure, LinearRule, RoundContext, Update
+from fl_sim.contracts import AggregationResult, Client, Failure, LinearRule, RoundContext, Update
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.sums import weighted_sum
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import SERVER, Federation
 from fl_sim.models.batches import count_samples
+from fl_sim.models.parameters import list_low_rank_places
 from fl_sim.rounds.accumulator import RoundUpdates, UpdateAccumulator
 from fl_sim.rounds.callbacks import Callback, CallbackList
 from fl_sim.rounds.collusion import Retrainer, find_colluders, forge_updates
@@ -89,7 +90,8 @@ def run_round(
     if config.clients or not can_be_empty(federation):
         check_failures(federation, round_num, round_updates)
     state.parameters, result = state.server.advance(config, round_updates, context)
-    state.buffers = average_buffers(round_updates.updates) or state.buffers
+    state.buffers = state.buffers | average_buffers(round_updates.updates)
+    state.buffers |= change_base(state.buffers, result)
     culprit = partial(describe_likely_cause, round_updates.updates, result)
     check_step(round_num, state.parameters, state.buffers, state.server, culprit)
     state.client_states |= {u.client: u.memory for u in round_updates.updates if u.memory}
@@ -216,6 +218,7 @@ def build_context(
         sent={name: _fill_missing(rows, trained) for name, rows in sent.items()},
         reference=compute_server_update(federation, backend, config),
         parameters=config.parameters,
+        low_rank=list_low_rank_places(backend.trainer.model),
     )
 
 
@@ -267,6 +270,12 @@ def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retra
         return torch.stack([row for row in rows if row is not None])
 
     return retrain
+
+
+def change_base(buffers: Tensors, result: AggregationResult | None) -> Tensors:
+    """Return the frozen weights after the changes that a rule makes to them, by name."""
+    changes = {} if result is None else result.base
+    return {name: buffers[name] + change.to(buffers[name]) for name, change in changes.items()}
 
 
 def average_buffers(round_updates: list[Update]) -> Tensors:

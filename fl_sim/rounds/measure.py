@@ -12,6 +12,7 @@ from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
+from fl_sim.models.parameters import select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.evaluation import evaluate_last_round
@@ -57,7 +58,11 @@ def record_round(
     scores = backend.score(state.parameters, state.buffers, sets)
     no_scores = torch.empty(0, federation.dataset.num_classes)
     heads_only = federation.experiment.model.tune == "head"
-    size = 4 * len(state.parameters) + sum(b.nbytes for b in state.buffers.values())
+    buffers, statistics = state.buffers, select_statistics(state.buffers)
+    size_down, size_up = (
+        4 * len(state.parameters) + sum(tensor.nbytes for tensor in tensors.values())
+        for tensors in (buffers, statistics)
+    )
     return RoundRecord(
         round=round_num,
         test_logits=scores.get("test", no_scores),
@@ -77,8 +82,8 @@ def record_round(
         else {},
         num_failures=len(outcome.failures),
         seconds=outcome.seconds,
-        bytes_down=size * (len(updates) + len(outcome.failures)),
-        bytes_up=size * len(updates),
+        bytes_down=size_down * (len(updates) + len(outcome.failures)),
+        bytes_up=size_up * len(updates),
         triggered=_score_triggered(federation, scores),
         cpu_seconds=outcome.cpu_seconds,
         cpu_note=outcome.cpu_note,

@@ -9,6 +9,7 @@ from torch import Tensor
 from fl_sim.contracts import AggregationRule, ColludingClient, Releases, Row
 from fl_sim.core.errors import RequestError
 from fl_sim.federation.federation import Federation
+from fl_sim.models.parameters import select_statistics
 from fl_sim.privacy.accounting import compute_epsilon
 from fl_sim.rounds.server import RuleServer
 from fl_sim.rounds.state import State
@@ -61,14 +62,14 @@ def find_extra_releases(federation: Federation, state: State) -> str:
 
     Data that only the server receives, such as training losses, is not counted.
     """
-    start = federation.start_buffers
-    changed = any(not torch.equal(b, start[name]) for name, b in state.buffers.items())
+    start, sent = federation.start_buffers, select_statistics(state.buffers)
+    changed = any(not torch.equal(b, start[name]) for name, b in sent.items())
     releases = ["statistics of BatchNorm"] if changed else []
     server = state.server
     if isinstance(server, RuleServer):
         received = server.rule.broadcast(server.state)
-        sent = federation.experiment.client.sent_shapes(received)
-        releases += sorted(f"{name} vectors" for name in sent)
+        vectors = federation.experiment.client.sent_shapes(received)
+        releases += sorted(f"{name} vectors" for name in vectors)
         releases += ["losses on their data"] if server.rule.needs_losses else []
     return ", ".join(releases)
 

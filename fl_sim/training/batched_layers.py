@@ -7,6 +7,7 @@ written out by hand, since autograd would cost more than the products.
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -131,13 +132,14 @@ class DenseLayer:
 class LoRALayer:
     """A frozen linear layer common to all clients, with each client's low-rank change of it.
 
-    The output is (W + U D) x + c, computed without ever forming W + U D for a client.
+    The output is (W + s U D) x + c, computed without ever forming W + s U D for a client.
 
     Attributes:
         down: D, from the inputs to the rank.
         up: U, from the rank to the outputs.
         weight: W, the frozen weight.
         bias: c, the frozen bias.
+        scaling: s, the factor of the change.
         has_relu: Whether a ReLU follows.
     """
 
@@ -145,6 +147,7 @@ class LoRALayer:
     up: ParameterStack
     weight: Float[Tensor, "o i"]
     bias: Float[Tensor, "o 1"]
+    scaling: float
     has_relu: bool
 
     @property
@@ -159,20 +162,22 @@ class LoRALayer:
     def forward(self, inputs: Float[Tensor, "k i b"]) -> Float[Tensor, "k o b"]:
         """Return the outputs, before any ReLU."""
         base = torch.bmm(self.weight.expand(len(inputs), -1, -1), inputs).add_(self.bias)
-        return base.baddbmm_(self.up.values, torch.bmm(self.down.values, inputs))
+        hidden = torch.bmm(self.down.values, inputs)
+        return base.baddbmm_(self.up.values, hidden, alpha=self.scaling)
 
     def backward(self, grad_output: Float[Tensor, "k o b"]) -> Float[Tensor, "k i b"]:
         """Return the gradient of the loss by the inputs."""
         base = torch.bmm(self.weight.mT.expand(len(grad_output), -1, -1), grad_output)
-        return base.baddbmm_(self.down.values.mT, torch.bmm(self.up.values.mT, grad_output))
+        grad_hidden = torch.bmm(self.up.values.mT, grad_output)
+        return base.baddbmm_(self.down.values.mT, grad_hidden, alpha=self.scaling)
 
     def sgd_step(
         self, grad_output: Float[Tensor, "k o b"], inputs: Float[Tensor, "k i b"], sgd: SgdConfig
     ) -> None:
         """Take an SGD step on the trained parameters."""
         # Both gradients are those before the step: compute them before either factor moves.
-        hidden = torch.bmm(self.down.values, inputs)
-        grad_hidden = torch.bmm(self.up.values.mT, grad_output)
+        hidden = torch.bmm(self.down.values, inputs).mul_(self.scaling)
+        grad_hidden = torch.bmm(self.up.values.mT, grad_output).mul_(self.scaling)
         self.up.sgd_step(grad_output, hidden, sgd)
         self.down.sgd_step(grad_hidden, inputs, sgd)
 
@@ -201,10 +206,10 @@ def stack_layers(
         if isinstance(module, nn.Linear):
             layers.append(DenseLayer(next(stacks), next(stacks), has_relu))
         elif isinstance(module, LowRank):
-            base = module.layer
-            assert base.bias is not None
+            base: Any = module.layer
             weight, bias = base.weight.detach(), base.bias.detach()[:, None]
-            layers.append(LoRALayer(next(stacks), next(stacks), weight, bias, has_relu))
+            scaling = module.scaling
+            layers.append(LoRALayer(next(stacks), next(stacks), weight, bias, scaling, has_relu))
     return layers
 
 

@@ -20,7 +20,7 @@ from fl_sim.federation.federation import Federation
 from fl_sim.federation.shards import ClientShards
 from fl_sim.models.batches import min_batch_size
 from fl_sim.models.features import to_trainable
-from fl_sim.models.parameters import ModelTensors
+from fl_sim.models.parameters import ModelTensors, select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
@@ -206,7 +206,7 @@ class ClientTrainer:
             Update(
                 client=task.client,
                 delta=deltas[k],
-                buffers=config.buffers,
+                buffers=select_statistics(config.buffers),
                 num_examples=self.shards.sizes[task.client],
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
+from fl_sim.models.parameters import select_statistics
 from fl_sim.training.tasks import RoundConfig, Tensors
 
 MAX_VALUE = float(torch.finfo(torch.float32).max)  # of a loss or metric
@@ -101,7 +102,7 @@ def check_update(update: Any, expected: ExpectedUpdate) -> Update:
     return Update(
         client=expected.client,
         delta=update.delta,
-        buffers=_check_buffers(update.buffers, config.buffers),
+        buffers=_check_buffers(update.buffers, select_statistics(config.buffers)),
         num_examples=expected.num_examples,
         metrics=_check_metrics(update.metrics),
         norm=norm,

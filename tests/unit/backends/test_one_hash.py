@@ -23,6 +23,7 @@ from clients.worker_momentum import WorkerMomentumClient
 from fl_sim import Adversary, Data, Experiment, Model, Participation, run
 from fl_sim.data.partition import Iid
 from strategies.fedadam import FedAdam
+from strategies.flora import FLoRA
 from strategies.krum import Krum
 from strategies.scaffold import SCAFFOLD
 from strategies.server_momentum import ServerMomentum
@@ -58,6 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
         ),
     },
     "batch statistics": {"model": Model("small_cnn", norm="batch")},
+    "low-rank changes, folded": {"model": Model("small_cnn", tune="lora"), "strategy": FLoRA()},
 }
 every_case = pytest.mark.parametrize("name", CASES)
 

@@ -16,6 +16,7 @@ from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.runs.progress import Progress
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.flora import FLoRA
 from strategies.krum import Krum
 
 Maker = Callable[..., Experiment]
@@ -72,6 +73,15 @@ def test_a_broken_run_ends_with_the_bits_of_an_unbroken_one(
 
 def test_batch_statistics_survive_a_break(experiment: Maker, tmp_path: Path) -> None:
     wanted = experiment(model=Model("small_cnn", norm="batch"), rounds=3)
+    unbroken = final_bits(wanted, tmp_path / "a")
+    run(wanted, out=tmp_path / "b", controls=False, listen=broken_after(1))
+    assert final_bits(wanted, tmp_path / "b", resume=True) == unbroken
+
+
+def test_frozen_weights_that_a_rule_adds_to_survive_a_break(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    wanted = experiment(model=Model("mlp", tune="lora"), strategy=FLoRA(), rounds=3)
     unbroken = final_bits(wanted, tmp_path / "a")
     run(wanted, out=tmp_path / "b", controls=False, listen=broken_after(1))
     assert final_bits(wanted, tmp_path / "b", resume=True) == unbroken

@@ -33,7 +33,7 @@ MODELS = {
     "lora": lambda: nn.Sequential(
         LowRank(nn.Linear(36, 16), rank=3),
         nn.ReLU(),
-        LowRank(nn.Linear(16, 8), rank=2),
+        LowRank(nn.Linear(16, 8), rank=2, scaling=1.5),
         nn.Linear(8, 5),
     ),
 }

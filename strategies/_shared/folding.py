@@ -1,0 +1,46 @@
+"""Aggregation of low-rank changes by their product, of which frozen weights take the rest."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fl_sim.contracts import LowRankPlace, RoundContext, Updates
+
+
+def fold_products(
+    shares: Float[Tensor, " n"], updates: Updates, step: Float[Tensor, " p"], context: RoundContext
+) -> dict[str, Tensor]:
+    """Return the changes of frozen weights that make the mean of the products exact.
+
+    With a step to the factors A' and B', each is s (sum_i share_i B_i A_i - B' A'), so that the
+    weight with its low-rank change is the weighted mean of the clients' weights.
+
+    Args:
+        shares: Share of each client; they sum to one.
+        updates: Updates, one row per client.
+        step: Step to the next factors.
+        context: Context of the round, with the places of the factors.
+    """
+    return {
+        place.base: _compute_rest(place, shares, updates, step, context)
+        for place in context.low_rank
+    }
+
+
+def _compute_rest(
+    place: LowRankPlace,
+    shares: Float[Tensor, " n"],
+    updates: Updates,
+    step: Float[Tensor, " p"],
+    context: RoundContext,
+) -> Tensor:
+    """Return s (sum_i share_i B_i A_i - B' A'), in float64, in the shape of the frozen weight."""
+    assert context.parameters is not None
+    start, rank = context.parameters.double(), place.rank
+    rows = torch.cat([updates.double(), step.double()[None]])
+    down = (start[place.down] + rows[:, place.down]).view(len(rows), rank, -1)
+    up = (start[place.up] + rows[:, place.up]).view(len(rows), -1, rank)
+    factors = torch.cat([shares.double(), -torch.ones(1, dtype=torch.float64)])
+    scaled = (place.scaling * factors)[:, None, None] * up
+    # The sum of products is one product of all factors side by side.
+    return (scaled.transpose(0, 1).flatten(1) @ down.flatten(0, 1)).view(place.shape)

@@ -1,0 +1,128 @@
+"""Low-rank changes against peft: one training step, on linear layers, attention, convolutions."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_sim.core.seeding import seed_torch
+from fl_sim.core.vision import torchvision
+from fl_sim.models.low_rank import add_low_rank, find_low_rank
+
+pytestmark = pytest.mark.slow  # peft imports transformers, which takes five seconds
+RANK, ALPHA, RATE, CLASSES = 3, 6, 0.5, 7
+
+
+def tiny_vit() -> nn.Module:
+    timm: Any = pytest.importorskip("timm")
+    sizes = {"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
+    return timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **sizes)  # type: ignore[no-any-return]
+
+
+def attention_vit() -> nn.Module:
+    sizes = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 24}
+    network = torchvision.models.VisionTransformer(**sizes, mlp_dim=48, num_classes=CLASSES)
+    nn.init.normal_(network.heads.head.weight, std=0.1)  # it starts at zero, and hides all others
+    return network  # type: ignore[no-any-return]
+
+
+def convolutions() -> nn.Module:
+    body = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1, bias=False)]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 8 * 8, CLASSES))
+
+
+# The layers to adapt. peft adapts the output projection of attention together with the input's.
+NETWORKS: dict[str, tuple[Any, list[str]]] = {
+    "fused projections": (tiny_vit, ["qkv", "proj", "fc1", "fc2"]),
+    "attention": (attention_vit, ["self_attention", "mlp.0", "mlp.3"]),
+    "convolutions": (convolutions, ["0", "2"]),
+}
+
+
+def with_peft(network: nn.Module, names: list[str], rslora: bool) -> Any:
+    peft: Any = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=names, use_rslora=rslora)
+    return peft.get_peft_model(deepcopy(network), config)
+
+
+def factors_in_peft(model: Any) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """Return peft's factors by the name of the layer in the network."""
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): (
+            module.lora_A["default"].weight,
+            module.lora_B["default"].weight,
+        )
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and "default" in module.lora_A
+    }
+
+
+def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Take one step of gradient descent on all trained parameters."""
+    functional.cross_entropy(model(images), labels).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= RATE * parameter.grad
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_gives_the_gradients_and_merged_weights_of_peft(name: str, rslora: bool) -> None:
+    make, names = NETWORKS[name]
+    with seed_torch(0, name):
+        network = make()
+        images, labels = torch.randn(5, 3, 16, 16), torch.arange(5)
+        ours = deepcopy(network)
+        ends = [*names, "out_proj"] if name == "attention" else names
+        scaling = ALPHA / (RANK**0.5 if rslora else RANK)
+        add_low_rank(ours, RANK, scaling, names=ends)
+        for path, layer in find_low_rank(ours).items():
+            if not path.endswith("out_proj"):  # see below
+                nn.init.normal_(layer.up, std=0.1)
+    theirs = with_peft(network, names, rslora)
+    found = find_low_rank(ours).items()
+    layers = {f"{name}.".replace(".layer.", ".")[:-1]: layer for name, layer in found}
+    factors = factors_in_peft(theirs)
+    assert sorted(layers) == sorted(factors)
+    assert len(layers) >= 2
+    with torch.no_grad():
+        for layer_name, (down, up) in factors.items():
+            down.copy_(layers[layer_name].down.view_as(down))
+            up.copy_(layers[layer_name].up.view_as(up))
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-6)
+    step(ours, images, labels)
+    step(theirs, images, labels)
+    for layer_name, (down, up) in factors.items():
+        layer = layers[layer_name]
+        for own, other in ((layer.down, down), (layer.up, up)):
+            assert own.grad is not None
+            assert other.grad is not None
+            torch.testing.assert_close(own.grad, other.grad.view_as(own), rtol=1e-5, atol=1e-6)
+    merged = dict(theirs.merge_and_unload().named_parameters())
+    for layer_name, layer in layers.items():
+        weight = merged[f"{layer_name}.{layer.weight_name}"]
+        if layer_name.endswith("out_proj"):
+            # peft 0.21 adds the change of an output projection of attention twice (its pull request
+            # 3774), but its gradient once.
+            weight = layer.base_weight + (weight - layer.base_weight) / 2
+        assert not torch.equal(layer.weight, layer.base_weight)
+        torch.testing.assert_close(layer.weight, weight, rtol=0, atol=1e-6)
+
+
+def test_the_start_is_drawn_from_the_distribution_of_peft() -> None:
+    network = nn.Sequential(nn.Linear(40, 30), nn.Conv2d(10, 30, 2))
+    with seed_torch(0, "start"):
+        theirs = factors_in_peft(with_peft(network, ["0", "1"], rslora=False))
+        ours = deepcopy(network)
+        add_low_rank(ours, RANK)
+    for name, layer in find_low_rank(ours).items():
+        down, up = theirs[name]
+        assert not up.any()
+        assert not layer.up.any()
+        bounds = [float(factor.detach().abs().max()) for factor in (down, layer.down)]
+        assert bounds == pytest.approx([40**-0.5] * 2, rel=0.1)
+        assert max(bounds) <= 40**-0.5
