@@ -8,12 +8,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
-from fl_sim.contracts import AggregationRule, Client, Dataset, Protection
+from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Protection
 from fl_sim.core import serialization
-from fl_sim.core.errors import FieldError, require
+from fl_sim.core.errors import FieldError, require, require_at_least, suggest
 from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.perturbation import check_radius
+from fl_sim.core.plugins import discover
 from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
@@ -176,9 +179,76 @@ class FailurePolicy:
         require(limit is None or limit > 0, "timeout", "seconds above 0, or None", limit)
 
 
+@cache
+def discover_corruptions() -> list[type[Corruption]]:
+    """Return the classes of all corruptions, sorted by name."""
+    return discover("fl_sim.data.corruptions", Corruption)  # type: ignore[type-abstract]
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """Accuracy of the global model on corrupted test images.
+
+    Attributes:
+        names: Names of corruptions, such as `fog`, as in `fl-sim list corruptions`; empty: all.
+        severity: Severity of each, from 1 (light) to 5 (heavy).
+        every: Number of rounds between measurements, a multiple of `evaluation.every`; None: only
+            after the last round. Each costs one evaluation per corruption.
+    """
+
+    names: tuple[str, ...] = ()
+    severity: int = 3
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        known = {cls.name() for cls in discover_corruptions()}
+        for name in self.names:
+            allowed = f"some of {', '.join(sorted(known))}{suggest(name, known)}"
+            require(name in known, "names", allowed, name)
+        distinct = len(set(self.names)) == len(self.names)
+        require(distinct, "names", "each corruption once", self.names)
+        require(1 <= self.severity <= 5, "severity", "from 1 to 5", self.severity)
+        require_at_least(self, 1, "every", or_none=True)
+
+    def build(self) -> list[Corruption]:
+        """Return the corruptions, in the order of their names."""
+        every_class = discover_corruptions()
+        wanted = [cls for cls in every_class if not self.names or cls.name() in self.names]
+        return [cls(severity=self.severity) for cls in wanted]
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Accuracy of the global model on test images that are attacked with its gradients.
+
+    Attributes:
+        radius: Largest change of a pixel, in [0, 1], such as 8/255.
+        attack: `pgd`, projected sign steps of 2.5 radius / steps from a random start (Madry et al.
+            2018, https://arxiv.org/abs/1706.06083), or `apgd`, which adapts the steps of each
+            image (Croce and Hein 2020, https://arxiv.org/abs/2003.01690).
+        steps: Number of steps; each costs a forward and a backward pass through the whole network.
+        num_images: Number of test images, drawn by the seed; None: all.
+        every: Number of rounds between measurements, a multiple of `evaluation.every`; None: only
+            after the last round.
+    """
+
+    radius: float = 8 / 255
+    attack: Literal["pgd", "apgd"] = "pgd"
+    steps: int = 10
+    num_images: int | None = None
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        check_radius(self.radius)
+        require_at_least(self, 1, "steps")
+        require_at_least(self, 1, "num_images", "every", or_none=True)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Interval of evaluations, and measurements after the last round.
+    """Interval of evaluations, and further measurements of the global model and of clients.
 
     Attributes:
         every: Number of rounds between evaluations on the test set and the audited pool; the last
@@ -188,15 +258,23 @@ class Evaluation:
             a few hundred models. Both also give cosines.
         alone: Client plug-in with which each client trains alone for as many rounds, to measure
             its benefit from taking part; None: not measured. Costs as much as the run itself.
+        corruptions: Accuracy on corrupted test images; None: not measured.
+        adversarial: Accuracy on attacked test images; None: not measured.
     """
 
     every: int = 1
     contributions: Literal["none", "leave_one_out", "shapley"] = "none"
     alone: Client | None = None
+    corruptions: Corruptions | None = serialization.omit_if_default(None)  # noqa: RUF009
+    adversarial: Adversarial | None = serialization.omit_if_default(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
         require(self.every >= 1, "every", "at least 1", self.every)
+        for name in ("corruptions", "adversarial"):
+            rounds = getattr(getattr(self, name), "every", None)
+            allowed = f"a multiple of evaluation.every = {self.every}, or None for the last round"
+            require(rounds is None or rounds % self.every == 0, f"{name}.every", allowed, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
+from fl_sim.contracts import (
+    AggregationRule,
+    Client,
+    Corruption,
+    Countermeasure,
+    Metric,
+    Protection,
+)
 from fl_sim.contracts.attacks import MembershipAttack
 from fl_sim.core.flower_strategies import FLOWER, find_strategy, list_strategies
 from fl_sim.core.literals import Kind as Kind
@@ -22,6 +29,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "metrics": ("fl_sim.metrics", Metric),
     "attacks": ("fl_sim.attacks", MembershipAttack),
     "partitions": ("fl_sim.data", Partition),
+    "corruptions": ("fl_sim.data.corruptions", Corruption),
 }
 
 

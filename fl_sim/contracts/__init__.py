@@ -8,6 +8,7 @@ plug-in is one final frozen dataclass in one file, with a default for every fiel
 """
 
 from fl_sim.contracts.clients import Client, ColludingClient, Collusion, SgdConfig
+from fl_sim.contracts.corruptions import Corruption
 from fl_sim.contracts.countermeasures import (
     Augmentation,
     Countermeasure,
@@ -39,6 +40,7 @@ __all__ = [
     "Client",
     "ColludingClient",
     "Collusion",
+    "Corruption",
     "Countermeasure",
     "Dataset",
     "Draw",

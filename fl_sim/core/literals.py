@@ -15,5 +15,6 @@ Kind = Literal[
     "datasets",
     "models",
     "partitions",
+    "corruptions",
     "columns",
 ]

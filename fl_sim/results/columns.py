@@ -55,6 +55,15 @@ CELLS = {
     "leakage.<group>_<what>_note": "reason why it should not be read, or a limitation",
     "fairness.<what>": "statistic over clients of their accuracy; leakage_: of the attack's AUC, "
     "and with a group before it, over the clients of that group; the glossary defines each",
+    "calibration.calibration_error": "mean gap between the confidence and the accuracy of the "
+    "final model on the test images, in 15 bins; 0 is best",
+    "calibration.brier_score": "mean squared distance of its probabilities from the labels, 0 to 2",
+    "robustness.corruption_mean_accuracy": "accuracy of the final model on corrupted test images, "
+    "mean over the corruptions of evaluation.corruptions",
+    "robustness.adversarial_accuracy": "accuracy of the final model on test images attacked as "
+    "evaluation.adversarial says",
+    "robustness.<what>_drop": "accuracy lost by that: as a share of the clean one (corruption), or "
+    "in absolute terms, on the same images (adversarial)",
     "rule.<group>_share": "share of these clients in the step of the global model, mean of rounds",
     "detection.<group>_auc": "AUC of telling protected clients from others by this signal",
     "epsilon.<group>": "privacy spent by the end, of clients or of images, at the stated delta",

@@ -11,6 +11,10 @@ from fl_sim.core.errors import RequestError
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
+ROBUSTNESS = (
+    *("corruption_mean_accuracy", "corruption_drop"),
+    *("adversarial_accuracy", "adversarial_drop"),
+)
 LEAKAGE = ("auc", "balanced_accuracy", "tpr_at_0.01", "tpr_at_0.001")
 KEPT_FIELDS = {  # in an entry whose files are damaged
     *("experiment", "run_id", "seed", "seeds", "settings", "label", "status"),
@@ -80,6 +84,8 @@ def summarise_rows(rows: pd.DataFrame) -> dict[str, Any]:
         "loss": float(overall[overall.metric == "loss"].value.iloc[0]),
         "leakage": _summarise_leakage(overall),
         "fairness": _summarise_fairness(overall),
+        "calibration": _summarise_metrics(overall, "calibration_error", "brier_score"),
+        "robustness": _summarise_metrics(overall, *ROBUSTNESS),
         "rule": {f"{g}_share": v for g, v in _average_by_group(rows, "group_share").items()},
         "epsilon": _summarise_epsilon(last),
         "detection": {f"{g}_auc": v for g, v in _average_by_group(rows, "detection_auc").items()},
@@ -125,6 +131,12 @@ def _summarise_fairness(overall: pd.DataFrame) -> dict[str, float]:
         for name, group in zip(names, chosen.group, strict=True)
     ]
     return dict(zip(keys, map(float, chosen.value), strict=True))
+
+
+def _summarise_metrics(overall: pd.DataFrame, *metrics: str) -> dict[str, float]:
+    """Return the numbers of these metrics that the last round has, by name."""
+    chosen = overall[overall.metric.isin(metrics)]
+    return dict(zip(chosen.metric, map(float, chosen.value), strict=True))
 
 
 def _average_by_group(rows: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.evaluation import evaluate_last_round
 from fl_sim.rounds.privacy import measure_privacy
+from fl_sim.rounds.robustness import measure_robustness
 from fl_sim.rounds.state import RoundOutcome, State
 from fl_sim.schedule import backdoors
 from fl_sim.training.tasks import Tensors
@@ -43,6 +44,8 @@ def measure_round(
     hooks.on_phase_start("metrics")
     rows = [row for metric in wanted for row in metric.rows(record)]
     rows += measure_privacy(federation, outcome.state, by_client=scored)
+    if scored:
+        rows += measure_robustness(federation, backend, outcome.state, record)
     rows += evaluate_last_round(federation, outcome, record)
     return [mark_undefined(row) for row in rows]
 

@@ -8,7 +8,14 @@ import pytest
 from flwr.serverapp import strategy as flower
 
 from fl_sim.cli import catalogue
-from fl_sim.contracts import AggregationRule, Client, Countermeasure, Metric, Protection
+from fl_sim.contracts import (
+    AggregationRule,
+    Client,
+    Corruption,
+    Countermeasure,
+    Metric,
+    Protection,
+)
 from fl_sim.contracts.attacks import MembershipAttack
 from fl_sim.core.plugins import discover, summary_of
 from fl_sim.data.partition import Partition
@@ -22,6 +29,7 @@ KINDS: dict[str, type] = {
     "fl_sim.metrics": Metric,
     "fl_sim.attacks": MembershipAttack,
     "fl_sim.data": Partition,
+    "fl_sim.data.corruptions": Corruption,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]
 SOURCES = discover("fl_sim.data.sources", Source)  # type: ignore[type-abstract]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from clients.sgd import SgdClient, smoothed_cross_entropy
 from fl_sim.contracts import Pipeline, Shard
+from fl_sim.core.plasma import _refine, draw_plasma
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.countermeasures.bit_depth import BitDepth
@@ -23,7 +24,7 @@ from fl_sim.countermeasures.jpeg import Jpeg
 from fl_sim.countermeasures.low_pass import LowPass
 from fl_sim.countermeasures.mix_up import MixUp
 from fl_sim.countermeasures.orthogonal_projection import OrthogonalProjection
-from fl_sim.countermeasures.worst_augmentation import WorstAugmentation, _refine, draw_plasma
+from fl_sim.countermeasures.worst_augmentation import WorstAugmentation
 
 LABELS = torch.arange(8) % 4
 SCIPY: dict[str, Any] = {
