@@ -9,7 +9,13 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 from typer.models import ArgumentInfo
 
-from fl_sim.cli import list_commands, protect_command, result_commands, run_commands
+from fl_sim.cli import (
+    list_commands,
+    protect_command,
+    result_commands,
+    run_commands,
+    tradeoffs_command,
+)
 from fl_sim.cli.terminal import stop
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 
@@ -51,6 +57,7 @@ app.command(cls=Command)(run_commands.sweep)
 app.command("study", cls=Command)(run_commands.study_)
 app.command("profile", cls=Command)(run_commands.profile_)
 app.command(cls=Command)(result_commands.report)
+app.command(cls=Command)(tradeoffs_command.tradeoffs)
 app.command(cls=Command)(result_commands.audit)
 app.command(cls=Command)(protect_command.protect)
 app.add_typer(expected_app, name="expected")

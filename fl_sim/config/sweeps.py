@@ -185,7 +185,7 @@ def plan_cells(
         cells += kept
     refuse_overwrites(axes, {})
     if invalid and not skip_invalid:
-        refuse_invalid(invalid, len(cells) + len(skipped) + len(invalid))
+        refuse_invalid(invalid, len(cells) + len(invalid))
     return GridCells(cells, skipped + [cell for cell, _ in invalid])
 
 

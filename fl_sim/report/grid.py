@@ -309,6 +309,12 @@ def build_grid(results: Results) -> Grid:
     return Grid(results, axes, settings)
 
 
+def list_distinct(grid: Grid, column: str) -> list[str]:
+    """Return the distinct values of a column of the summary."""
+    cells = grid.results.cells
+    return list(dict.fromkeys(map(str, cells[column].dropna()))) if column in cells else []
+
+
 def shorten_path(axis: str, among: tuple[str, ...] = ()) -> str:
     """Return the last part of a field path, or the whole path if others end alike.
 

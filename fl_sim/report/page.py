@@ -31,6 +31,7 @@ from fl_sim.report.sections import (
     robustness,
     skipped,
     timeline,
+    tradeoffs,
     update_shares,
 )
 from fl_sim.results import Results
@@ -84,6 +85,7 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     attacks.build_attacks,
     accuracy_by_fraction.build_accuracy_by_fraction,
     model_comparison.build_model_comparison,
+    tradeoffs.build_tradeoffs,
     client_accuracy.build_client_accuracy,
     update_shares.build_update_shares,
     client_classes.build_client_classes,

@@ -7,6 +7,8 @@ import pandas as pd
 from fl_sim.report.formats import format_value
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
+MAX_NAMED = 3  # combinations in a line
+
 
 class SkippedSetting(NamedTuple):
     """A combination that was not run: its values as text by axis, its seeds, and the reason."""
@@ -24,6 +26,23 @@ class SkippedSetting(NamedTuple):
         if set(self.seeds) != set(seeds):
             words.append(f"seed {', '.join(map(str, self.seeds))}")
         return ", ".join(words)
+
+
+def list_skipped(skipped: pd.DataFrame, seeds: list[int]) -> list[str]:
+    """Return one line per reason, with the first combinations that have it.
+
+    Args:
+        skipped: Cells that a grid left out, one row each.
+        seeds: All seeds of the grid.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for setting in group_skipped(skipped):
+        by_reason.setdefault(setting.reason, []).append(setting.describe(seeds))
+    lines = []
+    for reason, labels in by_reason.items():
+        more = f"; and {len(labels) - MAX_NAMED} more" if len(labels) > MAX_NAMED else ""
+        lines.append(f"{reason}: {'; '.join(labels[:MAX_NAMED])}{more}")
+    return lines
 
 
 def group_skipped(skipped: pd.DataFrame) -> list[SkippedSetting]:

@@ -18,7 +18,7 @@ from fl_sim.report.formats import UNDEFINED, drop_undefined, format_count, mean,
 from fl_sim.report.page import render_html, write_figures
 from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.images import draw_image
-from fl_sim.report.skipped import group_skipped
+from fl_sim.report.skipped import list_skipped
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, choose_colours, export_figure
 from fl_sim.results.studies import StudyResults, read_images
 
@@ -33,7 +33,8 @@ def build_study_table(results: StudyResults) -> Table:
     """Return all numbers, averaged over seeds."""
     axes, columns, rows = _arrange_table(results)
     lines = Text(
-        "\n".join(f"skipped: {line}" for line in _list_skipped(results)), "not italic yellow"
+        "\n".join(f"skipped: {line}" for line in list_skipped(results.skipped, results.seeds)),
+        "not italic yellow",
     )
     made = Table(
         title=results.path.name,
@@ -49,12 +50,6 @@ def build_study_table(results: StudyResults) -> Table:
     for row in rows:
         made.add_row(*row)
     return made
-
-
-def _list_skipped(results: StudyResults) -> list[str]:
-    """Return one line per point that was left out, with the reason."""
-    settings = group_skipped(results.skipped)
-    return [f"{each.describe(results.seeds)}: {each.reason}" for each in settings]
 
 
 def _arrange_table(results: StudyResults) -> tuple[list[str], list[str], list[list[str]]]:
@@ -114,7 +109,7 @@ def _build_overview(results: StudyResults) -> Section:
         ("Machine", results.hardware),
         ("Time", _describe_time(results)),
         *(("Failed", error) for error in results.errors),
-        *(("Skipped", line) for line in _list_skipped(results)),
+        *(("Skipped", line) for line in list_skipped(results.skipped, results.seeds)),
     ]
     return Section(
         "about", "What was measured", (results.question,), (DefinitionList(tuple(entries)),)

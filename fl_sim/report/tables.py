@@ -27,7 +27,7 @@ from fl_sim.report.formats import (
     mean,
 )
 from fl_sim.report.grid import Grid, Setting, build_grid
-from fl_sim.report.skipped import group_skipped
+from fl_sim.report.skipped import list_skipped
 from fl_sim.results import Results
 
 
@@ -225,10 +225,8 @@ def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
     text = Text(f"{explain_columns(columns)}{several} {grid.time_note}", style="not italic dim")
     for reason in explain_undefined(grid):
         text.append(f"\n{reason}", style="yellow not dim")
-    for skipped in group_skipped(grid.results.skipped):
-        text.append(
-            f"\nskipped: {skipped.describe(grid.seeds)}: {skipped.reason}", "yellow not dim"
-        )
+    for line in list_skipped(grid.results.skipped, grid.seeds):
+        text.append(f"\nskipped: {line}", style="yellow not dim")
     for setting, seed, error in list_failed_runs(grid):
         where = f"{setting.label or grid.name}, seed {seed}"
         text.append(f"\nfailed: {where}: {error}", style="red not dim")

@@ -106,7 +106,7 @@ def drop_invalid(grid: GridCells, options: RunOptions) -> GridCells:
         else:
             kept.append(cell)
     if invalid and not (options.skip_invalid and kept):
-        refuse_invalid(invalid, len(grid.cells) + len(grid.skipped))
+        refuse_invalid(invalid, len(grid.cells))
     return GridCells(kept, [*grid.skipped, *(cell for cell, _ in invalid)])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fl_sim.report.components import DefinitionList, Section
 from fl_sim.report.formats import UNDEFINED, format_count, format_dataset, format_value
-from fl_sim.report.grid import Grid
+from fl_sim.report.grid import Grid, list_distinct
 
 PARTS = (
     ("partition", "Partition"),
@@ -140,12 +140,6 @@ def _format_field(content: Any, path: str, varied: Container[str]) -> str:
         return VARIED
     nested = isinstance(content, dict | list)
     return _describe_part(content, path, varied) if nested else format_value(content, path)
-
-
-def list_distinct(grid: Grid, column: str) -> list[str]:
-    """Return the distinct values of a column of the summary."""
-    cells = grid.results.cells
-    return list(dict.fromkeys(map(str, cells[column].dropna()))) if column in cells else []
 
 
 def _list_run_ids(grid: Grid) -> str:

@@ -11,19 +11,19 @@ def build_skipped(grid: Grid) -> Section | None:
     if not settings:
         return None
     axes = tuple(settings[0].values)
-    heads = [shorten_path(axis, axes) for axis in axes] or ["run"]
+    heads = ["reason", *([shorten_path(axis, axes) for axis in axes] or ["run"])]
     rows = [
         [
+            Cell(setting.reason),
             *map(Cell, setting.values.values() or [grid.name]),
             Cell(", ".join(map(str, setting.seeds))),
-            Cell(setting.reason),
         ]
-        for setting in settings
+        for setting in sorted(settings, key=lambda setting: setting.reason)
     ]
     note = (
         "These combinations are part of the grid and were not run: the experiment's SKIP names "
         "them, or they cannot be run and the sweep was started with --skip-invalid. No number on "
         "this page includes them."
     )
-    table = build_table("Skipped combinations", heads, ["seeds", "reason"], rows, False)
+    table = build_table("Skipped combinations", heads, ["seeds"], rows, False)
     return Section("skipped", "Skipped combinations", (note,), (table,))
