@@ -22,6 +22,7 @@ from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.data.sources import ReadOptions, load_subset
 from fl_sim.participants import Adversary, Participation
+from fl_sim.planted import Planted
 
 # Values of a field, or, by label, the changes of several fields at once.
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
@@ -96,7 +97,8 @@ class Model:
 
     Attributes:
         backbone: Name of a network, as in `fl-sim list models`.
-        init: `pretrained` weights (a foundation model), or a `random` start.
+        init: `pretrained` weights (a foundation model), a `random` start, or a `planted` one: the
+            weights that `planted` is a recipe of.
         tune: The part that is trained and sent: everything, the last block and the head,
             or the head alone; or the head with the scales and shifts of all normalisation
             (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). The
@@ -114,11 +116,12 @@ class Model:
             `off`.
         pixels: Side to which images are scaled for a foundation model; None: its default.
         backbone_rate: Learning rate of pretrained layers as a share of the head's.
+        planted: Recipe of a start model with a backdoor or a bias, for `init="planted"`.
         blocks: Number of last blocks that `last_block`, `lora` and `prompt` change, or `all`.
     """
 
     backbone: str = "small_cnn"
-    init: Literal["random", "pretrained"] = "random"
+    init: Literal["random", "pretrained", "planted"] = "random"
     tune: Literal["full", "last_block", "head", "norm", "bias", "lora"] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
@@ -129,6 +132,7 @@ class Model:
     use_rslora: bool = serialization.omit_if_default(False)
     lora_train: Literal["both", "up"] = serialization.omit_if_default("both")
     lora_layers: tuple[str, ...] = serialization.omit_if_default(())
+    planted: Planted | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -140,6 +144,8 @@ class Model:
         require(some, "blocks", "at least 1, or 'all'", self.blocks)
         positive = self.alpha is None or self.alpha > 0
         require(positive, "alpha", "above 0, or None for the rank", self.alpha)
+        has_recipe = self.init != "planted" or self.planted is not None
+        require(has_recipe, "init", "'planted' with a recipe in model.planted", self.init)
 
     @property
     def lora_scaling(self) -> float:
@@ -150,8 +156,15 @@ class Model:
     def __str__(self) -> str:
         """Return backbone, init, tune and other fields that are not default, for a table."""
         rest = [f.name for f in fields(self)[3:] if getattr(self, f.name) != f.default]
-        words = [f"{name}={getattr(self, name)}" for name in rest]
+        words = [f"{name}={serialization.label(getattr(self, name))}" for name in rest]
         return ", ".join([self.backbone, self.init, self.tune, *words])
+
+    @property
+    def base(self) -> "Model":
+        """The model that the recipe of a planted start trains; else the model itself."""
+        if self.init != "planted" or self.planted is None:
+            return self
+        return replace(self, init=self.planted.base, planted=None)
 
 
 @dataclass(frozen=True)
@@ -265,8 +278,8 @@ class Evaluation:
     every: int = 1
     contributions: Literal["none", "leave_one_out", "shapley"] = "none"
     alone: Client | None = None
-    corruptions: Corruptions | None = serialization.omit_if_default(None)  # noqa: RUF009
-    adversarial: Adversarial | None = serialization.omit_if_default(None)  # noqa: RUF009
+    corruptions: Corruptions | None = serialization.omit_if_default(None)
+    adversarial: Adversarial | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -402,13 +415,26 @@ class Experiment:
             self, protection=None, layout=replace(self.layout, provenance="shared", withheld=True)
         )
 
+    def all_honest(self) -> "Experiment":
+        """Return the control run in which nobody attacks (A_honest); a planted start stays."""
+        clients, plan = self.data.num_clients, self.participation
+        per_round = plan.clients_per_round
+        plan = replace(
+            plan,
+            clients_per_round=None if per_round is None else min(per_round, clients),
+            stays=tuple(stay for stay in plan.stays if stay.client < clients),
+        )
+        return replace(self, adversary=None, participation=plan)
+
     def controls(self) -> dict[str, "Experiment"]:
-        """Return the control runs of the protection, by name."""
-        if self.protection is None or self.layout.fraction == 0:
-            return {}
-        controls = {"all": self.all_clean()}
-        if self.layout.fraction < 1:
-            controls["clean"] = self.clean_part_only()
+        """Return the control runs of the protection and of the attack, by name."""
+        controls: dict[str, Experiment] = {}
+        if self.protection is not None and self.layout.fraction > 0:
+            controls["all"] = self.all_clean()
+            if self.layout.fraction < 1:
+                controls["clean"] = self.clean_part_only()
+        if any(adversary.count(self.data.num_clients) for adversary in self.adversaries):
+            controls["honest"] = self.all_honest()
         return controls
 
     def describe(self) -> dict[str, Any]:

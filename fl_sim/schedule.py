@@ -221,10 +221,16 @@ class Schedule:
         return self.experiment.data.num_clients
 
 
+def inherited_backdoor(experiment: Experiment) -> Backdoor | None:
+    """Return the backdoor of the start model, or None."""
+    model = experiment.model
+    return model.planted.backdoor() if model.init == "planted" and model.planted else None
+
+
 def backdoors(experiment: Experiment) -> list[Backdoor]:
-    """Return the distinct backdoors of all adversaries."""
+    """Return the distinct backdoors of the start model and of all adversaries."""
     parts = [part for a in experiment.adversaries for _, part in a.client.walk("adversary.client")]
-    planted = [part.backdoor() for part in parts]
+    planted = [inherited_backdoor(experiment), *(part.backdoor() for part in parts)]
     return list(dict.fromkeys(backdoor for backdoor in planted if backdoor is not None))
 
 

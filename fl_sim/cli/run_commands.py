@@ -24,7 +24,7 @@ Workers = Annotated[
 ]
 Out = Annotated[Path, Option(help="Folder that results are written to.")]
 Controls = Annotated[
-    bool, Option(help="Also run controls: unprotected (A_all), clean data only (A_clean).")
+    bool, Option(help="Also run controls: A_all, A_clean (of protection), A_honest (of attacks).")
 ]
 BatchClients = Annotated[
     BatchMode, Option(help="Train many clients as one batch; auto: if that is faster here.")

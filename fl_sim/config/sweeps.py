@@ -50,7 +50,7 @@ class Cell:
         return self.run_id, self.experiment.seed
 
     def controls(self) -> dict[str, "Cell"]:
-        """Return the control runs of its protection by name, with the same `made_with`."""
+        """Return its control runs by name, with the same `made_with`."""
         return {
             name: Cell(control, {**self.settings, "control": name}, self.made_with)
             for name, control in self.experiment.controls().items()

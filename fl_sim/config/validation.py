@@ -45,6 +45,7 @@ def check(experiment: Experiment) -> None:
     allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
     require(named, "partition", allowed, type(partition).__name__)
     parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
+    _check_planted(experiment)
     network = network_of(experiment)
     _check_strategy(experiment)
     _check_base(experiment, network.trained)
@@ -280,5 +281,21 @@ def _check_attacks(experiment: Experiment, num_classes: int) -> None:
         for name, wanted in client.named_classes().items():
             allowed = f"one of {num_classes} classes, from 0"
             require(wanted < num_classes, f"{path}.{name}", allowed, wanted)
+    recipe = experiment.model.planted
+    for name, wanted in recipe.named_classes().items() if recipe else ():
+        allowed = f"one of {num_classes} classes, from 0"
+        require(wanted < num_classes, f"model.planted.{name}", allowed, wanted)
     planted = backdoors(experiment)
     require(len(planted) <= 1, "adversary", "at most one trigger and target", planted)
+
+
+def _check_planted(experiment: Experiment) -> None:
+    """Refuse a recipe that is not used, or that has no images to train on."""
+    model, data = experiment.model, experiment.data
+    if model.planted is None:
+        return
+    used = model.init == "planted"
+    require(used, "model.planted", "None unless model.init is 'planted'", label(model.planted))
+    has_images = model.planted.dataset is not None or data.num_samples is not None
+    allowed = "a number, so that images are left for model.planted, or model.planted.dataset"
+    require(has_images, "data.num_samples", allowed, data.num_samples)

@@ -102,7 +102,7 @@ class Client(TypeChecked, ABC):
 
     @property
     def changes_images(self) -> bool:
-        """Whether this client, or one that it wraps, has a method `change_images`."""
+        """True if this client, or one that it wraps, has a method `change_images` of its own."""
         parts = (type(part) for _, part in self.walk(""))
         return any(part.change_images is not Client.change_images for part in parts)
 

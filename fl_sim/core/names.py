@@ -8,7 +8,14 @@ from fl_sim.core.errors import FieldError, suggest
 from fl_sim.core.flower_strategies import Strategy, find_strategy, list_strategies
 from fl_sim.core.plugins import discover
 
-PACKAGES = ("strategies", "clients", "fl_sim.protections", "fl_sim.countermeasures", "fl_sim.data")
+PACKAGES = (
+    "strategies",
+    "clients",
+    "fl_sim.protections",
+    "fl_sim.countermeasures",
+    "fl_sim.data",
+    "fl_sim.planted",
+)
 
 
 def find_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:

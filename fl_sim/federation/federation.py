@@ -20,6 +20,7 @@ from fl_sim.models.architectures import to_channels_last
 from fl_sim.models.features import extract_features, to_trainable
 from fl_sim.models.foundation import hash_weights
 from fl_sim.models.low_rank import send_base
+from fl_sim.models.planting import plant
 from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
@@ -198,11 +199,13 @@ def prepare_federation(experiment: Experiment) -> Federation:
     """
     seed, dataset = experiment.seed, load_experiment_dataset(experiment)
     pool = make_pool(experiment, dataset)
-    network = build_network(experiment.model, _image_shape(dataset), dataset.num_classes, seed)
+    shape, planted = _image_shape(dataset), experiment.model.init == "planted"
+    state = plant(experiment.model, experiment.data, shape, seed) if planted else None
+    network = build_network(experiment.model, shape, dataset.num_classes, seed, state)
     frozen, frozen_id = network.frozen, ""
     if len(frozen):
         to_channels_last(frozen)
-        frozen_id = _identify_front(experiment, dataset, frozen)
+        frozen_id = _identify_front(experiment, dataset, frozen, state)
     clean, test = (
         compute_inputs(frozen, frozen_id, images)
         for images in (pool.clean_images, dataset.test_images)
@@ -267,10 +270,17 @@ def _mix_by_mask(
     return torch.where(mask.view(-1, *[1] * (clean.dim() - 1)), noisy, clean)
 
 
-def _identify_front(experiment: Experiment, dataset: Dataset, frozen: nn.Sequential) -> str:
+def _identify_front(
+    experiment: Experiment,
+    dataset: Dataset,
+    frozen: nn.Sequential,
+    state: Float[Tensor, " s"] | None,
+) -> str:
     """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
     name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
+    if state is not None:
+        return f"{name} planted {digest(state)}"
     if model.init == "pretrained":
         return f"{name} {hash_weights(model.backbone)}"
     data = experiment.data

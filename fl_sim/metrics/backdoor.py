@@ -30,7 +30,8 @@ class BackdoorSuccess(Metric):
     """Attack success rate: share of triggered test images predicted as the target class.
 
     Over the test images of other classes. `attack_success_untriggered` is the same rate without
-    the trigger, as a baseline. Guessing gives 1 / classes.
+    the trigger, as a baseline, and `attack_success_start` that of a start model with a planted
+    backdoor, before the first round. Guessing gives 1 / classes.
 
     Source: Gu et al. (2017), BadNets, section 4, https://arxiv.org/abs/1708.06733.
     """
@@ -39,15 +40,23 @@ class BackdoorSuccess(Metric):
         """Yield the rates with and without the trigger if the experiment has a backdoor."""
         if record.triggered is None:
             return
-        target = record.triggered.target
-        yield _rate(record, "attack_success_untriggered", record.test_logits, target)
-        yield _rate(record, "attack_success", record.triggered.logits, target)
+        round_num, labels, target = record.round, record.test_labels, record.triggered.target
+        untriggered = "attack_success_untriggered"
+        yield rate_row(round_num, untriggered, record.test_logits, labels, target)
+        yield rate_row(round_num, "attack_success", record.triggered.logits, labels, target)
 
 
-def _rate(record: RoundRecord, name: str, logits: Float[Tensor, "t y"], target: int) -> Row:
-    num_in_target, count = count_target_predictions(logits, record.test_labels, target)
+def rate_row(
+    round_num: int,
+    name: str,
+    logits: Float[Tensor, "t y"],
+    labels: Int64[Tensor, " t"],
+    target: int,
+) -> Row:
+    """Return the share of images of other classes that are predicted as the target, as a row."""
+    num_in_target, count = count_target_predictions(logits, labels, target)
     if not count:
         note = "every test image is of the target class"
-        return Row(record.round, name, float("nan"), valid=False, note=note)
+        return Row(round_num, name, float("nan"), valid=False, note=note)
     low, high = clopper_pearson(num_in_target, count)
-    return Row(record.round, name, num_in_target / count, low=low, high=high)
+    return Row(round_num, name, num_in_target / count, low=low, high=high)

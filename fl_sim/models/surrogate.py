@@ -216,6 +216,8 @@ def find_obstacle(
 def _find_misfit(
     name: str, model: Model, image_shape: tuple[int, int, int], num_classes: int
 ) -> str:
+    if model.init == "planted":
+        raise FieldError(f"{name}.init", "'random' or 'pretrained' for a protection", model.init)
     try:
         with warnings.catch_warnings(action="ignore"):  # about layers without weights
             network = build_network(model, image_shape, num_classes, seed=0)

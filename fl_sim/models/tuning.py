@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fl_sim.core.errors import FieldError, suggest
@@ -69,20 +69,35 @@ class Network:
 
 
 def build_network(
-    model: Model, image_shape: tuple[int, int, int], num_classes: int, seed: int
+    model: Model,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    state: Float[Tensor, " s"] | None = None,
 ) -> Network:
     """Return the network that `model` describes, freshly initialised by `seed`.
+
+    Args:
+        model: The model; the start of a planted one is that of its base, without `state`.
+        image_shape: Channels, height and width.
+        num_classes: Number of classes.
+        seed: Seed of random weights.
+        state: Weights and buffers of the whole network, as by `flatten_state`, to start from. A
+            head with another number of classes is left out.
 
     Raises:
         FieldError: If the backbone is unknown, or cannot be cut as `model.tune` demands.
         MissingWeightsError: If pretrained weights are not on this machine.
     """
+    model = model.base
     with seed_torch(seed, "model", model.backbone):
         stages = _build_stages(model, image_shape, num_classes)
     if model.norm != "batch" and not _is_own_network(model):
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
     if model.init == "pretrained":
         _freeze_batch_norms(stages)
+    if state is not None:
+        _load_state(stages, state)
     rates: dict[str, float] = {}
     cut, (*row, head) = _count_frozen(model, stages), stages
     frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
@@ -98,6 +113,26 @@ def build_network(
     trained = TrainedPart(*body, head)
     trained.rates = rates
     return Network(frozen, trained)
+
+
+@torch.no_grad()
+def flatten_state(network: nn.Sequential) -> Float[Tensor, " s"]:
+    """Return all weights and buffers of a network in one vector, those of the head last."""
+    return torch.cat([value.reshape(-1).float() for value in network.state_dict().values()])
+
+
+@torch.no_grad()
+def _load_state(network: nn.Sequential, state: Float[Tensor, " s"]) -> None:
+    """Copy weights and buffers into a network, but for a head of another size."""
+    values = network.state_dict()
+    if sum(value.numel() for value in values.values()) != len(state):
+        head = f"{len(network) - 1}."
+        values = {name: value for name, value in values.items() if not name.startswith(head)}
+    start = 0
+    for value in values.values():
+        part = state[start : start + value.numel()]
+        value.copy_(part.view_as(value))
+        start += value.numel()
 
 
 def list_trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]]:

@@ -14,6 +14,8 @@ from fl_sim.report.grid import Grid, Setting
 
 Column = tuple[str, str, str, NumberFormat]  # heading, metric, group, format
 
+SummaryColumn = tuple[str, str, NumberFormat]  # heading, column of `cells`, format
+
 
 def build_setting_table(
     grid: Grid, caption: str, columns: Sequence[str], cells: Callable[[Setting], Sequence[Cell]]
@@ -60,6 +62,20 @@ def build_metric_table(
         return [build_metric_cell(setting, name, form, group) for _, name, group, form in filled]
 
     return build_setting_table(grid, caption, [heading for heading, *_ in filled], cells)
+
+
+def build_summary_table(grid: Grid, caption: str, columns: Sequence[SummaryColumn]) -> Table:
+    """Return a table of numbers of the summary, mean and spread over seeds."""
+
+    def cells(setting: Setting) -> list[Cell]:
+        return [Cell(format_over_seeds(setting.summary_values(n), form)) for _, n, form in columns]
+
+    return build_setting_table(grid, caption, [heading for heading, *_ in columns], cells)
+
+
+def has_summary(grid: Grid, name: str) -> bool:
+    """Return whether any setting has a number of this name in its summary."""
+    return any(bool(drop_undefined(s.summary_values(name))) for s in grid.finished)
 
 
 def has_values(grid: Grid, columns: Sequence[Column], groups: Sequence[str] = ()) -> bool:

@@ -66,6 +66,18 @@ HEADLINES = (
         "(A_mix - A_clean) / (A_all - A_clean)",
     ),
     Column(
+        "attack cost",
+        "points",
+        _format_column("attack.accuracy_lost", POINTS),
+        "accuracy of the control in which nobody attacks, minus A_mix",
+    ),
+    Column(
+        "backdoor",
+        "%",
+        _format_column("backdoor.success", PERCENT),
+        "test images with its trigger that are classified as its target",
+    ),
+    Column(
         "AUC",
         "",
         _format_column("leakage.auc", AREA),

@@ -2,7 +2,7 @@
 
 from fl_sim.results.folders import FILES, MODEL, RESULT, ROWS, read_result, run_folder
 from fl_sim.results.studies import StudyResults, load_study
-from fl_sim.results.summaries import compare_with_controls, summarise_rows
+from fl_sim.results.summaries import compare_with_controls, compare_with_honest, summarise_rows
 from fl_sim.results.tables import Results, load_results, make_rows_table, read_run_rows
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Results",
     "StudyResults",
     "compare_with_controls",
+    "compare_with_honest",
     "load_results",
     "load_study",
     "make_rows_table",

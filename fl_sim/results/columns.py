@@ -72,6 +72,17 @@ CELLS = {
     "cost.bytes_down": "bytes that clients received over all rounds",
     "cost.bytes_up": "bytes that clients sent over all rounds",
     "cost.<what>_mib": "highest memory of the process in MiB, as measured (peak) or predicted",
+    "backdoor.success": "share of test images with the trigger that the final model assigns to the "
+    "target class; of other classes",
+    "backdoor.untriggered": "the same share without the trigger",
+    "backdoor.start": "the same share, with the trigger, of a start model with a planted backdoor",
+    "backdoor.half_life": "first evaluated round in which a planted backdoor's success is at most "
+    "half of that of the start",
+    "backdoor.half_life_note": "reason why there is no half-life",
+    "attack.a_<what>": "accuracy of the control in which nobody attacks (honest); _best: of the "
+    "best round",
+    "attack.accuracy_<what>": "A_honest minus the accuracy of the run (lost); _best: of the best "
+    "rounds",
     "protection.a_<what>": "accuracy of the control without protection (all), of that on "
     "the clean part alone (clean), or of the run itself (mix); _best: of the best round",
     "protection.utility_gap": "A_clean - A_mix: accuracy lost by adding protected images",

@@ -8,6 +8,7 @@ import pandas as pd
 
 from fl_sim.core.atomic_io import SEAL, DamagedFileError, read_json
 from fl_sim.core.errors import RequestError
+from fl_sim.metrics.half_life import half_life
 from fl_sim.metrics.protection import extraction_ratio, utility_gap
 
 COSTS = ("seconds", "cpu_seconds", "bytes_down", "bytes_up")
@@ -89,6 +90,7 @@ def summarise_rows(rows: pd.DataFrame) -> dict[str, Any]:
         "rule": {f"{g}_share": v for g, v in _average_by_group(rows, "group_share").items()},
         "epsilon": _summarise_epsilon(last),
         "detection": {f"{g}_auc": v for g, v in _average_by_group(rows, "detection_auc").items()},
+        **_summarise_backdoor(rows),
         "cost": {name: _sum_rounds(values) for name, values in costs.items()}
         | {"peak_mib": float(rows[rows.metric == "peak_mib"].value.max())},
     }
@@ -137,6 +139,38 @@ def _summarise_metrics(overall: pd.DataFrame, *metrics: str) -> dict[str, float]
     """Return the numbers of these metrics that the last round has, by name."""
     chosen = overall[overall.metric.isin(metrics)]
     return dict(zip(chosen.metric, map(float, chosen.value), strict=True))
+
+
+def _summarise_backdoor(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the success of a backdoor, and the half-life of one that the start model has."""
+    success = rows[rows.metric == "attack_success"]
+    if success.empty:
+        return {}
+    untriggered = rows[rows.metric == "attack_success_untriggered"].value
+    numbers: dict[str, Any] = {
+        "success": float(success.value.iloc[-1]),
+        "untriggered": float(untriggered.iloc[-1]),
+    }
+    start = rows[rows.metric == "attack_success_start"].value
+    if len(start):
+        first, last = float(start.iloc[0]), int(success["round"].max())
+        after = half_life(first, zip(success["round"], success.value, strict=True))
+        note = f"above half of its start in all {last} rounds" if after != after else ""
+        numbers |= {"start": first, "half_life": after, "half_life_note": note}
+    return {"backdoor": numbers}
+
+
+def compare_with_honest(mix: dict[str, Any], honest: dict[str, Any] | None) -> dict[str, float]:
+    """Return the accuracies of the control in which nobody attacks, and those lost to the attack.
+
+    Numbers are NaN if the control was not run.
+    """
+    numbers: dict[str, float] = {}
+    for ending, name in (("", "accuracy"), ("_best", "best_accuracy")):
+        numbers[f"a_honest{ending}"] = _read_number(honest, name)
+        lost = numbers[f"a_honest{ending}"] - _read_number(mix, name)
+        numbers[f"accuracy_lost{ending}"] = lost
+    return numbers
 
 
 def _average_by_group(rows: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
+from fl_sim.metrics.backdoor import rate_row
 from fl_sim.models.parameters import select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
@@ -19,7 +20,7 @@ from fl_sim.rounds.evaluation import evaluate_last_round
 from fl_sim.rounds.privacy import measure_privacy
 from fl_sim.rounds.robustness import measure_robustness
 from fl_sim.rounds.state import RoundOutcome, State
-from fl_sim.schedule import backdoors
+from fl_sim.schedule import backdoors, inherited_backdoor
 from fl_sim.training.tasks import Tensors
 
 NO_HOOKS = Callback()
@@ -43,11 +44,23 @@ def measure_round(
     record = record_round(federation, backend, outcome, scored)
     hooks.on_phase_start("metrics")
     rows = [row for metric in wanted for row in metric.rows(record)]
+    rows += measure_start(federation, backend) if round_num == 1 else []
     rows += measure_privacy(federation, outcome.state, by_client=scored)
     if scored:
         rows += measure_robustness(federation, backend, outcome.state, record)
     rows += evaluate_last_round(federation, outcome, record)
     return [mark_undefined(row) for row in rows]
+
+
+def measure_start(federation: Federation, backend: Backend) -> list[Row]:
+    """Return the success rate of the backdoor that the start model has, as a row of round 1."""
+    backdoor = inherited_backdoor(federation.experiment)
+    if backdoor is None:
+        return []
+    sets = {"triggered": federation.evaluation_inputs["triggered"]}
+    logits = backend.score(federation.start, federation.start_buffers, sets)["triggered"]
+    labels = federation.dataset.test_labels
+    return [rate_row(1, "attack_success_start", logits, labels, backdoor.target)]
 
 
 def record_round(

@@ -27,7 +27,8 @@ class RunOptions:
         workers: Number of processes. Several runs are executed in parallel on `local` and `ray`;
             the clients of a single run on `ray`, and always on `flower`.
         resume: Keep finished runs, and continue interrupted ones from their newest checkpoint.
-        controls: Also run the controls that protection is measured against, A_all and A_clean.
+        controls: Also run the controls: A_all and A_clean, which protection is measured against,
+            and A_honest, in which nobody attacks.
         client_app: A Flower ClientApp that replaces the experiment's clients.
         batch_clients: Whether many clients of a small model are trained as one batch; `auto`
             measures which is faster.

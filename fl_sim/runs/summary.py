@@ -6,7 +6,14 @@ from typing import Any
 
 from fl_sim.config.sweeps import Cell, SkippedCell
 from fl_sim.core.atomic_io import DamagedFileError, write_sealed, write_table
-from fl_sim.results import ROWS, compare_with_controls, read_result, read_run_rows, run_folder
+from fl_sim.results import (
+    ROWS,
+    compare_with_controls,
+    compare_with_honest,
+    read_result,
+    read_run_rows,
+    run_folder,
+)
 from fl_sim.results.tables import SUMMARY
 
 DAMAGE_ERRORS = ("DamagedFileError: ", "CheckpointError: ")
@@ -56,6 +63,8 @@ def _make_entry(
     numbers = compare_with_controls(
         result, references.get("all", own_result), references.get("clean", own_result)
     )
+    if "honest" in references:
+        identity["attack"] = compare_with_honest(result, references["honest"])
     return {**result, **identity, "protection": numbers}
 
 

@@ -20,6 +20,7 @@ from fl_sim.contracts.attacks import MembershipAttack
 from fl_sim.core.plugins import discover, summary_of
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
+from fl_sim.planted import Planted
 
 KINDS: dict[str, type] = {
     "strategies": AggregationRule,
@@ -30,6 +31,7 @@ KINDS: dict[str, type] = {
     "fl_sim.attacks": MembershipAttack,
     "fl_sim.data": Partition,
     "fl_sim.data.corruptions": Corruption,
+    "fl_sim.planted": Planted,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]
 SOURCES = discover("fl_sim.data.sources", Source)  # type: ignore[type-abstract]
@@ -90,7 +92,8 @@ def test_the_summary_stands_apart_from_what_follows(cls: type) -> None:
 
 @every_plugin
 def test_fields_are_explained_where_there_are_any(cls: type) -> None:
-    text = inspect.getdoc(cls) or ""
+    bases = (base for base in cls.__mro__ if dataclasses.is_dataclass(base))
+    text = " ".join(inspect.getdoc(base) or "" for base in bases)
     for field in dataclasses.fields(cls):
         assert field.name in text or cls.__module__.startswith("fl_sim.data")
 

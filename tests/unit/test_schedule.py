@@ -275,8 +275,21 @@ def test_attackers_overlap_with_those_who_protect_or_do_not(
 def test_the_controls_have_the_same_attackers(among: Any) -> None:
     whole = experiment(flipping(num_clients=3, among=among), **protected(0.5))
     expected = Schedule(whole).attackers(1)
-    assert {Schedule(c).attackers(1) for c in whole.controls().values()} == {expected}
+    attackers = {name: Schedule(c).attackers(1) for name, c in whole.controls().items()}
+    assert attackers == {"all": expected, "clean": expected, "honest": frozenset()}
     assert Schedule(whole.with_value("layout.fraction", 0.3)).attackers(1) == expected
+
+
+def test_in_the_control_of_an_attack_everything_else_is_the_same() -> None:
+    plan = Participation(
+        clients_per_round=COUNT + 2, stays=(AvailabilityWindow(1, 2), AvailabilityWindow(COUNT))
+    )
+    attack = flipping(num_clients=3, beside=True)
+    honest = experiment(attack, participation=plan).controls()["honest"]
+    few = Participation(clients_per_round=COUNT, stays=(AvailabilityWindow(1, 2),))
+    assert honest == experiment(participation=few)
+    assert honest.run_id == experiment(participation=few).run_id
+    assert experiment().controls() == experiment(flipping(num_clients=0)).controls() == {}
 
 
 # What they do

@@ -219,6 +219,24 @@ def take_subset(dataset: Dataset, num_samples: int | None, num_test: int | None)
     )
 
 
+def take_rest(dataset: Dataset, num_samples: int | None) -> Dataset:
+    """Return the training images that `take_subset` leaves out, and all test images.
+
+    Raises:
+        FieldError: If the size is above that of the dataset.
+    """
+    taken = _choose_balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
+    left = torch.ones(len(dataset.train_labels), dtype=torch.bool)
+    left[taken] = False
+    owners = dataset.train_owners
+    return replace(
+        dataset,
+        train_images=dataset.train_images[left],
+        train_labels=dataset.train_labels[left],
+        train_owners=owners if owners is None else owners[left],
+    )
+
+
 def _choose_balanced(
     labels: Int64[Tensor, " n"], size: int | None, field: str, name: str
 ) -> Int64[Tensor, " m"]:

@@ -20,17 +20,41 @@ from fl_sim.report.components import (
     Table,
     build_table,
 )
-from fl_sim.report.formats import PERCENT, UNDEFINED, drop_undefined, format_over_seeds, mean
+from fl_sim.report.formats import (
+    COUNT,
+    PERCENT,
+    POINTS,
+    UNDEFINED,
+    drop_undefined,
+    format_over_seeds,
+    mean,
+)
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat_map import GAP, draw_heat_map, label_columns, tabulate_means
 from fl_sim.report.panels import MAX_PANELS, Panel, create_panels, group_panels
-from fl_sim.report.setting_tables import Column, build_metric_table
+from fl_sim.report.setting_tables import (
+    Column,
+    SummaryColumn,
+    build_metric_table,
+    build_summary_table,
+    has_summary,
+)
 from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
 SUCCESS: tuple[Column, ...] = (
     ("attack success", "attack_success", "all", PERCENT),
     ("without trigger", "attack_success_untriggered", "all", PERCENT),
+)
+COSTS: tuple[SummaryColumn, ...] = (
+    ("accuracy", "accuracy", PERCENT),
+    ("nobody attacks", "attack.a_honest", PERCENT),
+    ("lost, points", "attack.accuracy_lost", POINTS),
+)
+INHERITED: tuple[SummaryColumn, ...] = (
+    ("success of the start, %", "backdoor.start", PERCENT),
+    ("at the end, %", "backdoor.success", PERCENT),
+    ("half-life, rounds", "backdoor.half_life", COUNT),
 )
 THREAT = "Threat model: "
 NO_ATTACK = "none"  # value of the axis without an attack
@@ -40,10 +64,11 @@ MAX_WIDTH = 28  # letters per line of a rule's name
 def build_attacks(grid: Grid) -> Section | None:
     """Return the threat models of the attacks and the accuracies of the rules under them."""
     models = collect_threat_models(grid)
-    if not models:
+    has_success = any(s.final_values("attack_success").values for s in grid.finished)
+    if not models and not has_success:
         return None
-    components: list[Component] = [DefinitionList(models)]
-    paragraphs = ["Threat models of the attacks:"]
+    components: list[Component] = [DefinitionList(models)] if models else []
+    paragraphs = ["Threat models of the attacks:"] if models else []
     axis = find_attack_axis(grid)
     if axis is not None:
         paragraphs.append(
@@ -51,11 +76,21 @@ def build_attacks(grid: Grid) -> Section | None:
             "round. It is an upper bound of its accuracy under attack: a stronger attack may exist."
         )
         components += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
-    if any(setting.final_values("attack_success").values for setting in grid.finished):
+    if has_summary(grid, "attack.accuracy_lost"):
+        caption = "Accuracy after the last round, and of the control in which nobody attacks, %"
+        components.append(build_summary_table(grid, caption, COSTS))
+    if has_success:
         caption = (
             "Backdoors: share of test images of other classes classified as the target class, %"
         )
         components.append(build_metric_table(grid, caption, SUCCESS, keep_empty=True))
+    if has_summary(grid, "backdoor.start"):
+        paragraphs.append(
+            "The start model has a backdoor, which clients inherit. Its half-life is the first "
+            "evaluated round in which its success is at most half of that of the start; a dash "
+            "means that it outlives the run."
+        )
+        components.append(build_summary_table(grid, "Inherited backdoor", INHERITED))
     return Section("attacks", "Attacks", tuple(paragraphs), tuple(components))
 
 

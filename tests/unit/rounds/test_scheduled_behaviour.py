@@ -113,7 +113,7 @@ def test_a_stale_update_gets_through_from_its_second_round_on(
     experiment: Maker, tmp_path: Path
 ) -> None:
     stale = Adversary(FaultyClient("stale"), clients=(2,))
-    results = run(experiment(rounds=2, adversary=stale), out=tmp_path)
+    results = run(experiment(rounds=2, adversary=stale), out=tmp_path, controls=False)
     assert results.complete
     assert results.failures.empty
     calm = accuracies(experiment(rounds=2), tmp_path / "calm")
@@ -130,7 +130,7 @@ def test_a_boast_changes_nothing_for_a_rule_of_ours(experiment: Maker, tmp_path:
 
 def test_a_free_rider_costs_no_training_and_little_harm(experiment: Maker, tmp_path: Path) -> None:
     rider = Adversary(FreeRiderClient(noise=1e-4), clients=(1,))
-    results = run(experiment(rounds=3, adversary=rider), out=tmp_path)
+    results = run(experiment(rounds=3, adversary=rider), out=tmp_path, controls=False)
     norms = {c: rounds_of(results.rows, "update_norm", c) for c in range(4)}
     assert norms[1][0] < 0.5 * min(norms[0][0], norms[2][0], norms[3][0])
     assert norms[1][1] > 0
@@ -147,7 +147,7 @@ def test_a_backdoor_works_on_stamped_images_and_hides_on_clean_ones(
         rounds=4,
         adversary=open_door,
     )
-    rows = run(whole, out=tmp_path).rows
+    rows = run(whole, out=tmp_path, controls=False).rows
     assert rounds_of(rows, "attack_success")[-1] > 0.8
     assert rounds_of(rows, "attack_success_untriggered")[-1] < 0.1
     assert rounds_of(rows, "accuracy")[-1] > 0.85
