@@ -41,6 +41,8 @@ class AttackContext:
         correct: Whether the target classifies each record correctly; None if unknown.
         template: Finding with the fields that all findings share.
         num_classes: Number of classes.
+        start: Margin of each record under the model before the first round; None if unknown.
+        start_correct: Whether that model classifies each record correctly; None if unknown.
         trajectory: Models and updates that the server received; None if they are unknown.
         no_trajectory: Reason why there is no trajectory, or an empty string.
     """
@@ -51,6 +53,8 @@ class AttackContext:
     correct: Bool[Tensor, " n"] | None
     template: Finding
     num_classes: int
+    start: Float[Tensor, " n"] | None = None
+    start_correct: Bool[Tensor, " n"] | None = None
     trajectory: Trajectory | None = None
     no_trajectory: str = ""
 
@@ -66,6 +70,7 @@ class AttackContext:
             evidence,
             gradient_norm=self.gradient_norm,
             correct=self.correct,
+            start=self.start,
             trajectory=self.trajectory,
         )
 
@@ -100,10 +105,25 @@ def run_attacks(
         findings += results
         findings += assess_dispersion([f for f in results if f.client >= 0], template)
         findings += assess_shift(scores[name], context.records, template)
+    if context.start_correct is not None:
+        findings.append(assess_start(context.start_correct, context.template))
     if context.trajectory is not None:
         findings += infer_sources(context, context.trajectory)
         findings += count_records(context, context.trajectory)
     return [mark_finding(finding) for finding in findings], scores
+
+
+def assess_start(correct: Bool[Tensor, " n"], template: Finding) -> Finding:
+    """Return the accuracy of the model before the first round on the audited records.
+
+    At chance level, its margins say nothing about how hard a record is; see `StartReference`.
+    """
+    right, count = int(correct.sum()), len(correct)
+    low, high = clopper_pearson(right, count)
+    value = right / count if count else float("nan")
+    return template._replace(
+        attack="start", metric="start_accuracy", value=value, low=low, high=high, references="none"
+    )
 
 
 def infer_sources(context: AttackContext, trajectory: Trajectory) -> Iterator[Finding]:

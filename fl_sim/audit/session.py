@@ -85,6 +85,8 @@ def audit(
         correct=torch.tensor(target_run.signals["correct"].to_numpy(bool))[audited],
         template=Finding("", "", float("nan"), seed=seed, references=plan.kind),
         num_classes=target_run.num_classes,
+        start=target_run.start[audited],
+        start_correct=target_run.start_correct[audited],
         trajectory=trajectory,
         no_trajectory=no_trajectory,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fl_sim.attacks.gradient_norm import HeadInputs, head_gradient_norm
@@ -39,6 +39,8 @@ class TargetRun:
         result: Content of its `result.json`.
         signals: Content of its `signals.parquet`, by sample id.
         margin: Margin of every record of the pool under the final model.
+        start: Margin of every record of the pool under the model before the first round.
+        start_correct: Whether the model before the first round classifies each record correctly.
         population: Margins of the test images, which no client trains on.
         gradient_norm: Norm of every record's gradient in the head; None if there is no head.
         num_classes: Number of classes.
@@ -49,6 +51,8 @@ class TargetRun:
     result: dict[str, Any]
     signals: pd.DataFrame
     margin: Float[Tensor, " n"]
+    start: Float[Tensor, " n"]
+    start_correct: Bool[Tensor, " n"]
     population: Float[Tensor, " z"]
     gradient_norm: Float[Tensor, " n"] | None
     num_classes: int
@@ -95,13 +99,35 @@ def load_target(folder: Path) -> TargetRun:
         place = experiment.data.path
         raise RequestError(f"{folder}: the data in {place} changed since the run")
     federation = load_federation(experiment.to_json())
+    start, start_correct = _score_start(federation)
     load_model(federation, folder, result.get("params_sha256"))
     margin, norms = score_records(federation.model, federation.inputs, federation.pool.labels)
     _check_margins(margin, signals, folder)
     dataset = federation.dataset
     population, _ = score_records(federation.model, federation.test_inputs, dataset.test_labels)
     classes = dataset.num_classes
-    return TargetRun(folder, experiment, result, signals, margin, population, norms, classes)
+    return TargetRun(
+        folder,
+        experiment,
+        result,
+        signals,
+        margin,
+        start,
+        start_correct,
+        population,
+        norms,
+        classes,
+    )
+
+
+def _score_start(
+    federation: Federation,
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return the margins under the first global model, and whether it classifies correctly."""
+    parameters.load_flat(federation.model, federation.start)
+    parameters.load_buffers(federation.model, federation.start_buffers)
+    logits, labels = compute_logits(federation.model, federation.inputs), federation.pool.labels
+    return margin_of(logits, labels), logits.argmax(1) == labels
 
 
 def read_experiment(folder: Path, result: dict[str, Any]) -> Experiment:

@@ -60,6 +60,8 @@ class Evidence:
         gradient_norm: Norm of the gradient of each audited record's loss by the target's head;
             None if unknown.
         correct: Whether the target classifies each audited record correctly; None if unknown.
+        start: Margin of each audited record under the model that training started from, which
+            every client received; None if unknown.
     """
 
     target: Float[Tensor, " n"]
@@ -70,6 +72,7 @@ class Evidence:
     trajectory: Trajectory | None = None
     gradient_norm: Float[Tensor, " n"] | None = None
     correct: Bool[Tensor, " n"] | None = None
+    start: Float[Tensor, " n"] | None = None
 
     @property
     def inside(self) -> Float[Tensor, "m n"]:

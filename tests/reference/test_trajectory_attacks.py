@@ -14,10 +14,13 @@ from fl_sim.attacks.fedmia import FedMia
 from fl_sim.attacks.gap import Gap
 from fl_sim.attacks.loss_series import LossSeries
 from fl_sim.attacks.loss_threshold import LossThreshold
+from fl_sim.attacks.loss_trace import LossTrace
 from fl_sim.attacks.source_inference import excess_accuracy, predict_sources
+from fl_sim.attacks.start_reference import StartReference
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, Trajectory, loss
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
+from fl_sim.metrics.leakage import auc
 
 ROUNDS, CLIENTS, RECORDS = 3, 4, 5
 ATTACKS = discover("fl_sim.attacks", MembershipAttack)  # type: ignore[type-abstract]
@@ -177,3 +180,58 @@ def test_a_source_is_looked_for_among_those_who_answered() -> None:
     nan = torch.nan
     margin = torch.tensor([[nan, 1.0, nan, -torch.inf], [2.0, nan, nan, nan], [1.0, 3.0, nan, nan]])
     assert predict_sources(margin, generator(0, "ties")).tolist() == [1, 2, -1, 0]
+
+
+def test_lt_iqr_is_numpys_interquartile_range_of_the_losses() -> None:
+    """Pollock et al. (2025): record by record, over the rounds in which its client answered."""
+    course = trajectory()
+    margin = course.client_margin.clone()
+    margin = torch.cat([margin, margin + 1.5, margin - 0.7])
+    margin[4, 2] = torch.nan
+    repeated = course.global_margin.repeat(3, 1)
+    longer = replace(course, client_margin=margin, global_margin=repeated, cosine=None)
+    scores = LossTrace().scores(held(longer))
+    for record, suspect in enumerate(course.suspects.tolist()):
+        trace = np.log1p(np.exp(-margin[:, suspect, record].numpy()))
+        low, high = np.nanquantile(trace, [0.25, 0.75])
+        assert float(scores[record]) == pytest.approx(high - low, abs=1e-12)
+
+
+def test_lt_iqr_ranks_a_late_learned_record_above_early_and_never_learned_ones() -> None:
+    early = torch.tensor([0.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0])
+    late = torch.tensor([-4.0, -4.0, -3.0, -2.0, 2.0, 5.0, 6.0, 6.0])
+    never = torch.tensor([-2.0, -2.0, -2.1, -2.0, -1.9, -2.0, -2.0, -1.9])
+    margin = torch.stack([early, late, never], 1)[:, None]
+    course = Trajectory(margin, margin[:, 0], torch.zeros(3, dtype=torch.int64))
+    assert LossTrace().scores(held(course)).argsort(descending=True).tolist() == [1, 2, 0]
+    short = replace(course, client_margin=margin[:2], global_margin=margin[:2, 0])
+    assert LossTrace().missing(held(short)) == "needs 3 rounds; got 2"
+
+
+def test_the_start_is_subtracted_from_the_target() -> None:
+    evidence = held(None)
+    start = torch.randn(RECORDS, generator=generator(0, "start"))
+    known = replace(evidence, start=start)
+    gain = StartReference().scores(known)
+    assert torch.equal(gain, evidence.target.double() - start.double())
+    drop = StartReference("loss").scores(known)
+    before, after = (np.log1p(np.exp(-m.double().numpy())) for m in (start, evidence.target))
+    assert drop.tolist() == pytest.approx((before - after).tolist(), abs=1e-12)
+    assert StartReference().missing(evidence) == "needs the model at the start; got none"
+
+
+def test_a_start_that_knows_the_difficulty_beats_the_plain_margin() -> None:
+    """Margins are a difficulty plus a gain of members; the start shares the difficulty."""
+    rng, count = generator(0, "difficulty"), 2000
+    members = torch.arange(count) < count // 2
+    difficulty = 3 * torch.randn(count, generator=rng)
+    noise = torch.randn(2, count, generator=rng)
+    target, start = difficulty + members.float() + 0.5 * noise[0], difficulty + 0.5 * noise[1]
+    nothing = torch.zeros(0, count)
+    empty = torch.zeros(0)
+    evidence = Evidence(target, nothing, nothing.bool(), empty, torch.zeros(0, 0), start=start)
+    scores = {a: a.scores(evidence) for a in (LossThreshold(), StartReference())}
+    plain, gained = (auc(s[members], s[~members]) for s in scores.values())
+    # P(N(1, 2 (9 + 1/4)) > 0) and P(N(1, 2 (1/4 + 1/4)) > 0).
+    assert plain == pytest.approx(norm.cdf(1 / 18.5**0.5), abs=0.03)
+    assert gained == pytest.approx(norm.cdf(1.0), abs=0.03)

@@ -57,7 +57,8 @@ def only_folder(root: Path) -> Path:
 
 def test_tier_0_needs_no_references(head_run: Path) -> None:
     findings = audit(head_run, tier=0)
-    assert set(findings["attack"]) == {"loss", "gap", "population", "gradient norm"}
+    over_start = {"margin over start", "loss since start", "start"}
+    assert set(findings["attack"]) == {"loss", "gap", "population", "gradient norm"} | over_start
     assert set(findings["num_references"]) == {0}
     area = findings[(findings.attack == "loss") & (findings.metric == "auc")]
     seen = pd.read_parquet(head_run / "signals.parquet").query("audited")
