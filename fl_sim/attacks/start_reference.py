@@ -1,7 +1,7 @@
 """The start as reference: the gain of a record over the model that training started from."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from jaxtyping import Float
 from torch import Tensor
