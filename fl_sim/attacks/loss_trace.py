@@ -39,7 +39,8 @@ class LossTrace(MembershipAttack):
         trajectory = get_trajectory(evidence)
         losses = loss(trajectory.of_suspects(trajectory.client_margin))
         low, high = losses.nanquantile(losses.new_tensor(QUARTILES), 0)
-        return high - low
+        spread: Tensor = high - low
+        return spread
 
     def missing(self, evidence: Evidence) -> str:
         """Return the reason if there is no trajectory, or a short one, or an empty string."""

@@ -19,6 +19,7 @@ from fl_sim.core.errors import FieldError
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import construct, describe
+from fl_sim.experiment import Model
 from fl_sim.models.surrogate import find_obstacle
 
 PROTECTIONS = [cls() for cls in discover("fl_sim.protections", Protection)]
@@ -35,6 +36,8 @@ CAPS = {
     "num_targets": 10,
 }
 EXPENSIVE = {
+    "Bait": {"noise_steps": 5},
+    "SemanticCamouflage": {"noise_steps": 10},
     "NeuralTangent": {"noise_steps": 2, "block_size": 40},
     "RobustErrorMinimizing": {"noise_steps": 4},
 }
@@ -44,6 +47,8 @@ IN_ONE_PIECE = {"Linearization"}  # its network is one layer, and all images her
 def quick(protection: Protection) -> Protection:
     """Return a copy with few steps, if it has a number of steps."""
     changed: Any = protection
+    if getattr(protection, "surrogate", Model()).init == "pretrained":
+        changed = replace(changed, surrogate=Model())  # the contract is that of any network
     capped = {
         name: min(getattr(protection, name), cap)
         for name, cap in (CAPS | EXPENSIVE.get(type(protection).__name__, {})).items()

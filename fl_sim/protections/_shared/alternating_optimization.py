@@ -42,6 +42,8 @@ class AlternatingNoise:
         is_enough: Stopping rule on the surrogate's error on noisy images.
         batches: Batches of the surrogate; None if it is not trained any further.
         surrogate_steps: Number of steps of the surrogate before each pass.
+        targets: Labels whose loss the noise changes and whose error stops the passes, where they
+            differ from the labels that the surrogate is trained on; None for these labels.
     """
 
     surrogate: Surrogate
@@ -54,6 +56,12 @@ class AlternatingNoise:
     is_enough: Callable[[float], bool]
     batches: BatchCycle | None = None
     surrogate_steps: int = 0
+    targets: Labels | None = None
+
+    @property
+    def aims(self) -> Labels:
+        """Labels towards which, or away from which, the noise moves the surrogate."""
+        return self.labels if self.targets is None else self.targets
 
     def make_sample_wise(self) -> Images:
         """Return noise optimised for each image."""
@@ -62,7 +70,7 @@ class AlternatingNoise:
         def run_pass(noise: Tensor) -> tuple[Tensor, bool]:
             self.train_surrogate(noise)
             noise = torch.cat([self._move(rows, noise[rows]) for rows in batches])
-            error = self.surrogate.compute_error(self.images + noise, self.labels)
+            error = self.surrogate.compute_error(self.images + noise, self.aims)
             return noise, self.is_enough(error)
 
         return self._run_passes(run_pass, torch.zeros_like(self.images))
@@ -76,14 +84,14 @@ class AlternatingNoise:
             rng: Generator of the images that the noise is made on, and of their order.
         """
         subset = select_class_subset(self.labels, self.batch_size, rng, pass_steps)
-        images, labels = self.images[subset], self.labels[subset]
+        images, labels, aims = self.images[subset], self.labels[subset], self.aims[subset]
 
         def run_pass(noise: Tensor) -> tuple[Tensor, bool]:
             self.train_surrogate(noise[self.labels])
             noise = noise.clone()
             for rows in shuffle_batches(subset, self.batch_size, rng, pass_steps):
                 self._move_classes(rows, noise, radius)
-            error = self.surrogate.compute_error((images + noise[labels]).clamp(0, 1), labels)
+            error = self.surrogate.compute_error((images + noise[labels]).clamp(0, 1), aims)
             return noise, self.is_enough(error)
 
         start = torch.zeros(int(self.labels.max()) + 1, *self.images.shape[1:])
@@ -99,7 +107,7 @@ class AlternatingNoise:
     def _move(
         self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "m c h w"]
     ) -> Float[Tensor, "m c h w"]:
-        return self.step(self.surrogate.make_loss(self.labels[rows]), self.images[rows], noise)
+        return self.step(self.surrogate.make_loss(self.aims[rows]), self.images[rows], noise)
 
     def _move_classes(
         self, rows: Int64[Tensor, " m"], noise: Float[Tensor, "y c h w"], radius: float
