@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fl_sim.contracts import Draw, Releases
-from fl_sim.core.errors import RequestError
+from fl_sim.contracts import Draw, Release, Releases
+from fl_sim.core.errors import RequestError, require
 
 MISSING = "accounting needs dp-accounting: pip install fl-sim[dp]"
 ERROR = 1e-4  # share of epsilon by which the grid of a distribution may loosen it
@@ -72,6 +72,34 @@ def compute_epsilon(releases: Releases) -> PrivacySpent:
     if any(noise < LEAST_NOISE for noise, _ in drawn):
         return PrivacySpent(math.inf, math.inf)
     return _compose(tuple((*key, count) for key, count in drawn.items()), releases.delta)
+
+
+def solve_noise_multiplier(epsilon: float, draw: Draw, count: int, delta: float) -> float:
+    """Return the least noise multiplier, in thousandths, for `count` releases to cost `epsilon`.
+
+    Args:
+        epsilon: Largest epsilon of all releases together.
+        draw: Sample that each release is made of.
+        count: Number of releases.
+        delta: Probability with which epsilon may be exceeded.
+
+    Raises:
+        FieldError: If no noise multiplier up to `MOST_NOISE` is enough.
+        RequestError: If dp-accounting is not installed.
+    """
+
+    def is_enough(thousandths: int) -> bool:
+        release = Release(thousandths / 1000, draw, count)
+        return compute_epsilon(Releases((release,), delta, "images")).epsilon <= epsilon
+
+    low, high = 0, 1000
+    while not is_enough(high):
+        require(high < 1000 * MOST_NOISE, "epsilon", "one that some noise reaches", epsilon)
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high / 1000
 
 
 def _normalise_draw(draw: Draw) -> Draw:

@@ -121,7 +121,7 @@ def _find_changed_training(
 def _make_rows(
     round_num: int, released: Releases | None, note: str, client: int = -1
 ) -> Iterator[Row]:
-    """Yield both figures of the releases, invalid if a note limits them."""
+    """Yield both figures of the releases, invalid if a note limits them, and their delta."""
     if released is None:
         return
     try:
@@ -133,6 +133,7 @@ def _make_rows(
         reason = NO_NOISE if math.isinf(value) else note
         group, valid = released.protects, not reason
         yield Row(round_num, metric, value, client, group, valid=valid, note=reason)
+    yield Row(round_num, "epsilon_delta", released.delta, client, released.protects)
 
 
 def _make_unknown_row(metric: str, round_num: int, group: str, note: str, client: int = -1) -> Row:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fl_sim.contracts import Draw, Release, Releases
-from fl_sim.core.errors import RequestError
-from fl_sim.privacy.accounting import PrivacySpent, compute_epsilon
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.privacy.accounting import PrivacySpent, compute_epsilon, solve_noise_multiplier
 
 dp: Any = pytest.importorskip("dp_accounting")
 pld: Any = pytest.importorskip("dp_accounting.pld")
@@ -173,3 +173,16 @@ def test_a_delta_below_what_distributions_resolve_has_the_figure_of_rdp() -> Non
     found = compute_epsilon(Releases((release,), 1e-300, "clients"))
     assert math.isinf(found.pld)
     assert found.epsilon == found.rdp == pytest.approx(63.522, rel=1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 8.0])
+def test_solved_noise_is_the_least_that_is_enough(epsilon: float) -> None:
+    noise = solve_noise_multiplier(epsilon, Draw(1, 1), 20, DELTA)
+    combined = noise / math.sqrt(20)  # 20 releases of everything are one with less noise
+    assert dp.get_epsilon_gaussian(combined, DELTA) <= epsilon
+    assert dp.get_epsilon_gaussian(combined - 0.001 / math.sqrt(20), DELTA) > epsilon
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
+    with pytest.raises(FieldError, match="epsilon: one that some noise reaches; got 0"):
+        solve_noise_multiplier(0.0, Draw(1, 1), 1, DELTA)

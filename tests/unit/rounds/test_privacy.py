@@ -183,7 +183,10 @@ def test_statistics_that_stay_with_the_client_cost_nothing(experiment: Maker) ->
     wanted = private(experiment, model=Model("small_cnn", norm="batch"), client=FedBNClient())
     federation = load_federation(wanted.to_json())
     state = next(replay(federation)).state
-    assert [row.valid for row in measure_privacy(federation, state)] == [True, True]
+    rows = {row.metric: row for row in measure_privacy(federation, state)}
+    assert list(rows) == ["epsilon", "epsilon_rdp", "epsilon_delta"]
+    assert all(row.valid for row in rows.values())
+    assert rows["epsilon_delta"].value == 1e-5
 
 
 @pytest.mark.parametrize(
