@@ -18,6 +18,7 @@ from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.plugins import discover
 from fl_sim.data.class_folders import parse_levels
+from fl_sim.data.domain_shift import DomainShift
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.data.sources import ReadOptions, load_subset
@@ -301,6 +302,7 @@ class Experiment:
         data, partition, model, participation, failures, evaluation: See their classes.
         protection: Noise that owners add to their images; None: none.
         layout: Images that the noise is added to.
+        domains: Change of images by which clients differ; None: all clients have images alike.
         adversary: Malicious clients, one `Adversary` per kind of attack; None: all are honest.
         rounds: Number of rounds.
         seed: Seed of all random draws.
@@ -313,6 +315,7 @@ class Experiment:
     partition: Partition = field(default_factory=Dirichlet)
     protection: Protection | None = None
     layout: Layout = field(default_factory=Layout)
+    domains: DomainShift | None = serialization.omit_if_default(None)
     model: Model = field(default_factory=Model)
     participation: Participation = field(default_factory=Participation)
     adversary: Adversary | tuple[Adversary, ...] | None = None
@@ -337,6 +340,11 @@ class Experiment:
             f"at most data.num_clients = {self.data.num_clients}{beside}",
             per_round,
         )
+        if self.domains is not None:
+            count, holders = self.domains.num_domains, self.data.num_clients
+            fits = count is None or count <= holders
+            allowed = f"at most data.num_clients = {holders}"
+            require(fits, "domains.num_domains", allowed, count)
         for stay in self.participation.stays:
             exists = stay.client < clients
             require(exists, "participation.stays", f"clients below {clients}", stay.client)

@@ -7,6 +7,7 @@ from fl_sim.contracts import (
     Client,
     Corruption,
     Countermeasure,
+    DomainTransform,
     Metric,
     Protection,
 )
@@ -30,6 +31,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "attacks": ("fl_sim.attacks", MembershipAttack),
     "partitions": ("fl_sim.data", Partition),
     "corruptions": ("fl_sim.data.corruptions", Corruption),
+    "domains": ("fl_sim.data.domains", DomainTransform),
 }
 
 

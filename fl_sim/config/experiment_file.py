@@ -9,7 +9,13 @@ from typing import Any
 
 from fl_sim.config.sweeps import Skip, check_axes, check_skip, validate_seeds
 from fl_sim.config.user_file import load_python, locate, read_text
-from fl_sim.contracts import AggregationRule, Client, Countermeasure, Protection
+from fl_sim.contracts import (
+    AggregationRule,
+    Client,
+    Countermeasure,
+    DomainTransform,
+    Protection,
+)
 from fl_sim.core import serialization
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.plugins import discover
@@ -22,6 +28,7 @@ PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("fl_sim.protections", Protection),
     ("fl_sim.countermeasures", Countermeasure),
     ("fl_sim.data", Partition),
+    ("fl_sim.data.domains", DomainTransform),
 )
 
 

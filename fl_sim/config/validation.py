@@ -44,6 +44,7 @@ def check(experiment: Experiment) -> None:
     named = owners is not None or not partition.needs_owners
     allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
     require(named, "partition", allowed, type(partition).__name__)
+    _check_domains(experiment, dataset)
     parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
     _check_planted(experiment)
     network = network_of(experiment)
@@ -60,6 +61,16 @@ def check(experiment: Experiment) -> None:
     fraction, withheld = experiment.layout.fraction, experiment.layout.withheld
     allowed = "below 1 where images are withheld"
     require(fraction != 1 or not withheld, "layout.fraction", allowed, fraction)
+
+
+def _check_domains(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse transforms that need more channels than the images have."""
+    channels = dataset.train_images.shape[1]
+    for place, each in enumerate(experiment.domains.transforms if experiment.domains else ()):
+        name, allowed = type(each).__name__, f"one for images with {channels} channel(s)"
+        fits = each.min_channels <= channels
+        allowed += f"; {name} needs {each.min_channels}"
+        require(fits, f"domains.transforms.{place}", allowed, name)
 
 
 def _check_single_images(

@@ -16,6 +16,7 @@ from fl_sim.contracts.countermeasures import (
     Pipeline,
     WorstCase,
 )
+from fl_sim.contracts.domains import DomainTransform
 from fl_sim.contracts.metrics import Metric
 from fl_sim.contracts.nouns import Dataset, Failure, Images, Labels, Row, Shard, Update
 from fl_sim.contracts.privacy import NO_SAMPLING, Draw, Release, Releases, Sampling
@@ -43,6 +44,7 @@ __all__ = [
     "Corruption",
     "Countermeasure",
     "Dataset",
+    "DomainTransform",
     "Draw",
     "Failure",
     "Filter",

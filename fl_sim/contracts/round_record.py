@@ -34,6 +34,8 @@ class RoundRecord:
         personal: Accuracy by class of clients' personal models after the last round, by client;
             NaN for a class without test images.
         triggered: Scores with the trigger, if the experiment has a backdoor.
+        domains: Domain of each client, if the experiment has a domain shift.
+        domain_logits: Logits of the test images as each domain has them, in the order of domains.
         pool_features: Inputs of the head, if only the head is trained.
         cpu_seconds: Processor time of all processes of the run; NaN if unknown, see `cpu_note`.
     """
@@ -58,6 +60,8 @@ class RoundRecord:
     bytes_up: int
     triggered: Triggered | None = None
     pool_features: Float[Tensor, "n d"] | None = None
+    domains: Int64[Tensor, " k"] | None = None
+    domain_logits: Float[Tensor, "m t y"] | None = None
     cpu_seconds: float = float("nan")
     cpu_note: str = "the processor time was not measured"
 

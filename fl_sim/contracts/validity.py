@@ -25,11 +25,10 @@ Flaws = dict[str, str]  # reason for invalidity by field name
 
 def find_flaws(record: RoundRecord) -> Flaws:
     """Return the fields of a record whose tensors are not all finite, with the reasons."""
-    flaws = {
-        name: DIVERGED
-        for name in ("test_logits", "pool_logits")
-        if not bool(torch.isfinite(getattr(record, name)).all())
-    }
+    logits = {name: getattr(record, name) for name in ("test_logits", "pool_logits")}
+    if record.domain_logits is not None:
+        logits["domain_logits"] = record.domain_logits
+    flaws = {n: DIVERGED for n, values in logits.items() if not bool(torch.isfinite(values).all())}
     features = record.pool_features
     if features is not None and not bool(torch.isfinite(features).all()):
         flaws["pool_features"] = "the features are not all finite"

@@ -16,5 +16,6 @@ Kind = Literal[
     "models",
     "partitions",
     "corruptions",
+    "domains",
     "columns",
 ]

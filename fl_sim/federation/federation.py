@@ -11,6 +11,7 @@ from fl_sim.contracts import AggregationRule, Client, Dataset, Draw, Shard
 from fl_sim.core.cache import digest
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
+from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.sources import hash_dataset, load_dataset
 from fl_sim.experiment import Experiment, subset_of
 from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
@@ -142,9 +143,48 @@ class Federation:
     def evaluation_inputs(self) -> dict[str, Tensor]:
         """The inputs that the global model is scored on, by name."""
         inputs = {"test": self.test_inputs, "pool": self.inputs[self.pool.audited]}
+        inputs |= dict(zip(self.domain_names, self.domain_inputs, strict=True))
         for trigger, _ in backdoors(self.experiment):
             inputs["triggered"] = self.compute_inputs(trigger.stamp(self.dataset.test_images))
         return inputs
+
+    @cached_property
+    def domains(self) -> Int64[Tensor, " k"] | None:
+        """The domain of each client, or None without a domain shift."""
+        shift, holders = self.experiment.domains, self.experiment.data.num_clients
+        if shift is None:
+            return None
+        return assign_domains(self.num_clients, shift.count_domains(holders))
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The name of each domain's test set in `evaluation_inputs`."""
+        shift = self.experiment.domains
+        if shift is None:
+            return []
+        names = [
+            f"domain {i}" for i in range(shift.count_domains(self.experiment.data.num_clients))
+        ]
+        return ["test", *names[1:]] if shift.keep_first else names
+
+    @cached_property
+    def domain_inputs(self) -> list[Shaped[Tensor, "t ..."]]:
+        """The inputs of the test set as each domain has it."""
+        shift, images = self.experiment.domains, self.dataset.test_images
+        if shift is None:
+            return []
+        return [
+            self.test_inputs
+            if name == "test"
+            else self.compute_inputs(shift.apply(images, domain, self.experiment.seed))
+            for domain, name in enumerate(self.domain_names)
+        ]
+
+    def find_test_inputs(self, client: int) -> Shaped[Tensor, "t ..."]:
+        """Return the inputs of the test set as the domain of a client has it."""
+        return (
+            self.test_inputs if self.domains is None else self.domain_inputs[self.domains[client]]
+        )
 
     @cached_property
     def class_counts(self) -> Int64[Tensor, "k y"]:

@@ -1,6 +1,6 @@
 """Assigns records to clients, holds some out, and protects the chosen ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -11,6 +11,7 @@ from fl_sim.core.cache import digest, load_or_compute
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import describe
+from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
 
@@ -42,6 +43,7 @@ def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
     """Split the training images over the clients, hold some out, and protect the chosen ones."""
     labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
     clients, members, protected = assign_records(experiment, dataset)
+    dataset = _shift_domains(experiment, dataset, clients)
     return Pool(
         clean_images=dataset.train_images,
         noisy_images=_protect_images(experiment, dataset, clients, protected),
@@ -70,6 +72,18 @@ def assign_records(
         clients, members, labels, data.num_clients, dataset.num_classes, seed
     )
     return clients, members, protected
+
+
+def _shift_domains(
+    experiment: Experiment, dataset: Dataset, clients: Int64[Tensor, " n"]
+) -> Dataset:
+    """Return the dataset with each training image as the domain of its client has it."""
+    shift, num_clients = experiment.domains, experiment.data.num_clients
+    if shift is None:
+        return dataset
+    domains = assign_domains(num_clients, shift.count_domains(num_clients))[clients]
+    images = shift.apply_by_domain(dataset.train_images, domains, experiment.seed)
+    return replace(dataset, train_images=images)
 
 
 def _choose_members(
@@ -168,6 +182,7 @@ def list_noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
 def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
     """Make one owner's noise and store it in the cache, from which `make_pool` reads it."""
     clients, _, protected = assign_records(experiment, dataset)
+    dataset = _shift_domains(experiment, dataset, clients)
     rows = _group_by_owner(experiment, clients, protected)[owner]
     images, labels = dataset.train_images[rows], dataset.train_labels[rows]
     assert experiment.protection is not None

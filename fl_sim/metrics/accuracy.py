@@ -58,12 +58,18 @@ def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
 
     Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
     by class, weighted by the client's shares. The whole test set is used for every client, so
-    that small clients are not evaluated on a handful of images. NaN for a client without records
-    or with a class without test images, and for all clients if the model diverged.
+    that small clients are not evaluated on a handful of images, and as the client's domain has it
+    if there is a domain shift. NaN for a client without records or with a class without test
+    images, and for all clients if the model diverged.
     """
-    return reweight_accuracy(
-        class_accuracies(record.test_logits, record.test_labels), class_shares(record)
-    )
+    shares, labels = class_shares(record), record.test_labels
+    if record.domains is None or record.domain_logits is None:
+        return reweight_accuracy(class_accuracies(record.test_logits, labels), shares)
+    by_domain = [
+        reweight_accuracy(class_accuracies(logits, labels), shares)
+        for logits in record.domain_logits
+    ]
+    return torch.stack(by_domain)[record.domains, torch.arange(len(shares))]
 
 
 def explain_undefined(record: RoundRecord, client: int) -> str:

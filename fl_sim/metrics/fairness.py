@@ -17,6 +17,7 @@ from fl_sim.contracts.validity import mark_undefined
 from fl_sim.metrics._shared.defined import mean, note_left_out, select_defined
 from fl_sim.metrics._shared.groups import ATTACKER, gap_rows, mean_rows
 from fl_sim.metrics.accuracy import client_accuracies, client_groups
+from fl_sim.metrics.domains import domain_rows
 
 PERCENT_SQUARED = 1e4
 NAN = float("nan")
@@ -172,6 +173,7 @@ class Fairness(Metric):
             yield from self._statistics(record, accuracies[honest], "honest")
         yield from mean_rows(record.round, "fairness_mean", accuracies, groups)
         yield from gap_rows(record.round, "fairness", accuracies, groups)
+        yield from domain_rows(record)
 
     def _statistics(
         self, record: RoundRecord, accuracies: Float[Tensor, " k"], group: str

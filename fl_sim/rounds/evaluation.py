@@ -88,5 +88,6 @@ def train_alone(
     for round_num in range(1, experiment.rounds + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
         behaviour.train(model, federation.shard(client, round_num), rng)
-    trained = replace(record, test_logits=compute_logits(model, federation.test_inputs))
+    logits = compute_logits(model, federation.find_test_inputs(client))
+    trained = replace(record, test_logits=logits, domains=None, domain_logits=None)
     return client_accuracies(trained)[client]

@@ -101,10 +101,18 @@ def record_round(
         bytes_down=size_down * (len(updates) + len(outcome.failures)),
         bytes_up=size_up * len(updates),
         triggered=_score_triggered(federation, scores),
+        domains=federation.domains,
+        domain_logits=_stack_domains(federation, scores),
         cpu_seconds=outcome.cpu_seconds,
         cpu_note=outcome.cpu_note,
         pool_features=sets["pool"].flatten(1) if scored and heads_only else None,
     )
+
+
+def _stack_domains(federation: Federation, scores: Tensors) -> Float[Tensor, "m t y"] | None:
+    """Return the logits of the test images as each domain has them, if there are domains."""
+    names = federation.domain_names
+    return torch.stack([scores[name] for name in names]) if names and scores else None
 
 
 def _score_triggered(federation: Federation, scores: Tensors) -> Triggered | None:
@@ -132,6 +140,6 @@ def measure_personal_models(
             accuracies[client] = torch.full((federation.dataset.num_classes,), torch.nan).double()
             continue
         if has_own:
-            scores = compute_logits(model, federation.test_inputs)
+            scores = compute_logits(model, federation.find_test_inputs(client))
             accuracies[client] = class_accuracies(scores, federation.dataset.test_labels)
     return accuracies

@@ -13,6 +13,7 @@ from fl_sim.contracts import (
     Client,
     Corruption,
     Countermeasure,
+    DomainTransform,
     Metric,
     Protection,
 )
@@ -32,6 +33,7 @@ KINDS: dict[str, type] = {
     "fl_sim.data": Partition,
     "fl_sim.data.corruptions": Corruption,
     "fl_sim.planted": Planted,
+    "fl_sim.data.domains": DomainTransform,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]
 SOURCES = discover("fl_sim.data.sources", Source)  # type: ignore[type-abstract]

@@ -59,7 +59,25 @@ def build_fairness(grid: Grid) -> Section | None:
     ]
     if has_values(grid, GROUPS[:1], KINDS):
         components.append(build_metric_table(grid, "Groups of clients", GROUPS))
+    domains = _find_domains(grid)
+    if domains:
+        columns: list[Column] = [
+            (f"{name.replace('_', ' ')}, %", "domain_accuracy", name, PERCENT) for name in domains
+        ]
+        columns.append(("gap of clients, points", "fairness_domain_gap", "all", PERCENT))
+        components.append(build_metric_table(grid, "Domains", columns))
     return Section("fairness", "Fairness", paragraphs, tuple(filter(None, components)))
+
+
+def _find_domains(grid: Grid) -> list[str]:
+    """Return the domains of all settings, in order of their numbers."""
+    tables = [setting.rows for setting in grid.finished]
+    names = {
+        str(name)
+        for rows in tables
+        for name in rows.loc[rows.metric == "domain_accuracy", "group"].unique()
+    }
+    return sorted(names, key=lambda name: int(name.removeprefix("domain_")))
 
 
 @rc_context(STYLE)
