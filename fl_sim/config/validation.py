@@ -44,6 +44,9 @@ def check(experiment: Experiment) -> None:
     named = owners is not None or not partition.needs_owners
     allowed = "ByOwner for datasets that name owners (data.folders or labels.csv); others here"
     require(named, "partition", allowed, type(partition).__name__)
+    has_test_owners = dataset.test_owners is not None or not partition.own_test
+    allowed = "False, or a dataset that names the owners of test images"
+    require(has_test_owners, "partition.own_test", allowed, partition.own_test)
     _check_domains(experiment, dataset)
     parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
     _check_planted(experiment)

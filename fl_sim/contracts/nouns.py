@@ -19,6 +19,7 @@ class Dataset:
 
     `origin` is the source of the files, and `notes` are remarks about reading them. `train_owners`
     is the owner of each training image, as an index into `owner_names`; None if unknown.
+    `test_owners` is the same of test images, with -1 for an owner without training images.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Dataset:
     train_owners: Int64[Tensor, " n"] | None = None
     owner_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    test_owners: Int64[Tensor, " t"] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -35,6 +35,7 @@ class RoundRecord:
             NaN for a class without test images.
         triggered: Scores with the trigger, if the experiment has a backdoor.
         domains: Domain of each client, if the experiment has a domain shift.
+        test_clients: Client that owns each test image, or -1, if clients are tested on their own.
         domain_logits: Logits of the test images as each domain has them, in the order of domains.
         pool_features: Inputs of the head, if only the head is trained.
         cpu_seconds: Processor time of all processes of the run; NaN if unknown, see `cpu_note`.
@@ -62,6 +63,7 @@ class RoundRecord:
     pool_features: Float[Tensor, "n d"] | None = None
     domains: Int64[Tensor, " k"] | None = None
     domain_logits: Float[Tensor, "m t y"] | None = None
+    test_clients: Int64[Tensor, " t"] | None = None
     cpu_seconds: float = float("nan")
     cpu_note: str = "the processor time was not measured"
 

@@ -22,9 +22,11 @@ class Partition(ABC):
 
     Attributes:
         needs_owners: True if the dataset has to name the owner of each image.
+        own_test: Whether clients are tested on the test images of their own owners.
     """
 
     needs_owners: ClassVar[bool] = False
+    own_test: bool = False
 
     @abstractmethod
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
@@ -251,9 +253,19 @@ class ByOwner(Partition):
     first, each to the client with the fewest images.
 
     Source: the natural partitions of LEAF, Caldas et al. (2018), https://arxiv.org/abs/1812.01097.
+
+    Attributes:
+        own_test: Whether a client's accuracy is that on the test images of its own owners, as in
+            LEAF, instead of all test images weighted by its classes. The dataset has to name the
+            owners of test images too.
     """
 
     needs_owners: ClassVar[bool] = True
+
+    own_test: bool = serialization.omit_if_default(False)
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Split the images as if each had an owner of its own."""

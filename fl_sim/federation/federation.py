@@ -156,6 +156,16 @@ class Federation:
             return None
         return assign_domains(self.num_clients, shift.count_domains(holders))
 
+    @cached_property
+    def test_clients(self) -> Int64[Tensor, " t"] | None:
+        """The client that owns each test image, or -1; None if clients share the test set."""
+        train_owners, test_owners = self.dataset.train_owners, self.dataset.test_owners
+        if not self.experiment.partition.own_test or train_owners is None or test_owners is None:
+            return None
+        clients = torch.full((len(self.dataset.owner_names) + 1,), -1)  # the last is of no owner
+        clients[train_owners] = self.pool.clients
+        return clients[test_owners]
+
     @property
     def domain_names(self) -> list[str]:
         """The name of each domain's test set in `evaluation_inputs`."""
@@ -300,7 +310,13 @@ def _split_root_images(
     held, left = order[:count].sort().values, order[count:].sort().values
     inputs = to_trainable(test_inputs[held])
     root = Shard(SERVER, inputs, labels[held], held, dataset.num_classes)
-    rest = replace(dataset, test_images=dataset.test_images[left], test_labels=labels[left])
+    owners = dataset.test_owners
+    rest = replace(
+        dataset,
+        test_images=dataset.test_images[left],
+        test_labels=labels[left],
+        test_owners=owners if owners is None else owners[left],
+    )
     return root, rest, test_inputs[left]
 
 

@@ -59,9 +59,12 @@ def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
     Exact for label skew: the accuracy on a client's distribution is the mean of the accuracies
     by class, weighted by the client's shares. The whole test set is used for every client, so
     that small clients are not evaluated on a handful of images, and as the client's domain has it
-    if there is a domain shift. NaN for a client without records or with a class without test
-    images, and for all clients if the model diverged.
+    if there is a domain shift. Where test images have owners (`test_clients`), it is instead the
+    accuracy on the client's own. NaN for a client without records, with a class without test
+    images or without own ones, and for all clients if the model diverged.
     """
+    if record.test_clients is not None:
+        return _own_accuracies(record, record.test_clients)
     shares, labels = class_shares(record), record.test_labels
     if record.domains is None or record.domain_logits is None:
         return reweight_accuracy(class_accuracies(record.test_logits, labels), shares)
@@ -72,11 +75,26 @@ def client_accuracies(record: RoundRecord) -> Float[Tensor, " k"]:
     return torch.stack(by_domain)[record.domains, torch.arange(len(shares))]
 
 
+def _own_accuracies(record: RoundRecord, test_clients: Int64[Tensor, " t"]) -> Float[Tensor, " k"]:
+    """Return the accuracy of each client on the test images that it owns, in its domain."""
+    rows = (test_clients >= 0).nonzero().squeeze(1)
+    owners, logits = test_clients[rows], record.test_logits[rows]
+    if record.domains is not None and record.domain_logits is not None:
+        logits = record.domain_logits[record.domains[owners], rows]
+    right = logits.argmax(1) == record.test_labels[rows]
+    accuracies = class_means(right.double(), owners, record.num_clients)
+    accuracies[record.class_counts.sum(1) == 0] = torch.nan
+    return accuracies if bool(torch.isfinite(logits).all()) else accuracies * torch.nan
+
+
 def explain_undefined(record: RoundRecord, client: int) -> str:
     """Return the reason why a client's accuracy is not defined."""
     held = record.class_counts[client] > 0
     if not bool(held.any()):
         return "the client holds no records"
+    if record.test_clients is not None:
+        tested = bool((record.test_clients == client).any())
+        return DIVERGED if tested else "no test image of its owners"
     untested = int((held & ~record.tested).sum())
     if not untested:
         return DIVERGED

@@ -103,6 +103,7 @@ def record_round(
         triggered=_score_triggered(federation, scores),
         domains=federation.domains,
         domain_logits=_stack_domains(federation, scores),
+        test_clients=federation.test_clients if scored else None,
         cpu_seconds=outcome.cpu_seconds,
         cpu_note=outcome.cpu_note,
         pool_features=sets["pool"].flatten(1) if scored and heads_only else None,
@@ -127,8 +128,9 @@ def measure_personal_models(
 ) -> dict[int, Float[Tensor, " y"]]:
     """Return the accuracies by class of the personal models, for each client that has one.
 
-    NaN for a class without test images, and for all classes if a client's model diverged or cannot
-    be loaded from the client's state.
+    If clients are tested on the images of their own owners, all classes have the accuracy on
+    these. NaN for a class without test images, and for all classes if a client's model diverged
+    or cannot be loaded from the client's state.
     """
     accuracies, model = {}, backend.trainer.model
     for client, client_state in sorted(state.client_states.items()):
@@ -141,5 +143,9 @@ def measure_personal_models(
             continue
         if has_own:
             scores = compute_logits(model, federation.find_test_inputs(client))
-            accuracies[client] = class_accuracies(scores, federation.dataset.test_labels)
+            labels, owners = federation.dataset.test_labels, federation.test_clients
+            accuracies[client] = class_accuracies(scores, labels)
+            if owners is not None and bool(torch.isfinite(scores).all()):
+                right = (scores.argmax(1) == labels)[owners == client]
+                accuracies[client].fill_(float(right.double().mean()))
     return accuracies

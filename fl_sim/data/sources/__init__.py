@@ -188,12 +188,13 @@ def select_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
     new_label = torch.full((dataset.num_classes,), -1)
     new_label[torch.tensor(classes)] = torch.arange(len(classes))
     train, test = new_label[dataset.train_labels], new_label[dataset.test_labels]
-    owners = dataset.train_owners
+    owners, test_owners = dataset.train_owners, dataset.test_owners
     return replace(
         dataset,
         train_images=dataset.train_images[train >= 0],
         train_labels=train[train >= 0],
         train_owners=owners if owners is None else owners[train >= 0],
+        test_owners=test_owners if test_owners is None else test_owners[test >= 0],
         test_images=dataset.test_images[test >= 0],
         test_labels=test[test >= 0],
         class_names=tuple(dataset.class_names[c] for c in classes),
@@ -208,12 +209,13 @@ def take_subset(dataset: Dataset, num_samples: int | None, num_test: int | None)
     """
     train = _choose_balanced(dataset.train_labels, num_samples, "data.num_samples", dataset.name)
     test = _choose_balanced(dataset.test_labels, num_test, "data.num_test", dataset.name)
-    owners = dataset.train_owners
+    owners, test_owners = dataset.train_owners, dataset.test_owners
     return replace(
         dataset,
         train_images=dataset.train_images[train],
         train_labels=dataset.train_labels[train],
         train_owners=owners if owners is None else owners[train],
+        test_owners=test_owners if test_owners is None else test_owners[test],
         test_images=dataset.test_images[test],
         test_labels=dataset.test_labels[test],
     )

@@ -73,6 +73,7 @@ class ImageFolder(Source):
             notes=tuple(notes),
             train_owners=_encode([image.owner for image in trained], owners) if owners else None,
             owner_names=tuple(owners),
+            test_owners=_encode([image.owner for image in tested], owners) if owners else None,
         )
 
 
@@ -129,5 +130,6 @@ def _note_duplicates(
 
 
 def _encode(names: Sequence[str], known: Sequence[str]) -> Int64[Tensor, " n"]:
+    """Return the position of each name among the known ones, or -1."""
     codes = {name: code for code, name in enumerate(known)}
-    return torch.tensor([codes[name] for name in names], dtype=torch.int64)
+    return torch.tensor([codes.get(name, -1) for name in names], dtype=torch.int64)

@@ -65,9 +65,25 @@ def test_folders_name_the_owner_of_an_image(tmp_path: Path) -> None:
     numbers = dataset.train_images[:, 0, 0, 0]
     assert dataset.train_owners is not None
     assert dataset.owner_names == ("ann", "bob", "eve")
+    assert dataset.test_owners is not None
+    assert dataset.test_owners.tolist() == (dataset.test_images[:, 0, 0, 0] % 3).tolist()
     assert dataset.train_owners.tolist() == (numbers % 3).tolist()
     assert dataset.notes == ()
     some = load_subset("image_folder", str(tmp_path), 9, None, (1, 0), reading)
     assert some.train_owners is not None
     assert some.train_owners.tolist() == (some.train_images[:, 0, 0, 0] % 3).tolist()
+    assert some.test_owners is not None
+    assert some.test_owners.tolist() == (some.test_images[:, 0, 0, 0] % 3).tolist()
     assert some.train_labels.tolist() == (1 - some.train_images[:, 0, 0, 0] % 2).tolist()
+
+
+def test_a_test_image_of_an_unknown_owner_is_nobodys(tmp_path: Path) -> None:
+    for index in range(16):
+        split, owner = ("train", "ab"[index % 2]) if index < 12 else ("test", "bz"[index % 2])
+        place = tmp_path / split / "xy"[index // 2 % 2] / owner
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), index, dtype=np.uint8)).save(place / f"{index}.png")
+    dataset = load_dataset("image_folder", str(tmp_path), ReadOptions(folders="split/label/owner"))
+    assert dataset.test_owners is not None
+    numbers = dataset.test_images[:, 0, 0, 0] % 2
+    assert dataset.test_owners.tolist() == [-1 if number else 1 for number in numbers.tolist()]
