@@ -6,13 +6,16 @@ stored as JSON beside its results, and can be run again from it.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Protection
 from fl_sim.core import serialization
+from fl_sim.core.atomic_io import hash_file
 from fl_sim.core.errors import FieldError, require, require_at_least, suggest
 from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.perturbation import check_radius
@@ -98,8 +101,8 @@ class Model:
 
     Attributes:
         backbone: Name of a network, as in `fl-sim list models`.
-        init: `pretrained` weights (a foundation model), a `random` start, or a `planted` one: the
-            weights that `planted` is a recipe of.
+        init: `pretrained` weights (a foundation model), those of a `checkpoint`, a `random` start,
+            or a `planted` one: the weights that `planted` is a recipe of.
         tune: The part that is trained and sent: everything, the last block and the head,
             or the head alone; or the head with the scales and shifts of all normalisation
             (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). The
@@ -119,10 +122,11 @@ class Model:
         backbone_rate: Learning rate of pretrained layers as a share of the head's.
         planted: Recipe of a start model with a backdoor or a bias, for `init="planted"`.
         blocks: Number of last blocks that `last_block`, `lora` and `prompt` change, or `all`.
+        checkpoint: Path of a safetensors file or a state dict with the tensors of the network.
     """
 
     backbone: str = "small_cnn"
-    init: Literal["random", "pretrained", "planted"] = "random"
+    init: Literal["random", "pretrained", "checkpoint", "planted"] = "random"
     tune: Literal["full", "last_block", "head", "norm", "bias", "lora"] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
@@ -134,6 +138,7 @@ class Model:
     lora_train: Literal["both", "up"] = serialization.omit_if_default("both")
     lora_layers: tuple[str, ...] = serialization.omit_if_default(())
     planted: Planted | None = serialization.omit_if_default(None)
+    checkpoint: str | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -147,12 +152,32 @@ class Model:
         require(positive, "alpha", "above 0, or None for the rank", self.alpha)
         has_recipe = self.init != "planted" or self.planted is not None
         require(has_recipe, "init", "'planted' with a recipe in model.planted", self.init)
+        wanted = self.init == "checkpoint"
+        allowed = "the path of a file" if wanted else "None unless init is 'checkpoint'"
+        require(wanted == bool(self.checkpoint), "checkpoint", allowed, self.checkpoint)
 
     @property
     def lora_scaling(self) -> float:
         """Factor of the low-rank changes."""
         alpha = self.rank if self.alpha is None else self.alpha
         return float(alpha / (self.rank**0.5 if self.use_rslora else self.rank))
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Path of the checkpoint, with `~` expanded."""
+        return Path(os.path.expanduser(self.checkpoint or ""))
+
+    def hash_checkpoint(self) -> str:
+        """Return the SHA-256 of the checkpoint.
+
+        Raises:
+            FieldError: If it cannot be read.
+        """
+        try:
+            return hash_file(self.checkpoint_path)
+        except OSError as error:
+            allowed = f"a file that can be read ({error.strerror})"
+            raise FieldError("model.checkpoint", allowed, self.checkpoint) from None
 
     def __str__(self) -> str:
         """Return backbone, init, tune and other fields that are not default, for a table."""
@@ -407,9 +432,16 @@ class Experiment:
     def run_id(self) -> str:
         """Name of the run: a hash of all fields but the seed.
 
-        If no image is protected, the protection is ignored, so that such runs share one name.
+        If no image is protected, the protection is ignored, so that such runs share one name. A
+        checkpoint counts by its content, not by its path.
+
+        Raises:
+            FieldError: If there is a checkpoint that cannot be read.
         """
         value = self if self.layout.fraction > 0 else self.all_clean()
+        if self.model.checkpoint:
+            by_content = replace(self.model, checkpoint=self.model.hash_checkpoint())
+            value = replace(value, model=by_content)
         text = json.dumps(replace(value, seed=0).describe(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

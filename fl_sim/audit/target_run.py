@@ -16,7 +16,7 @@ from fl_sim.core.atomic_io import DamagedFileError, read_bytes, read_table
 from fl_sim.core.errors import RequestError
 from fl_sim.core.tensor_files import read_tensors, read_unsealed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, hash_user_files, load_federation
+from fl_sim.federation.federation import Federation, hash_files, load_federation
 from fl_sim.metrics._shared.pools import Records
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
@@ -94,10 +94,13 @@ def load_target(folder: Path) -> TargetRun:
     signals = read_table(folder / "signals.parquet", columns=COLUMNS).sort_values("sample_id")
     if not bool((signals["audited"] & ~signals["member"]).any()):
         raise RequestError(f"{folder} has no non-members to compare with: data.held_out was 0")
-    data_sha256 = hash_user_files(experiment)
-    if result.get("data_sha256", data_sha256) != data_sha256:
+    hashes = hash_files(experiment)
+    if result.get("data_sha256", hashes.get("data_sha256")) != hashes.get("data_sha256"):
         place = experiment.data.path
         raise RequestError(f"{folder}: the data in {place} changed since the run")
+    if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
+        place = experiment.model.checkpoint or experiment.model.backbone
+        raise RequestError(f"{folder}: the files of {place} changed since the run")
     federation = load_federation(experiment.to_json())
     start, start_correct = _score_start(federation)
     load_model(federation, folder, result.get("params_sha256"))

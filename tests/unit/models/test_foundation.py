@@ -12,17 +12,18 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
-from fl_sim.models import foundation
+from fl_sim.models.backbones import PIXELS, MissingWeightsError
+from fl_sim.models.backbones.efficientnet_lite import Lite0
 from fl_sim.models.foundation import (
     LITE0,
-    MissingWeightsError,
     Rescale,
-    build_foundation_stages,
+    build_row,
     check_weights,
     find_weights,
     hash_weights,
     is_foundation,
 )
+from fl_sim.models.stages import find_head
 from fl_sim.models.tuning import Network, build_network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,16 +52,15 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
 def test_the_stages_are_the_whole_network(backbone: str) -> None:
     """The same random weights in torchvision's network and in our stages."""
     with seed_torch(0, "stages"):
         whole = torchvision.models.get_model(backbone, weights=None)
     with seed_torch(0, "stages"):
-        row = build_foundation_stages(backbone, pretrained=False, num_classes=10, pixels=64).eval()
-    name = [n for n, m in whole.named_modules() if isinstance(m, nn.Linear)][-1]
-    owner, _, attribute = name.rpartition(".")
-    setattr(whole.get_submodule(owner), attribute, row[-1])
+        row = build_row(Model(backbone), 10).stages.eval()
+    head = find_head(whole)
+    whole.set_submodule(head, row[-1][0] if backbone == "squeezenet1_1" else row[-1])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET)
     expected = whole.eval()((colour() - mean) / std)
     torch.testing.assert_close(row(colour()), expected, rtol=1e-4, atol=1e-6)
@@ -72,7 +72,7 @@ def test_lite0_is_the_whole_network_of_its_package() -> None:
     with seed_torch(0, "stages"):
         whole = EfficientNet.from_name("efficientnet-lite0").eval()
     with seed_torch(0, "stages"):
-        row = build_foundation_stages(LITE0, pretrained=False, num_classes=1000, pixels=64).eval()
+        row = build_row(Model(LITE0), 1000).stages.eval()
     whole._fc = row[-1]
     expected = whole((colour() - 127 / 255) / (128 / 255))
     torch.testing.assert_close(row(colour()), expected, rtol=1e-4, atol=1e-6)
@@ -144,7 +144,7 @@ def test_weights_that_were_put_there_are_used(no_weights: Path) -> None:
 def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"torn")
-    monkeypatch.setattr(foundation, "find_weights", lambda backbone: path)
+    monkeypatch.setattr(Lite0, "find_weights", lambda self, backbone: path)
     with pytest.raises(MissingWeightsError, match=f"{path} are damaged"):
         check_weights(LITE0)
 
@@ -159,9 +159,11 @@ def test_an_unknown_network_is_refused_with_those_there_are() -> None:
         build_network(Model("resnet999"), (1, 28, 28), 10, seed=0)
 
 
-def test_a_network_without_a_linear_head_is_refused_by_name() -> None:
-    with pytest.raises(FieldError, match=r"model.backbone: .*squeezenet1_0"):
-        build_network(Model("squeezenet1_0", tune="head"), (3, 32, 32), 10, seed=0)
+def test_a_head_may_be_a_convolution() -> None:
+    cut = build_network(Model("squeezenet1_0", tune="head"), (3, 32, 32), 10, seed=0)
+    (head,) = cut.trained
+    assert isinstance(head[0], nn.Conv2d)
+    assert cut.trained(cut.frozen(colour())).shape == (2, 10)
 
 
 def test_other_norms_are_refused_for_foundation_models() -> None:
@@ -196,7 +198,7 @@ def test_images_of_the_right_side_are_left_alone() -> None:
 def test_images_are_scaled_to_the_pixels_of_the_model(pixels: int | None) -> None:
     model = Model("mobilenet_v3_small", tune="head", pixels=pixels)
     front = build_network(model, (1, 28, 28), 10, seed=0).frozen
-    assert front[0].pixels == (pixels or foundation.PIXELS)
+    assert front[0].pixels == (pixels or PIXELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut"])
@@ -205,4 +207,4 @@ def test_damaged_weights_are_refused_in_one_line(no_weights: Path, content: byte
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(MissingWeightsError, match=r"the weights at .* are damaged"):
-        foundation._load_state_dict("mobilenet_v3_small")
+        build_row(Model("mobilenet_v3_small", init="pretrained"), 10)

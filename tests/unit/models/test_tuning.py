@@ -18,6 +18,7 @@ from fl_sim.models import foundation, parameters
 from fl_sim.models.foundation import LITE0
 from fl_sim.models.low_rank import LowRank
 from fl_sim.models.networks import NETWORKS
+from fl_sim.models.stages import Row
 from fl_sim.models.tuning import (
     FrozenBatchNorm,
     Network,
@@ -308,11 +309,11 @@ def test_pretrained_weights_come_with_the_network_that_they_are_for(
     """There are two networks named resnet18: ours for small images, and torchvision's."""
     asked: list[tuple[str, bool]] = []
 
-    def stages(backbone: str, pretrained: bool, classes: int, pixels: int | None) -> nn.Sequential:
-        asked.append((backbone, pretrained))
-        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, classes))
+    def row(model: Model, classes: int) -> Row:
+        asked.append((model.backbone, model.init == "pretrained"))
+        return Row(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, classes)))
 
-    monkeypatch.setattr(foundation, "build_foundation_stages", stages)
+    monkeypatch.setattr(foundation, "build_row", row)
     build_network(Model("resnet18", init="pretrained"), (1, 28, 28), 10, 0)
     assert asked == [("resnet18", True)]
     build_network(Model("resnet18"), (1, 28, 28), 10, 0)
