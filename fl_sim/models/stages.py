@@ -58,7 +58,7 @@ class Row:
 
 
 class Head(nn.Identity):
-    """Marks the place of the head while the network before it is traced."""
+    """Marks the place of the head while the network is traced, and the end of what is before it."""
 
 
 def find_head(network: nn.Module) -> str:
@@ -112,8 +112,8 @@ def split(
         for module, mode in modes.items():
             module.training = mode
     place = next(i for i, stage in enumerate(stages) if isinstance(stage, Head))
-    rest = stages[place + 1 :]
-    return [*stages[:place], nn.Sequential(head, *rest) if rest else head], ""
+    before, rest = stages[: place + 1], stages[place + 1 :]
+    return [*before, nn.Sequential(head, *rest) if rest else head], ""
 
 
 @torch.no_grad()

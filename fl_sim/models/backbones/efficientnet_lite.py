@@ -62,8 +62,9 @@ class Lite0(BackboneSource):
         stages = [
             Stage(network._conv_stem, network._bn0, nn.ReLU6()),
             *(LiteBlock(block) for block in network._blocks),
-            Stage(network._conv_head, network._bn1, nn.ReLU6()),
-            Stage(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            Stage(
+                network._conv_head, network._bn1, nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            ),
             network._fc,
         ]
         return Backbone(
