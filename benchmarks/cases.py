@@ -21,7 +21,7 @@ class Case:
     """A case of a workload, which gives one table row per engine.
 
     Attributes:
-        workload: Name of the workload: W0 to W6, or `start`.
+        workload: Name of the workload: W0 to W7, or `start`.
         name: Name of the case within the workload.
         jobs: Job of each engine.
         warm_up: Number of turns that are not measured.

@@ -31,6 +31,7 @@ from fl_sim.planted import Planted
 # Values of a field, or, by label, the changes of several fields at once.
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
 Axes = Mapping[str, Axis]  # by field path: the grid of a sweep
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # of peft
 LONGEST_NAME = 200  # bytes; file systems take 255, and some files add a suffix
 MOST_ROUNDS = 1_000_000  # the participants of all rounds are checked before the first
 
@@ -105,8 +106,9 @@ class Model:
             or a `planted` one: the weights that `planted` is a recipe of.
         tune: The part that is trained and sent: everything, the last block and the head,
             or the head alone; or the head with the scales and shifts of all normalisation
-            (`norm`), all biases (`bias`), or low-rank changes to the last block (`lora`). The
-            output of frozen first layers is computed once per image and cached.
+            (`norm`), all biases (`bias`), low-rank changes to the last blocks (`lora`), or learned
+            tokens beside the image's in the last blocks (`prompt`). The output of frozen first
+            layers is computed once per image and cached.
         rank: Rank of the changes of `lora`.
         alpha: Factor of these changes times the rank, as in peft: they are scaled by alpha / rank;
             None: the rank, so that they are not scaled.
@@ -114,8 +116,12 @@ class Model:
             at high ranks (rsLoRA, https://arxiv.org/abs/2312.03732).
         lora_train: Factors of the changes that are trained and sent: `both`, or the second alone
             (`up`), beside a random, frozen first one (FFA-LoRA, https://arxiv.org/abs/2403.12313).
-        lora_layers: Ends of the names of the layers that `lora` changes, such as `attn.qkv`;
-            empty: all linear layers, attention projections and ungrouped convolutions.
+        lora_layers: Ends of the names of the layers that `lora` changes, such as `attn.qkv`, in
+            the network of its package; empty: all linear layers, attention projections and
+            ungrouped convolutions.
+        adapter: Folder of an adapter of peft from which `lora` starts; None: changes start at zero.
+        prompts: Number of learned tokens of `prompt`.
+        deep_prompts: Whether each block has prompts of its own, instead of common ones in front.
         norm: Normalisation of this project's networks: `batch`, `group` (keeps no statistics), or
             `off`.
         pixels: Side to which images are scaled for a foundation model; None: its default.
@@ -127,7 +133,7 @@ class Model:
 
     backbone: str = "small_cnn"
     init: Literal["random", "pretrained", "checkpoint", "planted"] = "random"
-    tune: Literal["full", "last_block", "head", "norm", "bias", "lora"] = "full"
+    tune: Literal["full", "last_block", "head", "norm", "bias", "lora", "prompt"] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
     backbone_rate: float = 0.05
@@ -139,6 +145,9 @@ class Model:
     lora_layers: tuple[str, ...] = serialization.omit_if_default(())
     planted: Planted | None = serialization.omit_if_default(None)
     checkpoint: str | None = serialization.omit_if_default(None)
+    adapter: str | None = serialization.omit_if_default(None)
+    prompts: int = serialization.omit_if_default(10)
+    deep_prompts: bool = serialization.omit_if_default(False)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -155,6 +164,9 @@ class Model:
         wanted = self.init == "checkpoint"
         allowed = "the path of a file" if wanted else "None unless init is 'checkpoint'"
         require(wanted == bool(self.checkpoint), "checkpoint", allowed, self.checkpoint)
+        fits = self.adapter is None or self.tune == "lora"
+        require(fits, "adapter", "None unless tune is 'lora'", self.adapter)
+        require(self.prompts >= 1, "prompts", "at least 1", self.prompts)
 
     @property
     def lora_scaling(self) -> float:
@@ -178,6 +190,24 @@ class Model:
         except OSError as error:
             allowed = f"a file that can be read ({error.strerror})"
             raise FieldError("model.checkpoint", allowed, self.checkpoint) from None
+
+    @property
+    def adapter_path(self) -> Path:
+        """Path of the folder of the adapter, with `~` expanded."""
+        return Path(os.path.expanduser(self.adapter or ""))
+
+    def hash_adapter(self) -> str:
+        """Return a hash of the files of the adapter.
+
+        Raises:
+            FieldError: If one of them cannot be read.
+        """
+        try:
+            hashes = [hash_file(self.adapter_path / name) for name in ADAPTER_FILES]
+        except OSError as error:
+            allowed = f"a folder with {' and '.join(ADAPTER_FILES)} ({error.strerror})"
+            raise FieldError("model.adapter", allowed, self.adapter) from None
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def __str__(self) -> str:
         """Return backbone, init, tune and other fields that are not default, for a table."""
@@ -433,15 +463,18 @@ class Experiment:
         """Name of the run: a hash of all fields but the seed.
 
         If no image is protected, the protection is ignored, so that such runs share one name. A
-        checkpoint counts by its content, not by its path.
+        checkpoint or adapter counts by its content, not by its path.
 
         Raises:
-            FieldError: If there is a checkpoint that cannot be read.
+            FieldError: If there is one that cannot be read.
         """
         value = self if self.layout.fraction > 0 else self.all_clean()
-        if self.model.checkpoint:
-            by_content = replace(self.model, checkpoint=self.model.hash_checkpoint())
-            value = replace(value, model=by_content)
+        model = self.model
+        if model.checkpoint:
+            model = replace(model, checkpoint=model.hash_checkpoint())
+        if model.adapter:
+            model = replace(model, adapter=model.hash_adapter())
+        value = replace(value, model=model)
         text = json.dumps(replace(value, seed=0).describe(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

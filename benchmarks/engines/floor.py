@@ -20,12 +20,12 @@ def run(pacer: Pacer, experiment: str, evaluate_every: int = 0, **_: Any) -> Sta
     """Run the rounds of an experiment, with an evaluation every `evaluate_every` rounds."""
     task = load_task(experiment)
     model, shards = task.build_plain_model(), task.preloaded
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value.clone() for name, value in task.get_state(model).items()}
     for round_num in range(1, task.federation.experiment.rounds + 1):
         pacer.wait()
         state = run_round(task, model, state, shards, round_num)
         if evaluate_every and round_num % evaluate_every == 0:
-            model.load_state_dict(state)
+            model.load_state_dict(state, strict=False)
             compute_accuracy(model, task.preloaded_test)
     pacer.wait()
     return state
@@ -42,10 +42,10 @@ def run_round(
     total: State = {}
     weight = 0
     for client in task.select_clients(round_num):
-        model.load_state_dict(state)
+        model.load_state_dict(state, strict=False)
         inputs, labels = shards[client]
         train(task, model, inputs, labels, round_num, client)
-        for name, value in model.state_dict().items():
+        for name, value in task.get_state(model).items():
             weighted = value * len(labels)
             total[name] = total[name] + weighted if name in total else weighted
         weight += len(labels)

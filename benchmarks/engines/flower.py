@@ -36,7 +36,7 @@ def train(message: Message, context: Context) -> Message:
     config: Any = message.content["config"]
     task, model = load_task(config["experiment"]), build_network(config["experiment"])
     arrays: Any = message.content["arrays"]
-    model.load_state_dict(arrays.to_torch_state_dict())
+    model.load_state_dict(arrays.to_torch_state_dict(), strict=False)
     inputs, labels = task.preloaded[config["client"]]
     loader = DataLoader(TensorDataset(inputs, labels), batch_size=task.batch_size, shuffle=True)
     groups = make_parameter_groups(model, task.learning_rate)
@@ -53,7 +53,7 @@ def train(message: Message, context: Context) -> Message:
             running += loss.item()
     content = RecordDict(
         {
-            "arrays": ArrayRecord(model.state_dict()),
+            "arrays": ArrayRecord(task.get_state(model)),
             "metrics": MetricRecord({"train_loss": running, "num-examples": len(labels)}),
         }
     )
@@ -94,7 +94,7 @@ def run(pacer: Pacer, experiment: str, workers: int = 1, evaluate_every: int = 0
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
         if number and evaluate_every and number % evaluate_every == 0:
-            model.load_state_dict(arrays.to_torch_state_dict())
+            model.load_state_dict(arrays.to_torch_state_dict(), strict=False)
             return MetricRecord({"accuracy": compute_accuracy(model, task.preloaded_test)})
         return None
 
@@ -110,7 +110,7 @@ def run(pacer: Pacer, experiment: str, workers: int = 1, evaluate_every: int = 0
                 min_available_nodes=num_clients,
             ).start(
                 grid=grid,
-                initial_arrays=ArrayRecord(model.state_dict()),
+                initial_arrays=ArrayRecord(task.get_state(model)),
                 num_rounds=task.federation.experiment.rounds,
                 train_config=ConfigRecord({"experiment": experiment}),
                 evaluate_fn=evaluate,

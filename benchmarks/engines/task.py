@@ -22,6 +22,8 @@ from fl_sim.models.tuning import list_trained_parameters
 
 Shard = tuple[Tensor, Tensor]
 BATCH = 256  # batch size of preparation and evaluation
+TIMM = "timm:"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +91,65 @@ class Task:
         plain: nn.Sequential = model.to(memory_format=torch.contiguous_format)
         return plain
 
+    def get_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors of the plain model that are sent, by name."""
+        return model.state_dict()
+
     @property
     def _split_model(self) -> tuple[nn.Sequential, list[nn.Module]]:
         stages = list(deepcopy(self.federation.model))
         cut = sum(isinstance(stage, Normalise | Rescale) for stage in stages)
         return nn.Sequential(*stages[:cut]), stages[cut:]
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerTask(Task):
+    """An experiment with a network of timm: images go through all of it in every step.
+
+    Low-rank changes are those of peft. Only trained parameters are sent.
+    """
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """Each client's images."""
+        pool = self.federation.pool
+        return [(pool.clean_images[rows], pool.labels[rows]) for rows in self.rows]
+
+    @torch.no_grad()
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Return images at the network's side, with the mean and deviation of ImageNet."""
+        scale, normalise = Rescale(self._pixels), Normalise(MEAN, STD)
+        return torch.cat([normalise(scale(as_pixels(some))) for some in inputs.split(BATCH)])
+
+    def build_plain_model(self) -> nn.Sequential:
+        """Return the network, of which a new head is trained, and low-rank changes if asked."""
+        import timm
+
+        model = self.federation.experiment.model
+        name, num_classes = model.backbone.removeprefix(TIMM), self.federation.dataset.num_classes
+        network: Any = timm.create_model(name, num_classes=num_classes, img_size=self._pixels)
+        if model.tune == "lora":
+            import peft
+
+            layers = r"blocks\..*\.(qkv|proj|fc1|fc2)"
+            network = peft.get_peft_model(
+                network, peft.LoraConfig(r=model.rank, lora_alpha=model.rank, target_modules=layers)
+            )
+        network.requires_grad_(False)
+        for parameter_name, parameter in network.named_parameters():
+            words = parameter_name.split(".")
+            parameter.requires_grad_("lora_A" in words or "lora_B" in words or "head" in words)
+        return nn.Sequential(network)
+
+    def get_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the trained parameters, by name."""
+        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    @property
+    def _pixels(self) -> int:
+        pixels = self.federation.experiment.model.pixels
+        assert pixels is not None
+        return pixels
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +161,8 @@ def load_task(experiment: str) -> Task:
     if isinstance(client, NoopClient):
         return Task(federation, 0, 1, 1.0)
     assert client.momentum == client.weight_decay == client.label_smoothing == 0
-    return Task(federation, client.local_epochs, client.batch_size, client.learning_rate)
+    cls = TransformerTask if federation.experiment.model.backbone.startswith(TIMM) else Task
+    return cls(federation, client.local_epochs, client.batch_size, client.learning_rate)
 
 
 def make_parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:

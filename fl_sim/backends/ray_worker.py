@@ -1,8 +1,10 @@
 """The actor that runs in a Ray worker, and the serialization of what is sent to it."""
 
+import importlib
 import os
 import pickle
 import platform
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from time import process_time
@@ -35,17 +37,20 @@ class TrainerPackage:
         trainer: The trainer, without its network.
         network: The pickled network; it never leaves the memory of this cluster.
         evaluation_inputs: The inputs that are scored, by name.
+        needs_vision: Whether the network may be one of torchvision, or of a library that uses it.
     """
 
     trainer: ClientTrainer
     network: bytes
     evaluation_inputs: dict[str, Tensor]
+    needs_vision: bool
 
 
 def pack_trainer(trainer: ClientTrainer, evaluation_inputs: dict[str, Tensor]) -> TrainerPackage:
     """Return a trainer in the form in which it is sent to workers."""
     bare = replace(trainer, model=nn.Sequential(), batch_buffer=BatchBuffer())
-    return TrainerPackage(bare, pickle.dumps(trainer.model), evaluation_inputs)
+    network, needs_vision = pickle.dumps(trainer.model), "torchvision" in sys.modules
+    return TrainerPackage(bare, network, evaluation_inputs, needs_vision)
 
 
 def share_tensors() -> None:
@@ -75,6 +80,8 @@ class Worker:
 
     def load(self, content: TrainerPackage) -> None:
         """Load the data and the model of a run."""
+        if content.needs_vision:  # before the network imports torchvision itself
+            importlib.import_module("fl_sim.core.vision")
         self.cpu_start = process_time()
         self.trainer = replace(content.trainer, model=pickle.loads(content.network))
         self.evaluation_inputs = content.evaluation_inputs

@@ -10,6 +10,7 @@ from typer.core import TyperArgument, TyperCommand
 from typer.models import ArgumentInfo
 
 from fl_sim.cli import (
+    export_command,
     list_commands,
     protect_command,
     result_commands,
@@ -47,6 +48,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+export_app = typer.Typer(help="Write finished runs for other libraries.", no_args_is_help=True)
 data_app = typer.Typer(help="List and fetch datasets.", no_args_is_help=True)
 expected_app = typer.Typer(
     help="Record, compare and tabulate the expected results of experiments.", no_args_is_help=True
@@ -60,6 +62,8 @@ app.command(cls=Command)(result_commands.report)
 app.command(cls=Command)(tradeoffs_command.tradeoffs)
 app.command(cls=Command)(result_commands.audit)
 app.command(cls=Command)(protect_command.protect)
+app.add_typer(export_app, name="export")
+export_app.command("adapter", cls=Command)(export_command.export_adapter)
 app.add_typer(expected_app, name="expected")
 expected_app.command("record", cls=Command)(result_commands.expected_record)
 expected_app.command("compare", cls=Command)(result_commands.expected_compare)

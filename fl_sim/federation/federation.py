@@ -236,12 +236,13 @@ def hash_files(experiment: Experiment) -> dict[str, str]:
 
     `data_sha256` is of the user's own images, and missing for a built-in dataset. `model_sha256`
     is of pretrained weights, of a checkpoint, or of the user's own code of a network, and missing
-    if there is neither.
+    if there is neither. `adapter_sha256` is of the adapter that `lora` starts from.
     """
     data = experiment.data
     hashes = {
         "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
         "model_sha256": hash_model(experiment.model),
+        "adapter_sha256": experiment.model.hash_adapter() if experiment.model.adapter else "",
     }
     return {name: sha256 for name, sha256 in hashes.items() if sha256}
 

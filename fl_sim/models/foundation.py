@@ -11,6 +11,7 @@ from torch.nn import functional
 from fl_sim.core.atomic_io import DamagedFileError, hash_file
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, suggest
 from fl_sim.experiment import Model
+from fl_sim.models.adapters import name_modules
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.backbones import (
     BackboneSource,
@@ -68,6 +69,7 @@ def build_row(model: Model, num_classes: int) -> Row:
     request = Request(name, num_classes, model.pixels, state)
     try:
         backbone = source.build(request)
+        name_modules(backbone.network)
         side = (3, backbone.side, backbone.side)
         stages, obstacle = split(backbone.network, backbone.head, side)
     except UnfitError as error:

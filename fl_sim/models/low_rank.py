@@ -147,13 +147,14 @@ def add_low_rank(
         rank: Rank of each change.
         scaling: Factor of each change.
         train_down: Whether the first factors are trained, too.
-        names: Ends of the names of the layers to adapt, at a dot; all if there are none.
+        names: Ends of the names of the layers to adapt, at a dot; all if there are none. The names
+            are those of the uncut network, if they were noted.
     """
     module.requires_grad_(False)
     for path, owner in list(module.named_modules()):
         for name, child in list(owner.named_children()):
             adapter = _find_adapter(child)
-            whole = f".{path}.{name}"
+            whole = "." + str(getattr(child, "source_name", f"{path}.{name}"))
             if adapter and (not names or any(whole.endswith(f".{end}") for end in names)):
                 setattr(owner, name, adapter(child, rank, scaling, train_down))
 

@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import seed_torch
 from fl_sim.experiment import Model
 from fl_sim.models import foundation
+from fl_sim.models.adapters import load_adapter, name_modules
 from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
+from fl_sim.models.prompts import add_prompts
 from fl_sim.models.stages import Row, is_norm
 
 CALIBRATION_IMAGES = 1024  # or all images, if there are fewer
@@ -125,10 +128,15 @@ def build_network(
         if not any(parameter.requires_grad for parameter in body.parameters()):
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
             raise FieldError("model.tune", allowed, model.tune)
+    elif model.tune == "prompt":
+        with seed_torch(seed, "model", model.backbone, model.tune):
+            body = _add_prompts(model, row, frozen, image_shape)
     elif model.init != "random":
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
     trained = TrainedPart(*body, head)
     trained.rates = rates
+    if model.adapter:
+        load_adapter(trained, model)
     return Network(frozen, trained)
 
 
@@ -174,6 +182,7 @@ def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int
     if model.init == "pretrained":
         foundation.check_weights(model.backbone)
     network = NETWORKS[model.backbone](image_shape, num_classes, model.norm)
+    name_modules(network)
     if model.init == "checkpoint":
         foundation.load_own(network, model, num_classes)
     return Row(network)
@@ -225,6 +234,20 @@ def _add_low_rank(body: nn.Module, model: Model) -> None:
     """Freeze the body, and add low-rank changes to its layers."""
     both = model.lora_train == "both"
     add_low_rank(body, model.rank, model.lora_scaling, both, model.lora_layers)
+
+
+def _add_prompts(
+    model: Model, row: Row, frozen: nn.Sequential, image_shape: tuple[int, int, int]
+) -> nn.Sequential:
+    """Return the body, frozen but for prompts in front of its blocks."""
+    stages, start = list(row.stages)[:-1], len(frozen)
+    starts = [place for place in row.list_blocks() if place >= start]
+    end = starts[-1] + 1
+    blocks = [nn.Sequential(*stages[i:j]) for i, j in pairwise([*starts, end])]
+    with torch.no_grad():
+        tokens = frozen(torch.zeros(2, *image_shape))
+    rest = nn.Sequential(*stages[end:]).requires_grad_(False)
+    return nn.Sequential(*add_prompts(blocks, tokens, model.prompts, model.deep_prompts), *rest)
 
 
 SPARSE = {"norm": _train_only_norms, "bias": _train_only_biases, "lora": _add_low_rank}

@@ -63,7 +63,6 @@ def write_outputs(
         "origin": federation.dataset.origin,
         "data_notes": list(federation.dataset.notes),
         "num_parameters": len(state.parameters),
-        "num_frozen": sum(value.numel() for value in federation.frozen.state_dict().values()),
         "cohort": state.batch_clients,
         **details,
         **numbers,

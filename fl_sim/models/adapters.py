@@ -1,0 +1,143 @@
+"""Adapter files of peft: low-rank changes and the head of a trained network, written and read.
+
+A folder holds `adapter_model.safetensors` and `adapter_config.json`. Layers have the names of the
+network of timm, torchvision or the user, so that peft attaches them to it by
+`PeftModel.from_pretrained(network, folder)`. Written and read without peft.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fl_sim.core.atomic_io import DamagedFileError, read_json, write_json
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.tensor_files import read_unsealed, write_tensors
+from fl_sim.experiment import ADAPTER_FILES, Model
+from fl_sim.models.low_rank import LowRankAttention, find_low_rank
+
+TENSORS, CONFIG = ADAPTER_FILES
+PREFIX = "base_model.model."  # of peft's names
+
+
+def name_modules(network: nn.Module) -> None:
+    """Note the name of each module of a network on it, for after the network has been cut."""
+    for name, module in network.named_modules():
+        module.source_name = name
+
+
+def write_adapter(trained: nn.Sequential, model: Model, folder: Path) -> None:
+    """Write the low-rank changes and the head of a network as an adapter of peft.
+
+    Args:
+        trained: Trained part of the network.
+        model: Description of the network.
+        folder: Folder of the files; it must exist.
+
+    Raises:
+        RequestError: If there are no low-rank changes, or frozen weights were changed, too.
+        OSError: If a file cannot be written.
+    """
+    layers, head = find_low_rank(trained), _find_head(trained)
+    if not layers:
+        raise RequestError(f"model.tune is {model.tune!r}; only 'lora' trains an adapter")
+    if any(layer.sends_base for layer in layers.values()):
+        raise RequestError("the rule changed frozen weights, which an adapter cannot hold")
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": model.backbone,
+        "r": model.rank,
+        "lora_alpha": model.rank if model.alpha is None else model.alpha,
+        "use_rslora": model.use_rslora,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+        "target_modules": [
+            str(layer.layer.source_name)
+            for name, layer in layers.items()
+            if not _is_of_attention(trained, name)
+        ],
+        "modules_to_save": [str(head.source_name)],
+    }
+    tensors = {name: value.detach() for name, value in _name_tensors(trained).items()}
+    write_tensors(folder / TENSORS, tensors, {"format": "pt"})
+    write_json(folder / CONFIG, config)
+
+
+def load_adapter(trained: nn.Sequential, model: Model) -> None:
+    """Load an adapter, written here or by peft, into a network, in place.
+
+    Its head is loaded if it has one.
+
+    Raises:
+        FieldError: If the adapter is missing, damaged, or of another network.
+    """
+    try:
+        tensors, _ = read_unsealed(model.adapter_path / TENSORS)
+        config = read_json(model.adapter_path / CONFIG)
+    except DamagedFileError as error:
+        allowed = f"a folder with an adapter of peft ({error})"
+        raise FieldError("model.adapter", allowed, model.adapter) from None
+    _check_config(config, model)
+    own = _name_tensors(trained)
+    optional = {name for name in own if ".lora_" not in name}
+    missing, unknown = own.keys() - tensors.keys() - optional, tensors.keys() - own.keys()
+    wrong = sorted(missing | unknown | _find_misfits(own, tensors))
+    if wrong:
+        allowed = f"an adapter of the trained blocks of {model.backbone} (see {wrong[0]!r})"
+        raise FieldError("model.adapter", allowed, model.adapter)
+    with torch.no_grad():
+        for name, values in tensors.items():
+            own[name].copy_(values)
+
+
+def _check_config(config: dict[str, Any], model: Model) -> None:
+    """Refuse an adapter whose changes have another rank or scaling than the model's."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise FieldError("model.adapter", "an adapter of type LORA", kind)
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    if rank != model.rank:
+        raise FieldError("model.rank", f"{rank}, as in {model.adapter}", model.rank)
+    wanted = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if not math.isclose(wanted, model.lora_scaling):
+        allowed = (
+            f"{alpha}, and model.use_rslora {config.get('use_rslora', False)}, as in the adapter"
+        )
+        raise FieldError("model.alpha", allowed, model.alpha)
+
+
+def _find_misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> set[str]:
+    return {name for name in own.keys() & tensors if own[name].shape != tensors[name].shape}
+
+
+def _name_tensors(trained: nn.Sequential) -> dict[str, Tensor]:
+    """Return the parameters of an adapter under peft's names, in peft's shapes, as views."""
+    tensors: dict[str, Tensor] = {}
+    for path, layer in find_low_rank(trained).items():
+        name = PREFIX + str(layer.layer.source_name)
+        if _is_of_attention(trained, path):
+            owner, _, last = name.rpartition(".")
+            name = f"{owner}.base_layer.{last}"
+        shape = layer.base_weight.shape
+        tensors[f"{name}.lora_A.weight"] = layer.down.view(-1, *shape[1:])
+        tensors[f"{name}.lora_B.weight"] = layer.up.view(*layer.up.shape, *[1] * len(shape[2:]))
+    head = _find_head(trained)
+    for end, parameter in head.named_parameters():
+        tensors[f"{PREFIX}{head.source_name}.{end}"] = parameter
+    return tensors
+
+
+def _is_of_attention(trained: nn.Sequential, path: str) -> bool:
+    """Return whether a layer is the output projection of an attention that is adapted, too."""
+    owner = path.removesuffix(".layer.out_proj")
+    return owner != path and isinstance(trained.get_submodule(owner), LowRankAttention)
+
+
+def _find_head(trained: nn.Sequential) -> nn.Module:
+    """Return the last layer with parameters."""
+    layers = [module for module in trained[-1].modules() if list(module.parameters(recurse=False))]
+    return layers[-1]
