@@ -33,6 +33,7 @@ Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
 Axes = Mapping[str, Axis]  # by field path: the grid of a sweep
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # of peft
 LONGEST_NAME = 200  # bytes; file systems take 255, and some files add a suffix
+CLOSED_FORM = ("ncm", "ridge", "lda", "fedcof")  # values of `model.tune`: heads that are solved
 MOST_ROUNDS = 1_000_000  # the participants of all rounds are checked before the first
 
 
@@ -108,7 +109,9 @@ class Model:
             or the head alone; or the head with the scales and shifts of all normalisation
             (`norm`), all biases (`bias`), low-rank changes to the last blocks (`lora`), or learned
             tokens beside the image's in the last blocks (`prompt`). The output of frozen first
-            layers is computed once per image and cached.
+            layers is computed once per image and cached. `ncm`, `ridge`, `lda` and `fedcof` train
+            nothing: clients send statistics of their features, from which the server solves the
+            head in one round.
         rank: Rank of the changes of `lora`.
         alpha: Factor of these changes times the rank, as in peft: they are scaled by alpha / rank;
             None: the rank, so that they are not scaled.
@@ -133,7 +136,19 @@ class Model:
 
     backbone: str = "small_cnn"
     init: Literal["random", "pretrained", "checkpoint", "planted"] = "random"
-    tune: Literal["full", "last_block", "head", "norm", "bias", "lora", "prompt"] = "full"
+    tune: Literal[
+        "full",
+        "last_block",
+        "head",
+        "norm",
+        "bias",
+        "lora",
+        "prompt",
+        "ncm",
+        "ridge",
+        "lda",
+        "fedcof",
+    ] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
     backbone_rate: float = 0.05
@@ -350,6 +365,11 @@ class Evaluation:
 class Experiment:
     """A whole run as one value: equal values give equal bits.
 
+    If `model.tune` is one of the closed forms, it selects what belongs to it: in place of the
+    client that trains, at the core of its wrappers, the one that sends statistics (also in
+    `evaluation.alone`); around the given rule, which aggregates them, the one that solves them; and
+    one round.
+
     Attributes:
         name: Name of the folder of its results.
         client: Training of honest participants.
@@ -381,6 +401,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
+        self._select_closed_form()
         short = len(self.name.encode()) <= LONGEST_NAME
         require(short, "name", f"at most {LONGEST_NAME} characters, for a folder", self.name)
         require(self.name.isidentifier(), "name", "letters, digits and _", self.name)
@@ -412,6 +433,31 @@ class Experiment:
         idle = self.protection is None and not self.layout.withheld
         fraction = self.layout.fraction
         require(not idle or fraction == 0, "layout.fraction", "0 without a protection", fraction)
+
+    def _select_closed_form(self) -> None:
+        """Set the fields that belong to a closed form, or refuse those of another tune."""
+        tune, alone = self.model.tune, self.evaluation.alone
+        if tune in CLOSED_FORM:
+            chosen = {"client": send_statistics(self.client), "rounds": 1}
+            chosen["strategy"] = solve_statistics(self.strategy, tune)
+            if alone is not None:
+                chosen["evaluation"] = replace(self.evaluation, alone=send_statistics(alone))
+            for name, value in chosen.items():
+                object.__setattr__(self, name, value)
+            return
+        rule = self.strategy.tune if isinstance(self.strategy, AggregationRule) else ""
+        name = type(self.strategy).__name__
+        require(not rule, "strategy", f"a rule for model.tune={tune}, which {name} is not", name)
+        name, trains = type(self.client).__name__, not _find_statistics_client(self.client)
+        require(trains, "client", f"one that trains, for model.tune={tune}", name)
+
+    def describe_closed_form(self) -> str:
+        """Return the parts that a closed form selected, in one line; empty for trained networks."""
+        if self.model.tune not in CLOSED_FORM:
+            return ""
+        parts = f"client {serialization.label(self.client)}"
+        rule = serialization.label(self.strategy)
+        return f"model.tune={self.model.tune} trains nothing: one round of {parts}, strategy {rule}"
 
     @property
     def adversaries(self) -> tuple[Adversary, ...]:
@@ -531,3 +577,51 @@ class Experiment:
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""
         return serialization.with_value(self, path, value)
+
+
+def send_statistics(client: Client) -> Client:
+    """Return a client whose training, at the core of its wrappers, sends statistics instead."""
+    if _find_statistics_client(client):
+        return client
+    inner = client.wrapped_clients()
+    if not inner:
+        clients = discover("clients", Client)  # type: ignore[type-abstract]
+        return next(cls for cls in clients if cls.sends_statistics)()
+    wrapper: Any = client
+    return replace(wrapper, **{n: send_statistics(c) for n, c in inner.items()})  # type: ignore[no-any-return]
+
+
+def solve_statistics(strategy: AggregationRule | Strategy, tune: str) -> AggregationRule:
+    """Return the rule that solves for the head of a closed form, around a rule that aggregates.
+
+    Raises:
+        FieldError: If the strategy cannot aggregate statistics.
+    """
+    name = type(strategy).__name__
+    if not isinstance(strategy, AggregationRule):
+        allowed = f"a rule of this project for model.tune={tune}, which aggregates statistics"
+        raise FieldError("strategy", allowed, name)
+    if _contains_rule(strategy, tune):
+        return strategy
+    rules = discover("strategies", AggregationRule)  # type: ignore[type-abstract]
+    solver: Any = next(rule for rule in rules if rule.tune == tune)
+    fields_of_other = serialization.field_values(strategy) if strategy.tune else {}
+    inner = fields_of_other.get("rule") if strategy.tune else strategy
+    if "rule" in serialization.argument_names_of(solver):
+        return solver() if inner is None else solver(rule=inner)  # type: ignore[no-any-return]
+    allowed = f"{solver.__name__} or FedAvg for model.tune={tune}, which needs each client's own"
+    require(inner is None or inner.linear is not None, "strategy", allowed, name)
+    return solver()  # type: ignore[no-any-return]
+
+
+def _find_statistics_client(client: Client) -> bool:
+    """Return whether a client, or one that it wraps, sends statistics."""
+    return any(part.sends_statistics for _, part in client.walk("client"))
+
+
+def _contains_rule(rule: AggregationRule, tune: str) -> bool:
+    """Return whether a rule, or one that it wraps, solves the statistics of `tune`."""
+    inner = serialization.field_values(rule).values()
+    return rule.tune == tune or any(
+        _contains_rule(value, tune) for value in inner if isinstance(value, AggregationRule)
+    )

@@ -97,6 +97,10 @@ def count_workers(workers: int | None) -> int:
 
 def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show their progress and results, and exit with 1 if one of them failed."""
+    terminal = Console(stderr=True) if mode == "json" else console
+    for line in dict.fromkeys(cell.experiment.describe_closed_form() for cell in grid.cells):
+        if line and mode != "none":
+            terminal.print(line, soft_wrap=True)
     try:
         grid = runner.drop_invalid(grid, options)
         with show_progress(console, len(runner.plan_jobs(grid.cells, options)), mode) as listen:
@@ -105,6 +109,6 @@ def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
         stop("interrupted at once; continue with --resume", 130)
     if interrupts.is_stop_requested():
         stop("interrupted after the current round; continue with --resume", 130)
-    show(results, Console(stderr=True) if mode == "json" else console)
+    show(results, terminal)
     if not results.complete:
         raise typer.Exit(1)

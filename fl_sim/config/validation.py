@@ -15,7 +15,7 @@ from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.core.serialization import check_classes, label
 from fl_sim.data.partition import partition_records
-from fl_sim.experiment import Experiment, Model, subset_of
+from fl_sim.experiment import CLOSED_FORM, Experiment, Model, subset_of
 from fl_sim.models.batches import min_batch_size
 from fl_sim.models.low_rank import find_low_rank
 from fl_sim.models.surrogate import find_obstacle
@@ -152,10 +152,23 @@ def _clients_of(experiment: Experiment) -> list[tuple[str, Client]]:
 
 def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
     """Refuse a network that one of the clients cannot train."""
+    if experiment.model.tune in CLOSED_FORM:
+        _check_statistics(experiment)
     for _, client in _clients_of(experiment):
         cause = client.cannot_train(trained)
         allowed = f"a network that {type(client).__name__} can train: {cause}"
         require(not cause, "model", allowed, str(experiment.model))
+
+
+def _check_statistics(experiment: Experiment) -> None:
+    """Refuse attackers that train a head which is solved."""
+    tune = experiment.model.tune
+    for adversary in experiment.adversaries:
+        parts = adversary.client.rewrap(experiment.client, always=False).walk("adversary.client")
+        path, core = list(parts)[-1]
+        allowed = f"StatisticsClient at its core for model.tune={tune}, which trains nothing"
+        trains = core.sgd_config(1) is not None
+        require(not trains, path, allowed, type(core).__name__)
 
 
 def _refuse_hidden_images(experiment: Experiment) -> None:

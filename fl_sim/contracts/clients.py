@@ -58,9 +58,12 @@ class Client(TypeChecked, ABC):
     Attributes:
         needs_images: Whether it needs images in training, so that it cannot train on cached
             features; not for a change of images that `change_images` describes.
+        sends_statistics: Whether it sends statistics of its features, from which a head is solved,
+            instead of training.
     """
 
     needs_images: ClassVar[bool] = False
+    sends_statistics: ClassVar[bool] = False
 
     @abstractmethod
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:

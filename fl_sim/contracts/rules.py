@@ -59,6 +59,7 @@ class RoundContext:
             fixed.
         low_rank: Places of the low-rank changes whose frozen weight the rule may change; empty
             unless the rule sets `changes_base`.
+        shapes: Shapes of the parameters by name, in the order of an update; empty if unknown.
     """
 
     clients: Int64[Tensor, " n"]
@@ -72,6 +73,7 @@ class RoundContext:
     parameters: Float[Tensor, " p"] | None = None
     expected: float | None = None
     low_rank: tuple[LowRankPlace, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def select(self, rows: Int64[Tensor, " m"]) -> "RoundContext":
         """Return the context of the updates at some positions, in the given order."""
@@ -124,10 +126,21 @@ class AggregationRule(TypeChecked, ABC):
             some coordinates at a time.
         changes_base: Whether the rule changes the frozen weights below low-rank changes. They are
             then part of the global model and sent down with it, and the rule cannot be wrapped.
+        tune: The value of `model.tune` that selects the rule: its clients send statistics, which
+            `solve` turns into a head. Empty for rules of trained networks.
     """
 
     coordinatewise: ClassVar[bool] = False
     changes_base: ClassVar[bool] = False
+    tune: ClassVar[str] = ""
+
+    @property
+    def linear(self) -> "LinearRule | None":
+        """The rule that gives the same step as a weighted sum of the updates; None: it has none.
+
+        An engine then sums the updates in the worker that makes them, instead of stacking them.
+        """
+        return None
 
     @property
     def needs_losses(self) -> bool:
@@ -211,6 +224,23 @@ class AggregationRule(TypeChecked, ABC):
         """
         return None
 
+    def solve(
+        self,
+        parameters: Float[Tensor, " p"],
+        shapes: Mapping[str, tuple[int, ...]],
+        num_examples: int,
+    ) -> Float[Tensor, " p"]:
+        """Return the next global parameters, given those that the step leads to.
+
+        By default they are the same. A rule with `tune` solves the statistics among them.
+
+        Args:
+            parameters: Global parameters plus the step.
+            shapes: Shapes of the parameters, by name.
+            num_examples: Number of examples of all clients in the step, as the server counts them.
+        """
+        return parameters
+
     def check_count(self, updates: Float[Tensor, "n p"]) -> None:
         """Raise `ValueError` for fewer updates than `min_updates` or more than `max_updates`."""
         if len(updates) < self.min_updates:
@@ -243,10 +273,14 @@ class InformedRule(AggregationRule):
 class LinearRule(InformedRule):
     """A rule whose step depends on the updates only through one weighted sum.
 
-    The coefficients are known before any update arrives, so an engine sums updates in the worker
-    that makes them, instead of stacking them. If some updates are missing, the coefficients of the
-    others keep their proportions.
+    The coefficients are known before any update arrives. If some updates are missing, the
+    coefficients of the others keep their proportions.
     """
+
+    @property
+    def linear(self) -> "LinearRule":
+        """The rule itself."""
+        return self
 
     @abstractmethod
     def coefficients(

@@ -13,7 +13,7 @@ from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.sources import hash_dataset, load_dataset
-from fl_sim.experiment import Experiment, subset_of
+from fl_sim.experiment import CLOSED_FORM, Experiment, subset_of
 from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
 from fl_sim.federation.shards import ClientShards, assign_attacker_rows
 from fl_sim.models import parameters
@@ -345,8 +345,9 @@ def _identify_front(
 ) -> str:
     """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
-    name = f"{model.backbone} {model.tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
-    if model.tune != "head":
+    tune = "head" if model.tune in CLOSED_FORM else model.tune  # the front is the same
+    name = f"{model.backbone} {tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
+    if tune != "head":
         name += f" {len(frozen)} stages"
     first = frozen[0]
     if isinstance(first, Rescale) and first.pixels not in (PIXELS, model.pixels):

@@ -28,8 +28,10 @@ def to_record(parameters: Float[Tensor, " p"], shapes: Shapes) -> ArrayRecord:
     return ArrayRecord({name: piece.reshape(shape) for (name, shape), piece in named})
 
 
-def from_record(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
-    """Return named arrays as flat parameters in float32; strategies may compute in float64.
+def from_record(
+    record: ArrayRecord, shapes: Shapes, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " p"]:
+    """Return named arrays as flat parameters of a type; strategies may compute in float64.
 
     Raises:
         ValueError: If names, shapes or types are not those of the model.
@@ -39,19 +41,20 @@ def from_record(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
         if array.dtype.kind != "f":
             raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
     flat = [torch.from_numpy(array).reshape(-1) for array in arrays.values()]
-    return torch.cat(flat).float()
+    return torch.cat(flat).to(dtype)
 
 
-def read_update(record: ArrayRecord, shapes: Shapes) -> Float[Tensor, " p"]:
-    """Return the named arrays of a client, which have to be float32, as flat parameters.
+def read_update(record: ArrayRecord, shapes: Shapes, dtype: torch.dtype) -> Float[Tensor, " p"]:
+    """Return the named arrays of a client, which have to be of a type, as flat parameters.
 
     Raises:
         ValueError: If names, shapes or types are not those of the model.
     """
     arrays = _read_arrays(record, shapes)
+    wanted = np.dtype(str(dtype).removeprefix("torch."))
     for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise ValueError(f"wrong type of {name}: {array.dtype}, not float32")
+        if array.dtype != wanted:
+            raise ValueError(f"wrong type of {name}: {array.dtype}, not {wanted}")
     return torch.cat([torch.from_numpy(array).reshape(-1) for array in arrays.values()])
 
 
@@ -108,6 +111,7 @@ def encode_task(
         "attempt": task.attempt,
         "needs_losses": config.needs_losses,
         "batch_clients": config.batch_clients,
+        "double": config.parameters.dtype == torch.float64,
         BUFFERS: pack(config.buffers),
         "received": pack(config.received),
         "memory": pack(task.state),
@@ -122,7 +126,9 @@ def decode_task(content: RecordDict, shapes: Shapes) -> tuple[RoundConfig, Clien
     record = content.config_records[TASK_KEY]
     config = RoundConfig(
         round=int(str(record["round"])),
-        parameters=from_record(find_arrays(content)[1], shapes),
+        parameters=from_record(
+            find_arrays(content)[1], shapes, torch.float64 if record["double"] else torch.float32
+        ),
         buffers=unpack(record[BUFFERS]),
         received=unpack(record["received"]),
         needs_losses=bool(record["needs_losses"]),
@@ -166,7 +172,7 @@ def decode_reply(
     Raises:
         ValueError: If the content has another form.
     """
-    received = read_update(find_arrays(content)[1], shapes)
+    received = read_update(find_arrays(content)[1], shapes, config.parameters.dtype)
     extras = content.config_records.get(BUFFERS, ConfigRecord())
     delta = received if extras.get("is_update") else received - config.parameters
     return Update(

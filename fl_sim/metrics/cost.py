@@ -20,8 +20,9 @@ class Cost(Metric):
     machine, use `cpu_seconds`, the processor time of all processes of the run. Costs have no
     chance level.
 
-    Source: this project; bytes count the trained parameters and statistics, 4 bytes per number,
-    without the overhead of the transport.
+    Source: this project; bytes count the trained parameters and statistics, without the overhead of
+    the transport: 4 bytes per number, or 8 for a head that is solved (down) and the statistics that
+    it is solved from (up), of whose symmetric matrix only one half is sent.
     """
 
     needs_scores: ClassVar[bool] = False

@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import seed_torch
-from fl_sim.experiment import Model
+from fl_sim.experiment import CLOSED_FORM, Model
 from fl_sim.models import foundation
 from fl_sim.models.adapters import load_adapter, name_modules
+from fl_sim.models.closed_form import SECOND_MOMENTS, StatisticsHead
 from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.prompts import add_prompts
@@ -133,6 +134,10 @@ def build_network(
             body = _add_prompts(model, row, frozen, image_shape)
     elif model.init != "random":
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
+    if model.tune in CLOSED_FORM:
+        width, classes = getattr(head, "in_features", 0), getattr(head, "out_features", 0)
+        require(width > 0, "model.backbone", "a network with a linear head", model.backbone)
+        head = StatisticsHead(width, classes, model.tune in SECOND_MOMENTS)
     trained = TrainedPart(*body, head)
     trained.rates = rates
     if model.adapter:
@@ -193,7 +198,7 @@ def _count_frozen(model: Model, row: Row) -> int:
     if model.tune in ("full", "norm", "bias"):
         return 0
     reason = f": {row.obstacle}" if row.obstacle else ""
-    if model.tune == "head":
+    if model.tune in ("head", *CLOSED_FORM):
         allowed = f"'full' for {model.backbone}{reason}"
         require(len(row.stages) > 1, "model.tune", allowed, model.tune)
         return len(row.stages) - 1

@@ -77,9 +77,10 @@ class UpdateAccumulator:
         self.failures: list[Failure] = []
         self.pending_totals: dict[int, Tensor | None] = {}
         self.next_position = 0
-        size = len(config.parameters)
+        size, dtype = len(config.parameters), config.parameters.dtype
         self.total = torch.zeros(size, dtype=torch.float64) if config.sum_updates else None
-        self.deltas = None if config.sum_updates else torch.empty(len(config.clients), size)
+        rows = len(config.clients)
+        self.deltas = None if config.sum_updates else torch.empty(rows, size, dtype=dtype)
 
     def add(self, position: int, result: ChunkResult) -> None:
         """Add the result of the chunk at `position`."""

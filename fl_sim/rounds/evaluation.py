@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Client, RoundRecord, Row
+from fl_sim.contracts import AggregationRule, Client, RoundRecord, Row
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
@@ -56,7 +56,7 @@ def _measure_contributions(
 
     def compute_utility(step: Float[Tensor, " p"]) -> float:
         start = outcome.config.parameters
-        parameters.load_flat(model, start + step.to(start.dtype))
+        load_solved(federation, start + step.to(start.dtype), int(weights.sum()))
         scores = compute_logits(model, federation.test_inputs)
         if not bool(torch.isfinite(scores).all()):
             return float("nan")
@@ -75,6 +75,14 @@ def _measure_contributions(
     yield from contribution.contribution_rows(record.round, clients, rewards, contributions)
 
 
+def load_solved(federation: Federation, vector: Float[Tensor, " p"], num_examples: int) -> None:
+    """Load parameters into the federation's model, after the rule has solved their statistics."""
+    rule, model = federation.experiment.strategy, federation.model
+    if isinstance(rule, AggregationRule):
+        vector = rule.solve(vector, parameters.parameter_shapes(model), num_examples)
+    parameters.load_flat(model, vector)
+
+
 def train_alone(
     federation: Federation, behaviour: Client, client: int, record: RoundRecord
 ) -> Float[Tensor, ""]:
@@ -88,6 +96,7 @@ def train_alone(
     for round_num in range(1, experiment.rounds + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
         behaviour.train(model, federation.shard(client, round_num), rng)
+    load_solved(federation, parameters.flatten(model), federation.shards.sizes[client])
     logits = compute_logits(model, federation.find_test_inputs(client))
     trained = replace(record, test_logits=logits, domains=None, domain_logits=None)
     return client_accuracies(trained)[client]

@@ -10,11 +10,19 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fl_sim.backends.base import Backend
-from fl_sim.contracts import AggregationResult, Client, Failure, LinearRule, RoundContext, Update
+from fl_sim.contracts import (
+    AggregationResult,
+    AggregationRule,
+    Client,
+    Failure,
+    RoundContext,
+    Update,
+)
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.sums import weighted_sum
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import SERVER, Federation
+from fl_sim.models import parameters
 from fl_sim.models.batches import count_samples
 from fl_sim.models.parameters import list_low_rank_places
 from fl_sim.rounds.accumulator import RoundUpdates, UpdateAccumulator
@@ -131,7 +139,8 @@ def can_sum_updates(federation: Federation, round_num: int) -> bool:
     """
     experiment = federation.experiment
     return (
-        isinstance(experiment.strategy, LinearRule)
+        isinstance(experiment.strategy, AggregationRule)
+        and experiment.strategy.linear is not None
         and not find_colluders(federation.schedule, round_num)
         and not needs_updates(experiment, round_num)
     )
@@ -219,6 +228,7 @@ def build_context(
         reference=compute_server_update(federation, backend, config),
         parameters=config.parameters,
         low_rank=list_low_rank_places(backend.trainer.model),
+        shapes=parameters.parameter_shapes(federation.model),
     )
 
 

@@ -10,9 +10,11 @@ from fl_sim.backends.base import Backend
 from fl_sim.contracts import Metric, RoundRecord, Row, Triggered
 from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
+from fl_sim.experiment import CLOSED_FORM
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.metrics.backdoor import rate_row
+from fl_sim.models.closed_form import count_traffic
 from fl_sim.models.parameters import select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
@@ -73,9 +75,9 @@ def record_round(
     sets = federation.evaluation_inputs if scored else {}
     scores = backend.score(state.parameters, state.buffers, sets)
     no_scores = torch.empty(0, federation.dataset.num_classes)
-    heads_only = federation.experiment.model.tune == "head"
+    heads_only = federation.experiment.model.tune in ("head", *CLOSED_FORM)
     buffers, statistics = state.buffers, select_statistics(state.buffers)
-    size_down, size_up = (
+    size_down, size_up = count_traffic(federation.model) or (
         4 * len(state.parameters) + sum(tensor.nbytes for tensor in tensors.values())
         for tensors in (buffers, statistics)
     )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationResult, AggregationRule, Draw, LinearRule, RoundContext
+from fl_sim.contracts import AggregationResult, AggregationRule, Draw, RoundContext
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.training.tasks import RoundConfig
 
@@ -74,8 +74,9 @@ class RuleServer(Server):
     ) -> RoundConfig:
         """Ask all clients; in a sum, updates have the coefficients of the rule as factors."""
         factors = [1.0] * len(weights)
-        if len(weights) and config.sum_updates and isinstance(self.rule, LinearRule):
-            factors = self.rule.coefficients(weights, context).tolist()
+        linear = self.rule.linear
+        if len(weights) and config.sum_updates and linear is not None:
+            factors = linear.coefficients(weights, context).tolist()
         return replace(
             config,
             received=self.rule.broadcast(self.state),
@@ -88,7 +89,7 @@ class RuleServer(Server):
     def advance(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
     ) -> Advance:
-        """Apply the step of the rule."""
+        """Apply the step of the rule, and let it solve statistics if there are any."""
         start = config.parameters
         if not config.clients:
             empty = self.rule.decide_empty(self.state, len(start), context)
@@ -101,7 +102,8 @@ class RuleServer(Server):
         else:
             result = self._finish_sum(config, round_updates, context)
         self.state = result.state
-        return start + result.step, result
+        num_examples = int(round_updates.weights.sum())
+        return self.rule.solve(start + result.step, context.shapes, num_examples), result
 
     def _finish_sum(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
@@ -110,15 +112,16 @@ class RuleServer(Server):
 
         If clients failed, the factors in the sum were too small: they were computed for all.
         """
-        assert isinstance(self.rule, LinearRule)
+        linear = self.rule.linear
+        assert linear is not None
         assert round_updates.total is not None
-        self.rule.check_count(torch.empty(len(round_updates.updates), 0))
-        shares = self.rule.coefficients(round_updates.weights, context)
+        linear.check_count(torch.empty(len(round_updates.updates), 0))
+        shares = linear.coefficients(round_updates.weights, context)
         factors = dict(zip(config.clients, config.factors, strict=True))
         correction = float(shares[0]) / factors[round_updates.updates[0].client]
         total = round_updates.total if correction == 1 else round_updates.total * correction
-        state, step = self.rule.finish(self.state, total)
-        return AggregationResult(state, step.float(), shares)
+        state, step = linear.finish(self.state, total)
+        return AggregationResult(state, step.to(config.parameters.dtype), shares)
 
     def reveal_rule(self) -> KnownRule:
         """Return the rule and its state."""

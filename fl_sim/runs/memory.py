@@ -17,7 +17,7 @@ def predict(federation: Federation, workers: int = 0) -> int:
     Memory that is in use already, above all the data, counts. Activations do not: they cannot be
     predicted, and are small beside a model that is large enough to matter.
     """
-    size = 4 * len(federation.start)
+    size = federation.start.nbytes
     total = used_memory() + size * (COPIES + 2 * STEP)
     if not sums_all_updates(federation):
         total += size * federation.max_clients_per_round
@@ -39,7 +39,7 @@ def check(federation: Federation, workers: int = 0) -> int:
     needed, available = predict(federation, workers), available_memory() + used_memory()
     if needed <= available:
         return needed
-    size, clients = 4 * len(federation.start), federation.max_clients_per_round
+    size, clients = federation.start.nbytes, federation.max_clients_per_round
     # All clients but those whose updates are too many, rounded up.
     fits = clients - -(-(needed - available) // size)
     reason = f"the run would need {needed // MIB:,} MiB of {available // MIB:,}"

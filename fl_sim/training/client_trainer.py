@@ -132,7 +132,7 @@ class ClientTrainer:
         """Return memory for the deltas of a chunk and for their sum in float64."""
         size = len(config.parameters)
         if self._deltas is None or self._total is None or len(self._deltas) < len(chunk):
-            self._deltas = torch.empty(len(chunk), size)
+            self._deltas = torch.empty(len(chunk), size, dtype=config.parameters.dtype)
             self._total = torch.empty(size, dtype=torch.float64)
         return self._deltas, self._total
 

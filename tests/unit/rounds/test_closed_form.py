@@ -1,0 +1,182 @@
+"""Closed-form heads in a run: what a tune selects, and the same head on every way to it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clients.label_flip import LabelFlipClient
+from clients.local_dp import LocalDpClient
+from clients.poisoned_statistics import PoisonedStatisticsClient
+from clients.sgd import SgdClient
+from clients.statistics import StatisticsClient
+from fl_sim import Adversary, Data, Evaluation, Experiment, FailurePolicy, Model, run
+from fl_sim.config import validation
+from fl_sim.config.sweeps import expand_cells
+from fl_sim.contracts import Row
+from fl_sim.core.errors import FieldError
+from fl_sim.core.flower_strategies import find_strategy
+from fl_sim.data.layout import Layout
+from fl_sim.data.partition import Dirichlet
+from fl_sim.experiment import CLOSED_FORM
+from fl_sim.federation.federation import load_federation
+from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.rounds.state import RoundOutcome
+from fl_sim.runs.replay import replay
+from fl_sim.training.faults import Faults
+from strategies.fedavg import FedAvg
+from strategies.fedcof import FedCOF
+from strategies.krum import Krum
+from strategies.lda import LinearDiscriminant
+from strategies.median import CoordinateMedian
+from strategies.ncm import NearestClassMean
+from strategies.ridge import RidgeHead
+
+every_tune = pytest.mark.parametrize("tune", CLOSED_FORM)
+
+
+def experiment(tune: Any = "ridge", **changes: Any) -> Experiment:
+    fields: dict[str, Any] = {
+        "name": "heads",
+        "data": Data("digits", num_clients=6, num_samples=240, num_test=100),
+        "partition": Dirichlet(0.3),
+        "model": Model("small_cnn", tune=tune),
+        "client": SgdClient(),
+        "strategy": FedAvg(),
+        "rounds": 4,
+    }
+    return Experiment(**(fields | changes))
+
+
+def last(wanted: Experiment) -> RoundOutcome:
+    (outcome,) = replay(load_federation(wanted.to_json()))
+    return outcome
+
+
+def value(rows: list[Row], metric: str) -> float:
+    return next(r.value for r in rows if r.metric == metric and r.client == -1)
+
+
+@every_tune
+def test_the_tune_alone_selects_client_rule_and_a_single_round(tune: Any) -> None:
+    chosen = experiment("head").with_value("model.tune", tune)
+    assert (chosen.client, chosen.rounds) == (StatisticsClient(), 1)
+    assert isinstance(chosen.strategy, type(RULES[tune]))
+    assert chosen == experiment(tune) == Experiment.from_json(chosen.to_json())
+    assert replace(chosen, seed=3).run_id == chosen.run_id
+    assert tune in chosen.describe_closed_form()
+    validation.check(chosen)
+
+
+RULES = {
+    "ncm": NearestClassMean(),
+    "ridge": RidgeHead(),
+    "lda": LinearDiscriminant(),
+    "fedcof": FedCOF(),
+}
+
+
+def test_a_rule_that_was_asked_for_aggregates_the_statistics() -> None:
+    assert experiment(strategy=Krum()).strategy == RidgeHead(rule=Krum())
+    own = RidgeHead(regularization=1.0, rule=CoordinateMedian())
+    assert experiment(strategy=own).strategy == own
+    other = experiment(strategy=own).with_value("model.tune", "lda")
+    assert other.strategy == LinearDiscriminant(rule=CoordinateMedian())
+    assert experiment(client=StatisticsClient(clipping_norm=9.0)).client.clipping_norm == 9.0  # type: ignore[attr-defined]
+    wrapped = experiment(client=LocalDpClient(training=SgdClient()))
+    assert wrapped.client == LocalDpClient(training=StatisticsClient())
+
+
+def test_parts_of_another_tune_are_refused_by_name() -> None:
+    with pytest.raises(FieldError, match=r"^strategy: .*model.tune=head"):
+        experiment("head", strategy=RidgeHead())
+    with pytest.raises(FieldError, match=r"^client: .*model.tune=full"):
+        experiment("full", client=StatisticsClient())
+    with pytest.raises(FieldError, match=r"^strategy: .*rule of this project"):
+        experiment(strategy=find_strategy("FedMedian")())
+    with pytest.raises(FieldError, match=r"^strategy: .*each client's own"):
+        experiment("fedcof", strategy=Krum())
+    attack = LabelFlipClient(honest=SgdClient(learning_rate=0.5))
+    with pytest.raises(FieldError, match=r"^adversary\.client\.honest"):
+        validation.check(experiment(adversary=Adversary(attack, share=0.2)))
+
+
+def test_a_grid_over_tunes_has_a_cell_for_each() -> None:
+    cells = expand_cells(experiment("head"), {"model.tune": ["head", *CLOSED_FORM]}, (0, 1))
+    assert len({cell.key for cell in cells}) == 2 * (1 + len(CLOSED_FORM))
+    assert [cell.experiment.rounds for cell in cells[::2]] == [4, 1, 1, 1, 1]
+
+
+@every_tune
+def test_a_head_is_solved_that_beats_chance_by_far(tune: Any) -> None:
+    outcome = last(experiment(tune))
+    assert value(outcome.rows, "accuracy") > 0.6
+    assert outcome.state.parameters.dtype == torch.float64
+    assert value(outcome.rows, "bytes_down") == 6 * 8 * (64 * 10 + 10)
+    moments = 64 * 65 // 2 if tune in ("ridge", "lda") else 1
+    assert value(outcome.rows, "bytes_up") == 6 * 8 * (10 + 640 + moments)
+
+
+def test_the_head_does_not_depend_on_partition_or_protected_order() -> None:
+    heads = [
+        last(experiment(partition=Dirichlet(a), data=DATA)).state.parameters for a in (0.1, 9.0)
+    ]
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-8, atol=1e-8)
+
+
+DATA = Data("digits", num_clients=5, num_samples=240, num_test=100, held_out=0.0)
+
+
+def test_single_updates_and_their_sum_give_the_same_head() -> None:
+    summed = last(experiment()).state.parameters
+    evaluated = last(experiment(evaluation=Evaluation(contributions="shapley", alone=SgdClient())))
+    torch.testing.assert_close(evaluated.state.parameters, summed, rtol=1e-9, atol=1e-9)
+    rows = evaluated.rows
+    shapley = [r.value for r in rows if r.metric == "contribution_shapley"]
+    assert len(shapley) == 6
+    assert sum(shapley) > 0.3
+    assert abs(value(rows, "fairness_benefit_mean")) < 0.3  # a head of zero alone would give more
+
+
+def test_protected_shares_and_attackers_change_the_head() -> None:
+    clean = last(experiment()).state.parameters
+    noise = RandomNoise(radius=0.3)
+    protected = experiment(protection=noise, layout=Layout(fraction=0.5, unit="samples"))
+    flipped = experiment(adversary=Adversary(LabelFlipClient(), share=0.3))
+    assert flipped.adversaries[0].client.honest == SgdClient()  # type: ignore[attr-defined]
+    forged = experiment(adversary=Adversary(PoisonedStatisticsClient(), share=0.3))
+    heads = [clean, *(last(each).state.parameters for each in (protected, flipped, forged))]
+    distances = torch.cdist(torch.stack(heads), torch.stack(heads))
+    assert bool((distances + torch.eye(4) > 1e-3).all())
+
+
+def test_noise_on_statistics_is_accounted_for_by_client() -> None:
+    noisy = StatisticsClient(clipping_norm=5.0, noise_multiplier=1.0)
+    rows = [r for r in last(experiment(client=noisy)).rows if r.metric == "epsilon"]
+    assert [r.client for r in rows] == list(range(6))
+    assert all(r.group == "images" and r.valid and 3 < r.value < 6 for r in rows)
+
+
+def test_statistics_that_are_not_numbers_are_a_failure_of_their_client() -> None:
+    outcome = last(experiment(failures=FailurePolicy(on_failure="skip")))
+    federation = load_federation(experiment().to_json())
+    assert not outcome.failures
+    from fl_sim.backends.base import InProcessBackend
+    from fl_sim.rounds.loop import run_rounds
+    from fl_sim.runs.single_run import make_initial_state
+    from fl_sim.training.client_trainer import make_trainer
+
+    trainer = make_trainer(federation, Faults.parse("nan:0.5"))
+    state = make_initial_state(federation)
+    (faulty,) = run_rounds(federation, state, InProcessBackend(trainer))
+    assert faulty.failures
+    assert "not finite" in faulty.failures[0].cause
+    assert value(faulty.rows, "accuracy") > 0.3
+
+
+def test_a_finished_run_is_resumed_from_its_files(tmp_path: Path) -> None:
+    first = run(experiment(), out=tmp_path)
+    again = run(experiment(), out=tmp_path, resume=True)
+    assert first.rows.equals(again.rows)
