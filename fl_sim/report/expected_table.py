@@ -29,6 +29,14 @@ COLUMNS = {
     "protection.utility_gap": Column(
         "gap", "A_clean - A_mix in points; below 0, protected images add accuracy"
     ),
+    "attack.accuracy_lost": Column(
+        "lost to the attack", "accuracy if nobody attacks, minus A_mix, in points"
+    ),
+    "backdoor.start": Column("start", "success of the start model's backdoor in percent"),
+    "backdoor.success": Column("success", "of a backdoor after the last round, in percent"),
+    "backdoor.half_life": Column(
+        "half-life", "first round from which on success is at most half of the start's", 1, 1
+    ),
     "leakage.auc": Column("AUC", "of a membership attack; 0.5 is guessing", 3, 1),
     "leakage.clean_auc": Column("AUC, clean", "the same, among clean images", 3, 1),
     "leakage.protected_auc": Column("AUC, protected", "the same, among protected images", 3, 1),

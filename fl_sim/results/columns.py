@@ -76,8 +76,8 @@ CELLS = {
     "target class; of other classes",
     "backdoor.untriggered": "the same share without the trigger",
     "backdoor.start": "the same share, with the trigger, of a start model with a planted backdoor",
-    "backdoor.half_life": "first evaluated round in which a planted backdoor's success is at most "
-    "half of that of the start",
+    "backdoor.half_life": "first evaluated round from which on a planted backdoor's success is at "
+    "most half of that of the start",
     "backdoor.half_life_note": "reason why there is no half-life",
     "attack.a_<what>": "accuracy of the control in which nobody attacks (honest); _best: of the "
     "best round",

@@ -154,8 +154,8 @@ def _summarise_backdoor(rows: pd.DataFrame) -> dict[str, Any]:
     start = rows[rows.metric == "attack_success_start"].value
     if len(start):
         first, last = float(start.iloc[0]), int(success["round"].max())
-        after = half_life(first, zip(success["round"], success.value, strict=True))
-        note = f"above half of its start in all {last} rounds" if after != after else ""
+        after = half_life(first, list(zip(success["round"], success.value, strict=True)))
+        note = f"above half of its start after round {last}" if after != after else ""
         numbers |= {"start": first, "half_life": after, "half_life_note": note}
     return {"backdoor": numbers}
 

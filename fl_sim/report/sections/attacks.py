@@ -87,8 +87,8 @@ def build_attacks(grid: Grid) -> Section | None:
     if has_summary(grid, "backdoor.start"):
         paragraphs.append(
             "The start model has a backdoor, which clients inherit. Its half-life is the first "
-            "evaluated round in which its success is at most half of that of the start; a dash "
-            "means that it outlives the run."
+            "evaluated round from which on its success is at most half of that of the start; a "
+            "dash means that it outlives the run."
         )
         components.append(build_summary_table(grid, "Inherited backdoor", INHERITED))
     return Section("attacks", "Attacks", tuple(paragraphs), tuple(components))

@@ -107,13 +107,15 @@ def test_a_run_in_which_nobody_attacks_shows_the_backdoor(
     assert cell["backdoor.start"] > 0.9
     assert cell["backdoor.success"] > 0.9
     assert pd.isna(cell["backdoor.half_life"])
-    assert cell["backdoor.half_life_note"] == "above half of its start in all 2 rounds"
+    assert cell["backdoor.half_life_note"] == "above half of its start after round 2"
 
 
-def test_the_half_life_is_the_first_round_at_or_below_half() -> None:
-    assert half_life(0.8, [(1, 0.7), (2, 0.4), (3, 0.6), (4, 0.1)]) == 2
-    assert half_life(0.8, [(1, 0.7)]) != half_life(0.8, [(1, 0.7)])
-    assert half_life(float("nan"), [(1, 0.0)]) != 0
+def test_the_half_life_is_the_first_round_from_which_on_success_is_at_most_half() -> None:
+    assert half_life(0.8, [(1, 0.1), (2, 0.7), (3, 0.4), (5, 0.2)]) == 3
+    assert half_life(0.8, [(1, 0.4)]) == 1
+    nan = float("nan")
+    for start, rates in ((0.8, [(1, 0.1), (2, 0.41)]), (nan, [(1, 0.0)]), (0.8, [(1, nan)])):
+        assert half_life(start, rates) != half_life(start, rates)
 
 
 @pytest.mark.parametrize(
