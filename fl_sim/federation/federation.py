@@ -22,7 +22,7 @@ from fl_sim.models.backbones import PIXELS
 from fl_sim.models.features import extract_features, to_trainable
 from fl_sim.models.foundation import Rescale, hash_model
 from fl_sim.models.low_rank import send_base
-from fl_sim.models.planting import plant
+from fl_sim.models.planting import hash_state, plant
 from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
@@ -45,7 +45,8 @@ class Federation:
         start_buffers: Buffers before the first round.
         trained: Boolean mask of the records that are trained on.
         root: Records that the server holds, or None.
-        hashes: Hashes of the files that data and network are read from; see `hash_files`.
+        hashes: Hashes of the files that data and network are read from, see `hash_files`, and
+            `planted_sha256` of a planted start.
         frozen: The part of the network before `model`, which is not trained; empty if all of it is.
         frozen_id: Identifier of the weights and settings of `frozen`.
     """
@@ -228,7 +229,8 @@ def load_federation(text: str) -> Federation:
 
 @lru_cache(maxsize=2)
 def _cached_federation(text: str, content: str, hashes: tuple[tuple[str, str], ...]) -> Federation:
-    return replace(prepare_federation(Experiment.from_json(text)), hashes=dict(hashes))
+    federation = prepare_federation(Experiment.from_json(text))
+    return replace(federation, hashes=federation.hashes | dict(hashes))
 
 
 def hash_files(experiment: Experiment) -> dict[str, str]:
@@ -296,6 +298,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
         start_buffers=parameters.copy_buffers(model) | parameters.copy_base(model),
         trained=trained,
         root=root,
+        hashes={} if state is None else {"planted_sha256": hash_state(state)},
         frozen=frozen,
         frozen_id=frozen_id,
     )

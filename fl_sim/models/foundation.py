@@ -145,7 +145,7 @@ def hash_model(model: Model) -> str:
     """
     found = find_source(model.backbone)
     hashes = [] if found is None else [found[0].hash_code(found[1])]
-    if model.init == "checkpoint":
+    if model.base.init == "checkpoint":
         hashes.append(model.hash_checkpoint())
     elif model.base.init == "pretrained":
         check_weights(model.backbone)

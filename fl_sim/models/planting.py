@@ -1,5 +1,6 @@
 """Start models with a backdoor or a bias, trained by their recipes and cached."""
 
+import hashlib
 from dataclasses import replace
 
 from jaxtyping import Float
@@ -13,12 +14,12 @@ from fl_sim.core.seeding import derive_seed, generator
 from fl_sim.core.serialization import describe
 from fl_sim.data import sources
 from fl_sim.experiment import Data, Model
-from fl_sim.models.foundation import hash_weights
+from fl_sim.models.foundation import hash_model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.models.tuning import flatten_state
 from fl_sim.planted import Planted
 
-SHAPING = ("backbone", "norm", "pixels", "backbone_rate")  # fields that the whole network has
+SHAPING = ("backbone", "norm", "pixels", "backbone_rate", "checkpoint")  # of the whole network
 
 
 def plant(
@@ -38,18 +39,23 @@ def plant(
     recipe = model.planted
     assert recipe is not None
     whole = Model(init=recipe.base, **{name: getattr(model, name) for name in SHAPING})
-    of_base = hash_weights(model.backbone) if recipe.base == "pretrained" else ""
+    anywhere = replace(whole, checkpoint="a file" if whole.checkpoint else None)
     own = replace(data, num_clients=1, num_test=None, held_out=0.0)  # which change no image
     if recipe.dataset is not None:
         own = Data(recipe.dataset, path=recipe.path, side=data.side)
     content = sources.hash_dataset(own.dataset, own.path)
-    parts = (recipe, whole, replace(own, path=None))
-    key = digest(*(repr(describe(part)) for part in parts), of_base, content, seed)
+    parts = (recipe, anywhere, replace(own, path=None))
+    key = digest(*(repr(describe(part)) for part in parts), hash_model(whole), content, seed)
 
     def compute() -> Tensor:
         return _train(whole, recipe, _select_images(recipe, own), image_shape, seed)
 
     return load_or_compute("planted", key, compute)
+
+
+def hash_state(state: Float[Tensor, " s"]) -> str:
+    """Return the SHA-256 of the bits of a state."""
+    return hashlib.sha256(state.numpy().tobytes()).hexdigest()
 
 
 def _select_images(recipe: Planted, data: Data) -> Dataset:

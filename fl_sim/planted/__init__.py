@@ -21,7 +21,8 @@ class Planted(TypeChecked, ABC):
     client holds. Its weights depend on the seed of the run, and are cached.
 
     Attributes:
-        base: Weights that the training starts from: a `random` start, or `pretrained` ones.
+        base: Weights that the training starts from: a `random` start, `pretrained` ones, or those
+            of `model.checkpoint`.
         num_images: Number of images, balanced over the classes; None: all there are.
         dataset: Dataset of the images; None: the training images of the run's dataset that are
             left out of its subset (`data.num_samples`).
@@ -32,7 +33,7 @@ class Planted(TypeChecked, ABC):
         batch_size: Number of images per step.
     """
 
-    base: Literal["random", "pretrained"] = "random"
+    base: Literal["random", "pretrained", "checkpoint"] = "random"
     num_images: int | None = None
     dataset: str | None = None
     path: str | None = None

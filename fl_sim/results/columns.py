@@ -43,6 +43,7 @@ CELLS = {
     "accuracy": "share of test images that the final model gets right, 0 to 1 (A_mix)",
     "best_accuracy": "highest accuracy of any round",
     "loss": "mean cross-entropy of the final model on the test set, in nats",
+    "planted_sha256": "SHA-256 of the weights and buffers of a planted start",
     "params_sha256": "SHA-256 of the final parameters: same experiment, same hash",
     "failures": "one entry per client that sent no update: round, client, cause",
     "leakage.shift_auc": "AUC of telling members from non-members without the model; 0.5: no shift",

@@ -1,6 +1,7 @@
 """Planted starts: a backdoor that nobody plants during the run, in the front and in the head."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_a_head_of_other_classes_is_left_out(experiment: Maker) -> None:
     assert not torch.equal(here[-3].weight, fresh[-3].weight)
 
 
+def test_a_planted_start_is_trained_from_a_checkpoint_wherever_it_lies(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, base="checkpoint", epochs=1, num_images=100)
+    network, starts = whole(ready(experiment, Model("small_cnn"), seed=5)), []
+    for name in ("one.pt", "two.pt"):
+        torch.save(network.state_dict(), tmp_path / name)
+        path = str(tmp_path / name)
+        model = Model("small_cnn", init="planted", planted=recipe, checkpoint=path)
+        starts.append(ready(experiment, model).start)
+    assert torch.equal(*starts)
+    near, far = (
+        float((starts[0] - ready(experiment, Model("small_cnn"), seed=seed).start).norm())
+        for seed in (5, 0)
+    )
+    assert near < 0.5 * far
+    with pytest.raises(FieldError, match=r"checkpoint: the path of a file"):
+        Model("small_cnn", init="planted", planted=recipe)
+
+
 def test_the_images_left_out_are_all_others() -> None:
     digits = load_dataset("digits")
     for size in (10, 200, len(digits.train_labels)):
@@ -104,6 +125,7 @@ def test_a_run_in_which_nobody_attacks_shows_the_backdoor(
     }
     assert rows[rows["metric"] == "attack_success"]["round"].tolist() == [1, 2]
     cell = results.cells.iloc[0]
+    assert len(cell["planted_sha256"]) == 64
     assert cell["backdoor.start"] > 0.9
     assert cell["backdoor.success"] > 0.9
     assert pd.isna(cell["backdoor.half_life"])
