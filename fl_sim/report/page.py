@@ -10,6 +10,7 @@ from fl_sim.report.components import DefinitionList, Drawing, Section
 from fl_sim.report.glossary import select_report_terms
 from fl_sim.report.grid import Grid, build_grid
 from fl_sim.report.sections import (
+    accuracy_by_cost,
     accuracy_by_fraction,
     accuracy_grid,
     accuracy_over_rounds,
@@ -22,6 +23,7 @@ from fl_sim.report.sections import (
     environment,
     failures,
     fairness,
+    fm_card,
     images,
     key_numbers,
     leakage,
@@ -32,6 +34,7 @@ from fl_sim.report.sections import (
     skipped,
     timeline,
     tradeoffs,
+    twin_differences,
     update_shares,
 )
 from fl_sim.results import Results
@@ -77,6 +80,7 @@ def build_glossary(grid: Grid) -> Section:
 
 
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
+    fm_card.build_fm_card,
     overview.build_overview,
     key_numbers.build_key_numbers,
     accuracy_grid.build_accuracy_grid,
@@ -85,7 +89,9 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     attacks.build_attacks,
     accuracy_by_fraction.build_accuracy_by_fraction,
     model_comparison.build_model_comparison,
+    twin_differences.build_twin_differences,
     tradeoffs.build_tradeoffs,
+    accuracy_by_cost.build_accuracy_by_cost,
     client_accuracy.build_client_accuracy,
     update_shares.build_update_shares,
     client_classes.build_client_classes,

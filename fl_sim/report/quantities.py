@@ -39,6 +39,7 @@ DISPLAYS = {
     "mia_margin_auc": Display("membership AUC", AREA),
     "mia_margin_tpr_at_0.01": Display("membership TPR at 1 % FPR", RATE, "%"),
     "attack_success": Display("attack success", PERCENT, "%"),
+    "backdoor.half_life": Display("backdoor half-life, rounds", SECONDS),
     "corruption_mean_accuracy": Display("accuracy under corruptions", PERCENT, "%"),
     "adversarial_accuracy": Display("adversarial accuracy", PERCENT, "%"),
     "calibration_error": Display("calibration error", PERCENT, "%"),

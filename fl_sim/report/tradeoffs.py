@@ -267,19 +267,20 @@ def describe_spread(comparisons: Sequence[Comparison], confidence: float) -> str
 
 
 def group_by_axis(points: Sequence[Point]) -> tuple[str, list[str]]:
-    """Return the axis that colours and markers show, and its value for every point.
+    """Return the name of what colours and markers show, and its value for every point.
 
-    It is the experiment if there are several, else the first axis of the model, else the first
-    axis, of those with few enough values; the name is empty if there is none.
+    It is the experiment if there are several, else all axes of the model, else the first axis, of
+    those with few enough values; the name is empty if there is none.
     """
     experiments = [point.experiment for point in points]
     if len(set(experiments)) > 1:
         return "experiment", experiments if len(set(experiments)) <= MAX_GROUPS else []
     axes = list(points[0].settings) if points else []
-    for axis in sorted(axes, key=lambda axis: not axis.startswith("model")):
-        words = [point.settings[axis] for point in points]
+    models = [axis for axis in axes if axis.startswith("model")]
+    for chosen in (models, *([axis] for axis in (*models, *axes))):
+        words = [" · ".join(point.settings[axis] for axis in chosen) for point in points]
         if 1 < len(set(words)) <= MAX_GROUPS:
-            return axis, words
+            return ", ".join(map(shorten_path, chosen)), words
     return "", []
 
 
@@ -306,7 +307,7 @@ def draw_fronts(
         columns: Largest number of panels per row.
         key: Whether to name the points of the fronts below the panels.
     """
-    axis, words = group_by_axis(points)
+    title, words = group_by_axis(points)
     groups = list(dict.fromkeys(words))
     looks = {word: (COLOURS[i], MARKERS[i % len(MARKERS)]) for i, word in enumerate(groups)}
     titles = [points[each.places[0]].condition for each in comparisons]
@@ -334,7 +335,6 @@ def draw_fronts(
         for word in groups
     ]
     widest = max(map(len, groups), default=0)
-    title = shorten_path(axis) if groups else ""
     _add_legend(figure, [*coloured, *marks], title, 2 if widest > 34 else 3 if widest > 20 else 6)
     if key:
         _add_key(figure, points, comparisons)

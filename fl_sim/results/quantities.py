@@ -22,7 +22,7 @@ ALIASES = {  # short names, beside the last part of a column or metric
     "download": "cost.download_once",
     "shift_auc": "mia_shift_auc",
 }
-PREFIXES = ("cost.", "protection.", "fairness_", "mia_margin_", "epsilon.")
+PREFIXES = ("cost.", "protection.", "fairness_", "mia_margin_", "epsilon.", "backdoor.", "attack.")
 BETTER: dict[Direction, tuple[str, ...]] = {  # patterns of names; the first that fits decides
     "lower": (
         *("loss", "cost.*", "num_parameters", "rounds", "wall_seconds", "failures"),
@@ -37,7 +37,12 @@ BETTER: dict[Direction, tuple[str, ...]] = {  # patterns of names; the first tha
         *("fairness_benefit_mean", "psnr", "ssim"),
     ),
 }
-GROUP_COLUMNS = ("leakage.", "fairness.", SETTINGS)  # whose numbers are metrics under other names
+GROUPS = {  # of columns whose numbers are metrics, which start otherwise
+    "leakage.": "mia_margin_",
+    "fairness.": "fairness_",
+    "calibration.": "",
+    "robustness.": "",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +72,8 @@ class RunNumbers:
         Raises:
             RequestError: If no cell has it; the message lists the known names.
         """
-        own = "fairness_" if name.startswith("fairness.") else "mia_margin_"
-        renamed = own + name.partition(".")[2] if name.startswith(GROUP_COLUMNS[:2]) else ""
-        tried = [name, ALIASES.get(name, ""), renamed, *(prefix + name for prefix in PREFIXES)]
+        renamed = [new + name.removeprefix(g) for g, new in GROUPS.items() if name.startswith(g)]
+        tried = [name, ALIASES.get(name, ""), *renamed, *(prefix + name for prefix in PREFIXES)]
         for candidate in tried:
             if candidate in self.names:
                 return candidate
@@ -113,7 +117,7 @@ class RunNumbers:
         cells = self.results.cells
         columns = {}
         for name in map(str, cells.columns):
-            if name in ("seed", "side_by_side") or name.startswith(GROUP_COLUMNS):
+            if name in ("seed", "side_by_side") or name.startswith((*GROUPS, SETTINGS)):
                 continue
             if cells[name].map(lambda value: isinstance(value, bool | str | list)).any():
                 continue

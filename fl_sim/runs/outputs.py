@@ -63,6 +63,7 @@ def write_outputs(
         "origin": federation.dataset.origin,
         "data_notes": list(federation.dataset.notes),
         "num_parameters": len(state.parameters),
+        "num_frozen": sum(value.numel() for value in federation.frozen.state_dict().values()),
         "cohort": state.batch_clients,
         **details,
         **numbers,

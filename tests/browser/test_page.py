@@ -80,7 +80,7 @@ def test_tables_fit_a_laptop_without_scrolling(opened):
 def test_every_figure_is_visible(opened, width):
     browser = opened(width)
     figures = browser.find_elements("css selector", "figure svg")
-    assert len(figures) == 9
+    assert len(figures) == 11
     for figure in figures:
         assert figure.is_displayed()
         assert figure.size["width"] > 300

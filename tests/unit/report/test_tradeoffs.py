@@ -215,7 +215,7 @@ def test_points_are_coloured_by_the_model_and_many_by_nothing() -> None:
         point(float(i), {0: 0.1 * i}, strategy=f"s{i % 2}", **{"model.tune": f"t{i % 3}"})
         for i in range(1, 9)
     ]
-    assert group_by_axis(points)[0] == "model.tune"
+    assert group_by_axis(points)[0] == "tune"
     many = [own._replace(settings={"rounds": str(i)}) for i, own in enumerate(points)]
     assert group_by_axis(many) == ("", [])
     others = [own._replace(experiment=f"e{i % 2}") for i, own in enumerate(points)]
