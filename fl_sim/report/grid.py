@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fl_sim.core.atomic_io import read_arrays, read_json, read_table
 from fl_sim.report.formats import format_value
 from fl_sim.results import Results, make_rows_table, run_folder
+from fl_sim.results.quantities import RunNumbers
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
@@ -217,6 +218,11 @@ class Grid:
     results: Results
     axes: dict[str, list[str]]
     settings: list[Setting]
+
+    @cached_property
+    def numbers(self) -> RunNumbers:
+        """Numbers of all cells, by name."""
+        return RunNumbers(self.results)
 
     @cached_property
     def finished(self) -> list[Setting]:

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.grid import Grid, Setting, shorten_path
 from fl_sim.results.pareto import CONFIDENCE, compute_interval
 from fl_sim.results.quantities import RunNumbers
 
 RANDOM = "random"
+START = ("init", "planted", "checkpoint")  # fields of a model that make up its start
+NAMED = ("backbone", "init", "tune")  # fields that its description always has
 
 
 class Twins(NamedTuple):
@@ -20,7 +22,7 @@ class Twins(NamedTuple):
     Attributes:
         setting: The setting, whose model does not start at random.
         twin: The setting with a random start that shares everything but the model.
-        differing: Fields of the model, beside `init`, in which the two differ.
+        differing: Fields of the model, beside those of its start, in which the two differ.
     """
 
     setting: Setting
@@ -143,10 +145,14 @@ def get_values(numbers: RunNumbers, name: str, setting: Setting) -> dict[int, fl
 
 
 def describe_model(setting: Setting) -> str:
-    """Return backbone, start and trained part of a setting's model in words."""
+    """Return backbone, start and trained part of a setting's model, and further varied fields."""
     model = setting.experiment.get("model", {})
-    words = (model.get("backbone"), model.get("init"), model.get("tune"))
-    return ", ".join(str(word) for word in words if word)
+    words = [str(model[name]) for name in NAMED if name in model]
+    words += setting.values.get("model", "").split(", ")[len(NAMED) :]
+    for axis, word in setting.values.items():
+        if axis.startswith("model.") and axis.removeprefix("model.") not in NAMED:
+            words.append(f"{shorten_path(axis)} {word}")
+    return ", ".join(words)
 
 
 def _get_init(setting: Setting) -> str:
@@ -165,9 +171,9 @@ def _describe_rest(setting: Setting) -> str:
 
 
 def _list_differing(setting: Setting, other: Setting) -> tuple[str, ...]:
-    """Return the fields of the model in which two settings differ, beside `init`."""
+    """Return the fields of the model in which two settings differ, beside those of the start."""
     models: list[dict[str, Any]] = [s.experiment.get("model", {}) for s in (setting, other)]
     names = dict.fromkeys((*models[0], *models[1]))
     return tuple(
-        name for name in names if name != "init" and models[0].get(name) != models[1].get(name)
+        name for name in names if name not in START and models[0].get(name) != models[1].get(name)
     )

@@ -108,7 +108,9 @@ class RunNumbers:
         pairs = zip(rows["run_id"], rows["seed"], strict=True)
         missing = ~rows["valid"] | rows["value"].isna()
         notes = rows[missing & pd.Series([key in keys for key in pairs], rows.index)]["note"]
-        causes = [*notes, *("a run did not finish" for _ in range(len(unfinished)))]
+        if f"{name}_note" in table:
+            notes = table[f"{name}_note"].dropna()
+        causes = [*filter(None, notes), *("a run did not finish" for _ in range(len(unfinished)))]
         return "; ".join(dict.fromkeys(map(str, causes))) or "not measured"
 
     @cached_property

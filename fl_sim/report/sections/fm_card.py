@@ -123,7 +123,7 @@ def build_fm_card(grid: Grid) -> Section | None:
     groups = group_by_model([*closest, *find_twins(grid, other_backbone=True)])
     # the closest twin may be of another backbone already
     groups = {key: list({id(p.setting): p for p in own}.values()) for key, own in groups.items()}
-    numbers = RunNumbers(grid.results)
+    numbers = grid.numbers
     verdicts = {
         key: [_judge(numbers, row.quantity, pairs) for row in ROWS] for key, pairs in groups.items()
     }

@@ -17,7 +17,7 @@ from fl_sim.report.tradeoffs import (
     split_conditions,
 )
 from fl_sim.results.pareto import CONFIDENCE
-from fl_sim.results.quantities import Direction, RunNumbers, find_direction
+from fl_sim.results.quantities import Direction, find_direction
 
 COSTS = ("cost.bytes", "cost.cpu_seconds")
 GAINS = (
@@ -32,7 +32,7 @@ MAX_PANELS, MAX_COLUMNS = 12, 4
 
 def build_tradeoffs(grid: Grid) -> Section | None:
     """Return the fronts, or None if settings do not differ in the bytes that they send."""
-    numbers = RunNumbers(grid.results)
+    numbers = grid.numbers
     names = [name for name in (*COSTS, *GAINS) if name in numbers.names]
     points, _ = collect_points([numbers], names)
     costs = [name for name in COSTS if name in names]

@@ -97,7 +97,7 @@ def build_map(
 @rc_context(STYLE)
 def draw_twin_differences(grid: Grid, pairs: Sequence[Twins], axis: str | None) -> Drawing:
     """Draw a heat map for each quantity that was measured."""
-    numbers = RunNumbers(grid.results)
+    numbers = grid.numbers
     maps = {name: build_map(numbers, name, pairs, axis) for name in QUANTITIES}
     maps = {name: each for name, each in maps.items() if each.squares}
     first = next(iter(maps.values()))

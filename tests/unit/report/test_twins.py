@@ -7,18 +7,20 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from fl_sim.report.grid import Grid, build_grid
+from fl_sim.report.grid import Grid, Setting, build_grid
 from fl_sim.report.sections import fm_card
 from fl_sim.report.sections.accuracy_by_cost import build_accuracy_by_cost, choose_inside, sum_costs
 from fl_sim.report.sections.fm_card import build_fm_card, describe_difference
 from fl_sim.report.sections.twin_differences import build_map, build_twin_differences
 from fl_sim.report.twins import (
     Difference,
+    describe_model,
     find_twins,
     group_by_model,
     measure_difference,
@@ -223,3 +225,32 @@ def test_costs_are_added_up_over_the_rounds(grid: Grid) -> None:
     assert line.accuracies.tolist() == pytest.approx(by_round.mean().tolist())
     assert line.spreads.tolist() == pytest.approx(by_round.std().tolist())
     assert choose_inside(grid) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "vit, pretrained, lora, rank=8"}, "vit, pretrained, lora, rank=8"),
+        ({"model.rank": "8", "model.tune": "lora"}, "vit, pretrained, lora, rank 8"),
+        ({"strategy": "FedAvg"}, "vit, pretrained, lora"),
+    ],
+)
+def test_a_model_is_described_with_the_fields_that_are_varied(
+    values: dict[str, str], words: str
+) -> None:
+    setting = Setting(values, pd.DataFrame(), pd.DataFrame(), {})
+    setting.__dict__["experiment"] = {
+        "model": {"backbone": "vit", "init": "pretrained", "tune": "lora", "rank": 8}
+    }
+    assert describe_model(setting) == words
+
+
+def test_the_note_of_a_summary_number_is_its_reason(results: Results) -> None:
+    cells = results.cells.assign(
+        **{"backdoor.half_life": np.nan, "backdoor.half_life_note": "above half in all 3 rounds"}
+    )
+    cells.loc[0, "backdoor.half_life"] = 2.0
+    numbers = RunNumbers(Results(results.path, results.rows, cells, results.failures, True))
+    assert numbers.find("half_life") == "backdoor.half_life"
+    reason = numbers.reason("backdoor.half_life", cells.index[1:])
+    assert reason == "above half in all 3 rounds"
