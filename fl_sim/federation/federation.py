@@ -237,14 +237,14 @@ def hash_files(experiment: Experiment) -> dict[str, str]:
     """Return hashes of the files that data and network are read from, by field of the result.
 
     `data_sha256` is of the user's own images, and missing for a built-in dataset. `model_sha256`
-    is of pretrained weights, of a checkpoint, or of the user's own code of a network, and missing
-    if there is neither. `adapter_sha256` is of the adapter that `lora` starts from.
+    is of pretrained weights, of a checkpoint, of an adapter, or of the user's own code of a
+    network, and missing if there is none of them.
     """
-    data = experiment.data
+    data, model = experiment.data, experiment.model
+    adapter = model.hash_adapter() if model.adapter else ""
     hashes = {
         "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
-        "model_sha256": hash_model(experiment.model),
-        "adapter_sha256": experiment.model.hash_adapter() if experiment.model.adapter else "",
+        "model_sha256": " ".join(filter(None, [hash_model(model), adapter])),
     }
     return {name: sha256 for name, sha256 in hashes.items() if sha256}
 

@@ -17,7 +17,7 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.seeding import seed_torch
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import Experiment, Model
-from fl_sim.federation.federation import prepare_federation
+from fl_sim.federation.federation import hash_files, prepare_federation
 from fl_sim.models.adapters import (
     CONFIG,
     TENSORS,
@@ -147,6 +147,7 @@ def test_a_run_is_exported_and_another_starts_from_it(
     moved = out.rename(tmp_path / "moved")
     there = experiment(model=replace(lora, adapter=str(moved)))
     assert there.run_id not in (experiment(model=lora).run_id,)
+    assert hash_files(there)["model_sha256"] == there.model.hash_adapter()
     config = json.loads((moved / CONFIG).read_text())
     assert config["base_model_name_or_path"] == "mlp"
 
