@@ -1,5 +1,7 @@
 """Aggregation of low-rank changes by their product, of which frozen weights take the rest."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,12 +37,20 @@ def _compute_rest(
     context: RoundContext,
 ) -> Tensor:
     """Return s (sum_i share_i B_i A_i - B' A'), in float64, in the shape of the frozen weight."""
-    assert context.parameters is not None
-    start, rank = context.parameters.double(), place.rank
-    rows = torch.cat([updates.double(), step.double()[None]])
-    down = (start[place.down] + rows[:, place.down]).view(len(rows), rank, -1)
-    up = (start[place.up] + rows[:, place.up]).view(len(rows), -1, rank)
+    down = _stack_factors(place.down, updates, step, context).view(
+        -1, place.rank, math.prod(place.shape[1:])
+    )
+    up = _stack_factors(place.up, updates, step, context).view(-1, place.shape[0], place.rank)
     factors = torch.cat([shares.double(), -torch.ones(1, dtype=torch.float64)])
     scaled = (place.scaling * factors)[:, None, None] * up
     # The sum of products is one product of all factors side by side.
     return (scaled.transpose(0, 1).flatten(1) @ down.flatten(0, 1)).view(place.shape)
+
+
+def _stack_factors(
+    columns: slice, updates: Updates, step: Float[Tensor, " p"], context: RoundContext
+) -> Float[Tensor, "m q"]:
+    """Return some parameters of all clients, and last those of the next model, in float64."""
+    assert context.parameters is not None
+    changes = torch.cat([updates[:, columns], step[None, columns]]).double()
+    return context.parameters[columns].double() + changes
