@@ -18,6 +18,7 @@ from fl_sim.core import serialization
 from fl_sim.core.atomic_io import hash_file
 from fl_sim.core.errors import FieldError, require, require_at_least, suggest
 from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.names import choose_plugin
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.plugins import discover
 from fl_sim.data.class_folders import parse_levels
@@ -111,7 +112,7 @@ class Model:
             tokens beside the image's in the last blocks (`prompt`). The output of frozen first
             layers is computed once per image and cached. `ncm`, `ridge`, `lda` and `fedcof` train
             nothing: clients send statistics of their features, from which the server solves the
-            head in one round.
+            head in one round. `zero_shot` takes the head from `class_embeddings`.
         rank: Rank of the changes of `lora`.
         alpha: Factor of these changes times the rank, as in peft: they are scaled by alpha / rank;
             None: the rank, so that they are not scaled.
@@ -132,6 +133,10 @@ class Model:
         planted: Recipe of a start model with a backdoor or a bias, for `init="planted"`.
         blocks: Number of last blocks that `last_block`, `lora` and `prompt` change, or `all`.
         checkpoint: Path of a safetensors file or a state dict with the tensors of the network.
+        warm_start: A closed form, such as `ridge`, whose head the trained head starts from; None:
+            it starts as the network is built.
+        class_embeddings: For `zero_shot`, the path of a .npy, .safetensors or .csv file with one
+            row per class: features of the class's text.
     """
 
     backbone: str = "small_cnn"
@@ -148,6 +153,7 @@ class Model:
         "ridge",
         "lda",
         "fedcof",
+        "zero_shot",
     ] = "full"
     norm: Literal["batch", "group", "off"] = "batch"
     pixels: int | None = None
@@ -160,6 +166,10 @@ class Model:
     lora_layers: tuple[str, ...] = serialization.omit_if_default(())
     planted: Planted | None = serialization.omit_if_default(None)
     checkpoint: str | None = serialization.omit_if_default(None)
+    warm_start: Literal["ncm", "ridge", "lda", "fedcof"] | None = serialization.omit_if_default(
+        None
+    )
+    class_embeddings: str | None = serialization.omit_if_default(None)
     adapter: str | None = serialization.omit_if_default(None)
     prompts: int = serialization.omit_if_default(10)
     deep_prompts: bool = serialization.omit_if_default(False)
@@ -184,6 +194,14 @@ class Model:
         require(fits, "adapter", "None unless tune is 'lora'", self.adapter)
         require(self.prompts >= 1, "prompts", "at least 1", self.prompts)
 
+        trained = self.tune not in (*CLOSED_FORM, "zero_shot")
+        require(
+            trained or not self.warm_start, "warm_start", "None where no head is trained", self.tune
+        )
+        wanted, path = self.tune == "zero_shot", self.class_embeddings
+        allowed = "the path of a file" if wanted else "None unless tune is 'zero_shot'"
+        require(wanted == bool(path), "class_embeddings", allowed, path)
+
     @property
     def lora_scaling(self) -> float:
         """Factor of the low-rank changes."""
@@ -206,6 +224,18 @@ class Model:
         except OSError as error:
             allowed = f"a file that can be read ({error.strerror})"
             raise FieldError("model.checkpoint", allowed, self.checkpoint) from None
+
+    def hash_embeddings(self) -> str:
+        """Return the SHA-256 of the class embeddings.
+
+        Raises:
+            FieldError: If they cannot be read.
+        """
+        try:
+            return hash_file(Path(os.path.expanduser(self.class_embeddings or "")))
+        except OSError as error:
+            allowed = f"a file that can be read ({error.strerror})"
+            raise FieldError("model.class_embeddings", allowed, self.class_embeddings) from None
 
     @property
     def adapter_path(self) -> Path:
@@ -446,6 +476,13 @@ class Experiment:
             for name, value in chosen.items():
                 object.__setattr__(self, name, value)
             return
+        if tune == "zero_shot":
+            idle = choose_plugin("NoopClient", "client", (Client,))()
+            object.__setattr__(self, "client", idle)
+            object.__setattr__(self, "rounds", 1)
+            attackers = self.adversary is None
+            require(attackers, "adversary", "None for zero_shot: clients send nothing", "attackers")
+            return
         rule = self.strategy.tune if isinstance(self.strategy, AggregationRule) else ""
         name = type(self.strategy).__name__
         require(not rule, "strategy", f"a rule for model.tune={tune}, which {name} is not", name)
@@ -454,11 +491,26 @@ class Experiment:
 
     def describe_closed_form(self) -> str:
         """Return the parts that a closed form selected, in one line; empty for trained networks."""
-        if self.model.tune not in CLOSED_FORM:
+        if self.model.tune not in (*CLOSED_FORM, "zero_shot"):
             return ""
         parts = f"client {serialization.label(self.client)}"
         rule = serialization.label(self.strategy)
         return f"model.tune={self.model.tune} trains nothing: one round of {parts}, strategy {rule}"
+
+    def closed_form_start(self) -> "Experiment":
+        """Return the round of the closed form whose head the training starts from.
+
+        The run's own rule aggregates the statistics if it is set for a number of attackers, and
+        otherwise the weighted mean: others may not return what all clients agree on.
+        """
+        tune, rule = self.model.warm_start, self.strategy
+        assert tune is not None
+        solver: Any = find_solver(tune)()
+        robust = isinstance(rule, AggregationRule) and rule.num_attackers() is not None
+        if robust and "rule" in serialization.argument_names_of(type(solver)):
+            solver = replace(solver, rule=rule)
+        model = replace(self.model, tune=tune, warm_start=None)
+        return replace(self, model=model, strategy=solver, evaluation=Evaluation())
 
     @property
     def adversaries(self) -> tuple[Adversary, ...]:
@@ -510,7 +562,7 @@ class Experiment:
         """Name of the run: a hash of all fields but the seed.
 
         If no image is protected, the protection is ignored, so that such runs share one name. A
-        checkpoint or adapter counts by its content, not by its path.
+        checkpoint, an adapter or class embeddings count by their content, not by their path.
 
         Raises:
             FieldError: If there is one that cannot be read.
@@ -521,6 +573,8 @@ class Experiment:
             model = replace(model, checkpoint=model.hash_checkpoint())
         if model.adapter:
             model = replace(model, adapter=model.hash_adapter())
+        if model.class_embeddings:
+            model = replace(model, class_embeddings=model.hash_embeddings())
         value = replace(value, model=model)
         text = json.dumps(replace(value, seed=0).describe(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -604,8 +658,7 @@ def solve_statistics(strategy: AggregationRule | Strategy, tune: str) -> Aggrega
         raise FieldError("strategy", allowed, name)
     if _contains_rule(strategy, tune):
         return strategy
-    rules = discover("strategies", AggregationRule)  # type: ignore[type-abstract]
-    solver: Any = next(rule for rule in rules if rule.tune == tune)
+    solver: Any = find_solver(tune)
     fields_of_other = serialization.field_values(strategy) if strategy.tune else {}
     inner = fields_of_other.get("rule") if strategy.tune else strategy
     if "rule" in serialization.argument_names_of(solver):
@@ -613,6 +666,12 @@ def solve_statistics(strategy: AggregationRule | Strategy, tune: str) -> Aggrega
     allowed = f"{solver.__name__} or FedAvg for model.tune={tune}, which needs each client's own"
     require(inner is None or inner.linear is not None, "strategy", allowed, name)
     return solver()  # type: ignore[no-any-return]
+
+
+def find_solver(tune: str) -> type[AggregationRule]:
+    """Return the rule that solves the statistics of a closed form."""
+    rules = discover("strategies", AggregationRule)  # type: ignore[type-abstract]
+    return next(rule for rule in rules if rule.tune == tune)
 
 
 def _find_statistics_client(client: Client) -> bool:

@@ -16,7 +16,7 @@ from fl_sim.core.seeding import numpy_generator
 from fl_sim.core.serialization import check_classes, label
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import CLOSED_FORM, Experiment, Model, subset_of
-from fl_sim.models.batches import min_batch_size
+from fl_sim.models.batches import find_batch_norms, min_batch_size
 from fl_sim.models.low_rank import find_low_rank
 from fl_sim.models.surrogate import find_obstacle
 from fl_sim.models.tuning import Network, build_network
@@ -34,6 +34,8 @@ def check(experiment: Experiment) -> None:
         MissingWeightsError: If weights cannot be found, naming the missing file.
     """
     check_classes(experiment)
+    if experiment.model.warm_start:
+        _check_warm_start(experiment)
     data = experiment.data
     dataset = subset_of(data)
     present = len(dataset.train_labels.unique())
@@ -158,6 +160,18 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
         cause = client.cannot_train(trained)
         allowed = f"a network that {type(client).__name__} can train: {cause}"
         require(not cause, "model", allowed, str(experiment.model))
+
+
+def _check_warm_start(experiment: Experiment) -> None:
+    """Refuse a first head that cannot be solved, or whose statistics would break a promise."""
+    rule, nothing = experiment.strategy, experiment.client.releases(1, {}) is None
+    private = not nothing or (isinstance(rule, AggregationRule) and rule.releases(()) is not None)
+    allowed = "None where noise protects updates: the statistics would leave without any"
+    require(not private, "model.warm_start", allowed, experiment.model.warm_start)
+    fits = not find_batch_norms(network_of(experiment).trained)
+    allowed = "None where batch normalisation is trained: its statistics are of no image at first"
+    require(fits, "model.warm_start", allowed, experiment.model.warm_start)
+    check(experiment.closed_form_start())
 
 
 def _check_statistics(experiment: Experiment) -> None:

@@ -348,7 +348,8 @@ def _identify_front(
 ) -> str:
     """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
-    tune = "head" if model.tune in CLOSED_FORM else model.tune  # the front is the same
+    same = model.tune in (*CLOSED_FORM, "zero_shot")
+    tune = "head" if same else model.tune  # the front is the same
     name = f"{model.backbone} {tune} {model.norm} {model.pixels} {_image_shape(dataset)}"
     if tune != "head":
         name += f" {len(frozen)} stages"

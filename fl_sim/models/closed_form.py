@@ -6,16 +6,22 @@ update consists of them; rules, attacks and noise work on this update as on any 
 the run then solves the mean of the statistics for the head.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_sim.core.errors import FieldError, require
 from fl_sim.core.sums import use_one_thread
 
+LOGIT_SCALE = 100.0  # of cosines with class embeddings, as CLIP's
 SECOND_MOMENTS = ("ridge", "lda")  # values of `model.tune` whose clients send second moments
 HEAD = ("weight", "bias")
 
@@ -69,6 +75,42 @@ class StatisticsHead(nn.Linear):
         return {"counts": one_hot.mean(0), "sums": sums / count, "squares": squares / count}
 
 
+class CosineHead(nn.Linear):
+    """A head of class embeddings: its logits are 100 times their cosines with the features."""
+
+    def __init__(self, embeddings: Float[Tensor, "y d"]) -> None:
+        super().__init__(embeddings.shape[1], len(embeddings), bias=False, device="meta")
+        self.weight = nn.Parameter(functional.normalize(embeddings.float(), dim=1))
+
+    def forward(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n y"]:
+        """Return the logits."""
+        directions = functional.normalize(features.flatten(1), dim=1)
+        return LOGIT_SCALE * functional.linear(directions, self.weight)
+
+
+def read_class_embeddings(path: str, shape: tuple[int, int]) -> Float[Tensor, "y d"]:
+    """Return the rows of a .npy, .safetensors or .csv file, one per class.
+
+    Raises:
+        FieldError: If the file cannot be read, or has another shape than the classes and features.
+    """
+    field, file = "model.class_embeddings", Path(os.path.expanduser(path))
+    try:
+        if file.suffix == ".npy":
+            values = torch.from_numpy(np.load(file, allow_pickle=False))
+        elif file.suffix == ".safetensors":
+            (values,) = load_file(file).values()
+        else:
+            values = torch.from_numpy(np.loadtxt(file, delimiter=",", ndmin=2))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        cause = str(error).splitlines()[0]
+        raise FieldError(field, f"a file with one matrix of numbers ({cause})", path) from None
+    allowed = f"a matrix of {shape[0]} classes x {shape[1]} features"
+    require(tuple(values.shape) == shape, field, allowed, tuple(values.shape))
+    require(bool(values.float().isfinite().all()), field, "finite numbers", path)
+    return values
+
+
 def find_statistics_head(model: nn.Module) -> StatisticsHead | None:
     """Return the head of a network that is solved from statistics; None for other networks."""
     return next((m for m in model.modules() if isinstance(m, StatisticsHead)), None)
@@ -117,8 +159,45 @@ def count_traffic(model: nn.Module) -> tuple[int, int] | None:
     A client sends the statistics, and receives the solved head; the zeros in the other parameters
     are no part of the messages.
     """
-    head = find_statistics_head(model)
+    head = next((m for m in model.modules() if isinstance(m, StatisticsHead | CosineHead)), None)
     if head is None:
         return None
+    if isinstance(head, CosineHead):
+        return head.weight.nbytes, 0
     sent = sum(parameter.nbytes for parameter in head.statistics().values())
     return head.weight.nbytes + head.bias.nbytes, sent
+
+
+def find_linear_head(model: nn.Sequential) -> nn.Linear:
+    """Return the head of a network.
+
+    Raises:
+        FieldError: If its last stage is no linear layer.
+    """
+    head = model[-1]
+    linear, kind = isinstance(head, nn.Linear), type(head).__name__
+    require(linear, "model.backbone", "a network with a linear head", kind)
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def count_start_traffic(model: nn.Sequential, tune: str) -> tuple[int, int]:
+    """Return the bytes that a client receives and sends for the head that training starts from.
+
+    The head itself counts with the first global model.
+    """
+    layer = find_linear_head(model)
+    with torch.device("meta"):
+        head = StatisticsHead(layer.in_features, layer.out_features, tune in SECOND_MOMENTS)
+    _, sent = count_traffic(head) or (0, 0)
+    return 0, sent
+
+
+@torch.no_grad()
+def set_head(model: nn.Sequential, solved: Mapping[str, Tensor]) -> None:
+    """Copy a solved head into a network's own, whose bias is left out if it has none."""
+    layer = find_linear_head(model)
+    for name in HEAD:
+        parameter = getattr(layer, name)
+        if parameter is not None:
+            parameter.copy_(solved[name])

@@ -150,6 +150,8 @@ def hash_model(model: Model) -> str:
     elif model.base.init == "pretrained":
         check_weights(model.backbone)
         hashes.append(hash_weights(model.backbone))
+    if model.class_embeddings is not None:
+        hashes.append(model.hash_embeddings())
     return " ".join(filter(None, hashes))
 
 

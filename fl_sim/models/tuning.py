@@ -17,7 +17,13 @@ from fl_sim.core.seeding import seed_torch
 from fl_sim.experiment import CLOSED_FORM, Model
 from fl_sim.models import foundation
 from fl_sim.models.adapters import load_adapter, name_modules
-from fl_sim.models.closed_form import SECOND_MOMENTS, StatisticsHead
+from fl_sim.models.closed_form import (
+    SECOND_MOMENTS,
+    CosineHead,
+    StatisticsHead,
+    find_linear_head,
+    read_class_embeddings,
+)
 from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.prompts import add_prompts
@@ -120,7 +126,7 @@ def build_network(
     if state is not None:
         _load_state(stages, state)
     rates: dict[str, float] = {}
-    cut, (*body_stages, head) = _count_frozen(model, row), stages
+    cut, (*body_stages, _) = _count_frozen(model, row), stages
     frozen, body = nn.Sequential(*body_stages[:cut]), nn.Sequential(*body_stages[cut:])
     frozen.requires_grad_(False).eval()
     if model.tune in SPARSE:
@@ -134,15 +140,29 @@ def build_network(
             body = _add_prompts(model, row, frozen, image_shape)
     elif model.init != "random":
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
-    if model.tune in CLOSED_FORM:
-        width, classes = getattr(head, "in_features", 0), getattr(head, "out_features", 0)
-        require(width > 0, "model.backbone", "a network with a linear head", model.backbone)
-        head = StatisticsHead(width, classes, model.tune in SECOND_MOMENTS)
-    trained = TrainedPart(*body, head)
+    trained = TrainedPart(*body, _choose_head(model, stages))
     trained.rates = rates
     if model.adapter:
         load_adapter(trained, model)
     return Network(frozen, trained)
+
+
+def _choose_head(model: Model, stages: nn.Sequential) -> nn.Module:
+    """Return the network's own head, or the one that a closed form or embeddings replace it by.
+
+    Raises:
+        FieldError: If the own one is not linear, or there are no such embeddings.
+    """
+    if not (model.tune in (*CLOSED_FORM, "zero_shot") or model.warm_start):
+        return stages[-1]
+    layer = find_linear_head(stages)
+    if model.tune == "zero_shot":
+        shape = layer.out_features, layer.in_features
+        return CosineHead(read_class_embeddings(model.class_embeddings or "", shape))
+    if model.tune in CLOSED_FORM:
+        second = model.tune in SECOND_MOMENTS
+        return StatisticsHead(layer.in_features, layer.out_features, second)
+    return layer
 
 
 @torch.no_grad()
@@ -198,7 +218,7 @@ def _count_frozen(model: Model, row: Row) -> int:
     if model.tune in ("full", "norm", "bias"):
         return 0
     reason = f": {row.obstacle}" if row.obstacle else ""
-    if model.tune in ("head", *CLOSED_FORM):
+    if model.tune in ("head", *CLOSED_FORM, "zero_shot"):
         allowed = f"'full' for {model.backbone}{reason}"
         require(len(row.stages) > 1, "model.tune", allowed, model.tune)
         return len(row.stages) - 1

@@ -1,6 +1,7 @@
 """The training loop: one round after another, with a callback at each step."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fl_sim.backends.base import Backend
+from fl_sim.backends.base import Backend, InProcessBackend
 from fl_sim.contracts import (
     AggregationResult,
     AggregationRule,
@@ -21,9 +22,10 @@ from fl_sim.contracts import (
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.sums import weighted_sum
 from fl_sim.experiment import FailurePolicy
-from fl_sim.federation.federation import SERVER, Federation
+from fl_sim.federation.federation import SERVER, Federation, load_federation
 from fl_sim.models import parameters
 from fl_sim.models.batches import count_samples
+from fl_sim.models.closed_form import set_head, split_parameters
 from fl_sim.models.parameters import list_low_rank_places
 from fl_sim.rounds.accumulator import RoundUpdates, UpdateAccumulator
 from fl_sim.rounds.callbacks import Callback, CallbackList
@@ -32,8 +34,9 @@ from fl_sim.rounds.cpu_timer import CpuTimer
 from fl_sim.rounds.evaluation import needs_updates
 from fl_sim.rounds.measure import measure_round
 from fl_sim.rounds.model_checks import check_loss, check_step, check_use, describe_likely_cause
-from fl_sim.rounds.server import Server, make_context
+from fl_sim.rounds.server import RuleServer, Server, make_context
 from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.training.client_trainer import make_trainer
 from fl_sim.training.tasks import NO_CLIENT, ClientTask, RoundConfig, Tensors, cut_chunks
 from fl_sim.training.update_checks import is_finite
 
@@ -82,6 +85,8 @@ def run_round(
     chosen = schedule.choose_clients(round_num, federation.clients_with_data)
     absent = schedule.find_absent(round_num, chosen)
     present = [client for client in chosen if client not in absent]
+    if round_num == 1 and federation.experiment.model.warm_start:
+        state.parameters = start_from_closed_form(federation)
     config = plan_round(federation, state, backend, round_num, present)
     hooks.on_round_start(config)
 
@@ -113,6 +118,24 @@ def run_round(
     check_loss(round_num, outcome.rows, culprit)
     check_use(federation, backend, state, culprit)
     return outcome
+
+
+def start_from_closed_form(federation: Federation) -> Float[Tensor, " p"]:
+    """Return the parameters before the first round, with the head of `model.warm_start`.
+
+    It is solved in this process, from statistics of the clients of the first round; the time and
+    the bytes of it count in that round.
+    """
+    first = load_federation(federation.experiment.closed_form_start().to_json())
+    rule = first.experiment.strategy
+    assert isinstance(rule, AggregationRule)
+    state = create_state(first, RuleServer(rule, len(first.start)))
+    run_round(first, state, InProcessBackend(make_trainer(first)), Callback(), 1)
+    shapes = parameters.parameter_shapes(first.model)
+    model = deepcopy(federation.model)
+    parameters.load_flat(model, federation.start)
+    set_head(model, split_parameters(state.parameters, shapes))
+    return parameters.flatten(model)
 
 
 def plan_round(

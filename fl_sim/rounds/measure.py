@@ -14,7 +14,7 @@ from fl_sim.experiment import CLOSED_FORM
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.metrics.backdoor import rate_row
-from fl_sim.models.closed_form import count_traffic
+from fl_sim.models.closed_form import count_start_traffic, count_traffic
 from fl_sim.models.parameters import select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.callbacks import Callback
@@ -81,6 +81,9 @@ def record_round(
         4 * len(state.parameters) + sum(tensor.nbytes for tensor in tensors.values())
         for tensors in (buffers, statistics)
     )
+    if round_num == 1 and (tune := federation.experiment.model.warm_start):
+        down, up = count_start_traffic(federation.model, tune)
+        size_down, size_up = size_down + down, size_up + up
     return RoundRecord(
         round=round_num,
         test_logits=scores.get("test", no_scores),

@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from clients.label_flip import LabelFlipClient
 from clients.local_dp import LocalDpClient
@@ -180,3 +183,76 @@ def test_a_finished_run_is_resumed_from_its_files(tmp_path: Path) -> None:
     first = run(experiment(), out=tmp_path)
     again = run(experiment(), out=tmp_path, resume=True)
     assert first.rows.equals(again.rows)
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_training_starts_from_a_solved_head_whose_bytes_count_in_the_first_round(tune: Any) -> None:
+    warm = experiment(tune, model=Model("small_cnn", tune=tune, warm_start="ridge"), rounds=2)
+    cold = replace(warm, model=replace(warm.model, warm_start=None))
+    validation.check(warm)
+    federations = [load_federation(each.to_json()) for each in (warm, cold)]
+    (first, second), (start, _) = (
+        [outcome.rows for outcome in replay(federation)] for federation in federations
+    )
+    assert value(first, "accuracy") > value(start, "accuracy") + 0.3
+    statistics = 6 * 8 * (10 + 640 + 64 * 65 // 2)
+    assert value(first, "bytes_up") == value(start, "bytes_up") + statistics
+    assert value(second, "bytes_up") == value(start, "bytes_up")
+    assert warm.run_id != cold.run_id
+    assert Experiment.from_json(warm.to_json()) == warm
+
+
+def test_a_robust_rule_aggregates_the_statistics_of_the_start_too() -> None:
+    model = Model("small_cnn", tune="head", warm_start="ridge")
+    assert experiment(model=model, strategy=Krum()).closed_form_start().strategy == RidgeHead(
+        rule=Krum()
+    )
+    theirs = experiment(model=model, strategy=find_strategy("FedAdam")())
+    assert theirs.closed_form_start().strategy == RidgeHead()
+
+
+def test_a_start_that_would_leak_or_mislead_is_refused() -> None:
+    model = Model("small_cnn", tune="head", warm_start="ridge")
+    private = experiment(model=model, client=LocalDpClient())
+    with pytest.raises(FieldError, match=r"^model.warm_start: .*without any"):
+        validation.check(private)
+    with pytest.raises(FieldError, match=r"^model.warm_start: .*batch normalisation"):
+        validation.check(experiment(model=replace(model, tune="full")))
+    with pytest.raises(FieldError, match="warm_start"):
+        Model(tune="ridge", warm_start="ncm")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors", "csv"])
+def test_zero_shot_takes_its_head_from_a_file_of_class_embeddings(
+    suffix: str, tmp_path: Path
+) -> None:
+    path, rows = tmp_path / f"classes.{suffix}", class_means()
+    if suffix == "npy":
+        np.save(path, rows.numpy())
+    elif suffix == "csv":
+        np.savetxt(path, rows.numpy(), delimiter=",")
+    else:
+        save_file({"classes": rows}, path)
+    model = Model("small_cnn", tune="zero_shot", class_embeddings=str(path))
+    wanted = experiment(model=model)
+    validation.check(wanted)
+    assert (type(wanted.client).__name__, wanted.rounds) == ("NoopClient", 1)
+    outcome = last(wanted)
+    assert value(outcome.rows, "accuracy") > 0.6
+    assert value(outcome.rows, "bytes_up") == 0
+    np.save(tmp_path / "short.npy", rows[:3].numpy())
+    other = experiment(model=replace(model, class_embeddings=str(tmp_path / "short.npy")))
+    with pytest.raises(FieldError, match="10 classes x 64 features"):
+        validation.check(other)
+    missing = replace(model, class_embeddings=str(tmp_path / "none.npy"))
+    with pytest.raises(FieldError, match="class_embeddings"):
+        validation.check(experiment(model=missing))
+    with pytest.raises(FieldError, match="class_embeddings"):
+        Model(tune="zero_shot")
+
+
+def class_means() -> Tensor:
+    """Return the mean feature of each class, in place of a text's."""
+    federation = load_federation(experiment("head").to_json())
+    labels, features = federation.pool.labels, federation.inputs.float()
+    return torch.stack([features[labels == c].mean(0) for c in range(10)])
