@@ -304,6 +304,15 @@ def prepare_federation(experiment: Experiment) -> Federation:
     )
 
 
+def build_start(experiment: Experiment) -> nn.Sequential:
+    """Return the whole network with a planted start, before any part of it is replaced."""
+    dataset, model = load_experiment_dataset(experiment), experiment.model
+    shape, seed = _image_shape(dataset), experiment.seed
+    state = plant(model, experiment.data, shape, seed)
+    full = replace(model, tune="full")
+    return build_network(full, shape, dataset.num_classes, seed, state).trained
+
+
 def compute_inputs(
     frozen: nn.Sequential, frozen_id: str, images: UInt8[Tensor, "n c h w"]
 ) -> Shaped[Tensor, "n ..."]:

@@ -11,7 +11,7 @@ from fl_sim.contracts import Metric, RoundRecord, Row, Triggered
 from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
 from fl_sim.experiment import CLOSED_FORM
-from fl_sim.federation.federation import Federation
+from fl_sim.federation.federation import Federation, build_start
 from fl_sim.metrics.accuracy import class_accuracies
 from fl_sim.metrics.backdoor import rate_row
 from fl_sim.models.closed_form import count_start_traffic, count_traffic
@@ -46,7 +46,7 @@ def measure_round(
     record = record_round(federation, backend, outcome, scored)
     hooks.on_phase_start("metrics")
     rows = [row for metric in wanted for row in metric.rows(record)]
-    rows += measure_start(federation, backend) if round_num == 1 else []
+    rows += measure_start(federation) if round_num == 1 else []
     rows += measure_privacy(federation, outcome.state, by_client=scored)
     if scored:
         rows += measure_robustness(federation, backend, outcome.state, record)
@@ -54,15 +54,17 @@ def measure_round(
     return [mark_undefined(row) for row in rows]
 
 
-def measure_start(federation: Federation, backend: Backend) -> list[Row]:
-    """Return the success rate of the backdoor that the start model has, as a row of round 1."""
-    backdoor = inherited_backdoor(federation.experiment)
+def measure_start(federation: Federation) -> list[Row]:
+    """Return the success rate of the backdoor that the start model has, as a row of round 1.
+
+    The whole planted model is scored, with its own head, which a closed form replaces.
+    """
+    experiment, dataset = federation.experiment, federation.dataset
+    backdoor = inherited_backdoor(experiment)
     if backdoor is None:
         return []
-    sets = {"triggered": federation.evaluation_inputs["triggered"]}
-    logits = backend.score(federation.start, federation.start_buffers, sets)["triggered"]
-    labels = federation.dataset.test_labels
-    return [rate_row(1, "attack_success_start", logits, labels, backdoor.target)]
+    logits = compute_logits(build_start(experiment), backdoor.trigger.stamp(dataset.test_images))
+    return [rate_row(1, "attack_success_start", logits, dataset.test_labels, backdoor.target)]
 
 
 def record_round(
