@@ -61,6 +61,23 @@ class Head(nn.Identity):
     """Marks the place of the head while the network is traced, and the end of what is before it."""
 
 
+class WithHead(nn.Module):
+    """A network that returns features, with a linear head on top.
+
+    Attributes:
+        body: The network.
+        head: The head.
+    """
+
+    def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.body, self.head = body, nn.Linear(width, num_classes)
+
+    def forward(self, images: Value) -> Value:  # also what stands for images while it is traced
+        """Return the logits of images."""
+        return self.head(self.body(images))
+
+
 def find_head(network: nn.Module) -> str:
     """Return the name of the last linear layer or 1 x 1 convolution, in order of registration.
 
@@ -170,7 +187,9 @@ class _Tracer(fx.Tracer):
         """Return whether the calls within a module are not recorded one by one."""
         if isinstance(m, Head):
             return True
-        if m is self.root.network or type(m) is nn.Sequential:
+        network = self.root.network
+        body = network.body if isinstance(network, WithHead) else network
+        if m is network or m is body or type(m) is nn.Sequential:
             return False
         return not any(_is_chain(each) or isinstance(each, Head) for each in m.modules())
 

@@ -116,6 +116,9 @@ def build_network(
         MissingWeightsError: If pretrained weights are not on this machine.
     """
     model = model.base
+    wanted = model.init == "checkpoint"
+    allowed = "the path of a file" if wanted else "None unless model.init is 'checkpoint'"
+    require(wanted == bool(model.checkpoint), "model.checkpoint", allowed, model.checkpoint)
     with seed_torch(seed, "model", model.backbone):
         row = _build_row(model, image_shape, num_classes)
     stages = row.stages
@@ -239,6 +242,13 @@ def _freeze_batch_norms(module: nn.Module) -> None:
             setattr(module, name, FrozenBatchNorm.from_batch_norm(child))
         else:
             _freeze_batch_norms(child)
+
+
+def _ask_for_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return inputs with a gradient: torch 2.13 crashes in a group norm whose inputs have none."""
+    (maps,) = inputs
+    needed = torch.is_grad_enabled() and not maps.requires_grad
+    return (maps.detach().requires_grad_() if needed else maps,)
 
 
 def _train_only_norms(body: nn.Module, model: Model) -> None:

@@ -1,15 +1,16 @@
 """Backbones by name: networks of other packages; each file of this package adds a source of them.
 
-A name such as `timm:vit_tiny_patch16_224` has the name of its source before the colon. Networks of
-torchvision and EfficientNet-Lite0 need none.
+A name such as `timm:vit_tiny_patch16_224` has the name of its source before the colon. Networks
+that `fl-sim list models` shows need none, and `my_package.nets:tiny_vit` is a function.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,8 @@ def find_source(backbone: str) -> tuple[BackboneSource, str] | None:
     first, colon, name = backbone.partition(":")
     if colon and first in sources:
         return sources[first], name
+    if colon:
+        return sources["python"], backbone
     for source in sources.values():
         if backbone in source.list_networks():
             return source, backbone
@@ -182,6 +185,20 @@ def read_state(path: Path) -> State:
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise DamagedFileError(path, "holds no state dict, which is a dict of tensors by name")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def import_extra(package: str, extra: str) -> Any:
+    """Return an optional package.
+
+    Raises:
+        RequestError: If it is not installed; the message has the command that installs it.
+    """
+    importlib.import_module("fl_sim.core.vision")  # declares what timm needs of torchvision
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        command = f"pip install 'fl-sim[{extra}]'"
+        raise RequestError(f"model.backbone: {package} is not installed: {command}") from None
 
 
 def start_from(network: nn.Module, head: str, num_classes: int, state: State | None) -> bool:

