@@ -116,9 +116,6 @@ def build_network(
         MissingWeightsError: If pretrained weights are not on this machine.
     """
     model = model.base
-    wanted = model.init == "checkpoint"
-    allowed = "the path of a file" if wanted else "None unless model.init is 'checkpoint'"
-    require(wanted == bool(model.checkpoint), "model.checkpoint", allowed, model.checkpoint)
     with seed_torch(seed, "model", model.backbone):
         row = _build_row(model, image_shape, num_classes)
     stages = row.stages
@@ -135,6 +132,7 @@ def build_network(
     if model.tune in SPARSE:
         with seed_torch(seed, "model", model.backbone, model.tune):
             SPARSE[model.tune](body, model)
+            _guard_group_norms(body)
         if not any(parameter.requires_grad for parameter in body.parameters()):
             allowed = f"'full' or 'head' for {model.backbone}, which has nothing of the kind"
             raise FieldError("model.tune", allowed, model.tune)
@@ -205,6 +203,9 @@ def _is_own_network(model: Model) -> bool:
 
 
 def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Row:
+    wanted = model.init == "checkpoint"
+    allowed = "the path of a file" if wanted else "None unless model.init is 'checkpoint'"
+    require(wanted == bool(model.checkpoint), "model.checkpoint", allowed, model.checkpoint)
     if not _is_own_network(model):
         return foundation.build_row(model, num_classes)
     if model.init == "pretrained":
@@ -242,6 +243,12 @@ def _freeze_batch_norms(module: nn.Module) -> None:
             setattr(module, name, FrozenBatchNorm.from_batch_norm(child))
         else:
             _freeze_batch_norms(child)
+
+
+def _guard_group_norms(body: nn.Module) -> None:
+    for module in body.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_ask_for_gradient)
 
 
 def _ask_for_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
