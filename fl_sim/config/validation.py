@@ -1,6 +1,7 @@
 """Checks an experiment against its dataset, network and plug-ins before any work."""
 
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -9,8 +10,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from fl_sim.contracts import AggregationRule, Client, Dataset
-from fl_sim.core.errors import FieldError, RequestWarning, require
+from fl_sim.contracts import AggregationRule, Client, Dataset, RoundContext
+from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.core.serialization import check_classes, label
@@ -165,7 +166,7 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 def _check_warm_start(experiment: Experiment) -> None:
     """Refuse a first head that cannot be solved, or whose statistics would break a promise."""
     rule, nothing = experiment.strategy, experiment.client.releases(1, {}) is None
-    private = not nothing or (isinstance(rule, AggregationRule) and rule.releases(()) is not None)
+    private = not nothing or (isinstance(rule, AggregationRule) and _promises_privacy(rule))
     allowed = "None where noise protects updates: the statistics would leave without any"
     require(not private, "model.warm_start", allowed, experiment.model.warm_start)
     fits = not find_batch_norms(network_of(experiment).trained)
@@ -175,14 +176,40 @@ def _check_warm_start(experiment: Experiment) -> None:
 
 
 def _check_statistics(experiment: Experiment) -> None:
-    """Refuse attackers that train a head which is solved."""
-    tune = experiment.model.tune
+    """Refuse a rule that distorts statistics, and attackers that train a head which is solved."""
+    tune, rule = experiment.model.tune, experiment.strategy
+    assert isinstance(rule, AggregationRule)
+    allowed = f"one that returns what all clients agree on, for model.tune={tune}"
+    require(_keeps_direction(rule), "strategy", allowed, str(label(rule)))
     for adversary in experiment.adversaries:
         parts = adversary.client.rewrap(experiment.client, always=False).walk("adversary.client")
         path, core = list(parts)[-1]
         allowed = f"StatisticsClient at its core for model.tune={tune}, which trains nothing"
         trains = core.sgd_config(1) is not None
         require(not trains, path, allowed, type(core).__name__)
+
+
+def _promises_privacy(rule: AggregationRule) -> bool:
+    """Return whether a rule adds noise to its step."""
+    try:
+        return rule.releases(()) is not None
+    except RequestError:  # there is noise, without a guarantee
+        return True
+
+
+def _keeps_direction(rule: AggregationRule) -> bool:
+    """Return whether the step for equal updates has their direction; noise is not looked at.
+
+    Adaptive rules, such as FedAdam, divide each coordinate by its own size.
+    """
+    if _promises_privacy(rule):
+        return True
+    count = max(rule.min_updates, 3)
+    updates = torch.logspace(-2, 2, 50, dtype=torch.float64).expand(count, -1).contiguous()
+    context = replace(RoundContext.anonymous(count), reference=updates[0])
+    weights = torch.ones(count, dtype=torch.float64)
+    step = rule.decide(rule.initial_state(updates.shape[1]), updates, weights, context).step
+    return float(torch.cosine_similarity(step, updates[0], dim=0)) > 0.9
 
 
 def _refuse_hidden_images(experiment: Experiment) -> None:

@@ -29,12 +29,15 @@ from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.rounds.state import RoundOutcome
 from fl_sim.runs.replay import replay
 from fl_sim.training.faults import Faults
+from strategies.differential_privacy import DifferentialPrivacy
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedcof import FedCOF
 from strategies.krum import Krum
 from strategies.lda import LinearDiscriminant
 from strategies.median import CoordinateMedian
 from strategies.ncm import NearestClassMean
+from strategies.norm_bounding import NormBounding
 from strategies.ridge import RidgeHead
 
 every_tune = pytest.mark.parametrize("tune", CLOSED_FORM)
@@ -101,6 +104,10 @@ def test_parts_of_another_tune_are_refused_by_name() -> None:
         experiment(strategy=find_strategy("FedMedian")())
     with pytest.raises(FieldError, match=r"^strategy: .*each client's own"):
         experiment("fedcof", strategy=Krum())
+    with pytest.raises(FieldError, match=r"^strategy: .*all clients agree on"):
+        validation.check(experiment(strategy=FedAdam()))
+    for rule in (CoordinateMedian(), Krum(), DifferentialPrivacy(), NormBounding()):
+        validation.check(experiment(strategy=rule))
     attack = LabelFlipClient(honest=SgdClient(learning_rate=0.5))
     with pytest.raises(FieldError, match=r"^adversary\.client\.honest"):
         validation.check(experiment(adversary=Adversary(attack, share=0.2)))
