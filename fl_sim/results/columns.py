@@ -37,8 +37,8 @@ CELLS = {
     "data_notes": "remarks about the data, such as files that could not be used",
     "side_by_side": "number of runs that shared the machine: more make `seconds` larger",
     "num_parameters": "number of values that are trained and sent",
-    "num_frozen": "number of values of the frozen part, which each client loads once before it "
-    "starts",
+    "num_frozen": "number of values of the network that are neither trained nor sent: each client "
+    "loads them once before it starts",
     "cohort": "whether many clients were trained as one batch",
     "engine": "engine that trained the clients: local, ray or flower",
     "wall_seconds": "wall-clock time of the run in seconds, under whatever load there was",

@@ -52,7 +52,7 @@ class RunNumbers:
     A name is a column of `cells`, such as `best_accuracy` or `cost.cpu_seconds`, or a metric of
     `rows` after the last round, such as `mia_margin_auc`; of a group other than all it is
     `metric.group`. `cost.bytes` is the sum of `cost.bytes_up` and `cost.bytes_down`, and
-    `cost.download_once` the bytes of the frozen front, which each client loads before it starts.
+    `cost.download_once` the bytes that each client loads once before it starts.
 
     Attributes:
         results: Results of the experiment.

@@ -16,6 +16,7 @@ from fl_sim.core import atomic_io
 from fl_sim.core.tensor_files import write_tensors
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.leakage import loss_score, margin_score
+from fl_sim.models.parameters import select_statistics
 from fl_sim.results import FILES, MODEL, RESULT, ROWS, make_rows_table, summarise_rows
 from fl_sim.rounds.state import State
 from fl_sim.runs.memory import MIB
@@ -63,7 +64,7 @@ def write_outputs(
         "origin": federation.dataset.origin,
         "data_notes": list(federation.dataset.notes),
         "num_parameters": len(state.parameters),
-        "num_frozen": sum(value.numel() for value in federation.frozen.state_dict().values()),
+        "num_frozen": _count_frozen(federation, state),
         "cohort": state.batch_clients,
         **details,
         **numbers,
@@ -75,6 +76,14 @@ def write_outputs(
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     log.path.unlink(missing_ok=True)
     return result
+
+
+def _count_frozen(federation: Federation, state: State) -> int:
+    """Return the number of values of the network that are neither trained nor sent."""
+    whole = [*federation.frozen.state_dict().values(), *federation.model.state_dict().values()]
+    statistics = select_statistics(state.buffers).values()
+    sent = len(state.parameters) + sum(buffer.numel() for buffer in statistics)
+    return sum(int(value.numel()) for value in whole) - sent
 
 
 def hash_state(state: State) -> str:

@@ -39,7 +39,7 @@ FILLS = {BETTER: "#cfe3f2", WORSE: "#f8d8c0"}  # pale blue and orange; each has 
 PLAIN = "#f1f1f1"
 RATIOS = ("cost.bytes", "cost.cpu_seconds")  # compared as a factor too
 MAX_MODELS = 4  # columns of the figure
-ROW_HEIGHT, HEAD_HEIGHT = 0.38, 0.5  # inches
+ROW_HEIGHT, LINE_HEIGHT = 0.38, 0.14  # inches, of a row and of a line of the headings
 LABEL_WIDTH = 2.55  # inches
 
 
@@ -70,7 +70,7 @@ ROWS = tuple(
         ("utility", "calibration_error", ROBUSTNESS, "Guo et al. (2017), arXiv 1706.04599"),
         (
             *("robustness", "attack_success", "Attacks", "Li and Wang (2024), arXiv 2402.01857"),
-            "an adversary with a backdoor, or a planted start",
+            "a backdoor",
         ),
         (
             *("robustness", "backdoor.half_life", "Attacks", "Li et al. (2024), arXiv 2401.10375"),
@@ -101,7 +101,7 @@ ROWS = tuple(
         ("cost", "cost.cpu_seconds", "Cost", "Lu et al. (2023), arXiv 2302.13485"),
         (
             *("cost", "cost.download_once", "Cost"),
-            "this project: 4 bytes for each number of the frozen part of the network",
+            "this project: 4 bytes for each number that is neither trained nor sent",
         ),
     )
 )
@@ -128,29 +128,25 @@ def build_fm_card(grid: Grid) -> Section | None:
         key: [_judge(numbers, row.quantity, pairs) for row in ROWS] for key, pairs in groups.items()
     }
     drawing = _draw_card(grid, groups, verdicts)
-    components = (drawing, _build_numbers(verdicts), _build_sources())
-    paragraphs = _describe_card(grid, groups)
-    return Section("fm_card", "What the foundation model buys and costs", paragraphs, components)
-
-
-def _describe_card(grid: Grid, groups: dict[tuple[str, str], list[Twins]]) -> tuple[str, ...]:
-    """Return the paragraphs: the comparison, and the fields in which the models differ."""
-    lines = [
+    components = (drawing, _build_models(groups), _build_numbers(verdicts), _build_sources())
+    paragraph = (
         "Each foundation model is compared with the model of a random start in the same setting: "
-        "same data, clients, rule, attack and seed. A verdict is a word only where the 95 % "
-        "interval over seeds of the mean paired difference (Student's t) excludes 0; no correction "
-        "is made for the number of rows."
-    ]
+        "same data, clients, rule, attack and seed. A verdict is given where the 95 % interval "
+        "over seeds of the mean paired difference (Student's t) excludes 0; no correction is made "
+        "for the number of rows. Where the models differ in more than their start, differences are "
+        "not due to pre-training alone."
+    )
+    return Section("fm_card", "What the foundation model buys and costs", (paragraph,), components)
+
+
+def _build_models(groups: dict[tuple[str, str], list[Twins]]) -> Table:
+    """Return the models that are compared, and the fields in which they differ."""
+    rows = []
     for (model, twin), pairs in groups.items():
-        differing = [name for name in pairs[0].differing if name != "backbone_rate"]
-        words = f"{model}, against {twin}: {format_count(len(pairs), 'setting')}"
-        if differing:
-            words += (
-                f"; the models differ in {' and '.join(differing)} as well as in their start, so "
-                "differences are not due to pre-training alone"
-            )
-        lines.append(f"{words}.")
-    return tuple(lines)
+        differing = ", ".join(name for name in pairs[0].differing if name != "backbone_rate")
+        rows.append([*map(Cell, (model, twin, differing or "nothing else", str(len(pairs))))])
+    columns = ("differ beside the start in", "settings")
+    return build_table("Models of the card", ("model", "against"), columns, rows, False)
 
 
 def _judge(numbers: RunNumbers, name: str, pairs: Sequence[Twins]) -> Verdict:
@@ -177,10 +173,15 @@ def describe_difference(
         higher_is_better: Whether a positive difference is better.
     """
     display = describe_quantity(name)
-    form, signed = display.form, display.form._replace(signed=True)
+    form = display.form
+    if name in RATIOS and max(difference.own, difference.other) * form.scale < 1:
+        form = form._replace(decimals=form.decimals + 2)
+    signed = form._replace(signed=True)
     own, other = (format_number(x, form) for x in (difference.own, difference.other))
     unit = f" {display.unit}" if display.unit else ""
     text = f"{own} against {other}{unit}"
+    if name in RATIOS and difference.other > 0 and difference.values.any():
+        text += f", {difference.own / difference.other:.3g} times"
     low, high = difference.interval()
     if not difference.values.any():
         word, change = EQUAL, ""
@@ -192,8 +193,6 @@ def describe_difference(
         word = UNSEEN if not seen else BETTER if good else WORSE
         change = format_number(difference.mean, signed)
         change += f" [{_format_bounds(low, high, form)}]" if high > low else ""
-    if name in RATIOS and difference.other > 0 and change:
-        change += f", {difference.own / difference.other:.3g} times"
     if difference.num_pairs < num_pairs:
         change += f" ({difference.num_pairs} of {num_pairs} settings)"
     return Verdict(word, text, change)
@@ -248,15 +247,16 @@ def _draw_card(
 ) -> Drawing:
     """Draw a row for each quantity and a column for each model, with the verdict in words."""
     shown = list(groups)[:MAX_MODELS]
-    figure = create_figure(HEAD_HEIGHT + ROW_HEIGHT * (len(ROWS) + 0.2))
+    width = (WIDTH - LABEL_WIDTH) / max(2, len(shown))
+    headings = [[*_wrap(own, width), *_wrap(f"against {twin}", width)] for own, twin in shown]
+    head_height = LINE_HEIGHT * max(map(len, headings)) + 0.12
+    figure = create_figure(head_height + ROW_HEIGHT * (len(ROWS) + 0.2))
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_xlim(0, WIDTH)
-    axes.set_ylim(len(ROWS), -HEAD_HEIGHT / ROW_HEIGHT)
-    width = (WIDTH - LABEL_WIDTH) / max(2, len(shown))
-    for column, key in enumerate(shown):
+    axes.set_ylim(len(ROWS), -head_height / ROW_HEIGHT)
+    for column, (key, heading) in enumerate(zip(shown, headings, strict=True)):
         left = LABEL_WIDTH + column * width
-        heading = [*_wrap(key[0], width), *_wrap(f"against {key[1]}", width)]
         axes.text(left + 0.05, -0.12, "\n".join(heading), va="bottom", fontsize=7.2, weight="bold")
         for row, verdict in enumerate(verdicts[key]):
             _draw_verdict(axes, left, row, width, verdict)
@@ -301,24 +301,24 @@ def _draw_verdict(axes: Axes, left: float, row: int, width: float, verdict: Verd
     lines = [verdict.numbers, verdict.difference]
     one_line = width > 2.6 and all(lines)
     details = ["   ".join(lines)] if one_line else [line for line in lines if line]
-    details = [_cut(line, width) for line in details]
+    size = 5.9 if len(details) > 1 else 6.6
+    details = [_cut(line, width, size) for line in details]
     step = 0.9 / (len(details) + 1)
     for i, line in enumerate([verdict.word, *details]):
-        size = 7.4 if i == 0 else 5.9 if len(details) > 1 else 6.6
         axes.text(
             left + 0.07,
             row + 0.05 + step * (i + 0.5),
             line,
             va="center",
-            fontsize=size,
+            fontsize=7.4 if i == 0 else size,
             color=colour,
             weight=weight if i == 0 else "normal",
         )
 
 
-def _cut(line: str, width: float) -> str:
-    """Return a line, cut with dots where it is wider than a square."""
-    most = int(width * 21)
+def _cut(line: str, width: float, size: float) -> str:
+    """Return a line of letters of some size in points, cut where it is wider than a square."""
+    most = int(118 * width / size)
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 

@@ -70,7 +70,8 @@ def _draw(
 ) -> Drawing:
     """Draw the fronts against one cost: a row of panels for each condition."""
     cost = comparisons[0].names[0]
-    columns = min(MAX_COLUMNS, len({each.names[1] for each in comparisons}))
+    num_gains = len({each.names[1] for each in comparisons})
+    columns = num_gains if num_gains <= MAX_COLUMNS else MAX_COLUMNS - 1
     shown = comparisons[: MAX_PANELS // columns * columns]
     caption = (
         f"{describe_quantity(cost).heading} against what is gained. Each point is a setting, "

@@ -101,13 +101,11 @@ def draw_twin_differences(grid: Grid, pairs: Sequence[Twins], axis: str | None) 
     maps = {name: build_map(numbers, name, pairs, axis) for name in QUANTITIES}
     maps = {name: each for name, each in maps.items() if each.squares}
     first = next(iter(maps.values()))
-    columns = 2 if len(first.columns) > 2 or max(map(len, first.models)) > 30 else 4
-    titles = [
-        f"{describe_quantity(name).heading} ({find_direction(name)} is better)" for name in maps
-    ]
+    columns = 2 if len(first.columns) > 1 else len(maps)
     height = 1.15 + 0.34 * len(first.models)
-    figure, panels = create_panels(titles, min(columns, len(maps)), height, sharey=True)
+    figure, panels = create_panels([""] * len(maps), min(columns, len(maps)), height, sharey=True)
     for (name, each), axes in zip(maps.items(), panels, strict=True):
+        axes.set_title(f"{describe_quantity(name).heading}\n({find_direction(name)} is better)")
         _draw_map(axes, name, each)
         if len(each.columns) > MAX_UPRIGHT:
             label_columns(axes, each.columns)
