@@ -43,7 +43,7 @@ def add_prompts(
     """Return frozen blocks with prompts.
 
     Args:
-        blocks: The blocks, in order.
+        blocks: The blocks, in order; a last one that pools tokens gets no prompts.
         tokens: Inputs of the first one, for a batch of two images.
         num_prompts: Number of prompts.
         deep: Whether each block has prompts of its own (VPT-deep), instead of prompts in front of
@@ -56,15 +56,20 @@ def add_prompts(
     if tokens.dim() != 3 or len(tokens) != 2:
         shape = f"those of this one pass on {list(tokens.shape)} for two images"
         raise FieldError("model.tune", f"{allowed} [images, tokens, width]; {shape}", "prompt")
-    units = blocks if deep else [nn.Sequential(*blocks)]
+    with torch.no_grad():
+        pools = nn.Sequential(*blocks).eval()(tokens).dim() == 2  # the last one, by attention
+    pooling = blocks[-1:] if pools and len(blocks) > 1 else []
+    inner = blocks[: len(blocks) - len(pooling)]
+    units = inner if deep else [nn.Sequential(*inner)]
     prompted = nn.Sequential(*(Prompted(unit, num_prompts, tokens.shape[2]) for unit in units))
     try:
         with torch.no_grad():
-            prompted.eval()(tokens)
+            output = prompted.eval()(tokens)
+        cause = f"those of this one return {list(output.shape)} for {list(tokens.shape)}"
+        fits = output.shape == tokens.shape
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        cause = " ".join(str(error).split())[:120]
-        raise FieldError(
-            "model.tune", f"{allowed} any number of tokens; this one fails ({cause})", "prompt"
-        ) from None
-    prompted.train()
-    return prompted
+        fits, cause = False, f"this one fails: {' '.join(str(error).split())[:120]}"
+    if not fits:
+        raise FieldError("model.tune", f"{allowed} any number of tokens ({cause})", "prompt")
+    frozen = [block.requires_grad_(False) for block in pooling]
+    return nn.Sequential(*prompted, *frozen).train()

@@ -82,7 +82,7 @@ class Mixer(nn.Module):
 
 
 def test_networks_without_tokens_or_with_a_fixed_number_are_refused() -> None:
-    with pytest.raises(FieldError, match="any number of tokens; this one fails"):
+    with pytest.raises(FieldError, match=r"any number of tokens \(this one fails"):
         add_prompts([Mixer()], tokens(), PROMPTS, deep=False)
     with pytest.raises(
         FieldError, match=r"images, tokens, width\]; those of this one pass on \[5, 2"
@@ -90,6 +90,14 @@ def test_networks_without_tokens_or_with_a_fixed_number_are_refused() -> None:
         add_prompts(blocks(), tokens().transpose(0, 1), PROMPTS, deep=False)
     with pytest.raises(FieldError, match=r"this one pass on \[2, 512\] for two images"):
         build_network(Model("small_cnn", tune="prompt"), (1, 16, 16), 10, 0)
+
+
+def test_a_last_block_that_pools_tokens_gets_no_prompts() -> None:
+    *units, pooling = add_prompts([*blocks(), Mean()], tokens(), PROMPTS, deep=True)
+    assert [isinstance(unit, Prompted) for unit in units] == [True, True]
+    assert isinstance(pooling, Mean)
+    with pytest.raises(FieldError, match="any number of tokens"):
+        add_prompts([Mean()], tokens(), PROMPTS, deep=False)
 
 
 def network(*_: Any) -> nn.Sequential:
