@@ -17,15 +17,20 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import ADAPTER_FILES, Model
 from fl_sim.models.low_rank import LowRankAttention, find_low_rank
+from fl_sim.models.stages import WithHead
 
 TENSORS, CONFIG = ADAPTER_FILES
 PREFIX = "base_model.model."  # of peft's names
 
 
 def name_modules(network: nn.Module) -> None:
-    """Note the name of each module of a network on it, for after the network has been cut."""
-    for name, module in network.named_modules():
+    """Note the name of each module in the network of its package, for after the network is cut."""
+    body = network.body if isinstance(network, WithHead) else network
+    for name, module in body.named_modules():
         module.source_name = name
+    if isinstance(network, WithHead):
+        config: Any = getattr(body, "pretrained_cfg", {})  # of timm
+        network.head.source_name = config.get("classifier", "head")
 
 
 def write_adapter(trained: nn.Sequential, model: Model, folder: Path) -> None:

@@ -27,7 +27,7 @@ from fl_sim.models.backbones import (
 )
 from fl_sim.models.backbones.efficientnet_lite import LITE0
 from fl_sim.models.networks import NETWORKS
-from fl_sim.models.stages import Row, WithHead, find_head, split
+from fl_sim.models.stages import Row, find_head, split
 
 
 class Rescale(nn.Module):
@@ -70,8 +70,6 @@ def build_row(model: Model, num_classes: int) -> Row:
     try:
         backbone = source.build(request)
         name_modules(backbone.network)
-        if isinstance(backbone.network, WithHead):
-            name_modules(backbone.network.body)
         side = (3, backbone.side, backbone.side)
         stages, obstacle = split(backbone.network, backbone.head, side)
     except UnfitError as error:

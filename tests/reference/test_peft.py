@@ -1,16 +1,22 @@
 """Low-rank changes against peft: one training step, on linear layers, attention, convolutions."""
 
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_sim.core.seeding import seed_torch
+from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
+from fl_sim.experiment import Model
+from fl_sim.models.adapters import write_adapter
 from fl_sim.models.low_rank import add_low_rank, find_low_rank
+from fl_sim.models.tuning import build_network
 
 pytestmark = pytest.mark.slow  # peft imports transformers, which takes five seconds
 RANK, ALPHA, RATE, CLASSES = 3, 6, 0.5, 7
@@ -126,3 +132,53 @@ def test_the_start_is_drawn_from_the_distribution_of_peft() -> None:
         bounds = [float(factor.detach().abs().max()) for factor in (down, layer.down)]
         assert bounds == pytest.approx([40**-0.5] * 2, rel=0.1)
         assert max(bounds) <= 40**-0.5
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> tuple[nn.Module, Model]:
+    """Return a network of timm, and the model that starts from its weights."""
+    timm: Any = pytest.importorskip("timm")
+    with seed_torch(0, "start"):
+        network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=CLASSES)
+    path = tmp_path / "start.safetensors"
+    save_file(network.state_dict(), path)
+    fields: dict[str, Any] = {"pixels": 32, "blocks": "all", "rank": RANK, "alpha": float(ALPHA)}
+    origin: dict[str, Any] = {"init": "checkpoint", "checkpoint": str(path)}
+    return network, Model("timm:vit_tiny_patch16_224", tune="lora", **fields, **origin)
+
+
+def test_peft_attaches_an_adapter_file_to_the_network_of_timm(
+    start: tuple[nn.Module, Model], tmp_path: Path
+) -> None:
+    peft: Any = pytest.importorskip("peft")
+    network, model = start
+    ours = build_network(model, (3, 32, 32), CLASSES, 0)
+    with seed_torch(0, "changes"), torch.no_grad():
+        for layer in find_low_rank(ours.trained).values():
+            layer.up.normal_(std=0.1)
+        ours.trained[-1].weight.normal_()
+        images = torch.rand(3, 3, 32, 32)
+    write_adapter(ours.trained, model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(deepcopy(network), tmp_path)
+    inputs = ours.frozen[:2](images)  # scaled and normalised
+    with torch.no_grad():
+        output, plain = ours.trained.eval()(ours.frozen(images)), network.eval()(inputs)
+        torch.testing.assert_close(output, theirs.eval()(inputs), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(output, plain, atol=0.1)
+
+
+def test_a_model_starts_from_an_adapter_that_peft_wrote(
+    start: tuple[nn.Module, Model], tmp_path: Path
+) -> None:
+    network, model = start
+    theirs = with_peft(network, ["qkv", "blocks.11.mlp.fc2"], rslora=False)
+    with torch.no_grad():
+        for _, up in factors_in_peft(theirs).values():
+            up.normal_(std=0.1)
+    theirs.save_pretrained(tmp_path / "peft")
+    some = replace(model, adapter=str(tmp_path / "peft"), lora_layers=("qkv", "blocks.11.mlp.fc2"))
+    ours = build_network(some, (3, 32, 32), CLASSES, 0)
+    images = torch.rand(3, 3, 32, 32, generator=generator(0, "images"))
+    with torch.no_grad():
+        wanted = theirs.eval()(ours.frozen[:2](images))
+        torch.testing.assert_close(ours.trained.eval()(ours.frozen(images)), wanted)

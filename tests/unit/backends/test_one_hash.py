@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ MANY: dict[str, Any] = {  # clients, two in a chunk
     "partition": Iid(),
     "model": Model("linear"),
 }
+VIT = Model("timm:vit_tiny_patch16_224", pixels=32, blocks=2)
+TUNES: tuple[Any, ...] = ("head", "lora", "prompt", "full")
 CASES: dict[str, dict[str, Any]] = {
     "fedavg": {"participation": Participation(clients_per_round=3)},
     "krum, a backdoor on a frozen front": {
@@ -60,6 +63,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "batch statistics": {"model": Model("small_cnn", norm="batch")},
     "low-rank changes, folded": {"model": Model("small_cnn", tune="lora"), "strategy": FLoRA()},
+    **{f"transformer, {tune}": {"model": replace(VIT, tune=tune)} for tune in TUNES},
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
