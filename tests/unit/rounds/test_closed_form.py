@@ -150,6 +150,25 @@ def test_single_updates_and_their_sum_give_the_same_head() -> None:
     assert abs(value(rows, "fairness_benefit_mean")) < 0.3  # a head of zero alone would give more
 
 
+@pytest.mark.parametrize("tune", ["ncm", "lda"])
+def test_contributions_and_clients_alone_are_those_of_solved_heads(tune: Any) -> None:
+    evaluation = Evaluation(contributions="leave_one_out", alone=SgdClient())
+    rows = last(experiment(tune, evaluation=evaluation)).rows
+    alone = [r.value for r in rows if r.metric == "alone_accuracy"]
+    assert min(alone) > 0.3  # a head of zero would know the first class alone
+    left_out = [r.value for r in rows if r.metric == "contribution_leave_one_out"]
+    assert len(alone) == len(left_out) == 6
+    assert any(left_out)
+
+
+@pytest.mark.parametrize("evaluation", [{"contributions": "shapley"}, {"alone": SgdClient()}])
+def test_what_fedcof_has_no_head_for_is_refused(evaluation: Any) -> None:
+    wanted = experiment("fedcof", evaluation=Evaluation(**evaluation))
+    (field,) = evaluation
+    with pytest.raises(FieldError, match=rf"^evaluation.{field}: .*FedCOF"):
+        validation.check(wanted)
+
+
 def test_protected_shares_and_attackers_change_the_head() -> None:
     clean = last(experiment()).state.parameters
     noise = RandomNoise(radius=0.3)
@@ -225,6 +244,9 @@ def test_a_start_that_would_leak_or_mislead_is_refused() -> None:
         validation.check(private)
     with pytest.raises(FieldError, match=r"^model.warm_start: .*batch normalisation"):
         validation.check(experiment(model=replace(model, tune="full")))
+    alone = experiment(model=model, evaluation=Evaluation(alone=SgdClient()))
+    with pytest.raises(FieldError, match=r"^evaluation.alone: .*warm_start"):
+        validation.check(alone)
     with pytest.raises(FieldError, match="warm_start"):
         Model(tune="ridge", warm_start="ncm")
 
