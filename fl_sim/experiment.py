@@ -7,7 +7,7 @@ stored as JSON beside its results, and can be run again from it.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -628,6 +628,10 @@ class Experiment:
     def with_value(self, path: str, value: Any) -> "Experiment":
         """Return a copy with the field at `path` (such as `layout.fraction`) set to `value`."""
         return serialization.with_value(self, path, value)
+
+    def with_values(self, changes: Iterable[tuple[str, Any]]) -> "Experiment":
+        """Return a copy with the fields at several paths set, in whatever order they are."""
+        return serialization.with_values(self, changes)
 
 
 def send_statistics(client: Client) -> Client:

@@ -21,6 +21,8 @@ from fl_sim.runs import runner
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.faults import Faults
 
+MOST_LINES = 5  # that tell parts which closed forms chose
+
 
 def read(
     file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None, full: bool = False
@@ -98,9 +100,11 @@ def count_workers(workers: int | None) -> int:
 def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show their progress and results, and exit with 1 if one of them failed."""
     terminal = Console(stderr=True) if mode == "json" else console
-    for line in dict.fromkeys(cell.experiment.describe_closed_form() for cell in grid.cells):
-        if line and mode != "none":
-            terminal.print(line, soft_wrap=True)
+    chosen = dict.fromkeys(cell.experiment.describe_closed_form() for cell in grid.cells)
+    lines = [line for line in chosen if line]
+    more = [f"and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    for line in lines[:MOST_LINES] + more:
+        terminal.print(line, soft_wrap=True)
     try:
         grid = runner.drop_invalid(grid, options)
         with show_progress(console, len(runner.plan_jobs(grid.cells, options)), mode) as listen:

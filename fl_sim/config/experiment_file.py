@@ -71,17 +71,19 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
     if full and not content.full:
         raise RequestError(f"{path} names no FULL, so it has one size only")
     if full:
-        experiment = _apply_full(experiment, content.full)
+        experiment = experiment.with_values(content.full.items())
+    changes: list[tuple[str, Any]] = []
     for override in overrides:
         field, separator, text = override.partition("=")
         if not separator:
             raise RequestError(
                 f"--set takes field=value, such as layout.fraction=0.5; got {override!r}"
             )
-        experiment = experiment.with_value(field, parse_value(text))
+        changes.append((field, parse_value(text)))
         axes.pop(field, None)
-        if field == "seed":
-            seeds = (experiment.seed,)
+    experiment = experiment.with_values(changes)
+    if any(field == "seed" for field, _ in changes):
+        seeds = (experiment.seed,)
     return ExperimentFile(experiment, axes, seeds, content.full, content.skip)
 
 
@@ -147,7 +149,7 @@ def _read_python(path: Path) -> ExperimentFile:
     with prefix_with_line(path, "FULL"):
         full = getattr(module, "FULL", {})
         check_full(full)
-        _apply_full(experiment, full)
+        experiment.with_values(full.items())
     with prefix_with_line(path, "SKIP"):
         skip: Any = getattr(module, "SKIP", {})
         check_skip(skip)
@@ -160,12 +162,6 @@ def check_full(full: Any) -> None:
     named = isinstance(full, Mapping) and all(isinstance(path, str) for path in full)
     require(named, "FULL", allowed, full)
     require("seed" not in full, "FULL: seed", "in SEEDS or --seeds", "seed")
-
-
-def _apply_full(experiment: Experiment, full: Mapping[str, Any]) -> Experiment:
-    for name, value in full.items():
-        experiment = experiment.with_value(name, value)
-    return experiment
 
 
 @contextmanager

@@ -206,12 +206,11 @@ def _change_fields(
     words: Mapping[str, str],
 ) -> Experiment:
     """Return the experiment with a combination of the axes' values."""
+    changes: list[tuple[str, Any]] = []
     for name, word in words.items():
         value = labelled[name][word]
-        changes = value if isinstance(axes[name], Mapping) else {name: value}
-        for path, new in changes.items():
-            experiment = experiment.with_value(path, new)
-    return experiment
+        changes += value.items() if isinstance(axes[name], Mapping) else [(name, value)]
+    return experiment.with_values(changes)
 
 
 def find_reason(skip: Skip, *cell: Experiment, **values: Any) -> str:

@@ -12,7 +12,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -157,17 +157,55 @@ def with_value(owner: Value, path: str, value: Any) -> Value:
     Raises:
         FieldError: Naming the field, the allowed values and the given one.
     """
-    name, _, rest = path.partition(".")
-    current = _get_field(owner, name)
-    try:
-        changed = with_value(current, rest, value) if rest else value
-    except FieldError as error:
-        raise error.with_prefix(name) from None
+    return _change_at_once(owner, [(path, value)])
+
+
+def with_values(owner: Value, changes: Iterable[tuple[str, Any]]) -> Value:
+    """Return a copy of `owner` with the fields at several paths replaced.
+
+    They are replaced one after another; those that are refused are tried again after the others,
+    and at last all at once, so that their order does not matter.
+
+    Raises:
+        FieldError: Naming the field, the allowed values and the given one.
+    """
+    waiting = list(changes)
+    while waiting:
+        refused, unknown = list[tuple[str, Any]](), list[UnknownFieldError]()
+        for path, value in waiting:
+            try:
+                owner = with_value(owner, path, value)
+            except FieldError as error:
+                refused.append((path, value))
+                unknown += [error] if isinstance(error, UnknownFieldError) else []
+        if len(refused) == len(waiting):
+            if unknown:
+                raise unknown[0]
+            return _change_at_once(owner, waiting)
+        waiting = refused
+    return owner
+
+
+def _change_at_once(owner: Value, changes: Iterable[tuple[str, Any]]) -> Value:
+    """Return a copy of `owner` with all changes, in which each part is made only once."""
+    by_name: dict[str, list[tuple[str, Any]]] = {}
+    for path, value in changes:
+        name, _, rest = path.partition(".")
+        by_name.setdefault(name, []).append((rest, value))
+    changed: dict[str, Any] = {}
+    for name, inner in by_name.items():
+        wholes = [value for rest, value in inner if not rest]
+        parts = [(rest, value) for rest, value in inner if rest]
+        current = _get_field(owner, name)
+        current = wholes[-1] if wholes else current
+        try:
+            changed[name] = _change_at_once(current, parts) if parts else current
+        except FieldError as error:
+            raise error.with_prefix(name) from None
     if isinstance(owner, tuple):
-        index = int(name)
-        return typing.cast(Value, (*owner[:index], changed, *owner[index + 1 :]))
-    arguments = _arguments(owner) | {name: changed}
-    return typing.cast(Value, make(type(owner), arguments))
+        items = [changed.get(str(place), item) for place, item in enumerate(owner)]
+        return typing.cast(Value, tuple(items))
+    return typing.cast(Value, make(type(owner), _arguments(owner) | changed))
 
 
 @cache

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_json
-from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.errors import FieldError, RequestError, require
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import ADAPTER_FILES, Model
 from fl_sim.models.low_rank import LowRankAttention, find_low_rank
@@ -21,6 +21,30 @@ from fl_sim.models.stages import WithHead
 
 TENSORS, CONFIG = ADAPTER_FILES
 PREFIX = "base_model.model."  # of peft's names
+READ = {"peft_type", "r", "lora_alpha", "use_rslora"}  # entries of a configuration
+HARMLESS = {  # entries that do not change the outputs of a trained adapter
+    "alora_invocation_string",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+NEUTRAL = {"init_lora_weights": ("gaussian", "eva", "orthogonal", True), "bias": ("none",)}
 
 
 def name_modules(network: nn.Module) -> None:
@@ -99,14 +123,22 @@ def load_adapter(trained: nn.Sequential, model: Model) -> None:
 
 
 def _check_config(config: dict[str, Any], model: Model) -> None:
-    """Refuse an adapter whose changes have another rank or scaling than the model's."""
-    kind = config.get("peft_type")
+    """Refuse an adapter that peft computes otherwise, or of another rank or scaling."""
+    kind = config.get("peft_type") if isinstance(config, dict) else config
     if kind != "LORA":
         raise FieldError("model.adapter", "an adapter of type LORA", kind)
     rank: Any = config.get("r")
     alpha: Any = config.get("lora_alpha")
     if rank != model.rank:
         raise FieldError("model.rank", f"{rank}, as in {model.adapter}", model.rank)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    allowed = "an adapter whose lora_alpha is a number above 0"
+    require(is_number and 0 < alpha < math.inf, "model.adapter", allowed, alpha)
+    for entry in sorted(config.keys() - READ - HARMLESS):
+        value: Any = config[entry]
+        plain = not value or value in NEUTRAL.get(entry, ())
+        allowed = f"an adapter without {entry} in {CONFIG}: plain LoRA, alike in all layers"
+        require(plain, "model.adapter", allowed, value)
     wanted = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     if not math.isclose(wanted, model.lora_scaling):
         allowed = (

@@ -7,13 +7,13 @@ the run then solves the mean of the statistics for the head.
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,22 +92,30 @@ def read_class_embeddings(path: str, shape: tuple[int, int]) -> Float[Tensor, "y
     """Return the rows of a .npy, .safetensors or .csv file, one per class.
 
     Raises:
-        FieldError: If the file cannot be read, or has another shape than the classes and features.
+        FieldError: If the file cannot be read, has another shape than the classes and features, or
+            a row that has no direction.
     """
     field, file = "model.class_embeddings", Path(os.path.expanduser(path))
     try:
         if file.suffix == ".npy":
-            values = torch.from_numpy(np.load(file, allow_pickle=False))
+            with file.open("rb") as opened:
+                values = torch.from_numpy(np.load(opened, allow_pickle=False))
         elif file.suffix == ".safetensors":
             (values,) = load_file(file).values()
         else:
-            values = torch.from_numpy(np.loadtxt(file, delimiter=",", ndmin=2))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        cause = str(error).splitlines()[0]
+            with warnings.catch_warnings(action="ignore"):  # of an empty file
+                values = torch.from_numpy(np.loadtxt(file, delimiter=",", ndmin=2))
+    except Exception as error:  # a damaged file makes numpy raise nearly anything
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise FieldError(field, f"a file with one matrix of numbers ({cause})", path) from None
     allowed = f"a matrix of {shape[0]} classes x {shape[1]} features"
     require(tuple(values.shape) == shape, field, allowed, tuple(values.shape))
-    require(bool(values.float().isfinite().all()), field, "finite numbers", path)
+    real = not values.is_complex() and bool(values.float().isfinite().all())
+    require(real, field, "finite real numbers", path)
+    lengths = functional.normalize(values.float(), dim=1).norm(dim=1)
+    aimless = (lengths < 0.99).nonzero().flatten().tolist()  # too short, or too long for float32
+    allowed = "rows of a length between 1e-12 and 1e19, whose direction counts"
+    require(not aimless, field, allowed, f"classes {aimless[:5]} of {path}")
     return values
 
 

@@ -19,7 +19,7 @@ from fl_sim.core.atomic_io import write_bytes
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.plugins import discover
-from fl_sim.core.serialization import describe, with_value
+from fl_sim.core.serialization import describe, with_values
 from fl_sim.models.surrogate import find_obstacle
 
 MANIFEST, JOURNAL, STARTED = "manifest.json", "journal.jsonl", "request.json"
@@ -85,13 +85,13 @@ def parse_method(name: str, radius: str | None, settings: list[str]) -> Protecti
     if not matches:
         raise RequestError(f"--method: one of {', '.join(sorted(by_name))}; got {name!r}")
     protection = matches[0]()
-    changes = [*settings, *([f"radius={radius}"] if radius is not None else [])]
-    for change in changes:
+    changes: list[tuple[str, Any]] = []
+    for change in [*settings, *([f"radius={radius}"] if radius is not None else [])]:
         field, separator, text = change.partition("=")
         if not separator:
             raise RequestError(f"--set takes field=value, such as noise_steps=5; got {change!r}")
-        protection = with_value(protection, field, parse_value(text))
-    return protection
+        changes.append((field, parse_value(text)))
+    return with_values(protection, changes)
 
 
 def check_paths(request: Request) -> None:

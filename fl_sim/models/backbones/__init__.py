@@ -5,6 +5,7 @@ that `fl-sim list models` shows need none, and `my_package.nets:tiny_vit` is a f
 """
 
 import importlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise DamagedFileError(path, "is missing")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle, which is refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes unpickling raise nearly anything
         raise DamagedFileError(path, type(error).__name__) from None
     for key in ("state_dict", "model"):  # as training scripts store it

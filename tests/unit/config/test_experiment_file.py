@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from clients.sgd import SgdClient
 from clients.sign_flip import SignFlipClient
 from fl_sim.config.experiment_file import parse_value, read
-from fl_sim.config.sweeps import refuse_overwrites
-from fl_sim.core.errors import RequestError
+from fl_sim.config.sweeps import plan_cells, refuse_overwrites
+from fl_sim.core.errors import FieldError, RequestError
+from fl_sim.core.serialization import label
 from fl_sim.data.partition import Iid
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from strategies.fedavgm import FedAvgM
@@ -246,3 +247,20 @@ def test_reading_a_file_leaves_the_search_path_alone(tmp_path: Path) -> None:
     with pytest.raises(RequestError):
         read(written(tmp_path, "(", "broken.py"))
     assert sys.path == before
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_the_order_of_overrides_does_not_matter(tmp_path: Path, step: int) -> None:
+    path = written(tmp_path)
+    embeddings = ["model.tune=zero_shot", "model.class_embeddings=f.npy"]
+    model = read(path, embeddings[::step]).experiment.model
+    assert (model.tune, model.class_embeddings) == ("zero_shot", "f.npy")
+    planted = ["model.init=planted", "model.planted=PlantedBackdoor", "model.planted.epochs=2"]
+    model = read(path, planted[::step]).experiment.model
+    assert (model.init, label(model.planted)) == ("planted", "PlantedBackdoor(epochs=2)")
+    with pytest.raises(FieldError, match=r"^model.class_embeddings: the path of a file"):
+        read(path, ["model.tune=zero_shot", "rounds=2"][::step])
+    with pytest.raises(FieldError, match=r"^model.depth: Model has"):
+        read(path, ["model.tune=zero_shot", "model.depth=2"][::step])
+    axes = {"head": {"zero": {"model.tune": "zero_shot", "model.class_embeddings": "f.npy"}}}
+    assert len(plan_cells(read(path).experiment, axes, None).cells) == 1

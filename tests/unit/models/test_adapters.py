@@ -125,6 +125,33 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         Model(adapter="somewhere")
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("alpha_pattern", {"mlp": 64}),
+        ("rank_pattern", {"mlp": 1}),
+        ("use_dora", True),
+        ("bias", "lora_only"),
+        ("fan_in_fan_out", True),
+        ("init_lora_weights", "pissa"),
+        ("unknown_to_us", 1),
+        ("lora_alpha", "x"),
+        ("lora_alpha", None),
+    ],
+)
+def test_adapters_that_peft_computes_otherwise_are_refused(
+    entry: str, value: Any, tmp_path: Path
+) -> None:
+    write_adapter(trained_part(), MODEL, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    plain = {"alpha_pattern": {}, "use_dora": False, "init_lora_weights": True, "revision": None}
+    (tmp_path / CONFIG).write_text(json.dumps({**config, **plain}))
+    started(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps({**config, entry: value}))
+    with pytest.raises(FieldError, match=rf"^model.adapter: .*{entry}"):
+        started(tmp_path)
+
+
 def test_what_an_adapter_cannot_hold_is_refused(tmp_path: Path) -> None:
     folded = trained_part()
     send_base(folded)

@@ -1,6 +1,7 @@
 """Foundation models: read from this machine, or refused with the name of the missing file."""
 
 import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
-from fl_sim.models.backbones import PIXELS, MissingWeightsError
+from fl_sim.models.backbones import PIXELS, MissingWeightsError, read_state
 from fl_sim.models.backbones.efficientnet_lite import Lite0
 from fl_sim.models.foundation import (
     LITE0,
@@ -208,3 +210,11 @@ def test_damaged_weights_are_refused_in_one_line(no_weights: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(MissingWeightsError, match=r"the weights at .* are damaged"):
         build_row(Model("mobilenet_v3_small", init="pretrained"), 10)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"a": Path}, protocol=4))
+    with pytest.raises(DamagedFileError, match="UnpicklingError"):
+        read_state(path)

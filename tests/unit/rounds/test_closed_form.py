@@ -25,6 +25,7 @@ from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet
 from fl_sim.experiment import CLOSED_FORM
 from fl_sim.federation.federation import load_federation
+from fl_sim.models.closed_form import read_class_embeddings
 from fl_sim.protections.random_noise import RandomNoise
 from fl_sim.rounds.state import RoundOutcome
 from fl_sim.runs.replay import replay
@@ -278,6 +279,30 @@ def test_zero_shot_takes_its_head_from_a_file_of_class_embeddings(
         validation.check(experiment(model=missing))
     with pytest.raises(FieldError, match="class_embeddings"):
         Model(tune="zero_shot")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npy", b"", "one matrix"),
+        ("a.npy", b"PK\x03\x04", "one matrix"),
+        ("a.csv", b"", "2 classes x 3 features"),
+        ("a.npy", np.full((2, 3), 1j), "real"),
+        ("a.npy", np.full((2, 3), np.nan), "finite"),
+        ("a.npy", np.array([[1.0, 0, 0], [0, 0, 0]]), r"direction counts; got .classes \[1\]"),
+        ("a.npy", np.array([[1e30, 0, 0], [0, 1, 0]]), r"direction counts; got .classes \[0\]"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_files_of_class_embeddings_that_are_none_are_refused(
+    name: str, content: Any, message: str, tmp_path: Path
+) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        np.save(tmp_path / name, content)
+    with pytest.raises(FieldError, match=message):
+        read_class_embeddings(str(tmp_path / name), (2, 3))
 
 
 def class_means() -> Tensor:
