@@ -186,6 +186,10 @@ class Model:
         require(positive, "alpha", "above 0, or None for the rank", self.alpha)
         has_recipe = self.init != "planted" or self.planted is not None
         require(has_recipe, "init", "'planted' with a recipe in model.planted", self.init)
+        base = self.planted.base if self.init == "planted" and self.planted else self.init
+        wanted = base == "checkpoint"
+        allowed = "the path of a file" if wanted else "None unless init is 'checkpoint'"
+        require(wanted == bool(self.checkpoint), "checkpoint", allowed, self.checkpoint)
         fits = self.adapter is None or self.tune == "lora"
         require(fits, "adapter", "None unless tune is 'lora'", self.adapter)
         require(self.prompts >= 1, "prompts", "at least 1", self.prompts)

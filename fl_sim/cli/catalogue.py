@@ -20,6 +20,7 @@ from fl_sim.data.partition import Partition
 from fl_sim.data.sources import discover_sources
 from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.networks import NETWORKS
+from fl_sim.planted import Planted
 from fl_sim.results.columns import list_columns
 
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
@@ -32,6 +33,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "partitions": ("fl_sim.data", Partition),
     "corruptions": ("fl_sim.data.corruptions", Corruption),
     "domains": ("fl_sim.data.domains", DomainTransform),
+    "planted": ("fl_sim.planted", Planted),
 }
 
 

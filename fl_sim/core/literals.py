@@ -17,5 +17,6 @@ Kind = Literal[
     "partitions",
     "corruptions",
     "domains",
+    "planted",
     "columns",
 ]

@@ -93,6 +93,7 @@ def solve_noise_multiplier(epsilon: float, draw: Draw, count: int, delta: float)
         return compute_epsilon(Releases((release,), delta, "images")).epsilon <= epsilon
 
     low, high = 0, 1000
+    require(epsilon > 0, "epsilon", "one that some noise reaches", epsilon)
     while not is_enough(high):
         require(high < 1000 * MOST_NOISE, "epsilon", "one that some noise reaches", epsilon)
         low, high = high, 2 * high

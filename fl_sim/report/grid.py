@@ -261,7 +261,10 @@ class Grid:
     @property
     def time_note(self) -> str:
         """A note on how the times of the runs compare."""
-        note = "CPU seconds are the processor time of all processes of a run over all its rounds."
+        note = (
+            "CPU seconds are the processor time of all processes of a run over all its rounds; "
+            "noise and features are made before the first."
+        )
         if self.num_parallel_runs == 1:
             return note
         return (
