@@ -70,8 +70,10 @@ class RunNumbers:
         """Return the full name of a quantity, such as `fairness_worst_client` of `worst_client`.
 
         Raises:
-            RequestError: If no cell has it; the message lists the known names.
+            RequestError: If no cell is finished, or none has it; the message lists the known names.
         """
+        if not (self.results.cells["status"] == "finished").any():
+            raise RequestError(f"no finished run in {self.results.path}")
         renamed = [new + name.removeprefix(g) for g, new in GROUPS.items() if name.startswith(g)]
         tried = [name, ALIASES.get(name, ""), *renamed, *(prefix + name for prefix in PREFIXES)]
         for candidate in tried:

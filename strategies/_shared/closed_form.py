@@ -21,7 +21,7 @@ from fl_sim.contracts import (
     Weights,
 )
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import require_above
+from fl_sim.core.errors import RequestError, require_above
 from fl_sim.core.sums import use_one_thread
 from fl_sim.models.closed_form import HEAD, fill_symmetric, split_parameters
 from strategies._shared.mixing import WrappingRule
@@ -158,8 +158,16 @@ class ClosedFormRule(WrappingRule, ABC):
         return replace(wrapper, rule=self.rule.with_num_attackers(num_attackers))  # type: ignore[no-any-return]
 
     def releases(self, draws: Sequence[Draw]) -> Releases | None:
-        """Return the releases of the wrapped rule: a solved head is computed from its step."""
-        return self.rule.releases(draws)
+        """Return the releases of the wrapped rule: a solved head is computed from its step.
+
+        Raises:
+            RequestError: If the number of all examples, which the head is solved with, is secret.
+        """
+        releases = self.rule.releases(draws)
+        if releases is not None and not getattr(self.rule, "public_counts", False):
+            name = type(self).__name__
+            raise RequestError(f"{name} uses how many examples there are: see public_counts")
+        return releases
 
 
 def clip_blocks(

@@ -4,12 +4,16 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fl_sim import cli
+from fl_sim.core.errors import RequestError
+from fl_sim.results import load_results
+from fl_sim.results.quantities import RunNumbers
 
 _path = Path(__file__).parents[1] / "unit" / "report" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("synthetic_results_of_cli", _path)
@@ -104,3 +108,10 @@ def test_a_folder_without_runs_is_refused(
         cli.main()
     assert stopped.value.code == 2
     assert "no results of runs in" in capsys.readouterr().err
+
+
+def test_a_sweep_without_finished_runs_has_no_quantity(runs: Path) -> None:
+    results = load_results(runs / "toy")
+    unfinished = replace(results, cells=results.cells.assign(status="failed"))
+    with pytest.raises(RequestError, match="no finished run in"):
+        RunNumbers(unfinished).find("accuracy")

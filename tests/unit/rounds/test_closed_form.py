@@ -19,7 +19,7 @@ from fl_sim import Adversary, Data, Evaluation, Experiment, FailurePolicy, Model
 from fl_sim.config import validation
 from fl_sim.config.sweeps import expand_cells
 from fl_sim.contracts import Row
-from fl_sim.core.errors import FieldError
+from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.flower_strategies import find_strategy
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet
@@ -303,6 +303,14 @@ def test_files_of_class_embeddings_that_are_none_are_refused(
         np.save(tmp_path / name, content)
     with pytest.raises(FieldError, match=message):
         read_class_embeddings(str(tmp_path / name), (2, 3))
+
+
+def test_noise_on_statistics_is_a_guarantee_only_if_the_number_of_examples_is_public() -> None:
+    secret = DifferentialPrivacy(noise_multiplier=2.0)
+    with pytest.raises(RequestError, match="RidgeHead uses how many examples there are"):
+        RidgeHead(rule=secret).releases(())
+    public = replace(secret, public_counts=True)
+    assert RidgeHead(rule=public).releases(()) == public.releases(())
 
 
 def class_means() -> Tensor:
