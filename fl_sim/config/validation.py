@@ -137,11 +137,15 @@ def _build_network(model: Model, image_shape: tuple[int, int, int], num_classes:
     network = build_network(model, image_shape, num_classes, seed=0)
     network.trained.eval()
     try:
-        network.trained(network.frozen(torch.zeros(1, *image_shape)))
+        with torch.no_grad():
+            outputs = network.trained(network.frozen(torch.zeros(1, *image_shape)))
     except (RuntimeError, ValueError, AssertionError) as error:
         cause = str(error).splitlines()[0]
         allowed = f"a network for images of {image_shape} at model.pixels {model.pixels} ({cause})"
         raise FieldError("model.backbone", allowed, model.backbone) from None
+    fits = outputs.shape == (1, num_classes) and bool(outputs.isfinite().all())
+    allowed = f"a network of finite logits (n, {num_classes})"
+    require(fits, "model.backbone", allowed, model.backbone)
     return network
 
 

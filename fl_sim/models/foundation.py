@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.core.atomic_io import DamagedFileError, hash_file
-from fl_sim.core.errors import FieldError, RequestError, RequestWarning, suggest
+from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require, suggest
 from fl_sim.experiment import Model
 from fl_sim.models.adapters import name_modules
 from fl_sim.models.architectures import Normalise
@@ -69,6 +69,7 @@ def build_row(model: Model, num_classes: int) -> Row:
     request = Request(name, num_classes, model.pixels, state)
     try:
         backbone = source.build(request)
+        _check_finite(backbone.network, model)
         name_modules(backbone.network)
         side = (3, backbone.side, backbone.side)
         stages, obstacle = split(backbone.network, backbone.head, side)
@@ -83,7 +84,8 @@ def build_row(model: Model, num_classes: int) -> Row:
     if model.init == "checkpoint" and backbone.has_new_head:
         warn_of_new_head(model, num_classes)
     front = [Rescale(backbone.side, backbone.scaling), Normalise(backbone.mean, backbone.std)]
-    return Row(nn.Sequential(*front, *stages), obstacle)
+    has_head = stages[-1] is not backbone.network
+    return Row(nn.Sequential(*front, *stages), obstacle, has_head)
 
 
 def load_own(network: nn.Sequential, model: Model, num_classes: int) -> None:
@@ -98,6 +100,7 @@ def load_own(network: nn.Sequential, model: Model, num_classes: int) -> None:
         raise FieldError(
             "model.checkpoint", f"a file for {model.backbone} ({error})", model.checkpoint
         ) from None
+    _check_finite(network, model)
     if is_new:
         warn_of_new_head(model, num_classes)
 
@@ -106,14 +109,30 @@ def read_checkpoint(model: Model) -> State:
     """Return the tensors of the checkpoint that a model starts from.
 
     Raises:
-        FieldError: If the file is missing or damaged.
+        FieldError: If the file is missing or damaged, or a tensor is not dense and real.
     """
     path = model.checkpoint_path
     try:
-        return read_state(path)
+        state = read_state(path)
     except DamagedFileError as error:
         allowed = f"a safetensors file or a state dict ({path} {error.cause})"
         raise FieldError("model.checkpoint", allowed, model.checkpoint) from None
+    for name, value in state.items():
+        is_dense = value.layout == torch.strided and value.device.type == "cpu"
+        is_real = not (value.is_complex() or value.is_quantized)
+        allowed = f"a file of dense, real tensors ({name} is not)"
+        require(is_dense and is_real, "model.checkpoint", allowed, model.checkpoint)
+    return state
+
+
+def _check_finite(network: nn.Module, model: Model) -> None:
+    """Refuse a network that starts with a weight of NaN or infinity, or a statistic of NaN."""
+    fields = {"checkpoint": ("checkpoint", model.checkpoint), "pretrained": ("init", model.init)}
+    field, got = fields.get(model.init, ("backbone", model.backbone))
+    infinite = [name for name, value in network.named_parameters() if not value.isfinite().all()]
+    infinite += [name for name, value in network.named_buffers() if value.isnan().any()]
+    allowed = f"a start of finite numbers ({', '.join(infinite[:3])} is not)"
+    require(not infinite, f"model.{field}", allowed, got)
 
 
 def warn_of_new_head(model: Model, num_classes: int) -> None:

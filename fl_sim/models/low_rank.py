@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from fl_sim.core.errors import require
+
 
 class LowRank(nn.Module):
     """A linear layer or convolution with a frozen weight plus a product of two thin matrices.
@@ -149,14 +151,26 @@ def add_low_rank(
         train_down: Whether the first factors are trained, too.
         names: Ends of the names of the layers to adapt, at a dot; all if there are none. The names
             are those of the uncut network, if they were noted.
+
+    Raises:
+        FieldError: If no layer that can be adapted has one of the names.
     """
     module.requires_grad_(False)
+    whole_names, missing = [], set(names)
     for path, owner in list(module.named_modules()):
         for name, child in list(owner.named_children()):
             adapter = _find_adapter(child)
-            whole = "." + str(getattr(child, "source_name", f"{path}.{name}"))
-            if adapter and (not names or any(whole.endswith(f".{end}") for end in names)):
+            if adapter is None:
+                continue
+            whole = str(getattr(child, "source_name", f"{path}.{name}"))
+            ends = {end for end in names if f".{whole}".endswith(f".{end}")}
+            whole_names.append(whole)
+            missing -= ends
+            if ends or not names:
                 setattr(owner, name, adapter(child, rank, scaling, train_down))
+    examples = ", ".join(whole_names[-3:]) or "none here"
+    allowed = f"ends of names of layers in the trained blocks, such as {examples}"
+    require(not missing, "model.lora_layers", allowed, tuple(names))
 
 
 def _find_adapter(layer: nn.Module) -> type[LowRank] | None:

@@ -7,12 +7,15 @@ stages in a row give the outputs of the network.
 """
 
 import contextlib
+import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 
@@ -34,10 +37,12 @@ class Row:
     Attributes:
         stages: The stages.
         obstacle: Reason why the network could not be split further; empty if it could.
+        has_head: Whether the last stage is the head, rather than the whole network.
     """
 
     stages: nn.Sequential
     obstacle: str = ""
+    has_head: bool = True
 
     def list_blocks(self) -> list[int]:
         """Return the place of the first stage of each block, without the head.
@@ -88,6 +93,34 @@ def find_head(network: nn.Module) -> str:
     if not names:
         raise UnsplittableError("it has no linear layer and no 1 x 1 convolution for a head")
     return names[-1]
+
+
+@torch.no_grad()
+def find_called_head(network: nn.Module, images: Tensor) -> str:
+    """Return the name of the linear layer or 1 x 1 convolution that is called last for images.
+
+    Raises:
+        UnsplittableError: If none is called.
+    """
+    called: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        for name, module in network.named_modules()
+        if _is_linear(module)
+    ]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not called:
+        raise UnsplittableError("it calls no linear layer and no 1 x 1 convolution for a head")
+    return called[-1]
+
+
+def make_images(*shape: int) -> Float[Tensor, "2 c h w"]:
+    """Return two images of this shape, of different pixels, for a trial."""
+    return torch.linspace(0, 1, 2 * math.prod(shape)).view(2, *shape)
 
 
 def make_head(layer: nn.Module, num_classes: int) -> nn.Module:
@@ -145,14 +178,15 @@ def _split_head(
         head: The head.
         image_shape: Channels, height and width of the inputs.
     """
-    images = torch.linspace(0, 1, 2 * math.prod(image_shape)).view(2, *image_shape)
-    features = network(images)
+    images = make_images(*image_shape)
     network.set_submodule(head_name, head)
     expected = network(images)
-    with contextlib.suppress(RuntimeError, TypeError, AttributeError):  # features of no such shape
-        if torch.equal(head(features), expected):
-            network.set_submodule(head_name, Head())
+    network.set_submodule(head_name, Head())
+    # It may read the head's weight, or return anything that the head cannot take.
+    with contextlib.suppress(Exception):
+        if torch.equal(head(network(images)), expected):
             return [network, head]
+    network.set_submodule(head_name, head)
     return [network]
 
 
@@ -226,6 +260,17 @@ def _trace(network: nn.Module, image_shape: tuple[int, int, int]) -> "_Trace":
     return _Trace(network, caller, graph, first)
 
 
+@contextlib.contextmanager
+def _silence_torch() -> Iterator[None]:
+    """Keep torch from logging a traceback of an error that is raised, too, and reported."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 class _Recorder(fx.Interpreter):
     """Records the value of each node of a graph, by its name."""
 
@@ -233,7 +278,7 @@ class _Recorder(fx.Interpreter):
         """Return the values for a batch of images, as tensors without data."""
         self.values: dict[str, Value] = {}
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with torch.no_grad(), mode:
+        with torch.no_grad(), mode, _silence_torch():
             self.run(mode.from_tensor(torch.zeros(batch, *image_shape)))
         return self.values
 
@@ -290,6 +335,8 @@ class _Trace:
                 its head.
         """
         nodes = self._list_dependent()
+        if sum(map(self._is_head, nodes)) > 1:
+            raise UnsplittableError("it calls its last linear layer more than once")
         result = nodes[-1].args[0]
         if not (isinstance(result, fx.Node) and isinstance(self.values[result.name], Tensor)):
             raise UnsplittableError("it does not return one tensor of images")
@@ -302,6 +349,11 @@ class _Trace:
         if not any(isinstance(stage, Head) for stage in stages):
             raise UnsplittableError("more than one tensor reaches its last linear layer")
         return stages
+
+    def _is_head(self, node: fx.Node) -> bool:
+        """Return whether a node is a call of the head."""
+        is_call = node.op == "call_module"
+        return is_call and isinstance(self.caller.get_submodule(str(node.target)), Head)
 
     def _list_dependent(self) -> list[fx.Node]:
         """Return the nodes that depend on the images: the images first, the output last."""

@@ -119,8 +119,12 @@ def build_network(
     with seed_torch(seed, "model", model.backbone):
         row = _build_row(model, image_shape, num_classes)
     stages = row.stages
-    if model.norm != "batch" and not _is_own_network(model):
-        raise FieldError("model.norm", f"'batch' for {model.backbone}", model.norm)
+    is_own = _is_own_network(model)
+    require(
+        is_own or model.norm == "batch", "model.norm", f"'batch' for {model.backbone}", model.norm
+    )
+    allowed = f"None for {model.backbone}, which takes images as they are"
+    require(not is_own or model.pixels is None, "model.pixels", allowed, model.pixels)
     if model.init != "random":
         _freeze_batch_norms(stages)
     if state is not None:
@@ -140,9 +144,15 @@ def build_network(
         with seed_torch(seed, "model", model.backbone, model.tune):
             body = _add_prompts(model, row, frozen, image_shape)
     elif model.init != "random":
+        allowed = f"1 for {model.backbone}, whose head cannot be told from the rest: {row.obstacle}"
+        known = row.has_head or model.backbone_rate == 1
+        require(known, "model.backbone_rate", allowed, model.backbone_rate)
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
     trained = TrainedPart(*body, _choose_head(model, stages))
     trained.rates = rates
+    allowed = "a network with a parameter to train"
+    has_parameters = any(parameter.requires_grad for parameter in trained.parameters())
+    require(has_parameters, "model.backbone", allowed, model.backbone)
     if model.adapter:
         load_adapter(trained, model)
     return Network(frozen, trained)
@@ -219,12 +229,14 @@ def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int
 
 def _count_frozen(model: Model, row: Row) -> int:
     """Return the number of frozen stages."""
-    if model.tune in ("full", "norm", "bias"):
+    if model.tune == "full":
         return 0
     reason = f": {row.obstacle}" if row.obstacle else ""
+    allowed = f"'full' for {model.backbone}{reason}"
+    require(row.has_head and len(row.stages) > 1, "model.tune", allowed, model.tune)
+    if model.tune in ("norm", "bias"):
+        return 0
     if model.tune in ("head", *CLOSED_FORM, "zero_shot"):
-        allowed = f"'full' for {model.backbone}{reason}"
-        require(len(row.stages) > 1, "model.tune", allowed, model.tune)
         return len(row.stages) - 1
     blocks = row.list_blocks()
     allowed = f"'full' or 'head' for {model.backbone}{reason}"

@@ -5,6 +5,7 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from clients.sgd import SgdClient
 from fl_sim import Data, run
+from fl_sim.config.validation import _build_network as build_trial
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment, Model
@@ -24,6 +26,7 @@ from strategies.fedavg import FedAvg
 
 SHAPE = (1, 28, 28)
 CODE = """
+import torch
 from torch import nn
 
 class Block(nn.Module):
@@ -53,6 +56,69 @@ def whole(num_classes):
 def features():
     return Net(0)
 
+class Plain(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first, self.second = nn.Linear(192, 8), nn.Linear(8, 8)
+        self.last, self.unused = nn.Linear(8, num_classes), nn.Linear(3, 3)
+
+    def forward(self, images):
+        return self.last(self.trunk(images))
+
+    def trunk(self, images):
+        return self.second(self.first(images.flatten(1)).relu()).relu()
+
+class Pair(Plain):
+    def forward(self, images):
+        return super().forward(images), 1
+
+class Noisy(Plain):
+    def forward(self, images):
+        return super().forward(images + torch.randn_like(images))
+
+class Twice(Plain):
+    def forward(self, images):
+        return self.last(super().forward(images))
+
+class Untraced(Twice):
+    def forward(self, images):
+        return super().forward(images if images.sum() > 0 else -images)
+
+class Log(Plain):
+    def forward(self, images):
+        return (super().forward(images) - 1000).log()
+
+def few(num_classes):
+    return Plain(7)
+
+def fixed(num_classes):
+    return Plain(num_classes).requires_grad_(False)
+
+def no_number(num_classes):
+    net = Plain(num_classes)
+    nn.init.constant_(net.second.bias, float("nan"))
+    return net
+
+def meta(num_classes):
+    return Plain(num_classes).to("meta")
+
+def double(num_classes):
+    return Plain(num_classes).double()
+
+def failing():
+    return {}["key"]
+
+def exiting():
+    raise SystemExit(0)
+
+def flat(num_classes):
+    return Plain(num_classes)
+
+for function in (Plain, Pair, Noisy, Twice, Untraced, Log):
+    function.side = 8
+for function in (few, fixed, no_number, meta, double, flat):
+    function.side = 8
+flat.std = (0, 0, 0)
 features.side, features.mean, features.std = 32, (0.1,) * 3, (0.2,) * 3
 wrong = len
 """
@@ -92,6 +158,92 @@ def test_a_function_that_is_not_there_is_refused_in_one_line(package: Path, name
     with pytest.raises(FieldError, match=r"model.backbone: a function") as caught:
         build_network(Model(name), SHAPE, 5, 0)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_head_is_the_linear_layer_that_is_called_last(package: Path) -> None:
+    cut = build_network(Model("outside_nets:Plain", tune="head"), SHAPE, 5, 0)
+    assert [tuple(p.shape) for p in cut.trained.parameters()] == [(5, 8), (5,)]
+    cut = build_network(Model("outside_nets:Plain", tune="last_block"), SHAPE, 5, 0)
+    assert [len(p) for p in cut.trained.parameters()] == [8, 8, 5, 5]
+
+
+@pytest.mark.parametrize("tune", ["head", "ridge", "lora", "norm", "bias", "prompt", "last_block"])
+def test_a_network_whose_head_is_a_part_of_the_rest_is_trained_whole(
+    package: Path, tune: Any
+) -> None:
+    for name in ("Twice", "Untraced"):
+        with pytest.raises(FieldError, match=rf"model.tune: 'full' .*{name}: it"):
+            build_network(Model(f"outside_nets:{name}", tune=tune), (1, 8, 8), 8, 0)
+    images = torch.rand(2, 3, 8, 8, generator=generator(0, "images"))
+    network = build_network(Model("outside_nets:Twice"), (3, 8, 8), 8, 0).trained
+    whole = network[-1]
+    assert torch.equal(network(images), whole(network[:-1](images)))
+    assert torch.equal(whole(images), whole.last(whole.last(whole.trunk(images))))
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    {
+        "Pair": r"logits \(n, 5\); its output for 2 images is tuple",
+        "few": r"its output for 2 images is \(2, 7\)",
+        "Noisy": "do not change from call to call",
+        "Log": "a network of finite logits",
+        "fixed": "a parameter to train",
+        "no_number": "second.bias is not",
+        "meta": "is on the CPU",
+        "double": "raised RuntimeError: mat1",
+        "failing": "raised KeyError: 'key'",
+        "exiting": "raised SystemExit: 0",
+        "Block": r"for images of \(3, 64, 64\)",
+        "flat": "std above 0",
+    }.items(),
+)
+def test_a_function_whose_network_cannot_work_is_refused_in_one_line(
+    package: Path, name: str, cause: str
+) -> None:
+    with pytest.raises(FieldError, match=f"model.backbone: .*{cause}") as caught:
+        build_trial(Model(f"outside_nets:{name}"), SHAPE, 5)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_module_that_exits_is_refused(package: Path) -> None:
+    package.write_text("raise SystemExit(0)")
+    with pytest.raises(FieldError, match="raised SystemExit: 0"):
+        hash_model(Model("outside_nets:whole"))
+
+
+def test_a_side_that_does_not_fit_is_refused_without_a_log_of_torch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(FieldError, match=r"model.pixels: a side"):
+        build_network(Model("vgg11", pixels=8), SHAPE, 5, 0)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "outside_nets:Plain"])
+def test_a_checkpoint_without_finite_real_numbers_is_refused_by_its_tensor(
+    package: Path, backbone: str, tmp_path: Path
+) -> None:
+    good = build_network(Model("mlp"), SHAPE, 10, 0).trained.state_dict()
+    if backbone != "mlp":
+        hash_model(Model(backbone))
+        good = sys.modules["outside_nets"].Plain(10).state_dict()
+    name = next(iter(good))
+    bad = {
+        "finite numbers": torch.full_like(good[name], torch.inf),
+        "dense, real": good[name].to(torch.complex64),
+        "dense, real tensors": good[name].to_sparse(),
+    }
+    for number, (cause, value) in enumerate(bad.items()):
+        torch.save(good | {name: value}, tmp_path / f"{number}.pt")
+        model = Model(backbone, init="checkpoint", checkpoint=str(tmp_path / f"{number}.pt"))
+        with pytest.raises(FieldError, match=rf"model.checkpoint: .*{cause}.*\({name} is not"):
+            build_network(model, SHAPE, 10, 0)
+
+
+def test_networks_of_this_project_have_no_side() -> None:
+    with pytest.raises(FieldError, match=r"model.pixels: None for small_cnn"):
+        build_network(Model(pixels=32), SHAPE, 10, 0)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
