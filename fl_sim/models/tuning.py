@@ -213,9 +213,6 @@ def _is_own_network(model: Model) -> bool:
 
 
 def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Row:
-    wanted = model.init == "checkpoint"
-    allowed = "the path of a file" if wanted else "None unless model.init is 'checkpoint'"
-    require(wanted == bool(model.checkpoint), "model.checkpoint", allowed, model.checkpoint)
     if not _is_own_network(model):
         return foundation.build_row(model, num_classes)
     if model.init == "pretrained":
