@@ -91,7 +91,8 @@ def run_small(fl_sim: Call) -> Call:
         (["--set", "protection=sme"], ["did you mean 'sem'?", "ErrorMinimizing (em)"]),
         (["--engine", "warp"], ["--engine", "warp", "local"]),
         (["--set", "participation.clients_per_round=4", "--set", "strategy.num_byzantine=2",
-          "--set", "strategy=TrimmedMean"], ["no field 'num_byzantine'"]),
+          "--set", "strategy=TrimmedMean"], ["clients_per_round", "2f+1 = 5 clients; got 4"]),
+        (["--set", "strategy.num_byzantine=2"], ["no field 'num_byzantine'"]),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_reported_in_one_line_and_writes_nothing(
