@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-import torch
-
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
-from fl_sim.core.sums import weighted_sum
-from strategies._shared.folding import fold_products
+from strategies._shared.folding import average_updates, fold_products
 
 
 @final
@@ -38,8 +35,6 @@ class FedExLoRA(InformedRule):
     ) -> AggregationResult:
         """Return the mean, and the changes of the frozen weights."""
         self.check_count(updates)
-        counted = weights.double() if self.weighted else torch.ones_like(weights).double()
-        shares = counted / counted.sum()
-        step = weighted_sum(shares, updates).to(updates.dtype)
+        shares, step = average_updates(updates, weights, self.weighted)
         base = fold_products(shares, updates, step, context)
         return AggregationResult(state, step, shares, base=base)

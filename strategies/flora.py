@@ -7,8 +7,7 @@ import torch
 
 from fl_sim.contracts import AggregationResult, InformedRule, RoundContext, Updates, Weights
 from fl_sim.core.seeding import generator
-from fl_sim.core.sums import weighted_sum
-from strategies._shared.folding import fold_products
+from strategies._shared.folding import average_updates, fold_products
 
 
 @final
@@ -40,9 +39,7 @@ class FLoRA(InformedRule):
     ) -> AggregationResult:
         """Return the step to new factors, and the changes of the frozen weights."""
         self.check_count(updates)
-        counted = weights.double() if self.weighted else torch.ones_like(weights).double()
-        shares = counted / counted.sum()
-        step = weighted_sum(shares, updates).to(updates.dtype)
+        shares, step = average_updates(updates, weights, self.weighted)
         rng = generator(context.seed, "flora", context.round)
         for place in context.low_rank:
             assert context.parameters is not None

@@ -6,7 +6,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import LowRankPlace, RoundContext, Updates
+from fl_sim.contracts import LowRankPlace, RoundContext, Updates, Weights
+from fl_sim.core.sums import weighted_sum
+
+
+def average_updates(
+    updates: Updates, weights: Weights, weighted: bool
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " p"]]:
+    """Return the share of each client, and the mean of the updates by these shares.
+
+    Args:
+        updates: Updates, one row per client.
+        weights: Weight of each client.
+        weighted: Whether shares are in proportion to the weights; False: they are equal.
+    """
+    counted = weights.double() if weighted else torch.ones_like(weights).double()
+    shares = counted / counted.sum()
+    return shares, weighted_sum(shares, updates).to(updates.dtype)
 
 
 def fold_products(
