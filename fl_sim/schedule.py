@@ -4,7 +4,7 @@ Generators are named by round and client, so the schedule is the same on every e
 before a round.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -101,17 +101,17 @@ class Schedule:
         attacks = [a.client for a, ids in self._active_adversaries(round_num) if client in ids]
         return tuple(sorted(attacks, key=lambda attack: isinstance(attack, ColludingClient)))
 
-    def check(self, fewest: int = 1) -> None:
+    def check(self, count_needed: Callable[[int], int] = lambda round_num: 1) -> None:
         """Raise a `FieldError` for a round that cannot be run.
 
         Args:
-            fewest: Fewest clients with which a round can be aggregated.
+            count_needed: Returns the fewest clients with which a round can be aggregated.
         """
         experiment = self.experiment
         changing = experiment.participation.stays or experiment.adversaries
         stacks: set[tuple[Client, ...]] = set()
         for round_num in range(1, experiment.rounds + 1 if changing else 2):
-            self._check_availability(round_num, fewest)
+            self._check_availability(round_num, count_needed(round_num))
             stacks |= {self.attacks_of(client, round_num) for client in self.attackers(round_num)}
         for stack in stacks:
             attack = _stack_attacks(stack, self.experiment.client)

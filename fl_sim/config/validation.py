@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +57,7 @@ def check(experiment: Experiment) -> None:
     _check_strategy(experiment)
     _check_base(experiment, network.trained)
     _check_root_images(experiment, len(dataset.test_labels))
-    Schedule(experiment).check(min_clients_per_round(experiment))
+    Schedule(experiment).check(partial(min_clients_per_round, experiment))
     _check_attacks(experiment, dataset.num_classes)
     _check_clients(experiment, network.trained)
     _check_protection(experiment, dataset)
@@ -263,15 +263,24 @@ def _check_strategy(experiment: Experiment) -> None:
         name, allowed = type(strategy).__name__, "one that needs no code in its clients"
         require(name not in NEED_CLIENTS, "strategy", allowed, name)
         _check_counts(strategy, count)
-    elif strategy.min_updates > count:
-        allowed = f"{_describe_rule(strategy)} needs {_describe_min_updates(strategy)}"
-        raise FieldError(_count_field(experiment), allowed, count)
-    elif strategy.max_updates is not None and strategy.max_updates < count:
-        allowed = f"at most {strategy.max_updates} clients a round for {_describe_rule(strategy)}"
-        reason = "it looks at every subset of them"
-        raise FieldError(_count_field(experiment), f"{allowed}: {reason}", count)
+    else:
+        last, rounds = strategy.first_rounds[-1], experiment.rounds
+        require(last <= rounds, "strategy", f"stages within rounds = {rounds}", f"round {last}")
+        for first in strategy.first_rounds:
+            _check_num_updates(experiment, strategy.at_round(first), count)
     fewest = experiment.failures.min_updates
     require(fewest <= count, "failures.min_updates", f"at most {count} clients a round", fewest)
+
+
+def _check_num_updates(experiment: Experiment, rule: AggregationRule, count: int) -> None:
+    """Refuse a rule that needs more clients than there are in a round, or takes fewer."""
+    if rule.min_updates > count:
+        allowed = f"{_describe_rule(rule)} needs {_describe_min_updates(rule)}"
+        raise FieldError(_count_field(experiment), allowed, count)
+    if rule.max_updates is not None and rule.max_updates < count:
+        allowed = f"at most {rule.max_updates} clients a round for {_describe_rule(rule)}"
+        reason = "it looks at every subset of them"
+        raise FieldError(_count_field(experiment), f"{allowed}: {reason}", count)
 
 
 def _check_base(experiment: Experiment, trained: nn.Module) -> None:
@@ -291,6 +300,8 @@ def _check_base(experiment: Experiment, trained: nn.Module) -> None:
             "one that does not change frozen weights; set it as strategy",
         )
         require(not rule.changes_base, path, allowed, type(rule).__name__)
+        allowed = "one that does not change with the round; set it as strategy, around others"
+        require(rule.first_rounds == (1,), path, allowed, type(rule).__name__)
 
 
 def _count_field(experiment: Experiment) -> str:
@@ -324,9 +335,12 @@ def _describe_min_updates(rule: AggregationRule) -> str:
     return f"{slope if slope > 1 else ''}f{rest:+d} = {needed} clients".replace("+0 ", " ")
 
 
-def min_clients_per_round(experiment: Experiment) -> int:
-    """Return the fewest clients with which a round of an experiment can be aggregated."""
-    return max(experiment.failures.min_updates, min_clients(experiment.strategy))
+def min_clients_per_round(experiment: Experiment, round_num: int | None = None) -> int:
+    """Return the fewest clients with which a round can be aggregated; None: any round."""
+    rule = experiment.strategy
+    if isinstance(rule, AggregationRule) and round_num is not None:
+        rule = rule.at_round(round_num)
+    return max(experiment.failures.min_updates, min_clients(rule))
 
 
 def _check_counts(strategy: Strategy, count: int) -> None:

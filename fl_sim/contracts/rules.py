@@ -143,6 +143,23 @@ class AggregationRule(TypeChecked, ABC):
         return None
 
     @property
+    def first_rounds(self) -> tuple[int, ...]:
+        """Rounds from which on another rule aggregates; only the first one, for most rules."""
+        return (1,)
+
+    def at_round(self, round_num: int) -> "AggregationRule":
+        """Return the rule that aggregates a round: itself, unless it changes with the round."""
+        return self
+
+    def get_state(self, state: Any, round_num: int) -> Any:
+        """Return the state of the rule of a round: all of it, unless the rule changes."""
+        return state
+
+    def set_state(self, state: Any, round_num: int, new: Any) -> Any:
+        """Return the state with that of the rule of a round replaced."""
+        return new
+
+    @property
     def needs_losses(self) -> bool:
         """True if the rule reads `RoundContext.losses`."""
         return False

@@ -163,7 +163,7 @@ def can_sum_updates(federation: Federation, round_num: int) -> bool:
     experiment = federation.experiment
     return (
         isinstance(experiment.strategy, AggregationRule)
-        and experiment.strategy.linear is not None
+        and experiment.strategy.at_round(round_num).linear is not None
         and not find_colluders(federation.schedule, round_num)
         and not needs_updates(experiment, round_num)
     )

@@ -50,7 +50,8 @@ def check_step(
     causes = [] if is_finite(parameters) else ["its parameters are not finite"]
     causes += [find_buffer_fault(name, values) for name, values in buffers.items()]
     if isinstance(server, RuleServer):
-        received = server.rule.broadcast(server.state)
+        rule, rule_state = server.reveal_rule()
+        received = rule.broadcast(rule_state)
         causes += [f"{name!r} is not finite" for name, v in received.items() if not is_finite(v)]
     causes = [cause for cause in causes if cause]
     if causes:

@@ -67,10 +67,11 @@ def find_extra_releases(federation: Federation, state: State) -> str:
     releases = ["statistics of BatchNorm"] if changed else []
     server = state.server
     if isinstance(server, RuleServer):
-        received = server.rule.broadcast(server.state)
+        rule, rule_state = server.reveal_rule()
+        received = rule.broadcast(rule_state)
         vectors = federation.experiment.client.sent_shapes(received)
         releases += sorted(f"{name} vectors" for name in vectors)
-        releases += ["losses on their data"] if server.rule.needs_losses else []
+        releases += ["losses on their data"] if rule.needs_losses else []
     return ", ".join(releases)
 
 

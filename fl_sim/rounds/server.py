@@ -68,19 +68,22 @@ class RuleServer(Server):
     def __init__(self, rule: AggregationRule, num_parameters: int) -> None:
         """Start with the rule's initial state."""
         self.rule, self.state = rule, rule.initial_state(num_parameters)
+        self.round = 1
 
     def plan(
         self, config: RoundConfig, context: RoundContext, weights: Float[Tensor, " n"]
     ) -> RoundConfig:
         """Ask all clients; in a sum, updates have the coefficients of the rule as factors."""
+        self.round = config.round
+        rule, state = self.reveal_rule()
         factors = [1.0] * len(weights)
-        linear = self.rule.linear
+        linear = rule.linear
         if len(weights) and config.sum_updates and linear is not None:
             factors = linear.coefficients(weights, context).tolist()
         return replace(
             config,
-            received=self.rule.broadcast(self.state),
-            needs_losses=self.rule.needs_losses,
+            received=rule.broadcast(state),
+            needs_losses=rule.needs_losses,
             flower_config={"server-round": config.round},
             clients=context.clients.tolist(),
             factors=factors,
@@ -91,19 +94,20 @@ class RuleServer(Server):
     ) -> Advance:
         """Apply the step of the rule, and let it solve statistics if there are any."""
         start = config.parameters
+        rule, state = self.reveal_rule()
         if not config.clients:
-            empty = self.rule.decide_empty(self.state, len(start), context)
+            empty = rule.decide_empty(state, len(start), context)
             if empty is None:
                 return start, None
             result = empty
         elif round_updates.deltas is not None:
             weights = round_updates.weights
-            result = self.rule.decide(self.state, round_updates.deltas, weights, context)
+            result = rule.decide(state, round_updates.deltas, weights, context)
         else:
             result = self._finish_sum(config, round_updates, context)
-        self.state = result.state
+        self.state = self.rule.set_state(self.state, self.round, result.state)
         num_examples = int(round_updates.weights.sum())
-        return self.rule.solve(start + result.step, context.shapes, num_examples), result
+        return rule.solve(start + result.step, context.shapes, num_examples), result
 
     def _finish_sum(
         self, config: RoundConfig, round_updates: RoundUpdates, context: RoundContext
@@ -112,7 +116,8 @@ class RuleServer(Server):
 
         If clients failed, the factors in the sum were too small: they were computed for all.
         """
-        linear = self.rule.linear
+        rule, rule_state = self.reveal_rule()
+        linear = rule.linear
         assert linear is not None
         assert round_updates.total is not None
         linear.check_count(torch.empty(len(round_updates.updates), 0))
@@ -120,12 +125,12 @@ class RuleServer(Server):
         factors = dict(zip(config.clients, config.factors, strict=True))
         correction = float(shares[0]) / factors[round_updates.updates[0].client]
         total = round_updates.total if correction == 1 else round_updates.total * correction
-        state, step = linear.finish(self.state, total)
+        state, step = linear.finish(rule_state, total)
         return AggregationResult(state, step.to(config.parameters.dtype), shares)
 
-    def reveal_rule(self) -> KnownRule:
-        """Return the rule and its state."""
-        return self.rule, self.state
+    def reveal_rule(self) -> tuple[AggregationRule, Any]:
+        """Return the rule of the round, and its state."""
+        return self.rule.at_round(self.round), self.rule.get_state(self.state, self.round)
 
     def state_dict(self) -> Any:
         """Return the state of the rule."""
