@@ -261,9 +261,13 @@ def _guard_group_norms(body: nn.Module) -> None:
 
 
 def _ask_for_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return inputs with a gradient: torch 2.13 crashes in a group norm whose inputs have none."""
+    """Return inputs with a gradient: torch 2.13 crashes in a group norm whose inputs have none.
+
+    Inside of `torch.func` it does not, and no input can be given a gradient.
+    """
     (maps,) = inputs
     needed = torch.is_grad_enabled() and not maps.requires_grad
+    needed &= not torch._C._functorch.is_functorch_wrapped_tensor(maps)
     return (maps.detach().requires_grad_() if needed else maps,)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from time import process_time
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_sealed
 from fl_sim.core.cache import digest, lock_entry, make_folder
@@ -15,7 +16,8 @@ from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
 from fl_sim.participants import Participation
 from fl_sim.runs.environment import read_processor_name
-from fl_sim.training.batched_layers import can_batch
+from fl_sim.training.batched_layers import is_stack_of_layers
+from fl_sim.training.batched_networks import explain_unbatchable
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
 from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig, Tensors
 
@@ -30,28 +32,33 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     """
     experiment = federation.experiment
     if mode == "on":
-        refuse_unbatchable(experiment, federation.model)
-    possible = mode != "off" and can_batch_clients(experiment, federation.model)
-    return possible and (mode == "on" or is_batching_faster(federation))
+        refuse_unbatchable(experiment, federation.model, federation.inputs)
+        return True
+    can_gain = is_stack_of_layers(federation.model) and experiment.client.sgd_config(1) is not None
+    return mode == "auto" and can_gain and is_batching_faster(federation)
 
 
-def can_batch_clients(experiment: Experiment, network: nn.Sequential) -> bool:
-    """Return whether the network and the client allow that clients are trained as one batch."""
-    return can_batch(network) and experiment.client.sgd_config(1) is not None
+def refuse_unbatchable(
+    experiment: Experiment, network: nn.Sequential, inputs: Shaped[Tensor, "n ..."]
+) -> None:
+    """Raise a `RequestError` that names the part that cannot be trained as one batch, if any.
 
-
-def refuse_unbatchable(experiment: Experiment, network: nn.Sequential) -> None:
-    """Raise a `RequestError` that names the part that cannot be trained as one batch, if any."""
+    Args:
+        experiment: The experiment.
+        network: The part of its network that is trained.
+        inputs: Inputs of that part, of which the first is used.
+    """
     client, model = type(experiment.client).__name__, experiment.model
-    if not can_batch(network):
-        raise RequestError(
-            "--batch-clients on: model has to be linear layers and ReLUs, of which many can be "
-            f"trained as one batch; got {model}"
-        )
     if experiment.client.sgd_config(1) is None:
         raise RequestError(
             "--batch-clients on: client has to train by plain SGD, so that many can be "
             f"trained as one batch; got {client}"
+        )
+    cause = "" if is_stack_of_layers(network) else explain_unbatchable(network, inputs)
+    if cause:
+        raise RequestError(
+            "--batch-clients on: model has to be a network of which many can be trained as one "
+            f"batch; {cause}; got {model}"
         )
 
 

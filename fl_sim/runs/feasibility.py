@@ -6,6 +6,7 @@ from fl_sim.config import validation
 from fl_sim.contracts import Update
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_experiment_dataset
 from fl_sim.federation.pool import assign_records
@@ -31,7 +32,11 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
     """
     validation.check(experiment)
     if batch_clients == "on":
-        refuse_unbatchable(experiment, validation.network_of(experiment).trained)
+        network = validation.network_of(experiment)
+        images = as_pixels(load_experiment_dataset(experiment).train_images[:1])
+        with torch.no_grad():
+            inputs = network.frozen(images)
+        refuse_unbatchable(experiment, network.trained, inputs)
     if isinstance(experiment.strategy, Strategy):
         _check_flower_strategy(experiment)
     if experiment.layout.withheld:

@@ -1,15 +1,12 @@
-"""Training of many small models at once, as batched matrix products.
+"""Training of many clients at once: the steps of all of them are taken together.
 
-For a stack of linear layers, one client's SGD step costs less than the calls that make it up. Here
-the weights of all clients are stacked, so that a step of all clients takes as many calls as a step
-of one. Incomplete batches are padded with records of weight zero: each client's matrices then have
-the same sizes however many clients there are, and one client alone gets the same bits as among
-many. Activations are stored as columns, one per record, since products with few classes are
-fastest in this layout.
+Each client has the batches that it would have alone, whose records are given by a `BatchPlan`. The
+models of all clients are `StackedModels`, of which there are two kinds: batched matrix products for
+linear layers, and any other network vectorised over its parameters. Incomplete batches are padded
+with records of weight zero, so that all batches have one size.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
@@ -20,8 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from fl_sim.contracts import SgdConfig
 from fl_sim.core.seeding import generator
 from fl_sim.federation.shards import ClientShards
-from fl_sim.models.architectures import Normalise
-from fl_sim.training.batched_layers import Layer, stack_layers
+from fl_sim.training.batched_layers import is_stack_of_layers, stack_layers
+from fl_sim.training.batched_networks import explain_unbatchable, stack_network
+from fl_sim.training.stacked_models import StackedModels, Targets
+
+
+def can_batch(model: nn.Sequential, inputs: Shaped[Tensor, "n ..."]) -> bool:
+    """Return whether many clients can train a network as one batch on inputs like these."""
+    return is_stack_of_layers(model) or not explain_unbatchable(model, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,22 +48,6 @@ class BatchPlan:
     labels: Int64[Tensor, "m 1 b"]
     mask: Bool[Tensor, "m 1 b"]
     weights: Float[Tensor, "m 1 b"]
-
-
-class Targets(NamedTuple):
-    """Labels and weights of one step's records, and the tensors that receive the model's outputs.
-
-    Attributes:
-        labels: Labels of the records.
-        weights: Weight of each record in the mean over its batch.
-        log_likelihoods: Output: log-likelihood of each label.
-        predictions: Output: predicted class of each record.
-    """
-
-    labels: Int64[Tensor, "k 1 b"]
-    weights: Float[Tensor, "k 1 b"]
-    log_likelihoods: Float[Tensor, "k 1 b"]
-    predictions: Int64[Tensor, "k 1 b"]
 
 
 @dataclass(eq=False)
@@ -118,22 +105,25 @@ def train_batched(
     clients: list[int],
 ) -> TrainedBatch:
     """Train clients side by side from `start`, each with the batches that it would use alone."""
-    order = sorted(range(len(clients)), key=lambda i: -shards.sizes[clients[i]])
-    plan = plan_batches(shards, sgd, round_num, [clients[i] for i in order])
-    layers = all_layers = stack_layers(model, start, sgd, len(clients))
-    normalisers = [module for module in model if isinstance(module, Normalise)]
+    order = sorted(range(len(clients)), key=lambda i: -len(shards.owners[clients[i]]))
+    largest = len(shards.owners[clients[order[0]]])
+    all_models: StackedModels
+    if is_stack_of_layers(model):
+        # The same width for all batches of clients: their bits depend on it.
+        width, all_models = sgd.batch_size, stack_layers(model, start, sgd, len(clients))
+    else:
+        width = min(sgd.batch_size, largest)
+        all_models = stack_network(model, start, sgd, len(clients))
+    plan = plan_batches(shards, sgd, width, round_num, [clients[i] for i in order])
     inputs = shards.round_inputs(round_num)
     log_likelihoods, predictions = torch.empty_like(plan.weights), torch.empty_like(plan.labels)
-    counts, num_active = plan.active.sum(1).tolist(), len(clients)
+    models, counts, num_active = all_models, plan.active.sum(1).tolist(), len(clients)
     per_batch = (plan.rows, plan.labels, plan.weights, log_likelihoods, predictions)
     for active, rows, *targets in zip(counts, *(t.split(counts) for t in per_batch), strict=True):
         if active < num_active:
             # Clients that have finished are the last ones: a view of the others leaves them as is.
-            layers, num_active = [layer.narrow(active) for layer in all_layers], active
-        records = buffer.fetch(inputs, rows.flatten())
-        for normalise in normalisers:
-            records = normalise(records)
-        train_step(layers, records.reshape(active, sgd.batch_size, -1), Targets(*targets), sgd)
+            models, num_active = all_models.narrow(active), active
+        models.take_step(buffer.fetch(inputs, rows.flatten()), Targets(*targets), sgd)
     # The outputs of all steps were written into `log_likelihoods` and `predictions`, so that the
     # metrics of all clients are computed once instead of in every step.
     correct = (predictions == plan.labels) & plan.mask
@@ -145,19 +135,27 @@ def train_batched(
         (_sum_last_epochs(plan, values.double(), num_epochs) / num_records)[inverse].tolist()
         for values in (losses, correct.sum((1, 2)))
     ]
-    pieces = [stack.values.flatten(1) for layer in all_layers for stack in layer.stacks]
+    pieces = [stack.values.flatten(1) for stack in all_models.stacks]
     return TrainedBatch(torch.cat(pieces, 1)[inverse], *means)
 
 
 def plan_batches(
-    shards: ClientShards, sgd: SgdConfig, round_num: int, clients: list[int]
+    shards: ClientShards, sgd: SgdConfig, width: int, round_num: int, clients: list[int]
 ) -> BatchPlan:
-    """Return the batches of clients, which are given in descending order of size."""
+    """Return the batches of clients, which are given in descending order of size.
+
+    Args:
+        shards: The records of all clients.
+        sgd: The settings of training.
+        width: Number of places in a batch, at least that of the records of any of its clients.
+        round_num: Number of the round.
+        clients: Numbers of the clients.
+    """
     rows_of_clients = []
     for client in clients:
         # The labels of a client that is trained alone: the same shuffles, hence the same bits.
         rng = generator(shards.seed, "round", round_num, "client", client)
-        rows_of_clients.append(_draw_batches(shards.owners[client], sgd, rng))
+        rows_of_clients.append(_draw_batches(shards.owners[client], sgd, width, rng))
     steps = torch.arange(len(rows_of_clients[0]))
     active = steps[:, None] < torch.tensor([len(rows) for rows in rows_of_clients])
     rows = pad_sequence(rows_of_clients)[active]
@@ -168,10 +166,10 @@ def plan_batches(
 
 
 def _draw_batches(
-    rows: Int64[Tensor, " n"], sgd: SgdConfig, rng: torch.Generator
+    rows: Int64[Tensor, " n"], sgd: SgdConfig, width: int, rng: torch.Generator
 ) -> Int64[Tensor, "t b"]:
-    """Return the rows of each step of a round, padded with -1."""
-    width, num_steps = sgd.batch_size, sgd.num_steps(len(rows))
+    """Return the rows of each step of a round, padded with -1 to the width."""
+    num_steps = sgd.num_steps(len(rows))
     num_epochs = -(-num_steps // -(-len(rows) // width))
     epochs = [_pad(_shuffle(rows, width, rng), width) for _ in range(num_epochs)]
     return torch.cat(epochs)[:num_steps]
@@ -184,47 +182,6 @@ def _shuffle(rows: Int64[Tensor, " n"], width: int, rng: torch.Generator) -> Int
 
 def _pad(rows: Int64[Tensor, " n"], width: int) -> Int64[Tensor, "t b"]:
     return functional.pad(rows, (0, -len(rows) % width), value=-1).view(-1, width)
-
-
-def train_step(
-    layers: list[Layer], records: Float[Tensor, "k b d"], targets: Targets, sgd: SgdConfig
-) -> None:
-    """Take one SGD step per client, and write the outputs of the models before it to `targets`."""
-    inputs = [records.mT]
-    for layer in layers:
-        output = layer.forward(inputs[-1])
-        inputs.append(output.relu_() if layer.has_relu else output)
-    gradient = compute_loss_gradient(inputs.pop().log_softmax(1), targets, sgd.label_smoothing)
-    for depth in reversed(range(len(layers))):
-        layer, layer_inputs = layers[depth], inputs[depth]
-        # Before the layer's step, which changes the weights that the gradient goes back through.
-        gradient_below = layer.backward(gradient) if depth > 0 else gradient
-        layer.sgd_step(gradient, layer_inputs, sgd)
-        gradient = gradient_below
-        if depth > 0 and layers[depth - 1].has_relu:
-            gradient *= layer_inputs > 0
-
-
-def compute_loss_gradient(
-    log_p: Float[Tensor, "k c b"], targets: Targets, smoothing: float
-) -> Float[Tensor, "k c b"]:
-    """Return the gradient of the mean cross-entropy by the logits, in the memory of `log_p`.
-
-    Args:
-        log_p: Log-probability of each class; overwritten.
-        targets: Labels and weights; receives log-likelihoods and predictions.
-        smoothing: Share of label smoothing, in [0, 1).
-    """
-    labels, weights, log_likelihoods, predictions = targets
-    torch.gather(log_p, 1, labels, out=log_likelihoods)
-    torch.argmax(log_p, 1, keepdim=True, out=predictions)
-    if smoothing:
-        log_likelihoods.mul_(1 - smoothing).add_(log_p.mean(1, keepdim=True), alpha=smoothing)
-    # softmax(logits) - target, where the target of class j is (1 - s) [j = label] + s / c.
-    gradient = log_p.exp_()
-    if smoothing:
-        gradient -= smoothing / log_p.shape[1]
-    return gradient.scatter_(1, labels, smoothing - 1, reduce="add").mul_(weights)
 
 
 def _sum_last_epochs(

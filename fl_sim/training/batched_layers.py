@@ -1,11 +1,16 @@
-"""Linear and LoRA layers of many small models, with their parameters stacked along the clients.
+"""Linear and LoRA layers of many small models, as batched matrix products.
 
-Shapes: `k` clients, `b` records in a batch, `i` inputs and `o` outputs of a layer. Gradients are
-written out by hand, since autograd would cost more than the products.
+For a stack of linear layers, one client's SGD step costs less than the calls that make it up. Here
+the weights of all clients are stacked, so that a step of all clients takes as many calls as a step
+of one. Each client's matrices have the same sizes however many clients there are, and one client
+alone gets the same bits as among many. Activations are stored as columns, one per record, since
+products with few classes are fastest in this layout. Gradients are written out by hand, since
+autograd would cost more than the products.
+
+Shapes: `k` clients, `b` records in a batch, `i` inputs and `o` outputs of a layer.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -16,12 +21,12 @@ from torch import Tensor, nn
 from fl_sim.contracts import SgdConfig
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
-from fl_sim.models.tuning import list_trained_parameters
+from fl_sim.training.stacked_models import ParameterStack, Targets, stack_parameters
 
 SUPPORTED_MODULES = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
 
 
-def can_batch(model: nn.Sequential) -> bool:
+def is_stack_of_layers(model: nn.Sequential) -> bool:
     """Return whether the model consists of linear layers and ReLUs, and all of it is trained.
 
     For a LoRA layer, all of its low-rank change has to be trained, and its base layer frozen.
@@ -50,52 +55,6 @@ def _find_linear(module: nn.Module) -> nn.Linear | None:
 
 
 @dataclass(eq=False)
-class ParameterStack:
-    """One parameter of every client's model.
-
-    Attributes:
-        values: The current values; a bias is a matrix of one column.
-        start: The values before training, common to all clients.
-        velocity: The momentum buffer; None without momentum.
-        rate_factor: Factor of the client's learning rate for this parameter.
-    """
-
-    values: Float[Tensor, "k o i"]
-    start: Float[Tensor, "o i"]
-    velocity: Float[Tensor, "k o i"] | None
-    rate_factor: float
-
-    def narrow(self, count: int) -> "ParameterStack":
-        """Return the stack of the first `count` clients, in the same memory."""
-        velocity = None if self.velocity is None else self.velocity[:count]
-        return replace(self, values=self.values[:count], velocity=velocity)
-
-    def sgd_step(
-        self, grad_output: Float[Tensor, "k o b"], inputs: Float[Tensor, "k i b"], sgd: SgdConfig
-    ) -> None:
-        """Take a step along the gradient `grad_output @ inputs.mT`."""
-        if self._is_plain(sgd):
-            # One fused call: the gradient itself is never stored.
-            rate = sgd.learning_rate * self.rate_factor
-            self.values.baddbmm_(grad_output, inputs.mT, alpha=-rate)
-        else:
-            self.apply_gradient(torch.bmm(grad_output, inputs.mT), sgd)
-
-    def apply_gradient(self, gradient: Float[Tensor, "k o i"], sgd: SgdConfig) -> None:
-        """Take a step along a gradient, which is overwritten."""
-        if sgd.weight_decay:
-            gradient = gradient.add_(self.values, alpha=sgd.weight_decay)
-        if sgd.mu:
-            gradient = gradient.add_(self.values - self.start, alpha=sgd.mu)
-        if self.velocity is not None:
-            gradient = self.velocity.mul_(sgd.momentum).add_(gradient)
-        self.values.sub_(gradient, alpha=sgd.learning_rate * self.rate_factor)
-
-    def _is_plain(self, sgd: SgdConfig) -> bool:
-        return not (sgd.weight_decay or sgd.mu or self.velocity is not None)
-
-
-@dataclass(eq=False)
 class DenseLayer:
     """A linear layer of every client's model, and the ReLU behind it if there is one."""
 
@@ -114,7 +73,7 @@ class DenseLayer:
 
     def forward(self, inputs: Float[Tensor, "k i b"]) -> Float[Tensor, "k o b"]:
         """Return the outputs, before any ReLU."""
-        return torch.baddbmm(self.bias.values, self.weight.values, inputs)
+        return torch.baddbmm(self.bias.values[..., None], self.weight.values, inputs)
 
     def backward(self, grad_output: Float[Tensor, "k o b"]) -> Float[Tensor, "k i b"]:
         """Return the gradient of the loss by the inputs."""
@@ -124,8 +83,8 @@ class DenseLayer:
         self, grad_output: Float[Tensor, "k o b"], inputs: Float[Tensor, "k i b"], sgd: SgdConfig
     ) -> None:
         """Take an SGD step on the trained parameters."""
-        self.weight.sgd_step(grad_output, inputs, sgd)
-        self.bias.apply_gradient(grad_output.sum(2, keepdim=True), sgd)
+        _apply_product(self.weight, grad_output, inputs, sgd)
+        self.bias.apply_gradient(grad_output.sum(2), sgd)
 
 
 @dataclass(eq=False)
@@ -178,27 +137,82 @@ class LoRALayer:
         # Both gradients are those before the step: compute them before either factor moves.
         hidden = torch.bmm(self.down.values, inputs).mul_(self.scaling)
         grad_hidden = torch.bmm(self.up.values.mT, grad_output).mul_(self.scaling)
-        self.up.sgd_step(grad_output, hidden, sgd)
-        self.down.sgd_step(grad_hidden, inputs, sgd)
+        _apply_product(self.up, grad_output, hidden, sgd)
+        _apply_product(self.down, grad_hidden, inputs, sgd)
 
 
 Layer = DenseLayer | LoRALayer
 
 
-def stack_layers(
-    model: nn.Sequential, start: Float[Tensor, " p"], sgd: SgdConfig, count: int
-) -> list[Layer]:
-    """Return the layers of a model, with the parameters `start` repeated for each client.
+@dataclass(eq=False)
+class StackedLayers:
+    """A stack of linear layers and ReLUs of every client.
+
+    Attributes:
+        layers: The layers.
+        normalisers: Normalisation of images, in front of the layers.
+    """
+
+    layers: list[Layer]
+    normalisers: list[Normalise]
+
+    @property
+    def stacks(self) -> list[ParameterStack]:
+        """The trained parameters, in the order of the model."""
+        return [stack for layer in self.layers for stack in layer.stacks]
+
+    def narrow(self, count: int) -> "StackedLayers":
+        """Return the layers of the first `count` clients, in the same memory."""
+        return replace(self, layers=[layer.narrow(count) for layer in self.layers])
+
+    def take_step(self, records: Float[Tensor, "m ..."], targets: Targets, sgd: SgdConfig) -> None:
+        """Take one SGD step per client, and write the outputs of the models before it."""
+        for normalise in self.normalisers:
+            records = normalise(records)
+        layers, (count, _, width) = self.layers, targets.labels.shape
+        inputs = [records.reshape(count, width, -1).mT]
+        for layer in layers:
+            output = layer.forward(inputs[-1])
+            inputs.append(output.relu_() if layer.has_relu else output)
+        gradient = compute_loss_gradient(inputs.pop().log_softmax(1), targets, sgd.label_smoothing)
+        for depth in reversed(range(len(layers))):
+            layer, layer_inputs = layers[depth], inputs[depth]
+            # Before the layer's step, which changes the weights that the gradient goes back
+            # through.
+            gradient_below = layer.backward(gradient) if depth > 0 else gradient
+            layer.sgd_step(gradient, layer_inputs, sgd)
+            gradient = gradient_below
+            if depth > 0 and layers[depth - 1].has_relu:
+                gradient *= layer_inputs > 0
+
+
+def compute_loss_gradient(
+    log_p: Float[Tensor, "k c b"], targets: Targets, smoothing: float
+) -> Float[Tensor, "k c b"]:
+    """Return the gradient of the mean cross-entropy by the logits, in the memory of `log_p`.
 
     Args:
-        model: A model that `can_batch` accepts.
-        start: The trained parameters as one vector.
-        sgd: The settings of training, which say whether there is a momentum buffer.
-        count: Number of clients.
+        log_p: Log-probability of each class; overwritten.
+        targets: Labels and weights; receives log-likelihoods and predictions.
+        smoothing: Share of label smoothing, in [0, 1).
     """
-    trained = list_trained_parameters(model)
-    pieces = start.split([parameter.numel() for parameter, _ in trained])
-    stacks = iter(map(partial(_stack_parameter, sgd, count), trained, pieces))
+    labels, weights, log_likelihoods, predictions = targets
+    torch.gather(log_p, 1, labels, out=log_likelihoods)
+    torch.argmax(log_p, 1, keepdim=True, out=predictions)
+    if smoothing:
+        log_likelihoods.mul_(1 - smoothing).add_(log_p.mean(1, keepdim=True), alpha=smoothing)
+    # softmax(logits) - target, where the target of class j is (1 - s) [j = label] + s / c.
+    gradient = log_p.exp_()
+    if smoothing:
+        gradient -= smoothing / log_p.shape[1]
+    return gradient.scatter_(1, labels, smoothing - 1, reduce="add").mul_(weights)
+
+
+def stack_layers(
+    model: nn.Sequential, start: Float[Tensor, " p"], sgd: SgdConfig, count: int
+) -> StackedLayers:
+    """Return the layers of a model that `is_stack_of_layers` accepts; see `stack_parameters`."""
+    stacks = iter(stack_parameters(model, start, sgd, count))
     layers: list[Layer] = []
     modules = list(model)
     for index, module in enumerate(modules):
@@ -210,17 +224,22 @@ def stack_layers(
             weight, bias = base.weight.detach(), base.bias.detach()[:, None]
             scaling = module.scaling
             layers.append(LoRALayer(next(stacks), next(stacks), weight, bias, scaling, has_relu))
-    return layers
+    return StackedLayers(layers, [module for module in modules if isinstance(module, Normalise)])
 
 
-def _stack_parameter(
-    sgd: SgdConfig, count: int, trained: tuple[nn.Parameter, float], piece: Float[Tensor, " q"]
-) -> ParameterStack:
-    parameter, rate_factor = trained
-    start = piece.view(len(parameter), -1)
-    values = start.expand(count, -1, -1).clone()
-    velocity = torch.zeros_like(values) if sgd.momentum > 0 else None
-    return ParameterStack(values, start, velocity, rate_factor)
+def _apply_product(
+    stack: ParameterStack,
+    grad_output: Float[Tensor, "k o b"],
+    inputs: Float[Tensor, "k i b"],
+    sgd: SgdConfig,
+) -> None:
+    """Take a step along the gradient `grad_output @ inputs.mT`."""
+    if sgd.weight_decay or sgd.mu or stack.velocity is not None:
+        stack.apply_gradient(torch.bmm(grad_output, inputs.mT), sgd)
+    else:
+        # One fused call: the gradient itself is never stored.
+        rate = sgd.learning_rate * stack.rate_factor
+        stack.values.baddbmm_(grad_output, inputs.mT, alpha=-rate)
 
 
 def _until_next_layer(modules: list[nn.Module]) -> list[nn.Module]:

@@ -24,8 +24,7 @@ from fl_sim.models.parameters import ModelTensors, select_statistics
 from fl_sim.models.scoring import compute_logits
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
-from fl_sim.training.batched_clients import BatchBuffer
-from fl_sim.training.batched_layers import can_batch
+from fl_sim.training.batched_clients import BatchBuffer, can_batch
 from fl_sim.training.faults import NO_FAULTS, Faults
 from fl_sim.training.momentum import can_update_mean, update_running_mean
 from fl_sim.training.tasks import Chunk, ChunkResult, ClientTask, RoundConfig, Tensors, finish_chunk
@@ -42,7 +41,7 @@ OnUpdate = Callable[[RoundConfig, Update], None]
 
 @dataclass(eq=False)
 class ClientTrainer:
-    """Trains clients, one after another or many small ones as one batch.
+    """Trains clients, one after another or many as one batch.
 
     Attributes:
         shards: The records of all clients.
@@ -72,7 +71,7 @@ class ClientTrainer:
     @cached_property
     def can_batch_clients(self) -> bool:
         """True if many models of this kind can be trained as one batch."""
-        return can_batch(self.model)
+        return can_batch(self.model, self.shards.inputs)
 
     @cached_property
     def model_tensors(self) -> ModelTensors:

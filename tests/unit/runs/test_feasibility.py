@@ -174,7 +174,7 @@ def test_a_strategy_that_can_aggregate_is_left_unchanged(experiment: Maker, stra
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "--batch-clients on: model has to be linear layers and ReLUs"),
+        ({}, "--batch-clients on: model .*; it normalises by the statistics of a batch; got"),
         (
             {"model": Model("linear"), "client": DittoClient()},
             "--batch-clients on: client has to train",

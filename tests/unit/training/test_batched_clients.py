@@ -19,7 +19,7 @@ from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
 from fl_sim.schedule import Schedule
 from fl_sim.training.batched_clients import BatchBuffer
-from fl_sim.training.batched_layers import can_batch
+from fl_sim.training.batched_layers import is_stack_of_layers
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
 from strategies.fedavg import FedAvg
@@ -170,20 +170,22 @@ def test_a_batch_comes_as_floats_however_it_is_stored() -> None:
 
 
 def test_convolutions_and_frozen_layers_are_no_row_of_layers() -> None:
-    assert all(can_batch(make()) for make in MODELS.values())
-    assert not can_batch(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 5)))
-    assert not can_batch(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    assert all(is_stack_of_layers(make()) for make in MODELS.values())
+    assert not is_stack_of_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 5)))
+    assert not is_stack_of_layers(
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    )
     frozen = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     frozen[0].requires_grad_(False)
-    assert not can_batch(frozen)
+    assert not is_stack_of_layers(frozen)
 
 
 def test_layers_of_other_kinds_are_no_row_of_layers() -> None:
     class Scaled(nn.Linear):
         """A linear layer that may do anything else, too."""
 
-    assert not can_batch(nn.Sequential(Scaled(4, 4), nn.ReLU(), nn.Linear(4, 2)))
-    assert not can_batch(nn.Sequential(LowRank(Scaled(4, 4), rank=1), nn.Linear(4, 2)))
+    assert not is_stack_of_layers(nn.Sequential(Scaled(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert not is_stack_of_layers(nn.Sequential(LowRank(Scaled(4, 4), rank=1), nn.Linear(4, 2)))
     thawed = nn.Sequential(LowRank(nn.Linear(4, 4), rank=1), nn.Linear(4, 2))
-    assert can_batch(thawed)
-    assert not can_batch(thawed.requires_grad_(True))
+    assert is_stack_of_layers(thawed)
+    assert not is_stack_of_layers(thawed.requires_grad_(True))

@@ -1,0 +1,172 @@
+"""Networks of many clients trained as one batch: the updates that each gets alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from clients.fedprox import FedProxClient
+from clients.label_flip import LabelFlipClient
+from clients.sgd import SgdClient
+from clients.worker_momentum import WorkerMomentumClient
+from fl_sim import Adversary, Data, Experiment, Model
+from fl_sim.contracts import Client, Update
+from fl_sim.federation.shards import ClientShards
+from fl_sim.models import parameters
+from fl_sim.models.tuning import FrozenBatchNorm, build_network
+from fl_sim.schedule import Schedule
+from fl_sim.training.batched_clients import BatchBuffer, train_batched
+from fl_sim.training.batched_networks import explain_unbatchable
+from fl_sim.training.client_trainer import ClientTrainer
+from fl_sim.training.tasks import ClientTask, RoundConfig
+from strategies.fedavg import FedAvg
+
+SIDE, SIZES = 8, (1, 4, 7)  # with batches of 4: less than one, a whole one, and a last one of 3
+SGD = SgdClient(batch_size=4, learning_rate=0.1, momentum=0.0, local_epochs=2)
+ALL = FedProxClient(
+    mu=0.5, sgd=replace(SGD, momentum=0.9, weight_decay=0.01, label_smoothing=0.1, local_epochs=1)
+)
+CLIENTS: dict[str, Client] = {
+    "plain": SGD,
+    "large batch": replace(SGD, batch_size=64),
+    "everything": replace(ALL, sgd=replace(ALL.sgd, local_epochs=2)),
+    "rough": replace(SGD, label_smoothing=-0.1),
+    "steps": replace(SGD, local_epochs=1, local_steps=3),
+    "worker momentum": WorkerMomentumClient(0.5, replace(SGD, local_epochs=1, local_steps=1)),
+}
+NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
+    "LeNet": lambda: build(Model("lenet", norm="off")),
+    "group norm": lambda: build(Model("small_cnn", norm="group")),
+    "frozen batch norm": lambda: freeze_statistics(build(Model("small_cnn", norm="batch"))),
+    "ResNet": lambda: build(Model("resnet18", norm="group")),
+    "norms of a ResNet": lambda: build(Model("resnet18", norm="group", tune="norm")),
+    "ViT": lambda: build(Model("timm:vit_tiny_patch16_224", pixels=16)),
+    "LoRA of a ViT": lambda: thin(Model("timm:vit_tiny_patch16_224", pixels=16, tune="lora")),
+    "LoRA of a ResNet": lambda: thin(Model("resnet18", norm="group", tune="lora")),
+}
+
+
+def build(model: Model) -> nn.Sequential:
+    network = build_network(model, (3, SIDE, SIDE), 5, seed=0)
+    return nn.Sequential(*network.frozen, *network.trained)
+
+
+def thin(model: Model) -> nn.Sequential:
+    """Return a network with low-rank changes in its last block and a trained head."""
+    network = build(replace(model, rank=2, blocks=1))
+    for name, parameter in network.named_parameters():
+        if name.endswith("up"):  # they start at zero, where their counterparts have no gradient
+            nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(2))
+    return network
+
+
+def freeze_statistics(network: nn.Sequential) -> nn.Sequential:
+    """Return the network with frozen statistics that are not those of a new layer."""
+    for name, stage in list(network.named_children()):
+        if isinstance(stage, nn.BatchNorm2d):
+            nn.init.constant_(stage.running_mean, 0.1)
+            nn.init.constant_(stage.running_var, 2.0)
+            setattr(network, name, FrozenBatchNorm.from_batch_norm(stage))
+    return network
+
+
+def make_trainer(network: nn.Sequential, client: Client, **fields: Any) -> ClientTrainer:
+    """Return a trainer of clients with random images."""
+    rng = torch.Generator().manual_seed(1)
+    count = sum(SIZES)
+    images = torch.randint(0, 256, (count, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8)
+    experiment = Experiment(
+        name="batch", client=client, strategy=FedAvg(), data=Data(num_clients=len(SIZES)), **fields
+    )
+    shards = ClientShards(
+        schedule=Schedule(experiment),
+        inputs=images,
+        clean_inputs=images,
+        labels=torch.randint(0, 5, (count,), generator=rng),
+        protected=torch.zeros(count, dtype=torch.bool),
+        owners=list(torch.randperm(count, generator=rng).split(SIZES)),
+        num_classes=5,
+    )
+    return ClientTrainer(shards, network)
+
+
+def train(trainer: ClientTrainer, together: bool) -> list[Update]:
+    """Return the updates of all clients in two rounds, of which the second keeps their states."""
+    start, states, updates = parameters.flatten(trainer.model), [{}, {}, {}], list[Update]()
+    for number in (1, 2):
+        tasks = tuple(ClientTask(i, state=state) for i, state in enumerate(states))
+        config = RoundConfig(number, start, {}, batch_clients=together, needs_losses=True)
+        result = trainer.train_chunk(config, tasks)
+        assert not result.failures
+        states = [update.memory for update in result.updates]
+        updates += result.updates
+        if not any(states):
+            break
+    parameters.load_flat(trainer.model, start)
+    return updates
+
+
+def check_equality(trainer: ClientTrainer) -> None:
+    """Compare the updates of a batch with those of one client at a time."""
+    for one, other in zip(train(trainer, True), train(trainer, False), strict=True):
+        assert one.delta is not None
+        assert other.delta is not None
+        assert float(other.delta.norm()) > 0
+        assert float((one.delta - other.delta).norm()) <= 1e-5 * float(other.delta.norm())
+        for name, value in other.metrics.items():
+            assert one.metrics[name] == pytest.approx(value, rel=1e-4)
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "ResNet" else n for n in NETWORKS],
+)
+def test_a_batch_gives_the_updates_of_its_clients_one_by_one(name: str) -> None:
+    trainer = make_trainer(NETWORKS[name](), ALL)
+    assert trainer.can_batch_clients
+    check_equality(trainer)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_settings_of_training_are_those_of_one_client(name: str) -> None:
+    check_equality(make_trainer(NETWORKS["LeNet"](), CLIENTS[name]))
+
+
+def test_attackers_that_change_labels_are_trained_beside_a_batch() -> None:
+    flip = Adversary(LabelFlipClient(honest=SGD), clients=(1,))
+    trainer = make_trainer(NETWORKS["LeNet"](), SGD, adversary=flip)
+    check_equality(trainer)
+    honest = train(make_trainer(NETWORKS["LeNet"](), SGD), True)
+    assert not torch.equal(train(trainer, True)[1].delta, honest[1].delta)
+
+
+def test_records_of_padding_have_no_influence() -> None:
+    """A row that pads every batch holds values that would dominate each gradient."""
+    trainer = make_trainer(NETWORKS["group norm"](), SGD)
+    rows = torch.arange(1, sum(SIZES))
+    owners = list(rows.split([1, 4, 6]))
+    inputs = trainer.shards.inputs.float() / 255
+    results = []
+    for padding in (0.0, 100.0):
+        inputs[0] = padding
+        shards = replace(trainer.shards, inputs=inputs, owners=owners)
+        start, sgd = parameters.flatten(trainer.model), SGD.sgd_config(1)
+        assert sgd is not None
+        trained = train_batched(trainer.model, shards, BatchBuffer(), start, sgd, 1, [0, 1, 2])
+        results.append(trained.parameters)
+    assert torch.equal(*results)
+
+
+def test_networks_that_cannot_be_batched_are_named_with_the_reason() -> None:
+    inputs = torch.zeros(3, 4)
+    assert "statistics" in explain_unbatchable(
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), inputs
+    )
+    network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.Linear(4, 2)).eval()
+    assert "random" in explain_unbatchable(network, inputs)
+    assert not network.training
+    assert explain_unbatchable(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), inputs) == ""
