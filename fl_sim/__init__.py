@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
+    from fl_sim.core.device import use_device
     from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
     from fl_sim.participants import Adversary, AvailabilityWindow, Participation
     from fl_sim.results import load_results
@@ -34,9 +35,11 @@ __all__ = [
     "load_results",
     "run",
     "sweep",
+    "use_device",
 ]
 
 _HOMES = {
+    "fl_sim.core.device": ("use_device",),
     "fl_sim.participants": ("Adversary", "Participation", "AvailabilityWindow"),
     "fl_sim.results": ("load_results",),
     "fl_sim.rounds.callbacks": ("Callback",),

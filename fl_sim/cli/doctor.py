@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fl_sim.cli.catalogue import Item
 from fl_sim.core.cache import cache_folder
+from fl_sim.core.device import list_accelerators
 from fl_sim.data.sources import MissingDataError, discover_sources
 from fl_sim.models import foundation
 from fl_sim.models.backbones import discover_backbones
@@ -19,7 +20,7 @@ RAM_PER_WORKER = 1.5  # GiB, with a small network
 
 def inspect_machine() -> list[Item]:
     """Return an entry for each package, dataset and file that a run may need."""
-    machine = [_count_workers(), _measure_cache()]
+    machine = [_count_workers(), *_list_devices(), _measure_cache()]
     return [*_find_packages(), *machine, *find_datasets(), *_find_weights()]
 
 
@@ -50,6 +51,15 @@ def _count_workers() -> Item:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     sensible = max(1, min(cores, int(memory / RAM_PER_WORKER)))
     return Item("workers", str(sensible), f"{cores} cores, {memory:.0f} GiB of memory")
+
+
+def _list_devices() -> list[Item]:
+    """Return an entry for each accelerator, with its memory, or one that says there is none."""
+    found = [
+        Item(str(a.device), a.name, f"{a.free / 2**30:.1f} of {a.total / 2**30:.1f} GiB are free")
+        for a in list_accelerators()
+    ]
+    return found or [Item("accelerator", "none", "networks are trained on the CPU")]
 
 
 def _measure_cache() -> Item:

@@ -14,6 +14,7 @@ from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file
 from fl_sim.config.sweeps import GridCells, validate_seeds
 from fl_sim.core import interrupts
+from fl_sim.core.device import describe_device, resolve_devices
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.literals import BatchMode, ProgressMode
 from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
@@ -97,9 +98,21 @@ def count_workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
+def announce_device(name: str, terminal: Console = console) -> None:
+    """Print the device that `auto` takes, if that is what the user asked for.
+
+    Raises:
+        RequestError: For a device that this machine does not have.
+    """
+    device = resolve_devices(name)[0]
+    if name == "auto":
+        terminal.print(f"device: {describe_device(device)}", highlight=False)
+
+
 def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show their progress and results, and exit with 1 if one of them failed."""
     terminal = Console(stderr=True) if mode == "json" else console
+    announce_device("auto" if options.device == "auto" else str(options.find_device()), terminal)
     chosen = dict.fromkeys(cell.experiment.describe_closed_form() for cell in grid.cells)
     lines = [line for line in chosen if line]
     more = [f"and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []

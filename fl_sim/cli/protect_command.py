@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from fl_sim.cli.run_commands import Deterministic, DeviceOption
 from fl_sim.cli.terminal import console, importing, stop
 from fl_sim.core.errors import RequestError
 
@@ -46,6 +47,8 @@ def protect(
     verify: Annotated[
         Path | None, Option("--check", metavar="DIR", help="Check this protected folder instead.")
     ] = None,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
 ) -> None:
     """Protect images before they are published, or check that they are protected.
 
@@ -53,7 +56,9 @@ def protect(
     continues an interrupted one.
     """
     with importing():
+        from fl_sim.cli import execution
         from fl_sim.cli.bars import show_stages
+        from fl_sim.core.device import use_device
         from fl_sim.publish.check import check_protected, describe_result
         from fl_sim.publish.publish import publish, write_report
         from fl_sim.publish.request import Request, parse_method
@@ -72,8 +77,9 @@ def protect(
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
     protection = parse_method(name, radius, set_ or [])
     request = Request(source, out, protection, seed, labels, side, split, folders)
+    execution.announce_device(device)
     try:
-        with show_stages(console) as watch:
+        with use_device(device, deterministic=deterministic), show_stages(console) as watch:
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         stop("interrupted; the same command continues", 130)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from fl_sim.cli.run_commands import Deterministic, DeviceOption
 from fl_sim.cli.terminal import console, importing, print_error
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
@@ -72,23 +73,31 @@ def audit(
         int | None,
         Option(min=2, help="Number of reference models.", show_default="by tier and run"),
     ] = None,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
 ) -> None:
     """Audit finished runs for membership leakage; an interrupted audit is continued."""
     with importing():
         from fl_sim.audit.session import audit as run_audit
         from fl_sim.audit.session import find_run_folders
+        from fl_sim.cli import execution
         from fl_sim.cli.bars import show_audit_progress
         from fl_sim.core.atomic_io import DamagedFileError
+        from fl_sim.core.device import use_device
         from fl_sim.report import page, tables
         from fl_sim.results import load_results
 
     refuse_unreadable(path)
+    execution.announce_device(device)
     folders, damaged = find_run_folders(path), []
     for folder in folders:
         for part in (folder.parent, folder) if folder != path else ():
             refuse_link(part)
         refuse_unwritable(folder, "audit")
-    with show_audit_progress(console, len(folders)) as (listen, note, finished):
+    with (
+        use_device(device, deterministic=deterministic),
+        show_audit_progress(console, len(folders)) as (listen, note, finished),
+    ):
         for folder in folders:
             try:
                 findings = run_audit(folder, tier, references, listen=listen, note=note)

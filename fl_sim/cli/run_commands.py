@@ -50,6 +50,16 @@ Fallback = Annotated[
     str | None,
     Option("--fallback-dataset", metavar="NAME", help="Dataset if the file's is missing."),
 ]
+DeviceOption = Annotated[
+    str,
+    Option("--device", help="Device to compute on: auto takes what is there; cpu, cuda:1, mps."),
+]
+Deterministic = Annotated[
+    bool, Option(help="Use deterministic algorithms on an accelerator, though some are slower.")
+]
+MixDevices = Annotated[
+    bool, Option("--mix-devices", help="Keep and continue runs of another kind of device.")
+]
 
 
 def run(
@@ -70,6 +80,9 @@ def run(
     progress: Progress = "bar",
     full: Full = False,
     fallback: Fallback = None,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
+    mix_devices: MixDevices = False,
 ) -> None:
     """Run the experiment of a file, once per seed."""
     with importing():
@@ -80,6 +93,7 @@ def run(
     content = execution.read(file, set_, rounds, fallback, full)
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
 
@@ -104,6 +118,9 @@ def sweep(
     progress: Progress = "bar",
     full: Full = False,
     fallback: Fallback = None,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
+    mix_devices: MixDevices = False,
     skip_invalid: Annotated[
         bool,
         Option("--skip-invalid", help="Leave out cells that cannot be run, and record why."),
@@ -120,6 +137,7 @@ def sweep(
     refuse_overwrites(content.axes, {change.partition("=")[0]: "--set" for change in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     axes, skip = content.axes, content.skip
@@ -137,6 +155,8 @@ def study_(
     ] = True,
     out: Out = Path("runs"),
     wait: Wait = False,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
 ) -> None:
     """Run a study: call the file's function measure at every point of its AXES."""
     with importing():
@@ -146,11 +166,20 @@ def study_(
         from fl_sim.core import interrupts
         from fl_sim.runs import study
 
+    execution.announce_device(device)
     count, chosen = execution.count_workers(workers), execution.parse_seeds(seeds)
     total = len(study.expand_points(study.read(file), chosen))
     with show_study_progress(console, total) as listen:
         results = study.run(
-            file, chosen, out=out, workers=count, resume=resume, wait=wait, on_point_end=listen
+            file,
+            chosen,
+            out=out,
+            workers=count,
+            resume=resume,
+            wait=wait,
+            on_point_end=listen,
+            device=device,
+            deterministic=deterministic,
         )
     if interrupts.is_stop_requested():
         stop("interrupted; the same command continues", 130)
@@ -167,16 +196,27 @@ def profile_(
     workers: Workers = None,
     batch_clients: BatchClients = "auto",
     fallback: Fallback = None,
+    device: DeviceOption = "auto",
+    deterministic: Deterministic = True,
 ) -> None:
     """Time the parts of a round, and the costliest functions; nothing is written."""
     with importing():
         from fl_sim.cli import execution
         from fl_sim.report import tables
         from fl_sim.runs import profiler
+        from fl_sim.runs.run_options import RunOptions
 
     experiment = execution.read(file, set_, None, fallback).experiment
     count = execution.count_workers(workers)
-    profile = profiler.profile(experiment, rounds, engine, count, batch_clients)
+    options = RunOptions(
+        engine=engine,
+        workers=count,
+        batch_clients=batch_clients,
+        device=device,
+        deterministic=deterministic,
+    )
+    execution.announce_device(device)
+    profile = profiler.profile(experiment, rounds, options)
     title = f"{experiment.name}, {engine}: mean of {profile.rounds} rounds after a first one"
     console.print(tables.build_times_table(profile.parts, title))
     console.print(tables.build_functions_table(profile.functions))

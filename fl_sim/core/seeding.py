@@ -8,9 +8,12 @@ engine, or the number of workers.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+from fl_sim.core.device import new_tensors_device
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
@@ -37,13 +40,21 @@ def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:
 
 @contextmanager
 def seed_torch(seed: int, *labels: str | int) -> Iterator[None]:
-    """Seed the global generator inside the block, for `torch.nn` constructors that need it.
+    """Seed the global generator inside the block, for layers of `torch.nn` that need it.
 
-    The global state is restored afterwards.
+    On a device, such as for dropout, that of the device is seeded too. The global states are
+    restored afterwards.
     """
     generator, before = torch.default_generator, torch.get_rng_state()
-    generator.manual_seed(derive_seed(seed, *labels))  # torch.manual_seed costs a stack trace
+    number, kind = derive_seed(seed, *labels), new_tensors_device().type
+    generator.manual_seed(number)  # torch.manual_seed costs a stack trace
+    module: Any = None if kind == "cpu" else torch.get_device_module(kind)
+    before_on_device = None if module is None else module.get_rng_state()
+    if module is not None:
+        module.manual_seed(number)
     try:
         yield
     finally:
         torch.set_rng_state(before)
+        if module is not None:
+            module.set_rng_state(before_on_device)

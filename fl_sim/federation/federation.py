@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fl_sim.contracts import AggregationRule, Client, Dataset, Draw, Shard
 from fl_sim.core.cache import digest
+from fl_sim.core.device import current_device
 from fl_sim.core.errors import require
 from fl_sim.core.seeding import generator
 from fl_sim.data.domain_shift import assign_domains
@@ -220,15 +221,18 @@ class Federation:
 def load_federation(text: str) -> Federation:
     """Return the federation of an experiment given as JSON.
 
-    It is prepared once per process, and again if the files of its dataset have changed.
+    It is prepared once per process and device, and again if the files of its dataset have changed.
     """
     experiment = Experiment.from_json(text)
     content = hash_dataset(experiment.data.dataset, experiment.data.path)
-    return _cached_federation(text, content, tuple(hash_files(experiment).items()))
+    hashes = tuple(hash_files(experiment).items())
+    return _cached_federation(text, content, hashes, current_device())
 
 
 @lru_cache(maxsize=2)
-def _cached_federation(text: str, content: str, hashes: tuple[tuple[str, str], ...]) -> Federation:
+def _cached_federation(
+    text: str, content: str, hashes: tuple[tuple[str, str], ...], device: torch.device
+) -> Federation:
     federation = prepare_federation(Experiment.from_json(text))
     return replace(federation, hashes=federation.hashes | dict(hashes))
 

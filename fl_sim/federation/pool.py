@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Dataset, Protection
 from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core.device import call_on_device, device_key
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import describe
@@ -197,8 +198,12 @@ def _protect(
     seed: int,
     *owner: int,
 ) -> UInt8[Tensor, "n c h w"]:
-    key = digest(repr(describe(protection)), images, labels, sample_ids, seed, *owner)
+    key = digest(
+        repr(describe(protection)), images, labels, sample_ids, seed, *owner, *device_key()
+    )
     noise_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
     return load_or_compute(
-        "protected", key, lambda: protection.protect(images, labels, sample_ids, noise_seed)
+        "protected",
+        key,
+        lambda: call_on_device(protection.protect, images, labels, sample_ids, noise_seed),
     )

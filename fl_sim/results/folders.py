@@ -26,7 +26,9 @@ AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS = "audit.json", "audit.parquet", "audit_rec
 NUMBER_GROUPS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", "protection")
 NUMBER = (int, float, type(None))  # JSON has null for a number that is not defined
 KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a point, by name
-    **dict.fromkeys(("experiment", "run_id", "status", "label", "error", "engine"), (str,)),
+    **dict.fromkeys(
+        ("experiment", "run_id", "status", "label", "error", "engine", "device"), (str,)
+    ),
     **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
     **dict.fromkeys(("question", "folder", "reason", "model_sha256"), (str,)),
     **dict.fromkeys(("seed", "rounds", "num_parameters", "num_frozen", "side_by_side"), (int,)),

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fl_sim.core.atomic_io import read_json
+from fl_sim.core.atomic_io import DamagedFileError, read_json
+from fl_sim.core.device import current_device, name_accelerator
 
 DISTRIBUTION = "fl-sim"
 # These choose the instructions of a sum, and so its last bits.
@@ -21,7 +22,10 @@ SWITCHES = (
     *("MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"),
     *("OMP_NUM_THREADS", "OPENBLAS_CORETYPE"),
 )
-COMPARED = ("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability")
+COMPARED = (
+    *("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability"),
+    *("device", "accelerator", "deterministic"),
+)
 
 
 def describe_environment(engine: str, project: Path | None = None) -> dict[str, Any]:
@@ -36,6 +40,11 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
         installed without them; `project_commit` is the commit of the repository around `project`,
         or None if there is none.
     """
+    device = current_device()
+    accelerator = {
+        "accelerator": name_accelerator(device),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
     return {
         "fl_sim": _find_version(),
         "commit": _find_source_commit(),
@@ -50,7 +59,21 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "switches": read_switches(),
+        "device": device.type,
+        **(accelerator if device.type != "cpu" else {}),
     }
+
+
+def read_device(folder: Path) -> str:
+    """Return the kind of device that a run's folder was made on, such as `cpu` or `cuda`.
+
+    It is `cpu and cuda` if the run was continued on another kind, `cpu` for a run of an earlier
+    version, and empty if the folder does not say.
+    """
+    try:
+        return str(read_json(folder / "environment.json").get("device", "cpu"))
+    except (DamagedFileError, OSError):
+        return ""
 
 
 def read_switches() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Noise that each owner makes alone, made in parallel before the runs that need it."""
 
+from functools import partial
 from typing import Any
 
 from fl_sim.core import process
@@ -8,18 +9,19 @@ from fl_sim.federation.federation import load_experiment_dataset
 from fl_sim.federation.pool import list_noise_owners, make_noise
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener
+from fl_sim.runs.run_options import RunOptions
 
 
-def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
+def make_owner_noise(experiments: list[Experiment], options: RunOptions) -> None:
     """Make the noise of all owners and store it in the cache, unless there is only one.
 
     The run itself finds the same bits there. An error is left to the run, which records it.
 
     Args:
         experiments: Experiments whose noise is not shared.
-        workers: Number of processes; with fewer than two, nothing is made.
+        options: Options of the runs; with fewer than two workers, nothing is made.
     """
-    if workers < 2:
+    if options.workers < 2:
         return
     jobs: dict[Any, tuple[Experiment, int]] = {}  # by everything that the noise depends on
     for experiment in experiments:
@@ -29,10 +31,11 @@ def make_owner_noise(experiments: list[Experiment], workers: int) -> None:
             ownership = (layout.provenance, layout.num_owners, owner)
             jobs.setdefault((*key, *ownership), (experiment, owner))
     if len(jobs) > 1:
-        run_jobs(_make_noise, list(jobs.values()), workers)
+        run_jobs(partial(_make_noise, options), list(jobs.values()), options.workers)
 
 
-def _make_noise(job: tuple[Experiment, int], listen: Listener) -> None:
+def _make_noise(options: RunOptions, job: tuple[Experiment, int], listen: Listener) -> None:
     experiment, owner = job
     process.configure_process()
-    make_noise(experiment, load_experiment_dataset(experiment), owner)
+    with options.use_device():
+        make_noise(experiment, load_experiment_dataset(experiment), owner)

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fl_sim.core import process
 from fl_sim.core.errors import RequestError, require
-from fl_sim.core.literals import BatchMode, Engine
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_federation
 from fl_sim.rounds.callbacks import Callback, Phase
@@ -93,26 +92,30 @@ class PhaseTimer(Callback):
         self.switch_to("checkpoint")
 
 
-def profile(
-    experiment: Experiment, count: int, engine: Engine, workers: int, batch_clients: BatchMode
-) -> Profile:
+def profile(experiment: Experiment, count: int, options: RunOptions) -> Profile:
     """Time `count` rounds after a first one, then as many under Python's profiler.
 
-    They are separate, since the profiler slows everything down, and small functions most.
+    They are separate, since the profiler slows everything down, and small functions most. Kernels
+    of an accelerator run on while Python continues: their time counts where Python waits for them.
 
     Raises:
         RequestError: For a wrong experiment, or the engine `flower`.
     """
-    if engine == "flower":
+    if options.engine == "flower":
         raise RequestError("profile takes the engines local and ray; got flower")
     require(count >= 1, "rounds", "at least 1", count)
     experiment = replace(experiment, rounds=1 + 2 * count)
-    feasibility.check(experiment, batch_clients)
+    feasibility.check(experiment, options.batch_clients)
     process.configure_process()
+    with options.use_device():
+        return _profile(experiment, count, options)
+
+
+def _profile(experiment: Experiment, count: int, options: RunOptions) -> Profile:
     federation = load_federation(experiment.to_json())
     timer, profiler = PhaseTimer(), cProfile.Profile()
-    state = make_initial_state(federation, choose_batching(batch_clients, federation))
-    backend = make_backend(federation, RunOptions(engine=engine, workers=workers))
+    state = make_initial_state(federation, choose_batching(options.batch_clients, federation))
+    backend = make_backend(federation, options)
     with tempfile.TemporaryDirectory() as folder:
         callbacks = (timer, Checkpointer(Path(folder), federation, {}))
         for outcome in run_rounds(federation, state, backend, callbacks):

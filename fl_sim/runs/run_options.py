@@ -1,13 +1,17 @@
 """Options of a run, which do not belong to the experiment, such as the engine and the folder."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fl_sim import trackers
 from fl_sim.backends.base import NEEDS_LOCAL
+from fl_sim.core.device import CPU, current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, require, suggest
 from fl_sim.core.literals import BatchMode, Engine
 from fl_sim.core.serialization import check_fields
@@ -39,6 +43,10 @@ class RunOptions:
         callbacks: Called at the hooks of each run. They are pickled if runs are executed in
             parallel.
         skip_invalid: Leave out cells that cannot be run, and record why, in place of refusing all.
+        device: Device that clients train on: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; None for
+            that of the surrounding `use_device`, which is the CPU outside of any.
+        deterministic: Use deterministic algorithms on an accelerator.
+        mix_devices: Keep results, and continue from checkpoints, of another kind of device.
     """
 
     out: Path = Path("runs")
@@ -54,6 +62,9 @@ class RunOptions:
     wait: bool = False
     callbacks: tuple[Callback, ...] = ()
     skip_invalid: bool = False
+    device: str | None = None
+    deterministic: bool = True
+    mix_devices: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,6 +79,26 @@ class RunOptions:
             raise RequestError("--inject works on the experiment's clients, not on a ClientApp")
         if self.engine != "ray" and self.ray_address is not None:
             raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
+        allowed = f"cpu on the engine {self.engine}"
+        require(self.engine == "local" or self.find_device() == CPU, "device", allowed, self.device)
+
+    def find_device(self) -> torch.device:
+        """Return the device that clients train on.
+
+        Raises:
+            FieldError: If this machine does not have it.
+        """
+        if self.device is None:
+            return current_device()
+        if self.device == "auto" and self.engine != "local":
+            return CPU
+        first, *others = resolve_devices(self.device)
+        require(not others, "device", "one device", self.device)
+        return first
+
+    def use_device(self) -> AbstractContextManager[None]:
+        """Compute on the device inside the block."""
+        return use_device(self.find_device(), deterministic=self.deterministic)
 
 
 def make_options(given: Mapping[str, Any]) -> RunOptions:

@@ -27,7 +27,13 @@ from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import has_script, run_jobs
 from fl_sim.runs.progress import Listener
 from fl_sim.runs.run_options import RunOptions, make_options
-from fl_sim.runs.single_run import find_folder, load_finished, refuse_links, run_cell
+from fl_sim.runs.single_run import (
+    find_folder,
+    load_finished,
+    refuse_links,
+    refuse_other_device,
+    run_cell,
+)
 from fl_sim.runs.summary import write_summary
 from fl_sim.runs.variant import describe_variant
 
@@ -120,6 +126,8 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         reasons = "; ".join(dict.fromkeys(cell.reason for cell in grid.skipped))
         all_skipped = f"every cell is skipped: {reasons}"
         raise RequestError(f"nothing to run: {all_skipped if reasons else 'no cells, or no seeds'}")
+    if options.device is None:  # other processes do not know the surrounding device
+        options = replace(options, device=str(options.find_device()))
     cells = mark_variants(grid.cells, options)
     jobs = plan_jobs(cells, options)
     _check_faults(jobs, options)
@@ -129,10 +137,11 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
     with lock_folder(root, wait=options.wait):
         for job in jobs:
             refuse_links(find_folder(options, job))
+            refuse_other_device(find_folder(options, job), options)
         interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
             per_owner = [job for job in jobs if job.experiment.layout.provenance != "shared"]
-            owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options.workers)
+            owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options)
         compat.silence_logs()
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
         task, address = partial(run_cell, options, count), options.ray_address

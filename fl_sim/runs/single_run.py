@@ -33,7 +33,7 @@ from fl_sim.rounds.state import State
 from fl_sim.runs import memory
 from fl_sim.runs.batching import choose_batching
 from fl_sim.runs.checkpoint import Checkpointer, StopOnInterrupt
-from fl_sim.runs.environment import describe_environment
+from fl_sim.runs.environment import describe_environment, read_device
 from fl_sim.runs.outputs import hash_parameters, write_outputs
 from fl_sim.runs.progress import Listener, ProgressReporter, describe_finished, report_passes
 from fl_sim.runs.run_options import RunOptions
@@ -57,6 +57,11 @@ def run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listene
             its checkpoints stay.
     """
     process.configure_process()
+    with options.use_device():
+        _run_cell(options, side_by_side, cell, listen)
+
+
+def _run_cell(options: RunOptions, side_by_side: int, cell: Cell, listen: Listener) -> None:
     experiment, folder = cell.experiment, find_folder(options, cell)
     if options.resume:
         finished = load_finished(folder, cell.key, hash_files(experiment))
@@ -141,6 +146,7 @@ def run_to_end(
     details = {
         "run_id": cell.run_id,
         "engine": options.engine,
+        "device": read_device(folder),
         **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,
@@ -215,6 +221,26 @@ def refuse_links(folder: Path) -> None:
         refuse_link(path)
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether a run's folder holds a result or checkpoints."""
+    return (folder / RESULT).exists() or (folder / "checkpoints").exists()
+
+
+def refuse_other_device(folder: Path, options: RunOptions) -> None:
+    """Raise a `RequestError` for a run that was begun on another kind of device.
+
+    Its bits differ. `mix_devices` keeps it.
+    """
+    if not options.resume or options.mix_devices or not is_begun(folder):
+        return
+    made_on, kind = read_device(folder), options.find_device().type
+    if made_on not in ("", kind):
+        raise RequestError(
+            f"{folder} was made on {made_on}, and this is {kind}: give --device {made_on}, or "
+            "--mix-devices to go on from it"
+        )
+
+
 def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> None:
     """Create a run's folder, or reuse it if the run is resumed.
 
@@ -226,7 +252,11 @@ def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> No
         if not options.resume:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        environment = describe_environment(options.engine)
+        if is_begun(folder):
+            kinds = [*read_device(folder).split(" and "), environment["device"]]
+            environment["device"] = " and ".join(dict.fromkeys(filter(None, kinds)))
         write_json(folder / "experiment.json", json.loads(experiment.to_json()))
-        write_json(folder / "environment.json", describe_environment(options.engine))
+        write_json(folder / "environment.json", environment)
     except OSError as error:
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from None

@@ -24,6 +24,7 @@ from fl_sim.config import sweeps
 from fl_sim.config.user_file import load_python
 from fl_sim.core import process
 from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
+from fl_sim.core.device import current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, RunFailedError, require
 from fl_sim.core.locks import lock_folder, refuse_link
 from fl_sim.results import run_folder
@@ -160,6 +161,8 @@ def run(
     resume: bool = True,
     wait: bool = False,
     on_point_end: Callable[[Point, str], None] = lambda point, error: None,
+    device: str | None = None,
+    deterministic: bool = True,
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
 
@@ -173,10 +176,13 @@ def run(
         resume: Keep points that were measured with the same file.
         wait: Wait for another process that writes into the study's folder.
         on_point_end: Called with each point that has ended, and its error or an empty string.
+        device: Device that `measure` computes on; None for that of the surrounding `use_device`.
+        deterministic: Use deterministic algorithms on an accelerator.
 
     Raises:
-        RequestError: Before any work, for a file that is no study.
+        RequestError: Before any work, for a device that is missing, or for a file that is no study.
     """
+    resolve_devices(device := device or str(current_device()))
     study = read(path)
     points = expand_points(study, sweeps.validate_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
@@ -185,13 +191,21 @@ def run(
             folder = run_folder(root, *point.key)
             for link in (folder.parent, folder):
                 refuse_link(link)
-        task = partial(_measure, study.path, root, resume)
+        task = partial(_measure, study.path, root, resume, device, deterministic)
         failed = run_jobs(task, points, workers, on_job_end=on_point_end)
         _write_summary(study, root, points, {point.key: error for point, error in failed})
         return load_study(root)
 
 
-def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listener) -> None:
+def _measure(
+    path: Path,
+    root: Path,
+    resume: bool,
+    device: str,
+    deterministic: bool,
+    point: Point,
+    listen: Listener,
+) -> None:
     """Measure a point, unless it was measured before."""
     process.configure_process()
     study, folder = read(path), run_folder(root, *point.key)
@@ -201,11 +215,12 @@ def _measure(path: Path, root: Path, resume: bool, point: Point, listen: Listene
         return
     values = _find_values(study, point.settings)
     started, used = perf_counter(), process_time()
-    results = study.measure(seed=point.seed, **values)
+    with use_device(device, deterministic=deterministic):
+        results = study.measure(seed=point.seed, **values)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
-    images = {name: value for name, value in results.items() if isinstance(value, Tensor)}
+    images = {name: value.cpu() for name, value in results.items() if isinstance(value, Tensor)}
     if images:
         pixels = {n: (255 * i.clamp(0, 1)).round().byte().numpy() for n, i in images.items()}
         files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)

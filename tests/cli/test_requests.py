@@ -200,3 +200,22 @@ def test_an_audit_of_an_experiment_lists_attacks_and_rebuilds_the_page(
     assert done.code == 0, done.err
     assert "gradient norm" in done.out
     assert "Audited leakage" in (root / "report.html").read_text()
+
+
+def test_a_device_that_is_missing_ends_in_one_line(
+    run_small: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_sim.core.device.count_devices", dict)
+    done = run_small(tmp_path, "--device", "cuda")
+    assert done == (2, "", "error: device: auto or cpu on this machine; got 'cuda'\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_names_the_device_once(
+    run_small: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_sim.core.device.count_devices", dict)
+    done = run_small(tmp_path, "--rounds", "1", "--device", "auto", "--no-controls")
+    assert done.code == 0
+    assert done.out.count("device:") == 1
+    assert "device: cpu, since this machine has no accelerator" in done.out

@@ -1,5 +1,6 @@
 """Identity of a run: the experiment, and everything else that changes its result."""
 
+import re
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fl_sim import Adversary, Experiment, run
 from fl_sim.audit.server_view import record_server_view
 from fl_sim.audit.session import audit
 from fl_sim.audit.target_run import load_target
+from fl_sim.core.device import use_device
 from fl_sim.core.errors import RequestError
 from fl_sim.federation.federation import load_federation
 from fl_sim.flower import client_app
@@ -231,4 +233,21 @@ def test_an_app_that_counts_its_calls_is_still_one_run(experiment: Maker, tmp_pa
 
 def test_a_profile_times_at_least_one_round(experiment: Maker) -> None:
     with pytest.raises(RequestError, match="rounds: at least 1; got 0"):
-        profile(experiment(), 0, "local", 1, "auto")
+        profile(experiment(), 0, RunOptions())
+
+
+def test_a_run_of_another_kind_of_device_is_not_continued_unasked(
+    experiment: Maker, tmp_path: Path
+) -> None:
+    results = run(experiment(rounds=1), out=tmp_path, controls=False)
+    assert list(results.cells["device"]) == ["cpu"]
+    folder = results.path / str(results.cells.run_id[0]) / "seed=0"
+    words = f"{folder} was made on cpu, and this is meta: give --device cpu, or --mix-devices"
+    with use_device(torch.device("meta")):
+        with pytest.raises(RequestError, match=re.escape(words)):
+            run(experiment(rounds=1), out=tmp_path, controls=False, resume=True)
+        kept = run(
+            experiment(rounds=1), out=tmp_path, controls=False, resume=True, mix_devices=True
+        )
+    assert kept.complete
+    assert list(kept.cells["device"]) == ["cpu"]

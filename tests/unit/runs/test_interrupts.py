@@ -63,7 +63,7 @@ def test_no_run_begins_after_an_interrupt_while_noise_is_made(
     experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        owner_noise, "make_owner_noise", lambda experiments, workers: interrupts.request_stop()
+        owner_noise, "make_owner_noise", lambda experiments, options: interrupts.request_stop()
     )
     results = run(experiment(), out=tmp_path, controls=False)
     assert results.cells.error[0] == "interrupted before it began"

@@ -155,14 +155,14 @@ def test_mlflow_continues_an_interrupted_run(experiment: Maker, tmp_path: Path) 
 
 def test_a_profile_accounts_for_the_whole_round(experiment: Maker) -> None:
     long = SgdClient(local_epochs=20)  # so that training takes most of it on any machine
-    found = profile(experiment(client=long), 2, "local", 1, "auto")
+    found = profile(experiment(client=long), 2, RunOptions())
     assert [own.part for own in found.parts] == list(PARTS)
     spent = {own.part: own for own in found.parts}
     assert max(spent.values(), key=lambda own: own.cpu).part == "training"
     assert all(own.wall > 0 for own in found.parts)
     assert sum(function.own for function in found.functions) > 0
     with pytest.raises(RequestError, match="local and ray"):
-        profile(experiment(), 1, "flower", 1, "auto")
+        profile(experiment(), 1, RunOptions(engine="flower"))
 
 
 def test_a_finished_run_without_an_accuracy_is_reported_with_none(

@@ -1,0 +1,268 @@
+"""The device that networks and noise are computed on: a processor, or an accelerator.
+
+A run chooses its device with `use_device`. Code that computes enters `on_device`, in which new
+tensors are made there, so that plug-ins name no device; on a CPU it does nothing. Everything else,
+such as the server, the tables and the files, stays on the CPU.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from fl_sim.core.errors import FieldError
+
+Value = TypeVar("Value")
+CPU = torch.device("cpu")
+FORMS = "auto, cpu, cuda, cuda:0, cuda:0,1 or mps"
+# Two buffers of 4 MiB, without which cuBLAS may add up in another order every time.
+CUBLAS_WORKSPACE = ":4096:8"
+
+_current: ContextVar[torch.device] = ContextVar("device", default=CPU)
+_new_tensors: ContextVar[torch.device] = ContextVar("device of new tensors", default=CPU)
+
+
+class DeviceMemory(NamedTuple):
+    """An accelerator of this machine, with its memory in bytes."""
+
+    device: torch.device
+    name: str
+    free: int
+    total: int
+
+
+def count_devices() -> dict[str, int]:
+    """Return the number of accelerators of this machine by kind; a kind without any is left out."""
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def resolve_devices(name: str) -> tuple[torch.device, ...]:
+    """Return the devices that a name stands for: `auto`, `cpu`, `cuda`, `cuda:0,1` or `mps`.
+
+    `auto` is the first accelerator of this machine, or the CPU without any; `cuda` is `cuda:0`.
+
+    Raises:
+        FieldError: For another name, or a device that this machine does not have.
+    """
+    if name == str(current_device()):
+        return (current_device(),)
+    counts = count_devices()
+    if name == "auto":
+        name = next(iter(counts), "cpu")
+    if name == "cpu":
+        return (CPU,)
+    match = re.fullmatch(r"(cuda|mps)(?::([0-9]{1,3}(?:,[0-9]{1,3})*))?", name)
+    if match is None:
+        raise FieldError("device", FORMS, name)
+    kind, numbers = match[1], [int(number) for number in (match[2] or "0").split(",")]
+    have = [f"{k}:{','.join(map(str, range(count)))}" for k, count in counts.items()]
+    if max(numbers) >= counts.get(kind, 0) or len({*numbers}) < len(numbers):
+        allowed = f"auto, cpu or {' or '.join(have)}" if have else "auto or cpu on this machine"
+        raise FieldError("device", allowed, name)
+    return tuple(torch.device(kind, number) for number in numbers)
+
+
+def current_device() -> torch.device:
+    """Return the device of the innermost `use_device`, or the CPU outside of any."""
+    return _current.get()
+
+
+@contextmanager
+def use_device(name: str | torch.device | None, *, deterministic: bool = True) -> Iterator[None]:
+    """Compute on a device inside the block, by default with deterministic algorithms.
+
+    On an accelerator, single precision is IEEE's and not TF32. An operation that has no
+    deterministic algorithm there causes a warning. On a CPU no setting changes: its algorithms are
+    deterministic already.
+
+    Args:
+        name: The device, or a name of `resolve_devices`, of which the first device is used; None
+            keeps the surrounding device.
+        deterministic: Use deterministic algorithms, which can be slower.
+
+    Raises:
+        FieldError: For a device that this machine does not have.
+    """
+    if name is None:
+        yield
+        return
+    device = resolve_devices(name)[0] if isinstance(name, str) else name
+    token = _current.set(device)
+    before = torch.get_deterministic_debug_mode()
+    try:
+        if device.type != "cpu":
+            _configure(device, deterministic)
+        yield
+    finally:
+        _current.reset(token)
+        if device.type != "cpu":
+            torch.set_deterministic_debug_mode(before)
+
+
+def _configure(device: torch.device, deterministic: bool) -> None:
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False  # it chooses algorithms by their time
+
+
+def device_key() -> tuple[str, ...]:
+    """Return the parts that a cache key needs beside its inputs: none on a CPU.
+
+    Two kinds of device give results that differ in their last bits.
+    """
+    kind = current_device().type
+    return () if kind == "cpu" else (kind,)
+
+
+class NewTensors(TorchFunctionMode):
+    """Makes new tensors on a device.
+
+    Draws from a generator of the CPU are drawn there and then moved: all devices draw the same
+    numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Make new tensors on `device`."""
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch."""
+        named = dict(kwargs or {})
+        if isinstance(named.get("generator"), torch.Generator) and named["generator"].device == CPU:
+            return self._draw(func, args, named)
+        if named.get("device") is None and func in _device_constructors():
+            named["device"] = self.device
+        return func(*args, **named)
+
+    def _draw(self, func: Any, args: Any, named: dict[str, Any]) -> Any:
+        if func in _device_constructors():
+            device = named.pop("device", None) or self.device
+            return func(*args, **named, device=CPU).to(device)
+        if not (args and isinstance(args[0], Tensor)) or args[0].device == CPU:
+            return func(*args, **named)
+        drawn = func(*move(args, CPU), **move(named, CPU))
+        if func.__name__.endswith("_"):  # in place
+            return args[0].copy_(drawn)
+        return drawn.to(args[0].device)
+
+
+@contextmanager
+def on_device(device: torch.device | None = None) -> Iterator[None]:
+    """Make new tensors on a device inside the block, by default on the current one."""
+    wanted = current_device() if device is None else device
+    if wanted == new_tensors_device():
+        yield
+        return
+    token = _new_tensors.set(wanted)
+    try:
+        with NewTensors(wanted):
+            yield
+    finally:
+        _new_tensors.reset(token)
+
+
+def new_tensors_device() -> torch.device:
+    """Return the device of the innermost `on_device`, or the CPU outside of any."""
+    return _new_tensors.get()
+
+
+def move(value: Value, device: torch.device) -> Value:
+    """Return a value with all of its tensors on a device.
+
+    Tuples, lists, dicts and dataclasses are searched for tensors; one that holds none elsewhere
+    is returned itself.
+    """
+    moved: Value = _move(value, device)
+    return moved
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        moved = {key: _move(item, device) for key, item in value.items()}
+        return moved if _differ(moved.values(), value.values()) else value
+    if isinstance(value, list | tuple):
+        items = [_move(item, device) for item in value]
+        if not _differ(items, value):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        changed = {name: _move(part, device) for name, part in parts.items()}
+        return replace(value, **changed) if _differ(changed.values(), parts.values()) else value
+    return value
+
+
+def _differ(some: Any, others: Any) -> bool:
+    return any(one is not other for one, other in zip(some, others, strict=True))
+
+
+def call_on_device(
+    function: Callable[..., Value], *args: Any, device: torch.device | None = None
+) -> Value:
+    """Return the result of a function that computes on a device, by default the current one.
+
+    Its arguments are moved there, and its result is moved back to the CPU.
+    """
+    wanted = current_device() if device is None else device
+    if wanted.type == "cpu":
+        return function(*args)
+    with on_device(wanted):
+        return move(function(*move(args, wanted)), CPU)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether a device computes in double precision."""
+    return device.type != "mps"
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of an accelerator that are free, or that PyTorch holds in reserve."""
+    module: Any = torch.get_device_module(device)
+    free, _ = module.mem_get_info(device)
+    return int(free + module.memory_reserved(device) - module.memory_allocated(device))
+
+
+def list_accelerators() -> list[DeviceMemory]:
+    """Return the accelerators of this machine, with their names and memory."""
+    found = [
+        DeviceMemory(device, torch.cuda.get_device_name(device), *torch.cuda.mem_get_info(device))
+        for number in range(torch.cuda.device_count())
+        for device in (torch.device("cuda", number),)
+    ]
+    if torch.backends.mps.is_available():
+        total = torch.mps.recommended_max_memory()
+        used = torch.mps.driver_allocated_memory()
+        found.append(DeviceMemory(torch.device("mps", 0), "Apple GPU", total - used, total))
+    return found
+
+
+def name_accelerator(device: torch.device) -> str:
+    """Return the name of an accelerator's model, or an empty string if it is unknown."""
+    return next((found.name for found in list_accelerators() if found.device == device), "")
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words, such as `cuda:0, NVIDIA H200`."""
+    if device.type == "cpu":
+        return "cpu" if count_devices() else "cpu, since this machine has no accelerator"
+    return ", ".join(filter(None, [str(device), name_accelerator(device)]))
