@@ -24,7 +24,7 @@ quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS=
 	$(BIN)/fl-sim sweep experiments/quickstart.py --fallback-dataset digits $(ARGS)
 
 test: $(READY)  ## Run the fast tests (and those in a browser, where Chromium is installed)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not ray" $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not ray" $(ARGS)
 
 test-all: $(READY)  ## Run all tests, with more examples: slow ones, and those that start Ray and Flower
 	FL_SIM_EXAMPLES=50 $(BIN)/python -m pytest $(ARGS)

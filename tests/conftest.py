@@ -1,5 +1,6 @@
 """Shared set-up of all tests: an isolated cache, one thread, repeatable hypotheses, small data."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,15 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+gc.disable()  # until all tests are collected: what is imported stays
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, and look no more through what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks, regardless of the project's settings."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
@@ -50,6 +60,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Use one thread, as backends do: reductions depend on the number of threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures blank, for tests of a page's text: rendering takes most of the page's time."""
+    from matplotlib.figure import Figure
+
+    def save(figure: Figure, file: Any, **options: Any) -> None:
+        file.write('<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
 
 
 @pytest.fixture(scope="session")

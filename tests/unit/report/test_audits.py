@@ -53,6 +53,7 @@ def write_audit(folder: Path) -> None:
     write_json(folder / "audit.json", summary)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_page_without_audits_has_no_section_of_them(
     make_results: Callable[..., Results], sweep: Any
 ) -> None:

@@ -49,6 +49,7 @@ def test_columns_that_no_setting_has_are_left_out(make_results, sweep):
     assert not {"mixed, %", "attackers, %", "attacker gap, points"} & set(names)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_gains_are_shown_where_they_were_measured(make_results, sweep, grid):
     assert benefit.build_benefit(grid) is None
     results = make_results(sweep(benefit=True))
@@ -59,6 +60,7 @@ def test_gains_are_shown_where_they_were_measured(make_results, sweep, grid):
     assert "<li>all give alike, or all get alike</li>" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_numbers_in_the_table_are_those_of_the_rows(make_results, sweep):
     results = make_results(sweep())
     rows = results.rows

@@ -112,6 +112,7 @@ def test_numbers_that_should_not_be_read_are_grey_with_their_reason(text):
     assert '<td class="doubt" title="one of the pools is empty">-<sup>' in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_with_enough_non_members_nothing_is_grey(make_results, sweep):
     text = page.write_page(make_results(sweep(num_non_members=3000))).read_text()
     assert "3000 needed" not in text
@@ -133,6 +134,7 @@ def test_a_single_run(make_results, sweep):
     assert 'id="failures"' not in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_failures_are_shown_and_escaped(make_results, sweep):
     lost = ({"round": 1, "client": 2, "cause": "ValueError: <b>NaN</b>"},)
     results = make_results(sweep(seeds=(0, 1), broken=lambda settings, seed: seed == 1, lost=lost))

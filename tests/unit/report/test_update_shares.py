@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from fl_sim.report.grid import build_grid
 from fl_sim.report.page import build_sections
@@ -10,6 +11,11 @@ def test_shares_are_drawn_beside_who_attacked(make_results, sweep):
     first, second = draw_shares_over_rounds(grid), draw_shares_over_rounds(grid)
     assert first.svg == second.svg
     assert "seed 3" in first.caption
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_shares_are_on_the_page(make_results, sweep):
+    grid = build_grid(make_results(sweep()))
     assert "exclusion" in [section.name for section in build_sections(grid)]
 
 

@@ -248,6 +248,7 @@ def without_hashes(value: object) -> object:
     return [without_hashes(own) for own in value] if isinstance(value, list) else value
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_commands_end_with_1_and_report_the_rest(swept: Swept) -> None:
     path = swept.folder() / "signals.parquet"
     before = spoil(path, SPOILS["one bit"])

@@ -13,6 +13,7 @@ from fl_sim.protections.random_noise import RandomNoise
 from strategies.krum import MultiKrum
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_control_with_too_few_clients_for_the_rule_is_named(
     experiment: Callable[..., Experiment],
     tmp_path: Path,

@@ -1,6 +1,7 @@
 """Closed-form heads in a run: what a tune selects, and the same head on every way to it."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def experiment(tune: Any = "ridge", **changes: Any) -> Experiment:
     return Experiment(**(fields | changes))
 
 
+@cache
 def last(wanted: Experiment) -> RoundOutcome:
+    """Return the only round of an experiment, which is run once in all tests."""
     (outcome,) = replay(load_federation(wanted.to_json()))
     return outcome
 

@@ -121,7 +121,6 @@ def test_rows_come_when_they_are_asked_for(experiment: Maker) -> None:
     assert [(row.round, row.group) for row in per_corruption] == [(3, "contrast"), (3, "fog")]
     assert [row.round for row in by_metric(rows, "adversarial_accuracy")] == [2, 3]
     *_, bare = train(experiment(rounds=3))
-    *_, bare = train(experiment(rounds=3))
     others = [row for row in rows if not row.metric.startswith(("corruption", "adversarial"))]
     assert [keep(row) for row in others] == [keep(row) for row in bare]
 

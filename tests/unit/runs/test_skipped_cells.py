@@ -140,6 +140,7 @@ def test_skipped_cells_are_recorded_beside_the_cells(swept: Path, experiment: Ma
     assert again.skipped.equals(results.skipped)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_terminal_and_page_give_the_reasons(swept: Path) -> None:
     results = load_results(swept)
     caption = str(tables.build_summary_table(results).caption)
@@ -175,6 +176,7 @@ AXES = {"strategy": ["FedAvg", "Krum"]}
 '''
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_file_names_skip_and_the_command_line_skips_the_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
