@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tree import ProcessTree, list_processes
+from benchmarks.tree import ProcessTree, list_processes, read_cpu_seconds
 
 ROOT = Path(__file__).parents[2]
 BURN = """
@@ -24,7 +24,7 @@ import os, subprocess, sys
 from benchmarks.tree import become_reaper
 become_reaper()
 middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
-leaf = {BURN!r} + "burn(1.0); print('burnt', flush=True); time.sleep(60)"
+leaf = {BURN!r} + "burn(0.5); print(time.process_time(), flush=True); time.sleep(60)"
 subprocess.run([sys.executable, "-c", middle, leaf])
 time.sleep(60)
 """
@@ -39,8 +39,9 @@ def start() -> Iterator[Start]:
 
     def begin(code: str) -> "subprocess.Popen[str]":
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", code], **pipes, text=True, env=environment
         )
         begun.append(process)
         return process
@@ -48,9 +49,7 @@ def start() -> Iterator[Start]:
     yield begin
     for process in begun:
         ProcessTree(process.pid).kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        process.communicate()
 
 
 def read_line(process: "subprocess.Popen[str]") -> str:
@@ -60,26 +59,35 @@ def read_line(process: "subprocess.Popen[str]") -> str:
 
 def test_the_time_of_orphans_counts(start: Start) -> None:
     root = start(ORPHAN)
-    assert read_line(root) == "burnt"
+    used = float(read_line(root))
+    assert used >= 0.5
     assert len(list_processes(root.pid)) == 2
-    assert 1.0 <= ProcessTree(root.pid).cpu_seconds() < 1.5
+    own = read_cpu_seconds(root.pid)
+    assert own is not None
+    assert ProcessTree(root.pid).cpu_seconds() == pytest.approx(used + own, abs=0.05)
 
 
 def test_the_time_of_ended_processes_counts(start: Start) -> None:
     code = f"""{BURN}
 import subprocess, sys
-print("go", flush=True)
-subprocess.run([sys.executable, "-c", {BURN!r} + "burn(0.5); time.sleep(2)"])  # it is seen
+child = {BURN!r} + "burn(0.5); print(time.process_time(), flush=True); input()"
+subprocess.run([sys.executable, "-c", child])
 print("over", flush=True)
 time.sleep(60)
 """
     root = start(code)
-    assert read_line(root) == "go"
+    used = float(read_line(root))
     tree = ProcessTree(root.pid)
     with tree.watch_memory():
+        while sum(tree.cpu_by_process.values()) < used:
+            time.sleep(0.01)
+        assert root.stdin is not None
+        print(file=root.stdin, flush=True)  # the child ends
         assert read_line(root) == "over"
     assert list_processes(root.pid) == [root.pid]
-    assert 0.5 <= tree.cpu_seconds() < 1.0
+    own = read_cpu_seconds(root.pid)
+    assert own is not None
+    assert tree.cpu_seconds() == pytest.approx(used + own, abs=0.05)
 
 
 def test_memory_is_that_of_the_whole_tree(start: Start) -> None:
@@ -107,9 +115,11 @@ def test_a_paused_tree_uses_no_time(start: Start) -> None:
     assert read_line(root) == "go"
     tree = ProcessTree(root.pid)
     tree.pause()
+    while ") T " not in Path(f"/proc/{root.pid}/stat").read_text():  # a signal takes a moment
+        time.sleep(0.01)
     before = tree.cpu_seconds()
     time.sleep(0.3)
-    assert tree.cpu_seconds() - before < 0.005  # a signal takes a moment to arrive
+    assert tree.cpu_seconds() == before
     tree.resume()
     deadline = time.monotonic() + 20
     while tree.cpu_seconds() - before < 0.02:

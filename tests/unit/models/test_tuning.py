@@ -2,6 +2,7 @@
 
 import pickle
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -32,8 +33,16 @@ BACKBONES = ("small_cnn", "resnet18", LITE0, "mobilenet_v3_small")
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
-def network(backbone: str, tune: Any, seed: int = 0, **fields: Any) -> Network:
-    return build_network(Model(backbone, tune=tune, **fields), SHAPE, 10, seed)
+def fresh(model: Model, seed: int = 0) -> Network:
+    return build_network(model, SHAPE, 10, seed)
+
+
+keep = cache(fresh)
+
+
+def network(backbone: str, tune: Any, **fields: Any) -> Network:
+    """Return a copy of the network, which is built once."""
+    return deepcopy(keep(Model(backbone, tune=tune, **fields)))
 
 
 def sizes(part: nn.Module) -> int:
@@ -119,16 +128,16 @@ def test_a_seed_makes_the_same_network_whatever_was_drawn_before(backbone: str) 
     states = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
-        states.append(whole(network(backbone, "full")).state_dict())
+        states.append(whole(fresh(Model(backbone))).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    other = parameters.flatten(network(backbone, "full", seed=1).trained)
+    other = parameters.flatten(fresh(Model(backbone), seed=1).trained)
     assert not torch.equal(parameters.flatten(network(backbone, "full").trained), other)
 
 
 def test_building_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    network("small_cnn", "full")
+    fresh(Model("small_cnn"))
     assert torch.equal(torch.get_rng_state(), state)
 
 
