@@ -1,23 +1,28 @@
 """Threads and memory of the current process."""
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
-LARGE = 30 << 20  # bytes, just below the largest block that glibc adapts to
+# Parameters of glibc's mallopt(3), and their values in bytes.
+M_TRIM_THRESHOLD, KEPT = -1, 1 << 30
+M_MMAP_THRESHOLD, LARGEST = -3, 1 << 30
 
 
 def configure_process() -> None:
     """Use one thread, on which the bits of reductions depend, and keep freed memory.
 
     glibc returns large blocks to the system as soon as they are freed, so a network's activations
-    would need fresh pages in every batch, until a block of this size was freed once (mallopt(3),
-    M_MMAP_THRESHOLD).
+    would need fresh pages in every batch. Other C libraries are left as they are.
     """
     torch.set_num_threads(1)
-    torch.empty(LARGE, dtype=torch.uint8)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, LARGEST)
 
 
 def used_memory() -> int:
