@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.names import choose_plugin
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.plugins import discover
+from fl_sim.core.user_modules import cache_by_modules
 from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.domain_shift import DomainShift
 from fl_sim.data.layout import Layout
@@ -294,7 +294,7 @@ class FailurePolicy:
         require(limit is None or limit > 0, "timeout", "seconds above 0, or None", limit)
 
 
-@cache
+@cache_by_modules
 def discover_corruptions() -> list[type[Corruption]]:
     """Return the classes of all corruptions, sorted by name."""
     return discover("fl_sim.data.corruptions", Corruption)  # type: ignore[type-abstract]

@@ -15,6 +15,7 @@ from fl_sim.contracts.attacks import margin_of
 from fl_sim.core.atomic_io import DamagedFileError, read_bytes, read_table
 from fl_sim.core.errors import RequestError
 from fl_sim.core.tensor_files import read_tensors, read_unsealed
+from fl_sim.core.user_modules import find_changed
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation, hash_files, load_federation
 from fl_sim.metrics._shared.pools import Records
@@ -101,6 +102,9 @@ def load_target(folder: Path) -> TargetRun:
     if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
         place = experiment.model.checkpoint or experiment.model.backbone
         raise RequestError(f"{folder}: the files of {place} changed since the run")
+    changed = find_changed(result.get("plugins_sha256", ""), hashes.get("plugins_sha256", ""))
+    if changed:
+        raise RequestError(f"{folder}: the module {changed[0]} changed since the run")
     federation = load_federation(experiment.to_json())
     start, start_correct = _score_start(federation)
     load_model(federation, folder, result.get("params_sha256"))

@@ -8,6 +8,7 @@ import ray
 
 from fl_sim.backends import loopback
 from fl_sim.backends.ray_worker import Worker, share_tensors
+from fl_sim.core import user_modules
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.training.tasks import Chunk
 
@@ -44,6 +45,7 @@ class WorkerHandle:
         loaded: The package of the run that the worker has loaded.
         calls: The calls that it holds, oldest first; it works at the first.
         failed_starts: Number of failed starts in a row.
+        modules: The user's modules that it knows.
     """
 
     actor: Any = None
@@ -51,6 +53,7 @@ class WorkerHandle:
     loaded: Any = None
     calls: list[Call] = field(default_factory=list)
     failed_starts: int = 0
+    modules: user_modules.Declared = ()
 
 
 _pool: list[WorkerHandle] = []
@@ -77,7 +80,17 @@ def get_workers(count: int, address: str | None = None) -> list[WorkerHandle]:
     while len(_pool) < count:
         _pool.append(WorkerHandle())
         restart(_pool[-1])
+    for worker in _pool:
+        _send_modules(worker)
     return _pool
+
+
+def _send_modules(worker: WorkerHandle) -> None:
+    """Tell a worker the user's modules, before it is sent objects of them."""
+    modules = user_modules.declared()
+    if worker.modules != modules:
+        worker.actor.adopt_modules.remote(modules)
+        worker.modules = modules
 
 
 def _start(count: int, address: str | None) -> None:
@@ -107,7 +120,8 @@ def restart(worker: WorkerHandle) -> None:
     if worker.actor is not None:
         ray.kill(worker.actor)
     kind: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
-    worker.actor = kind.remote()
+    worker.actor, worker.modules = kind.remote(), ()
+    _send_modules(worker)
     worker.pending, worker.loaded, worker.calls = worker.actor.report_ready.remote(), None, []
     worker.failed_starts = 0
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fl_sim.core import interrupts, process
+from fl_sim.core import interrupts, process, user_modules
 from fl_sim.core.process import peak_memory
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
@@ -73,6 +73,10 @@ class Worker:
         self.trainer: ClientTrainer | None = None
         self.evaluation_inputs: dict[str, Tensor] = {}
         self.cpu_start = 0.0  # CPU time of the process at the start of a run
+
+    def adopt_modules(self, modules: user_modules.Declared) -> None:
+        """Declare the user's modules, before any object of them arrives."""
+        user_modules.adopt(modules)
 
     def report_ready(self) -> int:
         """Return the process id, once everything is imported."""

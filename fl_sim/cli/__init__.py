@@ -2,22 +2,25 @@
 
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any, TextIO, get_type_hints
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TextIO, get_type_hints
 
+import click
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import ArgumentInfo
 
 from fl_sim.cli import (
     export_command,
     list_commands,
+    plugin_commands,
     protect_command,
     result_commands,
     run_commands,
     tradeoffs_command,
 )
 from fl_sim.cli.terminal import stop
+from fl_sim.core import user_modules
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
 
 
@@ -25,16 +28,33 @@ def _rename_option(name: str) -> str:
     return "batch-clients" if name == "cohort" else name
 
 
+def _declare_plugins(context: click.Context, option: click.Parameter, names: Sequence[str]) -> None:
+    user_modules.declare(*names)
+
+
 class Command(TyperCommand):
     """A command that shows the help of its arguments, and takes `--cohort` as an old name.
 
-    Flower needs a Typer below 0.21, whose arguments lose their help with click 8.5.
+    Every command has the option `--plugins`. Flower needs a Typer below 0.21, whose arguments lose
+    their help with click 8.5.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take the help of each argument from the signature of the command's function."""
         settings["context_settings"] = {"token_normalize_func": _rename_option}
         super().__init__(*args, **settings)
+        self.params.append(
+            TyperOption(
+                param_decls=["--plugins"],
+                type=str,
+                multiple=True,
+                metavar="MODULE",
+                expose_value=False,
+                is_eager=True,
+                callback=_declare_plugins,
+                help="Module or package with plug-ins of your own, by name or path; repeatable.",
+            )
+        )
         hints = get_type_hints(self.callback, include_extras=True)
         for param in self.params:
             if isinstance(param, TyperArgument) and param.name is not None:
@@ -42,37 +62,81 @@ class Command(TyperCommand):
                 param.help = info.help
 
 
-app = typer.Typer(
-    help="Simulate federated learning in which some participants protect their data.",
-    no_args_is_help=True,
-    add_completion=False,
+class Group(TyperGroup):
+    """A group whose help lists its commands under the titles of their panels."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list of commands for each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            title = getattr(command, "rich_help_panel", None)
+            row = (name, command.get_short_help_str(formatter.width))
+            panels.setdefault(title if isinstance(title, str) else "Commands", []).append(row)
+        for title, rows in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _make_group(text: str, **settings: Any) -> typer.Typer:
+    # Without rich, whose import takes longer than all else of --help.
+    return typer.Typer(
+        cls=Group, help=text, no_args_is_help=True, rich_markup_mode=None, **settings
+    )
+
+
+RUN, READ, IMAGES, OWN = "Experiments", "Results", "Images", "Plug-ins and set-up"
+app = _make_group(
+    "Simulate federated learning in which some participants protect their data.",
     pretty_exceptions_enable=False,
 )
-export_app = typer.Typer(help="Write finished runs for other libraries.", no_args_is_help=True)
-data_app = typer.Typer(help="List and fetch datasets.", no_args_is_help=True)
-expected_app = typer.Typer(
-    help="Record, compare and tabulate the expected results of experiments.", no_args_is_help=True
-)
+export_app = _make_group("Write finished runs for other libraries.")
+data_app = _make_group("List and fetch datasets.")
+expected_app = _make_group("Record, compare and tabulate the expected results of experiments.")
 
-app.command(cls=Command)(run_commands.run)
-app.command(cls=Command)(run_commands.sweep)
-app.command("study", cls=Command)(run_commands.study_)
-app.command("profile", cls=Command)(run_commands.profile_)
-app.command(cls=Command)(result_commands.report)
-app.command(cls=Command)(tradeoffs_command.tradeoffs)
-app.command(cls=Command)(result_commands.audit)
-app.command(cls=Command)(protect_command.protect)
-app.add_typer(export_app, name="export")
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"fl-sim {version('fl-sim')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _configure(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
+
+
+app.command(cls=Command, rich_help_panel=RUN)(run_commands.run)
+app.command(cls=Command, rich_help_panel=RUN)(run_commands.sweep)
+app.command("study", cls=Command, rich_help_panel=RUN)(run_commands.study_)
+app.command("profile", cls=Command, rich_help_panel=RUN)(run_commands.profile_)
+app.command(cls=Command, rich_help_panel=READ)(result_commands.report)
+app.command(cls=Command, rich_help_panel=READ)(tradeoffs_command.tradeoffs)
+app.command(cls=Command, rich_help_panel=READ)(result_commands.audit)
+app.add_typer(export_app, name="export", rich_help_panel=READ)
 export_app.command("adapter", cls=Command)(export_command.export_adapter)
-app.add_typer(expected_app, name="expected")
+app.add_typer(expected_app, name="expected", rich_help_panel=READ)
 expected_app.command("record", cls=Command)(result_commands.expected_record)
 expected_app.command("compare", cls=Command)(result_commands.expected_compare)
 expected_app.command("tables", cls=Command)(result_commands.expected_tables)
-app.command("list", cls=Command)(list_commands.list_)
-app.add_typer(data_app, name="data")
+app.command(cls=Command, rich_help_panel=IMAGES)(protect_command.protect)
+app.add_typer(data_app, name="data", rich_help_panel=IMAGES)
 data_app.command("list", cls=Command)(list_commands.data_list)
 data_app.command("fetch", cls=Command)(list_commands.data_fetch)
-app.command("doctor", cls=Command)(list_commands.doctor_)
+app.command("list", cls=Command, rich_help_panel=OWN)(list_commands.list_)
+app.command(cls=Command, rich_help_panel=OWN)(list_commands.describe)
+app.command(cls=Command, rich_help_panel=OWN)(plugin_commands.new)
+app.command(cls=Command, rich_help_panel=OWN)(plugin_commands.check)
+app.command("doctor", cls=Command, rich_help_panel=OWN)(list_commands.doctor_)
 
 
 SHOW = warnings.showwarning  # the function of Python itself
@@ -103,7 +167,7 @@ def main() -> None:
     """Run the command line; exit with 0, 1 if a run failed, or 2 for a wrong request."""
     warnings.showwarning = _warn
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="fl-sim", standalone_mode=False) or 0)
     except RequestError as error:
         stop(f"error: {' '.join(str(error).split())}", 2)
     except KeyboardInterrupt:

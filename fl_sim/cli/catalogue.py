@@ -22,6 +22,7 @@ from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.networks import NETWORKS
 from fl_sim.planted import Planted
 from fl_sim.results.columns import list_columns
+from fl_sim.triggers import Trigger
 
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "protections": ("fl_sim.protections", Protection),
@@ -34,7 +35,11 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "corruptions": ("fl_sim.data.corruptions", Corruption),
     "domains": ("fl_sim.data.domains", DomainTransform),
     "planted": ("fl_sim.planted", Planted),
+    "triggers": ("fl_sim.triggers", Trigger),
 }
+
+
+BASES = tuple(base for _, base in PACKAGES.values())
 
 
 class Item(NamedTuple):
@@ -49,19 +54,26 @@ class Item(NamedTuple):
 def list_entries(kind: Kind) -> list[Item]:
     """Return all entries of a kind; plug-ins are found by walking their package."""
     if kind == "datasets":
-        return [Item(name, *summary_of(type(s))) for name, s in discover_sources().items()]
+        return [Item(name, *summary_of(cls)) for name, cls in list_classes(kind).items()]
     if kind == "models":
         return _list_models()
     if kind == "columns":
         return [Item(c.name, c.meaning, f"results.{c.table}") for c in list_columns()]
-    package, base = PACKAGES[kind]
-    classes = discover(package, base)
-    plugins = [Item(cls.__name__, *summary_of(cls), describe_use(cls)) for cls in classes]
+    classes = list_classes(kind)
+    plugins = [Item(name, *summary_of(cls), describe_use(cls)) for name, cls in classes.items()]
     if kind == "strategies":  # and those of Flower itself, which can be used as they are
         for name in list_strategies():
             text = summary_of(find_strategy(name))[0]
             plugins.append(Item(name, text, f"built into Flower: {FLOWER}.{name}"))
     return plugins
+
+
+def list_classes(kind: str) -> dict[str, type[Any]]:
+    """Return the classes of a kind, datasets included, by name."""
+    if kind == "datasets":
+        return {name: type(source) for name, source in discover_sources().items()}
+    package, base = PACKAGES[kind]
+    return {cls.__name__: cls for cls in discover(package, base)}
 
 
 def describe_use(cls: type[Any]) -> str:
@@ -73,11 +85,12 @@ def describe_use(cls: type[Any]) -> str:
     """
     default = make_default(cls)
     names = argument_names_of(cls)
-    fields = ", ".join(f"{name}={_write_value(getattr(default, name))}" for name in names)
+    fields = ", ".join(f"{name}={write_value(getattr(default, name))}" for name in names)
     return f"{cls.__module__}: {cls.__name__}({fields})"
 
 
-def _write_value(value: Any) -> str:
+def write_value(value: Any) -> str:
+    """Return a value as it is written in a list: text in quotes, a part by its name."""
     return repr(value) if isinstance(value, str) else str(label(value))
 
 
@@ -92,7 +105,11 @@ def _list_models() -> list[Item]:
         for name in source.list_networks()
     ]
     more = [
-        Item(f"{name}:...", source.text, f"such as {source.example}; {source.describe_origin('')}")
+        Item(
+            source.pattern or f"{name}:NAME",
+            source.text,
+            f"such as {source.example}; {source.describe_origin('')}",
+        )
         for name, source in discover_backbones().items()
         if not source.list_networks()
     ]

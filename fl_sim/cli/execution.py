@@ -13,11 +13,12 @@ from fl_sim.cli.show import show
 from fl_sim.cli.terminal import console, stop
 from fl_sim.config import experiment_file
 from fl_sim.config.sweeps import GridCells, validate_seeds
-from fl_sim.core import interrupts
+from fl_sim.core import interrupts, user_modules
 from fl_sim.core.device import describe_device, resolve_devices
-from fl_sim.core.errors import RequestError, require, shorten
+from fl_sim.core.errors import FieldError, RequestError, require, shorten
 from fl_sim.core.literals import BatchMode, ProgressMode
 from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
+from fl_sim.flower import ClientApp
 from fl_sim.runs import runner
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.training.faults import Faults
@@ -82,15 +83,32 @@ def collect_options(
     ray_address: str | None,
     track: list[str] | None,
     wait: bool,
+    client_app: str | None,
 ) -> dict[str, Any]:
     """Return fields of `RunOptions` from the options that `run` and `sweep` share."""
     return {
         "batch_clients": batch_clients,
+        "client_app": None if client_app is None else load_app(client_app),
         "faults": Faults() if inject is None else Faults.parse(inject),
         "ray_address": ray_address,
         "trackers": tuple(track or ()),
         "wait": wait,
     }
+
+
+def load_app(text: str) -> ClientApp:
+    """Return the Flower ClientApp of a user, such as `my_app.client:app`.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    module, _, name = text.rpartition(":")
+    require(bool(module and name), "--client-app", "a module and a name such as my_app:app", text)
+    (declared,) = user_modules.declare(module, source="--client-app")
+    app = getattr(user_modules.import_module(declared), name, None)
+    if not isinstance(app, ClientApp):
+        raise FieldError("--client-app", f"the name of a ClientApp of Flower in {module}", name)
+    return app
 
 
 def count_workers(workers: int | None) -> int:

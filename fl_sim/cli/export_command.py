@@ -5,7 +5,8 @@ from typing import Annotated
 
 from typer import Argument
 
-from fl_sim.cli.terminal import console, importing
+from fl_sim.cli import terminal
+from fl_sim.cli.terminal import importing
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
@@ -38,4 +39,4 @@ def export_adapter(
         write_adapter(federation.model, experiment.model, out)
     except OSError as error:
         raise RequestError(f"cannot write to {out}: {error.strerror}") from None
-    console.print(f"wrote {out}", soft_wrap=True)
+    terminal.console.print(f"wrote {out}", soft_wrap=True)

@@ -1,31 +1,64 @@
 """Commands that list plug-ins, datasets, and the state of this machine."""
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, get_args
 
 from typer import Argument, Option
 
-from fl_sim.cli.terminal import console, importing
+from fl_sim.cli import terminal
+from fl_sim.cli.terminal import importing
 from fl_sim.core.literals import Kind
 
 KINDS = ", ".join(get_args(Kind))
+Json = Annotated[bool, Option("--json", help="Print a JSON list, for programs.")]
+
+
+def print_entries(entries: Iterable[tuple[str, ...]], as_json: bool) -> None:
+    """Print a list: for people on a terminal, one line an entry into a pipe, or as JSON."""
+    if as_json:
+        names = ("name", "text", "source", "use")
+        records = [dict(zip(names, entry, strict=False)) for entry in entries]
+        print(json.dumps(records, indent=2, ensure_ascii=False))
+    elif terminal.console.is_terminal:
+        from fl_sim.report import tables
+
+        terminal.console.print(tables.build_listing(entries))
+    else:
+        for entry in entries:
+            print("\t".join(" ".join(part.split()) for part in entry))
 
 
 def list_(
     kind: Annotated[Kind, Argument(metavar="KIND", help=f"Kind of the entries: {KINDS}.")],
+    as_json: Json = False,
 ) -> None:
-    """List all entries of a kind with their sources; plug-ins also with their module and fields."""
+    """List all entries of a kind with their sources; plug-ins also with their module and fields.
+
+    Into a pipe, each entry is one line, its parts separated by tabs.
+    """
     with importing():
         from fl_sim.cli import catalogue
-        from fl_sim.report import tables
-    console.print(tables.build_listing(catalogue.list_entries(kind)))
+    print_entries(catalogue.list_entries(kind), as_json)
 
 
-def data_list() -> None:
+def describe(
+    name: Annotated[
+        str, Argument(metavar="KIND.NAME", help="Plug-in, such as strategy.Krum or client.sgd.")
+    ],
+) -> None:
+    """Print the fields of a plug-in with their defaults and ranges, and its source."""
+    with importing():
+        from fl_sim.cli import descriptions
+    for line in descriptions.describe_plugin(*descriptions.find_plugin(name)):
+        terminal.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def data_list(as_json: Json = False) -> None:
     """List all datasets, and whether they are on this machine."""
     with importing():
         from fl_sim.cli import doctor
-        from fl_sim.report import tables
-    console.print(tables.build_listing(doctor.find_datasets()))
+    print_entries(doctor.find_datasets(), as_json)
 
 
 def data_fetch(
@@ -36,15 +69,16 @@ def data_fetch(
     with importing():
         from fl_sim.data.sources import load_dataset
     dataset = load_dataset(name, path)
-    console.print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images")
-    console.print(f"from {dataset.origin}", soft_wrap=True)
+    terminal.console.print(
+        f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images"
+    )
+    terminal.console.print(f"from {dataset.origin}", soft_wrap=True)
     for note in dataset.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        terminal.console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
-def doctor_() -> None:
+def doctor_(as_json: Json = False) -> None:
     """Check this machine: packages, workers, datasets, weights, and how to get missing ones."""
     with importing():
         from fl_sim.cli import doctor
-        from fl_sim.report import tables
-    console.print(tables.build_listing(doctor.inspect_machine()))
+    print_entries(doctor.inspect_machine(), as_json)

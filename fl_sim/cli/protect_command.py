@@ -5,8 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from fl_sim.cli import terminal
 from fl_sim.cli.run_commands import Deterministic, DeviceOption
-from fl_sim.cli.terminal import console, importing, stop
+from fl_sim.cli.terminal import importing, stop
 from fl_sim.core.errors import RequestError
 
 
@@ -64,14 +65,14 @@ def protect(
         from fl_sim.publish.request import Request, parse_method
 
     if verify is not None:
-        with show_stages(console) as watch:
+        with show_stages(terminal.console) as watch:
             verdict = check_protected(verify, source, watch)
         for problem in verdict.problems:
-            console.print(problem, soft_wrap=True, markup=False)
+            terminal.console.print(problem, soft_wrap=True, markup=False)
         if verdict.problems:
             stop(f"failed: {len(verdict.problems)} problems in {verify}", 1)
         for line in describe_result(verdict):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            terminal.console.print(line, soft_wrap=True, markup=False, highlight=False)
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
@@ -79,10 +80,13 @@ def protect(
     request = Request(source, out, protection, seed, labels, side, split, folders)
     execution.announce_device(device)
     try:
-        with use_device(device, deterministic=deterministic), show_stages(console) as watch:
+        with (
+            use_device(device, deterministic=deterministic),
+            show_stages(terminal.console) as watch,
+        ):
             manifest = publish(request, watch)
     except KeyboardInterrupt:
         stop("interrupted; the same command continues", 130)
     for name, value, note in write_report(manifest):
-        console.print(f"{name:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
-    console.print(f"{out}: keep manifest.json and request.json secret", soft_wrap=True)
+        terminal.console.print(f"{name:<16}{value:<12}{note}", soft_wrap=True, highlight=False)
+    terminal.console.print(f"{out}: keep manifest.json and request.json secret", soft_wrap=True)

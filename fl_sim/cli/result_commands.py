@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from fl_sim.cli import terminal
 from fl_sim.cli.run_commands import Deterministic, DeviceOption
-from fl_sim.cli.terminal import console, importing, print_error
+from fl_sim.cli.terminal import importing, print_error
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
@@ -96,7 +97,7 @@ def audit(
         refuse_unwritable(folder, "audit")
     with (
         use_device(device, deterministic=deterministic),
-        show_audit_progress(console, len(folders)) as (listen, note, finished),
+        show_audit_progress(terminal.console, len(folders)) as (listen, note, finished),
     ):
         for folder in folders:
             try:
@@ -111,7 +112,7 @@ def audit(
         print_error(f"damaged: {line}; the run was not audited")
     for root in sorted({folder.parents[1] for folder in folders}):
         if (root / "summary.json").exists():
-            console.print(f"report: {page.write_page(load_results(root))}", soft_wrap=True)
+            terminal.console.print(f"report: {page.write_page(load_results(root))}", soft_wrap=True)
     if damaged:
         raise typer.Exit(1)
 
@@ -126,7 +127,7 @@ def expected_record(
         from fl_sim.report import expected
 
     expected.record(file, expected.load_measured(file, out), minutes)
-    console.print(f"wrote {file}", soft_wrap=True)
+    terminal.console.print(f"wrote {file}", soft_wrap=True)
 
 
 def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
@@ -136,13 +137,13 @@ def expected_compare(file: ExpectedFile, out: Out = Path("runs")) -> None:
 
     deviations = expected.compare(file, expected.load_measured(file, out))
     for deviation in deviations:
-        console.print(
+        terminal.console.print(
             f"{deviation.settings}: {deviation.number} {deviation.measured:.4f}, "
             f"expected {deviation.expected:.4f} ± {deviation.tolerance:.4f}"
         )
     if deviations:
         raise typer.Exit(1)
-    console.print("all numbers are as expected")
+    terminal.console.print("all numbers are as expected")
 
 
 def expected_tables(
@@ -153,4 +154,4 @@ def expected_tables(
     with importing():
         from fl_sim.report import expected
 
-    console.print(f"rebuilt {', '.join(expected.write_pages(index, folder))}")
+    terminal.console.print(f"rebuilt {', '.join(expected.write_pages(index, folder))}")

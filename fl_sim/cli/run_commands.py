@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from fl_sim.cli.terminal import console, importing, stop
+from fl_sim.cli import terminal
+from fl_sim.cli.terminal import importing, stop
 from fl_sim.core.literals import BatchMode, Engine, ProgressMode
 
 File = Annotated[Path, Argument(help="Python file with an EXPERIMENT, or experiment.json.")]
@@ -42,6 +43,10 @@ Track = Annotated[
 Wait = Annotated[bool, Option("--wait", help="Wait for any other process that writes into --out.")]
 Progress = Annotated[
     ProgressMode, Option(help="Show bars, print a line of JSON per round, or nothing.")
+]
+App = Annotated[
+    str | None,
+    Option("--client-app", metavar="MODULE:NAME", help="Flower ClientApp in place of the clients."),
 ]
 Full = Annotated[
     bool, Option("--full", help="Apply FULL of the file, such as the size of a paper.")
@@ -83,6 +88,7 @@ def run(
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
     mix_devices: MixDevices = False,
+    app: App = None,
 ) -> None:
     """Run the experiment of a file, once per seed."""
     with importing():
@@ -92,7 +98,7 @@ def run(
 
     content = execution.read(file, set_, rounds, fallback, full)
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
-    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
@@ -121,6 +127,7 @@ def sweep(
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
     mix_devices: MixDevices = False,
+    app: App = None,
     skip_invalid: Annotated[
         bool,
         Option("--skip-invalid", help="Leave out cells that cannot be run, and record why."),
@@ -136,7 +143,7 @@ def sweep(
     content = execution.read(file, set_, rounds, fallback, full)
     refuse_overwrites(content.axes, {change.partition("=")[0]: "--set" for change in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
-    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait)
+    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
@@ -169,7 +176,7 @@ def study_(
     execution.announce_device(device)
     count, chosen = execution.count_workers(workers), execution.parse_seeds(seeds)
     total = len(study.expand_points(study.read(file), chosen))
-    with show_study_progress(console, total) as listen:
+    with show_study_progress(terminal.console, total) as listen:
         results = study.run(
             file,
             chosen,
@@ -218,5 +225,5 @@ def profile_(
     execution.announce_device(device)
     profile = profiler.profile(experiment, rounds, options)
     title = f"{experiment.name}, {engine}: mean of {profile.rounds} rounds after a first one"
-    console.print(tables.build_times_table(profile.parts, title))
-    console.print(tables.build_functions_table(profile.functions))
+    terminal.console.print(tables.build_times_table(profile.parts, title))
+    terminal.console.print(tables.build_functions_table(profile.functions))

@@ -7,11 +7,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-console = Console()
+    console: Console
+
+
+def __getattr__(name: str) -> Any:
+    """Return `console`, made on first use: importing rich takes as long as all else of --help."""
+    if name != "console":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    globals()["console"] = Console()
+    return globals()["console"]
 
 
 def stop(message: str, code: int) -> NoReturn:

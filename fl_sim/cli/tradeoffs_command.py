@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from fl_sim.cli import terminal
 from fl_sim.cli.result_commands import RUNS
-from fl_sim.cli.terminal import console, importing, print_error
+from fl_sim.cli.terminal import importing, print_error
 from fl_sim.core.errors import RequestError, require
 from fl_sim.core.locks import refuse_unreadable
 
@@ -96,13 +97,13 @@ def tradeoffs(
         if not any(each.places for each in own):
             missing = "; ".join(dict.fromkeys(w for each in own for w in each.left_out.values()))
             raise RequestError(f"no setting has {' and '.join(chosen)}: {missing}")
-    console.print(build_fronts_table(points, names, comparisons, directions, confidence))
+    terminal.console.print(build_fronts_table(points, names, comparisons, directions, confidence))
     if csv:
         from fl_sim.core.atomic_io import write_text
 
         table = fronts.tabulate_points(points, names, comparisons, confidence)
         write_text(csv, table.to_csv(index=False))
-        console.print(f"table: {csv}", soft_wrap=True)
+        terminal.console.print(f"table: {csv}", soft_wrap=True)
     if figure:
         from fl_sim.core.atomic_io import write_bytes
 
@@ -114,7 +115,7 @@ def tradeoffs(
         )
         content = drawing.png if figure.suffix == ".png" else drawing.svg.encode()
         write_bytes(figure, content)
-        console.print(f"figure: {figure}", soft_wrap=True)
+        terminal.console.print(f"figure: {figure}", soft_wrap=True)
     if any(each.results.damaged for each in numbers):
         raise typer.Exit(1)
 

@@ -16,7 +16,7 @@ from fl_sim.contracts import (
     DomainTransform,
     Protection,
 )
-from fl_sim.core import serialization
+from fl_sim.core import serialization, user_modules
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.plugins import discover
 from fl_sim.data.partition import Partition
@@ -82,6 +82,9 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         changes.append((field, parse_value(text)))
         axes.pop(field, None)
     experiment = experiment.with_values(changes)
+    if ":" in experiment.model.backbone:  # perhaps of a module beside the file
+        module = experiment.model.backbone.partition(":")[0]
+        user_modules.declare_imports(f"import {module}".encode(), path.resolve().parent)
     if any(field == "seed" for field, _ in changes):
         seeds = (experiment.seed,)
     return ExperimentFile(experiment, axes, seeds, content.full, content.skip)
@@ -116,7 +119,8 @@ def _parse_fraction(text: str) -> float:
 
 def _find_plugin(text: str) -> Any:
     """Return a plug-in with default values by class name or dotted path, or None."""
-    if "." in text and text.split(".")[0] in (*serialization.PACKAGES, "flwr"):
+    module = text.rpartition(".")[0]
+    if module.split(".")[0] == "flwr" or (module and serialization.is_known(module)):
         return serialization.make_default(serialization.find_class(text))
     for package, base in PLUGINS:
         for cls in discover(package, base):

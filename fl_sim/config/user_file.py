@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from fl_sim.core import serialization
+from fl_sim.core import serialization, user_modules
 from fl_sim.core.errors import RequestError, UnknownFieldError, suggest
 from fl_sim.core.names import PACKAGES
-from fl_sim.core.plugins import discover
+from fl_sim.core.plugins import find_classes
 
 LARGEST_FILE = 32 * 2**20  # bytes; an experiment takes a few thousand
 LONGEST_MESSAGE = 2000  # characters of the message of an exception in a user's file
@@ -68,6 +68,9 @@ def read_text(path: Path) -> str:
 def load_python(path: Path) -> ModuleType:
     """Run a Python file, and return its module.
 
+    Its folder and the working folder come first on Python's path meanwhile. The folder stays there
+    if the file imports modules of it, which are declared as the user's own.
+
     Raises:
         RequestError: If it is missing or not Python, or raises anything but `KeyboardInterrupt`;
             the message names the line and the allowed values.
@@ -78,8 +81,11 @@ def load_python(path: Path) -> ModuleType:
     if path.suffix != ".py" or spec is None:
         raise RequestError(f"{path} is no Python file, nor JSON: its name ends in {path.suffix!r}")
     module = importlib.util.module_from_spec(spec)
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    folder = path.resolve().parent
+    places = [folder, Path.cwd()]
+    user_modules.refuse_foreign_packages(*places)
+    user_modules.declare_imports(source, folder)
+    sys.path[:0] = map(str, places)
     try:
         with _delay_warnings():
             exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
@@ -88,8 +94,9 @@ def load_python(path: Path) -> ModuleType:
     except BaseException as error:  # SystemExit too: the file's fault, not the end of the program
         raise RequestError(_describe_error(path, error)) from error
     finally:
-        if here in sys.path:
-            sys.path.remove(here)
+        for place in map(str, places):
+            if place in sys.path:
+                sys.path.remove(place)
     return module
 
 
@@ -220,8 +227,11 @@ def _find_callee(call: TracebackType) -> Any:
 
 def _find_class(name: str) -> type | None:
     """Return the class of this name in an imported module, such as one made by `replace`."""
-    tops = (*serialization.PACKAGES, "flwr")
-    modules = [module for path, module in sys.modules.items() if path.split(".")[0] in tops]
+    modules = [
+        module
+        for path, module in sys.modules.items()
+        if path.split(".")[0] == "flwr" or serialization.is_known(path)
+    ]
     classes = (vars(module).get(name) for module in modules)
     return next((cls for cls in classes if isinstance(cls, type)), None)
 
@@ -234,7 +244,9 @@ def _suggest_module(call: TracebackType | None) -> str:
     lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     line = next((node for node in lines if node.lineno == call.tb_lineno), None)
     names = [alias.name for alias in line.names] if line else []
-    homes = {cls.__name__: cls.__module__ for path in PACKAGES for cls in discover(path, object)}
+    homes = {
+        cls.__name__: cls.__module__ for path in PACKAGES for cls in find_classes(path, object)
+    }
     name = next((n for n in names if line and homes.get(n, line.module) != line.module), "")
     return f"; {name} is in {homes[name]}" if name else ""
 

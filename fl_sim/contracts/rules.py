@@ -128,8 +128,11 @@ class AggregationRule(TypeChecked, ABC):
             then part of the global model and sent down with it, and the rule cannot be wrapped.
         tune: The value of `model.tune` that selects the rule: its clients send statistics, which
             `solve` turns into a head. Empty for rules of trained networks.
+        exceptions: Reason for each law of the conformance tests that the rule does not keep:
+            `unanimous`, `order`, `translation`, `scale`, `shares` or `left out`.
     """
 
+    exceptions: ClassVar[Mapping[str, str]] = {}
     coordinatewise: ClassVar[bool] = False
     changes_base: ClassVar[bool] = False
     tune: ClassVar[str] = ""

@@ -18,5 +18,6 @@ Kind = Literal[
     "corruptions",
     "domains",
     "planted",
+    "triggers",
     "columns",
 ]

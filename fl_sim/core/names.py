@@ -15,6 +15,7 @@ PACKAGES = (
     "fl_sim.countermeasures",
     "fl_sim.data",
     "fl_sim.planted",
+    "fl_sim.triggers",
 )
 
 
@@ -51,7 +52,9 @@ def choose_plugin(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
     if name in plugins:
         return plugins[name]
     matches = {
-        full: cls for full, cls in plugins.items() if _normalise(name) in _names_of(cls, bases)
+        full: cls
+        for full, cls in plugins.items()
+        if _normalise(name) in map(_normalise, list_names_of(cls, bases))
     }
     if len(matches) == 1:
         return next(iter(matches.values()))
@@ -81,12 +84,12 @@ def describe_expected(
     return f"expected {kinds}: {close + ' One of ' if close else 'one of '}{', '.join(words)}"
 
 
-def _names_of(cls: type[Any], bases: tuple[type, ...]) -> set[str]:
-    """Return the names of a plug-in in lower case, without hyphens and underscores."""
+def list_names_of(cls: type[Any], bases: tuple[type, ...]) -> list[str]:
+    """Return the names of a plug-in: that of its class, its short one, and without its kind."""
     name = cls.__name__
     kinds = [base.__name__ for base in bases if name.endswith(base.__name__)]
     names = [name, getattr(cls, "short", ""), *(name.removesuffix(kind) for kind in kinds)]
-    return {_normalise(full) for full in names if full}
+    return list(filter(None, names))
 
 
 def _normalise(name: str) -> str:

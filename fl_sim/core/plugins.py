@@ -1,15 +1,24 @@
-"""Discovers plug-ins in their packages, without a registry, and reads their docstrings."""
+"""Discovers plug-ins in their packages, without a registry, and reads their docstrings.
+
+Those of users are in modules of their own (`fl_sim.core.user_modules`).
+"""
 
 import ast
 import importlib
 import inspect
 import pkgutil
+import sys
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
-PACKAGES = ("fl_sim", "strategies", "clients")  # packages that define parts of an experiment
+from fl_sim.core import user_modules
+from fl_sim.core.errors import RequestError
+from fl_sim.core.user_modules import PACKAGES as PACKAGES
+
 RENAMED = {  # paths in the JSON of earlier results, which run ids hash, and current paths
     "fl_sim.participants.Stay": "fl_sim.participants.AvailabilityWindow",
 }
@@ -17,19 +26,64 @@ Plugin = TypeVar("Plugin")
 
 
 def discover(package: str, base: type[Plugin]) -> list[type[Plugin]]:
-    """Return every concrete subclass of `base` defined in `package`, sorted by name."""
+    """Return every concrete subclass of `base` in `package` and in the user's modules, by name.
+
+    Args:
+        package: A package, whose modules are searched, or a module.
+        base: Class that the plug-ins derive from.
+
+    Raises:
+        RequestError: If two have the same name, or a module of the user's cannot be imported.
+    """
+    plugins = [*find_classes(package, base), *discover_own(base)]
+    plugins.sort(key=lambda cls: cls.__name__)
+    for one, other in pairwise(plugins):
+        if one.__name__ == other.__name__:
+            paths = " and ".join(sorted(f"{cls.__module__}.{cls.__name__}" for cls in (one, other)))
+            raise RequestError(f"two plug-ins have the name {one.__name__}: {paths}; rename yours")
+    return plugins
+
+
+def find_classes(package: str, base: type[Plugin]) -> list[type[Plugin]]:
+    """Return every concrete subclass of `base` that is defined in a package, or in a module."""
+    if package in PACKAGES[1:] and package not in sys.modules:
+        user_modules.refuse_foreign_packages()
     root = importlib.import_module(package)
-    plugins: set[type[Plugin]] = set()
-    for module_info in pkgutil.iter_modules(root.__path__, f"{package}."):
-        module = importlib.import_module(module_info.name)
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if (
-                issubclass(cls, base)
-                and not inspect.isabstract(cls)
-                and cls.__module__ == module.__name__
-            ):
-                plugins.add(cls)
-    return sorted(plugins, key=lambda cls: cls.__name__)
+    infos = pkgutil.iter_modules(getattr(root, "__path__", ()), f"{package}.")
+    return _find_in([importlib.import_module(info.name) for info in infos] or [root], base)
+
+
+def discover_own(base: type[Plugin]) -> list[type[Plugin]]:
+    """Return every concrete subclass of `base` in the user's modules."""
+    return _find_in(user_modules.import_modules(), base)
+
+
+def index_by_name(plugins: Iterable[type[Plugin]]) -> dict[str, Plugin]:
+    """Return an instance of each of these plug-ins by its `name`.
+
+    Raises:
+        RequestError: If two have the same name.
+    """
+    index: dict[str, Plugin] = {}
+    for cls in plugins:
+        name: str = cls.name  # type: ignore[attr-defined]
+        if name in index:
+            paths = " and ".join(f"{c.__module__}.{c.__name__}" for c in (type(index[name]), cls))
+            raise RequestError(f"two plug-ins have the name {name!r}: {paths}; rename yours")
+        index[name] = cls()
+    return index
+
+
+def _find_in(modules: Iterable[ModuleType], base: type[Plugin]) -> list[type[Plugin]]:
+    """Return the concrete subclasses of a class that these modules define."""
+    return [
+        cls
+        for module in modules
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, base)
+        and not inspect.isabstract(cls)
+        and cls.__module__ == module.__name__
+    ]
 
 
 def summary_of(cls: type) -> tuple[str, str]:
@@ -45,15 +99,18 @@ def read_docstring(path: str) -> str:
     Nothing is imported, so the report can quote a plug-in without its dependencies (PyTorch).
 
     Args:
-        path: Dotted path inside `PACKAGES`, such as `clients.sign_flip.SignFlipClient`.
+        path: Dotted path, such as `clients.sign_flip.SignFlipClient`, inside `PACKAGES` or a
+            module of the user's.
     """
-    package, *parts = RENAMED.get(path, path).split(".")
-    if package not in PACKAGES or len(parts) < 2 or not all(map(str.isidentifier, parts)):
+    module, _, name = RENAMED.get(path, path).rpartition(".")
+    package, *parts = module.split(".")
+    if not all(map(str.isidentifier, [package, *parts, name])):
         return ""
-    *modules, name = parts
-    root = Path(importlib.import_module(package).__path__[0])
-    file = root.joinpath(*modules).with_suffix(".py")
-    if not file.is_file():
+    file = user_modules.find_file(module)
+    if package in PACKAGES and parts:
+        root = Path(importlib.import_module(package).__path__[0])
+        file = root.joinpath(*parts).with_suffix(".py")
+    if file is None or not file.is_file():
         return ""
     classes = (node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.ClassDef))
     node = next((node for node in classes if node.name == name), None)

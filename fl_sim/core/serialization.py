@@ -1,7 +1,7 @@
 """Converts experiments to JSON and back, as classes with their fields.
 
-Only classes of fl_sim, strategies, clients and Flower's strategy module can be named, so reading
-a description never runs foreign code.
+Only classes of fl_sim, strategies, clients, Flower's strategy module and the modules that the user
+has declared can be named, so reading a description never runs foreign code.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fl_sim.core import flower_strategies, names
+from fl_sim.core import flower_strategies, names, user_modules
 from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
 from fl_sim.core.flower_strategies import FLOWER, Strategy, argument_names
 from fl_sim.core.plugins import PACKAGES as PACKAGES
@@ -317,7 +317,7 @@ def find_class(path: str) -> type:
         cls = flower_strategies.find_strategy(class_name)
         if inspect.isclass(cls) and issubclass(cls, Strategy):
             return cls
-    elif module_name.split(".")[0] in PACKAGES and _can_be_imported(module_name):
+    elif _can_be_imported(module_name) and is_known(module_name):
         try:
             cls = getattr(importlib.import_module(module_name), class_name, None)
         except ImportError:
@@ -327,7 +327,8 @@ def find_class(path: str) -> type:
             return cls
     allowed = ", ".join((*PACKAGES, FLOWER))
     raise RequestError(
-        f"class {shorten(path)} is not a part of an experiment; allowed are those of {allowed}"
+        f"class {shorten(path)} is not a part of an experiment; allowed are those of {allowed}, "
+        "and your own of modules named by --plugins or FL_SIM_PLUGINS"
     )
 
 
@@ -335,7 +336,7 @@ def check_classes(part: Any) -> None:
     """Raise a `FieldError` for the first part whose class cannot be named in JSON.
 
     Workers, resumed runs and audits rebuild an experiment from its JSON, so its classes cannot be
-    defined in an experiment file or a notebook.
+    defined in an experiment file or a notebook. A class of a module of the user's is declared.
     """
     for name, value in field_values(part).items():
         for place, item in _list_parts(value):
@@ -352,13 +353,34 @@ def _check_class(part: Any) -> None:
     cls = type(part)
     path = f"{cls.__module__}.{cls.__qualname__}"
     try:
-        find_class(path)
+        if is_known(cls.__module__) or user_modules.declare_class(cls):
+            find_class(path)
+            return
     except RequestError:
-        allowed = (
-            f"a class that is written in a file of the package {' or '.join(PACKAGES[1:])}, "
-            f"or in {PACKAGES[0]}"
-        )
-        raise FieldError("class", allowed, path) from None
+        pass
+    allowed = (
+        f"a class that is written in a file of the package {' or '.join(PACKAGES[1:])}, in "
+        f"{PACKAGES[0]}, or in a module of your own that can be imported"
+    )
+    raise FieldError("class", allowed, path)
+
+
+def is_known(module_name: str) -> bool:
+    """Return whether a module is in a package that defines parts, or declared by the user."""
+    return module_name.split(".")[0] in PACKAGES or user_modules.is_declared(module_name)
+
+
+def list_modules(part: Any) -> set[str]:
+    """Return the modules that define the classes of a part and of all parts inside it."""
+    if isinstance(part, tuple):
+        return {module for item in part for module in list_modules(item)}
+    inside = {module for value in field_values(part).values() for module in list_modules(value)}
+    return inside | ({type(part).__module__} if dataclasses.is_dataclass(part) else set())
+
+
+def hash_own_modules(*parts: Any) -> str:
+    """Return the hashes of the user's modules that define these parts; see `hash_modules`."""
+    return user_modules.hash_modules(set().union(*map(list_modules, parts)))
 
 
 def _can_be_imported(module_name: str) -> bool:
@@ -433,7 +455,9 @@ def _classes_in(hint: Any) -> tuple[type, ...]:
     if get_origin(hint) in (Union, types.UnionType, tuple):
         classes = [cls for option in get_args(hint) for cls in _classes_in(option)]
         return tuple(dict.fromkeys(classes))
-    is_part = inspect.isclass(hint) and hint.__module__.split(".")[0] in (*PACKAGES, "flwr")
+    if not inspect.isclass(hint) or hint.__module__ == "builtins":
+        return ()
+    is_part = hint.__module__.split(".")[0] == "flwr" or is_known(hint.__module__)
     return (hint,) if is_part else ()
 
 

@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from fl_sim.contracts import AggregationRule, Client, Dataset, Draw, Shard
+from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Draw, Metric, Shard
+from fl_sim.core import serialization, user_modules
 from fl_sim.core.cache import digest
 from fl_sim.core.device import current_device
 from fl_sim.core.errors import require
+from fl_sim.core.plugins import discover_own
 from fl_sim.core.seeding import generator
 from fl_sim.data.domain_shift import assign_domains
-from fl_sim.data.sources import hash_dataset, load_dataset
+from fl_sim.data.sources import find_source, hash_dataset, load_dataset
 from fl_sim.experiment import CLOSED_FORM, Experiment, subset_of
 from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
 from fl_sim.federation.shards import ClientShards, assign_attacker_rows
@@ -242,15 +244,26 @@ def hash_files(experiment: Experiment) -> dict[str, str]:
 
     `data_sha256` is of the user's own images, and missing for a built-in dataset. `model_sha256`
     is of pretrained weights, of a checkpoint, of an adapter, or of the user's own code of a
-    network, and missing if there is none of them.
+    network, and missing if there is none of them. `plugins_sha256` has a hash for each of the
+    user's own modules whose plug-ins take part, and is missing if there is none.
     """
     data, model = experiment.data, experiment.model
     adapter = model.hash_adapter() if model.adapter else ""
     hashes = {
         "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
         "model_sha256": " ".join(filter(None, [hash_model(model), adapter])),
+        "plugins_sha256": user_modules.hash_modules(_list_own_modules(experiment)),
     }
     return {name: sha256 for name, sha256 in hashes.items() if sha256}
+
+
+def _list_own_modules(experiment: Experiment) -> set[str]:
+    """Return the modules of plug-ins that take part in an experiment, among them the user's own."""
+    named: list[type] = [type(find_source(experiment.data.dataset))]
+    named += discover_own(Metric)  # type: ignore[type-abstract]
+    if experiment.evaluation.corruptions is not None:
+        named += discover_own(Corruption)  # type: ignore[type-abstract]
+    return serialization.list_modules(experiment) | {cls.__module__ for cls in named}
 
 
 def load_experiment_dataset(experiment: Experiment) -> Dataset:

@@ -11,7 +11,7 @@ from fl_sim.core.cache import digest, load_or_compute
 from fl_sim.core.device import call_on_device, device_key
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
-from fl_sim.core.serialization import describe
+from fl_sim.core.serialization import describe, hash_own_modules
 from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
@@ -198,9 +198,8 @@ def _protect(
     seed: int,
     *owner: int,
 ) -> UInt8[Tensor, "n c h w"]:
-    key = digest(
-        repr(describe(protection)), images, labels, sample_ids, seed, *owner, *device_key()
-    )
+    parts = [repr(describe(protection)), *filter(None, [hash_own_modules(protection)])]
+    key = digest(*parts, images, labels, sample_ids, seed, *owner, *device_key())
     noise_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
     return load_or_compute(
         "protected",

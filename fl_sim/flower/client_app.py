@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_sim.contracts import Update
-from fl_sim.core import process
+from fl_sim.core import process, user_modules
 from fl_sim.federation.federation import load_federation
 from fl_sim.flower.records import TASK_KEY, decode_task, encode_reply
 from fl_sim.models import parameters
@@ -29,6 +29,7 @@ class ClientFailedError(RuntimeError):
 def train(message: Message, context: Context) -> Message:
     """Train the client that the message names; reply with its update and metrics."""
     process.configure_process()
+    user_modules.declare(*str(context.run_config.get("plugins", "")).split(), source="plugins")
     federation = load_federation(str(message.content.config_records[TASK_KEY]["experiment"]))
     shapes = parameters.parameter_shapes(federation.model)
     config, task = decode_task(message.content, shapes)

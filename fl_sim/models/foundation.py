@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fl_sim.core.atomic_io import DamagedFileError, hash_file
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require, suggest
+from fl_sim.core.user_modules import hash_modules
 from fl_sim.experiment import Model
 from fl_sim.models.adapters import name_modules
 from fl_sim.models.architectures import Normalise
@@ -164,6 +165,8 @@ def hash_model(model: Model) -> str:
     """
     found = find_source(model.backbone)
     hashes = [] if found is None else [found[0].hash_code(found[1])]
+    if found is not None:
+        hashes.append(hash_modules([type(found[0]).__module__]))
     if model.base.init == "checkpoint":
         hashes.append(model.hash_checkpoint())
     elif model.base.init == "pretrained":

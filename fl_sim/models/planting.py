@@ -11,7 +11,7 @@ from fl_sim.core.cache import digest, load_or_compute
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import derive_seed, generator
-from fl_sim.core.serialization import describe
+from fl_sim.core.serialization import describe, hash_own_modules
 from fl_sim.data import sources
 from fl_sim.experiment import Data, Model
 from fl_sim.models.foundation import hash_model
@@ -44,8 +44,9 @@ def plant(
     if recipe.dataset is not None:
         own = Data(recipe.dataset, path=recipe.path, side=data.side)
     content = sources.hash_dataset(own.dataset, own.path)
-    parts = (recipe, anywhere, replace(own, path=None))
-    key = digest(*(repr(describe(part)) for part in parts), hash_model(whole), content, seed)
+    parts = [repr(describe(part)) for part in (recipe, anywhere, replace(own, path=None))]
+    parts += filter(None, [hash_own_modules(recipe)])
+    key = digest(*parts, hash_model(whole), content, seed)
 
     def compute() -> Tensor:
         return _train(whole, recipe, _select_images(recipe, own), image_shape, seed)

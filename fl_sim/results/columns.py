@@ -46,6 +46,8 @@ CELLS = {
     "accuracy": "share of test images that the final model gets right, 0 to 1 (A_mix)",
     "best_accuracy": "highest accuracy of any round",
     "loss": "mean cross-entropy of the final model on the test set, in nats",
+    "model_sha256": "SHA-256 of the files of a network: weights, a checkpoint, or your own code",
+    "plugins_sha256": "SHA-256 of each module of your own whose plug-ins took part",
     "planted_sha256": "SHA-256 of the weights and buffers of a planted start",
     "params_sha256": "SHA-256 of the final parameters: same experiment, same hash",
     "failures": "one entry per client that sent no update: round, client, cause",

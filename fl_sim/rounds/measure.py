@@ -1,7 +1,5 @@
 """Measurement of a round: its record, and the rows that the metrics compute from it."""
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +8,7 @@ from fl_sim.backends.base import Backend
 from fl_sim.contracts import Metric, RoundRecord, Row, Triggered
 from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.plugins import discover
+from fl_sim.core.user_modules import cache_by_modules
 from fl_sim.experiment import CLOSED_FORM
 from fl_sim.federation.federation import Federation, build_start
 from fl_sim.metrics.accuracy import class_accuracies
@@ -28,7 +27,7 @@ from fl_sim.training.tasks import Tensors
 NO_HOOKS = Callback()
 
 
-@lru_cache
+@cache_by_modules
 def load_metrics() -> tuple[Metric, ...]:
     """Return an instance of every metric."""
     classes = discover("fl_sim.metrics", Metric)  # type: ignore[type-abstract]

@@ -13,6 +13,7 @@ from fl_sim.contracts.validity import DIVERGED, invalidate
 from fl_sim.core.cache import digest, load_or_compute
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
+from fl_sim.core.serialization import hash_own_modules
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
 from fl_sim.experiment import Adversarial, Experiment
 from fl_sim.federation.federation import Federation
@@ -48,7 +49,7 @@ def compute_corrupted(federation: Federation, corruption: Corruption) -> Tensor:
     """Return the inputs of the corrupted test images, cached."""
     images, seed = federation.dataset.test_images, federation.experiment.seed
     name, severity = corruption.name(), corruption.severity
-    levels = repr(corruption.levels)
+    levels = " ".join(filter(None, [repr(corruption.levels), hash_own_modules(corruption)]))
 
     def compute() -> UInt8[Tensor, "t c h w"]:
         return corruption.apply(images, generator(seed, "corruption", name, severity))

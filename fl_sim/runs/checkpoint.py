@@ -94,6 +94,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, hashes: Hashes 
         "run": hashlib.sha256(run.encode()).hexdigest(),
         "data": hashes.get("data_sha256", ""),
         "model": hashes.get("model_sha256", ""),
+        "plugins": hashes.get("plugins_sha256", ""),
         "log": list(mark),
         "round": state.round,
         "cohort": state.batch_clients,
@@ -159,6 +160,8 @@ def _explain_unusable(
     model_sha256 = hashes.get("model_sha256", "")
     if tree.get("model", model_sha256) != model_sha256:
         return "of another network: its weights or code were replaced since"
+    if tree.get("plugins", "") != hashes.get("plugins_sha256", ""):
+        return "of other plug-ins: your modules changed since"
     if not log.contains(Mark(*tree["log"])):
         return f"{log.path.name} was changed since"
     return ""

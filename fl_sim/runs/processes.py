@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fl_sim.core import interrupts
+from fl_sim.core import interrupts, user_modules
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.literals import Engine
 from fl_sim.flower import compat
@@ -102,9 +102,10 @@ def _run_side_by_side(
     stop = context.Event()
     listener = threading.Thread(target=_forward_reports, args=(reports, listen), daemon=True)
     listener.start()
+    setup = (reports, parent_alive, stop, user_modules.declared())
     with (
         _hide_missing_script(),
-        ProcessPoolExecutor(count, context, _start_worker, (reports, parent_alive, stop)) as pool,
+        ProcessPoolExecutor(count, context, _start_worker, setup) as pool,
         interrupts.finish_round_on_interrupt(stop),
     ):
         try:
@@ -158,12 +159,15 @@ def _run_attempt(attempt: Attempt[Job], job: Job) -> str:
     return attempt(job, _reports.put)
 
 
-def _start_worker(reports: Any, parent_alive: Connection, stop: Any) -> None:
+def _start_worker(
+    reports: Any, parent_alive: Connection, stop: Any, modules: user_modules.Declared
+) -> None:
     """Set up a worker, which ignores interrupts, and ends when its parent ends."""
     global _reports
     _reports = reports
     compat.silence_logs()
     interrupts.set_flag(stop)
+    user_modules.adopt(modules)  # before any job is unpickled
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -14,7 +14,7 @@ import torch
 from fl_sim import trackers
 from fl_sim.backends.base import Backend, InProcessBackend
 from fl_sim.config.sweeps import Cell
-from fl_sim.core import process
+from fl_sim.core import process, user_modules
 from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.core.locks import refuse_link
@@ -112,7 +112,8 @@ def _simulate(
         train(FlowerBackend(make_trainer(federation), grid, foreign=app is not None))
 
     num_nodes = federation.experiment.clients_per_round
-    compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
+    with user_modules.exported():
+        compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
 
 
 def run_to_end(
@@ -197,6 +198,10 @@ def load_finished(
         if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
             cause = "is of another network: its weights or code changed since"
             raise DamagedFileError(folder / RESULT, cause)
+        if result.get("plugins_sha256", "") != hashes.get("plugins_sha256", ""):
+            raise DamagedFileError(
+                folder / RESULT, "is of other plug-ins: your modules changed since"
+            )
         return result
     except DamagedFileError as error:
         LOG.warning("%s; the run is repeated", error)

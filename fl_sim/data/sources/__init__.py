@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fl_sim.contracts import Dataset
 from fl_sim.core.errors import FieldError, RequestError, suggest
-from fl_sim.core.plugins import discover
+from fl_sim.core.plugins import discover, index_by_name
 from fl_sim.core.seeding import generator
+from fl_sim.core.user_modules import hash_modules
 from fl_sim.data.fingerprint import hash_files, list_files
 from fl_sim.data.scaling import resize
 
@@ -97,7 +98,7 @@ class Source(ABC):
 
 def discover_sources() -> dict[str, Source]:
     """Return every dataset by its name."""
-    return {cls.name: cls() for cls in discover(__name__, Source)}  # type: ignore[type-abstract]
+    return index_by_name(discover(__name__, Source))  # type: ignore[type-abstract]
 
 
 def load_dataset(
@@ -109,22 +110,30 @@ def load_dataset(
         FieldError: If the name is unknown.
         MissingDataError: If its files are missing or damaged.
     """
-    return _find_source(name).read(_resolve_path(path), options)
+    return find_source(name).read(_resolve_path(path), options)
 
 
 def hash_dataset(name: str, path: str | None = None) -> str:
     """Return a hash of a dataset's files, or an empty string for a published dataset.
 
-    A file is read again only if its time stamps, size or inode have changed.
+    That of a dataset class of the user's covers its module, too. A file is read again only if its
+    time stamps, size or inode have changed.
 
     Raises:
         FieldError: If the name is unknown.
         MissingDataError: If files are missing or cannot be read.
     """
-    return _find_source(name).fingerprint(_resolve_path(path))
+    source = find_source(name)
+    code = hash_modules([type(source).__module__])
+    return " ".join(filter(None, [source.fingerprint(_resolve_path(path)), code]))
 
 
-def _find_source(name: str) -> Source:
+def find_source(name: str) -> Source:
+    """Return a dataset by its name.
+
+    Raises:
+        FieldError: If the name is unknown.
+    """
     known = discover_sources()
     if name not in known:
         raise FieldError("data.dataset", f"one of {', '.join(known)}{suggest(name, known)}", name)

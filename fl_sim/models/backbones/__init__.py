@@ -9,7 +9,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import RequestError
-from fl_sim.core.plugins import discover
+from fl_sim.core.plugins import discover, index_by_name
 from fl_sim.core.tensor_files import read_unsealed
+from fl_sim.core.user_modules import cache_by_modules
 from fl_sim.models.stages import make_head
 
 PIXELS = 64  # side of the inputs of networks that take any
@@ -83,11 +83,13 @@ class BackboneSource(ABC):
         name: Name before the colon in the name of a backbone.
         text: One sentence on the networks.
         example: Name of one of them.
+        pattern: Form of the names, in a list, of a source that cannot list them all.
     """
 
     name: ClassVar[str]
     text: ClassVar[str]
     example: ClassVar[str]
+    pattern: ClassVar[str] = ""
 
     @abstractmethod
     def list_networks(self) -> list[str]:
@@ -146,10 +148,10 @@ class BackboneSource(ABC):
             ) from None
 
 
-@lru_cache(maxsize=1)
+@cache_by_modules
 def discover_backbones() -> dict[str, BackboneSource]:
     """Return every source by its name."""
-    return {cls.name: cls() for cls in discover(__name__, BackboneSource)}  # type: ignore[type-abstract]
+    return index_by_name(discover(__name__, BackboneSource))  # type: ignore[type-abstract]
 
 
 def find_source(backbone: str) -> tuple[BackboneSource, str] | None:

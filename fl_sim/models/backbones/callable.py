@@ -38,8 +38,9 @@ class UserFunction(BackboneSource):
     """
 
     name = "python"
-    text = "A function of a package of yours that returns an nn.Module."
+    text = "A network of your own: a function that returns an nn.Module."
     example = "my_package.nets:tiny_vit"
+    pattern = "MODULE:FUNCTION"
 
     def list_networks(self) -> list[str]:
         """Return no names: any function can be asked for."""
@@ -95,8 +96,8 @@ class UserFunction(BackboneSource):
         )
 
     def describe_origin(self, network: str) -> str:
-        """Return the kind of packages."""
-        return "a package that Python can import, on all machines of a run"
+        """Return the places of modules."""
+        return "a module on Python's path, beside the experiment, or named by --plugins"
 
     def hash_code(self, network: str) -> str:
         """Return the SHA-256 of the file of the function's module."""

@@ -30,6 +30,7 @@ class Timm(BackboneSource):
     name = "timm"
     text = "A network of timm, which pip install 'fl-sim[fm]' installs."
     example = "timm:vit_tiny_patch16_224"
+    pattern = "timm:NAME"
 
     def list_networks(self) -> list[str]:
         """Return no names: timm's need the prefix, since some are torchvision's too."""

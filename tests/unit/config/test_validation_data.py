@@ -24,7 +24,9 @@ from strategies.fedavg import FedAvg
 @final
 @dataclass(frozen=True)
 class OwnClient(Client):
-    """A client that is defined outside the packages of plug-ins."""
+    """A client that is defined in a script, which other processes cannot import."""
+
+    __module__ = "__main__"
 
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:
         """Return no metrics."""

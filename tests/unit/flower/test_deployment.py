@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from fl_sim import run
 from fl_sim.config import experiment_file
+from fl_sim.core import user_modules
 
 pytestmark = pytest.mark.slow
 
@@ -119,12 +121,52 @@ def _end_all(home: Path) -> None:
             time.sleep(0.1)
 
 
-def test_two_supernodes_give_the_bits_of_one_process(tmp_path: Path) -> None:
-    home, out = tmp_path / "flwr", tmp_path / "out"
-    config = f"experiment='{EXPERIMENT}' seed=0 out='{out}' set='{' '.join(FIELDS)}'"
+APP = """
+[project]
+name = "mine"
+version = "1.0.0"
+
+[tool.flwr.app]
+publisher = "me"
+
+[tool.flwr.app.components]
+serverapp = "fl_sim.flower.server_app:app"
+clientapp = "fl_sim.flower.client_app:app"
+
+[tool.flwr.app.config]
+experiment = "mine.py"
+set = ""
+seed = 0
+out = ""
+plugins = "mylab"
+"""
+
+
+def write_app(folder: Path) -> Path:
+    """Write an app of a user, with an experiment and plug-ins of its own."""
+    shutil.copytree(ROOT / "tests" / "fixtures" / "mylab", folder / "mylab")
+    shutil.copy(ROOT / EXPERIMENT, folder / "mine.py")
+    (folder / "pyproject.toml").write_text(APP)
+    return folder
+
+
+@pytest.mark.parametrize("whose", ["ours", "a user's"])
+def test_two_supernodes_give_the_bits_of_one_process(
+    tmp_path: Path, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, out, fields = tmp_path / "flwr", tmp_path / "out", FIELDS
+    app, experiment_path = ROOT, ROOT / EXPERIMENT
+    if whose != "ours":
+        monkeypatch.setattr(user_modules, "_declared", {})
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        app = write_app(tmp_path / "app")
+        user_modules.declare(str(app / "mylab"))
+        experiment_path, fields = app / "mine.py", [*FIELDS, "strategy=LabMean"]
+    name = experiment_path.relative_to(app)
+    config = f"experiment='{name}' seed=0 out='{out}' set='{' '.join(fields)}'"
     with deployment(home, nodes=2) as env:
         done = subprocess.run(
-            [str(BIN / "flwr"), "run", str(ROOT), "dep", "--run-config", config],
+            [str(BIN / "flwr"), "run", str(app), "dep", "--run-config", config],
             env=env,
             cwd=home,
             capture_output=True,
@@ -140,7 +182,8 @@ def test_two_supernodes_give_the_bits_of_one_process(tmp_path: Path) -> None:
             time.sleep(0.2)
         deployed = json.loads(found[0].read_text())
     assert not processes_of(home), "something is left running"
-    experiment = experiment_file.read(ROOT / EXPERIMENT, FIELDS).experiment
+    experiment = experiment_file.read(experiment_path, fields).experiment
     local = run(experiment, [0], out=tmp_path / "local", controls=False)
     assert deployed["failures"] == []
     assert deployed["params_sha256"] == local.cells.params_sha256[0]
+    assert deployed.get("plugins_sha256") == local.cells.get("plugins_sha256", [None])[0]
