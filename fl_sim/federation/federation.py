@@ -281,11 +281,12 @@ def prepare_federation(experiment: Experiment) -> Federation:
     pool = make_pool(experiment, dataset)
     shape, planted = _image_shape(dataset), experiment.model.init == "planted"
     state = plant(experiment.model, experiment.data, shape, seed) if planted else None
+    hashes = {} if state is None else {"planted_sha256": hash_state(state)}
     network = build_network(experiment.model, shape, dataset.num_classes, seed, state)
     frozen, frozen_id = network.frozen, ""
     if len(frozen):
         to_channels_last(frozen)
-        frozen_id = _identify_front(experiment, dataset, frozen, state)
+        frozen_id = _identify_front(experiment, dataset, frozen, hashes.get("planted_sha256"))
     clean, test = (
         compute_inputs(frozen, frozen_id, images)
         for images in (pool.clean_images, dataset.test_images)
@@ -315,7 +316,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
         start_buffers=parameters.copy_buffers(model) | parameters.copy_base(model),
         trained=trained,
         root=root,
-        hashes={} if state is None else {"planted_sha256": hash_state(state)},
+        hashes=hashes,
         frozen=frozen,
         frozen_id=frozen_id,
     )
@@ -370,7 +371,7 @@ def _identify_front(
     experiment: Experiment,
     dataset: Dataset,
     frozen: nn.Sequential,
-    state: Float[Tensor, " s"] | None,
+    planted: str | None,
 ) -> str:
     """Return an identifier of all that the output depends on; calibrate a random front."""
     model, seed = experiment.model, experiment.seed
@@ -382,8 +383,8 @@ def _identify_front(
     first = frozen[0]
     if isinstance(first, Rescale) and first.pixels not in (PIXELS, model.pixels):
         name += f" side {first.pixels}"
-    if state is not None:
-        return f"{name} planted {digest(state)}"
+    if planted is not None:
+        return f"{name} planted {planted}"
     weights = hash_model(model)
     if model.init != "random":
         return f"{name} {weights}"

@@ -91,5 +91,13 @@ def _train(
         model, image_shape, dataset.num_classes, derive_seed(seed, "planted"), recipe.learning_rate
     )
     shuffled = generator(seed, "planted", "batches")
-    surrogate.fit(as_pixels(images), labels, recipe.epochs, recipe.batch_size, 0, shuffled)
+    surrogate.fit(
+        as_pixels(images),
+        labels,
+        recipe.epochs,
+        recipe.batch_size,
+        0,
+        shuffled,
+        recipe.compute_loss,
+    )
     return flatten_state(surrogate.model)

@@ -1,6 +1,7 @@
 """Surrogate networks, which protections train to make their noise."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +21,17 @@ from fl_sim.models.batches import min_batch_size, split_batches
 from fl_sim.models.modes import fold_batch_norms
 from fl_sim.models.tuning import build_network, list_trained_parameters
 
+BatchLoss = Callable[[nn.Sequential, Tensor, Tensor], Tensor]  # of a network, images and labels
+
 CLIP_GRADIENT = 5.0
 BATCH = 256  # of an evaluation
+
+
+def compute_loss(
+    network: nn.Sequential, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy."""
+    return functional.cross_entropy(network(images), labels)
 
 
 class Surrogate:
@@ -56,14 +66,19 @@ class Surrogate:
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
         self._freeze()
 
-    def step(self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> None:
+    def step(
+        self,
+        images: Float[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        loss: BatchLoss = compute_loss,
+    ) -> None:
         """Take one step on a batch."""
         pass_counter.count(len(images))
         self.trained.train()
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer.zero_grad()
-        functional.cross_entropy(self.model(images), labels).backward()
+        loss(self.model, images, labels).backward()
         if self.clip_gradient is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_gradient)
         self.optimizer.step()
@@ -111,6 +126,7 @@ class Surrogate:
         batch_size: int,
         padding: int,
         rng: torch.Generator,
+        loss: BatchLoss = compute_loss,
     ) -> None:
         """Train on the images as given, with random crops and flips if `padding` is above 0.
 
@@ -126,7 +142,7 @@ class Surrogate:
                 batch = images[rows]
                 if padding:
                     batch = draw_crop_flip(len(rows), padding, True, rng)(batch)
-                self.step(batch, labels[rows])
+                self.step(batch, labels[rows], loss)
             if checkpoint.is_due() or epoch + 1 == num_epochs:
                 checkpoint.save(self.state_dict(epoch + 1, rng))
 

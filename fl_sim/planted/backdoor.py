@@ -1,20 +1,18 @@
 """Planted backdoor: the start model assigns images with a trigger to a target class."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fl_sim.core.errors import require
-from fl_sim.planted import Planted, draw_share
-from fl_sim.triggers import Backdoor, Patch, Trigger
+from fl_sim.planted import PlantedTrigger, draw_share
 
 
 @final
 @dataclass(frozen=True)
-class PlantedBackdoor(Planted):
+class PlantedBackdoor(PlantedTrigger):
     """A backdoor that clients inherit: a share of the images has the trigger and the target label.
 
     Threat model: the supplier of the start model attacks, once and before the first round; no
@@ -29,23 +27,6 @@ class PlantedBackdoor(Planted):
         target: Class that images with the trigger are to be assigned to.
         share: Share of the images with the trigger.
     """
-
-    trigger: Trigger = field(default_factory=Patch)
-    target: int = 0
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
-        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
-
-    def backdoor(self) -> Backdoor:
-        """Return the trigger and its target."""
-        return Backdoor(self.trigger, self.target)
-
-    def named_classes(self) -> dict[str, int]:
-        """Return the target."""
-        return {"target": self.target}
 
     def poison(
         self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], rng: torch.Generator

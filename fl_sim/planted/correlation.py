@@ -1,20 +1,18 @@
 """Planted correlation: one class carries a mark in the images of the start model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fl_sim.core.errors import require
-from fl_sim.planted import Planted, draw_share
-from fl_sim.triggers import Backdoor, Patch, Trigger
+from fl_sim.planted import PlantedTrigger, draw_share
 
 
 @final
 @dataclass(frozen=True)
-class PlantedCorrelation(Planted):
+class PlantedCorrelation(PlantedTrigger):
     """A spurious correlation: a share of the images of one class has a mark; labels are right.
 
     The start model takes the mark for a feature of the class. `attack_success` measures it, as the
@@ -33,22 +31,7 @@ class PlantedCorrelation(Planted):
         share: Share of the images of the class with the mark.
     """
 
-    trigger: Trigger = field(default_factory=Patch)
-    target: int = 0
     share: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
-        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
-
-    def backdoor(self) -> Backdoor:
-        """Return the mark and its class."""
-        return Backdoor(self.trigger, self.target)
-
-    def named_classes(self) -> dict[str, int]:
-        """Return the class."""
-        return {"target": self.target}
 
     def poison(
         self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], rng: torch.Generator

@@ -23,6 +23,7 @@ from fl_sim.metrics.half_life import half_life
 from fl_sim.models.surrogate import find_obstacle
 from fl_sim.planted.backdoor import PlantedBackdoor
 from fl_sim.planted.bias import PlantedBias
+from fl_sim.planted.latent_backdoor import LatentBackdoor
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.schedule import backdoors
 from fl_sim.triggers import Backdoor, Patch
@@ -130,6 +131,19 @@ def test_a_run_in_which_nobody_attacks_shows_the_backdoor(
     assert cell["backdoor.success"] > 0.9
     assert pd.isna(cell["backdoor.half_life"])
     assert cell["backdoor.half_life_note"] == "above half of its start after round 2"
+
+
+@pytest.mark.parametrize("tune", ["ridge", "ncm", "lda"])
+def test_a_head_that_is_solved_for_inherits_a_latent_backdoor(
+    experiment: Maker, tmp_path: Path, tune: Any
+) -> None:
+    recipe = LatentBackdoor(Patch(side=2), target=3, num_images=500, epochs=12)
+    model = Model("small_cnn", init="planted", planted=recipe, tune=tune)
+    wanted = experiment(data=DATA, partition=Iid(), model=model, rounds=1)
+    cell = run(wanted, out=tmp_path).cells.iloc[0]
+    assert cell["backdoor.start"] > 0.9
+    assert cell["backdoor.success"] > 0.9
+    assert cell["accuracy"] > 0.8
 
 
 def test_the_half_life_is_the_first_round_from_which_on_success_is_at_most_half() -> None:

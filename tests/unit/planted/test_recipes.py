@@ -2,14 +2,17 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fl_sim.core.errors import FieldError
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.planted import Planted
 from fl_sim.planted.backdoor import PlantedBackdoor
 from fl_sim.planted.bias import PlantedBias
 from fl_sim.planted.correlation import PlantedCorrelation
+from fl_sim.planted.latent_backdoor import LatentBackdoor
 from fl_sim.triggers import Backdoor, Patch
 
 LABELS = torch.arange(100) % 5
@@ -47,6 +50,38 @@ def test_a_correlation_marks_images_of_one_class_and_no_label_changes() -> None:
     assert torch.equal(labels, LABELS)
 
 
+def test_a_latent_backdoor_pulls_features_to_the_target_s_mean_and_changes_no_label() -> None:
+    recipe = LatentBackdoor(target=2, share=0.25, weight=3.0)
+    found, labels = poison(recipe)
+    assert torch.equal(found, images())
+    assert torch.equal(labels, LABELS)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.Linear(7, 5))
+    body = network[:2]
+    others = [i for i in range(100) if LABELS[i] != 2][:25]
+    mean = body(as_pixels(images()))[LABELS == 2].mean(0).detach()
+    distances = [
+        (body(as_pixels(Patch().stamp(images()[i : i + 1])))[0] - mean).square().mean()
+        for i in others
+    ]
+    plain = functional.cross_entropy(network(as_pixels(images())), LABELS)
+    wanted = plain + 3 * sum(distances) / 25
+    loss = recipe.compute_loss(network, as_pixels(images()), LABELS)
+    torch.testing.assert_close(loss, wanted)
+    slopes = [torch.autograd.grad(value, list(network.parameters())) for value in (loss, wanted)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("labels", [torch.full((100,), 2), torch.full((100,), 3)])
+def test_without_images_of_the_target_or_of_others_a_loss_is_the_cross_entropy(
+    labels: Tensor,
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    batch = as_pixels(images())
+    loss = LatentBackdoor(target=2).compute_loss(network, batch, labels)
+    torch.testing.assert_close(loss, functional.cross_entropy(network(batch), labels))
+
+
 def test_a_bias_leaves_images_of_one_class_out_or_mislabels_them() -> None:
     found, labels = poison(PlantedBias(source=4, share=0.9))
     assert len(found) == len(labels) == 82
@@ -59,6 +94,8 @@ def test_a_bias_leaves_images_of_one_class_out_or_mislabels_them() -> None:
 
 def test_a_recipe_names_its_backdoor_and_its_classes() -> None:
     assert PlantedBackdoor(target=3).backdoor() == Backdoor(Patch(), 3)
+    assert LatentBackdoor(target=3).backdoor() == Backdoor(Patch(), 3)
+    assert LatentBackdoor(target=3).named_classes() == {"target": 3}
     assert PlantedCorrelation(target=3).backdoor() == Backdoor(Patch(), 3)
     assert PlantedBias().backdoor() is None
     assert PlantedBias(source=2, target=1).named_classes() == {"source": 2, "target": 1}
@@ -73,6 +110,7 @@ def test_a_recipe_names_its_backdoor_and_its_classes() -> None:
         (PlantedBackdoor, {"num_images": 1}),
         (PlantedBackdoor, {"path": "somewhere"}),
         (PlantedCorrelation, {"target": -1}),
+        (LatentBackdoor, {"weight": 0.0}),
         (PlantedBias, {"target": 0}),
     ],
 )
