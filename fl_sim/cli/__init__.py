@@ -70,7 +70,7 @@ class Group(TyperGroup):
         panels: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
             title = getattr(command, "rich_help_panel", None)
-            row = (name, command.get_short_help_str(formatter.width))
+            row = (name, command.get_short_help_str(limit=1000))  # whole first sentence
             panels.setdefault(title if isinstance(title, str) else "Commands", []).append(row)
         for title, rows in panels.items():
             with formatter.section(title):

@@ -24,6 +24,7 @@ FILES = {  # tests of all kinds are in the first
     "partitions": "test_partitions.py",
     "corruptions": "test_corruptions.py",
     "domains": "test_domains.py",
+    "triggers": "test_triggers.py",
 }
 
 

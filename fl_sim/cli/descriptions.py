@@ -99,7 +99,7 @@ def describe_plugin(kind: str, cls: type[Any]) -> list[str]:
         allowed = f"  ({field.allowed})" if field.allowed else ""
         lines.append(f"  {field.name}: {field.kind} = {field.default}{allowed}")
         lines += [f"      {field.text}"] if field.text else []
-    return [*lines, f"Source: {source}"]
+    return [*lines, *([""] if lines[-1] else []), f"Source: {source}"]
 
 
 def name_type(hint: Any) -> str:

@@ -156,7 +156,10 @@ def parse_protection(content: dict[str, Any]) -> Protection:
     described = content["request"].get("protection")
     known = {f"{c.__module__}.{c.__qualname__}" for c in _list_protections()} | {*PARTS}
     for name in _find_classes(described):
-        _require(isinstance(name, str) and name in known, f"{name!r} is no part of a protection")
+        _require(
+            isinstance(name, str) and name in known,
+            f"{name!r} is no part of a protection; --plugins names modules of your own",
+        )
     try:
         return construct(described, Protection)  # type: ignore[type-abstract]
     except (TypeError, KeyError, OverflowError) as error:

@@ -5,15 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from fl_sim import cli
+from fl_sim import Experiment, cli, run
+from fl_sim.cli import checks, execution
 from fl_sim.core import user_modules
 from fl_sim.core.literals import Kind
+from fl_sim.runs.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -78,6 +81,7 @@ def fl_sim(
     monkeypatch.setattr(user_modules, "_declared", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv(user_modules.VARIABLE, raising=False)
+    monkeypatch.setattr(execution, "show", lambda results, terminal: None)  # the page takes long
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE.format(more="", corruptions='Corruptions(("darkness",))'))
 
@@ -148,16 +152,39 @@ def test_parts_are_set_by_name_run_recorded_and_resumed(fl_sim: Call, lab: Path)
     assert code == 0, err
 
 
+def test_a_checkpoint_of_other_code_is_refused(
+    fl_sim: Call, lab: Path, tmp_path: Path, experiment: Callable[..., Experiment]
+) -> None:
+    user_modules.declare(str(lab))
+    rule = user_modules.import_module("mylab.rules").LabMean()
+
+    def stop(progress: Progress) -> None:
+        raise ValueError("broken off")
+
+    wanted = experiment(strategy=rule, rounds=3)
+    run(wanted, out=tmp_path, controls=False, listen=stop)
+    text = (lab / "strength.py").read_text()
+    (lab / "strength.py").write_text(f"{text}# changed\n")
+    user_modules._read_module.cache_clear()  # as in another process
+    results = run(wanted, out=tmp_path, controls=False, resume=True)
+    assert "of other plug-ins" in results.cells.error[0]
+    (lab / "strength.py").write_text(text)
+    user_modules._read_module.cache_clear()
+    assert run(wanted, out=tmp_path, controls=False, resume=True).complete
+
+
 def test_a_module_beside_the_experiment_is_found(fl_sim: Call, tmp_path: Path, lab: Path) -> None:
     folder = tmp_path / "far"
     shutil.copytree(lab, folder / "mylab")
     text = FILE.format(more="from mylab.rules import LabMean\n", corruptions="None")
     (folder / "own.py").write_text(text.replace("FedAvg(),", "LabMean(),"))
     arguments = ["run", "far/own.py", "--no-controls", "--out", "runs", "--workers", "1"]
-    code, _, err = fl_sim(*arguments, "--set", "strategy=LabMean", "--set", "strategy.part=1")
+    fields = ["strategy=LabMean", "strategy.part=1", "model.backbone=mylab.nets:small"]
+    code, _, err = fl_sim(*arguments, *(part for field in fields for part in ("--set", field)))
     assert code == 0, err
     (result,) = read_results(Path("runs"))
     assert result["plugins_sha256"].startswith("mylab.rules:")
+    assert "model_sha256" in result
 
 
 def test_what_is_not_declared_is_refused_before_any_work(
@@ -199,6 +226,48 @@ def test_a_foreign_package_of_our_name_is_named_in_one_line(fl_sim: Call, tmp_pa
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert f"{tmp_path}/clients hides the package 'clients' of fl-sim" in err
+
+
+APP = """
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+text = "no app"
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+    return Message(RecordDict(content), reply_to=message)
+"""
+
+
+def test_a_client_app_of_ones_own_is_named_by_a_flag(fl_sim: Call, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE.format(more="", corruptions="None"))
+    (tmp_path / "beside.py").write_text(APP)
+    run = ["run", "own.py", "--no-controls", "--workers", "1", "--out", "runs", "--client-app"]
+    for text, words in {
+        "beside": "a module and a name",
+        "nowhere:app": "no module 'nowhere'",
+        "beside:text": "the name of a ClientApp of Flower in beside; got 'text'",
+    }.items():
+        code, _, err = fl_sim(*run, text)
+        assert code == 2
+        assert words in err
+    assert not Path("runs").exists()
+    code, _, err = fl_sim(*run, "beside:app", "--set", "adversary=none")
+    assert code == 0, err
+    (result,) = read_results(Path("runs"))
+    assert "client_app" in result["made_with"]
+    assert result["failures"] == []
+
+
+def test_the_wheel_has_the_tests_that_a_check_runs() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    wanted = {f"tests/conformance/{file}" for file in checks.FILES.values()}
+    assert {path for path in included if path.startswith("tests/conformance")} == wanted
 
 
 def shell(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
