@@ -41,7 +41,7 @@ EXPERIMENT = Experiment(
     name="protection_foundation",
     data=Data(dataset="fashion_mnist", num_clients=1, num_samples=400, num_test=500, held_out=0.0),
     partition=Iid(),
-    client=SgdClient(learning_rate=0.05, batch_size=BATCH, local_epochs=10),
+    client=SgdClient(learning_rate=0.02, batch_size=BATCH, local_epochs=20),
     strategy=FedAvg(),
     rounds=1,
 )
@@ -63,4 +63,4 @@ AXES = {
         "full": tune("full", 0.005, 3),
     },
 }
-SEEDS = (0,)  # minutes per seed; give --seeds 0,1,2 for spreads
+SEEDS = (0, 1, 2)
