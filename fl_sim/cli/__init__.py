@@ -42,6 +42,7 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take the help of each argument from the signature of the command's function."""
         settings["context_settings"] = {"token_normalize_func": _rename_option}
+        settings["rich_markup_mode"] = "rich"  # which its group does without
         super().__init__(*args, **settings)
         self.params.append(
             TyperOption(

@@ -291,23 +291,35 @@ def alone(fl_sim: Call, tmp_path: Path, lab: Path) -> list[dict[str, Any]]:
 
 
 RUN = [*BY_NAME, "--no-controls", "--seeds", "0,1", "--out", "runs"]
-ENGINES = [
-    pytest.param("local", marks=pytest.mark.slow),
-    pytest.param("ray", marks=pytest.mark.ray),
-    pytest.param("flower", marks=pytest.mark.ray),
+ENGINES = [  # with one seed, the workers of Ray train single clients
+    pytest.param("local", "0,1", "variable", marks=pytest.mark.slow),
+    pytest.param("ray", "0,1", "option", marks=pytest.mark.ray),
+    pytest.param("ray", "0", "option", marks=pytest.mark.ray),
+    pytest.param("flower", "0", "entry point", marks=pytest.mark.ray),
 ]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "seeds", "way"), ENGINES)
 def test_every_engine_gives_the_same_bits_with_two_workers(
-    engine: str, alone: list[dict[str, Any]], tmp_path: Path, lab: Path
+    engine: str, seeds: str, way: str, alone: list[dict[str, Any]], tmp_path: Path, lab: Path
 ) -> None:
-    more = ["--out", "parallel", "--engine", engine, "--workers", "2"]
-    done = shell(tmp_path, "fl_sim", "run", "own.py", *RUN, *more, FL_SIM_PLUGINS=str(lab))
+    more = ["--out", "parallel", "--engine", engine, "--workers", "2", "--seeds", seeds]
+    environment = {"FL_SIM_PLUGINS": str(lab)} if way == "variable" else {}
+    if way == "option":
+        more += ["--plugins", str(lab)]
+    if way == "entry point":
+        info = lab.parent / "mylab-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mylab\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[fl_sim.strategies]\nmylab = mylab\n")
+        environment["PYTHONPATH"] = f"{lab.parent}{os.pathsep}{ROOT}"
+    done = shell(tmp_path, "fl_sim", "run", "own.py", *RUN, *more, **environment)
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "parallel")
-    for name in ("params_sha256", "plugins_sha256"):
-        assert [result[name] for result in results] == [result[name] for result in alone]
+    assert len(results) == len(seeds.split(","))
+    for one, other in zip(results, alone, strict=False):
+        assert one["params_sha256"] == other["params_sha256"]
+        assert one["plugins_sha256"] == other["plugins_sha256"]
 
 
 @pytest.mark.slow
