@@ -53,7 +53,7 @@ class WorkerHandle:
     loaded: Any = None
     calls: list[Call] = field(default_factory=list)
     failed_starts: int = 0
-    modules: user_modules.Declared = ()
+    modules: tuple[user_modules.Declared, ...] = ()
 
 
 _pool: list[WorkerHandle] = []

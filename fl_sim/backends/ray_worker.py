@@ -74,7 +74,7 @@ class Worker:
         self.evaluation_inputs: dict[str, Tensor] = {}
         self.cpu_start = 0.0  # CPU time of the process at the start of a run
 
-    def adopt_modules(self, modules: user_modules.Declared) -> None:
+    def adopt_modules(self, modules: tuple[user_modules.Declared, ...]) -> None:
         """Declare the user's modules, before any object of them arrives."""
         user_modules.adopt(modules)
 

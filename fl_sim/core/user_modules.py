@@ -21,16 +21,30 @@ from functools import lru_cache, wraps
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from fl_sim.core.errors import RequestError
 
 VARIABLE = "FL_SIM_PLUGINS"  # names or paths of modules, separated as in PYTHONPATH
 PACKAGES = ("fl_sim", "strategies", "clients")  # those of this project
-Declared = tuple[tuple[str, str], ...]  # modules, and the folder that each was found in
 Value = TypeVar("Value")
 
-_declared: dict[str, str] = {}  # in this process, beside the variable and entry points
+
+class Declared(NamedTuple):
+    """A module of the user's.
+
+    Attributes:
+        name: Its name.
+        folder: The folder in which Python finds the first part of the name.
+        whole: Whether the modules below it are declared as well, if it is a package.
+    """
+
+    name: str
+    folder: str
+    whole: bool = True
+
+
+_declared: dict[str, Declared] = {}  # in this process, beside the variable and entry points
 
 
 def declare(*texts: str, source: str = "--plugins") -> list[str]:
@@ -45,27 +59,31 @@ def declare(*texts: str, source: str = "--plugins") -> list[str]:
         RequestError: If there is no such module.
     """
     found = [_locate(text, source) for text in texts]
-    for name, folder in found:
-        _add(name, folder, source)
-    return [name for name, _ in found]
+    for module in found:
+        _add(module, source)
+    return [module.name for module in found]
 
 
 def declare_imports(source: bytes, folder: Path) -> None:
-    """Declare the modules in a folder that a Python file beside them imports.
+    """Declare the modules in a folder that a Python file beside them imports, or that they import.
 
     Raises:
         RequestError: If another module of the same name was imported before.
     """
-    for name in _list_imports(source, ""):
+    waiting, done = _list_imports(source, ""), set[str]()
+    while waiting:
+        name = waiting.pop(0)
         top = name.partition(".")[0]
-        if top in PACKAGES or _find_place(folder, name) is None:
+        if name in done or top in PACKAGES or _find_place(folder, name) is None:
             continue
         loaded = _folder_of(sys.modules[top]) if top in sys.modules else folder
         if loaded is None or not os.path.samefile(loaded, folder):
             raise RequestError(
                 f"{folder}: a module {top} was imported from {loaded} before; rename one of them"
             )
-        _add(name, str(folder), str(folder))
+        _add(Declared(name, str(folder), whole=False), str(folder))
+        done.add(name)
+        waiting += _read_module(name, str(find_file(name)))[1]
 
 
 def declare_class(cls: type) -> bool:
@@ -80,20 +98,20 @@ def declare_class(cls: type) -> bool:
         return False
     if spec is None or spec.origin is None or spec.origin != getattr(module, "__file__", None):
         return False
-    _add(*_locate(name, name), name)
+    _add(_locate(name, name)._replace(whole=False), name)
     return True
 
 
-def declared() -> Declared:
-    """Return all declared modules with their folders, for `adopt` in another process."""
+def declared() -> tuple[Declared, ...]:
+    """Return all declared modules, for `adopt` in another process."""
     text = os.environ.get(VARIABLE, "")
-    return (*(_from_environment(text, os.getcwd()) if text else ()), *_declared.items())
+    return (*(_from_environment(text, os.getcwd()) if text else ()), *_declared.values())
 
 
-def adopt(modules: Declared) -> None:
+def adopt(modules: tuple[Declared, ...]) -> None:
     """Declare modules as another process has them; the folders have to exist here, too."""
-    for name, folder in modules:
-        _add(name, folder, name)
+    for module in modules:
+        _add(module, module.name)
 
 
 @contextmanager
@@ -103,7 +121,8 @@ def exported() -> Iterator[None]:
     The folders reach them through Python's path.
     """
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join(name for name, _ in declared())
+    texts = (module.name if module.whole else str(find_file(module.name)) for module in declared())
+    os.environ[VARIABLE] = os.pathsep.join(texts)
     try:
         yield
     finally:
@@ -112,14 +131,17 @@ def exported() -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def list_names() -> list[str]:
-    """Return the names of all declared modules, those of entry points included."""
-    return list(dict.fromkeys([*_list_entry_points(), *(name for name, _ in declared())]))
+def list_declared() -> dict[str, bool]:
+    """Return the names of all modules, those of entry points included, and whether as a whole."""
+    return dict.fromkeys(_list_entry_points(), True) | {m.name: m.whole for m in declared()}
 
 
 def is_declared(module: str) -> bool:
     """Return whether a module is declared, or in a declared package."""
-    return any(module == name or module.startswith(f"{name}.") for name in list_names())
+    return any(
+        module == name or (whole and module.startswith(f"{name}."))
+        for name, whole in list_declared().items()
+    )
 
 
 def import_modules() -> list[ModuleType]:
@@ -128,8 +150,11 @@ def import_modules() -> list[ModuleType]:
     Raises:
         RequestError: If one of them cannot be imported, with the place and the cause.
     """
-    found = [module for name in list_names() for module in _walk(import_module(name))]
-    return list({module.__name__: module for module in found}.values())
+    found = dict[str, ModuleType]()
+    for name, whole in list_declared().items():
+        module = import_module(name)
+        found |= {each.__name__: each for each in (_walk(module) if whole else [module])}
+    return list(found.values())
 
 
 def import_module(name: str) -> ModuleType:
@@ -145,7 +170,8 @@ def import_module(name: str) -> ModuleType:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         where = "" if place.filename.startswith("<") else f" ({place.filename}:{place.lineno})"
         raise RequestError(f"plug-ins {name} cannot be imported: {cause}{where}") from None
-    folder, found = dict(declared()).get(name), _folder_of(module)
+    folder = next((each.folder for each in declared() if each.name == name), None)
+    found = _folder_of(module)
     if folder is not None and found is not None and not os.path.samefile(folder, found):
         raise RequestError(f"plug-ins {name} are in {folder}, but {found} has a module {name}, too")
     return module
@@ -203,10 +229,10 @@ def refuse_foreign_packages(*folders: Path) -> None:
 
 
 @lru_cache(maxsize=8)
-def _from_environment(text: str, working_folder: str) -> Declared:
+def _from_environment(text: str, working_folder: str) -> tuple[Declared, ...]:
     found = [_locate(part, VARIABLE) for part in text.split(os.pathsep) if part]
-    for name, folder in found:
-        _insert(name, folder, VARIABLE)
+    for module in found:
+        _insert(module, VARIABLE)
     return tuple(found)
 
 
@@ -218,42 +244,44 @@ def _list_entry_points() -> list[str]:
     return list(dict.fromkeys(e.module for group in groups for e in everything.select(group=group)))
 
 
-def _add(name: str, folder: str, source: str) -> None:
-    _insert(name, folder, source)
-    _declared[name] = folder
+def _add(module: Declared, source: str) -> None:
+    _insert(module, source)
+    before = _declared.get(module.name)
+    _declared[module.name] = module._replace(whole=module.whole or bool(before and before.whole))
 
 
-def _insert(name: str, folder: str, source: str) -> None:
-    if name.partition(".")[0] in PACKAGES:
-        raise RequestError(f"{source}: {name} is part of fl-sim, whose plug-ins are always found")
-    if folder not in sys.path:
-        refuse_foreign_packages(Path(folder))
-        sys.path.insert(0, folder)
+def _insert(module: Declared, source: str) -> None:
+    if module.name.partition(".")[0] in PACKAGES:
+        raise RequestError(f"{source}: {module.name} is part of fl-sim, which is always found")
+    if module.folder not in sys.path:
+        refuse_foreign_packages(Path(module.folder))
+        sys.path.insert(0, module.folder)
 
 
-def _locate(text: str, source: str) -> tuple[str, str]:
-    """Return the name of a module, and the folder in which Python finds its first part."""
+def _locate(text: str, source: str) -> Declared:
+    """Return the module of a name or a path."""
     if os.sep in text or text.endswith(".py"):
         return _locate_path(Path(text).expanduser().resolve(), source)
     top, here = text.partition(".")[0], Path.cwd()
     if all(part.isidentifier() for part in text.split(".")):
         if _find_place(here, top) is not None:
-            return text, str(here)
+            return Declared(text, str(here))
         places = _list_places(top)
         if places:
-            return text, str(Path(places[0]).parent)
+            return Declared(text, str(Path(places[0]).parent))
     raise RequestError(f"{source}: there is no module {text!r} in {here} or on Python's path")
 
 
-def _locate_path(path: Path, source: str) -> tuple[str, str]:
-    path = path.parent if path.name == "__init__.py" else path
+def _locate_path(path: Path, source: str) -> Declared:
+    whole = path.name != "__init__.py"
+    path = path if whole else path.parent
     parts, folder = [path.stem if path.is_file() else path.name], path.parent
     while (folder / "__init__.py").is_file():
         parts, folder = [folder.name, *parts], folder.parent
     name = ".".join(parts)
     if not all(map(str.isidentifier, parts)) or _find_place(folder, name) != path:
         raise RequestError(f"{source}: {path} is no Python file or package that can be imported")
-    return name, str(folder)
+    return Declared(name, str(folder), whole)
 
 
 def _find_place(folder: Path, module: str) -> Path | None:
@@ -282,14 +310,14 @@ def _folder_of(module: ModuleType) -> Path | None:
 def _find_home(module: str) -> Path | None:
     """Return the folder in which Python finds the first part of a module of the user's, or None."""
     top = module.partition(".")[0]
-    for name, folder in declared():
-        if name.partition(".")[0] == top:
-            return Path(folder)
+    for own in declared():
+        if own.name.partition(".")[0] == top:
+            return Path(own.folder)
     for name in _list_entry_points():
         if name.partition(".")[0] == top:
-            return Path(_locate(name, name)[1])
-    own = (Path(folder) for _, folder in declared() if "-packages" not in folder)
-    found = (folder for folder in own if _find_place(folder, top) is not None)
+            return Path(_locate(name, name).folder)
+    folders = (Path(own.folder) for own in declared() if "-packages" not in own.folder)
+    found = (folder for folder in folders if _find_place(folder, top) is not None)
     return None if top in PACKAGES else next(found, None)
 
 

@@ -160,7 +160,7 @@ def _run_attempt(attempt: Attempt[Job], job: Job) -> str:
 
 
 def _start_worker(
-    reports: Any, parent_alive: Connection, stop: Any, modules: user_modules.Declared
+    reports: Any, parent_alive: Connection, stop: Any, modules: tuple[user_modules.Declared, ...]
 ) -> None:
     """Set up a worker, which ignores interrupts, and ends when its parent ends."""
     global _reports

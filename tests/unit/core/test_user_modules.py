@@ -11,6 +11,7 @@ import pytest
 from fl_sim.core import user_modules
 from fl_sim.core.errors import RequestError
 from fl_sim.core.plugins import discover_own, index_by_name, read_docstring
+from fl_sim.core.user_modules import Declared
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ def test_a_path_stands_for_the_module_in_its_package(tmp_path: Path, text: str) 
     if text == "lab/rules":
         text = "lab/rules.py"
     assert user_modules.declare(f"far/{text}") == ["lab.rules"]
-    assert user_modules.declared() == (("lab.rules", str(tmp_path / "far")),)
+    assert user_modules.declared() == (Declared("lab.rules", str(tmp_path / "far")),)
     assert str(tmp_path / "far") in sys.path
     assert names() == ["lab.rules"]
 
@@ -89,7 +90,7 @@ def test_entry_points_declare_modules_too(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(str(tmp_path))
     user_modules._list_entry_points.cache_clear()
     try:
-        assert user_modules.list_names() == ["lab.rules"]
+        assert list(user_modules.list_declared()) == ["lab.rules"]
         assert names() == ["lab.rules"]
         assert user_modules.hash_modules(["lab.rules"]).count(":") == 3  # and those it imports
     finally:
@@ -174,14 +175,20 @@ def test_changed_modules_are_named() -> None:
     assert user_modules.find_changed("", "a:1") == []
 
 
-def test_a_module_beside_a_file_is_declared_by_its_import(tmp_path: Path) -> None:
+def test_modules_beside_a_file_are_declared_by_its_imports(tmp_path: Path) -> None:
     make_lab(tmp_path / "far")
-    write(tmp_path / "far", alone="X = 1\n")
-    source = (
-        b"import os\nimport alone\nfrom lab.rules import Base\nfrom strategies.krum import Krum\n"
-    )
-    user_modules.declare_imports(source, tmp_path / "far")
-    assert [name for name, _ in user_modules.declared()] == ["alone", "lab.rules"]
+    write(tmp_path / "far", alone="X = 1\n", lab__never="raise RuntimeError('not imported')\n")
+    imports = ("import os", "import alone", "from lab.deep.more import More", "import strategies")
+    user_modules.declare_imports("\n".join(imports).encode(), tmp_path / "far")
+    wanted = {"alone", "lab.deep.more", "lab.rules", "lab.helper", "lab"}
+    assert {module.name for module in user_modules.declared()} == wanted
+    assert set(names()) == wanted
+    assert not user_modules.is_declared("lab.never")
+    with user_modules.exported():
+        state, text = user_modules.declared(), os.environ[user_modules.VARIABLE]
+        user_modules._declared.clear()
+        assert set(user_modules.declared()) >= {m for m in state if m.name == "lab"}
+        assert not user_modules.is_declared("lab.never"), text
 
 
 def test_a_class_in_use_declares_its_module(
