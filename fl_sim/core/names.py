@@ -81,7 +81,8 @@ def describe_expected(
     words = [f"{full} ({short})" for short, full in shorts.items()]
     words += [full for full in plugins if full not in shorts.values()]
     close = suggest(name, [*plugins, *shorts]).removeprefix("; ")
-    return f"expected {kinds}: {close + ' One of ' if close else 'one of '}{', '.join(words)}"
+    own = "; modules of your own are named by --plugins" if "." in name else ""
+    return f"expected {kinds}: {close + ' One of ' if close else 'one of '}{', '.join(words)}{own}"
 
 
 def list_names_of(cls: type[Any], bases: tuple[type, ...]) -> list[str]:

@@ -195,9 +195,12 @@ def test_what_is_not_declared_is_refused_before_any_work(
     described = json.loads(file.read_text()) | {"strategy": {"class": "mylab.rules.LabMean"}}
     file.with_name("other.json").write_text(json.dumps(described))
     user_modules._declared.clear()
+    (tmp_path / "plain.py").write_text(FILE.format(more="", corruptions="None"))
+    path = "mylab.rules.LabMean"
     requests: dict[str, list[str]] = {
         "did you mean": ["run", "own.py", "--set", "strategy=LabMena"],
-        "named by --plugins": ["run", str(file.with_name("other.json"))],
+        "of your own are named by --plugins": ["run", "plain.py", "--set", f"strategy={path}"],
+        "modules named by --plugins": ["run", str(file.with_name("other.json"))],
         "no module 'mylaab'": ["run", "own.py", "--plugins", "mylaab"],
         "darkness": ["run", "own.py"],
     }

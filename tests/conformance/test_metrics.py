@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -125,9 +126,17 @@ def test_no_two_rows_of_a_round_are_about_the_same(metric: Metric, observation: 
     assert len(keys) == len(set(keys))
 
 
-def test_no_two_metrics_use_one_name(observation: Maker) -> None:
-    names = [{row.metric for row in metric.rows(observation())} for metric in METRICS]
-    assert len(set().union(*names)) == sum(map(len, names))
+@cache
+def names_of_metrics(observation: Maker) -> dict[type, set[str]]:
+    """Return the names of the rows of every metric."""
+    return {type(metric): {row.metric for row in metric.rows(observation())} for metric in METRICS}
+
+
+@every_metric
+def test_no_other_metric_uses_its_names(metric: Metric, observation: Maker) -> None:
+    names = names_of_metrics(observation)
+    others = (own for cls, own in names.items() if cls is not type(metric))
+    assert names[type(metric)].isdisjoint(set().union(*others))
 
 
 @pytest.mark.parametrize("odd", ODD)
