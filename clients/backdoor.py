@@ -1,7 +1,7 @@
 """Backdoor: images with a trigger are assigned to a target class."""
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -37,6 +37,8 @@ class BackdoorClient(Wrapper):
         shared: Whether each attacker stamps only its own part of the trigger.
         honest: Training on the poisoned shard.
     """
+
+    action: ClassVar[str] = "plant a backdoor"
 
     trigger: Trigger = field(default_factory=Patch)
     target: int = 0

@@ -1,7 +1,7 @@
 """Gaussian noise instead of an update."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ class GaussianClient(Wrapper):
         scale: Standard deviation of the noise.
         honest: Training that the attacker pretends to do, and whose metrics it reports.
     """
+
+    action: ClassVar[str] = "send noise"
 
     scale: float = 1.0
     honest: Client = field(default_factory=SgdClient)

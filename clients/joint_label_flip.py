@@ -1,7 +1,7 @@
 """Colluding label flipping: the mean of the honest clients' updates on wrong labels."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,6 +31,8 @@ class JointLabelFlipClient(Colluder):
     Attributes:
         honest: Training to repeat on mirrored labels.
     """
+
+    action: ClassVar[str] = "flip labels together"
 
     honest: Client = field(default_factory=SgdClient)
 

@@ -1,7 +1,7 @@
 """Label flipping: honest training on wrong labels."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Int64
@@ -32,6 +32,8 @@ class LabelFlipClient(Wrapper):
         source, target: Source and target class of a `targeted` flip.
         honest: Training on the wrong labels.
     """
+
+    action: ClassVar[str] = "flip labels"
 
     labels: Literal["mirror", "random", "targeted"] = "mirror"
     share: float = 1.0

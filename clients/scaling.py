@@ -1,7 +1,7 @@
 """Scaling (boosting) of an honest update."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ class ScalingClient(Wrapper):
         factor: Norm of the forged update as a multiple of the trained one.
         honest: Training whose update is scaled.
     """
+
+    action: ClassVar[str] = "scale updates"
 
     factor: float = 10.0
     honest: Client = field(default_factory=SgdClient)

@@ -1,7 +1,7 @@
 """Sign flipping: the opposite of an honest update."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ class SignFlipClient(Wrapper):
         scale: Norm of the forged update as a multiple of the honest one.
         honest: Training whose update is reversed.
     """
+
+    action: ClassVar[str] = "flip signs"
 
     scale: float = 1.0
     honest: Client = field(default_factory=SgdClient)

@@ -16,13 +16,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
     from fl_sim.core.device import use_device
+    from fl_sim.data.layout import Layout, Protects
     from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
-    from fl_sim.participants import Adversary, AvailabilityWindow, Participation
+    from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
     from fl_sim.results import load_results
     from fl_sim.rounds.callbacks import Callback
     from fl_sim.runs.runner import run, sweep
+    from fl_sim.scenario import Scenario
 
 __all__ = [
+    "Absent",
     "Adversary",
     "AvailabilityWindow",
     "Callback",
@@ -30,8 +33,11 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "FailurePolicy",
+    "Layout",
     "Model",
     "Participation",
+    "Protects",
+    "Scenario",
     "load_results",
     "run",
     "sweep",
@@ -40,10 +46,12 @@ __all__ = [
 
 _HOMES = {
     "fl_sim.core.device": ("use_device",),
-    "fl_sim.participants": ("Adversary", "Participation", "AvailabilityWindow"),
+    "fl_sim.data.layout": ("Layout", "Protects"),
+    "fl_sim.participants": ("Absent", "Adversary", "Participation", "AvailabilityWindow"),
     "fl_sim.results": ("load_results",),
     "fl_sim.rounds.callbacks": ("Callback",),
     "fl_sim.runs.runner": ("run", "sweep"),
+    "fl_sim.scenario": ("Scenario",),
 }
 
 

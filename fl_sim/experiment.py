@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Protection
 from fl_sim.core import serialization
 from fl_sim.core.atomic_io import hash_file
-from fl_sim.core.errors import FieldError, require, require_at_least, suggest
+from fl_sim.core.errors import FieldError, prefix_errors, require, require_at_least, suggest
 from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.names import choose_plugin
 from fl_sim.core.perturbation import check_radius
@@ -23,10 +23,10 @@ from fl_sim.core.plugins import discover
 from fl_sim.core.user_modules import cache_by_modules
 from fl_sim.data.class_folders import parse_levels
 from fl_sim.data.domain_shift import DomainShift
-from fl_sim.data.layout import Layout
+from fl_sim.data.layout import Layout, Protects, assign_clauses, refuse_overlaps
 from fl_sim.data.partition import Dirichlet, Partition
 from fl_sim.data.sources import ReadOptions, load_subset
-from fl_sim.participants import Adversary, Participation
+from fl_sim.participants import Absent, Adversary, Participation
 from fl_sim.planted import Planted
 
 # Values of a field, or, by label, the changes of several fields at once.
@@ -407,7 +407,8 @@ class Experiment:
         strategy: Aggregation rule of this project, or any built-in strategy of Flower.
         data, partition, model, participation, failures, evaluation: See their classes.
         protection: Noise that owners add to their images; None: none.
-        layout: Images that the noise is added to.
+        layout: Images that the noise is added to: a share drawn by the seed (`Layout`), or clauses
+            that name clients and rounds (`Protects`).
         domains: Change of images by which clients differ; None: all clients have images alike.
         adversary: Malicious clients, one `Adversary` per kind of attack; None: all are honest.
         rounds: Number of rounds.
@@ -420,7 +421,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Dirichlet)
     protection: Protection | None = None
-    layout: Layout = field(default_factory=Layout)
+    layout: Layout | Protects | tuple[Protects, ...] = field(default_factory=Layout)
     domains: DomainShift | None = serialization.omit_if_default(None)
     model: Model = field(default_factory=Model)
     participation: Participation = field(default_factory=Participation)
@@ -432,6 +433,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
+        if isinstance(self.layout, Protects):
+            object.__setattr__(self, "layout", (self.layout,))
         self._select_closed_form()
         short = len(self.name.encode()) <= LONGEST_NAME
         require(short, "name", f"at most {LONGEST_NAME} characters, for a folder", self.name)
@@ -456,14 +459,83 @@ class Experiment:
             exists = stay.client < clients
             require(exists, "participation.stays", f"clients below {clients}", stay.client)
         for i, adversary in enumerate(self.adversaries):
-            try:
+            many = isinstance(self.adversary, tuple)
+            with prefix_errors(f"adversary.{i}" if many else "adversary"):
                 self._check_adversary(adversary)
-            except FieldError as error:
-                many = isinstance(self.adversary, tuple)
-                raise error.with_prefix(f"adversary.{i}" if many else "adversary") from None
-        idle = self.protection is None and not self.layout.withheld
-        fraction = self.layout.fraction
-        require(not idle or fraction == 0, "layout.fraction", "0 without a protection", fraction)
+        for place, absence in enumerate(self.participation.absences):
+            with prefix_errors(f"participation.absences.{place}"):
+                self._check_absence(absence)
+        if isinstance(self.layout, Layout):
+            idle = self.protection is None and not self.layout.withheld
+            fraction, allowed = self.layout.fraction, "0 without a protection"
+            require(not idle or fraction == 0, "layout.fraction", allowed, fraction)
+        else:
+            with prefix_errors("layout"):
+                self._check_clauses()
+
+    def _check_absence(self, absence: Absent) -> None:
+        """Raise a `FieldError` for unknown clients, or rounds beyond the run."""
+        clients, count = self.data.num_clients, absence.num_clients or 0
+        last = max(absence.clients, default=0)
+        require(last < clients, "clients", f"below data.num_clients = {clients}", last)
+        require(count <= clients, "num_clients", f"at most {clients} clients", count)
+        self._check_first_round(absence.first_round)
+
+    def _check_first_round(self, first: int) -> None:
+        """Raise a `FieldError` for what begins after the run; a closed form has one round."""
+        exists = first <= self.rounds or self.model.tune in CLOSED_FORM
+        require(exists, "first_round", f"at most rounds = {self.rounds}", first)
+
+    def _check_clauses(self) -> None:
+        """Raise a `FieldError` for clauses that cannot be carried out, alone or together."""
+        clauses, usual = self.named_clauses, self.protection
+        assigned = assign_clauses(clauses, self.data.num_clients, self.seed)
+        for place, clause in enumerate(clauses):
+            with prefix_errors(f"{place}"):
+                self._check_first_round(clause.first_round)
+                protection = clause.make_protection(usual)
+                idle = protection is None and not clause.withheld and clause.fraction > 0
+                allowed = "a protection, here or in the experiment's field protection"
+                require(not idle, "protection", allowed, None)
+        refuse_overlaps(clauses, assigned, usual)
+
+    @property
+    def named_clauses(self) -> tuple[Protects, ...]:
+        """Clauses of a layout that names clients and rounds; empty for a `Layout`."""
+        return self.layout if isinstance(self.layout, tuple) else ()
+
+    @property
+    def clauses(self) -> tuple[Layout | Protects, ...]:
+        """Clauses of the layout, in order; a `Layout` is one."""
+        return (self.layout,) if isinstance(self.layout, Layout) else self.named_clauses
+
+    @property
+    def protects_images(self) -> bool:
+        """Whether any image is protected, or left out for it."""
+        return any(clause.fraction > 0 for clause in self.clauses)
+
+    @property
+    def withholds_images(self) -> bool:
+        """Whether chosen images are left out instead of protected (the control A_clean)."""
+        return any(clause.withheld for clause in self.clauses)
+
+    @property
+    def has_own_noise(self) -> bool:
+        """Whether owners make noise of their own, instead of noise that all share."""
+        return any(clause.provenance != "shared" for clause in self.clauses)
+
+    def list_protections(self) -> list[tuple[str, Protection, Layout | Protects]]:
+        """Return the protection of each clause that protects images, with its field path."""
+        if isinstance(self.layout, Layout):
+            used = self.protection is not None and self.layout.fraction > 0
+            return [("protection", self.protection, self.layout)] if used else []  # type: ignore[list-item]
+        found: list[tuple[str, Protection, Layout | Protects]] = []
+        for place, clause in enumerate(self.named_clauses):
+            protection = clause.make_protection(self.protection)
+            if protection is not None and clause.fraction > 0 and not clause.withheld:
+                path = f"layout.{place}.protection" if clause.protection else "protection"
+                found.append((path, protection, clause))
+        return found
 
     def _select_closed_form(self) -> None:
         """Set the fields that belong to a closed form, or refuse those of another tune."""
@@ -538,10 +610,11 @@ class Experiment:
         require(named < clients, "clients", f"below data.num_clients = {clients}", named)
         count = adversary.count(clients)
         require(count <= clients, "num_clients", f"at most {clients} clients", count)
-        if adversary.among == "all" or layout.fraction == 0:
+        if adversary.among == "all" or not self.protects_images:
             return
-        by_client = layout.unit == "clients"
+        by_client = isinstance(layout, Layout) and layout.unit == "clients"
         require(by_client, "among", "'all' unless layout.unit is 'clients'", adversary.among)
+        assert isinstance(layout, Layout)
         protecting = layout.count_protecting(clients)
         most = protecting if adversary.among == "protected" else clients - protecting
         require(count <= most, "num_clients", f"at most {most} {adversary.among} clients", count)
@@ -567,7 +640,7 @@ class Experiment:
         Raises:
             FieldError: If there is one that cannot be read.
         """
-        value = self if self.layout.fraction > 0 else self.all_clean()
+        value = self if self.protects_images else self.all_clean()
         model = self.model
         if model.checkpoint:
             model = replace(model, checkpoint=model.hash_checkpoint())
@@ -585,9 +658,13 @@ class Experiment:
 
     def clean_part_only(self) -> "Experiment":
         """Return the control run on the clean images alone (A_clean), shared by all protections."""
-        return replace(
-            self, protection=None, layout=replace(self.layout, provenance="shared", withheld=True)
-        )
+        if isinstance(self.layout, Layout):
+            layout = replace(self.layout, provenance="shared", withheld=True)
+            return replace(self, protection=None, layout=layout)
+        withheld: dict[str, Any] = {"protection": None, "radius": None, "provenance": "shared"}
+        withheld |= {"first_round": 1, "last_round": None, "withheld": True}
+        clauses = tuple(replace(clause, **withheld) for clause in self.named_clauses)
+        return replace(self, protection=None, layout=clauses)
 
     def all_honest(self) -> "Experiment":
         """Return the control run in which nobody attacks (A_honest); a planted start stays."""
@@ -603,13 +680,22 @@ class Experiment:
     def controls(self) -> dict[str, "Experiment"]:
         """Return the control runs of the protection and of the attack, by name."""
         controls: dict[str, Experiment] = {}
-        if self.protection is not None and self.layout.fraction > 0:
+        if self.list_protections():
             controls["all"] = self.all_clean()
-            if self.layout.fraction < 1:
+            if not self._protects_everything():
                 controls["clean"] = self.clean_part_only()
         if any(adversary.count(self.data.num_clients) for adversary in self.adversaries):
             controls["honest"] = self.all_honest()
         return controls
+
+    def _protects_everything(self) -> bool:
+        """Return whether no image is left clean, so that there is no control A_clean."""
+        if isinstance(self.layout, Layout):
+            return self.layout.fraction == 1
+        assigned = assign_clauses(self.named_clauses, self.data.num_clients, self.seed)
+        pairs = zip(self.named_clauses, assigned, strict=True)
+        whole = [ids for c, ids in pairs if c.fraction == 1 and not c.classes]
+        return len({client for ids in whole for client in ids}) == self.data.num_clients
 
     def describe(self) -> dict[str, Any]:
         """Return the experiment as plain JSON values, of classes with their fields."""

@@ -6,6 +6,7 @@ from typing import Literal
 from fl_sim.contracts import Client
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
+from fl_sim.core.windows import check_choice, check_window, covers
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class AvailabilityWindow:
     def __post_init__(self) -> None:
         serialization.check_types(self)
         require(self.client >= 0, "client", "the number of a client, from 0", self.client)
-        _check_window(self.first_round, self.last_round)
+        check_window(self.first_round, self.last_round)
 
     def __str__(self) -> str:
         """Return the client and its rounds, for a table."""
@@ -34,10 +35,35 @@ class AvailabilityWindow:
 
     def covers(self, round_num: int) -> bool:
         """Return whether the client is available in the round."""
-        return _covers(round_num, self.first_round, self.last_round)
+        return covers(round_num, self.first_round, self.last_round)
 
 
 Stay = AvailabilityWindow  # its name until version 0.2, by which JSON still names it
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Clients that are away for some rounds, and return.
+
+    Attributes:
+        clients: Numbers of the clients; empty: `num_clients` drawn by the seed.
+        num_clients: Number of clients to draw; None: one, unless clients are named.
+        first_round, last_round: First and last round without them; None: until the end.
+    """
+
+    clients: tuple[int, ...] = ()
+    num_clients: int | None = None
+    first_round: int = 1
+    last_round: int | None = None
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        check_choice(self.clients, self.num_clients)
+        check_window(self.first_round, self.last_round)
+
+    def is_active(self, round_num: int) -> bool:
+        """Return whether the clients are away in the round."""
+        return covers(round_num, self.first_round, self.last_round)
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,7 @@ class Participation:
             with data; or `poisson`, each of them independently, with the probability that gives
             `clients_per_round` on average. A round may then have no clients, and leaves the model
             unchanged.
+        absences: Rounds in which clients are away, however they are available otherwise.
     """
 
     clients_per_round: int | None = None
@@ -64,6 +91,7 @@ class Participation:
     speed_spread: float = 0.0
     deadline: float | None = None
     sampling: Literal["fixed", "poisson"] = serialization.omit_if_default("fixed")
+    absences: tuple[Absent, ...] = serialization.omit_if_default(())
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -131,7 +159,7 @@ class Adversary:
         require(plain or not self.clients, "clients", "none where they are drawn", self.clients)
         fixed = self.among == "all" or self.drawn == "once"
         require(fixed, "among", "'all' where clients are drawn each round", self.among)
-        _check_window(self.first_round, self.last_round)
+        check_window(self.first_round, self.last_round)
         require(self.every >= 1, "every", "at least 1", self.every)
         counted = plain and share is None and not self.clients
         allowed = "false where attackers are drawn or chosen among those with images"
@@ -152,7 +180,7 @@ class Adversary:
 
     def is_active(self, round_num: int) -> bool:
         """Return whether the attack is active in the round."""
-        in_window = _covers(round_num, self.first_round, self.last_round)
+        in_window = covers(round_num, self.first_round, self.last_round)
         return in_window and (round_num - self.first_round) % self.every == 0
 
     def _describe_clients(self) -> str:
@@ -173,13 +201,3 @@ class Adversary:
         if self.last_round is not None:
             return f"rounds {self.first_round} to {self.last_round} {every}".strip()
         return f"from round {self.first_round} {every}".strip() if self.first_round > 1 else every
-
-
-def _covers(round_num: int, first: int, last: int | None) -> bool:
-    return first <= round_num and (last is None or round_num <= last)
-
-
-def _check_window(first: int, last: int | None) -> None:
-    require(first >= 1, "first_round", "at least 1", first)
-    fits = last is None or last >= first
-    require(fits, "last_round", f"at least first_round = {first}, or None", last)

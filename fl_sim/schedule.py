@@ -18,7 +18,7 @@ from fl_sim.core.errors import FieldError, require
 from fl_sim.core.seeding import generator
 from fl_sim.data.layout import list_protecting_order
 from fl_sim.experiment import Experiment
-from fl_sim.participants import Adversary
+from fl_sim.participants import Absent, Adversary
 from fl_sim.triggers import Backdoor
 
 LATE = "past the deadline"
@@ -42,7 +42,7 @@ class Schedule:
     def describe_draw(self, round_num: int, holders: list[int]) -> Draw:
         """Return the sampling of the round, whose eligible clients are available and hold data."""
         participation, eligible = self.experiment.participation, len(holders)
-        if participation.stays or self.extra_attackers:
+        if participation.stays or participation.absences or self.extra_attackers:
             eligible = len(self._select_available(round_num, holders))
         return Draw(eligible, self.experiment.clients_per_round, participation.sampling)
 
@@ -58,8 +58,32 @@ class Schedule:
         """Return the given clients that are available in the round, in their order."""
         participation = self.experiment.participation
         inactive = [ids for a, ids in self.extra_attackers if not a.is_active(round_num)]
-        idle = {client for ids in inactive for client in ids}
+        idle = {client for ids in inactive for client in ids} | self.away(round_num)
         return [c for c in clients if c not in idle and participation.is_available(c, round_num)]
+
+    def list_unavailable(self, round_num: int, clients: Iterable[int]) -> list[int]:
+        """Return the given clients that are not available in the round, in their order."""
+        asked = list(clients)
+        available = set(self._select_available(round_num, asked))
+        return [client for client in asked if client not in available]
+
+    def away(self, round_num: int) -> frozenset[int]:
+        """Return the clients that an absence keeps away in the round."""
+        return frozenset().union(*(ids for a, ids in self._absences if a.is_active(round_num)))
+
+    @cached_property
+    def _absences(self) -> list[tuple[Absent, frozenset[int]]]:
+        """Absences, each with its clients; those that are drawn are named by no absence."""
+        experiment, drawn = self.experiment, list[tuple[Absent, frozenset[int]]]()
+        absences = experiment.participation.absences
+        named = {client for absence in absences for client in absence.clients}
+        rng = generator(experiment.seed, "absences")
+        order = torch.randperm(self._num_holders, generator=rng).tolist()
+        free = iter(client for client in order if client not in named)
+        for absence in absences:
+            count = 1 if absence.num_clients is None else absence.num_clients
+            drawn.append((absence, frozenset(absence.clients or islice(free, count))))
+        return drawn
 
     def find_absent(self, round_num: int, chosen: list[int]) -> dict[int, str]:
         """Return the cause for each chosen client that drops out or misses the deadline."""
@@ -74,27 +98,28 @@ class Schedule:
         """Return the behaviour of a client in the round: honest, or its stacked attacks."""
         return _stack_attacks(self.attacks_of(client, round_num), self.experiment.client)
 
-    def find_image_changes(self) -> dict[tuple[int, Client, bool], int]:
+    def find_image_changes(self) -> dict[tuple[int, Client, tuple[int, ...]], int]:
         """Return the clients that change their images, with the first round of each change.
 
-        A key is a client, its behaviour, and whether protected images carry their noise.
+        A key is a client, its behaviour, and the clauses whose noise images carry.
         """
         experiment = self.experiment
         of_all = experiment.client.changes_images
         if not of_all and not any(a.client.changes_images for a in experiment.adversaries):
             return {}
-        changes: dict[tuple[int, Client, bool], int] = {}
+        changes: dict[tuple[int, Client, tuple[int, ...]], int] = {}
         for round_num in range(1, experiment.rounds + 1):
             for client in range(experiment.num_clients) if of_all else self.attackers(round_num):
                 behaviour = self.behaviour(client, round_num)
                 if behaviour.changes_images:
-                    key = (client, behaviour, self.protects(round_num))
+                    key = (client, behaviour, self.active_clauses(round_num))
                     changes.setdefault(key, round_num)
         return changes
 
-    def protects(self, round_num: int) -> bool:
-        """Return whether protected images carry their noise in the round."""
-        return round_num >= self.experiment.layout.first_round
+    def active_clauses(self, round_num: int) -> tuple[int, ...]:
+        """Return the places of the clauses of the layout whose images carry noise in the round."""
+        clauses = enumerate(self.experiment.clauses)
+        return tuple(place for place, clause in clauses if clause.is_active(round_num))
 
     def attacks_of(self, client: int, round_num: int) -> tuple[Client, ...]:
         """Return the attacks of a client in the round, innermost first."""
@@ -108,7 +133,8 @@ class Schedule:
             count_needed: Returns the fewest clients with which a round can be aggregated.
         """
         experiment = self.experiment
-        changing = experiment.participation.stays or experiment.adversaries
+        plan = experiment.participation
+        changing = plan.stays or plan.absences or experiment.adversaries
         stacks: set[tuple[Client, ...]] = set()
         for round_num in range(1, experiment.rounds + 1 if changing else 2):
             self._check_availability(round_num, count_needed(round_num))
@@ -124,12 +150,14 @@ class Schedule:
     def _check_availability(self, round_num: int, fewest: int) -> None:
         """Refuse a round with too few clients that are available and fast enough."""
         present = self._list_available(round_num)
+        field = "absences" if self.experiment.participation.absences else "stays"
+        path = f"participation.{field}"
         if not present:
             allowed = "a client available in every round"
-            raise FieldError("participation.stays", allowed, f"none in round {round_num}")
+            raise FieldError(path, allowed, f"none in round {round_num}")
         allowed = f"at least {fewest} clients in every round"
         got = f"{len(present)} in round {round_num}"
-        require(len(present) >= fewest, "participation.stays", allowed, got)
+        require(len(present) >= fewest, path, allowed, got)
         deadline = self.experiment.participation.deadline
         if deadline is not None:
             count = sum(float(self.times[client]) <= deadline for client in present)

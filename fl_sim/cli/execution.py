@@ -21,6 +21,7 @@ from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
 from fl_sim.flower import ClientApp
 from fl_sim.runs import runner
 from fl_sim.runs.run_options import RunOptions
+from fl_sim.scenario import Scenario, draw_timeline, is_scripted
 from fl_sim.training.faults import Faults
 
 MOST_LINES = 5  # that tell parts which closed forms chose
@@ -127,6 +128,18 @@ def announce_device(name: str, terminal: Console = console) -> None:
         terminal.print(f"device: {describe_device(device)}", highlight=False)
 
 
+def describe_script(grid: GridCells) -> list[str]:
+    """Return the scenario of a grid as a sentence and a timeline, if all cells have the same one.
+
+    The timeline is that of the first seed. Scenarios without clauses are not described.
+    """
+    first = grid.cells[0].experiment if grid.cells else None
+    if first is None or not is_scripted(first):
+        return []
+    scenarios = {Scenario.of(cell.experiment) for cell in grid.cells}
+    return [f"{Scenario.of(first)}", draw_timeline(first)] if len(scenarios) == 1 else []
+
+
 def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     """Run cells, show their progress and results, and exit with 1 if one of them failed."""
     terminal = Console(stderr=True) if mode == "json" else console
@@ -138,6 +151,8 @@ def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
         terminal.print(line, soft_wrap=True)
     try:
         grid = runner.drop_invalid(grid, options)
+        for line in describe_script(grid):
+            terminal.print(line, soft_wrap=True, markup=False, highlight=False)
         with show_progress(console, len(runner.plan_jobs(grid.cells, options)), mode) as listen:
             results = runner.run_grid(grid, options, listen)
     except KeyboardInterrupt:

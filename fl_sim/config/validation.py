@@ -15,6 +15,7 @@ from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.core.serialization import check_classes, label
+from fl_sim.data.layout import Layout, Protects
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import CLOSED_FORM, Experiment, Model, subset_of
 from fl_sim.models.batches import find_batch_norms, min_batch_size
@@ -64,9 +65,11 @@ def check(experiment: Experiment) -> None:
     _check_single_images(experiment, dataset, parts, network)
     if len(network.frozen):
         _refuse_hidden_images(experiment)
-    fraction, withheld = experiment.layout.fraction, experiment.layout.withheld
-    allowed = "below 1 where images are withheld"
-    require(fraction != 1 or not withheld, "layout.fraction", allowed, fraction)
+    layout = experiment.layout
+    if isinstance(layout, Layout):
+        allowed = "below 1 where images are withheld"
+        fits = layout.fraction != 1 or not layout.withheld
+        require(fits, "layout.fraction", allowed, layout.fraction)
 
 
 def _check_domains(experiment: Experiment, dataset: Dataset) -> None:
@@ -114,21 +117,31 @@ def network_of(experiment: Experiment) -> Network:
 
 def _check_protection(experiment: Experiment, dataset: Dataset) -> None:
     """Refuse a protection that cannot be made for the images, and warn of weak noise."""
-    protection, layout = experiment.protection, experiment.layout
-    if protection is None or layout.fraction == 0:
-        return
     _, channels, height, width = dataset.train_images.shape
-    image_shape = (channels, height, width)
-    try:
-        cause = find_obstacle(protection, image_shape, dataset.num_classes)
-    except FieldError as error:
-        raise error.with_prefix("protection") from None
-    name = type(protection).__name__
-    require(not cause, "protection", f"one that can be made here: {cause}", name)
-    owners = layout.assign_owners(experiment.data.num_clients, experiment.seed).unique()
-    advice = protection.advice(len(dataset.train_labels) // len(owners))
-    if advice:
-        warnings.warn(f"protection.{advice}", RequestWarning, stacklevel=2)
+    image_shape, num_images = (channels, height, width), len(dataset.train_labels)
+    for place, named in enumerate(experiment.named_clauses):
+        known = max(named.classes, default=0) < dataset.num_classes
+        allowed = f"some of {dataset.num_classes} classes, from 0"
+        require(known, f"layout.{place}.classes", allowed, named.classes)
+    for path, protection, clause in experiment.list_protections():
+        try:
+            cause = find_obstacle(protection, image_shape, dataset.num_classes)
+        except FieldError as error:
+            raise error.with_prefix(path) from None
+        name = type(protection).__name__
+        require(not cause, path, f"one that can be made here: {cause}", name)
+        num_owners = _count_owners(experiment, clause)
+        advice = protection.advice(num_images // num_owners)
+        if advice:
+            warnings.warn(f"{path}.{advice}", RequestWarning, stacklevel=2)
+
+
+def _count_owners(experiment: Experiment, clause: Layout | Protects) -> int:
+    """Return the number of owners that share all images, and make the noise of a clause."""
+    if isinstance(clause, Layout):
+        owners = clause.assign_owners(experiment.data.num_clients, experiment.seed)
+        return len(owners.unique())
+    return 1 if clause.provenance == "shared" else experiment.data.num_clients
 
 
 @lru_cache(maxsize=2)

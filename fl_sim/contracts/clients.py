@@ -60,10 +60,12 @@ class Client(TypeChecked, ABC):
             features; not for a change of images that `change_images` describes.
         sends_statistics: Whether it sends statistics of its features, from which a head is solved,
             instead of training.
+        action: An attack as a verb phrase for sentences, such as `flip labels`; empty: its name.
     """
 
     needs_images: ClassVar[bool] = False
     sends_statistics: ClassVar[bool] = False
+    action: ClassVar[str] = ""
 
     @abstractmethod
     def train(self, model: nn.Module, shard: Shard, rng: torch.Generator) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Errors and warnings about requests: one line each, raised before any work, exit code 2."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -59,6 +60,15 @@ def require(condition: bool, field: str, allowed: str, got: object) -> None:
     """Raise a `FieldError` unless `condition` holds."""
     if not condition:
         raise FieldError(field, allowed, got)
+
+
+@contextmanager
+def prefix_errors(prefix: str) -> Iterator[None]:
+    """Put `prefix.` before the field of a `FieldError` that is raised inside."""
+    try:
+        yield
+    except FieldError as error:
+        raise error.with_prefix(prefix) from None
 
 
 def require_above(owner: object, bound: int, *fields: str, or_none: bool = False) -> None:

@@ -17,7 +17,7 @@ from fl_sim.core.seeding import generator
 from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.sources import find_source, hash_dataset, load_dataset
 from fl_sim.experiment import CLOSED_FORM, Experiment, subset_of
-from fl_sim.federation.pool import Pool, make_pool, rank_in_strata
+from fl_sim.federation.pool import Noise, Pool, add_noise, make_pool, rank_in_strata, sort_by_round
 from fl_sim.federation.shards import ClientShards, assign_attacker_rows
 from fl_sim.models import parameters
 from fl_sim.models.architectures import to_channels_last
@@ -52,6 +52,7 @@ class Federation:
             `planted_sha256` of a planted start.
         frozen: The part of the network before `model`, which is not trained; empty if all of it is.
         frozen_id: Identifier of the weights and settings of `frozen`.
+        noise: Inputs with the noise of each clause `Protects`; empty for a `Layout`.
     """
 
     experiment: Experiment
@@ -68,6 +69,7 @@ class Federation:
     hashes: dict[str, str] = field(default_factory=dict)
     frozen: nn.Sequential = field(default_factory=nn.Sequential)
     frozen_id: str = ""
+    noise: tuple[Noise, ...] = ()
 
     def compute_inputs(self, images: UInt8[Tensor, "n c h w"]) -> Shaped[Tensor, "n ..."]:
         """Return the inputs of `model` for images: their features, cached, or the images."""
@@ -89,23 +91,22 @@ class Federation:
             protected=self.pool.protected,
             owners=owners + assign_attacker_rows(schedule, owners),
             num_classes=self.dataset.num_classes,
+            noise=self.noise,
         )
         return replace(shards, changed_inputs=self._change_inputs(shards))
 
     def _change_inputs(
         self, shards: ClientShards
-    ) -> dict[tuple[int, Client, bool], Shaped[Tensor, "_ ..."]]:
+    ) -> dict[tuple[int, Client, tuple[int, ...]], Shaped[Tensor, "_ ..."]]:
         """Return the features of images that clients change; none if they are given images."""
         if not len(self.frozen):
             return {}
         changed_inputs = {}
         for key, round_num in shards.schedule.find_image_changes().items():
-            client, behaviour, protects = key
-            shard, pool = shards.shard(client, round_num), self.pool
+            client, behaviour, active = key
+            shard = shards.shard(client, round_num)
             rows = shard.sample_ids
-            images = pool.clean_images[rows]
-            if protects:
-                images = _mix_by_mask(pool.protected[rows], pool.noisy_images[rows], images)
+            images = self.pool.find_images(active)[rows]
             changed = images
             for _, part in behaviour.walk(""):
                 changed = part.change_images(changed, shard)
@@ -214,6 +215,13 @@ class Federation:
         """The number of protected records per client."""
         return self.pool.clients[self.pool.protected].bincount(minlength=self.num_clients)
 
+    def count_protected(self, round_num: int) -> Int64[Tensor, " k"]:
+        """Return the number of protected records per client, in a round if clauses name rounds."""
+        if not self.noise:
+            return self.protected_counts
+        noisy = self.shards.round_protected(round_num)
+        return self.pool.clients[noisy].bincount(minlength=self.num_clients)
+
     @property
     def num_clients(self) -> int:
         """The number of clients, including attackers without images."""
@@ -292,13 +300,19 @@ def prepare_federation(experiment: Experiment) -> Federation:
         for images in (pool.clean_images, dataset.test_images)
     )
     inputs = clean
-    if pool.noisy_images is not pool.clean_images:
+    noise = tuple(
+        replace(layer, values=compute_inputs(frozen, frozen_id, layer.values))
+        for layer in pool.noise
+    )
+    if noise:
+        inputs = add_noise(clean, sort_by_round(experiment, noise))
+    elif pool.noisy_images is not pool.clean_images:
         # Clean and noisy features are cached separately and mixed by mask, so that the cache does
         # not depend on the choice of the protected records.
         noisy = compute_inputs(frozen, frozen_id, pool.noisy_images)
         inputs = _mix_by_mask(pool.protected, noisy, clean)
     root, dataset, test = _split_root_images(experiment, dataset, test)
-    withheld = experiment.layout.withheld & pool.protected
+    withheld = experiment.withholds_images & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
     model, rule = to_channels_last(network.trained), experiment.strategy
@@ -319,6 +333,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
         hashes=hashes,
         frozen=frozen,
         frozen_id=frozen_id,
+        noise=noise,
     )
 
 

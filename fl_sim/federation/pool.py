@@ -1,9 +1,10 @@
 """Assigns records to clients, holds some out, and protects the chosen ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Dataset, Protection
@@ -13,8 +14,30 @@ from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import describe, hash_own_modules
 from fl_sim.data.domain_shift import assign_domains
+from fl_sim.data.layout import Layout, assign_clauses
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """The records that a clause of the layout protects, as they are with its noise.
+
+    Attributes:
+        rows: Rows of the records, `[m]`.
+        values: Their images, or inputs of the network, with noise.
+    """
+
+    rows: Int64[Tensor, " m"]
+    values: Shaped[Tensor, "m ..."]
+
+
+def add_noise(clean: Shaped[Tensor, "n ..."], layers: Iterable[Noise]) -> Shaped[Tensor, "n ..."]:
+    """Return records with noise of several clauses, of which the last counts."""
+    noisy = clean.clone()
+    for layer in layers:
+        noisy[layer.rows] = layer.values
+    return noisy
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +46,13 @@ class Pool:
 
     Attributes:
         clean_images: Images without noise.
-        noisy_images: Images with noise; only those in `protected` are published so.
+        noisy_images: Images with noise; only those in `protected` are published so. They carry the
+            noise of the last clause that protects them.
         labels: Labels.
         clients: Client of each record.
         members: Boolean mask of the records that are not held out.
-        protected: Boolean mask of the records that carry noise.
+        protected: Boolean mask of the records that carry noise in any round.
+        noise: The noise of each clause `Protects` of the layout; empty for a `Layout`.
         audited: Boolean mask of the records that membership attacks are measured on.
     """
 
@@ -38,22 +63,35 @@ class Pool:
     members: Bool[Tensor, " n"]
     protected: Bool[Tensor, " n"]
     audited: Bool[Tensor, " n"]
+    noise: tuple[Noise, ...] = ()
+
+    def find_images(self, active: tuple[int, ...]) -> UInt8[Tensor, "n c h w"]:
+        """Return all images with the noise of the clauses that are active in a round."""
+        if self.noise or not active:
+            return add_noise(self.clean_images, (self.noise[place] for place in active))
+        mask = self.protected[:, None, None, None]
+        return torch.where(mask, self.noisy_images, self.clean_images)
 
 
 def make_pool(experiment: Experiment, dataset: Dataset) -> Pool:
     """Split the training images over the clients, hold some out, and protect the chosen ones."""
-    labels, layout, seed = dataset.train_labels, experiment.layout, experiment.seed
+    labels, seed = dataset.train_labels, experiment.seed
     clients, members, protected = assign_records(experiment, dataset)
     dataset = _shift_domains(experiment, dataset, clients)
+    noise = _protect_by_clause(experiment, dataset, clients, members)
+    clean = dataset.train_images
     return Pool(
-        clean_images=dataset.train_images,
-        noisy_images=_protect_images(experiment, dataset, clients, protected),
+        clean_images=clean,
+        noisy_images=add_noise(clean, sort_by_round(experiment, noise))
+        if noise
+        else _protect_images(experiment, dataset, clients, protected),
         labels=labels,
         clients=clients,
         members=members,
         protected=protected,
         audited=_choose_audited(clients, labels, protected, members, seed)
-        & ~(layout.withheld & protected),
+        & ~(experiment.withholds_images & protected),
+        noise=noise,
     )
 
 
@@ -69,10 +107,35 @@ def assign_records(
     for client, rows in enumerate(parts):
         clients[rows] = client
     members = _choose_members(clients, labels, data.held_out, seed)
-    protected = experiment.layout.choose_protected(
-        clients, members, labels, data.num_clients, dataset.num_classes, seed
-    )
+    layout = experiment.layout
+    if isinstance(layout, Layout):
+        protected = layout.choose_protected(
+            clients, members, labels, data.num_clients, dataset.num_classes, seed
+        )
+    else:
+        masks = _mark_by_clause(experiment, dataset, clients, members)
+        protected = torch.stack([torch.zeros_like(members), *masks]).any(0)
     return clients, members, protected
+
+
+def _mark_by_clause(
+    experiment: Experiment,
+    dataset: Dataset,
+    clients: Int64[Tensor, " n"],
+    members: Bool[Tensor, " n"],
+) -> list[Bool[Tensor, " n"]]:
+    """Return a boolean mask of the records that each clause protects."""
+    clauses, seed = experiment.named_clauses, experiment.seed
+    labels = dataset.train_labels
+    assigned = assign_clauses(clauses, experiment.data.num_clients, seed)
+    pairs = zip(clauses, assigned, strict=True)
+    return [clause.choose_protected(own, clients, members, labels, seed) for clause, own in pairs]
+
+
+def sort_by_round(experiment: Experiment, noise: tuple[Noise, ...]) -> list[Noise]:
+    """Return the noise of the clauses in the order of their first rounds."""
+    firsts = [clause.first_round for clause in experiment.named_clauses]
+    return [layer for _, layer in sorted(zip(firsts, noise, strict=True), key=lambda p: p[0])]
 
 
 def _shift_domains(
@@ -133,13 +196,35 @@ def rank_in_strata(
     return rank, sizes[strata]
 
 
+@dataclass(frozen=True, eq=False)
+class NoisePart:
+    """Records that get noise together, with its source.
+
+    Attributes:
+        protection: The protection.
+        rows: Rows of the records.
+        owner: Number of the owner that makes it; empty if it is shared by all.
+        place: Place of its clause in the layout.
+    """
+
+    protection: Protection
+    rows: Int64[Tensor, " m"]
+    owner: tuple[int, ...] = ()
+    place: int = 0
+
+    def make(self, dataset: Dataset, seed: int) -> UInt8[Tensor, "m c h w"]:
+        """Return the records with noise, from the cache if they have been made before."""
+        images, labels = dataset.train_images[self.rows], dataset.train_labels[self.rows]
+        return _protect(self.protection, images, labels, self.rows, seed, *self.owner)
+
+
 def _protect_images(
     experiment: Experiment,
     dataset: Dataset,
     clients: Int64[Tensor, " n"],
     protected: Bool[Tensor, " n"],
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the images with noise.
+    """Return the images with the noise of a `Layout`.
 
     Noise is made for the whole pool and mixed in by mask, so that it does not depend on the
     fraction, and held-out images carry noise of the same generator.
@@ -147,47 +232,108 @@ def _protect_images(
     Raises:
         RunFailedError: If no pixel of any image changes, so that nothing would be protected.
     """
-    clean, labels, protection = dataset.train_images, dataset.train_labels, experiment.protection
-    if protection is None or not bool(protected.any()):
+    clean = dataset.train_images
+    if experiment.protection is None or not bool(protected.any()):
         return clean
-    seed = experiment.seed
-    if experiment.layout.provenance == "shared":
-        noisy = _protect(protection, clean, labels, torch.arange(len(clean)), seed)
-    else:
-        noisy = clean.clone()
-        for owner, rows in _group_by_owner(experiment, clients, protected).items():
-            noisy[rows] = _protect(protection, clean[rows], labels[rows], rows, seed, owner)
+    return _add_parts(clean, dataset, _split_layout(experiment, clients, protected), experiment)
+
+
+def _protect_by_clause(
+    experiment: Experiment,
+    dataset: Dataset,
+    clients: Int64[Tensor, " n"],
+    members: Bool[Tensor, " n"],
+) -> tuple[Noise, ...]:
+    """Return the noise of each clause; empty for a `Layout`, and where images are withheld.
+
+    Raises:
+        RunFailedError: If no pixel of any image of a clause changes.
+    """
+    if not experiment.named_clauses or experiment.withholds_images:
+        return ()
+    masks, clean = _mark_by_clause(experiment, dataset, clients, members), dataset.train_images
+    parts, layers = _split_clauses(experiment, clients, masks), []
+    for place, mask in enumerate(masks):
+        own = [part for part in parts if part.place == place]
+        noisy = _add_parts(clean, dataset, own, experiment) if own else clean
+        rows = mask.nonzero().squeeze(1)
+        layers.append(Noise(rows, noisy[rows]))
+    return tuple(layers)
+
+
+def _add_parts(
+    clean: UInt8[Tensor, "n c h w"],
+    dataset: Dataset,
+    parts: list[NoisePart],
+    experiment: Experiment,
+) -> UInt8[Tensor, "n c h w"]:
+    noisy = clean.clone()
+    for part in parts:
+        noisy[part.rows] = part.make(dataset, experiment.seed)
     if torch.equal(noisy, clean):
-        name = type(protection).__name__
+        name = type(parts[0].protection).__name__
         raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
     return noisy
 
 
-def _group_by_owner(
+def _split_layout(
     experiment: Experiment, clients: Int64[Tensor, " n"], protected: Bool[Tensor, " n"]
-) -> dict[int, Int64[Tensor, " _"]]:
-    """Return the records of each owner that protects any, by owner."""
-    owners = experiment.layout.assign_owners(experiment.data.num_clients, experiment.seed)[clients]
+) -> list[NoisePart]:
+    """Return the parts of the noise of a `Layout`, of each owner that protects any image."""
+    layout, protection = experiment.layout, experiment.protection
+    assert isinstance(layout, Layout)
+    assert protection is not None
+    if layout.provenance == "shared":
+        return [NoisePart(protection, torch.arange(len(clients)))]
+    owners = layout.assign_owners(experiment.data.num_clients, experiment.seed)[clients]
     protecting = owners[protected].unique().tolist()
-    return {owner: (owners == owner).nonzero().squeeze(1) for owner in protecting}
+    return [
+        NoisePart(protection, (owners == owner).nonzero().squeeze(1), (owner,))
+        for owner in protecting
+    ]
 
 
-def list_noise_owners(experiment: Experiment, dataset: Dataset) -> list[int]:
-    """Return the owners that make noise of their own; none if noise is shared."""
-    if experiment.protection is None or experiment.layout.provenance == "shared":
+def _split_clauses(
+    experiment: Experiment, clients: Int64[Tensor, " n"], masks: list[Bool[Tensor, " n"]]
+) -> list[NoisePart]:
+    """Return the parts of the noise of clauses that protect any image."""
+    assigned = assign_clauses(
+        experiment.named_clauses, experiment.data.num_clients, experiment.seed
+    )
+    parts = list[NoisePart]()
+    for place, (clause, own) in enumerate(zip(experiment.named_clauses, assigned, strict=True)):
+        protection = clause.make_protection(experiment.protection)
+        if protection is None or not bool(masks[place].any()):
+            continue
+        if clause.provenance == "shared":
+            parts.append(NoisePart(protection, torch.arange(len(clients)), place=place))
+            continue
+        groups = [own] if clause.provenance == "owner" else [(client,) for client in own]
+        for group in groups:
+            rows = torch.isin(clients, torch.tensor(group)).nonzero().squeeze(1)
+            if bool(masks[place][rows].any()):
+                parts.append(NoisePart(protection, rows, (min(group),), place))
+    return parts
+
+
+def list_noise_parts(experiment: Experiment, dataset: Dataset) -> list[NoisePart]:
+    """Return the parts of the noise that owners make alone; none of it is shared."""
+    if not experiment.list_protections():
         return []
-    clients, _, protected = assign_records(experiment, dataset)
-    return list(_group_by_owner(experiment, clients, protected))
+    clients, members, protected = assign_records(experiment, dataset)
+    if isinstance(experiment.layout, Layout):
+        parts = _split_layout(experiment, clients, protected)
+    else:
+        masks = _mark_by_clause(experiment, dataset, clients, members)
+        parts = _split_clauses(experiment, clients, masks)
+    return [part for part in parts if part.owner]
 
 
-def make_noise(experiment: Experiment, dataset: Dataset, owner: int) -> None:
-    """Make one owner's noise and store it in the cache, from which `make_pool` reads it."""
-    clients, _, protected = assign_records(experiment, dataset)
-    dataset = _shift_domains(experiment, dataset, clients)
-    rows = _group_by_owner(experiment, clients, protected)[owner]
-    images, labels = dataset.train_images[rows], dataset.train_labels[rows]
-    assert experiment.protection is not None
-    _protect(experiment.protection, images, labels, rows, experiment.seed, owner)
+def make_noise(experiment: Experiment, dataset: Dataset, number: int) -> None:
+    """Make one part of `list_noise_parts` and cache it, from where `make_pool` reads it."""
+    clients, _, _ = assign_records(experiment, dataset)
+    part = list_noise_parts(experiment, dataset)[number]
+    part.make(_shift_domains(experiment, dataset, clients), experiment.seed)
 
 
 def _protect(

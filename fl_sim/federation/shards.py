@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from fl_sim.contracts import Client, ColludingClient, Shard
+from fl_sim.federation.pool import Noise, add_noise
 from fl_sim.models.features import to_trainable
 from fl_sim.schedule import Schedule
 
@@ -19,15 +20,17 @@ class ClientShards:
 
     Attributes:
         schedule: The behaviour of each client in each round.
-        inputs: Inputs of all records, images or cached features, `[n, ...]`.
+        inputs: Inputs of all records, images or cached features, `[n, ...]`; protected ones with
+            the noise of the last clause that protects them.
         clean_inputs: Inputs of all records without noise, for the rounds before protection begins.
         labels: Labels of the records, `[n]`.
-        protected: Boolean mask of the records that carry noise, once protection has begun, `[n]`.
+        protected: Boolean mask of the records that carry noise in any round, `[n]`.
         owners: Rows of the records of each client. Attackers that take part beside the clients
             come last, with the rows that they train on.
         num_classes: Number of classes.
         changed_inputs: Features of the images that clients change, by client, its behaviour, and
-            whether protected images carry their noise; empty if inputs are images.
+            the clauses whose noise images carry; empty if inputs are images.
+        noise: The noise of each clause `Protects` of the layout; empty for a `Layout`.
     """
 
     schedule: Schedule
@@ -37,9 +40,11 @@ class ClientShards:
     protected: Bool[Tensor, " n"]
     owners: list[Int64[Tensor, " _"]]
     num_classes: int
-    changed_inputs: Mapping[tuple[int, Client, bool], Shaped[Tensor, "_ ..."]] = field(
+    changed_inputs: Mapping[tuple[int, Client, tuple[int, ...]], Shaped[Tensor, "_ ..."]] = field(
         default_factory=dict
     )
+    noise: tuple[Noise, ...] = ()
+    _mixed: dict[tuple[int, ...], Shaped[Tensor, "n ..."]] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -59,24 +64,39 @@ class ClientShards:
 
     def round_inputs(self, round_num: int) -> Shaped[Tensor, "n ..."]:
         """Return the inputs of all records in a round."""
-        return self.inputs if self.schedule.protects(round_num) else self.clean_inputs
+        active = self.schedule.active_clauses(round_num)
+        if not active or not self.noise:
+            return self.inputs if active else self.clean_inputs
+        if active not in self._mixed:
+            self._mixed.clear()  # only the clauses of the latest round are kept
+            layers = (self.noise[place] for place in active)
+            self._mixed[active] = add_noise(self.clean_inputs, layers)
+        return self._mixed[active]
+
+    def round_protected(self, round_num: int) -> Bool[Tensor, " n"]:
+        """Return a boolean mask of the records that carry noise in a round."""
+        active = self.schedule.active_clauses(round_num)
+        if active and not self.noise:
+            return self.protected
+        mask = torch.zeros_like(self.protected)
+        for place in active:
+            mask[self.noise[place].rows] = True
+        return mask
 
     def shard(self, client: int, round_num: int = 1) -> Shard:
         """Return the records that a client trains on in a round."""
         rows = self.owners[client]
         # For images, several times as fast as inputs[rows].
         inputs = to_trainable(self.round_inputs(round_num).index_select(0, rows))
-        noisy = self.protected.index_select(0, rows) & self.schedule.protects(round_num)
+        noisy = self.round_protected(round_num).index_select(0, rows)
         shard = Shard(
             client, inputs, self.labels[rows], rows, self.num_classes, round_num, protected=noisy
         )
         if not self.changed_inputs:
             return shard
-        behaviour, protects = (
-            self.schedule.behaviour(client, round_num),
-            self.schedule.protects(round_num),
-        )
-        changed = self.changed_inputs.get((client, behaviour, protects))
+        behaviour = self.schedule.behaviour(client, round_num)
+        active = self.schedule.active_clauses(round_num)
+        changed = self.changed_inputs.get((client, behaviour, active))
         return shard if changed is None else replace(shard, changed_inputs=to_trainable(changed))
 
 

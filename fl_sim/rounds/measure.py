@@ -95,7 +95,7 @@ def record_round(
         members=pool.members[selected],
         protected=pool.protected[selected],
         class_counts=federation.class_counts,
-        protected_counts=federation.protected_counts,
+        protected_counts=federation.count_protected(round_num),
         updates=tuple(updates),
         attackers=federation.schedule.attackers(round_num),
         decision=outcome.result,

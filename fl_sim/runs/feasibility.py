@@ -39,7 +39,7 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
         refuse_unbatchable(experiment, network.trained, inputs)
     if isinstance(experiment.strategy, Strategy):
         _check_flower_strategy(experiment)
-    if experiment.layout.withheld:
+    if experiment.withholds_images:
         _check_withheld(experiment)
 
 
@@ -49,7 +49,8 @@ def _check_withheld(experiment: Experiment) -> None:
     num_able = len(clients[members & ~protected].unique())
     fewest = validation.min_clients_per_round(experiment)
     allowed = f"so small that {fewest} clients still have images to train on"
-    require(num_able >= fewest, "layout.fraction", allowed, experiment.layout.fraction)
+    fractions = max(clause.fraction for clause in experiment.clauses)
+    require(num_able >= fewest, "layout.fraction", allowed, fractions)
 
 
 def _check_flower_strategy(experiment: Experiment) -> None:

@@ -4,9 +4,10 @@ from functools import partial
 from typing import Any
 
 from fl_sim.core import process
+from fl_sim.core.cache import digest
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_experiment_dataset
-from fl_sim.federation.pool import list_noise_owners, make_noise
+from fl_sim.federation.pool import list_noise_parts, make_noise
 from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener
 from fl_sim.runs.run_options import RunOptions
@@ -25,17 +26,17 @@ def make_owner_noise(experiments: list[Experiment], options: RunOptions) -> None
         return
     jobs: dict[Any, tuple[Experiment, int]] = {}  # by everything that the noise depends on
     for experiment in experiments:
-        layout = experiment.layout
-        key = (experiment.protection, experiment.data, experiment.partition, experiment.seed)
-        for owner in list_noise_owners(experiment, load_experiment_dataset(experiment)):
-            ownership = (layout.provenance, layout.num_owners, owner)
-            jobs.setdefault((*key, *ownership), (experiment, owner))
+        key = (experiment.data, experiment.partition, experiment.seed)
+        parts = list_noise_parts(experiment, load_experiment_dataset(experiment))
+        for number, part in enumerate(parts):
+            own = (part.protection, part.owner, digest(part.rows))
+            jobs.setdefault((*key, *own), (experiment, number))
     if len(jobs) > 1:
         run_jobs(partial(_make_noise, options), list(jobs.values()), options.workers)
 
 
 def _make_noise(options: RunOptions, job: tuple[Experiment, int], listen: Listener) -> None:
-    experiment, owner = job
+    experiment, number = job
     process.configure_process()
     with options.use_device():
-        make_noise(experiment, load_experiment_dataset(experiment), owner)
+        make_noise(experiment, load_experiment_dataset(experiment), number)

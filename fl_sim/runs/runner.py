@@ -140,7 +140,7 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
             refuse_other_device(find_folder(options, job), options)
         interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
-            per_owner = [job for job in jobs if job.experiment.layout.provenance != "shared"]
+            per_owner = [job for job in jobs if job.experiment.has_own_noise]
             owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options)
         compat.silence_logs()
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))

@@ -59,7 +59,7 @@ def _make_entry(
         status = "damaged" if damage or error.startswith(DAMAGE_ERRORS) else "failed"
         return {**identity, "status": status, "error": damage or error}
     references = {name: _read_result(root, control)[0] for name, control in cell.controls().items()}
-    own_result = None if cell.experiment.layout.fraction else result
+    own_result = None if cell.experiment.protects_images else result
     numbers = compare_with_controls(
         result, references.get("all", own_result), references.get("clean", own_result)
     )

@@ -366,8 +366,8 @@ def test_a_free_rider_wraps_no_client() -> None:
 
 def test_protection_starts_when_declared() -> None:
     script = schedule(protection=RandomNoise(), layout=Layout(0.5, first_round=5))
-    assert [script.protects(i) for i in (1, 4, 5, 6)] == [False, False, True, True]
-    assert schedule().protects(1)
+    assert [script.active_clauses(i) for i in (1, 4, 5, 6)] == [(), (), (0,), (0,)]
+    assert schedule().active_clauses(1) == (0,)
 
 
 # What is refused

@@ -1,6 +1,8 @@
 """Protected images beside clean ones, with amplified noise."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,7 +31,7 @@ def draw_image_sheets(grid: Grid) -> list[Drawing]:
     """Draw a sheet of images for every distinct protection that changes any."""
     setting_by_protection: dict[str, Setting] = {}
     for setting in grid.select_distinct("data", "partition", "protection", "layout"):
-        name = json.dumps(setting.experiment.get("protection"))
+        name = json.dumps(_list_protections(setting.experiment))
         samples = None if name in setting_by_protection else setting.read_samples()
         if samples is not None and (samples["clean"] != samples["published"]).any():
             setting_by_protection[name] = setting
@@ -45,14 +47,30 @@ def amplify_noise(clean: Images, published: Images) -> Images:
     return amplified
 
 
+def _list_protections(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the distinct protections of a layout, with the radii of its clauses."""
+    usual, layout = experiment.get("protection"), experiment.get("layout")
+    found = []
+    for clause in layout if isinstance(layout, list) else [{}]:
+        protection = clause.get("protection") or usual
+        if protection is not None:
+            radius = clause.get("radius")
+            found.append(protection if radius is None else protection | {"radius": radius})
+    return [each for place, each in enumerate(found) if each not in found[:place]]
+
+
+def _describe_protection(protection: Mapping[str, Any]) -> str:
+    words = str(protection["class"]).split(".")[-1]
+    if "radius" not in protection:
+        return words
+    return f"{words}, radius {format_value(protection['radius'], 'radius')}"
+
+
 @rc_context(STYLE)
 def _draw_sheet(setting: Setting, number: int) -> Drawing:
     samples = setting.read_samples()
     assert samples is not None
-    protection = setting.experiment["protection"]
-    words = protection["class"].split(".")[-1]
-    if "radius" in protection:
-        words += f", radius {format_value(protection['radius'], 'radius')}"
+    words = " and ".join(map(_describe_protection, _list_protections(setting.experiment)))
     largest = np.abs(samples["published"].astype(int) - samples["clean"].astype(int)).max()
     caption = (
         f"{words}: clean images, protected images, and their difference amplified {GAIN} times "

@@ -67,7 +67,13 @@ def _describe_runs(grid: Grid) -> str:
 def _choose_base(grid: Grid) -> dict[str, Any]:
     """Return the experiment to describe: the most protected one, as others may have no noise."""
     described = [setting.experiment for setting in grid.finished if setting.experiment]
-    return max(described, key=lambda e: float(e["layout"]["fraction"]), default={})
+    return max(described, key=lambda e: _sum_fractions(e["layout"]), default={})
+
+
+def _sum_fractions(layout: Any) -> float:
+    """Return the protected share of a layout, or the sum over its clauses."""
+    clauses = layout if isinstance(layout, list) else [layout]
+    return sum(float(clause["fraction"]) for clause in clauses)
 
 
 def _find_varied(grid: Grid, base: Mapping[str, Any]) -> set[str]:

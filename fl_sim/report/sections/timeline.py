@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -31,20 +31,26 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Events of one run as boolean [clients, rounds] arrays."""
+    """Events of one run as boolean [clients, rounds] arrays.
+
+    `rules` has the server's rule by the first round of each after the first, and `sentence` the
+    scenario in words, if it has clauses.
+    """
 
     delivered: Flags
     protected: Flags
     attacked: Flags
     lost: Flags
     away: Flags
+    rules: Mapping[int, str] = field(default_factory=dict)
+    sentence: str = ""
 
     @property
     def is_eventful(self) -> bool:
         """True if rounds differ in anything but the selection of clients."""
         parts = (self.protected, self.attacked)
         changes = any(bool((part != part[:, :1]).any()) for part in parts)
-        return changes or bool(self.lost.any()) or bool(self.away.any())
+        return changes or bool(self.lost.any() or self.away.any() or self.rules)
 
     def select_clients(self) -> list[int]:
         """Return the clients to draw: all, or those with the most events."""
@@ -77,9 +83,16 @@ def _can_be_eventful(grid: Grid, setting: Setting) -> bool:
     experiment = setting.experiment
     if not experiment:
         return False
-    late = int(experiment["layout"].get("first_round", 1)) > 1
+    late = _is_scripted(experiment) or int(experiment["layout"].get("first_round", 1)) > 1
     stays = bool(experiment["participation"].get("stays"))
     return late or stays or bool(_list_adversaries(experiment)) or not grid.results.failures.empty
+
+
+def _is_scripted(experiment: Mapping[str, Any]) -> bool:
+    """Return whether clauses name clients or rounds, or the rule changes with the round."""
+    clauses = isinstance(experiment["layout"], list)
+    changes = "stages" in experiment["strategy"]
+    return clauses or changes or bool(experiment["participation"].get("absences"))
 
 
 def reconstruct_timeline(grid: Grid, setting: Setting) -> Timeline | None:
@@ -103,12 +116,36 @@ def reconstruct_timeline(grid: Grid, setting: Setting) -> Timeline | None:
     selected = _mark_rows(shape, by_client[by_client["metric"] == "train_loss"])
     numbers = np.arange(1, shape[1] + 1)
     owners = np.isin(np.arange(shape[0]), shares["client"])
+    lost_flags = _mark_rows(shape, lost[lost["client"] >= 0])
+    if _is_scripted(experiment):
+        return _replay_script(json.dumps(experiment), selected, lost_flags)
     return Timeline(
         delivered=selected,
         protected=np.outer(owners, numbers >= experiment["layout"].get("first_round", 1)),
         attacked=attacks & selected,
-        lost=_mark_rows(shape, lost[lost["client"] >= 0]),
+        lost=lost_flags,
         away=_find_absences(experiment, shape),
+    )
+
+
+def _replay_script(text: str, delivered: Flags, lost: Flags) -> Timeline | None:
+    """Return the timeline of a scenario with clauses, for which PyTorch is imported."""
+    from fl_sim.experiment import Experiment
+    from fl_sim.scenario import Scenario, list_rules, make_plan
+
+    try:
+        experiment = Experiment.from_json(text)
+    except RequestError:
+        return None
+    plan = make_plan(experiment)
+    return Timeline(
+        delivered=delivered,
+        protected=plan.protected,
+        attacked=plan.attacked & delivered,
+        lost=lost,
+        away=plan.away,
+        rules=dict(list_rules(experiment)[1:]),
+        sentence=str(Scenario.of(experiment)),
     )
 
 
@@ -200,6 +237,8 @@ def _draw_timeline(setting: Setting, line: Timeline, name: str) -> Drawing:
         "round. A square is a client that delivered; a client without one was not selected or "
         "did not deliver."
     )
+    if line.sentence:
+        caption = f"{line.sentence[:1].upper()}{line.sentence[1:]}. {caption}"
     shown = line.select_clients()
     if len(shown) < len(line.delivered):
         caption += f" {len(shown)} of {len(line.delivered)} clients are drawn."
@@ -259,10 +298,10 @@ def _draw_accuracy(axes: Axes, setting: Setting, line: Timeline) -> None:
             axes.axvspan(*ends, color=colour, alpha=0.22, **order)
             if i == 0:
                 _annotate(axes, ends[0], label)
-    for number, clients in _find_departures(line).items():
+    for number, words in _list_changes(line).items():
         axes.axvline(number - 0.5, color=GREY, linestyle=":", linewidth=1)
-        label = f"client {' and '.join(map(str, clients))} leaves"
-        _annotate(axes, number - 0.5, label, height=0.86)
+        for place, label in enumerate(words):
+            _annotate(axes, number - 0.5, label, height=0.86 - 0.11 * place)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # space for the labels
     axes.set_xlim(0.5, rounds + 0.5)
@@ -277,14 +316,26 @@ def _annotate(axes: Axes, place: float, words: str, height: float = 0.97) -> Non
     axes.text(place + 0.1, height, words, transform=where, va="top", fontsize=8, color=INK)
 
 
-def _find_departures(line: Timeline) -> dict[int, list[int]]:
-    """Return the clients that leave by their first absent round; empty if they are too many."""
-    departures: dict[int, list[int]] = {}
+def _list_changes(line: Timeline) -> dict[int, list[str]]:
+    """Return the labels of rounds in which clients leave or return, or the rule changes.
+
+    Clients are left out if there are too many of such rounds.
+    """
+    moves: dict[tuple[int, str], list[int]] = {}
     for client, away in enumerate(line.away):
-        for first, _ in find_intervals(away):
+        for first, last in find_intervals(away):
             if first > 1:
-                departures.setdefault(first, []).append(client)
-    return departures if len(departures) <= MAX_DEPARTURES else {}
+                moves.setdefault((first, "leaves"), []).append(client)
+            if last < len(away):
+                moves.setdefault((last + 1, "returns"), []).append(client)
+    words: dict[int, list[str]] = {}
+    for (number, verb), clients in moves.items() if len(moves) <= MAX_DEPARTURES else ():
+        verb = verb if len(clients) == 1 else verb.removesuffix("s")
+        named = f"client{'s' * (len(clients) > 1)} {' and '.join(map(str, clients))}"
+        words.setdefault(number, []).append(f"{named} {verb}")
+    for number, rule in line.rules.items():
+        words.setdefault(number, []).append(f"{rule} from here on")
+    return words
 
 
 def _find_protected_rounds(line: Timeline) -> Flags:

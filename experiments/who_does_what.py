@@ -1,0 +1,25 @@
+"""What do late protection, flipped labels and an absence do, and does the change of rule help?"""
+
+from clients.label_flip import LabelFlipClient
+from clients.sgd import SgdClient
+from fl_sim import Absent, Adversary, Data, Experiment, Protects, Scenario
+from fl_sim.protections.random_noise import RandomNoise
+from strategies.krum import Krum
+from strategies.stages import Stages
+from strategies.trimmed_mean import TrimmedMean
+
+SCENARIO = Scenario(
+    Protects(clients=(0, 1, 2, 3), fraction=0.7),
+    Protects(clients=(4,), first_round=5, radius=32 / 255),
+    Adversary(LabelFlipClient(), clients=(7,), first_round=3, last_round=6),
+    Absent(clients=(9,), first_round=4, last_round=5),
+    Stages((1, TrimmedMean(2)), (6, Krum(1))),
+)
+EXPERIMENT = Experiment(
+    name="who_does_what",
+    data=Data(dataset="digits", num_clients=10, num_samples=1000, num_test=300),
+    client=SgdClient(),
+    protection=RandomNoise(radius=16 / 255),
+    **SCENARIO.fields(),
+)
+SEEDS = (0, 1, 2)

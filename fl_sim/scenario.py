@@ -1,0 +1,333 @@
+"""Scenarios: clauses that state who does what in which rounds, as a sentence and as a timeline."""
+
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.contracts import AggregationRule, Client
+from fl_sim.core.errors import FieldError
+from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.serialization import label
+from fl_sim.data.layout import Layout, Protects, assign_clauses
+from fl_sim.experiment import Experiment
+from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
+from fl_sim.schedule import Schedule
+
+Clause = Layout | Protects | Adversary | Absent | AvailabilityWindow | AggregationRule | Strategy
+Flags = NDArray[np.bool_]
+EVERYBODY = Participation()
+WIDTH = 60  # columns of a timeline in the terminal; more rounds share a column
+MOST_ROWS = 20  # of a timeline in the terminal
+
+
+class Scenario:
+    """Clauses about protections, attackers, absences and the server's rule.
+
+    Clauses are the values that the fields of an experiment hold: `Protects` or one `Layout`
+    (`layout`), `Adversary` (`adversary`), `Absent` and `AvailabilityWindow` (`participation`), and
+    a rule (`strategy`). `fields` puts them there, so that an experiment alone is stored, and `of`
+    reads them back from any experiment. Printed, a scenario is a sentence.
+
+    >>> from clients.label_flip import LabelFlipClient
+    >>> flips = Adversary(LabelFlipClient(), clients=(7,), first_round=3, last_round=6)
+    >>> print(Scenario(Protects((0, 1, 2, 3), fraction=0.7), flips, Absent((9,), None, 4, 5)))
+    clients 0 to 3 protect 70 % of their images from round 1; client 7 flips labels in rounds 3 \
+to 6; client 9 is away in rounds 4 and 5
+    """
+
+    def __init__(self, *clauses: Clause) -> None:
+        """Hold clauses, in the order in which they are printed.
+
+        Raises:
+            FieldError: For anything that is no clause, two rules, or a `Layout` beside others.
+        """
+        for place, clause in enumerate(clauses):
+            allowed = "Protects, Layout, Adversary, Absent, AvailabilityWindow or a rule"
+            if not isinstance(clause, Clause):
+                raise FieldError(f"clause {place}", allowed, clause)
+        self.clauses = clauses
+        if len(self._select(AggregationRule, Strategy)) > 1:
+            raise FieldError("scenario", "one rule; Stages makes one of several", "two")
+        if self._select(Layout) and len(self._select(Layout, Protects)) > 1:
+            raise FieldError("scenario", "one Layout, or clauses Protects", "both")
+
+    def __str__(self) -> str:
+        """Return the clauses as one sentence."""
+        return "; ".join(map(_describe, self.clauses))
+
+    def __repr__(self) -> str:
+        """Return the clauses as they are written."""
+        return f"Scenario({', '.join(map(repr, self.clauses))})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all clauses are equal."""
+        return isinstance(other, Scenario) and self.clauses == other.clauses
+
+    def __hash__(self) -> int:
+        """Return a hash of the clauses."""
+        return hash(self.clauses)
+
+    def _select(self, *kinds: type) -> tuple[Any, ...]:
+        return tuple(clause for clause in self.clauses if isinstance(clause, kinds))
+
+    def fields(self, participation: Participation = EVERYBODY) -> dict[str, Any]:
+        """Return the fields of an experiment that hold the clauses, by name.
+
+        `Experiment(..., **scenario.fields())` is the experiment, and the fields are the changes of
+        one label in an axis of a sweep. Fields without a clause are missing.
+
+        Args:
+            participation: The further settings of the field `participation`.
+        """
+        changes: dict[str, Any] = {}
+        if layouts := self._select(Layout):
+            changes["layout"] = layouts[0]
+        if clauses := self._select(Protects):
+            changes["layout"] = clauses
+        if attackers := self._select(Adversary):
+            changes["adversary"] = attackers[0] if len(attackers) == 1 else attackers
+        absences, stays = self._select(Absent), self._select(AvailabilityWindow)
+        if absences or stays:
+            changes["participation"] = replace(participation, absences=absences, stays=stays)
+        if rules := self._select(AggregationRule, Strategy):
+            changes["strategy"] = rules[0]
+        return changes
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Scenario":
+        """Return the scenario of an experiment."""
+        plan = experiment.participation
+        clauses: list[Clause] = [*(experiment.clauses if experiment.protects_images else ())]
+        clauses += [*experiment.adversaries, *plan.absences, *plan.stays, experiment.strategy]
+        return cls(*clauses)
+
+
+def is_scripted(experiment: Experiment) -> bool:
+    """Return whether an experiment names clients or rounds by clauses."""
+    changes = len(list_rules(experiment)) > 1
+    return bool(experiment.named_clauses or experiment.participation.absences or changes)
+
+
+def _describe(clause: Clause) -> str:
+    """Return a clause in words."""
+    match clause:
+        case Protects():
+            return _describe_protects(clause)
+        case Layout():
+            return _describe_layout(clause)
+        case Adversary():
+            return _describe_adversary(clause)
+        case Absent():
+            count = 1 if clause.num_clients is None else clause.num_clients
+            who, is_one = _name_clients(clause.clients, count)
+            rounds = _describe_rounds(clause.first_round, clause.last_round)
+            return f"{who} {'is' if is_one else 'are'} away {rounds}"
+        case AvailabilityWindow():
+            rounds = _describe_rounds(clause.first_round, clause.last_round)
+            return f"client {clause.client} takes part {rounds}"
+        case AggregationRule():
+            firsts, last = clause.first_rounds, clause.first_rounds[-1]
+            rules = [
+                f"{label(clause.at_round(first))} until round {after - 1}"
+                for first, after in pairwise(firsts)
+            ]
+            return f"the server uses {', then '.join([*rules, str(label(clause.at_round(last)))])}"
+    return f"the server uses {label(clause)} of Flower"
+
+
+def _describe_protects(clause: Protects) -> str:
+    who, is_one = _name_clients(clause.clients, clause.num_clients)
+    verb = _conjugate("leave out" if clause.withheld else "protect", is_one)
+    share = "" if clause.fraction == 1 else f"{100 * clause.fraction:g} % of "
+    words = [who, verb, f"{share}{'its' if is_one else 'their'} images"]
+    if clause.classes:
+        words.append(f"of {_name_numbers('class', 'classes', clause.classes)}")
+    words.append(_describe_rounds(clause.first_round, clause.last_round))
+    if clause.protection is not None:
+        words.append(f"with {label(clause.make_protection(None))}")
+    elif clause.radius is not None:
+        words.append(f"with radius {255 * clause.radius:g}/255")
+    return " ".join(words)
+
+
+def _describe_layout(layout: Layout) -> str:
+    share, verb = f"{100 * layout.fraction:g} % of", "left out" if layout.withheld else "protected"
+    what = {
+        "samples": f"{share} each client's images",
+        "clients": f"all images of {share} the clients",
+        "classes": f"all images of {share} the classes",
+    }
+    return f"{what[layout.unit]} are {verb} {_describe_rounds(layout.first_round, None)}"
+
+
+def _describe_adversary(adversary: Adversary) -> str:
+    count = adversary.count(0) if adversary.share is None else None
+    if adversary.share is not None:
+        who, is_one = f"{100 * adversary.share:g} % of the clients", False
+    elif adversary.beside:
+        who, is_one = f"{count} more client{'s' * (count != 1)}", count == 1
+    else:
+        who, is_one = _name_clients(adversary.clients, count)
+    group = "" if adversary.among == "all" else f" among the {adversary.among} ones"
+    anew = ", drawn anew in each," if adversary.drawn == "each_round" else ""
+    every = f", every {adversary.every} rounds" if adversary.every > 1 else ""
+    rounds = _describe_rounds(adversary.first_round, adversary.last_round)
+    return f"{who}{group}{anew} {describe_attack(adversary.client, is_one)} {rounds}{every}"
+
+
+def describe_attack(client: Client, is_one: bool) -> str:
+    """Return the behaviour of attackers as a verb phrase, with fields that are not default."""
+    words = str(label(client))
+    if not client.action:
+        return f"{_conjugate('attack', is_one)} by {words}"
+    return _conjugate(client.action, is_one) + (f" by {words}" if "(" in words else "")
+
+
+def list_rules(experiment: Experiment) -> list[tuple[int, str]]:
+    """Return the rules of the server, each with its first round."""
+    rule = experiment.strategy
+    if not isinstance(rule, AggregationRule):
+        return [(1, str(label(rule)))]
+    return [(first, str(label(rule.at_round(first)))) for first in rule.first_rounds]
+
+
+def _conjugate(action: str, is_one: bool) -> str:
+    """Return a verb phrase such as `flip labels` for one client, or for several."""
+    verb, _, rest = action.partition(" ")
+    return f"{verb}{'s' * is_one} {rest}".rstrip()
+
+
+def _name_clients(clients: tuple[int, ...], count: int | None) -> tuple[str, bool]:
+    """Return clients in words, and whether it is one client."""
+    if clients:
+        return _name_numbers("client", "clients", clients), len(clients) == 1
+    if count is None:
+        return "all clients", False
+    return f"{count} client{'s' * (count != 1)} drawn by the seed", count == 1
+
+
+def _name_numbers(one: str, many: str, numbers: tuple[int, ...]) -> str:
+    """Return numbers in words, neighbours as a range.
+
+    >>> _name_numbers("client", "clients", (0, 1, 2, 3, 7)), _name_numbers("class", "classes", (4,))
+    ('clients 0 to 3 and 7', 'class 4')
+    """
+    ordered = sorted(set(numbers))
+    if len(ordered) == 1:
+        return f"{one} {ordered[0]}"
+    runs = [
+        [number for _, number in group]
+        for _, group in groupby(enumerate(ordered), key=lambda pair: pair[1] - pair[0])
+    ]
+    words = list[str]()
+    for run in runs:
+        words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(number) for number in run]
+    return f"{many} {', '.join(words[:-1])}{' and ' if len(words) > 1 else ''}{words[-1]}"
+
+
+def _describe_rounds(first: int, last: int | None) -> str:
+    """Return rounds in words.
+
+    >>> _describe_rounds(4, 5), _describe_rounds(3, 6), _describe_rounds(2, 2)
+    ('in rounds 4 and 5', 'in rounds 3 to 6', 'in round 2')
+    >>> _describe_rounds(5, None), _describe_rounds(1, 5)
+    ('from round 5', 'until round 5')
+    """
+    if last is None:
+        return f"from round {first}"
+    if first == last:
+        return f"in round {first}"
+    if first == 1:
+        return f"until round {last}"
+    return f"in rounds {first} {'and' if last == first + 1 else 'to'} {last}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The events of a scenario as boolean [clients, rounds] arrays, known before a run.
+
+    Attributes:
+        protected: Whether images of the client carry noise in the round.
+        attacked: Whether the client attacks.
+        away: Whether the client is away.
+    """
+
+    protected: Flags
+    attacked: Flags
+    away: Flags
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Return the events of an experiment; of a `Layout` by samples or classes, in all clients."""
+    schedule, count = Schedule(experiment), experiment.num_clients
+    protecting = _list_protecting(experiment)
+    plan = Plan(*(np.zeros((count, experiment.rounds), dtype=np.bool_) for _ in range(3)))
+    everybody = list(range(count))
+    for column in range(experiment.rounds):
+        round_num = column + 1
+        for place in schedule.active_clauses(round_num):
+            plan.protected[protecting[place], column] = True
+        plan.attacked[sorted(schedule.attackers(round_num)), column] = True
+        plan.away[schedule.list_unavailable(round_num, everybody), column] = True
+    return plan
+
+
+def _list_protecting(experiment: Experiment) -> list[list[int]]:
+    """Return the clients that protect images by each clause."""
+    clauses, holders, seed = experiment.clauses, experiment.data.num_clients, experiment.seed
+    if isinstance(experiment.layout, Layout):
+        protects = experiment.layout.fraction > 0
+        return [experiment.layout.list_clients(holders, seed) if protects else []]
+    assigned = assign_clauses(experiment.named_clauses, holders, seed)
+    pairs = zip(clauses, assigned, strict=True)
+    return [list(own) if clause.fraction > 0 else [] for clause, own in pairs]
+
+
+def draw_timeline(experiment: Experiment) -> str:
+    """Return a timeline as text: a row per client, or per group of equal ones, a column per round.
+
+    P: protects, A: attacks, B: both, -: away, a dot: trains on clean images. The last row has the
+    rule of the server by its number. Beyond 60 rounds, several share a column, which shows events
+    of any of them.
+    """
+    plan, rounds = make_plan(experiment), experiment.rounds
+    step = -(-rounds // WIDTH)
+    rows: dict[str, list[int]] = {}
+    for client in range(experiment.num_clients):
+        columns = (slice(i, i + step) for i in range(0, rounds, step))
+        symbols = (_choose_symbol(plan, client, part) for part in columns)
+        rows.setdefault("".join(symbols), []).append(client)
+    names = [_name_numbers("client", "clients", tuple(ids)) for ids in rows.values()]
+    lines = list(zip(names, rows, strict=True))
+    hidden = lines[MOST_ROWS:]
+    lines = [*lines[:MOST_ROWS], *([("others", "...")] if hidden else [])]
+    rules, legend = list_rules(experiment), list[str]()
+    if len(rules) > 1:
+        firsts = [sum(first <= i + 1 for first, _ in rules) for i in range(0, rounds, step)]
+        lines.append(("server", "".join(map(str, firsts))))
+        legend = [f"{number}: {rule}" for number, (_, rule) in enumerate(rules, 1)]
+    marks = {"P": "protects", "A": "attacks", "B": "both", "-": "away", ".": "trains"}
+    used = {symbol for row in rows for symbol in row}
+    legend = [f"{mark}: {word}" for mark, word in marks.items() if mark in used] + legend
+    width = max(len(_shorten(name)) for name, _ in lines)
+    ruler = f"{'round':{width}}  1{str(rounds) if rounds > 1 else '':>{-(-rounds // step) - 1}}"
+    body = [f"{_shorten(name):{width}}  {row}" for name, row in lines]
+    return "\n".join([ruler, *body, ", ".join(legend)])
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:21]}..."
+
+
+def _choose_symbol(plan: Plan, client: int, part: slice) -> str:
+    away, attacked, protected = (
+        bool(flags[client, part].any()) for flags in (plan.away, plan.attacked, plan.protected)
+    )
+    if away and bool(plan.away[client, part].all()):
+        return "-"
+    return {(True, True): "B", (True, False): "A", (False, True): "P"}.get(
+        (attacked, protected), "."
+    )
