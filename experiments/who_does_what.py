@@ -1,4 +1,4 @@
-"""What do late protection, flipped labels and an absence do, and does the change of rule help?"""
+"""What do late protection, flipped labels, an absence and a change of rule leave of accuracy?"""
 
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient

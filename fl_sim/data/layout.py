@@ -167,7 +167,7 @@ class Protects:
         has_radius = "radius" in serialization.field_values(protection)
         allowed = "None for a protection without a radius"
         require(has_radius, "radius", allowed, self.radius)
-        return replace(protection, radius=self.radius)  # type: ignore[type-var, no-any-return]
+        return replace(protection, radius=self.radius)  # type: ignore[type-var]
 
     def choose_protected(
         self,
