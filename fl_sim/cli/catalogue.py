@@ -15,7 +15,7 @@ from fl_sim.contracts.attacks import MembershipAttack
 from fl_sim.core.flower_strategies import FLOWER, find_strategy, list_strategies
 from fl_sim.core.literals import Kind as Kind
 from fl_sim.core.plugins import discover, summary_of
-from fl_sim.core.serialization import argument_names_of, format_value, label, make_default
+from fl_sim.core.serialization import argument_names_of, format_field, make_default
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import discover_sources
 from fl_sim.models.backbones import discover_backbones
@@ -91,9 +91,7 @@ def describe_use(cls: type[Any]) -> str:
 
 def write_value(value: Any) -> str:
     """Return a value as it is written in a list: text in quotes, a part by its name."""
-    if isinstance(value, float) and len(repr(value)) > 8:  # such as 8/255
-        return format_value(value)
-    return repr(value) if isinstance(value, str) else str(label(value))
+    return repr(value) if isinstance(value, str) else format_field(value)
 
 
 def _list_models() -> list[Item]:

@@ -95,19 +95,19 @@ def label(value: Any) -> Any:
     default = type(value)()
     known = argument_names_of(type(value))
     changed = [n for n in known if getattr(value, n) != getattr(default, n)]
-    words = ", ".join(f"{name}={format_value(getattr(value, name))}" for name in changed)
+    words = ", ".join(f"{name}={format_field(getattr(value, name))}" for name in changed)
     return f"{type(value).__name__}({words})" if words else type(value).__name__
 
 
-def format_value(value: Any) -> str:
-    """Return a field's value as it is written: rounded, and as a fraction of 255 if it is one.
+def format_field(value: Any) -> str:
+    """Return a field's value as it is written: rounded, and as a fraction of 255 if shorter.
 
-    >>> format_value(16 / 255), format_value(0.123456), format_value(3)
-    ('16/255', '0.1235', '3')
+    >>> format_field(16 / 255), format_field(51 / 255), format_field(0.123456), format_field(3)
+    ('16/255', '0.2', '0.1235', '3')
     """
     if not isinstance(value, float):
         return str(label(value))
-    if 0 < value < 1 and (value * 255).is_integer():
+    if 0 < value < 1 and (value * 255).is_integer() and len(repr(value)) > len("254/255"):
         return f"{int(value * 255)}/255"
     return str(float(f"{value:.4g}"))
 
