@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
     from fl_sim.core.device import use_device
+    from fl_sim.core.precision import use_precision
     from fl_sim.data.layout import Layout, Protects
     from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
     from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
@@ -42,10 +43,12 @@ __all__ = [
     "run",
     "sweep",
     "use_device",
+    "use_precision",
 ]
 
 _HOMES = {
     "fl_sim.core.device": ("use_device",),
+    "fl_sim.core.precision": ("use_precision",),
     "fl_sim.data.layout": ("Layout", "Protects"),
     "fl_sim.participants": ("Absent", "Adversary", "Participation", "AvailabilityWindow"),
     "fl_sim.results": ("load_results",),

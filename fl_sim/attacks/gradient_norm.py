@@ -63,4 +63,4 @@ class HeadInputs:
         if self._handle is None:
             return None
         self._handle.remove()
-        return torch.cat(self.batches)
+        return torch.cat(self.batches).float()

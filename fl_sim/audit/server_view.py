@@ -130,8 +130,9 @@ def record_server_view(target_run: TargetRun, listen: Listener) -> tuple[Traject
     It is stored in `audit_course.safetensors`, and read back if that exists.
     """
     path, key = target_run.folder / SERVER_VIEW, str(target_run.result["params_sha256"])
-    if target_run.made_with:
-        return None, f"the run cannot be replayed: {explain_unavailable(target_run.made_with)}"
+    changes = {k: v for k, v in target_run.made_with.items() if k != "precision"}
+    if changes:
+        return None, f"the run cannot be replayed: {explain_unavailable(changes)}"
     tensors = load_stored(path, key)
     if tensors is None:
         recorder, model_hash = _replay(target_run, listen)

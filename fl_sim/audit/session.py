@@ -16,7 +16,9 @@ from fl_sim.audit.target_run import TargetRun, load_target
 from fl_sim.core import process
 from fl_sim.core.atomic_io import write_table
 from fl_sim.core.errors import RequestError, require
+from fl_sim.core.precision import use_precision
 from fl_sim.metrics.membership import Finding, rank_records
+from fl_sim.results import read_result
 from fl_sim.results.folders import AUDIT, AUDIT_FINDINGS, AUDIT_RECORDS, MODEL, RESULT, seal_audit
 from fl_sim.runs.progress import Listener
 
@@ -62,13 +64,24 @@ def audit(
     Raises:
         RequestError: For a run that is unfinished or cannot be audited.
     """
+    with use_precision((read_result(Path(folder)) or {}).get("precision")):
+        return _audit(Path(folder), tier, references, listen, note)
+
+
+def _audit(
+    folder: Path,
+    tier: int,
+    references: int | None,
+    listen: Listener,
+    note: Callable[[str], None],
+) -> pd.DataFrame:
     require(tier in (0, 1, 2), "tier", "0, 1 or 2", tier)
     enough = references is None or references >= 2
     require(enough, "references", "at least 2", references)
     process.configure_process()
     started = time.time()
     note("reading the run")
-    target_run = load_target(Path(folder))
+    target_run = load_target(folder)
     plan = plan_references(target_run, tier, references)
     signals = make_reference_signals(target_run, plan, listen, note)
     trajectory, no_trajectory = None, ""

@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from fl_sim.cli import terminal
 from fl_sim.cli.terminal import importing, stop
-from fl_sim.core.literals import BatchMode, Engine, ProgressMode
+from fl_sim.core.literals import BatchMode, Engine, Precision, ProgressMode
 
 File = Annotated[Path, Argument(help="Python file with an EXPERIMENT, or experiment.json.")]
 Set = Annotated[
@@ -62,6 +62,9 @@ DeviceOption = Annotated[
 Deterministic = Annotated[
     bool, Option(help="Use deterministic algorithms on an accelerator, though some are slower.")
 ]
+PrecisionOption = Annotated[
+    Precision, Option("--precision", help="Precision of the networks; tf32 is for NVIDIA's GPUs.")
+]
 MixDevices = Annotated[
     bool, Option("--mix-devices", help="Keep and continue runs of another kind of device.")
 ]
@@ -89,6 +92,7 @@ def run(
     deterministic: Deterministic = True,
     mix_devices: MixDevices = False,
     app: App = None,
+    precision: PrecisionOption = "float32",
 ) -> None:
     """Run the experiment of a file, once per seed."""
     with importing():
@@ -100,6 +104,7 @@ def run(
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
+    shared["precision"] = precision
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
 
@@ -128,6 +133,7 @@ def sweep(
     deterministic: Deterministic = True,
     mix_devices: MixDevices = False,
     app: App = None,
+    precision: PrecisionOption = "float32",
     skip_invalid: Annotated[
         bool,
         Option("--skip-invalid", help="Leave out cells that cannot be run, and record why."),
@@ -145,6 +151,7 @@ def sweep(
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
+    shared["precision"] = precision
     shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     axes, skip = content.axes, content.skip
@@ -164,6 +171,7 @@ def study_(
     wait: Wait = False,
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
+    precision: PrecisionOption = "float32",
 ) -> None:
     """Run a study: call the file's function measure at every point of its AXES."""
     with importing():
@@ -187,6 +195,7 @@ def study_(
             on_point_end=listen,
             device=device,
             deterministic=deterministic,
+            precision=precision,
         )
     if interrupts.is_stop_requested():
         stop("interrupted; the same command continues", 130)
@@ -205,6 +214,7 @@ def profile_(
     fallback: Fallback = None,
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
+    precision: PrecisionOption = "float32",
 ) -> None:
     """Time the parts of a round, and the costliest functions; nothing is written."""
     with importing():
@@ -221,6 +231,7 @@ def profile_(
         batch_clients=batch_clients,
         device=device,
         deterministic=deterministic,
+        precision=precision,
     )
     execution.announce_device(device)
     profile = profiler.profile(experiment, rounds, options)

@@ -4,6 +4,7 @@ from typing import Literal
 
 Engine = Literal["local", "ray", "flower"]
 BatchMode = Literal["auto", "on", "off"]
+Precision = Literal["float32", "tf32", "bf16"]
 ProgressMode = Literal["bar", "json", "none"]
 Kind = Literal[
     "protections",

@@ -12,7 +12,9 @@ from fl_sim.core import serialization, user_modules
 from fl_sim.core.cache import digest
 from fl_sim.core.device import current_device
 from fl_sim.core.errors import require
+from fl_sim.core.literals import Precision
 from fl_sim.core.plugins import discover_own
+from fl_sim.core.precision import current_precision
 from fl_sim.core.seeding import generator
 from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.sources import find_source, hash_dataset, load_dataset
@@ -231,17 +233,22 @@ class Federation:
 def load_federation(text: str) -> Federation:
     """Return the federation of an experiment given as JSON.
 
-    It is prepared once per process and device, and again if the files of its dataset have changed.
+    It is prepared once per process, device and precision, and again if the files of its dataset
+    have changed.
     """
     experiment = Experiment.from_json(text)
     content = hash_dataset(experiment.data.dataset, experiment.data.path)
     hashes = tuple(hash_files(experiment).items())
-    return _cached_federation(text, content, hashes, current_device())
+    return _cached_federation(text, content, hashes, current_device(), current_precision())
 
 
 @lru_cache(maxsize=2)
 def _cached_federation(
-    text: str, content: str, hashes: tuple[tuple[str, str], ...], device: torch.device
+    text: str,
+    content: str,
+    hashes: tuple[tuple[str, str], ...],
+    device: torch.device,
+    precision: Precision,
 ) -> Federation:
     federation = prepare_federation(Experiment.from_json(text))
     return replace(federation, hashes=federation.hashes | dict(hashes))
@@ -315,6 +322,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
     withheld = experiment.withholds_images & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
+    network.trained.precision = current_precision()
     model, rule = to_channels_last(network.trained), experiment.strategy
     if isinstance(rule, AggregationRule) and rule.changes_base:
         send_base(model)

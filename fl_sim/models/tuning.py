@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_sim.core.errors import FieldError, require
+from fl_sim.core.literals import Precision
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import seed_torch
 from fl_sim.experiment import CLOSED_FORM, Model
 from fl_sim.models import foundation
 from fl_sim.models.adapters import load_adapter, name_modules
+from fl_sim.models.bfloat16 import call_in_bfloat16
 from fl_sim.models.closed_form import (
     SECOND_MOMENTS,
     CosineHead,
@@ -74,11 +76,21 @@ class TrainedPart(nn.Sequential):
 
     Attributes:
         rates: Learning rates of parameters relative to the client's, by name; 1 if not listed.
+        precision: Precision of the forward pass; its inputs and outputs are in single precision.
     """
+
+    precision: Precision = "float32"
 
     def __init__(self, *stages: Any) -> None:
         super().__init__(*stages)
         self.rates: dict[str, float] = {}
+
+    def forward(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Return the outputs of the stages."""
+        if self.precision == "bf16":
+            return call_in_bfloat16(super().forward, inputs)
+        outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +216,11 @@ def list_trained_parameters(model: nn.Module) -> list[tuple[nn.Parameter, float]
     rates = model.rates if isinstance(model, TrainedPart) else {}
     named = model.named_parameters()
     return [(p, rates.get(name, 1.0)) for name, p in named if p.requires_grad]
+
+
+def find_precision(model: nn.Module) -> Precision:
+    """Return the precision of a model's forward pass."""
+    return model.precision if isinstance(model, TrainedPart) else "float32"
 
 
 def _is_own_network(model: Model) -> bool:

@@ -27,7 +27,8 @@ NUMBER_GROUPS = ("leakage", "fairness", "rule", "epsilon", "detection", "cost", 
 NUMBER = (int, float, type(None))  # JSON has null for a number that is not defined
 KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a point, by name
     **dict.fromkeys(
-        ("experiment", "run_id", "status", "label", "error", "engine", "device"), (str,)
+        ("experiment", "run_id", "status", "label", "error", "engine", "device", "precision"),
+        (str,),
     ),
     **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
     **dict.fromkeys(("question", "folder", "reason", "model_sha256", "plugins_sha256"), (str,)),

@@ -14,6 +14,7 @@ import torch
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json
 from fl_sim.core.device import current_device, name_accelerator
+from fl_sim.core.precision import current_precision
 
 DISTRIBUTION = "fl-sim"
 # These choose the instructions of a sum, and so its last bits.
@@ -24,7 +25,7 @@ SWITCHES = (
 )
 COMPARED = (
     *("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability"),
-    *("device", "accelerator", "deterministic"),
+    *("device", "accelerator", "deterministic", "precision"),
 )
 
 
@@ -61,6 +62,7 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
         "switches": read_switches(),
         "device": device.type,
         **(accelerator if device.type != "cpu" else {}),
+        "precision": current_precision(),
     }
 
 

@@ -1,7 +1,7 @@
 """Options of a run, which do not belong to the experiment, such as the engine and the folder."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,8 @@ from fl_sim import trackers
 from fl_sim.backends.base import NEEDS_LOCAL
 from fl_sim.core.device import CPU, current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, require, suggest
-from fl_sim.core.literals import BatchMode, Engine
+from fl_sim.core.literals import BatchMode, Engine, Precision
+from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.core.serialization import check_fields
 from fl_sim.flower import ClientApp
 from fl_sim.rounds.callbacks import Callback, CallbackList
@@ -22,7 +23,9 @@ from fl_sim.training.faults import NO_FAULTS, Faults
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run. `client_app` and `faults` change the numbers, and with them the run's id.
+    """Options of a run.
+
+    `client_app`, `faults` and `precision` change the numbers, and with them the run's id.
 
     Attributes:
         out: Folder of all results.
@@ -47,6 +50,8 @@ class RunOptions:
             that of the surrounding `use_device`, which is the CPU outside of any.
         deterministic: Use deterministic algorithms on an accelerator.
         mix_devices: Keep results, and continue from checkpoints, of another kind of device.
+        precision: Precision of the networks that clients train: `float32`, `tf32` or `bf16`; None
+            for that of the surrounding `use_precision`, which is `float32` outside of any.
     """
 
     out: Path = Path("runs")
@@ -65,6 +70,7 @@ class RunOptions:
     device: str | None = None
     deterministic: bool = True
     mix_devices: bool = False
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -81,6 +87,11 @@ class RunOptions:
             raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
         allowed = f"cpu on the engine {self.engine}"
         require(self.engine == "local" or self.find_device() == CPU, "device", allowed, self.device)
+        precision = self.find_precision()
+        check_precision(precision, self.find_device())
+        is_told = self.engine != "flower" and self.client_app is None
+        allowed = "float32 for clients of Flower, which are not told another"
+        require(is_told or precision == "float32", "precision", allowed, precision)
 
     def find_device(self) -> torch.device:
         """Return the device that clients train on.
@@ -96,9 +107,16 @@ class RunOptions:
         require(not others, "device", "one device", self.device)
         return first
 
-    def use_device(self) -> AbstractContextManager[None]:
-        """Compute on the device inside the block."""
-        return use_device(self.find_device(), deterministic=self.deterministic)
+    def find_precision(self) -> Precision:
+        """Return the precision of the networks that clients train."""
+        return current_precision() if self.precision is None else self.precision
+
+    @contextmanager
+    def use_device(self) -> Iterator[None]:
+        """Compute on the device, and in the precision, inside the block."""
+        device, precision = self.find_device(), self.find_precision()
+        with use_device(device, deterministic=self.deterministic), use_precision(precision):
+            yield
 
 
 def make_options(given: Mapping[str, Any]) -> RunOptions:

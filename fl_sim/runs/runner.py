@@ -126,8 +126,9 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         reasons = "; ".join(dict.fromkeys(cell.reason for cell in grid.skipped))
         all_skipped = f"every cell is skipped: {reasons}"
         raise RequestError(f"nothing to run: {all_skipped if reasons else 'no cells, or no seeds'}")
-    if options.device is None:  # other processes do not know the surrounding device
-        options = replace(options, device=str(options.find_device()))
+    # Other processes do not know the surrounding device and precision.
+    device = str(options.find_device()) if options.device is None else options.device
+    options = replace(options, device=device, precision=options.find_precision())
     cells = mark_variants(grid.cells, options)
     jobs = plan_jobs(cells, options)
     _check_faults(jobs, options)
@@ -171,7 +172,7 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
 
 def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:
     """Return cells marked with the options that change their results."""
-    variant = describe_variant(options.faults, options.client_app)
+    variant = describe_variant(options.faults, options.client_app, options.find_precision())
     return [replace(cell, made_with=variant) for cell in cells] if variant else cells
 
 

@@ -19,6 +19,7 @@ from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
+from fl_sim.core.precision import current_precision
 from fl_sim.core.tensor_files import read_unsealed
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation, hash_files, load_federation
@@ -148,6 +149,7 @@ def run_to_end(
         "run_id": cell.run_id,
         "engine": options.engine,
         "device": read_device(folder),
+        "precision": current_precision(),
         **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,

@@ -26,7 +26,9 @@ from fl_sim.core import process
 from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
 from fl_sim.core.device import current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, RunFailedError, require
+from fl_sim.core.literals import Precision
 from fl_sim.core.locks import lock_folder, refuse_link
+from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.results import run_folder
 from fl_sim.results.studies import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study, read_numbers
 from fl_sim.runs.environment import describe_environment
@@ -163,6 +165,7 @@ def run(
     on_point_end: Callable[[Point, str], None] = lambda point, error: None,
     device: str | None = None,
     deterministic: bool = True,
+    precision: Precision | None = None,
 ) -> StudyResults:
     """Measure every point of a study that is not measured yet, and return all results.
 
@@ -173,16 +176,18 @@ def run(
         seeds: Seeds; if empty, those of the file.
         out: Folder of all results.
         workers: Number of parallel processes.
-        resume: Keep points that were measured with the same file.
+        resume: Keep points that were measured with the same file, in the same precision.
         wait: Wait for another process that writes into the study's folder.
         on_point_end: Called with each point that has ended, and its error or an empty string.
         device: Device that `measure` computes on; None for that of the surrounding `use_device`.
         deterministic: Use deterministic algorithms on an accelerator.
+        precision: Precision of the networks; None for that of the surrounding `use_precision`.
 
     Raises:
         RequestError: Before any work, for a device that is missing, or for a file that is no study.
     """
-    resolve_devices(device := device or str(current_device()))
+    precision = precision or current_precision()
+    check_precision(precision, resolve_devices(device := device or str(current_device()))[0])
     study = read(path)
     points = expand_points(study, sweeps.validate_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
@@ -191,9 +196,10 @@ def run(
             folder = run_folder(root, *point.key)
             for link in (folder.parent, folder):
                 refuse_link(link)
-        task = partial(_measure, study.path, root, resume, device, deterministic)
+        task = partial(_measure, study.path, root, resume, device, deterministic, precision)
         failed = run_jobs(task, points, workers, on_job_end=on_point_end)
-        _write_summary(study, root, points, {point.key: error for point, error in failed})
+        with use_precision(precision):
+            _write_summary(study, root, points, {point.key: error for point, error in failed})
         return load_study(root)
 
 
@@ -203,6 +209,7 @@ def _measure(
     resume: bool,
     device: str,
     deterministic: bool,
+    precision: Precision,
     point: Point,
     listen: Listener,
 ) -> None:
@@ -211,11 +218,11 @@ def _measure(
     study, folder = read(path), run_folder(root, *point.key)
     if study.text != point.text:
         raise RunFailedError(f"{path.name} was edited while it was measured")
-    if resume and _is_measured(folder):
+    if resume and _is_measured(folder, precision):
         return
     values = _find_values(study, point.settings)
     started, used = perf_counter(), process_time()
-    with use_device(device, deterministic=deterministic):
+    with use_device(device, deterministic=deterministic), use_precision(precision):
         results = study.measure(seed=point.seed, **values)
     times = {"seconds": perf_counter() - started, "cpu_seconds": process_time() - used}
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,13 +233,15 @@ def _measure(
         files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
     numbers = {name: float(value) for name, value in results.items() if name not in images}
     # Last, since the numbers mark the point as measured.
-    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files})
+    chosen = {} if precision == "float32" else {"precision": precision}
+    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files, **chosen})
 
 
-def _is_measured(folder: Path) -> bool:
-    """Return whether a point was measured, and its files are undamaged."""
+def _is_measured(folder: Path, precision: Precision) -> bool:
+    """Return whether a point was measured in this precision, and its files are undamaged."""
     try:
-        return read_numbers(folder) is not None
+        measured = read_numbers(folder)
+        return measured is not None and measured.get("precision", "float32") == precision
     except DamagedFileError as error:
         LOG.warning("%s; the point is measured again", error)
         return False

@@ -1,4 +1,4 @@
-"""Variants of a run: faults and foreign clients, which change its result and so its identity."""
+"""Variants of a run: causes of another result beside the experiment, such as injected faults."""
 
 import hashlib
 import sys
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fl_sim.core import serialization
+from fl_sim.core.literals import Precision
 from fl_sim.flower import ClientApp, compat
 from fl_sim.training.faults import Faults
 
@@ -23,22 +24,27 @@ IGNORED = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"
 _END = object()
 
 
-def describe_variant(faults: Faults, app: ClientApp | None) -> dict[str, str]:
+def describe_variant(
+    faults: Faults, app: ClientApp | None, precision: Precision = "float32"
+) -> dict[str, str]:
     """Return the changes of a run's result beside its experiment, by name.
 
     Args:
         faults: Failures that are injected.
         app: A Flower ClientApp that replaces the experiment's clients.
+        precision: Precision of the networks.
 
     Returns:
-        `faults`, in the form of `--inject`, and `client_app`, a hash of its code, each unless it
-        is the default. The dict is empty for a run of the experiment alone.
+        `faults`, in the form of `--inject`, `client_app`, a hash of its code, and `precision`,
+        each unless it is the default. The dict is empty for a run of the experiment alone.
     """
     variant = {}
     if faults != Faults():
         variant["faults"] = str(faults)
     if app is not None:
         variant["client_app"] = code_digest(compat.get_handlers(app))
+    if precision != "float32":
+        variant["precision"] = precision
     return variant
 
 

@@ -21,19 +21,21 @@ from torch import Tensor, nn
 from fl_sim.contracts import SgdConfig
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
+from fl_sim.models.tuning import find_precision
 from fl_sim.training.stacked_models import ParameterStack, Targets, stack_parameters
 
 SUPPORTED_MODULES = (nn.Linear, LowRank, Normalise, nn.ReLU, nn.Flatten, nn.Identity)
 
 
 def is_stack_of_layers(model: nn.Sequential) -> bool:
-    """Return whether the model consists of linear layers and ReLUs, and all of it is trained.
+    """Return whether the model is linear layers and ReLUs in single precision, all trained.
 
     For a LoRA layer, all of its low-rank change has to be trained, and its base layer frozen.
     """
     layers = [module for module in model if _is_layer(module)]
     return (
         bool(layers)
+        and find_precision(model) != "bf16"
         and all(type(module) in SUPPORTED_MODULES for module in model)
         and not any(isinstance(module, nn.ReLU) for module in _until_next_layer(list(model)))
         and all(_find_linear(layer) is not None for layer in layers)

@@ -9,6 +9,7 @@ several times as fast as one client after another; on a CPU it is slower for con
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -22,6 +23,7 @@ from fl_sim.models.architectures import Normalise
 from fl_sim.models.batches import find_batch_norms
 from fl_sim.models.foundation import Rescale
 from fl_sim.models.parameters import flatten
+from fl_sim.models.tuning import find_precision
 from fl_sim.training.stacked_models import ParameterStack, Targets, stack_parameters
 
 # PyTorch has no vectorised kernel of flash attention on a CPU.
@@ -87,7 +89,8 @@ def stack_network(
     """Return the network of every client; see `stack_parameters`."""
     model.train()
     cut = len(list(takewhile(lambda stage: isinstance(stage, Normalise | Rescale), model)))
-    body = model[cut:]  # its stages keep their names
+    body: Any = model[cut:]  # its stages keep their names
+    body.precision = find_precision(model)
     names = [name for name, parameter in body.named_parameters() if parameter.requires_grad]
     return StackedNetwork(model[:cut], body, names, stack_parameters(model, start, sgd, count))
 

@@ -222,3 +222,10 @@ def test_auto_names_the_device_once(
     assert done.code == 0
     assert done.out.count("device:") == 1
     assert "device: cpu, since this machine has no accelerator" in done.out
+
+
+def test_tf32_on_a_processor_is_refused(run_small: Call, tmp_path: Path) -> None:
+    done = run_small(tmp_path, "--device", "cpu", "--precision", "tf32")
+    allowed = "float32 or bf16 on cpu, as TF32 is a mode of NVIDIA's GPUs"
+    assert done == (2, "", f"error: precision: {allowed}; got 'tf32'\n")
+    assert not list(tmp_path.iterdir())

@@ -16,9 +16,10 @@ from fl_sim import Adversary, Data, Experiment, Model
 from fl_sim.contracts import Client, Update
 from fl_sim.federation.shards import ClientShards
 from fl_sim.models import parameters
-from fl_sim.models.tuning import FrozenBatchNorm, build_network
+from fl_sim.models.tuning import FrozenBatchNorm, TrainedPart, build_network
 from fl_sim.schedule import Schedule
-from fl_sim.training.batched_clients import BatchBuffer, train_batched
+from fl_sim.training.batched_clients import BatchBuffer, can_batch, train_batched
+from fl_sim.training.batched_layers import is_stack_of_layers
 from fl_sim.training.batched_networks import explain_unbatchable
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
@@ -159,6 +160,28 @@ def test_records_of_padding_have_no_influence() -> None:
         trained = train_batched(trainer.model, shards, BatchBuffer(), start, sgd, 1, [0, 1, 2])
         results.append(trained.parameters)
     assert torch.equal(*results)
+
+
+def test_a_batch_in_bfloat16_is_as_near_to_single_precision_as_its_clients_are() -> None:
+    network = build_network(Model("lenet", norm="group"), (3, SIDE, SIDE), 5, seed=0).trained
+    trainer = make_trainer(network, SGD)
+    exact = torch.stack([update.delta for update in train(trainer, False)])  # type: ignore[misc]
+    network.precision = "bf16"
+    errors = []
+    for together in (True, False):
+        found = torch.stack([update.delta for update in train(trainer, together)])  # type: ignore[misc]
+        assert found.dtype == torch.float32
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert 0 < errors[1] < 0.3
+    assert 0 < errors[0] < 2 * errors[1]
+
+
+def test_layers_in_bfloat16_are_vectorised_by_torch() -> None:
+    network = TrainedPart(nn.Flatten(), nn.Linear(4, 3))
+    assert is_stack_of_layers(network)
+    network.precision = "bf16"
+    assert not is_stack_of_layers(network)
+    assert can_batch(network, torch.rand(2, 4))
 
 
 def test_networks_that_cannot_be_batched_are_named_with_the_reason() -> None:
