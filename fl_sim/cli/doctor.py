@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 from fl_sim.cli.catalogue import Item
+from fl_sim.core import user_modules
 from fl_sim.core.cache import cache_folder
 from fl_sim.core.device import list_accelerators
 from fl_sim.data.sources import MissingDataError, discover_sources
@@ -21,7 +22,7 @@ RAM_PER_WORKER = 1.5  # GiB, with a small network
 def inspect_machine() -> list[Item]:
     """Return an entry for each package, dataset and file that a run may need."""
     machine = [_count_workers(), *_list_devices(), _measure_cache()]
-    return [*_find_packages(), *machine, *find_datasets(), *_find_weights()]
+    return [*_find_packages(), *machine, *_find_plugins(), *find_datasets(), *_find_weights()]
 
 
 def find_datasets() -> list[Item]:
@@ -44,6 +45,12 @@ def _find_packages() -> list[Item]:
         except importlib.metadata.PackageNotFoundError:
             lines.append(Item(name, "missing", f"pip install {what}"))
     return lines
+
+
+def _find_plugins() -> list[Item]:
+    """Return an entry for each module of the user's, and its place."""
+    names = user_modules.list_declared()
+    return [Item(name, "plug-ins", str(user_modules.find_file(name) or "")) for name in names]
 
 
 def _count_workers() -> Item:

@@ -161,7 +161,7 @@ def _explain_unusable(
     if tree.get("model", model_sha256) != model_sha256:
         return "of another network: its weights or code were replaced since"
     if tree.get("plugins", "") != hashes.get("plugins_sha256", ""):
-        return "of other plug-ins: your modules changed since"
+        return "of other plug-ins, or other code of them"
     if not log.contains(Mark(*tree["log"])):
         return f"{log.path.name} was changed since"
     return ""

@@ -201,9 +201,7 @@ def load_finished(
             cause = "is of another network: its weights or code changed since"
             raise DamagedFileError(folder / RESULT, cause)
         if result.get("plugins_sha256", "") != hashes.get("plugins_sha256", ""):
-            raise DamagedFileError(
-                folder / RESULT, "is of other plug-ins: your modules changed since"
-            )
+            raise DamagedFileError(folder / RESULT, "is of other plug-ins, or other code of them")
         return result
     except DamagedFileError as error:
         LOG.warning("%s; the run is repeated", error)
