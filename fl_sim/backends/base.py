@@ -49,6 +49,10 @@ class Backend(ABC):
         """Return the peak memory of all processes together so far, in bytes."""
         return peak_memory()
 
+    def memory_note(self) -> str:
+        """Return the limit that the memory of a device has set, in words; empty if none."""
+        return self.trainer.memory_note
+
     def cpu_seconds(self) -> CpuSeconds:
         """Return the CPU seconds of each process so far, or the reason why they are unknown."""
         return {"this process": process_time()}

@@ -43,6 +43,8 @@ CELLS = {
     "engine": "engine that trained the clients: local, ray or flower",
     "device": "kind of device that it ran on: cpu, cuda or mps",
     "precision": "precision of the networks: float32, tf32 or bf16",
+    "memory_note": "limit of the clients that were trained as one batch, where a device's memory "
+    "held no more",
     "wall_seconds": "wall-clock time of the run in seconds, under whatever load there was",
     "accuracy": "share of test images that the final model gets right, 0 to 1 (A_mix)",
     "best_accuracy": "highest accuracy of any round",

@@ -31,7 +31,9 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a poin
         (str,),
     ),
     **dict.fromkeys(("dataset", "origin", "params_sha256", "data_sha256", SEAL), (str,)),
-    **dict.fromkeys(("question", "folder", "reason", "model_sha256", "plugins_sha256"), (str,)),
+    **dict.fromkeys(
+        ("question", "folder", "reason", "memory_note", "model_sha256", "plugins_sha256"), (str,)
+    ),
     **dict.fromkeys(("seed", "rounds", "num_parameters", "num_frozen", "side_by_side"), (int,)),
     **dict.fromkeys(("accuracy", "best_accuracy", "loss", "wall_seconds"), NUMBER),
     **dict.fromkeys(("seconds", "cpu_seconds"), (int, float)),

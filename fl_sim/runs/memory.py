@@ -1,14 +1,29 @@
 """Prediction of the memory that a run needs, and a check that it fits."""
 
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from fl_sim.core.device import current_device, free_memory
 from fl_sim.core.errors import FieldError
 from fl_sim.core.process import available_memory, used_memory
+from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
+from fl_sim.participants import Participation
 from fl_sim.rounds.loop import can_sum_updates
+from fl_sim.training.client_trainer import ClientTrainer
+from fl_sim.training.faults import NO_FAULTS
+from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig
 
 MIB = 1024**2
 # Of the model, in single precision: global, evaluation, training, gradients, momentum, update.
 COPIES = 7
 STEP = 4  # further copies, in double precision: the sum, its chunk, and the step
+MEASURED = ("cuda", "xpu")  # kinds of device whose peak memory PyTorch reports
+USABLE = 0.9  # share of a device's free memory; the rest is lost between blocks
 
 
 def predict(federation: Federation, workers: int = 0) -> int:
@@ -50,3 +65,65 @@ def check(federation: Federation, workers: int = 0) -> int:
     name = type(federation.experiment.strategy).__name__
     allowed = f"at most {fits} for {name}, which needs all updates at once: {reason}"
     raise FieldError("participation.clients_per_round", allowed, clients)
+
+
+def fit_to_device(trainer: ClientTrainer, federation: Federation, batched: bool) -> None:
+    """Limit the clients that a trainer takes as one batch to the memory of an accelerator.
+
+    One step is tried beforehand: of one client and, where clients are batched, of two. The peak of
+    a batch grows evenly with its clients.
+
+    Raises:
+        FieldError: If the step of one client does not fit, naming the field to change.
+    """
+    device = current_device()
+    if device.type not in MEASURED:
+        return
+    probe = _make_probe(trainer)
+    config = RoundConfig(1, federation.start, federation.start_buffers, batch_clients=batched)
+    free = free_memory(device)
+    try:
+        one = _measure_peak(device, lambda: probe.attempt(config, ClientTask(0)))
+    except torch.OutOfMemoryError:
+        allowed = f"smaller: one step needs more than {free // MIB:,} MiB, free on {device}"
+        field, given = _find_size_field(federation.experiment)
+        raise FieldError(field, allowed, given) from None
+    except Exception:  # of the client's code, which fails alike when it is trained
+        return
+    count = min(MAX_BATCHED_CLIENTS, federation.max_clients_per_round)
+    if not batched or count < 2:
+        return
+    pair = (ClientTask(0), ClientTask(1))
+    two = _measure_peak(device, lambda: probe.train_chunk(config, pair))
+    fits = 1 + int(USABLE * free - one) // max(1, two - one)
+    if probe.max_batch is not None or fits < count:
+        trainer.limit_batch(probe.max_batch or max(1, fits))
+
+
+def _find_size_field(experiment: Experiment) -> tuple[str, object]:
+    """Return the field that makes a step smaller, and its value."""
+    if hasattr(experiment.client, "batch_size"):
+        return "client.batch_size", experiment.client.batch_size
+    return "model.backbone", experiment.model.backbone
+
+
+def _measure_peak(device: torch.device, step: Callable[[], object]) -> int:
+    """Return the bytes of an accelerator that a step needs at its peak."""
+    torch.accelerator.reset_peak_memory_stats(device)
+    before = torch.accelerator.memory_allocated(device)
+    step()
+    return int(torch.accelerator.max_memory_allocated(device)) - before
+
+
+def _make_probe(trainer: ClientTrainer) -> ClientTrainer:
+    """Return a trainer of two honest clients, with as many records each as one step takes."""
+    schedule, owners = trainer.schedule, trainer.shards.owners
+    experiment = replace(schedule.experiment, adversary=None, participation=Participation())
+    rows = max(owners, key=len)
+    sizes = range(1, len(rows) + 1)
+    with suppress(Exception):  # of the client's code
+        steps = experiment.client.num_steps
+        rows = rows[: bisect_right(sizes, steps(1), key=steps)]
+    schedule = replace(schedule, experiment=experiment)
+    shards = replace(trainer.shards, schedule=schedule, owners=[rows, rows])
+    return replace(trainer, shards=shards, faults=NO_FAULTS)

@@ -133,6 +133,7 @@ def run_to_end(
         state = checkpointer.load(state)
     if state.round == 0:
         state.batch_clients = choose_batching(options.batch_clients, federation)
+    memory.fit_to_device(backend.trainer, federation, state.batch_clients)
     predicted = memory.predict(federation, options.workers if options.engine == "ray" else 0)
     experiment_fields = federation.experiment.describe()
     # A round is checkpointed before others report it, and an interrupt takes effect last.
@@ -153,6 +154,7 @@ def run_to_end(
         **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,
+        **({"memory_note": backend.memory_note()} if backend.memory_note() else {}),
         **({"made_with": dict(cell.made_with)} if cell.made_with else {}),
     }
     return write_outputs(federation, state, checkpointer.log, backend, folder, predicted, details)

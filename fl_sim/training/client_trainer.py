@@ -4,6 +4,7 @@ A client runs code of a user or an attacker: whatever it raises is a failure of 
 never ends the run. Hence the many `except BaseException`, which also stop a SystemExit.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from fl_sim.training.update_checks import (
     make_failure,
 )
 
+LOG = logging.getLogger("fl_sim")
 OnUpdate = Callable[[RoundConfig, Update], None]
 
 
@@ -48,12 +50,15 @@ class ClientTrainer:
         model: The network that is trained; parameters and buffers are loaded before each use.
         faults: Failures to inject, for tests.
         batch_buffer: Memory for the records of clients that are trained as one batch.
+        max_batch: Most clients that the device's memory holds as one batch; None: no limit is
+            known.
     """
 
     shards: ClientShards
     model: nn.Sequential
     faults: Faults = NO_FAULTS
     batch_buffer: BatchBuffer = field(default_factory=BatchBuffer)
+    max_batch: int | None = None
     _deltas: Tensor | None = None  # reused by one chunk after another: fresh pages cost time
     _total: Tensor | None = None  # reused likewise
     _delta_out: Tensor | None = None  # receives the next client's update, if not None
@@ -151,8 +156,48 @@ class ClientTrainer:
         return {
             update.client: self._check_batched(config, update)
             for sgd, tasks in tasks_by_config.items()
-            for update in self._train_as_batch(config, tuple(tasks), sgd)
+            for update in self._train_in_parts(config, tuple(tasks), sgd)
         }
+
+    def _train_in_parts(
+        self, config: RoundConfig, chunk: Chunk, sgd: SgdConfig
+    ) -> Iterator[Update]:
+        """Yield the updates of clients, of which as many as fit into memory are one batch.
+
+        A batch that does not fit is halved. A client that does not fit by itself gets no update
+        here: it is trained alone, and fails as the policy says.
+        """
+        while chunk:
+            part = chunk[: self.max_batch]
+            updates = self._try_batch(config, part, sgd)
+            if updates is None and len(part) > 1:
+                self.limit_batch(len(part) // 2)
+                continue
+            yield from updates or ()
+            chunk = chunk[len(part) :]
+
+    def _try_batch(self, config: RoundConfig, chunk: Chunk, sgd: SgdConfig) -> list[Update] | None:
+        """Return the updates of clients in one batch; None if it does not fit into memory."""
+        try:
+            return self._train_as_batch(config, chunk, sgd)
+        except torch.OutOfMemoryError:
+            pass  # after this block, nothing refers to the tensors of the batch any more
+        torch.accelerator.empty_cache()
+        return None
+
+    def limit_batch(self, count: int) -> None:
+        """Train at most `count` clients as one batch from now on."""
+        self.max_batch = count
+        LOG.warning("%s", self.memory_note)
+
+    @property
+    def memory_note(self) -> str:
+        """The limit that the device's memory sets, in words; empty if there is none."""
+        if self.max_batch is None:
+            return ""
+        return (
+            f"at most {self.max_batch} clients as one batch, as the device's memory holds no more"
+        )
 
     def _try_sgd_config(self, config: RoundConfig, task: ClientTask) -> SgdConfig | None:
         """Return a client's settings in a batch; None if it fails, as it will alone."""
