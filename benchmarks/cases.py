@@ -7,7 +7,8 @@ from typing import Any
 from benchmarks.race import Job
 from fl_sim.experiment import Evaluation, Experiment
 
-ENGINES = ("floor", "optimised", "local", "ray", "flower", "pfl")
+EXACT = ("floor", "optimised", "local", "ray", "flower", "pfl")  # the same arithmetic
+ENGINES = (*EXACT, "bf16")  # fl_sim on `local` in bfloat16
 WORKERS = 2  # workers of ray and flower
 ENDLESS = 10_000  # rounds of an experiment that the parent stops
 
@@ -39,7 +40,7 @@ class Case:
     prepare: Callable[[], None] = prepare_nothing
 
 
-def make_round_jobs(experiment: Experiment, engines: tuple[str, ...] = ENGINES) -> dict[str, Job]:
+def make_round_jobs(experiment: Experiment, engines: tuple[str, ...] = EXACT) -> dict[str, Job]:
     """Return jobs whose turns are rounds of the same experiment, without evaluation."""
     off = Evaluation(every=ENDLESS)
     text = replace(experiment, rounds=ENDLESS, evaluation=off).to_json()
@@ -48,10 +49,11 @@ def make_round_jobs(experiment: Experiment, engines: tuple[str, ...] = ENGINES) 
 
 def make_job(function: str, engine: str, experiment: str, **arguments: Any) -> Job:
     """Return the job of an engine for an experiment."""
-    module = "ours" if engine in ("local", "ray") else engine
+    module = "ours" if engine in ("local", "ray", "bf16") else engine
     all_arguments: dict[str, Any] = {"experiment": experiment, **arguments}
     if module == "ours":
-        all_arguments["engine"] = engine
+        all_arguments["engine"] = "local" if engine == "bf16" else engine
+        all_arguments["precision"] = "bf16" if engine == "bf16" else "float32"
     if engine in ("ray", "flower"):
         all_arguments["workers"] = WORKERS
     return Job(f"benchmarks.engines.{module}:{function}", all_arguments)

@@ -9,9 +9,16 @@ from fl_sim import sweep
 from fl_sim.experiment import Experiment
 
 
-def run(pacer: Pacer, experiment: str, engine: str, workers: int = 1, **_: Any) -> None:
+def run(
+    pacer: Pacer,
+    experiment: str,
+    engine: str,
+    workers: int = 1,
+    precision: str = "float32",
+    **_: Any,
+) -> None:
     """Run the rounds of an experiment, one per turn, with all results."""
-    options: Any = {"engine": engine, "workers": workers}
+    options: Any = {"engine": engine, "workers": workers, "precision": precision}
     pacer.wait()
     with tempfile.TemporaryDirectory() as out:
         done = run_experiment(

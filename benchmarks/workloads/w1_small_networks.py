@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, make_round_jobs
+from benchmarks.cases import ENGINES, Case, make_round_jobs
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, Participation
 from fl_sim.data.partition import Dirichlet
@@ -23,6 +23,6 @@ def list_cases(full: bool) -> list[Case]:
     """Return one case per network."""
     mcmahan = replace(EXPERIMENT, model=Model("mcmahan_cnn", norm="off"))
     return [
-        Case("W1", "tiny CNN, 10 per round", make_round_jobs(EXPERIMENT)),
-        Case("W1", "McMahan CNN, 10 per round", make_round_jobs(mcmahan)),
+        Case("W1", "tiny CNN, 10 per round", make_round_jobs(EXPERIMENT, ENGINES)),
+        Case("W1", "McMahan CNN, 10 per round", make_round_jobs(mcmahan, ENGINES)),
     ]

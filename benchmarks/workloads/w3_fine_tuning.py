@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.cases import Case, make_round_jobs
+from benchmarks.cases import ENGINES, Case, make_round_jobs
 from benchmarks.workloads.w1_small_networks import EXPERIMENT
 from fl_sim import Data, Model, Participation
 from fl_sim.data.partition import Iid
@@ -21,7 +21,7 @@ def list_cases(full: bool) -> list[Case]:
         Case(
             "W3",
             f"{k} per round",
-            make_round_jobs(replace(fine_tuning, participation=Participation(k))),
+            make_round_jobs(replace(fine_tuning, participation=Participation(k)), ENGINES),
         )
         for k in ((4, 10) if full else (4,))
     ]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 
 import torch
 from jaxtyping import Shaped
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_sealed
 from fl_sim.core.cache import digest, lock_entry, make_folder
+from fl_sim.core.device import current_device, device_key, name_accelerator
 from fl_sim.core.errors import RequestError
 from fl_sim.core.literals import BatchMode as BatchMode
+from fl_sim.core.precision import current_precision
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
 from fl_sim.participants import Participation
@@ -19,9 +21,9 @@ from fl_sim.runs.environment import read_processor_name
 from fl_sim.training.batched_layers import is_stack_of_layers
 from fl_sim.training.batched_networks import explain_unbatchable
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
-from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig, Tensors
+from fl_sim.training.tasks import ClientTask, RoundConfig, Tensors, max_batched_clients
 
-PROBE_SIZE = 4  # number of clients that are timed, and of batches of each
+PROBE_SIZE = 4  # number of clients that are timed on a CPU, and of batches of each
 
 
 def choose_batching(mode: BatchMode, federation: Federation) -> bool:
@@ -34,8 +36,12 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     if mode == "on":
         refuse_unbatchable(experiment, federation.model, federation.inputs)
         return True
-    can_gain = is_stack_of_layers(federation.model) and experiment.client.sgd_config(1) is not None
-    return mode == "auto" and can_gain and is_batching_faster(federation)
+    if mode == "off" or experiment.client.sgd_config(1) is None:
+        return False
+    can_gain = is_stack_of_layers(federation.model)
+    if current_device().type != "cpu":  # there, no other network is faster in batches
+        can_gain = can_gain or not explain_unbatchable(federation.model, federation.inputs)
+    return can_gain and is_batching_faster(federation)
 
 
 def refuse_unbatchable(
@@ -69,7 +75,10 @@ def is_batching_faster(federation: Federation) -> bool:
     """
     sgd = federation.experiment.client.sgd_config(1)
     shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
-    key = digest(read_processor_name(), repr(sgd), repr(shapes))
+    place = *device_key(), *filter(None, [name_accelerator(current_device())])
+    precision = current_precision()
+    place += () if precision == "float32" else (precision,)
+    key = digest(read_processor_name(), repr(sgd), repr(shapes), *place)
     path = make_folder("cohort") / f"{key}.json"
     with lock_entry(path):
         seconds = _read_measurement(path)
@@ -91,29 +100,43 @@ def _read_measurement(path: Path) -> dict[str, float] | None:
 
 
 def time_both_ways(federation: Federation) -> dict[str, float]:
-    """Return the CPU seconds of a few batches of a few clients, both ways; the best of three."""
-    probe = _make_probe(make_trainer(federation))
+    """Return the seconds of a few batches of some clients, both ways; the best of three."""
+    count = min(max_batched_clients(), federation.experiment.clients_per_round)
+    if current_device().type == "cpu":
+        count = min(count, PROBE_SIZE)
+    probe = _make_probe(make_trainer(federation), count)
     buffers: Tensors = federation.start_buffers
-    count = min(MAX_BATCHED_CLIENTS, federation.experiment.clients_per_round, PROBE_SIZE)
     tasks = tuple(ClientTask(client) for client in range(count))
     seconds = {}
     for name, together in (("cohort", True), ("in_turn", False)):
         config = RoundConfig(1, federation.start, buffers, batch_clients=together)
         runs = []
         for _ in range(3):
-            started = process_time()
+            started = _read_clock()
             probe.train_chunk(config, tasks)
-            runs.append(process_time() - started)
+            runs.append(_read_clock() - started)
         seconds[name] = min(runs)
     return seconds
 
 
-def _make_probe(trainer: ClientTrainer) -> ClientTrainer:
-    """Return a trainer of a few clients with a few batches each, from the real data."""
+def _read_clock() -> float:
+    """Return the CPU time of this process; on an accelerator, the time when its work is done.
+
+    Kernels of an accelerator run on while Python continues.
+    """
+    device = current_device()
+    if device.type == "cpu":
+        return process_time()
+    torch.get_device_module(device).synchronize()
+    return perf_counter()
+
+
+def _make_probe(trainer: ClientTrainer, count: int) -> ClientTrainer:
+    """Return a trainer of some clients with a few batches each, from the real data."""
     sgd = trainer.schedule.experiment.client.sgd_config(1)
     assert sgd is not None
     size = PROBE_SIZE * sgd.batch_size
-    rows = torch.arange(PROBE_SIZE * size) % len(trainer.shards.labels)
+    rows = torch.arange(max(count, PROBE_SIZE) * size) % len(trainer.shards.labels)
     all_clients = Participation()
     honest = replace(trainer.schedule.experiment, adversary=None, participation=all_clients)
     schedule = replace(trainer.schedule, experiment=honest)

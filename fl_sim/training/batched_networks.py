@@ -108,13 +108,13 @@ def explain_unbatchable(model: nn.Sequential, inputs: Shaped[Tensor, "n ..."]) -
     """
     if find_batch_norms(model):
         return "it normalises by the statistics of a batch"
-    records = as_floats(inputs[:1]).repeat(2, *[1] * (inputs.dim() - 1))
-    labels = torch.zeros(2, 1, 1, dtype=torch.int64)
-    weights = torch.ones(2, 1, 1)
+    start = flatten(model)
+    records = as_floats(inputs[:1].to(start.device)).repeat(2, *[1] * (inputs.dim() - 1))
+    labels, weights = start.new_zeros(2, 1, 1, dtype=torch.int64), start.new_ones(2, 1, 1)
     targets = Targets(labels, weights, torch.empty_like(weights), torch.empty_like(labels))
     sgd, mode = SgdConfig(0.0, 0.0, 0.0, 1, 1, 0.0), model.training
     try:
-        stack_network(model, flatten(model), sgd, 2).take_step(records, targets, sgd)
+        stack_network(model, start, sgd, 2).take_step(records, targets, sgd)
     except Exception as error:  # of PyTorch or of the user's own layers, of any class
         return f"its step cannot be vectorised: {(str(error) or repr(error)).splitlines()[0]}"
     finally:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
+from fl_sim.core.device import current_device
 from fl_sim.core.sums import weighted_sum
 
 Tensors = dict[str, Tensor]
@@ -16,7 +17,8 @@ NO_CLIENT = -1  # the client of a failure that lost a worker with several client
 MAX_CHUNK = 32  # clients; enough for a call to a worker to be cheap beside its work
 MIN_CHUNKS = 32  # per round, if there are as many clients: workers stay evenly busy
 MAX_CHUNK_VALUES = 1 << 25  # float32 values in the updates of a chunk: 128 MiB
-MAX_BATCHED_CLIENTS = 25  # clients trained as one batch; more are no faster
+MAX_BATCHED_CLIENTS = 25  # clients trained as one batch on a CPU; more are no faster
+MAX_BATCHED_ON_DEVICE = 64  # likewise on an accelerator, where a call costs more than its work
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +91,19 @@ class ChunkResult:
     total: Float[Tensor, " p"] | None = None
 
 
+def max_batched_clients() -> int:
+    """Return the largest number of clients that are trained as one batch."""
+    return MAX_BATCHED_CLIENTS if current_device().type == "cpu" else MAX_BATCHED_ON_DEVICE
+
+
 def cut_chunks(
     tasks: list[ClientTask], costs: list[float], batched: bool, size: int = 1
 ) -> list[Chunk]:
     """Cut a round's clients into chunks, the longest first.
 
-    The cut depends only on the clients and the size of the model, and sums are added chunk by
-    chunk: the bits of a sum therefore do not depend on which worker computes which chunk.
+    The cut depends only on the clients, the size of the model and, for batches, the kind of
+    device, and sums are added chunk by chunk: the bits of a sum therefore do not depend on which
+    worker computes which chunk.
 
     Args:
         tasks: The clients of the round.
@@ -109,7 +117,7 @@ def cut_chunks(
     order = sorted(range(len(tasks)), key=lambda i: (-costs[i], tasks[i].client))
     count = max(1, min(MAX_CHUNK, len(tasks) // MIN_CHUNKS, MAX_CHUNK_VALUES // size))
     if batched:
-        num_chunks = -(-len(tasks) // MAX_BATCHED_CLIENTS)
+        num_chunks = -(-len(tasks) // max_batched_clients())
         count = -(-len(tasks) // num_chunks)  # as few chunks as possible, of even size
     parts = [order[start : start + count] for start in range(0, len(order), count)]
     return [tuple(sorted((tasks[i] for i in part), key=lambda t: t.client)) for part in parts]
