@@ -65,6 +65,9 @@ Deterministic = Annotated[
 PrecisionOption = Annotated[
     Precision, Option("--precision", help="Precision of the networks; tf32 is for NVIDIA's GPUs.")
 ]
+Compile = Annotated[
+    bool, Option("--compile", help="Compile networks by torch.compile; it takes time at first.")
+]
 MixDevices = Annotated[
     bool, Option("--mix-devices", help="Keep and continue runs of another kind of device.")
 ]
@@ -93,6 +96,7 @@ def run(
     mix_devices: MixDevices = False,
     app: App = None,
     precision: PrecisionOption = "float32",
+    compile_: Compile = False,
 ) -> None:
     """Run the experiment of a file, once per seed."""
     with importing():
@@ -104,7 +108,7 @@ def run(
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
-    shared["precision"] = precision
+    shared |= {"precision": precision, "compile": compile_}
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
 
@@ -134,6 +138,7 @@ def sweep(
     mix_devices: MixDevices = False,
     app: App = None,
     precision: PrecisionOption = "float32",
+    compile_: Compile = False,
     skip_invalid: Annotated[
         bool,
         Option("--skip-invalid", help="Leave out cells that cannot be run, and record why."),
@@ -151,7 +156,7 @@ def sweep(
     wanted = execution.parse_seeds(seeds) or content.seeds
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
-    shared["precision"] = precision
+    shared |= {"precision": precision, "compile": compile_}
     shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     axes, skip = content.axes, content.skip
@@ -215,6 +220,7 @@ def profile_(
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
     precision: PrecisionOption = "float32",
+    compile_: Compile = False,
 ) -> None:
     """Time the parts of a round, and the costliest functions; nothing is written."""
     with importing():
@@ -232,6 +238,7 @@ def profile_(
         device=device,
         deterministic=deterministic,
         precision=precision,
+        compile=compile_,
     )
     execution.announce_device(device)
     profile = profiler.profile(experiment, rounds, options)

@@ -24,7 +24,10 @@ def call_in_bfloat16(
     """Return the outputs of a network whose products are computed in bfloat16."""
     kind = inputs.device.type
     # Inside of torch.func, a layer of many clients is a grouped convolution of another form.
-    plain = kind == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(
+        inputs
+    )
+    plain = kind == "cpu" and not traced
     with torch.autocast(kind, torch.bfloat16), _Depthwise() if plain else nullcontext():
         return network(inputs).float()
 

@@ -77,9 +77,11 @@ class TrainedPart(nn.Sequential):
     Attributes:
         rates: Learning rates of parameters relative to the client's, by name; 1 if not listed.
         precision: Precision of the forward pass; its inputs and outputs are in single precision.
+        is_compiled: Whether trainers compile it.
     """
 
     precision: Precision = "float32"
+    is_compiled = False
 
     def __init__(self, *stages: Any) -> None:
         super().__init__(*stages)

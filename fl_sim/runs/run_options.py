@@ -11,6 +11,7 @@ import torch
 
 from fl_sim import trackers
 from fl_sim.backends.base import NEEDS_LOCAL
+from fl_sim.core.compilation import check_compiler, use_compilation
 from fl_sim.core.device import CPU, current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, require, suggest
 from fl_sim.core.literals import BatchMode, Engine, Precision
@@ -25,7 +26,8 @@ from fl_sim.training.faults import NO_FAULTS, Faults
 class RunOptions:
     """Options of a run.
 
-    `client_app`, `faults` and `precision` change the numbers, and with them the run's id.
+    `client_app`, `faults`, `precision` and `compile` change the numbers, and with them the run's
+    id.
 
     Attributes:
         out: Folder of all results.
@@ -52,6 +54,8 @@ class RunOptions:
         mix_devices: Keep results, and continue from checkpoints, of another kind of device.
         precision: Precision of the networks that clients train: `float32`, `tf32` or `bf16`; None
             for that of the surrounding `use_precision`, which is `float32` outside of any.
+        compile: Compile the networks that clients train, by `torch.compile`, which takes some ten
+            seconds of CPU time in each process.
     """
 
     out: Path = Path("runs")
@@ -71,6 +75,7 @@ class RunOptions:
     deterministic: bool = True
     mix_devices: bool = False
     precision: Precision | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -92,6 +97,9 @@ class RunOptions:
         is_told = self.engine != "flower" and self.client_app is None
         allowed = "float32 for clients of Flower, which are not told another"
         require(is_told or precision == "float32", "precision", allowed, precision)
+        if self.compile:
+            require(is_told, "compile", "False for clients of Flower, which are not told", True)
+            check_compiler(self.find_device())
 
     def find_device(self) -> torch.device:
         """Return the device that clients train on.
@@ -113,9 +121,13 @@ class RunOptions:
 
     @contextmanager
     def use_device(self) -> Iterator[None]:
-        """Compute on the device, and in the precision, inside the block."""
+        """Compute on the device inside the block, as the other options say."""
         device, precision = self.find_device(), self.find_precision()
-        with use_device(device, deterministic=self.deterministic), use_precision(precision):
+        with (
+            use_device(device, deterministic=self.deterministic),
+            use_precision(precision),
+            use_compilation(self.compile),
+        ):
             yield
 
 

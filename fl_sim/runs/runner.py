@@ -172,7 +172,8 @@ def _unfinished_jobs(jobs: list[Cell], options: RunOptions) -> list[Experiment]:
 
 def mark_variants(cells: list[Cell], options: RunOptions) -> list[Cell]:
     """Return cells marked with the options that change their results."""
-    variant = describe_variant(options.faults, options.client_app, options.find_precision())
+    precision = options.find_precision()
+    variant = describe_variant(options.faults, options.client_app, precision, options.compile)
     return [replace(cell, made_with=variant) for cell in cells] if variant else cells
 
 

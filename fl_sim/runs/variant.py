@@ -25,7 +25,10 @@ _END = object()
 
 
 def describe_variant(
-    faults: Faults, app: ClientApp | None, precision: Precision = "float32"
+    faults: Faults,
+    app: ClientApp | None,
+    precision: Precision = "float32",
+    compiled: bool = False,
 ) -> dict[str, str]:
     """Return the changes of a run's result beside its experiment, by name.
 
@@ -33,10 +36,12 @@ def describe_variant(
         faults: Failures that are injected.
         app: A Flower ClientApp that replaces the experiment's clients.
         precision: Precision of the networks.
+        compiled: Whether networks are compiled.
 
     Returns:
-        `faults`, in the form of `--inject`, `client_app`, a hash of its code, and `precision`,
-        each unless it is the default. The dict is empty for a run of the experiment alone.
+        `faults`, in the form of `--inject`, `client_app`, a hash of its code, `precision` and
+        `compile`, each unless it is the default. The dict is empty for a run of the experiment
+        alone.
     """
     variant = {}
     if faults != Faults():
@@ -45,6 +50,8 @@ def describe_variant(
         variant["client_app"] = code_digest(compat.get_handlers(app))
     if precision != "float32":
         variant["precision"] = precision
+    if compiled:
+        variant["compile"] = "yes"
     return variant
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Client, Failure, SgdConfig, Shard, Update
+from fl_sim.core.compilation import is_compilation_on
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import Federation
@@ -23,6 +25,7 @@ from fl_sim.models.batches import min_batch_size
 from fl_sim.models.features import to_trainable
 from fl_sim.models.parameters import ModelTensors, select_statistics
 from fl_sim.models.scoring import compute_logits
+from fl_sim.models.tuning import TrainedPart
 from fl_sim.schedule import Schedule
 from fl_sim.training import batched_clients, faults
 from fl_sim.training.batched_clients import BatchBuffer, can_batch
@@ -62,6 +65,12 @@ class ClientTrainer:
     _deltas: Tensor | None = None  # reused by one chunk after another: fresh pages cost time
     _total: Tensor | None = None  # reused likewise
     _delta_out: Tensor | None = None  # receives the next client's update, if not None
+
+    def __post_init__(self) -> None:
+        # Copies and pickles of a network are not compiled.
+        model = self.model
+        if isinstance(model, TrainedPart) and model.is_compiled and not model._compiled_call_impl:
+            model.compile()
 
     @property
     def schedule(self) -> Schedule:
@@ -344,7 +353,9 @@ class ClientTrainer:
 
 def make_trainer(federation: Federation, faults: Faults = NO_FAULTS) -> ClientTrainer:
     """Return a trainer of a federation's clients that has its own copy of the model."""
-    return ClientTrainer(federation.shards, deepcopy(federation.model), faults)
+    model: Any = deepcopy(federation.model)
+    model.is_compiled = is_compilation_on()
+    return ClientTrainer(federation.shards, model, faults)
 
 
 def _copy(tensors: Tensors) -> Tensors:
