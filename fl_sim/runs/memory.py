@@ -16,7 +16,7 @@ from fl_sim.participants import Participation
 from fl_sim.rounds.loop import can_sum_updates
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.faults import NO_FAULTS
-from fl_sim.training.tasks import MAX_BATCHED_CLIENTS, ClientTask, RoundConfig
+from fl_sim.training.tasks import ClientTask, RoundConfig, max_batched_clients
 
 MIB = 1024**2
 # Of the model, in single precision: global, evaluation, training, gradients, momentum, update.
@@ -90,7 +90,7 @@ def fit_to_device(trainer: ClientTrainer, federation: Federation, batched: bool)
         raise FieldError(field, allowed, given) from None
     except Exception:  # of the client's code, which fails alike when it is trained
         return
-    count = min(MAX_BATCHED_CLIENTS, federation.max_clients_per_round)
+    count = min(max_batched_clients(), federation.max_clients_per_round)
     if not batched or count < 2:
         return
     pair = (ClientTask(0), ClientTask(1))

@@ -51,11 +51,12 @@ def test_every_trainer_compiles_its_own_network(experiment: Maker) -> None:
 SCRIPT = """
 import sys
 from clients.sgd import SgdClient
-from fl_sim import Data, Experiment, Model
+from fl_sim import Data, Experiment, Model, run
 from strategies.fedavg import FedAvg
 
 data, model = Data("digits", 4, 200, 60), Model("tiny_cnn", norm="off")
-small = Experiment("compiled", FedAvg(), SgdClient(), data=data, model=model, rounds=2)
+fields = {"client": SgdClient(), "strategy": FedAvg(), "data": data, "model": model}
+small = Experiment(name="compiled", rounds=2, **fields)
 plain = run(small, out=sys.argv[1], controls=False).cells
 cells = run(small, out=sys.argv[1], controls=False, compile=True).cells
 (cell,) = cells[cells["run_id"] != plain["run_id"][0]].itertuples()
