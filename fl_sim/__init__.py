@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fl_sim.core.device import use_device
     from fl_sim.core.precision import use_precision
     from fl_sim.data.layout import Layout, Protects
-    from fl_sim.experiment import Data, Evaluation, Experiment, FailurePolicy, Model
+    from fl_sim.experiment import Data, EarlyStop, Evaluation, Experiment, FailurePolicy, Model
     from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
     from fl_sim.results import load_results
     from fl_sim.rounds.callbacks import Callback
@@ -31,6 +31,7 @@ __all__ = [
     "AvailabilityWindow",
     "Callback",
     "Data",
+    "EarlyStop",
     "Evaluation",
     "Experiment",
     "FailurePolicy",

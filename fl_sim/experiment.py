@@ -6,6 +6,7 @@ stored as JSON beside its results, and can be run again from it.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -392,6 +393,49 @@ class Evaluation:
             require(rounds is None or rounds % self.every == 0, f"{name}.every", allowed, rounds)
 
 
+@dataclass(frozen=True)
+class EarlyStop:
+    """End of a run before its last round, once a metric no longer improves.
+
+    The round that ends the run is measured like the last one. Controls stop by themselves, so
+    they may have another number of rounds.
+
+    Attributes:
+        metric: Name of a number about the whole federation in every evaluated round, such as
+            `accuracy` or `loss`.
+        patience: Number of evaluations without improvement after which the run ends.
+        min_change: Smallest change that counts as an improvement, in the unit of the metric.
+        better: Direction of an improvement.
+    """
+
+    metric: str = "accuracy"
+    patience: int = 5
+    min_change: float = 0.0
+    better: Literal["higher", "lower"] = "higher"
+
+    def __post_init__(self) -> None:
+        serialization.check_types(self)
+        require_at_least(self, 1, "patience")
+        require(self.min_change >= 0, "min_change", "at least 0", self.min_change)
+        fits = self.metric != "loss" or self.better == "lower"
+        require(fits, "better", "'lower' for the metric loss", self.better)
+
+    def is_over(self, values: Sequence[float]) -> bool:
+        """Return whether a run with these values of the metric so far ends.
+
+        NaN is no improvement.
+
+        >>> EarlyStop(patience=2).is_over([0.5, 0.7, 0.6, 0.7])
+        True
+        """
+        sign = 1 if self.better == "higher" else -1
+        best, waited = -math.inf, 0
+        for value in values:
+            improves = sign * value > best + self.min_change
+            best, waited = (sign * value, 0) if improves else (best, waited + 1)
+        return waited >= self.patience
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A whole run as one value: equal values give equal bits.
@@ -412,6 +456,7 @@ class Experiment:
         domains: Change of images by which clients differ; None: all clients have images alike.
         adversary: Malicious clients, one `Adversary` per kind of attack; None: all are honest.
         rounds: Number of rounds.
+        stop: Condition on which the run ends before; None: it does not.
         seed: Seed of all random draws.
     """
 
@@ -429,6 +474,7 @@ class Experiment:
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     rounds: int = 10
+    stop: EarlyStop | None = serialization.omit_if_default(None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -590,6 +636,13 @@ class Experiment:
         if self.adversary is None:
             return ()
         return self.adversary if isinstance(self.adversary, tuple) else (self.adversary,)
+
+    @property
+    def last_attack(self) -> int:
+        """Last round in which anybody attacks; 0 if nobody does."""
+        attacks = [a for a in self.adversaries if a.count(self.data.num_clients)]
+        numbers = range(self.rounds, 0, -1)
+        return next((i for i in numbers if any(a.is_active(i) for a in attacks)), 0)
 
     @property
     def num_beside(self) -> int:

@@ -7,6 +7,7 @@ from fl_sim.contracts import Client
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
 from fl_sim.core.windows import check_choice, check_window, covers
+from fl_sim.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Participation:
         sampling: `fixed`, a uniformly random set of `clients_per_round` of the available clients
             with data; or `poisson`, each of them independently, with the probability that gives
             `clients_per_round` on average. A round may then have no clients, and leaves the model
-            unchanged.
+            unchanged. Or a `Sampler`, which chooses at most `clients_per_round` of them; a private
+            rule is then accounted for as if all clients took part in each round.
         absences: Rounds in which clients are away, however they are available otherwise.
     """
 
@@ -90,7 +92,7 @@ class Participation:
     stays: tuple[AvailabilityWindow, ...] = ()
     speed_spread: float = 0.0
     deadline: float | None = None
-    sampling: Literal["fixed", "poisson"] = serialization.omit_if_default("fixed")
+    sampling: Literal["fixed", "poisson"] | Sampler = serialization.omit_if_default("fixed")
     absences: tuple[Absent, ...] = serialization.omit_if_default(())
 
     def __post_init__(self) -> None:

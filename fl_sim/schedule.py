@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import Client, ColludingClient, Draw
-from fl_sim.core.errors import FieldError, require
+from fl_sim.contracts import NO_SAMPLING, Client, ColludingClient, Draw
+from fl_sim.core.errors import FieldError, RunFailedError, require, shorten
 from fl_sim.core.seeding import generator
 from fl_sim.data.layout import list_protecting_order
 from fl_sim.experiment import Experiment
 from fl_sim.participants import Absent, Adversary
+from fl_sim.samplers import Sampler
 from fl_sim.triggers import Backdoor
 
 LATE = "past the deadline"
@@ -35,6 +36,8 @@ class Schedule:
         """Return the clients that are asked to train in the round, out of `holders`, in order."""
         if self.experiment.participation.sampling == "poisson":
             return self._draw_poisson(round_num, holders)
+        if isinstance(self.experiment.participation.sampling, Sampler):
+            return self._ask_sampler(self.experiment.participation.sampling, round_num, holders)
         eligible = set(holders)
         asked = (client for client in self._list_available(round_num) if client in eligible)
         return sorted(islice(asked, self.experiment.clients_per_round))
@@ -42,9 +45,32 @@ class Schedule:
     def describe_draw(self, round_num: int, holders: list[int]) -> Draw:
         """Return the sampling of the round, whose eligible clients are available and hold data."""
         participation, eligible = self.experiment.participation, len(holders)
+        if isinstance(participation.sampling, Sampler):
+            return NO_SAMPLING
         if participation.stays or participation.absences or self.extra_attackers:
             eligible = len(self._select_available(round_num, holders))
         return Draw(eligible, self.experiment.clients_per_round, participation.sampling)
+
+    def _ask_sampler(self, sampler: Sampler, round_num: int, holders: list[int]) -> list[int]:
+        """Return the clients that a sampler chooses.
+
+        Raises:
+            RunFailedError: For anything but available clients, each at most once.
+        """
+        count, name = self.experiment.clients_per_round, type(sampler).__name__
+        available = sorted(self._select_available(round_num, holders))
+        rng = generator(self.experiment.seed, "round", round_num, "participation")
+        try:
+            chosen = sorted(sampler.choose(round_num, tuple(available), count, rng))
+        except Exception as error:  # of any class: it is a plug-in
+            cause = f"{name} raised {type(error).__name__}: {error}"
+            raise RunFailedError(f"round {round_num}: {cause}") from error
+        if not set(chosen) <= set(available) or not 1 <= len(set(chosen)) == len(chosen) <= count:
+            words = f"from 1 to {count} different clients of {shorten(available)}"
+            raise RunFailedError(
+                f"round {round_num}: {name} chose {shorten(chosen)}; wanted {words}"
+            )
+        return chosen
 
     def _draw_poisson(self, round_num: int, holders: list[int]) -> list[int]:
         """Draw each available client independently, with the same probability."""

@@ -186,5 +186,6 @@ def choose_rounds(target_run: TargetRun) -> set[int]:
     if experiment.model.tune != "head":
         per_round = max(1, len(target_run.audited) * experiment.clients_per_round)
         max_rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, MAX_FORWARDS // per_round))
-    count = min(max_rounds, experiment.rounds)
-    return {round((i + 1) * experiment.rounds / count) for i in range(count)}
+    rounds = int(target_run.result.get("rounds", experiment.rounds))  # fewer if it was stopped
+    count = min(max_rounds, rounds)
+    return {round((i + 1) * rounds / count) for i in range(count)}

@@ -22,6 +22,7 @@ from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.networks import NETWORKS
 from fl_sim.planted import Planted
 from fl_sim.results.columns import list_columns
+from fl_sim.samplers import Sampler
 from fl_sim.triggers import Trigger
 
 PACKAGES: dict[str, tuple[str, type[Any]]] = {
@@ -36,6 +37,7 @@ PACKAGES: dict[str, tuple[str, type[Any]]] = {
     "domains": ("fl_sim.data.domains", DomainTransform),
     "planted": ("fl_sim.planted", Planted),
     "triggers": ("fl_sim.triggers", Trigger),
+    "samplers": ("fl_sim.samplers", Sampler),
 }
 
 

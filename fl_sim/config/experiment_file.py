@@ -21,6 +21,7 @@ from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.plugins import discover
 from fl_sim.data.partition import Partition
 from fl_sim.experiment import Axes, Experiment
+from fl_sim.samplers import Sampler
 
 PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("strategies", AggregationRule),
@@ -29,6 +30,7 @@ PLUGINS: tuple[tuple[str, type[Any]], ...] = (
     ("fl_sim.countermeasures", Countermeasure),
     ("fl_sim.data", Partition),
     ("fl_sim.data.domains", DomainTransform),
+    ("fl_sim.samplers", Sampler),
 )
 
 

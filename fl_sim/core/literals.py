@@ -20,5 +20,6 @@ Kind = Literal[
     "domains",
     "planted",
     "triggers",
+    "samplers",
     "columns",
 ]

@@ -15,6 +15,7 @@ PACKAGES = (
     "fl_sim.countermeasures",
     "fl_sim.data",
     "fl_sim.planted",
+    "fl_sim.samplers",
     "fl_sim.triggers",
 )
 

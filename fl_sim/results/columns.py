@@ -92,6 +92,9 @@ CELLS = {
     "best round",
     "attack.accuracy_<what>": "A_honest minus the accuracy of the run (lost); _best: of the best "
     "rounds",
+    "attack.recovery_rounds": "rounds after the last attack until accuracy is within two points of "
+    "A_honest",
+    "attack.recovery_rounds_note": "reason why accuracy has not recovered",
     "protection.a_<what>": "accuracy of the control without protection (all), of that on "
     "the clean part alone (clean), or of the run itself (mix); _best: of the best round",
     "protection.utility_gap": "A_clean - A_mix: accuracy lost by adding protected images",

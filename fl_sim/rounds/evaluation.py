@@ -17,11 +17,13 @@ from fl_sim.metrics.benefit import benefit_rows
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
 from fl_sim.rounds.state import RoundOutcome
+from fl_sim.rounds.stopping import is_over
 
 
 def needs_updates(experiment: Experiment, round_num: int) -> bool:
     """Return whether a round has to keep its updates apart, for contributions."""
-    return experiment.evaluation.contributions != "none" and round_num == experiment.rounds
+    may_be_last = round_num == experiment.rounds or experiment.stop is not None
+    return experiment.evaluation.contributions != "none" and may_be_last
 
 
 def evaluate_last_round(
@@ -29,7 +31,7 @@ def evaluate_last_round(
 ) -> Iterator[Row]:
     """Yield contributions and benefits after the last round, if the experiment asks for them."""
     evaluation = federation.experiment.evaluation
-    if record.round < federation.experiment.rounds:
+    if not is_over(federation.experiment, record.round, outcome.state.watched):
         return
     if evaluation.contributions != "none":
         yield from _measure_contributions(federation, outcome, record)
@@ -93,7 +95,7 @@ def train_alone(
     experiment, model = federation.experiment, federation.model
     parameters.load_flat(model, federation.start)
     parameters.load_buffers(model, federation.start_buffers)
-    for round_num in range(1, experiment.rounds + 1):
+    for round_num in range(1, record.round + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
         behaviour.train(model, federation.shard(client, round_num), rng)
     load_solved(federation, parameters.flatten(model), federation.shards.sizes[client])

@@ -36,6 +36,7 @@ from fl_sim.rounds.measure import measure_round
 from fl_sim.rounds.model_checks import check_loss, check_step, check_use, describe_likely_cause
 from fl_sim.rounds.server import RuleServer, Server, make_context
 from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.rounds.stopping import is_over
 from fl_sim.training.client_trainer import make_trainer
 from fl_sim.training.tasks import NO_CLIENT, ClientTask, RoundConfig, Tensors, cut_chunks
 from fl_sim.training.update_checks import is_finite
@@ -64,8 +65,8 @@ def run_rounds(
     backend.watch(hooks.on_client_update if hooks.watches_updates else None)
     try:
         hooks.on_run_start(federation, state)
-        for round_num in range(state.round + 1, federation.experiment.rounds + 1):
-            outcome = run_round(federation, state, backend, hooks, round_num)
+        while not is_over(federation.experiment, state.round, state.watched):
+            outcome = run_round(federation, state, backend, hooks, state.round + 1)
             hooks.on_round_end(outcome)
             yield outcome
     except BaseException as error:

@@ -1,5 +1,7 @@
 """Measurement of a round: its record, and the rows that the metrics compute from it."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +23,7 @@ from fl_sim.rounds.evaluation import evaluate_last_round
 from fl_sim.rounds.privacy import measure_privacy
 from fl_sim.rounds.robustness import measure_robustness
 from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.rounds.stopping import is_over, stop_rows, watch
 from fl_sim.schedule import backdoors, inherited_backdoor
 from fl_sim.training.tasks import Tensors
 
@@ -45,11 +48,18 @@ def measure_round(
     record = record_round(federation, backend, outcome, scored)
     hooks.on_phase_start("metrics")
     rows = [row for metric in wanted for row in metric.rows(record)]
+    if scored:
+        watch(experiment, outcome.state, rows)
+        if round_num < experiment.rounds and is_over(experiment, round_num, outcome.state.watched):
+            personal = measure_personal_models(federation, backend, outcome.state)
+            record = replace(record, personal=personal)
+            rows = [row for metric in wanted for row in metric.rows(record)]
     rows += measure_start(federation) if round_num == 1 else []
     rows += measure_privacy(federation, outcome.state, by_client=scored)
     if scored:
         rows += measure_robustness(federation, backend, outcome.state, record)
     rows += evaluate_last_round(federation, outcome, record)
+    rows += stop_rows(experiment, outcome.state)
     return [mark_undefined(row) for row in rows]
 
 

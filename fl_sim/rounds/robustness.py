@@ -15,12 +15,13 @@ from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import hash_own_modules
 from fl_sim.countermeasures.adversarial_training import AdversarialTraining
-from fl_sim.experiment import Adversarial, Experiment
+from fl_sim.experiment import Adversarial
 from fl_sim.federation.federation import Federation
 from fl_sim.metrics.robustness import adversarial_rows, corruption_rows
 from fl_sim.models.modes import eval_mode
 from fl_sim.models.scoring import BATCH
 from fl_sim.rounds.state import State
+from fl_sim.rounds.stopping import is_over
 
 
 def measure_robustness(
@@ -29,20 +30,20 @@ def measure_robustness(
     """Yield the accuracies on corrupted and attacked test images that are asked for this round."""
     evaluation, round_num = federation.experiment.evaluation, record.round
     corruptions, adversarial = evaluation.corruptions, evaluation.adversarial
-    if corruptions is not None and _is_due(federation.experiment, corruptions.every, round_num):
+    last = is_over(federation.experiment, round_num, state.watched)
+    if corruptions is not None and (last or _is_due(corruptions.every, round_num)):
         inputs = {each.name(): compute_corrupted(federation, each) for each in corruptions.build()}
         scores = backend.score(state.parameters, state.buffers, inputs)
         yield from corruption_rows(round_num, record.test_logits, scores, record.test_labels)
-    if adversarial is not None and _is_due(federation.experiment, adversarial.every, round_num):
+    if adversarial is not None and (last or _is_due(adversarial.every, round_num)):
         backend.trainer.model_tensors.load(state.parameters, state.buffers)
         rows = _attack_images(federation, backend.trainer.model, adversarial, round_num)
         diverged = not bool(torch.isfinite(record.test_logits).all())
         yield from (invalidate(row, DIVERGED) for row in rows) if diverged else rows
 
 
-def _is_due(experiment: Experiment, every: int | None, round_num: int) -> bool:
-    is_between = every is not None and round_num % every == 0
-    return is_between or round_num == experiment.rounds
+def _is_due(every: int | None, round_num: int) -> bool:
+    return every is not None and round_num % every == 0
 
 
 def compute_corrupted(federation: Federation, corruption: Corruption) -> Tensor:

@@ -22,6 +22,7 @@ class State:
         server: The server, with the state of its rule.
         client_states: The tensors that each client keeps between rounds, by name.
         batch_clients: Whether clients that allow it are trained together as one batch.
+        watched: The metric of `Experiment.stop` after each evaluated round.
     """
 
     round: int
@@ -30,6 +31,7 @@ class State:
     server: Server
     client_states: dict[int, Tensors] = field(default_factory=dict)
     batch_clients: bool = False
+    watched: list[float] = field(default_factory=list)
 
 
 @dataclass(eq=False)

@@ -101,6 +101,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, hashes: Hashes 
         "parameters": _pack(state.parameters, tensors),
         "buffers": _pack(state.buffers, tensors),
         "server": _pack(state.server.state_dict(), tensors),
+        "watched": state.watched,
         "memories": _pack({str(c): s for c, s in state.client_states.items()}, tensors),
     }
     text = json.dumps(tree)
@@ -137,6 +138,7 @@ def load_state(folder: Path, state: State, run: str, log: RunLog, hashes: Hashes
             server=state.server,
             client_states={int(client): s for client, s in client_states.items()},
             batch_clients=tree["cohort"],
+            watched=tree.get("watched", []),
         )
     if paths:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.rounds.stopping import is_over
 from fl_sim.runs.memory import MIB
 
 NOISE_SECONDS = 2.0  # between two reports while noise is made
@@ -82,12 +83,16 @@ class ProgressReporter(Callback):
     def on_run_start(self, federation: Federation, state: State) -> None:
         """Start to report, and drop the lines of rounds that will be run again."""
         self.experiment = federation.experiment
+        self.num_rounds = self.experiment.rounds
         write_text(self.path, "".join(_read_previous_lines(self.path)[: state.round]))
         self.since = perf_counter()
 
     def on_round_end(self, outcome: RoundOutcome) -> None:
         """Report a round."""
-        progress = self._measure_progress(outcome.state.round, outcome.rows, outcome.failures)
+        state = outcome.state
+        if is_over(self.experiment, state.round, state.watched):
+            self.num_rounds = state.round
+        progress = self._measure_progress(state.round, outcome.rows, outcome.failures)
         with self.path.open("a") as file:
             file.write(progress.to_json() + "\n")
         self.listen(progress)
@@ -98,14 +103,14 @@ class ProgressReporter(Callback):
         now, clients = perf_counter(), self.experiment.clients_per_round
         seconds, self.since = now - self.since, now
         self.durations.append(seconds)
-        left = (self.experiment.rounds - round_num) * sum(self.durations) / len(self.durations)
+        left = (self.num_rounds - round_num) * sum(self.durations) / len(self.durations)
         accuracies = [r.value for r in rows if r.metric == "accuracy" and r.client == -1]
         accuracy = accuracies[0] if accuracies else float("nan")
         return Progress(
             key=str(self.folder),
             label=self.label,
             round=round_num,
-            rounds=self.experiment.rounds,
+            rounds=self.num_rounds,
             clients=clients,
             accuracy=accuracy,
             failures=len(failures),
@@ -130,4 +135,4 @@ def describe_finished(
     """Return the progress of a run that had finished before."""
     clients = experiment.clients_per_round
     accuracy = float("nan") if result["accuracy"] is None else result["accuracy"]  # null in JSON
-    return Progress(str(folder), label, result["rounds"], experiment.rounds, clients, accuracy)
+    return Progress(str(folder), label, result["rounds"], result["rounds"], clients, accuracy)

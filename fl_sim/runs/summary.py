@@ -6,6 +6,7 @@ from typing import Any
 
 from fl_sim.config.sweeps import Cell, SkippedCell
 from fl_sim.core.atomic_io import DamagedFileError, write_sealed, write_table
+from fl_sim.metrics.recovery import recovery_rounds
 from fl_sim.results import (
     ROWS,
     compare_with_controls,
@@ -64,8 +65,24 @@ def _make_entry(
         result, references.get("all", own_result), references.get("clean", own_result)
     )
     if "honest" in references:
-        identity["attack"] = compare_with_honest(result, references["honest"])
+        numbers_of_attack: dict[str, Any] = compare_with_honest(result, references["honest"])
+        if references["honest"] is not None:
+            rounds, note = _measure_recovery(root, cell)
+            numbers_of_attack |= {"recovery_rounds": rounds, "recovery_rounds_note": note}
+        identity["attack"] = numbers_of_attack
     return {**result, **identity, "protection": numbers}
+
+
+def _measure_recovery(root: Path, cell: Cell) -> tuple[float, str]:
+    """Return the rounds that a run takes to recover, and a reason if it does not."""
+    keys = cell.key, cell.controls()["honest"].key
+    rows = read_run_rows(root, keys)
+    rows = rows[(rows["metric"] == "accuracy") & (rows["client"] == -1) & (rows["group"] == "all")]
+    run, honest = (
+        dict(zip(own["round"].astype(int), own["value"].astype(float), strict=True))
+        for own in (rows[(rows["run_id"] == name) & (rows["seed"] == seed)] for name, seed in keys)
+    )
+    return recovery_rounds(cell.experiment.last_attack, run, honest)
 
 
 def _read_result(root: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:

@@ -34,6 +34,7 @@ OWN = {
     "domains": "Tint",
     "planted": "PlantedNothing",
     "triggers": "Dot",
+    "samplers": "LastFirst",
 }
 FILE = '''
 """Do plug-ins of one's own run?"""

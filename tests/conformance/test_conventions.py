@@ -22,6 +22,7 @@ from fl_sim.core.plugins import discover, summary_of
 from fl_sim.data.partition import Partition
 from fl_sim.data.sources import Source
 from fl_sim.planted import Planted
+from fl_sim.samplers import Sampler
 from fl_sim.triggers import Trigger
 
 KINDS: dict[str, type] = {
@@ -36,6 +37,7 @@ KINDS: dict[str, type] = {
     "fl_sim.planted": Planted,
     "fl_sim.data.domains": DomainTransform,
     "fl_sim.triggers": Trigger,
+    "fl_sim.samplers": Sampler,
 }
 PLUGINS = [cls for package, base in KINDS.items() for cls in discover(package, base)]
 SOURCES = discover("fl_sim.data.sources", Source)  # type: ignore[type-abstract]

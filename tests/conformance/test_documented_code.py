@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 import fl_sim
-from fl_sim import Experiment
+from fl_sim import EarlyStop, Experiment
 from fl_sim.config import experiment_file
+from fl_sim.config.sweeps import expand_cells
+from fl_sim.core.errors import FieldError
+from fl_sim.protections.error_minimizing import ErrorMinimizing
+from fl_sim.scenario import draw_timeline
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -75,6 +79,28 @@ def test_the_experiment_of_the_readme_runs_small(tmp_path: Path) -> None:
         experiment = experiment.with_value(axis, values[-1])
     results = fl_sim.run(experiment, seeds=content["SEEDS"][:1], out=tmp_path)
     assert results.cells.accuracy.notna().all()
+
+
+def test_the_page_of_scenarios_says_what_its_experiment_does() -> None:
+    text = (ROOT / "docs/scenarios.md").read_text()
+    first, axes, sampler = blocks("docs/scenarios.md")
+    names = names_of(first, "scenario_of_the_page")
+    asked: Experiment = names["EXPERIMENT"]
+    committed = experiment_file.read(ROOT / "experiments/who_does_what.py").experiment
+    assert asked == committed
+    assert str(names["SCENARIO"]) in " ".join(text.replace("\n> ", " ").split())
+    assert draw_timeline(asked) in text
+    exec(axes, names)
+    assert len(expand_cells(asked, names["AXES"], (0,))) == 2
+    names |= {"ErrorMinimizing": ErrorMinimizing, "EarlyStop": EarlyStop}
+    clauses = re.findall(r"^\| `(Protects\(.*?\))` \|", text, re.MULTILINE)
+    assert len(clauses) >= 7
+    for code in [*clauses, *re.findall(r"`((?:Absent|EarlyStop|Stages)\(.*?\))`", text)]:
+        assert eval(code, names) is not None
+    names_of(sampler, "sampler_of_the_page")
+    with pytest.raises(FieldError) as refused:
+        asked.with_value("layout.1.first_round", 12)
+    assert f"error: {refused.value}" in text
 
 
 def test_the_findings_of_the_readme_stand_on_their_pages() -> None:

@@ -50,6 +50,7 @@ COSTS: tuple[SummaryColumn, ...] = (
     ("accuracy", "accuracy", PERCENT),
     ("nobody attacks", "attack.a_honest", PERCENT),
     ("lost, points", "attack.accuracy_lost", POINTS),
+    ("back after, rounds", "attack.recovery_rounds", COUNT),
 )
 INHERITED: tuple[SummaryColumn, ...] = (
     ("success of the start, %", "backdoor.start", PERCENT),
@@ -78,7 +79,8 @@ def build_attacks(grid: Grid) -> Section | None:
         components += [_draw_heat_maps(grid, axis), _build_worst_cases(grid, axis)]
     if has_summary(grid, "attack.accuracy_lost"):
         caption = "Accuracy after the last round, and of the control in which nobody attacks, %"
-        components.append(build_summary_table(grid, caption, COSTS))
+        columns = [column for column in COSTS if has_summary(grid, column[1])]
+        components.append(build_summary_table(grid, caption, columns))
     if has_success:
         caption = (
             "Backdoors: share of test images of other classes classified as the target class, %"

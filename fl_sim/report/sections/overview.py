@@ -121,7 +121,10 @@ def _describe_rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
     path = "participation.clients_per_round"
     number = _format_field(base["participation"]["clients_per_round"], path, varied)
     who = "with all clients" if number == "none" else f"with {number} clients each"
-    if base["participation"].get("sampling") == "poisson" and number != "none":
+    sampling = base["participation"].get("sampling")
+    if isinstance(sampling, Mapping):
+        who += f", chosen by {str(sampling['class']).split('.')[-1]}"
+    if sampling == "poisson" and number != "none":
         who += " on average, drawn independently"
     return f"{_format_field(base['rounds'], 'rounds', varied)}, {who}"
 
