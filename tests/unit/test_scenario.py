@@ -1,6 +1,7 @@
 """Scenarios: the sentence, the timeline, the fields, and a whole run that keeps each clause."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 
 from clients.label_flip import LabelFlipClient
 from clients.sign_flip import SignFlipClient
-from fl_sim import Absent, Adversary, AvailabilityWindow, Experiment, Participation, Protects
+from fl_sim import (
+    Absent,
+    Adversary,
+    AvailabilityWindow,
+    EarlyStop,
+    Experiment,
+    Participation,
+    Protects,
+)
 from fl_sim.config import experiment_file
 from fl_sim.core.errors import FieldError
 from fl_sim.data.layout import Layout
@@ -19,6 +28,7 @@ from fl_sim.report.grid import build_grid
 from fl_sim.report.sections.timeline import reconstruct_timeline
 from fl_sim.results import Results
 from fl_sim.runs.runner import run
+from fl_sim.samplers.cyclic import Cyclic
 from fl_sim.scenario import Scenario, draw_timeline, is_scripted, make_plan
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum
@@ -50,6 +60,20 @@ def table_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return a metric by client and round; NaN where there is no row."""
     own = rows[(rows["metric"] == metric) & (rows["client"] >= 0)]
     return own.pivot_table(index="client", columns="round", values="value")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("engine", ["ray", "flower"])
+def test_a_scenario_has_the_same_bits_on_every_engine(tmp_path: Path, engine: Any) -> None:
+    stop = EarlyStop(patience=2, min_change=0.3)
+    plan = Participation(7, sampling=Cyclic(), absences=SCRIPT.participation.absences)
+    sizes = [("data.num_samples", 200), ("data.num_test", 40)]
+    asked = replace(SCRIPT, stop=stop, participation=plan).with_values(sizes)
+    options: dict[str, Any] = {"controls": False, "workers": 2}
+    local = run(asked, out=tmp_path / "local", controls=False).cells
+    other = run(asked, out=tmp_path / "other", engine=engine, **options).cells
+    for column in ("params_sha256", "rounds", "accuracy"):
+        assert local[column].tolist() == other[column].tolist()
 
 
 def test_the_file_has_at_most_25_lines_and_prints_as_its_sentence() -> None:

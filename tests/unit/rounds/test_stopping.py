@@ -81,7 +81,7 @@ def test_recovery_is_counted_from_the_last_attack(experiment: Maker, tmp_path: P
     assert asked.last_attack == 3
     attack = run(asked, out=tmp_path).cells.filter(like="attack.").iloc[0]
     number, note = attack["attack.recovery_rounds"], attack["attack.recovery_rounds_note"]
-    assert number == 1 or (math.isnan(number) and note.startswith("not within 2 points"))
+    assert number == 1 or note == "not within 2 points of A_honest by round 4"
     never, reason = recovery_rounds(2, {3: 0.4, 4: 0.5}, {3: 0.7, 4: 0.7})
     assert math.isnan(never)
     assert reason == "not within 2 points of A_honest by round 4"
