@@ -22,4 +22,3 @@ EXPERIMENT = Experiment(
     protection=RandomNoise(radius=16 / 255),
     **SCENARIO.fields(),
 )
-SEEDS = (0, 1, 2)

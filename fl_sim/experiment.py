@@ -557,17 +557,17 @@ class Experiment:
 
     @property
     def protects_images(self) -> bool:
-        """Whether any image is protected, or left out for it."""
+        """True if any image is protected, or left out for it."""
         return any(clause.fraction > 0 for clause in self.clauses)
 
     @property
     def withholds_images(self) -> bool:
-        """Whether chosen images are left out instead of protected (the control A_clean)."""
+        """True if chosen images are left out instead of protected (the control A_clean)."""
         return any(clause.withheld for clause in self.clauses)
 
     @property
     def has_own_noise(self) -> bool:
-        """Whether owners make noise of their own, instead of noise that all share."""
+        """True if owners make noise of their own, instead of noise that all share."""
         return any(clause.provenance != "shared" for clause in self.clauses)
 
     def list_protections(self) -> list[tuple[str, Protection, Layout | Protects]]:
