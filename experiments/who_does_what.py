@@ -1,4 +1,4 @@
-"""What do late protection, flipped labels, an absence and a change of rule leave of accuracy?"""
+"""What do late protection, flipped labels, an absence and a change of rule leave of test accuracy?"""
 
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient

@@ -44,8 +44,8 @@ def test_a_run_ends_once_a_metric_has_not_improved(experiment: Maker, tmp_path: 
 def test_a_run_that_improves_goes_to_its_last_round(experiment: Maker, tmp_path: Path) -> None:
     asked = experiment(rounds=2, stop=EarlyStop("loss", patience=2, better="lower"))
     results = run(asked, out=tmp_path, controls=False)
-    (row,) = results.rows[results.rows["metric"] == "stop_round"].itertuples()
-    assert (row.round, row.valid, math.isnan(row.value)) == (2, False, True)
+    row = results.rows[results.rows["metric"] == "stop_round"].iloc[0]
+    assert (row["round"], bool(row["valid"]), math.isnan(float(row["value"]))) == (2, False, True)
 
 
 def test_a_broken_run_stops_where_an_unbroken_one_does(experiment: Maker, tmp_path: Path) -> None:
