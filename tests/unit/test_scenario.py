@@ -39,8 +39,8 @@ Maker = Callable[..., Experiment]
 FILE = Path(__file__).parents[2] / "experiments" / "who_does_what.py"
 SCRIPT = experiment_file.read(FILE).experiment
 SENTENCE = (
-    "clients 0 to 3 protect 70 % of their images from round 1; "
-    "client 4 protects its images from round 5 with radius 32/255; "
+    "clients 0 to 3 protect 70 % of their images from round 1 with RandomNoise(radius=16/255); "
+    "client 4 protects its images from round 5 with RandomNoise(radius=32/255); "
     "client 7 flips labels in rounds 3 to 6; "
     "client 9 is away in rounds 4 and 5; "
     "the server uses TrimmedMean(num_byzantine=2) until round 5, then Krum"
