@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fl_sim.results import load_results
     from fl_sim.rounds.callbacks import Callback
     from fl_sim.runs.runner import run, sweep
-    from fl_sim.scenario import Scenario
+    from fl_sim.scenario import Scenario, find_clients
 
 __all__ = [
     "Absent",
@@ -40,6 +40,7 @@ __all__ = [
     "Participation",
     "Protects",
     "Scenario",
+    "find_clients",
     "load_results",
     "run",
     "sweep",
@@ -55,7 +56,7 @@ _HOMES = {
     "fl_sim.results": ("load_results",),
     "fl_sim.rounds.callbacks": ("Callback",),
     "fl_sim.runs.runner": ("run", "sweep"),
-    "fl_sim.scenario": ("Scenario",),
+    "fl_sim.scenario": ("Scenario", "find_clients"),
 }
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.contracts import AggregationRule, Client
-from fl_sim.core.errors import FieldError
+from fl_sim.core.errors import FieldError, require, suggest
 from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.serialization import label
 from fl_sim.data.layout import Layout, Protects, assign_clauses
-from fl_sim.experiment import Experiment
+from fl_sim.experiment import Data, Experiment, subset_of
 from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
 from fl_sim.schedule import Schedule
 
@@ -103,6 +103,28 @@ to 6; client 9 is away in rounds 4 and 5
         clauses: list[Clause] = [*(experiment.clauses if experiment.protects_images else ())]
         clauses += [*experiment.adversaries, *plan.absences, *plan.stays, experiment.strategy]
         return cls(*clauses)
+
+
+def find_clients(data: Data, *names: str) -> tuple[int, ...]:
+    """Return the clients that are the owners of these names, for the partition `ByOwner`.
+
+    Each owner has to be a client of its own: client i is then owner i in the order of their names.
+
+    Args:
+        data: The data, with as many clients as owners.
+        names: Names of owners, as the dataset has them.
+
+    Raises:
+        FieldError: For an unknown name, or a dataset without owners or with more of them.
+    """
+    dataset = subset_of(data)
+    owners = [] if dataset.train_owners is None else sorted(set(dataset.train_owners.tolist()))
+    allowed = f"as many clients as owners, {len(owners)}" if owners else "of a dataset with owners"
+    require(len(owners) == data.num_clients, "data.num_clients", allowed, data.num_clients)
+    known = [dataset.owner_names[owner] for owner in owners]
+    for name in names:
+        require(name in known, "owner", f"one of {', '.join(known)}{suggest(name, known)}", name)
+    return tuple(known.index(name) for name in names)
 
 
 def is_scripted(experiment: Experiment) -> bool:

@@ -5,14 +5,17 @@ import inspect
 import re
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from fl_sim.cli.catalogue import BASES, PACKAGES, list_classes, write_value
+from fl_sim.config import experiment_file
 from fl_sim.core.errors import FieldError, RequestError, suggest
 from fl_sim.core.names import list_names_of
 from fl_sim.core.plugins import paragraph_of
 from fl_sim.core.serialization import make_default
 from fl_sim.data.sources import Source
+from fl_sim.scenario import Scenario, draw_timeline
 
 SINGULAR = {
     "strategies": "strategy",
@@ -39,6 +42,21 @@ class Field(NamedTuple):
     default: str
     allowed: str
     text: str
+
+
+def describe_lines(name: str) -> list[str]:
+    """Return the lines of the description of a plug-in, or of an experiment's scenario.
+
+    Args:
+        name: Name of a plug-in, or path of an experiment file that ends in .py or .json.
+
+    Raises:
+        RequestError: If there is no such plug-in or file, or it holds no valid experiment.
+    """
+    if not name.endswith((".py", ".json")):
+        return describe_plugin(*find_plugin(name))
+    experiment = experiment_file.read(Path(name)).experiment
+    return [f"{Scenario.of(experiment)}", *draw_timeline(experiment).splitlines()]
 
 
 def find_plugin(text: str) -> tuple[str, type[Any]]:

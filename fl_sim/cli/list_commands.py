@@ -44,13 +44,17 @@ def list_(
 
 def describe(
     name: Annotated[
-        str, Argument(metavar="KIND.NAME", help="Plug-in, such as strategy.Krum or client.sgd.")
+        str,
+        Argument(
+            metavar="NAME",
+            help="Plug-in, such as strategy.Krum or client.sgd, or the file of an experiment.",
+        ),
     ],
 ) -> None:
-    """Print the fields of a plug-in with their defaults and ranges, and its source."""
+    """Print the fields of a plug-in and its source, or the scenario of an experiment."""
     with importing():
         from fl_sim.cli import descriptions
-    for line in descriptions.describe_plugin(*descriptions.find_plugin(name)):
+    for line in descriptions.describe_lines(name):
         terminal.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

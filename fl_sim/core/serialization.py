@@ -452,7 +452,12 @@ def _resolve_names(field: str, value: Any, hint: Any) -> Any:
         return value
     if get_origin(hint) is tuple:
         return tuple(make_default(names.choose_plugin(n, field, bases)) for n in value.split(","))
-    return make_default(names.choose_plugin(value, field, bases))
+    try:
+        return make_default(names.choose_plugin(value, field, bases))
+    except FieldError as error:
+        if not any(get_origin(option) is Literal for option in get_args(hint)):
+            raise
+        raise FieldError(field, _describe_allowed(hint, value), error.got) from None
 
 
 def _classes_in(hint: Any) -> tuple[type, ...]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
@@ -91,6 +92,10 @@ def test_a_description_has_fields_defaults_ranges_and_the_source(fl_sim: Call) -
     assert lines[0] == "strategy Krum, in strategies.krum"
     assert "  num_byzantine: int = 1  (at least 0)" in lines
     assert lines[-1].startswith("Source: Blanchard et al. (2017)")
+    file = Path(__file__).parents[2] / "experiments" / "who_does_what.py"
+    out = fl_sim("describe", str(file))[1]
+    assert out.startswith("clients 0 to 3 protect 70 % of their images from round 1")
+    assert "\nclient 9            ...--.....\n" in out
     out = fl_sim("describe", "client.sgd")[1]
     assert "  momentum: float = 0.9  (in [0, 1))" in out
     assert "  local_steps: int or None = None  (at least 1, or None)" in out

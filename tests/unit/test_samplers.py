@@ -8,7 +8,7 @@ import torch
 
 from fl_sim import Absent, Experiment, Participation
 from fl_sim.contracts import NO_SAMPLING
-from fl_sim.core.errors import RunFailedError
+from fl_sim.core.errors import FieldError, RunFailedError
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
 from fl_sim.federation.federation import prepare_federation
@@ -59,6 +59,8 @@ def test_clients_are_asked_in_turn_and_the_absent_are_passed_over(experiment: Ma
         [("participation.sampling", "Cyclic"), ("participation.clients_per_round", 2)]
     )
     assert named.participation.sampling == Cyclic()
+    with pytest.raises(FieldError, match=r"one of 'fixed', 'poisson' or Sampler: one of Cyclic"):
+        asked.with_value("participation.sampling", "uniform")
     federation = prepare_federation(asked)
     schedule = Schedule(asked)
     chosen = [schedule.choose_clients(i, federation.clients_with_data) for i in range(1, 5)]

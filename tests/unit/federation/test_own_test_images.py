@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clients.sgd import SgdClient
-from fl_sim import Data, Evaluation, Experiment, Model
+from fl_sim import Data, Evaluation, Experiment, Model, find_clients
 from fl_sim.config.validation import check
 from fl_sim.contracts import RoundRecord
 from fl_sim.core.errors import FieldError
@@ -49,6 +49,17 @@ def make_experiment(experiment: Callable[..., Experiment], folder: Path) -> Expe
         evaluation=Evaluation(alone=client),
         rounds=4,
     )
+
+
+def test_clients_are_found_by_the_names_of_owners(photographs: Path) -> None:
+    data = Data("image_folder", num_clients=3, path=str(photographs), folders="label/owner")
+    assert find_clients(data, "eve", "ann") == (2, 0)
+    with pytest.raises(FieldError, match="owner: one of ann, bob, eve; did you mean 'eve'"):
+        find_clients(data, "eva")
+    with pytest.raises(FieldError, match=r"data.num_clients: as many clients as owners, 3; got 2"):
+        find_clients(replace(data, num_clients=2), "ann")
+    with pytest.raises(FieldError, match=r"data.num_clients: of a dataset with owners; got 2"):
+        find_clients(Data("digits", num_clients=2), "ann")
 
 
 def test_a_client_with_labels_of_its_own_is_seen_to_lose(
