@@ -110,7 +110,8 @@ def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals
     labels, seed = federation.pool.labels, target_run.experiment.seed
     members = draw_paired_members(count, len(labels), generator(seed, "audit", "members"))
     classes = federation.dataset.num_classes
-    training = plan_head_training(target_run.experiment, int(federation.trained.sum()))
+    rounds = int(target_run.result.get("rounds", target_run.experiment.rounds))
+    training = plan_head_training(target_run.experiment, int(federation.trained.sum()), rounds)
     orders, start = derive_seed(seed, "audit", "heads"), _read_first_head(federation)
     heads = train_heads(features, labels, members, classes, training, orders, start)
     return Signals(
@@ -136,14 +137,16 @@ def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:
     return inputs_of_head.flatten(1).contiguous()
 
 
-def plan_head_training(experiment: Experiment, num_images: int | None = None) -> HeadTraining:
+def plan_head_training(
+    experiment: Experiment, num_images: int | None = None, num_rounds: int | None = None
+) -> HeadTraining:
     """Return settings that train a head centrally as the federation trains it.
 
     A step of all clients together is a step on all their batches: the batch size is multiplied by
     their number, and the epochs of all rounds are added up. Anything that a client does beside
     plain SGD is left out; a client without SGD gets the defaults of `HeadTraining`. If rounds are
     counted in local steps, the epochs follow from `num_images`, the number of training images of
-    all clients.
+    all clients. `num_rounds` is the number of rounds of a run that was stopped before the last.
     """
     default, sgd = HeadTraining(), experiment.client.sgd_config(1)
     share = experiment.clients_per_round / experiment.num_clients
@@ -156,7 +159,7 @@ def plan_head_training(experiment: Experiment, num_images: int | None = None) ->
         momentum=sgd.momentum if sgd else default.momentum,
         weight_decay=sgd.weight_decay if sgd else default.weight_decay,
         batch_size=experiment.clients_per_round * (sgd.batch_size if sgd else default.batch_size),
-        epochs=max(1, round(experiment.rounds * local_epochs * share)),
+        epochs=max(1, round((num_rounds or experiment.rounds) * local_epochs * share)),
     )
 
 
