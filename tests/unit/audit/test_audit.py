@@ -273,6 +273,7 @@ def test_heads_are_trained_like_those_of_the_federation(experiment: Maker) -> No
     how = plan_head_training(own)
     assert how.batch_size == 2 * 32
     assert (how.epochs, how.learning_rate, how.momentum) == (6, 0.05, 0.9)
+    assert plan_head_training(own, num_rounds=4).epochs == 4  # of a run that was stopped
 
 
 def bench(models: int = 9, count: int = 400, strength: float = 1.0) -> AttackContext:
