@@ -99,7 +99,12 @@ def run_attacks(
             findings.append(template._replace(metric="auc", valid=False, note=reason or missing))
             continue
         tuned = tune_rmia(context, plain)
-        scores[name] = tuned.scores(context.target_evidence())
+        found = tuned.scores(context.target_evidence())
+        if plain.view == "server" and not _varies(found):
+            note = "the updates of this run give every record the same score"
+            findings.append(template._replace(metric="auc", valid=False, note=note))
+            continue
+        scores[name] = found
         thresholds = set_thresholds(context, tuned)
         results = list(assess(scores[name], context.records, template, thresholds))
         findings += results
@@ -111,6 +116,12 @@ def run_attacks(
         findings += infer_sources(context, context.trajectory)
         findings += count_records(context, context.trajectory)
     return [mark_finding(finding) for finding in findings], scores
+
+
+def _varies(scores: Float[Tensor, " n"]) -> bool:
+    """Return whether any two of the scores differ."""
+    known = scores[~scores.isnan()]
+    return len(known) == 0 or bool((known != known[0]).any())
 
 
 def assess_start(correct: Bool[Tensor, " n"], template: Finding) -> Finding:

@@ -24,14 +24,14 @@ from fl_sim.runs.progress import Listener
 
 
 def find_run_folders(path: Path) -> list[Path]:
-    """Return the finished runs in a folder of a run, of an experiment, or of all results.
+    """Return the finished runs in a folder of a run, a setting, an experiment, or all results.
 
     Raises:
         RequestError: If there are none.
     """
     if (path / "result.json").exists() or (path / "experiment.json").exists():
         return [path]
-    levels, names = ("*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
+    levels, names = ("seed=*", "*/seed=*", "*/*/seed=*"), (RESULT, MODEL)
     folders = [folder for level in levels for folder in path.glob(level)]
     finished = [f for f in folders if any((f / name).exists() for name in names)]
     if not finished:

@@ -91,6 +91,7 @@ def audit(
     refuse_unreadable(path)
     execution.announce_device(device)
     folders, damaged = find_run_folders(path), []
+    labels = _label_runs(folders)
     for folder in folders:
         for part in (folder.parent, folder) if folder != path else ():
             refuse_link(part)
@@ -107,7 +108,8 @@ def audit(
                     raise
                 damaged.append(str(error))
                 continue
-            finished(tables.build_audit_table(str(folder), findings))
+            title = " · ".join([*filter(None, [labels.get(folder.resolve())]), str(folder)])
+            finished(tables.build_audit_table(title, findings))
     for line in damaged:
         print_error(f"damaged: {line}; the run was not audited")
     for root in sorted({folder.parents[1] for folder in folders}):
@@ -115,6 +117,19 @@ def audit(
             terminal.console.print(f"report: {page.write_page(load_results(root))}", soft_wrap=True)
     if damaged:
         raise typer.Exit(1)
+
+
+def _label_runs(folders: list[Path]) -> dict[Path, str]:
+    """Return the values of the axes of each run of a sweep, by its folder."""
+    from fl_sim.report.grid import build_grid
+    from fl_sim.results import load_results
+
+    labels = dict[Path, str]()
+    for root in {folder.resolve().parents[1] for folder in folders}:
+        if (root / RUNS).exists():
+            for setting in build_grid(load_results(root)).finished:
+                labels |= {f.resolve(): setting.label for f in setting.folders.values()}
+    return labels
 
 
 def expected_record(

@@ -59,7 +59,7 @@ def tradeoffs(
             "--across",
             metavar="AXIS",
             help="Compare settings with different values of it, although it belongs to data, "
-            "partition, layout or adversary.",
+            "partition, layout, domains, adversary or evaluation; or of all of one of these.",
         ),
     ] = None,
     csv: Annotated[
@@ -71,8 +71,9 @@ def tradeoffs(
 ) -> None:
     """Find the settings that no other beats: Pareto fronts of finished runs.
 
-    Settings with the same data, partition, protected share and attack are compared, seed by seed.
-    One counts as dominated only where another is better beyond the spread over seeds.
+    Settings with the same data, partition, protected share, domains, attack and evaluation are
+    compared, seed by seed. One counts as dominated only where another is better beyond the spread
+    over seeds.
     """
     with importing():
         from fl_sim.report import tradeoffs as fronts

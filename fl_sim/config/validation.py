@@ -201,7 +201,10 @@ def _check_statistics(experiment: Experiment) -> None:
     assert isinstance(rule, AggregationRule)
     if type(rule).solve is AggregationRule.solve:
         _refuse_unsolved_means(experiment)
-    allowed = f"one that returns what all clients agree on, for model.tune={tune}"
+    allowed = (
+        f"a rule whose step is a mean or a choice of the updates, such as FedAvg or Krum, for "
+        f"model.tune={tune}: others distort what all clients agree on"
+    )
     require(_keeps_direction(rule), "strategy", allowed, str(label(rule)))
     for adversary in experiment.adversaries:
         parts = adversary.client.rewrap(experiment.client, always=False).walk("adversary.client")
@@ -302,7 +305,10 @@ def _check_base(experiment: Experiment, trained: nn.Module) -> None:
     path, name = "strategy", type(rule).__name__
     if getattr(rule, "changes_base", False):
         found = any(layer.down.requires_grad for layer in find_low_rank(trained).values())
-        allowed = f"'lora' with model.lora_train 'both' for {name}, which adds to weights below it"
+        allowed = (
+            f"'lora', with model.lora_train='both', for {name}, which adds the product of both "
+            "trained factors to the frozen weights"
+        )
         require(found, "model.tune", allowed, str(experiment.model))
         wanted = experiment.evaluation.contributions
         allowed = f"'none' for {name}: contributions are measured without changes of frozen weights"

@@ -420,6 +420,12 @@ def make(cls: type, arguments: Mapping[str, Any]) -> Any:
     for name in arguments:
         if name not in known:
             raise UnknownFieldError(name, cls.__name__, known)
+    missing = [name for name in _list_required(cls) if name not in arguments]
+    if missing:
+        example = f"{cls.__name__}({', '.join(f'{name}=...' for name in missing)})"
+        raise RequestError(
+            f"{cls.__name__}: {missing[0]} is missing; write {example} in the experiment's file"
+        )
     try:
         if dataclasses.is_dataclass(cls):
             hints = _hints_of(cls)
@@ -432,6 +438,14 @@ def make(cls: type, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # from constructors that do not check types
         raise RequestError(f"{cls.__name__}: {_without_constructor(str(error), cls)}") from None
+
+
+def _list_required(cls: type) -> list[str]:
+    """Return the fields of a dataclass that have no default."""
+    if not dataclasses.is_dataclass(cls):
+        return []
+    plain = [f for f in dataclasses.fields(cls) if f.default_factory is dataclasses.MISSING]
+    return [f.name for f in plain if f.init and f.default is dataclasses.MISSING]
 
 
 def _without_constructor(words: str, cls: type) -> str:
@@ -494,7 +508,8 @@ def _get_field(owner: Any, name: str) -> Any:
             raise FieldError(name, f"a place below {len(owner)}", name)
         return owner[int(name)]
     if not (dataclasses.is_dataclass(owner) or isinstance(owner, Strategy)):
-        raise UnknownFieldError(name, shorten(owner), ())
+        kind = "None (set the whole part first)" if owner is None else shorten(owner)
+        raise UnknownFieldError(name, kind, ())
     known = argument_names_of(type(owner))
     if name not in known:
         raise UnknownFieldError(name, type(owner).__name__, known)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_json
 from fl_sim.core.errors import FieldError, RequestError, require
+from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import ADAPTER_FILES, Model
 from fl_sim.models.low_rank import LowRankAttention, find_low_rank
@@ -53,27 +54,41 @@ def name_modules(network: nn.Module) -> None:
     for name, module in body.named_modules():
         module.source_name = name
     if isinstance(network, WithHead):
-        config: Any = getattr(body, "pretrained_cfg", {})  # of timm
-        network.head.source_name = config.get("classifier", "head")
+        name_of_head: Any = " and ".join(network.head_names)
+        network.head.source_name = name_of_head
 
 
-def write_adapter(trained: nn.Sequential, model: Model, folder: Path) -> None:
+def write_adapter(
+    trained: nn.Sequential, model: Model, folder: Path, has_statistics: bool = False
+) -> None:
     """Write the low-rank changes and the head of a network as an adapter of peft.
 
     Args:
         trained: Trained part of the network.
         model: Description of the network.
-        folder: Folder of the files; it must exist.
+        folder: Folder of the files, which is made.
+        has_statistics: Whether statistics of batch normalisation were trained, too.
 
     Raises:
-        RequestError: If there are no low-rank changes, or frozen weights were changed, too.
+        RequestError: If there are no low-rank changes, or an adapter cannot hold all that changed.
         OSError: If a file cannot be written.
     """
     layers, head = find_low_rank(trained), _find_head(trained)
     if not layers:
-        raise RequestError(f"model.tune is {model.tune!r}; only 'lora' trains an adapter")
-    if any(layer.sends_base for layer in layers.values()):
-        raise RequestError("the rule changed frozen weights, which an adapter cannot hold")
+        obstacle = f"model.tune is {model.tune!r}, and only 'lora' trains an adapter"
+    elif any(layer.sends_base for layer in layers.values()):
+        obstacle = "the rule changed frozen weights, which an adapter cannot hold"
+    elif has_statistics:
+        obstacle = "statistics of BatchNorm were trained, which an adapter cannot hold"
+    elif " and " in str(head.source_name):
+        obstacle = f"{model.backbone} has two heads ({head.source_name}), an adapter one"
+    else:
+        obstacle = ""
+    if obstacle:
+        way = "fl-sim export model RUN OUT.safetensors writes the whole network"
+        raise RequestError(f"{obstacle}; {way}")
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(folder)
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": model.backbone,

@@ -28,7 +28,7 @@ from fl_sim.models.backbones import (
 )
 from fl_sim.models.backbones.efficientnet_lite import LITE0
 from fl_sim.models.networks import NETWORKS
-from fl_sim.models.stages import Row, find_head, split
+from fl_sim.models.stages import Row, find_head, name_tensors, split
 
 
 class Rescale(nn.Module):
@@ -71,7 +71,9 @@ def build_row(model: Model, num_classes: int) -> Row:
     try:
         backbone = source.build(request)
         _check_finite(backbone.network, model)
-        name_modules(backbone.network)
+        origin = backbone.origin or backbone.network
+        name_modules(origin)
+        tensors = name_tensors(origin)
         side = (3, backbone.side, backbone.side)
         stages, obstacle = split(backbone.network, backbone.head, side)
     except UnfitError as error:
@@ -86,7 +88,7 @@ def build_row(model: Model, num_classes: int) -> Row:
         warn_of_new_head(model, num_classes)
     front = [Rescale(backbone.side, backbone.scaling), Normalise(backbone.mean, backbone.std)]
     has_head = stages[-1] is not backbone.network
-    return Row(nn.Sequential(*front, *stages), obstacle, has_head)
+    return Row(nn.Sequential(*front, *stages), obstacle, has_head, tensors)
 
 
 def load_own(network: nn.Sequential, model: Model, num_classes: int) -> None:
@@ -118,6 +120,11 @@ def read_checkpoint(model: Model) -> State:
     except DamagedFileError as error:
         allowed = f"a safetensors file or a state dict ({path} {error.cause})"
         raise FieldError("model.checkpoint", allowed, model.checkpoint) from None
+    allowed = (
+        "a file of tensors by name; this one is of a run, which "
+        f"fl-sim export model {path.parent} OUT.safetensors turns into one"
+    )
+    require("parameters" not in state, "model.checkpoint", allowed, model.checkpoint)
     for name, value in state.items():
         is_dense = value.layout == torch.strided and value.device.type == "cpu"
         is_real = not (value.is_complex() or value.is_quantized)

@@ -9,8 +9,8 @@ stages in a row give the outputs of the network.
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,11 +38,13 @@ class Row:
         stages: The stages.
         obstacle: Reason why the network could not be split further; empty if it could.
         has_head: Whether the last stage is the head, rather than the whole network.
+        tensors: Weights and buffers under the names of the network of its package, not copied.
     """
 
     stages: nn.Sequential
     obstacle: str = ""
     has_head: bool = True
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def list_blocks(self) -> list[int]:
         """Return the place of the first stage of each block, without the head.
@@ -72,15 +74,43 @@ class WithHead(nn.Module):
     Attributes:
         body: The network.
         head: The head.
+        head_names: Names of the head in the network of its package, which may have two heads and
+            return their mean.
     """
 
-    def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
+    def __init__(
+        self, body: nn.Module, width: int, num_classes: int, head_names: Sequence[str] = ("head",)
+    ) -> None:
         super().__init__()
         self.body, self.head = body, nn.Linear(width, num_classes)
+        self.head_names = tuple(head_names)
 
     def forward(self, images: Value) -> Value:  # also what stands for images while it is traced
         """Return the logits of images."""
         return self.head(self.body(images))
+
+    def own_names(self) -> dict[str, str]:
+        """Return the name here of each tensor, by its name in the network of its package.
+
+        A body with a tensor of the head's name keeps the names of here.
+        """
+        names = {name: f"body.{name}" for name in self.body.state_dict()}
+        ends = self.head.state_dict()
+        heads = {f"{name}.{end}": f"head.{end}" for name in self.head_names for end in ends}
+        return {n: n for n in self.state_dict()} if names.keys() & heads.keys() else names | heads
+
+    def rename_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors that have the names of the package under the names of here."""
+        own = self.own_names()
+        return {own.get(name, name): value for name, value in state.items()}
+
+
+def name_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return weights and buffers under the names of the network of its package, not copied."""
+    tensors = network.state_dict(keep_vars=True)
+    if not isinstance(network, WithHead):
+        return tensors
+    return {name: tensors[own] for name, own in network.own_names().items()}
 
 
 def find_head(network: nn.Module) -> str:

@@ -29,7 +29,7 @@ from fl_sim.models.closed_form import (
 from fl_sim.models.low_rank import add_low_rank
 from fl_sim.models.networks import NETWORKS
 from fl_sim.models.prompts import add_prompts
-from fl_sim.models.stages import Row, is_norm
+from fl_sim.models.stages import Row, is_norm, name_tensors
 
 CALIBRATION_IMAGES = 1024  # or all images, if there are fewer
 
@@ -102,10 +102,13 @@ class Network:
     Attributes:
         frozen: The front, which is not trained; empty if everything is trained.
         trained: The rest, whose parameters are trained and sent.
+        tensors: Weights and buffers of both, but for what `tune` added, under the names of the
+            network of its package, not copied.
     """
 
     frozen: nn.Sequential
     trained: TrainedPart
+    tensors: dict[str, Tensor]
 
 
 def build_network(
@@ -162,14 +165,15 @@ def build_network(
         known = row.has_head or model.backbone_rate == 1
         require(known, "model.backbone_rate", allowed, model.backbone_rate)
         rates = {name: model.backbone_rate for name, _ in body.named_parameters()}
-    trained = TrainedPart(*body, _choose_head(model, stages))
+    head = _choose_head(model, stages)
+    trained = TrainedPart(*body, head)
     trained.rates = rates
     allowed = "a network with a parameter to train"
     has_parameters = any(parameter.requires_grad for parameter in trained.parameters())
     require(has_parameters, "model.backbone", allowed, model.backbone)
     if model.adapter:
         load_adapter(trained, model)
-    return Network(frozen, trained)
+    return Network(frozen, trained, _replace_head(row.tensors, stages[-1], head))
 
 
 def _choose_head(model: Model, stages: nn.Sequential) -> nn.Module:
@@ -188,6 +192,13 @@ def _choose_head(model: Model, stages: nn.Sequential) -> nn.Module:
         second = model.tune in SECOND_MOMENTS
         return StatisticsHead(layer.in_features, layer.out_features, second)
     return layer
+
+
+def _replace_head(tensors: dict[str, Tensor], own: nn.Module, head: nn.Module) -> dict[str, Tensor]:
+    """Return tensors by name with those of another head in the places of the network's own."""
+    places = {id(parameter): end for end, parameter in own.named_parameters()}
+    new = dict(head.named_parameters()) if head is not own else {}
+    return {n: new.get(places.get(id(tensor), ""), tensor) for n, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -240,7 +251,7 @@ def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int
     name_modules(network)
     if model.init == "checkpoint":
         foundation.load_own(network, model, num_classes)
-    return Row(network)
+    return Row(network, tensors=name_tensors(network))
 
 
 def _count_frozen(model: Model, row: Row) -> int:

@@ -29,7 +29,7 @@ class SkippedSetting(NamedTuple):
 
 
 def list_skipped(skipped: pd.DataFrame, seeds: list[int]) -> list[str]:
-    """Return one line per reason, with the first combinations that have it.
+    """Return one line per reason, after the first combinations that have it.
 
     Args:
         skipped: Cells that a grid left out, one row each.
@@ -41,7 +41,7 @@ def list_skipped(skipped: pd.DataFrame, seeds: list[int]) -> list[str]:
     lines = []
     for reason, labels in by_reason.items():
         more = f"; and {len(labels) - MAX_NAMED} more" if len(labels) > MAX_NAMED else ""
-        lines.append(f"{reason}: {'; '.join(labels[:MAX_NAMED])}{more}")
+        lines.append(f"{'; '.join(labels[:MAX_NAMED])}{more} ({reason})")
     return lines
 
 

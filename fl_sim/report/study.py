@@ -20,6 +20,7 @@ from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.images import draw_image
 from fl_sim.report.skipped import list_skipped
 from fl_sim.report.style import COLOURS, GREY, STYLE, WIDTH, choose_colours, export_figure
+from fl_sim.report.wide_table import WideTable
 from fl_sim.results.studies import StudyResults, read_images
 
 MAX_COLUMNS = 6  # numbers that fit side by side
@@ -36,7 +37,8 @@ def build_study_table(results: StudyResults) -> Table:
         "\n".join(f"skipped: {line}" for line in list_skipped(results.skipped, results.seeds)),
         "not italic yellow",
     )
-    made = Table(
+    made = WideTable(
+        num_keys=len(axes),
         title=results.path.name,
         caption=lines or None,
         box=box.SIMPLE_HEAD,

@@ -28,6 +28,7 @@ from fl_sim.report.formats import (
 )
 from fl_sim.report.grid import Grid, Setting, build_grid
 from fl_sim.report.skipped import list_skipped
+from fl_sim.report.wide_table import WideTable
 from fl_sim.results import Results
 
 
@@ -47,6 +48,10 @@ def _format_column(name: str, form: NumberFormat) -> Callable[[Setting], str]:
 def _format_cost(setting: Setting) -> str:
     upload = format_number(mean(setting.summary_values("cost.bytes_up")), MEGABYTES)
     return f"{upload}\n{format_over_seeds(setting.summary_values('cost.cpu_seconds'), SECONDS)}"
+
+
+def _format_download(setting: Setting) -> str:
+    return format_number(mean(setting.summary_values("cost.bytes_down")), MEGABYTES)
 
 
 # A_mix is the final accuracy of the run itself, so there is no other column for it.
@@ -91,6 +96,7 @@ HEADLINES = (
     ),
 )
 COST = Column("MB up", "CPU s", _format_cost)
+DOWN = Column("MB down", "", _format_download, "sent to clients; not shown where it is as MB up")
 REASONS = (  # columns, each with the metric whose note explains an undefined number
     ("A_mix", "accuracy"),
     ("AUC", "mia_margin_auc"),
@@ -111,6 +117,8 @@ def choose_headline_columns(grid: Grid) -> list[Column]:
     """Return the headline columns that are informative and defined for any setting."""
     hidden = {"best"} if not grid.has_history else set()
     hidden |= {"worst client"} if not grid.has_clients else set()
+    if not _differ(grid, "accuracy", "protection.a_all", "protection.a_clean"):
+        hidden |= {"A_all", "A_clean", "gap"}  # nothing is protected: one number three times
     hidden |= {"lost"} if not any(any(s.num_failures()) for s in grid.settings) else set()
     known = {
         c.name
@@ -118,6 +126,12 @@ def choose_headline_columns(grid: Grid) -> list[Column]:
         if c.name not in hidden and any(c.text(setting) != UNDEFINED for setting in grid.finished)
     }
     return [c for c in (*HEADLINES, LOST) if c is A_MIX or c.name in known]
+
+
+def _differ(grid: Grid, name: str, *others: str) -> bool:
+    """Return whether other numbers of the summary differ from the first in any finished run."""
+    values = [[s.summary_values(each) for s in grid.finished] for each in (name, *others)]
+    return any(str(other) != str(values[0]) for other in values[1:])
 
 
 def explain_columns(columns: Iterable[Column]) -> str:
@@ -128,8 +142,9 @@ def explain_columns(columns: Iterable[Column]) -> str:
 def build_summary_table(results: Results) -> Table:
     """Return the final numbers averaged over seeds, one row per setting."""
     grid = build_grid(results)
-    columns = [*choose_headline_columns(grid), COST]
-    table = Table(
+    down = [DOWN] if _differ(grid, "cost.bytes_up", "cost.bytes_down") else []
+    columns = [*choose_headline_columns(grid), *down, COST]
+    table = WideTable(
         title=f"{grid.name}: {describe_seeds(grid)}",
         caption=_build_caption(grid, columns),
         box=box.SIMPLE_HEAD,
@@ -160,10 +175,15 @@ def build_listing(entries: Iterable[tuple[str, ...]]) -> Table:
 
 
 def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
-    """Return the attacks on a run, one per row; numbers that should not be read are dim."""
-    table = Table(
+    """Return the attacks on a run, one per row, with notes below; invalid numbers are dim."""
+    overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
+    areas = overall[overall["metric"] == "auc"]
+    metrics = (("auc", AREA), ("tpr_at_0.01", RATE), ("epsilon_at_fixed_0.01", RATIO))
+    shown = overall[overall["attack"].isin(areas["attack"])]
+    notes = _number_notes(shown[shown["metric"].isin([name for name, _ in metrics])])
+    table = WideTable(
         title=title,
-        caption=Text("In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %.", "not italic dim"),
+        caption=_build_audit_caption(notes),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -173,24 +193,38 @@ def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
     table.add_column("attack")
     for column in ("AUC", "TPR at 1 % FPR, %", "epsilon\nat least"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("")
-    overall = findings[(findings["group"] == "all") & (findings["client"] == -1)]
-    areas = overall[overall["metric"] == "auc"]
-    notes = dict(zip(areas["attack"], areas["note"], strict=True))
-    metrics = (("auc", AREA), ("tpr_at_0.01", RATE), ("epsilon_at_fixed_0.01", RATIO))
-    for name, rows in overall[overall["attack"].isin(notes)].groupby("attack", sort=False):
-        cells = [_format_finding(rows, metric, form) for metric, form in metrics]
-        table.add_row(str(name), *cells, Text(notes[str(name)], "yellow"))
+    for name, rows in shown.groupby("attack", sort=False):
+        cells = [_format_finding(rows, metric, form, notes) for metric, form in metrics]
+        table.add_row(str(name), *cells)
     return table
 
 
-def _format_finding(findings: pd.DataFrame, metric: str, form: NumberFormat) -> Text:
+def _number_notes(findings: pd.DataFrame) -> dict[str, int]:
+    """Return a number for each note of the findings, from 1 in the order of the table."""
+    notes = filter(None, findings["note"].fillna("").astype(str))
+    return {note: number for number, note in enumerate(dict.fromkeys(notes), 1)}
+
+
+def _build_audit_caption(notes: dict[str, int]) -> Text:
+    text = "In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %."
+    caption = Text(text, "not italic dim")
+    for note, number in notes.items():
+        caption.append(f"\n*{number} {note}", "yellow not dim")
+    return caption
+
+
+def _format_finding(
+    findings: pd.DataFrame, metric: str, form: NumberFormat, notes: dict[str, int]
+) -> Text:
+    """Return a number with its interval, and a star with the number of its note."""
     rows = findings[findings["metric"] == metric]
     if rows.empty:
         return Text(UNDEFINED, "dim")
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
     words = f"{format_number(value, form)} {format_interval(low, high, form)}".strip()
-    return Text(words, "" if bool(rows["valid"].iloc[0]) else "dim")
+    note = notes.get(str(rows["note"].iloc[0]))
+    text = Text(words, "" if bool(rows["valid"].iloc[0]) else "dim")
+    return text.append(f" *{note}", "yellow not dim") if note else text
 
 
 def describe_seeds(grid: Grid) -> str:
@@ -233,8 +267,12 @@ def list_failed_runs(grid: Grid) -> list[tuple[Setting, int, str]]:
 
 
 def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
+    names = ("corruption_mean_accuracy", "adversarial_accuracy", "domain_accuracy_gap")
+    measured = any(s.final_values(name).values for s in grid.finished for name in names)
     several = " (n/m): defined for n of m seeds." if len(grid.seeds) > 1 else ""
     text = Text(f"{explain_columns(columns)}{several} {grid.time_note}", style="not italic dim")
+    if measured:
+        text.append("\nAccuracy on corrupted and attacked images and by domain: see the report.")
     for reason in explain_undefined(grid):
         text.append(f"\n{reason}", style="yellow not dim")
     for line in list_skipped(grid.results.skipped, grid.seeds):
@@ -271,7 +309,7 @@ def build_times_table(parts: Iterable[tuple[str, float, float]], title: str) -> 
         parts: Name, wall-clock seconds and CPU seconds per part.
         title: Title of the table.
     """
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = WideTable(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("part")
     for name in ("ms per round", "share", "CPU ms", "waiting ms"):
         table.add_column(name, justify="right")
@@ -295,7 +333,7 @@ def build_functions_table(functions: Iterable[tuple[str, float, float, float]]) 
     Args:
         functions: Name, calls, own seconds and total seconds per function.
     """
-    table = Table(
+    table = WideTable(
         title="most expensive functions per round, under Python's profiler",
         box=box.SIMPLE_HEAD,
         title_justify="left",

@@ -1,9 +1,12 @@
 """Trade-offs between quantities: points, Pareto fronts beyond the spread, and their figure."""
 
+import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +25,12 @@ from fl_sim.report.grid import Grid, Setting, build_grid, list_distinct, shorten
 from fl_sim.report.panels import create_panels
 from fl_sim.report.quantities import describe_quantity
 from fl_sim.report.style import COLOURS, GREY, INK, MARKERS, STYLE, export_figure
-from fl_sim.results.pareto import CONFIDENCE, compute_interval, find_dominated, find_front
+from fl_sim.results.pareto import (
+    CONFIDENCE,
+    compute_interval,
+    find_dominated_in_pairs,
+    find_front,
+)
 from fl_sim.results.quantities import Direction, RunNumbers
 
 FRONT, OPEN, DOMINATED = "front", "within spread", "dominated"
@@ -34,7 +42,9 @@ MEANINGS = (
 LOG_SCALE_RATIO = 30  # of the largest to the smallest value, from which an axis is logarithmic
 MANY_DECADES = 300  # ratio from which only powers of ten are labelled
 MAX_GROUPS = len(COLOURS)
-CONDITIONS = ("dataset", "data", "partition", "layout", "adversary")  # parts nobody chooses
+# Parts of an experiment that whoever picks a model or a rule cannot choose.
+CONDITIONS = ("dataset", "data", "partition", "layout", "domains", "adversary", "evaluation")
+EVALUATION = ("corruptions", "adversarial")  # fields of `evaluation` that change what is measured
 MAX_KEY = 14  # points that the key of a figure names
 
 
@@ -42,7 +52,8 @@ class Point(NamedTuple):
     """A setting of an experiment, and its quantities by full name and by seed.
 
     Only points with equal conditions are compared: those of the data, its partition, the protected
-    share and the attack, which whoever picks a model or a rule cannot choose.
+    share, the domains, the attack and the evaluation, which whoever picks a model or a rule cannot
+    choose.
     """
 
     experiment: str
@@ -61,9 +72,11 @@ class Comparison:
         names: Full names of the quantities.
         places: Positions of the compared points in the list of all points.
         left_out: Reasons by position of the points that lack a quantity.
-        seeds: Compared seeds; empty if the points share fewer than two. The means of their own
-            seeds are then compared, without a spread.
-        values: Values of the compared points.
+        seeds: Seeds that all points share; empty if they share fewer than two. Each pair is then
+            compared over the seeds that both have, and by means if it shares fewer than two.
+        unpaired: Number of pairs that are compared by means.
+        values: Values of the compared points over the shared seeds, or else over all seeds, with
+            NaN where a point lacks one.
         dominated: Whether point i is dominated by point j, beyond the spread.
         on_front: Whether no other point dominates a point in the means.
     """
@@ -72,6 +85,7 @@ class Comparison:
     places: tuple[int, ...]
     left_out: dict[int, str]
     seeds: tuple[int, ...]
+    unpaired: int
     values: Float[np.ndarray, "points quantities seeds"]
     dominated: Bool[np.ndarray, "points points"]
     on_front: Bool[np.ndarray, " points"]
@@ -102,7 +116,8 @@ class Comparison:
         values: Float[np.ndarray, " seeds"] = self.values[
             self.places.index(place), self.names.index(name)
         ]
-        return values
+        known: Float[np.ndarray, " known"] = values[~np.isnan(values)]
+        return known
 
 
 def collect_points(
@@ -117,7 +132,7 @@ def collect_points(
         numbers: Numbers of the experiments.
         names: Names of quantities, short or full.
         within: Further axes that are conditions.
-        across: Axes that are no conditions.
+        across: Axes, or whole parts such as `adversary`, that are no conditions.
 
     Raises:
         RequestError: For a name of a quantity or of an axis that no experiment has.
@@ -126,25 +141,94 @@ def collect_points(
     grids = [build_grid(each.results) for each in numbers]
     axes = list(dict.fromkeys(axis for grid in grids for axis in grid.axes))
     added, removed = ([_find_axis(axes, word) for word in words] for words in (within, across))
-    conditions = [axis for axis in axes if axis.split(".")[0] in CONDITIONS and axis not in removed]
+    conditions = [
+        axis
+        for axis in axes
+        if axis.split(".")[0] in CONDITIONS and not {axis, axis.split(".")[0]} & {*removed}
+    ]
     several = len({name for grid in grids for name in list_distinct(grid, "dataset")}) > 1
     points = [
         point
         for grid, each in zip(grids, numbers, strict=True)
         for point in _collect(grid, each, full_names, {*conditions, *added}, several)
     ]
+    parts = [_read_conditions(setting, removed) for grid in grids for setting in grid.finished]
+    points = _tell_apart(points, parts)
     if len(numbers) > 1:
         points = [p._replace(label=f"{p.experiment} · {p.label}") for p in points]
     return points, full_names
 
 
 def _find_axis(axes: Sequence[str], word: str) -> str:
-    """Return the axis of a field path or of its last part."""
+    """Return the axis of a field path or of its last part, or the part of an experiment."""
+    if word in CONDITIONS and word not in axes:
+        return word
     found = [axis for axis in axes if word in (axis, axis.split(".")[-1])]
     if len(found) != 1:
         close = suggest(word, axes)
         raise RequestError(f"no axis {word!r}{close}; there are {', '.join(axes) or 'none'}")
     return found[0]
+
+
+def _read_conditions(setting: Setting, removed: Collection[str]) -> dict[str, Any]:
+    """Return the fields of an experiment that are conditions, by path; None for no such part."""
+    fields: dict[str, Any] = {}
+    for part in CONDITIONS:
+        value = setting.experiment.get(part)
+        if part == "evaluation":
+            value = {name: (value or {}).get(name) for name in EVALUATION}
+        fields |= _flatten(part, value)
+    return {
+        path: value
+        for path, value in fields.items()
+        if not any(path == each or path.startswith(f"{each}.") for each in removed)
+    }
+
+
+def _flatten(path: str, value: Any) -> dict[str, Any]:
+    """Return the numbers and words in nested values by their path."""
+    items = list(value.items()) if isinstance(value, dict) else []
+    items = list(enumerate(value)) if isinstance(value, list) else items
+    if not items:
+        return {path: value}
+    return {k: v for name, each in items for k, v in _flatten(f"{path}.{name}", each).items()}
+
+
+def _tell_apart(points: Sequence[Point], parts: Sequence[dict[str, Any]]) -> list[Point]:
+    """Return the points with a condition of their own where their parts differ.
+
+    The axes of a sweep are in the conditions already; other parts differ between experiments.
+    """
+    named = list(points)
+    for places in split_conditions(points).values():
+        keys = [json.dumps(parts[place], sort_keys=True) for place in places]
+        if len(set(keys)) < 2:
+            continue
+        paths = dict.fromkeys(path for place in places for path in parts[place])
+        differing = [
+            path for path in paths if len({str(parts[p].get(path, ...)) for p in places}) > 1
+        ]
+        words = [_describe_parts(parts[place], differing) for place in places]
+        for place, key, word in zip(places, keys, words, strict=True):
+            clashes = {k for k, w in zip(keys, words, strict=True) if w == word} != {key}
+            own = [points[place].condition, word, points[place].experiment if clashes else ""]
+            named[place] = points[place]._replace(condition=" · ".join(filter(None, own)))
+    return named
+
+
+def _describe_parts(fields: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """Return the values of differing fields: names of classes for parts, else field and value."""
+    words = []
+    for part in dict.fromkeys(path.split(".")[0] for path in differing):
+        own = {
+            path: fields[path]
+            for path in differing
+            if path.split(".")[0] == part and path in fields
+        }
+        classes = [str(v).rpartition(".")[2] for path, v in own.items() if path.endswith(".class")]
+        plain = [f"{shorten_path(path)} {v}" for path, v in own.items() if v is not None]
+        words.append(f"{part}: {', '.join(classes or plain[:3]) or 'none'}")
+    return " · ".join(words)
 
 
 def split_conditions(points: Sequence[Point]) -> dict[str, list[int]]:
@@ -223,41 +307,48 @@ def compare(
             left_out[place] = f"{label}: {points[place].reasons[missing[0]]}"
         else:
             places.append(place)
-    own = [
-        set.intersection(*(set(points[place].values[name]) for name in names)) for place in places
-    ]
-    seeds = tuple(sorted(set.intersection(*own))) if own else ()
-    paired = len(seeds) > 1
+    known = [[set(points[place].values[name]) for name in names] for place in places]
+    own = [set.intersection(*each) for each in known]
+    shared = sorted(set.intersection(*own)) if own else []
+    seeds = shared if len(shared) > 1 else sorted(set[int]().union(*(s for k in known for s in k)))
     values = np.array(
         [
-            [
-                [points[place].values[name][seed] for seed in seeds]
-                if paired
-                else [float(np.mean(list(points[place].values[name].values())))]
-                for name in names
-            ]
+            [[points[place].values[name].get(seed, np.nan) for seed in seeds] for name in names]
             for place in places
         ]
-    ).reshape(len(places), len(names), len(seeds) if paired else 1)
+    ).reshape(len(places), len(names), len(seeds))
     signs = np.array([1.0 if directions[name] == "higher" else -1.0 for name in names])
     oriented = values * signs[:, None]
     return Comparison(
         names=tuple(names),
         places=tuple(places),
         left_out=left_out,
-        seeds=seeds if paired else (),
+        seeds=tuple(shared) if len(shared) > 1 else (),
+        unpaired=sum(len(a & b) < 2 for a, b in combinations(own, 2)),
         values=values,
-        dominated=find_dominated(oriented, confidence),
-        on_front=find_front(oriented.mean(-1)),
+        dominated=find_dominated_in_pairs(oriented, confidence),
+        on_front=find_front(np.nanmean(oriented, -1)) if places else np.zeros(0, bool),
     )
 
 
 def describe_spread(comparisons: Sequence[Comparison], confidence: float) -> str:
     """Return a sentence on the seeds that are compared, and the spread."""
     if not all(each.seeds for each in comparisons):
-        return (
-            "Settings share fewer than two seeds, so no spread is known: means are compared, "
+        unpaired = sum(each.unpaired for each in comparisons)
+        count = sum(math.comb(len(each.places), 2) for each in comparisons)
+        if unpaired == count:
+            return (
+                "Settings share fewer than two seeds, so no spread is known: means are compared, "
+                "and any difference counts."
+            )
+        several = (
+            f" {unpaired} of {count} pairs share fewer than two seeds: their means are compared, "
             "and any difference counts."
+        )
+        return (
+            "Two settings are compared over the seeds that both have: a difference exceeds the "
+            f"spread if its {100 * confidence:g} % confidence interval (Student's t) excludes 0."
+            f"{several * bool(unpaired)}"
         )
     seeds = dict.fromkeys(", ".join(map(str, each.seeds)) for each in comparisons)
     return (
@@ -353,10 +444,14 @@ def _add_legend(figure: Figure, handles: list[Line2D], title: str, columns: int)
 
 
 def _add_key(figure: Figure, points: Sequence[Point], comparisons: Sequence[Comparison]) -> None:
-    """Name the points that are on any front, below the panels."""
-    on_front = [p for p in range(len(points)) if any(c.states.get(p) == FRONT for c in comparisons)]
-    lines = [f"{place + 1}  {points[place].label}" for place in on_front[:MAX_KEY]]
-    more = len(on_front) - len(lines)
+    """Name the points that have a number in any panel, below the panels."""
+    numbered = [
+        place
+        for place in range(len(points))
+        if any(c.states.get(place, DOMINATED) != DOMINATED for c in comparisons)
+    ]
+    lines = [f"{place + 1}  {points[place].label}" for place in numbered[:MAX_KEY]]
+    more = len(numbered) - len(lines)
     lines += [f"and {more} more"] if more > 0 else []
     handles = [Line2D([], [], linestyle="", label=line) for line in lines]
     figure.set_figheight(figure.get_figheight() + 0.2 * len(lines))

@@ -18,6 +18,7 @@ from fl_sim.report.tradeoffs import (
     format_mean,
     split_conditions,
 )
+from fl_sim.report.wide_table import WideTable
 from fl_sim.results.quantities import Direction
 
 MARKS = {FRONT: "*", OPEN: "~", DOMINATED: "<"}
@@ -41,7 +42,8 @@ def build_fronts_table(
         directions: Directions by full name.
         confidence: Level of the intervals.
     """
-    table = Table(
+    table = WideTable(
+        num_keys=2,
         title=f"Pareto fronts against {describe_quantity(names[0]).label}",
         caption=_build_caption(points, comparisons, confidence),
         box=box.SIMPLE_HEAD,
@@ -113,6 +115,11 @@ def _build_caption(
     marks = f"{MARKS[FRONT]} {FRONT}, {MARKS[OPEN]} {OPEN}, {MARKS[DOMINATED]}n {DOMINATED} by n. "
     spread = f"± half of the {100 * confidence:g} % interval of the mean. "
     text = marks + MEANINGS + " " + spread + describe_spread(comparisons, confidence)
+    if len(split_conditions(points)) > 1:
+        text += (
+            " Settings below different headings differ in data, domains, attack or evaluation, and "
+            "are not compared with each other."
+        )
     caption = Text(text, "not italic dim")
     left_out = {place: why for each in comparisons for place, why in each.left_out.items()}
     for place, why in left_out.items():

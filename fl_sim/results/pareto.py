@@ -41,6 +41,28 @@ def find_dominated(
     return dominated
 
 
+def find_dominated_in_pairs(
+    values: Float[np.ndarray, "points quantities seeds"], confidence: float = CONFIDENCE
+) -> Bool[np.ndarray, "points points"]:
+    """Return which points are dominated beyond the spread, where points have different seeds.
+
+    Two points are compared as in `find_dominated` over the seeds that both have, and have to be in
+    the same order in the means over all their seeds, so that the relation has no cycle. The means
+    alone decide for two points that share fewer than two seeds.
+
+    Args:
+        values: As in `find_dominated`; NaN where a point lacks a seed. No point lacks all.
+        confidence: Level of the intervals.
+    """
+    dominated = find_dominated(np.nanmean(values, -1, keepdims=True))
+    for i, j in np.argwhere(dominated):
+        pair = values[[i, j]]
+        pair = pair[:, :, ~np.isnan(pair).any((0, 1))]
+        if pair.shape[-1] > 1:
+            dominated[i, j] = find_dominated(pair, confidence)[0, 1]
+    return dominated
+
+
 def find_front(means: Float[np.ndarray, "points quantities"]) -> Bool[np.ndarray, " points"]:
     """Return which points no other is at least as good as in every mean, and better in one.
 

@@ -20,6 +20,7 @@ ALIASES = {  # short names, beside the last part of a column or metric
     "brier": "brier_score",
     "bytes": "cost.bytes",
     "download": "cost.download_once",
+    "num_frozen": "cost.download_once",
     "shift_auc": "mia_shift_auc",
 }
 PREFIXES = ("cost.", "protection.", "fairness_", "mia_margin_", "epsilon.", "backdoor.", "attack.")
@@ -29,7 +30,7 @@ BETTER: dict[Direction, tuple[str, ...]] = {  # patterns of names; the first tha
         *("mia_*", "fairness_leakage_*", "*_drop", "epsilon*", "attack_success*"),
         *("fairness_spread", "fairness_variance", "fairness_parity_gap", "fairness_gini"),
         *("fairness_*_spread", "fairness_worse_off", "calibration_error", "brier_score"),
-        *("*half_life*", "*_error", "*.group_gap"),
+        *("*half_life*", "*_error", "*.group_gap", "*domain*_gap"),
     ),
     "higher": (
         *("accuracy*", "*_accuracy", "*_accuracy.*", "fairness_mean*", "fairness_worst_*"),
@@ -83,7 +84,8 @@ class RunNumbers:
         short |= {n.removeprefix(p) for n in self.names for p in PREFIXES if n.startswith(p)}
         close = suggest(name, sorted({*short, *self.names}))
         known = ", ".join(sorted({*self.names, *(short & ALIASES.keys())}))
-        raise RequestError(f"no quantity {name!r} in {self.results.path}{close}; there are {known}")
+        advice = close or f"; there are {known}"
+        raise RequestError(f"no quantity {name!r} in {self.results.path}{advice}")
 
     def values(self, name: str) -> "pd.Series[float]":
         """Return a quantity by full name, one entry per row of `cells`.

@@ -72,7 +72,7 @@ def test_fronts_are_a_table_a_file_and_a_figure(call: Call, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--y", "acuracy"), "no quantity 'acuracy' in .*; did you mean 'accuracy'.*; there are"),
+        (("--y", "acuracy"), r"no quantity 'acuracy' in .*; did you mean 'accuracy'\?$"),
         (("--y", "utility_gap"), "whether protection.utility_gap is better higher or lower is not"),
         (("--y", "bytes"), "--y: quantities other than --x"),
         (("--maximize", "loss"), "--maximize: one of cost.bytes, accuracy; got 'loss'"),

@@ -65,6 +65,8 @@ class Backbone:
         mean: Mean per channel of the pixels that it was pretrained on.
         std: Standard deviation per channel of those pixels.
         scaling: Interpolation that scales images to `side`.
+        origin: Network of the package whose parts `network` is made of, if it is another one; files
+            have its names.
     """
 
     network: nn.Module
@@ -74,6 +76,7 @@ class Backbone:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scaling: Scaling = "bilinear"
+    origin: nn.Module | None = None
 
 
 class BackboneSource(ABC):

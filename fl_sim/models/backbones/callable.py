@@ -67,7 +67,9 @@ class UserFunction(BackboneSource):
         network, head = self._find_head(network, request, side, takes_classes)
         is_new = request.state is None
         if request.state is not None:
-            is_new = start_from(network, head, request.num_classes, request.state)
+            state = request.state
+            state = network.rename_state(state) if isinstance(network, WithHead) else state
+            is_new = start_from(network, head, request.num_classes, state)
         _check_outputs(network, request, side)
         return Backbone(network, head, is_new, side, mean, std)
 

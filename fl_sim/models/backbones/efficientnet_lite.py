@@ -74,6 +74,7 @@ class Lite0(BackboneSource):
             side=request.pixels or PIXELS,
             mean=(127 / 255,) * 3,
             std=(128 / 255,) * 3,
+            origin=network,
         )
 
     def find_weights(self, network: str) -> Path:

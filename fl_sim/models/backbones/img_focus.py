@@ -53,7 +53,7 @@ class ImgFocus(BackboneSource):
         network = WithHead(body, 384, request.num_classes)
         is_new = True
         if state is not None:
-            name = "body.pos_embed"
+            state, name = network.rename_state(state), "body.pos_embed"
             if name in state:
                 state = state | {name: _resize_positions(state[name], side // PATCH)}
             is_new = start_from(network, "head", request.num_classes, state)

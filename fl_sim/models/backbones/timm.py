@@ -44,10 +44,12 @@ class Timm(BackboneSource):
         side = request.pixels or (native if fixed else PIXELS)
         options: dict[str, Any] = {"img_size": side} if fixed and side != native else {}
         state, num_rows = request.state, 0
-        name = config.classifier if isinstance(config.classifier, str) else ""
+        heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier
+        heads = heads or ("head",)  # networks without any in their configuration
         if state is not None:
-            rows = state.get(f"{name}.weight")
-            num_rows = 0 if rows is None else len(rows)
+            rows = state.get(f"{heads[0]}.weight")
+            fits = rows is not None and (len(heads) == 1 or len(rows) == request.num_classes)
+            num_rows = len(rows) if rows is not None and fits else 0
             own = {"state_dict": dict(state), "num_classes": num_rows, "label_offset": 0}
             options |= {"pretrained": True, "pretrained_cfg_overlay": own}
         try:
@@ -60,12 +62,13 @@ class Timm(BackboneSource):
             body.reset_classifier(0)
         with torch.no_grad():
             width = body.eval()(torch.zeros(1, 3, side, side)).shape[1]
-        network = WithHead(body.train(), width, request.num_classes)
+        network = WithHead(body.train(), width, request.num_classes, heads)
         loaded = state is not None and num_rows == request.num_classes
         if loaded:
             assert state is not None
-            head = {"weight": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
-            network.head.load_state_dict(head)
+            for end, parameter in network.head.named_parameters():
+                both = torch.stack([state[f"{name}.{end}"] for name in heads])
+                parameter.data.copy_(both.mean(0).view_as(parameter))
         return Backbone(
             network=network,
             head="head",

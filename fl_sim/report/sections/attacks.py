@@ -43,8 +43,8 @@ from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
 SUCCESS: tuple[Column, ...] = (
-    ("attack success", "attack_success", "all", PERCENT),
-    ("without trigger", "attack_success_untriggered", "all", PERCENT),
+    ("attack success, %", "attack_success", "all", PERCENT),
+    ("without trigger, %", "attack_success_untriggered", "all", PERCENT),
 )
 COSTS: tuple[SummaryColumn, ...] = (
     ("accuracy", "accuracy", PERCENT),

@@ -11,6 +11,7 @@ from fl_sim.report.components import Drawing, Section
 from fl_sim.report.formats import INDEX, PERCENT, POINTS, SQUARED
 from fl_sim.report.grid import Grid, Setting, drop_invalid
 from fl_sim.report.panels import add_group_legend, describe_omitted, limit_panels
+from fl_sim.report.sections.overview import describe_parts
 from fl_sim.report.setting_tables import Column, build_metric_table, has_values, list_notes
 from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, create_figure, export_figure
 
@@ -64,8 +65,14 @@ def build_fairness(grid: Grid) -> Section | None:
         columns: list[Column] = [
             (f"{name.replace('_', ' ')}, %", "domain_accuracy", name, PERCENT) for name in domains
         ]
+        columns.append(("gap, points", "domain_accuracy_gap", "all", PERCENT))
         columns.append(("gap of clients, points", "fairness_domain_gap", "all", PERCENT))
         components.append(build_metric_table(grid, "Domains", columns))
+        paragraphs += (
+            f"Domains: {'; '.join(describe_parts(grid, 'domains'))}. Gap: highest minus lowest "
+            "accuracy of a domain, over the same test images. Gap of clients: the same of the "
+            "domains' mean client accuracies, which also differ by the clients' mixes of classes.",
+        )
     return Section("fairness", "Fairness", paragraphs, tuple(filter(None, components)))
 
 

@@ -6,11 +6,13 @@ from typing import Any
 from fl_sim.report.components import DefinitionList, Section
 from fl_sim.report.formats import UNDEFINED, format_count, format_dataset, format_value
 from fl_sim.report.grid import Grid, list_distinct
+from fl_sim.results.summaries import SETTINGS as PREFIX
 
 PARTS = (
     ("partition", "Partition"),
     ("protection", "Protection"),
     ("layout", "Layout"),
+    ("domains", "Domains"),
     ("model", "Model"),
     ("client", "Local training"),
     ("strategy", "Strategy"),
@@ -20,7 +22,7 @@ PARTS = (
 )
 SIZES = ("num_samples", "num_test")
 FEW = 12
-VARIED = "varied"
+VARIED = "differs"
 
 
 def build_title(grid: Grid) -> str:
@@ -33,7 +35,11 @@ def build_overview(grid: Grid) -> Section:
     """Return the parts of the experiment and the varied values as a list."""
     entries = [("Runs", _describe_runs(grid))]
     for axis, words in grid.axes.items():
-        entries.append((f"Varied: {axis}", " | ".join(words)))
+        column, table = PREFIX + axis, grid.results.skipped
+        known = list(table[column]) if column in table else []
+        skipped = {format_value(each, column) for each in known} - set(words)
+        left_out = f" (skipped: {', '.join(sorted(skipped))})" if skipped else ""
+        entries.append((f"Varied: {axis}", " | ".join(words) + left_out))
     base = _choose_base(grid)
     if base:
         varied = _find_varied(grid, base)
@@ -42,7 +48,7 @@ def build_overview(grid: Grid) -> Section:
         entries += [
             (name, VARIED if key in varied else _describe_part(base[key], key, varied))
             for key, name in PARTS
-            if key not in grid.axes
+            if key not in grid.axes and (key in base or key in varied)
         ]
         entries.append(("Rounds", _describe_rounds(base, varied)))
     entries.append(("Seeds", ", ".join(map(str, grid.seeds))))
@@ -142,6 +148,12 @@ def _describe_part(part: Any, path: str, varied: Container[str]) -> str:
     ]
     name = str(part["class"]).split(".")[-1]
     return f"{name} ({', '.join(fields)})" if fields else name
+
+
+def describe_parts(grid: Grid, name: str) -> list[str]:
+    """Return a part of the experiment as text for each setting that has it, each text once."""
+    parts = [setting.experiment.get(name) for setting in grid.finished]
+    return list(dict.fromkeys(_describe_part(part, name, ()) for part in parts if part))
 
 
 def _format_field(content: Any, path: str, varied: Container[str]) -> str:

@@ -15,16 +15,36 @@ ROBUSTNESS: tuple[Column, ...] = (
 )
 
 
+def describe_measures(grid: Grid) -> list[str]:
+    """Return the settings of corruptions and attacks on test images, in words."""
+    lines: dict[str, None] = {}
+    for setting in grid.finished:
+        evaluation = setting.experiment.get("evaluation") or {}
+        corruptions, attack = (evaluation.get(name) for name in ("corruptions", "adversarial"))
+        if corruptions:
+            names = ", ".join(corruptions["names"]) or "all corruptions"
+            lines[f"{names} at severity {corruptions['severity']}"] = None
+        if attack:
+            count = attack["num_images"]
+            images = "all test images" if count is None else f"{count} test images"
+            words = f"{attack['attack'].upper()} of {attack['steps']} steps on {images}"
+            lines[f"{words}, within {255 * attack['radius']:.3g}/255 of each pixel"] = None
+    return list(lines)
+
+
 def build_robustness(grid: Grid) -> Section | None:
     """Return calibration and robustness per setting, and the accuracy under each corruption."""
     if not has_values(grid, ROBUSTNESS):
         return None
-    paragraphs = (
+    paragraphs: tuple[str, ...] = (
         "After the last round, on the test images. Corrupted: mean accuracy over the common "
         "corruptions, of which the share of the clean accuracy is lost. Attacked: accuracy after "
         "an attack with the gradients of the whole network. On few images the calibration error "
         "is biased upwards.",
     )
+    measured = describe_measures(grid)
+    if measured:
+        paragraphs += (f"Measured by: {'; '.join(measured)}.",)
     components = [build_metric_table(grid, "Calibration and robustness", ROBUSTNESS)]
     tables = [setting.rows for setting in grid.finished]
     names = {

@@ -50,7 +50,8 @@ def build_tradeoffs(grid: Grid) -> Section | None:
     comparisons = [each for each in comparisons if each.places]
     paragraphs = [
         "What a setting costs against what it gives. Only settings with the same data, partition, "
-        f"protected share and attack are compared. {describe_spread(comparisons, CONFIDENCE)}",
+        "protected share, domains, attack and evaluation are compared. "
+        f"{describe_spread(comparisons, CONFIDENCE)}",
         "No correction is made for the number of settings that are compared. The command "
         "fl-sim tradeoffs draws fronts of any two quantities, and of several experiments.",
     ]

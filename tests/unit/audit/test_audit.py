@@ -23,7 +23,7 @@ from fl_sim.audit.references import plan_head_training
 from fl_sim.audit.server_view import compute_head_cosine, record_server_view
 from fl_sim.audit.session import audit, find_run_folders
 from fl_sim.audit.target_run import load_target
-from fl_sim.contracts.attacks import Signals, draw_paired_members
+from fl_sim.contracts.attacks import Signals, Trajectory, draw_paired_members
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.data.layout import Layout
@@ -52,6 +52,7 @@ def head_run(experiment: Maker, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def only_folder(root: Path) -> Path:
     (folder,) = find_run_folders(root)
+    assert find_run_folders(folder.parent) == [folder]  # of one setting, for all its seeds
     return folder
 
 
@@ -311,6 +312,19 @@ def test_a_threshold_meets_its_nominal_rate() -> None:
 
 def test_uncalibrated_scores_have_no_threshold() -> None:
     assert set_thresholds(bench(), LossThreshold()) == {}
+
+
+def test_an_attack_that_gives_every_record_the_same_score_has_no_number() -> None:
+    """As on clients that send statistics: no update of theirs is a model of its own."""
+    margin = torch.zeros(1, 4, 400)
+    watched = Trajectory(margin, margin[:, 0], torch.arange(400) % 4)
+    findings, scores = run_attacks(replace(bench(), trajectory=watched), tier=1)
+    for name in ("loss series", "delta loss"):
+        (area,) = (f for f in findings if (f.attack, f.metric) == (name, "auc"))
+        assert not area.valid
+        assert area.value != area.value
+        assert area.note == "the updates of this run give every record the same score"
+        assert name not in scores
 
 
 def test_missing_evidence_is_reported() -> None:

@@ -61,7 +61,10 @@ def test_a_clients_accuracy_is_measured_on_its_domain(experiment: Maker, tune: s
         logits = compute_logits(backend.trainer.model, federation.compute_inputs(images))
         by_class = class_accuracies(logits, record.test_labels)
         assert float(found[client]) == pytest.approx(float(shares[client] @ by_class), abs=1e-12)
-    *by_domain, gap = domain_rows(record)
+    *by_domain, between, gap = domain_rows(record)
+    values = [row.value for row in by_domain]
+    assert between.metric == "domain_accuracy_gap"
+    assert between.value == max(values) - min(values)
     assert [row.group for row in by_domain] == ["domain_0", "domain_1", "domain_2"]
     assert by_domain[0].value == float(
         (record.test_logits.argmax(1) == record.test_labels).double().mean()

@@ -59,5 +59,5 @@ def test_parts_that_differ_between_settings_are_called_varied(make_results, swee
         setting.experiment["client"] = {"class": "clients.sgd.SgdClient", "momentum": momentum}
     setting.experiment["strategy"] = {"class": "strategies.krum.Krum"}
     entries = dict(build_overview(grid).components[0].entries)
-    assert "momentum varied" in entries["Local training"]
-    assert entries["Strategy"] == "varied"
+    assert "momentum differs" in entries["Local training"]
+    assert entries["Strategy"] == "differs"

@@ -1,5 +1,6 @@
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -34,6 +35,32 @@ def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
     text = printed(table, width)
     assert all(line in text for words in wanted for line in words.split("\n"))
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_gets_every_column_below_the_names_again(make_results, sweep, width):
+    table = tables.build_summary_table(make_results(sweep(axes=AXES, seeds=(0, 1, 2))))
+    wide, narrow = printed(table, 400), printed(table, width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert {*wide.replace("─", "").split()} == {*narrow.replace("─", "").split()}
+    for own in table.columns[1:]:
+        for line in str(next(iter(own.cells))).split("\n"):
+            assert line in narrow
+    if width == 40:
+        assert narrow.count("settings") > wide.count("settings")
+
+
+def test_equal_accuracies_of_runs_without_protection_are_one_column(make_results, sweep):
+    results = make_results(sweep(axes={"strategy": ["FedAvg", "Krum"]}))
+    same = results.cells["accuracy"]
+    names = ("protection.a_all", "protection.a_clean")
+    cells = results.cells.assign(**dict.fromkeys(names, same))
+    cells["cost.bytes_down"] = 3 * cells["cost.bytes_up"]
+    own = type(results)(results.path, results.rows, cells, results.failures, results.complete)
+    heads = [str(c.header).split("\n")[0] for c in tables.build_summary_table(own).columns]
+    assert "A_mix" in heads
+    assert not {"A_all", "A_clean", "gap"} & set(heads)
+    assert "MB down" in heads
 
 
 def test_gap_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
@@ -80,6 +107,25 @@ def test_lost_clients_are_counted(make_results, sweep):
     lost = ({"round": 1, "client": 2, "cause": "NaN"}, {"round": 2, "client": 2, "cause": "NaN"})
     table = tables.build_summary_table(make_results(sweep(seeds=(0, 1), lost=lost)))
     assert [str(text) for text in column(table, "lost")] == ["4"]
+
+
+def test_notes_of_an_audit_stand_once_below_the_table_with_a_number():
+    many = "63 of 128 records left out, which the attack cannot tell"
+    few = "64 non-members, of 300 that are needed"
+    rows = [
+        ("loss", "auc", 0.5, True, ""),
+        ("loss", "tpr_at_0.01", 0.0, False, few),
+        ("LiRA", "auc", 0.6, True, many),
+        ("LiRA", "tpr_at_0.01", 0.1, False, few),
+        ("RMIA", "auc", 0.6, True, many),
+    ]
+    names = ["attack", "metric", "value", "valid", "note"]
+    findings = pd.DataFrame(rows, columns=names).assign(group="all", client=-1, low=0.0, high=1.0)
+    table = tables.build_audit_table("FedAvg · runs/x", findings)
+    text = printed(table, 80)
+    assert text.count("63 of 128") == text.count("64 non-members") == 1
+    assert "10.00 [0.00, 100.00] *1" in text
+    assert [str(c).rpartition(" ")[2] for c in column(table, "AUC")] == ["1.000]", "*2", "*2"]
 
 
 def test_listing_shows_every_entry_as_it_is():

@@ -84,8 +84,17 @@ def test_without_two_shared_seeds_means_are_compared_and_it_is_told() -> None:
     points = [point(1.0, {0: 0.5, 1: 0.6}), point(1.0, {2: 0.54})]
     found = compare(points, (X, Y), DIRECTIONS)
     assert (found.seeds, found.states) == ((), {0: FRONT, 1: DOMINATED})
-    assert math.isnan(found.interval(0, Y, 0.95)[0])
+    assert math.isnan(found.interval(1, Y, 0.95)[0])
     assert "no spread is known" in describe_spread([found], 0.95)
+
+
+def test_a_point_of_one_seed_changes_nothing_for_pairs_that_share_seeds() -> None:
+    noisy = [point(1.0, {0: 0.5, 1: 0.6}), point(1.0, {0: 0.52, 1: 0.52})]
+    assert compare(noisy, (X, Y), DIRECTIONS).states == {0: FRONT, 1: OPEN}
+    found = compare([*noisy, point(1.0, {5: 0.54})], (X, Y), DIRECTIONS)
+    assert found.states == {0: FRONT, 1: DOMINATED, 2: DOMINATED}
+    assert found.find_better(1) == [2]  # by the means, not by point 0
+    assert "2 of 3 pairs share fewer than two seeds" in describe_spread([found], 0.95)
 
 
 def test_a_point_without_a_number_is_left_out_with_the_reason() -> None:
@@ -125,6 +134,26 @@ def test_two_datasets_are_two_conditions(results: Results) -> None:
     points, _ = collect_points([RunNumbers(results), RunNumbers(other)], [X])
     assert len(split_conditions(points)) == 4
     assert points[0].label.startswith("toy · ")
+
+
+def test_experiments_with_another_attack_domain_or_evaluation_are_not_compared(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: dict[str, Any] = {"data": {"dataset": "digits"}, "adversary": None, "evaluation": {}}
+    attacked = {**plain, "adversary": {"class": "Adversary", "client": {"class": "a.SignFlip"}}}
+    shifted = {**plain, "domains": {"class": "DomainShift"}}
+    fog = {**plain, "evaluation": {"every": 2, "corruptions": {"severity": 5}}}
+    often = {**plain, "evaluation": {"every": 2, "alone": {"class": "c.SgdClient"}}}
+    stored = [plain, attacked, shifted, fog, often]
+    own = property(lambda self: stored[int(self.cells["place"].iloc[0])])
+    monkeypatch.setattr("fl_sim.report.grid.Setting.experiment", own)
+    tables = [results.cells.iloc[:3].assign(place=place) for place in range(len(stored))]
+    rest = (results.failures, results.complete)
+    numbers = [RunNumbers(Results(results.path, results.rows, c, *rest)) for c in tables]
+    points, _ = collect_points(numbers, [X, Y])
+    assert list(split_conditions(points).values()) == [[0, 4], [1], [2], [3]]
+    assert "adversary: Adversary, SignFlip" in points[1].condition
+    assert "domains: DomainShift" in points[2].condition
 
 
 def test_values_are_those_of_the_summary_and_of_the_last_rows(results: Results) -> None:
