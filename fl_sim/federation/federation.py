@@ -104,11 +104,14 @@ class Federation:
         if not len(self.frozen):
             return {}
         changed_inputs = {}
+        mixed: dict[tuple[int, ...], UInt8[Tensor, "n c h w"]] = {}  # of the latest clauses alone
         for key, round_num in shards.schedule.find_image_changes().items():
             client, behaviour, active = key
             shard = shards.shard(client, round_num)
             rows = shard.sample_ids
-            images = self.pool.find_images(active)[rows]
+            if active not in mixed:
+                mixed = {active: self.pool.find_images(active)}
+            images = mixed[active][rows]
             changed = images
             for _, part in behaviour.walk(""):
                 changed = part.change_images(changed, shard)

@@ -50,7 +50,7 @@ SENTENCE = (
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Return the results of the experiment file, on fewer images."""
-    sizes = [("data.num_samples", 300), ("data.num_test", 60)]
+    sizes = [("data.num_samples", 300), ("data.num_test", 60), ("model.backbone", "linear")]
     done = run(SCRIPT.with_values(sizes), out=tmp_path_factory.mktemp("runs"), controls=False)
     assert done.complete
     return done

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_sim import AvailabilityWindow, Data, Experiment, Participation, run
+from fl_sim import AvailabilityWindow, Data, Experiment, Model, Participation, run
 from fl_sim.config import validation
 from fl_sim.contracts import Update
 from fl_sim.core.errors import FieldError, RequestError
@@ -55,7 +55,7 @@ def test_each_stage_aggregates_its_rounds_with_a_state_of_its_own() -> None:
 
 def test_a_run_resumes_in_the_middle_of_a_stage(experiment: Maker, tmp_path: Path) -> None:
     data = Data(dataset="digits", num_clients=5, num_samples=120, num_test=30)
-    wanted = experiment(strategy=MOMENTUM, rounds=4, data=data)
+    wanted = experiment(strategy=MOMENTUM, rounds=4, data=data, model=Model("linear"))
     unbroken = final_bits(wanted, tmp_path / "a")
     run(wanted, out=tmp_path / "b", controls=False, listen=broken_after(2))
     assert final_bits(wanted, tmp_path / "b", resume=True) == unbroken
