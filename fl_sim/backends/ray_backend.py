@@ -27,6 +27,7 @@ from fl_sim.backends.base import Backend, CpuSeconds, InProcessBackend
 from fl_sim.backends.ray_pool import Call, WorkerHandle
 from fl_sim.backends.ray_worker import pack_trainer
 from fl_sim.contracts import Failure, Update
+from fl_sim.core.device import CPU
 from fl_sim.core.errors import RunFailedError
 from fl_sim.models.scoring import BATCH
 from fl_sim.training.client_trainer import ClientTrainer
@@ -74,13 +75,14 @@ class RayBackend(Backend):
         evaluation_inputs: dict[str, Tensor],
         num_workers: int,
         address: str | None,
+        devices: tuple[torch.device, ...] = (CPU,),
     ) -> None:
-        """Start Ray and its workers, unless an earlier run of this process has.
+        """Start Ray and its workers, which share devices, unless an earlier run has.
 
         Raises:
             RequestError: If no cluster answers at `address`.
         """
-        self.workers = ray_pool.get_workers(num_workers, address)
+        self.workers = ray_pool.get_workers(num_workers, address, devices)
         self.trainer, self.evaluation_inputs = trainer, evaluation_inputs
         self.policy = trainer.policy
         self.package = ray.put(pack_trainer(trainer, evaluation_inputs))
@@ -278,6 +280,15 @@ class RayBackend(Backend):
             return super().peak_memory() + sum(of_workers)
         except ray.exceptions.RayError:
             return super().peak_memory()
+
+    def memory_note(self) -> str:
+        """Return the limits that the memory of the workers' devices has set, in words."""
+        try:
+            refs = [worker.actor.memory_note.remote() for worker in self._find_ready_workers()]
+            notes: list[str] = ray.get(refs)
+        except ray.exceptions.RayError:
+            return ""
+        return "; ".join(sorted({note for note in notes if note}))
 
     def _find_ready_workers(self) -> list[WorkerHandle]:
         return [worker for worker in self.workers if ray_pool.poll_ready(worker, self.package)]

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+import torch
 
 from fl_sim.backends import loopback
 from fl_sim.backends.ray_worker import Worker, share_tensors
 from fl_sim.core import user_modules
+from fl_sim.core.device import CPU, share_gpus, show_gpus
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.training.tasks import Chunk
 
@@ -40,6 +42,7 @@ class WorkerHandle:
     """A worker, and the calls that it has been sent.
 
     Attributes:
+        num_gpus: Number of GPUs that it has, or the part of one.
         actor: Ray's handle of the actor.
         pending: Reference to a call that imports or loads data; None once the worker is ready.
         loaded: The package of the run that the worker has loaded.
@@ -48,6 +51,7 @@ class WorkerHandle:
         modules: The user's modules that it knows.
     """
 
+    num_gpus: float = 0.0
     actor: Any = None
     pending: Any = None
     loaded: Any = None
@@ -58,27 +62,42 @@ class WorkerHandle:
 
 _pool: list[WorkerHandle] = []
 _address: str | None = None  # of the cluster that this process has joined, if any
+_gpus: list[int] = []  # numbers of the GPUs of this machine that its own Ray may use
 
 
-def get_workers(count: int, address: str | None = None) -> list[WorkerHandle]:
+def get_workers(
+    count: int, address: str | None = None, devices: tuple[torch.device, ...] = (CPU,)
+) -> list[WorkerHandle]:
     """Return `count` warm workers, starting Ray and missing workers.
 
+    Args:
+        count: Number of workers.
+        address: Address of a Ray cluster; None for this machine.
+        devices: Devices that they share. A GPU is one of Ray's resources, of which each worker
+            has a whole one or a fraction; on a cluster, all of its GPUs are shared.
+
     Raises:
-        RequestError: If no cluster answers at `address`.
+        RequestError: If no cluster answers at `address`, or it has no GPU.
         RunFailedError: If Ray does not start on this machine.
     """
+    gpus = [device.index for device in devices if device.type == "cuda"]
     if ray.is_initialized() and (
-        address != _address or (address is None and count > _count_cpus())
+        address != _address or (address is None and (count > _count("CPU") or gpus != _gpus))
     ):
         ray.shutdown()
     if not ray.is_initialized():
         _pool.clear()  # its workers ended with an earlier Ray
-        _start(count, address)
-    for worker in _pool[count:]:
-        ray.kill(worker.actor)
-    del _pool[count:]
+        _start(count, address, gpus)
+    num_gpus = share_gpus(int(_count("GPU")), count) if gpus else 0.0
+    if gpus and not num_gpus:
+        raise RequestError(f"--device {devices[0].type}: the cluster at {address!r} has no GPU")
+    kept = [worker for worker in _pool[:count] if worker.num_gpus == num_gpus]
+    for worker in _pool:
+        if worker not in kept:
+            ray.kill(worker.actor)
+    _pool[:] = kept
     while len(_pool) < count:
-        _pool.append(WorkerHandle())
+        _pool.append(WorkerHandle(num_gpus))
         restart(_pool[-1])
     for worker in _pool:
         _send_modules(worker)
@@ -93,8 +112,8 @@ def _send_modules(worker: WorkerHandle) -> None:
         worker.modules = modules
 
 
-def _start(count: int, address: str | None) -> None:
-    global _address
+def _start(count: int, address: str | None, gpus: list[int]) -> None:
+    global _address, _gpus
     os.environ.setdefault("RAY_worker_niceness", "0")  # else they run at low priority
     quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
     cause = "" if address else loopback.find_start_problem()
@@ -102,8 +121,8 @@ def _start(count: int, address: str | None) -> None:
         raise RequestError(f"Ray cannot start: {cause}")
     try:
         if address is None:
-            with loopback.listen_on_loopback():
-                ray.init(num_cpus=count, include_dashboard=False, **quiet)
+            with loopback.listen_on_loopback(), show_gpus(gpus):
+                ray.init(num_cpus=count, num_gpus=len(gpus), include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises many types
@@ -111,7 +130,7 @@ def _start(count: int, address: str | None) -> None:
         if address is None:
             raise RunFailedError(f"Ray did not start: {cause}") from error
         raise RequestError(f"--ray-address: no Ray cluster at {address!r} ({cause})") from None
-    _address = address
+    _address, _gpus = address, gpus
     share_tensors()
 
 
@@ -119,7 +138,8 @@ def restart(worker: WorkerHandle) -> None:
     """Replace a worker, which may be dead, by a new one."""
     if worker.actor is not None:
         ray.kill(worker.actor)
-    kind: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
+    needs: Any = {"num_cpus": 1, "num_gpus": worker.num_gpus, "max_restarts": 0}
+    kind: Any = ray.remote(**needs, scheduling_strategy="SPREAD")(Worker)
     worker.actor, worker.modules = kind.remote(), ()
     _send_modules(worker)
     worker.pending, worker.loaded, worker.calls = worker.actor.report_ready.remote(), None, []
@@ -169,6 +189,6 @@ def wait_until_one_ready(pool: list[WorkerHandle]) -> None:
         raise RunFailedError(f"no worker of Ray was ready within {READY_TIMEOUT:.0f} s")
 
 
-def _count_cpus() -> float:
+def _count(resource: str) -> float:
     resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return float(resources.get("CPU", 0))
+    return float(resources.get(resource, 0))

@@ -6,6 +6,9 @@ import pickle
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import process_time
 from typing import Any
@@ -17,6 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fl_sim.core import interrupts, process, user_modules
+from fl_sim.core.device import CPU, assign_device, current_device, move, use_device
+from fl_sim.core.literals import Precision
+from fl_sim.core.precision import current_precision, use_precision
 from fl_sim.core.process import peak_memory
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
@@ -38,19 +44,34 @@ class TrainerPackage:
         network: The pickled network; it never leaves the memory of this cluster.
         evaluation_inputs: The inputs that are scored, by name.
         needs_vision: Whether the network may be one of torchvision, or of a library that uses it.
+        device: Kind of device to train on.
+        deterministic: Whether to use deterministic algorithms there.
+        precision: Precision of the network.
     """
 
     trainer: ClientTrainer
     network: bytes
     evaluation_inputs: dict[str, Tensor]
     needs_vision: bool
+    device: str
+    deterministic: bool
+    precision: Precision
 
 
 def pack_trainer(trainer: ClientTrainer, evaluation_inputs: dict[str, Tensor]) -> TrainerPackage:
-    """Return a trainer in the form in which it is sent to workers."""
-    bare = replace(trainer, model=nn.Sequential(), batch_buffer=BatchBuffer())
-    network, needs_vision = pickle.dumps(trainer.model), "torchvision" in sys.modules
-    return TrainerPackage(bare, network, evaluation_inputs, needs_vision)
+    """Return a trainer in the form in which it is sent to workers, with tensors on the CPU."""
+    shards = move(trainer.shards, CPU)
+    bare = replace(trainer, shards=shards, model=nn.Sequential(), batch_buffer=BatchBuffer())
+    model = trainer.model if current_device() == CPU else deepcopy(trainer.model).cpu()
+    return TrainerPackage(
+        bare,
+        pickle.dumps(model),
+        evaluation_inputs,
+        needs_vision="torchvision" in sys.modules,
+        device=current_device().type,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        precision=current_precision(),
+    )
 
 
 def share_tensors() -> None:
@@ -70,7 +91,10 @@ class Worker:
         process.configure_process()
         faults.in_worker = True
         share_tensors()
+        if ray.get_gpu_ids():  # Ray shows a worker no others, so that its own is the first
+            assign_device(torch.device("cuda", 0))
         self.trainer: ClientTrainer | None = None
+        self.settings: TrainerPackage | None = None
         self.evaluation_inputs: dict[str, Tensor] = {}
         self.cpu_start = 0.0  # CPU time of the process at the start of a run
 
@@ -87,13 +111,31 @@ class Worker:
         if content.needs_vision:  # before the network imports torchvision itself
             importlib.import_module("fl_sim.core.vision")
         self.cpu_start = process_time()
-        self.trainer = replace(content.trainer, model=pickle.loads(content.network))
-        self.evaluation_inputs = content.evaluation_inputs
+        self.settings, self.evaluation_inputs = content, content.evaluation_inputs
+        with self._use_device():
+            model = pickle.loads(content.network).to(current_device())
+            shards = move(content.trainer.shards, current_device())
+            self.trainer = replace(content.trainer, model=model, shards=shards)
+
+    @contextmanager
+    def _use_device(self) -> Iterator[None]:
+        """Compute on the device of the run inside the block."""
+        assert self.settings is not None
+        kind, deterministic = self.settings.device, self.settings.deterministic
+        precision = self.settings.precision
+        with use_device(kind, deterministic=deterministic), use_precision(precision):
+            yield
 
     def train_chunk(self, config: RoundConfig, chunk: Chunk) -> ChunkResult:
-        """Train a chunk of clients."""
+        """Train a chunk of clients, and return its tensors on the CPU."""
         assert self.trainer is not None
-        return self.trainer.train_chunk(config, chunk)
+        with self._use_device():
+            result = self.trainer.train_chunk(config, chunk)
+            return result if current_device() == CPU else move(result, CPU)
+
+    def memory_note(self) -> str:
+        """Return the limit that the memory of the device has set, in words; empty if none."""
+        return self.trainer.memory_note if self.trainer else ""
 
     def peak_memory(self) -> int:
         """Return the peak memory of this worker in bytes."""
@@ -109,9 +151,10 @@ class Worker:
         """Return the logits of the model for some rows of an evaluation set."""
         assert self.trainer is not None
         model = self.trainer.model
-        parameters.load_flat(model, values)
-        parameters.load_buffers(model, buffers)
-        return compute_logits(model, self.evaluation_inputs[name][rows])
+        with self._use_device():
+            parameters.load_flat(model, values)
+            parameters.load_buffers(model, buffers)
+            return compute_logits(model, self.evaluation_inputs[name][rows]).cpu()
 
     def run_task(self, task: Any, job: Any, board: Any) -> str:
         """Run a whole run in this worker; return the error, or an empty string."""

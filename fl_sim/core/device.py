@@ -5,9 +5,10 @@ tensors are made there, so that plug-ins name no device; on a CPU it does nothin
 such as the server, the tables and the files, stays on the CPU.
 """
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
@@ -23,10 +24,12 @@ from fl_sim.core.errors import FieldError
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
 FORMS = "auto, cpu, cuda, cuda:0, cuda:0,1 or mps"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Two buffers of 4 MiB, without which cuBLAS may add up in another order every time.
 CUBLAS_WORKSPACE = ":4096:8"
 
 _current: ContextVar[torch.device] = ContextVar("device", default=CPU)
+_assigned: torch.device | None = None  # to this process, if it is one of several on several devices
 _new_tensors: ContextVar[torch.device] = ContextVar("device of new tensors", default=CPU)
 
 
@@ -48,13 +51,16 @@ def count_devices() -> dict[str, int]:
 def resolve_devices(name: str) -> tuple[torch.device, ...]:
     """Return the devices that a name stands for: `auto`, `cpu`, `cuda`, `cuda:0,1` or `mps`.
 
-    `auto` is the first accelerator of this machine, or the CPU without any; `cuda` is `cuda:0`.
+    `auto` is the first accelerator of this machine, or the CPU without any; `cuda` is `cuda:0`. In
+    a process that was assigned a device, every name but `cpu` stands for that one.
 
     Raises:
         FieldError: For another name, or a device that this machine does not have.
     """
     if name == str(current_device()):
         return (current_device(),)
+    if _assigned is not None and name != "cpu":
+        return (_assigned,)
     counts = count_devices()
     if name == "auto":
         name = next(iter(counts), "cpu")
@@ -69,6 +75,31 @@ def resolve_devices(name: str) -> tuple[torch.device, ...]:
         allowed = f"auto, cpu or {' or '.join(have)}" if have else "auto or cpu on this machine"
         raise FieldError("device", allowed, name)
     return tuple(torch.device(kind, number) for number in numbers)
+
+
+def assign_device(device: torch.device) -> None:
+    """Let this process, one of several, compute on one device whatever devices they all have."""
+    global _assigned
+    _assigned = device
+
+
+def share_gpus(num_gpus: int, workers: int) -> float:
+    """Return the share of GPUs of each worker: a whole one, or as even a fraction as there is."""
+    return 1 / math.ceil(workers / num_gpus) if num_gpus else 0.0
+
+
+@contextmanager
+def show_gpus(numbers: Sequence[int]) -> Iterator[None]:
+    """Let processes that are started in the block find these GPUs alone; an empty list: all."""
+    before = os.environ.get(VISIBLE)
+    known = before.split(",") if before else list(map(str, range(torch.cuda.device_count())))
+    if numbers:
+        os.environ[VISIBLE] = ",".join(known[number] for number in numbers)
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE, None)
+        os.environ.update({} if before is None else {VISIBLE: before})
 
 
 def current_device() -> torch.device:

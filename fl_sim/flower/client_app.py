@@ -5,12 +5,14 @@ state, so that any node can serve any client, on every engine, with the same bit
 """
 
 from functools import lru_cache
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_sim.contracts import Update
 from fl_sim.core import process, user_modules
+from fl_sim.core.device import CPU, move, use_device
 from fl_sim.federation.federation import load_federation
 from fl_sim.flower.records import TASK_KEY, decode_task, encode_reply
 from fl_sim.models import parameters
@@ -30,11 +32,18 @@ def train(message: Message, context: Context) -> Message:
     """Train the client that the message names; reply with its update and metrics."""
     process.configure_process()
     user_modules.declare(*str(context.run_config.get("plugins", "")).split(), source="plugins")
-    federation = load_federation(str(message.content.config_records[TASK_KEY]["experiment"]))
+    task: Any = message.content.config_records[TASK_KEY]
+    # A message of an earlier version names no device.
+    with use_device(task.get("device", "cpu"), deterministic=bool(task.get("deterministic"))):
+        return _train(message, str(task["experiment"]))
+
+
+def _train(message: Message, experiment: str) -> Message:
+    federation = load_federation(experiment)
     shapes = parameters.parameter_shapes(federation.model)
     config, task = decode_task(message.content, shapes)
     try:
-        first = _make_cached_trainer(federation).attempt(config, task)[0]
+        first = move(_make_cached_trainer(federation).attempt(config, task)[0], CPU)
     except (KeyboardInterrupt, Exception):
         raise
     except BaseException as error:  # SystemExit would take the node with it

@@ -6,7 +6,7 @@ Written for flwr 1.41 and 1.42; tests/unit/flower/test_compat.py checks each new
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_sim.backends import loopback
+from fl_sim.core.device import share_gpus, show_gpus
 from fl_sim.core.errors import RequestError
 from fl_sim.core.seeding import derive_seed
 
@@ -61,9 +62,15 @@ def seed_globals(seed: int, *labels: str | int) -> Iterator[None]:
 
 
 def simulate(
-    main: Callable[[Grid], None], client_app: ClientApp, num_nodes: int, num_workers: int
+    main: Callable[[Grid], None],
+    client_app: ClientApp,
+    num_nodes: int,
+    num_workers: int,
+    gpus: Sequence[int] = (),
 ) -> None:
     """Run `main` with a grid of Flower's simulation engine, on Ray, and raise its errors.
+
+    The workers share GPUs of this machine, which are given by their numbers.
 
     Raises:
         RequestError: If Ray cannot start on this machine.
@@ -86,16 +93,17 @@ def simulate(
             failures.append(error)
 
     backend: Any = {
-        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "client_resources": {"num_cpus": 1, "num_gpus": share_gpus(len(gpus), num_workers)},
         "init_args": {
             "num_cpus": num_workers,
+            "num_gpus": len(gpus),
             "log_to_driver": False,
             "logging_level": "ERROR",
             "include_dashboard": False,
         },
     }
     try:
-        with loopback.listen_on_loopback():
+        with loopback.listen_on_loopback(), show_gpus(gpus):
             run_simulation(server_app, client_app, num_supernodes=num_nodes, backend_config=backend)
     finally:
         ray.shutdown()  # Flower leaves its Ray running

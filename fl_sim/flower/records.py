@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fl_sim.contracts import Update
+from fl_sim.core.device import current_device
 from fl_sim.models.parameters import select_statistics
 from fl_sim.training.tasks import ClientTask, RoundConfig
 
@@ -111,6 +112,8 @@ def encode_task(
         "attempt": task.attempt,
         "needs_losses": config.needs_losses,
         "batch_clients": config.batch_clients,
+        "device": current_device().type,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "double": config.parameters.dtype == torch.float64,
         BUFFERS: pack(config.buffers),
         "received": pack(config.received),

@@ -32,7 +32,8 @@ def make_owner_noise(experiments: list[Experiment], options: RunOptions) -> None
             own = (part.protection, part.owner, digest(part.rows))
             jobs.setdefault((*key, *own), (experiment, number))
     if len(jobs) > 1:
-        run_jobs(partial(_make_noise, options), list(jobs.values()), options.workers)
+        task, devices = partial(_make_noise, options), options.find_devices()
+        run_jobs(task, list(jobs.values()), options.workers, devices=devices)
 
 
 def _make_noise(options: RunOptions, job: tuple[Experiment, int], listen: Listener) -> None:

@@ -14,7 +14,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from fl_sim.core import interrupts, user_modules
+from fl_sim.core.device import CPU, assign_device
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.literals import Engine
 from fl_sim.flower import compat
@@ -35,6 +38,7 @@ def run_jobs(
     *,
     engine: Engine = "local",
     ray_address: str | None = None,
+    devices: tuple[torch.device, ...] = (CPU,),
     listen: Listener = lambda progress: None,
     on_job_end: Callable[[Job, str], None] = lambda job, error: None,
 ) -> list[tuple[Job, str]]:
@@ -50,6 +54,7 @@ def run_jobs(
         workers: Number of processes, or of workers of Ray.
         engine: `flower` runs one job at a time, since Flower's engine needs this process.
         ray_address: Address of a Ray cluster; None starts Ray on this machine.
+        devices: Devices that the workers share, one each; `resolve_devices` gives it to a job.
         listen: Called in this process with the reports of tasks, perhaps in another thread.
         on_job_end: Called with each job that has ended, and its error or an empty string.
     """
@@ -61,9 +66,9 @@ def run_jobs(
     elif engine == "ray":
         from fl_sim.runs import ray_jobs  # Ray takes a second to import
 
-        outcomes = ray_jobs.run_on_ray(attempt, jobs, workers, ray_address, listen)
+        outcomes = ray_jobs.run_on_ray(attempt, jobs, workers, ray_address, listen, devices)
     else:
-        outcomes = _run_side_by_side(attempt, jobs, count, listen)
+        outcomes = _run_side_by_side(attempt, jobs, count, devices, listen)
     failed = []
     for job, error in outcomes:
         on_job_end(job, error)
@@ -91,7 +96,11 @@ def _run_in_turn(
 
 
 def _run_side_by_side(
-    attempt: Attempt[Job], jobs: list[Job], count: int, listen: Listener
+    attempt: Attempt[Job],
+    jobs: list[Job],
+    count: int,
+    devices: tuple[torch.device, ...],
+    listen: Listener,
 ) -> Iterator[tuple[Job, str]]:
     """Yield jobs and their errors as they end; `listen` is called in a thread of its own."""
     # A fork would copy locks that threads of PyTorch may hold.
@@ -102,7 +111,10 @@ def _run_side_by_side(
     stop = context.Event()
     listener = threading.Thread(target=_forward_reports, args=(reports, listen), daemon=True)
     listener.start()
-    setup = (reports, parent_alive, stop, user_modules.declared())
+    places = context.SimpleQueue()
+    for number in range(count):
+        places.put(str(devices[number % len(devices)]))
+    setup = (reports, parent_alive, stop, places, user_modules.declared())
     with (
         _hide_missing_script(),
         ProcessPoolExecutor(count, context, _start_worker, setup) as pool,
@@ -160,11 +172,18 @@ def _run_attempt(attempt: Attempt[Job], job: Job) -> str:
 
 
 def _start_worker(
-    reports: Any, parent_alive: Connection, stop: Any, modules: tuple[user_modules.Declared, ...]
+    reports: Any,
+    parent_alive: Connection,
+    stop: Any,
+    places: Any,
+    modules: tuple[user_modules.Declared, ...],
 ) -> None:
     """Set up a worker, which ignores interrupts, and ends when its parent ends."""
     global _reports
     _reports = reports
+    device = torch.device(places.get())
+    if device != CPU:
+        assign_device(device)
     compat.silence_logs()
     interrupts.set_flag(stop)
     user_modules.adopt(modules)  # before any job is unpickled

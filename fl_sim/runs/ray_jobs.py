@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
+import torch
 from ray import cloudpickle
 
 from fl_sim.backends import ray_pool
 from fl_sim.backends.ray_pool import WorkerHandle
 from fl_sim.core import interrupts
+from fl_sim.core.device import CPU
 from fl_sim.runs.progress import Listener, Progress
 
 Job = TypeVar("Job")
@@ -47,6 +49,7 @@ def run_on_ray(
     count: int,
     address: str | None,
     listen: Listener,
+    devices: tuple[torch.device, ...] = (CPU,),
 ) -> Iterator[tuple[Job, str]]:
     """Yield each job and its error as it ends.
 
@@ -58,8 +61,9 @@ def run_on_ray(
         count: Number of workers.
         address: Address of a Ray cluster; None for this machine.
         listen: Called in this process with every report.
+        devices: Devices of this machine that the workers share.
     """
-    pool, queue = ray_pool.get_workers(count, address), deque(jobs)
+    pool, queue = ray_pool.get_workers(count, address, devices), deque(jobs)
     kind: Any = ray.remote(num_cpus=0)(ReportBoard)
     board = kind.remote()
     busy: dict[Any, tuple[WorkerHandle, Job]] = {}

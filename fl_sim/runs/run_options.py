@@ -49,7 +49,8 @@ class RunOptions:
             parallel.
         skip_invalid: Leave out cells that cannot be run, and record why, in place of refusing all.
         device: Device that clients train on: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; None for
-            that of the surrounding `use_device`, which is the CPU outside of any.
+            that of the surrounding `use_device`, which is the CPU outside of any. Several, as in
+            `cuda:0,1`, are shared by as many workers or more.
         deterministic: Use deterministic algorithms on an accelerator.
         mix_devices: Keep results, and continue from checkpoints, of another kind of device.
         precision: Precision of the networks that clients train: `float32`, `tf32` or `bf16`; None
@@ -90,8 +91,8 @@ class RunOptions:
             raise RequestError("--inject works on the experiment's clients, not on a ClientApp")
         if self.engine != "ray" and self.ray_address is not None:
             raise RequestError(f"--ray-address belongs to --engine ray; got {self.engine}")
-        allowed = f"cpu on the engine {self.engine}"
-        require(self.engine == "local" or self.find_device() == CPU, "device", allowed, self.device)
+        on_cpu = self.find_device() == CPU
+        require(on_cpu or self.client_app is None, "device", "cpu with a ClientApp", self.device)
         precision = self.find_precision()
         check_precision(precision, self.find_device())
         is_told = self.engine != "flower" and self.client_app is None
@@ -107,13 +108,19 @@ class RunOptions:
         Raises:
             FieldError: If this machine does not have it.
         """
+        return self.find_devices()[0]
+
+    def find_devices(self) -> tuple[torch.device, ...]:
+        """Return the devices that the workers share; the first is that of this process.
+
+        Raises:
+            FieldError: If this machine does not have one.
+        """
         if self.device is None:
-            return current_device()
-        if self.device == "auto" and self.engine != "local":
-            return CPU
-        first, *others = resolve_devices(self.device)
-        require(not others, "device", "one device", self.device)
-        return first
+            return (current_device(),)
+        if self.device == "auto" and self.client_app is not None:
+            return (CPU,)
+        return resolve_devices(self.device)
 
     def find_precision(self) -> Precision:
         """Return the precision of the networks that clients train."""

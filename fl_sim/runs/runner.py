@@ -128,7 +128,10 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         raise RequestError(f"nothing to run: {all_skipped if reasons else 'no cells, or no seeds'}")
     # Other processes do not know the surrounding device and precision.
     device = str(options.find_device()) if options.device is None else options.device
-    options = replace(options, device=device, precision=options.find_precision())
+    devices = options.find_devices()
+    workers = max(options.workers, len(devices))
+    precision = options.find_precision()
+    options = replace(options, device=device, workers=workers, precision=precision)
     cells = mark_variants(grid.cells, options)
     jobs = plan_jobs(cells, options)
     _check_faults(jobs, options)
@@ -145,9 +148,14 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
             owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options)
         compat.silence_logs()
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
-        task, address = partial(run_cell, options, count), options.ray_address
         failed = run_jobs(
-            task, jobs, options.workers, engine=options.engine, ray_address=address, listen=listen
+            partial(run_cell, options, count),
+            jobs,
+            options.workers,
+            engine=options.engine,
+            ray_address=options.ray_address,
+            devices=devices,
+            listen=listen,
         )
         errors = {job.key: error for job, error in failed}
         controls = [job for job in jobs if job not in cells]

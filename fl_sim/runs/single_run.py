@@ -97,8 +97,8 @@ def make_backend(federation: Federation, options: RunOptions) -> Backend:
         from fl_sim.backends.ray_backend import RayBackend, is_inside_worker  # takes a second
 
         if not is_inside_worker():  # a whole run on one worker trains one client at a time
-            inputs = federation.evaluation_inputs
-            return RayBackend(trainer, inputs, options.workers, options.ray_address)
+            inputs, devices = federation.evaluation_inputs, options.find_devices()
+            return RayBackend(trainer, inputs, options.workers, options.ray_address, devices)
     return InProcessBackend(trainer)
 
 
@@ -113,8 +113,9 @@ def _simulate(
         train(FlowerBackend(make_trainer(federation), grid, foreign=app is not None))
 
     num_nodes = federation.experiment.clients_per_round
+    gpus = [device.index for device in options.find_devices() if device.type == "cuda"]
     with user_modules.exported():
-        compat.simulate(main, app or client_app.app, num_nodes, num_workers=options.workers)
+        compat.simulate(main, app or client_app.app, num_nodes, options.workers, gpus)
 
 
 def run_to_end(
@@ -154,7 +155,7 @@ def run_to_end(
         **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,
-        **({"memory_note": backend.memory_note()} if backend.memory_note() else {}),
+        **({"memory_note": note} if (note := backend.memory_note()) else {}),
         **({"made_with": dict(cell.made_with)} if cell.made_with else {}),
     }
     return write_outputs(federation, state, checkpointer.log, backend, folder, predicted, details)

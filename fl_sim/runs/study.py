@@ -187,7 +187,8 @@ def run(
         RequestError: Before any work, for a device that is missing, or for a file that is no study.
     """
     precision = precision or current_precision()
-    check_precision(precision, resolve_devices(device := device or str(current_device()))[0])
+    devices = resolve_devices(device := device or str(current_device()))
+    check_precision(precision, devices[0])
     study = read(path)
     points = expand_points(study, sweeps.validate_seeds(seeds, "seeds") if len(seeds) else ())
     root = Path(out) / study.name
@@ -197,7 +198,8 @@ def run(
             for link in (folder.parent, folder):
                 refuse_link(link)
         task = partial(_measure, study.path, root, resume, device, deterministic, precision)
-        failed = run_jobs(task, points, workers, on_job_end=on_point_end)
+        count = max(workers, len(devices))
+        failed = run_jobs(task, points, count, devices=devices, on_job_end=on_point_end)
         with use_precision(precision):
             _write_summary(study, root, points, {point.key: error for point, error in failed})
         return load_study(root)

@@ -204,9 +204,7 @@ class ClientTrainer:
         """The limit that the device's memory sets, in words; empty if there is none."""
         if self.max_batch is None:
             return ""
-        return (
-            f"at most {self.max_batch} clients as one batch, as the device's memory holds no more"
-        )
+        return f"clients in one batch: at most {self.max_batch}, for the device's memory"
 
     def _try_sgd_config(self, config: RoundConfig, task: ClientTask) -> SgdConfig | None:
         """Return a client's settings in a batch; None if it fails, as it will alone."""

@@ -1,14 +1,18 @@
 """Options of a run: declared once, and a wrong one is refused by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fl_sim import Experiment, run
 from fl_sim.contracts import Update
 from fl_sim.core.errors import RequestError
 from fl_sim.flower.client_app import app
 from fl_sim.rounds.callbacks import Callback
+from fl_sim.runs import runner
 from fl_sim.runs.run_options import RunOptions, make_options
 from fl_sim.training.faults import Faults
 from fl_sim.training.tasks import RoundConfig
@@ -82,3 +86,35 @@ def test_a_wrong_type_is_refused_before_any_work(given: dict[str, Any], message:
 def test_chances_of_faults_are_probabilities(chances: dict[str, float]) -> None:
     with pytest.raises(RequestError, match="at least 0 and at most 1 in all"):
         Faults(**chances)
+
+
+def test_several_devices_are_those_of_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    both = (torch.device("cuda", 0), torch.device("cuda", 1))
+    for engine in ("local", "ray", "flower"):
+        options = make_options({"device": "cuda:0,1", "engine": engine})
+        assert options.find_devices() == both
+        assert options.find_device() == both[0]
+
+
+def test_a_foreign_app_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert make_options({"device": "auto", "client_app": app}).find_device().type == "cpu"
+    with pytest.raises(RequestError, match="device: cpu with a ClientApp; got 'cuda'"):
+        make_options({"device": "cuda", "client_app": app})
+
+
+def test_there_are_as_many_workers_as_devices(
+    experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+
+    def stop(task: Any, jobs: Any, workers: int, **named: Any) -> None:
+        given.update(named, workers=workers)
+        raise RequestError("enough")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(runner, "run_jobs", stop)
+    with pytest.raises(RequestError, match="enough"):
+        run(experiment(), out=tmp_path, device="cuda:0,1")
+    assert given["workers"] == len(given["devices"]) == 2

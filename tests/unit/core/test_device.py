@@ -75,6 +75,16 @@ def test_a_wrong_name_says_what_there_is(name: str, allowed: str) -> None:
         resolve_devices(name)
 
 
+@pytest.mark.usefixtures("two_gpus")
+def test_a_process_that_was_assigned_a_device_has_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_assigned", None)
+    device.assign_device(torch.device("cuda", 1))
+    assert resolve_devices("cuda:0,1") == resolve_devices("auto") == (torch.device("cuda", 1),)
+    assert resolve_devices("cpu") == (CPU,)
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_a_device_that_is_missing_is_refused() -> None:
     with pytest.raises(FieldError, match="device: auto or cpu on this machine; got 'cuda'"):

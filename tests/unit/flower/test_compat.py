@@ -1,9 +1,13 @@
 """Private parts of Flower that this project uses, checked for each new release."""
 
 import random
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 
 from fl_sim.flower import compat
@@ -42,6 +46,19 @@ def test_flowers_simulation_can_be_imported() -> None:
     assert callable(run_simulation)
 
 
+def test_flowers_simulation_gets_the_gpus_of_its_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("flwr.simulation.run_simulation", lambda *_, **named: given.append(named))
+    monkeypatch.setattr(compat.loopback, "find_start_problem", str)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for gpus in ([], [0, 1]):
+        compat.simulate(lambda grid: None, ClientApp(), 4, num_workers=4, gpus=gpus)
+    without, shared = (named["backend_config"] for named in given)
+    assert without["client_resources"] == {"num_cpus": 1, "num_gpus": 0.0}
+    assert shared["client_resources"] == {"num_cpus": 1, "num_gpus": 0.5}
+    assert shared["init_args"]["num_gpus"] == 2
+
+
 def test_flowers_strategies_have_the_keys_we_read() -> None:
     strategy = flower.FedAvg()
     assert strategy.arrayrecord_key == "arrays"
@@ -49,7 +66,5 @@ def test_flowers_strategies_have_the_keys_we_read() -> None:
 
 
 def test_named_arrays_keep_their_order() -> None:
-    import torch
-
     record = ArrayRecord({name: torch.zeros(1) for name in "zab"})
     assert list(record) == ["z", "a", "b"]

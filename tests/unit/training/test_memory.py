@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_numbers(
     for one, other in zip(result.updates, expected.updates, strict=True):
         assert one.metrics == other.metrics
         assert sum_updates or torch.equal(one.delta, other.delta)
-    words = "at most 1 clients as one batch, as the device's memory holds no more"
+    words = "clients in one batch: at most 1, for the device's memory"
     assert trainer.memory_note == words
     assert words in caplog.text
     train(trainer, federation)
@@ -184,5 +184,5 @@ def test_the_result_of_a_run_says_so_and_keeps_its_numbers(
     Device(free=55 * MIB).install(monkeypatch)
     monkeypatch.setattr(memory, "current_device", lambda: torch.device("cpu"))
     after = read(tmp_path / "after")
-    assert after["memory_note"].startswith("at most 1 clients as one batch")
+    assert after["memory_note"] == "clients in one batch: at most 1, for the device's memory"
     assert after["params_sha256"] == before["params_sha256"]
