@@ -6,6 +6,8 @@ network of timm, torchvision or the user, so that peft attaches them to it by
 """
 
 import math
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_json
-from fl_sim.core.errors import FieldError, RequestError, require
+from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import ADAPTER_FILES, Model
@@ -87,6 +89,15 @@ def write_adapter(
     if obstacle:
         way = "fl-sim export model RUN OUT.safetensors writes the whole network"
         raise RequestError(f"{obstacle}; {way}")
+    foreign = _find_foreign(layer.layer for layer in layers.values())
+    if foreign:
+        warnings.warn(
+            f"peft cannot read this adapter of {model.backbone}: it makes further layers of the "
+            f"class {foreign}, which needs arguments that peft does not give; a run reads it "
+            "(model.adapter), and fl-sim export model writes the whole network",
+            RequestWarning,
+            stacklevel=2,
+        )
     folder.mkdir(parents=True, exist_ok=True)
     refuse_unwritable(folder)
     config = {
@@ -108,6 +119,17 @@ def write_adapter(
     tensors = {name: value.detach() for name, value in _name_tensors(trained).items()}
     write_tensors(folder / TENSORS, tensors, {"format": "pt"})
     write_json(folder / CONFIG, config)
+
+
+def _find_foreign(layers: Iterable[nn.Module]) -> str:
+    """Return the class of a convolution that peft cannot make anew for its factors, or nothing."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
+            try:
+                type(layer)(layer.in_channels, 1, kernel_size=1, stride=1, bias=False)
+            except Exception:  # of a foreign class, which may raise anything
+                return type(layer).__name__
+    return ""
 
 
 def load_adapter(trained: nn.Sequential, model: Model) -> None:

@@ -226,6 +226,7 @@ def _describe_parts(fields: Mapping[str, Any], differing: Sequence[str]) -> str:
             if path.split(".")[0] == part and path in fields
         }
         classes = [str(v).rpartition(".")[2] for path, v in own.items() if path.endswith(".class")]
+        classes = [name for name in classes if name.lower() != part]
         plain = [f"{shorten_path(path)} {v}" for path, v in own.items() if v is not None]
         words.append(f"{part}: {', '.join(classes or plain[:3]) or 'none'}")
     return " · ".join(words)

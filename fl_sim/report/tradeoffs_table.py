@@ -117,8 +117,8 @@ def _build_caption(
     text = marks + MEANINGS + " " + spread + describe_spread(comparisons, confidence)
     if len(split_conditions(points)) > 1:
         text += (
-            " Settings below different headings differ in data, domains, attack or evaluation, and "
-            "are not compared with each other."
+            " Settings below different headings differ in data, domains, adversary or evaluation; "
+            "only --across compares them, with one of these names."
         )
     caption = Text(text, "not italic dim")
     left_out = {place: why for each in comparisons for place, why in each.left_out.items()}

@@ -167,6 +167,18 @@ def test_peft_attaches_an_adapter_file_to_the_network_of_timm(
     assert not torch.allclose(output, plain, atol=0.1)
 
 
+def test_peft_cannot_make_the_convolutions_of_lite0_as_the_warning_says(tmp_path: Path) -> None:
+    peft: Any = pytest.importorskip("peft")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = Model("efficientnet_lite0", tune="lora", pixels=32, rank=RANK)
+    ours = build_network(model, (3, 32, 32), 1000, 0)
+    with pytest.warns(match="peft cannot read this adapter.*Conv2dStaticSamePadding"):
+        write_adapter(ours.trained, model, tmp_path)
+    with pytest.raises(AssertionError):  # in the constructor of Conv2dStaticSamePadding
+        peft.PeftModel.from_pretrained(EfficientNet.from_name("efficientnet-lite0"), tmp_path)
+
+
 def test_a_model_starts_from_an_adapter_that_peft_wrote(
     start: tuple[nn.Module, Model], tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ def test_experiments_with_another_attack_domain_or_evaluation_are_not_compared(
     numbers = [RunNumbers(Results(results.path, results.rows, c, *rest)) for c in tables]
     points, _ = collect_points(numbers, [X, Y])
     assert list(split_conditions(points).values()) == [[0, 4], [1], [2], [3]]
-    assert "adversary: Adversary, SignFlip" in points[1].condition
+    assert "adversary: SignFlip" in points[1].condition
     assert "domains: DomainShift" in points[2].condition
 
 
