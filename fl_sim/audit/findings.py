@@ -20,6 +20,7 @@ from fl_sim.metrics.membership import Finding, assess, assess_dispersion, assess
 NUM_REHEARSALS = 8  # reference models that are attacked to set `a` and thresholds
 STEPS = tuple(i / 10 for i in range(11))  # of RMIA's `a`
 
+NAN = float("nan")
 HEADLINE = ("loss", "RMIA online", "LiRA online")  # by tier, fixed in advance
 
 
@@ -102,7 +103,7 @@ def run_attacks(
         found = tuned.scores(context.target_evidence())
         if plain.view == "server" and not _varies(found):
             note = "the updates of this run give every record the same score"
-            findings.append(template._replace(metric="auc", valid=False, note=note))
+            findings.append(template._replace(metric="auc", value=NAN, valid=False, note=note))
             continue
         scores[name] = found
         thresholds = set_thresholds(context, tuned)

@@ -33,6 +33,7 @@ SIGNED_AREA = NumberFormat(decimals=3, signed=True)
 INDEX = NumberFormat(decimals=4)
 COUNT = NumberFormat(decimals=0)
 SECONDS = NumberFormat(decimals=1)
+CPU_SECONDS = NumberFormat(decimals=2)  # a solved head takes some hundredths
 MEGABYTES = NumberFormat(1e-6, 2)
 MEBIBYTES = NumberFormat(decimals=0)
 

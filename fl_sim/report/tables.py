@@ -12,12 +12,12 @@ from rich.text import Text
 from fl_sim.report.formats import (
     AREA,
     COUNT,
+    CPU_SECONDS,
     MEGABYTES,
     PERCENT,
     POINTS,
     RATE,
     RATIO,
-    SECONDS,
     UNDEFINED,
     NumberFormat,
     format_count,
@@ -47,7 +47,8 @@ def _format_column(name: str, form: NumberFormat) -> Callable[[Setting], str]:
 
 def _format_cost(setting: Setting) -> str:
     upload = format_number(mean(setting.summary_values("cost.bytes_up")), MEGABYTES)
-    return f"{upload}\n{format_over_seeds(setting.summary_values('cost.cpu_seconds'), SECONDS)}"
+    seconds = format_over_seeds(setting.summary_values("cost.cpu_seconds"), CPU_SECONDS)
+    return f"{upload}\n{seconds}"
 
 
 def _format_download(setting: Setting) -> str:

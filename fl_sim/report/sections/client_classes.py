@@ -15,6 +15,7 @@ from fl_sim.report.style import INK, STYLE, export_figure
 
 MAX_PARTITIONS = 4
 MANY = 30  # clients or classes; more are not named
+SHORT = 2  # letters of a name that is not rotated
 FEW = 14  # classes; numbers of more do not fit into the squares
 Samples = dict[str, NDArray[np.generic]]
 
@@ -37,7 +38,7 @@ def draw_classes_by_client(grid: Grid) -> Drawing | None:
         "Darker squares hold more."
     )
     num_clients = max(len(samples["client_classes"]) for _, samples in partitions)
-    labels = ("", "client (images)" if num_clients <= MANY else "client")
+    labels = ("class", "client (images)" if num_clients <= MANY else "client")
     height = min(8.0, 1.2 + 0.27 * num_clients)
     figure, axes = create_panels([title for title, _ in partitions], 2, height, labels)
     for (_, samples), ax in zip(partitions, axes, strict=True):
@@ -65,7 +66,9 @@ def _draw_counts(axes: Axes, counts: NDArray[np.generic], names: Sequence[str]) 
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if classes <= MANY:
+    if classes <= MANY and max(map(len, names)) <= SHORT:
+        axes.set_xticks(range(classes), names)
+    elif classes <= MANY:
         axes.set_xticks(range(classes), names, rotation=30, ha="right", rotation_mode="anchor")
     if clients <= MANY:
         labels = [f"{i} ({total})" for i, total in enumerate(counts.sum(1))]

@@ -1,13 +1,20 @@
 """Cost of the runs: time, traffic and memory."""
 
 from fl_sim.report.components import Cell, Section
-from fl_sim.report.formats import COUNT, MEBIBYTES, MEGABYTES, SECONDS, format_over_seeds
+from fl_sim.report.formats import (
+    COUNT,
+    CPU_SECONDS,
+    MEBIBYTES,
+    MEGABYTES,
+    SECONDS,
+    format_over_seeds,
+)
 from fl_sim.report.grid import Grid
 from fl_sim.report.setting_tables import build_setting_table
 from fl_sim.report.tables import explain_undefined
 
 COSTS = (
-    ("CPU seconds", "cost.cpu_seconds", SECONDS),
+    ("CPU seconds", "cost.cpu_seconds", CPU_SECONDS),
     ("clock seconds", "cost.seconds", SECONDS),
     ("MB up", "cost.bytes_up", MEGABYTES),
     ("MB down", "cost.bytes_down", MEGABYTES),

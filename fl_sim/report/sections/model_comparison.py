@@ -89,7 +89,7 @@ def _build_cells(setting: Setting, goal: float) -> list[Cell]:
         Cell(format_number(upload, MEGABYTES)),
         Cell(format_over_seeds(setting.summary_values("fairness.spread"), PERCENT)),
         Cell(format_number(mean(setting.summary_values("num_parameters")), COUNT)),
-        Cell(format_over_seeds(list(seconds), SECONDS._replace(decimals=2))),
+        Cell(format_over_seeds(list(seconds), SECONDS._replace(decimals=3))),
     ]
 
 

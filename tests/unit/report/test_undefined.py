@@ -99,8 +99,8 @@ def test_time_is_that_of_the_processor_with_a_spread(one_seed_diverged):
     place = table.columns.index("CPU seconds")
     cells = grid.settings[0].summary_values("cost.cpu_seconds")
     mean, spread = float(torch.tensor(cells).mean()), float(torch.tensor(cells).std())
-    assert table.rows[0][place].text == f"{mean:.1f} ± {spread:.1f}"
-    assert f"{mean:.1f}\n" in tables.COST.text(grid.settings[0]).replace(" ±", "\n±")
+    assert table.rows[0][place].text == f"{mean:.2f} ± {spread:.2f}"
+    assert f"{mean:.2f}\n" in tables.COST.text(grid.settings[0]).replace(" ±", "\n±")
 
 
 @pytest.mark.parametrize("name", ["terminal", "cost", "starts"])
