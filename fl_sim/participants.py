@@ -6,7 +6,13 @@ from typing import Literal
 from fl_sim.contracts import Client
 from fl_sim.core import serialization
 from fl_sim.core.errors import require
-from fl_sim.core.windows import check_choice, check_window, covers
+from fl_sim.core.windows import (
+    check_choice,
+    check_window,
+    covers,
+    describe_rounds,
+    name_clients,
+)
 from fl_sim.samplers import Sampler
 
 
@@ -61,6 +67,13 @@ class Absent:
         serialization.check_types(self)
         check_choice(self.clients, self.num_clients)
         check_window(self.first_round, self.last_round)
+
+    def __str__(self) -> str:
+        """Return the absence as a sentence."""
+        count = 1 if self.num_clients is None else self.num_clients
+        who, is_one = name_clients(self.clients, count)
+        rounds = describe_rounds(self.first_round, self.last_round)
+        return f"{who} {'is' if is_one else 'are'} away {rounds}"
 
     def is_active(self, round_num: int) -> bool:
         """Return whether the clients are away in the round."""

@@ -1,7 +1,7 @@
 """Scenarios: clauses that state who does what in which rounds, as a sentence and as a timeline."""
 
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from fl_sim.contracts import AggregationRule, Client
 from fl_sim.core.errors import FieldError, require, suggest
 from fl_sim.core.flower_strategies import Strategy
 from fl_sim.core.serialization import label
+from fl_sim.core.windows import conjugate, describe_rounds, name_clients, name_numbers
 from fl_sim.data.layout import Layout, Protects, assign_clauses
 from fl_sim.experiment import Data, Experiment, subset_of
 from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
@@ -136,19 +137,14 @@ def is_scripted(experiment: Experiment) -> bool:
 def _describe(clause: Clause) -> str:
     """Return a clause in words."""
     match clause:
-        case Protects():
-            return _describe_protects(clause)
+        case Protects() | Absent():
+            return str(clause)
         case Layout():
             return _describe_layout(clause)
         case Adversary():
             return _describe_adversary(clause)
-        case Absent():
-            count = 1 if clause.num_clients is None else clause.num_clients
-            who, is_one = _name_clients(clause.clients, count)
-            rounds = _describe_rounds(clause.first_round, clause.last_round)
-            return f"{who} {'is' if is_one else 'are'} away {rounds}"
         case AvailabilityWindow():
-            rounds = _describe_rounds(clause.first_round, clause.last_round)
+            rounds = describe_rounds(clause.first_round, clause.last_round)
             return f"client {clause.client} takes part {rounds}"
         case AggregationRule():
             firsts, last = clause.first_rounds, clause.first_rounds[-1]
@@ -160,21 +156,6 @@ def _describe(clause: Clause) -> str:
     return f"the server uses {label(clause)} of Flower"
 
 
-def _describe_protects(clause: Protects) -> str:
-    who, is_one = _name_clients(clause.clients, clause.num_clients)
-    verb = _conjugate("leave out" if clause.withheld else "protect", is_one)
-    share = "" if clause.fraction == 1 else f"{100 * clause.fraction:g} % of "
-    words = [who, verb, f"{share}{'its' if is_one else 'their'} images"]
-    if clause.classes:
-        words.append(f"of {_name_numbers('class', 'classes', clause.classes)}")
-    words.append(_describe_rounds(clause.first_round, clause.last_round))
-    if clause.protection is not None:
-        words.append(f"with {label(clause.make_protection(None))}")
-    elif clause.radius is not None:
-        words.append(f"with radius {255 * clause.radius:g}/255")
-    return " ".join(words)
-
-
 def _describe_layout(layout: Layout) -> str:
     share, verb = f"{100 * layout.fraction:g} % of", "left out" if layout.withheld else "protected"
     what = {
@@ -182,7 +163,7 @@ def _describe_layout(layout: Layout) -> str:
         "clients": f"all images of {share} the clients",
         "classes": f"all images of {share} the classes",
     }
-    return f"{what[layout.unit]} are {verb} {_describe_rounds(layout.first_round, None)}"
+    return f"{what[layout.unit]} are {verb} {describe_rounds(layout.first_round, None)}"
 
 
 def _describe_adversary(adversary: Adversary) -> str:
@@ -192,11 +173,11 @@ def _describe_adversary(adversary: Adversary) -> str:
     elif adversary.beside:
         who, is_one = f"{count} more client{'s' * (count != 1)}", count == 1
     else:
-        who, is_one = _name_clients(adversary.clients, count)
+        who, is_one = name_clients(adversary.clients, count)
     group = "" if adversary.among == "all" else f" among the {adversary.among} ones"
     anew = ", drawn anew in each," if adversary.drawn == "each_round" else ""
     every = f", every {adversary.every} rounds" if adversary.every > 1 else ""
-    rounds = _describe_rounds(adversary.first_round, adversary.last_round)
+    rounds = describe_rounds(adversary.first_round, adversary.last_round)
     return f"{who}{group}{anew} {describe_attack(adversary.client, is_one)} {rounds}{every}"
 
 
@@ -204,8 +185,8 @@ def describe_attack(client: Client, is_one: bool) -> str:
     """Return the behaviour of attackers as a verb phrase, with fields that are not default."""
     words = str(label(client))
     if not client.action:
-        return f"{_conjugate('attack', is_one)} by {words}"
-    return _conjugate(client.action, is_one) + (f" by {words}" if "(" in words else "")
+        return f"{conjugate('attack', is_one)} by {words}"
+    return conjugate(client.action, is_one) + (f" by {words}" if "(" in words else "")
 
 
 def list_rules(experiment: Experiment) -> list[tuple[int, str]]:
@@ -214,57 +195,6 @@ def list_rules(experiment: Experiment) -> list[tuple[int, str]]:
     if not isinstance(rule, AggregationRule):
         return [(1, str(label(rule)))]
     return [(first, str(label(rule.at_round(first)))) for first in rule.first_rounds]
-
-
-def _conjugate(action: str, is_one: bool) -> str:
-    """Return a verb phrase such as `flip labels` for one client, or for several."""
-    verb, _, rest = action.partition(" ")
-    return f"{verb}{'s' * is_one} {rest}".rstrip()
-
-
-def _name_clients(clients: tuple[int, ...], count: int | None) -> tuple[str, bool]:
-    """Return clients in words, and whether it is one client."""
-    if clients:
-        return _name_numbers("client", "clients", clients), len(clients) == 1
-    if count is None:
-        return "all clients", False
-    return f"{count} client{'s' * (count != 1)} drawn by the seed", count == 1
-
-
-def _name_numbers(one: str, many: str, numbers: tuple[int, ...]) -> str:
-    """Return numbers in words, neighbours as a range.
-
-    >>> _name_numbers("client", "clients", (0, 1, 2, 3, 7)), _name_numbers("class", "classes", (4,))
-    ('clients 0 to 3 and 7', 'class 4')
-    """
-    ordered = sorted(set(numbers))
-    if len(ordered) == 1:
-        return f"{one} {ordered[0]}"
-    runs = [
-        [number for _, number in group]
-        for _, group in groupby(enumerate(ordered), key=lambda pair: pair[1] - pair[0])
-    ]
-    words = list[str]()
-    for run in runs:
-        words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(number) for number in run]
-    return f"{many} {', '.join(words[:-1])}{' and ' if len(words) > 1 else ''}{words[-1]}"
-
-
-def _describe_rounds(first: int, last: int | None) -> str:
-    """Return rounds in words.
-
-    >>> _describe_rounds(4, 5), _describe_rounds(3, 6), _describe_rounds(2, 2)
-    ('in rounds 4 and 5', 'in rounds 3 to 6', 'in round 2')
-    >>> _describe_rounds(5, None), _describe_rounds(1, 5)
-    ('from round 5', 'until round 5')
-    """
-    if last is None:
-        return f"from round {first}"
-    if first == last:
-        return f"in round {first}"
-    if first == 1:
-        return f"until round {last}"
-    return f"in rounds {first} {'and' if last == first + 1 else 'to'} {last}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +252,7 @@ def draw_timeline(experiment: Experiment) -> str:
         columns = (slice(i, i + step) for i in range(0, rounds, step))
         symbols = (_choose_symbol(plan, client, part) for part in columns)
         rows.setdefault("".join(symbols), []).append(client)
-    names = [_name_numbers("client", "clients", tuple(ids)) for ids in rows.values()]
+    names = [name_numbers("client", "clients", tuple(ids)) for ids in rows.values()]
     lines = list(zip(names, rows, strict=True))
     hidden = lines[MOST_ROWS:]
     lines = [*lines[:MOST_ROWS], *([("others", "...")] if hidden else [])]

@@ -16,7 +16,15 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.seeding import generator
-from fl_sim.core.windows import check_choice, check_window, covers
+from fl_sim.core.windows import (
+    check_choice,
+    check_window,
+    conjugate,
+    covers,
+    describe_rounds,
+    name_clients,
+    name_numbers,
+)
 
 Provenance = Literal["shared", "owner", "client"]
 
@@ -147,6 +155,21 @@ class Protects:
         if self.radius is not None:
             check_radius(self.radius)
         self.make_protection(None)
+
+    def __str__(self) -> str:
+        """Return the clause as a sentence."""
+        who, is_one = name_clients(self.clients, self.num_clients)
+        share = "" if self.fraction == 1 else f"{100 * self.fraction:g} % of "
+        words = [who, conjugate("leave out" if self.withheld else "protect", is_one)]
+        words.append(f"{share}{'its' if is_one else 'their'} images")
+        if self.classes:
+            words.append(f"of {name_numbers('class', 'classes', self.classes)}")
+        words.append(describe_rounds(self.first_round, self.last_round))
+        if self.protection is not None:
+            words.append(f"with {serialization.label(self.make_protection(None))}")
+        elif self.radius is not None:
+            words.append(f"with radius {255 * self.radius:g}/255")
+        return " ".join(words)
 
     def is_active(self, round_num: int) -> bool:
         """Return whether the images carry their noise in the round."""
