@@ -212,7 +212,7 @@ def test_surrogates_train_on_a_rest_of_one(protection: Any) -> None:
 def test_a_surrogate_that_is_fitted_joins_a_rest_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     surrogate = Surrogate(Model("resnet18"), NARROW, 2, 0, 0.1)
     seen: list[int] = []
-    monkeypatch.setattr(surrogate, "step", lambda images, labels: seen.append(len(images)))
+    monkeypatch.setattr(surrogate, "step", lambda images, labels, loss: seen.append(len(images)))
     images = torch.rand(9, *NARROW)
     surrogate.fit(images, torch.arange(9) % 2, 2, 4, 0, torch.Generator().manual_seed(0))
     assert seen == [4, 5, 4, 5]
