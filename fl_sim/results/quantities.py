@@ -83,7 +83,8 @@ class RunNumbers:
         short = {alias for alias, full in ALIASES.items() if full in self.names}
         short |= {n.removeprefix(p) for n in self.names for p in PREFIXES if n.startswith(p)}
         close = suggest(name, sorted({*short, *self.names}))
-        known = ", ".join(sorted({*self.names, *(short & ALIASES.keys())}))
+        groups = {n for n in self.names if n.rpartition(".")[0] in self.names}
+        known = ", ".join(sorted({*self.names, *(short & ALIASES.keys())} - groups))
         advice = close or f"; there are {known}"
         raise RequestError(f"no quantity {name!r} in {self.results.path}{advice}")
 

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.serialization import construct, describe, find_class, label, with_value
 from fl_sim.countermeasures.cut_out import CutOut
 from fl_sim.data.layout import Layout
-from fl_sim.experiment import Model
+from fl_sim.experiment import Experiment, Model
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.sparsity_masking import SparsityMasking
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
@@ -249,6 +250,15 @@ def test_a_wrong_path_or_value_is_named_in_full(path: str, message: str) -> None
     value = -1.5 if path.endswith("mu") else 1.5
     with pytest.raises(RequestError, match=message):
         with_value(SignFlipClient(honest=FedProxClient()), path, value)
+
+
+def test_a_part_that_is_missing_or_needs_more_is_told(
+    experiment: Callable[..., Experiment],
+) -> None:
+    with pytest.raises(RequestError, match=r"adversary\.client: None \(set the whole part first\)"):
+        with_value(experiment(), "adversary.client", "SignFlipClient")
+    with pytest.raises(RequestError, match=r"client is missing; write Adversary\(client=\.\.\.\)"):
+        with_value(experiment(), "adversary", "Adversary")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from fl_sim.metrics.fairness import variance
 from fl_sim.report import page
 from fl_sim.report.grid import build_grid
 from fl_sim.report.sections import benefit, fairness, leakage_fairness
+from fl_sim.report.sections.overview import describe_parts
+from fl_sim.report.sections.robustness import describe_measures
 
 FRACTIONS = {"layout.fraction": [0.0, 0.5, 1.0]}
 ALL_GROUPS = ("clean", "protected", "attacker", "mixed")
@@ -93,3 +95,17 @@ def test_without_an_audit_there_is_no_section_on_privacy(make_results, sweep):
     assert leakage_fairness.build_leakage_fairness(bare) is None
     assert leakage_fairness.draw_accuracy_and_leakage(bare) is None
     assert fairness.build_fairness(bare) is not None
+
+
+def test_the_settings_of_corruptions_attacks_and_domains_are_told(make_results, sweep, monkeypatch):
+    attack = {"attack": "apgd", "steps": 10, "num_images": 50, "radius": 4 / 255}
+    measures = {"corruptions": {"names": ["fog"], "severity": 3}, "adversarial": attack}
+    domains = {"class": "DomainShift", "transforms": [{"class": "a.Rotation", "degrees": 45.0}]}
+    stored = {"evaluation": measures, "domains": domains}
+    monkeypatch.setattr("fl_sim.report.grid.Setting.experiment", stored)
+    grid = build_grid(make_results(sweep()))
+    assert describe_measures(grid) == [
+        "fog at severity 3",
+        "APGD of 10 steps on 50 test images, within 4/255 of each pixel",
+    ]
+    assert describe_parts(grid, "domains") == ["DomainShift (transforms Rotation (degrees 45))"]

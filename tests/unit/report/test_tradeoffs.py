@@ -187,6 +187,11 @@ def test_names_of_columns_and_metrics_are_found(results: Results, name: str, ful
 def test_an_unknown_name_is_refused_with_those_that_are_there(results: Results) -> None:
     with pytest.raises(RequestError, match=r"no quantity 'acuracy' .*did you mean 'accuracy'.*"):
         RunNumbers(results).find("acuracy")
+    with pytest.raises(
+        RequestError, match=r"no quantity 'zzzz' .*; there are accuracy, "
+    ) as refused:
+        RunNumbers(results).find("zzzz")
+    assert ".clean" not in str(refused.value)
 
 
 def test_numbers_that_should_not_be_read_are_missing(make_results: Make, sweep: Any) -> None:
