@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all fuzz check format report bench bench-rules clean
+.PHONY: help setup quickstart test test-all fuzz check format report bench bench-gpu bench-rules clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ report: $(READY)  ## Rebuild the reports of runs/ and the generated pages and ta
 
 bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(READY) $(VENV)/pfl  ## Measure the same on a GPU, with larger noise and audits; exit with 2 without one
+	$(BIN)/python -m benchmarks --device cuda $(ARGS)
 
 bench-rules: $(READY) $(VENV)/byzfl  ## Measure what aggregating costs, beside Flower and ByzFL
 	$(BIN)/python -m benchmarks.rules

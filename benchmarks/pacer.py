@@ -7,6 +7,8 @@ stopped, so that all engines can be alive at once, take turns, and share the dri
 import os
 from typing import TextIO
 
+import torch
+
 
 class Pacer:
     """The child's end of the two pipes, used by one thread."""
@@ -21,6 +23,8 @@ class Pacer:
     def wait(self) -> None:
         """Report the rounds that were run, if any, and wait for the next turn."""
         if self.count % self.rounds_per_turn == 0:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # kernels of this turn may still run
             self.replies.write("done\n" if self.count else "ready\n")
             if not self.commands.readline():
                 os._exit(0)  # the parent is gone

@@ -1,7 +1,7 @@
 """Rows of results, medians and spreads, on disk and in the terminal."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from benchmarks.race import EngineCost
-from benchmarks.targets import TARGETS, Column, Verdict, judge
+from benchmarks.targets import TARGETS, Column, Target, Verdict, judge
 from fl_sim.core.atomic_io import write_json
 
 
@@ -70,14 +70,16 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_json(path, content)
 
 
-def make_times_table(rows: list[Row]) -> Table:
+def make_times_table(rows: list[Row], column: Column = "cpu_seconds") -> Table:
     """Return a table of all rows, each engine relative to the plain loop of its case."""
     table = Table(title="a round, or a run: medians of the process tree")
     for name in ("workload", "case", "engine", "CPU s", "x floor", "wall s", "MiB", "runs", "±"):
         table.add_column(
             name, justify="left" if name in ("workload", "case", "engine") else "right"
         )
-    floors = {(row.workload, row.case): row.cpu_seconds for row in rows if row.engine == "floor"}
+    floors = {
+        (row.workload, row.case): getattr(row, column) for row in rows if row.engine == "floor"
+    }
     last = ""
     for row in rows:
         floor = floors.get((row.workload, row.case))
@@ -89,7 +91,7 @@ def make_times_table(rows: list[Row]) -> Table:
             row.case,
             row.engine,
             f"{row.cpu_seconds:.4g}",
-            f"{row.cpu_seconds / floor:.2f}" if floor else "",
+            f"{getattr(row, column) / floor:.2f}" if floor else "",
             f"{row.wall_seconds:.4g}",
             f"{row.peak_mib:.0f}",
             str(row.runs),
@@ -98,25 +100,27 @@ def make_times_table(rows: list[Row]) -> Table:
     return table
 
 
-def make_targets_table(rows: list[Row]) -> Table:
+def make_targets_table(rows: list[Row], targets: Sequence[Target] = TARGETS) -> Table:
     """Return a table of targets, measurements and verdicts."""
     table = Table(title="targets")
     for name in ("target", "measured", "wanted", ""):
         table.add_column(name, justify="left" if name in ("target", "") else "right")
     colours = {"yes": "[green]yes", "no": "[red]NO"}
-    for target, measured, wanted, verdict in judge_targets(rows):
+    for target, measured, wanted, verdict in judge_targets(rows, targets):
         table.add_row(target, measured, wanted, colours[verdict])
     return table
 
 
-def judge_targets(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
+def judge_targets(
+    rows: list[Row], targets: Sequence[Target] = TARGETS
+) -> Iterator[tuple[str, str, str, str]]:
     """Yield each measured target: its name, the number, the bound, yes or no."""
     columns: dict[Column, dict[tuple[str, str, str], float]] = {
         "cpu_seconds": {(r.workload, r.case, r.engine): r.cpu_seconds for r in rows},
         "wall_seconds": {(r.workload, r.case, r.engine): r.wall_seconds for r in rows},
         "peak_mib": {(r.workload, r.case, r.engine): r.peak_mib for r in rows},
     }
-    for target in TARGETS:
+    for target in targets:
         verdict, value = judge(target, columns[target.column])
         if verdict is not Verdict.UNKNOWN:
             sign = "at least" if target.at_least else "at most"

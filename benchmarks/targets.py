@@ -92,3 +92,14 @@ TARGETS = (
     Target("start", "second sweep cell", "local", 0.5, "wall_seconds"),
     Target("start", "second sweep cell", "ray", 0.5, "wall_seconds"),
 )
+
+W8 = "CIFAR-10, 50 per round"
+GPU_TARGETS = (
+    *(
+        Target("W1", case, "floor", 3.0, "wall_seconds", over="local", at_least=True)
+        for case in (MCMAHAN, TINY)
+    ),
+    Target("W5", "EM, ResNet-18", "local", 1.3, "wall_seconds", over="floor"),
+    Target("W8", W8, "pfl", 3.0, "wall_seconds", over="local", at_least=True),
+    Target("W8", W8, "flower", 20.0, "wall_seconds", over="local", at_least=True),
+)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.engines.task import Task, compute_accuracy, load_task, make_parameter_groups
 from benchmarks.pacer import Pacer
+from fl_sim.core.device import share_gpus
 
 client_app = ClientApp()
 
@@ -118,13 +119,18 @@ def run(pacer: Pacer, experiment: str, workers: int = 1, evaluate_every: int = 0
         except BaseException as error:
             failures.append(error)
 
+    num_gpus = int(task.device.type == "cuda")
     run_simulation(
         server_app,
         client_app,
         num_supernodes=num_clients,
         backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": workers, "include_dashboard": False},
+            "client_resources": {"num_cpus": 1, "num_gpus": share_gpus(num_gpus, workers)},
+            "init_args": {
+                "num_cpus": workers,
+                "num_gpus": num_gpus,
+                "include_dashboard": False,
+            },
         },
     )
     if failures:

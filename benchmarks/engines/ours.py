@@ -3,6 +3,7 @@
 import tempfile
 from typing import Any
 
+from benchmarks.device import find_device
 from benchmarks.pacer import Pacer
 from fl_sim import run as run_experiment
 from fl_sim import sweep
@@ -15,10 +16,17 @@ def run(
     engine: str,
     workers: int = 1,
     precision: str = "float32",
+    deterministic: bool = True,
     **_: Any,
 ) -> None:
     """Run the rounds of an experiment, one per turn, with all results."""
-    options: Any = {"engine": engine, "workers": workers, "precision": precision}
+    options: Any = {
+        "engine": engine,
+        "workers": workers,
+        "precision": precision,
+        "device": str(find_device()),
+        "deterministic": deterministic,
+    }
     pacer.wait()
     with tempfile.TemporaryDirectory() as out:
         done = run_experiment(

@@ -81,7 +81,7 @@ def run(pacer: Pacer, experiment: str, **_: Any) -> None:
 
 def _shuffle(shard: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Return a shard in random order, since pfl's datasets do not shuffle."""
-    order = torch.randperm(len(shard[1]))
+    order = torch.randperm(len(shard[1])).to(shard[1].device)
     return [part[order] for part in shard]
 
 

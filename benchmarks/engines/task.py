@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.device import find_device
 from clients.noop import NoopClient
+from fl_sim.core.device import CPU
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.federation.federation import Federation, load_federation
@@ -34,12 +36,14 @@ class Task:
         federation: Run as fl_sim prepares it.
         epochs: Number of local epochs; 0 for the idle client.
         batch_size, learning_rate: Settings of plain stochastic gradient descent.
+        device: Device of preloaded data and of the plain model.
     """
 
     federation: Federation
     epochs: int
     batch_size: int
     learning_rate: float
+    device: torch.device = CPU
 
     def select_clients(self, round_num: int) -> list[int]:
         """Return the clients of round `round_num`."""
@@ -54,7 +58,8 @@ class Task:
         """Yield the batches of a client's round as positions in its shard."""
         rng = generator(self.federation.experiment.seed, "round", round_num, "client", client)
         for _ in range(self.epochs):
-            yield from torch.randperm(size, generator=rng).split(self.batch_size)
+            order = torch.randperm(size, generator=rng).to(self.device)
+            yield from order.split(self.batch_size)
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -65,12 +70,16 @@ class Task:
     @cached_property
     def preloaded(self) -> list[Shard]:
         """Each client's data as its network needs it: floats, scaled and normalised."""
-        return [(self.normalise(inputs), labels) for inputs, labels in self.shards]
+        return [
+            (self.normalise(inputs).to(self.device), labels.to(self.device))
+            for inputs, labels in self.shards
+        ]
 
     @cached_property
     def preloaded_test(self) -> Shard:
         """The test set as the network needs it."""
-        return self.normalise(self.federation.test_inputs), self.federation.dataset.test_labels
+        inputs = self.normalise(self.federation.test_inputs)
+        return inputs.to(self.device), self.federation.dataset.test_labels.to(self.device)
 
     @torch.no_grad()
     def normalise(self, inputs: Tensor) -> Tensor:
@@ -89,7 +98,7 @@ class Task:
         ]
         model: Any = nn.Sequential(*usual)
         plain: nn.Sequential = model.to(memory_format=torch.contiguous_format)
-        return plain
+        return plain.to(self.device)
 
     def get_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the tensors of the plain model that are sent, by name."""
@@ -139,7 +148,7 @@ class TransformerTask(Task):
         for parameter_name, parameter in network.named_parameters():
             words = parameter_name.split(".")
             parameter.requires_grad_("lora_A" in words or "lora_B" in words or "head" in words)
-        return nn.Sequential(network)
+        return nn.Sequential(network).to(self.device)
 
     def get_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the trained parameters, by name."""
@@ -159,10 +168,11 @@ def load_task(experiment: str) -> Task:
     federation = load_federation(experiment)
     client: Any = federation.experiment.client
     if isinstance(client, NoopClient):
-        return Task(federation, 0, 1, 1.0)
+        return Task(federation, 0, 1, 1.0, find_device())
     assert client.momentum == client.weight_decay == client.label_smoothing == 0
     cls = TransformerTask if federation.experiment.model.backbone.startswith(TIMM) else Task
-    return cls(federation, client.local_epochs, client.batch_size, client.learning_rate)
+    settings = client.local_epochs, client.batch_size, client.learning_rate
+    return cls(federation, *settings, find_device())
 
 
 def make_parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.cases import ENGINES, Case, make_round_jobs
+from benchmarks.cases import ENGINES, GPU, Case, make_round_jobs
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, Participation
 from fl_sim.data.partition import Dirichlet
@@ -21,8 +21,17 @@ EXPERIMENT = Experiment(
 
 def list_cases(full: bool) -> list[Case]:
     """Return one case per network."""
+    return _list_cases(ENGINES)
+
+
+def list_gpu_cases() -> list[Case]:
+    """Return one case per network."""
+    return _list_cases(GPU)
+
+
+def _list_cases(engines: tuple[str, ...]) -> list[Case]:
     mcmahan = replace(EXPERIMENT, model=Model("mcmahan_cnn", norm="off"))
     return [
-        Case("W1", "tiny CNN, 10 per round", make_round_jobs(EXPERIMENT, ENGINES)),
-        Case("W1", "McMahan CNN, 10 per round", make_round_jobs(mcmahan, ENGINES)),
+        Case("W1", "tiny CNN, 10 per round", make_round_jobs(EXPERIMENT, engines)),
+        Case("W1", "McMahan CNN, 10 per round", make_round_jobs(mcmahan, engines)),
     ]

@@ -18,18 +18,25 @@ ENGINES = ("floor", "local", "ray", "flower")
 
 def list_cases(full: bool) -> list[Case]:
     """Return a case for the head and one for low-rank changes."""
+    return [_make_case("head", ENGINES), _make_case("LoRA", ENGINES)]
+
+
+def list_gpu_cases() -> list[Case]:
+    """Return the case of low-rank changes."""
+    return [_make_case("LoRA", ("floor", "local", "nondeterministic", "bf16", "flower"))]
+
+
+def _make_case(name: str, engines: tuple[str, ...]) -> Case:
+    models = {
+        "head": Model("timm:vit_small_patch16_224", tune="head", pixels=64),
+        "LoRA": Model("timm:vit_small_patch16_224", tune="lora", blocks="all", pixels=64),
+    }
     experiment = replace(
         EXPERIMENT,
         name="transformers",
         client=SgdClient(learning_rate=0.05, momentum=0.0, batch_size=16, local_epochs=1),
         data=Data("fashion_mnist", 20, num_samples=320, num_test=10, held_out=0.0),
         partition=Iid(),
+        model=models[name],
     )
-    models = {
-        "head": Model("timm:vit_small_patch16_224", tune="head", pixels=64),
-        "LoRA": Model("timm:vit_small_patch16_224", tune="lora", blocks="all", pixels=64),
-    }
-    return [
-        Case("W7", f"ViT-S, {name}", make_round_jobs(replace(experiment, model=model), ENGINES))
-        for name, model in models.items()
-    ]
+    return Case("W7", f"ViT-S, {name}", make_round_jobs(experiment, engines))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import pages, scale
+from benchmarks.cases import Case
 from benchmarks.race import EngineCost, Sample
 from benchmarks.table import (
     Row,
@@ -17,9 +19,10 @@ from benchmarks.table import (
     quantile,
     write_rows,
 )
-from benchmarks.targets import TARGETS, Target, Verdict, judge
-from benchmarks.workloads import list_all_cases
+from benchmarks.targets import GPU_TARGETS, TARGETS, W8, Target, Verdict, judge
+from benchmarks.workloads import list_all_cases, list_all_gpu_cases
 
+GPU_CASES = list_all_gpu_cases()
 ROW = Row("W1", "tiny CNN, 10 per round", "floor", 2.0, 2.5, 400.0, 5, 0.1)
 
 
@@ -95,10 +98,37 @@ def test_tables_show_ratios_and_verdicts() -> None:
     assert "NO" in shown(make_targets_table([ROW, ROW._replace(engine="local", cpu_seconds=1.7)]))
 
 
-def test_every_target_names_an_existing_case_and_engines() -> None:
-    known = {
-        (case.workload, case.name, e) for case in list_all_cases(full=False) for e in case.jobs
-    }
-    for target in TARGETS:
+@pytest.mark.parametrize(
+    ("targets", "cases"), [(TARGETS, list_all_cases(full=False)), (GPU_TARGETS, GPU_CASES)]
+)
+def test_every_target_names_an_existing_case_and_engines(
+    targets: tuple[Target, ...], cases: list[Case]
+) -> None:
+    known = {(case.workload, case.name, engine) for case in cases for engine in case.jobs}
+    for target in targets:
         engines = filter(None, (target.engine, target.over, target.minus))
         assert {(target.workload, target.case, engine) for engine in engines} <= known
+
+
+def test_a_kind_of_gpu_has_a_section_with_ratios_forecasts_and_the_cost_of_determinism(
+    tmp_path: Path,
+) -> None:
+    assert pages.format_gpus(tmp_path) == "Not yet measured on a GPU."
+    em = next(case for case in GPU_CASES if case.name.startswith("EM"))
+    row = Row("W8", W8, "floor", 1.0, 6.0, 400.0, 5, 0.1)
+    rows = [
+        row,
+        row._replace(engine="local", wall_seconds=1.5),
+        row._replace(engine="nondeterministic", wall_seconds=1.25),
+        row._replace(engine="pfl", wall_seconds=6.0),
+        row._replace(workload="W5", case=em.name, engine="local", wall_seconds=2.0),
+    ]
+    write_rows(tmp_path / "fast-gpu.json", rows)
+    machine = {"accelerator": "Fast GPU", "torch": "2.13.0"}
+    (tmp_path / "fast-gpu.machine.json").write_text(json.dumps(machine))
+    text = pages.format_gpus(tmp_path)
+    assert text.startswith("### Fast GPU\n")
+    assert f"| W8 | {W8} | local | 1.5 | 0.25 |  |" in text
+    assert f"| W5 | {em.name} | local | 2 |  | {scale.format_time(2 * em.whole)} |" in text
+    assert f"| W8, {W8}: pfl / local, wall_seconds | 4 | at least 3 | yes |" in text
+    assert f"`--deterministic` in W8, {W8}: 1.20 times as long as without." in text
