@@ -2,8 +2,8 @@
 
 `torch.func` computes the gradients of all clients in one call of each operation: a convolution
 becomes a grouped one, and a linear layer a batched product. Frozen layers and buffers are common to
-all clients. On an accelerator, where the steps of one small client leave most of it idle, this is
-several times as fast as one client after another; on a CPU it is slower for convolutions.
+all clients. It is meant for accelerators, of which the steps of a small client leave most idle; on
+a CPU it is no faster for convolutions than one client after another.
 """
 
 from collections.abc import Callable
