@@ -18,10 +18,13 @@ from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import Experiment, Model
 from fl_sim.models.adapters import CONFIG, write_adapter
+from fl_sim.models.closed_form import CosineHead
 from fl_sim.models.export import collect_state, describe_inputs
-from fl_sim.models.tuning import Network, build_network
+from fl_sim.models.prompts import Prompted
+from fl_sim.models.tuning import Network, TrainedPart, build_network
 from strategies.fedex_lora import FedExLoRA
 
+DISTILLED = "deit_tiny_distilled_patch16_224"
 SHAPE, CLASSES = (3, 16, 16), 7
 CODE = """
 from torch import nn
@@ -71,7 +74,7 @@ def outputs(network: Network) -> Tensor:
 
 def timm_vit(num_classes: int) -> nn.Module:
     timm: Any = pytest.importorskip("timm")
-    return timm.create_model("vit_tiny_patch16_224", num_classes=num_classes, img_size=32)  # type: ignore[no-any-return]
+    return timm.create_model(DISTILLED, num_classes=num_classes, img_size=32)  # type: ignore[no-any-return]
 
 
 def lite0(num_classes: int) -> nn.Module:
@@ -87,7 +90,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[int], nn.Module] | None]] = {
     "bias": ({"backbone": "own_nets:whole", "tune": "bias"}, None),
     "last_block": ({"backbone": "own_nets:features", "tune": "last_block"}, None),
     "ridge": ({"backbone": "own_nets:features", "tune": "ridge"}, None),
-    "lora": ({"backbone": "timm:vit_tiny_patch16_224", "tune": "lora", "pixels": 32}, timm_vit),
+    "lora, two heads": ({"backbone": f"timm:{DISTILLED}", "tune": "lora", "pixels": 32}, timm_vit),
     "lora of Lite0": ({"backbone": "efficientnet_lite0", "tune": "lora", "pixels": 32}, lite0),
 }
 
@@ -133,11 +136,13 @@ def test_the_own_weights_of_a_users_features_are_a_checkpoint(nets: Any, tmp_pat
     assert torch.equal(state["0.0.weight"], network[0][0].weight)
 
 
-def test_what_the_package_has_no_place_for_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("timm")
-    fields: dict[str, Any] = {"backbone": "timm:vit_tiny_patch16_224", "pixels": 32}
+def test_what_the_package_has_no_place_for_is_refused() -> None:
+    prompted = TrainedPart(Prompted(nn.Identity(), 1, 4), nn.Linear(4, 2))
     with pytest.raises(RequestError, match="no place for prompts"):
-        collect_state(build_network(Model(**fields, tune="prompt"), SHAPE, CLASSES, 0))
+        collect_state(Network(nn.Sequential(), prompted, {}))
+    cosines = TrainedPart(CosineHead(torch.ones(2, 4)))
+    with pytest.raises(RequestError, match="nothing was trained"):
+        collect_state(Network(nn.Sequential(), cosines, {}))
 
 
 def test_an_adapter_of_lite0_has_the_names_of_its_package(tmp_path: Path) -> None:
@@ -172,9 +177,8 @@ def test_a_run_that_changed_frozen_weights_is_exported(
     result = CliRunner().invoke(app, ["export", "model", str(folder), str(out)])
     assert result.exit_code == 0, result.exception
     assert set(load_file(out)) == set(build_network(Model("mlp"), (1, 8, 8), 10, 0).tensors)
-    start = {"init": "checkpoint", "tune": "head"}
-    again = experiment(model=Model("mlp", checkpoint=str(out), **start), rounds=1)
-    assert run(again, out=tmp_path / "more", controls=False).complete
+    start: dict[str, Any] = {"init": "checkpoint", "tune": "head"}
+    build_network(Model("mlp", checkpoint=str(out), **start), (1, 8, 8), 10, 0)
     own = str(folder / "model.safetensors")
     with pytest.raises(FieldError, match=rf"model\.checkpoint: .*fl-sim export model {folder} OUT"):
         build_network(Model("mlp", checkpoint=own, **start), (1, 8, 8), 10, 0)

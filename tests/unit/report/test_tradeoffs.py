@@ -154,6 +154,10 @@ def test_experiments_with_another_attack_domain_or_evaluation_are_not_compared(
     assert list(split_conditions(points).values()) == [[0, 4], [1], [2], [3]]
     assert "adversary: SignFlip" in points[1].condition
     assert "domains: DomainShift" in points[2].condition
+    points, _ = collect_points(numbers, [X, Y], across=["adversary", "domains"])
+    assert list(split_conditions(points).values()) == [[0, 1, 2, 4], [3]]
+    points, _ = collect_points(numbers, [X, Y], within=["adversary"], across=["evaluation"])
+    assert list(split_conditions(points).values()) == [[0, 3, 4], [1], [2]]
 
 
 def test_values_are_those_of_the_summary_and_of_the_last_rows(results: Results) -> None:
