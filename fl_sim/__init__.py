@@ -14,6 +14,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+if os.environ.get("FL_SIM_PORTABLE") == "1":  # before any library that reads the switches
+    from fl_sim.core.portable import choose_portable_instructions
+
+    choose_portable_instructions()
+
 if TYPE_CHECKING:
     from fl_sim.core.device import use_device
     from fl_sim.core.precision import use_precision

@@ -22,6 +22,7 @@ from fl_sim.cli import (
 from fl_sim.cli.terminal import stop
 from fl_sim.core import user_modules
 from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
+from fl_sim.core.portable import choose_portable_instructions, refuse_other_processor
 
 
 def _rename_option(name: str) -> str:
@@ -32,11 +33,19 @@ def _declare_plugins(context: click.Context, option: click.Parameter, names: Seq
     user_modules.declare(*names)
 
 
+def _choose_instructions(
+    context: click.Context, option: click.Parameter, wanted: bool | None
+) -> None:
+    if wanted:
+        refuse_other_processor()
+        choose_portable_instructions()
+
+
 class Command(TyperCommand):
     """A command that shows the help of its arguments, and takes `--cohort` as an old name.
 
-    Every command has the option `--plugins`. Flower needs a Typer below 0.21, whose arguments lose
-    their help with click 8.5.
+    Every command has the option `--plugins`, and those that compute have `--portable`. Flower needs
+    a Typer below 0.21, whose arguments lose their help with click 8.5.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -56,6 +65,17 @@ class Command(TyperCommand):
                 help="Module or package with plug-ins of your own, by name or path; repeatable.",
             )
         )
+        if any(param.name == "device" for param in self.params):
+            self.params.append(
+                TyperOption(
+                    param_decls=["--portable"],
+                    is_flag=True,
+                    expose_value=False,
+                    is_eager=True,
+                    callback=_choose_instructions,
+                    help="Compute the same bits on every x86-64 processor, more slowly.",
+                )
+            )
         hints = get_type_hints(self.callback, include_extras=True)
         for param in self.params:
             if isinstance(param, TyperArgument) and param.name is not None:

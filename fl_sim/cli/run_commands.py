@@ -69,7 +69,7 @@ Compile = Annotated[
     bool, Option("--compile", help="Compile networks by torch.compile; it takes time at first.")
 ]
 MixDevices = Annotated[
-    bool, Option("--mix-devices", help="Keep and continue runs of another kind of device.")
+    bool, Option("--mix-devices", help="Keep and continue runs of another kind of device, or mode.")
 ]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import RequestError
+from fl_sim.core.portable import is_portable
 from fl_sim.core.resumable import resume_from
 from fl_sim.core.tensor_files import read_tensors, write_tensors
 
@@ -64,8 +65,11 @@ def _unusable(error: OSError) -> RequestError:
 
 
 def digest(*parts: Tensor | str | int) -> str:
-    """Return a hash of tensors (shape, dtype and content), plain values, and the torch build."""
-    sha = hashlib.sha256(torch.__version__.encode())
+    """Return a hash of tensors (shape, dtype and content), plain values, and the torch build.
+
+    In the portable mode it is another one.
+    """
+    sha = hashlib.sha256(torch.__version__.encode() + b"portable" * is_portable())
     for part in parts:
         if isinstance(part, Tensor):
             sha.update(f"{part.dtype}{tuple(part.shape)}".encode())

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from fl_sim.core.errors import FieldError
+from fl_sim.core.errors import FieldError, require
+from fl_sim.core.portable import is_portable
 
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
@@ -57,6 +58,9 @@ def resolve_devices(name: str) -> tuple[torch.device, ...]:
     Raises:
         FieldError: For another name, or a device that this machine does not have.
     """
+    if is_portable():
+        require(name in ("auto", "cpu"), "device", "auto or cpu in the portable mode", name)
+        return (CPU,)
     if name == str(current_device()):
         return (current_device(),)
     if _assigned is not None and name != "cpu":

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import torch
 
+from fl_sim.core.portable import (
+    choose_portable_instructions,
+    is_portable,
+    refuse_other_processor,
+)
+
 # Parameters of glibc's mallopt(3), and their values in bytes.
 M_TRIM_THRESHOLD, KEPT = -1, 1 << 30
 M_MMAP_THRESHOLD, LARGEST = -3, 1 << 30
@@ -19,6 +25,12 @@ def configure_process() -> None:
     would need fresh pages in every batch. Other C libraries are left as they are.
     """
     torch.set_num_threads(1)
+    if is_portable():
+        refuse_other_processor()
+        choose_portable_instructions()  # or raise, if the variable was set too late
+        # oneDNN and NNPACK divide convolutions by the processor's caches and instructions.
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        torch.backends.nnpack.set_flags(False)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)

@@ -13,6 +13,7 @@ from fl_sim.core.cache import digest, lock_entry, make_folder
 from fl_sim.core.device import current_device, device_key, name_accelerator
 from fl_sim.core.errors import RequestError
 from fl_sim.core.literals import BatchMode as BatchMode
+from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import current_precision
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
@@ -36,7 +37,7 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     if mode == "on":
         refuse_unbatchable(experiment, federation.model, federation.inputs)
         return True
-    if mode == "off" or experiment.client.sgd_config(1) is None:
+    if mode == "off" or is_portable() or experiment.client.sgd_config(1) is None:
         return False
     can_gain = is_stack_of_layers(federation.model)
     if current_device().type != "cpu":  # there, no other network is faster in batches

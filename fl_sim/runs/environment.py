@@ -14,18 +14,19 @@ import torch
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json
 from fl_sim.core.device import current_device, name_accelerator
+from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import current_precision
 
 DISTRIBUTION = "fl-sim"
 # These choose the instructions of a sum, and so its last bits.
 SWITCHES = (
     *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE"),
-    *("MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"),
-    *("OMP_NUM_THREADS", "OPENBLAS_CORETYPE"),
+    *("MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NPY_DISABLE_CPU_FEATURES"),
+    *("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE"),
 )
 COMPARED = (
     *("fl_sim", "python", "torch", "flwr", "numpy", "machine", "processor", "capability"),
-    *("device", "accelerator", "deterministic", "precision"),
+    *("device", "accelerator", "deterministic", "precision", "portable"),
 )
 
 
@@ -63,6 +64,7 @@ def describe_environment(engine: str, project: Path | None = None) -> dict[str, 
         "device": device.type,
         **(accelerator if device.type != "cpu" else {}),
         "precision": current_precision(),
+        **({"portable": True} if is_portable() else {}),
     }
 
 
@@ -78,6 +80,14 @@ def read_device(folder: Path) -> str:
         return ""
 
 
+def read_portable(folder: Path) -> bool | None:
+    """Return whether a run's folder was made in the portable mode, or None if it does not say."""
+    try:
+        return bool(read_json(folder / "environment.json").get("portable", False))
+    except (DamagedFileError, OSError):
+        return None
+
+
 def read_switches() -> dict[str, str]:
     """Return the environment variables that choose a processor's instructions, if set."""
     return {name: os.environ[name] for name in SWITCHES if name in os.environ}
@@ -87,7 +97,7 @@ def describe_changes(folder: Path, engine: str) -> str:
     """Return in words the differences between this environment and that of a run."""
     then: Mapping[str, Any] = read_json(folder / "environment.json")
     now = describe_environment(engine)
-    pairs = [(name, then.get(name), now[name]) for name in COMPARED if name in then]
+    pairs = [(name, then.get(name), now.get(name)) for name in COMPARED if name in then]
     before, after = then.get("switches", {}), now["switches"]
     if "switches" in then:
         names = sorted({*before, *after})

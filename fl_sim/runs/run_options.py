@@ -15,6 +15,7 @@ from fl_sim.core.compilation import check_compiler, use_compilation
 from fl_sim.core.device import CPU, current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, require, suggest
 from fl_sim.core.literals import BatchMode, Engine, Precision
+from fl_sim.core.portable import is_portable, refuse_other_processor
 from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.core.serialization import check_fields
 from fl_sim.flower import ClientApp
@@ -52,7 +53,8 @@ class RunOptions:
             that of the surrounding `use_device`, which is the CPU outside of any. Several, as in
             `cuda:0,1`, are shared by as many workers or more.
         deterministic: Use deterministic algorithms on an accelerator.
-        mix_devices: Keep results, and continue from checkpoints, of another kind of device.
+        mix_devices: Keep results, and continue from checkpoints, of another kind of device, or
+            of another mode (portable or not).
         precision: Precision of the networks that clients train: `float32`, `tf32` or `bf16`; None
             for that of the surrounding `use_precision`, which is `float32` outside of any.
         compile: Compile the networks that clients train, by `torch.compile`, which takes some ten
@@ -98,7 +100,12 @@ class RunOptions:
         is_told = self.engine != "flower" and self.client_app is None
         allowed = "float32 for clients of Flower, which are not told another"
         require(is_told or precision == "float32", "precision", allowed, precision)
+        if is_portable():
+            refuse_other_processor()
+            allowed = "none in the portable mode"
+            require(self.ray_address is None, "ray_address", allowed, self.ray_address)
         if self.compile:
+            require(not is_portable(), "compile", "False in the portable mode", True)
             require(is_told, "compile", "False for clients of Flower, which are not told", True)
             check_compiler(self.find_device())
 

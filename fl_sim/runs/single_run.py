@@ -19,6 +19,7 @@ from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
+from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import current_precision
 from fl_sim.core.tensor_files import read_unsealed
 from fl_sim.experiment import Experiment
@@ -34,7 +35,7 @@ from fl_sim.rounds.state import State
 from fl_sim.runs import memory
 from fl_sim.runs.batching import choose_batching
 from fl_sim.runs.checkpoint import Checkpointer, StopOnInterrupt
-from fl_sim.runs.environment import describe_environment, read_device
+from fl_sim.runs.environment import describe_environment, read_device, read_portable
 from fl_sim.runs.outputs import hash_parameters, write_outputs
 from fl_sim.runs.progress import Listener, ProgressReporter, describe_finished, report_passes
 from fl_sim.runs.run_options import RunOptions
@@ -152,6 +153,7 @@ def run_to_end(
         "engine": options.engine,
         "device": read_device(folder),
         "precision": current_precision(),
+        **({"portable": True} if read_portable(folder) else {}),
         **federation.hashes,
         "wall_seconds": time.time() - started,
         "side_by_side": side_by_side,
@@ -235,7 +237,7 @@ def is_begun(folder: Path) -> bool:
 
 
 def refuse_other_device(folder: Path, options: RunOptions) -> None:
-    """Raise a `RequestError` for a run that was begun on another kind of device.
+    """Raise a `RequestError` for a run that was begun on another kind of device, or mode.
 
     Its bits differ. `mix_devices` keeps it.
     """
@@ -246,6 +248,13 @@ def refuse_other_device(folder: Path, options: RunOptions) -> None:
         raise RequestError(
             f"{folder} was made on {made_on}, and this is {kind}: give --device {made_on}, or "
             "--mix-devices to go on from it"
+        )
+    was_portable = read_portable(folder)
+    if was_portable not in (None, is_portable()):
+        was, now = ("with", "without") if was_portable else ("without", "with")
+        raise RequestError(
+            f"{folder} was made {was} --portable, and this is {now}: run it {was} --portable, or "
+            "give --mix-devices to go on from it"
         )
 
 
@@ -264,6 +273,8 @@ def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> No
         if is_begun(folder):
             kinds = [*read_device(folder).split(" and "), environment["device"]]
             environment["device"] = " and ".join(dict.fromkeys(filter(None, kinds)))
+            if not read_portable(folder):
+                environment.pop("portable", None)
         write_json(folder / "experiment.json", json.loads(experiment.to_json()))
         write_json(folder / "environment.json", environment)
     except OSError as error:
