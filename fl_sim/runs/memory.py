@@ -95,9 +95,12 @@ def fit_to_device(trainer: ClientTrainer, federation: Federation, batched: bool)
         return
     pair = (ClientTask(0), ClientTask(1))
     two = _measure_peak(device, lambda: probe.train_chunk(config, pair))
-    fits = 1 + int(USABLE * free - one) // max(1, two - one)
-    if probe.max_batch is not None or fits < count:
-        trainer.limit_batch(probe.max_batch or max(1, fits))
+    spare, per_client = int(USABLE * free) - one, max(1, two - one)
+    if probe.max_batch is None and spare // per_client >= count - 1:
+        return
+    # Of smaller batches, the updates of earlier ones stay until all of the chunk are summed.
+    fits = 1 + (spare - count * federation.start.nbytes) // per_client
+    trainer.limit_batch(probe.max_batch or max(1, fits))
 
 
 def _find_size_field(experiment: Experiment) -> tuple[str, object]:
