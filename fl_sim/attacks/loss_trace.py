@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from fl_sim.attacks._shared.trajectories import get_trajectory, missing_trajecto
 from fl_sim.contracts.attacks import Evidence, MembershipAttack, View, loss
 
 QUARTILES = (0.25, 0.75)
-MIN_ROUNDS = 3  # with fewer losses the quartiles are the extremes or nearly so
+MIN_ROUNDS = 3  # losses of a record: with fewer the quartiles are the extremes or nearly so
 
 
 @final
@@ -35,12 +36,15 @@ class LossTrace(MembershipAttack):
     view: ClassVar[View] = "server"
 
     def scores(self, evidence: Evidence) -> Float[Tensor, " n"]:
-        """Return the third quartile minus the first of each record's losses over rounds."""
+        """Return the third quartile minus the first of each record's losses over rounds.
+
+        NaN for a record whose client took part in fewer than three rounds.
+        """
         trajectory = get_trajectory(evidence)
         losses = loss(trajectory.of_suspects(trajectory.client_margin))
         low, high = losses.nanquantile(losses.new_tensor(QUARTILES), 0)
-        spread: Tensor = high - low
-        return spread
+        few = losses.isfinite().sum(0) < MIN_ROUNDS
+        return (high - low).masked_fill(few, torch.nan)
 
     def missing(self, evidence: Evidence) -> str:
         """Return the reason if there is no trajectory, or a short one, or an empty string."""

@@ -17,7 +17,7 @@ from fl_sim.core.errors import RequestError
 from fl_sim.core.tensor_files import read_tensors, read_unsealed
 from fl_sim.core.user_modules import find_changed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, hash_files, load_federation
+from fl_sim.federation.federation import Federation, find_change, hash_files, load_federation
 from fl_sim.metrics._shared.pools import Records
 from fl_sim.models import parameters
 from fl_sim.models.scoring import compute_logits
@@ -96,12 +96,15 @@ def load_target(folder: Path) -> TargetRun:
     if not bool((signals["audited"] & ~signals["member"]).any()):
         raise RequestError(f"{folder} has no non-members to compare with: data.held_out was 0")
     hashes = hash_files(experiment)
-    if result.get("data_sha256", hashes.get("data_sha256")) != hashes.get("data_sha256"):
-        place = experiment.data.path
-        raise RequestError(f"{folder}: the data in {place} changed since the run")
-    if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
-        place = experiment.model.checkpoint or experiment.model.backbone
-        raise RequestError(f"{folder}: the files of {place} changed since the run")
+    places = {
+        "data_sha256": f"the data in {experiment.data.path}",
+        "planted_data_sha256": "the images of model.planted",
+        "model_sha256": f"the files of {experiment.model.checkpoint or experiment.model.backbone}",
+        "protection_sha256": "the files of the protection's network",
+    }
+    differing = find_change(result, hashes, places)
+    if differing:
+        raise RequestError(f"{folder}: {places[differing]} changed since the run")
     changed = find_changed(result.get("plugins_sha256", ""), hashes.get("plugins_sha256", ""))
     if changed:
         raise RequestError(f"{folder}: the module {changed[0]} changed since the run")

@@ -182,13 +182,17 @@ def _check_clients(experiment: Experiment, trained: nn.Module) -> None:
 
 def _check_warm_start(experiment: Experiment) -> None:
     """Refuse a first head that cannot be solved, or whose statistics would break a promise."""
+    model = experiment.model
+    changed = "prompts" if model.tune == "prompt" else "an adapter" if model.adapter else ""
+    allowed = f"None with {changed}: its head would be solved on features without them"
+    require(not changed, "model.warm_start", allowed, model.warm_start)
     rule, nothing = experiment.strategy, experiment.client.releases(1, {}) is None
     private = not nothing or (isinstance(rule, AggregationRule) and _promises_privacy(rule))
     allowed = "None where noise protects updates: the statistics would leave without any"
-    require(not private, "model.warm_start", allowed, experiment.model.warm_start)
+    require(not private, "model.warm_start", allowed, model.warm_start)
     fits = not find_batch_norms(network_of(experiment).trained)
     allowed = "None where batch normalisation is trained: its statistics are of no image at first"
-    require(fits, "model.warm_start", allowed, experiment.model.warm_start)
+    require(fits, "model.warm_start", allowed, model.warm_start)
     alone = experiment.evaluation.alone
     allowed = "None with model.warm_start: the first head is solved from statistics of all clients"
     require(alone is None, "evaluation.alone", allowed, type(alone).__name__)

@@ -1,5 +1,6 @@
 """Prepares a run: data, partition, protection and the initial model."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -25,13 +26,20 @@ from fl_sim.models import parameters
 from fl_sim.models.architectures import to_channels_last
 from fl_sim.models.backbones import PIXELS
 from fl_sim.models.features import extract_features, to_trainable
-from fl_sim.models.foundation import Rescale, hash_model
+from fl_sim.models.foundation import Rescale, hash_code, hash_model, hash_networks
 from fl_sim.models.low_rank import send_base
 from fl_sim.models.planting import hash_state, plant
 from fl_sim.models.tuning import build_network, calibrate
 from fl_sim.schedule import Schedule, backdoors
 
 SERVER = -1  # client id of a server that trains on images of its own
+CHANGES = {  # of the files of a run, by the name of their hash: see `hash_files`
+    "data_sha256": "of other data: the dataset changed since",
+    "planted_data_sha256": "of another start: the images of model.planted changed since",
+    "model_sha256": "of another network: its weights or code changed since",
+    "protection_sha256": "of another protection: the files of its network changed since",
+    "plugins_sha256": "of other plug-ins, or other code of them",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,17 +270,38 @@ def hash_files(experiment: Experiment) -> dict[str, str]:
 
     `data_sha256` is of the user's own images, and missing for a built-in dataset. `model_sha256`
     is of pretrained weights, of a checkpoint, of an adapter, or of the user's own code of a
-    network, and missing if there is none of them. `plugins_sha256` has a hash for each of the
-    user's own modules whose plug-ins take part, and is missing if there is none.
+    network, and missing if there is none of them; `protection_sha256` is the same of the networks
+    that noise is made with. `planted_data_sha256` is of the images of `model.planted`, if they are
+    another dataset. `plugins_sha256` has a hash for each of the user's own modules whose plug-ins
+    take part, and is missing if there is none.
     """
     data, model = experiment.data, experiment.model
     adapter = model.hash_adapter() if model.adapter else ""
+    recipe = model.planted
+    planted = hash_dataset(recipe.dataset, recipe.path) if recipe and recipe.dataset else ""
+    noise = experiment.protection if experiment.layout.fraction > 0 else None
     hashes = {
         "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
+        "planted_data_sha256": planted,
         "model_sha256": " ".join(filter(None, [hash_model(model), adapter])),
+        "protection_sha256": hash_networks(noise),
         "plugins_sha256": user_modules.hash_modules(_list_own_modules(experiment)),
     }
     return {name: sha256 for name, sha256 in hashes.items() if sha256}
+
+
+def find_change(
+    stored: Mapping[str, str], hashes: Mapping[str, str], names: Collection[str] = tuple(CHANGES)
+) -> str:
+    """Return the name of the first hash that differs from the stored one, or an empty string.
+
+    A hash that an earlier version did not store is not compared, but for that of plug-ins.
+    """
+    for name in names:
+        now = hashes.get(name, "")
+        if stored.get(name, "" if name == "plugins_sha256" else now) != now:
+            return name
+    return ""
 
 
 def _list_own_modules(experiment: Experiment) -> set[str]:
@@ -409,15 +438,19 @@ def _identify_front(
     first = frozen[0]
     if isinstance(first, Rescale) and first.pixels not in (PIXELS, model.pixels):
         name += f" side {first.pixels}"
+    code = hash_code(model)
+    if code:  # a function of the user's may build any network for a number of classes
+        name += f" {dataset.num_classes} classes"
     if planted is not None:
-        return f"{name} planted {planted}"
+        return " ".join(filter(None, [name, "planted", planted, code]))
     weights = hash_model(model)
     if model.init != "random":
         return f"{name} {weights}"
     data = experiment.data
     published = load_dataset(data.dataset, data.path, data.read_options).train_images
     some = calibrate(frozen, published)
-    return " ".join([f"{name} random {seed} {digest(some)}", *filter(None, [weights])])
+    start = digest(*(value.float() for value in frozen.state_dict().values()))
+    return " ".join([f"{name} random {seed} {digest(some)} {start}", *filter(None, [weights])])
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from fl_sim.data.domain_shift import assign_domains
 from fl_sim.data.layout import Layout, assign_clauses
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
+from fl_sim.models.foundation import hash_networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +345,8 @@ def _protect(
     seed: int,
     *owner: int,
 ) -> UInt8[Tensor, "n c h w"]:
-    parts = [repr(describe(protection)), *filter(None, [hash_own_modules(protection)])]
+    hashes = hash_own_modules(protection), hash_networks(protection)
+    parts = [repr(describe(protection)), *filter(None, hashes)]
     key = digest(*parts, images, labels, sample_ids, seed, *owner, *device_key())
     noise_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
     return load_or_compute(

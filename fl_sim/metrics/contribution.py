@@ -1,9 +1,9 @@
 """Contributions of clients to a round: leave-one-out, Shapley values and gradient cosines.
 
-`utility` is the worth of the global model after a step, such as its accuracy. The step of a
-coalition is the weighted mean of its updates, whatever rule the run uses; that of the empty
-coalition is zero. Values that depend on a coalition whose worth is NaN, such as one whose model
-diverged, are NaN.
+`utility` is the worth of the global model after a step, such as its accuracy, given the step and
+the summed weight of the clients that it is of. The step of a coalition is the weighted mean of its
+updates, whatever rule the run uses; that of the empty coalition is zero. Values that depend on a
+coalition whose worth is NaN, such as one whose model diverged, are NaN.
 """
 
 import math
@@ -20,7 +20,7 @@ from fl_sim.contracts.validity import mark_undefined
 from fl_sim.core.sums import chunks, weighted_sum
 from fl_sim.metrics._shared.defined import note_left_out, select_pairs
 
-Utility = Callable[[Float[Tensor, " p"]], float]
+Utility = Callable[[Float[Tensor, " p"], float], float]
 Worth = Callable[[frozenset[int]], float]
 EXACT_UP_TO = 8  # clients: 256 evaluations, about as many as sampling needs
 
@@ -36,6 +36,17 @@ def coalition_step(
     return weighted_sum(shares / shares.sum(), updates)
 
 
+def _evaluate(
+    updates: Float[Tensor, "n p"],
+    weights: Float[Tensor, " n"],
+    utility: Utility,
+    members: frozenset[int],
+) -> float:
+    """Return the worth of the members' step."""
+    weight = float(weights.double()[sorted(members)].sum())
+    return utility(coalition_step(updates, weights, members), weight)
+
+
 def leave_one_out(
     updates: Float[Tensor, "n p"], weights: Float[Tensor, " n"], utility: Utility
 ) -> Float[Tensor, " n"]:
@@ -47,8 +58,8 @@ def leave_one_out(
     Source: Cook (1977), https://doi.org/10.2307/1268249, of clients instead of observations.
     """
     all_clients = frozenset(range(len(updates)))
-    total = utility(coalition_step(updates, weights, all_clients))
-    rest = [utility(coalition_step(updates, weights, all_clients - {i})) for i in all_clients]
+    total = _evaluate(updates, weights, utility, all_clients)
+    rest = [_evaluate(updates, weights, utility, all_clients - {i}) for i in all_clients]
     return total - torch.tensor(rest, dtype=torch.float64)
 
 
@@ -80,7 +91,7 @@ def gtg_shapley(
     Args:
         updates: Updates, one row per client.
         weights: Positive weights, one per client.
-        utility: Worth of the global model after a step.
+        utility: Worth of the global model after a step of clients of some weight.
         rng: Generator of the orders; not used for exact values.
         truncation: Difference of worth that counts as none, in the unit of `utility`.
         max_cycles: Largest number of cycles, of n orders each.
@@ -90,7 +101,7 @@ def gtg_shapley(
 
     @cache
     def worth(members: frozenset[int]) -> float:
-        return utility(coalition_step(updates, weights, members))
+        return _evaluate(updates, weights, utility, members)
 
     if count <= exact_up_to:
         return exact_shapley(count, worth)

@@ -194,11 +194,15 @@ def count_start_traffic(model: nn.Sequential, tune: str) -> tuple[int, int]:
 
     The head itself counts with the first global model.
     """
+    _, sent = count_traffic(sketch_head(model, tune)) or (0, 0)
+    return 0, sent
+
+
+def sketch_head(model: nn.Sequential, tune: str) -> StatisticsHead:
+    """Return the head that a closed form puts in the place of a network's own, without data."""
     layer = find_linear_head(model)
     with torch.device("meta"):
-        head = StatisticsHead(layer.in_features, layer.out_features, tune in SECOND_MOMENTS)
-    _, sent = count_traffic(head) or (0, 0)
-    return 0, sent
+        return StatisticsHead(layer.in_features, layer.out_features, tune in SECOND_MOMENTS)
 
 
 @torch.no_grad()

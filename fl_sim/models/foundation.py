@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fl_sim.core.atomic_io import DamagedFileError, hash_file
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require, suggest
+from fl_sim.core.serialization import field_values
 from fl_sim.core.user_modules import hash_modules
 from fl_sim.experiment import Model
 from fl_sim.models.adapters import name_modules
@@ -164,16 +165,29 @@ def hash_weights(backbone: str) -> str:
     return hash_file(find_weights(backbone))
 
 
+def hash_code(model: Model) -> str:
+    """Return a hash of the user's code that builds a network; empty for networks of packages."""
+    found = find_source(model.backbone)
+    if found is None:
+        return ""
+    source, name = found
+    hashes = [source.hash_code(name), hash_modules([type(source).__module__])]
+    return " ".join(filter(None, hashes))
+
+
+def hash_networks(part: object) -> str:
+    """Return the hashes of the files of a part's networks, its fields of type `Model`."""
+    models = [value for value in field_values(part).values() if isinstance(value, Model)]
+    return " ".join(filter(None, map(hash_model, models)))
+
+
 def hash_model(model: Model) -> str:
     """Return a hash of the files that a network and its start are read from, or an empty string.
 
     Raises:
         RequestError: If one of them is missing.
     """
-    found = find_source(model.backbone)
-    hashes = [] if found is None else [found[0].hash_code(found[1])]
-    if found is not None:
-        hashes.append(hash_modules([type(found[0]).__module__]))
+    hashes = [hash_code(model)]
     if model.base.init == "checkpoint":
         hashes.append(model.hash_checkpoint())
     elif model.base.init == "pretrained":

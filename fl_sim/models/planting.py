@@ -46,6 +46,8 @@ def plant(
     content = sources.hash_dataset(own.dataset, own.path)
     parts = [repr(describe(part)) for part in (recipe, anywhere, replace(own, path=None))]
     parts += filter(None, [hash_own_modules(recipe)])
+    if recipe.dataset is not None:  # checked to have the run's shape when the start is trained
+        parts.append(str(image_shape))
     key = digest(*parts, hash_model(whole), content, seed)
 
     def compute() -> Tensor:

@@ -30,8 +30,8 @@ class PrivacySpent(NamedTuple):
     """Epsilon at the delta of the releases.
 
     Attributes:
-        pld: Bound by privacy loss distributions; NaN if releases include draws of a fixed size,
-            for which no distribution is known, or more than `MOST_SAMPLED` Poisson draws.
+        pld: Bound by privacy loss distributions; NaN for more than `MOST_SAMPLED` Poisson draws.
+            Draws of a fixed size, for which no distribution is known, count as full participation.
         rdp: Bound by Renyi differential privacy.
     """
 
@@ -164,12 +164,11 @@ def _divergences(event: Any, *relation: Any) -> tuple[Any, Any]:
 
 
 def _epsilon_by_pld(events: Events, delta: float, rdp: float) -> float:
-    """Return epsilon by privacy loss distributions; NaN if a draw has no distribution."""
-    sampled = [event for event in events if event[1].rate < 1]
-    too_many = sum(count for *_, count in sampled) > MOST_SAMPLED
-    if too_many or any(draw.sampling == "fixed" for _, draw, _ in sampled):
+    """Return epsilon by privacy loss distributions; NaN if they would take too long."""
+    sampled = [event for event in events if event[1].sampling == "poisson"]
+    if sum(count for *_, count in sampled) > MOST_SAMPLED:
         return math.nan
-    whole = sum(count / noise**2 for noise, draw, count in events if draw.rate >= 1)
+    whole = sum(count / noise**2 for noise, draw, count in events if draw.sampling == "fixed")
     if not sampled:  # together one release with less noise, whose epsilon is known exactly
         import dp_accounting as dp
 

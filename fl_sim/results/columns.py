@@ -51,6 +51,8 @@ CELLS = {
     "loss": "mean cross-entropy of the final model on the test set, in nats",
     "model_sha256": "SHA-256 of the files of a network: weights, a checkpoint, or your own code",
     "plugins_sha256": "SHA-256 of each module of your own whose plug-ins took part",
+    "protection_sha256": "the same for the networks that noise is made with",
+    "planted_data_sha256": "SHA-256 of the files of model.planted.dataset",
     "planted_sha256": "SHA-256 of the weights and buffers of a planted start",
     "params_sha256": "SHA-256 of the final parameters: same experiment, same hash",
     "failures": "one entry per client that sent no update: round, client, cause",

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the fields of a run or a poin
     **dict.fromkeys(
         ("question", "folder", "reason", "memory_note", "model_sha256", "plugins_sha256"), (str,)
     ),
+    **dict.fromkeys(("planted_data_sha256", "protection_sha256"), (str,)),
     **dict.fromkeys(("seed", "rounds", "num_parameters", "num_frozen", "side_by_side"), (int,)),
     **dict.fromkeys(("accuracy", "best_accuracy", "loss", "wall_seconds"), NUMBER),
     **dict.fromkeys(("seconds", "cpu_seconds"), (int, float)),

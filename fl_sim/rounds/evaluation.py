@@ -56,9 +56,9 @@ def _measure_contributions(
     weights = sizes[delivered]
     parameters.load_buffers(model, outcome.state.buffers)
 
-    def compute_utility(step: Float[Tensor, " p"]) -> float:
+    def compute_utility(step: Float[Tensor, " p"], num_examples: float) -> float:
         start = outcome.config.parameters
-        load_solved(federation, start + step.to(start.dtype), int(weights.sum()))
+        load_solved(federation, start + step.to(start.dtype), int(num_examples))
         scores = compute_logits(model, federation.test_inputs)
         if not bool(torch.isfinite(scores).all()):
             return float("nan")

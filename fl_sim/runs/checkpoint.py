@@ -14,7 +14,7 @@ from fl_sim.core import interrupts
 from fl_sim.core.atomic_io import DamagedFileError, write_table
 from fl_sim.core.errors import DivergedError, RequestError
 from fl_sim.core.tensor_files import read_tensors, write_tensors
-from fl_sim.federation.federation import Federation
+from fl_sim.federation.federation import CHANGES, Federation, find_change
 from fl_sim.flower import ArrayRecord
 from fl_sim.results import ROWS, make_rows_table
 from fl_sim.rounds.callbacks import Callback
@@ -70,6 +70,7 @@ class StopOnInterrupt(Callback):
 
 Hashes = Mapping[str, str]  # see `hash_files`
 NONE: Hashes = {}
+CAUSES = {**CHANGES, "planted_sha256": "of another planted start"}
 
 
 class CheckpointError(RequestError):
@@ -92,9 +93,7 @@ def save_state(folder: Path, state: State, run: str, mark: Mark, hashes: Hashes 
     tensors: dict[str, Tensor] = {}
     tree = {
         "run": hashlib.sha256(run.encode()).hexdigest(),
-        "data": hashes.get("data_sha256", ""),
-        "model": hashes.get("model_sha256", ""),
-        "plugins": hashes.get("plugins_sha256", ""),
+        **{name.removesuffix("_sha256"): hashes.get(name, "") for name in CAUSES},
         "log": list(mark),
         "round": state.round,
         "cohort": state.batch_clients,
@@ -157,13 +156,10 @@ def _explain_unusable(
     tree, _ = content
     if tree.get("run") != hashlib.sha256(run.encode()).hexdigest():
         return "of another experiment, or another version"
-    if tree.get("data", "") != hashes.get("data_sha256", ""):
-        return "of other data: the dataset's files were replaced since"
-    model_sha256 = hashes.get("model_sha256", "")
-    if tree.get("model", model_sha256) != model_sha256:
-        return "of another network: its weights or code were replaced since"
-    if tree.get("plugins", "") != hashes.get("plugins_sha256", ""):
-        return "of other plug-ins, or other code of them"
+    stored = {f"{key}_sha256": value for key, value in tree.items() if isinstance(value, str)}
+    changed = find_change(stored, hashes, CAUSES)
+    if changed:
+        return CAUSES[changed]
     if not log.contains(Mark(*tree["log"])):
         return f"{log.path.name} was changed since"
     return ""

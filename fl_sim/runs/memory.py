@@ -6,12 +6,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from fl_sim.core.device import current_device, free_memory
 from fl_sim.core.errors import FieldError
 from fl_sim.core.process import available_memory, used_memory
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
+from fl_sim.models import parameters
+from fl_sim.models.closed_form import find_statistics_head, sketch_head
 from fl_sim.participants import Participation
 from fl_sim.rounds.loop import can_sum_updates
 from fl_sim.training.client_trainer import ClientTrainer
@@ -24,6 +27,7 @@ COPIES = 7
 STEP = 4  # further copies, in double precision: the sum, its chunk, and the step
 MEASURED = ("cuda", "xpu")  # kinds of device whose peak memory PyTorch reports
 USABLE = 0.9  # share of a device's free memory; the rest is lost between blocks
+SOLVE = 6  # matrices of a covariance's size, in double precision: its parts and eigenvectors
 
 
 def predict(federation: Federation, workers: int = 0) -> int:
@@ -33,10 +37,30 @@ def predict(federation: Federation, workers: int = 0) -> int:
     predicted, and are small beside a model that is large enough to matter.
     """
     size = federation.start.nbytes
-    total = used_memory() + size * (COPIES + 2 * STEP)
-    if not sums_all_updates(federation):
-        total += size * federation.max_clients_per_round
+    total = used_memory() + max(map(_count_bytes, _list_phases(federation)))
     return total + workers * (used_memory() + size * (COPIES + STEP))
+
+
+def _list_phases(federation: Federation) -> list[Federation]:
+    """Return a federation and, before it, that of the head which it starts from, without data."""
+    tune = federation.experiment.model.warm_start
+    if tune is None:
+        return [federation]
+    model = nn.Sequential(sketch_head(federation.model, tune))
+    first = federation.experiment.closed_form_start()
+    start = parameters.flatten(model)
+    return [replace(federation, experiment=first, model=model, start=start), federation]
+
+
+def _count_bytes(federation: Federation) -> int:
+    """Return the memory that the server needs for the rounds of a federation."""
+    total = federation.start.nbytes * (COPIES + 2 * STEP)
+    if not sums_all_updates(federation):
+        total += federation.start.nbytes * federation.max_clients_per_round
+    head = find_statistics_head(federation.model)
+    if head is not None and federation.experiment.model.tune != "ncm":  # means need none
+        total += SOLVE * 8 * head.in_features**2
+    return total
 
 
 def sums_all_updates(federation: Federation) -> bool:
@@ -54,14 +78,16 @@ def check(federation: Federation, workers: int = 0) -> int:
     needed, available = predict(federation, workers), available_memory() + used_memory()
     if needed <= available:
         return needed
-    size, clients = federation.start.nbytes, federation.max_clients_per_round
+    largest = max(_list_phases(federation), key=_count_bytes)
+    size, clients = largest.start.nbytes, largest.max_clients_per_round
     # All clients but those whose updates are too many, rounded up.
     fits = clients - -(-(needed - available) // size)
     reason = f"the run would need {needed // MIB:,} MiB of {available // MIB:,}"
+    model = federation.experiment.model
+    if largest is not federation:
+        raise FieldError("model.warm_start", f"None here: {reason}", model.warm_start)
     if sums_all_updates(federation) or fits < 1:
-        raise FieldError(
-            "model.backbone", f"a smaller network: {reason}", federation.experiment.model.backbone
-        )
+        raise FieldError("model.backbone", f"a smaller network: {reason}", model.backbone)
     name = type(federation.experiment.strategy).__name__
     allowed = f"at most {fits} for {name}, which needs all updates at once: {reason}"
     raise FieldError("participation.clients_per_round", allowed, clients)

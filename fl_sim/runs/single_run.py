@@ -23,7 +23,13 @@ from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import current_precision
 from fl_sim.core.tensor_files import read_unsealed
 from fl_sim.experiment import Experiment
-from fl_sim.federation.federation import Federation, hash_files, load_federation
+from fl_sim.federation.federation import (
+    CHANGES,
+    Federation,
+    find_change,
+    hash_files,
+    load_federation,
+)
 from fl_sim.flower import Grid, client_app, compat
 from fl_sim.flower.backend import FlowerBackend
 from fl_sim.flower.local_grid import LocalGrid
@@ -200,13 +206,9 @@ def load_finished(
         if result is None:
             return None
         _check_model(folder, result)
-        if result.get("data_sha256", hashes.get("data_sha256")) != hashes.get("data_sha256"):
-            raise DamagedFileError(folder / RESULT, "is of other data: the dataset changed since")
-        if result.get("model_sha256", hashes.get("model_sha256")) != hashes.get("model_sha256"):
-            cause = "is of another network: its weights or code changed since"
-            raise DamagedFileError(folder / RESULT, cause)
-        if result.get("plugins_sha256", "") != hashes.get("plugins_sha256", ""):
-            raise DamagedFileError(folder / RESULT, "is of other plug-ins, or other code of them")
+        changed = find_change(result, hashes)
+        if changed:
+            raise DamagedFileError(folder / RESULT, f"is {CHANGES[changed]}")
         return result
     except DamagedFileError as error:
         LOG.warning("%s; the run is repeated", error)

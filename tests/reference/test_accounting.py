@@ -81,7 +81,9 @@ def test_draws_of_a_fixed_size_are_never_too_cheap(name: str) -> None:
     """They cost no less than Poisson draws, and what Wang et al. or no draw at all allow."""
     found, chance = ours(name, "fixed"), ours(name, "poisson")
     certain = all(size >= eligible for eligible, size, _ in SETTINGS[name][1])
-    assert found == chance if certain else math.isnan(found.pld)
+    exact = pld.PLDAccountant(value_discretization_interval=5e-4)
+    whole = pytest.approx(theirs(exact, name, everybody), abs=1e-3)
+    assert found == chance if certain else found.pld == whole
     assert found.epsilon >= chance.epsilon
     assert found.rdp >= theirs(rdp.RdpAccountant(), name, poisson) - 1e-9
     replaced = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
@@ -97,6 +99,14 @@ def test_draws_of_a_fixed_size_are_never_too_cheap(name: str) -> None:
 def test_a_small_share_without_replacement_is_cheaper_than_everybody() -> None:
     found = ours("one in a hundred", "fixed")
     assert found.rdp < 0.3 * theirs(rdp.RdpAccountant(), "one in a hundred", everybody)
+
+
+def test_a_large_share_costs_no_more_than_everybody() -> None:
+    costs = [
+        compute_epsilon(Releases((Release(1.0, Draw(10, size), 2),), DELTA, "clients")).epsilon
+        for size in (9, 10)
+    ]
+    assert costs[0] == costs[1]
 
 
 def test_known_figures() -> None:

@@ -32,7 +32,7 @@ def round_of(count: int, name: str = "round") -> tuple[Tensor, Tensor]:
     return torch.randn(count, SIZE, generator=rng), torch.rand(count, generator=rng) + 0.5
 
 
-def bowl(step: Tensor) -> float:
+def bowl(step: Tensor, weight: float = 0.0) -> float:
     """Return a worth that has a maximum, so that clients can reduce each other's effect."""
     return -float((step - 0.3).square().sum())
 
@@ -111,24 +111,24 @@ def test_shapley_values_of_few_clients_are_their_definition(count: int) -> None:
 
 def test_small_differences_are_not_cut_off_for_few_clients() -> None:
     updates, weights = round_of(4)
-    expected = exact_shapley(updates, weights, lambda step: 1e-5 * bowl(step))
-    found = gtg_shapley(updates, weights, lambda step: 1e-5 * bowl(step), generator(0))
+    expected = exact_shapley(updates, weights, lambda step, weight=0.0: 1e-5 * bowl(step))
+    found = gtg_shapley(updates, weights, lambda step, weight=0.0: 1e-5 * bowl(step), generator(0))
     assert found.tolist() == [pytest.approx(value, rel=1e-9) for value in expected]
 
 
 def test_who_brings_nothing_into_any_coalition_gets_nothing() -> None:
     updates = torch.zeros(4, 2)
     updates[:3, 0] = torch.tensor([1.0, 2.0, 3.0])
-    found = gtg_shapley(updates, torch.ones(4), lambda step: float(step[1]), generator(0))
+    found = gtg_shapley(updates, torch.ones(4), lambda step, weight: float(step[1]), generator(0))
     assert found.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("count", [4, 9])
 def test_a_coalition_that_diverges_leaves_no_number(count: int) -> None:
     updates, weights = round_of(count)
-    found = gtg_shapley(updates, weights, lambda step: math.nan, generator(0))
+    found = gtg_shapley(updates, weights, lambda step, weight: math.nan, generator(0))
     assert found.isnan().all()
-    assert leave_one_out(updates, weights, lambda step: math.nan).isnan().all()
+    assert leave_one_out(updates, weights, lambda step, weight: math.nan).isnan().all()
 
 
 def test_all_orders_together_are_the_definition() -> None:
@@ -165,7 +165,7 @@ def test_a_round_that_changes_nothing_gives_nobody_anything() -> None:
     updates, weights = round_of(4)
     calls: list[int] = []
 
-    def flat(step: Tensor) -> float:
+    def flat(step: Tensor, weight: float) -> float:
         calls.append(1)
         return 0.7 + 1e-4 * bool(step.any())
 
@@ -185,7 +185,7 @@ def test_no_coalition_is_evaluated_twice() -> None:
     updates, weights = round_of(5)
     seen: list[tuple[float, ...]] = []
 
-    def counting(step: Tensor) -> float:
+    def counting(step: Tensor, weight: float) -> float:
         seen.append(tuple(step.tolist()))
         return bowl(step)
 
@@ -202,7 +202,7 @@ def test_truncation_saves_evaluations() -> None:
     def count(truncation: float) -> int:
         calls: list[int] = []
 
-        def counting(step: Tensor) -> float:
+        def counting(step: Tensor, weight: float) -> float:
             calls.append(1)
             return bowl(step)
 

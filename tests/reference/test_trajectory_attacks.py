@@ -197,6 +197,15 @@ def test_lt_iqr_is_numpys_interquartile_range_of_the_losses() -> None:
         assert float(scores[record]) == pytest.approx(high - low, abs=1e-12)
 
 
+def test_lt_iqr_is_not_defined_for_a_client_of_fewer_than_three_rounds() -> None:
+    course = trajectory()
+    margin = course.client_margin.clone()
+    margin[1:, 1] = torch.nan  # client 1 took part once, client 2 twice
+    margin[1, 2] = torch.nan
+    scores = LossTrace().scores(held(replace(course, client_margin=margin)))
+    assert scores.isnan().tolist() == [False, True, True, False, False]
+
+
 def test_lt_iqr_ranks_a_late_learned_record_above_early_and_never_learned_ones() -> None:
     early = torch.tensor([0.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0])
     late = torch.tensor([-4.0, -4.0, -3.0, -2.0, 2.0, 5.0, 6.0, 6.0])

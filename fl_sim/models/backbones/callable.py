@@ -102,8 +102,10 @@ class UserFunction(BackboneSource):
         return "a module on Python's path, beside the experiment, or named by --plugins"
 
     def hash_code(self, network: str) -> str:
-        """Return the SHA-256 of the file of the function's module."""
-        module = sys.modules.get(_import(network).__module__)
+        """Return the SHA-256 of the file of the function's module, or of the one that is named."""
+        function, named = _import(network), network.partition(":")[0]
+        is_defined = hasattr(function, "__qualname__")  # a partial function or an object is not
+        module = sys.modules.get(function.__module__ if is_defined else named)
         path = getattr(module, "__file__", None)  # built-in modules have none
         return "" if path is None else hash_file(Path(path))
 

