@@ -98,6 +98,7 @@ def tradeoffs(
         if not any(each.places for each in own):
             missing = "; ".join(dict.fromkeys(w for each in own for w in each.left_out.values()))
             raise RequestError(f"no setting has {' and '.join(chosen)}: {missing}")
+    points = fronts.keep_compared_seeds(points, comparisons)
     terminal.console.print(build_fronts_table(points, names, comparisons, directions, confidence))
     if csv:
         from fl_sim.core.atomic_io import write_text

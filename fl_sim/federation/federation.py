@@ -279,12 +279,12 @@ def hash_files(experiment: Experiment) -> dict[str, str]:
     adapter = model.hash_adapter() if model.adapter else ""
     recipe = model.planted
     planted = hash_dataset(recipe.dataset, recipe.path) if recipe and recipe.dataset else ""
-    noise = experiment.protection if experiment.layout.fraction > 0 else None
+    noise = [hash_networks(protection) for _, protection, _ in experiment.list_protections()]
     hashes = {
         "data_sha256": "" if data.path is None else hash_dataset(data.dataset, data.path),
         "planted_data_sha256": planted,
         "model_sha256": " ".join(filter(None, [hash_model(model), adapter])),
-        "protection_sha256": hash_networks(noise),
+        "protection_sha256": " ".join(filter(None, dict.fromkeys(noise))),
         "plugins_sha256": user_modules.hash_modules(_list_own_modules(experiment)),
     }
     return {name: sha256 for name, sha256 in hashes.items() if sha256}

@@ -19,6 +19,7 @@ from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import ADAPTER_FILES, Model
+from fl_sim.models.backbones import WEIGHTS
 from fl_sim.models.low_rank import LowRankAttention, find_low_rank
 from fl_sim.models.stages import WithHead
 
@@ -117,6 +118,7 @@ def write_adapter(
         "modules_to_save": [str(head.source_name)],
     }
     tensors = {name: value.detach() for name, value in _name_tensors(trained).items()}
+    (folder / CONFIG).unlink(missing_ok=True)  # a break between the files leaves no old one
     write_tensors(folder / TENSORS, tensors, {"format": "pt"})
     write_json(folder / CONFIG, config)
 
@@ -148,12 +150,15 @@ def load_adapter(trained: nn.Sequential, model: Model) -> None:
         raise FieldError("model.adapter", allowed, model.adapter) from None
     _check_config(config, model)
     own = _name_tensors(trained)
-    optional = {name for name in own if ".lora_" not in name}
+    of_head = {name for name in own if ".lora_" not in name}
+    optional = of_head if not of_head & tensors.keys() else set()
     missing, unknown = own.keys() - tensors.keys() - optional, tensors.keys() - own.keys()
     wrong = sorted(missing | unknown | _find_misfits(own, tensors))
     if wrong:
         allowed = f"an adapter of the trained blocks of {model.backbone} (see {wrong[0]!r})"
         raise FieldError("model.adapter", allowed, model.adapter)
+    finite = all(bool(tensors[name].to(own[name].dtype).isfinite().all()) for name in tensors)
+    require(finite, "model.adapter", "an adapter of finite numbers", model.adapter)
     with torch.no_grad():
         for name, values in tensors.items():
             own[name].copy_(values)
@@ -185,7 +190,11 @@ def _check_config(config: dict[str, Any], model: Model) -> None:
 
 
 def _find_misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> set[str]:
-    return {name for name in own.keys() & tensors if own[name].shape != tensors[name].shape}
+    return {
+        name
+        for name in own.keys() & tensors
+        if own[name].shape != tensors[name].shape or tensors[name].dtype not in WEIGHTS
+    }
 
 
 def _name_tensors(trained: nn.Sequential) -> dict[str, Tensor]:

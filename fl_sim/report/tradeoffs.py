@@ -332,6 +332,21 @@ def compare(
     )
 
 
+def keep_compared_seeds(points: Sequence[Point], comparisons: Sequence[Comparison]) -> list[Point]:
+    """Return the points with the values of the seeds alone over which they are compared.
+
+    Points that share fewer than two seeds keep all of theirs, whose means are compared. Of several
+    comparisons of a quantity the last counts, that of all quantities.
+    """
+    kept = list(points)
+    for each in comparisons:
+        for place in each.places if each.seeds else ():
+            own = points[place].values
+            values = {name: {seed: own[name][seed] for seed in each.seeds} for name in each.names}
+            kept[place] = kept[place]._replace(values=kept[place].values | values)
+    return kept
+
+
 def describe_spread(comparisons: Sequence[Comparison], confidence: float) -> str:
     """Return a sentence on the seeds that are compared, and the spread."""
     if not all(each.seeds for each in comparisons):

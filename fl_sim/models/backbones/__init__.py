@@ -26,6 +26,7 @@ PIXELS = 64  # side of the inputs of networks that take any
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Scaling = Literal["bilinear", "bicubic"]
 State = dict[str, Tensor]
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types of tensors
 
 
 class MissingWeightsError(RequestError):
@@ -191,7 +192,10 @@ def read_state(path: Path) -> State:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise DamagedFileError(path, "holds no state dict, which is a dict of tensors by name")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    state = {str(name).removeprefix("module."): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise DamagedFileError(path, "has tensors of one name with and without 'module.'")
+    return state
 
 
 def import_extra(package: str, extra: str) -> Any:
@@ -236,6 +240,11 @@ def start_from(network: nn.Module, head: str, num_classes: int, state: State | N
         "missing": [name for name in own if name not in both | optional],
         "unknown": [name for name in state if name not in both],
         "of another shape": differing,
+        "no floating-point numbers": [
+            name
+            for name in own
+            if name in both and own[name].is_floating_point() and state[name].dtype not in WEIGHTS
+        ],
     }
     causes = [f"{kind}: {_join_some(names)}" for kind, names in kinds.items() if names]
     if causes:

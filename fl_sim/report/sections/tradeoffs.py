@@ -14,6 +14,7 @@ from fl_sim.report.tradeoffs import (
     describe_spread,
     draw_fronts,
     format_mean,
+    keep_compared_seeds,
     split_conditions,
 )
 from fl_sim.results.pareto import CONFIDENCE
@@ -48,6 +49,7 @@ def build_tradeoffs(grid: Grid) -> Section | None:
         for y in gains
     ]
     comparisons = [each for each in comparisons if each.places]
+    points = keep_compared_seeds(points, comparisons)
     paragraphs = [
         "What a setting costs against what it gives. Only settings with the same data, partition, "
         "protected share, domains, attack and evaluation are compared. "

@@ -18,6 +18,7 @@ from fl_sim.core.seeding import seed_torch
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
 from fl_sim.experiment import Experiment, Model
 from fl_sim.federation.federation import hash_files, prepare_federation
+from fl_sim.models import adapters
 from fl_sim.models.adapters import (
     CONFIG,
     TENSORS,
@@ -149,6 +150,36 @@ def test_adapters_that_peft_computes_otherwise_are_refused(
     started(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({**config, entry: value}))
     with pytest.raises(FieldError, match=rf"^model.adapter: .*{entry}"):
+        started(tmp_path)
+
+
+def test_adapters_of_other_numbers_or_half_a_head_are_refused(tmp_path: Path) -> None:
+    write_adapter(trained_part(), MODEL, tmp_path)
+    good, _ = read_unsealed(tmp_path / TENSORS)
+    name = next(iter(good))
+    bias = next(each for each in good if each.endswith(".bias"))
+    for bad, cause in (
+        ({**good, name: good[name] * torch.inf}, "finite numbers"),
+        ({**good, name: good[name].to(torch.int8)}, name),
+        ({key: value for key, value in good.items() if key != bias}, bias),
+    ):
+        write_tensors(tmp_path / TENSORS, bad, {})
+        with pytest.raises(FieldError, match=f"^model.adapter: .*{cause}"):
+            started(tmp_path)
+
+
+def test_a_break_between_the_files_leaves_no_mixed_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_adapter(trained_part(), MODEL, tmp_path)
+
+    def fails(path: Path, content: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapters, "write_json", fails)
+    with pytest.raises(KeyboardInterrupt):
+        write_adapter(trained_part(1), MODEL, tmp_path)
+    with pytest.raises(FieldError, match=r"^model.adapter: a folder with"):
         started(tmp_path)
 
 

@@ -276,6 +276,21 @@ def test_a_checkpoint_without_finite_real_numbers_is_refused_by_its_tensor(
             build_network(model, SHAPE, 10, 0)
 
 
+def test_weights_are_of_floating_point_and_have_one_value(tmp_path: Path) -> None:
+    good = build_network(Model("mlp"), SHAPE, 10, 0).trained.state_dict()
+    name = next(iter(good))
+    model = Model("mlp", init="checkpoint", checkpoint=str(tmp_path / "start.pt"))
+    for kind in (torch.int8, torch.bool, torch.float8_e4m3fn):
+        torch.save(good | {name: good[name].to(kind)}, tmp_path / "start.pt")
+        with pytest.raises(FieldError, match=rf"no floating-point numbers: {name}"):
+            build_network(model, SHAPE, 10, 0)
+    torch.save(good | {f"module.{name}": good[name] + 1}, tmp_path / "start.pt")
+    with pytest.raises(FieldError, match="with and without"):
+        build_network(model, SHAPE, 10, 0)
+    torch.save({n: v.to(torch.float16) for n, v in good.items()}, tmp_path / "start.pt")
+    build_network(model, SHAPE, 10, 0)
+
+
 def test_networks_of_this_project_have_no_side() -> None:
     with pytest.raises(FieldError, match=r"model.pixels: None for small_cnn"):
         build_network(Model(pixels=32), SHAPE, 10, 0)

@@ -22,6 +22,7 @@ from fl_sim.report.tradeoffs import (
     draw_fronts,
     format_mean,
     group_by_axis,
+    keep_compared_seeds,
     split_conditions,
     tabulate_points,
 )
@@ -78,6 +79,9 @@ def test_only_shared_seeds_are_compared() -> None:
     assert found.seeds == (0, 1)
     assert found.mean(0, Y) == pytest.approx(0.55)
     assert found.states == {0: FRONT, 1: DOMINATED}
+    shown = keep_compared_seeds(points, [found])
+    assert [each.values[Y] for each in shown] == [{0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5}]
+    assert tabulate_points(shown, [X, Y], [found])[Y].tolist() == pytest.approx([0.55, 0.45])
 
 
 def test_without_two_shared_seeds_means_are_compared_and_it_is_told() -> None:

@@ -19,7 +19,7 @@ from clients.statistics import StatisticsClient
 from fl_sim import Adversary, Data, Evaluation, Experiment, FailurePolicy, Model, run
 from fl_sim.config import validation
 from fl_sim.config.sweeps import expand_cells
-from fl_sim.contracts import Row
+from fl_sim.contracts import Row, Shard
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.flower_strategies import find_strategy
 from fl_sim.core.seeding import generator
@@ -278,7 +278,7 @@ def test_the_head_of_a_coalition_is_solved_for_its_own_number_of_examples(tune: 
         inputs = torch.cat([shard.inputs for shard in shards])
         labels = torch.cat([shard.labels for shard in shards])
         rows = torch.arange(len(labels))
-        one = replace(shards[0], inputs=inputs, labels=labels, sample_ids=rows, memory={})
+        one = Shard(0, inputs, labels, rows, 10)
         parameters.load_flat(federation.model, federation.start)
         StatisticsClient().train(federation.model, one, generator(0))
         load_solved(federation, parameters.flatten(federation.model), len(labels))
