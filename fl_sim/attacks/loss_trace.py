@@ -44,7 +44,8 @@ class LossTrace(MembershipAttack):
         losses = loss(trajectory.of_suspects(trajectory.client_margin))
         low, high = losses.nanquantile(losses.new_tensor(QUARTILES), 0)
         few = losses.isfinite().sum(0) < MIN_ROUNDS
-        return (high - low).masked_fill(few, torch.nan)
+        spread: Tensor = (high - low).masked_fill(few, torch.nan)
+        return spread
 
     def missing(self, evidence: Evidence) -> str:
         """Return the reason if there is no trajectory, or a short one, or an empty string."""
