@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_sim.contracts import AggregationResult, AggregationRule, RoundContext, Updates, Weights
 from fl_sim.core.errors import require_at_least
 from fl_sim.core.seeding import generator
-from fl_sim.core.sums import chunks
+from fl_sim.core.sums import column_chunks
 from strategies._shared.mixing import WrappingRule, decide_mixed, trace_back
 from strategies.median import CoordinateMedian
 
@@ -79,6 +79,6 @@ class Bucketing(WrappingRule):
 
 def _mix_rows(mixture: Float[Tensor, "m n"], rows: Float[Tensor, "n p"]) -> Float[Tensor, "m p"]:
     means = rows.new_empty(len(mixture), rows.shape[1])
-    for columns in chunks(rows.shape[1]):
+    for columns in column_chunks(rows):
         means[:, columns] = (mixture @ rows[:, columns].double()).to(rows.dtype)
     return means

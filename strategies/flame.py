@@ -74,5 +74,5 @@ def find_majority(cosines: Float[Tensor, "n n"]) -> Bool[Tensor, " n"]:
         allow_single_cluster=True,
         copy=True,
     )
-    inside = torch.from_numpy(clusters.fit(apart.numpy()).labels_ == 0)
+    inside = torch.as_tensor(clusters.fit(apart.cpu().numpy()).labels_ == 0)
     return inside if bool(inside.any()) else all_updates

@@ -31,11 +31,11 @@ def make_neighbour_mean(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]
 
     Sums have the type of the updates: in float32 the error is at most n roundings of the mean
     absolute value, negligible beside the distances between updates, at twice the speed of float64.
-    The division comes last, so that sums of whole numbers stay exact. Sums that overflow float32
-    are made in float64. A result is valid until the next call.
+    The division comes last, so that sums of whole numbers stay exact. Sums that overflow float32,
+    and those on an accelerator, are made in float64. A result is valid until the next call.
     """
     count, size = int(near[0].sum()), updates.shape[1]
-    members = near.to(updates.dtype).numpy()
+    members = near.to(updates.dtype).cpu().numpy()
     low, high = updates.aminmax()
     overflows = count * float(torch.maximum(-low, high)) > torch.finfo(updates.dtype).max
     buffer = np.empty(
@@ -43,7 +43,7 @@ def make_neighbour_mean(near: Bool[Tensor, "n n"], updates: Float[Tensor, "n p"]
     )  # reused: new pages cost more than sums
 
     def mix(part: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        if overflows:
+        if overflows or not part.is_cpu:
             return (near.double() @ part.double() / count).to(part.dtype)
         mixed = buffer[:, : part.shape[1]]
         with use_one_thread():

@@ -70,7 +70,7 @@ def find_sign_cluster(sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
     Of clusters of equal size, the one with the lowest position is taken.
     """
     signs = [(sampled > 0), (sampled == 0), (sampled < 0)]
-    shares = torch.stack([sign.double().mean(1) for sign in signs], 1).numpy()
+    shares = torch.stack([sign.double().mean(1) for sign in signs], 1).cpu().numpy()
     bandwidth = estimate_bandwidth(shares, quantile=0.5) if len(shares) > 1 else 0.0
     if bandwidth == 0:  # mean shift needs one above 0; then equal shares form a cluster
         labels = np.unique(shares, axis=0, return_inverse=True)[1].reshape(-1)
@@ -78,4 +78,4 @@ def find_sign_cluster(sampled: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
         labels = MeanShift(bandwidth=bandwidth).fit(shares).labels_
     sizes = np.bincount(labels)
     largest = next(label for label in labels if sizes[label] == sizes.max())
-    return torch.from_numpy(labels == largest)
+    return torch.as_tensor(labels == largest)

@@ -42,6 +42,18 @@ def pytest_collection_finish() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks, regardless of the project's settings."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    config.addinivalue_line("markers", "gpu: needs an accelerator")
+    if "gpu" not in config.option.markexpr:  # all other tests use the CPU, also by default
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that need an accelerator, unless they were asked for."""
+    if "gpu" in config.option.markexpr:
+        return
+    unasked = [item for item in items if "gpu" in item.keywords]
+    config.hook.pytest_deselected(items=unasked)
+    items[:] = [item for item in items if item not in unasked]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
+from fl_sim.core.device import computes_on_device
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.seeding import generator
 
@@ -22,6 +23,7 @@ ROUNDING = 1e-5  # relative to the largest singular value of a gradient in 32-bi
 DROPS = (3 / 8, 5 / 8, 7 / 8)  # shares of the steps after which the rate falls to a tenth
 
 
+@computes_on_device
 def compute_gradient(
     model: nn.Module,
     inputs: Float[Tensor, "n ..."],
@@ -111,6 +113,7 @@ class GradientInversion:
         require_above(self, 0, "learning_rate")
         require_at_least(self, 0, "total_variation")
 
+    @computes_on_device
     def reconstruct(
         self,
         model: nn.Module,

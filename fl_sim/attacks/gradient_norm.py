@@ -59,8 +59,8 @@ class HeadInputs:
         self.batches.append(inputs[0].detach())
 
     def collect(self) -> Float[Tensor, "n d"] | None:
-        """Return the collected inputs and stop collecting; None without a linear layer."""
+        """Return the collected inputs, on the CPU; None without a linear layer."""
         if self._handle is None:
             return None
         self._handle.remove()
-        return torch.cat(self.batches).float()
+        return torch.cat(self.batches).float().cpu()

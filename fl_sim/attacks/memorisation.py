@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.contracts import Images
+from fl_sim.core.device import computes_on_device
 from fl_sim.core.seeding import generator
 
 LETTER_A = torch.tensor(
@@ -52,6 +53,7 @@ def mark_bytes(image: UInt8[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
     return (pixels[0] * 255).round().to(torch.uint8)
 
 
+@computes_on_device
 @torch.no_grad()
 def measure_memorisation(model: nn.Module, images: Images, label: int, seed: int) -> Memorisation:
     """Return the memorisation scores of a model, which is put into evaluation mode.

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Images, Labels
 from fl_sim.core import serialization
+from fl_sim.core.device import CPU, computes_on_device, on_device
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.seeding import generator, seed_torch
 
@@ -63,13 +64,14 @@ class ImageGenerator(nn.Module):
         self.eval().requires_grad_(False)
 
 
+@computes_on_device
 def train_generator(
     images: Images, seed: int, epochs: int = 30, latent: int = 32
 ) -> ImageGenerator:
     """Return a generator trained on the images."""
-    with seed_torch(seed, "generator"):
+    with on_device(CPU), seed_torch(seed, "generator"):
         model = ImageGenerator((images.shape[1], images.shape[2], images.shape[3]), latent)
-    model.fit(images, epochs, seed)
+    model.to(images.device).fit(images, epochs, seed)
     return model
 
 
@@ -107,6 +109,7 @@ class PriorGuidedInversion:
         allowed = "at least kept and at most samples"
         require(fits, "candidates", allowed, self.candidates)
 
+    @computes_on_device
     def reconstruct(
         self, model: Scorer, prior: ImageGenerator, num_classes: int, seed: int
     ) -> tuple[Float[Tensor, "m c h w"], Int64[Tensor, " m"]]:

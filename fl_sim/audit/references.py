@@ -13,6 +13,7 @@ from fl_sim.attacks.gradient_norm import HeadInputs
 from fl_sim.audit.target_run import TargetRun, load_model, load_stored, score_records
 from fl_sim.contracts.attacks import Signals, draw_paired_members
 from fl_sim.core.atomic_io import read_table
+from fl_sim.core.device import call_on_device
 from fl_sim.core.errors import RequestError
 from fl_sim.core.seeding import derive_seed, generator
 from fl_sim.core.tensor_files import write_tensors
@@ -113,11 +114,11 @@ def _train_heads(target_run: TargetRun, count: int, listen: Listener) -> Signals
     rounds = int(target_run.result.get("rounds", target_run.experiment.rounds))
     training = plan_head_training(target_run.experiment, int(federation.trained.sum()), rounds)
     orders, start = derive_seed(seed, "audit", "heads"), _read_first_head(federation)
-    heads = train_heads(features, labels, members, classes, training, orders, start)
+    heads = call_on_device(train_heads, features, labels, members, classes, training, orders, start)
     return Signals(
-        heads.margins(features, labels),
+        call_on_device(Heads.margins, heads, features, labels),
         members,
-        heads.margins(test, federation.dataset.test_labels),
+        call_on_device(Heads.margins, heads, test, federation.dataset.test_labels),
     )
 
 
@@ -126,7 +127,7 @@ def _read_first_head(federation: Federation) -> Heads:
     load_flat(federation.model, federation.start)
     (*_, layer) = (module for module in federation.model.modules() if isinstance(module, nn.Linear))
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    return Heads(weight[None], bias[None])
+    return Heads(weight[None].cpu(), bias[None].cpu())
 
 
 def _compute_head_inputs(federation: Federation, inputs: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from time import process_time
 from jaxtyping import Float
 from torch import Tensor
 
+from fl_sim.core.device import keep_on_device
 from fl_sim.core.errors import RequestError
 from fl_sim.core.process import peak_memory
 from fl_sim.models.scoring import compute_logits
@@ -81,4 +82,6 @@ class InProcessBackend(Backend):
         """Score the sets one after another."""
         self.trainer.model_tensors.load(values, buffers)
         model = self.trainer.model
-        return {name: compute_logits(model, rows) for name, rows in inputs.items()}
+        return {
+            name: compute_logits(model, keep_on_device(rows)).cpu() for name, rows in inputs.items()
+        }

@@ -5,24 +5,29 @@ tensors are made there, so that plug-ins name no device; on a CPU it does nothin
 such as the server, the tables and the files, stays on the CPU.
 """
 
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.portable import is_portable
 
 Value = TypeVar("Value")
+P = ParamSpec("P")
 CPU = torch.device("cpu")
 FORMS = "auto, cpu, cuda, cuda:0, cuda:0,1 or mps"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -31,6 +36,7 @@ CUBLAS_WORKSPACE = ":4096:8"
 
 _current: ContextVar[torch.device] = ContextVar("device", default=CPU)
 _assigned: torch.device | None = None  # to this process, if it is one of several on several devices
+_kept: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
 _new_tensors: ContextVar[torch.device] = ContextVar("device of new tensors", default=CPU)
 
 
@@ -223,26 +229,31 @@ def move(value: Value, device: torch.device) -> Value:
     """Return a value with all of its tensors on a device.
 
     Tuples, lists, dicts and dataclasses are searched for tensors; one that holds none elsewhere
-    is returned itself.
+    is returned itself. A network on another device is copied.
     """
-    moved: Value = _move(value, device)
+    moved: Value = _move(value, device, {})
     return moved
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def _move(value: Any, device: torch.device, known: dict[int, Tensor]) -> Any:
+    """Return a value on a device; a tensor that occurs twice is moved once."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        if id(value) not in known:
+            known[id(value)] = value.to(device)
+        return known[id(value)]
+    if isinstance(value, nn.Module):
+        return value if device_of(value) == device else deepcopy(value).to(device)
     if isinstance(value, Mapping):
-        moved = {key: _move(item, device) for key, item in value.items()}
+        moved = {key: _move(item, device, known) for key, item in value.items()}
         return moved if _differ(moved.values(), value.values()) else value
     if isinstance(value, list | tuple):
-        items = [_move(item, device) for item in value]
+        items = [_move(item, device, known) for item in value]
         if not _differ(items, value):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-        changed = {name: _move(part, device) for name, part in parts.items()}
+        changed = {name: _move(part, device, known) for name, part in parts.items()}
         return replace(value, **changed) if _differ(changed.values(), parts.values()) else value
     return value
 
@@ -252,17 +263,70 @@ def _differ(some: Any, others: Any) -> bool:
 
 
 def call_on_device(
-    function: Callable[..., Value], *args: Any, device: torch.device | None = None
+    function: Callable[..., Value], *args: Any, device: torch.device | None = None, **kwargs: Any
 ) -> Value:
     """Return the result of a function that computes on a device, by default the current one.
 
-    Its arguments are moved there, and its result is moved back to the CPU.
+    Its arguments are moved there, and its result is moved back to the CPU, unless the call is
+    inside of `on_device` already.
     """
     wanted = current_device() if device is None else device
-    if wanted.type == "cpu":
-        return function(*args)
+    if wanted == new_tensors_device():
+        return function(*args, **kwargs)
     with on_device(wanted):
-        return move(function(*move(args, wanted)), CPU)
+        return move(function(*move(args, wanted), **move(kwargs, wanted)), CPU)
+
+
+def computes_on_device(function: Callable[P, Value]) -> Callable[P, Value]:
+    """Decorate a function so that it is called with `call_on_device`."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Value:
+        return call_on_device(function, *args, **kwargs)  # type: ignore[arg-type]
+
+    return call
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a network, as that of its first parameter or buffer."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), new_tensors_device())
+
+
+def keep_on_device(tensor: Tensor) -> Tensor:
+    """Return a tensor on the current device, moved there once for all calls with it.
+
+    A large one, which would take more than a quarter of the free memory, is returned itself. The
+    values must not change between two calls.
+    """
+    device = current_device()
+    if tensor.device == device:
+        return tensor
+    if tensor not in _kept or _kept[tensor].device != device:
+        if tensor.nbytes > free_memory(device) // 4:
+            return tensor
+        _kept[tensor] = tensor.to(device)
+    return _kept[tensor]
+
+
+def cache_tensors(maxsize: int) -> Callable[[Callable[P, Value]], Callable[P, Value]]:
+    """Cache a function that returns tensors, as `functools.lru_cache`, on each device apart.
+
+    Arguments have to be hashable, and the result must not be changed.
+    """
+
+    def decorate(function: Callable[P, Value]) -> Callable[P, Value]:
+        @lru_cache(maxsize)
+        def compute(device: torch.device, *args: P.args, **kwargs: P.kwargs) -> Value:
+            return function(*args, **kwargs)
+
+        @wraps(function)
+        def look_up(*args: P.args, **kwargs: P.kwargs) -> Value:
+            return compute(new_tensors_device(), *args, **kwargs)  # type: ignore[arg-type]
+
+        return look_up
+
+    return decorate
 
 
 def has_float64(device: torch.device) -> bool:
@@ -272,6 +336,8 @@ def has_float64(device: torch.device) -> bool:
 
 def free_memory(device: torch.device) -> int:
     """Return the bytes of an accelerator that are free, or that PyTorch holds in reserve."""
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     module: Any = torch.get_device_module(device)
     free, _ = module.mem_get_info(device)
     return int(free + module.memory_reserved(device) - module.memory_allocated(device))

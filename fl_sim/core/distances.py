@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fl_sim.core.sums import chunks, use_one_thread
+from fl_sim.core.sums import chunks, column_chunks, use_one_thread
 
 COLUMNS = 1 << 11  # of float64, for 100 updates: 1.6 MiB
 FAR = 1e6  # ratio of squared lengths up to which the mean is a good enough origin
@@ -21,6 +21,8 @@ def gram_matrix(
     transpose at half the cost, and the result is exactly symmetric.
     """
     count, size = updates.shape
+    if not updates.is_cpu:
+        return _multiply_on_accelerator(updates, origin)
     rows = updates.numpy()
     mean = np.full(count, 1 / count, rows.dtype)
     centre = None if origin is None else origin.double().numpy()
@@ -32,6 +34,19 @@ def gram_matrix(
             np.subtract(part, middle, out=centred)
             total += centred @ centred.T
     return torch.from_numpy(total)
+
+
+def _multiply_on_accelerator(
+    updates: Float[Tensor, "n p"], origin: Float[Tensor, " p"] | None
+) -> Float[Tensor, "n n"]:
+    """Return the inner products as `gram_matrix` does, with PyTorch."""
+    total = updates.new_zeros(len(updates), len(updates), dtype=torch.float64)
+    for columns in column_chunks(updates):
+        part = updates[:, columns]
+        middle = part.mean(0) if origin is None else origin[columns]
+        centred = part.double() - middle.double()
+        total += centred @ centred.T
+    return (total + total.T) / 2
 
 
 def centred_gram_matrix(updates: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
@@ -75,7 +90,7 @@ def row_norms(
 ) -> Float[Tensor, " n"]:
     """Return the norm of each update, or its distance from `origin`, in float64."""
     total = torch.zeros(len(updates), dtype=torch.float64)
-    for columns in chunks(updates.shape[1]):
+    for columns in column_chunks(updates):
         part = updates[:, columns].double()
         total += (part if origin is None else part - origin[columns]).square().sum(1)
     return total.sqrt()
@@ -86,7 +101,7 @@ def inner_products(
 ) -> Float[Tensor, " n"]:
     """Return the inner product of each update with one vector, in float64."""
     total = torch.zeros(len(updates), dtype=torch.float64)
-    for columns in chunks(updates.shape[1]):
+    for columns in column_chunks(updates):
         total += updates[:, columns].double() @ vector[columns].double()
     return total
 

@@ -68,7 +68,8 @@ def compress_jpeg(images: UInt8[Tensor, "n c h w"], quality: int) -> UInt8[Tenso
     """
     if len(images) == 0:
         return images
-    return torch.stack([_compress_image(image, quality) for image in images])
+    compressed = [_compress_image(image, quality) for image in images.cpu()]
+    return torch.stack(compressed).to(images.device)
 
 
 def _compress_image(image: UInt8[Tensor, "c h w"], quality: int) -> UInt8[Tensor, "c h w"]:

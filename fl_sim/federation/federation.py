@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Draw, Metric, Shard
 from fl_sim.core import serialization, user_modules
 from fl_sim.core.cache import digest
-from fl_sim.core.device import current_device
+from fl_sim.core.device import CPU, current_device, move
 from fl_sim.core.errors import require
 from fl_sim.core.literals import Precision
 from fl_sim.core.plugins import discover_own
@@ -63,6 +63,7 @@ class Federation:
         frozen: The part of the network before `model`, which is not trained; empty if all of it is.
         frozen_id: Identifier of the weights and settings of `frozen`.
         noise: Inputs with the noise of each clause `Protects`; empty for a `Layout`.
+        device: Device of `model`, `frozen` and `shards`; all else is on the CPU.
     """
 
     experiment: Experiment
@@ -80,6 +81,7 @@ class Federation:
     frozen: nn.Sequential = field(default_factory=nn.Sequential)
     frozen_id: str = ""
     noise: tuple[Noise, ...] = ()
+    device: torch.device = CPU
 
     def compute_inputs(self, images: UInt8[Tensor, "n c h w"]) -> Shaped[Tensor, "n ..."]:
         """Return the inputs of `model` for images: their features, cached, or the images."""
@@ -103,7 +105,8 @@ class Federation:
             num_classes=self.dataset.num_classes,
             noise=self.noise,
         )
-        return replace(shards, changed_inputs=self._change_inputs(shards))
+        shards = replace(shards, changed_inputs=self._change_inputs(shards))
+        return shards if self.device == CPU else move(shards, self.device)
 
     def _change_inputs(
         self, shards: ClientShards
@@ -334,6 +337,7 @@ def prepare_federation(experiment: Experiment) -> Federation:
     if len(frozen):
         to_channels_last(frozen)
         frozen_id = _identify_front(experiment, dataset, frozen, hashes.get("planted_sha256"))
+        frozen.to(current_device())
     clean, test = (
         compute_inputs(frozen, frozen_id, images)
         for images in (pool.clean_images, dataset.test_images)
@@ -358,6 +362,8 @@ def prepare_federation(experiment: Experiment) -> Federation:
     model, rule = to_channels_last(network.trained), experiment.strategy
     if isinstance(rule, AggregationRule) and rule.changes_base:
         send_base(model)
+    start = parameters.flatten(model)
+    start_buffers = parameters.copy_buffers(model) | parameters.copy_base(model)
     return Federation(
         experiment=experiment,
         dataset=dataset,
@@ -365,15 +371,16 @@ def prepare_federation(experiment: Experiment) -> Federation:
         inputs=inputs,
         clean_inputs=clean,
         test_inputs=test,
-        model=model,
-        start=parameters.flatten(model),
-        start_buffers=parameters.copy_buffers(model) | parameters.copy_base(model),
+        model=model.to(current_device()),
+        start=start,
+        start_buffers=start_buffers,
         trained=trained,
         root=root,
         hashes=hashes,
         frozen=frozen,
         frozen_id=frozen_id,
         noise=noise,
+        device=current_device(),
     )
 
 
@@ -383,7 +390,7 @@ def build_start(experiment: Experiment) -> nn.Sequential:
     shape, seed = _image_shape(dataset), experiment.seed
     state = plant(model, experiment.data, shape, seed)
     full = replace(model, tune="full")
-    return build_network(full, shape, dataset.num_classes, seed, state).trained
+    return build_network(full, shape, dataset.num_classes, seed, state).trained.to(current_device())
 
 
 def compute_inputs(

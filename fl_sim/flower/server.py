@@ -55,7 +55,7 @@ class FlowerServer(Server):
         if not config.clients:
             return config.parameters, None
         assert round_updates.deltas is not None
-        received = [config.parameters + row for row in round_updates.deltas]
+        received = [config.parameters + row for row in round_updates.deltas.cpu()]
         updates = _fill_missing_metrics(round_updates.updates)
         replies = make_replies(updates, received, self.instructions, self.shapes)
         with seed_globals(self.seed, "strategy", config.round, "aggregate"):

@@ -68,11 +68,18 @@ class StatisticsHead(nn.Linear):
         one_hot = functional.one_hot(labels, len(self.counts)).double()
         squares = wide.square().sum()[None]
         if len(self.squares) > 1:
-            rows = wide.numpy()
-            with use_one_thread():  # numpy multiplies a matrix by its own transpose at half cost
-                squares = take_upper_triangle(torch.from_numpy(rows.T @ rows))
+            squares = take_upper_triangle(_multiply_by_transpose(wide))
         sums = one_hot.T @ wide
         return {"counts": one_hot.mean(0), "sums": sums / count, "squares": squares / count}
+
+
+def _multiply_by_transpose(rows: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """Return the sum of the outer products of rows."""
+    if not rows.is_cpu:
+        return rows.T @ rows
+    array = rows.numpy()
+    with use_one_thread():  # numpy multiplies a matrix by its own transpose at half cost
+        return torch.from_numpy(array.T @ array)
 
 
 class CosineHead(nn.Linear):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fl_sim.contracts import Dataset
 from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core.device import call_on_device, device_key
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import derive_seed, generator
@@ -48,10 +49,11 @@ def plant(
     parts += filter(None, [hash_own_modules(recipe)])
     if recipe.dataset is not None:  # checked to have the run's shape when the start is trained
         parts.append(str(image_shape))
-    key = digest(*parts, hash_model(whole), content, seed)
+    key = digest(*parts, hash_model(whole), content, seed, *device_key())
 
     def compute() -> Tensor:
-        return _train(whole, recipe, _select_images(recipe, own), image_shape, seed)
+        dataset = _select_images(recipe, own)
+        return call_on_device(_train, whole, recipe, dataset, image_shape, seed)
 
     return load_or_compute("planted", key, compute)
 

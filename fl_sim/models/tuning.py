@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fl_sim.core.device import CPU, move, new_tensors_device, on_device
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.literals import Precision
 from fl_sim.core.perturbation import as_pixels
@@ -120,6 +121,9 @@ def build_network(
 ) -> Network:
     """Return the network that `model` describes, freshly initialised by `seed`.
 
+    It is built on the CPU, which gives the same weights everywhere, and moved to where new tensors
+    are made.
+
     Args:
         model: The model; the start of a planted one is that of its base, without `state`.
         image_shape: Channels, height and width.
@@ -132,7 +136,23 @@ def build_network(
         FieldError: If the backbone is unknown, or cannot be cut as `model.tune` demands.
         MissingWeightsError: If pretrained weights are not on this machine.
     """
-    model = model.base
+    with on_device(CPU):
+        network = _build_network(model.base, image_shape, num_classes, seed, state)
+    place = new_tensors_device()
+    if place == CPU:
+        return network
+    tensors = move(network.tensors, place)
+    return Network(network.frozen.to(place), network.trained.to(place), tensors)
+
+
+def _build_network(
+    model: Model,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    state: Float[Tensor, " s"] | None,
+) -> Network:
+    """Return the network on the CPU; see `build_network`."""
     with seed_torch(seed, "model", model.backbone):
         row = _build_row(model, image_shape, num_classes)
     stages = row.stages

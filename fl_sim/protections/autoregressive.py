@@ -1,7 +1,6 @@
 """Autoregressive noise: a linear recurrence over pixels for each class."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal, final
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_sim.contracts import Images, Labels, Protection
+from fl_sim.core.device import cache_tensors
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 
@@ -103,7 +103,7 @@ def run_recurrence(start: Images, coefficients: Float[Tensor, "n c 3 3"]) -> Ima
     return signal.view_as(start)
 
 
-@lru_cache(maxsize=4)
+@cache_tensors(maxsize=4)
 def draw_coefficients(
     num_classes: int, image_shape: tuple[int, int, int], response: float, seed: int
 ) -> Float[Tensor, "y c 3 3"]:

@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Protection
+from fl_sim.core.device import call_on_device
 from fl_sim.core.pass_counter import Listener, count_passes
 from fl_sim.core.perturbation import as_pixels
 
@@ -63,7 +64,7 @@ def protect_and_report(
     """Return the protected images and the report; `on_pass` is called as passes are counted."""
     wall, cpu = time.perf_counter(), time.process_time()
     with count_passes(on_pass) as counter:
-        protected = protection.protect(images, labels, sample_ids, seed)
+        protected = call_on_device(protection.protect, images, labels, sample_ids, seed)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     change = as_pixels(protected) - as_pixels(images)
     return protected, ProtectionReport(

@@ -1,14 +1,17 @@
 """Accumulation of the updates of a round: a running sum for linear rules, a stack otherwise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import Failure, Update
+from fl_sim.core.device import CPU, current_device, free_memory, has_float64, move
 from fl_sim.training.tasks import ChunkResult, RoundConfig
 from fl_sim.training.update_checks import make_failure
+
+STACK_COPIES = 3  # of a stack that a rule may need at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,8 @@ class RoundUpdates:
 
     Attributes:
         updates: The valid updates, in client order, without their deltas.
-        deltas: Their deltas, one row per update, if they are stacked; else None.
+        deltas: Their deltas, one row per update, if they are stacked; else None. They are on the
+            device of the clients if it has memory for them, all else is on the CPU.
         total: Sum of the deltas times the factors of the round's settings, if not stacked.
         failures: Failures of all attempts, in client order.
     """
@@ -63,6 +67,14 @@ class RoundUpdates:
         return torch.tensor(rows, dtype=torch.int64)
 
 
+def find_stack_device(num_bytes: int) -> torch.device:
+    """Return the device for a stack of updates: the current one if a rule can compute there."""
+    device = current_device()
+    if device == CPU or not has_float64(device):
+        return CPU
+    return device if STACK_COPIES * num_bytes <= free_memory(device) else CPU
+
+
 class UpdateAccumulator:
     """Collects the results of chunks, which may come in any order.
 
@@ -80,18 +92,22 @@ class UpdateAccumulator:
         size, dtype = len(config.parameters), config.parameters.dtype
         self.total = torch.zeros(size, dtype=torch.float64) if config.sum_updates else None
         rows = len(config.clients)
-        self.deltas = None if config.sum_updates else torch.empty(rows, size, dtype=dtype)
+        place = find_stack_device(rows * size * dtype.itemsize)
+        empty = None if config.sum_updates else torch.empty(rows, size, dtype=dtype, device=place)
+        self.deltas = empty
 
     def add(self, position: int, result: ChunkResult) -> None:
         """Add the result of the chunk at `position`."""
         self.failures += result.failures
         for update in result.updates:
-            self.updates[update.client] = update
             if self.deltas is not None:
                 assert update.delta is not None
                 self.deltas[self.row_of_client[update.client]] = update.delta
+            if current_device() != CPU:
+                update = move(replace(update, delta=None), CPU)
+            self.updates[update.client] = update
         if self.total is not None:
-            self.pending_totals[position] = result.total
+            self.pending_totals[position] = None if result.total is None else result.total.cpu()
             self._add_in_order()
 
     def _add_in_order(self) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fl_sim.contracts import Client, ColludingClient, Collusion, RoundContext
+from fl_sim.core.device import move, on_device
 from fl_sim.core.seeding import generator
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import Server
@@ -56,6 +57,20 @@ def forge_updates(
     deltas, clients = round_updates.deltas, round_updates.clients.tolist()
     if deltas is None or not set(clients) & set(colluders):
         return round_updates, context
+    with on_device(deltas.device):
+        return _forge_updates(round_updates, server, colluders, context, retrain)
+
+
+def _forge_updates(
+    round_updates: RoundUpdates,
+    server: Server,
+    colluders: dict[int, ColludingClient],
+    context: RoundContext,
+    retrain: Retrainer,
+) -> tuple[RoundUpdates, RoundContext]:
+    """Forge where the stack of updates is; see `forge_updates`."""
+    deltas, clients = round_updates.deltas, round_updates.clients.tolist()
+    assert deltas is not None
     honest = torch.tensor([client not in colluders for client in clients])
     forged, causes = deltas.clone(), dict[int, str]()
     for position, kind in enumerate(dict.fromkeys(colluders.values())):
@@ -84,7 +99,8 @@ def forge_updates(
     merged = replace(round_updates, updates=updates, deltas=forged)
     if not causes:
         return merged, context
-    return merged.drop(context.round, causes), context.select(merged.remaining_rows(causes))
+    left = merged.remaining_rows(causes).cpu()
+    return merged.drop(context.round, causes), context.select(left)
 
 
 def _forge(kind: ColludingClient, collusion: Collusion) -> Float[Tensor, "k p"]:
@@ -116,7 +132,8 @@ def _attack_context(
 ) -> Collusion:
     """Return the knowledge of the attackers of one kind."""
     assert round_updates.deltas is not None
-    rule, state = server.reveal_rule()
+    place = round_updates.deltas.device
+    (rule, state), context = server.reveal_rule(), move(context, place)
     order = torch.cat([honest.nonzero(), members.nonzero()]).squeeze(1)
     return Collusion(
         honest=round_updates.deltas[honest],
@@ -124,7 +141,7 @@ def _attack_context(
         honest_weights=round_updates.weights[honest],
         own_weights=round_updates.weights[members],
         rule=rule,
-        state=state,
+        state=move(state, place),
         rng=generator(context.seed, "round", context.round, "collusion", position),
         context=context.select(order),
     )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationRule, Client, RoundRecord, Row
+from fl_sim.core.device import on_device
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
@@ -46,8 +47,9 @@ def evaluate_last_round(
 def _measure_contributions(
     federation: Federation, outcome: RoundOutcome, record: RoundRecord
 ) -> Iterator[Row]:
-    deltas, model = outcome.round_updates.deltas, federation.model
+    stack, model = outcome.round_updates.deltas, federation.model
     delivered = outcome.round_updates.clients
+    deltas = None if stack is None else stack.cpu()
     if deltas is None or not len(delivered):
         note = "no updates" if not len(delivered) else "updates were added up where they were made"
         yield Row(record.round, "contribution_cosine", float("nan"), valid=False, note=note)
@@ -97,8 +99,9 @@ def train_alone(
     parameters.load_buffers(model, federation.start_buffers)
     for round_num in range(1, record.round + 1):
         rng = generator(experiment.seed, "alone", client, "round", round_num)
-        behaviour.train(model, federation.shard(client, round_num), rng)
-    load_solved(federation, parameters.flatten(model), federation.shards.sizes[client])
+        with on_device(federation.device):
+            behaviour.train(model, federation.shard(client, round_num), rng)
+    load_solved(federation, parameters.flatten(model).cpu(), federation.shards.sizes[client])
     logits = compute_logits(model, federation.find_test_inputs(client))
     trained = replace(record, test_logits=logits, domains=None, domain_logits=None)
     return client_accuracies(trained)[client]

@@ -19,6 +19,7 @@ from fl_sim.contracts import (
     RoundContext,
     Update,
 )
+from fl_sim.core.device import move, new_tensors_device
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.sums import weighted_sum
 from fl_sim.experiment import FailurePolicy
@@ -136,7 +137,7 @@ def start_from_closed_form(federation: Federation) -> Float[Tensor, " p"]:
     model = deepcopy(federation.model)
     parameters.load_flat(model, federation.start)
     set_head(model, split_parameters(state.parameters, shapes))
-    return parameters.flatten(model)
+    return parameters.flatten(model).cpu()
 
 
 def plan_round(
@@ -270,7 +271,7 @@ def compute_server_update(
     update, _ = backend.trainer.train_client(config, task, client, federation.root)
     if update.delta is not None and not is_finite(update.delta):
         raise RunFailedError(f"round {config.round}: the server's own update is not finite")
-    return update.delta
+    return None if update.delta is None else update.delta.cpu()
 
 
 def find_clients_without_data(federation: Federation) -> frozenset[int]:
@@ -301,7 +302,7 @@ def make_retrainer(state: State, backend: Backend, config: RoundConfig) -> Retra
             shard = backend.trainer.shards.shard(client, config.round)
             update, _ = backend.trainer.train_client(config, task, behaviour, shard)
             rows.append(update.delta)
-        return torch.stack([row for row in rows if row is not None])
+        return move(torch.stack([row for row in rows if row is not None]), new_tensors_device())
 
     return retrain
 

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_sim.backends.base import Backend
 from fl_sim.contracts import AggregationResult, Row, Update
+from fl_sim.core.device import move, on_device
 from fl_sim.core.errors import DivergedError
 from fl_sim.core.perturbation import as_floats
 from fl_sim.federation.federation import Federation
@@ -81,17 +82,26 @@ def check_use(federation: Federation, backend: Backend, state: State, culprit: C
         return
     trainer = backend.trainer
     trainer.model_tensors.load(state.parameters, state.buffers)
-    model = trainer.model
-    scores = model.eval()(inputs)
-    usable = bool(scores.isfinite().all())
-    if usable and not find_batch_norms(model):
-        loss = functional.cross_entropy(scores, federation.dataset.test_labels[:NUM_PROBES])
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-        usable = all(gradient is None or is_finite(gradient) for gradient in gradients)
+    with on_device(trainer.device):
+        labels = federation.dataset.test_labels[:NUM_PROBES]
+        usable = _is_usable(trainer.model, *move((inputs, labels), trainer.device))
     if not usable:
         what = "its scores, or what would be trained on them, are not finite"
         raise DivergedError(f"round {state.round}: the new model cannot be used: {what}{culprit()}")
+
+
+def _is_usable(
+    model: nn.Module, inputs: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"]
+) -> bool:
+    """Return whether scores, and their gradient without batch normalisation, are finite."""
+    scores = model.eval()(inputs)
+    usable = bool(scores.isfinite().all())
+    if usable and not find_batch_norms(model):
+        loss = functional.cross_entropy(scores, labels)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        usable = all(gradient is None or is_finite(gradient) for gradient in gradients)
+    return usable
 
 
 def check_loss(round_num: int, rows: list[Row], culprit: Culprit) -> None:

@@ -11,6 +11,7 @@ from fl_sim.backends.base import Backend
 from fl_sim.contracts import Corruption, RoundRecord, Row
 from fl_sim.contracts.validity import DIVERGED, invalidate
 from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core.device import move, on_device
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import hash_own_modules
@@ -79,9 +80,14 @@ def _attack_images(
     chosen = choose_images(federation, settings.num_images)
     dataset, seed = federation.dataset, federation.experiment.seed
     num_right = num_robust = num_masked = 0
-    with eval_mode(nn.Sequential(federation.frozen, trained)) as network:
-        for number, rows in enumerate(chosen.split(BATCH)):
-            images, labels = as_pixels(dataset.test_images[rows]), dataset.test_labels[rows]
+    batches = [(dataset.test_images[b], dataset.test_labels[b]) for b in chosen.split(BATCH)]
+    with (
+        on_device(federation.device),
+        eval_mode(nn.Sequential(federation.frozen, trained)) as network,
+    ):
+        for number, batch in enumerate(batches):
+            stored, labels = move(batch, federation.device)
+            images = as_pixels(stored)
             with torch.no_grad():
                 right = network(images).argmax(1) == labels
             images, labels = images[right], labels[right]

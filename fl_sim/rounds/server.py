@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, Draw, RoundContext
+from fl_sim.core.device import call_on_device
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.training.tasks import RoundConfig
 
@@ -101,8 +102,10 @@ class RuleServer(Server):
                 return start, None
             result = empty
         elif round_updates.deltas is not None:
-            weights = round_updates.weights
-            result = rule.decide(state, round_updates.deltas, weights, context)
+            deltas, weights = round_updates.deltas, round_updates.weights
+            result = call_on_device(
+                rule.decide, state, deltas, weights, context, device=deltas.device
+            )
         else:
             result = self._finish_sum(config, round_updates, context)
         self.state = self.rule.set_state(self.state, self.round, result.state)

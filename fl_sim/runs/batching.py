@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_sealed
 from fl_sim.core.cache import digest, lock_entry, make_folder
-from fl_sim.core.device import current_device, device_key, name_accelerator
+from fl_sim.core.device import current_device, device_key, name_accelerator, on_device
 from fl_sim.core.errors import RequestError
 from fl_sim.core.literals import BatchMode as BatchMode
 from fl_sim.core.portable import is_portable
@@ -35,13 +35,16 @@ def choose_batching(mode: BatchMode, federation: Federation) -> bool:
     """
     experiment = federation.experiment
     if mode == "on":
-        refuse_unbatchable(experiment, federation.model, federation.inputs)
+        with on_device(federation.device):
+            refuse_unbatchable(experiment, federation.model, federation.shards.inputs)
         return True
     if mode == "off" or is_portable() or experiment.client.sgd_config(1) is None:
         return False
     can_gain = is_stack_of_layers(federation.model)
     if current_device().type != "cpu":  # there, no other network is faster in batches
-        can_gain = can_gain or not explain_unbatchable(federation.model, federation.inputs)
+        with on_device(federation.device):
+            inputs = federation.shards.inputs
+            can_gain = can_gain or not explain_unbatchable(federation.model, inputs)
     return can_gain and is_batching_faster(federation)
 
 
@@ -137,7 +140,8 @@ def _make_probe(trainer: ClientTrainer, count: int) -> ClientTrainer:
     sgd = trainer.schedule.experiment.client.sgd_config(1)
     assert sgd is not None
     size = PROBE_SIZE * sgd.batch_size
-    rows = torch.arange(max(count, PROBE_SIZE) * size) % len(trainer.shards.labels)
+    with on_device(trainer.device):
+        rows = torch.arange(max(count, PROBE_SIZE) * size) % len(trainer.shards.labels)
     all_clients = Participation()
     honest = replace(trainer.schedule.experiment, adversary=None, participation=all_clients)
     schedule = replace(trainer.schedule, experiment=honest)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Client, Failure, SgdConfig, Shard, Update
 from fl_sim.core.compilation import is_compilation_on
+from fl_sim.core.device import CPU, device_of, has_float64, move, on_device
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import Federation
@@ -62,6 +63,7 @@ class ClientTrainer:
     faults: Faults = NO_FAULTS
     batch_buffer: BatchBuffer = field(default_factory=BatchBuffer)
     max_batch: int | None = None
+    _config: tuple[RoundConfig, RoundConfig] | None = None  # as given, and on the device
     _deltas: Tensor | None = None  # reused by one chunk after another: fresh pages cost time
     _total: Tensor | None = None  # reused likewise
     _delta_out: Tensor | None = None  # receives the next client's update, if not None
@@ -85,7 +87,13 @@ class ClientTrainer:
     @cached_property
     def can_batch_clients(self) -> bool:
         """True if many models of this kind can be trained as one batch."""
-        return can_batch(self.model, self.shards.inputs)
+        with on_device(self.device):
+            return can_batch(self.model, self.shards.inputs)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of the model and the records, on which clients are trained."""
+        return device_of(self.model)
 
     @cached_property
     def model_tensors(self) -> ModelTensors:
@@ -95,7 +103,8 @@ class ClientTrainer:
     @property
     def min_batch_size(self) -> int:
         """Smallest number of records on which the model can take a step."""
-        return min_batch_size(self.model, to_trainable(self.shards.inputs[:1]))
+        with on_device(self.device):
+            return min_batch_size(self.model, to_trainable(self.shards.inputs[:1]))
 
     def describe_expected_update(self, config: RoundConfig, client: int) -> ExpectedUpdate:
         """Return the server's own knowledge of what `client` is asked and may send."""
@@ -122,9 +131,30 @@ class ClientTrainer:
         Args:
             config: The settings of the round.
             chunk: The clients, and the factors of their updates.
-            on_update: Called with each update before the updates are summed. The next chunk may
-                overwrite its delta.
+            on_update: Called with each update, on the CPU, before the updates are summed. The next
+                chunk may overwrite its delta.
+
+        Returns:
+            The result, whose tensors are on the device of the model.
         """
+        with on_device(self.device):
+            return self._train_chunk(self._bring(config), self._bring_tasks(chunk), on_update)
+
+    def _bring(self, config: RoundConfig) -> RoundConfig:
+        """Return the settings of a round on the device, moved once for all its chunks."""
+        if self.device == CPU or config.parameters.device == self.device:
+            return config
+        if self._config is None or self._config[0] is not config:
+            self._config = config, move(config, self.device)
+        return self._config[1]
+
+    def _bring_tasks(self, chunk: Chunk) -> Chunk:
+        """Return the clients of a chunk with their states on the device."""
+        return chunk if self.device == CPU else move(chunk, self.device)
+
+    def _train_chunk(
+        self, config: RoundConfig, chunk: Chunk, on_update: OnUpdate | None
+    ) -> ChunkResult:
         updates: list[Update] = []
         failures: list[Failure] = []
         batched = self._train_batched(config, chunk)
@@ -138,7 +168,9 @@ class ClientTrainer:
         self._delta_out = None
         if on_update is not None:
             for update in updates:
-                on_update(config, update)
+                on_update(move(config, CPU), move(update, CPU))
+        if not has_float64(self.device):
+            updates, deltas, total = move(updates, CPU), None, None
         return finish_chunk(chunk, updates, failures, config.sum_updates, deltas, total)
 
     def _get_sum_buffers(self, config: RoundConfig, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -302,6 +334,10 @@ class ClientTrainer:
 
     def attempt(self, config: RoundConfig, task: ClientTask) -> list[Update | Failure]:
         """Train a client once, and return its checked replies; the first answer counts."""
+        with on_device(self.device):
+            return self._attempt(self._bring(config), task)
+
+    def _attempt(self, config: RoundConfig, task: ClientTask) -> list[Update | Failure]:
         client = task.client
         self.faults.inject(self.shards.seed, config.round, client, task.attempt)
         behaviour = self.schedule.behaviour(client, config.round)
@@ -319,7 +355,19 @@ class ClientTrainer:
     def train_client(
         self, config: RoundConfig, task: ClientTask, behaviour: Client, shard: Shard
     ) -> tuple[Update, Shard]:
-        """Train one client alone; return its unchecked update, and its shard with its new state."""
+        """Train one client alone; return its unchecked update, and its shard with its new state.
+
+        Both are on the device of the model.
+        """
+        with on_device(self.device):
+            if self.device != CPU:
+                config = self._bring(config)
+                (task,), shard = self._bring_tasks((task,)), move(shard, self.device)
+            return self._train_client(config, task, behaviour, shard)
+
+    def _train_client(
+        self, config: RoundConfig, task: ClientTask, behaviour: Client, shard: Shard
+    ) -> tuple[Update, Shard]:
         round_num, client = config.round, task.client
         self.model_tensors.load(config.parameters, config.buffers)
         received, memory = _copy(config.received), _copy(task.state)

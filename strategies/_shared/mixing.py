@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, AggregationRule, InformedRule, RoundContext
 from fl_sim.core.errors import require
-from fl_sim.core.sums import chunks
+from fl_sim.core.sums import column_chunks
 from strategies._shared.byzantine import ByzantineRule
 
 WIDTH = 50_000  # columns per chunk; a power of two would cause cache conflicts
@@ -120,11 +120,11 @@ def decide_mixed(
     """
     if not rule.coordinatewise:
         mixed = updates.new_empty(len(weights), updates.shape[1])
-        for columns in chunks(updates.shape[1], WIDTH):
+        for columns in column_chunks(updates, WIDTH):
             mixed[:, columns] = mix(updates[:, columns])
         return rule.decide(state, mixed, weights, context)
     step, used = torch.empty_like(updates[0]), torch.zeros(len(weights), dtype=torch.float64)
-    for columns in chunks(updates.shape[1], WIDTH):
+    for columns in column_chunks(updates, WIDTH):
         part = rule.decide(state, mix(updates[:, columns]), weights, context)
         step[columns] = part.step
         used += (columns.stop - columns.start) * _fill_shares(part.shares, len(weights))

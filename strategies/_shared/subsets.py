@@ -1,7 +1,6 @@
 """Exhaustive search over the subsets of n - f updates."""
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from itertools import combinations
 from math import comb
 from typing import Any, ClassVar, final
@@ -11,10 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fl_sim.contracts import AggregationResult, RoundContext, Updates, Weights
+from fl_sim.core.device import cache_tensors
 from strategies._shared.byzantine import ByzantineRule, average
 
 
-@lru_cache(maxsize=2)
+@cache_tensors(maxsize=2)
 def list_subsets(count: int, num_left_out: int) -> Int64[Tensor, "s m"]:
     """Return the positions in each subset, one row per subset, in lexicographic order."""
     subsets = list(combinations(range(count), count - num_left_out))

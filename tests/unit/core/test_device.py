@@ -42,7 +42,7 @@ def fake_module(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     module = SimpleNamespace(
         get_rng_state=lambda: "before", set_rng_state=calls.append, manual_seed=calls.append
     )
-    monkeypatch.setattr(torch, "meta", module, raising=False)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     return calls
 
 
