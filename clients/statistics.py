@@ -13,6 +13,7 @@ from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import as_floats
 from fl_sim.models.closed_form import explain_missing_head, find_statistics_head
 
+MOST = 1e30
 TAKEN = "statistics.releases"  # name of the number of rounds so far in a client's memory
 
 
@@ -60,6 +61,9 @@ class StatisticsClient(Client):
         super().__post_init__()
         require_above(self, 0, "clipping_norm", or_none=True)
         require_at_least(self, 0, "noise_multiplier")
+        for name in ("clipping_norm", "noise_multiplier"):
+            wanted = getattr(self, name) or 0.0
+            require(wanted <= MOST, name, f"at most {MOST:g}, whose square is a number", wanted)
         require(0 < self.delta < 1, "delta", "between 0 and 1", self.delta)
         bounded = self.clipping_norm is not None or self.noise_multiplier == 0
         allowed = "a number where noise_multiplier is above 0: noise needs a bound on features"

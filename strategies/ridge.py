@@ -5,10 +5,11 @@ from typing import ClassVar, final
 
 import torch
 
-from fl_sim.core.errors import require_at_least
+from fl_sim.core.errors import require, require_at_least
 from strategies._shared.closed_form import ClosedFormRule, Head, Moments, Regression
 
 SMALLEST = 1e-3  # residual variance
+LARGEST = 1e30  # penalty
 
 
 @final
@@ -50,6 +51,9 @@ class RidgeHead(ClosedFormRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 0, "regularization", or_none=True)
+        given = self.regularization
+        allowed = f"at most {LARGEST:g}: the head would be zero"
+        require(given is None or given <= LARGEST, "regularization", allowed, given)
 
     def solve_moments(self, moments: Moments) -> Head:
         """Return the regression and its intercept, over the variance of the residuals."""

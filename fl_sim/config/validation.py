@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fl_sim.contracts import AggregationRule, Client, Dataset, RoundContext
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
-from fl_sim.core.seeding import numpy_generator
+from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import check_classes, label
 from fl_sim.data.layout import Layout, Protects
 from fl_sim.data.partition import partition_records
@@ -52,6 +52,7 @@ def check(experiment: Experiment) -> None:
     allowed = "False, or a dataset that names the owners of test images"
     require(has_test_owners, "partition.own_test", allowed, partition.own_test)
     _check_domains(experiment, dataset)
+    _check_robustness(experiment, dataset)
     parts = partition_records(partition, dataset.train_labels, data.num_clients, rng, owners)
     _check_planted(experiment)
     network = network_of(experiment)
@@ -70,6 +71,26 @@ def check(experiment: Experiment) -> None:
         allowed = "below 1 where images are withheld"
         fits = layout.fraction != 1 or not layout.withheld
         require(fits, "layout.fraction", allowed, layout.fraction)
+
+
+def _check_robustness(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse corruptions that fail on such images, and more attacked images than there are."""
+    corruptions, adversarial = experiment.evaluation.corruptions, experiment.evaluation.adversarial
+    images, rng = dataset.test_images[:2], generator(0, "corruption")
+    for each in corruptions.build() if corruptions else ():
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                each.apply(images, rng)
+        except (RuntimeError, ValueError, OSError, TypeError) as error:
+            cause = next(iter(str(error).splitlines()), type(error).__name__)
+            shape = "{} x {} x {}".format(*images.shape[1:])
+            allowed = f"some for images of {shape}, which {each.name()} does not take ({cause})"
+            field = "evaluation.corruptions.names"
+            raise FieldError(field, allowed, corruptions.names) from None  # type: ignore[union-attr]
+    wanted = adversarial.num_images if adversarial else None
+    left = len(dataset.test_labels) - experiment.root_samples
+    allowed = f"at most the {left} test images, or None for all"
+    require(wanted is None or wanted <= left, "evaluation.adversarial.num_images", allowed, wanted)
 
 
 def _check_domains(experiment: Experiment, dataset: Dataset) -> None:

@@ -1,6 +1,6 @@
 """Robustness of the global model: accuracy on corrupted and on attacked test images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -9,6 +9,7 @@ from fl_sim.contracts import Row
 from fl_sim.contracts.validity import DIVERGED, invalidate, mark_undefined
 from fl_sim.metrics._shared.intervals import clopper_pearson
 
+UNCHANGED = "the corruption changes no image of this size"
 MOST_MASKED = 0.1  # share of attacked images without a gradient above which a rate is not valid
 
 
@@ -17,6 +18,7 @@ def corruption_rows(
     clean: Float[Tensor, "t y"],
     corrupted: Mapping[str, Float[Tensor, "t y"]],
     labels: Int64[Tensor, " t"],
+    unchanged: Collection[str] = (),
 ) -> Iterator[Row]:
     """Yield the accuracy under each corruption, their mean, and its relative drop.
 
@@ -32,19 +34,26 @@ def corruption_rows(
         clean: Logits of the test images.
         corrupted: Logits of the corrupted test images, by name of the corruption.
         labels: Labels of the test images.
+        unchanged: Corruptions that change no image, such as a blur by less than a pixel. They have
+            no accuracy, and are no part of the mean.
     """
     scores = [clean, *corrupted.values()]
     diverged = not all(bool(logits.isfinite().all()) for logits in scores)
     right = [int((logits.argmax(1) == labels).sum()) for logits in scores]
     accuracies = [count / len(labels) if len(labels) else float("nan") for count in right]
     rows = [
-        _make_rate(round_num, "corruption_accuracy", count, len(labels), name)
+        invalidate(Row(round_num, "corruption_accuracy", float("nan"), group=name), UNCHANGED)
+        if name in unchanged
+        else _make_rate(round_num, "corruption_accuracy", count, len(labels), name)
         for name, count in zip(corrupted, right[1:], strict=True)
     ]
-    mean = sum(accuracies[1:]) / len(corrupted)
-    rows.append(Row(round_num, "corruption_mean_accuracy", mean))
+    pairs = zip(corrupted, accuracies[1:], strict=True)
+    changed = [accuracy for name, accuracy in pairs if name not in unchanged]
+    mean = sum(changed) / len(changed) if changed else float("nan")
+    note = "" if changed else UNCHANGED
+    rows.append(mark_undefined(Row(round_num, "corruption_mean_accuracy", mean, note=note)))
     drop = 1 - mean / accuracies[0] if accuracies[0] else float("nan")
-    note = "" if accuracies[0] else "no clean image is classified correctly"
+    note = note if accuracies[0] else "no clean image is classified correctly"
     rows.append(mark_undefined(Row(round_num, "corruption_drop", drop, note=note)))
     yield from (invalidate(row, DIVERGED) for row in rows) if diverged else rows
 

@@ -44,7 +44,8 @@ class NeuralTangent(Protection):
         radius: Largest change of a pixel, in [0, 1], such as 16/255.
         surrogate: Network whose kernel is used; without batch statistics by default.
         block_size: Number of images that are attacked together; cost grows with its square.
-        num_targets: Number of clean images per block whose prediction is spoilt.
+        num_targets: Number of clean images per block whose prediction is spoilt; all if there are
+            fewer.
         noise_steps: Number of sign steps per block, each of 1.1 times the radius over this number.
         train_time: Time t, in steps of gradient descent with rate 1 on the block's mean error,
             with the kernel scaled to a mean diagonal of 1.

@@ -51,7 +51,7 @@ DISPLAYS = {
     "cost.cpu_seconds": Display("CPU seconds", RATIO),
     "cost.seconds": Display("clock seconds", RATIO),
     "cost.peak_mib": Display("peak MiB", MEBIBYTES),
-    "num_parameters": Display("trained parameters", COUNT),
+    "num_parameters": Display("values trained or sent", COUNT),
 }
 
 

@@ -36,7 +36,8 @@ CELLS = {
     "origin": "folder or package that its files come from",
     "data_notes": "remarks about the data, such as files that could not be used",
     "side_by_side": "number of runs that shared the machine: more make `seconds` larger",
-    "num_parameters": "number of values that are trained and sent",
+    "num_parameters": "number of values that are trained and sent, or of a solved head and "
+    "statistics",
     "num_frozen": "number of values of the network that are neither trained nor sent: each client "
     "loads them once before it starts",
     "cohort": "whether many clients were trained as one batch",

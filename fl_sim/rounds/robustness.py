@@ -35,7 +35,13 @@ def measure_robustness(
     if corruptions is not None and (last or _is_due(corruptions.every, round_num)):
         inputs = {each.name(): compute_corrupted(federation, each) for each in corruptions.build()}
         scores = backend.score(state.parameters, state.buffers, inputs)
-        yield from corruption_rows(round_num, record.test_logits, scores, record.test_labels)
+        clean = federation.dataset.test_images
+        idle = [
+            each.name()
+            for each in corruptions.build()
+            if torch.equal(corrupt_images(federation, each), clean)
+        ]
+        yield from corruption_rows(round_num, record.test_logits, scores, record.test_labels, idle)
     if adversarial is not None and (last or _is_due(adversarial.every, round_num)):
         backend.trainer.model_tensors.load(state.parameters, state.buffers)
         rows = _attack_images(federation, backend.trainer.model, adversarial, round_num)
@@ -49,6 +55,11 @@ def _is_due(every: int | None, round_num: int) -> bool:
 
 def compute_corrupted(federation: Federation, corruption: Corruption) -> Tensor:
     """Return the inputs of the corrupted test images, cached."""
+    return federation.compute_inputs(corrupt_images(federation, corruption))
+
+
+def corrupt_images(federation: Federation, corruption: Corruption) -> UInt8[Tensor, "t c h w"]:
+    """Return the corrupted test images, cached."""
     images, seed = federation.dataset.test_images, federation.experiment.seed
     name, severity = corruption.name(), corruption.severity
     levels = " ".join(filter(None, [repr(corruption.levels), hash_own_modules(corruption)]))
@@ -57,7 +68,7 @@ def compute_corrupted(federation: Federation, corruption: Corruption) -> Tensor:
         return corruption.apply(images, generator(seed, "corruption", name, severity))
 
     key = digest(name, severity, levels, seed, images)
-    return federation.compute_inputs(load_or_compute("corrupted", key, compute))
+    return load_or_compute("corrupted", key, compute)
 
 
 def choose_images(federation: Federation, num_images: int | None) -> Int64[Tensor, " m"]:

@@ -21,7 +21,7 @@ from fl_sim.contracts import (
     Weights,
 )
 from fl_sim.core.distances import clip_factors, row_norms
-from fl_sim.core.errors import RequestError, require_above
+from fl_sim.core.errors import RequestError, require, require_above
 from fl_sim.core.sums import use_one_thread
 from fl_sim.models.closed_form import HEAD, fill_symmetric, split_parameters
 from strategies._shared.mixing import WrappingRule
@@ -104,6 +104,8 @@ class ClosedFormRule(WrappingRule, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_above(self, 0, "clip", or_none=True)
+        solves, name = bool(self.rule.tune), type(self.rule).__name__
+        require(not solves, "rule", "a rule that aggregates, since this one solves", name)
 
     @abstractmethod
     def solve_moments(self, moments: Moments) -> Head:

@@ -32,6 +32,8 @@ class ElasticTransform(Corruption):
         drawn = torch.randn(count, 2, height, width, generator=rng)
         smooth = gaussian_blur(drawn, scale_length(SMOOTHNESS, images))
         smooth = smooth / smooth.std((2, 3), keepdim=True)
+        if not bool(smooth.isfinite().all()):
+            raise ValueError("displacements do not vary over an image this small")
         pixels = scale_length(self.level, images) * smooth
         relative = pixels * torch.tensor([2 / width, 2 / height]).view(1, 2, 1, 1)
         grid = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], False)

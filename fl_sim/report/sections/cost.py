@@ -19,7 +19,7 @@ COSTS = (
     ("MB up", "cost.bytes_up", MEGABYTES),
     ("MB down", "cost.bytes_down", MEGABYTES),
     ("peak MiB", "cost.peak_mib", MEBIBYTES),
-    ("trained parameters", "num_parameters", COUNT),
+    ("values trained or sent", "num_parameters", COUNT),
 )
 
 

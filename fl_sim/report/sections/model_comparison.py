@@ -25,7 +25,7 @@ COLUMNS = (
     "MB up to target",
     "MB up per round",
     "spread over clients, points",
-    "trained parameters",
+    "values trained or sent",
     "CPU seconds per round",
 )
 

@@ -287,6 +287,17 @@ def test_the_head_of_a_coalition_is_solved_for_its_own_number_of_examples(tune: 
         assert found[left_out] == pytest.approx(whole - float(right), abs=1e-9)
 
 
+def test_numbers_that_overflow_and_rules_that_solve_twice_are_refused() -> None:
+    with pytest.raises(FieldError, match=r"^clipping_norm: at most"):
+        StatisticsClient(clipping_norm=1e200)
+    with pytest.raises(FieldError, match=r"^noise_multiplier: at most"):
+        StatisticsClient(clipping_norm=1.0, noise_multiplier=1e300)
+    with pytest.raises(FieldError, match=r"^regularization: at most"):
+        RidgeHead(regularization=1e308)
+    with pytest.raises(FieldError, match=r"^rule: a rule that aggregates"):
+        RidgeHead(rule=NearestClassMean())
+
+
 def test_the_memory_of_the_first_head_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     warm = experiment("head", model=Model("small_cnn", tune="head", warm_start="ridge"))
     cold = replace(warm, model=replace(warm.model, warm_start=None))

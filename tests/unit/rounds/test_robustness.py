@@ -4,15 +4,20 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fl_sim import Data
 from fl_sim.backends.base import InProcessBackend
+from fl_sim.config import validation
 from fl_sim.contracts import Row
 from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels
+from fl_sim.data.partition import Iid
 from fl_sim.experiment import Adversarial, Corruptions, Evaluation, Experiment, Model
 from fl_sim.federation.federation import Federation, prepare_federation
 from fl_sim.metrics.robustness import adversarial_rows, corruption_rows
@@ -188,6 +193,38 @@ def test_corruption_rows_by_hand() -> None:
     ]
     *_, drop = corruption_rows(1, 1 - right, {"fog": right}, labels)
     assert (drop.valid, drop.note) == (False, "no clean image is classified correctly")
+
+
+def test_a_corruption_that_changes_no_image_has_no_number(experiment: Maker) -> None:
+    names = ("brightness", "defocus_blur")  # the radius of the disc is below half a pixel here
+    asked = Evaluation(corruptions=Corruptions(names))
+    *_, rows = train(experiment(evaluation=asked))
+    bright, blurred = by_metric(rows, "corruption_accuracy")
+    assert (blurred.group, blurred.valid) == ("defocus_blur", False)
+    assert math.isnan(blurred.value)
+    assert "changes no image" in blurred.note
+    assert by_metric(rows, "corruption_mean_accuracy")[0].value == bright.value
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 1), (40, 1, 5)])
+def test_corruptions_that_fail_on_small_images_are_refused(
+    experiment: Maker, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, shape), np.arange(40) % 2
+    both = {"train_images": images.astype(np.uint8), "test_images": images.astype(np.uint8)}
+    np.savez(tmp_path / "own.npz", **both, train_labels=labels, test_labels=labels)
+    data = Data(dataset="npz", path=str(tmp_path / "own.npz"), num_clients=2)
+    for name in ("defocus_blur", *(["elastic_transform"] if shape[2] == 1 else [])):
+        asked = Evaluation(corruptions=Corruptions((name,)))
+        wanted = experiment(data=data, model=Model("mlp"), partition=Iid(), evaluation=asked)
+        with pytest.raises(FieldError, match=rf"^evaluation.corruptions.names: .*{name}"):
+            validation.check(wanted)
+
+
+def test_more_attacked_images_than_there_are_are_refused(experiment: Maker) -> None:
+    wanted = experiment(evaluation=Evaluation(adversarial=Adversarial(num_images=10**6)))
+    with pytest.raises(FieldError, match=r"^evaluation.adversarial.num_images: at most"):
+        validation.check(wanted)
 
 
 def test_an_attack_without_gradients_gives_no_number() -> None:
