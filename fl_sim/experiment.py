@@ -138,6 +138,7 @@ class Model:
             it starts as the network is built.
         class_embeddings: For `zero_shot`, the path of a .npy, .safetensors or .csv file with one
             row per class: features of the class's text.
+        width: Number of first maps of `resnet9`; None: 64.
     """
 
     backbone: str = "small_cnn"
@@ -174,6 +175,7 @@ class Model:
     adapter: str | None = serialization.omit_if_default(None)
     prompts: int = serialization.omit_if_default(10)
     deep_prompts: bool = serialization.omit_if_default(False)
+    width: int | None = serialization.omit_if_default(None)
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
@@ -194,6 +196,8 @@ class Model:
         fits = self.adapter is None or self.tune == "lora"
         require(fits, "adapter", "None unless tune is 'lora'", self.adapter)
         require(self.prompts >= 1, "prompts", "at least 1", self.prompts)
+        fits = self.width is None or 1 <= self.width <= 512
+        require(fits, "width", "between 1 and 512, or None for that of the network", self.width)
 
         trained = self.tune not in (*CLOSED_FORM, "zero_shot")
         require(

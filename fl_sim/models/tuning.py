@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -264,14 +265,22 @@ def _is_own_network(model: Model) -> bool:
 
 def _build_row(model: Model, image_shape: tuple[int, int, int], num_classes: int) -> Row:
     if not _is_own_network(model):
+        _refuse_width(model, False)
         return foundation.build_row(model, num_classes)
     if model.init == "pretrained":
         foundation.check_weights(model.backbone)
-    network = NETWORKS[model.backbone](image_shape, num_classes, model.norm)
+    build, own = NETWORKS[model.backbone], {} if model.width is None else {"width": model.width}
+    _refuse_width(model, "width" in signature(build).parameters)
+    network = build(image_shape, num_classes, model.norm, **own)
     name_modules(network)
     if model.init == "checkpoint":
         foundation.load_own(network, model, num_classes)
     return Row(network, tensors=name_tensors(network))
+
+
+def _refuse_width(model: Model, has_width: bool) -> None:
+    allowed = f"None for {model.backbone}, whose width is fixed"
+    require(has_width or model.width is None, "model.width", allowed, model.width)
 
 
 def _count_frozen(model: Model, row: Row) -> int:

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_sim.core.errors import FieldError
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
-from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu
+from fl_sim.models.architectures import ARCHITECTURES, NORMS, Normalise, PooledRelu, Residual
 from fl_sim.models.tuning import build_network, calibrate
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -96,6 +97,32 @@ def test_pixels_are_standardised_one_by_one() -> None:
 def test_the_residual_network_has_the_size_of_the_paper() -> None:
     """11.17 M parameters with ten classes, a 3 x 3 stem and colour images."""
     assert size(built("resnet18", COLOUR)) == 11_173_962
+
+
+def test_resnet9_is_that_of_its_source() -> None:
+    """6,573,130 parameters; of other widths, by the products of its layers."""
+    assert size(built("resnet9", COLOUR)) == 6_573_130
+    for norm, width in (("group", 16), ("batch", 4)):
+        narrow = build_network(Model("resnet9", norm=norm, width=width), COLOUR, 10, 0).trained
+        convolutions = 27 * width + 9 * width**2 * (2 + 2 * 4 + 8 + 32 + 2 * 64)
+        norms, linear = 2 * width * (1 + 3 * 2 + 4 + 3 * 8), (8 * width + 1) * 10
+        assert size(narrow) == convolutions + norms + linear
+
+
+def test_a_residual_adds_its_input() -> None:
+    maps = torch.randn(2, 3, 4, 4, generator=generator(0, "maps"))
+    doubled = nn.Conv2d(3, 3, 1, groups=3, bias=False)
+    nn.init.constant_(doubled.weight, 2)
+    torch.testing.assert_close(Residual(doubled)(maps), 3 * maps)
+
+
+def test_a_width_is_refused_where_it_is_fixed() -> None:
+    for name in ("small_cnn", "torchvision:resnet18"):
+        with pytest.raises(FieldError, match=f"model.width: None for {name}, whose width is fix"):
+            build_network(Model(name, width=8), COLOUR, 10, 0)
+    with pytest.raises(FieldError, match="width: between 1 and 512"):
+        Model("resnet9", width=0)
+    assert Model("resnet9") == Model("resnet9", width=None)
 
 
 @pytest.mark.parametrize("norm", ["group", "off"])
