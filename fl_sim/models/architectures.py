@@ -191,7 +191,9 @@ class Residual(nn.Sequential):
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Return maps + layers(maps)."""
-        inner: Tensor = super().forward(maps)
+        inner = maps
+        for layer in self:
+            inner = layer(inner)
         return maps + inner
 
 
