@@ -158,6 +158,7 @@ def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
     except KeyboardInterrupt:
         stop("interrupted at once; continue with --resume", 130)
     if interrupts.is_stop_requested():
+        show(results, terminal)  # of the cells that are finished
         stop("interrupted after the current round; continue with --resume", 130)
     show(results, terminal)
     if not results.complete:

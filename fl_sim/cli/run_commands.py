@@ -109,6 +109,7 @@ def run(
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     shared |= {"precision": precision, "compile": compile_}
+    shared["question"] = content.question
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
 
@@ -157,6 +158,7 @@ def sweep(
     shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
     shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
     shared |= {"precision": precision, "compile": compile_}
+    shared["question"] = content.question
     shared["skip_invalid"] = skip_invalid
     options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
     axes, skip = content.axes, content.skip

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class ExperimentFile:
         seeds: SEEDS; by default the seed of the experiment.
         full: FULL, values by field path for the size that the papers use; empty by default.
         skip: SKIP, by reason the cells of the sweep that are left out; empty by default.
+        question: First paragraph of the file's docstring.
     """
 
     experiment: Experiment
@@ -51,6 +52,7 @@ class ExperimentFile:
     seeds: tuple[int, ...]
     full: Mapping[str, Any] = field(default_factory=dict)
     skip: Skip = field(default_factory=dict)
+    question: str = ""
 
 
 def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False) -> ExperimentFile:
@@ -89,7 +91,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         user_modules.declare_imports(f"import {module}".encode(), path.resolve().parent)
     if any(field == "seed" for field, _ in changes):
         seeds = (experiment.seed,)
-    return ExperimentFile(experiment, axes, seeds, content.full, content.skip)
+    return replace(content, experiment=experiment, axes=axes, seeds=seeds)
 
 
 def parse_value(text: str) -> Any:
@@ -159,7 +161,8 @@ def _read_python(path: Path) -> ExperimentFile:
     with prefix_with_line(path, "SKIP"):
         skip: Any = getattr(module, "SKIP", {})
         check_skip(skip)
-    return ExperimentFile(experiment, axes, seeds, full, skip)
+    question = " ".join((module.__doc__ or "").strip().partition("\n\n")[0].split())
+    return ExperimentFile(experiment, axes, seeds, full, skip, question)
 
 
 def check_full(full: Any) -> None:

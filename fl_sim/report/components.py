@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,8 @@ class Cell:
         doubt: Reason why the number should not be read. Such a cell is greyed out.
         extra: Smaller print below the text, such as an interval.
         alarm: Print below the text in the colour of warnings.
+        hover: Text that appears under the pointer, such as the number of each seed.
+        chance: Whether the number is no different from chance, and marked as such.
         rows: Number of rows that the cell spans; 0 if the span of a cell above covers it.
     """
 
@@ -22,6 +24,8 @@ class Cell:
     extra: str = ""
     alarm: str = ""
     rows: int = 1
+    hover: str = ""
+    chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,39 @@ class Drawing:
     png: bytes
 
 
-Component = Table | DefinitionList | Drawing
+class Tile(NamedTuple):
+    """A headline number of the page: its name, value, interval and a note on its setting."""
+
+    name: str
+    value: str
+    interval: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A row of headline numbers."""
+
+    kind: ClassVar[str] = "tiles"
+    entries: tuple[Tile, ...]
+
+
+Component = Table | DefinitionList | Drawing | Tiles
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, and the components below them."""
+    """A heading, paragraphs, and the components below them.
+
+    A section without a title has no heading and no link. A folded one shows only its heading
+    until it is opened.
+    """
 
     name: str
     title: str
     paragraphs: tuple[str, ...]
     components: tuple[Component, ...]
+    folded: bool = False
 
 
 def build_figure_section(name: str, title: str, *drawings: Drawing | None) -> Section | None:

@@ -293,6 +293,15 @@ class Grid:
         """The name of the experiment."""
         return str(self.results.cells["experiment"].iloc[0])
 
+    def shorten(self, label: str) -> str:
+        """Return a label without the fields of classes whose names alone tell them apart."""
+        for values in self.axes.values():
+            names = [value.partition("(")[0] for value in values]
+            for value, name in zip(values, names, strict=True):
+                if names.count(name) == 1 and name != value:
+                    label = label.replace(value, name)
+        return label
+
     def describe(self, setting: Setting) -> list[str]:
         """Return the values of a setting, one per column of `heads`."""
         return list(setting.values.values()) or [self.name]

@@ -1,6 +1,9 @@
 """Writes the report of an experiment: one self-contained page, and its figures as files."""
 
+import base64
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +32,7 @@ from fl_sim.report.sections import (
     leakage,
     leakage_fairness,
     model_comparison,
+    opening,
     overview,
     robustness,
     skipped,
@@ -51,17 +55,22 @@ def write_page(results: Results) -> Path:
     drawings = [c for s in sections for c in s.components if isinstance(c, Drawing)]
     write_figures(results.path / "figures", drawings)
     path = results.path / "report.html"
-    write_text(path, render_html(overview.build_title(grid), sections, complete=results.complete))
+    title, question = overview.build_title(grid), results.question
+    write_text(path, render_html(title, sections, results.complete, question))
     return path
 
 
 def build_sections(grid: Grid) -> list[Section]:
-    """Return the sections that have content, in the order of the page."""
+    """Return the sections that have content, in the order of the page; details are folded."""
     sections = (build(grid) for build in SECTIONS)
-    return [section for section in sections if section is not None]
+    return [
+        replace(section, folded=section.name not in UNFOLDED)
+        for section in sections
+        if section is not None
+    ]
 
 
-def render_html(title: str, sections: list[Section], complete: bool) -> str:
+def render_html(title: str, sections: list[Section], complete: bool, question: str = "") -> str:
     """Return the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -71,7 +80,16 @@ def render_html(title: str, sections: list[Section], complete: bool) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, sections=sections, complete=complete)
+    script = Path(__file__).with_name("page.js").read_text("utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return template.render(
+        title=title,
+        question=question,
+        sections=sections,
+        complete=complete,
+        script=script,
+        script_hash=base64.b64encode(digest).decode(),  # the only script that may run
+    )
 
 
 def build_glossary(grid: Grid) -> Section:
@@ -79,10 +97,13 @@ def build_glossary(grid: Grid) -> Section:
     return Section("glossary", "Definitions", (), (DefinitionList(select_report_terms()),))
 
 
+UNFOLDED = ("answer", "key", "failures")
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
-    fm_card.build_fm_card,
-    overview.build_overview,
+    opening.build_opening,
     key_numbers.build_key_numbers,
+    failures.build_failures,
+    overview.build_overview,
+    fm_card.build_fm_card,
     accuracy_grid.build_accuracy_grid,
     timeline.build_timeline,
     accuracy_over_rounds.build_accuracy_over_rounds,
@@ -103,7 +124,6 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     robustness.build_robustness,
     images.build_images,
     cost.build_cost,
-    failures.build_failures,
     skipped.build_skipped,
     build_glossary,
     environment.build_environment,

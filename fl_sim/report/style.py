@@ -2,14 +2,18 @@
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fl_sim.report.components import Drawing
+from fl_sim.report.hover import draw_hover_marks
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # newer than the oldest matplotlib we allow
@@ -33,6 +37,7 @@ STYLE: "dict[RcKeyType, Any]" = {
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
     "axes.edgecolor": GREY,
+    "axes.facecolor": "none",
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,6 +58,7 @@ STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "path",  # looks the same without the fonts
     "savefig.dpi": 160,
 }
+PERCENT_END = 100.0
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -73,19 +79,46 @@ def create_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def export_figure(name: str, figure: Figure, caption: str, alt: str = "") -> Drawing:
-    """Render a figure as SVG and PNG; its text for screen readers is the caption unless given."""
+def export_figure(
+    name: str,
+    figure: Figure,
+    caption: str,
+    alt: str = "",
+    names: Mapping[Artist, Sequence[str]] | None = None,
+) -> Drawing:
+    """Render a figure as SVG and PNG; its text for screen readers is the caption unless given.
+
+    Args:
+        name: Name of its files.
+        figure: Figure.
+        caption: Caption on the page.
+        alt: Text for screen readers; the caption if it is empty.
+        names: Names of the points of lines, which appear under the pointer with their values.
+    """
     svg, png = io.StringIO(), io.BytesIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
+        for axes in figure.axes:
+            _limit_percentages(axes)
         figure.draw_without_rendering()
         figure.set_layout_engine(None)  # laid out once, for both files
         figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", metadata={"Software": None})
     text = svg.getvalue()
-    return Drawing(name, caption, text, _inline_svg(text, name, alt or caption), png.getvalue())
+    inline = _inline_svg(text, name, alt or caption, draw_hover_marks(figure, names or {}))
+    return Drawing(name, caption, text, inline, png.getvalue())
 
 
-def _inline_svg(svg: str, name: str, alt: str) -> str:
+def _limit_percentages(axes: Axes) -> None:
+    """Remove the ticks above 100 of axes in percent, and of margins above it."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        if "%" in axis.get_label_text() and high > PERCENT_END > low:
+            ticks = [float(tick) for tick in axis.get_ticklocs() if low <= tick <= PERCENT_END]
+            axis.set_ticks(ticks)
+            axis.set_view_interval(low, high, ignore=True)
+
+
+def _inline_svg(svg: str, name: str, alt: str, marks: str) -> str:
     """Return an SVG file as an element of a page.
 
     All figures of a page share its ids and style sheet. Ids are therefore prefixed with the
@@ -96,5 +129,7 @@ def _inline_svg(svg: str, name: str, alt: str) -> str:
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     for link in (' id="', 'href="#', "url(#"):
         body = body.replace(link, f"{link}{name}-")
+    body = body.replace("fill: #ffffff", "fill: none", 1)  # the page's own colour, dark or light
+    body = body.rstrip().removesuffix("</svg>") + marks + "</svg>\n"
     strokes = "stroke-linejoin:round;stroke-linecap:butt"
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{view}" style="{strokes}">{body}'

@@ -37,6 +37,7 @@ class Results:
             `damaged`, and no numbers.
         skipped: One row per cell that the grid left out: `label`, `seed`, `reason`, and a column
             `settings.<field>` for every axis.
+        question: Question of the experiment: the first paragraph of its file.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Results:
     failed_controls: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
+    question: str = ""
 
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
         """Return a metric after the last round of every cell, without controls.
@@ -109,6 +111,7 @@ def load_results(path: str | Path) -> Results:
         ),
         damaged=tuple(damaged),
         skipped=read_skipped(root / SUMMARY, content),
+        question=str(content.get("question", "")),
     )
 
 

@@ -59,6 +59,7 @@ class RunOptions:
             for that of the surrounding `use_precision`, which is `float32` outside of any.
         compile: Compile the networks that clients train, by `torch.compile`, which takes some ten
             seconds of CPU time in each process.
+        question: Question that the experiment answers, for its page.
     """
 
     out: Path = Path("runs")
@@ -79,6 +80,7 @@ class RunOptions:
     mix_devices: bool = False
     precision: Precision | None = None
     compile: bool = False
+    question: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -159,7 +159,7 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         )
         errors = {job.key: error for job, error in failed}
         controls = [job for job in jobs if job not in cells]
-        write_summary(root, cells, controls, errors, grid.skipped)
+        write_summary(root, cells, controls, errors, grid.skipped, options.question)
         return load_results(root)
 
 

@@ -26,8 +26,9 @@ def write_summary(
     controls: list[Cell],
     errors: dict[tuple[str, int], str],
     skipped: Sequence[SkippedCell] = (),
+    question: str = "",
 ) -> None:
-    """Write `summary.json` and `rows.parquet` of an experiment."""
+    """Write `summary.json` and `rows.parquet` of an experiment, with the question it answers."""
     seeds: dict[str, list[int]] = {}
     for run_id, seed in dict.fromkeys(cell.key for cell in cells):
         seeds.setdefault(run_id, []).append(seed)
@@ -37,6 +38,8 @@ def write_summary(
     rows = write_table(root / ROWS, read_run_rows(root, undamaged, [cell.key for cell in cells]))
     summary = {"experiment": cells[0].experiment.name, "cells": entries[: len(cells)]}
     summary["controls"] = entries[len(cells) :]
+    if question:
+        summary["question"] = question
     if skipped:
         summary["skipped"] = [cell.describe() for cell in skipped]
     write_sealed(root / SUMMARY, {**summary, "files": {ROWS: rows}})

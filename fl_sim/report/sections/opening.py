@@ -1,0 +1,236 @@
+"""The opening of the page: the question, an answer made of the numbers, tiles and one figure."""
+
+from collections.abc import Sequence
+
+from fl_sim.report.components import Section, Tile, Tiles
+from fl_sim.report.formats import (
+    AREA,
+    PERCENT,
+    POINTS,
+    NumberFormat,
+    drop_undefined,
+    format_count,
+    format_interval,
+    format_number,
+    mean,
+)
+from fl_sim.report.grid import FRACTION, Grid, Setting
+from fl_sim.report.panels import group_panels
+from fl_sim.report.sections.answer_figure import draw_answer
+
+CHANCE = 0.5  # AUC of guessing
+ACCURACY, WORST, AREA_NAME = "accuracy", "fairness.worst_client", "mia_margin_auc"
+GAP, LOST, SUCCESS = "protection.utility_gap", "attack.accuracy_lost", "backdoor.success"
+MOST = 5  # sentences
+NO_CHANGE = 0.0005  # differences of accuracies that round to 0.0 points
+
+
+def build_opening(grid: Grid) -> Section:
+    """Return the answer in sentences, the headline numbers and the figure of the first screen."""
+    sentences = (
+        describe_protection(grid),
+        describe_accuracy(grid),
+        describe_attack(grid),
+        describe_worst_client(grid),
+        describe_membership(grid),
+        describe_doubt(grid),
+    )
+    said = [sentence for sentence in sentences if sentence][:MOST]
+    tiles = build_tiles(grid)
+    drawing = draw_answer(grid)
+    missing = () if drawing or not grid.finished else (NO_FIGURE,)
+    components = (*((Tiles(tiles),) if tiles else ()), *((drawing,) if drawing else ()))
+    return Section("answer", "", (" ".join(said), *missing), components)
+
+
+NO_FIGURE = "There is no figure: the run was scored after its last round only."
+
+
+def describe_protection(grid: Grid) -> str:
+    """Return what protecting the largest share costs, or what protected images add."""
+    if FRACTION in grid.axes:
+        return _describe_fractions(grid)
+    added = [s for s in grid.finished if mean(s.summary_values(GAP)) == mean(s.summary_values(GAP))]
+    added = [s for s in added if mean(s.summary_values("protection.a_clean")) > 0]
+    if not added or all(mean(s.summary_values(GAP)) == 0 for s in added):
+        return ""
+    ranked = sorted(added, key=lambda setting: mean(setting.summary_values(GAP)))
+    most, least = ranked[0], ranked[-1]
+    first = format_number(-mean(most.summary_values(GAP)), POINTS)
+    if most is least:
+        return f"Protected images add {first} points to the accuracy of the clean part alone."
+    last = format_number(-mean(least.summary_values(GAP)), POINTS)
+    return (
+        f"Protected images add between {last} points ({grid.shorten(least.label)}) and {first} "
+        f"points ({grid.shorten(most.label)}) to the accuracy of the clean part alone."
+    )
+
+
+def _describe_fractions(grid: Grid) -> str:
+    """Return how the accuracy changes from the lowest to the highest protected share."""
+    falls: list[tuple[float, str]] = []
+    shares: set[tuple[float, float]] = set()
+    for title, settings in group_panels(grid, FRACTION):
+        ordered = sorted(settings, key=lambda setting: float(setting.values[FRACTION]))
+        low, high = ordered[0], ordered[-1]
+        before, after = (mean(s.summary_values(ACCURACY)) for s in (low, high))
+        if low is high or before != before or after != after:
+            continue
+        shares.add((float(low.values[FRACTION]), float(high.values[FRACTION])))
+        falls.append(
+            (
+                before - after,
+                f"{_change(before, after)}{f' ({grid.shorten(title)})' if title else ''}",
+            )
+        )
+    if not falls:
+        return ""
+    start, end = min(shares)[0], max(share for _, share in shares)
+    opening = "With every image protected" if end == 1 else f"With {100 * end:g} % protected"
+    opening += "" if start == 0 else f" in place of {100 * start:g} %"
+    falls.sort(reverse=True)
+    words = f"{opening}, accuracy {falls[0][1]}"
+    return f"{words}, and {falls[-1][1]}." if len(falls) > 1 else f"{words}."
+
+
+def _change(before: float, after: float) -> str:
+    low, high = format_number(before, PERCENT), format_number(after, PERCENT)
+    if abs(before - after) < NO_CHANGE:
+        return f"stays at {low} %"
+    return f"{'falls' if after < before else 'rises'} from {low} % to {high} %"
+
+
+def describe_accuracy(grid: Grid) -> str:
+    """Return the highest and the lowest accuracy, or that of the only setting."""
+    ranked = _rank(grid, ACCURACY)
+    if not ranked:
+        return "" if not grid.finished else "No accuracy is defined: see the notes of the table."
+    best, worst = ranked[-1], ranked[0]
+    high = _percent(best, ACCURACY)
+    if best is worst:
+        bounds = _interval(best, ACCURACY, PERCENT)
+        return f"Accuracy after the last round is {high} %{f' {bounds}' if bounds else ''}."
+    low = _percent(worst, ACCURACY)
+    first = f"Accuracy is highest at {high} % with {grid.shorten(best.label)}"
+    return f"{first} and lowest at {low} % with {grid.shorten(worst.label)}."
+
+
+def describe_attack(grid: Grid) -> str:
+    """Return what the attackers cost, and how often their trigger succeeds."""
+    words = ""
+    if ranked := _rank(grid, LOST):
+        cost = format_number(100 * mean(ranked[-1].summary_values(LOST)), NumberFormat())
+        words = f"The attackers cost {cost} points of accuracy{_where(grid, ranked[-1], 'at most')}"
+    if ranked := _rank(grid, SUCCESS):
+        reached = f"their trigger succeeds on {_percent(ranked[-1], SUCCESS)} % of test images"
+        reached += _where(grid, ranked[-1], "at most") if not words else ""
+        words = f"{words}, and {reached}" if words else reached[0].upper() + reached[1:]
+    return f"{words}." if words else ""
+
+
+def describe_worst_client(grid: Grid) -> str:
+    """Return the accuracy of the worst client, in the worst and in the best setting."""
+    ranked = _rank(grid, WORST) if grid.has_clients else []
+    if not ranked:
+        return ""
+    low, high = ranked[0], ranked[-1]
+    own = mean(low.summary_values(ACCURACY)) - mean(low.summary_values(WORST))
+    below = f"{format_number(own, PERCENT)} points below the accuracy of the model"
+    if low is high:
+        return f"The worst client reaches {_percent(low, WORST)} %, {below}."
+    return (
+        f"The worst client reaches {_percent(low, WORST)} % with {grid.shorten(low.label)}, "
+        f"{below}, and {_percent(high, WORST)} % with {grid.shorten(high.label)}."
+    )
+
+
+def describe_membership(grid: Grid) -> str:
+    """Return how well members can be told from non-members, against the chance level."""
+    ranked = [s for s in _rank(grid, "leakage.auc") if all(s.final_values(AREA_NAME).valid)]
+    if not ranked:
+        return ""
+    told = [setting for setting in ranked if not is_chance(setting, AREA_NAME)]
+    most = ranked[-1]
+    area = format_number(mean(most.summary_values("leakage.auc")), AREA)
+    if not told:
+        which = "" if len(ranked) == 1 else f" in any of {len(ranked)} settings"
+        return (
+            f"Membership cannot be told from chance{which}: the AUC is at most {area}, and its "
+            "interval includes 0.5."
+        )
+    if len(ranked) == 1:
+        return f"Membership leaks: the AUC of the attack is {area}, where guessing has 0.5."
+    return (
+        f"Membership leaks most with {grid.shorten(most.label)}, AUC {area}, where guessing has "
+        f"0.5; in {len(ranked) - len(told)} of {format_count(len(ranked), 'setting')} the interval "
+        "includes chance."
+    )
+
+
+def describe_doubt(grid: Grid) -> str:
+    """Return a caution about a sweep of a single seed."""
+    if len(grid.seeds) > 1 or len(grid.finished) < 2:
+        return ""
+    return "Only one seed was run, so small differences between settings may be chance."
+
+
+def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
+    """Return whether an AUC's interval includes the chance level in any seed."""
+    final = setting.final_values(metric, group)
+    pairs = zip(final.lows, final.highs, strict=True)
+    return any(low <= CHANCE <= high for low, high in pairs)
+
+
+def build_tiles(grid: Grid) -> tuple[Tile, ...]:
+    """Return the headline numbers with their intervals, and the settings they come from."""
+    single = len(grid.finished) == 1
+    tiles = []
+    for name, column, metric, best, form, unit in (
+        ("highest accuracy", ACCURACY, ACCURACY, -1, PERCENT, " %"),
+        ("lowest accuracy", ACCURACY, ACCURACY, 0, PERCENT, " %"),
+        ("worst client", WORST, "fairness_worst_client", 0, PERCENT, " %"),
+        ("trigger succeeds", SUCCESS, "", -1, PERCENT, " %"),
+        ("membership AUC", "leakage.auc", AREA_NAME, -1, AREA, ""),
+    ):
+        ranked = _rank(grid, column)
+        if not ranked or (column == WORST and not grid.has_clients):
+            continue
+        if single and name == "lowest accuracy":
+            continue
+        setting = ranked[best]
+        value = format_number(mean(setting.summary_values(column)), form) + unit
+        note = "" if single else grid.shorten(setting.label)
+        title = name.removeprefix("highest ") if single else name
+        if column == "leakage.auc" and not single:
+            title = f"highest {name}"
+        tiles.append(Tile(title, value, _interval(setting, metric, form), note))
+    return tuple(tiles)
+
+
+def _rank(grid: Grid, column: str) -> list[Setting]:
+    """Return the settings with a number, lowest first."""
+    known = [s for s in grid.finished if drop_undefined(s.summary_values(column))]
+    return sorted(known, key=lambda setting: mean(setting.summary_values(column)))
+
+
+def _percent(setting: Setting, column: str) -> str:
+    return format_number(mean(setting.summary_values(column)), PERCENT)
+
+
+def _interval(setting: Setting, metric: str, form: NumberFormat) -> str:
+    """Return the 95 % interval of test size, from the lowest to the highest bound over seeds."""
+    final = setting.final_values(metric)
+    lows, highs = drop_undefined(final.lows), drop_undefined(final.highs)
+    if not lows or not highs:
+        return ""
+    return format_interval(min(lows), max(highs), form)
+
+
+def _where(grid: Grid, setting: Setting, degree: str) -> str:
+    return f" {degree} ({grid.shorten(setting.label)})" if len(grid.finished) > 1 else ""
+
+
+def list_hover(seeds: Sequence[int], values: Sequence[float], form: NumberFormat) -> str:
+    """Return the number of every seed, for the text under the pointer."""
+    pairs = zip(seeds, values, strict=False)
+    return ", ".join(f"seed {seed}: {format_number(value, form)}" for seed, value in pairs)
