@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fl_sim.core import user_modules
 from fl_sim.core.errors import RequestError
@@ -102,19 +102,54 @@ def read_docstring(path: str) -> str:
         path: Dotted path, such as `clients.sign_flip.SignFlipClient`, inside `PACKAGES` or a
             module of the user's.
     """
+    node = _find_class(path)
+    return "" if node is None else ast.get_docstring(node) or ""
+
+
+@lru_cache(maxsize=1000)
+def read_defaults(path: str) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields from its source file, without importing it.
+
+    Fields whose default is not a constant, or a quotient such as 8 / 255, are left out, and so
+    are those of parent classes.
+
+    Args:
+        path: As for `read_docstring`.
+    """
+    node = _find_class(path)
+    fields = [each for each in node.body if isinstance(each, ast.AnnAssign)] if node else []
+    found = {}
+    for field in fields:
+        if isinstance(field.target, ast.Name) and field.value is not None:
+            try:
+                found[field.target.id] = _evaluate(field.value)
+            except ValueError:
+                continue
+    return found
+
+
+def _evaluate(node: ast.expr) -> Any:
+    """Return the value of a constant or of a quotient of constants; a ValueError for others."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return ast.literal_eval(node.left) / ast.literal_eval(node.right)
+    value = ast.literal_eval(node)
+    return list(value) if isinstance(value, tuple) else value  # as in JSON
+
+
+def _find_class(path: str) -> ast.ClassDef | None:
+    """Return the definition of a class in its source file, or None if there is none."""
     module, _, name = RENAMED.get(path, path).rpartition(".")
     package, *parts = module.split(".")
     if not all(map(str.isidentifier, [package, *parts, name])):
-        return ""
+        return None
     file = user_modules.find_file(module)
     if package in PACKAGES and parts:
         root = Path(importlib.import_module(package).__path__[0])
         file = root.joinpath(*parts).with_suffix(".py")
     if file is None or not file.is_file():
-        return ""
+        return None
     classes = (node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.ClassDef))
-    node = next((node for node in classes if node.name == name), None)
-    return "" if node is None else ast.get_docstring(node) or ""
+    return next((node for node in classes if node.name == name), None)
 
 
 def paragraph_of(cls: type, opening: str) -> str:

@@ -1,8 +1,10 @@
 """Components of the page: sections of text, tables, definitions and figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
+
+from fl_sim.report.formats import UNDEFINED
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,21 @@ def build_table(
     """Return a table whose equal neighbours in the heading columns are merged."""
     merged = _merge_equal(rows, len(heads))
     return Table(caption, (*heads, *columns), merged, len(heads), numeric)
+
+
+def drop_empty_columns(table: Table) -> Table:
+    """Return a table without the columns that have no number in any row and no reason for it."""
+    kept = [
+        place
+        for place in range(len(table.columns))
+        if place < table.num_heads
+        or any(row[place].text != UNDEFINED or row[place].doubt for row in table.rows)
+    ]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
+    )
 
 
 def _merge_equal(rows: Sequence[Sequence[Cell]], num_heads: int) -> tuple[tuple[Cell, ...], ...]:

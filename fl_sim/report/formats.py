@@ -78,12 +78,26 @@ def format_over_seeds(values: Sequence[float], form: NumberFormat) -> str:
     '79.0 ± 1.4'
     >>> format_over_seeds([0.5, float("nan")], RATIO)
     '0.50 (1/2)'
+
+    The spread has at most two digits that count, and the mean no more decimals than it.
+
+    >>> format_over_seeds([0.50, 0.80], PERCENT)
+    '65 ± 21'
     """
     known = drop_undefined(values)
+    form = _round_to_spread(form, spread(known))
     text = format_number(mean(known), form)
     if len(known) > 1:
         text += f" ± {format_number(spread(known), form._replace(signed=False))}"
     return f"{text} ({len(known)}/{len(values)})" if 0 < len(known) < len(values) else text
+
+
+def _round_to_spread(form: NumberFormat, width: float) -> NumberFormat:
+    """Return the format with fewer decimals, where a spread's two leading digits need fewer."""
+    if math.isnan(width) or width == 0:
+        return form
+    needed = 1 - math.floor(math.log10(width * form.scale))
+    return form._replace(decimals=max(0, min(form.decimals, needed)))
 
 
 def format_interval(low: float, high: float, form: NumberFormat) -> str:

@@ -176,10 +176,10 @@ class Setting:
         """The first seed whose run finished."""
         return next(iter(self.folders), None)
 
-    def read_signals(self) -> pd.DataFrame | None:
-        """Return the scores of the records in the first seed's run, if it saved them."""
-        path = self._find_file("signals.parquet")
-        return read_table(path) if path else None
+    def read_signals(self) -> list[pd.DataFrame]:
+        """Return the scores of the records in the runs that saved them, in order of seeds."""
+        paths = [folder / "signals.parquet" for folder in self.folders.values()]
+        return [read_table(path) for path in paths if path.exists()]
 
     def read_samples(self) -> dict[str, NDArray[np.generic]] | None:
         """Return the images and class counts of the first seed's run, if it saved them."""

@@ -8,11 +8,14 @@ from fl_sim.report.formats import (
     NumberFormat,
     drop_undefined,
     format_interval,
+    format_number,
     format_over_seeds,
 )
 from fl_sim.report.grid import Grid, Setting
 
 Column = tuple[str, str, str, NumberFormat]  # heading, metric, group, format
+
+CHANCE = 0.5  # AUC of guessing
 
 SummaryColumn = tuple[str, str, NumberFormat]  # heading, column of `cells`, format
 
@@ -39,7 +42,18 @@ def build_metric_cell(
     high = max(drop_undefined(final.highs), default=float("nan"))
     doubts = [str(n) for n, valid in zip(final.notes, final.valid, strict=True) if not valid]
     bounds = format_interval(low, high, form)
-    return Cell(format_over_seeds(final.values, form), doubts[0] if doubts else "", bounds)
+    text, doubt = format_over_seeds(final.values, form), doubts[0] if doubts else ""
+    shown = zip(setting.folders, final.values, strict=False) if len(final.values) > 1 else ()
+    hover = ", ".join(f"seed {seed}: {format_number(value, form)}" for seed, value in shown)
+    chance = metric.endswith("_auc") and is_chance(setting, metric, group)
+    return Cell(text, doubt, bounds, hover=hover, chance=chance)
+
+
+def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
+    """Return whether an AUC's interval includes the chance level in any seed."""
+    final = setting.final_values(metric, group)
+    pairs = zip(final.lows, final.highs, strict=True)
+    return any(low <= CHANCE <= high for low, high in pairs)
 
 
 def list_notes(grid: Grid, metric: str) -> list[str]:

@@ -33,16 +33,31 @@ from fl_sim.results import Results
 
 
 class Column(NamedTuple):
-    """A headline number: its name, unit, text for a setting, and meaning."""
+    """A headline number: its name, unit, text for a setting, and meaning.
+
+    `number` is its name in the summary, empty if it has none, and `form` its format there.
+    """
 
     name: str
     unit: str
     text: Callable[[Setting], str]
     meaning: str = ""
+    number: str = ""
+    form: NumberFormat = COUNT
 
 
-def _format_column(name: str, form: NumberFormat) -> Callable[[Setting], str]:
-    return lambda setting: format_over_seeds(setting.summary_values(name), form)
+def _make_column(name: str, unit: str, number: str, form: NumberFormat, meaning: str) -> Column:
+    """Return a column with a number of the summary, mean and spread over seeds."""
+
+    def text(setting: Setting) -> str:
+        return format_over_seeds(setting.summary_values(number), form)
+
+    return Column(name, unit, text, meaning, number, form)
+
+
+def _format_added(setting: Setting) -> str:
+    gaps = setting.summary_values("protection.utility_gap")
+    return format_over_seeds([-gap for gap in gaps], POINTS)
 
 
 def _format_cost(setting: Setting) -> str:
@@ -56,43 +71,46 @@ def _format_download(setting: Setting) -> str:
 
 
 # A_mix is the final accuracy of the run itself, so there is no other column for it.
-A_MIX = Column(
-    "A_mix", "%", _format_column("accuracy", PERCENT), "the run itself, after its last round"
-)
+A_MIX = _make_column("A_mix", "%", "accuracy", PERCENT, "the run itself, after its last round")
 HEADLINES = (
-    Column("A_all", "%", _format_column("protection.a_all", PERCENT), "without protection"),
-    Column("A_clean", "%", _format_column("protection.a_clean", PERCENT), "clean part alone"),
+    _make_column("A_all", "%", "protection.a_all", PERCENT, "without protection"),
+    _make_column("A_clean", "%", "protection.a_clean", PERCENT, "clean part alone"),
     A_MIX,
-    Column("best", "%", _format_column("best_accuracy", PERCENT), "highest of any round"),
-    Column("gap", "points", _format_column("protection.utility_gap", POINTS), "A_clean - A_mix"),
-    Column(
+    _make_column("best", "%", "best_accuracy", PERCENT, "highest of any round"),
+    Column("added", "points", _format_added, "A_mix - A_clean, what protected images add"),
+    _make_column(
         "ratio",
         "",
-        _format_column("protection.extraction_ratio", RATIO),
+        "protection.extraction_ratio",
+        RATIO,
         "(A_mix - A_clean) / (A_all - A_clean)",
     ),
-    Column(
+    _make_column(
         "attack cost",
         "points",
-        _format_column("attack.accuracy_lost", POINTS),
+        "attack.accuracy_lost",
+        POINTS,
         "accuracy of the control in which nobody attacks, minus A_mix",
     ),
-    Column(
+    _make_column(
         "backdoor",
         "%",
-        _format_column("backdoor.success", PERCENT),
+        "backdoor.success",
+        PERCENT,
         "test images with its trigger that are classified as its target",
     ),
-    Column(
+    _make_column(
         "AUC",
         "",
-        _format_column("leakage.auc", AREA),
+        "leakage.auc",
+        AREA,
         "of the membership attack by margin; chance level 0.5",
     ),
-    Column(
+    _make_column(
         "worst client",
         "%",
-        _format_column("fairness.worst_client", PERCENT),
+        "fairness.worst_client",
+        PERCENT,
         "lowest accuracy of a client",
     ),
 )

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from scipy.special import betaincinv
 
 from fl_sim.core.atomic_io import DamagedFileError
-from fl_sim.report.components import Cell, Drawing, Section, Table, build_table
+from fl_sim.report.components import Cell, Drawing, Section, Table, build_table, drop_empty_columns
 from fl_sim.report.formats import (
     AREA,
     PERCENT,
@@ -122,7 +122,10 @@ def _build_table(grid: Grid, audited: Sequence[Setting]) -> Table:
             heads = [*map(Cell, grid.describe(setting)), Cell(attack, extra=extra)]
             rows.append([*heads, Cell(references), *cells])
     columns = ["references", *(name for name, *_ in COLUMNS)]
-    return build_table("Membership attacks on audited runs", [*grid.heads, "attack"], columns, rows)
+    table = build_table(
+        "Membership attacks on audited runs", [*grid.heads, "attack"], columns, rows
+    )
+    return drop_empty_columns(table)
 
 
 def _build_source_tables(grid: Grid, audited: Sequence[Setting]) -> list[Table]:
@@ -150,7 +153,9 @@ def _build_cell(
     bounds = format_interval(float(rows["low"].min()), float(rows["high"].max()), form)
     doubts = [str(n) for n, valid in zip(rows["note"], rows["valid"], strict=True) if not valid]
     values = [float(value) for value in rows["value"]]
-    return Cell(format_over_seeds(values, form), doubts[0] if doubts else "", bounds)
+    includes = metric == "auc" and bool(((rows["low"] <= 0.5) & (rows["high"] >= 0.5)).any())
+    text, doubt = format_over_seeds(values, form), doubts[0] if doubts else ""
+    return Cell(text, doubt, bounds, chance=includes)
 
 
 Panels = list[tuple[str, Audit]]

@@ -27,12 +27,14 @@ def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
     if not settings or not grid.has_clients:
         return None
     caption = (
-        "Accuracy on each client's own class mix after the last round, lowest first, in "
-        f"{grid.shown_seeds}. The dashed line is the mean over clients. If a client holds a class "
-        "without a test image, or the model diverged, its accuracy is not defined. A client is "
-        "protected if more than three quarters of its images are, clean below one quarter, mixed "
-        "in between, and an attacker in rounds in which it misbehaves."
+        "Accuracy on each client's own class mix after the last round, lowest first. "
+        "The dashed line is the mean over clients. If a client holds a class without a test "
+        "image, or the model diverged, its accuracy is not defined. A client is protected if more "
+        "than three quarters of its images are, clean below one quarter, mixed in between, and an "
+        "attacker in rounds in which it misbehaves."
     )
+    if len(grid.seeds) > 1:
+        caption += " Bars are means over seeds, dots single seeds."
     caption += describe_omitted(grid, settings)
     titles, labels = [setting.label for setting in settings], ("client", "accuracy, %")
     figure, axes = create_panels(titles, labels=labels, sharey=True)
@@ -45,11 +47,23 @@ def draw_accuracy_by_client(grid: Grid) -> Drawing | None:
 
 
 def _draw_bars(axes: Axes, setting: Setting) -> pd.DataFrame:
-    """Draw the accuracies of the first seed's clients, and return their rows."""
-    rows = setting.first_seed_client_rows("client_accuracy").sort_values("value", kind="stable")
+    """Draw the accuracies of the clients, and return the rows of all seeds.
+
+    Bars are means over seeds, in the colour of the first seed's group; dots are single seeds.
+    """
+    every = setting.client_rows("client_accuracy")
+    by_client = every.groupby("client")
+    rows = by_client.agg(value=("value", "mean"), group=("group", "first")).reset_index()
+    rows = rows.sort_values("value", kind="stable")
     values = 100 * rows["value"].to_numpy(float)
     places = np.arange(len(values))
     axes.bar(places, values, color=[GROUP_COLOURS[group] for group in rows["group"]], width=0.8)
+    if len(setting.folders) > 1:
+        place_of = dict(zip(rows["client"], places, strict=True))
+        x = [place_of[client] for client in every["client"]]
+        colours = [GROUP_COLOURS[group] for group in every["group"]]
+        style = {"edgecolors": INK, "linewidths": 0.4, "zorder": 3}
+        axes.scatter(x, 100 * every["value"], s=9, c=colours, **style)
     if np.isfinite(values).any():
         axes.axhline(float(np.nanmean(values)), color=INK, linestyle="--", linewidth=0.8)
     for place in places[np.isnan(values)]:
@@ -58,4 +72,4 @@ def _draw_bars(axes: Axes, setting: Setting) -> pd.DataFrame:
     axes.set_ylim(0, 100)
     named = len(values) <= MANY
     axes.set_xticks(places if named else [], rows["client"].astype(str) if named else [])
-    return rows
+    return every

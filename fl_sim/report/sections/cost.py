@@ -7,9 +7,10 @@ from fl_sim.report.formats import (
     MEBIBYTES,
     MEGABYTES,
     SECONDS,
+    NumberFormat,
     format_over_seeds,
 )
-from fl_sim.report.grid import Grid
+from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.setting_tables import build_setting_table
 from fl_sim.report.tables import explain_undefined
 
@@ -31,9 +32,7 @@ def build_cost(grid: Grid) -> Section | None:
         grid,
         "Cost of a run",
         [name for name, _, _ in COSTS],
-        lambda setting: [
-            Cell(format_over_seeds(setting.summary_values(name), form)) for _, name, form in COSTS
-        ],
+        lambda setting: [_build_cell(grid, setting, name, form) for _, name, form in COSTS],
     )
     note = (
         "Totals over all rounds and clients. Clock seconds and memory depend on this machine and "
@@ -41,3 +40,10 @@ def build_cost(grid: Grid) -> Section | None:
     )
     reasons = [sentence for sentence in explain_undefined(grid) if sentence.startswith("CPU s")]
     return Section("cost", "Cost", (note, *reasons), (cost_table,))
+
+
+def _build_cell(grid: Grid, setting: Setting, name: str, form: NumberFormat) -> Cell:
+    """Return a cost; clock seconds that include the load of other runs are greyed out."""
+    shared = name == "cost.seconds" and grid.num_parallel_runs > 1
+    doubt = f"{grid.num_parallel_runs} runs shared the machine" if shared else ""
+    return Cell(format_over_seeds(setting.summary_values(name), form), doubt)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from fl_sim.report.components import Cell, Section, build_table
-from fl_sim.report.formats import UNDEFINED
+from fl_sim.report.formats import UNDEFINED, drop_undefined, format_number
 from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.setting_tables import is_chance
 from fl_sim.report.tables import (
     A_MIX,
+    REASONS,
     Column,
     choose_headline_columns,
     describe_seeds,
@@ -30,10 +32,39 @@ def build_key_numbers(grid: Grid) -> Section:
     return Section("key", "Key numbers", tuple(paragraphs), (table,))
 
 
+CONTROLS = ("protection.a_all", "protection.a_clean")
+
+
 def _build_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     missing = len(setting.cells) - len(setting.finished)
     cells = []
     for column in columns:
         alarm = f"{missing} failed" if column is A_MIX and missing else ""
-        cells.append(Cell(column.text(setting) if setting.folders else UNDEFINED, alarm=alarm))
+        text = column.text(setting) if setting.folders else UNDEFINED
+        doubt = _find_reason(setting, column) if text == UNDEFINED else ""
+        hover = "" if doubt else _list_seeds(setting, column)
+        chance = column.name == "AUC" and is_chance(setting, "mia_margin_auc")
+        cells.append(Cell(text, doubt, alarm=alarm, hover=hover, chance=chance))
     return cells
+
+
+def _find_reason(setting: Setting, column: Column) -> str:
+    """Return why a setting has no number in a column, or an empty string."""
+    if not setting.folders:
+        return "no run finished"
+    if metric := dict(REASONS).get(column.name):
+        return setting.undefined_reason(metric)
+    if column.name not in ("A_all", "A_clean", "added", "ratio"):
+        return ""
+    has_all, has_clean = (bool(drop_undefined(setting.summary_values(c))) for c in CONTROLS)
+    if not has_all:
+        return "its control was not run"
+    return "A_all equals A_clean" if has_clean else "everything is protected, so nothing is clean"
+
+
+def _list_seeds(setting: Setting, column: Column) -> str:
+    """Return the number of every seed, for the text under the pointer."""
+    if not column.number or len(setting.folders) < 2:
+        return ""
+    pairs = zip(setting.folders, setting.summary_values(column.number), strict=False)
+    return ", ".join(f"seed {seed}: {format_number(x, column.form)}" for seed, x in pairs)

@@ -110,16 +110,15 @@ def draw_membership_roc(grid: Grid) -> Drawing | None:
     curves: dict[str, list[tuple[str, RocCurve]]] = {}
     for title, settings in panels:
         for setting in settings:
-            signals = setting.read_signals()
-            curve = compute_roc(signals) if signals is not None else None
-            if curve is not None:
-                value = setting.values[inside] if inside else ""
-                curves.setdefault(title, []).append((value, curve))
+            value = setting.values[inside] if inside else ""
+            for curve in map(compute_roc, setting.read_signals()):
+                if curve is not None:
+                    curves.setdefault(title, []).append((value, curve))
     if not curves:
         return None
     caption = (
-        "ROC curve of the margin attack on the audited records, with logarithmic axes, in "
-        f"{grid.shown_seeds}. Dashed: chance level. Grey: false positive rates below "
+        "ROC curves of the margin attack on the audited records, with logarithmic axes, one per "
+        "seed. Dashed: chance level. Grey: false positive rates below "
         "3 / non-members, which rest on fewer than three false positives and should not be read."
     )
     columns = choose_num_columns(grid, inside)
@@ -133,6 +132,6 @@ def draw_membership_roc(grid: Grid) -> Drawing | None:
         for value, curve in in_panel:
             x = np.maximum(curve.false_positive_rates, edge)
             y = np.maximum(curve.true_positive_rates, edge)
-            ax.plot(x, y, color=styles[value][0], drawstyle="steps-post", lw=1.3, label=value)
+            ax.plot(x, y, color=styles[value][0], drawstyle="steps-post", lw=1.1, label=value)
     add_axis_legend(figure, axes, grid, inside)
     return export_figure("membership_roc", figure, caption + others)

@@ -1,7 +1,5 @@
 """The opening of the page: the question, an answer made of the numbers, tiles and one figure."""
 
-from collections.abc import Sequence
-
 from fl_sim.report.components import Section, Tile, Tiles
 from fl_sim.report.formats import (
     AREA,
@@ -17,8 +15,8 @@ from fl_sim.report.formats import (
 from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.panels import group_panels
 from fl_sim.report.sections.answer_figure import draw_answer
+from fl_sim.report.setting_tables import is_chance
 
-CHANCE = 0.5  # AUC of guessing
 ACCURACY, WORST, AREA_NAME = "accuracy", "fairness.worst_client", "mia_margin_auc"
 GAP, LOST, SUCCESS = "protection.utility_gap", "attack.accuracy_lost", "backdoor.success"
 MOST = 5  # sentences
@@ -174,13 +172,6 @@ def describe_doubt(grid: Grid) -> str:
     return "Only one seed was run, so small differences between settings may be chance."
 
 
-def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
-    """Return whether an AUC's interval includes the chance level in any seed."""
-    final = setting.final_values(metric, group)
-    pairs = zip(final.lows, final.highs, strict=True)
-    return any(low <= CHANCE <= high for low, high in pairs)
-
-
 def build_tiles(grid: Grid) -> tuple[Tile, ...]:
     """Return the headline numbers with their intervals, and the settings they come from."""
     single = len(grid.finished) == 1
@@ -228,9 +219,3 @@ def _interval(setting: Setting, metric: str, form: NumberFormat) -> str:
 
 def _where(grid: Grid, setting: Setting, degree: str) -> str:
     return f" {degree} ({grid.shorten(setting.label)})" if len(grid.finished) > 1 else ""
-
-
-def list_hover(seeds: Sequence[int], values: Sequence[float], form: NumberFormat) -> str:
-    """Return the number of every seed, for the text under the pointer."""
-    pairs = zip(seeds, values, strict=False)
-    return ", ".join(f"seed {seed}: {format_number(value, form)}" for seed, value in pairs)

@@ -3,6 +3,7 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
+from fl_sim.core.plugins import read_defaults
 from fl_sim.report.components import DefinitionList, Section
 from fl_sim.report.formats import UNDEFINED, format_count, format_dataset, format_value
 from fl_sim.report.grid import Grid, list_distinct
@@ -48,13 +49,14 @@ def build_overview(grid: Grid) -> Section:
         entries += [
             (name, VARIED if key in varied else _describe_part(base[key], key, varied))
             for key, name in PARTS
-            if key not in grid.axes and (key in base or key in varied)
+            if key not in grid.axes and (key in varied or base.get(key) not in (None, []))
         ]
         entries.append(("Rounds", _describe_rounds(base, varied)))
     entries.append(("Seeds", ", ".join(map(str, grid.seeds))))
     entries.append(("Engine", ", ".join(list_distinct(grid, "engine")) or UNDEFINED))
     entries.append(("Run ids", _list_run_ids(grid)))
-    return Section("what", "Experiment", (), (DefinitionList(tuple(entries)),))
+    note = "Fields at their defaults are left out; experiment.json of each run has them all."
+    return Section("what", "What was run", (note,), (DefinitionList(tuple(entries)),))
 
 
 def _describe_runs(grid: Grid) -> str:
@@ -132,6 +134,8 @@ def _describe_rounds(base: Mapping[str, Any], varied: Container[str]) -> str:
         who += f", chosen by {str(sampling['class']).split('.')[-1]}"
     if sampling == "poisson" and number != "none":
         who += " on average, drawn independently"
+    if base.get("absences"):
+        who += " of those that are not away"
     return f"{_format_field(base['rounds'], 'rounds', varied)}, {who}"
 
 
@@ -141,10 +145,12 @@ def _describe_part(part: Any, path: str, varied: Container[str]) -> str:
         return "none"
     if isinstance(part, list):
         return " + ".join(_format_field(item, path, ()) for item in part) or "none"
+    defaults = read_defaults(str(part["class"]))
     fields = [
         f"{name} {_format_field(content, f'{path}.{name}', varied)}"
         for name, content in part.items()
         if name != "class"
+        and (f"{path}.{name}" in varied or name not in defaults or content != defaults[name])
     ]
     name = str(part["class"]).split(".")[-1]
     return f"{name} ({', '.join(fields)})" if fields else name

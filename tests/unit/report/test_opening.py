@@ -8,6 +8,7 @@ import pytest
 
 from fl_sim.report.grid import build_grid
 from fl_sim.report.sections import answer_figure, opening
+from fl_sim.report.setting_tables import is_chance
 from fl_sim.results import Results
 
 Make = Callable[..., Results]
@@ -67,7 +68,7 @@ def test_chance_is_read_off_the_intervals(make_results: Make, sweep: Any) -> Non
             high=results.rows["high"].where(~areas, high),
         )
         (setting,) = build_grid(replace(results, rows=rows)).settings
-        assert opening.is_chance(setting, "mia_margin_auc") is chance
+        assert is_chance(setting, "mia_margin_auc") is chance
 
 
 @pytest.mark.parametrize(

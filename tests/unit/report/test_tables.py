@@ -59,24 +59,24 @@ def test_equal_accuracies_of_runs_without_protection_are_one_column(make_results
     own = type(results)(results.path, results.rows, cells, results.failures, results.complete)
     heads = [str(c.header).split("\n")[0] for c in tables.build_summary_table(own).columns]
     assert "A_mix" in heads
-    assert not {"A_all", "A_clean", "gap"} & set(heads)
+    assert not {"A_all", "A_clean", "added"} & set(heads)
     assert "MB down" in heads
 
 
-def test_gap_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
+def test_what_is_added_and_ratio_stand_beside_the_three_accuracies(make_results, sweep):
     results = make_results(sweep(axes={"layout.fraction": [0.5]}))
     table = tables.build_summary_table(results)
     mix = results.cells["accuracy"].iloc[0]
     assert [str(text) for text in column(table, "A_all")] == ["80.0"]
     assert [str(text) for text in column(table, "A_clean")] == ["60.0"]
-    assert [str(text) for text in column(table, "gap")] == [f"{100 * (0.6 - mix):+.1f}"]
+    assert [str(text) for text in column(table, "added")] == [f"{100 * (mix - 0.6):+.1f}"]
     assert [str(text) for text in column(table, "ratio")] == [f"{(mix - 0.6) / 0.2:.2f}"]
 
 
 def test_undefined_controls_are_dashes(make_results, sweep):
     table = tables.build_summary_table(make_results(sweep(axes={"layout.fraction": [0.5, 1.0]})))
     assert str(column(table, "A_clean")[1]) == "-"
-    assert str(column(table, "gap")[1]) == "-"
+    assert str(column(table, "added")[1]) == "-"
 
 
 def test_one_run_without_axes_has_its_name_and_no_spread(make_results, sweep):
