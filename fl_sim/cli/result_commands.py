@@ -36,6 +36,25 @@ def report(
         raise typer.Exit(1)
 
 
+def compare(
+    a: Annotated[Path, Argument(help="Folder of an experiment, or of one run, EXPERIMENT/RUN_ID.")],
+    b: Annotated[Path, Argument(help="Another, whose differences to the first are printed.")],
+    quantity: Annotated[
+        list[str] | None, Option("--quantity", "-q", help="Quantity to compare; repeatable.")
+    ] = None,
+) -> None:
+    """Compare two runs or sweeps by paired differences over their common seeds."""
+    for path in (a, b):
+        refuse_unreadable(path)
+    with importing():
+        from fl_sim.report.tables import build_comparison_table
+        from fl_sim.results import compare as compare_results
+        from fl_sim.results import load_run
+
+    table = compare_results(load_run(a), load_run(b), *(quantity or ()))
+    terminal.console.print(build_comparison_table(str(a), str(b), table))
+
+
 def _report(folder: Path, alone: bool) -> bool:
     """Report on a folder; return whether all of its files are undamaged."""
     with importing():

@@ -27,6 +27,7 @@ from fl_sim.report.formats import (
     mean,
 )
 from fl_sim.report.grid import Grid, Setting, build_grid
+from fl_sim.report.quantities import describe_quantity
 from fl_sim.report.skipped import list_skipped
 from fl_sim.report.wide_table import WideTable
 from fl_sim.results import Results
@@ -319,6 +320,39 @@ def _format_numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
             text.append(f"\n{missing} failed", style="bold red")
         texts.append(text)
     return texts
+
+
+def build_comparison_table(a: str, b: str, comparison: pd.DataFrame) -> Table:
+    """Return the paired differences of two runs; those that are none are dim.
+
+    Args:
+        a: Name of the first.
+        b: Name of the second.
+        comparison: Table of `fl_sim.results.compare`.
+    """
+    table = Table(
+        title=f"{b} against {a}",
+        caption=Text("Difference: b - a, with its 95 % interval over seeds.", "not italic dim"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("setting", overflow="fold")
+    table.add_column("quantity")
+    for name in ("a", "b", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in comparison.itertuples(index=False):
+        form = describe_quantity(row.quantity).form
+        change = format_number(row.difference, form._replace(signed=True))
+        bounds = format_interval(row.low, row.high, form)
+        means = (format_number(row.a, form), format_number(row.b, form))
+        style = "" if row.verdict in ("higher", "lower") else "dim"
+        cells = (*means, f"{change}\n{bounds}".strip(), row.verdict)
+        table.add_row(Text(row.label), Text(row.quantity), *(Text(c, style) for c in cells))
+    return table
 
 
 def build_times_table(parts: Iterable[tuple[str, float, float]], title: str) -> Table:

@@ -19,7 +19,7 @@ from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 SUMMARY = "summary.json"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """Results of a run or a sweep.
 
@@ -49,6 +49,29 @@ class Results:
     damaged: tuple[str, ...] = ()
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
     question: str = ""
+
+    def __repr__(self) -> str:
+        """Return a short summary: the runs, the range of their accuracy, and what failed."""
+        cells = self.cells
+        finished = cells[cells["status"] == "finished"]
+        lines = [f"{self.path.name}: {len(finished)} of {len(cells)} runs finished, in {self.path}"]
+        if self.question:
+            lines.append(self.question)
+        accuracy = pd.to_numeric(finished.get("accuracy", pd.Series(dtype=float)), errors="coerce")
+        if accuracy.notna().any():
+            low, high = (cells.loc[place] for place in (accuracy.idxmin(), accuracy.idxmax()))
+            ends = [f"{100 * cell['accuracy']:.1f} % ({cell['label']})" for cell in (low, high)]
+            words = ends if len(finished) > 1 else ends[:1]
+            lines.append(f"accuracy: {' to '.join(words)}")
+        for words, number in (
+            ("clients that did not deliver", len(self.failures)),
+            ("failed controls", len(self.failed_controls)),
+            ("damaged files", len(self.damaged)),
+            ("skipped cells", len(self.skipped)),
+        ):
+            if number:
+                lines.append(f"{words}: {number}")
+        return "\n".join([*lines, "tables: rows, cells, failures; a metric: final(name)"])
 
     def final(self, metric: str, group: str | None = None) -> pd.DataFrame:
         """Return a metric after the last round of every cell, without controls.
