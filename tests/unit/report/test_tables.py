@@ -28,7 +28,8 @@ def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
     )["accuracy"]
     shown = [str(text) for text in column(table, "A_mix")]
     wanted = [
-        f"{100 * mean:.1f}\n±{100 * spread:.1f}"
+        # a spread of two digits before the point leaves none after it
+        f"{100 * mean:.{int(spread < 0.1)}f}\n±{100 * spread:.{int(spread < 0.1)}f}"
         for mean, spread in zip(by_setting.mean(), by_setting.std(), strict=True)
     ]
     assert shown == wanted

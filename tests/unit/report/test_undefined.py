@@ -87,7 +87,7 @@ def test_the_course_of_a_run_that_diverged_says_so(one_seed_diverged, untested):
 
 
 def test_no_curve_is_drawn_of_margins_that_are_not_there(one_seed_diverged):
-    signals = build_grid(one_seed_diverged).settings[0].read_signals()
+    signals = build_grid(one_seed_diverged).settings[0].read_signals()[0]
     assert leakage.compute_roc(signals) is not None
     signals.loc[3, "margin"] = float("nan")
     assert leakage.compute_roc(signals) is None
