@@ -138,7 +138,7 @@ def choose_headline_columns(grid: Grid) -> list[Column]:
     hidden = {"best"} if not grid.has_history else set()
     hidden |= {"worst client"} if not grid.has_clients else set()
     if not _differ(grid, "accuracy", "protection.a_all", "protection.a_clean"):
-        hidden |= {"A_all", "A_clean", "gap"}  # nothing is protected: one number three times
+        hidden |= {"A_all", "A_clean", "added"}  # nothing is protected: one number three times
     hidden |= {"lost"} if not any(any(s.num_failures()) for s in grid.settings) else set()
     known = {
         c.name
