@@ -97,7 +97,7 @@ def build_glossary(grid: Grid) -> Section:
     return Section("glossary", "Definitions", (), (DefinitionList(select_report_terms()),))
 
 
-UNFOLDED = ("answer", "key", "failures")
+UNFOLDED = ("answer", "key")
 SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
     opening.build_opening,
     key_numbers.build_key_numbers,
