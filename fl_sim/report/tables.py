@@ -1,7 +1,7 @@
 """Tables for the terminal, and the headline columns, which the page shows as well."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich import box
@@ -344,7 +344,8 @@ def build_comparison_table(a: str, b: str, comparison: pd.DataFrame) -> Table:
     for name in ("a", "b", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for row in comparison.itertuples(index=False):
+    rows: Iterable[Any] = comparison.itertuples(index=False)
+    for row in rows:
         form = describe_quantity(row.quantity).form
         change = format_number(row.difference, form._replace(signed=True))
         bounds = format_interval(row.low, row.high, form)

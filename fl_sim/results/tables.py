@@ -59,10 +59,11 @@ class Results:
             lines.append(self.question)
         accuracy = pd.to_numeric(finished.get("accuracy", pd.Series(dtype=float)), errors="coerce")
         if accuracy.notna().any():
-            low, high = (cells.loc[place] for place in (accuracy.idxmin(), accuracy.idxmax()))
-            ends = [f"{100 * cell['accuracy']:.1f} % ({cell['label']})" for cell in (low, high)]
-            words = ends if len(finished) > 1 else ends[:1]
-            lines.append(f"accuracy: {' to '.join(words)}")
+            labels = finished["label"].map(str).tolist()
+            pairs = [pair for pair in zip(accuracy.tolist(), labels, strict=True) if pair[0] >= 0]
+            known = [f"{100 * value:.1f} % ({label})" for value, label in sorted(pairs)]
+            ends = dict.fromkeys((known[0], known[-1]))
+            lines.append(f"accuracy: {' to '.join(ends)}")
         for words, number in (
             ("clients that did not deliver", len(self.failures)),
             ("failed controls", len(self.failed_controls)),

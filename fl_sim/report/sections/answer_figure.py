@@ -83,7 +83,10 @@ def _draw_rounds(setting: Setting) -> Drawing:
     axes = figure.subplots()
     rows = setting.metric_rows("accuracy")
     by_round = rows.groupby("round")
-    rounds, means = list(by_round.groups), 100 * by_round["value"].mean().to_numpy(float)
+    rounds, means = (
+        by_round["round"].first().to_numpy(int),
+        100 * by_round["value"].mean().to_numpy(float),
+    )
     axes.plot(rounds, means, color=COLOURS[0], marker="o", label="accuracy")
     low, high = (100 * by_round[name].mean().to_numpy(float) for name in ("low", "high"))
     caption = "Accuracy on clean test images after every round."

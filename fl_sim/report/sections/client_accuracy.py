@@ -62,8 +62,8 @@ def _draw_bars(axes: Axes, setting: Setting) -> pd.DataFrame:
         place_of = dict(zip(rows["client"], places, strict=True))
         x = [place_of[client] for client in every["client"]]
         colours = [GROUP_COLOURS[group] for group in every["group"]]
-        style = {"edgecolors": INK, "linewidths": 0.4, "zorder": 3}
-        axes.scatter(x, 100 * every["value"], s=9, c=colours, **style)
+        heights = 100 * every["value"].to_numpy(float)
+        axes.scatter(x, heights, s=9, c=colours, edgecolors=INK, linewidths=0.4, zorder=3)
     if np.isfinite(values).any():
         axes.axhline(float(np.nanmean(values)), color=INK, linestyle="--", linewidth=0.8)
     for place in places[np.isnan(values)]:
