@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     ProgressColumn,
     TaskID,
@@ -25,6 +26,14 @@ def _make_bars(console: Console, *columns: ProgressColumn) -> Bars:
     first = (TextColumn("{task.description}"), BarColumn())
     hidden = not console.is_terminal
     return Bars(*first, *columns, console=console, transient=True, disable=hidden)
+
+
+@contextmanager
+def show_download(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a listener that shows the bytes of a file that are here, and of the whole file."""
+    with _make_bars(console, DownloadColumn(), TimeRemainingColumn()) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, size: bars.update(task, completed=done, total=size or None)
 
 
 @contextmanager

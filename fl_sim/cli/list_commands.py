@@ -69,9 +69,16 @@ def data_fetch(
     name: Annotated[str, Argument(help="Name of a dataset, as in `fl-sim data list`.")],
     path: Annotated[str | None, Option(help="Folder that already holds its files.")] = None,
 ) -> None:
-    """Fetch a dataset into the cache, and check its files."""
+    """Fetch a dataset from its publisher into the cache, and check its files.
+
+    Without a network, the error says where to put them.
+    """
     with importing():
-        from fl_sim.data.sources import load_dataset
+        from fl_sim.cli.bars import show_download
+        from fl_sim.data.sources import find_source, load_dataset
+    if path is None:
+        with show_download(terminal.console, name) as listen:
+            find_source(name).fetch(listen)
     dataset = load_dataset(name, path)
     terminal.console.print(
         f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images"

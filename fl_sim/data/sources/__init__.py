@@ -1,6 +1,7 @@
 """Datasets by name; each file of this package adds one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,17 @@ class Source(ABC):
         Raises:
             MissingDataError: If it is not found; the message names every place tried.
         """
+
+    def fetch(self, listen: Callable[[int, int], None]) -> None:
+        """Fetch the files into the cache, by default as `load` does.
+
+        Args:
+            listen: Called with the bytes that are here, and those of the whole file, or 0.
+
+        Raises:
+            MissingDataError: If they cannot be fetched; the message says where to put them.
+        """
+        self.load(None)
 
     def read(self, path: Path | None, options: ReadOptions) -> Dataset:
         """Return the whole dataset, read with `options`.
