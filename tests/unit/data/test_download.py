@@ -84,7 +84,7 @@ def test_without_the_file_the_error_says_where_to_put_it(
 ) -> None:
     monkeypatch.setattr(medmnist, "ADDRESS", f"{server[1]}/{{}}.npz")
     place = tmp_path / "cache" / "data" / "medmnist" / "bloodmnist.npz"
-    words = rf"fetched \(HTTP Error 404.*\); fetch it where .* network, put it at {place}, and run this again"
+    words = rf"fetched \(HTTP Error 404.*\); fetch it where .*, put it at {place}, and run this"
     with pytest.raises(MissingDataError, match=words):
         list_commands.data_fetch("medmnist:bloodmnist")
     words = f"run `fl-sim data fetch medmnist:bloodmnist`, or put {server[1]}/bloodmnist.npz at"
