@@ -45,7 +45,7 @@ NO_FIGURE = "There is no figure: the run was scored after its last round only."
 
 
 def describe_protection(grid: Grid) -> str:
-    """Return what protecting the largest share costs, or what protected images add."""
+    """Return the cost of protecting the largest share, or the accuracy that such images add."""
     if FRACTION in grid.axes:
         return _describe_fractions(grid)
     added = [s for s in grid.finished if mean(s.summary_values(GAP)) == mean(s.summary_values(GAP))]
@@ -65,7 +65,7 @@ def describe_protection(grid: Grid) -> str:
 
 
 def _describe_fractions(grid: Grid) -> str:
-    """Return how the accuracy changes from the lowest to the highest protected share."""
+    """Return the change of accuracy from the lowest to the highest protected share."""
     falls: list[tuple[float, str]] = []
     shares: set[tuple[float, float]] = set()
     for title, settings in group_panels(grid, FRACTION):
@@ -114,7 +114,7 @@ def describe_accuracy(grid: Grid) -> str:
 
 
 def describe_attack(grid: Grid) -> str:
-    """Return what the attackers cost, and how often their trigger succeeds."""
+    """Return the cost of the attackers, and the success of their trigger."""
     words = ""
     if ranked := _rank(grid, LOST):
         cost = format_number(100 * mean(ranked[-1].summary_values(LOST)), NumberFormat())
@@ -143,7 +143,7 @@ def describe_worst_client(grid: Grid) -> str:
 
 
 def describe_membership(grid: Grid) -> str:
-    """Return how well members can be told from non-members, against the chance level."""
+    """Return the success of telling members from non-members, against the chance level."""
     ranked = [s for s in _rank(grid, "leakage.auc") if all(s.final_values(AREA_NAME).valid)]
     if not ranked:
         return ""
