@@ -15,6 +15,7 @@ from fl_sim.core.cache import digest
 from fl_sim.core.device import resolve_devices
 from fl_sim.core.errors import FieldError, RequestError
 from fl_sim.core.portable import choose_portable_instructions, refuse_other_processor
+from fl_sim.runs.environment import SWITCHES
 from fl_sim.runs.run_options import RunOptions
 
 Maker = Callable[..., Experiment]
@@ -52,7 +53,9 @@ def run_portable(folder: Path, *options: str, **environment: str) -> dict[str, s
     (path,) = (folder / "runs" / "golden").glob("*/seed=0")
     recorded = json.loads((path / "environment.json").read_text())
     assert (recorded["capability"], recorded["portable"]) == ("DEFAULT", True)
-    assert recorded["switches"].items() <= portable.SWITCHES.items()
+    assert recorded["switches"] == recorded["switches"] | {
+        name: value for name, value in portable.SWITCHES.items() if name in SWITCHES
+    }
     result: dict[str, str] = json.loads((path / "result.json").read_text())
     assert result["portable"]
     return result
