@@ -74,7 +74,7 @@ def run_small(fl_sim: Call) -> Call:
         (["--set", "protection.radius=16"], ["protection.radius", "16/255", "got 16.0"]),
         (["--set", "data.num_clients=301"], ["data.num_clients", "at most", "301"]),
         (["--set", "rounds=two"], ["rounds", "int", "'two'"]),
-        (["--set", "model.backbone=resnet9"], ["model.backbone", "did you mean 'resnet18'?"]),
+        (["--set", "model.backbone=resent18"], ["model.backbone", "did you mean 'resnet18'?"]),
         (["--set", "data.dataset=fashion-mnist"], ["did you mean 'fashion_mnist'?"]),
         (["--set", "strategy=os.system"], ["strategy", "AggregationRule", "os.system"]),
         (["--set", "strategy=strategies.krum.squared_distances"], ["is not a part", "clients"]),

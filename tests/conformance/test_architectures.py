@@ -17,7 +17,7 @@ from fl_sim.models.tuning import build_network, list_trained_parameters
 
 TUNES = ("full", "head", "last_block", "norm", "bias", "lora")
 SMALL = (  # name, and side of its inputs
-    *("squeezenet1_1@32", "resnet18@32", "regnet_y_400mf@32", "shufflenet_v2_x0_5@32"),
+    *("squeezenet1_1@32", "resnet34@32", "regnet_y_400mf@32", "shufflenet_v2_x0_5@32"),
     *("mnasnet0_5@32", "mobilenet_v3_small@32"),
     *("timm:resnet10t@32", "timm:mobilenetv3_small_050@32"),
     *("timm:test_resnet@32", "timm:test_efficientnet@32", "timm:ghostnet_050@32"),
@@ -36,7 +36,7 @@ LARGE = (
     *("timm:tf_efficientnet_lite0@32", "timm:cait_xxs24_224@32"),
     *("timm:vit_small_patch16_dinov3@32", "timm:vit_base_patch32_clip_224@64"),
     *("timm:vit_small_patch14_dinov2@28", "timm:levit_128s@224", "timm:twins_svt_small@224"),
-    *("resnet34@32", "timm:vit_tiny_patch16_224@32", "timm:cspresnet50@32"),
+    *("timm:vit_tiny_patch16_224@32", "timm:cspresnet50@32"),
     *("timm:beit_base_patch16_224@32", "timm:coat_tiny@32"),
 )
 

@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to add to": ({"model": Model("mlp")}, "model.tune: 'lora'"),
     "a frozen factor": (
         {"model": Model("mlp", tune="lora", lora_train="up")},
-        "model.tune: 'lora' with model.lora_train 'both'",
+        "model.tune: 'lora', with model.lora_train='both'",
     ),
     "a wrapper": (
         {"model": LORA, "strategy": ServerMomentum(rule=FedExLoRA())},

@@ -73,7 +73,8 @@ def test_the_worst_case_is_the_lowest_of_all_attacks(grid: Grid) -> None:
     for i, row in enumerate(worst.rows):
         partition, rule = AXES["partition"][i // 2], RULES[i % 2]
         lowest = min(accuracy(found_setting(grid, partition, rule, a)) for a in ATTACKS[1:])
-        assert row[3].text.startswith(f"{100 * lowest:.1f} ± ")
+        shown, spread = map(float, row[3].text.split(" ± "))
+        assert shown == pytest.approx(100 * lowest, abs=0.5 if spread >= 10 else 0.05)
 
 
 def test_a_heat_map_is_drawn(grid: Grid) -> None:
