@@ -166,10 +166,11 @@ def plan_cells(
     labelled, cells = label_axes(axes), list[Cell]()
     skipped, invalid = list[SkippedCell](), list[tuple[SkippedCell, FieldError]]()
     earlier: dict[str, Mapping[str, Any]] = {}
+    changes = _Changes(experiment, axes, labelled)
     for words in expand_grid(labelled):
         settings = _describe_values(axes, labelled, words)
         try:
-            changed = _change_fields(experiment, axes, labelled, words)
+            changed = changes.apply(words)
         except UnknownFieldError:
             raise
         except FieldError as error:
@@ -199,18 +200,48 @@ def _describe_values(
     }
 
 
-def _change_fields(
-    experiment: Experiment,
-    axes: Axes,
-    labelled: Mapping[str, Mapping[str, Any]],
-    words: Mapping[str, str],
-) -> Experiment:
-    """Return the experiment with a combination of the axes' values."""
-    changes: list[tuple[str, Any]] = []
-    for name, word in words.items():
-        value = labelled[name][word]
-        changes += value.items() if isinstance(axes[name], Mapping) else [(name, value)]
-    return experiment.with_values(changes)
+@dataclass(eq=False)
+class _Changes:
+    """Changes an experiment by values of axes; combinations share those of their first axes.
+
+    A grid of nine axes would otherwise make nine experiments per combination.
+    """
+
+    experiment: Experiment
+    axes: Axes
+    labelled: Mapping[str, Mapping[str, Any]]
+    _made: dict[tuple[str, ...], Experiment | None] = field(default_factory=dict)
+
+    def apply(self, words: Mapping[str, str]) -> Experiment:
+        """Return the experiment with a combination of the axes' values.
+
+        Raises:
+            FieldError: If they are no experiment together, in any order.
+        """
+        made = self._apply_in_turn(tuple(words.items()))
+        return made or self.experiment.with_values(self._list_changes(*words.items()))
+
+    def _apply_in_turn(self, words: tuple[tuple[str, str], ...]) -> Experiment | None:
+        """Return the experiment with the changes in their order; None if one is refused."""
+        if not words:
+            return self.experiment
+        key = tuple(word for _, word in words)
+        if key not in self._made:
+            made = self._apply_in_turn(words[:-1])
+            try:
+                for path, value in self._list_changes(words[-1]):
+                    made = made and made.with_value(path, value)
+            except FieldError:
+                made = None
+            self._made[key] = made
+        return self._made[key]
+
+    def _list_changes(self, *words: tuple[str, str]) -> list[tuple[str, Any]]:
+        changes: list[tuple[str, Any]] = []
+        for name, word in words:
+            value = self.labelled[name][word]
+            changes += value.items() if isinstance(self.axes[name], Mapping) else [(name, value)]
+        return changes
 
 
 def find_reason(skip: Skip, *cell: Experiment, **values: Any) -> str:
