@@ -28,6 +28,7 @@ from fl_sim.training.stacked_models import ParameterStack, Targets, stack_parame
 
 # PyTorch has no vectorised kernel of flash attention on a CPU.
 ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+MOST_ROUNDING = 0.01  # of an output's norm, between batches of two sizes, in bfloat16 too
 Outputs = tuple[Float[Tensor, "1 b"], Int64[Tensor, "1 b"]]
 
 
@@ -100,7 +101,8 @@ def explain_unbatchable(model: nn.Sequential, inputs: Shaped[Tensor, "n ..."]) -
 
     Two clients take a step with a record each, since only this shows whether all operations can be
     vectorised. Random layers such as dropout cannot: a client would draw other numbers than alone.
-    The network's parameters stay as they are.
+    Nor can a network whose output for a record depends on the others of its batch, since incomplete
+    batches are padded. The network's parameters stay as they are.
 
     Args:
         model: The network.
@@ -115,8 +117,18 @@ def explain_unbatchable(model: nn.Sequential, inputs: Shaped[Tensor, "n ..."]) -
     sgd, mode = SgdConfig(0.0, 0.0, 0.0, 1, 1, 0.0), model.training
     try:
         stack_network(model, start, sgd, 2).take_step(records, targets, sgd)
+        mixes = _mixes_records(model, records[:1])
     except Exception as error:  # of PyTorch or of the user's own layers, of any class
+        if "random operation" in str(error):
+            return "it draws random numbers, as dropout does"
         return f"its step cannot be vectorised: {(str(error) or repr(error)).splitlines()[0]}"
     finally:
         model.train(mode)
-    return ""
+    return "its output for a record depends on the others of the batch" if mixes else ""
+
+
+@torch.no_grad()
+def _mixes_records(model: nn.Sequential, record: Float[Tensor, "1 ..."]) -> bool:
+    """Return whether the output for a record depends on another one beside it."""
+    alone, beside = model(record), model(torch.cat([record, 1 - record]))[:1]
+    return float((beside - alone).norm()) > MOST_ROUNDING * float(alone.norm())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clients.fedprox import FedProxClient
 from clients.label_flip import LabelFlipClient
@@ -184,6 +184,14 @@ def test_layers_in_bfloat16_are_vectorised_by_torch() -> None:
     assert can_batch(network, torch.rand(2, 4))
 
 
+class Centred(nn.Module):
+    """A layer that takes the mean of the batch from each record."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        """Return the records without their mean."""
+        return records - records.mean(0, keepdim=True)
+
+
 def test_networks_that_cannot_be_batched_are_named_with_the_reason() -> None:
     inputs = torch.zeros(3, 4)
     assert "statistics" in explain_unbatchable(
@@ -192,4 +200,6 @@ def test_networks_that_cannot_be_batched_are_named_with_the_reason() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.Linear(4, 2)).eval()
     assert "random" in explain_unbatchable(network, inputs)
     assert not network.training
+    mixing = nn.Sequential(nn.Linear(4, 4), Centred(), nn.Linear(4, 2))
+    assert "others of the batch" in explain_unbatchable(mixing, inputs)
     assert explain_unbatchable(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), inputs) == ""
