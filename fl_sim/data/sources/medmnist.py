@@ -14,6 +14,19 @@ from fl_sim.data.download import Listen, PublishedFile, download, find_file
 from fl_sim.data.sources import MissingDataError, Source
 
 ADDRESS = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
+ORGANS = (  # classes of the three sets of slices
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
 
 
 class MedMnist:
@@ -232,19 +245,7 @@ class OrganAMnist(MedMnist, Source):
     name: ClassVar[str] = "medmnist:organamnist"
     md5: ClassVar[str] = "68e3f8846a6bd62f0c9bf841c0d9eacc"
     sizes: ClassVar[tuple[int, int, int]] = (34561, 6491, 17778)
-    class_names: ClassVar[tuple[str, ...]] = (
-        "bladder",
-        "femur-left",
-        "femur-right",
-        "heart",
-        "kidney-left",
-        "kidney-right",
-        "liver",
-        "lung-left",
-        "lung-right",
-        "pancreas",
-        "spleen",
-    )
+    class_names: ClassVar[tuple[str, ...]] = ORGANS
 
 
 @final
@@ -257,19 +258,7 @@ class OrganCMnist(MedMnist, Source):
     name: ClassVar[str] = "medmnist:organcmnist"
     md5: ClassVar[str] = "b9ceb9546e10131b32923c5bbeaea2b1"
     sizes: ClassVar[tuple[int, int, int]] = (12975, 2392, 8216)
-    class_names: ClassVar[tuple[str, ...]] = (
-        "bladder",
-        "femur-left",
-        "femur-right",
-        "heart",
-        "kidney-left",
-        "kidney-right",
-        "liver",
-        "lung-left",
-        "lung-right",
-        "pancreas",
-        "spleen",
-    )
+    class_names: ClassVar[tuple[str, ...]] = ORGANS
 
 
 @final
@@ -282,16 +271,4 @@ class OrganSMnist(MedMnist, Source):
     name: ClassVar[str] = "medmnist:organsmnist"
     md5: ClassVar[str] = "9ab87b696fb54e2a387ebe992d6ed5f1"
     sizes: ClassVar[tuple[int, int, int]] = (13932, 2452, 8827)
-    class_names: ClassVar[tuple[str, ...]] = (
-        "bladder",
-        "femur-left",
-        "femur-right",
-        "heart",
-        "kidney-left",
-        "kidney-right",
-        "liver",
-        "lung-left",
-        "lung-right",
-        "pancreas",
-        "spleen",
-    )
+    class_names: ClassVar[tuple[str, ...]] = ORGANS
