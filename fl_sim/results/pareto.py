@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -30,7 +30,7 @@ def find_dominated(
     num_points, _, num_seeds = values.shape
     factor = 0.0
     if num_seeds > 1:
-        factor = float(student.ppf((1 + confidence) / 2, num_seeds - 1)) / np.sqrt(num_seeds)
+        factor = float(stdtrit(num_seeds - 1, (1 + confidence) / 2)) / np.sqrt(num_seeds)
     dominated = np.zeros((num_points, num_points), bool)
     for other in range(num_points):
         differences = values[other] - values
@@ -83,6 +83,6 @@ def compute_interval(
     """
     if len(values) < 2:
         return float("nan"), float("nan")
-    factor = float(student.ppf((1 + confidence) / 2, len(values) - 1))
+    factor = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     half = factor * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)

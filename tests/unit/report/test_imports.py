@@ -14,7 +14,7 @@ from fl_sim.report.sections import attacks
 from fl_sim.results import Results
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("torch", "torchvision", "flwr", "ray")
+HEAVY = ("torch", "torchvision", "flwr", "ray", "scipy.stats")
 CODE = f"""
 import sys
 {{}}
@@ -49,6 +49,11 @@ def command(*words: str) -> str:
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     assert loaded_by(code) == "loaded:"
+
+
+@pytest.mark.slow
+def test_a_run_imports_no_statistics_of_scipy() -> None:  # half a second
+    assert "scipy.stats" not in loaded_by("import fl_sim; fl_sim.run").split()
 
 
 @pytest.mark.slow
