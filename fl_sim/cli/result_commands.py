@@ -186,6 +186,9 @@ def expected_tables(
 ) -> None:
     """Rebuild the index of experiments, and a page for each, from the expected results."""
     with importing():
-        from fl_sim.report import expected
+        from fl_sim.report import expected, reported
 
-    terminal.console.print(f"rebuilt {', '.join(expected.write_pages(index, folder))}")
+    names = expected.write_pages(index, folder)
+    if (folder / reported.FILE).exists():
+        names.append(reported.write_page(index.parent, folder))
+    terminal.console.print(f"rebuilt {', '.join(names)}")

@@ -10,7 +10,7 @@ from fl_sim.config.experiment_file import ExperimentFile, read
 from fl_sim.config.sweeps import Cell, expand_cells
 from fl_sim.core.errors import RequestError
 from fl_sim.experiment import Experiment
-from fl_sim.report import expected
+from fl_sim.report import expected, reported
 from fl_sim.results import run_folder
 from fl_sim.runs import study
 
@@ -137,6 +137,11 @@ def test_the_result_pages_are_what_the_expected_files_give(tmp_path: Path) -> No
     for page in pages:
         written = (tmp_path / "results" / page).read_text()
         assert written == (docs / "results" / page).read_text(), f"{page}: run make report"
+
+
+def test_the_page_of_reported_tables_is_what_its_file_and_the_expected_files_give() -> None:
+    page = reported.render_page(ROOT / "experiments")
+    assert page == (ROOT / "docs" / f"{reported.NAME}.md").read_text(), "run make report"
 
 
 @every_file
