@@ -79,10 +79,11 @@ def _find_in(modules: Iterable[ModuleType], base: type[Plugin]) -> list[type[Plu
     return [
         cls
         for module in modules
-        for _, cls in inspect.getmembers(module, inspect.isclass)
-        if issubclass(cls, base)
-        and not inspect.isabstract(cls)
+        for _, cls in sorted(vars(module).items())
+        if isinstance(cls, type)
         and cls.__module__ == module.__name__
+        and issubclass(cls, base)
+        and not inspect.isabstract(cls)
     ]
 
 

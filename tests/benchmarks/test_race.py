@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.race import EngineProcess, Job, Sample, race, race_cold
 
+pytestmark = pytest.mark.slow  # each engine is a process
+
 MODULE = """
 import os, time
 

@@ -61,7 +61,7 @@ def run_small(fl_sim: Call) -> Call:
     """Return a caller of `fl-sim run` on a few digits."""
 
     def call(out: Path, *more: str) -> Done:
-        return fl_sim("run", QUICKSTART, *SMALL, "--out", str(out), *more)
+        return fl_sim("run", QUICKSTART, *SMALL, "--out", str(out), "--workers", "1", *more)
 
     return call
 

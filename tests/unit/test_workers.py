@@ -19,7 +19,7 @@ def halve(job: int, listen: Listener) -> str | None:
     return f"{job} is odd" if job % 2 else None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_failed_jobs_are_returned_and_the_others_go_on(workers: int) -> None:
     told: dict[int, str] = {}
     failed = run_jobs(halve, [0, 1, 2], workers, on_job_end=told.__setitem__)

@@ -137,6 +137,7 @@ def test_results_run_again_from_their_own_json(experiment: Maker, tmp_path: Path
     assert final_bits(Experiment.from_json(path.read_text()), tmp_path / "b") == first
 
 
+@pytest.mark.slow
 def test_noise_that_clients_make_side_by_side_has_the_same_bits(
     experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
