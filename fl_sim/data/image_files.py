@@ -58,13 +58,17 @@ def escape(name: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode(*codec).decode() for c in str(name))
 
 
-def count_decoded_bytes(path: Path, name: str) -> int:
+def count_decoded_bytes(file: Path | bytes, name: str) -> int:
     """Return the size of a decoded image in bytes; only its header is read.
+
+    Args:
+        file: Path of the image file, or its content.
+        name: Its name in messages.
 
     Raises:
         MissingDataError: If the file cannot be used.
     """
-    with _open_checked(path, name) as image:
+    with _open_checked(file if isinstance(file, Path) else io.BytesIO(file), name) as image:
         width, height = image.size
         return width * height * (1 if image.mode in ("1", "L", "LA") else 3)
 
@@ -180,23 +184,31 @@ def stack_images(
     return torch.stack([picture.pixels.expand(channels, -1, -1) for picture in pictures])
 
 
-def read_batch(paths: Sequence[Path], names: Sequence[str], side: int | None = None) -> Batch:
+def read_batch(
+    files: Sequence[Path | bytes], names: Sequence[str], where: Path, side: int | None = None
+) -> Batch:
     """Return the pixels of image files, all of one size or scaled to `side`.
 
     Grey images become colour ones if any image is in colour. Values are taken as stored: as in
     torchvision, colour profiles are not applied; a note names the images that have another one
     than sRGB.
 
+    Args:
+        files: Paths of the files, or their contents.
+        names: Their names in messages.
+        where: Place of all of them, for messages.
+        side: Side that images are scaled to, in pixels.
+
     Raises:
         MissingDataError: If a file cannot be used, such as a transparent image, whose background
             is unknown; the message names it.
     """
-    sizes = [count_decoded_bytes(path, name) for path, name in zip(paths, names, strict=True)]
-    scaled_bytes = len(paths) * 3 * (side or 0) ** 2
-    check_total(scaled_bytes or sum(sizes), paths[0].parent)
+    sizes = [count_decoded_bytes(file, name) for file, name in zip(files, names, strict=True)]
+    scaled_bytes = len(files) * 3 * (side or 0) ** 2
+    check_total(scaled_bytes or sum(sizes), where)
     pictures, hashes = [], []
-    for path, name in zip(paths, names, strict=True):
-        content = path.read_bytes()
+    for file, name in zip(files, names, strict=True):
+        content = file.read_bytes() if isinstance(file, Path) else file
         hashes.append(hashlib.sha256(content).digest())
         pictures.append(_decode_opaque(content, name, side))
     return Batch(stack_images(pictures, names), _write_notes(pictures, names), tuple(hashes))

@@ -22,10 +22,12 @@ class Partition(ABC):
 
     Attributes:
         needs_owners: True if the dataset has to name the owner of each image.
+        package: Package that has to be installed for it, or an empty string.
         own_test: Whether clients are tested on the test images of their own owners.
     """
 
     needs_owners: ClassVar[bool] = False
+    package: ClassVar[str] = ""
     own_test: bool = False
 
     @abstractmethod

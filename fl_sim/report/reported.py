@@ -342,7 +342,7 @@ def _summarise(paper: Paper, table: ReportedTable, counts: Counter[Verdict]) -> 
 
 
 def _count(tables: list[ReportedTable], every: Counter[Verdict]) -> str:
-    """Return how many tables are measured, and how many orders agree."""
+    """Return the numbers of tables that are measured, and of orders that agree, in a sentence."""
     answered = sum(bool(table.ours) for table in tables)
     tested = sum(every.values()) - every[Verdict.UNMEASURED]
     return (

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.data.partition import Partition, partition_records
 
-PARTITIONS: list[Any] = [cls() for cls in discover("fl_sim.data", Partition)]
+PARTITIONS: list[Any] = [
+    cls() for cls in discover("fl_sim.data", Partition) if not cls.package or find_spec(cls.package)
+]
 every_partition = pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: type(p).__name__)
 sized = pytest.mark.parametrize(
     "partition",

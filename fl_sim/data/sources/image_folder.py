@@ -107,7 +107,7 @@ def _choose_splits(
 def _read_pixels(files: Sequence[LabelledImage], side: int | None) -> Batch:
     paths = [image.path for image in files]
     try:
-        return read_batch(paths, [str(path) for path in paths], side)
+        return read_batch(paths, [str(path) for path in paths], paths[0].parent, side)
     except MixedSizesError as error:
         raise MissingDataError(f"{error}; or set data.side, such as 64") from None
 
