@@ -16,10 +16,10 @@ from fl_sim.config.sweeps import GridCells, validate_seeds
 from fl_sim.core import interrupts, user_modules
 from fl_sim.core.device import describe_device, resolve_devices
 from fl_sim.core.errors import FieldError, RequestError, require, shorten
-from fl_sim.core.literals import BatchMode, ProgressMode
+from fl_sim.core.literals import ProgressMode
 from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
 from fl_sim.flower import ClientApp
-from fl_sim.runs import runner
+from fl_sim.runs import forecast, runner
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.scenario import Scenario, draw_timeline, is_scripted
 from fl_sim.training.faults import Faults
@@ -28,7 +28,12 @@ MOST_LINES = 5  # that tell parts which closed forms chose
 
 
 def read(
-    file: Path, set_: list[str] | None, rounds: int | None, fallback: str | None, full: bool = False
+    file: Path,
+    set_: list[str] | None,
+    rounds: int | None,
+    fallback: str | None,
+    full: bool = False,
+    small: bool = False,
 ) -> experiment_file.ExperimentFile:
     """Return the content of an experiment's file, with overrides.
 
@@ -38,12 +43,13 @@ def read(
         rounds: Number of rounds; None for that of the file.
         fallback: Name of the dataset to use if that of the file is missing; None for none.
         full: Whether to apply the file's FULL.
+        small: Whether to make SEM and REM noise in its small size.
 
     Raises:
         RequestError: For a wrong file or override.
     """
     overrides = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
-    content = experiment_file.read(file, overrides, full=full)
+    content = experiment_file.read(file, overrides, full=full, small=small)
     data = content.experiment.data
     known = discover_sources()
     allowed = f"one of {', '.join(known)}"
@@ -58,7 +64,7 @@ def read(
         console.rule()
         sizes = ["data.num_samples=none", "data.num_test=none", "data.folders=none"]
         overrides += [f"data.dataset={fallback}", "data.path=none", *sizes]
-        return experiment_file.read(file, overrides, full=full)
+        return experiment_file.read(file, overrides, full=full, small=small)
     return content
 
 
@@ -79,22 +85,20 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
 
 
 def collect_options(
-    batch_clients: BatchMode,
-    inject: str | None,
-    ray_address: str | None,
-    track: list[str] | None,
-    wait: bool,
-    client_app: str | None,
-) -> dict[str, Any]:
-    """Return fields of `RunOptions` from the options that `run` and `sweep` share."""
-    return {
-        "batch_clients": batch_clients,
-        "client_app": None if client_app is None else load_app(client_app),
-        "faults": Faults() if inject is None else Faults.parse(inject),
-        "ray_address": ray_address,
-        "trackers": tuple(track or ()),
-        "wait": wait,
-    }
+    workers: int | None,
+    inject: str | None = None,
+    track: list[str] | None = None,
+    client_app: str | None = None,
+    **fields: Any,
+) -> RunOptions:
+    """Return options of a run, from options of the command line and from fields as they are."""
+    return RunOptions(
+        workers=count_workers(workers),
+        faults=Faults() if inject is None else Faults.parse(inject),
+        trackers=tuple(track or ()),
+        client_app=None if client_app is None else load_app(client_app),
+        **fields,
+    )
 
 
 def load_app(text: str) -> ClientApp:
@@ -140,8 +144,33 @@ def describe_script(grid: GridCells) -> list[str]:
     return [f"{Scenario.of(first)}", draw_timeline(first)] if len(scenarios) == 1 else []
 
 
-def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
-    """Run cells, show their progress and results, and exit with 1 if one of them failed."""
+def announce_forecast(grid: GridCells, options: RunOptions, terminal: Console) -> None:
+    """Print the work that is left, and the time that it takes on each kind of device."""
+    terminal.print("measuring how long it takes ...", highlight=False)
+    lines = [
+        *forecast.forecast(grid, options).describe(),
+        forecast.describe_other_device(grid, options),
+    ]
+    for line in lines:
+        terminal.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def execute(
+    grid: GridCells,
+    options: RunOptions,
+    mode: ProgressMode,
+    with_forecast: bool = False,
+    only_forecast: bool = False,
+) -> None:
+    """Run cells, show their progress and results, and exit with 1 if one of them failed.
+
+    Args:
+        grid: The cells.
+        options: Options of the runs.
+        mode: Kind of progress that is shown.
+        with_forecast: Whether to print first how long it takes.
+        only_forecast: Whether to print that and run nothing.
+    """
     terminal = Console(stderr=True) if mode == "json" else console
     announce_device("auto" if options.device == "auto" else str(options.find_device()), terminal)
     chosen = dict.fromkeys(cell.experiment.describe_closed_form() for cell in grid.cells)
@@ -151,6 +180,10 @@ def execute(grid: GridCells, options: RunOptions, mode: ProgressMode) -> None:
         terminal.print(line, soft_wrap=True)
     try:
         grid = runner.drop_invalid(grid, options)
+        if with_forecast or only_forecast:
+            announce_forecast(grid, options, terminal)
+        if only_forecast:
+            return
         for line in describe_script(grid):
             terminal.print(line, soft_wrap=True, markup=False, highlight=False)
         with show_progress(console, len(runner.plan_jobs(grid.cells, options)), mode) as listen:

@@ -48,6 +48,9 @@ def protect(
     verify: Annotated[
         Path | None, Option("--check", metavar="DIR", help="Check this protected folder instead.")
     ] = None,
+    small: Annotated[
+        bool, Option("--small", help="Fewer steps than published, for sem and rem.")
+    ] = False,
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
 ) -> None:
@@ -76,7 +79,7 @@ def protect(
         return
     if source is None or out is None:
         raise RequestError("protect needs an INPUT and --out DIR, or --check DIR")
-    protection = parse_method(name, radius, set_ or [])
+    protection = parse_method(name, radius, set_ or [], small=small)
     request = Request(source, out, protection, seed, labels, side, split, folders)
     execution.announce_device(device)
     try:

@@ -51,6 +51,12 @@ App = Annotated[
 Full = Annotated[
     bool, Option("--full", help="Apply FULL of the file, such as the size of a paper.")
 ]
+Small = Annotated[
+    bool, Option("--small", help="Make SEM and REM noise with fewer steps than published.")
+]
+Forecast = Annotated[
+    bool, Option("--forecast", help="Print what is left to do and how long it takes, and exit.")
+]
 Fallback = Annotated[
     str | None,
     Option("--fallback-dataset", metavar="NAME", help="Dataset if the file's is missing."),
@@ -90,6 +96,8 @@ def run(
     wait: Wait = False,
     progress: Progress = "bar",
     full: Full = False,
+    small: Small = False,
+    forecast: Forecast = False,
     fallback: Fallback = None,
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
@@ -102,16 +110,30 @@ def run(
     with importing():
         from fl_sim.cli import execution
         from fl_sim.config.sweeps import plan_cells
-        from fl_sim.runs.run_options import RunOptions
 
-    content = execution.read(file, set_, rounds, fallback, full)
+    content = execution.read(file, set_, rounds, fallback, full, small)
     wanted = execution.parse_seeds(seeds) or (content.experiment.seed,)
-    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
-    shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
-    shared |= {"precision": precision, "compile": compile_}
-    shared["question"] = content.question
-    options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
-    execution.execute(plan_cells(content.experiment, {}, wanted), options, progress)
+    options = execution.collect_options(
+        workers,
+        inject,
+        track,
+        app,
+        out=out,
+        engine=engine,
+        resume=resume,
+        controls=controls,
+        batch_clients=batch_clients,
+        ray_address=ray_address,
+        wait=wait,
+        device=device,
+        deterministic=deterministic,
+        mix_devices=mix_devices,
+        precision=precision,
+        compile=compile_,
+        question=content.question,
+    )
+    grid = plan_cells(content.experiment, {}, wanted)
+    execution.execute(grid, options, progress, full, forecast)
 
 
 def sweep(
@@ -133,6 +155,8 @@ def sweep(
     wait: Wait = False,
     progress: Progress = "bar",
     full: Full = False,
+    small: Small = False,
+    forecast: Forecast = False,
     fallback: Fallback = None,
     device: DeviceOption = "auto",
     deterministic: Deterministic = True,
@@ -150,21 +174,34 @@ def sweep(
         from fl_sim.cli import execution
         from fl_sim.config import experiment_file
         from fl_sim.config.sweeps import plan_cells, refuse_overwrites
-        from fl_sim.runs.run_options import RunOptions
 
-    content = execution.read(file, set_, rounds, fallback, full)
+    content = execution.read(file, set_, rounds, fallback, full, small)
     refuse_overwrites(content.axes, {change.partition("=")[0]: "--set" for change in set_ or []})
     wanted = execution.parse_seeds(seeds) or content.seeds
-    shared = execution.collect_options(batch_clients, inject, ray_address, track, wait, app)
-    shared |= {"device": device, "deterministic": deterministic, "mix_devices": mix_devices}
-    shared |= {"precision": precision, "compile": compile_}
-    shared["question"] = content.question
-    shared["skip_invalid"] = skip_invalid
-    options = RunOptions(out, engine, execution.count_workers(workers), resume, controls, **shared)
+    options = execution.collect_options(
+        workers,
+        inject,
+        track,
+        app,
+        out=out,
+        engine=engine,
+        resume=resume,
+        controls=controls,
+        batch_clients=batch_clients,
+        ray_address=ray_address,
+        wait=wait,
+        device=device,
+        deterministic=deterministic,
+        mix_devices=mix_devices,
+        precision=precision,
+        compile=compile_,
+        question=content.question,
+        skip_invalid=skip_invalid,
+    )
     axes, skip = content.axes, content.skip
     with experiment_file.prefix_with_line(file, "AXES"):
         grid = plan_cells(content.experiment, axes, wanted, skip=skip, skip_invalid=skip_invalid)
-    execution.execute(grid, options, progress)
+    execution.execute(grid, options, progress, full, forecast)
 
 
 def study_(
@@ -227,15 +264,14 @@ def profile_(
     """Time the parts of a round, and the costliest functions; nothing is written."""
     with importing():
         from fl_sim.cli import execution
+        from fl_sim.cli.bars import show_stages
         from fl_sim.report import tables
         from fl_sim.runs import profiler
-        from fl_sim.runs.run_options import RunOptions
 
     experiment = execution.read(file, set_, None, fallback).experiment
-    count = execution.count_workers(workers)
-    options = RunOptions(
+    options = execution.collect_options(
+        workers,
         engine=engine,
-        workers=count,
         batch_clients=batch_clients,
         device=device,
         deterministic=deterministic,
@@ -243,7 +279,8 @@ def profile_(
         compile=compile_,
     )
     execution.announce_device(device)
-    profile = profiler.profile(experiment, rounds, options)
+    with show_stages(terminal.console) as watch:
+        profile = profiler.profile(experiment, rounds, options, watch)
     title = f"{experiment.name}, {engine}: mean of {profile.rounds} rounds after a first one"
     terminal.console.print(tables.build_times_table(profile.parts, title))
     terminal.console.print(tables.build_functions_table(profile.functions))

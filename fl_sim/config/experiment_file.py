@@ -19,6 +19,7 @@ from fl_sim.contracts import (
 from fl_sim.core import serialization, user_modules
 from fl_sim.core.errors import RequestError, require, shorten
 from fl_sim.core.plugins import discover
+from fl_sim.data.layout import Protects
 from fl_sim.data.partition import Partition
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.samplers import Sampler
@@ -55,7 +56,9 @@ class ExperimentFile:
     question: str = ""
 
 
-def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False) -> ExperimentFile:
+def read(
+    path: str | Path, overrides: Iterable[str] = (), *, full: bool = False, small: bool = False
+) -> ExperimentFile:
     """Read an experiment file and apply overrides such as `layout.fraction=0.5`.
 
     An overridden field is no longer an axis of the sweep.
@@ -64,9 +67,11 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         path: Path of the file.
         overrides: Texts `field=value`.
         full: Whether the file's FULL is applied first.
+        small: Whether protections that have a small size, SEM and REM, take it before overrides.
 
     Raises:
-        RequestError: If the file is missing, defines no experiment, or should have a FULL.
+        RequestError: If the file is missing, defines no experiment, or should have a FULL or a
+            protection with a small size.
         FieldError: If an override names an unknown field, or a value out of range.
     """
     path = Path(path)
@@ -76,6 +81,8 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
         raise RequestError(f"{path} names no FULL, so it has one size only")
     if full:
         experiment = experiment.with_values(content.full.items())
+    if small:
+        experiment, axes = _make_noise_small(path, experiment, axes)
     changes: list[tuple[str, Any]] = []
     for override in overrides:
         field, separator, text = override.partition("=")
@@ -92,6 +99,30 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, full: bool = False)
     if any(field == "seed" for field, _ in changes):
         seeds = (experiment.seed,)
     return replace(content, experiment=experiment, axes=axes, seeds=seeds)
+
+
+def _make_noise_small(
+    path: Path, experiment: Experiment, axes: dict[str, Any]
+) -> tuple[Experiment, dict[str, Any]]:
+    """Return an experiment and its axes with every protection in its small size."""
+    changed = experiment.with_values(
+        [(name, _shrink(getattr(experiment, name))) for name in ("layout", "protection")]
+    )
+    shrunk: dict[str, Any] = _shrink(axes)
+    if changed == experiment and shrunk == axes:
+        raise RequestError(f"{path}: --small is for SEM and REM noise, and nothing here makes it")
+    return changed, shrunk
+
+
+def _shrink(value: Any) -> Any:
+    """Return a value with every protection in it in its small size."""
+    if isinstance(value, Protection):
+        return value.make_small()
+    if isinstance(value, Protects):
+        return replace(value, protection=_shrink(value.protection))
+    if isinstance(value, Mapping):
+        return {name: _shrink(item) for name, item in value.items()}
+    return type(value)(map(_shrink, value)) if isinstance(value, list | tuple) else value
 
 
 def parse_value(text: str) -> Any:

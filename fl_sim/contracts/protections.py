@@ -1,6 +1,7 @@
 """Protection plug-ins: bounded noise that an owner adds to images before training."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal, final
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from fl_sim.contracts.nouns import Images, Labels
 from fl_sim.core.errors import require
 from fl_sim.core.perturbation import as_pixels, check_radius, quantise
-from fl_sim.core.serialization import TypeChecked
+from fl_sim.core.serialization import TypeChecked, with_values
 
 
 class Protection(TypeChecked, ABC):
@@ -24,6 +25,7 @@ class Protection(TypeChecked, ABC):
         short: Name on the command line, the acronym of the literature.
         min_classes: Fewest classes, 2 for noise that comes from separating classes.
         min_side: Least height and width of images, in pixels.
+        small: Largest numbers of steps of `--small`, by field; empty if there is no such size.
     """
 
     radius: float
@@ -31,6 +33,7 @@ class Protection(TypeChecked, ABC):
     short: ClassVar[str] = ""
     min_classes: ClassVar[int] = 1
     min_side: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +51,21 @@ class Protection(TypeChecked, ABC):
     def advice(self, num_images: int) -> str:
         """Return advice on a field that makes noise for few images weak, or an empty string."""
         return ""
+
+    @final
+    def make_small(self) -> "Protection":
+        """Return the protection with no more steps than `small` has, or itself if it is empty."""
+        return with_values(
+            self, [(n, min(getattr(self, n), most)) for n, most in self.small.items()]
+        )
+
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of passes that `fl_sim.core.pass_counter` will count at most.
+
+        The time that noise takes is forecast from it; 0, as for noise without a network, if there
+        is no forecast.
+        """
+        return 0
 
     @abstractmethod
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -79,6 +80,33 @@ def digest(*parts: Tensor | str | int) -> str:
     return sha.hexdigest()[:32]
 
 
+_storing: ContextVar[bool] = ContextVar("storing", default=True)
+
+
+@contextmanager
+def storing_nothing() -> Iterator[None]:
+    """Compute entries inside the block without the cache, as for a rehearsal on a few images."""
+    token = _storing.set(False)
+    try:
+        yield
+    finally:
+        _storing.reset(token)
+
+
+def is_storing() -> bool:
+    """Return whether results may be kept in the cache here."""
+    return _storing.get()
+
+
+def is_stored(kind: str, key: str) -> bool:
+    """Return whether there is an entry `key` of `kind`; it is not read."""
+    return (cache_folder() / kind / _name_entry(key)).exists()
+
+
+def _name_entry(key: str) -> str:
+    return f"{key}.safetensors"
+
+
 def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tensor:
     """Return the entry `key` of `kind`; compute and store it if there is none.
 
@@ -88,7 +116,9 @@ def load_or_compute(kind: str, key: str, compute: Callable[[], Tensor]) -> Tenso
     Raises:
         RequestError: If it has to be stored and the cache cannot be written to.
     """
-    path = make_folder(kind) / f"{key}.safetensors"
+    if not is_storing():
+        return compute().contiguous()
+    path = make_folder(kind) / _name_entry(key)
     metadata = {"entry": f"{kind}/{key}"}
     with lock_entry(path):
         cached = _read_entry(path, metadata)

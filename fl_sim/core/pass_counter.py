@@ -1,6 +1,7 @@
 """Counts forward and backward passes, the cost of making noise.
 
-`count` reports passes, and `count_passes` collects them; without the latter nothing is counted.
+`count` reports passes, `expect` announces them, and `count_passes` collects both; without the
+latter nothing is counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,14 +9,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-Listener = Callable[[int], None]
-
 
 @dataclass
 class PassCount:
-    """Number of images passed forward and backward so far; an image counts once per pass."""
+    """Numbers of images passed forward and backward; an image counts once per pass.
+
+    Attributes:
+        passes: Number so far.
+        expected: Number that was announced, which is the largest possible; 0 if none was.
+    """
 
     passes: int = 0
+    expected: int = 0
+
+
+Listener = Callable[[PassCount], None]
 
 
 _COUNTING: ContextVar[tuple[PassCount, Listener | None] | None] = ContextVar(
@@ -30,12 +38,19 @@ def count(num_images: int) -> None:
         counter, listen = counting
         counter.passes += num_images
         if listen is not None:
-            listen(counter.passes)
+            listen(counter)
+
+
+def expect(num_images: int) -> None:
+    """Announce forward and backward passes over up to `num_images` images."""
+    counting = _COUNTING.get()
+    if counting is not None:
+        counting[0].expected += num_images
 
 
 @contextmanager
 def count_passes(listen: Listener | None = None) -> Iterator[PassCount]:
-    """Yield the count of passes made inside the block; `listen` is called with each new total.
+    """Yield the count of passes made inside the block; `listen` is called with each new one.
 
     >>> with count_passes() as counter:
     ...     count(3)

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Int64, Shaped, UInt8
 from torch import Tensor
 
 from fl_sim.contracts import Dataset, Protection
-from fl_sim.core.cache import digest, load_or_compute
+from fl_sim.core import pass_counter
+from fl_sim.core.cache import digest, is_stored, load_or_compute
 from fl_sim.core.device import call_on_device, device_key
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.seeding import generator, numpy_generator
@@ -18,6 +19,8 @@ from fl_sim.data.layout import Layout, assign_clauses
 from fl_sim.data.partition import partition_records
 from fl_sim.experiment import Experiment
 from fl_sim.models.foundation import hash_networks
+
+NOISE = "protected"  # kind of the cache's entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,10 +216,26 @@ class NoisePart:
     owner: tuple[int, ...] = ()
     place: int = 0
 
-    def make(self, dataset: Dataset, seed: int) -> UInt8[Tensor, "m c h w"]:
+    def find_key(self, dataset: Dataset, seed: int) -> str:
+        """Return the key of the records with noise in the cache, a hash of all they depend on."""
+        images, labels = dataset.train_images[self.rows], dataset.train_labels[self.rows]
+        hashes = hash_own_modules(self.protection), hash_networks(self.protection)
+        parts = [repr(describe(self.protection)), *filter(None, hashes)]
+        return digest(*parts, images, labels, self.rows, seed, *self.owner, *device_key())
+
+    def predict_passes(self, dataset: Dataset) -> int:
+        """Return the number of passes that making the noise takes at most."""
+        num_classes = int(dataset.train_labels[self.rows].max()) + 1
+        return self.protection.predict_passes(len(self.rows), num_classes)
+
+    def make(self, dataset: Dataset, seed: int, key: str) -> UInt8[Tensor, "m c h w"]:
         """Return the records with noise, from the cache if they have been made before."""
         images, labels = dataset.train_images[self.rows], dataset.train_labels[self.rows]
-        return _protect(self.protection, images, labels, self.rows, seed, *self.owner)
+        own, protect = self.owner, self.protection.protect
+        noise_seed = generator(seed, "protection", *own).initial_seed() if own else seed
+        return load_or_compute(
+            NOISE, key, lambda: call_on_device(protect, images, labels, self.rows, noise_seed)
+        )
 
 
 def _protect_images(
@@ -268,9 +287,13 @@ def _add_parts(
     parts: list[NoisePart],
     experiment: Experiment,
 ) -> UInt8[Tensor, "n c h w"]:
-    noisy = clean.clone()
-    for part in parts:
-        noisy[part.rows] = part.make(dataset, experiment.seed)
+    noisy, seed = clean.clone(), experiment.seed
+    keys = [part.find_key(dataset, seed) for part in parts]
+    pairs = list(zip(parts, keys, strict=True))
+    left = [part for part, key in pairs if not is_stored(NOISE, key)]
+    pass_counter.expect(sum(part.predict_passes(dataset) for part in left))
+    for part, key in pairs:
+        noisy[part.rows] = part.make(dataset, seed, key)
     if torch.equal(noisy, clean):
         name = type(parts[0].protection).__name__
         raise RunFailedError(f"{name} changed no pixel of any image: nothing is protected")
@@ -318,39 +341,31 @@ def _split_clauses(
 
 
 def list_noise_parts(experiment: Experiment, dataset: Dataset) -> list[NoisePart]:
-    """Return the parts of the noise that owners make alone; none of it is shared."""
+    """Return the parts of an experiment's noise, each of which is made in one piece."""
     if not experiment.list_protections():
         return []
     clients, members, protected = assign_records(experiment, dataset)
+    if not bool(protected.any()):
+        return []
     if isinstance(experiment.layout, Layout):
-        parts = _split_layout(experiment, clients, protected)
-    else:
-        masks = _mark_by_clause(experiment, dataset, clients, members)
-        parts = _split_clauses(experiment, clients, masks)
-    return [part for part in parts if part.owner]
+        return _split_layout(experiment, clients, protected)
+    masks = _mark_by_clause(experiment, dataset, clients, members)
+    return _split_clauses(experiment, clients, masks)
+
+
+def list_noise_to_make(
+    experiment: Experiment, dataset: Dataset
+) -> dict[str, tuple[NoisePart, Dataset]]:
+    """Return the parts of the noise that are not in the cache, with the images, by their keys."""
+    clients, _, _ = assign_records(experiment, dataset)
+    shifted, seed = _shift_domains(experiment, dataset, clients), experiment.seed
+    parts = {part.find_key(shifted, seed): part for part in list_noise_parts(experiment, dataset)}
+    return {key: (part, shifted) for key, part in parts.items() if not is_stored(NOISE, key)}
 
 
 def make_noise(experiment: Experiment, dataset: Dataset, number: int) -> None:
     """Make one part of `list_noise_parts` and cache it, from where `make_pool` reads it."""
     clients, _, _ = assign_records(experiment, dataset)
     part = list_noise_parts(experiment, dataset)[number]
-    part.make(_shift_domains(experiment, dataset, clients), experiment.seed)
-
-
-def _protect(
-    protection: Protection,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
-    sample_ids: Int64[Tensor, " n"],
-    seed: int,
-    *owner: int,
-) -> UInt8[Tensor, "n c h w"]:
-    hashes = hash_own_modules(protection), hash_networks(protection)
-    parts = [repr(describe(protection)), *filter(None, hashes)]
-    key = digest(*parts, images, labels, sample_ids, seed, *owner, *device_key())
-    noise_seed = generator(seed, "protection", *owner).initial_seed() if owner else seed
-    return load_or_compute(
-        "protected",
-        key,
-        lambda: call_on_device(protection.protect, images, labels, sample_ids, noise_seed),
-    )
+    shifted = _shift_domains(experiment, dataset, clients)
+    part.make(shifted, experiment.seed, part.find_key(shifted, experiment.seed))

@@ -1,5 +1,6 @@
 """Surrogate networks, which protections train to make their noise."""
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -195,6 +196,16 @@ class BatchCycle:
         if self.position >= len(self.order):
             self.position = 0
         return rows
+
+
+def count_cycled(num_images: int, batch_size: int, num_steps: int) -> int:
+    """Return the number of images in so many batches of a `BatchCycle`.
+
+    >>> count_cycled(100, 40, 4)  # 40, 40, 20 and 40
+    140
+    """
+    rounds, rest = divmod(num_steps, math.ceil(num_images / batch_size))
+    return rounds * num_images + rest * batch_size
 
 
 def find_obstacle(

@@ -7,7 +7,7 @@ from fl_sim.contracts import Images, Labels
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import BatchCycle, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 from fl_sim.protections._shared.alternating_optimization import (
     AlternatingNoise,
     SignStepNoise,
@@ -67,6 +67,11 @@ class Bait(SignStepNoise):
         """Raise a `FieldError` if the target of a class would be the class itself."""
         outputs = max(2, num_classes)
         require(self.shift % outputs != 0, "shift", f"no multiple of {outputs}", self.shift)
+
+    def predict_surrogate_passes(self, num_images: int) -> int:
+        """Return the number of passes of the steps before each pass over the noise."""
+        steps = self.max_passes * self.surrogate_steps
+        return count_cycled(num_images, self.batch_size, steps)
 
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return sample-wise noise, or the noise of each image's class."""

@@ -64,6 +64,10 @@ class ErrorMaximizing(SignStepNoise):
         stop = self.stop_error
         require(stop is None or 0 < stop <= 1, "stop_error", "in (0, 1], or None", stop)
 
+    def predict_surrogate_passes(self, num_images: int) -> int:
+        """Return the number of passes of the epochs on clean images."""
+        return self.surrogate_epochs * num_images
+
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return sample-wise noise, or the noise of each image's class."""
         shape, rate = get_image_shape(images), self.learning_rate

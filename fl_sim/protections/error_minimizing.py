@@ -8,7 +8,7 @@ from fl_sim.core import serialization
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import BatchCycle, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 from fl_sim.protections._shared.alternating_optimization import (
     AlternatingNoise,
     SignStepNoise,
@@ -66,6 +66,11 @@ class ErrorMinimizing(SignStepNoise):
         super().__post_init__()
         require_at_least(self, 1, "surrogate_steps")
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
+
+    def predict_surrogate_passes(self, num_images: int) -> int:
+        """Return the number of passes of the steps before each pass over the noise."""
+        steps = self.max_passes * self.surrogate_steps
+        return count_cycled(num_images, self.batch_size, steps)
 
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return sample-wise noise, or the noise of each image's class."""

@@ -54,6 +54,10 @@ class Linearization(Protection):
         require(0 <= share <= 1, "uniformity", "between 0 and 1", share)
         require_above(self, 0, "learning_rate")
 
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of sign steps times that of images."""
+        return self.noise_steps * num_images
+
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise against a linear model that is trained on the clean images."""
         linear = self._train_linear_model(images, labels, seed)

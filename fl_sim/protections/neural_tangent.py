@@ -1,5 +1,6 @@
 """Neural tangent generalisation attack: noise against a closed-form network."""
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -73,6 +74,11 @@ class NeuralTangent(Protection):
         allowed = f"a network for images of {image_shape} that torch.func differentiates twice"
         name = self.surrogate.backbone
         require(not cause, "surrogate.backbone", f"{allowed} ({cause})", name)
+
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of sign steps times that of images, and the targets of each block."""
+        blocks = math.ceil(num_images / self.block_size)
+        return self.noise_steps * num_images + blocks * min(self.num_targets, num_images)
 
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise that is made for one random block of images after another."""

@@ -39,6 +39,11 @@ class RobustErrorMinimizing(RobustNoise):
 
     short: ClassVar[str] = "rem"
 
+    @property
+    def disturbance_passes(self) -> int:
+        """Number of passes that a disturbance takes, per image: those of the attack."""
+        return self.attack_passes
+
     def make_disturbance(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:
         """Return the attack's change, which is a constant in the noise's gradient."""
         return self.attack(loss, images, rng)

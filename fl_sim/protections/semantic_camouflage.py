@@ -74,6 +74,10 @@ class SemanticCamouflage(Protection):
         outputs = max(2, num_classes)
         require(self.shift % outputs != 0, "shift", f"no multiple of {outputs}", self.shift)
 
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of sign steps times that of images."""
+        return self.noise_steps * num_images
+
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise that minimises the distance of each image to the channels of its target."""
         num_classes = count_outputs(labels)

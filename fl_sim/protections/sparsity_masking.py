@@ -13,7 +13,7 @@ from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.experiment import Model
-from fl_sim.models.surrogate import BatchCycle, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 from fl_sim.protections._shared.alternating_optimization import (
     AlternatingNoise,
     count_outputs,
@@ -68,6 +68,12 @@ class SparsityMasking(Protection):
         require(0 <= self.stop_error < 1, "stop_error", "in [0, 1)", self.stop_error)
         require_above(self, 0, "learning_rate")
         require_above(self, 0, "step_size", or_none=True)
+
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of passes if the noise never stops early."""
+        steps = self.max_passes * self.surrogate_steps
+        trained = count_cycled(num_images, self.batch_size, steps)
+        return trained + self.max_passes * (1 + self.noise_steps) * num_images  # 1 for the mask
 
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return masked noise, optimised alternately with the surrogate."""

@@ -72,6 +72,12 @@ class TargetedAdversarial(Protection):
         require_at_least(self, 0, "padding")
         require_above(self, 0, "learning_rate")
 
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of passes: epochs, attacks, and comparisons of two attacks."""
+        compared = 2 * (self.restarts - 1)
+        attacks = self.restarts * self.noise_steps
+        return (self.surrogate_epochs + attacks + compared) * num_images
+
     def noise(self, images: Images, labels: Labels, seed: int) -> Images:
         """Return noise of attacks on a surrogate that is trained on the clean images."""
         shape, num_classes = get_image_shape(images), count_outputs(labels)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fl_sim.contracts import Protection
 from fl_sim.core.errors import RunFailedError
+from fl_sim.core.pass_counter import PassCount
 from fl_sim.core.perturbation import as_pixels, quantise
 from fl_sim.core.resumable import resume_from
 from fl_sim.publish.protection_report import protect_and_report
@@ -33,7 +34,7 @@ def make_noise(
 ) -> tuple[UInt8[Tensor, "n c h w"], dict[str, Any]]:
     """Return the protected images and the report, saved ones if an interrupted call made them.
 
-    `progress` is called with the number of passes per image.
+    `progress` is called with the number of passes per image, and the largest possible.
     """
     path = request.out / FILE
     saved = _load_noise(path)
@@ -41,8 +42,11 @@ def make_noise(
         return saved
     ids = torch.arange(len(images))
 
-    def on_pass(passes: int) -> None:
-        progress("passes over each image", passes // len(images), None)
+    num_classes = int(labels.max()) + 1
+    total = request.protection.predict_passes(len(images), num_classes) // len(images)
+
+    def on_pass(count: PassCount) -> None:
+        progress("passes over each image", count.passes // len(images), total or None)
 
     work = request.out / WORK
     with wrap_write_errors(work), resume_from(work):

@@ -16,7 +16,7 @@ from torch import Tensor
 from fl_sim.config.experiment_file import parse_value
 from fl_sim.contracts import Protection
 from fl_sim.core.atomic_io import write_bytes
-from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError
+from fl_sim.core.errors import RequestError, RequestWarning, RunFailedError, require
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.plugins import discover
 from fl_sim.core.serialization import describe, with_values
@@ -68,16 +68,20 @@ class Request:
         }
 
 
-def parse_method(name: str, radius: str | None, settings: list[str]) -> Protection:
+def parse_method(
+    name: str, radius: str | None, settings: list[str], *, small: bool = False
+) -> Protection:
     """Return the protection of this name, such as `sem`, with its fields set.
 
     Args:
         name: Short name or class name, in upper or lower case.
         radius: Radius such as `8/255`. If None, the method's default.
         settings: Further fields, as `field=value`.
+        small: Whether these start from the method's small size.
 
     Raises:
-        RequestError: If the method or a field is unknown, or a value does not fit.
+        RequestError: If the method or a field is unknown, a value does not fit, or there is no
+            small size.
     """
     known = discover("fl_sim.protections", Protection)  # type: ignore[type-abstract]
     by_name = {cls.short or cls.__name__: cls for cls in known}
@@ -85,6 +89,10 @@ def parse_method(name: str, radius: str | None, settings: list[str]) -> Protecti
     if not matches:
         raise RequestError(f"--method: one of {', '.join(sorted(by_name))}; got {name!r}")
     protection = matches[0]()
+    if small:
+        with_small = ", ".join(sorted(n for n, cls in by_name.items() if cls.small))
+        require(bool(protection.small), "--small", f"one of the methods {with_small}", name)
+        protection = protection.make_small()
     changes: list[tuple[str, Any]] = []
     for change in [*settings, *([f"radius={radius}"] if radius is not None else [])]:
         field, separator, text = change.partition("=")

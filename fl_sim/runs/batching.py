@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json, write_sealed
-from fl_sim.core.cache import digest, lock_entry, make_folder
+from fl_sim.core.cache import digest, is_storing, lock_entry, make_folder
 from fl_sim.core.device import current_device, device_key, name_accelerator, on_device
 from fl_sim.core.errors import RequestError
 from fl_sim.core.literals import BatchMode as BatchMode
@@ -77,6 +77,11 @@ def is_batching_faster(federation: Federation) -> bool:
 
     The measurement is cached, so that one machine always makes the same choice.
     """
+    seconds = _load_or_measure(federation) if is_storing() else time_both_ways(federation)
+    return seconds["cohort"] < seconds["in_turn"]
+
+
+def _load_or_measure(federation: Federation) -> dict[str, float]:
     sgd = federation.experiment.client.sgd_config(1)
     shapes = [tuple(parameter.shape) for parameter in federation.model.parameters()]
     place = *device_key(), *filter(None, [name_accelerator(current_device())])
@@ -89,7 +94,7 @@ def is_batching_faster(federation: Federation) -> bool:
         if seconds is None:
             seconds = time_both_ways(federation)
             write_sealed(path, seconds)
-    return seconds["cohort"] < seconds["in_turn"]
+    return seconds
 
 
 def _read_measurement(path: Path) -> dict[str, float] | None:

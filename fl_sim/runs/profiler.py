@@ -4,6 +4,7 @@ import cProfile
 import pstats
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -11,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fl_sim.core import process
 from fl_sim.core.errors import RequestError, require
+from fl_sim.core.pass_counter import count_passes
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_federation
 from fl_sim.rounds.callbacks import Callback, Phase
@@ -92,11 +94,22 @@ class PhaseTimer(Callback):
         self.switch_to("checkpoint")
 
 
-def profile(experiment: Experiment, count: int, options: RunOptions) -> Profile:
+def profile(
+    experiment: Experiment,
+    count: int,
+    options: RunOptions,
+    watch: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+) -> Profile:
     """Time `count` rounds after a first one, then as many under Python's profiler.
 
     They are separate, since the profiler slows everything down, and small functions most. Kernels
     of an accelerator run on while Python continues: their time counts where Python waits for them.
+
+    Args:
+        experiment: The experiment.
+        count: Number of rounds.
+        options: Options of the run, of which no folder is used.
+        watch: Called with a stage of the work, the number of its steps that are done, and of all.
 
     Raises:
         RequestError: For a wrong experiment, or the engine `flower`.
@@ -108,11 +121,17 @@ def profile(experiment: Experiment, count: int, options: RunOptions) -> Profile:
     feasibility.check(experiment, options.batch_clients)
     process.configure_process()
     with options.use_device():
-        return _profile(experiment, count, options)
+        return _profile(experiment, count, options, watch)
 
 
-def _profile(experiment: Experiment, count: int, options: RunOptions) -> Profile:
-    federation = load_federation(experiment.to_json())
+def _profile(
+    experiment: Experiment,
+    count: int,
+    options: RunOptions,
+    watch: Callable[[str, int, int | None], None],
+) -> Profile:
+    with count_passes(lambda made: watch("passes of noise", made.passes, made.expected or None)):
+        federation = load_federation(experiment.to_json())
     timer, profiler = PhaseTimer(), cProfile.Profile()
     state = make_initial_state(federation, choose_batching(options.batch_clients, federation))
     backend = make_backend(federation, options)
@@ -120,6 +139,7 @@ def _profile(experiment: Experiment, count: int, options: RunOptions) -> Profile
         callbacks = (timer, Checkpointer(Path(folder), federation, {}))
         for outcome in run_rounds(federation, state, backend, callbacks):
             timer.switch_to("rest")
+            watch("rounds", outcome.state.round, 1 + 2 * count)
             if outcome.state.round == 1:
                 timer.clear()
             if outcome.state.round == 1 + count:

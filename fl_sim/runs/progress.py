@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from fl_sim.contracts import Failure, Row
 from fl_sim.core.atomic_io import write_text
+from fl_sim.core.forecast import Clock, Pace
+from fl_sim.core.pass_counter import Listener as PassListener
+from fl_sim.core.pass_counter import PassCount
 from fl_sim.core.process import peak_memory
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import Federation
@@ -26,7 +29,8 @@ class Progress(NamedTuple):
     """State of a run after a round; rates are of the rounds of this process.
 
     `key` is the folder of the run; `seconds` is the duration of the last round. While noise is
-    made, in round 0, `noise_passes` counts the images of all forward and backward passes.
+    made, in round 0, `noise_passes` counts the images of all forward and backward passes, of at
+    most `noise_total` (0 if that is unknown), and `seconds_left` is the time left for them.
     """
 
     key: str
@@ -41,13 +45,14 @@ class Progress(NamedTuple):
     seconds_left: float = 0.0
     peak_mib: float = 0.0
     noise_passes: int = 0
+    noise_total: int = 0
 
     def to_json(self) -> str:
-        """Return one line of JSON, with null for unknown numbers, and passes only if any."""
+        """Return one line of JSON, with null for unknown numbers, and noise only while made."""
         content = {
             name: None if isinstance(value, float) and not isfinite(value) else value
             for name, value in self._asdict().items()
-            if name != "noise_passes" or value
+            if name not in ("noise_passes", "noise_total") or value
         }
         return json.dumps({"run": content.pop("key"), **content})
 
@@ -56,19 +61,65 @@ Listener = Callable[[Progress], None]
 
 
 def report_passes(
-    experiment: Experiment, folder: Path, label: str, listen: Listener
-) -> Callable[[int], None]:
-    """Return a callback that takes the number of passes, and reports it every few seconds."""
-    last_report = perf_counter()
+    experiment: Experiment, folder: Path, label: str, listen: Listener, clock: Clock = perf_counter
+) -> PassListener:
+    """Return a callback that takes the count of passes, and reports it every few seconds."""
+    pace: Pace | None = None
+    last_report = clock()
 
-    def report(passes: int) -> None:
-        nonlocal last_report
-        if perf_counter() - last_report >= NOISE_SECONDS:
-            last_report = perf_counter()
+    def report(count: PassCount) -> None:
+        nonlocal pace, last_report
+        pace = pace or Pace(count.passes, clock)
+        if clock() - last_report >= NOISE_SECONDS:
+            last_report = clock()
+            left = pace.estimate_seconds_left(count.passes, count.expected or nan)
             rounds, clients = experiment.rounds, experiment.clients_per_round
-            listen(Progress(str(folder), label, 0, rounds, clients, nan, noise_passes=passes))
+            start = Progress(str(folder), label, 0, rounds, clients, nan, seconds_left=left)
+            listen(start._replace(noise_passes=count.passes, noise_total=count.expected))
 
     return report
+
+
+class RunsLeft:
+    """The state of several runs together, and the time that the rest of them will take.
+
+    Runs that had finished before are left out of the rate, and so are earlier rounds of runs that
+    are continued.
+
+    Attributes:
+        num_runs: Number of runs.
+        finished: Number of runs that have finished, before or now.
+    """
+
+    def __init__(self, num_runs: int, clock: Clock = perf_counter) -> None:
+        """Wait for the first round of any run."""
+        self.num_runs, self.finished, self.clock = num_runs, 0, clock
+        self.todo = float(num_runs)  # in runs, without what had been done before
+        self.shares: dict[str, tuple[float, float]] = {}  # of each run: done before, done by now
+        self.pace: Pace | None = None
+
+    def add(self, progress: Progress) -> None:
+        """Take a report of a run."""
+        if progress.round == 0:
+            return
+        share = progress.round / progress.rounds
+        if progress.key not in self.shares:
+            now = 0 if progress.seconds == 0 else 1  # rounds that this process ran
+            before = (progress.round - now) / progress.rounds
+            self.todo -= before
+            self.shares[progress.key] = before, share
+        self.shares[progress.key] = self.shares[progress.key][0], share
+        self.finished += progress.round == progress.rounds
+        if self.pace is None and progress.seconds:
+            self.pace = Pace(0, self.clock, progress.seconds)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until all runs have finished; NaN before the first round of any."""
+        if self.pace is None:
+            return nan
+        done = sum(now - before for before, now in self.shares.values())
+        return self.pace.estimate_seconds_left(done, self.todo)
 
 
 class ProgressReporter(Callback):

@@ -145,7 +145,7 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
             per_owner = [job for job in jobs if job.experiment.has_own_noise]
-            owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options)
+            owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options, listen)
         compat.silence_logs()
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
         failed = run_jobs(

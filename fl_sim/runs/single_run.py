@@ -202,19 +202,30 @@ def load_finished(
         hashes: Hashes of the present files of data and network; see `hash_files`.
     """
     try:
-        result = read_result(folder, key)
-        if result is None:
-            return None
-        _check_model(folder, result)
-        changed = find_change(result, hashes)
-        if changed:
-            raise DamagedFileError(folder / RESULT, f"is {CHANGES[changed]}")
-        return result
+        return read_finished(folder, key, hashes)
     except DamagedFileError as error:
         LOG.warning("%s; the run is repeated", error)
         for name in (RESULT, MODEL):  # without them it counts as unfinished
             (folder / name).unlink(missing_ok=True)
         return None
+
+
+def read_finished(
+    folder: Path, key: tuple[str, int], hashes: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return the result of a finished run, as `load_finished`, and change nothing.
+
+    Raises:
+        DamagedFileError: If its files were damaged, or its data or network was replaced.
+    """
+    result = read_result(folder, key)
+    if result is None:
+        return None
+    _check_model(folder, result)
+    changed = find_change(result, hashes)
+    if changed:
+        raise DamagedFileError(folder / RESULT, f"is {CHANGES[changed]}")
+    return result
 
 
 def _check_model(folder: Path, result: dict[str, Any]) -> None:

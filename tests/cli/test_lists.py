@@ -10,28 +10,11 @@ from typing import Literal, get_args
 
 import pytest
 
-from fl_sim import cli
 from fl_sim.cli import catalogue, descriptions
 from fl_sim.core.errors import RequestError
 from fl_sim.core.literals import Kind
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fl_sim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a caller of the command line in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_the_help_needs_neither_torch_nor_rich() -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from fl_sim import Experiment, cli, run
+from fl_sim import Experiment, run
 from fl_sim.cli import checks, execution
 from fl_sim.core import user_modules
 from fl_sim.core.literals import Kind
@@ -74,28 +74,16 @@ BY_NAME = [part for field, name in NAMES.items() for part in ("--set", f"{field}
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def fl_sim(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Call]:
-    """Return a caller of the command line in this process, in an empty folder."""
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Work in a folder that holds one experiment, with no plug-ins declared."""
     monkeypatch.setattr(user_modules, "_declared", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv(user_modules.VARIABLE, raising=False)
     monkeypatch.setattr(execution, "show", lambda results, terminal: None)  # the page takes long
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE.format(more="", corruptions='Corruptions(("darkness",))'))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    yield call
+    yield
     for name in [name for name in sys.modules if name.split(".")[0] in ("mylab", "beside")]:
         del sys.modules[name]
     user_modules._read_module.cache_clear()

@@ -7,11 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
-from fl_sim import cli
 from fl_sim.results import load_results
 from fl_sim.results.columns import find_undescribed
 
@@ -27,40 +26,20 @@ SMALL = [
 ]
 
 
-class Done(NamedTuple):
-    """Exit code and output of a call of the command line."""
-
-    code: int
-    out: str
-    err: str
+Call = Callable[..., Any]
 
 
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def fl_sim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a caller of the command line, in this process."""
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder of the experiments."""
     monkeypatch.chdir(ROOT)
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
-
-    return call
 
 
 @pytest.fixture
 def run_small(fl_sim: Call) -> Call:
     """Return a caller of `fl-sim run` on a few digits."""
 
-    def call(out: Path, *more: str) -> Done:
+    def call(out: Path, *more: str) -> Any:
         return fl_sim("run", QUICKSTART, *SMALL, "--out", str(out), "--workers", "1", *more)
 
     return call

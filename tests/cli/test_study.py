@@ -1,7 +1,6 @@
 """Studies: measured once per seed, kept, resumed, reported, and compared with expectations."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_sim import cli
 from fl_sim.config.experiment_file import read as read_experiment
 from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.core.errors import RequestError
@@ -37,7 +35,7 @@ def measure(seed, size, how):
         raise ValueError("no [luck]")
     return {"area": how * size + seed, "seen": torch.full((9, 1, 8, 8), 0.5)}
 '''
-Call = Callable[..., tuple[int, str]]
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -45,21 +43,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "halves.py"
     path.write_text(FILE)
     return path
-
-
-@pytest.fixture
-def fl_sim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        streams = capsys.readouterr()
-        return code, streams.out + streams.err
-
-    return call
 
 
 def calls(file: Path) -> int:
@@ -122,9 +105,9 @@ def test_a_point_that_raises_is_recorded_and_the_others_continue(file: Path) -> 
 
 def test_the_command_writes_a_report_and_prints_errors(file: Path, fl_sim: Call) -> None:
     file.with_name("broken").touch()
-    code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
+    code, out, err = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
     assert code == 1
-    assert "no [luck]" in text
+    assert "no [luck]" in out + err
     page = (file.parent / "halves" / "report.html").read_text()
     assert "Does one half of the other hold?" in page
     assert {p.name for p in (file.parent / "halves" / "figures").glob("*.svg")} == {
@@ -132,16 +115,16 @@ def test_the_command_writes_a_report_and_prints_errors(file: Path, fl_sim: Call)
         "images.svg",
     }
     (file.parent / "halves" / "report.html").unlink()
-    code, _ = fl_sim("report", str(file.parent))
+    code, *_ = fl_sim("report", str(file.parent))
     assert code == 0
     assert (file.parent / "halves" / "report.html").exists()
 
 
 def test_a_study_without_results_reports_the_errors(file: Path, fl_sim: Call) -> None:
     file.write_text(FILE.replace("    if size == 2", "    raise OSError('gone')\n    if size == 2"))
-    code, text = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
+    code, out, err = fl_sim("study", str(file), "--out", str(file.parent), "--workers", "1")
     assert code == 1
-    assert text.count("OSError: gone") == 12
+    assert (out + err).count("OSError: gone") == 12
     assert "gone" in (file.parent / "halves" / "report.html").read_text()
 
 
@@ -163,7 +146,7 @@ def test_a_tile_has_a_row_per_kind() -> None:
 def test_results_of_a_study_can_be_recorded_as_expected(file: Path, fl_sim: Call) -> None:
     study.run(file, out=file.parent)
     path = file.with_name("halves.expected.json")
-    code, _ = fl_sim("expected", "record", str(path), "--minutes", "1", "--out", str(file.parent))
+    code, *_ = fl_sim("expected", "record", str(path), "--minutes", "1", "--out", str(file.parent))
     assert code == 0
     content = json.loads(path.read_text())
     assert content["command"] == "fl-sim study experiments/halves.py"
@@ -174,9 +157,9 @@ def test_results_of_a_study_can_be_recorded_as_expected(file: Path, fl_sim: Call
     assert fl_sim("expected", "compare", str(path), "--out", str(file.parent))[0] == 0
     content["numbers"][-1]["mean"] = 90.0
     path.write_text(json.dumps(content))
-    code, text = fl_sim("expected", "compare", str(path), "--out", str(file.parent))
+    code, out, err = fl_sim("expected", "compare", str(path), "--out", str(file.parent))
     assert code == 1
-    assert "area 80.5000, expected 90.0000" in text
+    assert "area 80.5000, expected 90.0000" in out + err
     table = render_table(json.loads(path.read_text()), expected.NUMBERS)
     assert "| 1 | plain | 1.500 ± 0.707 |" in table
 

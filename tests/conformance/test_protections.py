@@ -16,6 +16,7 @@ from torch import Tensor
 from fl_sim.contracts import Dataset, Protection
 from fl_sim.core import pass_counter, resumable
 from fl_sim.core.errors import FieldError
+from fl_sim.core.pass_counter import PassCount
 from fl_sim.core.plugins import discover
 from fl_sim.core.seeding import generator
 from fl_sim.core.serialization import construct, describe
@@ -122,6 +123,11 @@ def test_the_same_seed_gives_the_same_bytes(made: Made) -> None:
     assert torch.equal(made.again(), made.protected)
 
 
+def stops_early(protection: Protection) -> bool:
+    """Return whether a protection ends once its noise is strong enough."""
+    return hasattr(protection, "stop_error")
+
+
 class CutError(Exception):
     """Stands for a power cut."""
 
@@ -134,9 +140,13 @@ def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
     monkeypatch.setattr(resumable, "SHARE", float("inf"))
     with pass_counter.count_passes() as whole:
         made.again()
+    most = made.protection.predict_passes(len(made.labels), int(made.labels.max()) + 1)
+    assert whole.passes <= most
+    if not stops_early(made.protection):
+        assert whole.passes == most
 
-    def cut(passes: int) -> None:
-        if passes > share * whole.passes:
+    def cut(count: PassCount) -> None:
+        if count.passes > share * whole.passes:
             raise CutError
 
     if not whole.passes:

@@ -4,6 +4,7 @@ Shared by the protections with a surrogate. An interrupted call is resumed by th
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,7 +17,7 @@ from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
-from fl_sim.models.surrogate import BatchCycle, Surrogate
+from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 
 PUBLISHED_STEPS = 78  # per pass of class-wise noise: a fifth of 50,000 images in batches of 128
 CLASS_SUBSET = 0.2  # share of the images on which class-wise noise is updated
@@ -187,6 +188,13 @@ def shuffle_batches(
     return tuple(batches[: max(pass_steps, math.ceil(len(subset) / batch_size))])
 
 
+def count_class_passes(num_images: int, num_classes: int, batch_size: int, pass_steps: int) -> int:
+    """Return the largest number of images in the batches of `shuffle_batches`."""
+    size = max(batch_size, round(CLASS_SUBSET * num_images), pass_steps * batch_size)
+    subset = min(size + num_classes, num_images)  # with an image of each class that is missing
+    return count_cycled(subset, batch_size, max(pass_steps, math.ceil(subset / batch_size)))
+
+
 def count_outputs(labels: Labels) -> int:
     """Return the number of outputs of a surrogate, at least two.
 
@@ -238,6 +246,18 @@ class SignStepNoise(Protection):
             f"pass_steps: class-wise noise of {num_images} images takes {steps} step{plural} a "
             f"pass (published: {usual}) and will be weak; set pass_steps={usual}, or form=sample"
         )
+
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of passes if the noise never stops early."""
+        if self.form == "sample":
+            each = self.noise_steps * num_images
+        else:
+            each = count_class_passes(num_images, num_classes, self.batch_size, self.pass_steps)
+        return self.predict_surrogate_passes(num_images) + self.max_passes * each
+
+    @abstractmethod
+    def predict_surrogate_passes(self, num_images: int) -> int:
+        """Return the number of passes of the surrogate's training."""
 
     def move(self, loss: Loss, images: Images, noise: Images) -> Images:
         """Return the noise after the sign steps of a pass; the class-wise form takes one."""

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -49,6 +50,12 @@ class RobustNoise(Protection):
     adversary_steps: int = 10
     clip_gradient: float | None = serialization.omit_if_default(5.0)
     min_classes: ClassVar[int] = 2
+    small: ClassVar[Mapping[str, int]] = {
+        "surrogate_steps": 500,  # the fewest of Liu et al. (2024)
+        "noise_steps": 5,  # of a fifth of the radius each: any point of the ball is in reach
+        "transforms": 3,
+        "adversary_steps": 5,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +71,25 @@ class RobustNoise(Protection):
     def attack_radius(self) -> float:
         """Radius of the adversary, in [0, 1]; half of the noise's by default."""
         return self.radius / 2 if self.adversary_radius is None else self.adversary_radius
+
+    @property
+    def attack_passes(self) -> int:
+        """Number of passes of the adversary, per image."""
+        return self.adversary_steps if self.attack_radius > 0 else 0
+
+    @property
+    def disturbance_passes(self) -> int:
+        """Number of passes that a disturbance takes, per image."""
+        return 0
+
+    @final
+    def predict_passes(self, num_images: int, num_classes: int) -> int:
+        """Return the number of passes of the surrogate's steps, and of the noise made at last."""
+        batches = math.ceil(num_images / self.batch_size)
+        epochs, rest = divmod(self.surrogate_steps, batches)
+        trained = epochs * num_images + rest * min(self.batch_size, num_images)
+        noise = self.noise_steps * self.transforms * (1 + self.disturbance_passes)
+        return trained * (noise + self.attack_passes + 1) + num_images * noise
 
     @abstractmethod
     def make_disturbance(self, loss: Loss, images: Images, rng: torch.Generator) -> Images:

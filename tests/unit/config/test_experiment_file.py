@@ -264,3 +264,32 @@ def test_the_order_of_overrides_does_not_matter(tmp_path: Path, step: int) -> No
         read(path, ["model.tune=zero_shot", "model.depth=2"][::step])
     axes = {"head": {"zero": {"model.tune": "zero_shot", "model.class_embeddings": "f.npy"}}}
     assert len(plan_cells(read(path).experiment, axes, None).cells) == 1
+
+
+def test_the_small_size_lowers_steps_wherever_noise_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from clients.sgd import SgdClient\n"
+        "from fl_sim import Data, Experiment\n"
+        "from fl_sim.data.layout import Protects\n"
+        "from fl_sim.protections.error_minimizing import ErrorMinimizing\n"
+        "from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing as Rem\n"
+        "from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing as Sem\n"
+        "from strategies.fedavg import FedAvg\n"
+        "EXPERIMENT = Experiment(name='small', data=Data('digits'), protection=Sem(transforms=1),\n"
+        "    layout=(Protects((0,)), Protects((1,), protection=Rem())),\n"
+        "    client=SgdClient(), strategy=FedAvg())\n"
+        "AXES = {'protection': [Rem(), ErrorMinimizing()], 'how': {'SEM': {'protection': Sem()}}}\n"
+    )
+    content = read(path, ["protection.noise_steps=7"], small=True)
+    sem: Any = content.experiment.protection
+    steps = (sem.surrogate_steps, sem.noise_steps, sem.transforms, sem.adversary_steps)
+    assert steps == (500, 7, 1, 5)  # as overridden, and no more than they were
+    rem: Any = content.experiment.named_clauses[1].protection
+    assert (rem.surrogate_steps, rem.transforms) == (500, 3)
+    axes: Any = content.axes
+    assert [p.max_passes if hasattr(p, "max_passes") else p for p in axes["protection"]] == [
+        rem,
+        60,
+    ]
+    assert axes["how"]["SEM"]["protection"].surrogate_steps == 500
