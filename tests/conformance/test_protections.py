@@ -123,11 +123,6 @@ def test_the_same_seed_gives_the_same_bytes(made: Made) -> None:
     assert torch.equal(made.again(), made.protected)
 
 
-def stops_early(protection: Protection) -> bool:
-    """Return whether a protection ends once its noise is strong enough."""
-    return hasattr(protection, "stop_error")
-
-
 class CutError(Exception):
     """Stands for a power cut."""
 
@@ -140,10 +135,13 @@ def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
     monkeypatch.setattr(resumable, "SHARE", float("inf"))
     with pass_counter.count_passes() as whole:
         made.again()
-    most = made.protection.predict_passes(len(made.labels), int(made.labels.max()) + 1)
+    num_classes = int(made.labels.max()) + 1
+    most = made.protection.predict_passes(len(made.labels), num_classes)
     assert whole.passes <= most
-    if not stops_early(made.protection):
-        assert whole.passes == most
+    if not hasattr(made.protection, "stop_error"):
+        class_wise = getattr(made.protection, "form", "") == "class"
+        added = num_classes * CAPS["max_passes"] if class_wise else 0  # of classes that may lack
+        assert whole.passes >= most - added
 
     def cut(count: PassCount) -> None:
         if count.passes > share * whole.passes:
