@@ -1,7 +1,7 @@
 """Federated learning simulations in which some participants protect their data.
 
 Importing this package turns off the telemetry and update checks of its dependencies, so import it
-before `flwr` or `mlflow`.
+before `flwr`, `mlflow` or `wandb`.
 """
 
 import importlib
@@ -13,6 +13,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 if os.environ.get("FL_SIM_PORTABLE") == "1":  # before any library that reads the switches
     from fl_sim.core.portable import choose_portable_instructions

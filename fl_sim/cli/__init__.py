@@ -110,7 +110,7 @@ app = _make_group(
     "Simulate federated learning in which some participants protect their data.",
     pretty_exceptions_enable=False,
 )
-export_app = _make_group("Write finished runs for other libraries.")
+export_app = _make_group("Write finished runs and their reports in other formats.")
 data_app = _make_group("List and fetch datasets.")
 expected_app = _make_group("Record, compare and tabulate the expected results of experiments.")
 
@@ -141,10 +141,14 @@ app.command(cls=Command, rich_help_panel=RUN)(run_commands.sweep)
 app.command("study", cls=Command, rich_help_panel=RUN)(run_commands.study_)
 app.command("profile", cls=Command, rich_help_panel=RUN)(run_commands.profile_)
 app.command(cls=Command, rich_help_panel=READ)(result_commands.report)
+app.command(cls=Command, rich_help_panel=READ)(result_commands.watch)
 app.command(cls=Command, rich_help_panel=READ)(result_commands.compare)
 app.command(cls=Command, rich_help_panel=READ)(tradeoffs_command.tradeoffs)
 app.command(cls=Command, rich_help_panel=READ)(result_commands.audit)
 app.add_typer(export_app, name="export", rich_help_panel=READ)
+export_app.command("tables", cls=Command)(export_command.export_tables)
+export_app.command("figures", cls=Command)(export_command.export_figures)
+export_app.command("crate", cls=Command)(export_command.export_crate)
 export_app.command("model", cls=Command)(export_command.export_model)
 export_app.command("adapter", cls=Command)(export_command.export_adapter)
 app.add_typer(expected_app, name="expected", rich_help_panel=READ)

@@ -1,9 +1,9 @@
-"""Commands that write finished runs in the formats of other libraries."""
+"""Commands that write finished runs, and the parts of their report, in other formats."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from fl_sim.cli import terminal
 from fl_sim.cli.terminal import importing
@@ -12,6 +12,41 @@ from fl_sim.core.locks import refuse_link, refuse_unreadable, refuse_unwritable
 
 if TYPE_CHECKING:
     from fl_sim.federation.federation import Federation
+
+Folder = Annotated[Path, Argument(help="Folder of the results of an experiment or a study.")]
+Out = Annotated[
+    Path | None, Option(help="Folder that is written to.", show_default="export in that folder")
+]
+Names = Annotated[
+    list[str] | None,
+    Option("--name", "-n", metavar="NAME", help="Name, or pattern such as 'audit_*'; repeatable."),
+]
+
+
+def export_tables(path: Folder, out: Out = None, names: Names = None) -> None:
+    """Write the tables of a report as CSV and as LaTeX with booktabs."""
+    _export_parts(path, out, names, "Table")
+
+
+def export_figures(path: Folder, out: Out = None, names: Names = None) -> None:
+    """Write the figures of a report as PDF and as SVG, with text that can be searched."""
+    _export_parts(path, out, names, "Drawing")
+
+
+def _export_parts(path: Path, out: Path | None, names: list[str] | None, kind: str) -> None:
+    """Write the tables or the figures of a report, and print the path of each file."""
+    with importing():
+        from fl_sim.report import components, export
+        from fl_sim.report.content import read_content
+
+    refuse_unreadable(path)
+    sections, chosen = read_content(path).sections, getattr(components, kind)
+    parts = export.select_parts(export.list_parts(sections), chosen, names or ())
+    folder = path / export.FOLDER if out is None else out
+    refuse_link(folder)
+    refuse_unwritable(folder)
+    for file in export.write_parts(folder, parts):
+        terminal.console.print(f"wrote {file}", soft_wrap=True, highlight=False)
 
 
 def export_adapter(
@@ -90,3 +125,22 @@ def _load_finished(run: Path) -> "Federation":
     federation = load_federation(experiment.to_json())
     load_model(federation, run, result.get("params_sha256"))
     return federation
+
+
+def export_crate(
+    path: Annotated[
+        Path, Argument(help="Folder of a finished run, or of an experiment for all its runs.")
+    ],
+    licence: Annotated[
+        str,
+        Option("--license", metavar="NAME", help="Licence of the results, such as CC-BY-4.0."),
+    ] = "",
+) -> None:
+    """Write ro-crate-metadata.json: files, hashes, software and licence of results."""
+    with importing():
+        from fl_sim.results.crate import METADATA, write_crate
+
+    refuse_unreadable(path)
+    refuse_link(path / METADATA)
+    refuse_unwritable(path, "PATH")
+    terminal.console.print(f"wrote {write_crate(path, licence)}", soft_wrap=True, highlight=False)

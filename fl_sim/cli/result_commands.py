@@ -55,6 +55,34 @@ def compare(
     terminal.console.print(build_comparison_table(str(a), str(b), table))
 
 
+def watch(
+    path: Annotated[Path, Argument(help="Folder of one experiment, such as runs/quickstart.")],
+    port: Annotated[
+        int, Option(min=0, max=65535, help="Port of 127.0.0.1; 0 takes one that is free.")
+    ] = 0,
+    until_finished: Annotated[
+        bool, Option("--until-finished", help="End when the sweep in the folder has ended.")
+    ] = False,
+) -> None:
+    """Serve the report page to this machine, and renew it while a sweep runs."""
+    refuse_unreadable(path)
+    if path.is_file():
+        raise RequestError(f"{path} is a file; give the folder of an experiment")
+    several = [str(file.parent) for file in sorted(path.glob(f"*/{RUNS}"))]
+    if several and not (path / RUNS).exists():
+        raise RequestError(f"{path} has several experiments; give one of {', '.join(several)}")
+    with importing():
+        from fl_sim.report.watch import serve
+
+    def announce(address: str) -> None:
+        terminal.console.print(f"{path} is shown at {address}; Ctrl-C ends this", soft_wrap=True)
+
+    try:
+        serve(path, port, until_finished, announce)
+    except KeyboardInterrupt:
+        terminal.console.print("ended", highlight=False)
+
+
 def _report(folder: Path, alone: bool) -> bool:
     """Report on a folder; return whether all of its files are undamaged."""
     with importing():
@@ -64,8 +92,9 @@ def _report(folder: Path, alone: bool) -> bool:
     try:
         if not alone:
             refuse_link(folder)
-        refuse_link(folder / "figures")
-        for target in (folder, folder / "figures"):
+        for target in (folder / "figures", folder / "export"):
+            refuse_link(target)
+        for target in (folder, folder / "figures", folder / "export"):
             refuse_unwritable(target, "report")
         results = load_study(folder) if (folder / STUDY).exists() else load_results(folder)
         show(results)

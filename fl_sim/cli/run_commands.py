@@ -38,7 +38,8 @@ RayAddress = Annotated[
     str | None, Option(help="Address of a running Ray cluster, such as auto or HOST:6379.")
 ]
 Track = Annotated[
-    list[str] | None, Option("--track", metavar="TOOL", help="Also log to tensorboard or mlflow.")
+    list[str] | None,
+    Option("--track", metavar="TOOL", help="Also log to tensorboard, mlflow or wandb."),
 ]
 Wait = Annotated[bool, Option("--wait", help="Wait for any other process that writes into --out.")]
 Progress = Annotated[

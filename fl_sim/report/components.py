@@ -1,6 +1,6 @@
 """Components of the page: sections of text, tables, definitions and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -61,7 +61,10 @@ class DefinitionList:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A rendered figure: `svg` is a whole file, `inline` the same as an element of a page."""
+    """A rendered figure: `svg` is a whole file, `inline` the same as an element of a page.
+
+    `render` returns it as a file of a format, `pdf` or `svg`, whose text is text and not paths.
+    """
 
     kind: ClassVar[str] = "drawing"
     name: str
@@ -69,6 +72,7 @@ class Drawing:
     svg: str
     inline: str
     png: bytes
+    render: Callable[[str], bytes] = field(repr=False, compare=False)
 
 
 class Tile(NamedTuple):

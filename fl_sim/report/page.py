@@ -2,16 +2,20 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fl_sim.core.atomic_io import write_bytes, write_text
+from fl_sim.report import export
 from fl_sim.report.components import DefinitionList, Drawing, Section
 from fl_sim.report.glossary import select_report_terms
 from fl_sim.report.grid import Grid, build_grid
+from fl_sim.report.panels import MANY_SETTINGS
 from fl_sim.report.sections import (
     accuracy_by_cost,
     accuracy_by_fraction,
@@ -43,20 +47,30 @@ from fl_sim.report.sections import (
 )
 from fl_sim.results import Results
 
+Links = Mapping[int, Sequence[tuple[str, str]]]
+
+
+class Live(NamedTuple):
+    """State of runs that go on, in words, and the version of the page that shows them."""
+
+    state: str
+    version: int
+
 
 def write_page(results: Results) -> Path:
-    """Write `report.html`, which needs no other file, and `figures/*.svg` and `*.png`.
+    """Write `report.html`, which needs no other file, and its tables and figures as files.
+
+    These are `figures/*.svg` and `*.png`, and the files in `export` that the page links to.
 
     Returns:
         Path of the page.
     """
     grid = build_grid(results)
     sections = build_sections(grid)
-    drawings = [c for s in sections for c in s.components if isinstance(c, Drawing)]
-    write_figures(results.path / "figures", drawings)
+    links = write_files(results.path, sections, pdf=len(grid.settings) <= MANY_SETTINGS)
     path = results.path / "report.html"
     title, question = overview.build_title(grid), results.question
-    write_text(path, render_html(title, sections, results.complete, question))
+    write_text(path, render_html(title, sections, results.complete, question, links))
     return path
 
 
@@ -70,8 +84,50 @@ def build_sections(grid: Grid) -> list[Section]:
     ]
 
 
-def render_html(title: str, sections: list[Section], complete: bool, question: str = "") -> str:
-    """Return the page as HTML."""
+def write_files(root: Path, sections: list[Section], pdf: bool = True) -> Links:
+    """Write the figures and the exported files of a page, and return its links to the latter.
+
+    Args:
+        root: Folder of the page.
+        sections: Sections of the page.
+        pdf: Whether to write PDF, which takes as long as all else; those that there are, are
+            renewed in any case. A figure that has not changed is not written again.
+    """
+
+    def skip(part: export.Part, path: Path) -> bool:
+        if not isinstance(part.content, Drawing):
+            return False
+        if not path.exists():
+            return path.suffix == ".pdf" and not pdf
+        drawn = root / "figures" / f"{part.content.name}.svg"
+        return drawn.exists() and drawn.read_text("utf-8") == part.content.svg
+
+    parts, folder = export.list_parts(sections), root / export.FOLDER
+    export.write_parts(folder, parts, skip)
+    export.remove_others(folder, parts)
+    drawings = [part.content for part in parts if isinstance(part.content, Drawing)]
+    write_figures(root / "figures", drawings)
+    return export.list_links(folder, parts)
+
+
+def render_html(
+    title: str,
+    sections: list[Section],
+    complete: bool,
+    question: str = "",
+    links: Links = MappingProxyType({}),
+    live: Live | None = None,
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        title: Title.
+        sections: Sections.
+        complete: Whether all runs finished.
+        question: Question of the experiment.
+        links: Format and address of the files of a table or figure, by its identity.
+        live: For a page that is served while runs go on, and asks for changes.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -80,13 +136,16 @@ def render_html(title: str, sections: list[Section], complete: bool, question: s
         lstrip_blocks=True,
     )
     template = environment.get_template("page.html.j2")
-    script = Path(__file__).with_name("page.js").read_text("utf-8")
+    names = ("page.js", "watch.js") if live else ("page.js",)
+    script = "".join(Path(__file__).with_name(name).read_text("utf-8") for name in names)
     digest = hashlib.sha256(script.encode()).digest()
     return template.render(
         title=title,
         question=question,
         sections=sections,
         complete=complete,
+        live=live,
+        links=lambda part: links.get(id(part), ()),
         script=script,
         script_hash=base64.b64encode(digest).decode(),  # the only script that may run
     )

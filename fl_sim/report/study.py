@@ -15,7 +15,7 @@ from rich.text import Text
 from fl_sim.core.atomic_io import write_text
 from fl_sim.report.components import Cell, DefinitionList, Drawing, Section, build_table
 from fl_sim.report.formats import UNDEFINED, drop_undefined, format_count, mean, spread
-from fl_sim.report.page import render_html, write_figures
+from fl_sim.report.page import render_html, write_files
 from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.images import draw_image
 from fl_sim.report.skipped import list_skipped
@@ -94,13 +94,17 @@ def _format_values(values: "pd.Series[float]") -> str:
 
 def write_study_page(results: StudyResults) -> Path:
     """Write `report.html`, which needs no other file, and its figures; return its path."""
+    sections = build_study_sections(results)
+    path, links = results.path / "report.html", write_files(results.path, sections)
+    write_text(path, render_html(results.path.name, sections, results.complete, links=links))
+    return path
+
+
+def build_study_sections(results: StudyResults) -> list[Section]:
+    """Return the sections of the page of a study."""
     figures = (_draw_lines(results), _draw_rows(results), _draw_images(results))
     drawings = [drawing for drawing in figures if drawing is not None]
-    write_figures(results.path / "figures", drawings)
-    path = results.path / "report.html"
-    sections = [_build_overview(results), *_figures(drawings), _build_numbers(results)]
-    write_text(path, render_html(results.path.name, sections, complete=results.complete))
-    return path
+    return [_build_overview(results), *_figures(drawings), _build_numbers(results)]
 
 
 def _build_overview(results: StudyResults) -> Section:

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,21 @@ def export_figure(
         figure.savefig(png, format="png", metadata={"Software": None})
     text = svg.getvalue()
     inline = _inline_svg(text, name, alt or caption, draw_hover_marks(figure, names or {}))
-    return Drawing(name, caption, text, inline, png.getvalue())
+    render = partial(_render_with_text, figure, name)
+    return Drawing(name, caption, text, inline, png.getvalue(), render)
+
+
+def _render_with_text(figure: Figure, name: str, form: str) -> bytes:
+    """Return a figure that was laid out as a file of a format, with text in place of paths."""
+    fonts: dict[RcKeyType, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42}  # 42: TrueType
+    with rc_context({**STYLE, **fonts, "svg.hashsalt": name}):
+        if form == "svg":
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata=NO_METADATA)
+            return text.getvalue().encode()
+        file = io.BytesIO()
+        figure.savefig(file, format=form, metadata=dict.fromkeys(("Creator", "CreationDate")))
+        return file.getvalue()
 
 
 def _limit_percentages(axes: Axes) -> None:

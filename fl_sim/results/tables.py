@@ -17,6 +17,7 @@ from fl_sim.results.skipped import read_skipped
 from fl_sim.results.summaries import SETTINGS, Entry, drop_hashes, read_summary
 
 SUMMARY = "summary.json"
+UNFINISHED = "not finished"  # the error of a run that has not ended yet
 
 
 @dataclass(frozen=True, eq=False, repr=False)

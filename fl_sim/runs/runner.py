@@ -34,7 +34,7 @@ from fl_sim.runs.single_run import (
     refuse_other_device,
     run_cell,
 )
-from fl_sim.runs.summary import write_summary
+from fl_sim.runs.summary import SummaryUpdates, write_summary
 from fl_sim.runs.variant import describe_variant
 
 
@@ -147,6 +147,8 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
             per_owner = [job for job in jobs if job.experiment.has_own_noise]
             owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options, listen)
         compat.silence_logs()
+        content = (root, cells, [job for job in jobs if job not in cells])
+        updates = SummaryUpdates(*content, grid.skipped, options.question)
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))
         failed = run_jobs(
             partial(run_cell, options, count),
@@ -156,10 +158,10 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
             ray_address=options.ray_address,
             devices=devices,
             listen=listen,
+            on_job_end=updates.note,
         )
         errors = {job.key: error for job, error in failed}
-        controls = [job for job in jobs if job not in cells]
-        write_summary(root, cells, controls, errors, grid.skipped, options.question)
+        write_summary(*content, errors, grid.skipped, options.question)
         return load_results(root)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from fl_sim.config.sweeps import Cell, SkippedCell
@@ -15,9 +16,38 @@ from fl_sim.results import (
     read_run_rows,
     run_folder,
 )
-from fl_sim.results.tables import SUMMARY
+from fl_sim.results.tables import SUMMARY, UNFINISHED
 
+UPDATE_PAUSE = 5.0  # seconds, at least, between two summaries of runs that go on
+UPDATE_SHARE = 0.02  # of the time that is spent on them, at most
 DAMAGE_ERRORS = ("DamagedFileError: ", "CheckpointError: ")
+
+
+class SummaryUpdates:
+    """Writes the summary of an experiment now and then while its runs go on."""
+
+    def __init__(
+        self,
+        root: Path,
+        cells: list[Cell],
+        controls: list[Cell],
+        skipped: Sequence[SkippedCell],
+        question: str,
+    ) -> None:
+        """Take the same as `write_summary`."""
+        self.errors: dict[tuple[str, int], str] = {}
+        self.content = (root, cells, controls, self.errors, skipped, question)
+        self.due = perf_counter() + UPDATE_PAUSE
+
+    def note(self, job: Cell, error: str) -> None:
+        """Note that a run has ended, with its error or an empty string."""
+        if error:
+            self.errors[job.key] = error
+        started = perf_counter()
+        if started >= self.due:
+            write_summary(*self.content)
+            now = perf_counter()
+            self.due = now + max(UPDATE_PAUSE, (now - started) / UPDATE_SHARE)
 
 
 def write_summary(
@@ -57,7 +87,7 @@ def _make_entry(
         "settings": cell.settings,
         "label": cell.label,
     }
-    error = errors.get(cell.key, "not finished")
+    error = errors.get(cell.key, UNFINISHED)
     result, damage = _read_result(root, cell)
     if result is None:
         status = "damaged" if damage or error.startswith(DAMAGE_ERRORS) else "failed"

@@ -67,7 +67,8 @@ def find(names: Iterable[str]) -> list[type[Tracker]]:
     for name in names:
         if name not in known:
             raise RequestError(f"--track knows {', '.join(sorted(known))}; got {name!r}")
-        if importlib.util.find_spec(known[name].module) is None:
+        spec = importlib.util.find_spec(known[name].module)
+        if spec is None or spec.origin is None:  # none: a folder of that name, with a tool's files
             raise RequestError(
                 f"--track {name} needs the package {known[name].module}, which is missing: "
                 f"pip install 'fl-sim[{name}]'"

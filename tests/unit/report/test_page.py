@@ -71,10 +71,14 @@ def test_the_page_may_load_nothing_and_run_only_its_own_script(text):
     assert not re.search(r"\son\w+=|javascript:", text.replace(own[1], ""))
 
 
-def test_ids_are_unique_and_links_lead_to_them(text):
+def test_ids_are_unique_and_links_lead_to_them_or_to_files(results, text):
     outline = Outline(text)
     assert len(outline.ids) == len(set(outline.ids))
-    assert {link.removeprefix("#") for link in outline.links} <= set(outline.ids)
+    inner = {link.removeprefix("#") for link in outline.links if link.startswith("#")}
+    assert inner <= set(outline.ids)
+    files = [link for link in outline.links if not link.startswith("#")]
+    assert all(re.fullmatch(r"export/\w+\.\w{3}", file) for file in files)
+    assert all((results.path / file).is_file() for file in files)
 
 
 def test_every_figure_is_also_a_file(results, text):
@@ -135,6 +139,7 @@ def test_intervals_reach_from_the_lowest_to_the_highest_bound(results, text):
     assert f"[{areas['low'].min():.3f}, {areas['high'].max():.3f}]" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_single_run(make_results, sweep):
     text = page.write_page(make_results(sweep())).read_text()
     assert "one seed, no spread" in text

@@ -1,9 +1,14 @@
 """Progress of a run: lines in its folder and on standard output, trackers, a profile."""
 
+import importlib.machinery
+import importlib.util
 import json
 import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +118,9 @@ def test_a_tracker_without_its_package_is_refused_by_the_name_of_its_extra(
 
 
 def test_an_unknown_tracker_is_refused() -> None:
-    with pytest.raises(RequestError, match="--track knows mlflow, tensorboard; got 'clipboard'"):
+    with pytest.raises(
+        RequestError, match="--track knows mlflow, tensorboard, wandb; got 'clipboard'"
+    ):
         RunOptions(trackers=("clipboard",))
 
 
@@ -151,6 +158,66 @@ def test_mlflow_continues_an_interrupted_run(experiment: Maker, tmp_path: Path) 
     found = client.get_metric_history(whole.info.run_id, "accuracy")
     rows = results.rows.query("metric == 'accuracy' and client == -1")
     assert {m.step: m.value for m in found} == dict(zip(rows["round"], rows.value, strict=True))
+
+
+def test_wandb_continues_an_interrupted_run_and_sends_nothing_unasked(
+    experiment: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked with a stand-in, since the package is no dependency of the tests."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Run:
+        id = "abc"
+
+        def log(self, numbers: dict[str, float], step: int) -> None:
+            calls.append(("log", {"step": step, **numbers}))
+
+        def finish(self, exit_code: int) -> None:
+            calls.append(("finish", {"exit_code": exit_code}))
+
+    def init(**options: Any) -> Run:
+        calls.append(("init", options))
+        return Run()
+
+    module: Any = types.ModuleType("wandb")
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="wandb.py")
+    module.init, module.Settings = init, dict
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def listen(progress: Progress) -> None:
+        if progress.round == 1:
+            raise BreakError
+
+    chosen = {"controls": False, "trackers": ("wandb",)}
+    run(experiment(), out=tmp_path, listen=listen, **chosen)
+    results = run(experiment(), out=tmp_path, resume=True, **chosen)
+    assert results.complete, results.cells.error.tolist()
+    assert [name for name, _ in calls] == ["init", "log", "finish", "init", "log", "finish"]
+    first, second = (options for name, options in calls if name == "init")
+    assert (first["id"], second["id"]) == (None, "abc")
+    assert (first["mode"], first["project"], second["resume"]) == ("offline", "test", "allow")
+    assert first["dir"] == str(tmp_path)
+    assert first["config"]["data"]["dataset"] == "digits"
+    assert [options for name, options in calls if name == "finish"] == [
+        {"exit_code": 1},
+        {"exit_code": 0},
+    ]
+    rows = results.rows.query("metric == 'accuracy' and client == -1")
+    logged = {own["step"]: own["accuracy"] for name, own in calls if name == "log"}
+    assert logged == dict(zip(rows["round"], rows.value, strict=True))
+
+
+def test_a_folder_of_a_tracker_is_not_taken_for_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    if getattr(importlib.util.find_spec("wandb"), "origin", None) is None:
+        with pytest.raises(RequestError, match=r"needs the package wandb, which is missing"):
+            RunOptions(trackers=("wandb",))
 
 
 def test_a_profile_accounts_for_the_whole_round(experiment: Maker) -> None:

@@ -49,18 +49,21 @@ def test_a_path_that_cannot_be_read_is_a_wrong_request(tmp_path: Path, name: str
             command(tmp_path / name)
 
 
-def test_figures_are_not_written_through_a_link(experiment: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["figures", "export"])
+def test_figures_are_not_written_through_a_link(
+    experiment: Maker, tmp_path: Path, name: str
+) -> None:
     results = run(experiment(rounds=1), out=tmp_path / "out", controls=False)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious.svg").write_text("precious")
-    (results.path / "figures").symlink_to(elsewhere)
-    with pytest.raises(RequestError, match="figures is a symbolic link"):
+    (results.path / name).symlink_to(elsewhere)
+    with pytest.raises(RequestError, match=f"{name} is a symbolic link"):
         report(results.path)
     assert [path.name for path in elsewhere.iterdir()] == ["precious.svg"]
-    (results.path / "figures").unlink()
-    (results.path / "figures").touch()
-    with pytest.raises(RequestError, match=r"report: cannot write to .*figures: Not a directory"):
+    (results.path / name).unlink()
+    (results.path / name).touch()
+    with pytest.raises(RequestError, match=rf"report: cannot write to .*{name}: Not a directory"):
         report(results.path)
 
 
