@@ -10,10 +10,9 @@ from clients.canary import CanaryClient
 from clients.fedprox import FedProxClient
 from clients.sgd import SgdClient
 from clients.worker_momentum import WorkerMomentumClient
-from fl_sim import Adversary, Data, Experiment
+from fl_sim import Adversary
 from fl_sim.contracts import Client, Update
 from fl_sim.core.perturbation import as_floats
-from fl_sim.federation.shards import ClientShards
 from fl_sim.models import parameters
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.low_rank import LowRank
@@ -22,7 +21,7 @@ from fl_sim.training.batched_clients import BatchBuffer
 from fl_sim.training.batched_layers import is_stack_of_layers
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
-from strategies.fedavg import FedAvg
+from tests.unit.training.trainers import make_trainer
 
 SIZES = (1, 7, 8, 9, 20, 33)  # with batches of 8: less than one, whole ones, a last one of one
 MODELS = {
@@ -52,22 +51,9 @@ CLIENTS = {
 
 def workshop(model: str, client: Client) -> ClientTrainer:
     rng = torch.Generator().manual_seed(1)
-    count = sum(SIZES)
-    images = torch.randint(0, 256, (count, 1, 6, 6), generator=rng, dtype=torch.uint8)
+    images = torch.randint(0, 256, (sum(SIZES), 1, 6, 6), generator=rng, dtype=torch.uint8)
     inputs = images if model == "mlp" else images.flatten(1).float() / 255
-    experiment = Experiment(
-        name="cohort", client=client, strategy=FedAvg(), data=Data(num_clients=len(SIZES))
-    )
-    shards = ClientShards(
-        schedule=Schedule(experiment),
-        inputs=inputs,
-        clean_inputs=inputs,
-        labels=torch.randint(0, 5, (count,), generator=rng),
-        protected=torch.zeros(count, dtype=torch.bool),
-        owners=list(torch.randperm(count, generator=rng).split(SIZES)),
-        num_classes=5,
-    )
-    return ClientTrainer(shards, MODELS[model]())
+    return make_trainer(MODELS[model](), client, inputs, SIZES, rng)
 
 
 def trained(shop: ClientTrainer, clients: list[int], cohort: bool) -> dict[int, Update]:

@@ -12,18 +12,16 @@ from clients.fedprox import FedProxClient
 from clients.label_flip import LabelFlipClient
 from clients.sgd import SgdClient
 from clients.worker_momentum import WorkerMomentumClient
-from fl_sim import Adversary, Data, Experiment, Model
+from fl_sim import Adversary, Model
 from fl_sim.contracts import Client, Update
-from fl_sim.federation.shards import ClientShards
 from fl_sim.models import parameters
 from fl_sim.models.tuning import FrozenBatchNorm, TrainedPart, build_network
-from fl_sim.schedule import Schedule
 from fl_sim.training.batched_clients import BatchBuffer, can_batch, train_batched
 from fl_sim.training.batched_layers import is_stack_of_layers
 from fl_sim.training.batched_networks import explain_unbatchable
 from fl_sim.training.client_trainer import ClientTrainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
-from strategies.fedavg import FedAvg
+from tests.unit.training import trainers
 
 SIDE, SIZES = 8, (1, 4, 7)  # with batches of 4: less than one, a whole one, and a last one of 3
 SGD = SgdClient(batch_size=4, learning_rate=0.1, momentum=0.0, local_epochs=2)
@@ -77,21 +75,9 @@ def freeze_statistics(network: nn.Sequential) -> nn.Sequential:
 def make_trainer(network: nn.Sequential, client: Client, **fields: Any) -> ClientTrainer:
     """Return a trainer of clients with random images."""
     rng = torch.Generator().manual_seed(1)
-    count = sum(SIZES)
-    images = torch.randint(0, 256, (count, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8)
-    experiment = Experiment(
-        name="batch", client=client, strategy=FedAvg(), data=Data(num_clients=len(SIZES)), **fields
-    )
-    shards = ClientShards(
-        schedule=Schedule(experiment),
-        inputs=images,
-        clean_inputs=images,
-        labels=torch.randint(0, 5, (count,), generator=rng),
-        protected=torch.zeros(count, dtype=torch.bool),
-        owners=list(torch.randperm(count, generator=rng).split(SIZES)),
-        num_classes=5,
-    )
-    return ClientTrainer(shards, network)
+    shape = (sum(SIZES), 3, SIDE, SIDE)
+    images = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
+    return trainers.make_trainer(network, client, images, SIZES, rng, **fields)
 
 
 def train(trainer: ClientTrainer, together: bool) -> list[Update]:
