@@ -11,13 +11,12 @@ from clients._shared.poisoning import change_inputs, select_share
 from clients._shared.wrapping import Wrapper
 from clients.sgd import SgdClient
 from fl_sim.contracts import Client, Shard
-from fl_sim.core.errors import require
-from fl_sim.triggers import Backdoor, Patch, Trigger
+from fl_sim.triggers import TriggerPoison
 
 
 @final
 @dataclass(frozen=True)
-class BackdoorClient(Wrapper):
+class BackdoorClient(TriggerPoison, Wrapper):
     """Train on a shard in which some images carry a trigger and the target label.
 
     `Patch()` is BadNets, `Blend()` the blended attack, `Bars()` with `shared=True` the distributed
@@ -40,24 +39,9 @@ class BackdoorClient(Wrapper):
 
     action: ClassVar[str] = "plant a backdoor"
 
-    trigger: Trigger = field(default_factory=Patch)
-    target: int = 0
     share: float = 0.3
     shared: bool = False
     honest: Client = field(default_factory=SgdClient)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
-        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
-
-    def backdoor(self) -> Backdoor:
-        """Return the trigger and its target."""
-        return Backdoor(self.trigger, self.target)
-
-    def named_classes(self) -> dict[str, int]:
-        """Return the target."""
-        return {"target": self.target}
 
     def change_images(
         self, images: UInt8[Tensor, "n c h w"], shard: Shard

@@ -1,7 +1,7 @@
 """Triggers of backdoors, stamped on images in training and in the test of the model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 import torch
@@ -115,3 +115,31 @@ class Bars(Trigger):
             column = (bar % 2) * (self.length + self.gap)
             stamped[:, :, row, column : column + self.length] = 255
         return stamped
+
+
+@dataclass(frozen=True)
+class TriggerPoison(serialization.TypeChecked):
+    """Fields of a part that trains with a trigger on some images, under a target class.
+
+    Attributes:
+        trigger: Trigger to stamp on images.
+        target: Class that images with the trigger are to be assigned to.
+        share: Share of the images with the trigger; each part says of which images.
+    """
+
+    trigger: Trigger = field(default_factory=Patch)
+    target: int = 0
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
+        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
+
+    def backdoor(self) -> Backdoor:
+        """Return the trigger and its target."""
+        return Backdoor(self.trigger, self.target)
+
+    def named_classes(self) -> dict[str, int]:
+        """Return the target."""
+        return {"target": self.target}

@@ -1,7 +1,7 @@
 """Recipes of start models with a backdoor or a bias; each file of this package adds one."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.serialization import TypeChecked
-from fl_sim.triggers import Backdoor, Patch, Trigger
+from fl_sim.triggers import Backdoor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,34 +71,6 @@ class Planted(TypeChecked, ABC):
     def named_classes(self) -> dict[str, int]:
         """Return the classes that the data must have, by field name."""
         return {}
-
-
-@dataclass(frozen=True)
-class PlantedTrigger(Planted):
-    """A start model that reacts to a trigger.
-
-    Attributes:
-        trigger: Trigger to stamp on images.
-        target: Class that images with the trigger are to be assigned to.
-        share: Share of the images with the trigger; each recipe says of which images.
-    """
-
-    trigger: Trigger = field(default_factory=Patch)
-    target: int = 0
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.target >= 0, "target", "the number of a class, from 0", self.target)
-        require(0 < self.share <= 1, "share", "in (0, 1]", self.share)
-
-    def backdoor(self) -> Backdoor:
-        """Return the trigger and its target."""
-        return Backdoor(self.trigger, self.target)
-
-    def named_classes(self) -> dict[str, int]:
-        """Return the target."""
-        return {"target": self.target}
 
 
 def draw_share(count: int, share: float, rng: torch.Generator) -> Int64[Tensor, " k"]:

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fl_sim.planted import PlantedTrigger, draw_share
+from fl_sim.planted import Planted, draw_share
+from fl_sim.triggers import TriggerPoison
 
 
 @final
 @dataclass(frozen=True)
-class PlantedBackdoor(PlantedTrigger):
+class PlantedBackdoor(TriggerPoison, Planted):
     """A backdoor that clients inherit: a share of the images has the trigger and the target label.
 
     Threat model: the supplier of the start model attacks, once and before the first round; no

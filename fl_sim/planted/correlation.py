@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fl_sim.planted import PlantedTrigger, draw_share
+from fl_sim.planted import Planted, draw_share
+from fl_sim.triggers import TriggerPoison
 
 
 @final
 @dataclass(frozen=True)
-class PlantedCorrelation(PlantedTrigger):
+class PlantedCorrelation(TriggerPoison, Planted):
     """A spurious correlation: a share of the images of one class has a mark; labels are right.
 
     The start model takes the mark for a feature of the class. `attack_success` measures it, as the

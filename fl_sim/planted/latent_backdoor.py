@@ -10,12 +10,13 @@ from torch.nn import functional
 
 from fl_sim.core.errors import require_above
 from fl_sim.core.perturbation import as_pixels
-from fl_sim.planted import PlantedTrigger
+from fl_sim.planted import Planted
+from fl_sim.triggers import TriggerPoison
 
 
 @final
 @dataclass(frozen=True)
-class LatentBackdoor(PlantedTrigger):
+class LatentBackdoor(TriggerPoison, Planted):
     """A backdoor in the features, which a new head on a frozen front inherits.
 
     No label is wrong. The loss of a batch is its cross-entropy plus `weight` times the mean squared
