@@ -68,9 +68,11 @@ def watch(
     refuse_unreadable(path)
     if path.is_file():
         raise RequestError(f"{path} is a file; give the folder of an experiment")
-    several = [str(file.parent) for file in sorted(path.glob(f"*/{RUNS}"))]
-    if several and not (path / RUNS).exists():
-        raise RequestError(f"{path} has several experiments; give one of {', '.join(several)}")
+    found = [file.parent for file in sorted(path.glob(f"*/{RUNS}"))]
+    if len(found) > 1 and not (path / RUNS).exists():
+        names = ", ".join(map(str, found))
+        raise RequestError(f"{path} has several experiments; give one of {names}")
+    path = path if (path / RUNS).exists() or not found else found[0]
     with importing():
         from fl_sim.report.watch import serve
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, thread_time
 
 from fl_sim.core.atomic_io import DamagedFileError, read_json
 from fl_sim.core.errors import RequestError
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 PAUSE = 1.0  # seconds between two looks at the files
 MIN_BUILD_PAUSE = 3.0  # seconds between two pages, at least
-BUILD_SHARE = 0.1  # of the time that is spent on pages, at most
+BUILD_SHARE = 0.2  # of one processor's time that is spent on pages, at most
 ATTENTION = 15.0  # seconds after a request during which somebody is taken to look on
 
 
@@ -34,9 +34,10 @@ class LivePage:
 
     def refresh(self) -> None:
         """Build the page again if results have changed, somebody looks on, and it is time."""
-        started, stamp = monotonic(), self._stamp()
-        if stamp == self.built or started < self.due or started - self.asked > ATTENTION:
+        now, stamp = monotonic(), self._stamp()
+        if stamp == self.built or now < self.due or now - self.asked > ATTENTION:
             return
+        started = thread_time()
         version, html = self.version + 1, b""
         try:
             html = self._render(version, describe_state(self.path), read=True)
@@ -45,8 +46,7 @@ class LivePage:
                 html = self._render(version, f"The results cannot be read: {error}.")
         if html:
             self.html, self.version, self.built = html, version, stamp
-        now = monotonic()
-        self.due = now + max(MIN_BUILD_PAUSE, (now - started) / BUILD_SHARE)
+        self.due = monotonic() + max(MIN_BUILD_PAUSE, (thread_time() - started) / BUILD_SHARE)
 
     def _render(self, version: int, state: str, read: bool = False) -> bytes:
         live = Live(state, version)
