@@ -1,14 +1,15 @@
 """Forecasts of runs before they start: the noise to make, the rounds to run, and their time.
 
 Rates are measured on this machine and the run's device, by a second of each noise and by a round of
-each kind of run on a few images. Nothing is written, and the runs' own generators are not used.
+each kind of run on a few images. On a CPU they are in CPU time, so that other work on the machine
+does not change them. Nothing is written, and the runs' own generators are not used.
 """
 
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import torch
@@ -181,7 +182,7 @@ def measure_pass_rate(
     dataset: Dataset,
     part_rows: torch.Tensor,
     seconds: float = NOISE_SECONDS,
-    clock: Clock = perf_counter,
+    clock: Clock | None = None,
 ) -> float:
     """Return the passes per second of making noise, after its first step; NaN for no network.
 
@@ -190,8 +191,9 @@ def measure_pass_rate(
         dataset: Images that the noise is for.
         part_rows: Rows of these images, of which the first are used.
         seconds: Time after which the noise is left unfinished.
-        clock: Function that returns the time in seconds.
+        clock: Function that returns the time in seconds; None for that of the device.
     """
+    clock = clock or _choose_clock()
     marks: list[tuple[float, int]] = []  # times, and passes that were made by then
     before = 0
 
@@ -217,6 +219,11 @@ def measure_pass_rate(
         return math.nan
     (began, first), (ended, last) = marks[-2], marks[-1]
     return (last - first) / (ended - began) if ended > began else math.nan
+
+
+def _choose_clock() -> Clock:
+    """Return the CPU time of this process on a CPU, and the time of day on an accelerator."""
+    return process_time if current_device().type == "cpu" else perf_counter
 
 
 def _synchronise() -> None:
@@ -289,9 +296,10 @@ def time_run(experiment: Experiment, options: RunOptions) -> RunTime | None:
     try:
         small = _shrink(experiment, dataset)
         few = load_experiment_dataset(small)
-        began = perf_counter()
+        clock = _choose_clock()
+        began = clock()
         federation = prepare_federation(small)
-        prepare = perf_counter() - began if len(federation.frozen) else 0.0
+        prepare = clock() - began if len(federation.frozen) else 0.0
         here = replace(options, engine="local", ray_address=None)
         backend = make_backend(federation, here)
         batched = choose_batching(here.batch_clients, federation)
@@ -309,7 +317,8 @@ def time_run(experiment: Experiment, options: RunOptions) -> RunTime | None:
     scored = 1 / experiment.evaluation.every
     scale = {"training": trained, "evaluation": read * scored, "metrics": read * scored}
     scale["training"] *= 1 if experiment.evaluation.alone is None else 2
-    each = sum(seconds * scale.get(part, 1.0) for part, seconds in timer.wall.items())
+    spent = timer.cpu if current_device().type == "cpu" else timer.wall
+    each = sum(seconds * scale.get(part, 1.0) for part, seconds in spent.items())
     return RunTime(prepare * read, each)
 
 
