@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fl_sim.core.device import use_device
     from fl_sim.core.precision import use_precision
     from fl_sim.data.layout import Layout, Protects
-    from fl_sim.experiment import Data, EarlyStop, Evaluation, Experiment, FailurePolicy, Model
+    from fl_sim.experiment import Data, EarlyStop, Evaluation, Experiment, FailurePolicy
+    from fl_sim.model import Model
     from fl_sim.participants import Absent, Adversary, AvailabilityWindow, Participation
     from fl_sim.results import load_results
     from fl_sim.rounds.callbacks import Callback
@@ -58,6 +59,7 @@ _HOMES = {
     "fl_sim.core.device": ("use_device",),
     "fl_sim.core.precision": ("use_precision",),
     "fl_sim.data.layout": ("Layout", "Protects"),
+    "fl_sim.model": ("Model",),
     "fl_sim.participants": ("Absent", "Adversary", "Participation", "AvailabilityWindow"),
     "fl_sim.results": ("load_results",),
     "fl_sim.rounds.callbacks": ("Callback",),

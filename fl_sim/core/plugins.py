@@ -20,6 +20,7 @@ from fl_sim.core.errors import RequestError
 from fl_sim.core.user_modules import PACKAGES as PACKAGES
 
 RENAMED = {  # paths in the JSON of earlier results, which run ids hash, and current paths
+    "fl_sim.experiment.Model": "fl_sim.model.Model",
     "fl_sim.participants.Stay": "fl_sim.participants.AvailabilityWindow",
 }
 Plugin = TypeVar("Plugin")

@@ -18,7 +18,7 @@ from fl_sim.core.atomic_io import DamagedFileError, read_json, write_json
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
 from fl_sim.core.locks import refuse_unwritable
 from fl_sim.core.tensor_files import read_unsealed, write_tensors
-from fl_sim.experiment import ADAPTER_FILES, Model
+from fl_sim.model import ADAPTER_FILES, Model
 from fl_sim.models.backbones import WEIGHTS
 from fl_sim.models.low_rank import LowRankAttention, find_low_rank
 from fl_sim.models.stages import WithHead

@@ -12,7 +12,7 @@ from fl_sim.core.atomic_io import DamagedFileError, hash_file
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require, suggest
 from fl_sim.core.serialization import field_values
 from fl_sim.core.user_modules import hash_modules
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.adapters import name_modules
 from fl_sim.models.architectures import Normalise
 from fl_sim.models.backbones import (

@@ -16,7 +16,7 @@ from fl_sim.core.perturbation import Loss
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.serialization import field_values
 from fl_sim.core.transforms import draw_crop_flip
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.architectures import to_channels_last
 from fl_sim.models.batches import min_batch_size, split_batches
 from fl_sim.models.modes import fold_batch_norms

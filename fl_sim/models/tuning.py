@@ -17,7 +17,7 @@ from fl_sim.core.errors import FieldError, require
 from fl_sim.core.literals import Precision
 from fl_sim.core.perturbation import as_pixels
 from fl_sim.core.seeding import seed_torch
-from fl_sim.experiment import CLOSED_FORM, Model
+from fl_sim.model import CLOSED_FORM, Model
 from fl_sim.models import foundation
 from fl_sim.models.adapters import load_adapter, name_modules
 from fl_sim.models.bfloat16 import call_in_bfloat16

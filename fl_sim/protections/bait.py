@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 from fl_sim.contracts import Images, Labels
 from fl_sim.core.errors import require, require_at_least
 from fl_sim.core.seeding import generator
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 from fl_sim.protections._shared.alternating_optimization import (
     AlternatingNoise,

@@ -18,7 +18,7 @@ from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.tuning import build_network
 from fl_sim.protections._shared.alternating_optimization import get_image_shape
 

@@ -13,7 +13,7 @@ from fl_sim.core import pass_counter
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
 from fl_sim.core.seeding import generator
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.modes import fold_batch_norms
 from fl_sim.models.tuning import build_network
 from fl_sim.protections._shared.alternating_optimization import (

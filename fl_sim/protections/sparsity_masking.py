@@ -12,7 +12,7 @@ from fl_sim.contracts import Images, Labels, Protection
 from fl_sim.core.errors import require, require_above, require_at_least
 from fl_sim.core.perturbation import Loss, take_sign_steps
 from fl_sim.core.seeding import generator
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.surrogate import BatchCycle, Surrogate, count_cycled
 from fl_sim.protections._shared.alternating_optimization import (
     AlternatingNoise,

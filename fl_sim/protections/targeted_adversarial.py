@@ -12,7 +12,7 @@ from fl_sim.core.errors import require_above, require_at_least
 from fl_sim.core.perturbation import Loss, project, sample_uniform, take_sign_steps
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.protections._shared.alternating_optimization import (
     count_outputs,

@@ -17,7 +17,7 @@ from fl_sim.core.perturbation import Loss, sample_uniform, take_sign_steps
 from fl_sim.core.resumable import Checkpoint
 from fl_sim.core.seeding import generator
 from fl_sim.core.transforms import draw_crop_flip
-from fl_sim.experiment import Model
+from fl_sim.model import Model
 from fl_sim.models.batches import count_samples, split_batches
 from fl_sim.models.surrogate import Surrogate
 from fl_sim.protections._shared.alternating_optimization import (
