@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A build of PyTorch, by the name of its folder of packages: TORCH=cpu has no CUDA.
+INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -12,12 +14,12 @@ ARGS ?=
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(READY)  ## Create .venv with everything that is needed
+setup: $(READY)  ## Create .venv with everything that is needed (TORCH=cpu: PyTorch without CUDA)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(INDEX) --editable '.[dev]'
 	@touch $(READY)
 
 quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS="--rounds 1" and the like)

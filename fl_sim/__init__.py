@@ -6,7 +6,11 @@ before `flwr`, `mlflow` or `wandb`.
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("fl_sim runs on Linux and macOS; on Windows, use it in WSL 2")
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fl_sim.contracts import AggregationRule, Client, Corruption, Dataset, Protection
 from fl_sim.core import serialization
 from fl_sim.core.errors import FieldError, prefix_errors, require, require_at_least, suggest
-from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.names import choose_plugin
 from fl_sim.core.perturbation import check_radius
 from fl_sim.core.plugins import discover

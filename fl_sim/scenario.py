@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fl_sim.contracts import AggregationRule, Client
 from fl_sim.core.errors import FieldError, require, suggest
-from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.serialization import label
 from fl_sim.core.windows import conjugate, describe_rounds, name_clients, name_numbers
 from fl_sim.data.layout import Layout, Protects, assign_clauses

@@ -9,6 +9,7 @@ from fl_sim.cli.catalogue import Item
 from fl_sim.core import user_modules
 from fl_sim.core.cache import cache_folder
 from fl_sim.core.device import list_accelerators
+from fl_sim.core.process import count_cores
 from fl_sim.data.sources import MissingDataError, discover_sources
 from fl_sim.models import foundation
 from fl_sim.models.backbones import discover_backbones
@@ -58,7 +59,7 @@ def _find_plugins() -> list[Item]:
 
 
 def _count_workers() -> Item:
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     sensible = max(1, min(cores, int(memory / RAM_PER_WORKER)))
     return Item("workers", str(sensible), f"{cores} cores, {memory:.0f} GiB of memory")

@@ -1,6 +1,5 @@
 """Work of the commands that run experiments, in a module that takes seconds to import."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from fl_sim.config.sweeps import GridCells, validate_seeds
 from fl_sim.core import interrupts, user_modules
 from fl_sim.core.device import describe_device, resolve_devices
 from fl_sim.core.errors import FieldError, RequestError, require, shorten
+from fl_sim.core.flower_types import ClientApp
 from fl_sim.core.literals import ProgressMode
+from fl_sim.core.process import count_cores
 from fl_sim.data.sources import MissingDataError, discover_sources, load_dataset
-from fl_sim.flower import ClientApp
 from fl_sim.runs import forecast, runner
 from fl_sim.runs.run_options import RunOptions
 from fl_sim.scenario import Scenario, draw_timeline, is_scripted
@@ -118,7 +118,7 @@ def load_app(text: str) -> ClientApp:
 
 def count_workers(workers: int | None) -> int:
     """Return the number of processes, by default that of the cores."""
-    return workers or len(os.sched_getaffinity(0))
+    return workers or count_cores()
 
 
 def announce_device(name: str, terminal: Console = console) -> None:

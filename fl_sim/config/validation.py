@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fl_sim.contracts import AggregationRule, Client, Dataset, RoundContext
 from fl_sim.core.errors import FieldError, RequestError, RequestWarning, require
-from fl_sim.core.flower_strategies import NEED_CLIENTS, Bulyan, Strategy
+from fl_sim.core.flower_strategies import NEED_CLIENTS, find_strategy
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.seeding import generator, numpy_generator
 from fl_sim.core.serialization import check_classes, label
 from fl_sim.data.layout import Layout, Protects
@@ -394,7 +395,7 @@ def _check_counts(strategy: Strategy, count: int) -> None:
         require(wanted <= count, f"strategy.{name}", f"at most {count} clients a round", wanted)
     attackers = getattr(strategy, "num_malicious_nodes", 0)
     # Krum scores a client by its n - f - 2 nearest; Bulyan leaves 2f out, twice.
-    most = (count - 3) // 4 if isinstance(strategy, Bulyan) else count - 3
+    most = (count - 3) // 4 if isinstance(strategy, find_strategy("Bulyan")) else count - 3
     allowed = f"at most {max(most, 0)} of {count} clients a round"
     require(attackers <= max(most, 0), "strategy.num_malicious_nodes", allowed, attackers)
     inner = getattr(strategy, "strategy", None)

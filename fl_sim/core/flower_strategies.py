@@ -4,11 +4,8 @@ import inspect
 import math
 from typing import Any, get_type_hints
 
-from flwr.serverapp import strategy as flower
-from flwr.serverapp.strategy import Bulyan as Bulyan
-from flwr.serverapp.strategy import Strategy as Strategy
-
 from fl_sim.core.errors import FieldError, require
+from fl_sim.core.flower_types import Strategy
 
 FLOWER = "flwr.serverapp.strategy"
 # Strategies that need code in the clients, and one that stores values computed from its arguments
@@ -31,12 +28,18 @@ AT_LEAST_ONE = ("num_nodes_to_select", "num_sampled_clients")
 def list_strategies() -> list[str]:
     """Return the names of the strategies that an experiment can use, sorted."""
     unusable = ("Strategy", "Result", *NEED_CLIENTS, *NOT_REBUILDABLE)
-    return sorted(name for name in flower.__all__ if name not in unusable)
+    return sorted(name for name in _import_module().__all__ if name not in unusable)
 
 
 def find_strategy(name: str) -> Any:
     """Return the object of this name in Flower's module of strategies; None if there is none."""
-    return getattr(flower, name, None)
+    return getattr(_import_module(), name, None)
+
+
+def _import_module() -> Any:
+    from flwr.serverapp import strategy  # a second to import
+
+    return strategy
 
 
 def argument_names(cls: type) -> list[str]:
@@ -74,7 +77,7 @@ def _check_type(name: str, value: object, hint: Any) -> None:
         require(is_number and isinstance(value, int), name, "expected int", value)
     elif hint is str:
         require(isinstance(value, str) and value != "", name, "expected str", value)
-    elif hint is Strategy:
+    elif isinstance(hint, type) and issubclass(hint, Strategy):
         allowed = "expected a strategy of Flower's, without privacy of its own"
         require(isinstance(value, Strategy), name, allowed, value)
 

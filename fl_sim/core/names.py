@@ -5,7 +5,8 @@ import inspect
 from typing import Any
 
 from fl_sim.core.errors import FieldError, suggest
-from fl_sim.core.flower_strategies import Strategy, find_strategy, list_strategies
+from fl_sim.core.flower_strategies import find_strategy, list_strategies
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.plugins import discover
 
 PACKAGES = (
@@ -25,16 +26,21 @@ def find_plugins(bases: tuple[type, ...]) -> dict[str, type[Any]]:
 
     If a rule of this project and a strategy of Flower's share a name, the rule is returned.
     """
+    flower = list_strategies() if any(issubclass(base, Strategy) for base in bases) else []
+    classes = {name: find_strategy(name) for name in flower} | _find_own(bases)
+    return dict(sorted(classes.items()))
+
+
+def _find_own(bases: tuple[type, ...]) -> dict[str, type[Any]]:
+    """Return the plug-ins that are not Flower's, which takes a second to import."""
     classes: dict[str, type[Any]] = {}
-    if Strategy in bases:
-        classes = {name: find_strategy(name) for name in list_strategies()}
     for base in bases:
         for package in PACKAGES:
             plugins: list[type[Any]] = discover(package, base)
             classes |= {cls.__name__: cls for cls in plugins}
         if dataclasses.is_dataclass(base) and not inspect.isabstract(base):
             classes[base.__name__] = base
-    return dict(sorted(classes.items()))
+    return classes
 
 
 def choose_plugin(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
@@ -49,6 +55,9 @@ def choose_plugin(name: str, field: str, bases: tuple[type, ...]) -> type[Any]:
     Raises:
         FieldError: If no plug-in or several have this name, listing those that exist.
     """
+    own = _find_own(bases)
+    if name in own:
+        return own[name]
     plugins = find_plugins(bases)
     if name in plugins:
         return plugins[name]

@@ -1,6 +1,8 @@
 """Threads and memory of the current process."""
 
 import ctypes
+import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -35,6 +37,24 @@ def configure_process() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, LARGEST)
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def silence_logs() -> None:
+    """Silence the progress logs of Flower and Ray, but not their errors."""
+    # A filter, since Flower sets a level of its own when it is imported.
+    logging.getLogger("flwr").addFilter(_is_error)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def used_memory() -> int:

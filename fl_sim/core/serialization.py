@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from fl_sim.core import flower_strategies, names, user_modules
 from fl_sim.core.errors import FieldError, RequestError, UnknownFieldError, require, shorten
-from fl_sim.core.flower_strategies import FLOWER, Strategy, argument_names
+from fl_sim.core.flower_strategies import FLOWER, argument_names
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 

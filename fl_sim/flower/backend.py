@@ -1,10 +1,11 @@
 """Backend of clients behind a Flower grid: its simulation, its deployment, or a user's own app."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 from flwr.app import Message
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid as Grid
 
 from fl_sim.backends.base import Backend, CpuSeconds, InProcessBackend
 from fl_sim.contracts import Failure, Update
@@ -21,6 +22,15 @@ from fl_sim.training.update_checks import (
 )
 
 Answer = Update | Failure
+
+
+def wait_for_nodes(grid: Grid) -> None:
+    """Wait until nodes have registered: Flower starts the server before them."""
+    deadline = time.time() + 120
+    while not list(grid.get_node_ids()):
+        if time.time() > deadline:
+            raise RuntimeError("no node registered within two minutes")
+        time.sleep(0.1)
 
 
 class FlowerBackend(InProcessBackend):

@@ -3,7 +3,6 @@
 Written for flwr 1.41 and 1.42; tests/unit/flower/test_compat.py checks each new release.
 """
 
-import logging
 import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +35,6 @@ def assign_message_id(message: Message) -> None:
 def get_handlers(app: ClientApp) -> dict[str, Callable[..., Any]]:
     """Return the functions by which an app handles messages, by type of message."""
     return dict(app._registered_funcs) | ({"client_fn": app._call} if app._call else {})
-
-
-def silence_logs() -> None:
-    """Silence the progress logs of Flower and Ray, but not their errors."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord as ArrayRecord
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save

@@ -9,12 +9,12 @@ from flwr.serverapp.strategy import Strategy
 from jaxtyping import Float
 from torch import Tensor
 
-from fl_sim.contracts import AggregationRule, Failure, RoundContext, Update
+from fl_sim.contracts import Failure, RoundContext, Update
 from fl_sim.flower.compat import ensure_node_identity, seed_globals
 from fl_sim.flower.records import Shapes, find_arrays, from_record, to_record
 from fl_sim.flower.roster import ClientRoster, make_replies
 from fl_sim.rounds.accumulator import RoundUpdates
-from fl_sim.rounds.server import Advance, KnownRule, RuleServer, Server
+from fl_sim.rounds.server import Advance, KnownRule, Server
 from fl_sim.training.tasks import RoundConfig
 from fl_sim.training.update_checks import check_metrics, require_common_metrics
 
@@ -88,15 +88,6 @@ class FlowerServer(Server):
     def load_state_dict(self, content: Any) -> None:
         """Restore the attributes that `state_dict` returned."""
         _load_state(self.strategy, content)
-
-
-def make_server(
-    strategy: AggregationRule | Strategy, parameters: Tensor, shapes: Shapes, seed: int
-) -> Server:
-    """Return the server's side for a rule or a Flower strategy."""
-    if isinstance(strategy, Strategy):
-        return FlowerServer(strategy, shapes, seed)
-    return RuleServer(strategy, len(parameters))
 
 
 def _fill_missing_metrics(updates: list[Update]) -> list[Update]:

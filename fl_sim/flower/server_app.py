@@ -11,11 +11,11 @@ from fl_sim.config import experiment_file
 from fl_sim.config.sweeps import Cell
 from fl_sim.core import user_modules
 from fl_sim.federation.federation import load_federation
-from fl_sim.flower.backend import FlowerBackend
+from fl_sim.flower.backend import FlowerBackend, wait_for_nodes
 from fl_sim.runs import feasibility
 from fl_sim.runs.progress import Progress
 from fl_sim.runs.run_options import RunOptions
-from fl_sim.runs.single_run import find_folder, open_folder, run_to_end, wait_for_nodes
+from fl_sim.runs.single_run import find_folder, open_folder, run_to_end
 from fl_sim.training.client_trainer import make_trainer
 
 app = ServerApp()

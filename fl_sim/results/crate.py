@@ -1,7 +1,7 @@
 """RO-Crate metadata of results: their files, hashes, experiments, software and licence."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,7 @@ SPECIFICATION = "https://w3id.org/ro/crate/1.2"
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 NO_LICENCE = "No licence was stated: ask the author before these results are used again."
 EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
-PACKAGES = {  # software in environment.json, and its home
-    "fl_sim": "pkg:generic/fl-sim",  # a package URL: it has no home yet
-    "python": "https://www.python.org/",
-    "torch": "https://pytorch.org/",
-    "numpy": "https://numpy.org/",
-    "flwr": "https://flower.ai/",
-}
+PACKAGES = ("python", "torch", "numpy", "flwr")  # in the environment, beside fl_sim
 FORMATS = {
     ".json": "application/json",
     ".npz": "application/zip",
@@ -104,7 +98,7 @@ def _describe_licence(licence: str) -> Entity:
     if not is_address and not SPDX.fullmatch(licence):
         raise FieldError("--license", "an identifier such as CC-BY-4.0, or an address", licence)
     address = licence if is_address else f"https://spdx.org/licenses/{licence}"
-    about = {"name": licence, "description": f"Licence {licence}"}
+    about = {"name": licence, "description": f"The results may be used under {licence}."}
     return {"@id": address, "@type": "CreativeWork", **about}
 
 
@@ -151,7 +145,7 @@ def _describe_run(root: Path, below: str, result: Mapping[str, Any]) -> tuple[En
     names = [*(result.get("files") or ()), RESULT, *audit]
     files = [_describe_file(root, f"{below}{name}") for name in dict.fromkeys(names)]
     environment = read_json(folder / ENVIRONMENT)
-    software = _describe_software(environment)
+    software = list(_describe_software(environment))
     time = _read_time(folder / RESULT)
     script = quote(f"{below}{EXPERIMENT}", safe="/=")
     name = f"run {result['run_id']}, seed {result['seed']}"
@@ -159,9 +153,10 @@ def _describe_run(root: Path, below: str, result: Mapping[str, Any]) -> tuple[En
         "@id": f"#{result['run_id']}-{result['seed']}",
         "@type": "CreateAction",
         "name": f"{name} of {result['experiment']}",
+        "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
         "endTime": time,
         "instrument": _refer(software[0]),
-        "object": {"@id": script},
+        "object": [_refer(file) for file in files if file["@id"] == script],
         "result": [_refer(file) for file in files if file["@id"] != script],
     }
     run = {
@@ -171,7 +166,7 @@ def _describe_run(root: Path, below: str, result: Mapping[str, Any]) -> tuple[En
         "description": f"Results of one run of {result['experiment']} on {result['dataset']}.",
         "dateCreated": time,
         "hasPart": list(map(_refer, files)),
-        "mentions": _refer(action),
+        "mentions": [_refer(action)],
     }
     return run, [*files, action, *software]
 
@@ -190,28 +185,29 @@ def _describe_file(root: Path, name: str) -> Entity:
     }
 
 
-def _describe_software(environment: Mapping[str, Any]) -> list[Entity]:
-    """Return the entities of the version of fl_sim that made a run, and of what it needs."""
-    known: Entity = {"fl_sim": "unknown", **environment}
-    versions = {name: str(known[name]) for name in PACKAGES if name in known}
-    if commit := environment.get("commit"):
-        versions["fl_sim"] += f" ({commit})"
-    entities: list[Entity] = [
+def _describe_software(environment: Mapping[str, Any]) -> Iterable[Entity]:
+    """Yield the entity of fl_sim in the version that made a run, and those of what it needs."""
+    needed = [
         {
-            "@id": "#" + quote(f"{name} {version}", safe=""),
+            "@id": f"#{name}-{quote(str(environment[name]), safe='')}",
             "@type": "SoftwareApplication",
             "name": name,
-            "version": version,
-            "url": PACKAGES[name],
+            "version": str(environment[name]),
         }
-        for name, version in versions.items()
+        for name in PACKAGES
+        if name in environment
     ]
-    own, *needed = entities
-    key = "-".join(versions.values())  # as the same version can stand on several of the others
-    legal = _describe_licence("Apache-2.0")
-    requirements = list(map(_refer, needed))
-    own |= {"@id": "#" + quote(f"fl_sim {key}", safe=""), "license": _refer(legal)}
-    return [{**own, "softwareRequirements": requirements}, *needed, legal]
+    version, commit = str(environment.get("fl_sim", "unknown")), environment.get("commit")
+    words = "-".join([version, *([str(commit)] if commit else []), *(n["version"] for n in needed)])
+    yield {
+        "@id": f"#fl_sim-{quote(words, safe='')}",
+        "@type": "SoftwareApplication",
+        "name": "fl_sim",
+        "version": f"{version} ({commit})" if commit else version,
+        "license": {"@id": "https://spdx.org/licenses/Apache-2.0"},
+        "softwareRequirements": list(map(_refer, needed)),
+    }
+    yield from needed
 
 
 def _refer(entity: Entity) -> Entity:

@@ -15,7 +15,6 @@ from fl_sim.core.atomic_io import DamagedFileError, write_table
 from fl_sim.core.errors import DivergedError, RequestError
 from fl_sim.core.tensor_files import read_tensors, write_tensors
 from fl_sim.federation.federation import CHANGES, Federation, find_change
-from fl_sim.flower import ArrayRecord
 from fl_sim.results import ROWS, make_rows_table
 from fl_sim.rounds.callbacks import Callback
 from fl_sim.rounds.state import RoundOutcome, State
@@ -189,14 +188,16 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
             return {"kind": "tensor", "name": name}
         tensors[name] = torch.tensor(np.asarray(value))
         return {"kind": "array", "name": name}
-    if isinstance(value, ArrayRecord):
-        arrays = value.to_numpy_ndarrays()
-        items = [[k, _pack(a, tensors)] for k, a in zip(value, arrays, strict=True)]
-        return {"kind": "record", "items": items}
     if isinstance(value, dict):
         return {"kind": "dict", "items": [[k, _pack(v, tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return {"kind": "list", "items": [_pack(item, tensors) for item in value]}
+    from fl_sim.flower.records import ArrayRecord  # here, as Flower takes a second to import
+
+    if isinstance(value, ArrayRecord):
+        arrays = value.to_numpy_ndarrays()
+        items = [[k, _pack(a, tensors)] for k, a in zip(value, arrays, strict=True)]
+        return {"kind": "record", "items": items}
     raise TypeError(f"a strategy's state cannot hold a {type(value).__name__}")
 
 
@@ -214,5 +215,7 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         case "dict":
             return {key: _unpack(item, tensors) for key, item in value["items"]}
         case _:
+            from fl_sim.flower.records import ArrayRecord
+
             named = {key: _unpack(item, tensors) for key, item in value["items"]}
             return ArrayRecord({key: torch.from_numpy(array) for key, array in named.items()})

@@ -5,13 +5,12 @@ import torch
 from fl_sim.config import validation
 from fl_sim.contracts import Update
 from fl_sim.core.errors import FieldError, require
-from fl_sim.core.flower_strategies import Strategy
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.process import silence_logs
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_experiment_dataset
 from fl_sim.federation.pool import assign_records
-from fl_sim.flower import compat
-from fl_sim.flower.server import FlowerServer
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.server import make_context
 from fl_sim.runs.batching import BatchMode, refuse_unbatchable
@@ -59,7 +58,7 @@ def _check_flower_strategy(experiment: Experiment) -> None:
     Its arguments are checked one by one elsewhere; only the strategy itself can check whether
     they fit together.
     """
-    compat.silence_logs()
+    silence_logs()
     name = type(experiment.strategy).__name__
     try:
         step = _run_synthetic_round(experiment)
@@ -74,6 +73,8 @@ def _check_flower_strategy(experiment: Experiment) -> None:
 
 def _run_synthetic_round(experiment: Experiment) -> torch.Tensor:
     """Return the parameters after a round in which every client sends a different small update."""
+    from fl_sim.flower.server import FlowerServer
+
     strategy = Experiment.from_json(experiment.to_json()).strategy  # strategies keep state
     assert isinstance(strategy, Strategy)
     clients = list(range(experiment.clients_per_round))

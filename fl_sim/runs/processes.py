@@ -20,7 +20,7 @@ from fl_sim.core import interrupts, user_modules
 from fl_sim.core.device import CPU, assign_device
 from fl_sim.core.errors import RunFailedError
 from fl_sim.core.literals import Engine
-from fl_sim.flower import compat
+from fl_sim.core.process import silence_logs
 from fl_sim.runs.progress import Listener
 
 Job = TypeVar("Job")
@@ -184,7 +184,7 @@ def _start_worker(
     device = torch.device(places.get())
     if device != CPU:
         assign_device(device)
-    compat.silence_logs()
+    silence_logs()
     interrupts.set_flag(stop)
     user_modules.adopt(modules)  # before any job is unpickled
     signal.signal(signal.SIGINT, signal.SIG_IGN)

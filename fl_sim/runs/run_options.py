@@ -14,11 +14,11 @@ from fl_sim.backends.base import NEEDS_LOCAL
 from fl_sim.core.compilation import check_compiler, use_compilation
 from fl_sim.core.device import CPU, current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, require, suggest
+from fl_sim.core.flower_types import ClientApp
 from fl_sim.core.literals import BatchMode, Engine, Precision
 from fl_sim.core.portable import is_portable, refuse_other_processor
 from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.core.serialization import check_fields
-from fl_sim.flower import ClientApp
 from fl_sim.rounds.callbacks import Callback, CallbackList
 from fl_sim.training.faults import NO_FAULTS, Faults
 

@@ -19,9 +19,9 @@ from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import lock_folder
+from fl_sim.core.process import silence_logs
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.federation.federation import hash_files
-from fl_sim.flower import compat
 from fl_sim.results import Results, load_results
 from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import has_script, run_jobs
@@ -146,7 +146,7 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         if options.engine != "flower":
             per_owner = [job for job in jobs if job.experiment.has_own_noise]
             owner_noise.make_owner_noise(_unfinished_jobs(per_owner, options), options, listen)
-        compat.silence_logs()
+        silence_logs()
         content = (root, cells, [job for job in jobs if job not in cells])
         updates = SummaryUpdates(*content, grid.skipped, options.question)
         count = 1 if options.engine == "flower" else min(options.workers, len(jobs))

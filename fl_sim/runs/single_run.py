@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fl_sim import trackers
 from fl_sim.backends.base import Backend, InProcessBackend
 from fl_sim.config.sweeps import Cell
+from fl_sim.contracts import AggregationRule
 from fl_sim.core import process, user_modules
 from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
+from fl_sim.core.flower_types import Strategy
 from fl_sim.core.locks import refuse_link
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.portable import is_portable
@@ -30,13 +33,10 @@ from fl_sim.federation.federation import (
     hash_files,
     load_federation,
 )
-from fl_sim.flower import Grid, client_app, compat
-from fl_sim.flower.backend import FlowerBackend
-from fl_sim.flower.local_grid import LocalGrid
-from fl_sim.flower.server import make_server
 from fl_sim.models import parameters
 from fl_sim.results import MODEL, RESULT, read_result, run_folder
 from fl_sim.rounds.loop import create_state, run_rounds
+from fl_sim.rounds.server import RuleServer, Server
 from fl_sim.rounds.state import State
 from fl_sim.runs import memory
 from fl_sim.runs.batching import choose_batching
@@ -99,6 +99,9 @@ def make_backend(federation: Federation, options: RunOptions) -> Backend:
     """Return the backend of the engine `local` or `ray`."""
     trainer, app = make_trainer(federation, options.faults), options.client_app
     if app is not None:
+        from fl_sim.flower.backend import FlowerBackend
+        from fl_sim.flower.local_grid import LocalGrid
+
         return FlowerBackend(trainer, LocalGrid(app, federation.num_clients))
     if options.engine == "ray":
         from fl_sim.backends.ray_backend import RayBackend, is_inside_worker  # takes a second
@@ -113,6 +116,9 @@ def _simulate(
     federation: Federation, options: RunOptions, train: Callable[[Backend], object]
 ) -> None:
     """Call `train` with a backend on the grid of Flower's simulation engine."""
+    from fl_sim.flower import client_app, compat
+    from fl_sim.flower.backend import FlowerBackend, Grid, wait_for_nodes
+
     app = options.client_app
 
     def main(grid: Grid) -> None:
@@ -179,13 +185,18 @@ def make_initial_state(federation: Federation, batch_clients: bool = False) -> S
     return state
 
 
-def wait_for_nodes(grid: Grid) -> None:
-    """Wait until nodes have registered: Flower starts the server before them."""
-    deadline = time.time() + 120
-    while not list(grid.get_node_ids()):
-        if time.time() > deadline:
-            raise RuntimeError("no node registered within two minutes")
-        time.sleep(0.1)
+def make_server(
+    strategy: AggregationRule | Strategy,
+    parameters: Tensor,
+    shapes: dict[str, tuple[int, ...]],
+    seed: int,
+) -> Server:
+    """Return the server's side for a rule or a Flower strategy."""
+    if isinstance(strategy, Strategy):
+        from fl_sim.flower.server import FlowerServer
+
+        return FlowerServer(strategy, shapes, seed)
+    return RuleServer(strategy, len(parameters))
 
 
 def load_finished(

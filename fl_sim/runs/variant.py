@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fl_sim.core import serialization
+from fl_sim.core.flower_types import ClientApp
 from fl_sim.core.literals import Precision
-from fl_sim.flower import ClientApp, compat
 from fl_sim.training.faults import Faults
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -47,6 +47,8 @@ def describe_variant(
     if faults != Faults():
         variant["faults"] = str(faults)
     if app is not None:
+        from fl_sim.flower import compat
+
         variant["client_app"] = code_digest(compat.get_handlers(app))
     if precision != "float32":
         variant["precision"] = precision

@@ -28,11 +28,11 @@ from fl_sim.core.perturbation import as_floats
 from fl_sim.core.seeding import generator
 from fl_sim.data.partition import Dirichlet, Iid
 from fl_sim.federation.federation import Federation, prepare_federation
-from fl_sim.flower.server import make_server
 from fl_sim.models import parameters
 from fl_sim.models.parameters import flatten, load_flat
 from fl_sim.participants import AvailabilityWindow
 from fl_sim.rounds.loop import create_state, run_rounds
+from fl_sim.runs.single_run import make_server
 from fl_sim.schedule import Schedule
 from fl_sim.training.client_trainer import make_trainer
 from strategies.afl import AFL

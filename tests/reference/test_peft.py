@@ -15,6 +15,7 @@ from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.core.vision import torchvision
 from fl_sim.experiment import Model
 from fl_sim.models.adapters import write_adapter
+from fl_sim.models.backbones.efficientnet_lite import LITE0, EfficientNetLite0, Lite0
 from fl_sim.models.low_rank import add_low_rank, find_low_rank
 from fl_sim.models.tuning import build_network
 
@@ -167,16 +168,24 @@ def test_peft_attaches_an_adapter_file_to_the_network_of_timm(
     assert not torch.allclose(output, plain, atol=0.1)
 
 
-def test_peft_cannot_make_the_convolutions_of_lite0_as_the_warning_says(tmp_path: Path) -> None:
+def test_peft_reads_an_adapter_of_lite0(tmp_path: Path) -> None:
     peft: Any = pytest.importorskip("peft")
-    from efficientnet_lite_pytorch import EfficientNet
-
-    model = Model("efficientnet_lite0", tune="lora", pixels=32, rank=RANK)
+    model = Model("efficientnet_lite0", "pretrained", "lora", pixels=32, rank=RANK, blocks=3)
     ours = build_network(model, (3, 32, 32), 1000, 0)
-    with pytest.warns(match="peft cannot read this adapter.*Conv2dStaticSamePadding"):
-        write_adapter(ours.trained, model, tmp_path)
-    with pytest.raises(AssertionError):  # in the constructor of Conv2dStaticSamePadding
-        peft.PeftModel.from_pretrained(EfficientNet.from_name("efficientnet-lite0"), tmp_path)
+    images = torch.rand(3, 3, 32, 32, generator=generator(0, "images"))
+    network = EfficientNetLite0()
+    network.load_state_dict(Lite0().read_weights(LITE0))
+    with torch.no_grad():
+        for layer in find_low_rank(ours.trained).values():
+            layer.up.normal_(std=0.1)
+    write_adapter(ours.trained, model, tmp_path)
+    inputs = ours.frozen[:2](images)
+    with torch.no_grad():
+        plain = network.eval()(inputs)
+        theirs = peft.PeftModel.from_pretrained(network, tmp_path).eval()(inputs)
+        output = ours.trained.eval()(ours.frozen(images))
+    torch.testing.assert_close(output, theirs, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(output, plain, atol=0.1)
 
 
 def test_a_model_starts_from_an_adapter_that_peft_wrote(

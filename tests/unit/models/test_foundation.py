@@ -68,18 +68,6 @@ def test_the_stages_are_the_whole_network(backbone: str) -> None:
     torch.testing.assert_close(row(colour()), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_lite0_is_the_whole_network_of_its_package() -> None:
-    from efficientnet_lite_pytorch import EfficientNet
-
-    with seed_torch(0, "stages"):
-        whole = EfficientNet.from_name("efficientnet-lite0").eval()
-    with seed_torch(0, "stages"):
-        row = build_row(Model(LITE0), 1000).stages.eval()
-    whole._fc = row[-1]
-    expected = whole((colour() - 127 / 255) / (128 / 255))
-    torch.testing.assert_close(row(colour()), expected, rtol=1e-4, atol=1e-6)
-
-
 def test_the_head_of_lite0_sees_1280_features(lite0: Network) -> None:
     images = torch.rand(3, 1, 28, 28, generator=generator(0, "grey"))
     features = lite0.frozen(images)

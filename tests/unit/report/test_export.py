@@ -70,9 +70,9 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def results(make_results, sweep):
-    axes = {"layout.fraction": [0.0, 0.5]}
+    axes = {"strategy": ["FedAvg", "Krum(num_byzantine=1)"], "layout.fraction": [0.0, 0.5]}
     lost = ({"round": 1, "client": 2, "cause": "ValueError: a_b & 5 % {x}"},)
-    fails = {"layout.fraction": 0.5}
+    fails = {"strategy": "Krum(num_byzantine=1)", "layout.fraction": 0.5}
     return make_results(
         sweep(axes=axes, seeds=(0, 1), lost=lost, broken=lambda s, seed: s == fails and seed == 1)
     )
@@ -125,7 +125,8 @@ def test_the_key_numbers_are_those_of_the_results(written, results):
     frame = pd.read_csv(written[0] / "export/key_numbers.csv")
     cells = results.cells[results.cells["status"] == "finished"]
     for _, row in frame.iterrows():
-        own = 100 * cells[cells["settings.layout.fraction"] == row["fraction"]].accuracy
+        is_own = cells["settings.strategy"] == row["strategy"]
+        own = 100 * cells[is_own & (cells["settings.layout.fraction"] == row["fraction"])].accuracy
         assert row["A_mix, %"] == pytest.approx(own.mean(), abs=0.51)
         if len(own) > 1:
             assert row["A_mix, % ±"] == pytest.approx(own.std(), abs=0.51)

@@ -42,6 +42,7 @@ def command(*words: str) -> str:
 @pytest.mark.parametrize(
     "code",
     [
+        "import fl_sim",
         "import fl_sim.report.page, fl_sim.report.study, fl_sim.report.expected",
         command("--help"),
         command("sweep", "--help"),
@@ -61,6 +62,42 @@ def test_a_page_is_made_of_results_alone(make_results: Callable[..., Results], s
     results = make_results(sweep({"layout.fraction": [0.0, 0.5]}))
     assert loaded_by(command("report", str(results.path))) == "loaded:"
     assert (results.path / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_and_an_audit_without_flower_import_neither_it_nor_ray(tmp_path: Path) -> None:
+    sizes = ["data.num_clients=2", "data.num_samples=60", "data.num_test=20", "rounds=1"]
+    fields = [*sizes, "data.dataset=digits", "strategy=FedAvg"]
+    fields += ["model.backbone=small_cnn", "model.init=random", "model.tune=full"]
+    changes = [part for field in fields for part in ("--set", field)]
+    file = ROOT / "experiments" / "quickstart.py"
+    run = command("run", str(file), "--engine", "local", "--out", str(tmp_path), *changes)
+    assert not {"flwr", "ray"} & {*loaded_by(run).split()}
+    (folder,) = tmp_path.glob("quickstart/*/*/result.json")
+    audit = command("audit", str(folder.parent))
+    assert not {"flwr", "ray"} & {*loaded_by(audit).split()}
+
+
+def test_windows_is_refused_in_one_line() -> None:
+    code = "import sys; sys.platform = 'win32'; import fl_sim"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    line = done.stderr.splitlines()[-1]
+    assert line == "ImportError: fl_sim runs on Linux and macOS; on Windows, use it in WSL 2"
+
+
+@pytest.mark.slow
+def test_errors_of_flower_are_shown_and_progress_is_not() -> None:
+    code = (
+        "from fl_sim.core.process import silence_logs; silence_logs(); import flwr, logging\n"
+        "logging.getLogger('flwr').info('fitting'); logging.getLogger('flwr').error('it failed')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "it failed" in done.stdout + done.stderr
+    assert "fitting" not in done.stdout + done.stderr
 
 
 def test_a_threat_model_is_read_and_not_imported() -> None:

@@ -19,8 +19,6 @@ from fl_sim.report.content import Content
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
-KEPT = ("experiment", "run_id", "seed", "seeds", "settings", "label")  # of an unfinished run
-
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,26 +82,22 @@ def wait_for(port: int, words: str) -> str:
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """Return a folder with a summary of two finished runs, which is all that most tests need."""
-    runs = [dict.fromkeys(KEPT, ""), dict.fromkeys(KEPT, "")]
-    cells = [{**own, "status": "finished"} for own in runs]
-    write_json(tmp_path / "summary.json", {"experiment": "toy", "cells": cells})
-    return tmp_path
+def results(make_results: Callable, sweep: type) -> Path:
+    return make_results(sweep(axes={"layout.fraction": [0.0, 0.5]})).path
 
 
 def mark_unfinished(path: Path, place: int) -> dict:
     """Let a run of a summary be unfinished, and return the summary before."""
     before = read_json(path / "summary.json")
     cells = [dict(cell) for cell in before["cells"]]
-    unfinished = {name: cells[place][name] for name in KEPT}
+    kept = ("experiment", "run_id", "seed", "seeds", "settings", "label")
+    unfinished = {name: cells[place][name] for name in kept}
     cells[place] = {**unfinished, "status": "failed", "error": "not finished"}
     write_json(path / "summary.json", {**before, "cells": cells})
     return before
 
 
-def test_the_page_follows_the_results(make_results: Callable, sweep: type) -> None:
-    results = make_results(sweep(axes={"layout.fraction": [0.0, 0.5]})).path
+def test_the_page_follows_the_results(results: Path) -> None:
     before = mark_unfinished(results, 1)
     with serving(results) as port:
         first = wait_for(port, "1 of 2 runs have finished; this page shows others as they come")
@@ -149,7 +143,6 @@ def test_other_hosts_and_paths_are_refused(results: Path) -> None:
         assert get(port, "/../summary.json")[0] == 404
 
 
-@pytest.mark.usefixtures("empty")
 def test_the_page_asks_nobody_but_its_own_server(results: Path) -> None:
     with serving(results) as port:
         text = wait_for(port, "2 of 2")

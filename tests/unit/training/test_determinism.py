@@ -14,12 +14,12 @@ from fl_sim.core.errors import FieldError
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.federation.federation import Federation, load_federation
-from fl_sim.flower.server import make_server
 from fl_sim.models.parameters import parameter_shapes
 from fl_sim.rounds.accumulator import RoundUpdates
 from fl_sim.rounds.loop import create_state, run_rounds
 from fl_sim.rounds.measure import measure_round
 from fl_sim.rounds.state import RoundOutcome, State
+from fl_sim.runs.single_run import make_server
 from fl_sim.training.client_trainer import make_trainer
 from fl_sim.training.tasks import RoundConfig
 

@@ -17,7 +17,6 @@ from fl_sim.contracts import Client, Shard
 from fl_sim.core.errors import FieldError
 from fl_sim.data.partition import Iid
 from fl_sim.federation.federation import load_federation
-from fl_sim.flower.server import make_server
 from fl_sim.metrics.extraction import knowledge_extraction
 from fl_sim.models import parameters
 from fl_sim.models.batches import count_samples, min_batch_size, split_batches
@@ -26,6 +25,7 @@ from fl_sim.models.tuning import FrozenBatchNorm, build_network
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.rounds.loop import create_state, plan_round
+from fl_sim.runs.single_run import make_server
 from fl_sim.training.client_trainer import make_trainer
 from strategies.fednova import FedNova
 
