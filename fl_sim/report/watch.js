@@ -6,8 +6,10 @@ folded().forEach((details, place) => { details.open ||= (before.open || []).incl
 if (before.top) scrollTo(0, before.top);
 setInterval(async () => {
   try {
-    const reply = await fetch("version", {cache: "no-store"});
-    if (await reply.text() === shown.dataset.version) return;
+    const reply = await fetch("state", {cache: "no-store"});
+    const {version, state} = await reply.json();
+    shown.textContent = state;
+    if (String(version) === shown.dataset.version) return;
     const open = folded().flatMap((details, place) => details.open ? [place] : []);
     sessionStorage.setItem("before", JSON.stringify({open, top: scrollY}));
     location.reload();

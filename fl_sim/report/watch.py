@@ -1,5 +1,6 @@
 """Serves the page of results while they are written, to this machine alone."""
 
+import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,8 +10,9 @@ from time import monotonic, thread_time
 from fl_sim.core.atomic_io import DamagedFileError, read_json
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import LOCK
-from fl_sim.report.content import read_content
+from fl_sim.report.content import Content, read_content
 from fl_sim.report.page import Live, render_html
+from fl_sim.results import RESULT
 from fl_sim.results.studies import SUMMARY as STUDY
 from fl_sim.results.tables import SUMMARY, UNFINISHED
 
@@ -19,6 +21,7 @@ HOSTS = (LOOPBACK, "localhost")
 PAUSE = 1.0  # seconds between two looks at the files
 MIN_BUILD_PAUSE = 3.0  # seconds between two pages, at least
 BUILD_SHARE = 0.2  # of one processor's time that is spent on pages, at most
+MAX_RUNNING = 4  # runs whose rounds are shown
 ATTENTION = 15.0  # seconds after a request during which somebody is taken to look on
 
 
@@ -30,7 +33,8 @@ class LivePage:
         self.path = path
         self.version, self.built, self.due = 0, (0, 0), 0.0
         self.asked = monotonic()
-        self.html = self._render(0, "There are no results yet; this page shows them as they come.")
+        self.state = "There are no results yet; this page shows them as they come."
+        self.html = self._render(0)
 
     def refresh(self) -> None:
         """Build the page again if results have changed, somebody looks on, and it is time."""
@@ -38,21 +42,26 @@ class LivePage:
         if stamp == self.built or now < self.due or now - self.asked > ATTENTION:
             return
         started = thread_time()
-        version, html = self.version + 1, b""
+        version, html, self.state = self.version + 1, b"", describe_state(self.path)
         try:
-            html = self._render(version, describe_state(self.path), read=True)
+            html = self._render(version, read_content(self.path))
         except RequestError as error:
             if self._stamp() == stamp:  # else it was read between two files that belong together
-                html = self._render(version, f"The results cannot be read: {error}.")
+                self.state = f"The results cannot be read: {error}."
+                html = self._render(version)
         if html:
             self.html, self.version, self.built = html, version, stamp
         self.due = monotonic() + max(MIN_BUILD_PAUSE, (thread_time() - started) / BUILD_SHARE)
 
-    def _render(self, version: int, state: str, read: bool = False) -> bytes:
-        live = Live(state, version)
-        if not read:
-            return render_html(self.path.name, [], True, live=live).encode()
-        title, sections, complete, question = read_content(self.path)
+    def describe(self) -> bytes:
+        """Return the version of the page and the state of the runs as JSON."""
+        state = " ".join(filter(None, [self.state, describe_running(self.path)]))
+        return json.dumps({"version": self.version, "state": state}).encode()
+
+    def _render(self, version: int, content: Content | None = None) -> bytes:
+        content = content or Content(self.path.name, [], True, "")
+        title, sections, complete, question = content
+        live = Live(self.state, version)
         return render_html(title, sections, complete, question, live=live).encode()
 
     def _stamp(self) -> tuple[int, int]:
@@ -78,11 +87,30 @@ def describe_state(path: Path) -> str:
     return f"{done} of {len(cells)} runs have finished{end}."
 
 
+def describe_running(path: Path) -> str:
+    """Return in words the rounds of runs that the newest sweep has begun and not finished."""
+    started, words = _read_start(path), []
+    for file in sorted(path.glob("*/seed=*/progress.jsonl")):
+        if file.stat().st_mtime_ns >= started and not (file.parent / RESULT).exists():
+            try:
+                line = json.loads(file.read_text(errors="replace").splitlines()[-1])
+                words.append(f"{line['label']}: round {line['round']} of {line['rounds']}")
+            except (IndexError, KeyError, TypeError, ValueError):  # before the end of a line
+                continue
+    return "; ".join(words[:MAX_RUNNING]) + "." * bool(words)
+
+
+def _read_start(path: Path) -> int:
+    """Return the time at which the newest sweep in a folder began, or 0 if it is not known."""
+    lock = path / LOCK
+    return lock.stat().st_mtime_ns if lock.exists() else 0
+
+
 def is_over(path: Path) -> bool:
     """Return whether the newest sweep in a folder has written the summary of all its runs."""
     name = STUDY if (path / STUDY).exists() else SUMMARY
     try:
-        started = (path / LOCK).stat().st_mtime_ns if (path / LOCK).exists() else 0
+        started = _read_start(path)
         written = (path / name).stat().st_mtime_ns
         cells = read_json(path / name).get("cells", ())
     except (FileNotFoundError, DamagedFileError):
@@ -134,10 +162,10 @@ def serve(
 
 def _make_handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Answers requests for the page and its version."""
+        """Answers requests for the page and its state."""
 
         def do_GET(self) -> None:
-            """Send the page or its version; refuse names of other hosts, which could be anybody's.
+            """Send the page or its state; refuse names of other hosts, which could be anybody's.
 
             A page elsewhere could otherwise read this one under a name that leads here.
             """
@@ -148,8 +176,8 @@ def _make_handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
             page.asked = monotonic()
             if self.path == "/":
                 self._send(page.html, "text/html; charset=utf-8")
-            elif self.path == "/version":
-                self._send(str(page.version).encode(), "text/plain")
+            elif self.path == "/state":
+                self._send(page.describe(), "application/json")
             else:
                 self.send_error(404)
 

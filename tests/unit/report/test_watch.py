@@ -1,6 +1,7 @@
 """The page of results that is served while they are written."""
 
 import http.client
+import json
 import os
 import re
 import threading
@@ -101,7 +102,7 @@ def test_the_page_follows_the_results(results: Path) -> None:
     before = mark_unfinished(results, 1)
     with serving(results) as port:
         first = wait_for(port, "1 of 2 runs have finished; this page shows others as they come")
-        _, version = get(port, "/version")
+        version = json.loads(get(port, "/state")[1])["version"]
         assert f'data-version="{version}"' in first
         write_json(results / "summary.json", before)
         second = wait_for(port, "2 of 2 runs have finished.")
@@ -113,7 +114,7 @@ def test_it_is_built_only_when_something_changed(results: Path, empty: list[Path
     with serving(results) as port:
         wait_for(port, "2 of 2")
         for _ in range(10):
-            get(port, "/version")
+            get(port, "/state")
             threading.Event().wait(0.02)
     assert empty == [results]
 
@@ -134,6 +135,21 @@ def test_before_there_are_results_the_page_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("empty")
+def test_the_rounds_of_runs_that_go_on_are_shown_without_a_new_page(results: Path) -> None:
+    line = {"label": "fraction 0.5, seed 1", "round": 3, "rounds": 8}
+    for name, content in (("a", json.dumps(line)), ("b", '{"label": "cut'), ("c", "")):
+        (results / name / "seed=1").mkdir(parents=True)
+        (results / name / "seed=1/progress.jsonl").write_text(f"{{}}\n{content}")
+    with serving(results) as port:
+        wait_for(port, "2 of 2 runs have finished.")
+        found = json.loads(get(port, "/state")[1])
+        assert found["state"] == "2 of 2 runs have finished. fraction 0.5, seed 1: round 3 of 8."
+        (results / "a/seed=1/result.json").touch()
+        later = json.loads(get(port, "/state")[1])
+    assert later == {"version": found["version"], "state": "2 of 2 runs have finished."}
+
+
+@pytest.mark.usefixtures("empty")
 def test_other_hosts_and_paths_are_refused(results: Path) -> None:
     with serving(results) as port:
         assert get(port, host=f"localhost:{port}")[0] == 200
@@ -151,7 +167,7 @@ def test_the_page_asks_nobody_but_its_own_server(results: Path) -> None:
     assert "default-src 'none'" in policy[1]
     assert "connect-src 'self'" in policy[1]
     assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text) == []
-    assert re.findall(r"fetch\(([^,]*)", text) == ['"version"']
+    assert re.findall(r"fetch\(([^,]*)", text) == ['"state"']
 
 
 @pytest.mark.usefixtures("empty")
