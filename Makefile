@@ -9,7 +9,7 @@ INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORC
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all fuzz check format report bench bench-gpu bench-rules clean
+.PHONY: help setup quickstart test test-all fuzz check format docs report bench bench-gpu bench-rules clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,10 +44,14 @@ format: $(READY)  ## Format the code, and mend what the linter can
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
+docs: $(READY)  ## Build the documentation into site/, and check its links (needs no network)
+	$(BIN)/mkdocs build --strict --quiet
+
 report: $(READY)  ## Rebuild the reports of runs/ and the generated pages and tables of the docs
 	$(BIN)/fl-sim expected tables
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m fl_sim.report.glossary > docs/glossary.md
+	$(BIN)/python -m fl_sim.report.frames docs/frames.md
 	@if compgen -G "runs/*/s*y.json" > /dev/null; then $(BIN)/fl-sim report runs; fi
 
 bench: $(READY) $(VENV)/pfl  ## Measure what a round costs, beside a plain loop, Flower and pfl (ARGS="--only W1,W2")

@@ -21,7 +21,7 @@ from fl_sim.data.sources import discover_sources
 from fl_sim.models.backbones import discover_backbones
 from fl_sim.models.networks import NETWORKS
 from fl_sim.planted import Planted
-from fl_sim.results.columns import list_columns
+from fl_sim.results.columns import TABLES
 from fl_sim.samplers import Sampler
 from fl_sim.triggers import Trigger
 
@@ -60,7 +60,9 @@ def list_entries(kind: Kind) -> list[Item]:
     if kind == "models":
         return _list_models()
     if kind == "columns":
-        return [Item(c.name, c.meaning, f"results.{c.table}") for c in list_columns()]
+        return [
+            Item(c.name, c.meaning, table.place) for table in TABLES.values() for c in table.columns
+        ]
     classes = list_classes(kind)
     plugins = [Item(name, *summary_of(cls), describe_use(cls)) for name, cls in classes.items()]
     if kind == "strategies":  # and those of Flower itself, which can be used as they are

@@ -215,11 +215,12 @@ def expected_tables(
     index: Annotated[Path, Argument(help="Markdown file of the index.")] = INDEX,
     folder: Annotated[Path, Argument(help="Folder of expected results.")] = EXPERIMENTS,
 ) -> None:
-    """Rebuild the index of experiments, and a page for each, from the expected results."""
+    """Rebuild the index of experiments, a page for each, and the gallery, from expected results."""
     with importing():
-        from fl_sim.report import expected, reported
+        from fl_sim.report import expected, gallery, reported
 
     names = expected.write_pages(index, folder)
     if (folder / reported.FILE).exists():
         names.append(reported.write_page(index.parent, folder))
+    names.append(gallery.write(index.with_name("gallery.md"), folder))
     terminal.console.print(f"rebuilt {', '.join(names)}")

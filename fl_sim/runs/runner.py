@@ -80,7 +80,9 @@ def sweep(
             `{"method": {"FedProx": {"client": FedProxClient()}, "FedAvg": {}}}`.
         skip: By reason, a function of a cell's experiment that returns True if the cell is to be
             left out, such as `{"Krum needs 5 clients": lambda e: e.data.num_clients < 5}`.
-        seeds, listen, options: As in `run`.
+        seeds: The seeds; None for that of the experiment.
+        listen: Called after every round.
+        options: Fields of `RunOptions`.
     """
     chosen = make_options({"resume": True, **options})
     grid = plan_cells(experiment, axes, seeds, skip=skip, skip_invalid=chosen.skip_invalid)

@@ -107,11 +107,25 @@ def test_the_findings_of_the_readme_stand_on_their_pages() -> None:
     findings = (ROOT / "README.md").read_text().partition("## Findings")[2].partition("\n## ")[0]
     assert len(re.findall(r"^(?:- |  )", findings, re.MULTILINE)) <= 12, "lines of findings"
     for finding in re.findall(r"^- .*?(?=^- |\n\n|\Z)", findings, re.DOTALL | re.MULTILINE):
-        link = re.compile(r"\(docs/(results/\w+\.md)\)")
-        page = "".join((ROOT / "docs" / name).read_text() for name in link.findall(finding))
-        numbers = re.findall(r"\d[\d.]*\d|\d", link.sub("", finding))
-        assert page, finding
-        assert [number for number in numbers if number not in page] == [], finding
+        assert find_unsupported(finding) == [], finding
+
+
+def find_unsupported(text: str) -> list[str]:
+    """Return the numbers of a text that are on none of the pages of results that it links to."""
+    link = re.compile(r"\]\((?:docs/)?(results/\w+\.md)\)")
+    page = "".join((ROOT / "docs" / name).read_text() for name in link.findall(text))
+    assert page, text
+    return [n for n in re.findall(r"\d[\d.]*\d|\d", link.sub("", text)) if n not in page]
+
+
+ANSWERS = re.split(r"\n\n|^(?=\| )", (ROOT / "docs/faq.md").read_text(), flags=re.MULTILINE)
+MEASURED = [text for text in ANSWERS if "](results/" in text]
+
+
+@pytest.mark.parametrize("text", MEASURED, ids=lambda text: text[:40])
+def test_the_numbers_of_answers_stand_on_their_pages(text: str) -> None:
+    words = re.sub(r"`[^`]*`|Lite0|Tier \d|x86-64", "", text)
+    assert find_unsupported(words) == [], text
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
