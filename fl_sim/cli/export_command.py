@@ -40,11 +40,11 @@ def _export_parts(path: Path, out: Path | None, names: list[str] | None, kind: s
         from fl_sim.report.content import read_content
 
     refuse_unreadable(path)
-    sections, chosen = read_content(path).sections, getattr(components, kind)
-    parts = export.select_parts(export.list_parts(sections), chosen, names or ())
     folder = path / export.FOLDER if out is None else out
     refuse_link(folder)
     refuse_unwritable(folder)
+    sections, chosen = read_content(path).sections, getattr(components, kind)
+    parts = export.select_parts(export.list_parts(sections), chosen, names or ())
     for file in export.write_parts(folder, parts):
         terminal.console.print(f"wrote {file}", soft_wrap=True, highlight=False)
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from fl_sim import cli
 from fl_sim.core.errors import RequestError
 from fl_sim.report import page
 from fl_sim.report.components import Cell, Drawing, Section, Table, build_table
@@ -256,3 +257,44 @@ def test_alike_captions_get_names_of_their_own():
     other = build_table("A", ["x"], ["y"], [[Cell("1"), Cell("3")]])
     parts = list_parts([Section("s", "S", (), (table, other))])
     assert [part.name for part in parts] == ["a", "a_2"]
+
+
+@pytest.fixture
+def fl_sim(monkeypatch, capsys):
+    """Return a caller of the command line, which gives the exit code and what was printed."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["fl-sim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_the_command_writes_what_was_asked_for(results, tmp_path, fl_sim):
+    out = tmp_path / "paper" / "parts"
+    code, text, _ = fl_sim("export", "tables", results.path, "--out", out, "--name", "key_*")
+    assert code == 0
+    assert text == f"wrote {out}/key_numbers.csv\nwrote {out}/key_numbers.tex\n"
+    code, _, _ = fl_sim("export", "figures", results.path, "--out", out, "-n", "membership_roc")
+    assert code == 0
+    ends = {path.name for path in out.iterdir()}
+    names = ("key_numbers.csv", "key_numbers.tex", "membership_roc.pdf", "membership_roc.svg")
+    assert ends == set(names)
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_wrong_request_is_one_line_and_writes_nothing(results, tmp_path, fl_sim):
+    out = tmp_path / "parts"
+    code, _, error = fl_sim("export", "tables", results.path, "--out", out, "-n", "nothing")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: --name nothing matches none of key_numbers, ")
+    code, _, error = fl_sim("export", "figures", tmp_path, "--out", out)
+    assert (code, error) == (2, f"error: no results in {tmp_path}: summary.json is missing\n")
+    out.symlink_to(tmp_path)
+    code, _, error = fl_sim("export", "tables", results.path, "--out", out)
+    assert code == 2
+    assert "is a symbolic link" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
