@@ -137,8 +137,9 @@ def test_noise_that_is_interrupted_goes_on_to_the_same_bytes(
         made.again()
     num_classes = int(made.labels.max()) + 1
     most = made.protection.predict_passes(len(made.labels), num_classes)
-    assert whole.passes <= most
-    if not hasattr(made.protection, "stop_error"):
+    is_own = not type(made.protection).__module__.startswith("fl_sim.")
+    assert whole.passes <= most or (most == 0 and is_own)  # a user's may have no forecast
+    if most and not hasattr(made.protection, "stop_error"):
         class_wise = getattr(made.protection, "form", "") == "class"
         added = num_classes * CAPS["max_passes"] if class_wise else 0  # of classes that may lack
         assert whole.passes >= most - added
