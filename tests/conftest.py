@@ -17,6 +17,8 @@ from clients.sgd import SgdClient
 from fl_sim import Data, Experiment
 from fl_sim.contracts import Dataset, RoundRecord, Triggered
 from fl_sim.data.sources import load_dataset, take_subset
+from fl_sim.training.batched_layers import StackedLayers
+from fl_sim.training.batched_networks import StackedNetwork
 from strategies.fedavg import FedAvg
 
 settings.register_profile(
@@ -72,6 +74,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Use one thread, as backends do: reductions depend on the number of threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def batched_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the number of clients in each step of a batch of clients.
+
+    Without it, a test of batched clients would also pass if none were batched.
+    """
+    steps: list[int] = []
+
+    def watch(kind: Any) -> None:
+        take_step = kind.take_step
+
+        def record(models: Any, records: Any, targets: Any, sgd: Any) -> None:
+            steps.append(len(targets.labels))
+            take_step(models, records, targets, sgd)
+
+        monkeypatch.setattr(kind, "take_step", record)
+
+    watch(StackedLayers)
+    watch(StackedNetwork)
+    return steps
 
 
 @pytest.fixture

@@ -223,26 +223,26 @@ def study_(
         from fl_sim.cli import execution
         from fl_sim.cli.bars import show_study_progress
         from fl_sim.cli.show import show
-        from fl_sim.core import interrupts
         from fl_sim.runs import study
 
     execution.announce_device(device)
     count, chosen = execution.count_workers(workers), execution.parse_seeds(seeds)
     total = len(study.expand_points(study.read(file), chosen))
-    with show_study_progress(terminal.console, total) as listen:
-        results = study.run(
-            file,
-            chosen,
-            out=out,
-            workers=count,
-            resume=resume,
-            wait=wait,
-            on_point_end=listen,
-            device=device,
-            deterministic=deterministic,
-            precision=precision,
-        )
-    if interrupts.is_stop_requested():
+    try:
+        with show_study_progress(terminal.console, total) as listen:
+            results = study.run(
+                file,
+                chosen,
+                out=out,
+                workers=count,
+                resume=resume,
+                wait=wait,
+                on_point_end=listen,
+                device=device,
+                deterministic=deterministic,
+                precision=precision,
+            )
+    except KeyboardInterrupt:
         stop("interrupted; the same command continues", 130)
     show(results)
     if not results.complete:

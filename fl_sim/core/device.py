@@ -343,6 +343,35 @@ def free_memory(device: torch.device) -> int:
     return int(free + module.memory_reserved(device) - module.memory_allocated(device))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a device is used up."""
+    # On MPS, PyTorch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give the memory that PyTorch holds in reserve back to an accelerator."""
+    if device.type != "cpu":
+        module: Any = torch.get_device_module(device)
+        module.empty_cache()
+
+
+def measure_peak(device: torch.device, step: Callable[[], object]) -> int:
+    """Return the bytes of an accelerator that a step needs at its peak.
+
+    On MPS, which reports no peak, they are those that PyTorch takes for it beyond what it holds.
+    """
+    if device.type == "mps":
+        empty_cache(device)
+        before = torch.mps.driver_allocated_memory()
+        step()
+        return torch.mps.driver_allocated_memory() - before
+    torch.accelerator.reset_peak_memory_stats(device)
+    before = torch.accelerator.memory_allocated(device)
+    step()
+    return torch.accelerator.max_memory_allocated(device) - before
+
+
 def list_accelerators() -> list[DeviceMemory]:
     """Return the accelerators of this machine, with their names and memory."""
     found = [

@@ -43,6 +43,15 @@ def raise_if_requested(round_num: int) -> None:
         raise InterruptedRunError(f"interrupted after round {round_num}; continue with --resume")
 
 
+def raise_after_interrupt() -> None:
+    """Raise `KeyboardInterrupt` if runs that have now ended were asked to stop.
+
+    Without it, a script or notebook that calls one run after another would begin the next one.
+    """
+    if is_stop_requested():
+        raise KeyboardInterrupt("interrupted after the current round; resume=True continues")
+
+
 set_stop_check(is_stop_requested)  # long computations of noise stop at their next checkpoint
 
 

@@ -37,15 +37,16 @@ def use_precision(precision: Precision | None) -> Iterator[None]:
     if precision is None:
         yield
         return
+    switches: Any = ()
+    if "tf32" in (precision, current_precision()):  # else they are off already
+        switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     token = _current.set(precision)
-    switches: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     try:
-        for switch in switches if precision == "tf32" else ():
-            switch.fp32_precision = "tf32"
+        for switch in switches:
+            switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
-            if precision == "tf32":
-                switch.fp32_precision = value
+            switch.fp32_precision = value
         _current.reset(token)

@@ -358,7 +358,8 @@ def prepare_federation(experiment: Experiment) -> Federation:
     withheld = experiment.withholds_images & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
-    network.trained.precision = current_precision()
+    if experiment.model.tune not in (*CLOSED_FORM, "zero_shot"):  # these are not trained, and scores are close
+        network.trained.precision = current_precision()
     model, rule = to_channels_last(network.trained), experiment.strategy
     if isinstance(rule, AggregationRule) and rule.changes_base:
         send_base(model)

@@ -1,14 +1,12 @@
 """Prediction of the memory that a run needs, and a check that it fits."""
 
 from bisect import bisect_right
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-import torch
 from torch import nn
 
-from fl_sim.core.device import current_device, free_memory
+from fl_sim.core.device import current_device, free_memory, is_out_of_memory, measure_peak
 from fl_sim.core.errors import FieldError
 from fl_sim.core.process import available_memory, used_memory
 from fl_sim.experiment import Experiment
@@ -25,7 +23,7 @@ MIB = 1024**2
 # Of the model, in single precision: global, evaluation, training, gradients, momentum, update.
 COPIES = 7
 STEP = 4  # further copies, in double precision: the sum, its chunk, and the step
-MEASURED = ("cuda", "xpu")  # kinds of device whose peak memory PyTorch reports
+MEASURED = ("cuda", "xpu", "mps")  # kinds of device of whose memory PyTorch keeps account
 USABLE = 0.9  # share of a device's free memory; the rest is lost between blocks
 SOLVE = 6  # matrices of a covariance's size, in double precision: its parts and eigenvectors
 
@@ -109,18 +107,18 @@ def fit_to_device(trainer: ClientTrainer, federation: Federation, batched: bool)
     config = RoundConfig(1, federation.start, federation.start_buffers, batch_clients=batched)
     free = free_memory(device)
     try:
-        one = _measure_peak(device, lambda: probe.attempt(config, ClientTask(0)))
-    except torch.OutOfMemoryError:
+        one = measure_peak(device, lambda: probe.attempt(config, ClientTask(0)))
+    except Exception as error:
+        if not is_out_of_memory(error):  # of the client's code, which fails alike in the run
+            return
         allowed = f"smaller: one step needs more than {free // MIB:,} MiB, free on {device}"
         field, given = _find_size_field(federation.experiment)
         raise FieldError(field, allowed, given) from None
-    except Exception:  # of the client's code, which fails alike when it is trained
-        return
     count = min(max_batched_clients(), federation.max_clients_per_round)
     if not batched or count < 2:
         return
     pair = (ClientTask(0), ClientTask(1))
-    two = _measure_peak(device, lambda: probe.train_chunk(config, pair))
+    two = measure_peak(device, lambda: probe.train_chunk(config, pair))
     spare, per_client = int(USABLE * free) - one, max(1, two - one)
     if probe.max_batch is None and spare // per_client >= count - 1:
         return
@@ -134,14 +132,6 @@ def _find_size_field(experiment: Experiment) -> tuple[str, object]:
     if hasattr(experiment.client, "batch_size"):
         return "client.batch_size", experiment.client.batch_size
     return "model.backbone", experiment.model.backbone
-
-
-def _measure_peak(device: torch.device, step: Callable[[], object]) -> int:
-    """Return the bytes of an accelerator that a step needs at its peak."""
-    torch.accelerator.reset_peak_memory_stats(device)
-    before = torch.accelerator.memory_allocated(device)
-    step()
-    return int(torch.accelerator.max_memory_allocated(device)) - before
 
 
 def _make_probe(trainer: ClientTrainer) -> ClientTrainer:

@@ -148,7 +148,10 @@ class RunOptions:
 
 
 def make_options(given: Mapping[str, Any]) -> RunOptions:
-    """Return run options from fields by name; a tuple may be given as a list, or a single item.
+    """Return run options from fields by name.
+
+    A tuple may be given as a list, or a single item, faults as the text of `--inject`, and the
+    device as one of PyTorch.
 
     Raises:
         RequestError: For an unknown name, or options that exclude each other.
@@ -166,4 +169,8 @@ def make_options(given: Mapping[str, Any]) -> RunOptions:
             chosen[name] = tuple(given[name]) if isinstance(given[name], list) else (given[name],)
     if isinstance(given.get("out"), str | PathLike):
         chosen["out"] = Path(given["out"])
+    if isinstance(given.get("faults"), str):
+        chosen["faults"] = Faults.parse(given["faults"])
+    if isinstance(given.get("device"), torch.device):
+        chosen["device"] = str(given["device"])
     return RunOptions(**chosen)

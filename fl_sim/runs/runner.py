@@ -56,8 +56,12 @@ def run(
     Raises:
         RequestError: Before any work, for a wrong request. A run that fails is recorded, and
             `complete` is False.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once the current round is finished and saved;
+            `resume=True` continues.
     """
-    return run_cells(expand_cells(experiment, {}, seeds), make_options(options), listen)
+    results = run_cells(expand_cells(experiment, {}, seeds), make_options(options), listen)
+    interrupts.raise_after_interrupt()
+    return results
 
 
 def sweep(
@@ -83,10 +87,16 @@ def sweep(
         seeds: The seeds; None for that of the experiment.
         listen: Called after every round.
         options: Fields of `RunOptions`.
+
+    Raises:
+        RequestError: As in `run`.
+        KeyboardInterrupt: As in `run`.
     """
     chosen = make_options({"resume": True, **options})
     grid = plan_cells(experiment, axes, seeds, skip=skip, skip_invalid=chosen.skip_invalid)
-    return run_grid(drop_invalid(grid, chosen), chosen, listen)
+    results = run_grid(drop_invalid(grid, chosen), chosen, listen)
+    interrupts.raise_after_interrupt()
+    return results
 
 
 def run_cells(cells: list[Cell], options: RunOptions, listen: Listener) -> Results:

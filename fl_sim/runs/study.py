@@ -22,12 +22,13 @@ from torch import Tensor
 
 from fl_sim.config import sweeps
 from fl_sim.config.user_file import load_python
-from fl_sim.core import process
+from fl_sim.core import interrupts, process
 from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
 from fl_sim.core.device import current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, RunFailedError, require
 from fl_sim.core.literals import Precision
 from fl_sim.core.locks import lock_folder, refuse_link
+from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.results import run_folder
 from fl_sim.results.studies import IMAGES, NUMBERS, SUMMARY, StudyResults, load_study, read_numbers
@@ -36,6 +37,7 @@ from fl_sim.runs.processes import run_jobs
 from fl_sim.runs.progress import Listener
 
 LOG = logging.getLogger("fl_sim")
+MODE = ("device", "portable", "precision")  # in a point's file, unless they are the usual ones
 Measured = Mapping[str, float | Float[Tensor, "n c h w"]]
 
 
@@ -176,7 +178,8 @@ def run(
         seeds: Seeds; if empty, those of the file.
         out: Folder of all results.
         workers: Number of parallel processes.
-        resume: Keep points that were measured with the same file, in the same precision.
+        resume: Keep points that were measured with the same file, in the same precision and mode,
+            and on the same kind of device; others are measured again.
         wait: Wait for another process that writes into the study's folder.
         on_point_end: Called with each point that has ended, and its error or an empty string.
         device: Device that `measure` computes on; None for that of the surrounding `use_device`.
@@ -185,6 +188,7 @@ def run(
 
     Raises:
         RequestError: Before any work, for a device that is missing, or for a file that is no study.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once the current points are measured.
     """
     precision = precision or current_precision()
     devices = resolve_devices(device := device or str(current_device()))
@@ -197,11 +201,13 @@ def run(
             folder = run_folder(root, *point.key)
             for link in (folder.parent, folder):
                 refuse_link(link)
+        interrupts.set_flag(None)  # an earlier study may have been interrupted
         task = partial(_measure, study.path, root, resume, device, deterministic, precision)
         count = max(workers, len(devices))
         failed = run_jobs(task, points, count, devices=devices, on_job_end=on_point_end)
-        with use_precision(precision):
+        with use_device(device), use_precision(precision):
             _write_summary(study, root, points, {point.key: error for point, error in failed})
+        interrupts.raise_after_interrupt()
         return load_study(root)
 
 
@@ -220,7 +226,8 @@ def _measure(
     study, folder = read(path), run_folder(root, *point.key)
     if study.text != point.text:
         raise RunFailedError(f"{path.name} was edited while it was measured")
-    if resume and _is_measured(folder, precision):
+    mode = _describe_mode(device, precision)
+    if resume and _is_measured(folder, mode):
         return
     values = _find_values(study, point.settings)
     started, used = perf_counter(), process_time()
@@ -235,15 +242,25 @@ def _measure(
         files[IMAGES] = write_arrays(folder / IMAGES, pixels, compressed=True)
     numbers = {name: float(value) for name, value in results.items() if name not in images}
     # Last, since the numbers mark the point as measured.
-    chosen = {} if precision == "float32" else {"precision": precision}
-    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files, **chosen})
+    write_sealed(folder / NUMBERS, {"numbers": numbers, **times, "files": files, **mode})
 
 
-def _is_measured(folder: Path, precision: Precision) -> bool:
-    """Return whether a point was measured in this precision, and its files are undamaged."""
+def _describe_mode(device: str, precision: Precision) -> dict[str, Any]:
+    """Return what changes the last bits of numbers: kind of device, mode and precision.
+
+    What is usual is left out.
+    """
+    usual = ("cpu", False, "float32")
+    chosen = (resolve_devices(device)[0].type, is_portable(), precision)
+    named = zip(MODE, chosen, usual, strict=True)
+    return {name: value for name, value, default in named if value != default}
+
+
+def _is_measured(folder: Path, mode: Mapping[str, Any]) -> bool:
+    """Return whether a point was measured in this mode, and its files are undamaged."""
     try:
         measured = read_numbers(folder)
-        return measured is not None and measured.get("precision", "float32") == precision
+        return measured is not None and {n: measured[n] for n in MODE if n in measured} == mode
     except DamagedFileError as error:
         LOG.warning("%s; the point is measured again", error)
         return False

@@ -17,7 +17,15 @@ from torch.nn import functional
 
 from fl_sim.contracts import Client, Failure, SgdConfig, Shard, Update
 from fl_sim.core.compilation import is_compilation_on
-from fl_sim.core.device import CPU, device_of, has_float64, move, on_device
+from fl_sim.core.device import (
+    CPU,
+    device_of,
+    empty_cache,
+    has_float64,
+    is_out_of_memory,
+    move,
+    on_device,
+)
 from fl_sim.core.seeding import generator, seed_torch
 from fl_sim.experiment import FailurePolicy
 from fl_sim.federation.federation import Federation
@@ -221,9 +229,10 @@ class ClientTrainer:
         """Return the updates of clients in one batch; None if it does not fit into memory."""
         try:
             return self._train_as_batch(config, chunk, sgd)
-        except torch.OutOfMemoryError:
-            pass  # after this block, nothing refers to the tensors of the batch any more
-        torch.accelerator.empty_cache()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        empty_cache(self.device)  # nothing refers to the tensors of the batch any more
         return None
 
     def limit_batch(self, count: int) -> None:
@@ -253,15 +262,16 @@ class ClientTrainer:
         """Return the checked replies of a client that was trained in a batch."""
         client = update.client
         behaviour = self.schedule.behaviour(client, config.round)
+        expected = self.describe_expected_update(config, client)
         if type(behaviour).replies is Client.replies:
-            return check_replies((update,), self.describe_expected_update(config, client))
+            return check_replies((update,), replace(expected, norm=update.norm))
         try:
             replies = behaviour.replies(update, self.shards.shard(client, config.round))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             return [make_failure(config.round, client, describe_error(error))]
-        return check_replies(replies, self.describe_expected_update(config, client))
+        return check_replies(replies, expected)
 
     def _sgd_config(self, config: RoundConfig, client: int) -> SgdConfig | None:
         """Return a client's settings in a batch; None if it has to be trained alone."""
@@ -285,12 +295,14 @@ class ClientTrainer:
             states = [dict(state) for state in states]
             for k, state in enumerate(states):
                 deltas[k] = update_running_mean(sgd.worker_momentum, deltas[k], state)
+        norms = torch.linalg.vector_norm(deltas, dim=1).tolist()  # one wait for an accelerator
         return [
             Update(
                 client=task.client,
                 delta=deltas[k],
                 buffers=select_statistics(config.buffers),
                 num_examples=self.shards.sizes[task.client],
+                norm=norms[k],
                 metrics={"train_loss": trained.losses[k], "train_accuracy": trained.accuracies[k]},
                 loss=losses[k],
                 memory=states[k],

@@ -52,6 +52,7 @@ class ExpectedUpdate:
             A client without examples has no loss.
         sends: Shape of each vector, by name, that the experiment's client sends beside its update.
         trains: False for attackers beside the clients that hold images: they have no loss.
+        norm: Norm of the update, if the server has made the update and computed it; else None.
     """
 
     config: RoundConfig
@@ -59,6 +60,7 @@ class ExpectedUpdate:
     num_examples: int
     sends: Mapping[str, tuple[int, ...]]
     trains: bool = True
+    norm: float | None = None
 
 
 def check_replies(replies: Any, expected: ExpectedUpdate) -> list[Update | Failure]:
@@ -97,7 +99,8 @@ def check_update(update: Any, expected: ExpectedUpdate) -> Update:
     if type(update.client) is not int or update.client != expected.client:
         raise InvalidUpdateError(f"answered as client {update.client!r}, not {expected.client}")
     like = config.parameters
-    norm = _check_vector("the update", update.delta, tuple(like.shape), like)
+    shape = tuple(like.shape)
+    norm = _check_vector("the update", update.delta, shape, like, expected.norm)
     has_loss = config.needs_losses and expected.num_examples > 0 and expected.trains
     return Update(
         client=expected.client,
@@ -197,8 +200,10 @@ def describe_error(error: BaseException) -> str:
         return f"{type.__dict__['__name__'].__get__(type(error))}: (its message cannot be read)"
 
 
-def _check_vector(what: str, values: Any, shape: tuple[int, ...], like: Tensor) -> float:
-    """Return the norm of a dense, finite tensor of the given shape.
+def _check_vector(
+    what: str, values: Any, shape: tuple[int, ...], like: Tensor, norm: float | None = None
+) -> float:
+    """Return the norm of a dense, finite tensor of the given shape, computed unless it is given.
 
     Raises:
         InvalidUpdateError: For anything else.
@@ -206,7 +211,7 @@ def _check_vector(what: str, values: Any, shape: tuple[int, ...], like: Tensor) 
     _check_kind(what, values, like)
     if tuple(values.shape) != shape:
         raise InvalidUpdateError(f"wrong shape of {what}: {tuple(values.shape)}, not {shape}")
-    norm = compute_norm(values)
+    norm = compute_norm(values) if norm is None else norm
     if not math.isfinite(norm):
         raise InvalidUpdateError(f"{NOT_FINITE}: {what} has length {norm}")
     return norm

@@ -152,7 +152,7 @@ def test_what_is_sent_is_a_running_mean_of_the_updates() -> None:
 
 @pytest.mark.parametrize("batch_clients", ["on", "off"])
 def test_worker_momentum_survives_a_break(
-    experiment: Maker, tmp_path: Path, batch_clients: Any
+    experiment: Maker, tmp_path: Path, batch_clients: Any, batched_steps: list[int]
 ) -> None:
     wanted = experiment(
         model=Model("fc"),
@@ -169,6 +169,7 @@ def test_worker_momentum_survives_a_break(
             raise BreakError
 
     unbroken = run(wanted, out=tmp_path / "a", controls=False, batch_clients=batch_clients)
+    assert bool(batched_steps) == (batch_clients == "on")
     run(wanted, out=tmp_path / "b", controls=False, batch_clients=batch_clients, listen=listen)
     resumed = run(
         wanted, out=tmp_path / "b", controls=False, batch_clients=batch_clients, resume=True
@@ -240,7 +241,7 @@ def gradient_at(federation: Federation, rows: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("batch_clients", [True, False])
 @pytest.mark.parametrize("attack", ["IPM", "ALIE", "label flip", "none"])
 def test_a_run_is_the_distributed_sgd_of_byzfl(
-    experiment: Maker, attack: str, batch_clients: bool
+    experiment: Maker, attack: str, batch_clients: bool, batched_steps: list[int]
 ) -> None:
     """The loop that ByzFL's benchmark runs, written out in terms of gradients."""
     beta, rate, decay = 0.9, 0.1, 0.01
@@ -259,6 +260,7 @@ def test_a_run_is_the_distributed_sgd_of_byzfl(
         rounds=5,
     )
     federation, state, _ = played(wanted, batch_clients)
+    assert bool(batched_steps) == batch_clients
     x, momenta = federation.start.double(), torch.zeros(4, len(federation.start)).double()
     for number in range(1, 6):
         load_flat(federation.model, x.float())

@@ -37,9 +37,16 @@ def test_a_single_callback_or_a_list_is_made_a_tuple() -> None:
     assert make_options({"trackers": "tensorboard"}).trackers == ("tensorboard",)
 
 
+def test_faults_may_be_text_and_the_device_one_of_pytorch() -> None:
+    assert make_options({"faults": "nan:0.5"}).faults == Faults(nan=0.5)
+    assert make_options({"device": torch.device("cpu")}).device == "cpu"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"faults": "often"}, "--inject takes kind:chance, such as nan:0.1; got 'often'"),
+        ({"device": torch.device("meta")}, "device: auto, cpu, cuda, .*; got 'meta'"),
         (
             {"worker": 2},
             "a run has no option 'worker'; did you mean 'workers'?; it has out, engine",

@@ -9,7 +9,7 @@ import torch
 
 from clients.sgd import SgdClient
 from fl_sim import Data, Experiment, Model, run
-from fl_sim.core.device import resolve_devices, use_device
+from fl_sim.core.device import measure_peak, resolve_devices, use_device
 from fl_sim.federation.federation import Federation, prepare_federation
 from fl_sim.runs import memory
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
@@ -41,7 +41,7 @@ def train(trainer: ClientTrainer, federation: Federation) -> ChunkResult:
 def test_memory_that_runs_out_halves_the_batch(federation: Federation) -> None:
     expected = train(make_trainer(federation), federation)
     trainer, device = make_trainer(federation), resolve_devices("cuda")[0]
-    whole = memory._measure_peak(device, lambda: train(trainer, federation))
+    whole = measure_peak(device, lambda: train(trainer, federation))
     torch.accelerator.empty_cache()
     allowed = torch.cuda.memory_reserved(device) + whole // 2
     total = torch.cuda.mem_get_info(device)[1]

@@ -56,7 +56,7 @@ def check(found: ChunkResult, expected: ChunkResult) -> None:
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_worker_of_ray_trains_and_scores_on_its_device(
-    small: Experiment, worker: Worker, together: bool
+    small: Experiment, worker: Worker, together: bool, batched_steps: list[int]
 ) -> None:
     federation = prepare_federation(small)
     config = configure(federation, together)
@@ -68,7 +68,9 @@ def test_a_worker_of_ray_trains_and_scores_on_its_device(
         worker.load(package)
         assert worker.trainer is not None
         assert worker.trainer.device == worker.trainer.shards.inputs.device == device
+        batched_steps.clear()
         check(worker.train_chunk(config, CHUNK), expected)
+        assert bool(batched_steps) == together
         name = next(iter(there.evaluation_inputs))
         logits = worker.score(there.start, there.start_buffers, name, slice(0, 5))
         assert logits.device == CPU

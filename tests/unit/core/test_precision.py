@@ -26,6 +26,9 @@ def test_tf32_is_set_inside_the_block_only() -> None:
         assert [switch.fp32_precision for switch in switches] == ["tf32", "tf32"]
         with use_precision(None):
             assert current_precision() == "tf32"
+        with use_precision("float32"):
+            assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+        assert [switch.fp32_precision for switch in switches] == ["tf32", "tf32"]
     assert [switch.fp32_precision for switch in switches] == before
     assert current_precision() == "float32"
 

@@ -42,11 +42,12 @@ def test_single_precision_gives_the_bits_of_a_sequence_of_stages() -> None:
 
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7, 5), (3, 5)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("sides", [(11, 9), (2, 2), (1, 4)])
 def test_depthwise_convolutions_have_the_gradients_of_autograd(
-    kernel: tuple[int, int], stride: tuple[int, int]
+    kernel: tuple[int, int], stride: tuple[int, int], sides: tuple[int, int]
 ) -> None:
     rng = torch.Generator().manual_seed(0)
-    maps = torch.randn(4, 8, 11, 9, generator=rng).bfloat16()
+    maps = torch.randn(4, 8, *sides, generator=rng).bfloat16()
     weight = torch.randn(8, 1, *kernel, generator=rng).bfloat16()
     padding = (kernel[0] // 2, kernel[1] // 2)
     found, expected = [], []

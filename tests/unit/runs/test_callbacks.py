@@ -174,9 +174,12 @@ def test_callbacks_of_a_script_without_a_file_are_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("batch_clients", [False, True])
-def test_updates_are_shown_before_they_are_added_up(experiment: Maker, batch_clients: bool) -> None:
+def test_updates_are_shown_before_they_are_added_up(
+    experiment: Maker, batch_clients: bool, batched_steps: list[int]
+) -> None:
     federation, deltas = load_federation(experiment().to_json()), Deltas()
     *_, last = replay(federation, batch_clients, callbacks=(deltas,))
+    assert bool(batched_steps) == batch_clients
     *_, plain = replay(federation, batch_clients)
     assert hash_state(last.state) == hash_state(plain.state)
     sizes = torch.tensor(federation.shards.sizes, dtype=torch.float64)

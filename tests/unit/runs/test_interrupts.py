@@ -1,5 +1,7 @@
 """Interrupts outside of rounds, and workers of a script that cannot be imported."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_sim import Experiment, run
+from fl_sim import Experiment, load_results, run
 from fl_sim.core import interrupts
 from fl_sim.core.resumable import Checkpoint, StoppedError, resume_from
 from fl_sim.runs import owner_noise
+from fl_sim.runs.progress import Progress
 
 ROOT = Path(__file__).parents[3]
 IN_AN_IMPORT = """
@@ -65,10 +68,30 @@ def test_no_run_begins_after_an_interrupt_while_noise_is_made(
     monkeypatch.setattr(
         owner_noise, "make_owner_noise", lambda experiments, options: interrupts.request_stop()
     )
-    results = run(experiment(), out=tmp_path, controls=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(), out=tmp_path, controls=False)
+    results = load_results(tmp_path / experiment().name)
     assert results.cells.error[0] == "interrupted before it began"
     monkeypatch.undo()
     assert run(experiment(rounds=1), out=tmp_path, controls=False).complete
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_ends_once_the_round_is_saved(
+    experiment: Callable[..., Experiment], tmp_path: Path, sign: signal.Signals
+) -> None:
+    """A loop over runs would otherwise go on with the next one."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.round == 1:
+            os.kill(os.getpid(), sign)
+
+    wanted = experiment(rounds=3)
+    with pytest.raises(KeyboardInterrupt, match="resume=True continues"):
+        run(wanted, out=tmp_path, controls=False, listen=interrupt)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    assert kept.name == "round-000001.safetensors"
+    assert run(wanted, out=tmp_path, controls=False, resume=True).complete
 
 
 def test_an_interrupt_while_everything_is_imported_ends_without_a_traceback() -> None:

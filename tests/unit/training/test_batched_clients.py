@@ -68,9 +68,14 @@ def trained(shop: ClientTrainer, clients: list[int], cohort: bool) -> dict[int, 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_batch_gives_what_its_clients_give_in_turn(model: str, client: str) -> None:
+def test_a_batch_gives_what_its_clients_give_in_turn(
+    model: str, client: str, batched_steps: list[int]
+) -> None:
     shop, everybody = workshop(model, CLIENTS[client]), list(range(len(SIZES)))
-    together, in_turn = (trained(shop, everybody, cohort) for cohort in (True, False))
+    in_turn = trained(shop, everybody, cohort=False)
+    assert not batched_steps
+    together = trained(shop, everybody, cohort=True)
+    assert max(batched_steps) == len(everybody)
     for number in everybody:
         one, other = together[number], in_turn[number]
         assert one.delta is not None

@@ -96,9 +96,24 @@ def train(trainer: ClientTrainer, together: bool) -> list[Update]:
     return updates
 
 
-def check_equality(trainer: ClientTrainer) -> None:
+def train_both_ways(
+    trainer: ClientTrainer, batched_steps: list[int], num_batched: int = len(SIZES)
+) -> tuple[list[Update], list[Update]]:
+    """Return the updates of a batch, and those of one client at a time."""
+    together = train(trainer, True)
+    assert max(batched_steps) == num_batched
+    batched_steps.clear()
+    in_turn = train(trainer, False)
+    assert not batched_steps
+    return together, in_turn
+
+
+def check_equality(
+    trainer: ClientTrainer, batched_steps: list[int], num_batched: int = len(SIZES)
+) -> None:
     """Compare the updates of a batch with those of one client at a time."""
-    for one, other in zip(train(trainer, True), train(trainer, False), strict=True):
+    together, in_turn = train_both_ways(trainer, batched_steps, num_batched)
+    for one, other in zip(together, in_turn, strict=True):
         assert one.delta is not None
         assert other.delta is not None
         assert float(other.delta.norm()) > 0
@@ -112,21 +127,23 @@ def check_equality(trainer: ClientTrainer) -> None:
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n == "ResNet" else n for n in NETWORKS],
 )
-def test_a_batch_gives_the_updates_of_its_clients_one_by_one(name: str) -> None:
+def test_a_batch_gives_the_updates_of_its_clients_one_by_one(
+    name: str, batched_steps: list[int]
+) -> None:
     trainer = make_trainer(NETWORKS[name](), ALL)
     assert trainer.can_batch_clients
-    check_equality(trainer)
+    check_equality(trainer, batched_steps)
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_settings_of_training_are_those_of_one_client(name: str) -> None:
-    check_equality(make_trainer(NETWORKS["LeNet"](), CLIENTS[name]))
+def test_settings_of_training_are_those_of_one_client(name: str, batched_steps: list[int]) -> None:
+    check_equality(make_trainer(NETWORKS["LeNet"](), CLIENTS[name]), batched_steps)
 
 
-def test_attackers_that_change_labels_are_trained_beside_a_batch() -> None:
+def test_attackers_that_change_labels_are_trained_beside_a_batch(batched_steps: list[int]) -> None:
     flip = Adversary(LabelFlipClient(honest=SGD), clients=(1,))
     trainer = make_trainer(NETWORKS["LeNet"](), SGD, adversary=flip)
-    check_equality(trainer)
+    check_equality(trainer, batched_steps, num_batched=2)
     honest = train(make_trainer(NETWORKS["LeNet"](), SGD), True)
     assert not torch.equal(train(trainer, True)[1].delta, honest[1].delta)
 
@@ -148,14 +165,16 @@ def test_records_of_padding_have_no_influence() -> None:
     assert torch.equal(*results)
 
 
-def test_a_batch_in_bfloat16_is_as_near_to_single_precision_as_its_clients_are() -> None:
+def test_a_batch_in_bfloat16_is_as_near_to_single_precision_as_its_clients_are(
+    batched_steps: list[int],
+) -> None:
     network = build_network(Model("lenet", norm="group"), (3, SIDE, SIDE), 5, seed=0).trained
     trainer = make_trainer(network, SGD)
     exact = torch.stack([update.delta for update in train(trainer, False)])  # type: ignore[misc]
     network.precision = "bf16"
     errors = []
-    for together in (True, False):
-        found = torch.stack([update.delta for update in train(trainer, together)])  # type: ignore[misc]
+    for updates in train_both_ways(trainer, batched_steps):
+        found = torch.stack([update.delta for update in updates])  # type: ignore[misc]
         assert found.dtype == torch.float32
         errors.append(float((found - exact).norm() / exact.norm()))
     assert 0 < errors[1] < 0.3

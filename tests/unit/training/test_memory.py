@@ -14,12 +14,12 @@ from fl_sim import Data, Experiment, Model, run
 from fl_sim.core.errors import FieldError
 from fl_sim.federation.federation import Federation, prepare_federation
 from fl_sim.runs import memory
-from fl_sim.training import batched_clients
+from fl_sim.training import batched_clients, client_trainer
 from fl_sim.training.client_trainer import ClientTrainer, make_trainer
 from fl_sim.training.tasks import ClientTask, RoundConfig
 
 MIB = 1024**2
-CUDA = torch.device("cuda", 0)
+CUDA, MPS = torch.device("cuda", 0), torch.device("mps", 0)
 train_batched = batched_clients.train_batched
 
 
@@ -42,8 +42,12 @@ def federation(small: Experiment) -> Federation:
 class Device:
     """A device with some memory: training records its needs, and fails beyond what is free."""
 
-    def __init__(self, free: int, per_client: int = 10 * MIB, fixed: int = 30 * MIB) -> None:
-        self.free, self.per_client, self.fixed = free, per_client, fixed
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
+
+    def __init__(self, free: int, kind: torch.device = CUDA) -> None:
+        self.free, self.kind, self.per_client, self.fixed = free, kind, 10 * MIB, 30 * MIB
+        if kind == MPS:
+            self.error = RuntimeError("MPS backend out of memory (MPS allocated: 9 GiB)")
         self.batches: list[int] = []
         self.records: list[int] = []
         self.peak = self.emptied = 0
@@ -57,25 +61,28 @@ class Device:
 
     def allocate(self, size: int) -> None:
         if size > self.free:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         self.peak = max(self.peak, size)
 
     def empty_cache(self) -> None:
         self.emptied += 1
+        self.peak = 0  # MPS gives its reserve back
 
     def reset_peak(self, device: torch.device) -> None:
         self.peak = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Device":
         monkeypatch.setattr(batched_clients, "train_batched", self.train_batched)
-        monkeypatch.setattr(torch.accelerator, "empty_cache", self.empty_cache)
+        monkeypatch.setattr(client_trainer, "empty_cache", lambda _: self.empty_cache())
+        monkeypatch.setattr(torch.mps, "empty_cache", self.empty_cache)
+        monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5 * MIB + self.peak)
         monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", self.reset_peak)
         monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda _: 5 * MIB)
         monkeypatch.setattr(
             torch.accelerator, "max_memory_allocated", lambda _: 5 * MIB + self.peak
         )
         monkeypatch.setattr(memory, "free_memory", lambda _: self.free)
-        monkeypatch.setattr(memory, "current_device", lambda: CUDA)
+        monkeypatch.setattr(memory, "current_device", lambda: self.kind)
         return self
 
 
@@ -92,7 +99,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_numbers(
     sum_updates: bool,
 ) -> None:
     expected = train(make_trainer(federation), federation, sum_updates)
-    device = Device(free=55 * MIB).install(monkeypatch)  # two clients
+    device = Device(55 * MIB).install(monkeypatch)  # two clients
     trainer = make_trainer(federation)
     assert trainer.memory_note == ""
     with caplog.at_level(logging.WARNING, "fl_sim"):
@@ -116,17 +123,22 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_numbers(
 def test_a_client_that_does_not_fit_alone_fails_by_itself(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Device(free=MIB).install(monkeypatch)
+    Device(MIB).install(monkeypatch)
     result = train(make_trainer(federation), federation)
     assert [failure.client for failure in result.failures] == list(range(6))
     assert "CUDA out of memory" in result.failures[0].cause
 
 
+@pytest.mark.parametrize("kind", [CUDA, MPS], ids=str)
 @pytest.mark.parametrize(("free", "fits"), [(1000, None), (60, 2), (80, 4), (41, 1)])
 def test_a_step_of_one_and_of_two_clients_tells_how_many_fit(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch, free: int, fits: int | None
+    federation: Federation,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    fits: int | None,
+    kind: torch.device,
 ) -> None:
-    device = Device(free=free * MIB).install(monkeypatch)
+    device = Device(free * MIB, kind).install(monkeypatch)
     trainer = make_trainer(federation)
     memory.fit_to_device(trainer, federation, batched=True)
     assert trainer.max_batch == fits
@@ -135,11 +147,12 @@ def test_a_step_of_one_and_of_two_clients_tells_how_many_fit(
     assert max(device.batches[2:]) <= (fits or 6)
 
 
+@pytest.mark.parametrize("kind", [CUDA, MPS], ids=str)
 def test_a_step_that_does_not_fit_is_refused_by_its_field(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, kind: torch.device
 ) -> None:
-    Device(free=20 * MIB).install(monkeypatch)
-    words = "client.batch_size: smaller: one step needs more than 20 MiB, free on cuda:0; got 8"
+    Device(20 * MIB, kind).install(monkeypatch)
+    words = f"client.batch_size: smaller: one step needs more than 20 MiB, free on {kind}; got 8"
     with pytest.raises(FieldError, match=words):
         memory.fit_to_device(make_trainer(federation), federation, batched=True)
 
@@ -147,7 +160,7 @@ def test_a_step_that_does_not_fit_is_refused_by_its_field(
 def test_clients_one_by_one_are_tried_alone(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Device(free=20 * MIB).install(monkeypatch)
+    device = Device(20 * MIB).install(monkeypatch)
     sizes: list[int] = []
 
     def train_alone(self: SgdClient, model: Any, shard: Any, rng: Any) -> dict[str, float]:
@@ -164,7 +177,7 @@ def test_clients_one_by_one_are_tried_alone(
 
 
 def test_the_cpu_is_not_probed(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device(free=0).install(monkeypatch)
+    device = Device(0).install(monkeypatch)
     monkeypatch.setattr(memory, "current_device", lambda: torch.device("cpu"))
     memory.fit_to_device(make_trainer(federation), federation, batched=True)
     assert device.batches == []
@@ -181,7 +194,7 @@ def test_the_result_of_a_run_says_so_and_keeps_its_numbers(
 
     before = read(tmp_path / "before")
     assert "memory_note" not in before
-    Device(free=55 * MIB).install(monkeypatch)
+    Device(55 * MIB).install(monkeypatch)
     monkeypatch.setattr(memory, "current_device", lambda: torch.device("cpu"))
     after = read(tmp_path / "after")
     assert after["memory_note"] == "clients in one batch: at most 1, for the device's memory"
