@@ -82,6 +82,20 @@ def test_a_file_that_is_edited_during_the_study_stops_it(file: Path) -> None:
     assert results.errors[0].endswith("halves.py was edited while it was measured")
 
 
+def test_points_of_another_device_or_mode_are_measured_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.run(file, (0,), out=file.parent)
+    monkeypatch.setattr(study, "is_portable", lambda: True)
+    study.run(file, (0,), out=file.parent)
+    assert calls(file) == 12
+    study.run(file, (0,), out=file.parent)
+    assert calls(file) == 12
+    monkeypatch.undo()
+    study.run(file, (0,), out=file.parent)
+    assert calls(file) == 18
+
+
 def test_workers_give_the_same_numbers(file: Path) -> None:
     alone = study.run(file, out=file.parent / "one")
     many = study.run(file, out=file.parent / "two", workers=2)

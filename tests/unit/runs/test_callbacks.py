@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl_sim import Callback, Experiment, run
+from fl_sim import Callback, Experiment, Model, run
 from fl_sim.contracts import Update
 from fl_sim.core.errors import RequestError
 from fl_sim.federation.federation import Federation, load_federation
@@ -177,7 +177,7 @@ def test_callbacks_of_a_script_without_a_file_are_refused(tmp_path: Path) -> Non
 def test_updates_are_shown_before_they_are_added_up(
     experiment: Maker, batch_clients: bool, batched_steps: list[int]
 ) -> None:
-    federation, deltas = load_federation(experiment().to_json()), Deltas()
+    federation, deltas = load_federation(experiment(model=Model("fc")).to_json()), Deltas()
     *_, last = replay(federation, batch_clients, callbacks=(deltas,))
     assert bool(batched_steps) == batch_clients
     *_, plain = replay(federation, batch_clients)
