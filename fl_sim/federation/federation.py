@@ -358,7 +358,8 @@ def prepare_federation(experiment: Experiment) -> Federation:
     withheld = experiment.withholds_images & pool.protected
     trained = pool.members & ~withheld
     require(bool(trained.any()), "layout.fraction", "below 1 where images are withheld", 1.0)
-    if experiment.model.tune not in (*CLOSED_FORM, "zero_shot"):  # these are not trained, and scores are close
+    # Heads that are solved or given are not trained, and the scores of classes are close.
+    if experiment.model.tune not in (*CLOSED_FORM, "zero_shot"):
         network.trained.precision = current_precision()
     model, rule = to_channels_last(network.trained), experiment.strategy
     if isinstance(rule, AggregationRule) and rule.changes_base:

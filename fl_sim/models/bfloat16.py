@@ -5,7 +5,7 @@ bfloat16 has the range of single precision and 8 bits of accuracy. On processors
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import Any
 
@@ -23,13 +23,36 @@ def call_in_bfloat16(
 ) -> Float[Tensor, "n ..."]:
     """Return the outputs of a network whose products are computed in bfloat16."""
     kind = inputs.device.type
-    # Inside of torch.func, a layer of many clients is a grouped convolution of another form.
-    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(
-        inputs
-    )
-    plain = kind == "cpu" and not traced
-    with torch.autocast(kind, torch.bfloat16), _Depthwise() if plain else nullcontext():
+    changes: AbstractContextManager[Any]
+    if torch.compiler.is_compiling():
+        changes = nullcontext()
+    elif torch._C._functorch.is_functorch_wrapped_tensor(inputs):
+        changes = _OneType()
+    else:
+        changes = _Depthwise() if kind == "cpu" else nullcontext()
+    with torch.autocast(kind, torch.bfloat16), changes:
         return network(inputs).float()
+
+
+class _OneType(TorchFunctionMode):
+    """Gives layers that autocast leaves with operands of two types a single one.
+
+    `torch.func` cannot differentiate them otherwise. Its convolutions of many clients are grouped
+    ones, and no longer depthwise.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch."""
+        if func is functional.layer_norm:
+            args = args[0].float(), *args[1:]
+        elif func is functional.scaled_dot_product_attention:
+            args = *(operand.bfloat16() for operand in args[:3]), *args[3:]
+        else:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast(args[0].device.type, enabled=False):
+            return func(*args, **(kwargs or {}))
 
 
 class _Depthwise(TorchFunctionMode):

@@ -1,5 +1,7 @@
 """Checks before any work that a run can be carried out."""
 
+from copy import deepcopy
+
 import torch
 
 from fl_sim.config import validation
@@ -7,6 +9,7 @@ from fl_sim.contracts import Update
 from fl_sim.core.errors import FieldError, require
 from fl_sim.core.flower_types import Strategy
 from fl_sim.core.perturbation import as_pixels
+from fl_sim.core.precision import current_precision
 from fl_sim.core.process import silence_logs
 from fl_sim.experiment import Experiment
 from fl_sim.federation.federation import load_experiment_dataset
@@ -35,7 +38,9 @@ def check(experiment: Experiment, batch_clients: BatchMode = "auto") -> None:
         images = as_pixels(load_experiment_dataset(experiment).train_images[:1])
         with torch.no_grad():
             inputs = network.frozen(images)
-        refuse_unbatchable(experiment, network.trained, inputs)
+        trained = deepcopy(network.trained)  # of a network that is built once for all checks
+        trained.precision = current_precision()
+        refuse_unbatchable(experiment, trained, inputs)
     if isinstance(experiment.strategy, Strategy):
         _check_flower_strategy(experiment)
     if experiment.withholds_images:

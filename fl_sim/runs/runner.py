@@ -19,6 +19,7 @@ from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
 from fl_sim.core.locks import lock_folder
+from fl_sim.core.precision import use_precision
 from fl_sim.core.process import silence_logs
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.federation.federation import hash_files
@@ -117,7 +118,8 @@ def drop_invalid(grid: GridCells, options: RunOptions) -> GridCells:
     kept, invalid = list[Cell](), list[tuple[SkippedCell, RequestError]]()
     for cell in grid.cells:
         try:
-            feasibility.check(cell.experiment, options.batch_clients)
+            with use_precision(options.find_precision()):
+                feasibility.check(cell.experiment, options.batch_clients)
         except RequestError as error:
             skipped = SkippedCell(cell.settings, cell.experiment.seed, str(error))
             invalid.append((skipped, error))
