@@ -346,7 +346,8 @@ def _count(tables: list[ReportedTable], every: Counter[Verdict]) -> str:
     answered = sum(bool(table.ours) for table in tables)
     tested = sum(every.values()) - every[Verdict.UNMEASURED]
     return (
-        f"Of {len(tables)} tables, {answered} are measured here at least in part. Of {tested} "
-        f"orders that were compared, {every[Verdict.AGREES]} agree, {every[Verdict.REVERSED]} "
-        f"are reversed, and {every[Verdict.UNDECIDED]} are not told apart."
+        f"Of {len(tables)} tables or parts of one, {answered} are measured here, some in part. Of "
+        f"{tested} orders that were compared, {every[Verdict.AGREES]} agree, "
+        f"{every[Verdict.REVERSED]} are reversed, and {every[Verdict.UNDECIDED]} are not told "
+        "apart."
     )
