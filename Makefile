@@ -9,10 +9,10 @@ INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORC
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all fuzz check format docs report bench bench-gpu bench-rules clean
+.PHONY: help setup quickstart quickstart-colour test test-all fuzz check format docs report bench bench-gpu bench-rules clean
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 setup: $(READY)  ## Create .venv with everything that is needed (TORCH=cpu: PyTorch without CUDA)
 
@@ -24,6 +24,13 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS="--rounds 1" and the like)
 	$(BIN)/fl-sim sweep experiments/quickstart.py --fallback-dataset digits $(ARGS)
+
+OWN = --set data.dataset=npz --set data.path=FILE.npz
+
+quickstart-colour: $(READY)  ## The same on photographs: CIFAR-10, or your own (ARGS="--set data.path=...")
+	@$(if $(findstring data.path=,$(ARGS)),,$(BIN)/fl-sim data fetch cifar10 || \
+	  { echo "or give photographs of your own: make quickstart-colour ARGS='$(OWN)'"; exit 2; })
+	$(BIN)/fl-sim sweep experiments/quickstart_colour.py $(ARGS)
 
 test: $(READY)  ## Run the fast tests (and those in a browser, where Chromium is installed)
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not ray" $(ARGS)
