@@ -69,7 +69,7 @@ class MeasuredResults(NamedTuple):
     Attributes:
         name: Name of the experiment.
         command: Command that runs it.
-        hardware: Processor and version of torch.
+        hardware: Processor, version of torch, and the precision if it is not float32.
         cells: One row per setting and seed; settings are in columns `settings.*`.
         numbers: Columns that are recorded.
     """
@@ -203,7 +203,11 @@ def _summarize_values(
 def _read_hardware(results: Results) -> str:
     path = next(results.path.glob("*/*/environment.json"), None)
     environment = read_json(path) if path else {}
-    return f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}"
+    precision = environment.get("precision", "float32")
+    suffix = "" if precision == "float32" else f", {precision}"
+    return (
+        f"{environment.get('processor', 'unknown')}, torch {environment.get('torch', '?')}{suffix}"
+    )
 
 
 def _read_expected(path: Path) -> dict[str, Any]:

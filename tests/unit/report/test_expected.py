@@ -44,6 +44,19 @@ def test_the_same_results_are_as_expected(
     assert expected.compare(written, two_seeds) == []
 
 
+@pytest.mark.parametrize(("precision", "end"), [("float32", "torch 2"), ("bf16", "torch 2, bf16")])
+def test_the_hardware_tells_of_another_precision(
+    make_results: Any, sweep: Any, precision: str, end: str
+) -> None:
+    results = make_results(sweep(axes={"layout.fraction": [0.0]}))
+    folder = next(results.path.glob("*/*/"))
+    environment = {"processor": "CPU", "torch": "2", "precision": precision}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    out = results.path.parent
+    measured = expected.load_measured(out / f"{results.path.name}.expected.json", out)
+    assert measured.hardware == f"CPU, {end}"
+
+
 def test_a_number_that_is_off_is_found(two_seeds: expected.MeasuredResults, written: Path) -> None:
     content = json.loads(written.read_text())
     content["numbers"][0]["mean"] += 2 * content["numbers"][0]["tolerance"]
