@@ -186,6 +186,7 @@ def test_hostile_words_are_escaped():
     assert r"\textbackslash{}def" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_pdflatex_compiles_every_table(written, tmp_path):
     path, _, parts = written
