@@ -102,12 +102,13 @@ def batched_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures blank, for tests of a page's text: rendering takes most of the page's time."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     def save(figure: Figure, file: Any, **options: Any) -> None:
-        file.write('<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
+        file.write(b'<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
 
     monkeypatch.setattr(Figure, "savefig", save)
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
 
 
 @pytest.fixture(scope="session")

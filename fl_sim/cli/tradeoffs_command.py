@@ -115,7 +115,7 @@ def tradeoffs(
         drawing = fronts.draw_fronts(
             figure.stem, points, drawn, directions, level, confidence, columns, key=True
         )
-        content = drawing.png if figure.suffix == ".png" else drawing.svg.encode()
+        content = drawing.render("png") if figure.suffix == ".png" else drawing.svg.encode()
         write_bytes(figure, content)
         terminal.console.print(f"figure: {figure}", soft_wrap=True)
     if any(each.results.damaged for each in numbers):

@@ -17,7 +17,7 @@ class Cell:
         extra: Smaller print below the text, such as an interval.
         alarm: Print below the text in the colour of warnings.
         hover: Text that appears under the pointer, such as the number of each seed.
-        chance: Whether the number is no different from chance, and marked as such.
+        verdict: Word for a number that is no different from chance, from 0 or from the highest.
         rows: Number of rows that the cell spans; 0 if the span of a cell above covers it.
     """
 
@@ -27,12 +27,17 @@ class Cell:
     alarm: str = ""
     rows: int = 1
     hover: str = ""
-    chance: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first `num_heads` columns name the row."""
+    """A table whose first `num_heads` columns name the row.
+
+    Attributes:
+        doubts: Reasons why cells should not be read, in the order of their footnotes.
+        verdicts: Verdicts that cells have, for the legend.
+    """
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -41,10 +46,13 @@ class Table:
     num_heads: int
     numeric: bool
     doubts: tuple[str, ...] = field(init=False)
+    verdicts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        doubts = dict.fromkeys(cell.doubt for row in self.rows for cell in row if cell.doubt)
-        object.__setattr__(self, "doubts", tuple(doubts))
+        cells = [cell for row in self.rows for cell in row]
+        for name in ("doubt", "verdict"):
+            words = dict.fromkeys(getattr(cell, name) for cell in cells if getattr(cell, name))
+            object.__setattr__(self, f"{name}s", tuple(words))
 
     def footnote_number(self, cell: Cell) -> str:
         """Return the number of the footnote with the reason why a cell is greyed out."""
@@ -63,7 +71,7 @@ class DefinitionList:
 class Drawing:
     """A rendered figure: `svg` is a whole file, `inline` the same as an element of a page.
 
-    `render` returns it as a file of a format, `pdf` or `svg`, whose text is text and not paths.
+    `render` returns it as a file of a format, such as `png` or `pdf`.
     """
 
     kind: ClassVar[str] = "drawing"
@@ -71,17 +79,17 @@ class Drawing:
     caption: str
     svg: str
     inline: str
-    png: bytes
     render: Callable[[str], bytes] = field(repr=False, compare=False)
 
 
 class Tile(NamedTuple):
-    """A headline number of the page: its name, value, interval and a note on its setting."""
+    """A headline number: its name, value, interval, a note on its setting, and the whole of it."""
 
     name: str
     value: str
     interval: str = ""
     note: str = ""
+    hover: str = ""
 
 
 @dataclass(frozen=True)

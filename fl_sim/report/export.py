@@ -13,6 +13,8 @@ from fl_sim.core.atomic_io import write_bytes
 from fl_sim.core.errors import RequestError
 from fl_sim.report.components import Cell, Drawing, Section, Table
 from fl_sim.report.formats import UNDEFINED
+from fl_sim.report.verdicts import CHANCE_LEVEL, TIE
+from fl_sim.results.comparison import NO_DIFFERENCE
 
 FOLDER = "export"  # beside the page
 SUFFIXES = {Table: {"CSV": ".csv", "LaTeX": ".tex"}, Drawing: {"PDF": ".pdf", "SVG": ".svg"}}
@@ -21,7 +23,11 @@ WIDE = 40  # characters of a cell whose column breaks lines in LaTeX
 NUMBER = r"[+-]?(?:\d[\d,]*)(?:\.\d+)?(?:e[+-]?\d+)?"
 VALUE = re.compile(rf"({NUMBER})(?: ± ({NUMBER}))?(?: \((\d+/\d+)\))?")
 INTERVAL = re.compile(rf"\[({NUMBER}), ({NUMBER})\]")
-CHANCE = "no different from chance level"
+VERDICTS = {  # mark in LaTeX, and words
+    CHANCE_LEVEL: ("c", "no different from chance level"),
+    NO_DIFFERENCE: ("n", "no different from 0"),
+    TIE: ("h", "no different from the highest"),
+}
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -60,7 +66,8 @@ class Part(NamedTuple):
     def render(self, suffix: str) -> bytes:
         """Return the content of its file with a suffix, such as `.csv`."""
         if isinstance(self.content, Drawing):
-            return self.content.render(suffix.removeprefix("."))
+            is_svg = suffix == ".svg"
+            return self.content.svg.encode() if is_svg else self.content.render(suffix[1:])
         if suffix == ".csv":
             return build_frame(self.content).to_csv(index=False).encode()
         return format_latex(self.content, self.name).encode()
@@ -186,7 +193,7 @@ def _split_column(head: str, cells: Sequence[Cell]) -> Iterator[tuple[str, list[
 
 
 def _join_notes(cell: Cell, extra: str) -> str | float:
-    notes = (extra, cell.alarm, cell.doubt, CHANCE if cell.chance else "")
+    notes = (extra, cell.alarm, cell.doubt, *VERDICTS.get(cell.verdict, ())[1:])
     return _flatten("; ".join(note for note in notes if note))
 
 
@@ -199,8 +206,8 @@ def format_latex(table: Table, name: str) -> str:
     heads = [escape_latex(head) for head in table.columns]
     rows = [[_format_cell(cell, table) for cell in row] for row in table.rows]
     notes = [rf"\textsuperscript{{{i}}} {escape_latex(d)}" for i, d in enumerate(table.doubts, 1)]
-    if any(cell.chance for row in table.rows for cell in row):
-        notes.append(rf"\textsuperscript{{c}} {CHANCE}")
+    shown = [VERDICTS[verdict] for verdict in table.verdicts]
+    notes += [rf"\textsuperscript{{{mark}}} {words}" for mark, words in shown]
     lines = [
         "% needs \\usepackage{booktabs} and \\usepackage{array}",
         r"\begin{table}",
@@ -233,7 +240,7 @@ def _choose_alignment(table: Table) -> str:
 def _format_cell(cell: Cell, table: Table) -> str:
     if not cell.rows:
         return ""  # as the one above
-    marks = "c" if cell.chance else ""
+    marks = VERDICTS[cell.verdict][0] if cell.verdict else ""
     marks += table.footnote_number(cell) if cell.doubt else ""
     text = _format_value(cell.text) + (rf"\textsuperscript{{{marks}}}" if marks else "")
     small = [_format_value(words) for words in (cell.extra, cell.alarm) if words]

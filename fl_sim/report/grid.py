@@ -1,7 +1,7 @@
 """The grid of a sweep: its settings, each with one run per seed."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_sim.core.atomic_io import read_arrays, read_json, read_table
-from fl_sim.report.formats import format_value
+from fl_sim.report.formats import drop_undefined, format_value, mean
 from fl_sim.results import Results, make_rows_table, run_folder
 from fl_sim.results.quantities import RunNumbers
 from fl_sim.results.summaries import SETTINGS as PREFIX
 
 FRACTION = "layout.fraction"
+FEW_AXES = 3  # axes that the name of a setting in a sentence has
 KIND = "kind"  # added column of rows: a number per metric, group and kind of client
 NO_POSITIONS = np.empty(0, np.intp)
 
@@ -301,6 +302,48 @@ class Grid:
                 if names.count(name) == 1 and name != value:
                     label = label.replace(value, name)
         return label
+
+    def name_settings(self, column: str, *settings: Setting) -> list[str]:
+        """Return short and distinct names of settings, for a sentence.
+
+        Where there are many axes, a name has the values of those that change a number most.
+
+        Args:
+            column: Number of the summary.
+            settings: Settings.
+        """
+        axes = self._rank_axes(column) if len(self.axes) > FEW_AXES else list(self.axes)
+        names: list[str] = []
+        for count in range(min(FEW_AXES, len(axes)), len(axes) + 1):
+            kept = {axis for axis in self.axes if axis in axes[:count]}
+            short = [
+                replace(s, values={a: w for a, w in s.values.items() if a in kept})
+                for s in settings
+            ]
+            names = [self.shorten(setting.label) for setting in short]
+            if len({*names}) == len({*settings}):
+                break
+        return names
+
+    def _rank_axes(self, column: str) -> list[str]:
+        """Return the axes by the range of a number's means over their values, widest first."""
+        if column not in self._ranked:
+            means = [mean(setting.summary_values(column)) for setting in self.finished]
+            ranges = {}
+            for axis, words in self.axes.items():
+                own = [s.values[axis] for s in self.finished]
+                by_word = [
+                    mean([m for m, w in zip(means, own, strict=True) if w == word])
+                    for word in words
+                ]
+                known = drop_undefined(by_word)
+                ranges[axis] = max(known) - min(known) if known else 0.0
+            self._ranked[column] = sorted(self.axes, key=lambda axis: -ranges[axis])
+        return self._ranked[column]
+
+    @cached_property
+    def _ranked(self) -> dict[str, list[str]]:
+        return {}
 
     def describe(self, setting: Setting) -> list[str]:
         """Return the values of a setting, one per column of `heads`."""

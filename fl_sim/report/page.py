@@ -45,6 +45,7 @@ from fl_sim.report.sections import (
     twin_differences,
     update_shares,
 )
+from fl_sim.report.verdicts import LEGEND
 from fl_sim.results import Results
 
 Links = Mapping[int, Sequence[tuple[str, str]]]
@@ -62,12 +63,14 @@ def write_page(results: Results) -> Path:
 
     These are `figures/*.svg` and `*.png`, and the files in `export` that the page links to.
 
+    Of a sweep with many settings there are neither `*.png` nor `*.pdf`, which take long.
+
     Returns:
         Path of the page.
     """
     grid = build_grid(results)
     sections = build_sections(grid)
-    links = write_files(results.path, sections, pdf=len(grid.settings) <= MANY_SETTINGS)
+    links = write_files(results.path, sections, slow=len(grid.settings) <= MANY_SETTINGS)
     path = results.path / "report.html"
     title, question = overview.build_title(grid), results.question
     write_text(path, render_html(title, sections, results.complete, question, links))
@@ -84,21 +87,21 @@ def build_sections(grid: Grid) -> list[Section]:
     ]
 
 
-def write_files(root: Path, sections: list[Section], pdf: bool = True) -> Links:
+def write_files(root: Path, sections: list[Section], slow: bool = True) -> Links:
     """Write the figures and the exported files of a page, and return its links to the latter.
 
     Args:
         root: Folder of the page.
         sections: Sections of the page.
-        pdf: Whether to write PDF, which takes as long as all else; those that there are, are
-            renewed in any case. A figure that has not changed is not written again.
+        slow: Whether to write PDF and PNG, which take as long as all else; those that there are,
+            are renewed in any case. A figure that has not changed is not written again.
     """
 
     def skip(part: export.Part, path: Path) -> bool:
         if not isinstance(part.content, Drawing):
             return False
         if not path.exists():
-            return path.suffix == ".pdf" and not pdf
+            return path.suffix == ".pdf" and not slow
         drawn = root / "figures" / f"{part.content.name}.svg"
         return drawn.exists() and drawn.read_text("utf-8") == part.content.svg
 
@@ -106,7 +109,7 @@ def write_files(root: Path, sections: list[Section], pdf: bool = True) -> Links:
     export.write_parts(folder, parts, skip)
     export.remove_others(folder, parts)
     drawings = [part.content for part in parts if isinstance(part.content, Drawing)]
-    write_figures(root / "figures", drawings)
+    write_figures(root / "figures", drawings, png=slow)
     return export.list_links(folder, parts)
 
 
@@ -146,6 +149,7 @@ def render_html(
         complete=complete,
         live=live,
         links=lambda part: links.get(id(part), ()),
+        legend=LEGEND,
         script=script,
         script_hash=base64.b64encode(digest).decode(),  # the only script that may run
     )
@@ -189,12 +193,16 @@ SECTIONS: tuple[Callable[[Grid], Section | None], ...] = (
 )
 
 
-def write_figures(folder: Path, drawings: list[Drawing]) -> None:
-    """Write the figures, and remove those of an earlier page that are no longer on it."""
+def write_figures(folder: Path, drawings: list[Drawing], *, png: bool = True) -> None:
+    """Write the figures that changed, and remove those that are no longer on the page."""
     folder.mkdir(exist_ok=True)
     for drawing in drawings:
-        write_text(folder / f"{drawing.name}.svg", drawing.svg)
-        write_bytes(folder / f"{drawing.name}.png", drawing.png)
+        path, picture = (folder / f"{drawing.name}.{form}" for form in ("svg", "png"))
+        changed = not path.exists() or path.read_text("utf-8") != drawing.svg
+        if (changed and picture.exists()) or (png and not picture.exists()):
+            write_bytes(picture, drawing.render("png"))
+        if changed:
+            write_text(path, drawing.svg)
     names = {drawing.name for drawing in drawings}
     for path in (*folder.glob("*.svg"), *folder.glob("*.png")):
         if path.stem not in names:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from fl_sim.report.advice import add_advice
 from fl_sim.report.components import Cell, Table, build_table
 from fl_sim.report.formats import (
+    PERCENT,
     UNDEFINED,
     NumberFormat,
     drop_undefined,
@@ -12,10 +14,15 @@ from fl_sim.report.formats import (
     format_over_seeds,
 )
 from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.verdicts import CHANCE_LEVEL, is_chance, judge_change
 
 Column = tuple[str, str, str, NumberFormat]  # heading, metric, group, format
 
-CHANCE = 0.5  # AUC of guessing
+METRICS = {  # numbers of the summary that are metrics with an interval
+    "accuracy": "accuracy",
+    "backdoor.success": "attack_success",
+    "backdoor.untriggered": "attack_success_untriggered",
+}
 
 SummaryColumn = tuple[str, str, NumberFormat]  # heading, column of `cells`, format
 
@@ -31,29 +38,44 @@ def build_setting_table(
 def build_metric_cell(
     setting: Setting, metric: str, form: NumberFormat, group: str = "all"
 ) -> Cell:
-    """Return a cell with a final metric over seeds, greyed out if it should not be read.
-
-    The interval reaches from the lowest to the highest bound over seeds.
-    """
+    """Return a cell with a final metric over seeds, greyed out if it should not be read."""
     final = setting.final_values(metric, group)
     if not final.values:
         return Cell(UNDEFINED)
-    low = min(drop_undefined(final.lows), default=float("nan"))
-    high = max(drop_undefined(final.highs), default=float("nan"))
     doubts = [str(n) for n, valid in zip(final.notes, final.valid, strict=True) if not valid]
-    bounds = format_interval(low, high, form)
-    text, doubt = format_over_seeds(final.values, form), doubts[0] if doubts else ""
+    bounds = format_bounds(setting, metric, form, group)
+    text, doubt = format_over_seeds(final.values, form), add_advice(doubts[0]) if doubts else ""
     shown = zip(setting.folders, final.values, strict=False) if len(final.values) > 1 else ()
     hover = ", ".join(f"seed {seed}: {format_number(value, form)}" for seed, value in shown)
     chance = metric.endswith("_auc") and is_chance(setting, metric, group)
-    return Cell(text, doubt, bounds, hover=hover, chance=chance)
+    verdict = CHANCE_LEVEL if chance else judge_change(final.values) if form.signed else ""
+    return Cell(text, doubt, bounds, hover=hover, verdict=verdict)
 
 
-def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
-    """Return whether an AUC's interval includes the chance level in any seed."""
+def format_bounds(setting: Setting, metric: str, form: NumberFormat, group: str = "all") -> str:
+    """Return the 95 % interval of a final metric, or an empty string if it has none.
+
+    It reaches from the lowest to the highest bound over seeds.
+    """
     final = setting.final_values(metric, group)
-    pairs = zip(final.lows, final.highs, strict=True)
-    return any(low <= CHANCE <= high for low, high in pairs)
+    low = min(drop_undefined(final.lows), default=float("nan"))
+    high = max(drop_undefined(final.highs), default=float("nan"))
+    return format_interval(low, high, form)
+
+
+def describe_test_size(grid: Grid) -> str:
+    """Return a sentence on the intervals of accuracies from the number of test images."""
+    finals = [setting.final_values("accuracy") for setting in grid.finished]
+    widths = [high - low for f in finals for low, high in zip(f.lows, f.highs, strict=True)]
+    widest = max(drop_undefined(widths), default=float("nan"))
+    if widest != widest:
+        return ""
+    points = format_number(widest / 2, PERCENT)
+    return (
+        "In brackets: 95 % intervals of accuracies from the number of test images alone (Clopper "
+        f"and Pearson), at most ± {points} points in one run"
+        + (", from the lowest to the highest bound over seeds." if len(grid.seeds) > 1 else ".")
+    )
 
 
 def list_notes(grid: Grid, metric: str) -> list[str]:
@@ -82,9 +104,18 @@ def build_summary_table(grid: Grid, caption: str, columns: Sequence[SummaryColum
     """Return a table of numbers of the summary, mean and spread over seeds."""
 
     def cells(setting: Setting) -> list[Cell]:
-        return [Cell(format_over_seeds(setting.summary_values(n), form)) for _, n, form in columns]
+        return [_build_summary_cell(setting, name, form) for _, name, form in columns]
 
     return build_setting_table(grid, caption, [heading for heading, *_ in columns], cells)
+
+
+def _build_summary_cell(setting: Setting, name: str, form: NumberFormat) -> Cell:
+    if metric := METRICS.get(name):
+        return build_metric_cell(setting, metric, form)
+    values = setting.summary_values(name)
+    return Cell(
+        format_over_seeds(values, form), verdict=judge_change(values) if form.signed else ""
+    )
 
 
 def has_summary(grid: Grid, name: str) -> bool:

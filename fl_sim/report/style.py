@@ -36,6 +36,7 @@ STYLE: "dict[RcKeyType, Any]" = {
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # no axis is at the top, so no place has to be sought
     "axes.labelsize": 9,
     "axes.edgecolor": GREY,
     "axes.facecolor": "none",
@@ -56,11 +57,17 @@ STYLE: "dict[RcKeyType, Any]" = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "path.simplify_threshold": 0.5,
-    "svg.fonttype": "path",  # looks the same without the fonts
+    "pdf.fonttype": 42,  # TrueType
+    "svg.fonttype": "none",  # text stays text, which can be searched and copied, and is short
     "savefig.dpi": 160,
 }
+FONT, FONTS = "'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif"  # as wide, where it lacks
 PERCENT_END = 100.0
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+METADATA: dict[str, dict[str, Any]] = {  # without what differs between two equal figures
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "png": {"Software": None},
+    "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate")),
+}
 
 
 def choose_colours(count: int, ordered: bool) -> list[str]:
@@ -96,31 +103,27 @@ def export_figure(
         alt: Text for screen readers; the caption if it is empty.
         names: Names of the points of lines, which appear under the pointer with their values.
     """
-    svg, png = io.StringIO(), io.BytesIO()
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+    with rc_context(STYLE):
         for axes in figure.axes:
             _limit_percentages(axes)
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # laid out once, for both files
-        figure.savefig(svg, format="svg", metadata=NO_METADATA)
-        figure.savefig(png, format="png", metadata={"Software": None})
-    text = svg.getvalue()
+            for axis in (axes.xaxis, axes.yaxis):
+                if not axis.get_label_text():
+                    axis.set_label_coords(0, 0)  # else its place is sought among the tick labels
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        figure.set_layout_engine(None)  # laid out once, for all formats
+    render = partial(_render, figure, name)
+    text = render("svg").decode().replace(FONT, FONTS)
     inline = _inline_svg(text, name, alt or caption, draw_hover_marks(figure, names or {}))
-    render = partial(_render_with_text, figure, name)
-    return Drawing(name, caption, text, inline, png.getvalue(), render)
+    return Drawing(name, caption, text, inline, render)
 
 
-def _render_with_text(figure: Figure, name: str, form: str) -> bytes:
-    """Return a figure that was laid out as a file of a format, with text in place of paths."""
-    fonts: dict[RcKeyType, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42}  # 42: TrueType
-    with rc_context({**STYLE, **fonts, "svg.hashsalt": name}):
-        if form == "svg":
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata=NO_METADATA)
-            return text.getvalue().encode()
-        file = io.BytesIO()
-        figure.savefig(file, format=form, metadata=dict.fromkeys(("Creator", "CreationDate")))
-        return file.getvalue()
+def _render(figure: Figure, name: str, form: str) -> bytes:
+    """Return a figure that was laid out as a file of a format."""
+    file = io.BytesIO()
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(file, format=form, metadata=METADATA[form])
+    return file.getvalue()
 
 
 def _limit_percentages(axes: Axes) -> None:

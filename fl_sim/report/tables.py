@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fl_sim.report.advice import add_advice
 from fl_sim.report.formats import (
     AREA,
     COUNT,
@@ -29,46 +30,55 @@ from fl_sim.report.formats import (
 from fl_sim.report.grid import Grid, Setting, build_grid
 from fl_sim.report.quantities import describe_quantity
 from fl_sim.report.skipped import list_skipped
+from fl_sim.report.verdicts import LEGEND, TIE, find_ties, judge_change
 from fl_sim.report.wide_table import WideTable
 from fl_sim.results import Results
+from fl_sim.results.comparison import NO_DIFFERENCE
 
 
 class Column(NamedTuple):
-    """A headline number: its name, unit, text for a setting, and meaning.
+    """A headline number.
 
-    `number` is its name in the summary, empty if it has none, and `form` its format there.
+    Attributes:
+        name: Heading.
+        unit: Unit, or an empty string.
+        values: Its numbers of a setting, one per seed.
+        form: Format of a number.
+        meaning: Explanation below the table.
+        spreads: Whether its spread over seeds is shown beside the mean.
     """
 
     name: str
     unit: str
-    text: Callable[[Setting], str]
+    values: Callable[[Setting], list[float]]
+    form: NumberFormat
     meaning: str = ""
-    number: str = ""
-    form: NumberFormat = COUNT
+    spreads: bool = True
+
+    def text(self, setting: Setting) -> str:
+        """Return the mean and, if it is shown, the spread over seeds."""
+        values = self.values(setting)
+        shown = values if self.spreads else [mean(values)]
+        return format_over_seeds(shown, self.form)
+
+    def judge(self, setting: Setting) -> str:
+        """Return `no difference` for a difference whose interval over seeds includes 0."""
+        return judge_change(self.values(setting)) if self.form.signed else ""
 
 
-def _make_column(name: str, unit: str, number: str, form: NumberFormat, meaning: str) -> Column:
-    """Return a column with a number of the summary, mean and spread over seeds."""
+def _make_column(
+    name: str, unit: str, number: str, form: NumberFormat, meaning: str = "", spreads: bool = True
+) -> Column:
+    """Return a column with a number of the summary."""
 
-    def text(setting: Setting) -> str:
-        return format_over_seeds(setting.summary_values(number), form)
+    def values(setting: Setting) -> list[float]:
+        return setting.summary_values(number)
 
-    return Column(name, unit, text, meaning, number, form)
-
-
-def _format_added(setting: Setting) -> str:
-    gaps = setting.summary_values("protection.utility_gap")
-    return format_over_seeds([-gap for gap in gaps], POINTS)
+    return Column(name, unit, values, form, meaning, spreads)
 
 
-def _format_cost(setting: Setting) -> str:
-    upload = format_number(mean(setting.summary_values("cost.bytes_up")), MEGABYTES)
-    seconds = format_over_seeds(setting.summary_values("cost.cpu_seconds"), CPU_SECONDS)
-    return f"{upload}\n{seconds}"
-
-
-def _format_download(setting: Setting) -> str:
-    return format_number(mean(setting.summary_values("cost.bytes_down")), MEGABYTES)
+def _list_added(setting: Setting) -> list[float]:
+    return [-gap for gap in setting.summary_values("protection.utility_gap")]
 
 
 # A_mix is the final accuracy of the run itself, so there is no other column for it.
@@ -78,7 +88,7 @@ HEADLINES = (
     _make_column("A_clean", "%", "protection.a_clean", PERCENT, "clean part alone"),
     A_MIX,
     _make_column("best", "%", "best_accuracy", PERCENT, "highest of any round"),
-    Column("added", "points", _format_added, "A_mix - A_clean, what protected images add"),
+    Column("added", "points", _list_added, POINTS, "A_mix - A_clean, what protected images add"),
     _make_column(
         "ratio",
         "",
@@ -115,8 +125,13 @@ HEADLINES = (
         "lowest accuracy of a client",
     ),
 )
-COST = Column("MB up", "CPU s", _format_cost)
-DOWN = Column("MB down", "", _format_download, "sent to clients; not shown where it is as MB up")
+UP = _make_column("MB up", "", "cost.bytes_up", MEGABYTES, spreads=False)
+DOWN = _make_column(
+    *("MB down", "", "cost.bytes_down", MEGABYTES),
+    "sent to clients; not shown where it is as MB up",
+    spreads=False,
+)
+CPU = _make_column("CPU s", "", "cost.cpu_seconds", CPU_SECONDS)
 REASONS = (  # columns, each with the metric whose note explains an undefined number
     ("A_mix", "accuracy"),
     ("AUC", "mia_margin_auc"),
@@ -126,9 +141,11 @@ REASONS = (  # columns, each with the metric whose note explains an undefined nu
 LOST = Column(
     "lost",
     "",
-    lambda setting: format_number(sum(setting.num_failures()), COUNT),
+    lambda setting: [sum(setting.num_failures())],
+    COUNT,
     "number of times that a client did not deliver",
 )
+MARKS = {NO_DIFFERENCE: "~", TIE: "≈"}  # before a number of a terminal's table
 INDENT = 4
 MAX_NAMED = 3  # settings in a sentence
 
@@ -163,7 +180,8 @@ def build_summary_table(results: Results) -> Table:
     """Return the final numbers averaged over seeds, one row per setting."""
     grid = build_grid(results)
     down = [DOWN] if _differ(grid, "cost.bytes_up", "cost.bytes_down") else []
-    columns = [*choose_headline_columns(grid), *down, COST]
+    columns = [*choose_headline_columns(grid), *down, UP, CPU]
+    ties = find_ties(grid, "accuracy")
     table = WideTable(
         title=f"{grid.name}: {describe_seeds(grid)}",
         caption=_build_caption(grid, columns),
@@ -175,10 +193,12 @@ def build_summary_table(results: Results) -> Table:
     )
     table.add_column("settings" if grid.axes else "run", min_width=18)
     for column in columns:
-        title = column.name.replace(" ", "\n") if column.name == "worst client" else column.name
-        table.add_column(f"{title}\n{column.unit}", justify="right", no_wrap=True)
+        title = column.name if column.unit else column.name.replace(" ", "\n")
+        title = title.replace("worst ", "worst\n")
+        table.add_column(f"{title}\n{column.unit}".rstrip(), justify="right", no_wrap=True)
     for setting in grid.settings:
-        table.add_row(_format_name(grid, setting), *_format_numbers(setting, columns))
+        numbers = _format_numbers(setting, columns, setting in ties)
+        table.add_row(_format_name(grid, setting), *numbers)
     return table
 
 
@@ -229,7 +249,7 @@ def _build_audit_caption(notes: dict[str, int]) -> Text:
     text = "In brackets: 95 % intervals. Guessing: AUC 0.5, TPR 1 %."
     caption = Text(text, "not italic dim")
     for note, number in notes.items():
-        caption.append(f"\n*{number} {note}", "yellow not dim")
+        caption.append(f"\n*{number} {add_advice(note)}", "yellow not dim")
     return caption
 
 
@@ -290,7 +310,11 @@ def _build_caption(grid: Grid, columns: Iterable[Column]) -> Text:
     names = ("corruption_mean_accuracy", "adversarial_accuracy", "domain_accuracy_gap")
     measured = any(s.final_values(name).values for s in grid.finished for name in names)
     several = " (n/m): defined for n of m seeds." if len(grid.seeds) > 1 else ""
-    text = Text(f"{explain_columns(columns)}{several} {grid.time_note}", style="not italic dim")
+    verdicts = {column.judge(s) for s in grid.finished for column in columns if s.folders}
+    verdicts |= {TIE} if find_ties(grid, "accuracy") else set()
+    marks = "".join(f" {MARKS[v]}: {LEGEND[v]}" for v in LEGEND if v in verdicts)
+    words = f"{explain_columns(columns)}{several}{marks} {grid.time_note}"
+    text = Text(words, style="not italic dim")
     if measured:
         text.append("\nAccuracy on corrupted and attacked images and by domain: see the report.")
     for reason in explain_undefined(grid):
@@ -309,13 +333,15 @@ def _format_name(grid: Grid, setting: Setting) -> Text:
     return Text((setting.label or grid.name).replace(" · ", "\n", 1).replace("(", " ("))
 
 
-def _format_numbers(setting: Setting, columns: Sequence[Column]) -> list[Text]:
-    """Return the numbers of a row, the spread below the mean."""
+def _format_numbers(setting: Setting, columns: Sequence[Column], is_tie: bool) -> list[Text]:
+    """Return the numbers of a row, the spread below the mean, with the marks of verdicts."""
     missing = len(setting.cells) - len(setting.finished)
     texts = []
     for column in columns:
         words = column.text(setting) if setting.folders else UNDEFINED
-        text = Text(words.replace(" ± ", "\n±").replace(" (", "\n("))
+        verdict = column.judge(setting) or (TIE if is_tie and column is A_MIX else "")
+        first, *rest = words.replace(" ± ", "\n±").replace(" (", "\n(").split("\n")
+        text = Text("\n".join([MARKS.get(verdict, "") + first, *rest]))
         if column is A_MIX and missing:
             text.append(f"\n{missing} failed", style="bold red")
         texts.append(text)

@@ -492,6 +492,7 @@ def _draw_front(
         ]
         for place in comparison.places
     }
+    alike: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for place, (x, y) in centres.items():
         colour, marker = styles[place]
         state = comparison.states[place]
@@ -504,11 +505,14 @@ def _draw_front(
                 axes.plot(
                     *line, color=colour, lw=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False
                 )
+        alike.setdefault((colour, marker, state), []).append((x, y))
+    for (colour, marker, state), points in alike.items():
+        drawn = state != DOMINATED
         face = "white" if state == OPEN else colour
         size, alpha = (6.0, 1.0) if drawn else (3.2, 0.55)
-        axes.plot(
-            x, y, marker, color=colour, mfc=face, ms=size, alpha=alpha, zorder=4 if drawn else 3
-        )
+        x_values, y_values = zip(*points, strict=True)
+        (dots,) = axes.plot(x_values, y_values, marker, color=colour, mfc=face, ms=size)
+        dots.set(alpha=alpha, zorder=4 if drawn else 3)
     heights = np.array([y for _, y in centres.values()])
     margin = 0.16 * (heights.max() - heights.min()) or 0.1 * abs(heights.max()) or 1.0
     axes.set_ylim(heights.min() - margin, heights.max() + margin)

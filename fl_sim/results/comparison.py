@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from fl_sim.core.errors import RequestError
 from fl_sim.results.pareto import CONFIDENCE, compute_interval
@@ -93,8 +95,23 @@ def _group_by_label(results: Results) -> dict[str, pd.DataFrame]:
 def _compare_values(table: pd.DataFrame, confidence: float) -> tuple[float | int | str, ...]:
     differences = (table["b"] - table["a"]).to_numpy(float)
     low, high = compute_interval(differences, confidence)
-    verdict = ONE_SEED if len(table) == 1 else NO_DIFFERENCE
-    if low > 0 or high < 0:
-        verdict = "higher" if low > 0 else "lower"
     means = float(table["a"].mean()), float(table["b"].mean())
-    return (*means, float(differences.mean()), low, high, len(table), verdict)
+    mean, verdict = float(differences.mean()), judge_differences(differences, confidence)
+    return (*means, mean, low, high, len(table), verdict)
+
+
+def judge_differences(
+    differences: Float[np.ndarray, " seeds"], confidence: float = CONFIDENCE
+) -> str:
+    """Return whether paired differences are `higher` or `lower` than 0, or `no difference`.
+
+    They are no difference if Student's confidence interval of their mean over seeds includes 0. A
+    single seed has no interval.
+
+    >>> judge_differences(np.array([0.02, 0.03, 0.02])), judge_differences(np.array([0.1, -0.1]))
+    ('higher', 'no difference')
+    """
+    low, high = compute_interval(differences, confidence)
+    if low > 0 or high < 0:
+        return "higher" if low > 0 else "lower"
+    return ONE_SEED if len(differences) == 1 else NO_DIFFERENCE

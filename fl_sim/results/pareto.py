@@ -54,6 +54,8 @@ def find_dominated_in_pairs(
         values: As in `find_dominated`; NaN where a point lacks a seed. No point lacks all.
         confidence: Level of the intervals.
     """
+    if not np.isnan(values).any():
+        return find_dominated(values, confidence)
     dominated = find_dominated(np.nanmean(values, -1, keepdims=True))
     for i, j in np.argwhere(dominated):
         pair = values[[i, j]]

@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from fl_sim.report.components import Drawing, Section, build_figure_section
-from fl_sim.report.formats import mean, spread
+from fl_sim.report.formats import mean
 from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.panels import (
     MAX_FRACTIONS,
@@ -15,6 +15,7 @@ from fl_sim.report.panels import (
     create_panels,
     select_panels,
 )
+from fl_sim.report.spread_bars import describe_bars, draw_means
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
 
 FRACTION_LINES = (
@@ -41,9 +42,7 @@ def draw_accuracy_against_fraction(grid: Grid) -> Drawing | None:
         "the model still learns from protected images; where the two meet, they add nothing. "
         "A_clean is not defined at 1, where nothing is clean."
     )
-    if len(grid.seeds) > 1:
-        caption += " Bars: one standard deviation over seeds to each side."
-    caption += others
+    caption += describe_bars(grid) + others
     columns, labels = choose_num_columns(grid, FRACTION), ("fraction protected", "accuracy, %")
     titles = [panel.title for panel in panels]
     figure, axes = create_panels(titles, columns, labels=labels, sharex=True, sharey=True)
@@ -67,15 +66,13 @@ def _draw_fraction_line(
 ) -> None:
     points = sorted((float(s.values[FRACTION]), s.summary_values(column)) for s in settings)
     points = [(x, values) for x, values in points if mean(values) == mean(values)]
-    axes.errorbar(
+    draw_means(
+        axes,
         [x for x, _ in points],
-        [100 * mean(values) for _, values in points],
-        [100 * (spread(values) if len(values) > 1 else 0.0) for _, values in points],
+        [[100 * value for value in values] for _, values in points],
         color=colour,
         linestyle=style,
         marker=marker,
-        capsize=2,
-        elinewidth=0.9,
         label=label,
         markeredgecolor=INK if marker == "o" else colour,
         markeredgewidth=0.4,

@@ -3,26 +3,29 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from fl_sim.report.components import Drawing
-from fl_sim.report.formats import drop_undefined, mean, spread
+from fl_sim.report.formats import drop_undefined, mean
 from fl_sim.report.grid import FRACTION, Grid, Setting, shorten_path
 from fl_sim.report.heat_map import draw_heat_map, label_columns, tabulate_means
 from fl_sim.report.panels import Panel, group_panels
 from fl_sim.report.quantities import describe_quantity
+from fl_sim.report.spread_bars import describe_bars, draw_means
 from fl_sim.report.style import COLOURS, GREY, MARKERS, STYLE, create_figure, export_figure
 from fl_sim.results.pareto import find_front
 
+Vector = Float[np.ndarray, " settings"]
 HEIGHT = 3.0  # inches; the figure stays within the first screen
 FEW_ROWS = 12  # settings that have a row each
 MIN_SQUARES, MAX_SQUARES = 3, 12  # values per axis of a heat map
 OTHERS = ("leakage.auc", "cost.bytes", "cost.bytes_up", "cost.cpu_seconds")  # of a scatter plot
+STEPS = 120  # of a scatter plot's width; dots in the same step lie on each other
 NAME = "answer"
-BARS = "one standard deviation over seeds to each side"
 
 
 @rc_context(STYLE)
@@ -49,10 +52,11 @@ def _draw_fractions(grid: Grid, panels: Sequence[Panel]) -> Drawing:
     for place, (title, settings) in enumerate(panels):
         ordered = sorted(settings, key=lambda setting: float(setting.values[FRACTION]))
         x = [100 * float(setting.values[FRACTION]) for setting in ordered]
-        values = [setting.summary_values("accuracy") for setting in ordered]
+        values = [[100 * a for a in s.summary_values("accuracy")] for s in ordered]
         clean = [100 * mean(s.summary_values("protection.a_clean")) for s in ordered]
         colour, marker = COLOURS[place], MARKERS[place]
-        _draw_bars(axes, x, values, colour, marker, grid.shorten(title) or "A_mix")
+        label = grid.shorten(title) or "A_mix"
+        draw_means(axes, x, values, color=colour, marker=marker, label=label)
         if np.isfinite(clean).any():
             axes.plot(x, clean, color=colour, linestyle="--", linewidth=1, alpha=0.7)
     axes.set(xlabel="images protected, %", ylabel="accuracy, %", xticks=sorted(set(x)))
@@ -62,20 +66,7 @@ def _draw_fractions(grid: Grid, panels: Sequence[Panel]) -> Drawing:
         "Accuracy after the last round against the share that is protected. Dashed: A_clean, from "
         "the clean part alone; a line above it shows that protected images still teach the model."
     )
-    return export_figure(NAME, figure, caption + _describe_bars(grid))
-
-
-def _draw_bars(
-    axes: Axes,
-    x: Sequence[float],
-    values: Sequence[Sequence[float]],
-    colour: str,
-    marker: str,
-    label: str,
-) -> None:
-    means = [100 * mean(each) for each in values]
-    width = [100 * spread(each) if len(drop_undefined(each)) > 1 else 0.0 for each in values]
-    axes.errorbar(x, means, width, color=colour, marker=marker, capsize=2, label=label)
+    return export_figure(NAME, figure, caption + describe_bars(grid))
 
 
 def _draw_rounds(setting: Setting) -> Drawing:
@@ -163,8 +154,11 @@ def _draw_scatter(grid: Grid, settings: Sequence[Setting]) -> Drawing:
     for place, word in enumerate(words):
         chosen = [i for i, s in enumerate(settings) if axis is None or s.values[axis] == word]
         marker, colour = MARKERS[place], COLOURS[place]
-        (dots,) = axes.plot(x[chosen], y[chosen], marker, color=colour, label=word)
+        (dots,) = axes.plot(
+            x[chosen], y[chosen], marker, color=colour, label=word, alpha=0.75, mec="white", mew=0.5
+        )
         names[dots] = [settings[i].label for i in chosen]
+    _count_hidden(axes, x, y)
     front = find_front(np.stack([-x, y], axis=1))
     order = np.argsort(x[front], kind="stable")
     axes.plot(x[front][order], y[front][order], color=GREY, marker="", linewidth=1, zorder=1)
@@ -172,19 +166,33 @@ def _draw_scatter(grid: Grid, settings: Sequence[Setting]) -> Drawing:
     if axis:
         figure.legend(loc="outside right upper", title=shorten_path(axis), alignment="left")
     best = [settings[i] for i in np.argsort(-y, kind="stable") if front[i]]
-    named = "; ".join(grid.shorten(setting.label) for setting in best[:3])
+    named = "; ".join(grid.name_settings("accuracy", *best[:3]))
     caption = (
         f"Accuracy against {display.label}, one dot per setting, mean over seeds. The grey line "
         f"joins the {len(best)} settings of the Pareto front, which no other beats in both: "
-        f"{named}{' and others' if len(best) > 3 else ''}."
+        f"{named}{' and others' if len(best) > 3 else ''}. A small number counts settings that "
+        "lie on each other."
     )
     return export_figure(NAME, figure, caption, names=names)
+
+
+def _count_hidden(axes: Axes, x: Vector, y: Vector) -> None:
+    """Write the number of dots beside those that cover others."""
+    spots = np.stack([x, y], axis=1)
+    width = np.ptp(spots, axis=0)
+    steps = np.round(spots / np.where(width > 0, width, 1) * STEPS)
+    _, first, counts = np.unique(steps, axis=0, return_index=True, return_counts=True)
+    for place, count in zip(first[counts > 1], counts[counts > 1], strict=True):
+        axes.annotate(
+            str(count),
+            (x[place], y[place]),
+            (4, 3),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=GREY,
+        )
 
 
 def _differs(settings: Sequence[Setting], column: str) -> bool:
     values = drop_undefined([mean(setting.summary_values(column)) for setting in settings])
     return len(set(values)) > 1
-
-
-def _describe_bars(grid: Grid) -> str:
-    return f" Bars: {BARS}." if len(grid.seeds) > 1 else " One seed, so there are no bars."

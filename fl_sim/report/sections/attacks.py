@@ -26,35 +26,30 @@ from fl_sim.report.formats import (
     POINTS,
     UNDEFINED,
     drop_undefined,
-    format_over_seeds,
     mean,
 )
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.heat_map import GAP, draw_heat_map, label_columns, tabulate_means
 from fl_sim.report.panels import MAX_PANELS, Panel, create_panels, group_panels
 from fl_sim.report.setting_tables import (
-    Column,
     SummaryColumn,
-    build_metric_table,
+    build_metric_cell,
     build_summary_table,
     has_summary,
 )
 from fl_sim.report.style import INK, STYLE, export_figure
 
 RULE = "strategy"
-SUCCESS: tuple[Column, ...] = (
-    ("attack success, %", "attack_success", "all", PERCENT),
-    ("without trigger, %", "attack_success_untriggered", "all", PERCENT),
-)
 COSTS: tuple[SummaryColumn, ...] = (
     ("accuracy", "accuracy", PERCENT),
     ("nobody attacks", "attack.a_honest", PERCENT),
     ("lost, points", "attack.accuracy_lost", POINTS),
     ("back after, rounds", "attack.recovery_rounds", COUNT),
 )
-INHERITED: tuple[SummaryColumn, ...] = (
+BACKDOORS: tuple[SummaryColumn, ...] = (
     ("success of the start, %", "backdoor.start", PERCENT),
     ("at the end, %", "backdoor.success", PERCENT),
+    ("without trigger, %", "backdoor.untriggered", PERCENT),
     ("half-life, rounds", "backdoor.half_life", COUNT),
 )
 THREAT = "Threat model: "
@@ -85,14 +80,15 @@ def build_attacks(grid: Grid) -> Section | None:
         caption = (
             "Backdoors: share of test images of other classes classified as the target class, %"
         )
-        components.append(build_metric_table(grid, caption, SUCCESS, keep_empty=True))
+        start = has_summary(grid, "backdoor.start")
+        columns = [c for c in BACKDOORS if start or has_summary(grid, c[1])]
+        components.append(build_summary_table(grid, caption, columns))
     if has_summary(grid, "backdoor.start"):
         paragraphs.append(
             "The start model has a backdoor, which clients inherit. Its half-life is the first "
             "evaluated round from which on its success is at most half of that of the start; a "
             "dash means that it outlives the run."
         )
-        components.append(build_summary_table(grid, "Inherited backdoor", INHERITED))
     return Section("attacks", "Attacks", tuple(paragraphs), tuple(components))
 
 
@@ -220,5 +216,4 @@ def _find_worst(settings: Sequence[Setting | None], axis: str) -> list[Cell]:
             reason = setting.undefined_reason("accuracy") or "its accuracy is not defined"
             return [Cell(UNDEFINED, f"{setting.values[axis]}: {reason}")] * 2
     lowest = min(finished, key=lambda setting: mean(setting.summary_values("accuracy")))
-    accuracy = format_over_seeds(lowest.summary_values("accuracy"), PERCENT)
-    return [Cell(lowest.values[axis]), Cell(accuracy)]
+    return [Cell(lowest.values[axis]), build_metric_cell(lowest, "accuracy", PERCENT)]

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from scipy.special import betaincinv
 
 from fl_sim.core.atomic_io import DamagedFileError
+from fl_sim.report.advice import add_advice
 from fl_sim.report.components import Cell, Drawing, Section, Table, build_table, drop_empty_columns
 from fl_sim.report.formats import (
     AREA,
@@ -20,13 +21,16 @@ from fl_sim.report.formats import (
     RATIO,
     UNDEFINED,
     NumberFormat,
+    format_count,
     format_interval,
+    format_number,
     format_over_seeds,
 )
 from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.leakage import RocCurve, draw_roc_axes
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
+from fl_sim.report.verdicts import CHANCE, CHANCE_LEVEL
 from fl_sim.results.folders import AUDIT, read_audit
 
 MAX_PANELS = 12
@@ -72,6 +76,7 @@ def build_audits(grid: Grid) -> Section | None:
     if not audited:
         return None
     paragraphs = (
+        describe_audits(grid),
         "Runs audited by `fl-sim audit`. Reference models are heads, trained centrally on random "
         "halves of the pool, or replays of the run from other seeds. Members and non-members are "
         "matched by client, class and protected status; a number is grey where labels alone "
@@ -85,7 +90,56 @@ def build_audits(grid: Grid) -> Section | None:
     drawings = (_draw_curves(panels), _draw_comparisons(panels), _draw_clients(grid, drawn))
     figures = [drawing for drawing in drawings if drawing is not None]
     tables = (_build_table(grid, audited), *_build_source_tables(grid, audited))
-    return Section("audit", "Audited leakage", paragraphs, (*tables, *figures))
+    components = (_draw_areas(panels), *tables, *figures)
+    return Section("audit", "Audited leakage", paragraphs, components)
+
+
+def describe_audits(grid: Grid) -> str:
+    """Return the verdict of the audits in a sentence, or an empty string if there are none.
+
+    It is that of the headline attack: leakage where the interval of its AUC lies above 0.5.
+    """
+    found = [(s, area) for s in grid.finished if (area := _find_area(s)) is not None]
+    if not found:
+        return ""
+    readable = sorted((pair for pair in found if not pair[1].doubt), key=lambda p: p[1].value)
+    if not readable:
+        return f"The audit allows no verdict: {found[0][1].doubt}."
+    setting, most = readable[-1]
+    leaking = [pair for pair in readable if pair[1].low > CHANCE]
+    bounds = format_interval(most.low, most.high, AREA)
+    words = f"{most.attack} reaches an AUC of {format_number(most.value, AREA)} {bounds}"
+    if len(found) > 1:
+        words += f" with {grid.name_settings('leakage.auc', setting)[0]}"
+    if not leaking:
+        which = "" if len(found) == 1 else f" in {len(readable)} audited settings"
+        return f"The audit finds no leakage{which}: at most, {words}, which guessing has too."
+    several = f" in {len(leaking)} of {format_count(len(found), 'audited setting')}"
+    which = several if len(found) > 1 else ""
+    return f"Membership leaks{which}: {words}, where guessing has 0.5."
+
+
+class Area(NamedTuple):
+    """AUC of the headline attack on a setting: mean over seeds, and the widest bounds."""
+
+    attack: str
+    value: float
+    low: float
+    high: float
+    doubt: str
+
+
+def _find_area(setting: Setting) -> Area | None:
+    audits = _read_audits(setting)
+    if not audits:
+        return None
+    attack = _get_headline(audits[0])
+    rows = pd.concat([audit.rows(attack, "auc", "all") for audit in audits])
+    rows = rows[rows["value"].notna()] if rows["value"].notna().any() else rows
+    notes = [str(n) for n, valid in zip(rows["note"], rows["valid"], strict=True) if not valid]
+    doubt = add_advice(notes[0]) if notes else "" if len(rows) else "the attack was not run"
+    mean, low, high = rows["value"].mean(), rows["low"].min(), rows["high"].max()
+    return Area(attack, float(mean), float(low), float(high), doubt)
 
 
 def _read_audits(setting: Setting) -> list[Audit]:
@@ -149,16 +203,61 @@ def _build_cell(
     rows = pd.concat([audit.rows(attack, metric, group) for audit in audits])
     if rows.empty or rows["value"].isna().all():
         notes = [str(note) for note in rows["note"] if note]
-        return Cell(UNDEFINED, notes[0] if notes else "")
+        return Cell(UNDEFINED, add_advice(notes[0]) if notes else "")
     bounds = format_interval(float(rows["low"].min()), float(rows["high"].max()), form)
     doubts = [str(n) for n, valid in zip(rows["note"], rows["valid"], strict=True) if not valid]
     values = [float(value) for value in rows["value"]]
-    includes = metric == "auc" and bool(((rows["low"] <= 0.5) & (rows["high"] >= 0.5)).any())
-    text, doubt = format_over_seeds(values, form), doubts[0] if doubts else ""
-    return Cell(text, doubt, bounds, chance=includes)
+    includes = metric == "auc" and bool(((rows["low"] <= CHANCE) & (rows["high"] >= CHANCE)).any())
+    text, doubt = format_over_seeds(values, form), add_advice(doubts[0]) if doubts else ""
+    return Cell(text, doubt, bounds, verdict=CHANCE_LEVEL if includes else "")
 
 
 Panels = list[tuple[str, Audit]]
+
+
+@rc_context(STYLE)
+def _draw_areas(panels: Panels) -> Drawing:
+    """Draw the AUC of every attack with its interval, one panel per audited setting."""
+    caption = (
+        "AUC of every attack with its 95 % DeLong interval, first audited seed; bold: the headline "
+        "attack, which was chosen in advance. Dashed: chance level. Grey and hollow: should not be "
+        "read, for the reason below the table."
+    )
+    attacks = list(
+        dict.fromkeys(str(name) for _, audit in panels for name in _list_areas(audit)["attack"])
+    )
+    height = 0.6 + 0.21 * len(attacks)
+    titles = [title for title, _ in panels]
+    figure, axes = create_panels(titles, 2, height, ("AUC", ""), sharex=True, sharey=True)
+    for panel, (_, audit) in zip(axes, panels, strict=True):
+        panel.axvline(CHANCE, color=GREY, linestyle="--", linewidth=1)
+        for row, attack in enumerate(attacks):
+            finding = audit.rows(attack, "auc", "all")
+            if len(finding):
+                _draw_interval(panel, row, finding, COLOURS[0])
+        panel.set(yticks=range(len(attacks)), yticklabels=attacks)
+        panel.set(ylim=(len(attacks) - 0.5, -0.5))
+        panel.grid(axis="y", visible=False)
+    headline = _get_headline(panels[0][1])
+    for label in axes[0].get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() == headline else "normal")
+    return export_figure("audit_auc", figure, caption)
+
+
+def _list_areas(audit: Audit) -> pd.DataFrame:
+    """Return the AUCs of attacks on all records."""
+    rows = audit.findings
+    whole = (rows["metric"] == "auc") & (rows["group"] == "all") & (rows["client"] == -1)
+    return rows[whole & rows["value"].notna()]
+
+
+def _draw_interval(panel: Axes, row: int, finding: pd.DataFrame, colour: str) -> None:
+    """Draw a finding as a dot with its interval, grey and hollow if it should not be read."""
+    value, low, high = (float(finding[name].iloc[0]) for name in ("value", "low", "high"))
+    valid = bool(finding["valid"].iloc[0])
+    colour = colour if valid else GREY
+    panel.plot([low, high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
+    panel.plot([value], [row], "o", color=colour, mfc=colour if valid else "white")
 
 
 @rc_context(STYLE)
@@ -218,9 +317,7 @@ def _draw_comparisons(panels: Panels) -> Drawing | None:
         for row, (_, metric, group, colour) in enumerate(COMPARISONS):
             finding = audit.rows(_get_headline(audit), metric, group)
             if len(finding):
-                value, low, high = (float(finding[key].iloc[0]) for key in ("value", "low", "high"))
-                panel.plot([low, high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
-                panel.plot([value], [row], "o", color=colour)
+                _draw_interval(panel, row, finding, colour)
         panel.set(yticks=range(len(COMPARISONS)), yticklabels=[name for name, *_ in COMPARISONS])
         panel.set(ylim=(len(COMPARISONS) - 0.5, -0.5))
         panel.grid(axis="y", visible=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fl_sim.report.components import Cell, Section, build_table
 from fl_sim.report.formats import UNDEFINED, drop_undefined, format_number
 from fl_sim.report.grid import Grid, Setting
-from fl_sim.report.setting_tables import is_chance
+from fl_sim.report.setting_tables import describe_test_size, format_bounds
 from fl_sim.report.tables import (
     A_MIX,
     REASONS,
@@ -15,18 +15,23 @@ from fl_sim.report.tables import (
     explain_columns,
     explain_undefined,
 )
+from fl_sim.report.verdicts import CHANCE_LEVEL, TIE, find_ties, is_chance
 
 
 def build_key_numbers(grid: Grid) -> Section:
     """Return the headline numbers, one row per setting."""
     shown = choose_headline_columns(grid)
     columns = [f"{c.name}, {c.unit}" if c.unit else c.name for c in shown]
-    rows = [[*map(Cell, grid.describe(s)), *_build_cells(s, shown)] for s in grid.settings]
+    ties = find_ties(grid, "accuracy")
+    rows = [
+        [*map(Cell, grid.describe(s)), *_build_cells(s, shown, s in ties)] for s in grid.settings
+    ]
     paragraphs = [f"After the last round; {describe_seeds(grid)}. {explain_columns(shown)}"]
     if len(grid.seeds) > 1:
         paragraphs.append(
             "The standard deviation is not a confidence interval. (n/m): defined for n of m seeds."
         )
+    paragraphs += filter(None, [describe_test_size(grid)])
     paragraphs += [text for text in explain_undefined(grid) if not text.startswith("CPU s")]
     table = build_table("Key numbers", grid.heads, columns, rows)
     return Section("key", "Key numbers", tuple(paragraphs), (table,))
@@ -35,7 +40,7 @@ def build_key_numbers(grid: Grid) -> Section:
 CONTROLS = ("protection.a_all", "protection.a_clean")
 
 
-def _build_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
+def _build_cells(setting: Setting, columns: Sequence[Column], is_tie: bool) -> list[Cell]:
     missing = len(setting.cells) - len(setting.finished)
     cells = []
     for column in columns:
@@ -43,8 +48,13 @@ def _build_cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
         text = column.text(setting) if setting.folders else UNDEFINED
         doubt = _find_reason(setting, column) if text == UNDEFINED else ""
         hover = "" if doubt else _list_seeds(setting, column)
-        chance = column.name == "AUC" and is_chance(setting, "mia_margin_auc")
-        cells.append(Cell(text, doubt, alarm=alarm, hover=hover, chance=chance))
+        verdict, bounds = column.judge(setting), ""
+        if column is A_MIX:
+            verdict = TIE if is_tie else ""
+            bounds = format_bounds(setting, "accuracy", column.form)
+        if column.name == "AUC" and is_chance(setting, "mia_margin_auc"):
+            verdict = CHANCE_LEVEL
+        cells.append(Cell(text, doubt, bounds, alarm=alarm, hover=hover, verdict=verdict))
     return cells
 
 
@@ -64,7 +74,8 @@ def _find_reason(setting: Setting, column: Column) -> str:
 
 def _list_seeds(setting: Setting, column: Column) -> str:
     """Return the number of every seed, for the text under the pointer."""
-    if not column.number or len(setting.folders) < 2:
+    values = column.values(setting)
+    if len(setting.folders) < 2 or len(values) < 2:
         return ""
-    pairs = zip(setting.folders, setting.summary_values(column.number), strict=False)
+    pairs = zip(setting.folders, values, strict=False)
     return ", ".join(f"seed {seed}: {format_number(x, column.form)}" for seed, x in pairs)

@@ -100,6 +100,7 @@ def draw_roc_axes(axes: Axes, edge: float, trusted_from: float) -> None:
     axes.axvspan(edge, trusted_from, color=PALE, alpha=0.6, linewidth=0)
     axes.plot([edge, 1], [edge, 1], color=GREY, linestyle="--", linewidth=1)
     axes.set(xscale="log", yscale="log", xlim=(edge, 1), ylim=(edge, 1))
+    axes.minorticks_off()  # most of the time of such a figure
 
 
 @rc_context(STYLE)

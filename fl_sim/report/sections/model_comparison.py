@@ -15,6 +15,7 @@ from fl_sim.report.formats import (
     mean,
 )
 from fl_sim.report.grid import Grid, Setting
+from fl_sim.report.setting_tables import build_metric_cell
 
 TARGET_SHARE = 0.9  # of the best final accuracy: the target
 COLUMNS = (
@@ -81,7 +82,7 @@ def _build_cells(setting: Setting, goal: float) -> list[Cell]:
     seconds = setting.metric_rows("cpu_seconds").groupby("seed")["value"].mean()
     first = setting.metric_rows("accuracy").query("round == 1")["value"]
     return [
-        Cell(format_over_seeds(setting.summary_values("accuracy"), PERCENT)),
+        build_metric_cell(setting, "accuracy", PERCENT),
         Cell(format_over_seeds(list(first), PERCENT)),
         Cell(format_number(goal, PERCENT)),
         Cell(format_over_seeds(rounds, SECONDS) if reached else "not reached"),

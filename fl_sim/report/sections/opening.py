@@ -8,14 +8,15 @@ from fl_sim.report.formats import (
     NumberFormat,
     drop_undefined,
     format_count,
-    format_interval,
     format_number,
     mean,
 )
 from fl_sim.report.grid import FRACTION, Grid, Setting
 from fl_sim.report.panels import group_panels
 from fl_sim.report.sections.answer_figure import draw_answer
-from fl_sim.report.setting_tables import is_chance
+from fl_sim.report.sections.audits import describe_audits
+from fl_sim.report.setting_tables import format_bounds
+from fl_sim.report.verdicts import is_chance, judge_change
 
 ACCURACY, WORST, AREA_NAME = "accuracy", "fairness.worst_client", "mia_margin_auc"
 GAP, LOST, SUCCESS = "protection.utility_gap", "attack.accuracy_lost", "backdoor.success"
@@ -30,7 +31,7 @@ def build_opening(grid: Grid) -> Section:
         describe_accuracy(grid),
         describe_attack(grid),
         describe_worst_client(grid),
-        describe_membership(grid),
+        describe_audits(grid) or describe_membership(grid),
         describe_doubt(grid),
     )
     said = [sentence for sentence in sentences if sentence][:MOST]
@@ -56,11 +57,16 @@ def describe_protection(grid: Grid) -> str:
     most, least = ranked[0], ranked[-1]
     first = format_number(-mean(most.summary_values(GAP)), POINTS)
     if most is least:
-        return f"Protected images add {first} points to the accuracy of the clean part alone."
+        none = judge_change(most.summary_values(GAP))
+        doubt = f", which is {none}" if none else ""
+        return (
+            f"Protected images add {first} points to the accuracy of the clean part alone{doubt}."
+        )
     last = format_number(-mean(least.summary_values(GAP)), POINTS)
+    low, high = grid.name_settings(GAP, least, most)
     return (
-        f"Protected images add between {last} points ({grid.shorten(least.label)}) and {first} "
-        f"points ({grid.shorten(most.label)}) to the accuracy of the clean part alone."
+        f"Protected images add between {last} points ({low}) and {first} points ({high}) to the "
+        "accuracy of the clean part alone."
     )
 
 
@@ -106,11 +112,11 @@ def describe_accuracy(grid: Grid) -> str:
     best, worst = ranked[-1], ranked[0]
     high = _percent(best, ACCURACY)
     if best is worst:
-        bounds = _interval(best, ACCURACY, PERCENT)
+        bounds = format_bounds(best, ACCURACY, PERCENT)
         return f"Accuracy after the last round is {high} %{f' {bounds}' if bounds else ''}."
     low = _percent(worst, ACCURACY)
-    first = f"Accuracy is highest at {high} % with {grid.shorten(best.label)}"
-    return f"{first} and lowest at {low} % with {grid.shorten(worst.label)}."
+    first, last = grid.name_settings(ACCURACY, best, worst)
+    return f"Accuracy is highest at {high} % with {first} and lowest at {low} % with {last}."
 
 
 def describe_attack(grid: Grid) -> str:
@@ -118,10 +124,11 @@ def describe_attack(grid: Grid) -> str:
     words = ""
     if ranked := _rank(grid, LOST):
         cost = format_number(100 * mean(ranked[-1].summary_values(LOST)), NumberFormat())
-        words = f"The attackers cost {cost} points of accuracy{_where(grid, ranked[-1], 'at most')}"
+        where = _where(grid, LOST, ranked[-1])
+        words = f"The attackers cost {cost} points of accuracy{where}"
     if ranked := _rank(grid, SUCCESS):
         reached = f"their trigger succeeds on {_percent(ranked[-1], SUCCESS)} % of test images"
-        reached += _where(grid, ranked[-1], "at most") if not words else ""
+        reached += _where(grid, SUCCESS, ranked[-1]) if not words else ""
         words = f"{words}, and {reached}" if words else reached[0].upper() + reached[1:]
     return f"{words}." if words else ""
 
@@ -136,9 +143,10 @@ def describe_worst_client(grid: Grid) -> str:
     below = f"{format_number(own, PERCENT)} points below the accuracy of the model"
     if low is high:
         return f"The worst client reaches {_percent(low, WORST)} %, {below}."
+    first, last = grid.name_settings(WORST, low, high)
     return (
-        f"The worst client reaches {_percent(low, WORST)} % with {grid.shorten(low.label)}, "
-        f"{below}, and {_percent(high, WORST)} % with {grid.shorten(high.label)}."
+        f"The worst client reaches {_percent(low, WORST)} % with {first}, {below}, and "
+        f"{_percent(high, WORST)} % with {last}."
     )
 
 
@@ -158,9 +166,10 @@ def describe_membership(grid: Grid) -> str:
         )
     if len(ranked) == 1:
         return f"Membership leaks: the AUC of the attack is {area}, where guessing has 0.5."
+    (name,) = grid.name_settings("leakage.auc", most)
     return (
-        f"Membership leaks most with {grid.shorten(most.label)}, AUC {area}, where guessing has "
-        f"0.5; in {len(ranked) - len(told)} of {format_count(len(ranked), 'setting')} the interval "
+        f"Membership leaks most with {name}, AUC {area}, where guessing has 0.5; in "
+        f"{len(ranked) - len(told)} of {format_count(len(ranked), 'setting')} the interval "
         "includes chance."
     )
 
@@ -180,7 +189,7 @@ def build_tiles(grid: Grid) -> tuple[Tile, ...]:
         ("highest accuracy", ACCURACY, ACCURACY, -1, PERCENT, " %"),
         ("lowest accuracy", ACCURACY, ACCURACY, 0, PERCENT, " %"),
         ("worst client", WORST, "fairness_worst_client", 0, PERCENT, " %"),
-        ("trigger succeeds", SUCCESS, "", -1, PERCENT, " %"),
+        ("trigger succeeds", SUCCESS, "attack_success", -1, PERCENT, " %"),
         ("membership AUC", "leakage.auc", AREA_NAME, -1, AREA, ""),
     ):
         ranked = _rank(grid, column)
@@ -190,11 +199,13 @@ def build_tiles(grid: Grid) -> tuple[Tile, ...]:
             continue
         setting = ranked[best]
         value = format_number(mean(setting.summary_values(column)), form) + unit
-        note = "" if single else grid.shorten(setting.label)
+        note = "" if single else grid.name_settings(column, setting)[0]
         title = name.removeprefix("highest ") if single else name
         if column == "leakage.auc" and not single:
             title = f"highest {name}"
-        tiles.append(Tile(title, value, _interval(setting, metric, form), note))
+        bounds = format_bounds(setting, metric, form)
+        hover = "" if single else setting.label
+        tiles.append(Tile(title, value, bounds, note, hover))
     return tuple(tiles)
 
 
@@ -208,14 +219,6 @@ def _percent(setting: Setting, column: str) -> str:
     return format_number(mean(setting.summary_values(column)), PERCENT)
 
 
-def _interval(setting: Setting, metric: str, form: NumberFormat) -> str:
-    """Return the 95 % interval of test size, from the lowest to the highest bound over seeds."""
-    final = setting.final_values(metric)
-    lows, highs = drop_undefined(final.lows), drop_undefined(final.highs)
-    if not lows or not highs:
-        return ""
-    return format_interval(min(lows), max(highs), form)
-
-
-def _where(grid: Grid, setting: Setting, degree: str) -> str:
-    return f" {degree} ({grid.shorten(setting.label)})" if len(grid.finished) > 1 else ""
+def _where(grid: Grid, column: str, setting: Setting) -> str:
+    several = len(grid.finished) > 1
+    return f" at most ({grid.name_settings(column, setting)[0]})" if several else ""

@@ -100,7 +100,7 @@ def test_a_missing_run_leaves_the_worst_case_open(make_results: Writer, sweep: A
     grid = build_grid(make_results(sweep(axes=AXES, broken=broken)))
     rows = attacks._build_worst_cases(grid, "adversary").rows
     assert [row[2].text == "-" for row in rows] == [True, False, True, False]
-    assert attacks._draw_heat_maps(grid, "adversary").png
+    assert attacks._draw_heat_maps(grid, "adversary").svg
 
 
 def test_an_attack_that_made_the_model_diverge_leaves_the_worst_case_open(

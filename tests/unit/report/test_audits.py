@@ -14,8 +14,9 @@ from fl_sim.core.atomic_io import write_json, write_table
 from fl_sim.core.seeding import generator
 from fl_sim.metrics.membership import Finding, Records, assess, assess_shift
 from fl_sim.report import page, tables
+from fl_sim.report.advice import add_advice
 from fl_sim.report.grid import build_grid
-from fl_sim.report.sections.audits import build_audits
+from fl_sim.report.sections.audits import build_audits, describe_audits
 from fl_sim.report.sections.leakage import RocCurve
 from fl_sim.results import Results
 
@@ -69,14 +70,14 @@ def test_the_page_shows_what_was_audited(audited: Results) -> None:
     assert "16 heads" in text
     assert "Source inference" in text
     assert "needs &lt;updates&gt;; got none" in text
-    for name in ("audit_roc", "audit_two_by_two", "audit_clients"):
+    for name in ("audit_auc", "audit_roc", "audit_two_by_two", "audit_clients"):
         assert (audited.path / "figures" / f"{name}.svg").stat().st_size > 1000
 
 
 def test_numbers_of_the_table_are_those_of_the_findings(audited: Results) -> None:
     section = build_audits(build_grid(audited))
     assert section is not None
-    made = section.components[0]
+    made = section.components[1]
     assert made.kind == "table"
     (row,) = [r for r in made.rows if any(cell.text == "LiRA online" for cell in r)]
     (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
@@ -102,3 +103,22 @@ def test_the_terminal_lists_the_attacks(audited: Results) -> None:
     made = tables.build_audit_table("a run", pd.read_parquet(folder / "audit.parquet"))
     assert made.row_count == 3
     assert [str(cell) for cell in made.columns[0].cells] == ["loss", "LiRA online", "FedMIA"]
+
+
+def test_it_opens_with_a_verdict_and_a_figure_of_intervals(audited: Results) -> None:
+    grid = build_grid(audited)
+    section = build_audits(grid)
+    assert section is not None
+    (folder,) = (path.parent for path in audited.path.glob("*/seed=0/audit.json"))
+    findings = pd.read_parquet(folder / "audit.parquet")
+    row = findings.query("attack == 'LiRA online' and metric == 'auc' and client == -1").iloc[0]
+    bounds = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    verdict = f"Membership leaks: LiRA online reaches an AUC of {bounds}, where guessing has 0.5."
+    assert section.paragraphs[0] == describe_audits(grid) == verdict
+    assert section.components[0].kind == "drawing"
+
+
+def test_what_is_grey_says_what_would_help() -> None:
+    note = "needs 4 IN and 4 OUT references per record; got 2 and 2"
+    assert "more references" in add_advice(note)
+    assert add_advice("another reason") == "another reason"

@@ -16,6 +16,7 @@ from fl_sim.report.components import Cell, Drawing, Section, Table, build_table
 from fl_sim.report.export import build_frame, format_latex, list_parts, select_parts
 from fl_sim.report.grid import build_grid
 from fl_sim.report.sections.accuracy_over_rounds import draw_accuracy_over_rounds
+from fl_sim.report.verdicts import CHANCE_LEVEL
 
 COMMANDS = {  # of LaTeX itself, booktabs and array
     *("begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule"),
@@ -138,7 +139,7 @@ def test_the_key_numbers_are_those_of_the_results(written, results):
 def test_numbers_intervals_seeds_and_reasons_become_columns():
     rows = [
         [Cell("a"), Cell("1,234.5 ± 0.2", extra="[-0.1, 0.5]"), Cell("0.50 (1/2)")],
-        [Cell("b"), Cell("-", doubt="no run finished"), Cell("-1.2e-05", chance=True)],
+        [Cell("b"), Cell("-", doubt="no run finished"), Cell("-1.2e-05", verdict=CHANCE_LEVEL)],
     ]
     frame = build_frame(build_table("Some", ["name"], ["x, %", "y"], rows))
     wanted = {
@@ -230,17 +231,18 @@ def test_a_figure_is_rendered_again_only_if_it_changed(tmp_path):
             rendered.append(form)
             return f"{svg} as {form}".encode()
 
-        return Drawing("one", "One", svg, svg, b"", render)
+        return Drawing("one", "One", svg, svg, render)
 
     def write(svg, **options):
         rendered.clear()
         links = page.write_files(tmp_path, [Section("a", "A", (), (draw(svg),))], **options)
         return rendered, [form for form, _ in next(iter(links.values()))]
 
-    assert write("<svg/>", pdf=False) == (["svg"], ["SVG"])
-    assert write("<svg/>", pdf=False) == ([], ["SVG"])
-    assert write("<svg/>") == (["pdf"], ["PDF", "SVG"])
-    assert write("<svg></svg>", pdf=False) == (["pdf", "svg"], ["PDF", "SVG"])
+    assert write("<svg/>", slow=False) == ([], ["SVG"])
+    assert write("<svg/>") == (["pdf", "png"], ["PDF", "SVG"])
+    assert write("<svg/>") == ([], ["PDF", "SVG"])
+    assert write("<svg></svg>", slow=False) == (["pdf", "png"], ["PDF", "SVG"])
+    assert (tmp_path / "export/one.svg").read_text() == "<svg></svg>"
     assert (tmp_path / "export/one.pdf").read_text() == "<svg></svg> as pdf"
 
 

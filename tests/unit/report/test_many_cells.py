@@ -1,11 +1,15 @@
 """However many cells a sweep has, its page draws and reads no more, and says so."""
 
+import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fl_sim.report import grid, page, panels
 from fl_sim.report.components import Drawing
@@ -21,8 +25,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     found = dict.fromkeys(("panels", "tables", "archives"), 0)
 
     def save(figure: Figure, file: Any, **options: Any) -> None:
-        found["panels"] += len(figure.axes)
-        file.write('<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
+        found["panels"] += len(figure.axes) * (options["format"] == "svg")
+        file.write(b'<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
 
     def counted(name: str, function: Callable[[Path], Any]) -> Callable[[Path], Any]:
         def read(path: Path) -> Any:
@@ -34,7 +38,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     monkeypatch.setattr(panels, "MANY_SETTINGS", 4)
     monkeypatch.setattr(panels, "FEW_PANELS", 2)
     monkeypatch.setattr(Figure, "savefig", save)
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
     monkeypatch.setattr(grid, "read_table", counted("tables", grid.read_table))
     monkeypatch.setattr(grid, "read_arrays", counted("archives", grid.read_arrays))
     return found
@@ -76,3 +80,18 @@ def test_nothing_is_left_out_of_a_small_page(
     monkeypatch.setattr(panels, "MANY_SETTINGS", len(AXES) * 12)
     assert "are drawn;" not in captions(make_results(sweep(AXES)))
     assert counts["panels"] > 30
+
+
+@pytest.mark.slow
+def test_a_page_of_500_cells_takes_little_processor_time(
+    make_results: Callable[..., Results], sweep: Any
+) -> None:
+    """It takes about 7 CPU seconds; benchmarks/pages_cost.py measures it on real runs."""
+    axes = {"client.epochs": list(range(25)), "layout.fraction": [0.0, 0.25, 0.5, 0.75, 1.0]}
+    results = make_results(sweep(axes, seeds=(0, 1, 2, 3)))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "fl_sim", "report", str(results.path)]
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    assert (results.path / "report.html").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from fl_sim.report.grid import build_grid
 from fl_sim.report.sections import answer_figure, opening
-from fl_sim.report.setting_tables import is_chance
+from fl_sim.report.verdicts import is_chance
 from fl_sim.results import Results
 
 Make = Callable[..., Results]
@@ -93,3 +93,21 @@ def test_the_figure_fits_what_was_varied(
 def test_nothing_finished_has_no_figure(make_results: Make, sweep: Any) -> None:
     section = opening.build_opening(build_grid(make_results(sweep(broken=lambda *_: True))))
     assert section.components == ()
+
+
+def test_names_of_many_axes_have_those_that_matter_and_differ(
+    make_results: Make, sweep: Any
+) -> None:
+    axes = {"client.epochs": [1, 2], "model": ["A", "B"], "x.rate": [1, 2], "y.size": [1, 2]}
+    results = make_results(sweep(axes))
+    words = results.cells
+    numbers = 0.5 + 0.3 * (words["settings.model"] == "B") + 0.1 * (words["settings.x.rate"] == 2)
+    numbers += 0.05 * (words["settings.y.size"] == 2)
+    grid = with_numbers(results, "accuracy", list(numbers))
+    settings = {tuple(setting.values.values()): setting for setting in grid.settings}
+    best, other = settings["1", "B", "2", "2"], settings["2", "B", "2", "2"]
+    assert grid.name_settings("accuracy", best) == ["B · rate 2 · size 2"]
+    assert grid.name_settings("accuracy", best, other) == [
+        "epochs 1 · B · rate 2 · size 2",
+        "epochs 2 · B · rate 2 · size 2",
+    ]

@@ -26,7 +26,7 @@ def test_means_and_spreads_agree_with_pandas(make_results, sweep, width):
     by_setting = results.cells.groupby(
         ["settings.layout.fraction", "settings.strategy"], sort=False
     )["accuracy"]
-    shown = [str(text) for text in column(table, "A_mix")]
+    shown = [str(text).lstrip("≈") for text in column(table, "A_mix")]
     wanted = [
         # a spread of two digits before the point leaves none after it
         f"{100 * mean:.{int(spread < 0.1)}f}\n±{100 * spread:.{int(spread < 0.1)}f}"

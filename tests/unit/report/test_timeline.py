@@ -117,7 +117,7 @@ def test_a_timeline_is_drawn_where_anything_happens(tmp_path: Path, fields: dict
     grid = written(tmp_path / "toy", Experiment(**(PLAN | fields)))
     (drawing,) = draw_timelines(grid)
     assert drawing.name == "timeline"
-    assert drawing.png[:4] == b"\x89PNG"
+    assert drawing.render("png")[:4] == b"\x89PNG"
 
 
 def test_a_script_without_events_is_not_drawn(tmp_path: Path) -> None:

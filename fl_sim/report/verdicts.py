@@ -1,0 +1,64 @@
+"""Verdicts on numbers: at chance level, no difference, or as high as the highest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fl_sim.report.formats import drop_undefined, mean
+from fl_sim.report.grid import Grid, Setting
+from fl_sim.results.comparison import NO_DIFFERENCE, judge_differences
+
+CHANCE = 0.5  # AUC of guessing
+CHANCE_LEVEL, TIE = "chance level", "≈"
+LEGEND = {
+    CHANCE_LEVEL: "the 95 % interval includes the 0.5 of guessing.",
+    NO_DIFFERENCE: "the mean over seeds cannot be told from 0, which its 95 % interval (Student's "
+    "t) includes.",
+    TIE: "no difference to the highest of the column, compared seed by seed in the same way. No "
+    "correction is made for the number of settings.",
+}
+
+
+def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
+    """Return whether an AUC's interval includes the chance level in any seed."""
+    final = setting.final_values(metric, group)
+    pairs = zip(final.lows, final.highs, strict=True)
+    return any(low <= CHANCE <= high for low, high in pairs)
+
+
+def judge_change(values: Sequence[float]) -> str:
+    """Return `no difference` if differences of several seeds do not tell their mean from 0.
+
+    >>> judge_change([0.02, -0.01]), judge_change([0.02, 0.02]), judge_change([0.0, 0.0])
+    ('no difference', '', '')
+    """
+    known = np.array(drop_undefined(values))
+    if len(known) < 2 or not known.any():
+        return ""
+    return NO_DIFFERENCE if judge_differences(known) == NO_DIFFERENCE else ""
+
+
+def find_ties(grid: Grid, column: str) -> list[Setting]:
+    """Return the settings whose number is no different from the highest, over common seeds.
+
+    The list is empty for a single setting, and where the highest has fewer than two seeds.
+    """
+    known = {s: _by_seed(s, column) for s in grid.finished}
+    known = {setting: values for setting, values in known.items() if values}
+    if len(known) < 2:
+        return []
+    best = max(known, key=lambda setting: mean(list(known[setting].values())))
+    top = known[best]
+    ties = [s for s, own in known.items() if s is not best and _is_tie(own, top)]
+    return [best, *ties] if ties else []
+
+
+def _by_seed(setting: Setting, column: str) -> dict[int, float]:
+    pairs = zip(setting.finished["seed"], setting.summary_values(column), strict=True)
+    return {int(seed): value for seed, value in pairs if value == value}
+
+
+def _is_tie(own: dict[int, float], top: dict[int, float]) -> bool:
+    shared = [seed for seed in own if seed in top]
+    differences = np.array([own[seed] - top[seed] for seed in shared])
+    return len(shared) > 1 and judge_differences(differences) == NO_DIFFERENCE
