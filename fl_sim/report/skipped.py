@@ -49,9 +49,11 @@ def group_skipped(skipped: pd.DataFrame) -> list[SkippedSetting]:
     """Return one entry per combination and reason, in the order of the grid."""
     columns = [name for name in skipped.columns if str(name).startswith(PREFIX)]
     groups: dict[tuple[str, ...], list[int]] = {}
-    for _, row in skipped.iterrows():
-        words = (format_value(row[name], str(name)) for name in columns)
-        groups.setdefault((*words, str(row["reason"])), []).append(int(row["seed"]))
+    if skipped.empty:
+        return []
+    words = [[format_value(value, str(name)) for value in skipped[name]] for name in columns]
+    for *key, seed in zip(*words, map(str, skipped["reason"]), skipped["seed"], strict=True):
+        groups.setdefault(tuple(key), []).append(int(seed))
     axes = [str(name).removeprefix(PREFIX) for name in columns]
     return [
         SkippedSetting(dict(zip(axes, words, strict=True)), seeds, reason)

@@ -28,11 +28,11 @@ def draw_means(
     known = [drop_undefined(own) for own in values]
     pairs = list(zip(x, known, strict=True))
     many = [(place, own) for place, own in pairs if len(own) >= FEW_SEEDS]
-    colour, bar = style["color"], {"fmt": "none", "capsize": 2, "elinewidth": 0.9}
+    colour = style["color"]
     if many:
         places, own = zip(*many, strict=True)
         middle, width = [mean(v) for v in own], [spread(v) for v in own]
-        axes.errorbar(places, middle, width, ecolor=colour, **bar)
+        axes.errorbar(places, middle, width, fmt="none", ecolor=colour, capsize=2, elinewidth=0.9)
     dots = [(place, one) for place, own in pairs if len(own) == 2 for one in own]
     if dots:
         axes.plot(*zip(*dots, strict=True), ".", color=colour, ms=3, alpha=0.7, label="_seeds")

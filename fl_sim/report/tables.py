@@ -193,8 +193,7 @@ def build_summary_table(results: Results) -> Table:
     )
     table.add_column("settings" if grid.axes else "run", min_width=18)
     for column in columns:
-        title = column.name if column.unit else column.name.replace(" ", "\n")
-        title = title.replace("worst ", "worst\n")
+        title = column.name.replace(" ", "\n") if column.name == "worst client" else column.name
         table.add_column(f"{title}\n{column.unit}".rstrip(), justify="right", no_wrap=True)
     for setting in grid.settings:
         numbers = _format_numbers(setting, columns, setting in ties)

@@ -11,7 +11,7 @@ from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import create_panels, describe_omitted, limit_panels
 from fl_sim.report.style import GROUP_COLOURS, INK, STYLE, export_figure
 
-MAX_BARS = 6  # panels of bars
+MAX_BARS = 9  # panels of bars
 MANY = 30  # clients; more are not named
 
 

@@ -1,5 +1,7 @@
 """The opening of the page: the question, an answer made of the numbers, tiles and one figure."""
 
+from dataclasses import replace
+
 from fl_sim.report.components import Section, Tile, Tiles
 from fl_sim.report.formats import (
     AREA,
@@ -72,29 +74,29 @@ def describe_protection(grid: Grid) -> str:
 
 def _describe_fractions(grid: Grid) -> str:
     """Return the change of accuracy from the lowest to the highest protected share."""
-    falls: list[tuple[float, str]] = []
+    falls: list[tuple[float, str, Setting]] = []
     shares: set[tuple[float, float]] = set()
-    for title, settings in group_panels(grid, FRACTION):
+    for _, settings in group_panels(grid, FRACTION):
         ordered = sorted(settings, key=lambda setting: float(setting.values[FRACTION]))
         low, high = ordered[0], ordered[-1]
         before, after = (mean(s.summary_values(ACCURACY)) for s in (low, high))
         if low is high or before != before or after != after:
             continue
         shares.add((float(low.values[FRACTION]), float(high.values[FRACTION])))
-        falls.append(
-            (
-                before - after,
-                f"{_change(before, after)}{f' ({grid.shorten(title)})' if title else ''}",
-            )
-        )
+        others = {axis: word for axis, word in high.values.items() if axis != FRACTION}
+        falls.append((before - after, _change(before, after), replace(high, values=others)))
     if not falls:
         return ""
     start, end = min(shares)[0], max(share for _, share in shares)
     opening = "With every image protected" if end == 1 else f"With {100 * end:g} % protected"
     opening += "" if start == 0 else f" in place of {100 * start:g} %"
-    falls.sort(reverse=True)
-    words = f"{opening}, accuracy {falls[0][1]}"
-    return f"{words}, and {falls[-1][1]}." if len(falls) > 1 else f"{words}."
+    falls.sort(key=lambda fall: -fall[0])
+    (_, most, worst), (_, least, best) = falls[0], falls[-1]
+    if worst is best:
+        name = grid.name_settings(ACCURACY, worst)[0]
+        return f"{opening}, accuracy {most}{f' ({name})' if name else ''}."
+    first, last = grid.name_settings(ACCURACY, worst, best)
+    return f"{opening}, accuracy {most} ({first}), and {least} ({last})."
 
 
 def _change(before: float, after: float) -> str:

@@ -85,7 +85,16 @@ def _can_be_eventful(grid: Grid, setting: Setting) -> bool:
         return False
     late = _is_scripted(experiment) or int(experiment["layout"].get("first_round", 1)) > 1
     stays = bool(experiment["participation"].get("stays"))
-    return late or stays or bool(_list_adversaries(experiment)) or not grid.results.failures.empty
+    attacked = any(_has_rounds(adversary) for adversary in _list_adversaries(experiment))
+    sampled = experiment["participation"].get("clients_per_round") is not None
+    attacked |= sampled and bool(_list_adversaries(experiment))
+    return late or stays or attacked or not grid.results.failures.empty
+
+
+def _has_rounds(adversary: Mapping[str, Any]) -> bool:
+    """Return whether the attackers of an adversary can differ between rounds."""
+    constant = {"drawn": "once", "first_round": 1, "last_round": None, "every": 1}
+    return any(adversary.get(name, usual) != usual for name, usual in constant.items())
 
 
 def _is_scripted(experiment: Mapping[str, Any]) -> bool:

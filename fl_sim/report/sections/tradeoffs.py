@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fl_sim.report.components import Cell, Drawing, Section, Table, build_table
 from fl_sim.report.grid import Grid
+from fl_sim.report.panels import limit_panels
 from fl_sim.report.quantities import describe_quantity
 from fl_sim.report.tradeoffs import (
     DOMINATED,
@@ -62,7 +63,11 @@ def build_tradeoffs(grid: Grid) -> Section | None:
     components: list[Drawing | Table] = []
     for x in costs:
         own = [each for each in comparisons if each.names[0] == x]
-        components += [_draw(points, own, directions), _build_table(grid, points, x, gains, own)]
+        most = limit_panels(grid, MAX_PANELS)
+        components += [
+            _draw(points, own, directions, most),
+            _build_table(grid, points, x, gains, own),
+        ]
     return Section("tradeoffs", "Trade-offs", tuple(paragraphs), tuple(components))
 
 
@@ -70,12 +75,13 @@ def _draw(
     points: Sequence[Point],
     comparisons: Sequence[Comparison],
     directions: Mapping[str, Direction],
+    max_panels: int,
 ) -> Drawing:
     """Draw the fronts against one cost: a row of panels for each condition."""
     cost = comparisons[0].names[0]
     num_gains = len({each.names[1] for each in comparisons})
     columns = num_gains if num_gains <= MAX_COLUMNS else MAX_COLUMNS - 1
-    shown = comparisons[: MAX_PANELS // columns * columns]
+    shown = comparisons[: max(1, max_panels // columns) * columns]
     caption = (
         f"{describe_quantity(cost).heading} against what is gained. Each point is a setting, "
         "numbered as in the table below: mean over seeds, with 95 % intervals of the mean, which "

@@ -16,7 +16,7 @@ from fl_sim.report.grid import Grid, Setting, shorten_path
 from fl_sim.report.heat_map import label_columns
 from fl_sim.report.panels import create_panels
 from fl_sim.report.quantities import describe_quantity
-from fl_sim.report.skipped import group_skipped
+from fl_sim.report.skipped import SkippedSetting, group_skipped
 from fl_sim.report.style import COLOURS, INK, STYLE, export_figure
 from fl_sim.report.twins import (
     Difference,
@@ -169,17 +169,19 @@ def _describe_twins(pairs: Sequence[Twins]) -> str:
 def _explain_blanks(grid: Grid, pairs: Sequence[Twins]) -> list[str]:
     """Return a sentence for each setting without a twin, with the reason if it was skipped."""
     lines = []
+    skipped = group_skipped(grid.results.skipped)
     for setting in list_without_twin(grid, pairs):
-        reason = _find_skipped_twin(grid, setting) or "no run of a random start shares its settings"
+        reason = _find_skipped_twin(skipped, setting)
+        reason = reason or "no run of a random start shares its settings"
         lines.append(f"No twin of {setting.label or describe_model(setting)}: {reason}.")
     more = len(lines) - MAX_REASONS
     return lines[:MAX_REASONS] + ([f"{more} more settings have no twin."] if more > 0 else [])
 
 
-def _find_skipped_twin(grid: Grid, setting: Setting) -> str:
+def _find_skipped_twin(all_skipped: Sequence[SkippedSetting], setting: Setting) -> str:
     """Return the reason for which a random start in the same setting was skipped, if it was."""
     own = {a: w for a, w in setting.values.items() if not a.startswith("model")}
-    for skipped in group_skipped(grid.results.skipped):
+    for skipped in all_skipped:
         words = json.dumps([w for a, w in skipped.values.items() if a.startswith("model")])
         if own.items() <= skipped.values.items() and "random" in words:
             return f"skipped, {skipped.reason}"

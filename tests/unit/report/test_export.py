@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fl_sim import cli
 from fl_sim.core.errors import RequestError
@@ -81,14 +82,14 @@ def results(make_results, sweep):
 
 
 def save_blank(figure, file, **options):
-    file.write('<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
+    file.write(b'<svg viewBox="0 0 1 1"></svg>' if options["format"] == "svg" else b"")
 
 
 @pytest.fixture(scope="module")
 def written(results):
     with pytest.MonkeyPatch.context() as patch:  # rendering takes most of the time
         patch.setattr(Figure, "savefig", save_blank)
-        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         text = page.write_page(results).read_text()
         return results.path, text, list_parts(page.build_sections(build_grid(results)))
 
