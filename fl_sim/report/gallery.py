@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from fl_sim.core.atomic_io import write_text
 from fl_sim.report.expected_page import read_docstring
 from fl_sim.report.expected_table import COLUMNS
-from fl_sim.report.style import INK, MARKERS, NO_METADATA, STYLE, choose_colours
+from fl_sim.report.style import INK, MARKERS, METADATA, STYLE, choose_colours
 
 NUMBER = "number"  # the axis of the numbers of one setting
 SIDE_BY_SIDE = ("accuracy", "protection.a_all", "protection.a_clean")
@@ -160,7 +160,7 @@ def draw(content: dict[str, Any]) -> tuple[str, str]:
             columns = max(1, LINE // (max(map(len, labels)) + 6))
             figure.legend(handles, labels, loc="outside upper center", ncols=columns)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=NO_METADATA, facecolor="white")
+        figure.savefig(file, format="svg", metadata=METADATA["svg"], facecolor="white")
     return _shrink(file.getvalue()), _describe(drawn)
 
 

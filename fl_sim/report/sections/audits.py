@@ -13,7 +13,15 @@ from scipy.special import betaincinv
 
 from fl_sim.core.atomic_io import DamagedFileError
 from fl_sim.report.advice import add_advice
-from fl_sim.report.components import Cell, Drawing, Section, Table, build_table, drop_empty_columns
+from fl_sim.report.components import (
+    Cell,
+    Component,
+    Drawing,
+    Section,
+    Table,
+    build_table,
+    drop_empty_columns,
+)
 from fl_sim.report.formats import (
     AREA,
     PERCENT,
@@ -90,8 +98,8 @@ def build_audits(grid: Grid) -> Section | None:
     drawings = (_draw_curves(panels), _draw_comparisons(panels), _draw_clients(grid, drawn))
     figures = [drawing for drawing in drawings if drawing is not None]
     tables = (_build_table(grid, audited), *_build_source_tables(grid, audited))
-    components = (_draw_areas(panels), *tables, *figures)
-    return Section("audit", "Audited leakage", paragraphs, components)
+    components: list[Component] = [_draw_areas(panels), *tables, *figures]
+    return Section("audit", "Audited leakage", paragraphs, tuple(components))
 
 
 def describe_audits(grid: Grid) -> str:
