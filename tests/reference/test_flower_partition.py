@@ -1,5 +1,6 @@
 """Partitions by Flower Datasets are those that its own `FederatedDataset` makes."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from fl_sim.core.errors import FieldError
 from fl_sim.core.seeding import numpy_generator
 from fl_sim.data.flower_partition import FlowerPartition
 
-flower: Any = pytest.importorskip("flwr_datasets")
-datasets: Any = pytest.importorskip("datasets")
+pytestmark = [
+    pytest.mark.slow,  # and needs fl-sim[hf], which .ci/run installs into a folder of its own
+    pytest.mark.skipif(find_spec("flwr_datasets") is None, reason="needs flwr-datasets"),
+]
 
 NUM_CLIENTS = 5
 LABELS = numpy_generator(0, "labels").permutation(np.arange(200) % 10)
@@ -41,6 +44,7 @@ def file(tmp_path: Path) -> Path:
     """Return a Parquet file of labels and positions."""
     path = tmp_path / "train.parquet"
     table = {"label": LABELS, "owner": OWNERS, "index": np.arange(len(LABELS))}
+    datasets: Any = pytest.importorskip("datasets")
     datasets.Dataset.from_dict(table).to_parquet(path)
     return path
 
@@ -49,7 +53,8 @@ def file(tmp_path: Path) -> Path:
 def test_clients_get_the_images_that_a_federated_dataset_gives_them(
     name: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    flower: Any = pytest.importorskip("flwr_datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
     cls = getattr(flower.partitioner, name)
     labelled = (
         {"partition_by": "label"} if name not in ("IidPartitioner", "LinearPartitioner") else {}
