@@ -133,7 +133,9 @@ def test_the_key_numbers_are_those_of_the_results(written, results):
         assert row["A_mix, %"] == pytest.approx(own.mean(), abs=0.51)
         if len(own) > 1:
             assert row["A_mix, % ±"] == pytest.approx(own.std(), abs=0.51)
-    assert frame["A_mix, % note"].dropna().tolist() == ["1 failed"]
+    notes = "; ".join(frame["A_mix, % note"].dropna()).split("; ")
+    assert notes.count("1 failed") == 1
+    assert {*notes} <= {"1 failed", "no different from the highest"}
     assert "everything is protected, so nothing is clean" not in set(frame.columns)
 
 
