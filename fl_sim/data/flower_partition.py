@@ -38,7 +38,9 @@ class FlowerPartition(Partition):
 
     def __post_init__(self) -> None:
         serialization.check_types(self)
-        _parse_call(self.partitioner)
+        _, named = _parse_call(self.partitioner)
+        drawn = named.get("seed", 0) is not None  # Flower would draw it anew each time
+        require(drawn, "partitioner", "a seed that is a number, or none", self.partitioner)
         seed = self.seed
         require(seed is None or 0 <= seed < 2**31, "seed", "None, or from 0 to 2**31 - 1", seed)
 
@@ -79,7 +81,9 @@ class FlowerPartition(Partition):
             chosen.dataset = datasets.Dataset.from_dict(table | {"index": order})
             count = int(chosen.num_partitions)
             parts = [chosen.load_partition(i).with_format("numpy")["index"] for i in range(count)]
-        except (ValueError, TypeError, AssertionError, KeyError) as error:
+        except RequestError:
+            raise
+        except (ValueError, TypeError, AssertionError, LookupError, ArithmeticError) as error:
             self._refuse(str(error).partition("\n")[0] or type(error).__name__)
         if len(parts) != num_clients:
             self._refuse(f"it makes {len(parts)} partitions for {num_clients} clients")

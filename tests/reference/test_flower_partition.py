@@ -87,6 +87,7 @@ def test_natural_ids_are_the_owners_of_the_dataset() -> None:
         ("DirichletPartitioner()", "missing 1 required positional argument: 'alpha'"),
         ("IidPartitioner(num_partitions=4)", "it makes 4 partitions for 5 clients"),
         ("NaturalIdPartitioner(partition_by='owner')", "owner"),
+        ("GroupedNaturalIdPartitioner(partition_by='label', group_size=0)", "modulo by zero"),
         ("DirichlePartitioner", "did you mean 'DirichletPartitioner'?"),
     ],
 )

@@ -16,7 +16,8 @@ from fl_sim.data.image_files import MixedSizesError, escape, read_batch
 from fl_sim.data.sources import MissingDataError, ReadOptions, Source
 from fl_sim.data.splits import choose_test_split, parse_split, split_stratified
 
-SHARD = re.compile(r"(-\d{5}-of-\d{5})?\.parquet$")  # end of the file names of the Hub
+# End of the file names of the Hub: shard, number of shards, and a hash in older datasets.
+SHARD = re.compile(r"(-\d{5}-of-(\d{5})(-[0-9a-f]{16})?)?\.parquet$")
 LABELS = ("label", "labels")  # names of a column of labels without the feature ClassLabel
 
 
@@ -113,20 +114,54 @@ def _find_files(path: Path) -> dict[str, list[Path]]:
         return {"": _find_shards(path)}
     files: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*.parquet")):
-        split = SHARD.sub("", file.name)
-        named = split if parse_split(split) or file.parent == path else file.parent.name
+        folder = "" if file.parent == path else file.parent.name
+        own = SHARD.sub("", file.name)
+        named = own if parse_split(own) or not parse_split(folder) else folder
         files.setdefault(named, []).append(file)
     if not files:
         raise MissingDataError(
             f"data.path: {escape(path)} has no dataset_dict.json or state.json, which "
             "`save_to_disk` writes, and no .parquet files"
         )
+    for split, shards in files.items():
+        _check_shards(path, split, shards)
     return files
 
 
+def _check_shards(path: Path, split: str, files: Sequence[Path]) -> None:
+    """Refuse files that are not all of one split: some lack, or several datasets have it.
+
+    Raises:
+        MissingDataError: If they are not.
+    """
+    if len(folders := sorted({escape(file.parent) for file in files})) > 1:
+        raise MissingDataError(
+            f"unclear: {escape(path)} has the split {escape(split)} in {' and '.join(folders)}: "
+            "give the folder of one of them as data.path"
+        )
+    for file in files:
+        shard = SHARD.search(file.name)
+        if shard and shard[2] and int(shard[2]) != len(files):
+            raise MissingDataError(
+                f"data.path: {escape(file.parent)} has {len(files)} of the {int(shard[2])} files "
+                f"of the split {escape(split)}"
+            )
+
+
 def _find_shards(folder: Path) -> list[Path]:
-    """Return the Arrow files that a folder of `Dataset.save_to_disk` lists."""
-    listed = _read_json(folder / "state.json").get("_data_files", [])
+    """Return the Arrow files that a folder of `Dataset.save_to_disk` lists.
+
+    Raises:
+        MissingDataError: If they hold rows that were left out, as early versions of `datasets`
+            saved a selection.
+    """
+    state = _read_json(folder / "state.json")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise MissingDataError(
+            f"data.path: {escape(folder)} is a selection of rows that is saved apart from them: "
+            "save the dataset again with a newer version of `datasets`"
+        )
+    listed = state.get("_data_files", [])
     return [folder / Path(str(entry["filename"])).name for entry in listed]
 
 
@@ -259,10 +294,12 @@ def _encode_labels(
     """Return the names of the classes, and the labels of each split as positions among them.
 
     Raises:
-        MissingDataError: If an image has no label.
+        MissingDataError: If an image has no label, or the splits name their classes differently.
     """
     every = [label for rows in splits for label in rows.labels]
     names = splits[0].names
+    if any(rows.names != names for rows in splits):
+        raise MissingDataError(f"data.path: the splits of {escape(path)} name classes differently")
     if all(isinstance(label, str) for label in every):
         names = tuple(sorted(set(every)))
         codes = {name: code for code, name in enumerate(names)}

@@ -32,6 +32,8 @@ def test_a_text_that_is_no_call_with_literals_is_refused(partitioner: str) -> No
 def test_a_seed_out_of_range_is_refused() -> None:
     with pytest.raises(FieldError, match="seed: None, or from 0"):
         FlowerPartition(seed=-1)
+    with pytest.raises(FieldError, match="partitioner: a seed that is a number, or none; got"):
+        FlowerPartition("DirichletPartitioner(alpha=0.3, seed=None)")
 
 
 def test_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,3 +179,50 @@ def test_files_outside_the_folder_are_not_read(saved: Path) -> None:
     (saved / "train" / "state.json").write_text(json.dumps(state))
     with pytest.raises(MissingDataError, match="a file of train is damaged"):
         load(saved)
+
+
+def test_older_names_of_the_hub_keep_training_and_test_images_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, pixels in (("train", pixels_of(0, 12)), ("test", pixels_of(1, 6))):
+        path = folder / f"{split}-00000-of-00001-b42a775f407cee45.parquet"
+        parquet.write_table(table_of(pixels), path)
+    dataset = load(tmp_path)
+    assert torch.equal(dataset.train_images, pixels_of(0, 12))
+    assert torch.equal(dataset.test_images, pixels_of(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("places", "problem"),
+    [
+        (["data/my_train.parquet", "data/my_test.parquet"], "needs the splits train and test"),
+        (["train-00000-of-00002.parquet", "test.parquet"], "has 1 of the 2 files"),
+        (["a/train/0.parquet", "a/test/0.parquet", "b/train/0.parquet"], "unclear: .* in .*a/tr"),
+    ],
+)
+def test_files_that_are_not_all_of_one_split_are_refused(
+    places: list[str], problem: str, tmp_path: Path
+) -> None:
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table_of(pixels_of(0, 10)), tmp_path / place)
+    with pytest.raises(MissingDataError, match=problem):
+        load(tmp_path)
+
+
+def test_a_selection_that_is_saved_apart_from_its_rows_is_refused(saved: Path) -> None:
+    path = saved / "train" / "state.json"
+    state = json.loads(path.read_text()) | {"_indices_data_files": [{"filename": "indices.arrow"}]}
+    path.write_text(json.dumps(state))
+    with pytest.raises(MissingDataError, match="is a selection of rows"):
+        load(saved)
+
+
+def test_splits_that_name_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    for split, names in (("train", ["cat", "dog", "owl"]), ("test", ["dog", "cat", "owl"])):
+        features = {"img": FEATURES["img"], "fine": {"names": names, "_type": "ClassLabel"}}
+        metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+        table = table_of(pixels_of(0, 6)).replace_schema_metadata(metadata)
+        parquet.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(MissingDataError, match="name classes differently"):
+        load(tmp_path)
