@@ -269,9 +269,10 @@ def refuse_other_device(folder: Path, options: RunOptions) -> None:
         return
     made_on, kind = read_device(folder), options.find_device().type
     if made_on not in ("", kind):
+        same = "" if " and " in made_on else f"--device {made_on}, or "
         raise RequestError(
-            f"{folder} was made on {made_on}, and this is {kind}: give --device {made_on}, or "
-            "--mix-devices to go on from it"
+            f"{folder} was made on {made_on}, and this is {kind}: give {same}--mix-devices to go "
+            "on from it"
         )
     was_portable = read_portable(folder)
     if was_portable not in (None, is_portable()):

@@ -4,15 +4,17 @@ import copy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from fl_sim import Data, Experiment, Model
-from fl_sim.core.compilation import use_compilation
+from fl_sim.core.compilation import check_compiler, use_compilation
 from fl_sim.core.errors import FieldError
 from fl_sim.federation.federation import load_federation
 from fl_sim.runs.run_options import RunOptions
@@ -33,6 +35,30 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         RunOptions(compile=True)
     with pytest.raises(FieldError, match="compile: False for clients of Flower"):
         RunOptions(compile=True, engine="flower")
+
+
+def test_a_compiler_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(FieldError, match=r"a C\+\+ compiler: false does not work"):
+        RunOptions(compile=True)
+
+
+def test_a_compiler_without_headers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("CXX", sys.executable)  # it knows --version, too
+    with pytest.raises(FieldError, match=r"without Python's headers.*Python\.h is missing"):
+        RunOptions(compile=True)
+
+
+def test_a_gpu_needs_a_c_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(FieldError, match="without a C compiler: gcc or clang is not installed"):
+        check_compiler(torch.device("cuda"))
+    check_compiler(torch.device("mps"))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from fl_sim import Adversary, Experiment, run
 from fl_sim.audit.server_view import record_server_view
 from fl_sim.audit.session import audit
 from fl_sim.audit.target_run import load_target
+from fl_sim.core.atomic_io import write_json
 from fl_sim.core.device import use_device
 from fl_sim.core.errors import RequestError
 from fl_sim.federation.federation import load_federation
@@ -251,3 +252,7 @@ def test_a_run_of_another_kind_of_device_is_not_continued_unasked(
         )
     assert kept.complete
     assert list(kept.cells["device"]) == ["cpu"]
+    write_json(folder / "environment.json", {"device": "cpu and cuda"})
+    words = "was made on cpu and cuda, and this is cpu: give --mix-devices to go on from it"
+    with pytest.raises(RequestError, match=re.escape(words)):
+        run(experiment(rounds=1), out=tmp_path, controls=False, resume=True)
