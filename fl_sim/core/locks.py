@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -34,6 +35,20 @@ def refuse_link(path: Path) -> None:
             f"{path} is a symbolic link, and results are never written through one; remove it, or "
             "give another --out"
         )
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of results that are to be made again, if there is one.
+
+    Raises:
+        RequestError: If it cannot be removed: what stays would count as the new results.
+    """
+    try:
+        shutil.rmtree(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise RequestError(f"cannot remove {folder}: {error.strerror}") from None
 
 
 def refuse_unreadable(path: Path) -> None:

@@ -18,12 +18,13 @@ from fl_sim.config.sweeps import (
 from fl_sim.core import interrupts
 from fl_sim.core.cache import make_folder
 from fl_sim.core.errors import RequestError
-from fl_sim.core.locks import lock_folder
+from fl_sim.core.locks import lock_folder, remove_folder
 from fl_sim.core.precision import use_precision
 from fl_sim.core.process import silence_logs
 from fl_sim.experiment import Axes, Experiment
 from fl_sim.federation.federation import hash_files
 from fl_sim.results import Results, load_results
+from fl_sim.results.tables import SUMMARY
 from fl_sim.runs import feasibility, owner_noise
 from fl_sim.runs.processes import has_script, run_jobs
 from fl_sim.runs.progress import Listener
@@ -156,6 +157,10 @@ def run_grid(grid: GridCells, options: RunOptions, listen: Listener) -> Results:
         for job in jobs:
             refuse_links(find_folder(options, job))
             refuse_other_device(find_folder(options, job), options)
+        if not options.resume:  # else runs that do not begin would count as finished
+            (root / SUMMARY).unlink(missing_ok=True)
+            for job in jobs:
+                remove_folder(find_folder(options, job))
         interrupts.set_flag(None)  # an earlier run may have been interrupted
         if options.engine != "flower":
             per_owner = [job for job in jobs if job.experiment.has_own_noise]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,7 +19,7 @@ from fl_sim.core import process, user_modules
 from fl_sim.core.atomic_io import DamagedFileError, write_json
 from fl_sim.core.errors import RequestError, RunFailedError
 from fl_sim.core.flower_types import Strategy
-from fl_sim.core.locks import refuse_link
+from fl_sim.core.locks import refuse_link, remove_folder
 from fl_sim.core.pass_counter import count_passes
 from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import current_precision
@@ -292,7 +291,7 @@ def open_folder(folder: Path, experiment: Experiment, options: RunOptions) -> No
     refuse_links(folder)
     try:
         if not options.resume:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         environment = describe_environment(options.engine)
         if is_begun(folder):

@@ -27,7 +27,7 @@ from fl_sim.core.atomic_io import DamagedFileError, write_arrays, write_sealed
 from fl_sim.core.device import current_device, resolve_devices, use_device
 from fl_sim.core.errors import RequestError, RunFailedError, require
 from fl_sim.core.literals import Precision
-from fl_sim.core.locks import lock_folder, refuse_link
+from fl_sim.core.locks import lock_folder, refuse_link, remove_folder
 from fl_sim.core.portable import is_portable
 from fl_sim.core.precision import check_precision, current_precision, use_precision
 from fl_sim.results import run_folder
@@ -201,6 +201,10 @@ def run(
             folder = run_folder(root, *point.key)
             for link in (folder.parent, folder):
                 refuse_link(link)
+        if not resume:  # else points that are not measured would keep their earlier numbers
+            (root / SUMMARY).unlink(missing_ok=True)
+            for point in points:
+                remove_folder(run_folder(root, *point.key))
         interrupts.set_flag(None)  # an earlier study may have been interrupted
         task = partial(_measure, study.path, root, resume, device, deterministic, precision)
         count = max(workers, len(devices))

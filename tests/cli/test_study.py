@@ -242,3 +242,11 @@ def test_a_malformed_summary_is_reported_in_one_line(
     (tmp_path / "study.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(DamagedFileError, match=r"study\.json: "):
         load_study(tmp_path)
+
+
+def test_a_point_that_fails_when_it_is_measured_again_does_not_keep_its_numbers(file: Path) -> None:
+    assert study.run(file, out=file.parent).complete
+    file.with_name("broken").touch()
+    again = study.run(file, out=file.parent, resume=False)
+    assert not again.complete
+    assert again.cells["numbers.area"].notna().sum() == 3 * 2 * 2 - 1

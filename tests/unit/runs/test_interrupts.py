@@ -65,9 +65,8 @@ def test_long_work_stops_at_its_next_checkpoint(tmp_path: Path) -> None:
 def test_no_run_begins_after_an_interrupt_while_noise_is_made(
     experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        owner_noise, "make_owner_noise", lambda experiments, options: interrupts.request_stop()
-    )
+    stop = interrupts.request_stop
+    monkeypatch.setattr(owner_noise, "make_owner_noise", lambda *arguments: stop())
     with pytest.raises(KeyboardInterrupt):
         run(experiment(), out=tmp_path, controls=False)
     results = load_results(tmp_path / experiment().name)
@@ -113,3 +112,17 @@ def test_a_script_on_standard_input_can_use_workers(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == "True\n", done.stderr
+
+
+def test_runs_that_do_not_begin_again_do_not_keep_their_earlier_results(
+    experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    wanted = experiment(rounds=1)
+    run(wanted, [0, 1], out=tmp_path, controls=False)
+    with pytest.raises(KeyboardInterrupt):
+        stop = interrupts.request_stop
+        run(wanted, [0, 1], listen=lambda _: stop(), out=tmp_path, controls=False)
+    cells = load_results(tmp_path / wanted.name).cells
+    assert dict(zip(cells["seed"], cells["status"], strict=True)) == {0: "finished", 1: "failed"}
+    interrupts.set_flag(None)
+    assert run(wanted, [0, 1], out=tmp_path, controls=False, resume=True).complete
