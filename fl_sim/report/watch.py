@@ -91,12 +91,14 @@ def describe_running(path: Path) -> str:
     """Return in words the rounds of runs that the newest sweep has begun and not finished."""
     started, words = _read_start(path), []
     for file in sorted(path.glob("*/seed=*/progress.jsonl")):
-        if file.stat().st_mtime_ns >= started and not (file.parent / RESULT).exists():
-            try:
+        try:
+            if file.stat().st_mtime_ns >= started and not (file.parent / RESULT).exists():
                 line = json.loads(file.read_text(errors="replace").splitlines()[-1])
                 words.append(f"{line['label']}: round {line['round']} of {line['rounds']}")
-            except (IndexError, KeyError, TypeError, ValueError):  # before the end of a line
-                continue
+        except FileNotFoundError:  # removed since, as the run is done again
+            continue
+        except (IndexError, KeyError, TypeError, ValueError):  # before the end of a line
+            continue
     return "; ".join(words[:MAX_RUNNING]) + "." * bool(words)
 
 

@@ -73,21 +73,24 @@ def describe_protection(grid: Grid) -> str:
 
 
 def _describe_fractions(grid: Grid) -> str:
-    """Return the change of accuracy from the lowest to the highest protected share."""
+    """Return the change of accuracy from the lowest to the highest protected share.
+
+    Settings without a finished run at both are left out.
+    """
+    every = [float(setting.values[FRACTION]) for setting in grid.finished]
+    start, end = min(every, default=0.0), max(every, default=0.0)
     falls: list[tuple[float, str, Setting]] = []
-    shares: set[tuple[float, float]] = set()
     for _, settings in group_panels(grid, FRACTION):
         ordered = sorted(settings, key=lambda setting: float(setting.values[FRACTION]))
         low, high = ordered[0], ordered[-1]
         before, after = (mean(s.summary_values(ACCURACY)) for s in (low, high))
-        if low is high or before != before or after != after:
+        ends = [float(setting.values[FRACTION]) for setting in (low, high)]
+        if start == end or ends != [start, end] or before != before or after != after:
             continue
-        shares.add((float(low.values[FRACTION]), float(high.values[FRACTION])))
         others = {axis: word for axis, word in high.values.items() if axis != FRACTION}
         falls.append((before - after, _change(before, after), replace(high, values=others)))
     if not falls:
         return ""
-    start, end = min(shares)[0], max(share for _, share in shares)
     opening = "With every image protected" if end == 1 else f"With {100 * end:g} % protected"
     opening += "" if start == 0 else f" in place of {100 * start:g} %"
     falls.sort(key=lambda fall: -fall[0])

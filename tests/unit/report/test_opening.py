@@ -43,6 +43,18 @@ def test_the_largest_and_the_smallest_fall_are_told(make_results: Make, sweep: A
     )
 
 
+def test_settings_without_the_largest_share_are_not_told_as_if_they_had_it(
+    make_results: Make, sweep: Any
+) -> None:
+    axes = {"strategy": ["FedAvg", "TrimmedMean(num_byzantine=2)"], "layout.fraction": [0, 0.5, 1]}
+    results = make_results(sweep(axes))
+    failed = results.cells["status"].where(results.cells.index != 5, "failed")
+    results = replace(results, cells=results.cells.assign(status=failed))
+    grid = with_numbers(results, "accuracy", [0.8, 0.7, 0.6, 0.8, 0.1, float("nan")])
+    sentence = "With every image protected, accuracy falls from 80.0 % to 60.0 % (FedAvg)."
+    assert opening.describe_protection(grid) == sentence
+
+
 @pytest.mark.parametrize("missing", [1, 2])
 def test_no_number_is_made_up(make_results: Make, sweep: Any, missing: int) -> None:
     results = make_results(sweep({"layout.fraction": [0.0, 1.0]}))

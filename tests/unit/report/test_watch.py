@@ -140,6 +140,8 @@ def test_the_rounds_of_runs_that_go_on_are_shown_without_a_new_page(results: Pat
     for name, content in (("a", json.dumps(line)), ("b", '{"label": "cut'), ("c", "")):
         (results / name / "seed=1").mkdir(parents=True)
         (results / name / "seed=1/progress.jsonl").write_text(f"{{}}\n{content}")
+    (results / "d/seed=1").mkdir(parents=True)
+    (results / "d/seed=1/progress.jsonl").symlink_to("removed")  # listed, but no longer there
     with serving(results) as port:
         wait_for(port, "2 of 2 runs have finished.")
         found = json.loads(get(port, "/state")[1])

@@ -119,8 +119,8 @@ def test_runs_that_do_not_begin_again_do_not_keep_their_earlier_results(
 ) -> None:
     wanted = experiment(rounds=1)
     run(wanted, [0, 1], out=tmp_path, controls=False)
+    stop = interrupts.request_stop
     with pytest.raises(KeyboardInterrupt):
-        stop = interrupts.request_stop
         run(wanted, [0, 1], listen=lambda _: stop(), out=tmp_path, controls=False)
     cells = load_results(tmp_path / wanted.name).cells
     assert dict(zip(cells["seed"], cells["status"], strict=True)) == {0: "finished", 1: "failed"}
