@@ -171,7 +171,10 @@ def write_pages(index: Path, folder: Path) -> list[str]:
 
 
 def _summarize_cells(measured: MeasuredResults) -> list[dict[str, Any]]:
-    """Return mean and spread over seeds of every defined number, per setting."""
+    """Return mean and spread over seeds of every defined number, per setting.
+
+    `seeds` is the number of seeds that define it, and is left out if all do.
+    """
     cells = measured.cells
     axes = [column for column in cells.columns if column.startswith("settings.")]
     groups = cells.groupby(axes, sort=False, dropna=False) if axes else [((), cells)]
@@ -179,13 +182,14 @@ def _summarize_cells(measured: MeasuredResults) -> list[dict[str, Any]]:
     for key, table in groups:
         settings = dict(zip([a.removeprefix("settings.") for a in axes], key, strict=True))
         known = [name for name in measured.numbers if name in table]
-        entries += [_summarize_values(settings, name, table[name].dropna()) for name in known]
+        entries += [_summarize_values(settings, name, table[name]) for name in known]
     return [entry for entry in entries if entry["mean"] is not None]
 
 
 def _summarize_values(
-    settings: dict[str, Any], name: str, values: "pd.Series[float]"
+    settings: dict[str, Any], name: str, of_seeds: "pd.Series[float]"
 ) -> dict[str, Any]:
+    values = of_seeds.dropna()
     if values.empty:
         return {"settings": settings, "number": name, "mean": None}
     spread = float(values.std()) if len(values) > 1 else 0.0
@@ -197,6 +201,7 @@ def _summarize_values(
         "mean": round(middle, 4),
         "spread": round(spread, 4),
         "tolerance": round(max(least, SPREADS * spread), 4),
+        **({"seeds": len(values)} if len(values) < len(of_seeds) else {}),
     }
 
 

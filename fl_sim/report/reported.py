@@ -268,7 +268,8 @@ def _find_values(answer: Answer, contents: Mapping[str, Mapping[str, Any]]) -> d
             hint = suggest(settings, {pair[0] for pair in known})
             raise RequestError(f"{FILE}: {answer.experiment} has no {number} at {settings!r}{hint}")
         entry = known[settings, number]
-        values[row] = Measured(entry["mean"], entry["spread"], len(content["seeds"]))
+        seeds = entry.get("seeds", len(content["seeds"]))
+        values[row] = Measured(entry["mean"], entry["spread"], seeds)
     return values
 
 

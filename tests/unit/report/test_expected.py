@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fl_sim.core.errors import RequestError
@@ -36,6 +37,19 @@ def test_the_means_are_those_of_the_cells(
         ]
         assert entry["mean"] == pytest.approx(cells.accuracy.mean(), abs=1e-4)
         assert entry["spread"] == pytest.approx(cells.accuracy.std(), abs=1e-4)
+
+
+def test_a_number_that_some_seeds_lack_has_the_number_of_the_others(
+    two_seeds: expected.MeasuredResults, tmp_path: Path
+) -> None:
+    cells = two_seeds.cells.copy()
+    cells.loc[(cells["settings.layout.fraction"] == 0.5) & (cells["seed"] == 1), "accuracy"] = (
+        np.nan
+    )
+    path = tmp_path / "toy.expected.json"
+    expected.record(path, two_seeds._replace(cells=cells), minutes=1.0)
+    numbers = [e for e in json.loads(path.read_text())["numbers"] if e["number"] == "accuracy"]
+    assert [entry.get("seeds") for entry in numbers] == [None, 1]
 
 
 def test_the_same_results_are_as_expected(

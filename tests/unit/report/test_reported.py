@@ -125,6 +125,15 @@ def test_the_page_is_written_beside_the_index(folder: Path) -> None:
     assert (folder / "measured.md").read_text() == reported.render_page(folder)
 
 
+def test_a_number_of_one_seed_among_several_is_not_told_apart(folder: Path) -> None:
+    assert "| strong < weak | ↑ |" in reported.render_page(folder)
+    path = folder / "toy.expected.json"
+    content = json.loads(path.read_text())
+    content["numbers"][2] |= {"spread": 0.0, "seeds": 1}
+    path.write_text(json.dumps(content))
+    assert "| strong < weak | ↔ |" in reported.render_page(folder)
+
+
 means = st.floats(-1, 1)
 spreads = st.floats(0.001, 1)
 
