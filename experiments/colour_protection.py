@@ -55,6 +55,7 @@ AXES = {
         "EM class-wise": {},
         "LSP": protect(LinearSeparable(RADIUS, patch=8)),
         "CUDA": protect(Convolution()),
+        "EM sample-wise": protect(ErrorMinimizing(noise_steps=5, step_size=RADIUS / 5, **MADE)),
     }
 }
 SEEDS = (0, 1, 2, 3, 4)
