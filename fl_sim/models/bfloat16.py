@@ -45,14 +45,18 @@ class _OneType(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call a function of PyTorch."""
-        if func is functional.layer_norm:
-            args = args[0].float(), *args[1:]
-        elif func is functional.scaled_dot_product_attention:
+        attention = functional.scaled_dot_product_attention
+        if func not in (functional.layer_norm, functional.batch_norm, attention):
+            return func(*args, **(kwargs or {}))
+        inputs = args[0]
+        if func is attention:
             args = *(operand.bfloat16() for operand in args[:3]), *args[3:]
         else:
-            return func(*args, **(kwargs or {}))
-        with torch.autocast(args[0].device.type, enabled=False):
-            return func(*args, **(kwargs or {}))
+            args = inputs.float(), *args[1:]
+        with torch.autocast(inputs.device.type, enabled=False):
+            outputs = func(*args, **(kwargs or {}))
+        # Without `torch.func`, batch normalisation keeps the type of its inputs.
+        return outputs.to(inputs.dtype) if func is functional.batch_norm else outputs
 
 
 class _Depthwise(TorchFunctionMode):

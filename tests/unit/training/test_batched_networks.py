@@ -166,12 +166,18 @@ def test_records_of_padding_have_no_influence() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Model("lenet", norm="group"), Model("timm:vit_tiny_patch16_224", pixels=16)]
+    "model",
+    [
+        Model("lenet", norm="group"),
+        Model("lenet", norm="batch"),  # its statistics are frozen
+        Model("timm:vit_tiny_patch16_224", pixels=16),
+    ],
 )
 def test_a_batch_in_bfloat16_is_as_near_to_single_precision_as_its_clients_are(
     model: Model, batched_steps: list[int]
 ) -> None:
     network = build_network(model, (3, SIDE, SIDE), 5, seed=0).trained
+    freeze_statistics(network)
     trainer = make_trainer(network, SGD)
     exact = torch.stack([update.delta for update in train(trainer, False)])  # type: ignore[misc]
     network.precision = "bf16"
