@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A build of PyTorch, by the name of its folder of packages: TORCH=cpu has no CUDA.
-INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
+# A build of PyTorch, by the name of its folder of packages (TORCH=cpu has no CUDA). Nothing else comes from there.
+INDEX := --extra-index-url https://download.pytorch.org/whl/$(TORCH)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,8 @@ setup: $(READY)  ## Create .venv with everything that is needed (TORCH=cpu: PyTo
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(INDEX) --editable '.[dev]'
+	$(if $(TORCH),$(INSTALL) --no-deps $(INDEX) torch torchvision)
+	$(INSTALL) --editable '.[dev]'
 	@touch $(READY)
 
 quickstart: $(READY)  ## Get the data, run the main job, write the report (ARGS="--rounds 1" and the like)
