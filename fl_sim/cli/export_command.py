@@ -43,10 +43,11 @@ def _export_parts(path: Path, out: Path | None, names: list[str] | None, kind: s
     folder = path / export.FOLDER if out is None else out
     refuse_link(folder)
     refuse_unwritable(folder)
-    sections, chosen = read_content(path).sections, getattr(components, kind)
-    parts = export.select_parts(export.list_parts(sections), chosen, names or ())
+    content, chosen = read_content(path), getattr(components, kind)
+    parts = export.select_parts(export.list_parts(content.sections), chosen, names or ())
     for file in export.write_parts(folder, parts):
         terminal.console.print(f"wrote {file}", soft_wrap=True, highlight=False)
+    terminal.report_damage(content.damaged)
 
 
 def export_adapter(

@@ -51,8 +51,10 @@ def compare(
         from fl_sim.results import compare as compare_results
         from fl_sim.results import load_run
 
-    table = compare_results(load_run(a), load_run(b), *(quantity or ()))
+    results = load_run(a), load_run(b)
+    table = compare_results(*results, *(quantity or ()))
     terminal.console.print(build_comparison_table(str(a), str(b), table))
+    terminal.report_damage([line for each in results for line in each.damaged])
 
 
 def watch(

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,6 +34,15 @@ def stop(message: str, code: int) -> NoReturn:
 def print_error(message: str) -> None:
     """Print a message on standard error, in one line."""
     print(" ".join(message.split()), file=sys.stderr)
+
+
+def report_damage(lines: Iterable[str]) -> None:
+    """Print a line for each file that is damaged, and exit with 1 if there are any."""
+    damaged = list(lines)
+    for line in damaged:
+        print_error(f"damaged: {line}")
+    if damaged:
+        sys.exit(1)
 
 
 @contextmanager

@@ -12,12 +12,21 @@ from fl_sim.results.studies import SUMMARY as STUDY
 
 
 class Content(NamedTuple):
-    """Title, sections and question of a page, and whether all runs have finished."""
+    """Content of a page.
+
+    Attributes:
+        title: Title.
+        sections: Sections.
+        complete: Whether all runs have finished.
+        question: Question of the experiment.
+        damaged: One line for each file of the results that is damaged.
+    """
 
     title: str
     sections: list[Section]
     complete: bool
     question: str
+    damaged: tuple[str, ...] = ()
 
 
 def read_content(path: Path) -> Content:
@@ -28,8 +37,9 @@ def read_content(path: Path) -> Content:
     """
     if (path / STUDY).exists():
         found = load_study(path)
-        return Content(path.name, study.build_study_sections(found), found.complete, "")
+        sections = study.build_study_sections(found)
+        return Content(path.name, sections, found.complete, "", found.damaged)
     results = load_results(path)
     grid = build_grid(results)
     title, sections = build_title(grid), page.build_sections(grid)
-    return Content(title, sections, results.complete, results.question)
+    return Content(title, sections, results.complete, results.question, results.damaged)

@@ -60,7 +60,7 @@ class LivePage:
 
     def _render(self, version: int, content: Content | None = None) -> bytes:
         content = content or Content(self.path.name, [], True, "")
-        title, sections, complete, question = content
+        title, sections, complete, question, _ = content
         live = Live(self.state, version)
         return render_html(title, sections, complete, question, live=live).encode()
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fl_sim import cli
+from fl_sim.core.atomic_io import read_json
 from fl_sim.core.errors import RequestError
 from fl_sim.report import page
 from fl_sim.report.components import Cell, Drawing, Section, Table, build_table
@@ -289,6 +290,19 @@ def test_the_command_writes_what_was_asked_for(results, tmp_path, fl_sim):
     ends = {path.name for path in out.iterdir()}
     names = ("key_numbers.csv", "key_numbers.tex", "membership_roc.pdf", "membership_roc.svg")
     assert ends == set(names)
+
+
+def test_numbers_of_damaged_results_are_told(results, tmp_path, fl_sim):
+    path = tmp_path / results.path.name
+    shutil.copytree(results.path, path)
+    first = read_json(path / "summary.json")["cells"][0]
+    result = path / first["run_id"] / f"seed={first['seed']}" / "result.json"
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text("[]")
+    for command in (["export", "tables", path, "--out", tmp_path / "out"], ["compare", path, path]):
+        code, _, error = fl_sim(*command)
+        assert code == 1
+        assert error.startswith(f"damaged: {result}: ")
 
 
 @pytest.mark.usefixtures("blank_figures")
