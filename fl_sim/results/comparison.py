@@ -89,7 +89,8 @@ def _group_by_label(results: Results) -> dict[str, pd.DataFrame]:
         str(label).removesuffix(f"seed {seed}").removesuffix(", ") or results.path.name
         for label, seed in pairs
     ]
-    return {str(name): cells for name, cells in finished.groupby(names, sort=False)}
+    by_name = finished.groupby(np.array(names, dtype=object), sort=False)
+    return {str(name): cells for name, cells in by_name}
 
 
 def _compare_values(table: pd.DataFrame, confidence: float) -> tuple[float | int | str, ...]:

@@ -53,6 +53,11 @@ def test_one_common_seed_has_no_interval() -> None:
     assert row.verdict == "one common seed, so no interval"
 
 
+def test_a_folder_may_have_the_name_of_a_column() -> None:
+    (row,) = compare(make("seed", {0: 0.5, 1: 0.6}), make("b", {0: 0.7})).itertuples()
+    assert (row.label, row.num_seeds) == ("b against seed", 1)
+
+
 def test_settings_are_paired_by_label() -> None:
     a = make("a", {0: 0.5}, ("rule FedAvg", "rule Krum"))
     b = make("b", {0: 0.6}, ("rule Krum", "rule Median"))
