@@ -99,6 +99,7 @@ def _describe_fractions(grid: Grid) -> str:
         name = grid.name_settings(ACCURACY, worst)[0]
         return f"{opening}, accuracy {most}{f' ({name})' if name else ''}."
     first, last = grid.name_settings(ACCURACY, worst, best)
+    least = least.removeprefix(most.partition(" ")[0]).lstrip()  # the verb once, if it is the same
     return f"{opening}, accuracy {most} ({first}), and {least} ({last})."
 
 

@@ -39,7 +39,7 @@ def test_the_largest_and_the_smallest_fall_are_told(make_results: Make, sweep: A
     grid = with_numbers(make_results(sweep(axes)), "accuracy", [0.8, 0.7, 0.8, 0.2])
     assert opening.describe_protection(grid) == (
         "With every image protected, accuracy falls from 80.0 % to 20.0 % (TrimmedMean), and "
-        "falls from 80.0 % to 70.0 % (FedAvg)."
+        "from 80.0 % to 70.0 % (FedAvg)."
     )
 
 
