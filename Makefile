@@ -54,7 +54,7 @@ format: $(READY)  ## Format the code, and mend what the linter can
 	$(BIN)/ruff check --quiet --fix .
 
 docs: $(READY)  ## Build the documentation into site/, and check its links (needs no network)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: $(READY)  ## Rebuild the reports of runs/ and the generated pages and tables of the docs
 	$(BIN)/fl-sim expected tables
