@@ -250,7 +250,7 @@ def _measure(
 
 
 def _describe_mode(device: str, precision: Precision) -> dict[str, Any]:
-    """Return what changes the last bits of numbers: kind of device, mode and precision.
+    """Return the kind of device, the mode and the precision, on which the last bits depend.
 
     What is usual is left out.
     """

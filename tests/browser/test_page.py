@@ -17,6 +17,7 @@ AXES = {
 
 @pytest.fixture(scope="module")
 def address(make_results, sweep):
+    """Return the address of a page without PDF files, which take most of the time."""
     lost = ({"round": 1, "client": 2, "cause": "ValueError: " + "x" * 200},)
     results = make_results(
         sweep(
@@ -27,7 +28,9 @@ def address(make_results, sweep):
         )
     )
     results = replace(results, question="What does protecting images cost?")
-    return page.write_page(results).as_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "MANY_SETTINGS", 0)
+        return page.write_page(results).as_uri()
 
 
 def unfold(browser):

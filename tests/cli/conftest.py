@@ -19,9 +19,9 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def fl_sim(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blank_figures: None
 ) -> Callable[..., Done]:
-    """Return a caller of the command line, in this process."""
+    """Return a caller of the command line, in this process; figures of pages are blank."""
 
     def call(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["fl-sim", *arguments])

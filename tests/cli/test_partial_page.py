@@ -19,7 +19,6 @@ from fl_sim.runs.run_options import RunOptions
 AXES = {"client.learning_rate": [0.01, 0.05, 0.1]}
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_an_interrupted_sweep_leaves_a_partial_page(
     experiment: Callable[..., Experiment],
     tmp_path: Path,

@@ -101,7 +101,6 @@ def test_a_network_without_weights_has_no_pretrained_start(tmp_path: Path, run_s
     assert "small_cnn" in done.err
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_run_leaves_a_summary_and_a_report(tmp_path: Path, fl_sim: Call, run_small: Call) -> None:
     done = run_small(tmp_path, "--rounds", "1", "--seeds", "0,1")
     assert done.code == 0, done.err
@@ -122,7 +121,6 @@ def test_a_run_leaves_a_summary_and_a_report(tmp_path: Path, fl_sim: Call, run_s
     assert rebuilt.code == 0, rebuilt.err
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_failed_run_ends_with_one(tmp_path: Path, run_small: Call) -> None:
     failing = ["--set", "client.learning_rate=1e30", "--rounds", "2"]
     done = run_small(tmp_path, *failing)
@@ -172,7 +170,6 @@ def test_an_audit_of_nothing_is_a_wrong_request(fl_sim: Call, tmp_path: Path) ->
     assert done.err == f"error: no finished run in {tmp_path}\n"
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_an_audit_of_an_experiment_lists_attacks_and_rebuilds_the_page(
     run_small: Call, fl_sim: Call, tmp_path: Path
 ) -> None:

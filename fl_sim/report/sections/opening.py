@@ -59,17 +59,23 @@ def describe_protection(grid: Grid) -> str:
     most, least = ranked[0], ranked[-1]
     first = format_number(-mean(most.summary_values(GAP)), POINTS)
     if most is least:
-        none = judge_change(most.summary_values(GAP))
-        doubt = f", which is {none}" if none else ""
+        doubt = _doubt(most, GAP, ", which is ")
         return (
             f"Protected images add {first} points to the accuracy of the clean part alone{doubt}."
         )
     last = format_number(-mean(least.summary_values(GAP)), POINTS)
     low, high = grid.name_settings(GAP, least, most)
+    low, high = low + _doubt(least, GAP, ": "), high + _doubt(most, GAP, ": ")
     return (
         f"Protected images add between {last} points ({low}) and {first} points ({high}) to the "
         "accuracy of the clean part alone."
     )
+
+
+def _doubt(setting: Setting, metric: str, before: str) -> str:
+    """Return that a mean over seeds cannot be told from 0, in two words; empty if it can."""
+    none = judge_change(setting.summary_values(metric))
+    return f"{before}{none}" if none else ""
 
 
 def _describe_fractions(grid: Grid) -> str:
@@ -130,7 +136,7 @@ def describe_attack(grid: Grid) -> str:
     words = ""
     if ranked := _rank(grid, LOST):
         cost = format_number(100 * mean(ranked[-1].summary_values(LOST)), NumberFormat())
-        where = _where(grid, LOST, ranked[-1])
+        where = _where(grid, LOST, ranked[-1]) + _doubt(ranked[-1], LOST, ", which is ")
         words = f"The attackers cost {cost} points of accuracy{where}"
     if ranked := _rank(grid, SUCCESS):
         reached = f"their trigger succeeds on {_percent(ranked[-1], SUCCESS)} % of test images"

@@ -123,3 +123,13 @@ def test_names_of_many_axes_have_those_that_matter_and_differ(
         "epochs 1 · B · rate 2 · size 2",
         "epochs 2 · B · rate 2 · size 2",
     ]
+
+
+def test_a_cost_that_cannot_be_told_from_nothing_is_no_difference(
+    make_results: Make, sweep: Any
+) -> None:
+    results = make_results(sweep({"strategy": ["FedAvg"]}, seeds=(0, 1)))
+    for lost, doubt in (([0.03, -0.01], ", which is no difference."), ([0.02, 0.02], ".")):
+        sentence = opening.describe_attack(with_numbers(results, "attack.accuracy_lost", lost))
+        cost = f"{100 * sum(lost) / 2:.1f}"
+        assert sentence == f"The attackers cost {cost} points of accuracy{doubt}"

@@ -73,6 +73,7 @@ def test_finished_runs_are_kept_and_interrupted_ones_continue(runs: Path) -> Non
     assert (runs / RUN / "seed=0" / "result.json").read_bytes() == finished
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_they_are_reported_and_audited(runs: Path) -> None:
     run(EXPERIMENT, [0, 1], out=runs, controls=False, resume=True)
     results = load_results(runs / "earlier")
