@@ -63,7 +63,6 @@ def test_a_page_without_audits_has_no_section_of_them(
     assert 'id="audit"' not in page.write_page(results).read_text()
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_the_page_shows_what_was_audited(audited: Results) -> None:
     text = page.write_page(audited).read_text()
     assert "Audited leakage" in text
