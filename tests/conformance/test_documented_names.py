@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,9 @@ def test_every_name_exists(path: Path) -> None:
     files = set(FILES.findall(text)) if path != ROOT / OWN else set()
     missing += [name for name in files if not (ROOT / name).exists()]
     assert set(missing) <= FORMER | GROUPS
+
+
+def test_the_citation_and_the_changelog_have_the_version_of_the_package() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\nversion: {package['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{package['version']}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -71,7 +71,8 @@ def test_a_run_and_an_audit_without_flower_import_neither_it_nor_ray(tmp_path: P
     fields += ["model.backbone=small_cnn", "model.init=random", "model.tune=full"]
     changes = [part for field in fields for part in ("--set", field)]
     file = ROOT / "experiments" / "quickstart.py"
-    run = command("run", str(file), "--engine", "local", "--out", str(tmp_path), *changes)
+    options = ["--engine", "local", "--no-controls", "--out", str(tmp_path)]
+    run = command("run", str(file), *options, *changes)
     assert not {"flwr", "ray"} & {*loaded_by(run).split()}
     (folder,) = tmp_path.glob("quickstart/*/*/result.json")
     audit = command("audit", str(folder.parent))
