@@ -93,7 +93,7 @@ def _resolve(folder: str, target: str) -> str:
 
 
 def _place_copy(target: str) -> str:
-    """Return where the site has its copy of a file of the repository."""
+    """Return the path of the site's copy of a file of the repository."""
     return f"source/{target}.md" if target.endswith(".py") else f"source/{target}"
 
 

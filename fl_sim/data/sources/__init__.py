@@ -84,13 +84,20 @@ class Source(ABC):
         """
         if options.folders is not None:
             raise FieldError("data.folders", "None but for folders of images", options.folders)
+        return self.load_scaled(path, options.side)
+
+    def load_scaled(self, path: Path | None, side: int | None) -> Dataset:
+        """Return the whole dataset, scaled to `side` pixels unless it is None.
+
+        Override it where images that differ in size can be scaled as they are read.
+        """
         whole = self.load(path)
-        if options.side is None:
+        if side is None:
             return whole
         return replace(
             whole,
-            train_images=resize(whole.train_images, options.side),
-            test_images=resize(whole.test_images, options.side),
+            train_images=resize(whole.train_images, side),
+            test_images=resize(whole.test_images, side),
         )
 
     def fingerprint(self, path: Path | None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fl_sim.contracts import Dataset
 from fl_sim.data.arrays import MAX_CLASSES
 from fl_sim.data.image_files import MixedSizesError, escape, read_batch
-from fl_sim.data.sources import MissingDataError, ReadOptions, Source
+from fl_sim.data.sources import MissingDataError, Source
 from fl_sim.data.splits import choose_test_split, parse_split, split_stratified
 
 # End of the file names of the Hub: shard, number of shards, and a hash in older datasets.
@@ -56,15 +56,10 @@ class HuggingFace(Source):
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the images, which have to be of one size."""
-        return self._load(path, None)
+        return self.load_scaled(path, None)
 
-    def read(self, path: Path | None, options: ReadOptions) -> Dataset:
-        """Return the images, scaled by `options`: they may then differ in size."""
-        if options.folders is not None:
-            return super().read(path, options)
-        return self._load(path, options.side)
-
-    def _load(self, path: Path | None, side: int | None) -> Dataset:
+    def load_scaled(self, path: Path | None, side: int | None) -> Dataset:
+        """Return the images; if they are scaled, they may differ in size."""
         if path is None or not path.exists():
             got = None if path is None else escape(path)
             allowed = "a folder that `save_to_disk` has written, or Parquet files"

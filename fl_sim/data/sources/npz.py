@@ -9,7 +9,7 @@ from fl_sim.contracts import Dataset
 from fl_sim.data.arrays import NpzFile, Split
 from fl_sim.data.image_files import escape
 from fl_sim.data.scaling import resize
-from fl_sim.data.sources import MissingDataError, ReadOptions, Source
+from fl_sim.data.sources import MissingDataError, Source
 from fl_sim.data.splits import split_stratified
 
 
@@ -29,15 +29,10 @@ class Npz(Source):
 
     def load(self, path: Path | None, fetch: bool = True) -> Dataset:
         """Return the dataset; nothing is unpickled, and no array is read without need."""
-        return self._load(path, None)
+        return self.load_scaled(path, None)
 
-    def read(self, path: Path | None, options: ReadOptions) -> Dataset:
-        """Return the dataset, scaled by `options`: the splits may then differ in size."""
-        if options.folders is not None:
-            return super().read(path, options)
-        return self._load(path, options.side)
-
-    def _load(self, path: Path | None, side: int | None) -> Dataset:
+    def load_scaled(self, path: Path | None, side: int | None) -> Dataset:
+        """Return the dataset; if it is scaled, the splits may differ in size."""
         if path is None or not path.is_file():
             got = None if path is None else escape(path)
             raise MissingDataError(f"data.path: expected an .npz file of your own; got {got}")
