@@ -31,7 +31,7 @@ from fl_sim.report.grid import Grid, Setting, build_grid
 from fl_sim.report.quantities import describe_quantity
 from fl_sim.report.skipped import list_skipped
 from fl_sim.report.verdicts import LEGEND, TIE, find_ties, judge_change
-from fl_sim.report.wide_table import WideTable
+from fl_sim.report.wide_table import LOOK, WideTable
 from fl_sim.results import Results
 from fl_sim.results.comparison import NO_DIFFERENCE
 
@@ -185,11 +185,7 @@ def build_summary_table(results: Results) -> Table:
     table = WideTable(
         title=f"{grid.name}: {describe_seeds(grid)}",
         caption=_build_caption(grid, columns),
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
+        **LOOK | {"padding": 0},
     )
     table.add_column("settings" if grid.axes else "run", min_width=18)
     for column in columns:
@@ -223,11 +219,7 @@ def build_audit_table(title: str, findings: pd.DataFrame) -> Table:
     table = WideTable(
         title=title,
         caption=_build_audit_caption(notes),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
+        **LOOK,
     )
     table.add_column("attack")
     for column in ("AUC", "TPR at 1 % FPR, %", "epsilon\nat least"):
@@ -358,11 +350,7 @@ def build_comparison_table(a: str, b: str, comparison: pd.DataFrame) -> Table:
     table = Table(
         title=f"{b} against {a}",
         caption=Text("Difference: b - a, with its 95 % interval over seeds.", "not italic dim"),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
+        **LOOK,
     )
     table.add_column("setting", overflow="fold")
     table.add_column("quantity")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +17,7 @@ from fl_sim.report.tradeoffs import (
     format_mean,
     split_conditions,
 )
-from fl_sim.report.wide_table import WideTable
+from fl_sim.report.wide_table import LOOK, WideTable
 from fl_sim.results.quantities import Direction
 
 MARKS = {FRONT: "*", OPEN: "~", DOMINATED: "<"}
@@ -46,11 +45,7 @@ def build_fronts_table(
         num_keys=2,
         title=f"Pareto fronts against {describe_quantity(names[0]).label}",
         caption=_build_caption(points, comparisons, confidence),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
+        **LOOK,
     )
     table.add_column("#", justify="right")
     table.add_column("setting", min_width=18)

@@ -5,10 +5,19 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
+
+LOOK: dict[str, Any] = {  # settings of the tables of numbers
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1, 0, 0),
+    "show_edge": False,
+    "title_justify": "left",
+    "caption_justify": "left",
+}
 
 
 class WideTable(Table):
