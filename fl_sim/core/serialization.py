@@ -23,6 +23,7 @@ from fl_sim.core.flower_types import Strategy
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 
+CHECKED = "_checked_levels"  # attribute of a checked, frozen part: its levels of nested parts
 DEEPEST = 32  # levels of nested parts; deeper ones are a mistake, and would exhaust the stack
 LARGEST = 2**63 - 1  # largest integer that torch takes
 Value = TypeVar("Value")
@@ -231,9 +232,10 @@ def check_types(owner: Any, depth: int = 1) -> None:
     """Raise a `FieldError` for the first field of a dataclass with a value of a wrong type.
 
     Also refused are numbers that are not finite or above 2^63 - 1, text that cannot be written to
-    a file, and arguments of Flower's strategies that are out of range.
+    a file, and arguments of Flower's strategies that are out of range. Parts that have been
+    checked and cannot change are not checked again.
     """
-    hints = _hints_of(owner.__class__)
+    hints, levels, settled = _hints_of(owner.__class__), 1, owner.__dataclass_params__.frozen
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         _check_field(field.name, value, hints[field.name])
@@ -242,6 +244,11 @@ def check_types(owner: Any, depth: int = 1) -> None:
                 _check_part(part, depth)
             except FieldError as error:
                 raise error.with_prefix(f"{field.name}{place}") from None
+            if is_part(type(part)):
+                levels = max(levels, 1 + getattr(part, CHECKED, 0))
+                settled = settled and hasattr(part, CHECKED)
+    if settled:
+        object.__setattr__(owner, CHECKED, levels)
 
 
 def check_fields(owner: Any) -> None:
@@ -287,9 +294,11 @@ def _check_part(part: Any, depth: int) -> None:
     if isinstance(part, Strategy):
         flower_strategies.check_arguments(part)
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        name = type(part).__name__
-        require(depth < DEEPEST, name, f"at most {DEEPEST} parts inside one another", "more")
-        check_types(part, depth + 1)
+        levels = getattr(part, CHECKED, None)
+        allowed = f"at most {DEEPEST} parts inside one another"
+        require(depth + (levels or 1) <= DEEPEST, type(part).__name__, allowed, "more")
+        if levels is None:
+            check_types(part, depth + 1)
 
 
 def is_part(cls: type) -> bool:

@@ -212,11 +212,44 @@ def test_allowed_words_are_listed() -> None:
 
 
 def test_a_wrong_type_deep_inside_is_named_with_its_path() -> None:
-    wrong, honest = SignFlipClient(), SgdClient()
-    object.__setattr__(honest, "batch_size", 0.5)
-    object.__setattr__(wrong, "honest", honest)
+    @dataclasses.dataclass(frozen=True)
+    class Unchecked(SgdClient):  # type: ignore[misc]  # final
+        def __post_init__(self) -> None:
+            """Check nothing."""
+
+    honest: Any = Unchecked(batch_size=0.5)
     with pytest.raises(FieldError, match=r"^honest.batch_size: expected int; got 0.5$"):
-        serialization.check_types(wrong)
+        SignFlipClient(honest=honest)
+
+
+def test_a_checked_part_is_not_checked_again_but_one_that_can_change_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked = []
+    original = serialization.check_types
+
+    def count(owner: Any, depth: int = 1) -> None:
+        checked.append(type(owner).__name__)
+        original(owner, depth)
+
+    @dataclasses.dataclass
+    class Mutable:
+        number: int = 0
+
+    @dataclasses.dataclass(frozen=True)
+    class Holder:
+        part: object
+
+        def __post_init__(self) -> None:
+            serialization.check_types(self)
+
+    monkeypatch.setattr(serialization, "check_types", count)
+    Holder(Holder(Holder(1)))
+    assert checked == ["Holder"] * 3
+    outer: Any = Holder(Holder(Mutable()))
+    outer.part.part.number = 0.5
+    with pytest.raises(FieldError, match=r"^part.part.number: expected int; got 0.5$"):
+        dataclasses.replace(outer)
 
 
 def test_a_nested_field_is_changed_in_a_copy() -> None:
