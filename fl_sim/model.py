@@ -54,7 +54,8 @@ class Model:
             it starts as the network is built.
         class_embeddings: For `zero_shot`, the path of a .npy, .safetensors or .csv file with one
             row per class: features of the class's text.
-        width: Number of first maps of `resnet9`; None: 64.
+        width: Number of first maps of `resnet9`, `cifar_vgg16` and `cifar_densenet121`, and of the
+            first group of `wrn34_10`; None for that of the published network.
     """
 
     backbone: str = "small_cnn"

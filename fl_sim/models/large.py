@@ -8,23 +8,26 @@ from torch import Tensor, nn
 
 from fl_sim.models.architectures import NORMS, Architecture, centre_pixels, resnet_stages
 
-VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and convolutions per block
-WIDTHS = (160, 320, 640)  # of WideResNet-34-10
+VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # maps over `width`, convolutions, per block
+WIDE_GROUPS = (1, 2, 4)  # maps over `width` of the groups of a WideResNet
 BLOCKS = 5  # (34 - 4) / 6
 
 
-def cifar_vgg16(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+def cifar_vgg16(
+    image_shape: tuple[int, int, int], num_classes: int, norm: str, width: int = 64
+) -> nn.Sequential:
     """Return VGG-16 with normalisation and one linear layer: 14.7 M parameters.
 
-    Simonyan and Zisserman (2015), https://arxiv.org/abs/1409.1556, configuration D. Images
-    below 32 pixels are pooled less often, down to maps of one pixel.
+    Its first maps are `width`. Simonyan and Zisserman (2015), https://arxiv.org/abs/1409.1556,
+    configuration D. Images below 32 pixels are pooled less often, down to maps of one pixel.
     """
     channels, side = image_shape[0], min(image_shape[1:])
     stages: list[nn.Module] = [centre_pixels(channels)]
-    for width, convolutions in VGG16:
+    for factor, convolutions in VGG16:
         for _ in range(convolutions):
-            stages += [_make_convolution(channels, width, bias=True), NORMS[norm](width), nn.ReLU()]
-            channels = width
+            maps = factor * width
+            stages += [_make_convolution(channels, maps, bias=True), NORMS[norm](maps), nn.ReLU()]
+            channels = maps
         if side >= 2:
             stages.append(nn.MaxPool2d(2))
             side //= 2
@@ -45,36 +48,41 @@ def cifar_resnet50(image_shape: tuple[int, int, int], num_classes: int, norm: st
 
 
 def cifar_densenet121(
-    image_shape: tuple[int, int, int], num_classes: int, norm: str
+    image_shape: tuple[int, int, int], num_classes: int, norm: str, width: int = 64
 ) -> nn.Sequential:
     """Return DenseNet-121 with a stem of one 3 x 3 convolution and no pooling: 7.0 M parameters.
 
+    Its first maps are `width`, and every layer adds half as many; an odd width is rounded down.
     Huang et al. (2017), https://arxiv.org/abs/1608.06993.
     """
     from fl_sim.core.vision import torchvision
 
-    features = torchvision.models.densenet121(num_classes=num_classes).features
-    features.conv0 = _make_convolution(image_shape[0], 64)
+    growth = max(1, width // 2)
+    features = torchvision.models.DenseNet(growth, num_init_features=2 * growth).features
+    features.conv0 = _make_convolution(image_shape[0], 2 * growth)
     features.pool0 = nn.Identity()
+    last = features.norm5.num_features
     if norm != "batch":
         _replace_norms(features, NORMS[norm])
     body = [*features.children(), nn.ReLU()]
-    return nn.Sequential(centre_pixels(image_shape[0]), *body, *_make_head(1024, num_classes))
+    return nn.Sequential(centre_pixels(image_shape[0]), *body, *_make_head(last, num_classes))
 
 
-def wrn34_10(image_shape: tuple[int, int, int], num_classes: int, norm: str) -> nn.Sequential:
+def wrn34_10(
+    image_shape: tuple[int, int, int], num_classes: int, norm: str, width: int = 160
+) -> nn.Sequential:
     """Return WideResNet-34-10, the usual network of adversarial training: 46 M parameters.
 
-    Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
+    The maps of its first group are `width`; with 16 it is WideResNet-34-1. Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
     """
     channels = image_shape[0]
     stages: list[nn.Module] = [centre_pixels(channels), _make_convolution(channels, 16)]
     channels = 16
-    for group, width in enumerate(WIDTHS):
+    for group, factor in enumerate(WIDE_GROUPS):
         for block in range(BLOCKS):
             stride = 2 if group > 0 and block == 0 else 1
-            stages.append(WideBlock(channels, width, stride, norm))
-            channels = width
+            stages.append(WideBlock(channels, factor * width, stride, norm))
+            channels = factor * width
     last = [NORMS[norm](channels), nn.ReLU()]
     return nn.Sequential(*stages, *last, *_make_head(channels, num_classes))
 

@@ -1,5 +1,7 @@
 """Large networks: sizes, normalisation, and equality with the originals."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -24,11 +26,37 @@ def built(name: str, channels: int = 3, norm: str = "batch") -> nn.Sequential:
         return LARGE[name]((channels, 32, 32), 10, norm).eval()
 
 
+def size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 @every_one
 def test_sizes_are_those_of_the_usual_networks_for_small_colour_images(name: str) -> None:
     with torch.device("meta"):
         model = LARGE[name]((3, 32, 32), 10, "batch")
-    assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
+    assert size(model) == SIZES[name]
+
+
+def test_a_narrow_network_has_the_layers_of_the_usual_one_and_fewer_maps() -> None:
+    """Of WideResNet-34-1 the number of parameters, by the products of its layers."""
+    with torch.device("meta"):
+        narrow, usual = (LARGE["cifar_vgg16"]((3, 32, 32), 10, "batch", w) for w in (16, 64))
+        wide = LARGE["wrn34_10"]((3, 32, 32), 10, "batch", 16)
+        dense = LARGE["cifar_densenet121"]((3, 32, 32), 10, "batch", 12)
+    assert narrow.state_dict().keys() == usual.state_dict().keys()
+    assert narrow[-1].in_features == 128  # a quarter of 512
+    assert size(wide) == count_wide_resnet(16)
+    assert dense[-1].in_features == 192  # 3/16 of 1,024, as 12 is of 64
+
+
+def count_wide_resnet(width: int) -> int:
+    """Return the number of parameters of a WideResNet-34, by the products of its layers."""
+    maps = [16] + [factor * width for factor in (1, 2, 4) for _ in range(5)]
+    total = 9 * 3 * 16 + 2 * maps[-1] + (maps[-1] + 1) * 10
+    for number, (before, after) in enumerate(pairwise(maps)):
+        total += 9 * before * after + 9 * after * after + 2 * (before + after)
+        total += before * after * (before != after or number in (5, 10))
+    return total
 
 
 @pytest.mark.parametrize("norm", ["group", "off"])
