@@ -73,7 +73,8 @@ def wrn34_10(
 ) -> nn.Sequential:
     """Return WideResNet-34-10, the usual network of adversarial training: 46 M parameters.
 
-    The maps of its first group are `width`; with 16 it is WideResNet-34-1. Zagoruyko and Komodakis (2016), https://arxiv.org/abs/1605.07146.
+    The maps of its first group are `width`; with 16 it is WideResNet-34-1. Zagoruyko and
+    Komodakis (2016), https://arxiv.org/abs/1605.07146.
     """
     channels = image_shape[0]
     stages: list[nn.Module] = [centre_pixels(channels), _make_convolution(channels, 16)]
