@@ -11,7 +11,7 @@ from fl_sim.results.comparison import NO_DIFFERENCE, judge_differences
 CHANCE = 0.5  # AUC of guessing
 CHANCE_LEVEL, TIE = "chance level", "≈"
 LEGEND = {
-    CHANCE_LEVEL: "the 95 % interval includes the 0.5 of guessing.",
+    CHANCE_LEVEL: "the 95 % interval of the mean over seeds includes the 0.5 of guessing.",
     NO_DIFFERENCE: "the mean over seeds cannot be told from 0, which its 95 % interval (Student's "
     "t) includes.",
     TIE: "no difference to the highest of the column, compared seed by seed in the same way. No "
@@ -20,10 +20,27 @@ LEGEND = {
 
 
 def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
-    """Return whether an AUC's interval includes the chance level in any seed."""
+    """Return whether the interval of an AUC's mean over seeds includes the chance level."""
     final = setting.final_values(metric, group)
-    pairs = zip(final.lows, final.highs, strict=True)
-    return any(low <= CHANCE <= high for low, high in pairs)
+    return includes_chance(final.values, final.lows, final.highs)
+
+
+def includes_chance(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> bool:
+    """Return whether the interval of the mean includes the chance level.
+
+    Seeds are independent: the square of the mean's half width is the sum of the squares of theirs,
+    over the squared number of seeds. Values without an interval are left out.
+
+    >>> includes_chance([0.53], [0.49], [0.57]), includes_chance([0.53] * 4, [0.49] * 4, [0.57] * 4)
+    (True, False)
+    """
+    table = np.array([values, lows, highs])
+    value, low, high = table[:, ~np.isnan(table).any(0)]
+    if not len(value):
+        return False
+    middle = value.mean()
+    widths = value - low if middle > CHANCE else high - value
+    return bool(abs(middle - CHANCE) <= np.sqrt((widths**2).sum()) / len(widths))
 
 
 def judge_change(values: Sequence[float]) -> str:

@@ -38,7 +38,7 @@ from fl_sim.report.grid import Grid, Setting
 from fl_sim.report.panels import create_panels
 from fl_sim.report.sections.leakage import RocCurve, draw_roc_axes
 from fl_sim.report.style import COLOURS, GREY, INK, STYLE, export_figure
-from fl_sim.report.verdicts import CHANCE, CHANCE_LEVEL
+from fl_sim.report.verdicts import CHANCE, CHANCE_LEVEL, includes_chance
 from fl_sim.results.folders import AUDIT, read_audit
 
 MAX_PANELS = 12
@@ -215,7 +215,7 @@ def _build_cell(
     bounds = format_interval(float(rows["low"].min()), float(rows["high"].max()), form)
     doubts = [str(n) for n, valid in zip(rows["note"], rows["valid"], strict=True) if not valid]
     values = [float(value) for value in rows["value"]]
-    includes = metric == "auc" and bool(((rows["low"] <= CHANCE) & (rows["high"] >= CHANCE)).any())
+    includes = metric == "auc" and includes_chance(values, list(rows["low"]), list(rows["high"]))
     text, doubt = format_over_seeds(values, form), add_advice(doubts[0]) if doubts else ""
     return Cell(text, doubt, bounds, verdict=CHANCE_LEVEL if includes else "")
 

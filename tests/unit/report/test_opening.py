@@ -76,6 +76,7 @@ def test_chance_is_read_off_the_intervals(make_results: Make, sweep: Any) -> Non
     areas = results.rows["metric"] == "mia_margin_auc"
     for low, high, chance in ((0.45, 0.55, True), (0.52, 0.6, False)):
         rows = results.rows.assign(
+            value=results.rows["value"].where(~areas, (low + high) / 2),
             low=results.rows["low"].where(~areas, low),
             high=results.rows["high"].where(~areas, high),
         )

@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 from fl_sim.report import tables
 from fl_sim.report.grid import Grid, build_grid
 from fl_sim.report.sections import key_numbers
-from fl_sim.report.verdicts import TIE, find_ties, judge_change
+from fl_sim.report.verdicts import TIE, find_ties, includes_chance, judge_change
 from fl_sim.results import Results
 
 Make = Callable[..., Results]
@@ -71,3 +71,28 @@ def test_the_terminal_marks_them_and_says_so(grid: Grid) -> None:
     (mix,) = (own for own in table.columns if str(own.header).startswith("A_mix"))
     assert [str(cell)[0] == TIE for cell in mix.cells] == [True, True, False]
     assert f"{TIE}: no difference to the highest" in str(table.caption)
+
+
+def test_the_mean_over_seeds_is_told_from_chance_as_often_as_its_interval_says() -> None:
+    """Means of guessing are told from chance in 5 % of cases, and those of an attack in more."""
+    rng, half_width = np.random.default_rng(0), 0.04
+    told = {}
+    for area in (0.5, 0.53):
+        drawn = rng.normal(area, half_width / 1.96, (2000, 4))
+        kept = [
+            includes_chance(a, [v - half_width for v in a], [v + half_width for v in a])
+            for a in drawn.tolist()
+        ]
+        told[area] = 1 - np.mean(kept)
+    assert told[0.5] == pytest.approx(0.05, abs=0.015)
+    assert told[0.53] == pytest.approx(0.84, abs=0.03)  # 0.03 is 3.0 standard errors
+
+
+def test_chance_is_read_off_the_side_of_the_interval_that_is_towards_it() -> None:
+    assert includes_chance([0.55], [0.49], [0.56])
+    assert not includes_chance([0.55], [0.51], [0.9])
+    assert includes_chance([0.45], [0.44], [0.51])
+    assert not includes_chance([0.45], [0.1], [0.49])
+    unknown = [0.6, float("nan")], [0.55, float("nan")], [0.65, float("nan")]
+    assert not includes_chance(*unknown)
+    assert not includes_chance([], [], [])
