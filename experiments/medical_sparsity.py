@@ -4,7 +4,7 @@ Run:    fl-sim sweep experiments/medical_sparsity.py
         with images of your own: --set data.dataset=npz --set data.path=pneumoniamnist.npz
 
 Half of the training and of the test images show pneumonia, so that guessing gives 50 %. Noise is
-compared at equal radius and, with four times the pixels at half the radius, at equal L2 norm.
+compared at equal radius and, with four times the pixels at half the radius, at equal L2 bound.
 Adversarial training is against attacks within half of the noise's radius.
 """
 

@@ -73,11 +73,13 @@ class Answer:
         rows: Our settings for each row of the table, as its page labels them; or a list of these
             and the name of another number.
         number: Name of the number.
+        part: Part of the experiment that they are from, such as `colour`, shown in the heading.
     """
 
     experiment: str
     rows: dict[str, str | list[str]]
     number: str = "accuracy"
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -288,14 +290,15 @@ def _render_table(
         images = [contents[answer.experiment]["images"] for answer in table.ours]
         pairs = dict(zip(links, images, strict=True))
         parts.append("Ours: " + "; ".join(f"{link}: {text}" for link, text in pairs.items()) + ".")
+        headings = [f"{link} {a.part}".rstrip() for link, a in zip(links, table.ours, strict=True)]
         rows = [
             [row, _show(table.reported.get(row)), *(_format(c.get(row), table) for c in columns)]
             for row in _list_rows(table)
         ]
-        parts.append(_join_rows(["", "Reported", *links], rows))
+        parts.append(_join_rows(["", "Reported", *headings], rows))
         pairs_of = zip(table.orders, verdicts, strict=True)
         orders = [[order, *(verdict.value for verdict in row)] for order, row in pairs_of]
-        parts.append(_join_rows(["Order reported", *links], orders))
+        parts.append(_join_rows(["Order reported", *headings], orders))
     else:
         claims = [[row, _show(value)] for row, value in table.reported.items()]
         parts += [_join_rows(["", "Reported"], claims)] if claims else []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from fl_sim.attacks._shared.shadow_heads import Heads, HeadTraining, train_heads
 from fl_sim.attacks.lira import Lira
+from fl_sim.config.user_file import load_python
 from fl_sim.contracts.attacks import Signals, draw_paired_members, margin_of
 from fl_sim.core.errors import FieldError
 from fl_sim.core.seeding import generator
@@ -171,3 +173,14 @@ def test_the_tail_of_the_loss_foretells_lira() -> None:
         tails.append(tail)
         hits.append(hit)
     assert spearmanr(tails, hits).statistic >= 0.7, (tails, hits)
+
+
+def test_the_law_of_examples_draws_twice_as_many_records_as_a_model_is_trained_on() -> None:
+    study = load_python(Path(__file__).parents[2] / "experiments/membership_power_law.py")
+    labels = torch.arange(200) % 10
+    rows, renumbered = study.draw_records(labels, 3, 4, 0)
+    assert len(rows.unique()) == 4 * 2 * 3
+    assert renumbered.bincount().tolist() == [6] * 4
+    old = labels[rows].view(4, 6)
+    assert (old == old[:, :1]).all()
+    assert len(old[:, 0].unique()) == 4

@@ -30,7 +30,9 @@ def measured(name: str, seed: int, **labels: str) -> Any:
 
 def test_leakage_falls_with_examples_as_a_power_law() -> None:
     """Slope between -0.75 and -0.4 from 64 examples a class, mean R^2 of at least 0.85."""
-    found = [measured("membership_power_law", seed, tuned="head") for seed in range(3)]
+    found = [
+        measured("membership_power_law", seed, images="grey", tuned="head") for seed in range(3)
+    ]
     slope, fit = (sum(own[name] for own in found) / 3 for name in ("slope_at_0.1", "r2_at_0.1"))
     assert -0.75 < slope < -0.4
     assert fit >= 0.85
@@ -52,7 +54,8 @@ def test_what_global_outsiders_show_at_dirichlet_a_tenth_is_label_shift() -> Non
 def test_a_network_remembers_a_unique_feature() -> None:
     """Ten seeds: at least eight scores above their control's; those of placebos tell nothing."""
     found = [
-        measured("unique_features", seed, network="mlp", training="plain") for seed in range(10)
+        measured("unique_features", seed, images="grey", network="mlp", training="plain")
+        for seed in range(10)
     ]
     assert sum(own["remembers"] for own in found) >= 8
     signs = torch.tensor([2 * own["placebo_above_0"] - 1 for own in found])

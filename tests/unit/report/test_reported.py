@@ -90,6 +90,14 @@ def test_a_table_without_numbers_of_ours_says_so(folder: Path) -> None:
     assert "Order reported: strong < weak.\n\nNot measured here: there are no faces here." in page
 
 
+def test_parts_of_one_experiment_are_told_apart(folder: Path) -> None:
+    change(folder, 'experiment = "toy"', 'experiment = "toy"\npart = "colour"')
+    page = reported.render_page(folder)
+    assert "|  | Reported | [toy](results/toy.md) colour |" in page
+    assert "| Order reported | [toy](results/toy.md) colour |" in page
+    assert "Ours: [toy](results/toy.md): A few." in page
+
+
 def test_the_arrows_follow_our_numbers(folder: Path) -> None:
     file = folder / "toy.expected.json"
     file.write_text(file.read_text().replace('"mean": 0.3', '"mean": 0.9'))
