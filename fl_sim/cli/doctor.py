@@ -31,13 +31,17 @@ def inspect_machine() -> list[Item]:
 
 
 def find_datasets() -> list[Item]:
-    """Return an entry for each dataset, found or missing, without fetching any."""
+    """Return an entry for each dataset, without fetching any.
+
+    Each is found, missing, or `yours`: read from a path of the user's.
+    """
     lines = []
     for name, source in discover_sources().items():
         try:
             lines.append(Item(name, "found", source.load(None, fetch=False).origin))
         except MissingDataError as error:
-            lines.append(Item(name, "missing", str(error)))
+            state = "missing" if source.is_published else "yours"
+            lines.append(Item(name, state, str(error)))
     return lines
 
 

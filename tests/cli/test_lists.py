@@ -61,6 +61,13 @@ def test_a_list_in_a_pipe_has_a_line_per_entry_and_as_json_a_record(fl_sim: Call
     assert records[2]["use"] == "fl_sim.triggers: Patch(side=3)"
 
 
+def test_datasets_read_from_a_path_are_not_called_missing(fl_sim: Call) -> None:
+    states = dict(line.split("\t")[:2] for line in fl_sim("data", "list")[1].splitlines())
+    own = {name for name, state in states.items() if state == "yours"}
+    assert own == {"huggingface", "image_folder", "npz"}
+    assert states["digits"] == "found"
+
+
 def test_networks_of_ones_own_are_listed_as_they_are_written(fl_sim: Call) -> None:
     lines = fl_sim("list", "models")[1].splitlines()
     (own,) = [line.split("\t") for line in lines if line.startswith("MODULE:FUNCTION")]
