@@ -20,9 +20,12 @@ from fl_sim.countermeasures.crop_flip import CropFlip
 from fl_sim.data.layout import Layout
 from fl_sim.data.partition import Iid
 from fl_sim.experiment import Evaluation
+from fl_sim.protections.autoregressive import Autoregressive
 from fl_sim.protections.convolution import Convolution
 from fl_sim.protections.error_minimizing import ErrorMinimizing
 from fl_sim.protections.linear_separable import LinearSeparable
+from fl_sim.protections.linearization import Linearization
+from fl_sim.protections.one_pixel import OnePixel
 from fl_sim.protections.robust_error_minimizing import RobustErrorMinimizing
 from fl_sim.protections.stable_error_minimizing import StableErrorMinimizing
 from strategies.fedavg import FedAvg
@@ -74,6 +77,9 @@ AXES = {
         "EM sample-wise": protect(ErrorMinimizing(noise_steps=5, step_size=RADIUS / 5, **MADE)),
         "SEM": protect(StableErrorMinimizing(surrogate_steps=1200, **ROBUST)),
         "REM": protect(RobustErrorMinimizing(surrogate_steps=600, **ROBUST)),
+        "OPS": protect(OnePixel()),
+        "AR": protect(Autoregressive()),
+        "PIL": protect(Linearization(RADIUS)),
     }
 }
 SEEDS = (0, 1, 2, 3, 4)
