@@ -9,10 +9,13 @@ import importlib
 import inspect
 import json
 import math
+import operator
 import os
 import types
 import typing
+import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,10 +26,11 @@ from fl_sim.core.flower_types import Strategy
 from fl_sim.core.plugins import PACKAGES as PACKAGES
 from fl_sim.core.plugins import RENAMED
 
-CHECKED = "_checked_levels"  # attribute of a checked, frozen part: its levels of nested parts
 DEEPEST = 32  # levels of nested parts; deeper ones are a mistake, and would exhaust the stack
 LARGEST = 2**63 - 1  # largest integer that torch takes
 Value = TypeVar("Value")
+# Values that were checked, by the id of the dataclass that holds them, and a reference to it.
+_checked: dict[int, tuple["weakref.ref[Any]", tuple[Any, ...]]] = {}
 
 
 def omit_if_default(default: Any) -> Any:
@@ -232,23 +236,35 @@ def check_types(owner: Any, depth: int = 1) -> None:
     """Raise a `FieldError` for the first field of a dataclass with a value of a wrong type.
 
     Also refused are numbers that are not finite or above 2^63 - 1, text that cannot be written to
-    a file, and arguments of Flower's strategies that are out of range. Parts that have been
-    checked and cannot change are not checked again.
+    a file, and arguments of Flower's strategies that are out of range. Fields of parts that have
+    been checked are not checked again while they hold the same values.
     """
-    hints, levels, settled = _hints_of(owner.__class__), 1, owner.__dataclass_params__.frozen
-    for field in dataclasses.fields(owner):
-        value = getattr(owner, field.name)
-        _check_field(field.name, value, hints[field.name])
+    values = field_values(owner)
+    if not _is_checked(owner, values):
+        hints = _hints_of(owner.__class__)
+        for name, value in values.items():
+            _check_field(name, value, hints[name])
+    for name, value in values.items():
         for place, part in _list_parts(value):
             try:
                 _check_part(part, depth)
             except FieldError as error:
-                raise error.with_prefix(f"{field.name}{place}") from None
-            if is_part(type(part)):
-                levels = max(levels, 1 + getattr(part, CHECKED, 0))
-                settled = settled and hasattr(part, CHECKED)
-    if settled:
-        object.__setattr__(owner, CHECKED, levels)
+                raise error.with_prefix(f"{name}{place}") from None
+    _remember_checked(owner, values)
+
+
+def _is_checked(owner: Any, values: Mapping[str, Any]) -> bool:
+    reference, checked = _checked.get(id(owner), (None, ()))
+    same = reference is not None and reference() is owner
+    return same and all(map(operator.is_, values.values(), checked))
+
+
+def _remember_checked(owner: Any, values: Mapping[str, Any]) -> None:
+    """Remember the values of a checked dataclass, for as long as it is alive."""
+    key = id(owner)
+    with suppress(TypeError):  # a class with slots may have no weak references
+        reference = weakref.ref(owner, lambda _: _checked.pop(key, None))
+        _checked[key] = reference, tuple(values.values())
 
 
 def check_fields(owner: Any) -> None:
@@ -294,11 +310,9 @@ def _check_part(part: Any, depth: int) -> None:
     if isinstance(part, Strategy):
         flower_strategies.check_arguments(part)
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        levels = getattr(part, CHECKED, None)
-        allowed = f"at most {DEEPEST} parts inside one another"
-        require(depth + (levels or 1) <= DEEPEST, type(part).__name__, allowed, "more")
-        if levels is None:
-            check_types(part, depth + 1)
+        name = type(part).__name__
+        require(depth < DEEPEST, name, f"at most {DEEPEST} parts inside one another", "more")
+        check_types(part, depth + 1)
 
 
 def is_part(cls: type) -> bool:

@@ -52,13 +52,16 @@ def cifar_densenet121(
 ) -> nn.Sequential:
     """Return DenseNet-121 with a stem of one 3 x 3 convolution and no pooling: 7.0 M parameters.
 
-    Its first maps are `width`, and every layer adds half as many; an odd width is rounded down.
+    Its first maps are `width`, rounded down to an even number of at least 2, and every layer adds
+    half as many.
     Huang et al. (2017), https://arxiv.org/abs/1608.06993.
     """
     from fl_sim.core.vision import torchvision
 
     growth = max(1, width // 2)
-    features = torchvision.models.DenseNet(growth, num_init_features=2 * growth).features
+    features = torchvision.models.DenseNet(
+        growth, num_init_features=2 * growth, num_classes=num_classes
+    ).features
     features.conv0 = _make_convolution(image_shape[0], 2 * growth)
     features.pool0 = nn.Identity()
     last = features.norm5.num_features

@@ -11,7 +11,8 @@ from fl_sim.results.comparison import NO_DIFFERENCE, judge_differences
 CHANCE = 0.5  # AUC of guessing
 CHANCE_LEVEL, TIE = "chance level", "≈"
 LEGEND = {
-    CHANCE_LEVEL: "the 95 % interval of the mean over seeds includes the 0.5 of guessing.",
+    CHANCE_LEVEL: "a 95 % interval of the mean over seeds, by their own intervals or by their "
+    "spread (Student's t), includes the 0.5 of guessing.",
     NO_DIFFERENCE: "the mean over seeds cannot be told from 0, which its 95 % interval (Student's "
     "t) includes.",
     TIE: "no difference to the highest of the column, compared seed by seed in the same way. No "
@@ -26,13 +27,16 @@ def is_chance(setting: Setting, metric: str, group: str = "all") -> bool:
 
 
 def includes_chance(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> bool:
-    """Return whether the interval of the mean includes the chance level.
+    """Return whether an interval of the mean over seeds includes the chance level.
 
-    Seeds are independent: the square of the mean's half width is the sum of the squares of theirs,
-    over the squared number of seeds. Values without an interval are left out.
+    There are two: by the seeds' own intervals, whose squared half widths add up to that of the
+    mean times the squared number of seeds; and, for several seeds, by their spread (Student's t).
+    Values without an interval are left out.
 
-    >>> includes_chance([0.53], [0.49], [0.57]), includes_chance([0.53] * 4, [0.49] * 4, [0.57] * 4)
-    (True, False)
+    >>> includes_chance([0.53], [0.49], [0.57])
+    True
+    >>> includes_chance([0.53, 0.52, 0.54, 0.53], [0.49] * 4, [0.57] * 4)
+    False
     """
     table = np.array([values, lows, highs])
     value, low, high = table[:, ~np.isnan(table).any(0)]
@@ -40,7 +44,8 @@ def includes_chance(values: Sequence[float], lows: Sequence[float], highs: Seque
         return False
     middle = value.mean()
     widths = value - low if middle > CHANCE else high - value
-    return bool(abs(middle - CHANCE) <= np.sqrt((widths**2).sum()) / len(widths))
+    spread = len(value) > 1 and judge_differences(value - CHANCE) == NO_DIFFERENCE
+    return spread or bool(abs(middle - CHANCE) <= np.sqrt((widths**2).sum()) / len(widths))
 
 
 def judge_change(values: Sequence[float]) -> str:

@@ -1,5 +1,6 @@
 """Tests of the conversion of experiments to JSON and back."""
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -212,29 +213,22 @@ def test_allowed_words_are_listed() -> None:
 
 
 def test_a_wrong_type_deep_inside_is_named_with_its_path() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Unchecked(SgdClient):  # type: ignore[misc]  # final
-        def __post_init__(self) -> None:
-            """Check nothing."""
-
-    honest: Any = Unchecked(batch_size=0.5)
+    wrong, honest = SignFlipClient(), SgdClient()
+    object.__setattr__(honest, "batch_size", 0.5)
+    object.__setattr__(wrong, "honest", honest)
     with pytest.raises(FieldError, match=r"^honest.batch_size: expected int; got 0.5$"):
-        SignFlipClient(honest=honest)
+        serialization.check_types(wrong)
 
 
-def test_a_checked_part_is_not_checked_again_but_one_that_can_change_is(
+def test_fields_are_checked_again_only_if_their_values_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checked = []
-    original = serialization.check_types
+    original = serialization._check_field
 
-    def count(owner: Any, depth: int = 1) -> None:
-        checked.append(type(owner).__name__)
-        original(owner, depth)
-
-    @dataclasses.dataclass
-    class Mutable:
-        number: int = 0
+    def count(name: str, value: Any, hint: Any) -> None:
+        checked.append(name)
+        original(name, value, hint)
 
     @dataclasses.dataclass(frozen=True)
     class Holder:
@@ -243,13 +237,33 @@ def test_a_checked_part_is_not_checked_again_but_one_that_can_change_is(
         def __post_init__(self) -> None:
             serialization.check_types(self)
 
-    monkeypatch.setattr(serialization, "check_types", count)
-    Holder(Holder(Holder(1)))
-    assert checked == ["Holder"] * 3
-    outer: Any = Holder(Holder(Mutable()))
-    outer.part.part.number = 0.5
-    with pytest.raises(FieldError, match=r"^part.part.number: expected int; got 0.5$"):
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Slotted:
+        number: int = 0
+
+    monkeypatch.setattr(serialization, "_check_field", count)
+    outer = Holder(Holder(Holder(Slotted())))
+    assert checked.count("part") == 3
+    assert vars(outer) == {"part": outer.part}
+    inner: Any = outer.part
+    object.__setattr__(inner.part.part, "number", 0.5)
+    with pytest.raises(FieldError, match=r"^part.part.part.number: expected int; got 0.5$"):
         dataclasses.replace(outer)
+
+
+def test_a_value_that_is_set_after_the_check_is_refused() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Late(SgdClient):  # type: ignore[misc]  # final
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            object.__setattr__(self, "batch_size", 0.5)
+
+    with pytest.raises(FieldError, match=r"^honest.batch_size: expected int; got 0.5$"):
+        SignFlipClient(honest=Late())
+    copied = copy.copy(SgdClient())
+    object.__setattr__(copied, "batch_size", 0.5)
+    with pytest.raises(FieldError, match=r"^honest.batch_size: expected int; got 0.5$"):
+        SignFlipClient(honest=copied)
 
 
 def test_a_nested_field_is_changed_in_a_copy() -> None:

@@ -83,11 +83,14 @@ def test_a_network_scores_every_class(name: str, norm: str, shape: tuple[int, in
 def test_the_dense_network_is_torchvisions_cut_into_stages() -> None:
     images = torch.rand(2, 3, 16, 16, generator=generator(2, "images"))
     stages = built("cifar_densenet121")
-    whole = torchvision.models.densenet121(num_classes=10)
+    with seed_torch(0, "large"):
+        whole = torchvision.models.densenet121(num_classes=10)
+    first = whole.features.denseblock1.denselayer1.conv1.weight.clone()
     whole.features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     whole.features.pool0 = nn.Identity()
     ours, theirs = list(stages.state_dict().values()), whole.state_dict()
     whole.load_state_dict(dict(zip(theirs, ours, strict=True)))
+    assert torch.equal(first, whole.features.denseblock1.denselayer1.conv1.weight)  # same draws
     torch.testing.assert_close(stages(images), whole.eval()((images - 0.5) / 0.5))
 
 

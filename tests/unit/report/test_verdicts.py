@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import norm, ttest_1samp, ttest_rel
 
 from fl_sim.report import tables
 from fl_sim.report.grid import Grid, build_grid
@@ -73,19 +73,21 @@ def test_the_terminal_marks_them_and_says_so(grid: Grid) -> None:
     assert f"{TIE}: no difference to the highest" in str(table.caption)
 
 
-def test_the_mean_over_seeds_is_told_from_chance_as_often_as_its_interval_says() -> None:
-    """Means of guessing are told from chance in 5 % of cases, and those of an attack in more."""
-    rng, half_width = np.random.default_rng(0), 0.04
-    told = {}
-    for area in (0.5, 0.53):
-        drawn = rng.normal(area, half_width / 1.96, (2000, 4))
-        kept = [
-            includes_chance(a, [v - half_width for v in a], [v + half_width for v in a])
+def test_means_over_seeds_are_told_from_chance_by_both_intervals() -> None:
+    """By definition; guessing is told from chance in at most 5 % of cases, whatever its spread."""
+    rng, width, told = np.random.default_rng(0), 0.04, {}
+    for area, spread in ((0.5, 0.0), (0.5, 0.02), (0.56, 0.0)):
+        drawn = rng.normal(area, np.hypot(width / norm.ppf(0.975), spread), (500, 4))
+        own = np.abs(drawn.mean(1) - 0.5) > width / 2  # of four seeds
+        expected = own & (ttest_1samp(drawn, 0.5, axis=1).pvalue < 0.05)
+        found = [
+            not includes_chance(a, [v - width for v in a], [v + width for v in a])
             for a in drawn.tolist()
         ]
-        told[area] = 1 - np.mean(kept)
-    assert told[0.5] == pytest.approx(0.05, abs=0.015)
-    assert told[0.53] == pytest.approx(0.84, abs=0.03)  # 0.03 is 3.0 standard errors
+        assert found == expected.tolist()
+        told[area, spread] = np.mean(found)
+    assert max(told[0.5, 0.0], told[0.5, 0.02]) < 0.08  # three standard errors above 0.05
+    assert told[0.56, 0.0] > 0.9
 
 
 def test_chance_is_read_off_the_side_of_the_interval_that_is_towards_it() -> None:
