@@ -83,7 +83,8 @@ AXES = {
     }
 }
 SEEDS = (0, 1, 2, 3, 4)
-# The size of the papers, but for the network that makes the noise: hours per cell without a GPU.
+# All images, the published width, crops and flips and ten times the rounds, with the same noise:
+# hours per cell without a GPU.
 FULL = {
     "data.num_samples": None,
     "model.width": None,

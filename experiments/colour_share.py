@@ -1,4 +1,4 @@
-"""How many colour photographs must be protected before a central trainer loses accuracy?
+"""What are protected colour photographs worth to a central trainer who has clean ones, too?
 
 Run:    fl-sim sweep experiments/colour_share.py --precision bf16
         with images of your own: --set data.dataset=npz --set data.path=cifar10.npz
@@ -43,7 +43,8 @@ AXES = {
     },
 }
 SEEDS = (0, 1, 2)
-# The size of the papers, but for the network that makes the noise: hours per cell without a GPU.
+# All images, the published width and ten times the rounds, with the same noise: hours per cell
+# without a GPU.
 FULL = {
     "data.num_samples": None,
     "model.width": None,

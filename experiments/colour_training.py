@@ -94,7 +94,7 @@ SKIP = {
     ),
 }
 SEEDS = (0, 1, 2)
-# The number of images and passes of the papers: hours per cell without a GPU.
+# All images and ten times the rounds, with the same noise: hours per cell without a GPU.
 FULL = {
     "data.num_samples": None,
     "client.learning_rate_decay": 0.93,
