@@ -81,5 +81,5 @@ SKIP = {
     ),
 }
 SEEDS = (0, 1, 2)
-# The size of the papers: hours per cell without a GPU.
+# All images and five times the rounds, with the same noise: hours per cell without a GPU.
 FULL = {"data.num_samples": None, "data.num_test": None, "rounds": 60, "evaluation.every": 60}

@@ -241,9 +241,7 @@ def check_types(owner: Any, depth: int = 1) -> None:
     """
     values = field_values(owner)
     if not _is_checked(owner, values):
-        hints = _hints_of(owner.__class__)
-        for name, value in values.items():
-            _check_field(name, value, hints[name])
+        check_fields(owner)
     for name, value in values.items():
         for place, part in _list_parts(value):
             try:
@@ -269,8 +267,9 @@ def _remember_checked(owner: Any, values: Mapping[str, Any]) -> None:
 
 def check_fields(owner: Any) -> None:
     """Raise a `FieldError` for the first field of a dataclass whose value has a wrong type."""
-    for name, hint in _hints_of(owner.__class__).items():
-        _check_field(name, getattr(owner, name), hint)
+    hints = _hints_of(owner.__class__)
+    for name, value in field_values(owner).items():
+        _check_field(name, value, hints[name])
 
 
 def _check_field(name: str, value: Any, hint: Any) -> None:
